@@ -1,0 +1,165 @@
+"""Every error a user can cause, and its exit code.
+
+    NextnError                 1   base; never raised itself
+    ├── UsageError             2   the call makes no sense (two options that exclude each other, ...)
+    ├── FormatError           10   a file is not what it says it is: path, byte offset, expected, found
+    │   └── UnsupportedFormat 11   a form that is known and not handled (GGUF v1, big-endian, AWQ, ...)
+    ├── IncompleteModel       12   a shard is missing, a set is mixed from two models
+    ├── DonorMismatch         13   the donor's block does not fit the trunk
+    ├── BlockPresent          14   the trunk already has a block
+    ├── NoBlock               15   there is no MTP block where one is needed
+    ├── UnsupportedModel      16   no engine drafts with this architecture, or nextn does not know it
+    ├── QuantizeError         17   a type cannot be written (needs an importance matrix, is read-only, ...)
+    ├── OutputExists          20   an output is already there
+    ├── NoSpace               21   the file system has no room for the output
+    ├── StorageError          22   the operating system refused (permission, input/output error)
+    ├── EngineMissing         30   no engine to judge with
+    ├── EngineRefused         31   the engine did not load the model; its decisive line is quoted
+    └── EngineFailed          32   the engine died or answered nonsense; its log is kept
+
+Exit codes 0 (done, or verify: passed), 3 (verify: failed), 4 (verify: cannot tell), 5 (inspect: problems
+found), 70 (a bug in nextn) and 130 (interrupted) do not belong to an error class.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+EXIT_OK = 0
+EXIT_VERIFY_FAILED = 3
+EXIT_VERIFY_CANNOT_TELL = 4
+EXIT_PROBLEMS = 5
+EXIT_BUG = 70
+EXIT_INTERRUPTED = 130
+
+
+class NextnError(Exception):
+    """Base of all errors: `str(error)` is one sentence that says what, where and what to do."""
+
+    exit_code = 1
+
+
+class UsageError(NextnError):
+    """The call makes no sense."""
+
+    exit_code = 2
+
+
+class FormatError(NextnError):
+    """A file is not what it says it is.
+
+    `path`, `offset` (absolute byte offset, or None), `expected` and `found` are kept as attributes.
+    """
+
+    exit_code = 10
+
+    def __init__(
+        self,
+        what: str,
+        *,
+        path: Path | str | None = None,
+        offset: int | None = None,
+        expected: str | None = None,
+        found: str | None = None,
+    ) -> None:
+        self.what = what
+        self.path = None if path is None else Path(path)
+        self.offset = offset
+        self.expected = expected
+        self.found = found
+        super().__init__(what)
+
+    def __str__(self) -> str:
+        where = [] if self.path is None else [str(self.path)]
+        if self.offset is not None:
+            where.append(f"byte {self.offset:,}")
+        text = f"{', '.join(where)}: {self.what}" if where else self.what
+        if self.expected is not None and self.found is not None:
+            text += f" (expected {self.expected}, found {self.found})"
+        return text
+
+
+class UnsupportedFormat(FormatError):
+    """A form that is known by name and not handled."""
+
+    exit_code = 11
+
+
+class IncompleteModel(NextnError):
+    """A shard is missing, or the set is mixed from two models."""
+
+    exit_code = 12
+
+
+class DonorMismatch(NextnError):
+    """The donor's block does not fit the trunk."""
+
+    exit_code = 13
+
+
+class BlockPresent(NextnError):
+    """The trunk already has a block."""
+
+    exit_code = 14
+
+
+class NoBlock(NextnError):
+    """There is no MTP block where one is needed."""
+
+    exit_code = 15
+
+
+class UnsupportedModel(NextnError):
+    """No engine drafts with this architecture, or nextn does not know it."""
+
+    exit_code = 16
+
+
+class QuantizeError(NextnError):
+    """A tensor type cannot be written or read."""
+
+    exit_code = 17
+
+
+class OutputExists(NextnError):
+    """An output is already there; nextn never overwrites."""
+
+    exit_code = 20
+
+
+class NoSpace(NextnError):
+    """The file system has no room for the output."""
+
+    exit_code = 21
+
+
+class StorageError(NextnError):
+    """The operating system refused a read or a write."""
+
+    exit_code = 22
+
+
+class EngineMissing(NextnError):
+    """No engine to judge with."""
+
+    exit_code = 30
+
+
+class EngineRefused(NextnError):
+    """The engine did not load the model.
+
+    `line` is the engine's own decisive line, `log` the kept log file.
+    """
+
+    exit_code = 31
+
+    def __init__(self, message: str, *, line: str = "", log: Path | None = None) -> None:
+        super().__init__(message)
+        self.line = line
+        self.log = log
+
+
+class EngineFailed(EngineRefused):
+    """The engine died, hung or answered nonsense after it had loaded."""
+
+    exit_code = 32
