@@ -1,3 +1,33 @@
-"""nextn: multi-token prediction (MTP) for the GGUF models you already have."""
+"""nextn: multi-token prediction (MTP) for the GGUF models you already have.
+
+`nextn.inspect(path)`, `nextn.attach(trunk, donor, layout=...)`, `nextn.detach(model)`, `nextn.extract(donor)` and
+`nextn.verify(model)` are the verbs of the command line. Names are imported on first use: a tool that only inspects
+never loads numpy.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
 
 __version__ = "0.1.0"
+
+if TYPE_CHECKING:
+    from .api import Inspection, Result, attach, detach, extract, inspect
+    from .measure.verify import Verdict, verify
+
+_HOMES = {
+    **dict.fromkeys(("Inspection", "Result", "attach", "detach", "extract", "inspect"), "api"),
+    **dict.fromkeys(("Verdict", "verify"), "measure.verify"),
+}
+__all__ = ["Inspection", "Result", "Verdict", "__version__", "attach", "detach", "extract", "inspect", "verify"]
+
+
+def __getattr__(name: str) -> Any:
+    home = _HOMES.get(name)
+    if home is None:
+        raise AttributeError(f"module 'nextn' has no attribute '{name}'")
+    import importlib
+
+    value = getattr(importlib.import_module(f".{home}", __name__), name)
+    globals()[name] = value  # `nextn.inspect` is the verb, also once the module of that name is loaded
+    return value

@@ -1,0 +1,174 @@
+"""The verbs as functions: what the command line calls, and what tool builders import.
+
+Every function takes paths as `str` or `Path`, never modifies an input, and raises only `nextn.errors`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from .destinations.local import Outcome, check_outputs, execute
+from .errors import UsageError
+from .gguf.files import open_model
+from .gguf.types import TensorType, parse_type_name
+from .inspection import Inspection, inspect
+from .layouts.plan import LinkMode, Plan
+
+PathLike = str | Path
+Progress = Callable[[int, int], None]  # (bytes done, bytes in all)
+AS_IS = "as-is"
+
+
+@dataclass(frozen=True)
+class Result:
+    """What a writing verb did, or with `dry_run` would do."""
+
+    plan: Plan
+    outcome: Outcome | None  # None after a dry run
+
+    @property
+    def entry(self) -> Path:
+        """The path to load."""
+        return self.plan.entry
+
+    @property
+    def sidecar(self) -> Path | None:
+        """The sidecar to pass with `-md`, or None."""
+        return self.plan.sidecar
+
+    @property
+    def bytes_written(self) -> int:
+        """Bytes of new files."""
+        return self.plan.bytes_written
+
+    @property
+    def bytes_read(self) -> int:
+        """Bytes read from inputs."""
+        return self.outcome.bytes_read if self.outcome else self.plan.bytes_read
+
+    @property
+    def bytes_linked(self) -> int:
+        """Bytes of existing files under new names."""
+        return self.plan.bytes_linked
+
+    @property
+    def files(self) -> tuple[Path, ...]:
+        """All files that were made, links included, the entry's last."""
+        return tuple(self.plan.folder / out.name for out in self.plan.outputs)
+
+    def to_json(self) -> dict[str, Any]:
+        """JSON as in the schema of attach, detach and extract."""
+        done = self.outcome
+        return {
+            "version": 1,
+            "dry_run": done is None,
+            **self.plan.to_json(),
+            "bytes_read": self.bytes_read,
+            "wall_s": done.wall_s if done else 0.0,
+            "tensor_sha256": done.hashes if done else {},
+            "links": done.links if done else {},
+        }
+
+
+def _type(name: str | TensorType | None) -> TensorType | None:
+    if name is None or isinstance(name, TensorType):
+        return name
+    return parse_type_name(name)
+
+
+def _embd_type(name: str | TensorType) -> TensorType | None:
+    return None if name == AS_IS else _type(name)
+
+
+def _run(plan: Plan, dry_run: bool, progress: Progress | None) -> Result:
+    if dry_run:
+        check_outputs(plan)
+        return Result(plan, None)
+    return Result(plan, execute(plan, progress=progress))
+
+
+def attach(
+    trunk: PathLike,
+    donor: PathLike,
+    *,
+    layout: str | None = None,
+    type: str | TensorType | None = None,
+    draft_head: str | TensorType | None = None,
+    embd_type: str | TensorType = "q4_0",
+    out: PathLike | None = None,
+    link: str | LinkMode = LinkMode.AUTO,
+    dry_run: bool = False,
+    progress: Progress | None = None,
+) -> Result:
+    """Put the donor's MTP block onto a trunk.
+
+    `trunk`: a GGUF, any shard of a set, or a folder with one set. `donor`: a checkpoint folder, a bundled GGUF,
+    a sidecar, or a donor file. `layout`: "shards" (default for a set), "sidecar" (default for a single file) or
+    "bundle". `type`: the block's matrices (default: q8_0 from a checkpoint, unchanged from a GGUF).
+    `draft_head`: type of an extra low-bit head made from the trunk's. `embd_type`: type of a sidecar's
+    embeddings and head, "as-is" to carry the trunk's.
+
+    Raises DonorMismatch, BlockPresent, NoBlock, UnsupportedModel, QuantizeError, FormatError, IncompleteModel,
+    OutputExists, NoSpace, StorageError, UsageError.
+    """
+    from .block import open_donor
+    from .layouts.attach import Options, plan_attach
+
+    plan = plan_attach(
+        open_model(trunk),
+        open_donor(donor),
+        Options(layout, _type(type), _type(draft_head), _embd_type(embd_type), out, LinkMode(link)),
+    )
+    return _run(plan, dry_run, progress)
+
+
+def detach(
+    model: PathLike,
+    *,
+    out: PathLike | None = None,
+    link: str | LinkMode = LinkMode.AUTO,
+    dry_run: bool = False,
+    progress: Progress | None = None,
+) -> Result:
+    """Take the MTP block off: a trunk-only model beside the bundled one, which stays as it is.
+
+    Raises NoBlock, UsageError, FormatError, IncompleteModel, OutputExists, NoSpace, StorageError.
+    """
+    from .layouts.detach import plan_detach
+
+    return _run(plan_detach(open_model(model), out, LinkMode(link)), dry_run, progress)
+
+
+def extract(
+    donor: PathLike,
+    *,
+    out: PathLike | None = None,
+    donor_file: bool = False,
+    type: str | TensorType | None = None,
+    embd_type: str | TensorType = "q4_0",
+    dry_run: bool = False,
+    progress: Progress | None = None,
+) -> Result:
+    """Write the block to a file of its own: a runnable sidecar, or with `donor_file` nothing but the block.
+
+    Raises NoBlock, UnsupportedModel, QuantizeError, FormatError, OutputExists, NoSpace, StorageError, UsageError.
+    """
+    from .block import open_donor
+    from .layouts.extract import ExtractOptions, plan_extract
+
+    options = ExtractOptions(donor_file, _type(type), _embd_type(embd_type), out)
+    return _run(plan_extract(open_donor(donor), options), dry_run, progress)
+
+
+def link_mode(name: str) -> LinkMode:
+    """A link mode by name. Raises UsageError."""
+    try:
+        return LinkMode(name)
+    except ValueError:
+        raise UsageError(f"there is no link mode '{name}'; choose auto, hard or symlink.") from None
+
+
+__all__ = ["Inspection", "Result", "attach", "detach", "extract", "inspect"]

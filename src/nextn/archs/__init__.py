@@ -1,0 +1,30 @@
+"""Model families: one file each. `FAMILIES` maps `general.architecture` to its table."""
+
+from __future__ import annotations
+
+from ..errors import UnsupportedModel
+from . import qwen3next, qwen35, qwen35moe
+from .base import LOADS_ONLY, OTHER_USE, Family
+
+FAMILIES: dict[str, Family] = {
+    module.FAMILY.arch: module.FAMILY for module in (qwen3next, qwen35, qwen35moe)
+}
+BY_CLASS: dict[str, Family] = {name: family for family in FAMILIES.values() for name in family.classes}
+
+
+def family_of(arch: str, where: object) -> Family:
+    """The family of an architecture.
+
+    Raises UnsupportedModel with a sentence that says which kind of unsupported it is.
+    """
+    family = FAMILIES.get(arch)
+    if family is not None:
+        return family
+    if arch in LOADS_ONLY:
+        raise UnsupportedModel(
+            f"{where}: no engine drafts with '{arch}' ({LOADS_ONLY[arch]}); a block would only cost memory."
+        )
+    if arch in OTHER_USE:
+        raise UnsupportedModel(f"{where}: '{arch}' uses the key for {OTHER_USE[arch]}, not for an MTP block.")
+    known = ", ".join(sorted(FAMILIES))
+    raise UnsupportedModel(f"{where}: nextn does not know the architecture '{arch}' (it knows {known}).")

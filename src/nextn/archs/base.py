@@ -1,0 +1,138 @@
+"""What a model family is: names, shapes, transforms and metadata, as a table.
+
+A rule gives the place of one GGUF tensor of a block in the checkpoint. Shapes are written in ggml's order
+with the family's symbols, e.g. `"E 2*H*D"` is ne = (embedding_length, 2 * head_count * key_length).
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from enum import Enum
+from typing import Any
+
+
+class Transform(Enum):
+    """What happens to a checkpoint tensor on its way. All keep the order of values inside a row."""
+
+    COPY = "copy"
+    PLUS_ONE = "plus one"  # zero-centred norms: the checkpoint stores w, engines multiply by w as stored
+    STACK_EXPERTS = "stack experts"  # n_expert matrices [rows, n] become one [n_expert, rows, n]
+    GATE_HALF = "first half of gate_up"  # [n_expert, 2*F, E] -> [n_expert, F, E]: the gate comes first
+    UP_HALF = "second half of gate_up"
+
+
+@dataclass(frozen=True)
+class Source:
+    """One way a checkpoint may hold a tensor.
+
+    `name` is the name inside the block: `{k}` stands for the block's number, `{x}` for the expert's.
+    """
+
+    name: str
+    transform: Transform = Transform.COPY
+
+
+@dataclass(frozen=True)
+class Rule:
+    """One tensor of the block."""
+
+    target: str  # GGUF name behind `blk.N.`
+    ne: str  # symbolic shape, fastest axis first
+    sources: tuple[Source, ...]
+    f32: bool = False  # kept in F32 whatever type is asked for
+    optional: bool = False
+
+
+@dataclass(frozen=True)
+class Family:
+    """A model family whose block some engine drafts with."""
+
+    arch: str  # general.architecture
+    title: str
+    classes: tuple[str, ...]  # names in config.json's `architectures`
+    count_keys: tuple[str, ...]  # config.json keys that may hold the number of blocks
+    prefixes: tuple[str, ...]  # what stands before the block's names in a checkpoint
+    rules: tuple[Rule, ...]
+    root: Mapping[str, tuple[str, ...]]  # root tensor -> checkpoint names, for runnable sidecars
+    array_tail: Mapping[str, Any]  # per-layer array (behind `{arch}.`) -> value of a block's layer
+    max_blocks: int = 1  # how many blocks the engine's graph takes
+    draft_head: bool = True  # whether the loader takes nextn.shared_head_head
+    runs_on: Mapping[str, str] | None = None  # engine -> since when, or why not
+
+
+# Arrays that engines read per layer for any architecture: a block's layer repeats the last used value.
+GENERIC_LAYER_ARRAYS = (
+    "feed_forward_length",
+    "attention.head_count",
+    "attention.head_count_kv",
+    "expert_used_count",
+    "expert_feed_forward_length",
+)
+
+# Architectures that only load a block's tensors, and what to say of them.
+LOADS_ONLY = {
+    "glm5-next": "GLM-5.3-Flash",
+    "bailingmoe2": "Ling 2.0",
+    "exaone-moe": "EXAONE MoE",
+    "exaone4": "EXAONE 4.5",
+    "glm4": "GLM-OCR",
+    "dots3note": "dots3.note",
+}
+# Architectures that use the key for something else.
+OTHER_USE = {"granite-switch": "a router layer"}
+
+
+def dimensions(arch_value: Any, n_vocab: int | None) -> dict[str, int]:
+    """The symbols of shapes from a trunk's KV; `arch_value(suffix)` gives `{arch}.{suffix}` or None.
+
+    Symbols without a value are left out.
+    """
+
+    def integer(suffix: str) -> int | None:
+        value = arch_value(suffix)
+        if isinstance(value, list):  # per layer: recurrent layers may say 0
+            value = max((v for v in value if isinstance(v, int)), default=None)
+        return value if isinstance(value, int) and not isinstance(value, bool) else None
+
+    hidden, heads = integer("embedding_length"), integer("attention.head_count")
+    head_dim = integer("attention.key_length") or (hidden // heads if hidden and heads else None)
+    found = {
+        "E": hidden,
+        "H": heads,
+        "K": integer("attention.head_count_kv"),
+        "D": head_dim,
+        "Dv": integer("attention.value_length") or head_dim,
+        "F": integer("feed_forward_length"),
+        "X": integer("expert_count"),
+        "Fx": integer("expert_feed_forward_length"),
+        "Fs": integer("expert_shared_feed_forward_length"),
+        "V": n_vocab,
+    }
+    return {symbol: value for symbol, value in found.items() if value}
+
+
+def resolve_shape(ne: str, symbols: Mapping[str, int]) -> tuple[int, ...] | None:
+    """A symbolic shape in numbers, or None when a symbol has no value."""
+    shape = []
+    for axis in ne.split():
+        factors = []
+        for factor in axis.split("*"):
+            value = int(factor) if factor.isdigit() else symbols.get(factor)
+            if value is None:
+                return None
+            factors.append(value)
+        shape.append(math.prod(factors))
+    return tuple(shape)
+
+
+def same_shape(left: tuple[int, ...], right: tuple[int, ...]) -> bool:
+    """Equality up to trailing axes of length 1, as engines compare."""
+
+    def trimmed(ne: tuple[int, ...]) -> tuple[int, ...]:
+        while len(ne) > 1 and ne[-1] == 1:
+            ne = ne[:-1]
+        return ne
+
+    return trimmed(left) == trimmed(right)

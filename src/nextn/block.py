@@ -1,0 +1,318 @@
+"""The MTP block as one object, lazily read: names, shapes and places of its tensors, wherever it comes from."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+from .archs import BY_CLASS
+from .archs.base import Family, Rule, Transform
+from .errors import FormatError, NoBlock, UnsupportedFormat, UnsupportedModel, UsageError
+from .gguf.files import Model, open_model
+from .sources.checkpoint import CONFIG, Checkpoint, open_checkpoint
+from .sources.ranges import FileRange
+from .sources.rows import CheckpointRows, GGUFRows, RowSource, Span
+from .sources.safetensors import SourceTensor
+
+_BLOCK_TENSOR = re.compile(r"^blk\.(\d+)\.(.+)$")
+EH_PROJ = "nextn.eh_proj.weight"
+DRAFT_HEAD = "nextn.shared_head_head.weight"
+EMBED_TOKENS = "nextn.embed_tokens.weight"
+
+
+@dataclass(frozen=True)
+class BlockTensor:
+    """One tensor of a block."""
+
+    layer: int  # number of the block it belongs to, from 0
+    suffix: str  # GGUF name behind `blk.N.`
+    ne: tuple[int, ...]  # ggml order
+    rows: RowSource  # how to read it as float32
+    stored: FileRange | None = None  # its bytes as they lie in a GGUF, to be carried
+    type_id: int | None = None  # the type of `stored`
+    f32: bool = False  # kept in F32 whatever type is asked for
+
+    def name(self, n_layer_trunk: int) -> str:
+        """The tensor's name on a trunk of so many layers."""
+        return f"blk.{n_layer_trunk + self.layer}.{self.suffix}"
+
+
+@dataclass(frozen=True)
+class Block:
+    """One or more predictor layers, with what must fit a trunk."""
+
+    origin: Path  # file or folder it comes from
+    kind: str  # "checkpoint", "bundled", "sidecar" or "donor"
+    architecture: str
+    n_layer_trunk: int | None  # layers of the trunk it was trained on
+    n_layer_nextn: int
+    tensors: tuple[BlockTensor, ...]
+    hidden_size: int | None
+    n_vocab: int | None
+    header_bytes: int = 0  # bytes of headers that finding it took
+    revision: str | None = None
+    model: Model | None = None  # for GGUF donors
+    checkpoint: Checkpoint | None = None
+
+    @property
+    def read_bytes(self) -> int:
+        """Source bytes of all its tensors."""
+        return sum(tensor.rows.read_bytes for tensor in self.tensors)
+
+    def find(self, suffix: str) -> BlockTensor | None:
+        """The first tensor of that name behind `blk.N.`."""
+        return next((tensor for tensor in self.tensors if tensor.suffix == suffix), None)
+
+
+def layer_of(name: str) -> int | None:
+    """The layer number in a tensor's name, or None for root tensors."""
+    match = _BLOCK_TENSOR.match(name)
+    return int(match[1]) if match else None
+
+
+def suffix_of(name: str) -> str:
+    """The name behind `blk.N.`."""
+    match = _BLOCK_TENSOR.match(name)
+    return match[2] if match else name
+
+
+def block_layers(names: Iterator[str] | list[str]) -> list[int]:
+    """The layer numbers that carry `nextn.eh_proj`, sorted: an MTP block's certain mark."""
+    return sorted({n for name in names if suffix_of(name) == EH_PROJ and (n := layer_of(name)) is not None})
+
+
+# -- from a GGUF ---------------------------------------------------------------------------------------------
+
+
+def is_f32_only(name: str, n_axes: int) -> bool:
+    """Whether converters keep a tensor in F32: vectors, norms and gates."""
+    return n_axes <= 1 or name.endswith("_norm.weight") or "ffn_gate_inp" in name or not name.endswith(".weight")
+
+
+def block_from_model(model: Model) -> Block:
+    """The block of a bundled model, a shard set, a sidecar or a donor file.
+
+    Raises NoBlock when it has none, FormatError when it is damaged.
+    """
+    names = list(model.tensors)
+    layers = block_layers(names)
+    arch = model.architecture
+    if not layers:
+        promised = model.arch_int("nextn_predict_layers")
+        more = (
+            f", though '{arch}.nextn_predict_layers' promises {promised}: it was lost on the way" if promised else ""
+        )
+        raise NoBlock(f"{model.entry}: there is no MTP block in this model{more}.")
+    first = layers[0]
+    if layers != list(range(first, first + len(layers))):
+        raise FormatError(f"the MTP blocks are not behind one another (layers {layers})", path=model.entry)
+    tensors = []
+    for file, info in model.items():
+        layer = layer_of(info.name)
+        if layer is None or not first <= layer < first + len(layers):
+            continue
+        start, end = file.tensor_range(info)
+        tensors.append(
+            BlockTensor(
+                layer - first,
+                suffix_of(info.name),
+                info.ne,
+                GGUFRows(file, info),
+                FileRange(file.path, start, end),
+                info.type_id,
+                is_f32_only(info.name, len(info.ne)),
+            )
+        )
+    has_trunk = any(layer_of(name) == 0 for name in names) and first > 0
+    embd = model.tensors.get("token_embd.weight")
+    kind = "bundled" if has_trunk else "sidecar" if embd else "donor"
+    vocab = embd[1].ne[1] if embd else model.header.get("nextn.vocab_size")
+    return Block(
+        origin=model.entry,
+        kind=kind,
+        architecture=arch,
+        n_layer_trunk=first,
+        n_layer_nextn=len(layers),
+        tensors=tuple(tensors),
+        hidden_size=model.arch_int("embedding_length") or None,
+        n_vocab=vocab if isinstance(vocab, int) else None,
+        header_bytes=model.header_bytes,
+        model=model,
+    )
+
+
+# -- from a checkpoint ---------------------------------------------------------------------------------------
+
+
+def _block_names(checkpoint: Checkpoint, family: Family) -> dict[str, str]:
+    """Name inside the block -> full name, for the family's prefix that the checkpoint uses."""
+    for prefix in family.prefixes:
+        found = {name[len(prefix) :]: name for name in checkpoint.weight_map if name.startswith(prefix)}
+        if found:
+            return found
+    return {}
+
+
+def _no_block(checkpoint: Checkpoint, family: Family) -> NoBlock:
+    promised = checkpoint.integer(*family.count_keys) if family.count_keys else None
+    if promised:
+        return NoBlock(
+            f"{checkpoint.folder}: config.json promises {promised} MTP block(s), but no tensor of one is there; "
+            "fine-tuning tools lose them, so take the base model's checkpoint as the donor."
+        )
+    return NoBlock(
+        f"{checkpoint.folder}: this checkpoint has no MTP block (no tensor named {family.prefixes[0]}*); "
+        "take the base model's checkpoint, or a GGUF that has the block, as the donor."
+    )
+
+
+def _spans(
+    checkpoint: Checkpoint, rule: Rule, transform: Transform, names: list[str]
+) -> tuple[tuple[Span, ...], tuple[int, ...]]:
+    """The rows that make a tensor, and its shape in ggml's order."""
+    tensors = [checkpoint.tensor(name) for name in names]
+    first = tensors[0]
+    for tensor in tensors:
+        if tensor.shape != first.shape:
+            raise FormatError(
+                f"the experts of '{rule.target}' differ in shape: '{tensor.name}' has {list(tensor.shape)}, "
+                f"'{first.name}' {list(first.shape)}",
+                path=tensor.where.path,
+            )
+    if transform in (Transform.GATE_HALF, Transform.UP_HALF):
+        return _half(rule, transform, first)
+    ne = first.shape[::-1]
+    if transform is Transform.STACK_EXPERTS:
+        ne = (*ne, len(tensors))
+    return tuple(Span(tensor, 0, tensor.n_rows) for tensor in tensors), ne
+
+
+def _half(rule: Rule, transform: Transform, fused: SourceTensor) -> tuple[tuple[Span, ...], tuple[int, ...]]:
+    """Each expert's first or second half of the rows of gate_up [n_expert, 2*F, E]."""
+    if len(fused.shape) != 3 or fused.shape[1] % 2:
+        raise FormatError(
+            f"'{fused.name}' should be [experts, 2*rows, columns] and is {list(fused.shape)}", path=fused.where.path
+        )
+    n_expert, both, n_embd = fused.shape
+    half = both // 2
+    shift = 0 if transform is Transform.GATE_HALF else half
+    spans = tuple(Span(fused, x * both + shift, x * both + shift + half) for x in range(n_expert))
+    return spans, (n_embd, half, n_expert)
+
+
+def _read_rule(
+    checkpoint: Checkpoint, rule: Rule, names: dict[str, str], k: int, used: set[str]
+) -> BlockTensor | None:
+    """One tensor of block `k`, or None when the checkpoint does not have it."""
+    for source in rule.sources:
+        local = source.name.replace("{k}", str(k))
+        if "{x}" in local:
+            numbers = _expert_numbers(names, local)
+            if not numbers:
+                continue
+            if numbers != list(range(len(numbers))):
+                raise FormatError(
+                    f"experts are missing in the checkpoint: '{local}' has {len(numbers)} of "
+                    f"{numbers[-1] + 1}; download the rest",
+                    path=checkpoint.folder,
+                )
+            found = [local.replace("{x}", str(x)) for x in numbers]
+        elif local in names and (k == 0 or "{k}" in source.name):
+            found = [local]
+        else:
+            continue
+        used.update(found)
+        spans, ne = _spans(checkpoint, rule, source.transform, [names[name] for name in found])
+        rows = CheckpointRows(spans, 1.0 if source.transform is Transform.PLUS_ONE else 0.0)
+        return BlockTensor(k, rule.target, ne, rows, f32=rule.f32 or len(ne) <= 1)
+    return None
+
+
+def _expert_numbers(names: dict[str, str], pattern: str) -> list[int]:
+    head, tail = pattern.split("{x}")
+    inner = (name[len(head) : len(name) - len(tail)] for name in names if name.startswith(head) and name.endswith(tail))
+    return sorted(int(text) for text in inner if text.isdigit())
+
+
+def block_from_checkpoint(checkpoint: Checkpoint) -> Block:
+    """The block of a checkpoint folder.
+
+    Raises UnsupportedModel for an unknown class, NoBlock when the tensors are not there (whatever config.json
+    says), FormatError for tensors that are damaged, missing or unknown.
+    """
+    family = next((BY_CLASS[name] for name in checkpoint.classes if name in BY_CLASS), None)
+    if family is None:
+        known = ", ".join(sorted(BY_CLASS))
+        raise UnsupportedModel(
+            f"{checkpoint.folder / CONFIG}: nextn does not know the model class "
+            f"{', '.join(checkpoint.classes) or '(none is named)'} (it knows {known})."
+        )
+    names = _block_names(checkpoint, family)
+    if not names:
+        raise _no_block(checkpoint, family)
+    numbers = {int(match[1]) for name in names if (match := re.match(r"layers\.(\d+)\.", name))}
+    n_blocks = max(numbers, default=0) + 1
+    if n_blocks > family.max_blocks:
+        raise UnsupportedModel(
+            f"{checkpoint.folder}: the checkpoint has {n_blocks} MTP blocks, and engines take "
+            f"{family.max_blocks} for '{family.arch}'."
+        )
+    used: set[str] = set()
+    tensors = []
+    for k in range(n_blocks):
+        for rule in family.rules:
+            tensor = _read_rule(checkpoint, rule, names, k, used)
+            if tensor is not None:
+                tensors.append(tensor)
+            elif not rule.optional:
+                wanted = " or ".join(source.name.replace("{k}", str(k)) for source in rule.sources)
+                raise FormatError(
+                    f"the MTP block is not whole: '{wanted}' is missing; take another donor", path=checkpoint.folder
+                )
+    _refuse_leftovers(checkpoint, names, used)
+    return Block(
+        origin=checkpoint.folder,
+        kind="checkpoint",
+        architecture=family.arch,
+        n_layer_trunk=checkpoint.integer("num_hidden_layers"),
+        n_layer_nextn=n_blocks,
+        tensors=tuple(tensors),
+        hidden_size=checkpoint.integer("hidden_size"),
+        n_vocab=checkpoint.integer("vocab_size"),
+        checkpoint=checkpoint,
+    )
+
+
+def _refuse_leftovers(checkpoint: Checkpoint, names: dict[str, str], used: set[str]) -> None:
+    left = sorted(names[name] for name in names.keys() - used)
+    if not left:
+        return
+    quantized = [name for name in left if re.search(r"(scale|zero_point|_packed|_shape|qweight|qzeros)(_inv)?$", name)]
+    if quantized:
+        raise UnsupportedFormat(
+            f"the block is stored quantized ('{quantized[0]}'), and only BF16, F16 and F32 are read; "
+            "take the unquantized checkpoint",
+            path=checkpoint.folder,
+        )
+    raise UnsupportedFormat(
+        f"the block has {len(left)} tensor(s) that nextn does not know ('{left[0]}'), "
+        "and leaving them out could break it",
+        path=checkpoint.folder,
+    )
+
+
+def open_donor(path: Path | str) -> Block:
+    """The block of whatever `path` is: a checkpoint folder, a GGUF, a shard, a folder with one set."""
+    path = Path(path)
+    if path.is_dir() and (path / CONFIG).exists():
+        return block_from_checkpoint(open_checkpoint(path))
+    if path.name == CONFIG or path.suffix == ".safetensors":
+        return block_from_checkpoint(open_checkpoint(path.parent))
+    if path.is_dir() and not any(path.glob("*.gguf")):
+        raise UsageError(
+            f"{path}: this is neither a checkpoint (no config.json) nor a folder with a GGUF; name the donor itself."
+        )
+    return block_from_model(open_model(path))
+

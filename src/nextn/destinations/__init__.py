@@ -1,0 +1,1 @@
+"""Destinations carry plans out: the only place that writes, with `nextn.durable`."""

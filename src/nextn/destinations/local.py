@@ -1,0 +1,207 @@
+"""Carry a plan out in a local folder."""
+
+from __future__ import annotations
+
+import errno
+import hashlib
+import os
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from ..durable import System, Workspace, explain, free_bytes, write_all
+from ..errors import FormatError, NoSpace, OutputExists
+from ..layouts.plan import Carry, Convert, Copy, LateHeader, Link, LinkMode, NewBytes, NewFile, Plan, Segment
+from ..sources.ranges import Meter, Reader
+from ..sources.rows import CHUNK_ELEMENTS
+
+COPY_BYTES = 64 << 20  # one call of copy_file_range: large enough to be fast, small enough to report progress
+SLACK_BYTES = 1 << 20  # room for folders and journal that a file needs beside its bytes
+
+Progress = Callable[[int, int], None]  # (bytes done, bytes in all)
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What a run did."""
+
+    plan: Plan
+    bytes_read: int
+    bytes_written: int
+    bytes_linked: int
+    wall_s: float
+    hashes: dict[str, str]
+    links: dict[str, str]  # file name -> "hard" or "symlink"
+
+
+@dataclass
+class _Run:
+    plan: Plan
+    reader: Reader
+    system: System
+    progress: Progress | None
+    done: int = 0
+    hashes: dict[str, str] = field(default_factory=dict)
+    source_hash: "hashlib._Hash" = field(default_factory=hashlib.sha256)
+
+    def advance(self, n: int) -> None:
+        self.done += n
+        if self.progress is not None:
+            self.progress(self.done, self.plan.bytes_written)
+
+
+def check_outputs(plan: Plan) -> None:
+    """Everything that can be known before writing. Raises OutputExists, NoSpace."""
+    for out in plan.outputs:
+        path = plan.folder / out.name
+        if os.path.lexists(path):
+            raise OutputExists(f"{path}: this file is already there, and nextn never overwrites; choose another -o.")
+    if plan.folder.exists() and not plan.folder.is_dir():
+        raise OutputExists(f"{plan.folder}: this is a file, not a folder; choose another -o.")
+    need, free = plan.bytes_written + SLACK_BYTES, free_bytes(plan.folder)
+    if need > free:
+        raise NoSpace(
+            f"{plan.folder}: {need:,} bytes are needed and {free:,} are free; free some room or choose another -o "
+            "(the shards layout writes least)."
+        )
+
+
+def execute(plan: Plan, *, progress: Progress | None = None, system: System | None = None) -> Outcome:
+    """Carry `plan` out. Inputs are never written to; all outputs appear, the entry last, or none.
+
+    Raises OutputExists, NoSpace, StorageError, FormatError (a source shrank under way), QuantizeError.
+    """
+    started = time.perf_counter()
+    check_outputs(plan)
+    system = system or System()
+    meter = Meter()
+    links: dict[str, str] = {}
+    with Reader(meter) as reader, Workspace(plan.folder, system) as space:
+        run = _Run(plan, reader, system, progress)
+        temps: dict[str, Path] = {}
+        late: list[tuple[int, LateHeader, Path]] = []
+        for out in plan.outputs:
+            if isinstance(out, NewFile):
+                temps[out.name], fd = space.new_file(out.name)
+                late += [(fd, header, temps[out.name]) for header in _write_file(run, out, fd, temps[out.name])]
+        for fd, header, path in late:
+            data = header.build(run.hashes, run.source_hash.hexdigest())
+            if len(data) != header.size_bytes:
+                raise AssertionError(f"a header of {len(data)} bytes was planned with {header.size_bytes}")
+            write_all(system, fd, data, 0, path)
+        for path in temps.values():
+            space.sync(path)
+        if len(plan.outputs) > 1:
+            space.announce([out.name for out in plan.outputs])
+        for out in plan.outputs:
+            if isinstance(out, Link):
+                links[out.name] = space.add_link(
+                    out.source,
+                    out.name,
+                    hard=out.mode is not LinkMode.SYMLINK,
+                    symbolic=out.mode is not LinkMode.HARD,
+                )
+            else:
+                space.publish(temps[out.name], out.name)
+        space.finish()
+    return Outcome(
+        plan,
+        plan.header_bytes + meter.bytes_read,
+        plan.bytes_written,
+        plan.bytes_linked,
+        time.perf_counter() - started,
+        run.hashes,
+        links,
+    )
+
+
+def _write_file(run: _Run, out: NewFile, fd: int, path: Path) -> list[LateHeader]:
+    """Write all segments; headers that wait for hashes are left open and returned."""
+    late = []
+    offset = 0
+    for segment in out.segments:
+        if isinstance(segment, LateHeader):
+            late.append(segment)
+        else:
+            written = _write_segment(run, segment, fd, offset, path)
+            if written != segment.size_bytes:
+                raise AssertionError(f"{segment} was planned with {segment.size_bytes} bytes and made {written}")
+        offset += segment.size_bytes
+    return late
+
+
+def _write_segment(run: _Run, segment: Segment, fd: int, offset: int, path: Path) -> int:
+    if isinstance(segment, NewBytes):
+        write_all(run.system, fd, segment.data, offset, path)
+        run.advance(segment.size_bytes)
+        return segment.size_bytes
+    if isinstance(segment, Copy):
+        return _copy(run, segment, fd, offset, path)
+    if isinstance(segment, Carry):
+        return _carry(run, segment, fd, offset, path)
+    if isinstance(segment, Convert):
+        return _convert(run, segment, fd, offset, path)
+    raise AssertionError(segment)
+
+
+def _copy(run: _Run, segment: Copy, fd: int, offset: int, path: Path) -> int:
+    """Move a range inside the kernel."""
+    where = segment.where
+    src = run.reader.fd(where.path)
+    pos, end = where.start, where.end
+    while pos < end:
+        try:
+            n = run.system.copy_range(src, fd, min(COPY_BYTES, end - pos), pos, offset)
+        except OSError as error:
+            if error.errno not in (errno.EXDEV, errno.EINVAL, errno.ENOSYS, errno.ENOTSUP, errno.EOPNOTSUPP):
+                raise explain(error, path, "write it") from error
+            n = _sendfile(src, fd, pos, offset, min(COPY_BYTES, end - pos), path)
+        if n == 0:
+            raise FormatError("the file ends too early: it was changed under way", path=where.path, offset=pos)
+        pos += n
+        offset += n
+        run.reader.meter.bytes_read += n
+        run.advance(n)
+    return where.size_bytes
+
+
+def _sendfile(src: int, dst: int, src_offset: int, dst_offset: int, count: int, path: Path) -> int:
+    """The other way to keep data inside the kernel, for pairs of file systems that cannot copy ranges."""
+    try:
+        os.lseek(dst, dst_offset, os.SEEK_SET)
+        return os.sendfile(dst, src, src_offset, count)
+    except OSError as error:
+        raise explain(error, path, "write it") from error
+
+
+def _carry(run: _Run, segment: Carry, fd: int, offset: int, path: Path) -> int:
+    digest = hashlib.sha256()
+    start = offset
+    for data in run.reader.pieces(segment.where):
+        digest.update(data)
+        if segment.of_block:
+            run.source_hash.update(data)
+        write_all(run.system, fd, data, offset, path)
+        offset += len(data)
+        run.advance(len(data))
+    run.hashes[segment.name] = digest.hexdigest()
+    return offset - start
+
+
+def _convert(run: _Run, segment: Convert, fd: int, offset: int, path: Path) -> int:
+    from ..quantize import quantize_rows
+
+    digest = hashlib.sha256()
+    start = offset
+    n_threads = min(os.cpu_count() or 1, 8)
+    seen = run.source_hash.update if segment.of_block else None
+    for rows in segment.rows.chunks(run.reader, seen):
+        few = n_threads if rows.size >= CHUNK_ELEMENTS // 4 else 1
+        data = memoryview(quantize_rows(rows, segment.type, n_threads=few)).cast("B")
+        digest.update(data)
+        write_all(run.system, fd, data, offset, path)
+        offset += len(data)
+        run.advance(len(data))
+    run.hashes[segment.name] = digest.hexdigest()
+    return offset - start

@@ -1,0 +1,24 @@
+"""Engines: one small class each that finds an engine, starts it, asks it, and stops it."""
+
+from __future__ import annotations
+
+from nextn.engines.base import Completion, Engine, Launch, MemoryUse, Running
+from nextn.engines.llama_server import LlamaServer
+from nextn.engines.xllamacpp import Xllamacpp
+
+__all__ = ["Completion", "Engine", "Launch", "LlamaServer", "MemoryUse", "Running", "Xllamacpp", "find_engine"]
+
+
+def find_engine(choice: str | None = None) -> Engine:
+    """The engine called `choice`: "xllamacpp", "llama-server", or the path of a `llama-server` binary.
+
+    None takes xllamacpp, or failing that the `llama-server` that is found first.
+    Raises EngineMissing.
+    """
+    if choice == Xllamacpp.name:
+        return Xllamacpp.find()
+    if choice == LlamaServer.name:
+        return LlamaServer.find()
+    if choice is not None:
+        return LlamaServer.find(choice)
+    return Xllamacpp.find() if Xllamacpp.installed() else LlamaServer.find()

@@ -1,0 +1,131 @@
+"""What every engine takes, gives and can do."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from types import TracebackType
+from typing import Protocol
+
+
+@dataclass(frozen=True)
+class Launch:
+    """How to start an engine on one model."""
+
+    model: Path
+    """The model file, or the first shard of a set."""
+    sidecar: Path | None = None
+    """The file with the MTP block beside a trunk-only model; used only when `n_max` > 0."""
+    n_max: int = 0
+    """The most tokens drafted at a time; 0 turns MTP off."""
+    n_ctx: int = 1024
+    """Context size in tokens."""
+    threads: int | None = None
+    """CPU threads; None leaves the choice to the engine."""
+    extra_args: tuple[str, ...] = ()
+    """Appended last. llama-server: its own options. xllamacpp: `NAME=VALUE` attributes of CommonParams."""
+    log: Path | None = None
+    """Where the engine's log goes, kept always; None: a temporary file, kept only when something fails."""
+    p_min: float = 0.0
+    """The least draft probability at which drafting goes on."""
+    start_timeout_s: float = 1800.0
+    """Seconds the engine has to load the model."""
+    answer_timeout_s: float = 1800.0
+    """Seconds the engine has for one answer."""
+
+
+@dataclass(frozen=True)
+class Completion:
+    """One answer."""
+
+    tokens: list[int]
+    """The generated token ids, an end-of-text token included."""
+    text: str
+    """The generated text, as the engine decoded it."""
+    decode_tps: float
+    """Generated tokens per second, after the first; 0 where the engine gave none."""
+    prompt_tps: float
+    """Prompt tokens per second; 0 where the engine gave none."""
+    draft_n: int
+    """Tokens drafted."""
+    draft_n_accepted: int
+    """Drafted tokens that were accepted."""
+    draft_steps: int
+    """Verification steps: the denominator of `acceptance_per_pos`."""
+    acceptance_per_pos: list[float] | None
+    """Share of the steps in which the 1st, 2nd, ... drafted token was accepted; None: not drafted or unknown."""
+    top: list[list[tuple[int, float]]]
+    """Per generated token the most likely (token id, natural log of its probability), best first.
+
+    Empty unless `n_probs` was asked for; engines leave the list of a drafted token empty.
+    """
+
+
+@dataclass(frozen=True)
+class MemoryUse:
+    """What an engine holds on one device, by its own account, in MiB."""
+
+    device: str
+    """The engine's name of the device, "Host" for main memory."""
+    model_mib: int
+    """Weights."""
+    context_mib: int
+    """The kv_cache and recurrent state."""
+    compute_mib: int
+    """Compute buffers."""
+
+
+class Running(Protocol):
+    """A started engine, and a context manager that stops it."""
+
+    @property
+    def log(self) -> Path:
+        """The log file; deleted by a clean stop unless `Launch.log` named it."""
+
+    @property
+    def memory(self) -> list[MemoryUse]:
+        """The engine's last memory breakdown; complete after `stop`, empty where it prints none."""
+
+    def complete(
+        self,
+        prompt: str | Sequence[int],
+        n_predict: int,
+        *,
+        n_probs: int = 0,
+        seed: int = 0,
+        temperature: float = 0.0,
+        cache_prompt: bool = False,
+    ) -> Completion:
+        """Continue `prompt` (text, or token ids) by up to `n_predict` tokens.
+
+        Raises EngineFailed when the engine dies, hangs or answers nonsense.
+        """
+
+    def stop(self) -> None:
+        """End the engine and everything it started; harmless when it has ended."""
+
+    def __enter__(self) -> Running: ...
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None: ...
+
+
+class Engine(Protocol):
+    """An engine that is installed here. Every class also has `find()`, which raises EngineMissing."""
+
+    @property
+    def name(self) -> str:
+        """Short name for messages and reports."""
+
+    @property
+    def version(self) -> str:
+        """The engine's own version string."""
+
+    def start(self, launch: Launch) -> Running:
+        """Load the model and come back when it answers.
+
+        Raises EngineRefused (its decisive line quoted) when it ends before that, EngineFailed when it hangs,
+        EngineMissing when the engine itself cannot be run.
+        """

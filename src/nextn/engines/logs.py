@@ -1,0 +1,119 @@
+"""Reading engine logs: pure functions on text.
+
+The line forms are those of llama.cpp (`tools/server/server-context.cpp`, `src/llama-model-loader.cpp`,
+`common/fit.cpp`) and ik_llama.cpp.
+"""
+
+from __future__ import annotations
+
+import math
+import re
+
+from nextn.engines.base import MemoryUse
+
+_PREFIX = re.compile(r"^(?:\d+(?:\.\d+)+ [A-Z] )?")  # 0.00.029.280 W
+_SOURCE = re.compile(r"^(?:(?:srv|slot|cmn|spec|que|res|main)\s+)?[\w~:<>]+(?:\(\))?: +")  # llama_model_load:
+_NOISE = re.compile(r"^(?:error loading model(?: \w+)?|error|exception|\w*Error): +", re.IGNORECASE)
+
+# Best first: a line that names the cause. The first line of the best kind that occurs is the decisive one.
+_CAUSES = tuple(
+    re.compile(pattern, re.IGNORECASE)
+    for pattern in (
+        r"GGML_ASSERT\(|GGML_ABORT|ggml_abort",
+        r"missing tensor '|wrong number of tensors|wrong array length|key not found in model|"
+        r"has wrong (?:shape|type)|not within the file bounds|unknown (?:model )?architecture|"
+        r"invalid magic|bad magic|unsupported (?:GGUF )?version|duplicated? (?:tensor|key)|"
+        r"invalid ggml type|has offset|failed to read (?:key|tensor|magic|header)|tensor '.*' (?:has|not found)|"
+        r"illegal split|missing split|invalid split|not found: |"
+        r"doesn't contain MTP layers|contains no MTP|is not a complete embedded MTP|incomplete MTP",
+        r"unable to allocate|failed to allocate|out of memory|bad_alloc|cannot allocate",
+        r"no such file|failed to open|permission denied|is a directory",
+        r"couldn't bind|invalid argument|unknown argument|unknown value|nextn: ",
+        r"terminate called|what\(\):|error loading model: ",
+    )
+)
+_FAULT = re.compile(r"^\d[\d.]* E |\berror\b|\bfail(?:ed|ure)\b|\bunable\b|\bexception\b|^\w*Error: ", re.IGNORECASE)
+_TRAILER = re.compile(
+    r"failed to (?:load|init|initialize|create|measure)|exiting due to|error while loading|Traceback|"
+    r"cleaning up before exit|nextn: the engine (?:was )?ended|Failed to init server",
+    re.IGNORECASE,
+)
+
+
+def bare(line: str) -> str:
+    """The line without time, level, function name and generic words in front."""
+    text = _PREFIX.sub("", line.strip())
+    if (at := text.find("GGML_ASSERT")) >= 0:
+        return text[at:]
+    if not text.startswith("nextn: "):
+        text = _SOURCE.sub("", text)
+        text = _SOURCE.sub("", text) if text.startswith(("load_model:", "operator():")) else text
+    while (shorter := _NOISE.sub("", text)) != text:
+        text = shorter
+    return text.removeprefix("nextn: ").strip()
+
+
+def decisive_line(text: str) -> str:
+    """The line that names the root cause of a failure, bare; "" when the log has none."""
+    lines = [line for line in text.splitlines() if line.strip()]
+    for cause in _CAUSES:
+        for line in lines:
+            if cause.search(line) and not line.lstrip().startswith("nextn: the engine"):
+                return bare(line)
+    faults = [line for line in lines if _FAULT.search(line)]
+    for line in faults:
+        if not _TRAILER.search(line):
+            return bare(line)
+    return bare(faults[0]) if faults else ""
+
+
+_TOTALS = re.compile(r"draft acceptance(?: rate)? = +[\d.]+ +\( *(\d+) accepted / +(\d+) generated\)")
+_PER_POS = re.compile(r"acc per pos = \(([\d., ]*)\)")
+
+
+def acceptance_lines(text: str) -> list[tuple[int, int, list[float] | None]]:
+    """Per request, in order: tokens accepted, tokens drafted, and the acceptance by draft position or None.
+
+    A position's figure is the share of verification steps in which the token drafted there was accepted.
+    """
+    found: list[tuple[int, int, list[float] | None]] = []
+    for line in text.splitlines():
+        if match := _TOTALS.search(line):
+            found.append((int(match[1]), int(match[2]), None))
+        elif found and found[-1][2] is None and (match := _PER_POS.search(line)):
+            rates = [float(part) for part in match[1].split(",") if part.strip()]
+            found[-1] = (*found[-1][:2], rates)
+    return found
+
+
+def verification_steps(accepted: int, drafted: int, n_max: int, per_pos: list[float] | None) -> int:
+    """How many verification steps drafted `drafted` tokens, at most `n_max` a step.
+
+    The engine prints shares, rounded to three decimals, and no count; the count is the smallest one at which
+    every share is a whole number of tokens and these add up to `accepted`. Without shares: as few as can be.
+    """
+    if drafted <= 0 or n_max <= 0:
+        return 0
+    fewest = math.ceil(drafted / n_max)
+    if per_pos is None or accepted == 0:
+        return fewest
+    for steps in range(fewest, drafted + 1):
+        counts = [round(share * steps) for share in per_pos]
+        exact = all(abs(n / steps - share) <= 0.000501 for n, share in zip(counts, per_pos, strict=True))
+        if exact and sum(counts) == accepted:
+            return steps
+    return fewest
+
+
+_MEMORY = re.compile(r"\| +- (.+?) *\|(?: *\d+ = *\d+ \+ \(?)? *\d+ = +(\d+) \+ +(\d+) \+ +(\d+)")
+
+
+def memory_breakdown(text: str) -> list[MemoryUse]:
+    """The last memory breakdown in a log, one entry a device; empty when there is none."""
+    found: list[MemoryUse] = []
+    for line in text.splitlines():
+        if "memory breakdown" in line:
+            found = []
+        elif match := _MEMORY.search(line):
+            found.append(MemoryUse(match[1].strip(), int(match[2]), int(match[3]), int(match[4])))
+    return found

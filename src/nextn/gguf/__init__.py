@@ -1,0 +1,1 @@
+"""The GGUF container: header bytes <-> objects, shard sets, padding. Knows nothing of models."""

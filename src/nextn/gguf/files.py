@@ -1,0 +1,314 @@
+"""GGUF files on disk: one file, or a set of shards seen as one model.
+
+Shard names are `PREFIX-00001-of-0000N.gguf`; `split.no` (u16, from 0), `split.count` (u16) and
+`split.tensors.count` (i32) are the engine's keys. Engines read count and total from the first shard only, so
+stale ones in later shards are fine.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+from collections import Counter
+from collections.abc import Iterator
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+from ..errors import FormatError, IncompleteModel, StorageError, UsageError
+from .header import Header, HeaderParser, TensorInfo
+from .kv import KV
+
+SPLIT_NO = "split.no"
+SPLIT_COUNT = "split.count"
+SPLIT_TENSORS_COUNT = "split.tensors.count"
+SPLIT_KEYS = (SPLIT_NO, SPLIT_COUNT, SPLIT_TENSORS_COUNT)
+_SHARD_NAME = re.compile(r"^(?P<prefix>.+)-(?P<no>\d{5})-of-(?P<count>\d{5})\.gguf$", re.DOTALL)
+# Names that engines never take for a main model.
+AUXILIARY_MARKS = ("mmproj", "imatrix", "mtp-", "eagle3-", "dflash-", "dspark-")
+_FIRST_READ = 1 << 16
+_GROWTH = 8
+
+
+@dataclass(frozen=True)
+class GGUFFile:
+    """One GGUF file: its path, its header, its size."""
+
+    path: Path
+    header: Header
+    size_bytes: int
+
+    def tensor_range(self, info: TensorInfo) -> tuple[int, int]:
+        """Absolute `start, end` of the tensor's stored bytes, padding not included."""
+        return self.header.data_range(info, self.size_bytes)
+
+    def stored_size(self, info: TensorInfo) -> int:
+        """Stored bytes of the tensor, padding not included."""
+        start, end = self.tensor_range(info)
+        return end - start
+
+    def check_whole(self) -> None:
+        """Raise FormatError when the file ends before one of its tensors does."""
+        for info in self.header.tensors:
+            self.tensor_range(info)
+
+
+def shard_name(prefix: str, number: int, count: int) -> str:
+    """The file name of shard `number` (from 1) of `count`."""
+    return f"{prefix}-{number:05d}-of-{count:05d}.gguf"
+
+
+def split_shard_name(name: str) -> tuple[str, int, int] | None:
+    """(prefix, number from 1, count) of a shard's file name, or None for any other name."""
+    match = _SHARD_NAME.match(name)
+    return None if match is None else (match["prefix"], int(match["no"]), int(match["count"]))
+
+
+def os_error(error: OSError, path: Path, doing: str) -> StorageError:
+    """The operating system's refusal as one sentence."""
+    reason = error.strerror or str(error)
+    return StorageError(f"{path}: cannot {doing}: {reason}.")
+
+
+def read_header(path: Path) -> GGUFFile:
+    """Read and parse a file's header, in growing steps, and nothing behind it.
+
+    Raises FormatError, UnsupportedFormat, StorageError.
+    """
+    try:
+        fd = os.open(path, os.O_RDONLY | getattr(os, "O_CLOEXEC", 0))
+    except OSError as error:
+        raise os_error(error, path, "open it") from error
+    try:
+        stat = os.fstat(fd)
+        size = stat.st_size
+        if not os.path.isfile(path):  # noqa: PTH113 - follows links, and costs no Path object
+            raise StorageError(f"{path}: this is not a regular file.")
+        parser = HeaderParser(size, path)
+        buffer = bytearray()
+        want = _FIRST_READ
+        while True:
+            while len(buffer) < min(want, size):
+                piece = os.pread(fd, min(want, size) - len(buffer), len(buffer))
+                if not piece:
+                    raise FormatError("the file shrank while it was read", path=path, offset=len(buffer))
+                buffer += piece
+            header = parser.feed(buffer)
+            if header is not None:
+                return GGUFFile(path, header, size)
+            want = max(parser.need, len(buffer) * _GROWTH)
+    except OSError as error:
+        raise os_error(error, path, "read it") from error
+    finally:
+        os.close(fd)
+
+
+@dataclass(frozen=True)
+class Model:
+    """A model as an engine loads it: one file, or all shards of a set in order."""
+
+    files: tuple[GGUFFile, ...]
+
+    @property
+    def entry(self) -> Path:
+        """The path to load."""
+        return self.files[0].path
+
+    @property
+    def header(self) -> Header:
+        """The first file's header: the only one whose KV engines read."""
+        return self.files[0].header
+
+    @property
+    def is_sharded(self) -> bool:
+        """Whether the model is a set of shards (even of one)."""
+        return len(self.files) > 1 or bool(self.header.get(SPLIT_COUNT, 0))
+
+    @property
+    def base_name(self) -> str:
+        """File name without `.gguf` and shard numbers."""
+        parts = split_shard_name(self.entry.name) if self.is_sharded else None
+        return parts[0] if parts else self.entry.name.removesuffix(".gguf")
+
+    @property
+    def architecture(self) -> str:
+        """`general.architecture`. Raises FormatError when it is missing."""
+        value = self.header.get("general.architecture")
+        if not isinstance(value, str) or not value:
+            raise FormatError(
+                "'general.architecture' is missing: this is not a language model's GGUF", path=self.entry
+            )
+        return value
+
+    @property
+    def kvs(self) -> tuple[KV, ...]:
+        """The model's KV pairs, split keys included."""
+        return self.header.kvs
+
+    def arch_value(self, suffix: str, default: Any = None) -> Any:
+        """The value of `{architecture}.{suffix}`."""
+        return self.header.get(f"{self.architecture}.{suffix}", default)
+
+    def arch_int(self, suffix: str, default: int = 0) -> int:
+        """The integer value of `{architecture}.{suffix}`; `default` when it is missing or not a number."""
+        value = self.arch_value(suffix, default)
+        return value if isinstance(value, int) else default
+
+    @cached_property
+    def tensors(self) -> dict[str, tuple[GGUFFile, TensorInfo]]:
+        """All tensors by name, in the order of the files."""
+        return {info.name: (file, info) for file in self.files for info in file.header.tensors}
+
+    def items(self) -> Iterator[tuple[GGUFFile, TensorInfo]]:
+        """All tensors in the order of the files."""
+        return iter(self.tensors.values())
+
+    @property
+    def size_bytes(self) -> int:
+        """Bytes of all files."""
+        return sum(file.size_bytes for file in self.files)
+
+    @property
+    def header_bytes(self) -> int:
+        """Bytes of all headers."""
+        return sum(file.header.data_offset for file in self.files)
+
+    def check_whole(self) -> None:
+        """Raise FormatError when a file is shorter than its tensors."""
+        for file in self.files:
+            file.check_whole()
+
+
+def model_candidates(folder: Path) -> list[Path]:
+    """The models in a folder: single files and first shards, sorted; sidecars and projectors left out.
+
+    A folder that holds nothing but one sidecar yields that sidecar.
+    """
+    try:
+        names = sorted(
+            entry.name
+            for entry in os.scandir(folder)
+            if entry.name.endswith(".gguf") and not entry.name.startswith(".")
+        )
+    except OSError as error:
+        raise os_error(error, folder, "list the folder") from error
+    main = [name for name in names if not any(mark in name for mark in AUXILIARY_MARKS)] or names
+    found: dict[str, Path] = {}
+    for name in main:
+        parts = split_shard_name(name)
+        key = f"{parts[0]}\0{parts[2]}" if parts else name
+        found.setdefault(key, folder / name)
+    return list(found.values())
+
+
+def open_model(path: Path | str) -> Model:
+    """Open a single GGUF, any shard of a set, or a folder with one set: headers only.
+
+    Raises UsageError (nothing there, or several models in a folder), IncompleteModel (shards missing or of
+    two models), FormatError, UnsupportedFormat, StorageError.
+    """
+    path = Path(path)
+    if path.is_dir():
+        candidates = model_candidates(path)
+        if not candidates:
+            raise UsageError(f"{path}: there is no GGUF file in this folder; name a file or another folder.")
+        if len(candidates) > 1:
+            names = ", ".join(candidate.name for candidate in candidates[:4])
+            raise UsageError(f"{path}: this folder holds {len(candidates)} models ({names}); name one of them.")
+        path = candidates[0]
+    elif not path.exists():
+        raise StorageError(f"{path}: there is no such file or folder.")
+    parts = split_shard_name(path.name)
+    if parts is None:
+        file = read_header(path)
+        count = file.header.get(SPLIT_COUNT, 0)
+        if isinstance(count, int) and count > 1:
+            raise IncompleteModel(
+                f"{path}: this is one of {count} shards, but its name does not say which; "
+                f"rename the set to NAME-00001-of-{count:05d}.gguf and so on."
+            )
+        return Model((file,))
+    return _open_set(path, *parts)
+
+
+def _open_set(path: Path, prefix: str, number: int, count: int) -> Model:
+    own = read_header(path)
+    if count == 1 or SPLIT_COUNT not in own.header.by_key:
+        if SPLIT_NO in own.header.by_key and count > 1:
+            raise IncompleteModel(f"{path}: 'split.no' is there without 'split.count'; the set is damaged.")
+        return Model((own,))  # a name that only looks like a shard's
+    names = [shard_name(prefix, i + 1, count) for i in range(count)]
+    missing = [name for name in names if not (path.parent / name).exists()]
+    if missing:
+        more = f" and {len(missing) - 3} more" if len(missing) > 3 else ""
+        raise IncompleteModel(
+            f"{path.parent}: {len(missing)} of {count} shards missing ({', '.join(missing[:3])}{more}); "
+            "get them from where the others came from."
+        )
+    files = tuple(
+        own if i + 1 == number else read_header(path.parent / name) for i, name in enumerate(names)
+    )
+    _check_set(files)
+    return Model(files)
+
+
+def _check_set(files: tuple[GGUFFile, ...]) -> None:
+    """Refuse a set that an engine would refuse, or that is mixed from two models."""
+    first = files[0]
+    for i, file in enumerate(files):
+        no = file.header.get(SPLIT_NO)
+        if no != i:
+            raise IncompleteModel(
+                f"{file.path}: 'split.no' is {no}, but the name says shard {i + 1} (split.no {i}); "
+                "the file was renamed or belongs to another set."
+            )
+    count = first.header.get(SPLIT_COUNT)
+    if count != len(files):
+        raise IncompleteModel(
+            f"{first.path}: 'split.count' is {count}, but the names say {len(files)} shards; "
+            "the set is mixed from two models or was renamed."
+        )
+    seen: dict[str, GGUFFile] = {}
+    for file in files:
+        for info in file.header.tensors:
+            other = seen.setdefault(info.name, file)
+            if other is not file:
+                raise IncompleteModel(
+                    f"{file.path}: tensor '{info.name}' is also in {other.path.name}; "
+                    "the set is mixed from two models."
+                )
+    total = first.header.get(SPLIT_TENSORS_COUNT)
+    if isinstance(total, int) and total != len(seen):
+        raise IncompleteModel(
+            f"{first.path}: the set should hold {total:,} tensors and holds {len(seen):,}; "
+            "it is mixed from two models, or a shard was replaced."
+        )
+    _check_one_model(files)
+
+
+def _check_one_model(files: tuple[GGUFFile, ...]) -> None:
+    """Refuse shards whose tensors cannot belong to one model: another hidden size, another architecture."""
+    first = files[0]
+    arch = first.header.get("general.architecture")
+    hidden = first.header.get(f"{arch}.embedding_length")
+    for file in files[1:]:
+        other = file.header.get("general.architecture")
+        if other is not None and other != arch:
+            raise IncompleteModel(
+                f"{file.path}: its architecture is '{other}', but the first shard's is '{arch}'; "
+                "the set is mixed from two models."
+            )
+    norms = Counter[int]()
+    where: dict[int, GGUFFile] = {}
+    for file in files:
+        for info in file.header.tensors:
+            if info.name.endswith(("attn_norm.weight", "output_norm.weight", "ffn_norm.weight")) and info.ne:
+                norms[info.ne[0]] += 1
+                where.setdefault(info.ne[0], file)
+    strange = [size for size in norms if isinstance(hidden, int) and size != hidden]
+    if len(norms) > 1 and strange:
+        raise IncompleteModel(
+            f"{where[strange[0]].path}: its layers have hidden size {strange[0]:,}, but the first shard says "
+            f"{hidden:,}; the set is mixed from two models."
+        )

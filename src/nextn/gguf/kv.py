@@ -1,0 +1,208 @@
+"""Header key-value pairs: what is known is decoded on demand, everything is carried byte for byte.
+
+Encoding (GGUF v2 and v3, little-endian): key as u64 length + bytes, value type as u32, value. A STRING is a
+u64 length + bytes; an ARRAY is an item type (u32), a count (u64) and the items without type tags.
+"""
+
+from __future__ import annotations
+
+import struct
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, replace
+from enum import IntEnum
+from typing import Any, TypeAlias
+
+Buffer: TypeAlias = "bytes | bytearray | memoryview"
+
+
+class KVType(IntEnum):
+    """The value types of GGUF, with their numbers in the file."""
+
+    UINT8 = 0
+    INT8 = 1
+    UINT16 = 2
+    INT16 = 3
+    UINT32 = 4
+    INT32 = 5
+    FLOAT32 = 6
+    BOOL = 7
+    STRING = 8
+    ARRAY = 9
+    UINT64 = 10
+    INT64 = 11
+    FLOAT64 = 12
+
+
+SCALAR_FORMAT = {
+    KVType.UINT8: "B",
+    KVType.INT8: "b",
+    KVType.UINT16: "H",
+    KVType.INT16: "h",
+    KVType.UINT32: "I",
+    KVType.INT32: "i",
+    KVType.FLOAT32: "f",
+    KVType.BOOL: "?",
+    KVType.UINT64: "Q",
+    KVType.INT64: "q",
+    KVType.FLOAT64: "d",
+}
+SCALAR_SIZE = {kv_type: struct.calcsize("<" + code) for kv_type, code in SCALAR_FORMAT.items()}
+INTEGER_TYPES = frozenset(
+    {
+        KVType.UINT8,
+        KVType.INT8,
+        KVType.UINT16,
+        KVType.INT16,
+        KVType.UINT32,
+        KVType.INT32,
+        KVType.UINT64,
+        KVType.INT64,
+    }
+)
+
+
+def encode_text(text: str) -> bytes:
+    """u64 length + bytes. Bytes that were not UTF-8 in the file come back as they were."""
+    data = text.encode("utf-8", "surrogateescape")
+    return struct.pack("<Q", len(data)) + data
+
+
+@dataclass(frozen=True, slots=True)
+class KV:
+    """One key-value pair, a window on the header's bytes.
+
+    `buffer[start:end]` is the whole pair as stored, `buffer[value_start:end]` its value without the type tag
+    (for an array: without item type and count).
+    """
+
+    key: str
+    type: KVType
+    item_type: KVType | None  # for arrays
+    n_items: int | None  # for arrays: the outer count
+    buffer: Buffer
+    start: int
+    value_start: int
+    end: int
+
+    @property
+    def raw(self) -> memoryview:
+        """The stored bytes of the whole pair."""
+        return memoryview(self.buffer)[self.start : self.end]
+
+    @property
+    def size_bytes(self) -> int:
+        """Bytes that the pair takes in the header."""
+        return self.end - self.start
+
+    @property
+    def value(self) -> Any:
+        """The decoded value: int, float, bool, str, or a list of them (nested for arrays of arrays)."""
+        if self.type is KVType.ARRAY:
+            assert self.item_type is not None and self.n_items is not None
+            value, _ = _decode_items(self.buffer, self.value_start, self.item_type, self.n_items)
+            return value
+        value, _ = _decode_scalar(self.buffer, self.value_start, self.type)
+        return value
+
+    def same_as(self, other: KV) -> bool:
+        """Whether both pairs are equal byte for byte, key and types included."""
+        return self.raw == other.raw
+
+    @classmethod
+    def make(cls, key: str, kv_type: KVType, value: Any, item_type: KVType | None = None) -> KV:
+        """Encode a new pair. `value` is a list when `kv_type` is ARRAY."""
+        head = encode_text(key) + struct.pack("<I", kv_type)
+        n_items: int | None = None
+        if kv_type is KVType.ARRAY:
+            if item_type is None:
+                raise TypeError(f"an array needs an item type: {key}")
+            n_items = len(value)
+            head += struct.pack("<IQ", item_type, n_items)
+            body = _encode_items(item_type, value)
+        else:
+            item_type = None
+            body = _encode_scalar(kv_type, value)
+        data = head + body
+        return cls(key, kv_type, item_type, n_items, data, 0, len(head), len(data))
+
+    def with_value(self, value: Any) -> KV:
+        """The same key and exactly the same types with another value."""
+        return KV.make(self.key, self.type, value, self.item_type)
+
+    def renamed(self, key: str) -> KV:
+        """The same value bytes under another key."""
+        old_key = len(encode_text(self.key))
+        data = encode_text(key) + bytes(self.raw[old_key:])
+        shift = len(data) - self.size_bytes
+        return replace(
+            self,
+            key=key,
+            buffer=data,
+            start=0,
+            value_start=self.value_start - self.start + shift,
+            end=len(data),
+        )
+
+
+def _encode_scalar(kv_type: KVType, value: Any) -> bytes:
+    if kv_type is KVType.STRING:
+        return encode_text(value)
+    return struct.pack("<" + SCALAR_FORMAT[kv_type], value)
+
+
+def _encode_items(item_type: KVType, items: Sequence[Any]) -> bytes:
+    if item_type is KVType.ARRAY:
+        raise TypeError("nested arrays are carried, not written")
+    if item_type is KVType.STRING:
+        return b"".join(encode_text(item) for item in items)
+    return struct.pack(f"<{len(items)}{SCALAR_FORMAT[item_type]}", *items)
+
+
+def _decode_scalar(buffer: Buffer, pos: int, kv_type: KVType) -> tuple[Any, int]:
+    if kv_type is KVType.STRING:
+        (length,) = struct.unpack_from("<Q", buffer, pos)
+        end = pos + 8 + length
+        return bytes(buffer[pos + 8 : end]).decode("utf-8", "surrogateescape"), end
+    (value,) = struct.unpack_from("<" + SCALAR_FORMAT[kv_type], buffer, pos)
+    return value, pos + SCALAR_SIZE[kv_type]
+
+
+def _decode_items(buffer: Buffer, pos: int, item_type: KVType, n_items: int) -> tuple[list[Any], int]:
+    if item_type is KVType.STRING:
+        view = memoryview(buffer)
+        unpack = struct.Struct("<Q").unpack_from
+        texts = []
+        for _ in range(n_items):
+            (length,) = unpack(buffer, pos)
+            pos += 8
+            texts.append(str(view[pos : pos + length], "utf-8", "surrogateescape"))
+            pos += length
+        return texts, pos
+    if item_type is KVType.ARRAY:
+        lists = []
+        for _ in range(n_items):
+            inner, count = struct.unpack_from("<IQ", buffer, pos)
+            value, pos = _decode_items(buffer, pos + 12, KVType(inner), count)
+            lists.append(value)
+        return lists, pos
+    values = list(struct.unpack_from(f"<{n_items}{SCALAR_FORMAT[item_type]}", buffer, pos))
+    return values, pos + n_items * SCALAR_SIZE[item_type]
+
+
+def edit(
+    kvs: Iterable[KV], *, put: Sequence[KV] = (), drop: Iterable[str] = (), drop_prefixes: Sequence[str] = ()
+) -> list[KV]:
+    """The list with pairs replaced in their place, new ones at the end, dropped ones gone.
+
+    Order and bytes of everything else stay as they were.
+    """
+    fresh = {kv.key: kv for kv in put}
+    gone = set(drop)
+    prefixes = tuple(drop_prefixes)
+    out = []
+    for kv in kvs:
+        if kv.key in fresh:
+            out.append(fresh.pop(kv.key))
+        elif kv.key not in gone and not (prefixes and kv.key.startswith(prefixes)):
+            out.append(kv)
+    return out + list(fresh.values())

@@ -1,0 +1,237 @@
+"""Attach: a block onto a trunk, as shards, as a sidecar, or bundled."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from ..archs import family_of
+from ..archs.base import Family
+from ..block import DRAFT_HEAD, EMBED_TOKENS, Block
+from ..errors import FormatError, UnsupportedModel, UsageError
+from ..gguf.files import GGUFFile, Model, shard_name
+from ..gguf.header import DEFAULT_ALIGNMENT, TensorInfo, build_header, place
+from ..gguf.kv import KV, KVType, edit
+from ..gguf.types import TensorType, file_type_for
+from . import build, metadata, naming
+from .fit import check_fit, check_trunk, n_layer_trunk
+from .plan import Link, LinkMode, NewBytes, NewFile, Plan
+
+LAYOUTS = ("shards", "sidecar", "bundle")
+MAX_SHARDS_OLD_IK = 64  # GGML_MAX_CONTEXTS, one context for each shard
+
+
+@dataclass(frozen=True)
+class Options:
+    """How to attach; None means the documented default."""
+
+    layout: str | None = None
+    type: TensorType | None = None  # block's matrices
+    draft_head: TensorType | None = None
+    embd_type: TensorType | None = None  # sidecar's embeddings and head; None: carry as they are
+    out: Path | str | None = None
+    link: LinkMode = LinkMode.AUTO
+
+
+@dataclass
+class _Job:
+    trunk: Model
+    block: Block
+    family: Family
+    n_trunk: int
+    options: Options
+    notes: list[str] = field(default_factory=list)
+
+    @property
+    def provenance(self) -> tuple[str, str | None]:
+        return str(self.block.origin.resolve()), self.block.revision
+
+    def kvs(self) -> list[KV]:
+        return metadata.attached_kvs(self.trunk, self.n_trunk, self.block.n_layer_nextn)
+
+    def block_parts(self) -> list[build.Part]:
+        """The block's tensors, and the draft head when one is asked for."""
+        wanted = self.options.draft_head
+        skip = [DRAFT_HEAD] if wanted is not None else []
+        parts = build.block_parts(self.block, self.n_trunk, self.options.type, self.notes, skip)
+        if wanted is not None:
+            file, info = trunk_head(self.trunk)
+            for layer in range(self.block.n_layer_nextn):
+                name = f"blk.{self.n_trunk + layer}.{DRAFT_HEAD}"
+                parts.append(build.from_trunk(name, file, info, wanted, self.notes))
+        return parts
+
+
+def root_tensor(model: Model, name: str) -> tuple[GGUFFile, TensorInfo] | None:
+    """A root tensor of the model with the file that holds it."""
+    return model.tensors.get(name)
+
+
+def trunk_head(model: Model) -> tuple[GGUFFile, TensorInfo]:
+    """The model's LM head: `output.weight`, or the embeddings when they are tied."""
+    found = root_tensor(model, "output.weight") or root_tensor(model, "token_embd.weight")
+    if found is None:
+        raise FormatError("neither 'output.weight' nor 'token_embd.weight' is there", path=model.entry)
+    return found
+
+
+def plan_attach(trunk: Model, block: Block, options: Options) -> Plan:
+    """The plan that puts `block` onto `trunk`.
+
+    Raises DonorMismatch, BlockPresent, UnsupportedModel, QuantizeError, UsageError, FormatError.
+    """
+    check_trunk(trunk)
+    family = family_of(trunk.architecture, trunk.entry)
+    notes = check_fit(block, trunk, family)
+    layout = options.layout or ("shards" if len(trunk.files) > 1 else "sidecar")
+    if layout not in LAYOUTS:
+        raise UsageError(f"there is no layout '{layout}'; choose one of {', '.join(LAYOUTS)}.")
+    if options.draft_head is not None and not family.draft_head:
+        raise UnsupportedModel(
+            f"{trunk.entry}: the loader for '{family.arch}' refuses a file with a draft head; leave out --draft-head."
+        )
+    job = _Job(trunk, block, family, n_layer_trunk(trunk), options, notes)
+    if trunk.header.by_key.keys() & {"quantize.imatrix.file"}:
+        job.notes.append("the importance matrix that the trunk was quantized with does not describe the new block")
+    return {"shards": _shards, "sidecar": _sidecar, "bundle": _bundle}[layout](job)
+
+
+def _provenance(job: _Job, parts: Sequence[build.Part]) -> build.Provenance:
+    donor, revision = job.provenance
+    return build.Provenance(donor, revision, tuple(part.info.name for part in parts))
+
+
+def _plan(job: _Job, layout: str, folder: Path, outputs: Iterable[NewFile | Link], entry: Path, **more: Path) -> Plan:
+    return Plan(
+        verb="attach",
+        layout=layout,
+        folder=folder,
+        outputs=tuple(outputs),
+        entry=entry,
+        sidecar=more.get("sidecar"),
+        header_bytes=job.trunk.header_bytes + job.block.header_bytes,
+        notes=tuple(dict.fromkeys(job.notes)),
+    )
+
+
+def _bundle(job: _Job) -> Plan:
+    """One new file: the trunk's tensors in their order, then the block's."""
+    trunk = job.trunk
+    default = naming.bundled_base(trunk.base_name) + ".gguf"
+    folder, name = naming.resolve_output(job.options.out, trunk.entry.parent, default)
+    naming.check_main_name(name)
+    new = job.block_parts()
+    parts = build.trunk_parts(trunk.files) + new
+    header = build.late_header(
+        metadata.without_split(job.kvs()), parts, trunk.header, _provenance(job, new), trunk.header.data_offset
+    )
+    segments = (header, *build.data_segments(parts, trunk.header.alignment, trunk.files))
+    return _plan(job, "bundle", folder, [NewFile(name, segments)], folder / name)
+
+
+def _shards(job: _Job) -> Plan:
+    """A new first shard, the others linked, a new last shard with the block."""
+    trunk = job.trunk
+    count = len(trunk.files) + 1
+    base = naming.bundled_base(trunk.base_name)
+    folder, name = naming.resolve_output(job.options.out, trunk.entry.parent / base, base + ".gguf")
+    prefix = naming.set_prefix(name)
+    naming.check_main_name(prefix)
+    if count > MAX_SHARDS_OLD_IK:
+        job.notes.append(
+            f"{count} shards: builds of ik_llama.cpp with the default GGML_MAX_CONTEXTS take {MAX_SHARDS_OLD_IK}"
+        )
+    block = job.block_parts()
+    first = build.trunk_parts(trunk.files[:1])
+    n_tensors = len(trunk.tensors) + len(block)
+    kvs = edit(job.kvs(), put=metadata.split_kvs(0, count, n_tensors, trunk))
+    header = build.late_header(
+        kvs, first, trunk.header, _provenance(job, block), trunk.header.data_offset if first else None
+    )
+    outputs: list[NewFile | Link] = [
+        NewFile(
+            shard_name(prefix, count, count),
+            (
+                NewBytes(_shard_header(metadata.split_kvs(count - 1, count, n_tensors, trunk), block)),
+                *build.data_segments(block, DEFAULT_ALIGNMENT, []),
+            ),
+        )
+    ]
+    outputs += [
+        Link(shard_name(prefix, i, count), file.path, file.size_bytes, job.options.link)
+        for i, file in enumerate(trunk.files[1:], start=2)
+    ]
+    entry = shard_name(prefix, 1, count)
+    outputs.append(NewFile(entry, (header, *build.data_segments(first, trunk.header.alignment, trunk.files))))
+    return _plan(job, "shards", folder, outputs, folder / entry)
+
+
+def _shard_header(kvs: Sequence[KV], parts: Sequence[build.Part]) -> bytes:
+    infos, _ = place([(part.info, part.size_bytes) for part in parts], DEFAULT_ALIGNMENT)
+    return build_header(kvs, infos)
+
+
+def _sidecar(job: _Job) -> Plan:
+    """The block in a file of its own, with everything an engine needs to load it beside the trunk."""
+    trunk, options = job.trunk, job.options
+    if trunk.arch_int("nextn_predict_layers"):
+        raise UsageError(
+            f"{trunk.entry}: its metadata promises a block that it does not have, so engines refuse it beside a "
+            "sidecar too; use --layout bundle or shards, which write a right header."
+        )
+    block = job.block_parts()
+    roots = sidecar_roots(trunk, options.embd_type, job.notes, with_head=options.draft_head is None)
+    parts = roots + block
+    main_type = main_type_of(block)
+    kvs = sidecar_kvs(job.kvs(), main_type)
+    default = naming.sidecar_name(trunk, main_type.label)
+    folder, name = naming.resolve_output(options.out, trunk.entry.parent, default)
+    header = build.late_header(kvs, parts, trunk.header, _provenance(job, block))
+    segments = (header, *build.data_segments(parts, trunk.header.alignment, trunk.files))
+    if not name.startswith("mtp-"):
+        job.notes.append(f"{name} does not start with 'mtp-': engines find it only when it is passed with -md")
+    if any(part.info.name.endswith(EMBED_TOKENS) for part in block):
+        job.notes.append("the block brings its own embeddings")
+    return _plan(job, "sidecar", folder, [NewFile(name, segments)], trunk.entry, sidecar=folder / name)
+
+
+def main_type_of(parts: Sequence[build.Part]) -> TensorType:
+    """The type that holds most of the block's matrices."""
+    weight = Counter[int]()
+    for part in parts:
+        if len(part.info.ne) > 1 and not part.info.name.endswith(DRAFT_HEAD):
+            weight[part.info.type_id] += part.size_bytes
+    winner = weight.most_common(1)[0][0] if weight else build.F32.id
+    kind = TensorInfo("", (), winner, 0).type
+    return kind if kind is not None else build.F32
+
+
+def sidecar_kvs(kvs: Sequence[KV], main_type: TensorType) -> list[KV]:
+    """Full KV of a bundled model without what does not describe a sidecar."""
+    out = edit(kvs, drop_prefixes=("split.", "quantize.imatrix.", "nextn.undo"))
+    number = file_type_for(main_type)
+    if number is None:
+        return edit(out, drop=("general.file_type",))
+    return edit(out, put=[KV.make("general.file_type", KVType.UINT32, number)])
+
+
+def sidecar_roots(
+    model: Model, wanted: TensorType | None, notes: list[str], *, with_head: bool
+) -> list[build.Part]:
+    """token_embd, output_norm and output from a model; a tied model has no output, and engines tie the sidecar too.
+
+    With a draft head in the block, engines never use `output`, so it is left out.
+    """
+    parts = []
+    for name, needed in (("token_embd.weight", True), ("output_norm.weight", True), ("output.weight", False)):
+        found = root_tensor(model, name)
+        if found is None and needed:
+            raise FormatError(f"'{name}' is missing, and a sidecar cannot run without it", path=model.entry)
+        if found is None or (name == "output.weight" and not with_head):
+            continue
+        file, info = found
+        keep = len(info.ne) < 2
+        parts.append(build.from_trunk(name, file, info, None if keep else wanted, notes))
+    return parts

@@ -1,0 +1,208 @@
+"""From tensors to segments: what is common to all layouts."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+
+from ..block import Block, BlockTensor
+from ..errors import QuantizeError
+from ..gguf.files import GGUFFile
+from ..gguf.header import Header, TensorInfo, build_header, header_size, pad_to, place
+from ..gguf.kv import KV
+from ..gguf.types import TensorType, parse_type_name, tensor_size
+from ..quantize import can_read, can_write, fallback_type, check_writable
+from ..sources.ranges import FileRange
+from ..sources.rows import GGUFRows, RowSource
+from .metadata import padding_kv, padding_least, provenance_kvs
+from .plan import Carry, Convert, Copy, Hashes, LateHeader, NewBytes, Segment
+
+F32 = parse_type_name("f32")
+REFLINK_GRAIN = 4096  # file systems clone whole blocks of this size
+
+
+@dataclass(frozen=True)
+class Part:
+    """A tensor of a new file: its info without a place, its size, the segments that make its bytes."""
+
+    info: TensorInfo
+    size_bytes: int
+    segment: Segment
+
+
+def carried(name: str, file: GGUFFile, info: TensorInfo) -> Part:
+    """A tensor of the trunk under `name`, byte for byte."""
+    start, end = file.tensor_range(info)
+    where = FileRange(file.path, start, end)
+    return Part(TensorInfo(name, info.ne, info.type_id, 0), end - start, Carry(name, where, of_block=False))
+
+
+def converted(
+    name: str,
+    ne: tuple[int, ...],
+    rows: RowSource,
+    wanted: TensorType,
+    notes: list[str],
+    *,
+    of_block: bool = True,
+) -> Part:
+    """A tensor converted to `wanted`, or to what llama-quantize falls back to when its rows do not fit.
+
+    Raises QuantizeError for a type that cannot be written.
+    """
+    check_writable(wanted)
+    target = fallback_type(wanted, ne[0])
+    if target.id != wanted.id:
+        notes.append(
+            f"{name}: rows of {ne[0]:,} do not fit {wanted.name} (blocks of {wanted.block_size}), {target.name} instead"
+        )
+    size = tensor_size(target.id, ne)
+    assert size is not None and can_write(target)
+    return Part(TensorInfo(name, ne, target.id, 0), size, Convert(name, rows, target, size, of_block))
+
+
+def from_trunk(name: str, file: GGUFFile, info: TensorInfo, wanted: TensorType | None, notes: list[str]) -> Part:
+    """A GGUF tensor in another type (None: as it is); carried when it already has that type."""
+    if wanted is None or info.type_id == wanted.id:
+        return carried(name, file, info)
+    if info.type is None or not can_read(info.type):
+        raise QuantizeError(
+            f"{file.path}: '{info.name}' is stored as {info.type_name}, which ggml cannot decode here; "
+            "use --embd-type as-is to carry it unchanged."
+        )
+    return converted(name, info.ne, GGUFRows(file, info), wanted, notes, of_block=False)
+
+
+def block_parts(
+    block: Block,
+    n_layer_trunk: int,
+    wanted: TensorType | None,
+    notes: list[str],
+    skip: Iterable[str] = (),
+) -> list[Part]:
+    """The block's tensors as parts, named for a trunk of so many layers.
+
+    `wanted` None carries GGUF donors as they are and converts checkpoints to q8_0.
+    """
+    left_out = set(skip)
+    return [
+        _block_part(tensor, tensor.name(n_layer_trunk), wanted, notes)
+        for tensor in block.tensors
+        if tensor.suffix not in left_out
+    ]
+
+
+def _block_part(tensor: BlockTensor, name: str, wanted: TensorType | None, notes: list[str]) -> Part:
+    target = F32 if tensor.f32 else wanted
+    if tensor.stored is not None and tensor.type_id is not None:
+        if target is None or tensor.type_id == target.id or (tensor.f32 and wanted is None):
+            info = TensorInfo(name, tensor.ne, tensor.type_id, 0)
+            return Part(info, tensor.stored.size_bytes, Carry(name, tensor.stored))
+        kind = TensorInfo(name, tensor.ne, tensor.type_id, 0).type
+        if kind is None or not can_read(kind):
+            raise QuantizeError(
+                f"{tensor.stored.path}: '{name}' is stored in {kind.name if kind else f'type {tensor.type_id}'}, "
+                "which ggml cannot decode here; leave out --type to carry it unchanged."
+            )
+    return converted(name, tensor.ne, tensor.rows, target or parse_type_name("q8_0"), notes)
+
+
+def trunk_parts(files: Sequence[GGUFFile], keep: Callable[[TensorInfo], bool] = lambda info: True) -> list[Part]:
+    """Existing tensors in the order of their data, to be moved by the kernel."""
+    parts = []
+    for file in files:
+        for info in sorted(file.header.tensors, key=lambda info: info.offset):
+            if keep(info):
+                start, end = file.tensor_range(info)
+                parts.append(Part(info, end - start, Copy(FileRange(file.path, start, end))))
+    return parts
+
+
+def data_segments(parts: Sequence[Part], alignment: int, files: Sequence[GGUFFile]) -> list[Segment]:
+    """All parts with padding between them; copies that touch become one, their padding taken along."""
+    limits = {file.path: _padding_limits(file) for file in files}
+    out: list[Segment] = []
+    for part in parts:
+        padding = pad_to(part.size_bytes, alignment) - part.size_bytes
+        segment = part.segment
+        if isinstance(segment, Copy):
+            where = segment.where
+            room = limits[where.path].get(where.start, where.end) - where.end
+            if 0 < padding <= room:
+                where = FileRange(where.path, where.start, where.end + padding)
+                padding = 0
+            last = out[-1] if out else None
+            if isinstance(last, Copy) and last.where.path == where.path and last.where.end == where.start:
+                out[-1] = Copy(FileRange(where.path, last.where.start, where.end))
+            else:
+                out.append(Copy(where))
+        else:
+            out.append(segment)
+        if padding:
+            out.append(NewBytes(bytes(padding)))
+    return out
+
+
+def _padding_limits(file: GGUFFile) -> dict[int, int]:
+    """Start of each tensor -> how far its bytes may be read before the next one's begin."""
+    starts = sorted(file.tensor_range(info)[0] for info in file.header.tensors)
+    return dict(zip(starts, [*starts[1:], file.size_bytes], strict=True))
+
+
+def new_header(
+    kvs: Sequence[KV], parts: Sequence[Part], version: int, alignment: int
+) -> tuple[bytes, list[TensorInfo]]:
+    """Header bytes for the parts in their order."""
+    infos, _ = place([(part.info, part.size_bytes) for part in parts], alignment)
+    return build_header(kvs, infos, version=version, alignment=alignment), infos
+
+
+@dataclass(frozen=True)
+class Provenance:
+    """What the header will say about the block once its bytes are known."""
+
+    donor: str
+    revision: str | None
+    names: tuple[str, ...]  # tensors whose hashes are recorded
+
+
+def late_header(
+    kvs: Sequence[KV],
+    parts: Sequence[Part],
+    like: Header,
+    provenance: Provenance,
+    congruent_to: int | None = None,
+) -> LateHeader:
+    """A header that records hashes.
+
+    With `congruent_to` (an absolute data offset in the source) a padding pair is added so that the new data
+    offset differs from it by whole file system blocks: only then can the trunk's data be cloned.
+    """
+    infos, _ = place([(part.info, part.size_bytes) for part in parts], like.alignment)
+
+    def pairs(hashes: Hashes, source_hash: str) -> list[KV]:
+        chosen = {name: hashes[name] for name in provenance.names}
+        return [*kvs, *provenance_kvs(provenance.donor, provenance.revision, chosen, source_hash)]
+
+    blank = "0" * 64
+    draft = pairs(dict.fromkeys(provenance.names, blank), blank)
+    extra: list[KV] = []
+    if congruent_to is not None:
+        extra = _congruence(header_size(draft, infos), congruent_to, like.alignment)
+
+    def build(hashes: Hashes, source_hash: str) -> bytes:
+        return build_header(
+            [*pairs(hashes, source_hash), *extra], infos, version=like.version, alignment=like.alignment
+        )
+
+    return LateHeader(len(build(dict.fromkeys(provenance.names, blank), blank)), build)
+
+
+def _congruence(size: int, data_offset: int, alignment: int) -> list[KV]:
+    """A padding pair that moves the data section to a block-wise multiple away from `data_offset`."""
+    grain = max(REFLINK_GRAIN, alignment)
+    if (pad_to(size, alignment) - data_offset) % grain == 0:
+        return []
+    target = size + padding_least()
+    target += (data_offset - target) % grain
+    return [padding_kv(target - size)]

@@ -1,0 +1,99 @@
+"""Detach: back to trunk-only. What the block does not touch is linked or moved by the kernel."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+from ..block import block_layers, layer_of
+from ..errors import NoBlock, UsageError
+from ..gguf.files import GGUFFile, Model, shard_name
+from ..gguf.header import TensorInfo
+from ..gguf.kv import KV, edit
+from . import build, metadata, naming
+from .plan import Link, LinkMode, NewBytes, NewFile, Plan
+
+# Root tensors that serve drafting only, and that other engines refuse.
+DRAFT_ROOTS = ("output_extra.weight",)
+
+
+def plan_detach(model: Model, out: Path | str | None, link: LinkMode = LinkMode.AUTO) -> Plan:
+    """The plan that takes the block off.
+
+    Raises NoBlock when there is none, UsageError for sidecars and donor files.
+    """
+    names = list(model.tensors)
+    layers = block_layers(names)
+    if not layers:
+        raise NoBlock(f"{model.entry}: there is no MTP block in this model, so there is nothing to take off.")
+    if not any(layer_of(name) == 0 for name in names):
+        raise UsageError(
+            f"{model.entry}: this is a sidecar or donor file; to run without MTP just do not load it beside the trunk."
+        )
+    model.check_whole()
+    n_trunk = layers[0]
+
+    def keep(info: TensorInfo) -> bool:
+        layer = layer_of(info.name)
+        return (layer is None or layer < n_trunk) and info.name not in DRAFT_ROOTS
+
+    kvs = metadata.detached_kvs(model, n_trunk)
+    base = naming.trunk_base(model.base_name)
+    if len(model.files) == 1:
+        folder, name = naming.resolve_output(out, model.entry.parent, base + ".gguf")
+        naming.check_main_name(name)
+        file = _rewritten(name, metadata.without_split(kvs), model.files[0], keep)
+        return _plan(model, folder, (file,), folder / name)
+    return _detach_set(model, kvs, keep, base, out, link)
+
+
+def _detach_set(
+    model: Model,
+    kvs: list[KV],
+    keep: Callable[[TensorInfo], bool],
+    base: str,
+    out: Path | str | None,
+    link: LinkMode,
+) -> Plan:
+    folder, name = naming.resolve_output(out, model.entry.parent / base, base + ".gguf")
+    prefix = naming.set_prefix(name)
+    naming.check_main_name(prefix)
+    first, *others = model.files
+    left = [file for file in others if any(keep(info) for info in file.header.tensors)]
+    if not left:  # everything but the block was in the first shard
+        single = f"{prefix}.gguf"
+        file = _rewritten(single, metadata.without_split(kvs), first, keep)
+        return _plan(model, folder, (file,), folder / single)
+    count = len(left) + 1
+    n_tensors = sum(keep(info) for file in model.files for info in file.header.tensors)
+    outputs: list[NewFile | Link] = []
+    for no, file in enumerate(left, start=1):
+        name = shard_name(prefix, no + 1, count)
+        whole = all(keep(info) for info in file.header.tensors)
+        if whole and file.header.get("split.no") == no:
+            outputs.append(Link(name, file.path, file.size_bytes, link))
+            continue
+        own = edit(file.header.kvs, put=metadata.split_kvs(no, count, n_tensors, Model((file,))))
+        outputs.append(_rewritten(name, own, file, keep))
+    entry = shard_name(prefix, 1, count)
+    outputs.append(_rewritten(entry, edit(kvs, put=metadata.split_kvs(0, count, n_tensors, model)), first, keep))
+    return _plan(model, folder, tuple(outputs), folder / entry)
+
+
+def _rewritten(name: str, kvs: list[KV], file: GGUFFile, keep: Callable[[TensorInfo], bool]) -> NewFile:
+    """A file with another header and the kept tensors' data."""
+    parts = build.trunk_parts([file], keep)
+    header, _ = build.new_header(kvs, parts, file.header.version, file.header.alignment)
+    return NewFile(name, (NewBytes(header), *build.data_segments(parts, file.header.alignment, [file])))
+
+
+def _plan(model: Model, folder: Path, outputs: tuple[NewFile | Link, ...], entry: Path) -> Plan:
+    return Plan(
+        verb="detach",
+        layout="trunk-only",
+        folder=folder,
+        outputs=outputs,
+        entry=entry,
+        sidecar=None,
+        header_bytes=model.header_bytes,
+    )

@@ -1,0 +1,132 @@
+"""Extract: the block in a file of its own, runnable (sidecar) or nothing but the block (donor)."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from ..archs import family_of
+from ..block import DRAFT_HEAD, Block
+from ..errors import UsageError
+from ..gguf.header import DEFAULT_ALIGNMENT, Header
+from ..gguf.kv import KV, KVType, edit
+from ..gguf.types import TensorType
+from . import build, metadata, naming
+from .attach import main_type_of, sidecar_kvs, sidecar_roots
+from .fit import TOKENIZER_HASH, TOKENS, tokens_hash
+from .plan import NewFile, Plan
+
+
+@dataclass(frozen=True)
+class ExtractOptions:
+    """How to extract."""
+
+    donor: bool = False  # nothing but the block
+    type: TensorType | None = None  # None: as it is (checkpoints: q8_0)
+    embd_type: TensorType | None = None  # sidecar's embeddings and head; None: as they are
+    out: Path | str | None = None
+
+
+def plan_extract(block: Block, options: ExtractOptions) -> Plan:
+    """The plan that writes the block's own file.
+
+    Raises UsageError when a runnable sidecar is asked of something that lacks what it needs.
+    """
+    family_of(block.architecture, block.origin)
+    if options.donor:
+        return _donor(block, options)
+    if block.checkpoint is not None:
+        from .from_checkpoint import plan_checkpoint_sidecar
+
+        return plan_checkpoint_sidecar(block, options)
+    if block.kind == "donor":
+        raise UsageError(
+            f"{block.origin}: a donor file has no embeddings and no tokenizer, so it cannot become a sidecar alone; "
+            "use 'nextn attach TRUNK --from' it with --layout sidecar."
+        )
+    return _sidecar(block, options)
+
+
+def _sidecar(block: Block, options: ExtractOptions) -> Plan:
+    model = block.model
+    assert model is not None and block.n_layer_trunk is not None
+    notes: list[str] = []
+    parts_of_block = build.block_parts(block, block.n_layer_trunk, options.type, notes)
+    has_head = any(part.info.name.endswith(DRAFT_HEAD) for part in parts_of_block)
+    # A sidecar's roots are already small: they are carried.
+    wanted = None if block.kind == "sidecar" else options.embd_type
+    parts = sidecar_roots(model, wanted, notes, with_head=not has_head) + parts_of_block
+    kind = main_type_of(parts_of_block)
+    kvs = edit(sidecar_kvs(model.kvs, kind), put=_counts(block), drop_prefixes=("nextn.",))
+    folder, name = naming.resolve_output(
+        options.out, model.entry.parent, naming.sidecar_name(model, kind.label)
+    )
+    provenance = build.Provenance(
+        str(block.origin.resolve()), block.revision, tuple(part.info.name for part in parts_of_block)
+    )
+    header = build.late_header(kvs, parts, model.header, provenance)
+    segments = (header, *build.data_segments(parts, model.header.alignment, model.files))
+    return Plan(
+        "extract", "sidecar", folder, (NewFile(name, segments),), folder / name, folder / name,
+        block.header_bytes, tuple(notes),
+    )  # fmt: skip
+
+
+def _counts(block: Block) -> list[KV]:
+    assert block.model is not None and block.n_layer_trunk is not None
+    return [
+        metadata.count_kv(block.model, "block_count", block.n_layer_trunk + block.n_layer_nextn),
+        metadata.count_kv(block.model, "nextn_predict_layers", block.n_layer_nextn),
+    ]
+
+
+def _donor(block: Block, options: ExtractOptions) -> Plan:
+    """Nothing but the block: its tensors, and the KV that say what it fits."""
+    notes: list[str] = []
+    n_trunk = block.n_layer_trunk
+    if n_trunk is None:
+        raise UsageError(f"{block.origin}: config.json does not say how many layers the trunk has.")
+    parts = build.block_parts(block, n_trunk, options.type, notes)
+    kind = main_type_of(parts)
+    alignment = block.model.header.alignment if block.model else DEFAULT_ALIGNMENT
+    version = block.model.header.version if block.model else 3
+    kvs = [*_donor_kvs(block, n_trunk), KV.make(metadata.SHAPE, KVType.STRING, "donor")]
+    if block.n_vocab is not None:
+        kvs.append(KV.make("nextn.vocab_size", KVType.UINT32, block.n_vocab))
+    base = block.model.base_name if block.model else block.origin.resolve().name
+    folder, name = naming.resolve_output(
+        options.out,
+        block.model.entry.parent if block.model else Path.cwd(),
+        naming.donor_name(base, kind.label),
+    )
+    provenance = build.Provenance(
+        str(block.origin.resolve()), block.revision, tuple(part.info.name for part in parts)
+    )
+    like = Header(version, (), (), 0, 0, alignment)
+    header = build.late_header(kvs, parts, like, provenance)
+    segments = (header, *build.data_segments(parts, alignment, []))
+    return Plan(
+        "extract", "donor", folder, (NewFile(name, segments),), folder / name, None, block.header_bytes, tuple(notes)
+    )
+
+
+def _donor_kvs(block: Block, n_trunk: int) -> list[KV]:
+    model, arch = block.model, block.architecture
+    if model is not None:
+        kept = [kv for kv in model.kvs if kv.key.startswith(("general.", f"{arch}."))]
+        tokens = model.header.by_key.get(TOKENS)
+        known = model.header.by_key.get(TOKENIZER_HASH)
+        if tokens is not None:
+            kept.append(KV.make(TOKENIZER_HASH, KVType.STRING, tokens_hash(tokens)))
+        elif known is not None:
+            kept.append(known)
+        return edit(kept, put=_counts(block))
+    counts = {
+        "block_count": n_trunk + block.n_layer_nextn,
+        "nextn_predict_layers": block.n_layer_nextn,
+        "embedding_length": block.hidden_size or 0,
+    }
+    return [
+        KV.make("general.architecture", KVType.STRING, arch),
+        *(KV.make(f"{arch}.{suffix}", KVType.UINT32, value) for suffix, value in counts.items()),
+    ]

@@ -1,0 +1,162 @@
+"""Does this block fit this trunk? Everything an engine would trip over, before a byte is written."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Mapping
+
+from ..archs.base import Family, dimensions, resolve_shape, same_shape
+from ..block import Block, block_layers, layer_of
+from ..errors import BlockPresent, DonorMismatch, UnsupportedModel, UsageError
+from ..gguf.files import Model
+from ..gguf.kv import KV
+
+TOKENS = "tokenizer.ggml.tokens"
+TOKEN_TYPES = "tokenizer.ggml.token_type"
+TOKENIZER_HASH = "nextn.tokenizer_sha256"
+NORMAL_TOKEN = 1  # LLAMA_TOKEN_TYPE_NORMAL; others are control, unused, user defined
+
+
+def n_layer_trunk(model: Model) -> int:
+    """Layers of the trunk: `block_count` without the blocks that the key promises."""
+    return model.arch_int("block_count") - model.arch_int("nextn_predict_layers")
+
+
+def n_vocab(model: Model) -> int | None:
+    """Rows of the embedding matrix."""
+    found = model.tensors.get("token_embd.weight")
+    return found[1].ne[1] if found and len(found[1].ne) > 1 else None
+
+
+def tokens_hash(kv: KV) -> str:
+    """sha256 of the token list as stored (lengths and bytes), hex."""
+    return hashlib.sha256(memoryview(kv.buffer)[kv.value_start : kv.end]).hexdigest()
+
+
+def check_trunk(trunk: Model) -> None:
+    """Raise when a block cannot be put onto `trunk`: it has one, it is a sidecar, it is not whole."""
+    names = list(trunk.tensors)
+    layers = block_layers(names)
+    has_trunk = any(layer_of(name) == 0 for name in names)
+    if layers and not has_trunk:
+        raise UsageError(
+            f"{trunk.entry}: this is a sidecar or donor file, not a trunk; name the model that it belongs to."
+        )
+    if layers:
+        raise BlockPresent(
+            f"{trunk.entry}: this model already has an MTP block (layer {layers[0]}); "
+            "take it off first with 'nextn detach', or use the model as it is."
+        )
+    if not has_trunk:
+        raise UsageError(f"{trunk.entry}: this file has no model layers (it may be a vocabulary or a projector).")
+    trunk.check_whole()
+    n_layer = n_layer_trunk(trunk)
+    found = {n for name in names if (n := layer_of(name)) is not None}
+    missing = sorted(set(range(n_layer)) - found)
+    if missing or not n_layer:
+        raise UsageError(
+            f"{trunk.entry}: '{trunk.architecture}.block_count' promises {n_layer} layers, and layer "
+            f"{missing[0] if missing else 0} has no tensors; the model is not whole."
+        )
+
+
+def check_fit(block: Block, trunk: Model, family: Family) -> list[str]:
+    """Raise DonorMismatch, naming the numbers, when the block does not fit; return warnings."""
+    where = f"{block.origin} does not fit {trunk.entry.name}"
+    if block.architecture != trunk.architecture:
+        raise DonorMismatch(
+            f"{where}: the donor's architecture is '{block.architecture}', the trunk's '{trunk.architecture}'."
+        )
+    for what, theirs, ours in (
+        ("hidden size", block.hidden_size, trunk.arch_int("embedding_length") or None),
+        ("vocabulary", block.n_vocab, n_vocab(trunk)),
+        ("number of trunk layers", block.n_layer_trunk, n_layer_trunk(trunk)),
+    ):
+        if theirs is not None and ours is not None and theirs != ours:
+            raise DonorMismatch(f"{where}: the donor's {what} is {theirs:,}, the trunk's {ours:,}.")
+    if block.n_layer_nextn > family.max_blocks:
+        raise UnsupportedModel(
+            f"{block.origin}: it has {block.n_layer_nextn} MTP blocks, and engines take {family.max_blocks} "
+            f"for '{family.arch}'."
+        )
+    _check_shapes(block, trunk, family, where)
+    return _check_tokens(block, trunk, where)
+
+
+def _check_shapes(block: Block, trunk: Model, family: Family, where: str) -> None:
+    symbols = dimensions(trunk.arch_value, n_vocab(trunk))
+    rules = {rule.target: rule for rule in family.rules}
+    for tensor in block.tensors:
+        rule = rules.get(tensor.suffix)
+        if rule is None:
+            raise DonorMismatch(
+                f"{block.origin}: its block has a tensor '{tensor.suffix}' that the engine's loader does not "
+                f"know for '{family.arch}', and would refuse the file for."
+            )
+        wanted = resolve_shape(rule.ne, symbols)
+        if wanted is not None and not same_shape(tensor.ne, wanted):
+            raise DonorMismatch(
+                f"{where}: tensor '{tensor.suffix}' is {_times(tensor.ne)}, and the trunk needs {_times(wanted)}."
+            )
+    for layer in range(block.n_layer_nextn):
+        there = {tensor.suffix for tensor in block.tensors if tensor.layer == layer}
+        lost = [rule.target for rule in family.rules if not rule.optional and rule.target not in there]
+        if lost:
+            raise DonorMismatch(
+                f"{block.origin}: the MTP block is not whole ('{lost[0]}' and {len(lost) - 1} more are missing); "
+                "take another donor."
+                if len(lost) > 1
+                else f"{block.origin}: the MTP block is not whole ('{lost[0]}' is missing); take another donor."
+            )
+
+
+def _times(ne: tuple[int, ...]) -> str:
+    return " x ".join(f"{n:,}" for n in ne)
+
+
+def _check_tokens(block: Block, trunk: Model, where: str) -> list[str]:
+    """Compare tokenizers as far as the donor brings one."""
+    ours = trunk.header.by_key.get(TOKENS)
+    if ours is None:
+        return ["the trunk has no token list: tokenizers were not compared"]
+    theirs = block.model.header.by_key.get(TOKENS) if block.model else None
+    if theirs is not None:
+        if memoryview(ours.buffer)[ours.value_start : ours.end] == memoryview(theirs.buffer)[
+            theirs.value_start : theirs.end
+        ]:
+            return []
+        return _compare(dict(enumerate(theirs.value)), ours.value, trunk, where)
+    if block.model is not None:
+        known = block.model.header.get(TOKENIZER_HASH)
+        if known is None:
+            return ["the donor brings no tokenizer: tokenizers were not compared"]
+        if known != tokens_hash(ours):
+            raise DonorMismatch(
+                f"{where}: the token lists differ (sha256 {known[:12]}... in the donor, "
+                f"{tokens_hash(ours)[:12]}... in the trunk)."
+            )
+        return []
+    texts = block.checkpoint.vocabulary if block.checkpoint else None
+    if texts is None:
+        return ["the donor has no tokenizer.json: tokenizers were not compared"]
+    return _compare(texts, ours.value, trunk, where)
+
+
+def _compare(theirs: Mapping[int, str], ours: list[str], trunk: Model, where: str) -> list[str]:
+    """Refuse when ordinary tokens differ; special ones may (fine-tunes rename them) and are only named."""
+    n_theirs = max(theirs, default=-1) + 1
+    types = trunk.header.get(TOKEN_TYPES) or [NORMAL_TOKEN] * len(ours)
+    different = [i for i, text in theirs.items() if i >= len(ours) or ours[i] != text]
+    normal = [i for i in different if i >= len(ours) or types[i] == NORMAL_TOKEN]
+    lacking = [i for i in range(len(ours)) if types[i] == NORMAL_TOKEN and i not in theirs]
+    bad = sorted(set(normal) | set(lacking))
+    if bad:
+        i = bad[0]
+        mine = repr(ours[i]) if i < len(ours) else "nothing"
+        raise DonorMismatch(
+            f"{where}: the tokenizers differ in {len(bad):,} of {max(n_theirs, len(ours)):,} tokens (token {i:,} is "
+            f"{theirs.get(i)!r} in the donor and {mine} in the trunk)."
+        )
+    if different:
+        return [f"{len(different):,} special tokens differ between donor and trunk (the first is token {different[0]:,})"]
+    return []

@@ -1,0 +1,79 @@
+"""File names that engines and their discovery rules get along with.
+
+llama.cpp never takes a file whose name contains lower-case `mtp-` for a main model, and takes one whose name
+starts with `mtp-` for the sidecar of the model in the same folder (common/download.cpp, common/preset.cpp).
+"""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+from ..errors import UsageError
+from ..gguf.files import Model, split_shard_name
+
+# The last dash-separated part of a file name, if it names a quantization.
+_QUANT_TAG = re.compile(r"^(?P<rest>.+)-(?P<tag>(UD-)?(I?Q\d\w*|TQ\d\w*|BF16|F16|F32|FP8\w*|MXFP4\w*|NVFP4\w*))$", re.I)
+_MARK = re.compile(r"-MTP(?=-|$)")
+MAIN_FORBIDDEN = ("mtp-", "eagle3-", "dflash-", "dspark-", "mmproj", "imatrix")
+
+
+def split_quant(base: str) -> tuple[str, str]:
+    """(name, quantization tag or '') of a base name: `A-Q4_K_M` gives `A` and `Q4_K_M`."""
+    match = _QUANT_TAG.match(base)
+    return (match["rest"], match["tag"]) if match else (base, "")
+
+
+def with_mark(base: str, mark: str) -> str:
+    """`NAME-MARK-QUANT`: the mark goes before the quantization tag, where engines look for the latter last."""
+    name, tag = split_quant(base)
+    return f"{name}-{mark}-{tag}" if tag else f"{name}-{mark}"
+
+
+def bundled_base(base: str) -> str:
+    """The base name of a bundled model made from trunk `base`; never contains lower-case `mtp-`."""
+    clean = base.replace("mtp-", "MTP-")
+    return clean if _MARK.search(clean) else with_mark(clean, "MTP")
+
+
+def trunk_base(base: str) -> str:
+    """The base name of a trunk-only model made from bundled `base`."""
+    return with_mark(_MARK.sub("", base.replace("mtp-", "MTP-").removeprefix("MTP-")), "trunk")
+
+
+def sidecar_name(model: Model, type_name: str) -> str:
+    """`mtp-NAME-TYPE.gguf` for a model."""
+    name, _ = split_quant(_MARK.sub("", model.base_name).removeprefix("mtp-"))
+    return f"mtp-{name}-{type_name}.gguf"
+
+
+def donor_name(base: str, type_name: str) -> str:
+    """`NAME-MTP-donor-TYPE.gguf`: not a name that discovery takes for a sidecar."""
+    name, _ = split_quant(_MARK.sub("", base).removeprefix("mtp-"))
+    return f"{name}-MTP-donor-{type_name}.gguf"
+
+
+def check_main_name(name: str) -> None:
+    """Refuse a name under which llama.cpp would not take the file for a model."""
+    for mark in MAIN_FORBIDDEN:
+        if mark in name:
+            raise UsageError(
+                f"{name}: llama.cpp never loads a file with '{mark}' in its name as a model; choose another name."
+            )
+
+
+def resolve_output(out: Path | str | None, default_folder: Path, default_name: str) -> tuple[Path, str]:
+    """(folder, file name) from `-o`: a name ending in `.gguf` is a file, everything else a folder."""
+    if out is None:
+        return default_folder, default_name
+    text = str(out)
+    path = Path(text)
+    if path.suffix == ".gguf" and not path.is_dir() and not text.endswith("/"):
+        return path.parent, path.name
+    return path, default_name
+
+
+def set_prefix(name: str) -> str:
+    """The prefix of a shard set from a file name with or without shard numbers."""
+    parts = split_shard_name(name)
+    return parts[0] if parts else name.removesuffix(".gguf")

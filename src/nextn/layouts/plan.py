@@ -1,0 +1,209 @@
+"""The plan: what will be read, written and linked, before anything is touched.
+
+A plan is an ordered list of outputs; a new file is an ordered list of segments. Totals follow from the
+segments, so what `--dry-run` prints is what a destination does.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from enum import Enum
+from pathlib import Path
+from typing import Any, TypeAlias
+
+from ..gguf.types import TensorType
+from ..sources.ranges import CHUNK_BYTES, FileRange
+from ..sources.rows import CHUNK_ELEMENTS, RowSource
+
+# Python, numpy and ggml once loaded: measured 40 to 60 MB, rounded up (benchmarks/memory.py).
+BASE_MEMORY_BYTES = 72 << 20
+
+Hashes: TypeAlias = Mapping[str, str]  # tensor name -> sha256 of its stored bytes, hex
+
+
+@dataclass(frozen=True)
+class NewBytes:
+    """Bytes that the plan itself holds: padding, a header that needs no hashes."""
+
+    data: bytes
+
+    @property
+    def size_bytes(self) -> int:
+        """Length in the file."""
+        return len(self.data)
+
+    read_bytes = 0
+
+
+@dataclass(frozen=True)
+class Copy:
+    """A range of an existing file, moved by the kernel (reflink where it can), never through Python."""
+
+    where: FileRange
+
+    @property
+    def size_bytes(self) -> int:
+        """Length in the file."""
+        return self.where.size_bytes
+
+    @property
+    def read_bytes(self) -> int:
+        """Bytes taken from the source."""
+        return self.where.size_bytes
+
+
+@dataclass(frozen=True)
+class Carry:
+    """A tensor of the block carried byte for byte, hashed on the way."""
+
+    name: str
+    where: FileRange
+    of_block: bool = True  # counts into the hash of the block's source
+
+    @property
+    def size_bytes(self) -> int:
+        """Length in the file."""
+        return self.where.size_bytes
+
+    @property
+    def read_bytes(self) -> int:
+        """Bytes taken from the source."""
+        return self.where.size_bytes
+
+
+@dataclass(frozen=True)
+class Convert:
+    """A tensor converted row by row into `type`, hashed on the way."""
+
+    name: str
+    rows: RowSource
+    type: TensorType
+    size_bytes: int
+    of_block: bool = True  # counts into the hash of the block's source
+
+    @property
+    def read_bytes(self) -> int:
+        """Bytes taken from the source."""
+        return self.rows.read_bytes
+
+
+@dataclass(frozen=True)
+class LateHeader:
+    """A header whose length is known and whose content needs hashes that only the run can tell.
+
+    `build(hashes, source_hash)` must return exactly `size_bytes` bytes.
+    """
+
+    size_bytes: int
+    build: Callable[[Hashes, str], bytes] = field(compare=False)
+
+    read_bytes = 0
+
+
+Segment: TypeAlias = "NewBytes | Copy | Carry | Convert | LateHeader"
+
+
+@dataclass(frozen=True)
+class NewFile:
+    """A file to be written."""
+
+    name: str
+    segments: tuple[Segment, ...]
+
+    @property
+    def size_bytes(self) -> int:
+        """Length of the file."""
+        return sum(segment.size_bytes for segment in self.segments)
+
+
+class LinkMode(Enum):
+    """How a file that is taken over whole gets its new name."""
+
+    AUTO = "auto"  # hard link, or symlink where a hard link cannot be
+    HARD = "hard"
+    SYMLINK = "symlink"
+
+
+@dataclass(frozen=True)
+class Link:
+    """An existing file under a new name: no data is read or written."""
+
+    name: str
+    source: Path
+    size_bytes: int
+    mode: LinkMode = LinkMode.AUTO
+
+
+@dataclass(frozen=True)
+class Plan:
+    """Everything that will happen to disk, in order; the entry's file is the last to appear."""
+
+    verb: str
+    layout: str
+    folder: Path
+    outputs: tuple[NewFile | Link, ...]
+    entry: Path  # the path to load when it is done
+    sidecar: Path | None
+    header_bytes: int  # bytes of headers that planning has read
+    notes: tuple[str, ...] = ()
+
+    @property
+    def bytes_read(self) -> int:
+        """Bytes read from inputs in all: headers, converted and carried tensors, copied ranges."""
+        return self.header_bytes + sum(
+            segment.read_bytes for out in self.outputs if isinstance(out, NewFile) for segment in out.segments
+        )
+
+    @property
+    def bytes_written(self) -> int:
+        """Bytes of new files."""
+        return sum(out.size_bytes for out in self.outputs if isinstance(out, NewFile))
+
+    @property
+    def bytes_linked(self) -> int:
+        """Bytes of existing files that get a new name."""
+        return sum(out.size_bytes for out in self.outputs if isinstance(out, Link))
+
+    @property
+    def peak_memory_bytes(self) -> int:
+        """An upper estimate of the process's memory: what is loaded once, headers, one chunk of a tensor."""
+        headers = sum(
+            len(segment.data) if isinstance(segment, NewBytes) else segment.size_bytes
+            for out in self.outputs
+            if isinstance(out, NewFile)
+            for segment in out.segments
+            if isinstance(segment, NewBytes | LateHeader)
+        )
+        converts = any(
+            isinstance(segment, Convert | Carry)
+            for out in self.outputs
+            if isinstance(out, NewFile)
+            for segment in out.segments
+        )
+        # A chunk exists as source bytes, as float32 (twice while a constant is added) and as result.
+        chunk = max(CHUNK_BYTES, 4 * 4 * CHUNK_ELEMENTS) if converts else 0
+        return BASE_MEMORY_BYTES + 2 * self.header_bytes + 2 * headers + chunk
+
+    def to_json(self) -> dict[str, Any]:
+        """What `--dry-run --json` prints, without version."""
+        return {
+            "verb": self.verb,
+            "layout": self.layout,
+            "entry": str(self.entry),
+            "sidecar": None if self.sidecar is None else str(self.sidecar),
+            "bytes_read": self.bytes_read,
+            "bytes_written": self.bytes_written,
+            "bytes_linked": self.bytes_linked,
+            "peak_memory_bytes": self.peak_memory_bytes,
+            "files": [
+                {
+                    "path": str(self.folder / out.name),
+                    "size_bytes": out.size_bytes,
+                    "how": "link" if isinstance(out, Link) else "write",
+                    "source": str(out.source) if isinstance(out, Link) else None,
+                }
+                for out in self.outputs
+            ],
+            "notes": list(self.notes),
+        }

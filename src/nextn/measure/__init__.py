@@ -1,0 +1,1 @@
+"""Judging: files against files, files on engines."""

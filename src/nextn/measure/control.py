@@ -1,0 +1,108 @@
+"""The control that must fail: the same model with its block's weights shuffled.
+
+A draft that is accepted as often with shuffled weights proves nothing about the block. The shuffle permutes
+whole quantization blocks inside a tensor, so all values stay valid; vectors (norms) stay as they are.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+from pathlib import Path
+
+import numpy as np
+
+from ..block import block_from_model, block_layers, layer_of
+from ..destinations.local import execute
+from ..durable import free_bytes
+from ..errors import NoSpace
+from ..gguf.files import GGUFFile, Model, open_model, read_header
+from ..gguf.header import TensorInfo
+from ..layouts.extract import ExtractOptions, plan_extract
+
+_CHUNK_BYTES = 8 << 20
+SEED = 20_240_601
+
+
+def make_control(model: Model, sidecar: Path | None, folder: Path) -> tuple[Path, Path | None]:
+    """A temporary copy in `folder` whose block is shuffled: (path to load, sidecar or None).
+
+    Only files that hold the block are copied: a sidecar, the shards with the block; of a bundled single file
+    the block is extracted into a sidecar, which the engine prefers over the file's own.
+    Raises NoSpace.
+    """
+    if sidecar is not None:
+        return model.entry, _shuffled_copy(read_header(sidecar), folder)
+    if len(model.files) == 1:
+        plan = plan_extract(block_from_model(model), ExtractOptions(out=folder / "mtp-control.gguf"))
+        _check_room(folder, plan.bytes_written)
+        execute(plan)
+        made = plan.folder / "mtp-control.gguf"
+        _shuffle(read_header(made))
+        return model.entry, made
+    for file in model.files:
+        if block_layers([info.name for info in file.header.tensors]) or _holds_block(model, file):
+            _shuffled_copy(file, folder, model)
+        else:
+            (folder / file.path.name).symlink_to(file.path.resolve())
+    return folder / model.entry.name, None
+
+
+def _first_layer(model: Model) -> int:
+    layers = block_layers(list(model.tensors))
+    return layers[0] if layers else 1 << 30
+
+
+def _holds_block(model: Model, file: GGUFFile) -> bool:
+    first = _first_layer(model)
+    return any((layer_of(info.name) or 0) >= first for info in file.header.tensors)
+
+
+def _check_room(folder: Path, need: int) -> None:
+    free = free_bytes(folder)
+    if need > free:
+        raise NoSpace(
+            f"{folder}: the control needs {need:,} bytes and {free:,} are free; set TMPDIR to a folder with room."
+        )
+
+
+def _shuffled_copy(file: GGUFFile, folder: Path, model: Model | None = None) -> Path:
+    _check_room(folder, file.size_bytes)
+    target = folder / file.path.name
+    shutil.copyfile(file.path, target)
+    _shuffle(read_header(target), None if model is None else _first_layer(model))
+    return target
+
+
+def _shuffle(file: GGUFFile, first: int | None = None) -> None:
+    """Shuffle the block's matrices in place (the file is ours)."""
+    if first is None:
+        first = _first_layer(open_model(file.path))
+    rng = np.random.default_rng(SEED)
+    fd = os.open(file.path, os.O_RDWR)
+    try:
+        for info in file.header.tensors:
+            if len(info.ne) > 1 and (layer_of(info.name) or 0) >= first:
+                _shuffle_tensor(fd, file, info, rng)
+    finally:
+        os.close(fd)
+
+
+def _shuffle_tensor(fd: int, file: GGUFFile, info: TensorInfo, rng: np.random.Generator) -> None:
+    start, end = file.tensor_range(info)
+    unit = _unit_bytes(info, end - start)
+    step = max(1, _CHUNK_BYTES // unit) * unit
+    for pos in range(start, end, step):
+        size = min(step, end - pos)
+        units = np.frombuffer(os.pread(fd, size, pos), np.uint8)[: size // unit * unit].reshape(-1, unit)
+        os.pwrite(fd, units[rng.permutation(len(units))].tobytes(), pos)
+
+
+def _unit_bytes(info: TensorInfo, size_bytes: int) -> int:
+    """Bytes that belong together: a quantization block, or a row where rows carry values of their own."""
+    kind = info.type
+    if kind is None or kind.type_size is None:
+        return max(1, size_bytes // max(1, info.n_elements // info.ne[0]))
+    if kind.row_meta_bytes:
+        return size_bytes // (info.n_elements // info.ne[0])
+    return kind.type_size

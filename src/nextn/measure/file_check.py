@@ -1,0 +1,152 @@
+"""Is the trunk untouched? Every tensor bit-identical, every KV equal but for those that must change."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any
+
+from ..archs import FAMILIES
+from ..archs.base import GENERIC_LAYER_ARRAYS
+from ..block import block_layers, layer_of
+from ..gguf.files import SPLIT_KEYS, GGUFFile, Model
+from ..gguf.header import TensorInfo
+from ..layouts.metadata import PREFIX, recorded_hashes
+from ..sources.ranges import FileRange, Reader
+
+Progress = Callable[[int, int], None]
+
+
+@dataclass
+class FileReport:
+    """What comparing files showed."""
+
+    n_tensors: int = 0  # trunk tensors compared
+    n_same_bytes: int = 0  # of those, proved equal by comparing every byte
+    n_same_file: int = 0  # of those, proved equal by being the same bytes on disk (hard or symbolic link)
+    n_hashed: int = 0  # block tensors whose recorded sha256 was recomputed
+    changed_keys: list[str] = field(default_factory=list)  # KV that had to change, and did
+    problems: list[str] = field(default_factory=list)
+
+    def to_json(self) -> dict[str, Any]:
+        """JSON keys as in the schema of verify."""
+        return {
+            "n_tensors": self.n_tensors,
+            "n_same_bytes": self.n_same_bytes,
+            "n_same_file": self.n_same_file,
+            "n_hashed": self.n_hashed,
+            "changed_keys": self.changed_keys,
+            "problems": self.problems,
+        }
+
+
+def may_change(arch: str, key: str) -> bool:
+    """Whether attach or detach has to change the key."""
+    family = FAMILIES.get(arch)
+    arrays = (*GENERIC_LAYER_ARRAYS, *(family.array_tail if family else ()))
+    names = {f"{arch}.{suffix}" for suffix in ("block_count", "nextn_predict_layers", *arrays)}
+    return key in names or key in SPLIT_KEYS or key.startswith(PREFIX)
+
+
+def check_files(
+    model: Model, original: Model | None, reader: Reader, progress: Progress | None = None
+) -> FileReport:
+    """Compare `model` with the trunk it was made from, and its block with the hashes recorded in it."""
+    report = FileReport()
+    try:
+        model.check_whole()
+    except Exception as error:
+        report.problems.append(str(error))
+        return report
+    if original is not None:
+        _check_tensors(model, original, reader, report, progress)
+        _check_kvs(model, original, report)
+    _check_hashes(model, reader, report)
+    return report
+
+
+def _check_tensors(
+    model: Model, original: Model, reader: Reader, report: FileReport, progress: Progress | None
+) -> None:
+    layers = block_layers(list(model.tensors)) or block_layers(list(original.tensors))
+    first = layers[0] if layers else None
+
+    def of_trunk(name: str) -> bool:
+        layer = layer_of(name)
+        return layer is None or first is None or layer < first
+
+    total = sum(file.stored_size(info) for file, info in original.items() if of_trunk(info.name))
+    done = 0
+    for file, info in original.items():
+        if not of_trunk(info.name):
+            continue
+        report.n_tensors += 1
+        mine = model.tensors.get(info.name)
+        if mine is None:
+            report.problems.append(f"tensor '{info.name}' of the original is missing")
+            continue
+        if (mine[1].ne, mine[1].type_id) != (info.ne, info.type_id):
+            report.problems.append(
+                f"tensor '{info.name}' is {mine[1].type_name} {mine[1].ne}, and was {info.type_name} {info.ne}"
+            )
+            continue
+        where = _first_difference(mine, (file, info), reader, report)
+        if where is not None:
+            report.problems.append(f"tensor '{info.name}' differs from the original at its byte {where:,}")
+        done += file.stored_size(info)
+        if progress is not None:
+            progress(done, total)
+    extra = [name for name in model.tensors if of_trunk(name) and name not in original.tensors]
+    report.problems += [f"tensor '{name}' is not in the original" for name in extra]
+
+
+def _first_difference(
+    mine: tuple[GGUFFile, TensorInfo], theirs: tuple[GGUFFile, TensorInfo], reader: Reader, report: FileReport
+) -> int | None:
+    """The first differing byte of a tensor, or None when it is the same."""
+    left = FileRange(mine[0].path, *mine[0].tensor_range(mine[1]))
+    right = FileRange(theirs[0].path, *theirs[0].tensor_range(theirs[1]))
+    if left.start == right.start and left.path.samefile(right.path):
+        report.n_same_file += 1
+        return None
+    if left.size_bytes != right.size_bytes:
+        return min(left.size_bytes, right.size_bytes)
+    done = 0
+    for a, b in zip(reader.pieces(left), reader.pieces(right), strict=True):
+        if a != b:
+            return done + next(i for i, (x, y) in enumerate(zip(a, b, strict=True)) if x != y)
+        done += len(a)
+    report.n_same_bytes += 1
+    return None
+
+
+def _check_kvs(model: Model, original: Model, report: FileReport) -> None:
+    arch = original.architecture
+    mine, theirs = model.header.by_key, original.header.by_key
+    for key in dict.fromkeys([*theirs, *mine]):
+        left, right = mine.get(key), theirs.get(key)
+        if left is not None and right is not None and left.same_as(right):
+            continue
+        if not may_change(arch, key):
+            what = "is missing" if left is None else "was added" if right is None else "was changed"
+            report.problems.append(f"key '{key}' {what}")
+        elif left is not None and right is not None and (left.type, left.item_type) != (right.type, right.item_type):
+            report.problems.append(f"key '{key}' has type {left.type.name}, and had {right.type.name}")
+        elif not key.startswith(PREFIX):
+            report.changed_keys.append(key)
+
+
+def _check_hashes(model: Model, reader: Reader, report: FileReport) -> None:
+    for name, wanted in recorded_hashes(model).items():
+        found = model.tensors.get(name)
+        if found is None:
+            report.problems.append(f"tensor '{name}' was attached and is missing now")
+            continue
+        file, info = found
+        digest = hashlib.sha256()
+        for data in reader.pieces(FileRange(file.path, *file.tensor_range(info))):
+            digest.update(data)
+        report.n_hashed += 1
+        if digest.hexdigest() != wanted:
+            report.problems.append(f"tensor '{name}' is not what was attached: its sha256 differs")

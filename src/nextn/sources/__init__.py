@@ -1,0 +1,1 @@
+"""Where bytes are: ranges of local files, checkpoints, GGUF donors. Read-only."""

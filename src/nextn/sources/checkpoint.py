@@ -1,0 +1,132 @@
+"""A Hugging Face checkpoint folder: config.json read raw, tensors found through the index.
+
+config.json is never trusted alone: keys lie (a default of 1 without weights; no key with weights), so counts
+come from tensor names and are only compared with the keys.
+"""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+from ..errors import FormatError, IncompleteModel, UsageError
+from ..gguf.files import os_error
+from .safetensors import SourceTensor, read_safetensors
+
+CONFIG = "config.json"
+INDEX = "model.safetensors.index.json"
+TOKENIZER = "tokenizer.json"
+
+
+def _read_json(path: Path) -> dict[str, Any]:
+    try:
+        value = json.loads(path.read_bytes())
+    except OSError as error:
+        raise os_error(error, path, "read it") from error
+    except ValueError as error:
+        raise FormatError(f"this is no valid JSON ({error})", path=path) from error
+    if not isinstance(value, dict):
+        raise FormatError("this is no JSON object", path=path)
+    return value
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """A checkpoint folder; headers of safetensors files are read when their tensors are asked for."""
+
+    folder: Path
+
+    @cached_property
+    def config(self) -> dict[str, Any]:
+        """config.json as it is."""
+        return _read_json(self.folder / CONFIG)
+
+    @cached_property
+    def text_config(self) -> dict[str, Any]:
+        """The language model's part: top level overlaid with `text_config`."""
+        nested = self.config.get("text_config")
+        return {**self.config, **nested} if isinstance(nested, dict) else self.config
+
+    @property
+    def classes(self) -> tuple[str, ...]:
+        """`architectures`: the names of the published model classes."""
+        names = self.config.get("architectures") or []
+        return tuple(str(name) for name in names)
+
+    def integer(self, *keys: str) -> int | None:
+        """The first of `keys` that is an integer in the text config."""
+        for key in keys:
+            value = self.text_config.get(key)
+            if isinstance(value, int) and not isinstance(value, bool):
+                return value
+        return None
+
+    @cached_property
+    def weight_map(self) -> dict[str, str]:
+        """Tensor name -> file name, from the index or from the headers of all files there are."""
+        index = self.folder / INDEX
+        if index.exists():
+            found = _read_json(index).get("weight_map")
+            if not isinstance(found, dict):
+                raise FormatError("'weight_map' is missing", path=index)
+            for file in found.values():
+                if "/" in str(file) or "\\" in str(file):
+                    raise FormatError(f"the index names a file outside the folder: '{file}'", path=index)
+            return {str(name): str(file) for name, file in found.items()}
+        files = sorted(path.name for path in self.folder.glob("*.safetensors"))
+        if not files:
+            raise IncompleteModel(
+                f"{self.folder}: there are no .safetensors files and no {INDEX}; "
+                "download the checkpoint's weights (PyTorch .bin files are not read)."
+            )
+        return {name: file for file in files for name in self._header(file)}
+
+    @cached_property
+    def _headers(self) -> dict[str, dict[str, SourceTensor]]:
+        return {}
+
+    def _header(self, file: str) -> dict[str, SourceTensor]:
+        if file not in self._headers:
+            path = self.folder / file
+            if not path.exists():
+                raise IncompleteModel(
+                    f"{path}: this file is missing, and the index says that it holds tensors that are needed; "
+                    "download it."
+                )
+            self._headers[file] = read_safetensors(path)
+        return self._headers[file]
+
+    def tensor(self, name: str) -> SourceTensor:
+        """The tensor's place. Raises FormatError when the index names a file that does not hold it."""
+        file = self.weight_map[name]
+        try:
+            return self._header(file)[name]
+        except KeyError:
+            raise FormatError(
+                f"the index says that tensor '{name}' is here, and it is not", path=self.folder / file
+            ) from None
+
+    @cached_property
+    def vocabulary(self) -> dict[int, str] | None:
+        """Token texts by id from tokenizer.json (added tokens included), or None without that file."""
+        path = self.folder / TOKENIZER
+        if not path.exists():
+            return None
+        data = _read_json(path)
+        vocab = (data.get("model") or {}).get("vocab")
+        if not isinstance(vocab, dict):
+            return None
+        texts = {int(number): str(text) for text, number in vocab.items()}
+        for entry in data.get("added_tokens") or []:
+            texts[int(entry["id"])] = str(entry["content"])
+        return texts
+
+
+def open_checkpoint(folder: Path) -> Checkpoint:
+    """A checkpoint folder. Raises UsageError when there is no config.json in it."""
+    if not (folder / CONFIG).exists():
+        raise UsageError(f"{folder}: there is no {CONFIG} here, so this is no checkpoint folder.")
+    return Checkpoint(folder)

@@ -1,0 +1,98 @@
+"""Byte ranges from files, counted and bounded.
+
+A `Meter` counts what was read: a plan's promise is held against it.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from ..errors import FormatError
+from ..gguf.files import os_error
+
+CHUNK_BYTES = 8 << 20
+
+
+@dataclass
+class Meter:
+    """Counts bytes as they are read from inputs and written to outputs."""
+
+    bytes_read: int = 0
+    bytes_written: int = 0
+    bytes_linked: int = 0
+    bytes_cloned: int = 0
+
+
+@dataclass(frozen=True)
+class FileRange:
+    """Bytes `start` to `end` (exclusive, absolute) of a local file."""
+
+    path: Path
+    start: int
+    end: int
+
+    @property
+    def size_bytes(self) -> int:
+        """Length of the range."""
+        return self.end - self.start
+
+    def part(self, start: int, end: int) -> FileRange:
+        """A range inside this one; `start` and `end` are relative to it."""
+        return FileRange(self.path, self.start + start, self.start + end)
+
+
+@dataclass
+class Reader:
+    """Reads ranges, keeps files open between reads, counts into `meter`.
+
+    Use it as a context manager. Raises StorageError, and FormatError when a file ends too early.
+    """
+
+    meter: Meter = field(default_factory=Meter)
+    _open: dict[Path, int] = field(default_factory=dict)
+
+    def __enter__(self) -> Reader:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        for fd in self._open.values():
+            os.close(fd)
+        self._open.clear()
+
+    def fd(self, path: Path) -> int:
+        """A read-only descriptor of `path`, closed with the reader."""
+        if path not in self._open:
+            try:
+                self._open[path] = os.open(path, os.O_RDONLY | getattr(os, "O_CLOEXEC", 0))
+            except OSError as error:
+                raise os_error(error, path, "open it") from error
+        return self._open[path]
+
+    def read(self, where: FileRange) -> bytearray:
+        """The whole range in one buffer."""
+        fd = self.fd(where.path)
+        buffer = bytearray(where.size_bytes)
+        view = memoryview(buffer)
+        done = 0
+        while done < len(buffer):
+            try:
+                n = os.preadv(fd, [view[done:]], where.start + done)
+            except OSError as error:
+                raise os_error(error, where.path, "read it") from error
+            if n == 0:
+                raise FormatError(
+                    "the file ends too early: it is truncated or was changed under way",
+                    path=where.path,
+                    offset=where.start + done,
+                )
+            done += n
+        self.meter.bytes_read += len(buffer)
+        return buffer
+
+    def pieces(self, where: FileRange, chunk_bytes: int = CHUNK_BYTES) -> Iterator[bytearray]:
+        """The range in pieces of at most `chunk_bytes`."""
+        for start in range(0, where.size_bytes, chunk_bytes):
+            yield self.read(where.part(start, min(start + chunk_bytes, where.size_bytes)))

@@ -1,0 +1,128 @@
+"""safetensors files: names, dtypes, shapes and byte ranges; data is never read here.
+
+Format: u64 header length, a JSON object name -> {dtype, shape, data_offsets}, data. Offsets are relative to
+the end of the header. Source: the safetensors format description.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+import struct
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from ..errors import FormatError
+from ..gguf.files import os_error
+from .ranges import FileRange
+
+MAX_HEADER_BYTES = 100_000_000  # the reference implementation's limit
+DTYPE_BYTES = {
+    "F64": 8,
+    "F32": 4,
+    "F16": 2,
+    "BF16": 2,
+    "I64": 8,
+    "I32": 4,
+    "I16": 2,
+    "I8": 1,
+    "U64": 8,
+    "U32": 4,
+    "U16": 2,
+    "U8": 1,
+    "BOOL": 1,
+    "F8_E4M3": 1,
+    "F8_E5M2": 1,
+    "F8_E8M0": 1,
+}
+
+
+@dataclass(frozen=True)
+class SourceTensor:
+    """One tensor of a checkpoint: where its bytes are and what they mean."""
+
+    name: str
+    dtype: str  # safetensors' name: BF16, F16, F32, ...
+    shape: tuple[int, ...]  # slowest axis first
+    where: FileRange
+
+    @property
+    def row_length(self) -> int:
+        """Elements of one row (the last axis)."""
+        return self.shape[-1] if self.shape else 1
+
+    @property
+    def n_rows(self) -> int:
+        """Number of rows when all leading axes are folded into one."""
+        return math.prod(self.shape[:-1])
+
+    @property
+    def row_bytes(self) -> int:
+        """Stored bytes of one row."""
+        return self.row_length * DTYPE_BYTES[self.dtype]
+
+    def rows(self, start: int, end: int) -> FileRange:
+        """The byte range of rows `start` to `end`."""
+        return self.where.part(start * self.row_bytes, end * self.row_bytes)
+
+
+def read_safetensors(path: Path) -> dict[str, SourceTensor]:
+    """All tensors of one file by name.
+
+    Raises FormatError for a damaged or truncated file, StorageError when it cannot be read.
+    """
+    try:
+        with path.open("rb", buffering=0) as file:
+            size = os.fstat(file.fileno()).st_size
+            head = file.read(8)
+            if len(head) < 8:
+                raise FormatError("this is not a safetensors file: it has fewer than 8 bytes", path=path, offset=0)
+            (length,) = struct.unpack("<Q", head)
+            if length > min(size - 8, MAX_HEADER_BYTES):
+                raise FormatError(
+                    "the safetensors header is longer than the file: it is truncated or damaged",
+                    path=path,
+                    offset=0,
+                    expected=f"at most {min(size - 8, MAX_HEADER_BYTES):,} bytes",
+                    found=f"{length:,}",
+                )
+            raw = file.read(length)
+    except OSError as error:
+        raise os_error(error, path, "read it") from error
+    return _parse(raw, 8 + length, size, path)
+
+
+def _parse(raw: bytes, data_start: int, size: int, path: Path) -> dict[str, SourceTensor]:
+    try:
+        table: Any = json.loads(raw)
+    except ValueError as error:
+        raise FormatError("the safetensors header is no JSON: the file is damaged", path=path, offset=8) from error
+    if not isinstance(table, dict):
+        raise FormatError("the safetensors header is no JSON object", path=path, offset=8)
+    tensors: dict[str, SourceTensor] = {}
+    for name, entry in table.items():
+        if name == "__metadata__":
+            continue
+        try:
+            dtype, shape = str(entry["dtype"]), tuple(int(n) for n in entry["shape"])
+            start, end = (int(n) for n in entry["data_offsets"])
+        except (KeyError, TypeError, ValueError) as error:
+            raise FormatError(f"the entry of tensor '{name}' is damaged", path=path, offset=8) from error
+        width = DTYPE_BYTES.get(dtype)
+        known = width is not None and math.prod(shape) * width == end - start
+        if start < 0 or end < start or (width is not None and not known) or min(shape, default=0) < 0:
+            raise FormatError(
+                f"the size of tensor '{name}' does not fit its shape {list(shape)}", path=path, offset=8
+            )
+        if data_start + end > size:
+            raise FormatError(
+                f"the file ends inside tensor '{name}': it is truncated, get it again",
+                path=path,
+                offset=data_start + start,
+                expected=f"{data_start + end:,} bytes",
+                found=f"{size:,}",
+            )
+        tensors[name] = SourceTensor(name, dtype, shape, FileRange(path, data_start + start, data_start + end))
+    return tensors
