@@ -6,7 +6,16 @@ from nextn.engines.base import Completion, Engine, Launch, MemoryUse, Running
 from nextn.engines.llama_server import LlamaServer
 from nextn.engines.xllamacpp import Xllamacpp
 
-__all__ = ["Completion", "Engine", "Launch", "LlamaServer", "MemoryUse", "Running", "Xllamacpp", "find_engine"]
+__all__ = [
+    "Completion",
+    "Engine",
+    "Launch",
+    "LlamaServer",
+    "MemoryUse",
+    "Running",
+    "Xllamacpp",
+    "find_engine",
+]
 
 
 def find_engine(choice: str | None = None) -> Engine:

@@ -54,7 +54,7 @@ class Completion:
     draft_steps: int
     """Verification steps: the denominator of `acceptance_per_pos`."""
     acceptance_per_pos: list[float] | None
-    """Share of the steps in which the 1st, 2nd, ... drafted token was accepted; None: not drafted or unknown."""
+    """Share of steps in which the 1st, 2nd, ... drafted token was accepted; None: none drafted, or unknown."""
     top: list[list[tuple[int, float]]]
     """Per generated token the most likely (token id, natural log of its probability), best first.
 

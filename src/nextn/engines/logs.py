@@ -13,52 +13,52 @@ from nextn.engines.base import MemoryUse
 
 _PREFIX = re.compile(r"^(?:\d+(?:\.\d+)+ [A-Z] )?")  # 0.00.029.280 W
 _SOURCE = re.compile(r"^(?:(?:srv|slot|cmn|spec|que|res|main)\s+)?[\w~:<>]+(?:\(\))?: +")  # llama_model_load:
-_NOISE = re.compile(r"^(?:error loading model(?: \w+)?|error|exception|\w*Error): +", re.IGNORECASE)
+_NOISE = re.compile(r"^error loading model(?: \w+)?: +", re.IGNORECASE)
+_DUMP = re.compile(r"llama_model_loader: - |example_format|nextn: the engine (?:was )?ended")
 
 # Best first: a line that names the cause. The first line of the best kind that occurs is the decisive one.
 _CAUSES = tuple(
     re.compile(pattern, re.IGNORECASE)
     for pattern in (
-        r"GGML_ASSERT\(|GGML_ABORT|ggml_abort",
-        r"missing tensor '|wrong number of tensors|wrong array length|key not found in model|"
-        r"has wrong (?:shape|type)|not within the file bounds|unknown (?:model )?architecture|"
-        r"invalid magic|bad magic|unsupported (?:GGUF )?version|duplicated? (?:tensor|key)|"
-        r"invalid ggml type|has offset|failed to read (?:key|tensor|magic|header)|tensor '.*' (?:has|not found)|"
-        r"illegal split|missing split|invalid split|not found: |"
-        r"doesn't contain MTP layers|contains no MTP|is not a complete embedded MTP|incomplete MTP",
+        r"GGML_ASSERT\(|GGML_ABORT",
+        r"missing tensor '|number of tensors|too many tensors|wrong array|key not found in model|wrong type|"
+        r"tensor '.*' (?:has|is|size|data|not)|not within the file bounds|unknown (?:model )?architecture|"
+        r"invalid split|illegal split|failed to load GGUF split|\bE gguf_init_from\w*: |invalid magic|"
+        r"doesn't contain MTP layers|contains no MTP|not a complete embedded MTP|missing required predictor",
         r"unable to allocate|failed to allocate|out of memory|bad_alloc|cannot allocate",
         r"no such file|failed to open|permission denied|is a directory",
         r"couldn't bind|invalid argument|unknown argument|unknown value|nextn: ",
-        r"terminate called|what\(\):|error loading model: ",
+        r"what\(\):|error loading model: ",
     )
 )
-_FAULT = re.compile(r"^\d[\d.]* E |\berror\b|\bfail(?:ed|ure)\b|\bunable\b|\bexception\b|^\w*Error: ", re.IGNORECASE)
+_FAULT = re.compile(
+    r"^\d[\d.]* E |\berror\b|\bfail(?:ed|ure)\b|\bunable\b|\bexception\b|^\w*Error: ", re.IGNORECASE
+)
 _TRAILER = re.compile(
     r"failed to (?:load|init|initialize|create|measure)|exiting due to|error while loading|Traceback|"
-    r"cleaning up before exit|nextn: the engine (?:was )?ended|Failed to init server",
+    r"cleaning up before exit|Failed to init server",
     re.IGNORECASE,
 )
 
 
 def bare(line: str) -> str:
-    """The line without time, level, function name and generic words in front."""
+    """The line without time, level, function names and "error loading model" in front."""
     text = _PREFIX.sub("", line.strip())
     if (at := text.find("GGML_ASSERT")) >= 0:
         return text[at:]
-    if not text.startswith("nextn: "):
-        text = _SOURCE.sub("", text)
-        text = _SOURCE.sub("", text) if text.startswith(("load_model:", "operator():")) else text
-    while (shorter := _NOISE.sub("", text)) != text:
+    if text.startswith("nextn: "):
+        return text.removeprefix("nextn: ")
+    while (shorter := _NOISE.sub("", _SOURCE.sub("", text, count=1), count=1)) != text:
         text = shorter
-    return text.removeprefix("nextn: ").strip()
+    return text
 
 
 def decisive_line(text: str) -> str:
     """The line that names the root cause of a failure, bare; "" when the log has none."""
-    lines = [line for line in text.splitlines() if line.strip()]
+    lines = [line for line in text.splitlines() if line.strip() and not _DUMP.search(line)]
     for cause in _CAUSES:
         for line in lines:
-            if cause.search(line) and not line.lstrip().startswith("nextn: the engine"):
+            if cause.search(line):
                 return bare(line)
     faults = [line for line in lines if _FAULT.search(line)]
     for line in faults:

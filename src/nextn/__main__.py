@@ -1,0 +1,5 @@
+"""`python -m nextn`."""
+
+from .cli import entry_point
+
+entry_point()

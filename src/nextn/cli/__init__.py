@@ -1,0 +1,114 @@
+"""The command line: one file per verb, imported only when it is called. Parses and calls; decides nothing."""
+
+from __future__ import annotations
+
+import importlib
+import os
+import signal
+import sys
+from types import FrameType
+from typing import Any
+
+import click
+
+from .. import __version__
+from ..errors import EXIT_BUG, EXIT_INTERRUPTED, NextnError
+
+VERBS = {
+    "inspect": "what is in a model, does it carry a block, is it whole, what would run it",
+    "attach": "put an MTP block onto a quant you already have",
+    "detach": "take the MTP block off again",
+    "extract": "write the block to a file of its own",
+    "verify": "prove on files and on the real engine that it works and that the text is the same",
+    "demo": "the whole way on a small shipped model, in under three minutes",
+}
+
+EXIT_CODES = """\b
+Exit codes: 0 done (verify: passed)   2 wrong call          3 verify: failed    4 verify: cannot tell
+  5 inspect: problems found   10 damaged file   11 unsupported format   12 incomplete model
+ 13 donor does not fit   14 block already there   15 no block   16 unsupported model   17 type not possible
+ 20 output exists   21 no disk space   22 the system refused   30 no engine   31 engine refused
+ 32 engine failed   70 a bug in nextn   130 interrupted"""
+
+
+class _Verbs(click.Group):
+    """A group that knows its verbs' names and help lines without importing them."""
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        return list(VERBS)
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
+        if cmd_name not in VERBS:
+            return None
+        module = importlib.import_module(f".{cmd_name}", __name__)
+        command: click.Command = module.command
+        return command
+
+    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        with formatter.section("Verbs"):
+            formatter.write_dl(list(VERBS.items()))
+
+    def resolve_command(self, ctx: click.Context, args: list[str]) -> tuple[str | None, click.Command | None, list[str]]:
+        if args and args[0] not in VERBS and not args[0].startswith("-"):
+            import difflib
+
+            near = difflib.get_close_matches(args[0], VERBS, 1)
+            hint = f" (did you mean '{near[0]}'?)" if near else ""
+            raise click.UsageError(f"there is no verb '{args[0]}'{hint}; the verbs are {', '.join(VERBS)}.", ctx)
+        return super().resolve_command(ctx, args)
+
+
+@click.group(cls=_Verbs, epilog=EXIT_CODES, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110})
+@click.version_option(__version__, prog_name="nextn")
+def cli() -> None:
+    """Multi-token prediction (MTP, NextN) for the GGUF models you already have.
+
+    nextn moves only the bytes of a model's MTP block: it attaches the block to a quant, takes it off, and proves
+    on the real engine that the text is unchanged and the drafts are accepted. Inputs are never modified.
+    """
+
+
+def _interrupt(signum: int, frame: FrameType | None) -> None:
+    raise KeyboardInterrupt
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Run the command line and return its exit code; errors become one sentence on standard error."""
+    for name in ("SIGTERM", "SIGHUP"):
+        if hasattr(signal, name):
+            signal.signal(getattr(signal, name), _interrupt)
+    try:
+        code: Any = cli.main(args=argv, prog_name="nextn", standalone_mode=False)
+        sys.stdout.flush()
+        return int(code or 0)
+    except click.exceptions.Exit as done:
+        return done.exit_code
+    except click.ClickException as error:
+        error.show()
+        return error.exit_code
+    except NextnError as error:
+        print(f"nextn: {error}", file=sys.stderr)
+        return error.exit_code
+    except (KeyboardInterrupt, click.exceptions.Abort):
+        print("nextn: interrupted; nothing was left under a final name, and the inputs are untouched.", file=sys.stderr)
+        return EXIT_INTERRUPTED
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 0
+    except MemoryError:
+        print("nextn: out of memory; nothing was left under a final name.", file=sys.stderr)
+        return EXIT_BUG
+    except Exception as error:
+        if os.environ.get("NEXTN_TRACEBACK"):
+            raise
+        print(
+            f"nextn: this is a bug in nextn ({type(error).__name__}: {error}); inputs are untouched. "
+            "Run it again with NEXTN_TRACEBACK=1 and report what it prints.",
+            file=sys.stderr,
+        )
+        return EXIT_BUG
+
+
+def entry_point() -> None:
+    """What the installed command calls."""
+    sys.exit(main())

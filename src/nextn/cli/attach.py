@@ -1,0 +1,56 @@
+"""`nextn attach`."""
+
+from __future__ import annotations
+
+import click
+
+from .common import finish, link_option, writing_options
+
+
+@click.command(short_help="put an MTP block onto a quant you already have")
+@click.argument("trunk")
+@click.option("--from", "donor", required=True, metavar="DONOR", help="Checkpoint folder, bundled GGUF, sidecar or donor file.")
+@click.option(
+    "--layout",
+    type=click.Choice(["shards", "sidecar", "bundle"]),
+    help="Default: shards for a shard set, sidecar for a single file.",
+)
+@click.option("--type", "type_name", metavar="TYPE", help="Type of the block's matrices. Default: q8_0 from a checkpoint, as it is from a GGUF.")
+@click.option("--draft-head", metavar="TYPE", help="Add a low-bit copy of the trunk's LM head for drafting, e.g. q4_0.")
+@click.option("--embd-type", metavar="TYPE", default="q4_0", show_default=True, help="A sidecar's embeddings and head; 'as-is' carries the trunk's.")
+@link_option
+@writing_options
+def command(
+    trunk: str,
+    donor: str,
+    layout: str | None,
+    type_name: str | None,
+    draft_head: str | None,
+    embd_type: str,
+    link: str,
+    out: str | None,
+    dry_run: bool,
+    as_json: bool,
+    quiet: bool,
+) -> None:
+    """Put DONOR's MTP block onto TRUNK, a GGUF file, any shard of a set, or a folder with one set.
+
+    Nothing of TRUNK is modified. As shards, no trunk data is read or written: its shards get new names by links.
+    """
+    from .. import api
+    from ..report.progress import byte_progress
+
+    with byte_progress("attaching", not (quiet or dry_run)) as progress:
+        result = api.attach(
+            trunk,
+            donor,
+            layout=layout,
+            type=type_name,
+            draft_head=draft_head,
+            embd_type=embd_type,
+            out=out,
+            link=link,
+            dry_run=dry_run,
+            progress=progress,
+        )
+    finish(result, as_json, quiet)

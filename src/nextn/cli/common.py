@@ -1,0 +1,65 @@
+"""Options and endings that verbs share."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any, TypeVar
+
+import click
+
+from ..report.text import put_json, say, size
+
+if TYPE_CHECKING:
+    from ..api import Result
+
+F = TypeVar("F", bound=Callable[..., Any])
+
+
+def writing_options(command: F) -> F:
+    """`-o`, `--dry-run`, `--json`, `-q` for verbs that write."""
+    for option in (
+        click.option("-q", "--quiet", is_flag=True, help="Print only the path to load."),
+        click.option("--json", "as_json", is_flag=True, help="Print the result as JSON on standard output."),
+        click.option("--dry-run", is_flag=True, help="Print what would be read, written and linked; write nothing."),
+        click.option(
+            "-o", "--out", metavar="OUT", help="A file (ends in .gguf) or a folder. Existing files are never replaced."
+        ),
+    ):
+        command = option(command)
+    return command
+
+
+def link_option(command: F) -> F:
+    """`--link` for verbs that take files over whole."""
+    return click.option(
+        "--link",
+        type=click.Choice(["auto", "hard", "symlink"]),
+        default="auto",
+        show_default=True,
+        help="How unchanged shards get their new names: hard links, symlinks, or hard links where they can be.",
+    )(command)
+
+
+def finish(result: Result, as_json: bool, quiet: bool) -> None:
+    """Print what was done: people read standard error, scripts the path or JSON on standard output."""
+    if as_json:
+        put_json(result.to_json())
+        return
+    plan, done = result.plan, result.outcome
+    if not quiet:
+        for note in plan.notes:
+            say(f"note: {note}")
+        would = "would " if done is None else ""
+        for out in plan.outputs:
+            how = "link " if hasattr(out, "source") else "write"
+            say(f"{would}{how} {size(out.size_bytes):>9}  {plan.folder / out.name}")
+        say(
+            f"read {size(result.bytes_read)}, {'would write' if done is None else 'wrote'} {size(result.bytes_written)}"
+            f", linked {size(result.bytes_linked)}"
+            + (f" in {done.wall_s:.2f} s" if done else f", memory up to {size(plan.peak_memory_bytes)}")
+        )
+        if plan.sidecar is not None and plan.sidecar != plan.entry:
+            say(f"load it with: llama-server -m {plan.entry} -md {plan.sidecar} --spec-type draft-mtp")
+        elif plan.layout in ("bundle", "shards"):
+            say(f"load it with: llama-server -m {plan.entry} --spec-type draft-mtp")
+    click.echo(str(plan.sidecar if plan.sidecar is not None and plan.verb == "extract" else plan.entry))

@@ -1,0 +1,26 @@
+"""`nextn detach`."""
+
+from __future__ import annotations
+
+import click
+
+from .common import finish, link_option, writing_options
+
+
+@click.command(short_help="take the MTP block off again")
+@click.argument("model")
+@link_option
+@writing_options
+def command(
+    model: str, link: str, out: str | None, dry_run: bool, as_json: bool, quiet: bool
+) -> None:
+    """Make a trunk-only model of MODEL beside it, for engines that refuse a block or load it unasked.
+
+    What nextn attached is undone byte for byte.
+    """
+    from .. import api
+    from ..report.progress import byte_progress
+
+    with byte_progress("detaching", not (quiet or dry_run)) as progress:
+        result = api.detach(model, out=out, link=link, dry_run=dry_run, progress=progress)
+    finish(result, as_json, quiet)

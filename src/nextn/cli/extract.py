@@ -1,0 +1,40 @@
+"""`nextn extract`."""
+
+from __future__ import annotations
+
+import click
+
+from .common import finish, writing_options
+
+
+@click.command(short_help="write the block to a file of its own")
+@click.argument("donor")
+@click.option("--donor", "donor_file", is_flag=True, help="Nothing but the block: the smallest thing to share.")
+@click.option("--type", "type_name", metavar="TYPE", help="Type of the block's matrices. Default: q8_0 from a checkpoint, as it is from a GGUF.")
+@click.option("--embd-type", metavar="TYPE", default="q4_0", show_default=True, help="The sidecar's embeddings and head; 'as-is' carries them.")
+@writing_options
+def command(
+    donor: str,
+    donor_file: bool,
+    type_name: str | None,
+    embd_type: str,
+    out: str | None,
+    dry_run: bool,
+    as_json: bool,
+    quiet: bool,
+) -> None:
+    """Write the MTP block of DONOR (checkpoint folder, bundled GGUF, sidecar) as a runnable sidecar `mtp-NAME-TYPE.gguf`."""
+    from .. import api
+    from ..report.progress import byte_progress
+
+    with byte_progress("extracting", not (quiet or dry_run)) as progress:
+        result = api.extract(
+            donor,
+            out=out,
+            donor_file=donor_file,
+            type=type_name,
+            embd_type=embd_type,
+            dry_run=dry_run,
+            progress=progress,
+        )
+    finish(result, as_json, quiet)

@@ -1,0 +1,115 @@
+"""The process that holds xllamacpp: `python -m nextn.engines.child SETUP_JSON`, or `--version`.
+
+It loads the model, prints `nextn: listening on port N` to standard error, and serves HTTP on the loopback
+interface until SIGTERM. The guard above it watches over nextn. Wheels differ from month to month in the attributes
+of CommonParams: one that is missing is left alone where the default will do, and reported where it will not.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import sys
+import threading
+from types import FrameType, ModuleType
+from typing import Any, NoReturn
+from urllib.parse import urlsplit
+
+_LOG_LEVEL = 4  # from here on llama.cpp prints acceptance by draft position
+
+
+def _give_up(why: str) -> NoReturn:
+    sys.stderr.write(f"nextn: {why}\n")
+    sys.exit(1)
+
+
+def put(params: Any, value: object, *names: str) -> bool:
+    """Set the first of the dotted attributes `names` that exists; False when none does."""
+    for name in names:
+        holder, (*path, last) = params, name.split(".")
+        for step in path:
+            holder = getattr(holder, step, None)
+        if holder is not None and hasattr(holder, last):
+            setattr(holder, last, value)
+            return True
+    return False
+
+
+def _extra(params: Any, settings: list[str]) -> None:
+    for setting in settings:
+        name, equals, text = setting.partition("=")
+        try:
+            value = json.loads(text)
+        except ValueError:
+            value = text
+        if not equals or not put(params, value, name):
+            _give_up(f"xllamacpp has no parameter {name!r} (extra arguments are NAME=VALUE of CommonParams)")
+
+
+def configure(wheel: ModuleType, setup: dict[str, Any]) -> Any:
+    """CommonParams of `wheel` for one launch."""
+    params = wheel.CommonParams()
+    for value, names in (
+        (setup["model"], ("model.path", "model")),
+        (setup["n_ctx"], ("n_ctx",)),
+        (1, ("n_parallel",)),
+        (False, ("fit_params",)),
+        (False, ("warmup",)),
+        (False, ("ui", "webui")),
+        (0, ("port",)),
+        (["127.0.0.1"], ("hostnames",)),
+        ("127.0.0.1", ("hostname",)),
+        (0, ("cache_ram_mib",)),
+        (_LOG_LEVEL, ("verbosity",)),
+    ):
+        put(params, value, *names)
+    if setup["threads"] is not None:
+        put(params, setup["threads"], "cpuparams.n_threads")
+        put(params, setup["threads"], "cpuparams_batch.n_threads")
+    if setup["n_max"] > 0:
+        kinds = getattr(wheel, "common_speculative_type", None)
+        mtp = getattr(kinds, "COMMON_SPECULATIVE_TYPE_DRAFT_MTP", None)
+        if mtp is None:
+            _give_up("this xllamacpp cannot draft with MTP blocks: install 2026.6 or later")
+        if not put(params, [mtp], "speculative.types"):
+            put(params, mtp, "speculative.type")
+        put(params, True, "load_mtp")
+        put(params, setup["p_min"], "speculative.draft.p_min", "speculative.p_min")
+        if not put(params, setup["n_max"], "speculative.draft.n_max", "speculative.n_max"):
+            _give_up("this xllamacpp cannot limit the number of drafted tokens")
+        places = ("speculative.draft.mparams.path", "speculative.mparams_dft.path", "speculative.model.path")
+        if setup["sidecar"] is not None and not put(params, setup["sidecar"], *places):
+            _give_up("this xllamacpp cannot take a sidecar")
+    _extra(params, setup["extra"])
+    return params
+
+
+def _stop(number: int, frame: FrameType | None) -> None:
+    raise SystemExit(0)
+
+
+def main(argv: list[str]) -> int:
+    """Serve one model, or print versions as one line of JSON on standard output."""
+    import xllamacpp  # type: ignore[import-not-found,unused-ignore]
+
+    if argv == ["--version"]:
+        known = {
+            "version": getattr(xllamacpp, "__version__", None),
+            "build_info": getattr(xllamacpp, "BUILD_INFO", None),
+        }
+        sys.stdout.write(json.dumps(known) + "\n")
+        return 0
+    server = xllamacpp.Server(configure(xllamacpp, json.loads(argv[0])))
+    port = urlsplit(server.listening_address).port
+    signal.signal(signal.SIGTERM, _stop)  # from here on an orderly end, so that the log gets its last lines
+    os.write(2, f"\nnextn: listening on port {port}\n".encode())
+    try:
+        threading.Event().wait()
+    finally:
+        del server
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

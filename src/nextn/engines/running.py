@@ -1,0 +1,209 @@
+"""A running engine behind HTTP: waits for it, asks it, and turns what goes wrong into one sentence."""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Callable, Sequence
+from types import TracebackType
+from typing import Any, NoReturn
+
+from nextn.engines import logs
+from nextn.engines.base import Completion, Launch, MemoryUse
+from nextn.engines.http import Client
+from nextn.engines.process import EngineProcess
+from nextn.errors import EngineFailed, EngineRefused
+
+_LOG_LAG_S = 1.0  # the engine writes its log in a thread of its own, behind its answers
+_DYING_S = 5.0  # between a broken connection and the end of the process
+
+
+class RunningServer:
+    """An engine process that serves llama-server's HTTP interface; implements `Running`."""
+
+    def __init__(
+        self,
+        name: str,
+        launch: Launch,
+        process: EngineProcess,
+        port_of: Callable[[str], int | None],
+    ) -> None:
+        """Wait until the engine is ready; `port_of(log)` is its port once the log says that it listens.
+
+        Raises EngineRefused or EngineFailed, after the engine has been stopped.
+        """
+        self._name = name
+        self._launch = launch
+        self._process = process
+        self._client = Client(0, timeout_s=launch.answer_timeout_s)
+        self._logs_acceptance = True
+        self._stopped = False
+        self._failed = False
+        self.log = process.log
+        self.memory: list[MemoryUse] = []
+        try:
+            self._wait_ready(port_of)
+        except BaseException as error:
+            self._failed = isinstance(error, EngineRefused)
+            self.stop()
+            raise
+
+    def _wait_ready(self, port_of: Callable[[str], int | None]) -> None:
+        deadline = time.monotonic() + self._launch.start_timeout_s
+        pause = 0.01
+        while True:
+            ended = self._process.ended()
+            if ended is not None:
+                self._refuse(ended)
+            port = port_of(self._process.read_log())
+            if port is not None:
+                self._client.port = port
+                if self._client.healthy():
+                    return
+            if time.monotonic() > deadline:
+                raise EngineFailed(
+                    f"{self._name} had not loaded {self._launch.model} after "
+                    f"{self._launch.start_timeout_s:g} s (its log: {self.log})",
+                    log=self.log,
+                )
+            time.sleep(pause)
+            pause = min(0.25, pause * 1.3)
+
+    def _refuse(self, ended: str) -> NoReturn:
+        line = logs.decisive_line(self._process.read_log()) or ended
+        if line == "signal 9 (SIGKILL)":
+            line += ", as when memory runs out"
+        beside = f" with {self._launch.sidecar}" if self._launch.sidecar and self._launch.n_max else ""
+        aim = "draft with" if self._launch.n_max else "load"
+        raise EngineRefused(
+            f"{self._name} refused to {aim} {self._launch.model}{beside}: {line} (its log: {self.log})",
+            line=line,
+            log=self.log,
+        )
+
+    def complete(
+        self,
+        prompt: str | Sequence[int],
+        n_predict: int,
+        *,
+        n_probs: int = 0,
+        seed: int = 0,
+        temperature: float = 0.0,
+        cache_prompt: bool = False,
+    ) -> Completion:
+        """See `Running.complete`."""
+        start = self._process.log_size()
+        answer = self._post(
+            "/completion",
+            {
+                "prompt": prompt if isinstance(prompt, str) else list(prompt),
+                "n_predict": n_predict,
+                "n_probs": n_probs,
+                "seed": seed,
+                "temperature": temperature,
+                "cache_prompt": cache_prompt,
+                "return_tokens": True,
+                "stream": False,
+            },
+        )
+        try:
+            return self._completion(answer, start)
+        except (KeyError, TypeError, ValueError) as error:
+            self._fail(EngineFailed(f"answered a completion that cannot be read ({error!r})"))
+
+    def _completion(self, answer: dict[str, Any], start: int) -> Completion:
+        text = str(answer["content"])
+        timings: dict[str, Any] = answer.get("timings") or {}
+        top = [
+            [(int(one["id"]), _log(one["logprob"])) for one in entry.get("top_logprobs", [])]
+            for entry in answer.get("completion_probabilities") or []
+        ]
+        tokens = answer.get("tokens")
+        if not tokens and text:  # an engine that does not know return_tokens
+            tokens = self._post("/tokenize", {"content": text, "add_special": False})["tokens"]
+        drafted = int(timings.get("draft_n") or 0)
+        accepted = int(timings.get("draft_n_accepted") or 0)
+        steps, per_pos = self._acceptance(timings, drafted, accepted, start)
+        return Completion(
+            tokens=[int(token) for token in tokens or []],
+            text=text,
+            decode_tps=_finite(timings.get("predicted_per_second")),
+            prompt_tps=_finite(timings.get("prompt_per_second")),
+            draft_n=drafted,
+            draft_n_accepted=accepted,
+            draft_steps=steps,
+            acceptance_per_pos=per_pos,
+            top=top,
+        )
+
+    def _acceptance(
+        self, timings: dict[str, Any], drafted: int, accepted: int, start: int
+    ) -> tuple[int, list[float] | None]:
+        """Verification steps, acceptance by position: from the answer (ik_llama.cpp), else from the log."""
+        if drafted == 0:
+            return 0, None
+        n_max = self._launch.n_max
+        if depths := timings.get("draft_by_depth"):
+            steps = int(depths[0]["draft_n"])
+            return steps, [int(depth["draft_n_accepted"]) / steps for depth in depths]
+        if n_max == 1:
+            return drafted, [accepted / drafted]
+        rates = self._logged_rates(drafted, accepted, start) if self._logs_acceptance else None
+        return logs.verification_steps(accepted, drafted, n_max, rates), rates
+
+    def _logged_rates(self, drafted: int, accepted: int, start: int) -> list[float] | None:
+        deadline = time.monotonic() + _LOG_LAG_S
+        while True:
+            for n_accepted, n_drafted, rates in logs.acceptance_lines(self._process.read_log(start)):
+                if (n_accepted, n_drafted) == (accepted, drafted) and rates is not None:
+                    return rates
+            if time.monotonic() > deadline:
+                self._logs_acceptance = False
+                return None
+            time.sleep(0.01)
+
+    def _post(self, path: str, payload: dict[str, object]) -> dict[str, Any]:
+        if self._stopped:
+            raise EngineFailed(f"{self._name} has been stopped")
+        try:
+            return self._client.post(path, payload)
+        except EngineFailed as error:
+            self._fail(error)
+
+    def _fail(self, error: EngineFailed) -> NoReturn:
+        """Raise what went wrong as one sentence: the engine's decisive line when it has died of it."""
+        self._failed = True
+        what, line = str(error), error.line
+        ended = self._process.wait_ended(0.0 if line or "no answer" in what else _DYING_S)
+        if ended is not None:
+            line = logs.decisive_line(self._process.read_log()) or ended
+            what = f"died while answering: {line}" if line == ended else f"died while answering ({ended}): {line}"
+        raise EngineFailed(
+            f"{self._name} with {self._launch.model} {what} (its log: {self.log})", line=line, log=self.log
+        ) from error
+
+    def stop(self) -> None:
+        """See `Running.stop`."""
+        if self._stopped:
+            return
+        self._stopped = True
+        self._process.stop()
+        self.memory = logs.memory_breakdown(self._process.read_log())
+        if not self._failed:
+            self._process.discard_log()
+
+    def __enter__(self) -> RunningServer:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.stop()
+
+
+def _finite(value: object) -> float:
+    return float(value) if isinstance(value, (int, float)) and math.isfinite(value) else 0.0
+
+
+def _log(value: object) -> float:
+    return float(value) if isinstance(value, (int, float)) else -math.inf

@@ -1,0 +1,107 @@
+"""llama.cpp through the xllamacpp wheel, always in a process of its own: GGML_ASSERT aborts processes."""
+
+from __future__ import annotations
+
+import functools
+import importlib.metadata
+import importlib.util
+import json
+import os
+import re
+import subprocess
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+
+from nextn.engines.base import Launch
+from nextn.engines.process import EngineProcess
+from nextn.engines.running import RunningServer
+from nextn.errors import EngineMissing
+
+_PACKAGE_ROOT = Path(__file__).resolve().parents[2]  # the folder that holds the nextn package
+_LISTENING = re.compile(r"^nextn: listening on port (\d+)$", re.MULTILINE)
+_PROBE_S = 60.0
+
+
+def _child(*args: str) -> list[str]:
+    return [sys.executable, "-m", "nextn.engines.child", *args]
+
+
+def _environment() -> dict[str, str]:
+    return {**os.environ, "GGML_NO_BACKTRACE": "1", "PYTHONUNBUFFERED": "1"}
+
+
+@dataclass(frozen=True)
+class Xllamacpp:
+    """llama.cpp as xllamacpp wraps it; implements `Engine`."""
+
+    version: str
+    """The wheel's version, and llama.cpp's build and commit where the wheel knows them."""
+
+    name = "xllamacpp"
+
+    @staticmethod
+    def installed() -> bool:
+        """Whether the wheel is there; it is not loaded."""
+        return importlib.util.find_spec("xllamacpp") is not None
+
+    @classmethod
+    def find(cls) -> Xllamacpp:
+        """The installed wheel. Raises EngineMissing when there is none or it does not load."""
+        if not cls.installed():
+            raise EngineMissing(
+                "xllamacpp is not installed: pip install 'nextn[engine]', or name a llama-server"
+            )
+        return cls(_version())
+
+    def start(self, launch: Launch) -> RunningServer:
+        """See `Engine.start`."""
+        setup = {
+            "model": os.fspath(launch.model.absolute()),
+            "sidecar": None if launch.sidecar is None else os.fspath(launch.sidecar.absolute()),
+            "n_max": launch.n_max,
+            "p_min": launch.p_min,
+            "n_ctx": launch.n_ctx,
+            "threads": launch.threads,
+            "extra": list(launch.extra_args),
+        }
+        process = EngineProcess(
+            _child(json.dumps(setup)), env=_environment(), cwd=_PACKAGE_ROOT, log=_absolute(launch.log)
+        )
+        return RunningServer(self.name, launch, process, _port)
+
+
+def _absolute(path: Path | None) -> Path | None:
+    return None if path is None else path.absolute()
+
+
+def _port(log: str) -> int | None:
+    match = _LISTENING.search(log)
+    return None if match is None else int(match[1])
+
+
+@functools.cache
+def _version() -> str:
+    try:
+        answer = subprocess.run(
+            _child("--version"),
+            env=_environment(),
+            cwd=_PACKAGE_ROOT,
+            stdin=subprocess.DEVNULL,
+            capture_output=True,
+            timeout=_PROBE_S,
+            check=True,
+        )
+        known = json.loads(answer.stdout.splitlines()[-1])
+    except (OSError, subprocess.SubprocessError, ValueError, IndexError) as error:
+        words = getattr(error, "stderr", None) or str(error).encode()
+        last = words.decode("utf-8", "replace").strip().splitlines()[-1:] or ["it gave no reason"]
+        raise EngineMissing(f"xllamacpp is installed and does not load: {last[0]}") from error
+    version = known.get("version") or importlib.metadata.version("xllamacpp")
+    build = known.get("build_info") or {}
+    parts = []
+    if build.get("build_number"):
+        parts.append(f"build {build['build_number']}")
+    if build.get("commit") not in (None, "", "unknown"):
+        parts.append(f"commit {build['commit']}")
+    return f"{version} (llama.cpp {', '.join(parts)})" if parts else str(version)

@@ -1,0 +1,37 @@
+"""Numbers and words for people."""
+
+from __future__ import annotations
+
+import json
+import sys
+from typing import Any
+
+UNITS = ("B", "KB", "MB", "GB", "TB")
+
+
+def size(n: float) -> str:
+    """Bytes in decimal units, as disks and the Hub count: `1.41 MB`."""
+    value = float(n)
+    for unit in UNITS:
+        if abs(value) < 1000 or unit == UNITS[-1]:
+            return f"{value:,.0f} {unit}" if unit == "B" else f"{value:,.3g} {unit}" if value < 1000 else f"{value:,.0f} {unit}"
+        value /= 1000
+    raise AssertionError("unreachable")
+
+
+def say(text: str = "") -> None:
+    """A line for people: on standard error, so that standard output stays for results."""
+    print(text, file=sys.stderr)
+
+
+def put_json(value: dict[str, Any]) -> None:
+    """JSON alone on standard output."""
+    json.dump(value, sys.stdout, indent=1, ensure_ascii=False)
+    sys.stdout.write("\n")
+    sys.stdout.flush()
+
+
+def columns(rows: list[tuple[str, str]]) -> str:
+    """Two aligned columns."""
+    width = max((len(left) for left, _ in rows), default=0)
+    return "\n".join(f"{left:<{width}}  {right}".rstrip() for left, right in rows)
