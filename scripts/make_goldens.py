@@ -78,9 +78,7 @@ def convert(source: Path, folder: Path, outfile: Path, *arguments: str) -> None:
             sys.stderr.flush()
             os._exit(status)
     if os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) != 0:
-        raise SystemExit(
-            f"{outfile.name}: the converter failed\n{outfile.with_suffix('.log').read_text()[-3000:]}"
-        )
+        raise SystemExit(f"{outfile.name}: the converter failed\n{outfile.with_suffix('.log').read_text()[-3000:]}")
 
 
 def prepare(source: Path) -> None:
@@ -148,9 +146,7 @@ def main() -> None:
             folders[model] = make_checkpoint(kind, scratch / model, dtype)
         for model, folder in folders.items():
             for outtype in OUTTYPES if args.only in model else ():
-                write_golden(
-                    GOLDENS / f"{model}-{outtype}.json", golden(args.source, folder, outtype, scratch)
-                )
+                write_golden(GOLDENS / f"{model}-{outtype}.json", golden(args.source, folder, outtype, scratch))
                 print(model, outtype, flush=True)
         for file, model, flags in () if args.no_trunks else TRUNK_FILES:
             outfile = scratch / "trunks" / file

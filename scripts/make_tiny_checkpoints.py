@@ -296,9 +296,7 @@ def small_tokenizer(tokenizer: dict[str, Any]) -> dict[str, Any]:
     specials = {token["content"] for token in added}
     plain = sorted((i, t) for t, i in model["vocab"].items() if t not in specials)
     vocab = {t: i for i, t in plain[:n_plain]}
-    model["merges"] = [
-        m for m in model["merges"] if "".join(m if isinstance(m, list) else m.split(" ")) in vocab
-    ]
+    model["merges"] = [m for m in model["merges"] if "".join(m if isinstance(m, list) else m.split(" ")) in vocab]
     model["vocab"] = vocab
     return tokenizer
 

@@ -17,15 +17,17 @@ import fcntl
 import json
 import os
 import secrets
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
+from collections.abc import Iterator
+from dataclasses import astuple, dataclass, field
 from pathlib import Path
-from typing import Any
+from stat import S_ISLNK
 
 from .errors import NextnError, NoSpace, OutputExists, StorageError
 
 SUFFIX = ".nextn-tmp"
 JOB_SUFFIX = ".nextn-tmp-job"
+# What file systems answer that have no hard links, or none to this file.
+NO_HARD_LINKS = frozenset({errno.EXDEV, errno.EPERM, errno.ENOTSUP, errno.EOPNOTSUPP, errno.EMLINK, errno.ENOSYS})
 
 
 class System:
@@ -67,6 +69,10 @@ class System:
         """os.mkdir."""
         os.mkdir(path)  # noqa: PTH102
 
+    def rmdir(self, path: Path) -> None:
+        """os.rmdir: fails when something is in it."""
+        os.rmdir(path)  # noqa: PTH106
+
 
 def explain(error: OSError, path: Path, doing: str) -> NextnError:
     """An OSError as one sentence of the right kind."""
@@ -74,111 +80,175 @@ def explain(error: OSError, path: Path, doing: str) -> NextnError:
         return NoSpace(f"{path}: the disk is full (or a quota is reached) while trying to {doing}; free some room.")
     if error.errno == errno.EEXIST:
         return OutputExists(f"{path}: this file is already there, and nextn never overwrites; choose another -o.")
-    if error.errno == errno.EROFS:
-        return StorageError(f"{path}: cannot {doing}: the file system is read-only; choose another -o.")
-    if error.errno in (errno.EACCES, errno.EPERM):
-        return StorageError(f"{path}: cannot {doing}: permission denied; choose another -o.")
+    why = {errno.EROFS: "the file system is read-only", errno.EACCES: "permission denied", errno.EPERM: "not permitted"}
+    if error.errno in why:
+        return StorageError(f"{path}: cannot {doing}: {why[error.errno]}; choose another -o.")
     return StorageError(f"{path}: cannot {doing}: {error.strerror or error}.")
+
+
+@contextlib.contextmanager
+def explained(path: Path, doing: str) -> Iterator[None]:
+    """OSErrors of the body leave it as sentences."""
+    try:
+        yield
+    except OSError as error:
+        raise explain(error, path, doing) from error
+
+
+@dataclass(frozen=True)
+class Mark:
+    """What tells a name that a run gave from any other file of that name."""
+
+    inode: int
+    size_bytes: int
+    mtime_ns: int
+    source: str | None  # for links: the real file, which a symlink names and a hard link shares its inode with
+
+    @classmethod
+    def of(cls, stat: os.stat_result, source: Path | None = None) -> Mark:
+        """The mark of a file with this `stat`, or of a link to `source`."""
+        return cls(stat.st_ino, stat.st_size, stat.st_mtime_ns, None if source is None else str(source))
+
+    def fits(self, path: Path, *, exactly: bool) -> bool:
+        """Whether `path` is that name; `exactly` when the run is dead and its inode may have been used again.
+
+        Never true for the last name of a linked file: its data would go with it.
+        """
+        try:
+            stat = os.lstat(path)
+            if S_ISLNK(stat.st_mode):
+                return self.source is not None and os.readlink(path) == self.source  # noqa: PTH115 - as it is stored
+        except OSError:
+            return False
+        if stat.st_ino != self.inode or (self.source is not None and stat.st_nlink < 2):
+            return False
+        return not exactly or (stat.st_size, stat.st_mtime_ns) == (self.size_bytes, self.mtime_ns)
 
 
 @dataclass
 class Workspace:
     """Temporary files of one run in one folder, and their publication.
 
-    Use it as a context manager: leaving it by an exception removes everything the run has made.
+    Use it as a context manager: leaving it by an exception removes everything the run has made. Every path is
+    noted before the call that makes it, since an interrupt can arrive between a call and its return.
     """
 
     folder: Path
     system: System = field(default_factory=System)
-    _temps: dict[Path, int] = field(default_factory=dict)  # path -> descriptor that holds its lock
-    _published: list[Path] = field(default_factory=list)
+    _fds: list[int] = field(default_factory=list)  # hold the locks until the end
+    _temps: dict[Path, int] = field(default_factory=dict)  # path -> descriptor, until it has its name
+    _made: list[Path] = field(default_factory=list)  # temporary files that may be there
+    _published: dict[Path, Mark] = field(default_factory=dict)
     _made_folders: list[Path] = field(default_factory=list)
-    _job: tuple[Path, int] | None = None
-    _tag: str = field(default_factory=lambda: secrets.token_hex(4))
+    _job: Path | None = None
 
     def __enter__(self) -> Workspace:
         try:
-            self._make_folder(self.folder)
-            clean(self.folder, self.system)
-        except OSError as error:
-            self._roll_back()
-            raise explain(error, self.folder, "create the folder") from error
+            with explained(self.folder, "create or clean the folder"):
+                self._make_folder(self.folder)
+                clean(self.folder, self.system)
         except BaseException:
             self._roll_back()
             raise
         return self
 
     def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
-        if kind is not None:
-            self._roll_back()
-        for fd in self._temps.values():
-            os.close(fd)
-        self._temps.clear()
+        try:
+            if kind is not None:
+                self._roll_back()
+            self._remove(self._made)
+        finally:
+            for fd in self._fds:
+                os.close(fd)
+            self._fds.clear()
 
     def _make_folder(self, folder: Path) -> None:
         missing = []
-        while not folder.exists():
+        while not os.path.lexists(folder):
             missing.append(folder)
             folder = folder.parent
         for path in reversed(missing):
-            self.system.mkdir(path)
             self._made_folders.append(path)
+            try:
+                self.system.mkdir(path)
+            except OSError as error:
+                self._made_folders.remove(path)
+                if error.errno != errno.EEXIST or not path.is_dir():  # made by another run meanwhile
+                    raise
+
+    def _create(self, stem: str, suffix: str) -> tuple[Path, int]:
+        """A locked new file. Another run that looks for leftovers may be faster than the lock: then once more."""
+        while True:
+            path = self.folder / f".{stem}{secrets.token_hex(4)}{suffix}"
+            self._made.append(path)
+            try:
+                fd = self.system.open_new(path)
+            except OSError as error:
+                self._made.remove(path)
+                raise explain(error, path, "create a file in the folder") from error
+            self._fds.append(fd)
+            try:
+                fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                continue
+            except OSError:  # no locks on this file system: then other runs leave the file alone as well
+                return path, fd
+            with contextlib.suppress(OSError):
+                if path.stat().st_ino == os.fstat(fd).st_ino:
+                    return path, fd
 
     def new_file(self, name: str) -> tuple[Path, int]:
         """A temporary file that will become `name`: its path and a descriptor, locked while the run lives."""
-        path = self.folder / f".{_shortened(name)}.{self._tag}{SUFFIX}"
-        try:
-            fd = self.system.open_new(path)
-        except OSError as error:
-            raise explain(error, path, "create a file in the folder") from error
+        path, fd = self._create(f"{_shortened(name)}.", SUFFIX)
         self._temps[path] = fd
-        fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
         return path, fd
 
     def sync(self, path: Path) -> None:
         """fsync a temporary file."""
-        try:
+        with explained(path, "write it to disk"):
             self.system.fsync(self._temps[path])
-        except OSError as error:
-            raise explain(error, path, "write it to disk") from error
 
-    def announce(self, names: list[str]) -> None:
+    def announce(self, names: dict[str, Path]) -> None:
         """Note on disk which names will be published, so that a killed run's half set can be cleared.
 
-        Only needed when several files are published; the last one is the entry.
+        `names`: final name -> synced temporary file or source of a link; the last one is the entry. Only needed
+        when several files are published.
         """
-        path = self.folder / f".{self._tag}{JOB_SUFFIX}"
-        inodes = {}
-        for temp in self._temps:
-            inodes[temp.name] = os.fstat(self._temps[temp]).st_ino
-        data = json.dumps({"version": 1, "names": names, "inodes": inodes}).encode()
-        try:
-            fd = self.system.open_new(path)
-            self._job = (path, fd)
-            fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            self.system.pwrite(fd, data, 0)
+        note: dict[str, Mark] = {}
+        for name, path in names.items():
+            temp = self._temps.get(path)
+            real = path.resolve()
+            with explained(path, "link it"):
+                note[name] = Mark.of(real.stat(), real) if temp is None else Mark.of(os.fstat(temp))
+        data = json.dumps({"version": 1, "names": {name: astuple(mark) for name, mark in note.items()}}).encode()
+        self._job, fd = self._create("", JOB_SUFFIX)
+        write_all(self.system, fd, data, 0, self._job)
+        with explained(self._job, "write it to disk"):
             self.system.fsync(fd)
-        except OSError as error:
-            raise explain(error, path, "write it") from error
+        self.settle()
+
+    def settle(self) -> None:
+        """fsync the folder: the names so far are on disk before the next one is."""
+        with explained(self.folder, "write it to disk"):
+            sync_folder(self.folder, self.system)
 
     def publish(self, temp: Path, name: str) -> None:
         """Give a synced temporary file its final name; fails when the name is taken."""
         target = self.folder / name
-        try:
+        with explained(target, "give it its name"):
+            self._published[target] = Mark.of(os.fstat(self._temps[temp]))
             try:
                 self.system.link(temp, target)
-                self._published.append(target)
-                self.system.unlink(temp)
             except OSError as error:
-                if error.errno not in (errno.EPERM, errno.ENOTSUP, errno.EMLINK, errno.ENOSYS):
+                if error.errno not in NO_HARD_LINKS - {errno.EXDEV}:
                     raise
                 if os.path.lexists(target):
                     raise FileExistsError(errno.EEXIST, "exists", str(target)) from error
                 self.system.rename(temp, target)
-                self._published.append(target)
-        except OSError as error:
-            raise explain(error, target, "give it its name") from error
-        os.close(self._temps.pop(temp))
+            else:
+                self.system.unlink(temp)
+        del self._temps[temp]
+        self._made.remove(temp)
 
     def add_link(self, source: Path, name: str, *, hard: bool, symbolic: bool) -> str:
         """A hard link to `source` under `name`, or a symlink where that is allowed and the other cannot be.
@@ -187,64 +257,74 @@ class Workspace:
         """
         target = self.folder / name
         real = source.resolve()
-        if hard:
-            try:
-                self.system.link(real, target)
-                self._published.append(target)
-                return "hard"
-            except OSError as error:
-                no_link = error.errno in (errno.EXDEV, errno.EPERM, errno.ENOTSUP, errno.EMLINK, errno.ENOSYS)
-                if not (symbolic and no_link):
-                    if no_link:
+        try:
+            if os.path.lexists(target):
+                raise FileExistsError(errno.EEXIST, "exists", str(target))
+            self._published[target] = Mark.of(real.stat(), real)
+            if hard:
+                try:
+                    self.system.link(real, target)
+                    return "hard"
+                except OSError as error:
+                    if error.errno not in NO_HARD_LINKS:
+                        raise
+                    if not symbolic:
                         raise StorageError(
                             f"{target}: a hard link to {real} cannot be made ({error.strerror}); use --link symlink."
                         ) from error
-                    raise explain(error, target, f"link it to {real}") from error
-        try:
             self.system.symlink(real, target)
         except OSError as error:
+            if error.errno == errno.EEXIST:
+                self._published.pop(target, None)
             raise explain(error, target, f"link it to {real}") from error
-        self._published.append(target)
         return "symlink"
 
     def finish(self) -> None:
         """Make the new names permanent. After this the run is done and nothing is rolled back."""
-        try:
-            sync_folder(self.folder, self.system)
+        self.settle()
+        with explained(self.folder, "write it to disk"):
             for made in self._made_folders:
                 sync_folder(made.parent, self.system)
-        except OSError as error:
-            raise explain(error, self.folder, "write it to disk") from error
         self._published.clear()
         self._made_folders.clear()
         self._drop_job()
 
     def _drop_job(self) -> None:
-        if self._job is not None:
-            path, fd = self._job
+        if self._job is not None and not self._remove([self._job]):
+            self._made.remove(self._job)
             self._job = None
-            with contextlib.suppress(OSError):
+
+    def _remove(self, paths: list[Path]) -> list[Path]:
+        """Remove what is there of `paths`; returns those that the system would not let go."""
+        left = []
+        for path in paths:
+            try:
                 self.system.unlink(path)
-            os.close(fd)
+            except FileNotFoundError:
+                continue
+            except OSError:
+                left.append(path)
+        return left
 
     def _roll_back(self) -> None:
-        for path in reversed(self._published):
-            with contextlib.suppress(OSError):
-                self.system.unlink(path)
-        self._published.clear()
-        for path in self._temps:
-            with contextlib.suppress(OSError):
-                self.system.unlink(path)
-        self._drop_job()
+        """Remove everything, the entry's name first; the note stays while a name does, for the next run."""
+        names = [path for path, mark in reversed(self._published.items()) if mark.fits(path, exactly=False)]
+        if not self._remove(names):
+            self._published.clear()
+            if names:
+                with contextlib.suppress(OSError):
+                    sync_folder(self.folder, self.system)
+            self._drop_job()
+        self._made = self._remove([path for path in self._made if path != self._job])
         for folder in reversed(self._made_folders):
             with contextlib.suppress(OSError):
-                folder.rmdir()
+                self.system.rmdir(folder)
         self._made_folders.clear()
 
 
 def _shortened(name: str) -> str:
     """A name that leaves room for what is added to it: most file systems take 255 bytes."""
-    return name if len(name.encode()) <= 200 else name.encode()[-200:].decode("utf-8", "ignore")
+    return os.fsdecode(os.fsencode(name)[-200:])
 
 
 def sync_folder(folder: Path, system: System) -> None:
@@ -263,7 +343,7 @@ def sync_folder(folder: Path, system: System) -> None:
 def _if_dead(path: Path) -> Iterator[bool]:
     """Whether the run that made `path` is gone (its lock is free); the lock is held meanwhile."""
     try:
-        fd = os.open(path, os.O_RDWR | getattr(os, "O_CLOEXEC", 0))
+        fd = os.open(path, os.O_RDWR | getattr(os, "O_CLOEXEC", 0) | getattr(os, "O_NOFOLLOW", 0))
     except OSError:
         yield False
         return
@@ -278,73 +358,48 @@ def _if_dead(path: Path) -> Iterator[bool]:
         os.close(fd)
 
 
-def clean(folder: Path, system: System | None = None) -> list[Path]:
-    """Remove what killed runs left in `folder`; what a living run holds is left alone. Returns what went."""
+def clean(folder: Path, system: System | None = None, *, remove: bool = True) -> list[Path]:
+    """Remove what killed runs left in `folder`; what a living run holds is left alone. Returns what goes.
+
+    Raises OSError. Without `remove` nothing is touched.
+    """
     system = system or System()
     gone: list[Path] = []
     try:
-        names = [entry.name for entry in os.scandir(folder) if entry.name.startswith(".")]
+        names = sorted(entry.name for entry in os.scandir(folder) if entry.name.startswith("."))
     except OSError:
         return gone
-    for path in (folder / name for name in sorted(names) if name.endswith(JOB_SUFFIX)):
+    notes = [folder / name for name in names if name.endswith(JOB_SUFFIX)]
+    for path in [*notes, *(folder / name for name in names if name.endswith(SUFFIX))]:
         with _if_dead(path) as dead:
-            if dead:
-                gone += _clear_half_set(folder, path, system)
-                system.unlink(path)
-                gone.append(path)
-    for path in (folder / name for name in sorted(names) if name.endswith(SUFFIX)):
-        with _if_dead(path) as dead:
-            if dead:
-                with contextlib.suppress(FileNotFoundError):
-                    system.unlink(path)
-                    gone.append(path)
+            going = [*_half_set(folder, path), path] if dead and path in notes else [path] if dead else []
+            for each in going:
+                if remove:
+                    with contextlib.suppress(FileNotFoundError):
+                        system.unlink(each)
+                gone.append(each)
     return gone
 
 
-def _clear_half_set(folder: Path, job: Path, system: System) -> list[Path]:
-    """Remove the files that a run killed while publishing had already named, unless its entry is there.
-
-    Only files whose inode the note names go, and links that lead to another file: never a last name of data.
-    """
+def _half_set(folder: Path, note: Path) -> list[Path]:
+    """The files that a run killed while publishing had already named, unless its entry is there."""
     try:
-        note: dict[str, Any] = json.loads(job.read_bytes())
-        names = [str(name) for name in note["names"]]
-        inodes = set(note["inodes"].values())
+        names = json.loads(note.read_bytes())["names"]
+        marks = {str(name): Mark(*values) for name, values in names.items()}
     except (ValueError, KeyError, TypeError, AttributeError, OSError):
         return []
-    if not names or os.path.lexists(folder / names[-1]) or any("/" in name for name in names):
+    if not marks or os.path.lexists(folder / list(marks)[-1]) or any("/" in name for name in marks):
         return []
-    gone = []
-    for name in names:
-        path = folder / name
-        try:
-            stat = os.lstat(path)
-        except OSError:
-            continue
-        if path.is_symlink() or stat.st_ino in inodes or stat.st_nlink > 1:
-            system.unlink(path)
-            gone.append(path)
-    return gone
-
-
-WriteCall = Callable[[int, memoryview, int], int]
+    return [folder / name for name, mark in marks.items() if mark.fits(folder / name, exactly=True)]
 
 
 def write_all(system: System, fd: int, data: bytes | bytearray | memoryview, offset: int, path: Path) -> None:
     """pwrite everything; short writes go on, errors become sentences."""
     view = memoryview(data).cast("B")
-    try:
+    with explained(path, "write it"):
         while view:
             n = system.pwrite(fd, view, offset)
+            if n <= 0:
+                raise OSError(errno.EIO, "the system wrote nothing")
             view = view[n:]
             offset += n
-    except OSError as error:
-        raise explain(error, path, "write it") from error
-
-
-def free_bytes(folder: Path) -> int:
-    """Bytes that this user may still write to the file system of `folder` (or of its nearest parent)."""
-    while not folder.exists():
-        folder = folder.parent
-    stat = os.statvfs(folder)
-    return stat.f_bavail * stat.f_frsize

@@ -140,8 +140,8 @@ def _check_counts(model: Model, layers: list[int], promised: int, has_trunk: boo
     key = f"{arch}.nextn_predict_layers"
     if promised and not layers:
         problems.append(
-            f"'{key}' promises {promised} MTP block(s), and none is there: llama.cpp refuses to load it, or aborts when "
-            "it drafts; put a block on with 'nextn attach --layout bundle'."
+            f"'{key}' promises {promised} MTP block(s), and none is there: llama.cpp refuses to load it, or aborts "
+            "when it drafts; put a block on with 'nextn attach --layout bundle'."
         )
     if layers and not promised:
         problems.append(f"an MTP block is there (layer {layers[0]}), and '{key}' is missing or 0: engines refuse it.")
@@ -154,9 +154,10 @@ def _check_counts(model: Model, layers: list[int], promised: int, has_trunk: boo
     if has_trunk:
         upto = layers[0] if layers else count - promised
         there = {n for name in model.tensors if (n := layer_of(name)) is not None}
-        lost = sorted(set(range(upto)) - there)
-        if lost:
-            problems.append(f"{len(lost)} of {upto} trunk layers have no tensors (the first is {lost[0]}).")
+        n_lost = upto - sum(n < upto for n in there)  # `upto` may be an absurd number: no list of that length
+        if n_lost > 0:
+            first = next(n for n in range(upto) if n not in there)
+            problems.append(f"{n_lost:,} of {upto:,} trunk layers have no tensors (the first is {first}).")
         if not layers and there and max(there) >= count:
             problems.append(f"layer {max(there)} has tensors, and '{arch}.block_count' is {count}.")
 
@@ -186,7 +187,8 @@ def _check_arrays(model: Model, n_nextn: int, n_trunk: int, problems: list[str])
         kv = model.header.by_key.get(f"{model.architecture}.{suffix}")
         if kv is not None and kv.type is KVType.ARRAY and kv.n_items != wanted:
             problems.append(
-                f"'{kv.key}' has {kv.n_items} entries, and engines demand {wanted}: one for each layer, MTP blocks included."
+                f"'{kv.key}' has {kv.n_items:,} entries, and engines demand {wanted}: one for each layer, "
+                "MTP blocks included."
             )
 
 
@@ -211,7 +213,9 @@ def _check_names(model: Model, shape: str, problems: list[str], hints: list[str]
     if shape in ("bundled", "trunk-only"):
         for mark in MAIN_FORBIDDEN:
             if mark in model.entry.name:
-                problems.append(f"the name contains '{mark}': llama.cpp's -hf and --models-dir never take it for a model.")
+                problems.append(
+                    f"the name contains '{mark}': llama.cpp's -hf and --models-dir never take it for a model."
+                )
                 break
     if shape == "sidecar" and not model.entry.name.startswith("mtp-"):
         hints.append("the name does not start with 'mtp-': engines find this sidecar only when it is passed with -md.")
@@ -224,8 +228,12 @@ def _sidecars(model: Model) -> tuple[Path, ...]:
     """Sidecars in the model's folder that could belong to it."""
     found = []
     for path in sorted(model.entry.parent.glob("mtp-*.gguf")):
+        if path == model.entry:
+            continue
         try:
             other = open_model(path)
+            if not block_layers(list(other.tensors)):
+                continue
             same = other.architecture == model.architecture
             width = other.arch_int("embedding_length") == model.arch_int("embedding_length")
         except NextnError:
@@ -246,5 +254,5 @@ def _runs_on(arch: str, shape: str, has_sidecar: bool) -> dict[str, str]:
         more = "drafts with the sidecar beside it (-md)" if has_sidecar else "runs it without MTP"
         return {"llama.cpp": more, "ik_llama.cpp": "runs it without MTP"}
     if shape == "donor":
-        return {"llama.cpp": "cannot run it: attach it to a model", "ik_llama.cpp": "cannot run it: attach it to a model"}
+        return dict.fromkeys(("llama.cpp", "ik_llama.cpp"), "cannot run it: attach it to a model")
     return dict(family.runs_on or {})

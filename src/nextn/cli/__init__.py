@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import io
 import os
 import signal
 import sys
@@ -12,7 +13,7 @@ from typing import Any
 import click
 
 from .. import __version__
-from ..errors import EXIT_BUG, EXIT_INTERRUPTED, NextnError
+from ..errors import EXIT_BUG, EXIT_INTERRUPTED, NextnError, StorageError
 
 VERBS = {
     "inspect": "what is in a model, does it carry a block, is it whole, what would run it",
@@ -48,7 +49,9 @@ class _Verbs(click.Group):
         with formatter.section("Verbs"):
             formatter.write_dl(list(VERBS.items()))
 
-    def resolve_command(self, ctx: click.Context, args: list[str]) -> tuple[str | None, click.Command | None, list[str]]:
+    def resolve_command(
+        self, ctx: click.Context, args: list[str]
+    ) -> tuple[str | None, click.Command | None, list[str]]:
         if args and args[0] not in VERBS and not args[0].startswith("-"):
             import difflib
 
@@ -58,7 +61,10 @@ class _Verbs(click.Group):
         return super().resolve_command(ctx, args)
 
 
-@click.group(cls=_Verbs, epilog=EXIT_CODES, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110})
+SETTINGS = {"help_option_names": ["-h", "--help"], "max_content_width": 110}
+
+
+@click.group(cls=_Verbs, epilog=EXIT_CODES, context_settings=SETTINGS)
 @click.version_option(__version__, prog_name="nextn")
 def cli() -> None:
     """Multi-token prediction (MTP, NextN) for the GGUF models you already have.
@@ -77,6 +83,8 @@ def main(argv: list[str] | None = None) -> int:
     for name in ("SIGTERM", "SIGHUP"):
         if hasattr(signal, name):
             signal.signal(getattr(signal, name), _interrupt)
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        sys.stdout.reconfigure(errors="surrogateescape")  # file names that are no UTF-8 go out as they are
     try:
         code: Any = cli.main(args=argv, prog_name="nextn", standalone_mode=False)
         sys.stdout.flush()
@@ -90,14 +98,18 @@ def main(argv: list[str] | None = None) -> int:
         print(f"nextn: {error}", file=sys.stderr)
         return error.exit_code
     except (KeyboardInterrupt, click.exceptions.Abort):
-        print("nextn: interrupted; nothing was left under a final name, and the inputs are untouched.", file=sys.stderr)
+        print("nextn: interrupted; no unfinished file has a final name, and the inputs are untouched.", file=sys.stderr)
         return EXIT_INTERRUPTED
     except BrokenPipeError:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 0
     except MemoryError:
-        print("nextn: out of memory; nothing was left under a final name.", file=sys.stderr)
+        print("nextn: out of memory; no unfinished file has a final name; inputs are untouched.", file=sys.stderr)
         return EXIT_BUG
+    except OSError as error:
+        where = f"{error.filename}: " if error.filename else ""
+        print(f"nextn: {where}the system refused: {error.strerror or error}.", file=sys.stderr)
+        return StorageError.exit_code
     except Exception as error:
         if os.environ.get("NEXTN_TRACEBACK"):
             raise

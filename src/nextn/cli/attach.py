@@ -9,15 +9,32 @@ from .common import finish, link_option, writing_options
 
 @click.command(short_help="put an MTP block onto a quant you already have")
 @click.argument("trunk")
-@click.option("--from", "donor", required=True, metavar="DONOR", help="Checkpoint folder, bundled GGUF, sidecar or donor file.")
+@click.option(
+    "--from",
+    "donor",
+    required=True,
+    metavar="DONOR",
+    help="Checkpoint folder, bundled GGUF, sidecar or donor file.",
+)
 @click.option(
     "--layout",
     type=click.Choice(["shards", "sidecar", "bundle"]),
     help="Default: shards for a shard set, sidecar for a single file.",
 )
-@click.option("--type", "type_name", metavar="TYPE", help="Type of the block's matrices. Default: q8_0 from a checkpoint, as it is from a GGUF.")
+@click.option(
+    "--type",
+    "type_name",
+    metavar="TYPE",
+    help="Type of the block's matrices. Default: q8_0 from a checkpoint, as it is from a GGUF.",
+)
 @click.option("--draft-head", metavar="TYPE", help="Add a low-bit copy of the trunk's LM head for drafting, e.g. q4_0.")
-@click.option("--embd-type", metavar="TYPE", default="q4_0", show_default=True, help="A sidecar's embeddings and head; 'as-is' carries the trunk's.")
+@click.option(
+    "--embd-type",
+    metavar="TYPE",
+    default="q4_0",
+    show_default=True,
+    help="A sidecar's embeddings and head; 'as-is' carries the trunk's.",
+)
 @link_option
 @writing_options
 def command(

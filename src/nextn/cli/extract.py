@@ -10,8 +10,19 @@ from .common import finish, writing_options
 @click.command(short_help="write the block to a file of its own")
 @click.argument("donor")
 @click.option("--donor", "donor_file", is_flag=True, help="Nothing but the block: the smallest thing to share.")
-@click.option("--type", "type_name", metavar="TYPE", help="Type of the block's matrices. Default: q8_0 from a checkpoint, as it is from a GGUF.")
-@click.option("--embd-type", metavar="TYPE", default="q4_0", show_default=True, help="The sidecar's embeddings and head; 'as-is' carries them.")
+@click.option(
+    "--type",
+    "type_name",
+    metavar="TYPE",
+    help="Type of the block's matrices. Default: q8_0 from a checkpoint, as it is from a GGUF.",
+)
+@click.option(
+    "--embd-type",
+    metavar="TYPE",
+    default="q4_0",
+    show_default=True,
+    help="The sidecar's embeddings and head; 'as-is' carries them.",
+)
 @writing_options
 def command(
     donor: str,
@@ -23,7 +34,10 @@ def command(
     as_json: bool,
     quiet: bool,
 ) -> None:
-    """Write the MTP block of DONOR (checkpoint folder, bundled GGUF, sidecar) as a runnable sidecar `mtp-NAME-TYPE.gguf`."""
+    """Write the MTP block of DONOR as a runnable sidecar, `mtp-NAME-TYPE.gguf`.
+
+    DONOR is a checkpoint folder, a bundled GGUF or set, or a sidecar.
+    """
     from .. import api
     from ..report.progress import byte_progress
 

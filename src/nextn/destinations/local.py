@@ -6,12 +6,13 @@ import errno
 import hashlib
 import os
 import time
+from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from ..durable import System, Workspace, explain, free_bytes, write_all
-from ..errors import FormatError, NoSpace, OutputExists
+from ..durable import System, Workspace, clean, explain, write_all
+from ..errors import FormatError, NoSpace, OutputExists, StorageError
 from ..layouts.plan import Carry, Convert, Copy, LateHeader, Link, LinkMode, NewBytes, NewFile, Plan, Segment
 from ..sources.ranges import Meter, Reader
 from ..sources.rows import CHUNK_ELEMENTS
@@ -43,7 +44,7 @@ class _Run:
     progress: Progress | None
     done: int = 0
     hashes: dict[str, str] = field(default_factory=dict)
-    source_hash: "hashlib._Hash" = field(default_factory=hashlib.sha256)
+    source_hash: hashlib._Hash = field(default_factory=hashlib.sha256)
 
     def advance(self, n: int) -> None:
         self.done += n
@@ -52,19 +53,64 @@ class _Run:
 
 
 def check_outputs(plan: Plan) -> None:
-    """Everything that can be known before writing. Raises OutputExists, NoSpace."""
-    for out in plan.outputs:
-        path = plan.folder / out.name
-        if os.path.lexists(path):
-            raise OutputExists(f"{path}: this file is already there, and nextn never overwrites; choose another -o.")
-    if plan.folder.exists() and not plan.folder.is_dir():
-        raise OutputExists(f"{plan.folder}: this is a file, not a folder; choose another -o.")
-    need, free = plan.bytes_written + SLACK_BYTES, free_bytes(plan.folder)
+    """Everything that can be known before writing. Raises OutputExists, NoSpace, StorageError."""
+    try:
+        leftovers = clean(plan.folder, remove=False)
+        _check_folder(plan)
+        for out in plan.outputs:
+            path = plan.folder / out.name
+            if os.path.lexists(path) and path not in leftovers:
+                raise OutputExists(
+                    f"{path}: this file is already there, and nextn never overwrites; choose another -o."
+                )
+        need, free = plan.bytes_written + SLACK_BYTES, _free(plan.folder) + _held(leftovers)
+    except OSError as error:
+        raise explain(error, plan.folder, "use it") from error
     if need > free:
         raise NoSpace(
             f"{plan.folder}: {need:,} bytes are needed and {free:,} are free; free some room or choose another -o "
             "(the shards layout writes least)."
         )
+
+
+def _check_folder(plan: Plan) -> None:
+    """The folder is one or can be made, may be written to, and takes names of this length."""
+    there = plan.folder
+    new = [out.name for out in plan.outputs]
+    while not os.path.lexists(there):
+        new.append(there.name)
+        there = there.parent
+    if not there.is_dir():
+        if there == plan.folder:
+            raise OutputExists(f"{there}: this is a file, not a folder; choose another -o.")
+        raise StorageError(f"{plan.folder}: cannot create the folder, since {there} is a file; choose another -o.")
+    longest = os.pathconf(there, "PC_NAME_MAX")
+    for name in new:
+        if len(os.fsencode(name)) > longest:
+            raise StorageError(
+                f"{there}: the name '{name}' has {len(os.fsencode(name))} bytes, and {longest} is the most here; "
+                "choose a shorter -o."
+            )
+    if not os.access(there, os.W_OK | os.X_OK):
+        raise StorageError(
+            f"{there}: cannot create files in it: permission denied, or it is read-only; choose another -o."
+        )
+
+
+def _free(folder: Path) -> int:
+    """Bytes that this user may still write to the file system of `folder`, or of its nearest parent."""
+    while not os.path.lexists(folder):
+        folder = folder.parent
+    stat = os.statvfs(folder)
+    return stat.f_bavail * stat.f_frsize
+
+
+def _held(leftovers: list[Path]) -> int:
+    """Bytes that removing these files sets free: of those with no other name."""
+    stats = [os.lstat(path) for path in leftovers]
+    names = Counter(stat.st_ino for stat in stats)
+    unique = {stat.st_ino: stat for stat in stats if stat.st_nlink <= names[stat.st_ino]}
+    return sum(stat.st_blocks * 512 for stat in unique.values())
 
 
 def execute(plan: Plan, *, progress: Progress | None = None, system: System | None = None) -> Outcome:
@@ -93,8 +139,12 @@ def execute(plan: Plan, *, progress: Progress | None = None, system: System | No
         for path in temps.values():
             space.sync(path)
         if len(plan.outputs) > 1:
-            space.announce([out.name for out in plan.outputs])
+            space.announce(
+                {out.name: temps[out.name] if isinstance(out, NewFile) else out.source for out in plan.outputs}
+            )
         for out in plan.outputs:
+            if out is plan.outputs[-1] and len(plan.outputs) > 1:
+                space.settle()  # the entry never reaches the disk before the others
             if isinstance(out, Link):
                 links[out.name] = space.add_link(
                     out.source,
@@ -156,6 +206,8 @@ def _copy(run: _Run, segment: Copy, fd: int, offset: int, path: Path) -> int:
         except OSError as error:
             if error.errno not in (errno.EXDEV, errno.EINVAL, errno.ENOSYS, errno.ENOTSUP, errno.EOPNOTSUPP):
                 raise explain(error, path, "write it") from error
+            n = 0
+        if n == 0:  # not possible for this pair of files, or the end
             n = _sendfile(src, fd, pos, offset, min(COPY_BYTES, end - pos), path)
         if n == 0:
             raise FormatError("the file ends too early: it was changed under way", path=where.path, offset=pos)
@@ -198,7 +250,7 @@ def _convert(run: _Run, segment: Convert, fd: int, offset: int, path: Path) -> i
     seen = run.source_hash.update if segment.of_block else None
     for rows in segment.rows.chunks(run.reader, seen):
         few = n_threads if rows.size >= CHUNK_ELEMENTS // 4 else 1
-        data = memoryview(quantize_rows(rows, segment.type, n_threads=few)).cast("B")
+        data = quantize_rows(rows, segment.type, n_threads=few).data.cast("B")
         digest.update(data)
         write_all(run.system, fd, data, offset, path)
         offset += len(data)

@@ -54,7 +54,7 @@ class Completion:
     draft_steps: int
     """Verification steps: the denominator of `acceptance_per_pos`."""
     acceptance_per_pos: list[float] | None
-    """Share of steps in which the 1st, 2nd, ... drafted token was accepted; None: none drafted, or unknown."""
+    """Share of steps in which the 1st, 2nd, ... drafted token was accepted; None: not known."""
     top: list[list[tuple[int, float]]]
     """Per generated token the most likely (token id, natural log of its probability), best first.
 
@@ -64,15 +64,15 @@ class Completion:
 
 @dataclass(frozen=True)
 class MemoryUse:
-    """What an engine holds on one device, by its own account, in MiB."""
+    """What an engine allocated on one device, by its own account, in MiB."""
 
     device: str
-    """The engine's name of the device, "Host" for main memory."""
-    model_mib: int
-    """Weights."""
-    context_mib: int
-    """The kv_cache and recurrent state."""
-    compute_mib: int
+    """The engine's name of the device; "Host" is main memory."""
+    model_mib: float
+    """Weights, a sidecar's included; mapped ones need not be resident."""
+    context_mib: float
+    """The kv_cache, recurrent state and outputs of all contexts."""
+    compute_mib: float
     """Compute buffers."""
 
 
@@ -85,7 +85,14 @@ class Running(Protocol):
 
     @property
     def memory(self) -> list[MemoryUse]:
-        """The engine's last memory breakdown; complete after `stop`, empty where it prints none."""
+        """What the engine allocated by device; empty where its log does not say."""
+
+    @property
+    def alive(self) -> bool:
+        """Whether the engine still runs."""
+
+    def tokenize(self, text: str) -> list[int]:
+        """The token ids the engine makes of a prompt. Raises EngineFailed."""
 
     def complete(
         self,

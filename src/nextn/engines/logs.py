@@ -1,7 +1,7 @@
 """Reading engine logs: pure functions on text.
 
-The line forms are those of llama.cpp (`tools/server/server-context.cpp`, `src/llama-model-loader.cpp`,
-`common/fit.cpp`) and ik_llama.cpp.
+The line forms are those of llama.cpp (`tools/server/server-context.cpp`, `src/llama-model-loader.cpp`)
+and ik_llama.cpp.
 """
 
 from __future__ import annotations
@@ -31,9 +31,7 @@ _CAUSES = tuple(
         r"what\(\):|error loading model: ",
     )
 )
-_FAULT = re.compile(
-    r"^\d[\d.]* E |\berror\b|\bfail(?:ed|ure)\b|\bunable\b|\bexception\b|^\w*Error: ", re.IGNORECASE
-)
+_FAULT = re.compile(r"^\d[\d.]* E |\berror\b|\bfail(?:ed|ure)\b|\bunable\b|\bexception\b|^\w*Error: ", re.IGNORECASE)
 _TRAILER = re.compile(
     r"failed to (?:load|init|initialize|create|measure)|exiting due to|error while loading|Traceback|"
     r"cleaning up before exit|Failed to init server",
@@ -105,15 +103,38 @@ def verification_steps(accepted: int, drafted: int, n_max: int, per_pos: list[fl
     return fewest
 
 
-_MEMORY = re.compile(r"\| +- (.+?) *\|(?: *\d+ = *\d+ \+ \(?)? *\d+ = +(\d+) \+ +(\d+) \+ +(\d+)")
+_BUFFER = re.compile(r"[: ] *(\S+) +(model |output |KV |RS |\w+ )?buffer size = +([\d.]+) MiB")
+_NEW_CONTEXT = re.compile(r"constructing llama_context|output buffer size")
 
 
-def memory_breakdown(text: str) -> list[MemoryUse]:
-    """The last memory breakdown in a log, one entry a device; empty when there is none."""
-    found: list[MemoryUse] = []
+def memory_use(text: str) -> list[MemoryUse]:
+    """What the engine allocated by device, over all models and contexts that the log of one start shows.
+
+    A context's compute buffers are reserved more than once; the largest counts. Memory-mapped weights count
+    as weights, on "Host" like everything in main memory.
+    """
+    model: dict[str, float] = {}
+    context: dict[str, float] = {}
+    compute: dict[str, float] = {}
+    current: dict[str, float] = {}
     for line in text.splitlines():
-        if "memory breakdown" in line:
-            found = []
-        elif match := _MEMORY.search(line):
-            found.append(MemoryUse(match[1].strip(), int(match[2]), int(match[3]), int(match[4])))
-    return found
+        if _NEW_CONTEXT.search(line):
+            _add(compute, current)
+            current = {}
+        if (match := _BUFFER.search(line)) is None:
+            continue
+        host = match[1].startswith("CPU") or match[1].endswith("_Host")
+        device, kind, size = "Host" if host else match[1], (match[2] or "model ").strip(), float(match[3])
+        if kind == "compute":
+            current[device] = max(size, current.get(device, 0.0))
+        else:
+            _add(model if kind == "model" else context, {device: size})
+    _add(compute, current)
+    devices = [*model, *(name for name in {**context, **compute} if name not in model)]
+    sums = (model, context, compute)
+    return [MemoryUse(name, *(sizes.get(name, 0.0) for sizes in sums)) for name in devices]
+
+
+def _add(sums: dict[str, float], more: dict[str, float]) -> None:
+    for name, size in more.items():
+        sums[name] = round(sums.get(name, 0.0) + size, 2)

@@ -42,9 +42,7 @@ class EngineProcess:
                 self.log = log
                 handle = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o644)
         except OSError as error:
-            raise StorageError(
-                f"cannot write the engine's log {log or tempfile.gettempdir()}: {error}"
-            ) from error
+            raise StorageError(f"cannot write the engine's log {log or tempfile.gettempdir()}: {error}") from error
         guard = [sys.executable, "-I", "-S", str(_GUARD), str(STOP_GRACE_S)]
         try:
             self._guard = subprocess.Popen(

@@ -59,6 +59,7 @@ class RunningServer:
             if port is not None:
                 self._client.port = port
                 if self._client.healthy():
+                    self.memory = logs.memory_use(self._process.read_log())
                     return
             if time.monotonic() > deadline:
                 raise EngineFailed(
@@ -80,6 +81,19 @@ class RunningServer:
             line=line,
             log=self.log,
         )
+
+    @property
+    def alive(self) -> bool:
+        """See `Running.alive`."""
+        return not self._stopped and self._process.ended() is None
+
+    def tokenize(self, text: str) -> list[int]:
+        """See `Running.tokenize`."""
+        answer = self._post("/tokenize", {"content": text, "add_special": True, "parse_special": True})
+        try:
+            return [int(token) for token in answer["tokens"]]
+        except (KeyError, TypeError, ValueError) as error:
+            self._fail(EngineFailed(f"answered tokens that cannot be read ({error!r})"))
 
     def complete(
         self,
@@ -177,7 +191,7 @@ class RunningServer:
         ended = self._process.wait_ended(0.0 if line or "no answer" in what else _DYING_S)
         if ended is not None:
             line = logs.decisive_line(self._process.read_log()) or ended
-            what = f"died while answering: {line}" if line == ended else f"died while answering ({ended}): {line}"
+            what = f"died while answering: {ended}" + (f": {line}" if line != ended else "")
         raise EngineFailed(
             f"{self._name} with {self._launch.model} {what} (its log: {self.log})", line=line, log=self.log
         ) from error
@@ -188,7 +202,6 @@ class RunningServer:
             return
         self._stopped = True
         self._process.stop()
-        self.memory = logs.memory_breakdown(self._process.read_log())
         if not self._failed:
             self._process.discard_log()
 

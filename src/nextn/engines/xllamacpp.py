@@ -49,9 +49,7 @@ class Xllamacpp:
     def find(cls) -> Xllamacpp:
         """The installed wheel. Raises EngineMissing when there is none or it does not load."""
         if not cls.installed():
-            raise EngineMissing(
-                "xllamacpp is not installed: pip install 'nextn[engine]', or name a llama-server"
-            )
+            raise EngineMissing("xllamacpp is not installed: pip install 'nextn[engine]', or name a llama-server")
         return cls(_version())
 
     def start(self, launch: Launch) -> RunningServer:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import os
 import re
+import stat
 from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -28,7 +29,7 @@ _SHARD_NAME = re.compile(r"^(?P<prefix>.+)-(?P<no>\d{5})-of-(?P<count>\d{5})\.gg
 # Names that engines never take for a main model.
 AUXILIARY_MARKS = ("mmproj", "imatrix", "mtp-", "eagle3-", "dflash-", "dspark-")
 _FIRST_READ = 1 << 16
-_GROWTH = 8
+_GROWTH = 1 << 20
 
 
 @dataclass(frozen=True)
@@ -71,20 +72,30 @@ def os_error(error: OSError, path: Path, doing: str) -> StorageError:
     return StorageError(f"{path}: cannot {doing}: {reason}.")
 
 
+def open_regular(path: Path) -> tuple[int, int]:
+    """A read-only descriptor of a regular file (links are followed), and the file's size.
+
+    Raises StorageError; pipes and devices are refused without waiting for them.
+    """
+    flags = os.O_RDONLY | getattr(os, "O_CLOEXEC", 0) | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_BINARY", 0)
+    try:
+        fd = os.open(path, flags)
+    except OSError as error:
+        raise os_error(error, path, "open it") from error
+    found = os.fstat(fd)
+    if not stat.S_ISREG(found.st_mode):
+        os.close(fd)
+        raise StorageError(f"{path}: this is not a regular file; name the file itself.")
+    return fd, found.st_size
+
+
 def read_header(path: Path) -> GGUFFile:
-    """Read and parse a file's header, in growing steps, and nothing behind it.
+    """Read and parse a file's header, in growing steps, and little behind it.
 
     Raises FormatError, UnsupportedFormat, StorageError.
     """
+    fd, size = open_regular(path)
     try:
-        fd = os.open(path, os.O_RDONLY | getattr(os, "O_CLOEXEC", 0))
-    except OSError as error:
-        raise os_error(error, path, "open it") from error
-    try:
-        stat = os.fstat(fd)
-        size = stat.st_size
-        if not os.path.isfile(path):  # noqa: PTH113 - follows links, and costs no Path object
-            raise StorageError(f"{path}: this is not a regular file.")
         parser = HeaderParser(size, path)
         buffer = bytearray()
         want = _FIRST_READ
@@ -96,8 +107,9 @@ def read_header(path: Path) -> GGUFFile:
                 buffer += piece
             header = parser.feed(buffer)
             if header is not None:
+                del buffer[header.data_offset :]
                 return GGUFFile(path, header, size)
-            want = max(parser.need, len(buffer) * _GROWTH)
+            want = parser.guess + min(len(buffer), _GROWTH)
     except OSError as error:
         raise os_error(error, path, "read it") from error
     finally:
@@ -189,7 +201,7 @@ def model_candidates(folder: Path) -> list[Path]:
         names = sorted(
             entry.name
             for entry in os.scandir(folder)
-            if entry.name.endswith(".gguf") and not entry.name.startswith(".")
+            if entry.name.endswith(".gguf") and not entry.name.startswith(".") and not entry.is_dir()
         )
     except OSError as error:
         raise os_error(error, folder, "list the folder") from error
@@ -209,7 +221,7 @@ def open_model(path: Path | str) -> Model:
     two models), FormatError, UnsupportedFormat, StorageError.
     """
     path = Path(path)
-    if path.is_dir():
+    if os.path.isdir(path):  # noqa: PTH112 - Path.is_dir may raise
         candidates = model_candidates(path)
         if not candidates:
             raise UsageError(f"{path}: there is no GGUF file in this folder; name a file or another folder.")
@@ -217,7 +229,7 @@ def open_model(path: Path | str) -> Model:
             names = ", ".join(candidate.name for candidate in candidates[:4])
             raise UsageError(f"{path}: this folder holds {len(candidates)} models ({names}); name one of them.")
         path = candidates[0]
-    elif not path.exists():
+    elif not os.path.lexists(path):
         raise StorageError(f"{path}: there is no such file or folder.")
     parts = split_shard_name(path.name)
     if parts is None:
@@ -234,12 +246,18 @@ def open_model(path: Path | str) -> Model:
 
 def _open_set(path: Path, prefix: str, number: int, count: int) -> Model:
     own = read_header(path)
-    if count == 1 or SPLIT_COUNT not in own.header.by_key:
+    if not 1 <= number <= count:
+        if SPLIT_COUNT not in own.header.by_key:
+            return Model((own,))
+        raise IncompleteModel(
+            f"{path}: the name says shard {number} of {count}, which no set has; the file was renamed."
+        )
+    if SPLIT_COUNT not in own.header.by_key or (count == 1 and own.header.get(SPLIT_COUNT) in (0, 1)):
         if SPLIT_NO in own.header.by_key and count > 1:
             raise IncompleteModel(f"{path}: 'split.no' is there without 'split.count'; the set is damaged.")
         return Model((own,))  # a name that only looks like a shard's
     names = [shard_name(prefix, i + 1, count) for i in range(count)]
-    missing = [name for name in names if not (path.parent / name).exists()]
+    missing = [name for name in names if not os.path.exists(path.parent / name)]  # noqa: PTH110 - never raises
     if missing:
         more = f" and {len(missing) - 3} more" if len(missing) > 3 else ""
         raise IncompleteModel(

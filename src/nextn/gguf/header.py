@@ -12,6 +12,8 @@ import struct
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
+from itertools import repeat
+from operator import length_hint
 from pathlib import Path
 from typing import Any
 
@@ -26,9 +28,11 @@ MAX_DIMS = 4  # GGML_MAX_DIMS
 MAX_KEY_BYTES = 65_535  # the specification's limit
 MAX_NAME_BYTES = 1_024  # engines take 63; longer ones are reported, absurd ones refused
 MAX_ARRAY_DEPTH = 4
+MAX_HEADER_BYTES = 1 << 28  # those of real models take about 10 MB; a damaged length may say anything
 _MIN_KV_BYTES = 8 + 1 + 4 + 1
 _MIN_TENSOR_BYTES = 8 + 1 + 4 + 4 + 8
 _FIXED_BYTES = 24
+_U64 = struct.Struct("<Q")
 
 
 def pad_to(n: int, alignment: int) -> int:
@@ -155,29 +159,34 @@ class Header:
 
 
 class _Short(Exception):
-    """The buffer ends before the element does; `need` bytes are wanted."""
+    """The buffer ends before the element does; `need` bytes are wanted, and probably `guess`."""
 
-    def __init__(self, need: int) -> None:
+    def __init__(self, need: int, guess: int = 0) -> None:
         self.need = need
+        self.guess = max(need, guess)
 
 
 class HeaderParser:
     """Parses a header from a buffer that may still grow: nothing is walked twice.
 
-    Feed it the file's first bytes; when it answers None, `need` says how many bytes it wants at least.
-    Bounds are checked against `file_size` before anything is allocated.
+    Feed it the file's first bytes; when it answers None, `need` says how many bytes it wants at least, and
+    `guess` how many the element that it stands in will probably take. Bounds are checked against `file_size`
+    before anything is allocated.
     """
 
     def __init__(self, file_size: int, path: Path | None = None) -> None:
         self.file_size = file_size
         self.path = path
-        self.need = min(file_size, _FIXED_BYTES)
+        self.need = self.guess = min(file_size, _FIXED_BYTES)
         self._buffer: Buffer = b""
         self._pos = 0
         self._kvs: list[KV] = []
         self._tensors: list[TensorInfo] = []
         self._n_kv = self._n_tensors = -1
         self._version = 0
+        self._alignment = DEFAULT_ALIGNMENT
+        self._keys: set[str] = set()
+        self._names: set[str] = set()
         # A long string array is walked in pieces: (array's first item, position reached, items left).
         self._walk: tuple[int, int, int] | None = None
 
@@ -197,13 +206,13 @@ class HeaderParser:
                 self._tensor()
             return self._finish()
         except _Short as short:
-            self.need = short.need
+            self.need, self.guess = short.need, min(short.guess, self.file_size)
             return None
 
     def _fail(self, what: str, offset: int, expected: str | None = None, found: str | None = None) -> FormatError:
         return FormatError(what, path=self.path, offset=offset, expected=expected, found=found)
 
-    def _want(self, end: int, what: str) -> None:
+    def _want(self, end: int, what: str, guess: int = 0) -> None:
         if end > self.file_size:
             raise self._fail(
                 f"the header ends inside {what}: the file is truncated or damaged, get it again",
@@ -211,8 +220,15 @@ class HeaderParser:
                 f"{end:,} bytes",
                 f"{self.file_size:,}",
             )
+        if end > MAX_HEADER_BYTES:
+            raise self._fail(
+                f"the header does not end with {what}: it is absurdly long",
+                self._pos,
+                f"at most {MAX_HEADER_BYTES:,} bytes",
+                f"at least {end:,}",
+            )
         if end > len(self._buffer):
-            raise _Short(end)
+            raise _Short(end, guess)
 
     def _fixed(self) -> None:
         self._want(min(4, self.file_size), "the magic number")
@@ -228,7 +244,7 @@ class HeaderParser:
                 path=self.path,
                 offset=4,
             )
-        if self._version & 0xFFFF == 0:
+        if self._version and self._version & 0xFFFF == 0:
             raise UnsupportedFormat(
                 "big-endian GGUF is not supported: use a little-endian copy of the model",
                 path=self.path,
@@ -255,7 +271,7 @@ class HeaderParser:
 
     def _text(self, pos: int, limit: int, what: str) -> tuple[str, int]:
         self._want(pos + 8, what)
-        (length,) = struct.unpack_from("<Q", self._buffer, pos)
+        (length,) = _U64.unpack_from(self._buffer, pos)
         if length > limit:
             raise self._fail(f"the length of {what} is absurd", pos, f"at most {limit:,}", f"{length:,}")
         end = pos + 8 + length
@@ -273,6 +289,8 @@ class HeaderParser:
     def _kv(self) -> None:
         start = self._pos
         key, pos = self._text(start, MAX_KEY_BYTES, f"key {len(self._kvs)}")
+        if key in self._keys:
+            raise self._fail(f"the key '{key}' is there twice", start)
         self._want(pos + 4, f"the type of '{key}'")
         kv_type = self._type(struct.unpack_from("<I", self._buffer, pos)[0], pos, key)
         pos += 4
@@ -284,7 +302,11 @@ class HeaderParser:
             end = self._skip_items(value_start, item_type, n_items, key, 1)
         else:
             end = self._skip_scalar(pos, kv_type, key)
-        self._kvs.append(KV(key, kv_type, item_type, n_items, self._buffer, start, value_start, end))
+        kv = KV(key, kv_type, item_type, n_items, self._buffer, start, value_start, end)
+        if key == "general.alignment":
+            self._alignment = self._alignment_of(kv)
+        self._keys.add(key)
+        self._kvs.append(kv)
         self._walk = None
         self._pos = end
 
@@ -306,7 +328,7 @@ class HeaderParser:
     def _skip_scalar(self, pos: int, kv_type: KVType, key: str) -> int:
         if kv_type is KVType.STRING:
             self._want(pos + 8, f"'{key}'")
-            end = int(pos + 8 + struct.unpack_from("<Q", self._buffer, pos)[0])
+            end = int(pos + 8 + _U64.unpack_from(self._buffer, pos)[0])
         else:
             end = pos + SCALAR_SIZE[kv_type]
         self._want(end, f"'{key}'")
@@ -317,7 +339,9 @@ class HeaderParser:
             return self._skip_strings(pos, n_items, key, resumable=depth == 1)
         if item_type is KVType.ARRAY:
             if depth >= MAX_ARRAY_DEPTH:
-                raise self._fail(f"the array '{key}' is nested too deeply", pos, f"at most {MAX_ARRAY_DEPTH}", "more")
+                raise self._fail(
+                    f"the array '{key}' is nested too deeply", pos, f"at most {MAX_ARRAY_DEPTH}", "more"
+                )
             for _ in range(n_items):
                 inner, count, pos = self._array_head(pos, key)
                 pos = self._skip_items(pos, inner, count, key, depth + 1)
@@ -332,23 +356,30 @@ class HeaderParser:
         if resumable and self._walk is not None and self._walk[0] == first:
             _, pos, left = self._walk
         buffer = self._buffer
-        unpack = struct.Struct("<Q").unpack_from
+        unpack = _U64.unpack_from
+        items = repeat(None, left)
         try:
-            while left:
+            for _ in items:
                 (length,) = unpack(buffer, pos)
                 pos += length + 8
-                left -= 1
-        except struct.error:  # the length lies past the buffer
-            if resumable and pos <= self.file_size:
-                self._walk = (first, pos, left)
-            self._want(pos + 8, f"item {n_items - left} of the array '{key}'")
-            raise
-        self._want(pos, f"the array '{key}'")
+            left = 0
+        except (struct.error, OverflowError):  # the length lies past the buffer, or past any address
+            left = length_hint(items) + 1
+        if resumable:
+            self._walk = (first, pos, left)
+        done = n_items - left
+        self._want(
+            pos + 8 * left,  # no item takes less than its length
+            f"item {done - 1 if done else 0} of the array '{key}'",
+            pos + (left + (left >> 4) + 1) * (pos - first) // done if done else 0,
+        )
         return pos
 
     def _tensor(self) -> None:
         start = self._pos
         name, pos = self._text(start, MAX_NAME_BYTES, f"the name of tensor {len(self._tensors)}")
+        if name in self._names:
+            raise self._fail(f"tensor '{name}' is there twice: the file is damaged", start)
         self._want(pos + 4, f"tensor '{name}'")
         (n_dims,) = struct.unpack_from("<I", self._buffer, pos)
         if n_dims > MAX_DIMS:
@@ -358,30 +389,21 @@ class HeaderParser:
         fields = struct.unpack_from(f"<{n_dims}QIQ", self._buffer, pos + 4)
         info = TensorInfo(name, fields[:n_dims], fields[-2], fields[-1])
         if math.prod(max(n, 1) for n in info.ne) >= 1 << 62:
-            raise self._fail(f"the shape of tensor '{name}' is absurd", pos + 4, "fewer than 2^62 elements", str(info.ne))
+            raise self._fail(
+                f"the shape of tensor '{name}' is absurd", pos + 4, "fewer than 2^62 elements", str(info.ne)
+            )
+        if info.offset % self._alignment or info.offset > self.file_size:
+            raise self._fail(
+                f"the offset of tensor '{name}' is wrong",
+                end - 8,
+                f"a multiple of {self._alignment} inside the file",
+                f"{info.offset:,}",
+            )
+        self._names.add(name)
         self._tensors.append(info)
         self._pos = end
 
     def _finish(self) -> Header:
-        keys: set[str] = set()
-        for kv in self._kvs:
-            if kv.key in keys:
-                raise self._fail(f"the key '{kv.key}' is there twice", kv.start)
-            keys.add(kv.key)
-        names: set[str] = set()
-        for info in self._tensors:
-            if info.name in names:
-                raise self._fail(f"tensor '{info.name}' is there twice: the file is damaged", self._pos)
-            names.add(info.name)
-        alignment = self._alignment()
-        for info in self._tensors:
-            if info.offset % alignment or info.offset > self.file_size:
-                raise self._fail(
-                    f"the offset of tensor '{info.name}' is wrong",
-                    self._pos,
-                    f"a multiple of {alignment} inside the file",
-                    f"{info.offset:,}",
-                )
         # Earlier pairs point at shorter states of a growing buffer: give all of them the final one.
         kvs = tuple(
             kv
@@ -389,34 +411,25 @@ class HeaderParser:
             else KV(kv.key, kv.type, kv.item_type, kv.n_items, self._buffer, kv.start, kv.value_start, kv.end)
             for kv in self._kvs
         )
-        header = Header(
+        return Header(
             self._version,
             kvs,
             tuple(self._tensors),
             self._pos,
-            pad_to(self._pos, alignment),
-            alignment,
+            pad_to(self._pos, self._alignment),
+            self._alignment,
             self.path,
         )
-        for info in self._tensors:
-            size = header.stored_sizes[info.name]
-            if size is not None and size < 0:
-                raise self._fail(f"tensor '{info.name}' overlaps another one", self._pos)
-        return header
 
-    def _alignment(self) -> int:
-        for kv in self._kvs:
-            if kv.key != "general.alignment":
-                continue
-            if kv.type is not KVType.UINT32:
-                raise self._fail("'general.alignment' has the wrong type", kv.start, "UINT32", kv.type.name)
-            value = int(kv.value)
-            if value < 8 or value & (value - 1) or value > 1 << 20:
-                raise self._fail(
-                    "'general.alignment' is wrong", kv.start, "a power of two from 8 to 1,048,576", f"{value:,}"
-                )
-            return value
-        return DEFAULT_ALIGNMENT
+    def _alignment_of(self, kv: KV) -> int:
+        if kv.type is not KVType.UINT32:
+            raise self._fail("'general.alignment' has the wrong type", kv.start, "UINT32", kv.type.name)
+        value = int(kv.value)
+        if value < 8 or value & (value - 1) or value > 1 << 20:
+            raise self._fail(
+                "'general.alignment' is wrong", kv.start, "a power of two from 8 to 1,048,576", f"{value:,}"
+            )
+        return value
 
 
 def parse_header(buffer: Buffer, file_size: int | None = None, path: Path | None = None) -> Header:

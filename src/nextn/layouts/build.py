@@ -11,7 +11,7 @@ from ..gguf.files import GGUFFile
 from ..gguf.header import Header, TensorInfo, build_header, header_size, pad_to, place
 from ..gguf.kv import KV
 from ..gguf.types import TensorType, parse_type_name, tensor_size
-from ..quantize import can_read, can_write, fallback_type, check_writable
+from ..quantize import can_read, can_write, check_writable, fallback_type
 from ..sources.ranges import FileRange
 from ..sources.rows import GGUFRows, RowSource
 from .metadata import padding_kv, padding_least, provenance_kvs
@@ -145,8 +145,8 @@ def data_segments(parts: Sequence[Part], alignment: int, files: Sequence[GGUFFil
 
 def _padding_limits(file: GGUFFile) -> dict[int, int]:
     """Start of each tensor -> how far its bytes may be read before the next one's begin."""
-    starts = sorted(file.tensor_range(info)[0] for info in file.header.tensors)
-    return dict(zip(starts, [*starts[1:], file.size_bytes], strict=True))
+    starts = sorted(file.tensor_range(info)[0] for info in file.header.tensors)  # empty in a shard of metadata alone
+    return dict(zip(starts, [*starts[1:], file.size_bytes], strict=False))
 
 
 def new_header(

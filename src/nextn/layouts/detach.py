@@ -42,8 +42,8 @@ def plan_detach(model: Model, out: Path | str | None, link: LinkMode = LinkMode.
     if len(model.files) == 1:
         folder, name = naming.resolve_output(out, model.entry.parent, base + ".gguf")
         naming.check_main_name(name)
-        file = _rewritten(name, metadata.without_split(kvs), model.files[0], keep)
-        return _plan(model, folder, (file,), folder / name)
+        new = _rewritten(name, metadata.without_split(kvs), model.files[0], keep)
+        return _plan(model, folder, (new,), folder / name)
     return _detach_set(model, kvs, keep, base, out, link)
 
 
@@ -62,8 +62,8 @@ def _detach_set(
     left = [file for file in others if any(keep(info) for info in file.header.tensors)]
     if not left:  # everything but the block was in the first shard
         single = f"{prefix}.gguf"
-        file = _rewritten(single, metadata.without_split(kvs), first, keep)
-        return _plan(model, folder, (file,), folder / single)
+        new = _rewritten(single, metadata.without_split(kvs), first, keep)
+        return _plan(model, folder, (new,), folder / single)
     count = len(left) + 1
     n_tensors = sum(keep(info) for file in model.files for info in file.header.tensors)
     outputs: list[NewFile | Link] = []

@@ -158,5 +158,5 @@ def _compare(theirs: Mapping[int, str], ours: list[str], trunk: Model, where: st
             f"{theirs.get(i)!r} in the donor and {mine} in the trunk)."
         )
     if different:
-        return [f"{len(different):,} special tokens differ between donor and trunk (the first is token {different[0]:,})"]
+        return [f"{len(different):,} special tokens differ between donor and trunk (the first is {different[0]:,})"]
     return []

@@ -154,9 +154,13 @@ def recorded_hashes(model: Model) -> dict[str, str]:
 
 def split_kvs(no: int, count: int, n_tensors: int, like: Model | None = None) -> list[KV]:
     """The three split keys with the types that engines want (u16, u16, i32), or those the set has."""
-    wanted = ((SPLIT_NO, KVType.UINT16, no), (SPLIT_COUNT, KVType.UINT16, count), (SPLIT_TENSORS_COUNT, KVType.INT32, n_tensors))
+    wanted = (
+        (SPLIT_NO, KVType.UINT16, no),
+        (SPLIT_COUNT, KVType.UINT16, count),
+        (SPLIT_TENSORS_COUNT, KVType.INT32, n_tensors),
+    )
     old = like.header.by_key if like is not None else {}
-    return [old[key].with_value(value) if key in old else KV.make(key, kv_type, value) for key, kv_type, value in wanted]
+    return [old[key].with_value(n) if key in old else KV.make(key, kv_type, n) for key, kv_type, n in wanted]
 
 
 def without_split(kvs: Sequence[KV]) -> list[KV]:

@@ -6,6 +6,7 @@ starts with `mtp-` for the sidecar of the model in the same folder (common/downl
 
 from __future__ import annotations
 
+import os
 import re
 from pathlib import Path
 
@@ -13,8 +14,10 @@ from ..errors import UsageError
 from ..gguf.files import Model, split_shard_name
 
 # The last dash-separated part of a file name, if it names a quantization.
-_QUANT_TAG = re.compile(r"^(?P<rest>.+)-(?P<tag>(UD-)?(I?Q\d\w*|TQ\d\w*|BF16|F16|F32|FP8\w*|MXFP4\w*|NVFP4\w*))$", re.I)
-_MARK = re.compile(r"-MTP(?=-|$)")
+_QUANT_TAG = re.compile(
+    r"^(?P<rest>.+)-(?P<tag>(UD-)?(I?Q\d\w*|TQ\d\w*|BF16|F16|F32|FP8\w*|MXFP4\w*|NVFP4\w*))\Z", re.I | re.S
+)
+_MARK = re.compile(r"-MTP(?=-|\Z)")
 MAIN_FORBIDDEN = ("mtp-", "eagle3-", "dflash-", "dspark-", "mmproj", "imatrix")
 
 
@@ -68,7 +71,8 @@ def resolve_output(out: Path | str | None, default_folder: Path, default_name: s
         return default_folder, default_name
     text = str(out)
     path = Path(text)
-    if path.suffix == ".gguf" and not path.is_dir() and not text.endswith("/"):
+    is_folder = os.path.isdir(path)  # noqa: PTH112 - never raises
+    if path.suffix == ".gguf" and not is_folder and not text.endswith("/"):
         return path.parent, path.name
     return path, default_name
 

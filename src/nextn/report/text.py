@@ -14,7 +14,8 @@ def size(n: float) -> str:
     value = float(n)
     for unit in UNITS:
         if abs(value) < 1000 or unit == UNITS[-1]:
-            return f"{value:,.0f} {unit}" if unit == "B" else f"{value:,.3g} {unit}" if value < 1000 else f"{value:,.0f} {unit}"
+            exact = unit == "B" or abs(value) >= 1000
+            return f"{value:,.0f} {unit}" if exact else f"{value:,.3g} {unit}"
         value /= 1000
     raise AssertionError("unreachable")
 

@@ -7,13 +7,15 @@ come from tensor names and are only compared with the keys.
 from __future__ import annotations
 
 import json
+import os
 from dataclasses import dataclass
 from functools import cached_property
+from operator import index
 from pathlib import Path
 from typing import Any
 
 from ..errors import FormatError, IncompleteModel, UsageError
-from ..gguf.files import os_error
+from ..gguf.files import open_regular, os_error
 from .safetensors import SourceTensor, read_safetensors
 
 CONFIG = "config.json"
@@ -22,11 +24,13 @@ TOKENIZER = "tokenizer.json"
 
 
 def _read_json(path: Path) -> dict[str, Any]:
+    fd, _ = open_regular(path)
     try:
-        value = json.loads(path.read_bytes())
+        with open(fd, "rb") as file:  # noqa: PTH123 - Path.open would wait for a pipe
+            value = json.load(file)
     except OSError as error:
         raise os_error(error, path, "read it") from error
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise FormatError(f"this is no valid JSON ({error})", path=path) from error
     if not isinstance(value, dict):
         raise FormatError("this is no JSON object", path=path)
@@ -53,8 +57,8 @@ class Checkpoint:
     @property
     def classes(self) -> tuple[str, ...]:
         """`architectures`: the names of the published model classes."""
-        names = self.config.get("architectures") or []
-        return tuple(str(name) for name in names)
+        names = self.config.get("architectures")
+        return tuple(str(name) for name in names) if isinstance(names, list) else ()
 
     def integer(self, *keys: str) -> int | None:
         """The first of `keys` that is an integer in the text config."""
@@ -91,7 +95,7 @@ class Checkpoint:
     def _header(self, file: str) -> dict[str, SourceTensor]:
         if file not in self._headers:
             path = self.folder / file
-            if not path.exists():
+            if not os.path.exists(path):  # noqa: PTH110 - Path.exists may raise
                 raise IncompleteModel(
                     f"{path}: this file is missing, and the index says that it holds tensors that are needed; "
                     "download it."
@@ -116,12 +120,16 @@ class Checkpoint:
         if not path.exists():
             return None
         data = _read_json(path)
-        vocab = (data.get("model") or {}).get("vocab")
+        model = data.get("model")
+        vocab = model.get("vocab") if isinstance(model, dict) else None
         if not isinstance(vocab, dict):
             return None
-        texts = {int(number): str(text) for text, number in vocab.items()}
-        for entry in data.get("added_tokens") or []:
-            texts[int(entry["id"])] = str(entry["content"])
+        try:
+            texts = {index(number): str(text) for text, number in vocab.items()}
+            for entry in data.get("added_tokens") or []:
+                texts[index(entry["id"])] = str(entry["content"])
+        except (KeyError, TypeError) as error:
+            raise FormatError("the token list is damaged", path=path) from error
         return texts
 
 

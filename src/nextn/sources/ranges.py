@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from ..errors import FormatError
-from ..gguf.files import os_error
+from ..gguf.files import open_regular, os_error
 
 CHUNK_BYTES = 8 << 20
 
@@ -63,12 +63,9 @@ class Reader:
         self._open.clear()
 
     def fd(self, path: Path) -> int:
-        """A read-only descriptor of `path`, closed with the reader."""
+        """A read-only descriptor of `path`, closed with the reader; StorageError when it is no regular file."""
         if path not in self._open:
-            try:
-                self._open[path] = os.open(path, os.O_RDONLY | getattr(os, "O_CLOEXEC", 0))
-            except OSError as error:
-                raise os_error(error, path, "open it") from error
+            self._open[path], _ = open_regular(path)
         return self._open[path]
 
     def read(self, where: FileRange) -> bytearray:

@@ -46,15 +46,21 @@ class RowSource(Protocol):
         """All rows in order; `seen` is given every piece of source bytes (for a hash)."""
 
 
-def _to_float(data: bytearray, dtype: str) -> Rows:
+def _to_float(data: bytearray, dtype: str, add: float = 0.0) -> Rows:
+    """Source bytes as float32 with `add` added, rounded where the converter rounds.
+
+    The converter lifts bfloat16 to float32 before it computes, but computes on float16 in float16.
+    """
     import numpy as np
 
-    if dtype == "F32":
-        return np.frombuffer(data, dtype="<f4")
     if dtype == "F16":
-        return np.frombuffer(data, dtype="<f2").astype(np.float32)
-    # bfloat16 is the upper half of a float32.
-    return (np.frombuffer(data, dtype="<u2").astype(np.uint32) << 16).view(np.float32)
+        half = np.frombuffer(data, dtype="<f2")
+        return (half + np.float16(add) if add else half).astype(np.float32)
+    if dtype == "F32":
+        values = np.frombuffer(data, dtype="<f4")
+    else:  # bfloat16 is the upper half of a float32
+        values = (np.frombuffer(data, dtype="<u2").astype(np.uint32) << 16).view(np.float32)
+    return values + np.float32(add) if add else values
 
 
 @dataclass(frozen=True)
@@ -109,8 +115,7 @@ class CheckpointRows:
                 data = reader.read(span.tensor.rows(start, min(start + step, span.end)))
                 if seen is not None:
                     seen(data)
-                rows = _to_float(data, span.tensor.dtype).reshape(-1, self.n_per_row)
-                yield rows + rows.dtype.type(self.add) if self.add else rows
+                yield _to_float(data, span.tensor.dtype, self.add).reshape(-1, self.n_per_row)
 
 
 @dataclass(frozen=True)

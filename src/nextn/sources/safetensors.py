@@ -8,14 +8,14 @@ from __future__ import annotations
 
 import json
 import math
-import os
 import struct
 from dataclasses import dataclass
+from operator import index
 from pathlib import Path
 from typing import Any
 
 from ..errors import FormatError
-from ..gguf.files import os_error
+from ..gguf.files import open_regular, os_error
 from .ranges import FileRange
 
 MAX_HEADER_BYTES = 100_000_000  # the reference implementation's limit
@@ -73,9 +73,9 @@ def read_safetensors(path: Path) -> dict[str, SourceTensor]:
 
     Raises FormatError for a damaged or truncated file, StorageError when it cannot be read.
     """
+    fd, size = open_regular(path)
     try:
-        with path.open("rb", buffering=0) as file:
-            size = os.fstat(file.fileno()).st_size
+        with open(fd, "rb") as file:  # noqa: PTH123 - Path.open would wait for a pipe
             head = file.read(8)
             if len(head) < 8:
                 raise FormatError("this is not a safetensors file: it has fewer than 8 bytes", path=path, offset=0)
@@ -89,6 +89,8 @@ def read_safetensors(path: Path) -> dict[str, SourceTensor]:
                     found=f"{length:,}",
                 )
             raw = file.read(length)
+            if len(raw) < length:
+                raise FormatError("the file shrank while it was read", path=path, offset=8 + len(raw))
     except OSError as error:
         raise os_error(error, path, "read it") from error
     return _parse(raw, 8 + length, size, path)
@@ -97,7 +99,7 @@ def read_safetensors(path: Path) -> dict[str, SourceTensor]:
 def _parse(raw: bytes, data_start: int, size: int, path: Path) -> dict[str, SourceTensor]:
     try:
         table: Any = json.loads(raw)
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise FormatError("the safetensors header is no JSON: the file is damaged", path=path, offset=8) from error
     if not isinstance(table, dict):
         raise FormatError("the safetensors header is no JSON object", path=path, offset=8)
@@ -106,8 +108,8 @@ def _parse(raw: bytes, data_start: int, size: int, path: Path) -> dict[str, Sour
         if name == "__metadata__":
             continue
         try:
-            dtype, shape = str(entry["dtype"]), tuple(int(n) for n in entry["shape"])
-            start, end = (int(n) for n in entry["data_offsets"])
+            dtype, shape = str(entry["dtype"]), tuple(index(n) for n in entry["shape"])
+            start, end = (index(n) for n in entry["data_offsets"])
         except (KeyError, TypeError, ValueError) as error:
             raise FormatError(f"the entry of tensor '{name}' is damaged", path=path, offset=8) from error
         width = DTYPE_BYTES.get(dtype)

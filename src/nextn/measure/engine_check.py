@@ -1,0 +1,260 @@
+"""The engine check: does a real engine draft with the block, and write the same text with it as without?
+
+Equal text alone proves nothing about the block, for a useless draft is only rejected; so acceptance is measured by
+draft position, and must collapse in a control whose block weights are shuffled.
+"""
+
+from __future__ import annotations
+
+import math
+import tempfile
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import replace
+from pathlib import Path
+
+from nextn.engines.base import Completion, Engine, Launch, Running
+from nextn.errors import EngineFailed, EngineRefused, NextnError
+from nextn.measure.engine_report import (
+    COLLAPSE_RATIO,
+    MIN_ACCEPTANCE,
+    MIN_DRAFTED,
+    NEAR_TIE_NATS,
+    Divergence,
+    EngineReport,
+    Verdict,
+    judge,
+)
+from nextn.measure.prompts import PROMPTS
+
+__all__ = ["NEAR_TIE_NATS", "Control", "Divergence", "EngineReport", "Progress", "Verdict", "check_on_engine"]
+
+N_PROBS = 40
+"""How many alternatives are looked up at a divergence."""
+
+_WARM_UP_TOKENS = 4
+
+Control = Callable[[Path], tuple[Path, Path | None]]
+Progress = Callable[[str, int, int], None]
+
+
+def check_on_engine(
+    engine: Engine,
+    model: Path,
+    sidecar: Path | None,
+    control: Control | None,
+    prompts: Sequence[str] = PROMPTS,
+    n_predict: int = 64,
+    n_max: Sequence[int] = (1, 2, 3),
+    threads: int | None = None,
+    n_ctx: int = 1024,
+    progress: Progress | None = None,
+    extra_args: tuple[str, ...] = (),
+    workdir: Path | None = None,
+) -> EngineReport:
+    """Judge `model` (with `sidecar`) on `engine`; the model is loaded once per n_max, once without MTP, once more
+    for the control.
+
+    `control(folder)` writes a copy with shuffled block weights into `folder`, a temporary one inside `workdir`, and
+    returns its (model, sidecar). `progress(what, done, total)` is called before each load. What the engine
+    refuses becomes the verdict; raises only EngineMissing and what `control` raises outside the tree of errors.
+    """
+    run = _Run(engine, tuple(prompts), n_predict, threads, n_ctx, tuple(extra_args))
+    lengths = tuple(sorted(set(n_max)))
+    loads = [*(f"with MTP, n_max {n}" for n in lengths), "without MTP", *(["control"] if control else [])]
+    tell = progress or (lambda what, done, total: None)
+    try:
+        for done, n in enumerate(lengths):
+            tell(loads[done], done, len(loads))
+            run.with_mtp(model, sidecar, n)
+        tell("without MTP", len(lengths), len(loads))
+        run.without_mtp(model)
+    except EngineRefused as error:
+        alive = isinstance(error, EngineFailed) and not run.died
+        return run.report("cannot_tell" if alive else "failed", [str(error)])
+    drafts = run.acceptance.get(lengths[0], [])
+    worth_a_control = bool(drafts) and drafts[0] >= MIN_ACCEPTANCE
+    control_trouble = "no control was run"
+    if control is not None and worth_a_control:
+        tell("control", len(loads) - 1, len(loads))
+        control_trouble = run.with_control(control, lengths[0], workdir)
+    verdict, reasons = judge(
+        run.divergences,
+        len(run.prompts),
+        lengths[0],
+        run.acceptance.get(lengths[0]),
+        sum(answer.draft_n for answer in run.on[lengths[0]]),
+        run.control,
+        control_trouble,
+    )
+    return run.report(verdict, reasons)
+
+
+class _Run:
+    """The runs on one engine, and what they brought to light."""
+
+    def __init__(
+        self,
+        engine: Engine,
+        prompts: tuple[str, ...],
+        n_predict: int,
+        threads: int | None,
+        n_ctx: int,
+        extra_args: tuple[str, ...],
+    ) -> None:
+        self.engine = engine
+        self.prompts = prompts
+        self.n_predict = n_predict
+        self.threads = threads
+        self.n_ctx = n_ctx
+        self.extra_args = extra_args
+        self.on: dict[int, list[Completion]] = {}
+        self.divergences: list[Divergence] = []
+        self.same_text: bool | None = None
+        self.acceptance: dict[int, list[float]] = {}
+        self.tps_off: float | None = None
+        self.tps_on: dict[int, float] = {}
+        self.control: float | None = None
+        self.died = False
+
+    @contextmanager
+    def _started(self, model: Path, sidecar: Path | None, n_max: int) -> Iterator[Running]:
+        launch = Launch(model, sidecar, n_max, self.n_ctx, self.threads, self.extra_args)
+        with self.engine.start(launch) as running:
+            try:
+                # pages the weights in, so that the first prompt is as fast as the others
+                running.complete(self.prompts[0], min(_WARM_UP_TOKENS, self.n_predict))
+                yield running
+            except EngineFailed:
+                self.died = not running.alive
+                raise
+
+    def _ask(self, model: Path, sidecar: Path | None, n_max: int) -> list[Completion]:
+        with self._started(model, sidecar, n_max) as running:
+            return [running.complete(prompt, self.n_predict) for prompt in self.prompts]
+
+    def with_mtp(self, model: Path, sidecar: Path | None, n_max: int) -> None:
+        """Text, acceptance and speed with drafts of `n_max` tokens."""
+        answers = self._ask(model, sidecar, n_max)
+        self.on[n_max] = answers
+        tps = overall_tps(answers)
+        if tps is not None:
+            self.tps_on[n_max] = tps
+        rates = overall_acceptance(answers)
+        if rates is not None:
+            self.acceptance[n_max] = rates
+
+    def without_mtp(self, model: Path) -> None:
+        """The text that counts; every divergence from it is looked into while the engine runs."""
+        with self._started(model, None, 0) as running:
+            answers = [running.complete(prompt, self.n_predict) for prompt in self.prompts]
+            self.tps_off = overall_tps(answers)
+            for n_max, others in self.on.items():
+                for index, (off, on) in enumerate(zip(answers, others, strict=True)):
+                    place = first_difference(off.tokens, on.tokens)
+                    if place is not None:
+                        found = Divergence(n_max, index, place, _at(off.tokens, place), _at(on.tokens, place))
+                        self.divergences.append(self._measured(running, found, off.tokens[:place]))
+        self.same_text = not self.divergences
+
+    def _measured(self, running: Running, found: Divergence, prefix: list[int]) -> Divergence:
+        """`found` with its gap, decoded token by token as the text was, and with what batching does to it."""
+        off, on = found.token_off, found.token_on
+        for known in self.divergences:
+            if (known.prompt, known.position, known.token_on) == (found.prompt, found.position, on):
+                return replace(known, n_max=found.n_max)
+        if off is None or on is None:
+            return found
+        prompt = self.prompts[found.prompt]
+        again = running.complete(prompt, found.position + 1, n_probs=N_PROBS)
+        if again.tokens != [*prefix, off] or len(again.top) <= found.position:
+            return found
+        gap, bounded = _gap(again.top[found.position], off, on)
+        batch = running.complete([*running.tokenize(prompt), *prefix], 1, n_probs=N_PROBS)
+        moved, moved_bounded = _gap(batch.top[0], off, on) if batch.top else (None, True)
+        exact = gap is not None and moved is not None and not bounded and not moved_bounded
+        shift = abs(moved - gap) if exact and moved is not None and gap is not None else None
+        return replace(found, gap_nats=gap, gap_is_lower_bound=bounded, batch_shift_nats=shift)
+
+    def with_control(self, control: Control, n_max: int, workdir: Path | None) -> str:
+        """Acceptance with shuffled block weights; returns why there is none, or ""."""
+        try:
+            with tempfile.TemporaryDirectory(prefix="nextn-control-", dir=workdir) as folder:
+                model, sidecar = control(Path(folder))
+                answers = self._ask(model, sidecar, n_max)
+        except (NextnError, OSError) as error:
+            return f"the control could not be run: {error}"
+        rates = overall_acceptance(answers)
+        drafted = sum(answer.draft_n for answer in answers)
+        if rates is None or drafted < MIN_DRAFTED:
+            return f"the control drafted {drafted} tokens, fewer than {MIN_DRAFTED}"
+        self.control = rates[0]
+        return ""
+
+    def collapsed(self) -> bool | None:
+        """Whether the control's acceptance is at most `COLLAPSE_RATIO` of the real one; None: not run."""
+        if self.control is None:
+            return None
+        return self.control <= COLLAPSE_RATIO * self.acceptance[min(self.on)][0]
+
+    def report(self, verdict: Verdict, reasons: list[str]) -> EngineReport:
+        """Everything that was found, with its verdict."""
+        return EngineReport(
+            engine=self.engine.name,
+            engine_version=self.engine.version,
+            verdict=verdict,
+            reasons=reasons,
+            n_prompts=len(self.prompts),
+            n_drafted=sum(answer.draft_n for answers in self.on.values() for answer in answers),
+            divergences=self.divergences,
+            same_text=self.same_text,
+            acceptance=self.acceptance,
+            control_acceptance=self.control,
+            control_collapsed=self.collapsed(),
+            tps_off=self.tps_off,
+            tps_on=self.tps_on,
+        )
+
+
+def first_difference(one: Sequence[int], other: Sequence[int]) -> int | None:
+    """The first index at which two token lists differ, or None; the shorter one ends in a difference."""
+    for index, (a, b) in enumerate(zip(one, other, strict=False)):
+        if a != b:
+            return index
+    return None if len(one) == len(other) else min(len(one), len(other))
+
+
+def overall_acceptance(answers: Sequence[Completion]) -> list[float] | None:
+    """Acceptance by draft position over all answers, weighted by verification steps; None when not known."""
+    sums: list[float] = []
+    steps = 0
+    for answer in answers:
+        if answer.acceptance_per_pos is None:
+            continue
+        steps += answer.draft_steps
+        for position, rate in enumerate(answer.acceptance_per_pos):
+            if position == len(sums):
+                sums.append(0.0)
+            sums[position] += rate * answer.draft_steps
+    return [round(total / steps, 4) for total in sums] if steps else None
+
+
+def overall_tps(answers: Sequence[Completion]) -> float | None:
+    """Generated tokens per second over all answers; None when the engine gave no speeds."""
+    timed = [(len(answer.tokens), answer.decode_tps) for answer in answers if answer.decode_tps > 0]
+    seconds = sum(n / tps for n, tps in timed)
+    return round(sum(n for n, _ in timed) / seconds, 2) if seconds else None
+
+
+def _at(tokens: list[int], index: int) -> int | None:
+    return tokens[index] if index < len(tokens) else None
+
+
+def _gap(top: list[tuple[int, float]], off: int, on: int) -> tuple[float | None, bool]:
+    """Log-probability of `off` less that of `on`, and whether it is only a lower bound, `on` not being listed."""
+    known = {token: value for token, value in top if math.isfinite(value)}
+    if off not in known:
+        return None, False
+    if on in known:
+        return round(known[off] - known[on], 6), False
+    return round(known[off] - min(known.values()), 6), True

@@ -1,0 +1,163 @@
+"""What the engine check found, and the verdict that follows from it. Pure."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass, field
+from typing import Any, Literal
+
+Verdict = Literal["passed", "failed", "cannot_tell"]
+
+NEAR_TIE_NATS = 0.1
+"""Two tokens whose log-probabilities differ by no more are as good as tied: rounding may choose either.
+
+Verification is a batch, and batched kernels round differently. Measured on a trained 4-layer model on a CPU, the
+difference between the two best tokens moves by up to 0.011 nats (bf16) or not at all (q8_0) when the same prefix is
+decoded as one batch; the first divergence seen with MTP had a gap of 0.009. Deeper models and coarser types add up
+more of it: ten times the measured figure, a ratio of 1.1 between the two probabilities.
+"""
+MIN_DRAFTED = 8
+"""With fewer drafted tokens acceptance says nothing."""
+MIN_ACCEPTANCE = 0.1
+"""Below this at the first draft position, a block cannot be told from one that guesses."""
+COLLAPSE_RATIO = 0.5
+"""The control has collapsed when its acceptance is at most this share of the real one."""
+
+
+@dataclass(frozen=True)
+class Divergence:
+    """The first place where one prompt's text with MTP parts from the text without."""
+
+    n_max: int
+    """The draft length at which it happened."""
+    prompt: int
+    """Index of the prompt."""
+    position: int
+    """Index of the generated token."""
+    token_off: int | None
+    """The token without MTP; None: the text had ended."""
+    token_on: int | None
+    """The token with MTP; None: the text had ended."""
+    gap_nats: float | None = None
+    """By how much the engine without MTP held `token_off` more likely (difference of natural logs); None: unknown."""
+    gap_is_lower_bound: bool = False
+    """`token_on` is not among the looked-up alternatives: the gap is at least `gap_nats`."""
+    batch_shift_nats: float | None = None
+    """How far that gap moves when the engine without MTP decodes the same text as one batch; None: unknown."""
+
+    @property
+    def near_tie(self) -> bool:
+        """Whether rounding explains it: the gap is tiny, or batching alone moves it by at least as much."""
+        if self.gap_nats is None or self.gap_is_lower_bound:
+            return False
+        return self.gap_nats <= max(NEAR_TIE_NATS, self.batch_shift_nats or 0.0)
+
+    @property
+    def beyond_rounding(self) -> bool:
+        """Whether rounding cannot explain it; neither this nor `near_tie` when the gap is not known."""
+        if self.token_off is None or self.token_on is None:
+            return True
+        return not self.near_tie and self.gap_nats is not None and self.gap_nats > NEAR_TIE_NATS
+
+
+@dataclass(frozen=True)
+class EngineReport:
+    """What one engine says about one model."""
+
+    engine: str
+    """The engine's name."""
+    engine_version: str
+    """The engine's version."""
+    verdict: Verdict
+    """passed: same text, and the block drafts; failed: not so; cannot_tell: the evidence does not reach."""
+    reasons: list[str]
+    """One sentence each, the decisive ones."""
+    n_prompts: int
+    """Prompts asked."""
+    n_drafted: int = 0
+    """Tokens drafted in all runs with MTP, the control not counted."""
+    divergences: list[Divergence] = field(default_factory=list)
+    """Where texts part, at most one for each prompt and n_max."""
+    same_text: bool | None = None
+    """No divergence at all, near ties included; None: never compared."""
+    acceptance: dict[int, list[float]] = field(default_factory=dict)
+    """By n_max: the share of verification steps in which the 1st, 2nd, ... drafted token was accepted."""
+    control_acceptance: float | None = None
+    """Acceptance at the first draft position with shuffled block weights; None: not run."""
+    control_collapsed: bool | None = None
+    """Whether the control did what it must; None: not run."""
+    tps_off: float | None = None
+    """Generated tokens per second without MTP, all prompts together."""
+    tps_on: dict[int, float] = field(default_factory=dict)
+    """The same by n_max with MTP."""
+
+    def to_json(self) -> dict[str, Any]:
+        """A JSON-ready object."""
+        return {
+            "verdict": self.verdict,
+            "reasons": list(self.reasons),
+            "engine": {"name": self.engine, "version": self.engine_version},
+            "n_prompts": self.n_prompts,
+            "n_drafted": self.n_drafted,
+            "same_text": self.same_text,
+            "divergences": [{**asdict(one), "near_tie": one.near_tie} for one in self.divergences],
+            "acceptance": {str(n): rates for n, rates in self.acceptance.items()},
+            "control": {"acceptance": self.control_acceptance, "collapsed": self.control_collapsed},
+            "tps": {"off": self.tps_off, "on": {str(n): tps for n, tps in self.tps_on.items()}},
+        }
+
+
+def judge(
+    divergences: list[Divergence],
+    n_prompts: int,
+    n_max: int,
+    acceptance: list[float] | None,
+    n_drafted: int,
+    control: float | None,
+    control_trouble: str,
+) -> tuple[Verdict, list[str]]:
+    """The verdict and its reasons.
+
+    `acceptance` by draft position and `n_drafted` are those of the runs with the smallest draft length, `n_max`;
+    `control` is the acceptance of the control, or None because of `control_trouble`.
+    """
+    wrong = [one for one in divergences if one.beyond_rounding]
+    if wrong:
+        return "failed", [_told(one) for one in wrong]
+    doubts = [_told(one) for one in divergences if not one.near_tie]
+    if acceptance is None or n_drafted < MIN_DRAFTED:
+        doubts.append(
+            f"with n_max {n_max} the engine drafted {n_drafted} tokens on {n_prompts} prompts; it takes "
+            f"{MIN_DRAFTED} to measure acceptance"
+        )
+    elif acceptance[0] < MIN_ACCEPTANCE:
+        doubts.append(
+            f"{acceptance[0]:.1%} of {n_drafted} drafted tokens were accepted, under {MIN_ACCEPTANCE:.0%}: the block "
+            "cannot be told from one that guesses"
+        )
+    elif control is None:
+        doubts.append(f"acceptance was {acceptance[0]:.1%}, with nothing to compare it to: {control_trouble}")
+    elif control > COLLAPSE_RATIO * acceptance[0]:
+        doubts.append(
+            f"with shuffled block weights {control:.1%} of the drafted tokens were still accepted, against "
+            f"{acceptance[0]:.1%}: these prompts do not show what the block knows"
+        )
+    if doubts or acceptance is None or control is None:
+        return "cannot_tell", doubts
+    ties = len(divergences)
+    same = "the text is the same with and without MTP" if not ties else f"texts part at {ties} near ties only"
+    return "passed", [
+        f"{same}, on {n_prompts} prompts",
+        f"{acceptance[0]:.1%} of {n_drafted} tokens drafted with n_max {n_max} were accepted, and {control:.1%} with "
+        "shuffled block weights",
+    ]
+
+
+def _told(one: Divergence) -> str:
+    where = f"with n_max {one.n_max} the text of prompt {one.prompt} parts at token {one.position}"
+    if one.token_off is None or one.token_on is None:
+        return f"{where}: it ends {'without' if one.token_off is None else 'with'} MTP and goes on otherwise"
+    tokens = f"{one.token_off} without MTP, {one.token_on} with it"
+    if one.gap_nats is None:
+        return f"{where} ({tokens}), and the engine without MTP did not repeat its own text there"
+    least = "at least " if one.gap_is_lower_bound else ""
+    return f"{where} ({tokens}), where the first is more likely by {least}{one.gap_nats:.3f} nats"

@@ -1,0 +1,76 @@
+"""Shared fixtures: shipped data, random checkpoints, attached models, engines."""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+
+import nextn
+
+ROOT = Path(__file__).resolve().parent.parent
+sys.path.insert(0, str(ROOT / "scripts"))
+sys.path.insert(0, str(ROOT / "tests"))
+
+DATA = ROOT / "tests" / "data"
+TRUNKS = DATA / "trunks"
+DEMO = ROOT / "src" / "nextn" / "demo_data"
+CHECKPOINT = DEMO / "tiny-qwen35-mtp"
+Q4 = DEMO / "tiny-qwen35-Q4_K_M.gguf"
+
+
+def need(what: str, there: bool) -> None:
+    """A missing engine is a visible skip here and a failure in CI."""
+    if there:
+        return
+    if os.environ.get("CI"):
+        pytest.fail(f"{what} is missing, and CI must have it")
+    pytest.skip(f"{what} is missing")
+
+
+@pytest.fixture(scope="session")
+def checkpoints(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Path]:
+    """`checkpoints("qwen35moe-fused-bf16")` makes that random checkpoint once; the trained one is shipped."""
+    from make_tiny_checkpoints import make_checkpoint
+
+    made: dict[str, Path] = {}
+
+    def make(name: str) -> Path:
+        if name == CHECKPOINT.name:
+            return CHECKPOINT
+        if name not in made:
+            kind, _, dtype = name.rpartition("-")
+            made[name] = tmp_path_factory.mktemp("checkpoints") / name
+            make_checkpoint(kind, made[name], dtype)
+        return made[name]
+
+    return make
+
+
+@dataclass(frozen=True)
+class TinyModels:
+    """The trained tiny model in the shapes that engines meet."""
+
+    trunk: Path
+    bundled: Path
+    sidecar: Path
+    shards: Path  # first shard of a set whose last shard is the block
+
+
+@pytest.fixture(scope="session")
+def tiny_models(tmp_path_factory: pytest.TempPathFactory) -> TinyModels:
+    """Attached once from the shipped parts, in all layouts."""
+    folder = tmp_path_factory.mktemp("tiny models")
+    trunk = folder / "tiny-qwen35-Q8_0.gguf"
+    trunk.symlink_to(TRUNKS / "tiny-qwen35-Q8_0.gguf")
+    made = {
+        layout: nextn.attach(trunk, CHECKPOINT, layout=layout, out=folder / layout)
+        for layout in ("bundle", "sidecar", "shards")
+    }
+    sidecar = made["sidecar"].sidecar
+    assert sidecar is not None
+    return TinyModels(trunk, made["bundle"].entry, sidecar, made["shards"].entry)
