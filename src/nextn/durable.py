@@ -403,3 +403,11 @@ def write_all(system: System, fd: int, data: bytes | bytearray | memoryview, off
                 raise OSError(errno.EIO, "the system wrote nothing")
             view = view[n:]
             offset += n
+
+
+def free_bytes(folder: Path) -> int:
+    """Bytes that this user may still write to the file system of `folder` (or of its nearest parent)."""
+    while not os.path.lexists(folder):
+        folder = folder.parent
+    stat = os.statvfs(folder)
+    return stat.f_bavail * stat.f_frsize

@@ -11,7 +11,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from ..durable import System, Workspace, clean, explain, write_all
+from ..durable import System, Workspace, clean, explain, free_bytes, write_all
 from ..errors import FormatError, NoSpace, OutputExists, StorageError
 from ..layouts.plan import Carry, Convert, Copy, LateHeader, Link, LinkMode, NewBytes, NewFile, Plan, Segment
 from ..sources.ranges import Meter, Reader
@@ -63,7 +63,7 @@ def check_outputs(plan: Plan) -> None:
                 raise OutputExists(
                     f"{path}: this file is already there, and nextn never overwrites; choose another -o."
                 )
-        need, free = plan.bytes_written + SLACK_BYTES, _free(plan.folder) + _held(leftovers)
+        need, free = plan.bytes_written + SLACK_BYTES, free_bytes(plan.folder) + _held(leftovers)
     except OSError as error:
         raise explain(error, plan.folder, "use it") from error
     if need > free:
@@ -95,14 +95,6 @@ def _check_folder(plan: Plan) -> None:
         raise StorageError(
             f"{there}: cannot create files in it: permission denied, or it is read-only; choose another -o."
         )
-
-
-def _free(folder: Path) -> int:
-    """Bytes that this user may still write to the file system of `folder`, or of its nearest parent."""
-    while not os.path.lexists(folder):
-        folder = folder.parent
-    stat = os.statvfs(folder)
-    return stat.f_bavail * stat.f_frsize
 
 
 def _held(leftovers: list[Path]) -> int:

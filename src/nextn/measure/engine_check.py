@@ -33,59 +33,65 @@ N_PROBS = 40
 """How many alternatives are looked up at a divergence."""
 
 _WARM_UP_TOKENS = 4
+_N_CTX = 1024
 
 Control = Callable[[Path], tuple[Path, Path | None]]
-Progress = Callable[[str, int, int], None]
+Progress = Callable[[str], None]
 
 
 def check_on_engine(
     engine: Engine,
     model: Path,
-    sidecar: Path | None,
-    control: Control | None,
-    prompts: Sequence[str] = PROMPTS,
+    sidecar: Path | None = None,
+    control: Control | None = None,
+    prompts: Sequence[str] | None = None,
     n_predict: int = 64,
     n_max: Sequence[int] = (1, 2, 3),
     threads: int | None = None,
-    n_ctx: int = 1024,
+    n_ctx: int | None = None,
     progress: Progress | None = None,
     extra_args: tuple[str, ...] = (),
-    workdir: Path | None = None,
+    scratch: Path | None = None,
 ) -> EngineReport:
-    """Judge `model` (with `sidecar`) on `engine`; the model is loaded once per n_max, once without MTP, once more
-    for the control.
+    """Judge `model` (with `sidecar`) on `engine`.
 
-    `control(folder)` writes a copy with shuffled block weights into `folder`, a temporary one inside `workdir`, and
-    returns its (model, sidecar). `progress(what, done, total)` is called before each load. What the engine
-    refuses becomes the verdict; raises only EngineMissing and what `control` raises outside the tree of errors.
+    The model is loaded once for each of `n_max`, once without MTP, and once for the control; with no `n_max` only
+    the text without MTP is tried. `control(folder)` writes a copy with shuffled block weights into `folder`, a
+    temporary one inside `scratch`, and returns its (model, sidecar). `progress(what)` is called before each load.
+    `prompts` None: those of `nextn.measure.prompts`; `n_ctx` None: 1024 tokens.
+
+    What the engine refuses becomes the verdict. Raises EngineMissing, and what `control` raises outside the tree
+    of errors.
     """
-    run = _Run(engine, tuple(prompts), n_predict, threads, n_ctx, tuple(extra_args))
+    asked = PROMPTS if prompts is None else tuple(prompts)
+    run = _Run(engine, asked, n_predict, threads, n_ctx or _N_CTX, tuple(extra_args))
     lengths = tuple(sorted(set(n_max)))
-    loads = [*(f"with MTP, n_max {n}" for n in lengths), "without MTP", *(["control"] if control else [])]
-    tell = progress or (lambda what, done, total: None)
+    n_loads = len(lengths) + 1 + (control is not None and bool(lengths))
+    tell = progress or (lambda what: None)
     try:
-        for done, n in enumerate(lengths):
-            tell(loads[done], done, len(loads))
-            run.with_mtp(model, sidecar, n)
-        tell("without MTP", len(lengths), len(loads))
+        for load, length in enumerate(lengths, 1):
+            tell(f"load {load} of {n_loads}: drafting {length} at a time")
+            run.with_mtp(model, sidecar, length)
+        tell(f"load {len(lengths) + 1} of {n_loads}: the text without MTP")
         run.without_mtp(model)
     except EngineRefused as error:
-        alive = isinstance(error, EngineFailed) and not run.died
-        return run.report("cannot_tell" if alive else "failed", [str(error)])
-    drafts = run.acceptance.get(lengths[0], [])
-    worth_a_control = bool(drafts) and drafts[0] >= MIN_ACCEPTANCE
-    control_trouble = "no control was run"
-    if control is not None and worth_a_control:
-        tell("control", len(loads) - 1, len(loads))
-        control_trouble = run.with_control(control, lengths[0], workdir)
+        undecided = isinstance(error, EngineFailed) and not run.died
+        return run.report("cannot_tell" if undecided else "failed", [str(error)])
+    if not lengths:
+        return run.report("passed", ["the engine loads the model and writes text; there was nothing to draft with"])
+    first = run.acceptance.get(lengths[0])
+    trouble = "no control was run"
+    if control is not None and first is not None and first[0] >= MIN_ACCEPTANCE:
+        tell(f"load {n_loads} of {n_loads}: the control, with shuffled block weights")
+        trouble = run.with_control(control, lengths[0], scratch)
     verdict, reasons = judge(
         run.divergences,
         len(run.prompts),
         lengths[0],
-        run.acceptance.get(lengths[0]),
+        first,
         sum(answer.draft_n for answer in run.on[lengths[0]]),
         run.control,
-        control_trouble,
+        trouble,
     )
     return run.report(verdict, reasons)
 
@@ -176,10 +182,10 @@ class _Run:
         shift = abs(moved - gap) if exact and moved is not None and gap is not None else None
         return replace(found, gap_nats=gap, gap_is_lower_bound=bounded, batch_shift_nats=shift)
 
-    def with_control(self, control: Control, n_max: int, workdir: Path | None) -> str:
+    def with_control(self, control: Control, n_max: int, scratch: Path | None) -> str:
         """Acceptance with shuffled block weights; returns why there is none, or ""."""
         try:
-            with tempfile.TemporaryDirectory(prefix="nextn-control-", dir=workdir) as folder:
+            with tempfile.TemporaryDirectory(prefix="nextn-control-", dir=scratch) as folder:
                 model, sidecar = control(Path(folder))
                 answers = self._ask(model, sidecar, n_max)
         except (NextnError, OSError) as error:

@@ -71,14 +71,14 @@ class Checkpoint:
     @cached_property
     def weight_map(self) -> dict[str, str]:
         """Tensor name -> file name, from the index or from the headers of all files there are."""
-        index = self.folder / INDEX
-        if index.exists():
-            found = _read_json(index).get("weight_map")
+        listing = self.folder / INDEX
+        if os.path.exists(listing):  # noqa: PTH110 - Path.exists may raise
+            found = _read_json(listing).get("weight_map")
             if not isinstance(found, dict):
-                raise FormatError("'weight_map' is missing", path=index)
+                raise FormatError("'weight_map' is missing", path=listing)
             for file in found.values():
-                if "/" in str(file) or "\\" in str(file):
-                    raise FormatError(f"the index names a file outside the folder: '{file}'", path=index)
+                if "/" in str(file) or "\\" in str(file) or str(file) in ("", ".", ".."):
+                    raise FormatError(f"the index names a file outside the folder: '{file}'", path=listing)
             return {str(name): str(file) for name, file in found.items()}
         files = sorted(path.name for path in self.folder.glob("*.safetensors"))
         if not files:
@@ -135,6 +135,6 @@ class Checkpoint:
 
 def open_checkpoint(folder: Path) -> Checkpoint:
     """A checkpoint folder. Raises UsageError when there is no config.json in it."""
-    if not (folder / CONFIG).exists():
+    if not os.path.exists(folder / CONFIG):  # noqa: PTH110 - Path.exists may raise
         raise UsageError(f"{folder}: there is no {CONFIG} here, so this is no checkpoint folder.")
     return Checkpoint(folder)
