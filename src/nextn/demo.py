@@ -19,6 +19,16 @@ DATA = Path(__file__).resolve().parent / "demo_data"
 TRUNK = DATA / "tiny-qwen35-Q4_K_M.gguf"
 CHECKPOINT = DATA / "tiny-qwen35-mtp"
 LAYOUTS = ("shards", "sidecar", "bundle")
+# The model has read nothing but Python's standard library, so it is asked to go on with Python.
+PROMPTS = (
+    'def read(self, size=-1):\n    """Read and return up to size bytes.\n',
+    "import os\nimport sys\n\n\nclass Parser:\n    def __init__(self, stream):\n",
+    "    def test_empty(self):\n        self.assertEqual(",
+    "    try:\n        import threading\n    except ImportError:\n",
+    "def main(args=None):\n    parser = argparse.ArgumentParser(",
+)
+N_PREDICT = 128
+N_THREADS = 1  # the model is so small that a second thread only waits for the first
 Say = Callable[[str], None]
 
 
@@ -91,6 +101,9 @@ def run_demo(folder: Path, engine: Engine | None = None, say: Say | None = None)
             sidecar=made.sidecar,
             trunk=trunk,
             engine=engine,
+            prompts=PROMPTS,
+            n_predict=N_PREDICT,
+            threads=N_THREADS,
             progress=lambda text, layout=layout: say(f"{layout}: {text}"),  # type: ignore[misc]
         ).to_json()
         tps = verdict.get("tps") or {}
@@ -114,7 +127,7 @@ def ask_trunk_alone(engine: Engine, trunk: Path) -> str:
     from .engines.base import Launch
 
     try:
-        with engine.start(Launch(model=trunk, n_max=1)) as running:
+        with engine.start(Launch(model=trunk, n_max=1, threads=N_THREADS)) as running:
             running.complete("def", 4)
     except (EngineRefused, EngineFailed) as error:
         return error.line

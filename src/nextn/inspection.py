@@ -13,7 +13,7 @@ from .block import block_layers, layer_of, suffix_of
 from .errors import NextnError
 from .gguf.files import Model, open_model
 from .gguf.header import pad_to
-from .gguf.kv import KVType
+from .gguf.kv import KVType, printable
 from .layouts.fit import n_layer_trunk
 from .layouts.naming import MAIN_FORBIDDEN
 
@@ -116,7 +116,7 @@ def inspect(path: Path | str) -> Inspection:
             for name, size in sizes.items()
             if layers and (n := layer_of(name)) is not None and layers[0] <= n <= layers[-1]
         ),
-        problems=tuple(problems),
+        problems=tuple(printable(problem, 1000) for problem in problems),
         hints=tuple(hints),
         types=dict(types.most_common()),
         sidecars=sidecars,

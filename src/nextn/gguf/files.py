@@ -19,7 +19,7 @@ from typing import Any
 
 from ..errors import FormatError, IncompleteModel, StorageError, UsageError
 from .header import Header, HeaderParser, TensorInfo
-from .kv import KV
+from .kv import INTEGER_TYPES, KV, printable
 
 SPLIT_NO = "split.no"
 SPLIT_COUNT = "split.count"
@@ -70,6 +70,12 @@ def os_error(error: OSError, path: Path, doing: str) -> StorageError:
     """The operating system's refusal as one sentence."""
     reason = error.strerror or str(error)
     return StorageError(f"{path}: cannot {doing}: {reason}.")
+
+
+def _number(file: GGUFFile, key: str) -> int | None:
+    """An integer value, or None when it is missing or something else."""
+    kv = file.header.by_key.get(key)
+    return int(kv.value) if kv is not None and kv.type in INTEGER_TYPES else None
 
 
 def open_regular(path: Path) -> tuple[int, int]:
@@ -234,8 +240,8 @@ def open_model(path: Path | str) -> Model:
     parts = split_shard_name(path.name)
     if parts is None:
         file = read_header(path)
-        count = file.header.get(SPLIT_COUNT, 0)
-        if isinstance(count, int) and count > 1:
+        count = _number(file, SPLIT_COUNT)
+        if count is not None and count > 1:
             raise IncompleteModel(
                 f"{path}: this is one of {count} shards, but its name does not say which; "
                 f"rename the set to NAME-00001-of-{count:05d}.gguf and so on."
@@ -252,7 +258,7 @@ def _open_set(path: Path, prefix: str, number: int, count: int) -> Model:
         raise IncompleteModel(
             f"{path}: the name says shard {number} of {count}, which no set has; the file was renamed."
         )
-    if SPLIT_COUNT not in own.header.by_key or (count == 1 and own.header.get(SPLIT_COUNT) in (0, 1)):
+    if SPLIT_COUNT not in own.header.by_key or (count == 1 and _number(own, SPLIT_COUNT) in (0, 1)):
         if SPLIT_NO in own.header.by_key and count > 1:
             raise IncompleteModel(f"{path}: 'split.no' is there without 'split.count'; the set is damaged.")
         return Model((own,))  # a name that only looks like a shard's
@@ -275,13 +281,13 @@ def _check_set(files: tuple[GGUFFile, ...]) -> None:
     """Refuse a set that an engine would refuse, or that is mixed from two models."""
     first = files[0]
     for i, file in enumerate(files):
-        no = file.header.get(SPLIT_NO)
+        no = _number(file, SPLIT_NO)
         if no != i:
             raise IncompleteModel(
                 f"{file.path}: 'split.no' is {no}, but the name says shard {i + 1} (split.no {i}); "
                 "the file was renamed or belongs to another set."
             )
-    count = first.header.get(SPLIT_COUNT)
+    count = _number(first, SPLIT_COUNT)
     if count != len(files):
         raise IncompleteModel(
             f"{first.path}: 'split.count' is {count}, but the names say {len(files)} shards; "
@@ -293,11 +299,11 @@ def _check_set(files: tuple[GGUFFile, ...]) -> None:
             other = seen.setdefault(info.name, file)
             if other is not file:
                 raise IncompleteModel(
-                    f"{file.path}: tensor '{info.name}' is also in {other.path.name}; "
+                    f"{file.path}: tensor '{printable(info.name)}' is also in {other.path.name}; "
                     "the set is mixed from two models."
                 )
-    total = first.header.get(SPLIT_TENSORS_COUNT)
-    if isinstance(total, int) and total != len(seen):
+    total = _number(first, SPLIT_TENSORS_COUNT)
+    if total is not None and total != len(seen):
         raise IncompleteModel(
             f"{first.path}: the set should hold {total:,} tensors and holds {len(seen):,}; "
             "it is mixed from two models, or a shard was replaced."
@@ -309,12 +315,13 @@ def _check_one_model(files: tuple[GGUFFile, ...]) -> None:
     """Refuse shards whose tensors cannot belong to one model: another hidden size, another architecture."""
     first = files[0]
     arch = first.header.get("general.architecture")
-    hidden = first.header.get(f"{arch}.embedding_length")
+    hidden = _number(first, f"{arch}.embedding_length")
     for file in files[1:]:
         other = file.header.get("general.architecture")
         if other is not None and other != arch:
             raise IncompleteModel(
-                f"{file.path}: its architecture is '{other}', but the first shard's is '{arch}'; "
+                f"{file.path}: its architecture is '{printable(str(other))}', but the first shard's is "
+                f"'{printable(str(arch))}'; "
                 "the set is mixed from two models."
             )
     norms = Counter[int]()
@@ -324,7 +331,7 @@ def _check_one_model(files: tuple[GGUFFile, ...]) -> None:
             if info.name.endswith(("attn_norm.weight", "output_norm.weight", "ffn_norm.weight")) and info.ne:
                 norms[info.ne[0]] += 1
                 where.setdefault(info.ne[0], file)
-    strange = [size for size in norms if isinstance(hidden, int) and size != hidden]
+    strange = [size for size in norms if hidden is not None and size != hidden]
     if len(norms) > 1 and strange:
         raise IncompleteModel(
             f"{where[strange[0]].path}: its layers have hidden size {strange[0]:,}, but the first shard says "

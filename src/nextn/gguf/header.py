@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from ..errors import FormatError, UnsupportedFormat
-from .kv import KV, SCALAR_SIZE, Buffer, KVType, encode_text
+from .kv import KV, SCALAR_SIZE, Buffer, KVType, encode_text, printable
 from .types import TensorType, tensor_size, tensor_type
 
 MAGIC = b"GGUF"
@@ -140,7 +140,7 @@ class Header:
         end = file_size if size is None else start + size
         if end > file_size or start > file_size:
             raise FormatError(
-                f"the file ends inside tensor '{info.name}': it is truncated, get it again",
+                f"the file ends inside tensor '{printable(info.name)}': it is truncated, get it again",
                 path=self.path,
                 offset=start,
                 expected=f"{end:,} bytes",
@@ -289,19 +289,20 @@ class HeaderParser:
     def _kv(self) -> None:
         start = self._pos
         key, pos = self._text(start, MAX_KEY_BYTES, f"key {len(self._kvs)}")
+        shown = printable(key)
         if key in self._keys:
-            raise self._fail(f"the key '{key}' is there twice", start)
-        self._want(pos + 4, f"the type of '{key}'")
-        kv_type = self._type(struct.unpack_from("<I", self._buffer, pos)[0], pos, key)
+            raise self._fail(f"the key '{shown}' is there twice", start)
+        self._want(pos + 4, f"the type of '{shown}'")
+        kv_type = self._type(struct.unpack_from("<I", self._buffer, pos)[0], pos, shown)
         pos += 4
         item_type: KVType | None = None
         n_items: int | None = None
         value_start = pos
         if kv_type is KVType.ARRAY:
-            item_type, n_items, value_start = self._array_head(pos, key)
-            end = self._skip_items(value_start, item_type, n_items, key, 1)
+            item_type, n_items, value_start = self._array_head(pos, shown)
+            end = self._skip_items(value_start, item_type, n_items, shown, 1)
         else:
-            end = self._skip_scalar(pos, kv_type, key)
+            end = self._skip_scalar(pos, kv_type, shown)
         kv = KV(key, kv_type, item_type, n_items, self._buffer, start, value_start, end)
         if key == "general.alignment":
             self._alignment = self._alignment_of(kv)
@@ -378,23 +379,24 @@ class HeaderParser:
     def _tensor(self) -> None:
         start = self._pos
         name, pos = self._text(start, MAX_NAME_BYTES, f"the name of tensor {len(self._tensors)}")
+        shown = printable(name)
         if name in self._names:
-            raise self._fail(f"tensor '{name}' is there twice: the file is damaged", start)
-        self._want(pos + 4, f"tensor '{name}'")
+            raise self._fail(f"tensor '{shown}' is there twice: the file is damaged", start)
+        self._want(pos + 4, f"tensor '{shown}'")
         (n_dims,) = struct.unpack_from("<I", self._buffer, pos)
         if n_dims > MAX_DIMS:
-            raise self._fail(f"tensor '{name}' has too many axes", pos, f"at most {MAX_DIMS}", f"{n_dims:,}")
+            raise self._fail(f"tensor '{shown}' has too many axes", pos, f"at most {MAX_DIMS}", f"{n_dims:,}")
         end = pos + 4 + n_dims * 8 + 12
-        self._want(end, f"tensor '{name}'")
+        self._want(end, f"tensor '{shown}'")
         fields = struct.unpack_from(f"<{n_dims}QIQ", self._buffer, pos + 4)
         info = TensorInfo(name, fields[:n_dims], fields[-2], fields[-1])
         if math.prod(max(n, 1) for n in info.ne) >= 1 << 62:
             raise self._fail(
-                f"the shape of tensor '{name}' is absurd", pos + 4, "fewer than 2^62 elements", str(info.ne)
+                f"the shape of tensor '{shown}' is absurd", pos + 4, "fewer than 2^62 elements", str(info.ne)
             )
         if info.offset % self._alignment or info.offset > self.file_size:
             raise self._fail(
-                f"the offset of tensor '{name}' is wrong",
+                f"the offset of tensor '{shown}' is wrong",
                 end - 8,
                 f"a multiple of {self._alignment} inside the file",
                 f"{info.offset:,}",

@@ -67,6 +67,15 @@ def encode_text(text: str) -> bytes:
     return struct.pack("<Q", len(data)) + data
 
 
+def printable(text: str, limit: int = 120) -> str:
+    """A key or name as it may stand in a message: one line, no control characters, not endless."""
+    if len(text) > limit:
+        text = text[: limit - 3] + "..."
+    if text.isprintable():
+        return text
+    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode("ascii") for c in text)
+
+
 @dataclass(frozen=True, slots=True)
 class KV:
     """One key-value pair, a window on the header's bytes.

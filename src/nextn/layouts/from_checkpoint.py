@@ -1,1 +1,163 @@
-"""A runnable sidecar straight from a checkpoint: header and tokenizer come from config.json and tokenizer.json."""
+"""A runnable sidecar straight from a checkpoint: header and tokenizer come from config.json and tokenizer.json.
+
+The header says what llama.cpp's converter says with `--mtp`, and the tensors are its bytes where both write the
+same type. Nothing but the block, the embeddings, the last norm and the head is read.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from ..archs import family_of
+from ..archs.base import Family, Transform
+from ..archs.hparams import HPARAMS, Config, HParams
+from ..block import DRAFT_HEAD, Block
+from ..errors import FormatError, UnsupportedModel
+from ..gguf.header import Header, TensorInfo
+from ..gguf.kv import KV, KVType
+from ..gguf.types import TensorType, file_type_for, parse_type_name
+from ..sources.checkpoint import CONFIG, Checkpoint
+from ..sources.rows import FLOAT_DTYPES, CheckpointRows, Span
+from ..sources.safetensors import SourceTensor
+from ..sources.tokenizer import Tokenizer
+from . import build, naming
+from .plan import Carry, NewFile, Plan
+
+if TYPE_CHECKING:
+    from .extract import ExtractOptions
+
+EMBD, OUTPUT_NORM, OUTPUT = "token_embd.weight", "output_norm.weight", "output.weight"
+QUANTIZATION_VERSION = 2  # of ggml's block formats
+
+
+def plan_checkpoint_sidecar(block: Block, options: ExtractOptions) -> Plan:
+    """The plan that writes a sidecar from the checkpoint that `block` was found in.
+
+    Embeddings and head are written as `options.embd_type` (None: as they are in the checkpoint), the block's
+    matrices as `options.type` (None: q8_0).
+
+    Raises UsageError when there is no tokenizer.json, UnsupportedFormat for a tokenizer that is not byte-level BPE,
+    FormatError (naming key and file) for a config that lacks what an engine needs, UnsupportedModel for a family
+    whose header cannot be made here, QuantizeError, IncompleteModel.
+    """
+    checkpoint = block.checkpoint
+    assert checkpoint is not None
+    family = family_of(block.architecture, block.origin)
+    hparams = HPARAMS.get(family.arch)
+    if hparams is None:
+        raise UnsupportedModel(
+            f"{block.origin}: the header of a '{family.arch}' model cannot be made from a checkpoint alone; use "
+            f"'nextn attach TRUNK --from {block.origin} --layout sidecar', which takes the trunk's."
+        )
+    wanted = options.type or parse_type_name("q8_0")
+    notes: list[str] = []
+    kvs = _kvs(block, checkpoint, hparams, wanted)
+    n_layer_trunk = Config(checkpoint.text_config, block.origin / CONFIG, 0).integer("num_hidden_layers")
+    of_block = build.block_parts(block, n_layer_trunk, wanted, notes)
+    has_head = any(part.info.name.endswith(DRAFT_HEAD) for part in of_block)
+    parts = _Roots(checkpoint, family, hparams, options.embd_type, notes).parts(with_head=not has_head) + of_block
+    name = naming.split_quant(block.origin.resolve().name)[0].removeprefix("mtp-")
+    folder, name = naming.resolve_output(options.out, Path.cwd(), f"mtp-{name}-{wanted.label}.gguf")
+    if not name.startswith("mtp-"):
+        notes.append(f"{name} does not start with 'mtp-': engines find it only when it is passed with -md")
+    like = Header(3, (), (), 0, 0)
+    provenance = build.Provenance(
+        str(block.origin.resolve()), block.revision, tuple(part.info.name for part in of_block)
+    )
+    header = build.late_header(kvs, parts, like, provenance)
+    segments = (header, *build.data_segments(parts, like.alignment, []))
+    return Plan(
+        verb="extract",
+        layout="sidecar",
+        folder=folder,
+        outputs=(NewFile(name, segments),),
+        entry=folder / name,
+        sidecar=folder / name,
+        header_bytes=block.header_bytes,
+        notes=tuple(dict.fromkeys(notes)),
+    )
+
+
+def _kvs(block: Block, checkpoint: Checkpoint, hparams: HParams, wanted: TensorType) -> list[KV]:
+    """The whole header, provenance apart."""
+    config = Config(checkpoint.text_config, checkpoint.folder / CONFIG, block.n_layer_nextn)
+    general = [
+        KV.make("general.architecture", KVType.STRING, block.architecture),
+        KV.make("general.type", KVType.STRING, "model"),
+        KV.make("general.name", KVType.STRING, block.origin.resolve().name),
+    ]
+    number = file_type_for(wanted)
+    if number is not None:
+        general.append(KV.make("general.file_type", KVType.UINT32, number))
+    general.append(KV.make("general.quantization_version", KVType.UINT32, QUANTIZATION_VERSION))
+    return [*general, *hparams.kvs(block.architecture, config), *Tokenizer(checkpoint).kvs()]
+
+
+class _Roots:
+    """The tensors beside the block that an engine wants in a sidecar."""
+
+    def __init__(
+        self, checkpoint: Checkpoint, family: Family, hparams: HParams, wanted: TensorType | None, notes: list[str]
+    ) -> None:
+        self.checkpoint, self.family, self.hparams = checkpoint, family, hparams
+        self.wanted, self.notes = wanted, notes
+        config = Config(checkpoint.text_config, checkpoint.folder / CONFIG, 0)
+        self.n_embd, self.n_vocab = config.integer("hidden_size"), config.integer("vocab_size")
+        self.tied = config.values.get("tie_word_embeddings") is True
+
+    def parts(self, *, with_head: bool) -> list[build.Part]:
+        """token_embd, output_norm and output; no output for a tied model, which engines tie too.
+
+        With a draft head in the block, engines never use `output`, so it is left out. Raises FormatError.
+        """
+        head = self._find(OUTPUT) if with_head and not self.tied else None
+        if with_head and not self.tied and head is None:
+            raise FormatError(
+                f"there is no head ('{self.family.root[OUTPUT][0]}'), and {CONFIG} does not say that it is the "
+                "embeddings' ('tie_word_embeddings'); take the whole checkpoint",
+                path=self.checkpoint.folder,
+            )
+        out = [self._matrix(EMBD, self._need(EMBD)), self._norm(self._need(OUTPUT_NORM))]
+        return [*out, self._matrix(OUTPUT, head)] if head is not None else out
+
+    def _find(self, target: str) -> SourceTensor | None:
+        name = next((name for name in self.family.root[target] if name in self.checkpoint.weight_map), None)
+        return None if name is None else self.checkpoint.tensor(name)
+
+    def _need(self, target: str) -> SourceTensor:
+        found = self._find(target)
+        if found is None:
+            raise FormatError(
+                f"'{self.family.root[target][0]}' is missing, and a sidecar cannot run without it; download the "
+                "whole checkpoint",
+                path=self.checkpoint.folder,
+            )
+        return found
+
+    def _check(self, tensor: SourceTensor, shape: tuple[int, ...]) -> None:
+        if tensor.shape != shape:
+            raise FormatError(
+                f"the shape of '{tensor.name}' does not fit {CONFIG}",
+                path=tensor.where.path,
+                offset=tensor.where.start,
+                expected=str(list(shape)),
+                found=str(list(tensor.shape)),
+            )
+
+    def _matrix(self, target: str, tensor: SourceTensor) -> build.Part:
+        self._check(tensor, (self.n_vocab, self.n_embd))
+        rows = CheckpointRows((Span(tensor, 0, tensor.n_rows),))
+        ne = tensor.shape[::-1]
+        stored = parse_type_name(tensor.dtype.lower()) if tensor.dtype in FLOAT_DTYPES else None
+        if stored is not None and (self.wanted is None or self.wanted.id == stored.id):
+            size = tensor.where.size_bytes
+            return build.Part(TensorInfo(target, ne, stored.id, 0), size, Carry(target, tensor.where, of_block=False))
+        assert self.wanted is not None  # CheckpointRows takes no other dtypes
+        return build.converted(target, ne, rows, self.wanted, self.notes, of_block=False)
+
+    def _norm(self, tensor: SourceTensor) -> build.Part:
+        self._check(tensor, (self.n_embd,))
+        add = 1.0 if self.hparams.output_norm is Transform.PLUS_ONE else 0.0
+        rows = CheckpointRows((Span(tensor, 0, tensor.n_rows),), add)
+        return build.converted(OUTPUT_NORM, (self.n_embd,), rows, build.F32, self.notes, of_block=False)

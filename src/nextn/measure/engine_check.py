@@ -177,9 +177,10 @@ class _Run:
             return found
         gap, bounded = _gap(again.top[found.position], off, on)
         batch = running.complete([*running.tokenize(prompt), *prefix], 1, n_probs=N_PROBS)
-        moved, moved_bounded = _gap(batch.top[0], off, on) if batch.top else (None, True)
-        exact = gap is not None and moved is not None and not bounded and not moved_bounded
-        shift = abs(moved - gap) if exact and moved is not None and gap is not None else None
+        shift = None
+        if gap is not None and not bounded and batch.top:
+            moved, beyond = _gap(batch.top[0], off, on)
+            shift = None if moved is None or beyond else round(abs(moved - gap), 6)
         return replace(found, gap_nats=gap, gap_is_lower_bound=bounded, batch_shift_nats=shift)
 
     def with_control(self, control: Control, n_max: int, scratch: Path | None) -> str:

@@ -1,0 +1,379 @@
+"""A checkpoint's tokenizer as the `tokenizer.*` pairs of a GGUF header.
+
+Read from tokenizer.json (vocabulary, merges, pre-tokenizer, added tokens), tokenizer_config.json (special tokens,
+chat template), config.json (`vocab_size`, ids) and the chat template's own files. What is written is what
+llama.cpp's converter writes for byte-level BPE (facts about conversion/base.py and gguf-py's vocab.py at b11434).
+The converter knows a tokenizer by a hash of what it makes of a sample text; here the pre-tokenizer's regular
+expression decides, which is what `tokenizer.ggml.pre` stands for.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Iterator
+from dataclasses import dataclass
+from functools import cached_property
+from operator import index
+from pathlib import Path
+from string import ascii_letters, digits
+from typing import Any
+
+from ..errors import FormatError, UnsupportedFormat, UsageError
+from ..gguf.files import open_regular, os_error
+from ..gguf.kv import KV, KVType, encode_text
+from .checkpoint import CONFIG, TOKENIZER, Checkpoint
+
+TOKENIZER_CONFIG = "tokenizer_config.json"
+NORMAL, CONTROL, USER_DEFINED, UNUSED = 1, 3, 4, 5  # llama_token_type
+
+# The Split pattern of tokenizer.json -> `tokenizer.ggml.pre`. The two differ in where combining marks (\p{M}) go.
+_REGEX = (
+    r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?LETTERS|\p{N}| ?[^\s\p{L}MARK\p{N}]+[\r\n]*"
+    r"|\s*[\r\n]+|\s+(?!\S)|\s+"
+)
+PRE_TOKENIZERS = {
+    _REGEX.replace("LETTERS", r"\p{L}+").replace("MARK", ""): "qwen2",
+    _REGEX.replace("LETTERS", r"[\p{L}\p{M}]+").replace("MARK", r"\p{M}"): "qwen35",
+}
+
+# Kind of special token -> its key behind `tokenizer.ggml.`, in the order of writing.
+_SPECIAL_IDS = {
+    "bos": "bos_token_id",
+    "eos": "eos_token_id",
+    "unk": "unknown_token_id",
+    "sep": "seperator_token_id",  # the format's own spelling
+    "pad": "padding_token_id",
+    "mask": "mask_token_id",
+}
+_ADDABLE = ("bos", "eos", "sep")
+# Added tokens that published files mark as ordinary ones although they steer the model.
+_CONTROL_TEXTS = ("<pad>", "<mask>", "<2mass>", "[@BOS@]")
+_CONTROL_SHAPES = (("<|", "|>"), ("<｜", "｜>"), ("<unused", ">"))
+_WORD_MARK = "▁"  # SentencePiece's space
+
+
+@dataclass(frozen=True)
+class Added:
+    """A token that was added to the vocabulary: matched in the text before BPE."""
+
+    text: str
+    special: bool
+    normalized: bool
+
+
+def _read_json(path: Path) -> dict[str, Any]:
+    try:
+        value = json.loads(_read_text(path))
+    except (ValueError, RecursionError) as error:
+        raise FormatError(f"this is no valid JSON ({error})", path=path) from error
+    if not isinstance(value, dict):
+        raise FormatError("this is no JSON object", path=path)
+    return value
+
+
+def _read_text(path: Path) -> str:
+    fd, _ = open_regular(path)
+    try:
+        with open(fd, encoding="utf-8") as file:  # noqa: PTH123 - Path.open would wait for a pipe
+            return file.read()
+    except OSError as error:
+        raise os_error(error, path, "read it") from error
+    except UnicodeDecodeError as error:
+        raise FormatError("this is no UTF-8 text", path=path, offset=error.start) from error
+
+
+def _text_of(entry: Any) -> str | None:
+    """The text of a special token: a string, or an object with `content`."""
+    found = entry.get("content") if isinstance(entry, dict) else entry
+    return found if isinstance(found, str) else None
+
+
+def _byte_of_char() -> dict[str, int]:
+    """Byte-level BPE's alphabet: printable Latin-1 stands for itself, the other 68 bytes for U+0100 and up."""
+    plain = [*range(0x21, 0x7F), *range(0xA1, 0xAD), *range(0xAE, 0x100)]
+    other = [byte for byte in range(256) if byte not in set(plain)]
+    return {chr(byte): byte for byte in plain} | {chr(0x100 + i): byte for i, byte in enumerate(other)}
+
+
+@dataclass(frozen=True)
+class Tokenizer:
+    """The tokenizer files of a checkpoint folder, each read once."""
+
+    checkpoint: Checkpoint
+
+    @property
+    def path(self) -> Path:
+        """tokenizer.json."""
+        return self.checkpoint.folder / TOKENIZER
+
+    @cached_property
+    def data(self) -> dict[str, Any]:
+        """tokenizer.json. Raises UsageError when it is not there: a sidecar needs a tokenizer."""
+        if not self.path.exists():
+            raise UsageError(
+                f"{self.path.parent}: there is no {TOKENIZER} here, and a sidecar made from a checkpoint alone needs "
+                f"one; use 'nextn attach TRUNK --from {self.path.parent} --layout sidecar', which takes the "
+                "trunk's tokenizer."
+            )
+        return _read_json(self.path)
+
+    @cached_property
+    def settings(self) -> dict[str, Any]:
+        """tokenizer_config.json, empty without that file."""
+        path = self.checkpoint.folder / TOKENIZER_CONFIG
+        return _read_json(path) if path.exists() else {}
+
+    @cached_property
+    def model(self) -> dict[str, Any]:
+        """The BPE part. Raises UnsupportedFormat for anything but byte-level BPE."""
+        model = self.data.get("model")
+        kind = model.get("type") if isinstance(model, dict) else None
+        if not isinstance(model, dict) or (kind or "BPE") != "BPE" or not isinstance(model.get("vocab"), dict):
+            raise self._unsupported(f"is of type {kind or '(none)'}")
+        if model.get("byte_fallback") or model.get("continuing_subword_prefix") or model.get("end_of_word_suffix"):
+            raise self._unsupported("marks words or bytes in SentencePiece's or the first BPE's way")
+        return model
+
+    def _unsupported(self, what: str) -> UnsupportedFormat:
+        return UnsupportedFormat(
+            f"the tokenizer {what}, and only byte-level BPE with a known pre-tokenizer is written here; "
+            "use 'nextn attach TRUNK --from' this folder with --layout sidecar, which takes the trunk's tokenizer",
+            path=self.path,
+        )
+
+    def _damaged(self, what: str, path: Path | None = None) -> FormatError:
+        return FormatError(f"{what}: the tokenizer is damaged", path=path or self.path)
+
+    @cached_property
+    def added(self) -> dict[int, Added]:
+        """Added tokens by id.
+
+        tokenizer_config.json's own list comes last, and what it names as special (eos, pad, ...) is special.
+        """
+        found: dict[int, Added] = {}
+        by_id = self.settings.get("added_tokens_decoder") or {}
+        more = self.data.get("added_tokens") or []
+        try:
+            entries = [(index(entry["id"]), entry) for entry in more]
+            entries += [(int(number), entry) for number, entry in by_id.items()]
+            for number, entry in entries:
+                text, special = str(entry["content"]), bool(entry.get("special"))
+                found[number] = Added(text, special, bool(entry.get("normalized", not special)))
+        except (KeyError, TypeError, ValueError, AttributeError) as error:
+            raise self._damaged("an added token is no object with 'id' and 'content'") from error
+        known = {token.text for token in found.values()}
+        for text in self._named_special():
+            number = self.model["vocab"].get(text)
+            if text not in known and isinstance(number, int):
+                found[number] = Added(text, special=True, normalized=False)
+        return found
+
+    def _named_special(self) -> Iterator[str]:
+        settings = self.settings
+        named = [settings.get(f"{kind}_token") for kind in (*_SPECIAL_IDS, "cls")]
+        for key in ("additional_special_tokens", "extra_special_tokens"):
+            more = settings.get(key)
+            named += list(more.values()) if isinstance(more, dict) else more if isinstance(more, list) else []
+        yield from (text for entry in named if (text := _text_of(entry)) is not None)
+
+    @cached_property
+    def tokens(self) -> tuple[list[str], list[int]]:
+        """Texts and types of all `vocab_size` tokens; ids that nothing stands behind are `[PADi]`, unused.
+
+        Raises FormatError when ids go beyond `vocab_size`, or the list is damaged.
+        """
+        n_vocab = self.checkpoint.integer("vocab_size")
+        if n_vocab is None:
+            raise FormatError("'vocab_size' is missing", path=self.checkpoint.folder / CONFIG)
+        try:
+            texts = {index(number): str(text) for text, number in self.model["vocab"].items()}
+        except TypeError as error:
+            raise self._damaged("an id in the vocabulary is no whole number") from error
+        added = self.added
+        texts.update((number, token.text) for number, token in added.items())
+        if texts and not 0 <= min(texts) <= max(texts) < n_vocab:
+            raise FormatError(
+                "token ids go beyond the model's vocabulary",
+                path=self.path,
+                expected=f"ids from 0 to {n_vocab - 1:,}",
+                found=f"{min(texts):,} to {max(texts):,}",
+            )
+        out, types = [], []
+        for number in range(n_vocab):
+            text, kind = texts.get(number, f"[PAD{number}]"), UNUSED if number not in texts else NORMAL
+            if number in added:
+                text, kind = self._added_token(added[number])
+            out.append(text)
+            types.append(kind)
+        try:
+            "".join(out).encode("utf-8", "surrogateescape")
+        except UnicodeEncodeError as error:
+            raise self._damaged("a token is no Unicode text") from error
+        return out, types
+
+    def _added_token(self, token: Added) -> tuple[str, int]:
+        """Text and type as engines want them: the text as it is found in a prompt."""
+        text = token.text
+        if not token.normalized and all(char in _BYTE_OF_CHAR for char in text):
+            text = bytes(_BYTE_OF_CHAR[char] for char in text).decode("utf-8", "replace")
+        shaped = any(text.startswith(head) and text.endswith(tail) for head, tail in _CONTROL_SHAPES)
+        if token.special or shaped or text in _CONTROL_TEXTS:
+            return text, CONTROL
+        return text.replace(_WORD_MARK, " "), USER_DEFINED
+
+    @property
+    def pre(self) -> str:
+        """`tokenizer.ggml.pre`. Raises UnsupportedFormat for a pre-tokenizer that is not in the table."""
+        root = self.data.get("pre_tokenizer")
+        steps = root.get("pretokenizers") if isinstance(root, dict) else None
+        steps = steps if isinstance(steps, list) else [root]
+        steps = [step for step in steps if isinstance(step, dict)]
+        if [step.get("type") for step in steps] != ["Split", "ByteLevel"]:
+            raise self._unsupported("does not split by one regular expression into bytes")
+        split, to_bytes = steps
+        pattern = split.get("pattern")
+        regex = pattern.get("Regex") if isinstance(pattern, dict) else None
+        if split.get("invert") or split.get("behavior") != "Isolated" or to_bytes.get("use_regex", True):
+            raise self._unsupported("splits text in an unknown way")
+        name = PRE_TOKENIZERS.get(str(regex))
+        if name is None:
+            raise self._unsupported(f"splits text with an unknown regular expression ({regex!r})")
+        return name
+
+    def _check_normalizer(self) -> None:
+        """Engines do NFC for none of these tokenizers, and cannot be told anything else."""
+        normalizer = self.data.get("normalizer")
+        kind = normalizer.get("type") if isinstance(normalizer, dict) else normalizer
+        if kind not in (None, "NFC"):
+            raise self._unsupported(f"changes text with a normalizer ({kind})")
+
+    @property
+    def merges(self) -> list[str]:
+        """The merges as `left right`; both of the ways in which tokenizer.json holds them are read."""
+        merges = self.model.get("merges")
+        if not isinstance(merges, list):
+            raise self._damaged("'merges' is missing")
+        out = []
+        for merge in merges:
+            if isinstance(merge, str):
+                out.append(merge)
+            elif isinstance(merge, list) and len(merge) == 2 and all(isinstance(part, str) for part in merge):
+                out.append(" ".join(part.replace(" ", "Ġ") for part in merge))
+            else:
+                raise self._damaged("a merge is no pair of texts")
+        return out
+
+    @property
+    def special_ids(self) -> dict[str, int]:
+        """Kind of special token -> id: by its text among the added tokens, else as config.json has it."""
+        added = self.data.get("added_tokens") or []
+        by_text = {entry.get("content"): entry.get("id") for entry in reversed(added) if isinstance(entry, dict)}
+        config = self.checkpoint.config
+        nested = config.get("text_config")
+        found = {}
+        for kind in _SPECIAL_IDS:
+            number = by_text.get(_text_of(self.settings.get(f"{kind}_token")))
+            if not isinstance(number, int):
+                number = config.get(f"{kind}_token_id")
+                if number is None and isinstance(nested, dict):
+                    number = nested.get(f"{kind}_token_id")
+            if not isinstance(number, int) or isinstance(number, bool):  # a list says nothing about which
+                continue
+            if not 0 <= number < 1 << 32:
+                raise FormatError(f"'{kind}_token_id' is {number}", path=self.checkpoint.folder / CONFIG)
+            found[kind] = number
+        return found
+
+    @property
+    def adds(self) -> dict[str, bool]:
+        """Kind of special token -> whether it is put around a prompt."""
+        found: dict[str, bool] = {}
+        after = self.data.get("post_processor")
+        steps = after.get("processors", [after]) if isinstance(after, dict) else []
+        for step in steps if isinstance(steps, list) else []:
+            kind = step.get("type") if isinstance(step, dict) else None
+            if kind == "ByteLevel":
+                found |= {"bos": False, "eos": False}
+            elif kind != "TemplateProcessing" or len(step.get("single") or []) > 1:
+                raise self._unsupported(f"puts tokens around a prompt ({kind})")
+        for kind in _ADDABLE:
+            value = self.settings.get(f"add_{kind}_token")
+            if isinstance(value, bool):
+                found.setdefault(kind, value)
+        return found
+
+    @property
+    def chat_templates(self) -> dict[str, str]:
+        """Name -> template; the one without a name is `default`."""
+        value = self.settings.get("chat_template", self._template_files()) if self.settings else None
+        if isinstance(value, str):
+            return {"default": value}
+        found = {}
+        for entry in value if isinstance(value, list) else []:
+            name, template = (entry.get("name"), entry.get("template")) if isinstance(entry, dict) else (None, None)
+            if isinstance(name, str) and name and isinstance(template, str):
+                found["".join(c if c in ascii_letters + digits else "_" for c in name)] = template
+        return found
+
+    def _template_files(self) -> Any:
+        folder = self.checkpoint.folder
+        jinja, old = folder / "chat_template.jinja", folder / "chat_template.json"
+        if jinja.exists():
+            more = sorted((folder / "additional_chat_templates").glob("*.jinja"))
+            named = [{"name": path.stem, "template": _read_text(path)} for path in more]
+            return [{"name": "default", "template": _read_text(jinja)}, *named]
+        return _read_json(old).get("chat_template") if old.exists() else None
+
+    def kvs(self) -> list[KV]:
+        """All `tokenizer.*` pairs. Raises UsageError, UnsupportedFormat, FormatError, StorageError."""
+        tokens, types = self.tokens
+        self._check_normalizer()
+        ggml = "tokenizer.ggml."
+        out = [
+            KV.make(f"{ggml}model", KVType.STRING, "gpt2"),
+            KV.make(f"{ggml}pre", KVType.STRING, self.pre),
+            KV.make(f"{ggml}tokens", KVType.ARRAY, tokens, KVType.STRING),
+            KV.make(f"{ggml}token_type", KVType.ARRAY, types, KVType.INT32),
+            KV.make(f"{ggml}merges", KVType.ARRAY, self.merges, KVType.STRING),
+            *(KV.make(ggml + _SPECIAL_IDS[kind], KVType.UINT32, number) for kind, number in self.special_ids.items()),
+            *(KV.make(f"{ggml}add_{kind}_token", KVType.BOOL, value) for kind, value in self.adds.items()),
+        ]
+        templates = self.chat_templates
+        named = [name for name in templates if name != "default"]
+        out += [KV.make(f"tokenizer.chat_template.{name}", KVType.STRING, templates[name]) for name in named]
+        if named:
+            out.append(KV.make("tokenizer.chat_templates", KVType.ARRAY, named, KVType.STRING))
+        if "default" in templates:
+            out.append(KV.make("tokenizer.chat_template", KVType.STRING, templates["default"]))
+        return out
+
+
+_BYTE_OF_CHAR = _byte_of_char()
+
+
+def tokens_of(checkpoint: Checkpoint) -> list[str]:
+    """The token list as a GGUF of this checkpoint has it, `[PADi]` up to `vocab_size` included.
+
+    Raises UsageError without tokenizer.json, UnsupportedFormat when it is no BPE, FormatError when it is damaged
+    or `vocab_size` is missing.
+    """
+    return Tokenizer(checkpoint).tokens[0]
+
+
+def tokenizer_hash(checkpoint: Checkpoint) -> str | None:
+    """sha256 of that list as a GGUF header stores it (u64 length and bytes of each token), hex.
+
+    None when the checkpoint has no tokenizer.json, or one that is no byte-level BPE: there is nothing to compare.
+    Raises FormatError when the list is damaged.
+    """
+    if not (checkpoint.folder / TOKENIZER).exists():
+        return None
+    try:
+        tokens = tokens_of(checkpoint)
+    except UnsupportedFormat:
+        return None
+    digest = hashlib.sha256()
+    for token in tokens:
+        digest.update(encode_text(token))
+    return digest.hexdigest()
