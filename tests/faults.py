@@ -145,10 +145,10 @@ def state(folder: Path) -> dict[str, tuple[int, int, int, str]]:
     }
 
 
-def io_counters() -> dict[str, int]:
-    """The kernel's own count for this process: rchar and wchar are all bytes asked for, caches included."""
-    text = Path("/proc/self/io").read_text()
-    return {key: int(value) for key, value in (line.split(": ") for line in text.splitlines())}
+def _io_counters() -> tuple[dict[str, int], int]:
+    """The kernel's own count for this process (rchar, wchar: all bytes asked for, caches included), and its length."""
+    text = Path("/proc/self/io").read_bytes()
+    return {key: int(value) for key, value in (line.split(": ") for line in text.decode().splitlines())}, len(text)
 
 
 @dataclass
@@ -162,11 +162,10 @@ class Counted:
 @contextmanager
 def counted() -> Iterator[Counted]:
     """Count the body's reads and writes; what counting itself reads is taken off."""
-    first, start = io_counters(), io_counters()
-    own = start["rchar"] - first["rchar"]
     result = Counted()
+    start, own = _io_counters()
     yield result
-    end = io_counters()
+    end, _ = _io_counters()
     result.read = end["rchar"] - start["rchar"] - own
     result.written = end["wchar"] - start["wchar"]
 

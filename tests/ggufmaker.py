@@ -97,7 +97,7 @@ def f32(name: str, *ne: int, fill: float = 1.0) -> Tensor:
     return name, ne, F32, struct.pack("<f", fill) * n
 
 
-# -- models that pass for language models -----------------------------------------------------------------------------
+# -- models that pass for language models --------------------------------------------------------------------
 
 BLOCK = ("nextn.eh_proj.weight", "nextn.enorm.weight", "nextn.hnorm.weight", "attn_norm.weight",
          "post_attention_norm.weight", "attn_q.weight", "attn_k.weight", "attn_v.weight", "attn_output.weight",

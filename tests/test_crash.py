@@ -201,16 +201,19 @@ def test_a_kill_in_a_new_folder_does_not_hinder_the_next_run(inputs: Path, tmp_p
 
 def test_an_error_takes_new_folders_away_again(inputs: Path, tmp_path: Path) -> None:
     plan = CASES["shards"](inputs, tmp_path / "new" / "folder")
-    for k in range(1, 30):
-        with pytest.raises(StorageError):
-            execute(plan, system=Faults(k, "eio"))
-        assert [name for name in listing(tmp_path) if not name.endswith((".nextn-tmp", ".nextn-tmp-job"))] in (
-            [],
-            ["new", "new/folder"],
-        )
-        if not listing(tmp_path):
+    n_failed = 0
+    while not plan.entry.exists():
+        system = Faults(n_failed + 1, "eio")
+        with contextlib.suppress(StorageError):
+            execute(plan, system=system)
             continue
-        assert any("nextn-tmp" in name for name in listing(tmp_path)), k
+        n_failed += 1
+        if system.trace[n_failed - 1][0] == "unlink":  # the leftover stays for the next run, and its folder with it
+            assert not any(path.suffix == ".gguf" for path in tmp_path.rglob("*"))
+        else:
+            assert listing(tmp_path) == [], n_failed
+        shutil.rmtree(tmp_path / "new", ignore_errors=True)
+    assert n_failed > 20
 
 
 # -- real processes --------------------------------------------------------------------------------------------
@@ -239,8 +242,10 @@ def wait_for(folder: Path, pattern: str, process: subprocess.Popen[str]) -> Path
     raise AssertionError(f"no {pattern} in {listing(folder)}")
 
 
-@pytest.mark.parametrize("wait_s", [0, 0.15, 0.4])
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP], ids=lambda number: number.name)
+@pytest.mark.parametrize(
+    ("number", "wait_s"),
+    [(signal.SIGINT, 0), (signal.SIGINT, 0.15), (signal.SIGINT, 0.4), (signal.SIGTERM, 0.2), (signal.SIGHUP, 0.3)],
+)
 def test_signals_end_a_run_with_130_and_one_sentence(tmp_path: Path, number: signal.Signals, wait_s: float) -> None:
     trunk = Path(shutil.copy(Q4, tmp_path))
     before, seen = state(tmp_path), listing(tmp_path)
@@ -256,7 +261,7 @@ def test_signals_end_a_run_with_130_and_one_sentence(tmp_path: Path, number: sig
     assert state(tmp_path) == before
 
 
-@pytest.mark.parametrize("wait_s", [0, 0.3, 0.8])
+@pytest.mark.parametrize("wait_s", [0, 0.6])
 def test_a_killed_process_is_cleaned_up_by_the_next(tmp_path: Path, wait_s: float) -> None:
     trunk = Path(shutil.copy(Q4, tmp_path))
     before = state(tmp_path)

@@ -7,27 +7,19 @@ import shutil
 from pathlib import Path
 
 import pytest
-from ggufmaker import arch_kvs, block_tensors, f32, make, root_tensors, split_kvs, trunk_tensors, write_set
 
+from ggufmaker import arch_kvs, block_tensors, f32, make, root_tensors, split_kvs, trunk_tensors, write_set
 from nextn.errors import FormatError, IncompleteModel, NextnError, StorageError, UsageError
 from nextn.gguf.files import model_candidates, open_model, read_header, shard_name, split_shard_name
 
 GOOD = make(arch_kvs(2), [*root_tensors(), *trunk_tensors(2)]).whole
 
 
-def three(folder: Path, prefix: str = "M", hidden: int = 8, arch: str = "qwen35", name: str = "blk") -> list[Path]:
+def three(folder: Path, hidden: int = 8) -> list[Path]:
     """A set of three shards: metadata and root tensors, layer 0, layer 1."""
-    layers = [
-        [(tensor.replace("blk", name), *rest) for tensor, *rest in trunk_tensors(i + 1, hidden, first=i)] for i in (0, 1)
-    ]
+    layers = [trunk_tensors(i + 1, hidden, first=i) for i in (0, 1)]
     return write_set(
-        folder,
-        prefix,
-        [
-            (arch_kvs(2, hidden=hidden, arch=arch), root_tensors(hidden)),
-            ([], layers[0]),
-            ([], layers[1]),
-        ],
+        folder, "M", [(arch_kvs(2, hidden=hidden), root_tensors(hidden)), ([], layers[0]), ([], layers[1])]
     )
 
 
@@ -39,7 +31,7 @@ def refused(path: Path, kind: type[NextnError] = IncompleteModel) -> str:
     return str(caught.value)
 
 
-# -- names ----------------------------------------------------------------------------------------------------------------
+# -- names ---------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
@@ -60,7 +52,7 @@ def test_shard_names(name: str, parts: tuple[str, int, int] | None) -> None:
         assert shard_name(*parts) == name
 
 
-# -- single files ---------------------------------------------------------------------------------------------------------
+# -- single files --------------------------------------------------------------------------------------------
 
 
 def test_a_single_file(tmp_path: Path) -> None:
@@ -70,7 +62,7 @@ def test_a_single_file(tmp_path: Path) -> None:
     assert (model.entry, model.base_name, model.is_sharded) == (path, "M-Q8_0", False)
     assert model.size_bytes == len(GOOD)
     assert model.header_bytes == model.header.data_offset
-    assert list(model.tensors)[0] == "token_embd.weight"
+    assert next(iter(model.tensors)) == "token_embd.weight"
     assert [info.name for _, info in model.items()] == list(model.tensors)
     assert (model.arch_int("block_count"), model.arch_int("not.there", 7)) == (2, 7)
     model.check_whole()
@@ -94,9 +86,9 @@ def test_a_truncated_file_is_named_with_its_tensor(tmp_path: Path) -> None:
     path = tmp_path / "M.gguf"
     path.write_bytes(GOOD[:-1])
     model = open_model(path)
-    with pytest.raises(FormatError, match=r"M\.gguf, byte [\d,]+: the file ends inside tensor 'blk\.1\.ffn_norm") as caught:
+    sentence = r"M\.gguf, byte [\d,]+: the file ends inside tensor 'blk\.1\.ffn_norm.weight': it is truncated, get it"
+    with pytest.raises(FormatError, match=sentence):
         model.check_whole()
-    assert "truncated, get it again" in str(caught.value)
 
 
 @pytest.mark.parametrize("data", [b"", b"GG", b"\x89PNG\r\n\x1a\n" + bytes(100), bytes(4096), b"<!doctype html>" * 9])
@@ -131,13 +123,13 @@ def test_descriptors_are_closed(tmp_path: Path) -> None:
     good.write_bytes(GOOD)
     bad.write_bytes(GOOD[:100])
     os.mkfifo(tmp_path / "fifo")
-    before = len(os.listdir("/proc/self/fd"))
+    before = len(list(Path("/proc/self/fd").iterdir()))
     for _ in range(20):
         read_header(good)
         for path in (bad, tmp_path, tmp_path / "fifo"):
             with pytest.raises(NextnError):
                 read_header(path)
-    assert len(os.listdir("/proc/self/fd")) == before
+    assert len(list(Path("/proc/self/fd").iterdir())) == before
 
 
 def test_a_shard_that_lost_its_name(tmp_path: Path) -> None:
@@ -146,7 +138,7 @@ def test_a_shard_that_lost_its_name(tmp_path: Path) -> None:
     assert "one of 3 shards, but its name does not say which" in refused(path)
 
 
-# -- sets -------------------------------------------------------------------------------------------------------------------
+# -- sets ----------------------------------------------------------------------------------------------------
 
 
 def test_a_set_opens_from_any_of_its_shards(tmp_path: Path) -> None:
@@ -297,7 +289,7 @@ def test_shards_by_symlink_as_in_the_hub_cache(tmp_path: Path) -> None:
     assert "1 of 3 shards missing (M-00003-of-00003.gguf)" in refused(snapshot)
 
 
-# -- folders ----------------------------------------------------------------------------------------------------------------
+# -- folders -------------------------------------------------------------------------------------------------
 
 
 def test_an_empty_folder(tmp_path: Path) -> None:

@@ -8,10 +8,11 @@ from pathlib import Path
 
 import gguf
 import pytest
-from ggufmaker import FORMS, KV as Pair, make, pair
 from hypothesis import given
 from hypothesis import strategies as st
 
+from ggufmaker import FORMS, make, pair
+from ggufmaker import KV as Pair
 from nextn.gguf.files import read_header
 from nextn.gguf.header import build_header, parse_header
 from nextn.gguf.kv import KV, KVType, edit, encode_text, printable
@@ -181,7 +182,7 @@ def test_names_in_messages_are_one_printable_line(text: str, shown: str) -> None
     assert printable(text) == shown
 
 
-# -- gguf-py as the other reader ----------------------------------------------------------------------------------------
+# -- gguf-py as the other reader -----------------------------------------------------------------------------
 
 
 def gguf_py(path: Path) -> dict[str, object]:

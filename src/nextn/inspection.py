@@ -219,7 +219,7 @@ def _check_names(model: Model, shape: str, problems: list[str], hints: list[str]
                 break
     if shape == "sidecar" and not model.entry.name.startswith("mtp-"):
         hints.append("the name does not start with 'mtp-': engines find this sidecar only when it is passed with -md.")
-    long = next((name for name in model.tensors if len(name.encode()) > 63), None)
+    long = next((name for name in model.tensors if len(name.encode("utf-8", "surrogateescape")) > 63), None)
     if long is not None:
         problems.append(f"the tensor name '{long[:40]}...' has more than 63 bytes: engines refuse it.")
 

@@ -107,11 +107,15 @@ def _fits(value: Any, kind: KVType) -> bool:
 _DEFAULT_SECTIONS = [11, 11, 10]  # Qwen3.5's, for a config without the key; its loader wants the pair
 _DEFAULT_INTERVAL = 4  # every fourth layer has full attention
 _DEFAULT_PARTIAL_ROTARY = 0.25
+_MAX_LAYERS = 512  # LLAMA_MAX_LAYERS
 _SCALED_ROPE = ("linear", "yarn")
 
 
 def _block_count(config: Config) -> int:
-    return config.integer("num_hidden_layers") + config.n_layer_nextn
+    n_layer = config.integer("num_hidden_layers")
+    if not 0 < n_layer <= _MAX_LAYERS - config.n_layer_nextn:
+        raise FormatError(f"'num_hidden_layers' is {n_layer:,}, and engines take {_MAX_LAYERS}", path=config.path)
+    return n_layer + config.n_layer_nextn
 
 
 def _recurrent_layers(config: Config) -> list[bool]:

@@ -42,6 +42,7 @@ class _Run:
     reader: Reader
     system: System
     progress: Progress | None
+    n_threads: int
     done: int = 0
     hashes: dict[str, str] = field(default_factory=dict)
     source_hash: hashlib._Hash = field(default_factory=hashlib.sha256)
@@ -116,7 +117,7 @@ def execute(plan: Plan, *, progress: Progress | None = None, system: System | No
     meter = Meter()
     links: dict[str, str] = {}
     with Reader(meter) as reader, Workspace(plan.folder, system) as space:
-        run = _Run(plan, reader, system, progress)
+        run = _Run(plan, reader, system, progress, min(os.cpu_count() or 1, 8))
         temps: dict[str, Path] = {}
         late: list[tuple[int, LateHeader, Path]] = []
         for out in plan.outputs:
@@ -238,10 +239,9 @@ def _convert(run: _Run, segment: Convert, fd: int, offset: int, path: Path) -> i
 
     digest = hashlib.sha256()
     start = offset
-    n_threads = min(os.cpu_count() or 1, 8)
     seen = run.source_hash.update if segment.of_block else None
     for rows in segment.rows.chunks(run.reader, seen):
-        few = n_threads if rows.size >= CHUNK_ELEMENTS // 4 else 1
+        few = run.n_threads if rows.size >= CHUNK_ELEMENTS // 4 else 1
         data = quantize_rows(rows, segment.type, n_threads=few).data.cast("B")
         digest.update(data)
         write_all(run.system, fd, data, offset, path)

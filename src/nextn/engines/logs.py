@@ -14,7 +14,7 @@ from nextn.engines.base import MemoryUse
 _PREFIX = re.compile(r"^(?:\d+(?:\.\d+)+ [A-Z] )?")  # 0.00.029.280 W
 _SOURCE = re.compile(r"^(?:(?:srv|slot|cmn|spec|que|res|main)\s+)?[\w~:<>]+(?:\(\))?: +")  # llama_model_load:
 _NOISE = re.compile(r"^error loading model(?: \w+)?: +", re.IGNORECASE)
-_DUMP = re.compile(r"llama_model_loader: - |example_format|nextn: the engine (?:was )?ended")
+_DUMP = re.compile(r"llama_model_loader: - |example_format|nextn: (?:the engine was ended|listening on)")
 
 # Best first: a line that names the cause. The first line of the best kind that occurs is the decisive one.
 _CAUSES = tuple(
@@ -41,7 +41,7 @@ _TRAILER = re.compile(
 
 def bare(line: str) -> str:
     """The line without time, level, function names and "error loading model" in front."""
-    text = _PREFIX.sub("", line.strip())
+    text = " ".join(_PREFIX.sub("", line.strip()).split())
     if (at := text.find("GGML_ASSERT")) >= 0:
         return text[at:]
     if text.startswith("nextn: "):

@@ -121,6 +121,10 @@ def _donor_kvs(block: Block, n_trunk: int) -> list[KV]:
         elif known is not None:
             kept.append(known)
         return edit(kept, put=_counts(block))
+    assert block.checkpoint is not None
+    from ..sources.tokenizer import tokenizer_hash
+
+    tokens_sha256 = tokenizer_hash(block.checkpoint)
     counts = {
         "block_count": n_trunk + block.n_layer_nextn,
         "nextn_predict_layers": block.n_layer_nextn,
@@ -129,4 +133,5 @@ def _donor_kvs(block: Block, n_trunk: int) -> list[KV]:
     return [
         KV.make("general.architecture", KVType.STRING, arch),
         *(KV.make(f"{arch}.{suffix}", KVType.UINT32, value) for suffix, value in counts.items()),
+        *([KV.make(TOKENIZER_HASH, KVType.STRING, tokens_sha256)] if tokens_sha256 else []),
     ]

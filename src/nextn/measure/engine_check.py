@@ -161,7 +161,7 @@ class _Run:
                     if place is not None:
                         found = Divergence(n_max, index, place, _at(off.tokens, place), _at(on.tokens, place))
                         self.divergences.append(self._measured(running, found, off.tokens[:place]))
-        self.same_text = not self.divergences
+        self.same_text = not self.divergences if self.on else None
 
     def _measured(self, running: Running, found: Divergence, prefix: list[int]) -> Divergence:
         """`found` with its gap, decoded token by token as the text was, and with what batching does to it."""

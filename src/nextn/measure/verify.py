@@ -131,8 +131,8 @@ def _choose_sidecar(
     if len(found) == 1:
         return open_model(found[0]), (f"the sidecar {found[0].name} lies beside the model and was taken",)
     if found:
-        names = [path.name for path in found]
-        raise UsageError(f"{model.entry}: {len(found)} sidecars lie beside it ({', '.join(names)}); name one with --sidecar.")
+        several = ", ".join(path.name for path in found)
+        raise UsageError(f"{model.entry}: {len(found)} sidecars lie beside it ({several}); name one with --sidecar.")
     if original is not None:
         return None, ("there is no block: only files were compared and the text without MTP was tried",)
     raise NoBlock(f"{model.entry}: there is no MTP block to verify; name its sidecar with --sidecar.")

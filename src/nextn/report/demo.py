@@ -21,7 +21,8 @@ def show(demo: Demo) -> None:
         table.add_column(title, justify="right" if title in ("written", "seconds", "tokens/s off") else "left")
     for row in demo.rows:
         accepted = "\n".join(
-            f"{n_max}: " + " ".join(f"{100 * share:.0f}%" for share in shares) for n_max, shares in row.acceptance.items()
+            f"{n_max}: " + " ".join(f"{100 * share:.0f}%" for share in shares)
+            for n_max, shares in row.acceptance.items()
         )
         speed = "\n".join(f"{n_max}: {tps:,.0f}" for n_max, tps in row.tps_on.items())
         table.add_row(

@@ -23,7 +23,8 @@ INDEX = "model.safetensors.index.json"
 TOKENIZER = "tokenizer.json"
 
 
-def _read_json(path: Path) -> dict[str, Any]:
+def read_json(path: Path) -> dict[str, Any]:
+    """A JSON object from a file. Raises FormatError for anything else, StorageError when it cannot be read."""
     fd, _ = open_regular(path)
     try:
         with open(fd, "rb") as file:  # noqa: PTH123 - Path.open would wait for a pipe
@@ -46,7 +47,7 @@ class Checkpoint:
     @cached_property
     def config(self) -> dict[str, Any]:
         """config.json as it is."""
-        return _read_json(self.folder / CONFIG)
+        return read_json(self.folder / CONFIG)
 
     @cached_property
     def text_config(self) -> dict[str, Any]:
@@ -73,7 +74,7 @@ class Checkpoint:
         """Tensor name -> file name, from the index or from the headers of all files there are."""
         listing = self.folder / INDEX
         if os.path.exists(listing):  # noqa: PTH110 - Path.exists may raise
-            found = _read_json(listing).get("weight_map")
+            found = read_json(listing).get("weight_map")
             if not isinstance(found, dict):
                 raise FormatError("'weight_map' is missing", path=listing)
             for file in found.values():
@@ -119,7 +120,7 @@ class Checkpoint:
         path = self.folder / TOKENIZER
         if not path.exists():
             return None
-        data = _read_json(path)
+        data = read_json(path)
         model = data.get("model")
         vocab = model.get("vocab") if isinstance(model, dict) else None
         if not isinstance(vocab, dict):

@@ -10,7 +10,6 @@ expression decides, which is what `tokenizer.ggml.pre` stands for.
 from __future__ import annotations
 
 import hashlib
-import json
 from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cached_property
@@ -22,9 +21,10 @@ from typing import Any
 from ..errors import FormatError, UnsupportedFormat, UsageError
 from ..gguf.files import open_regular, os_error
 from ..gguf.kv import KV, KVType, encode_text
-from .checkpoint import CONFIG, TOKENIZER, Checkpoint
+from .checkpoint import CONFIG, TOKENIZER, Checkpoint, read_json
 
 TOKENIZER_CONFIG = "tokenizer_config.json"
+MAX_VOCAB = 1 << 24  # tokens; published models have up to a quarter of a million
 NORMAL, CONTROL, USER_DEFINED, UNUSED = 1, 3, 4, 5  # llama_token_type
 
 # The Split pattern of tokenizer.json -> `tokenizer.ggml.pre`. The two differ in where combining marks (\p{M}) go.
@@ -60,16 +60,6 @@ class Added:
     text: str
     special: bool
     normalized: bool
-
-
-def _read_json(path: Path) -> dict[str, Any]:
-    try:
-        value = json.loads(_read_text(path))
-    except (ValueError, RecursionError) as error:
-        raise FormatError(f"this is no valid JSON ({error})", path=path) from error
-    if not isinstance(value, dict):
-        raise FormatError("this is no JSON object", path=path)
-    return value
 
 
 def _read_text(path: Path) -> str:
@@ -116,13 +106,13 @@ class Tokenizer:
                 f"one; use 'nextn attach TRUNK --from {self.path.parent} --layout sidecar', which takes the "
                 "trunk's tokenizer."
             )
-        return _read_json(self.path)
+        return read_json(self.path)
 
     @cached_property
     def settings(self) -> dict[str, Any]:
         """tokenizer_config.json, empty without that file."""
         path = self.checkpoint.folder / TOKENIZER_CONFIG
-        return _read_json(path) if path.exists() else {}
+        return read_json(path) if path.exists() else {}
 
     @cached_property
     def model(self) -> dict[str, Any]:
@@ -158,7 +148,9 @@ class Tokenizer:
             entries = [(index(entry["id"]), entry) for entry in more]
             entries += [(int(number), entry) for number, entry in by_id.items()]
             for number, entry in entries:
-                text, special = str(entry["content"]), bool(entry.get("special"))
+                text, special = entry["content"], bool(entry.get("special"))
+                if not isinstance(text, str):
+                    raise TypeError(text)
                 found[number] = Added(text, special, bool(entry.get("normalized", not special)))
         except (KeyError, TypeError, ValueError, AttributeError) as error:
             raise self._damaged("an added token is no object with 'id' and 'content'") from error
@@ -184,8 +176,9 @@ class Tokenizer:
         Raises FormatError when ids go beyond `vocab_size`, or the list is damaged.
         """
         n_vocab = self.checkpoint.integer("vocab_size")
-        if n_vocab is None:
-            raise FormatError("'vocab_size' is missing", path=self.checkpoint.folder / CONFIG)
+        if n_vocab is None or n_vocab > MAX_VOCAB:
+            what = "missing" if n_vocab is None else f"{n_vocab:,}, more than the {MAX_VOCAB:,} that are read"
+            raise FormatError(f"'vocab_size' is {what}", path=self.checkpoint.folder / CONFIG)
         try:
             texts = {index(number): str(text) for text, number in self.model["vocab"].items()}
         except TypeError as error:
@@ -244,9 +237,10 @@ class Tokenizer:
     def _check_normalizer(self) -> None:
         """Engines do NFC for none of these tokenizers, and cannot be told anything else."""
         normalizer = self.data.get("normalizer")
-        kind = normalizer.get("type") if isinstance(normalizer, dict) else normalizer
-        if kind not in (None, "NFC"):
-            raise self._unsupported(f"changes text with a normalizer ({kind})")
+        steps = normalizer.get("normalizers", [normalizer]) if isinstance(normalizer, dict) else [normalizer]
+        kinds = [step.get("type") if isinstance(step, dict) else step for step in steps]
+        if any(kind not in (None, "NFC") for kind in kinds):
+            raise self._unsupported(f"changes text with a normalizer ({', '.join(map(str, kinds))})")
 
     @property
     def merges(self) -> list[str]:
@@ -290,9 +284,9 @@ class Tokenizer:
         """Kind of special token -> whether it is put around a prompt."""
         found: dict[str, bool] = {}
         after = self.data.get("post_processor")
-        steps = after.get("processors", [after]) if isinstance(after, dict) else []
-        for step in steps if isinstance(steps, list) else []:
-            kind = step.get("type") if isinstance(step, dict) else None
+        steps = after.get("processors", [after]) if isinstance(after, dict) else [] if after is None else [after]
+        for step in steps if isinstance(steps, list) else [steps]:
+            kind = step.get("type") if isinstance(step, dict) else step
             if kind == "ByteLevel":
                 found |= {"bos": False, "eos": False}
             elif kind != "TemplateProcessing" or len(step.get("single") or []) > 1:
@@ -323,10 +317,16 @@ class Tokenizer:
             more = sorted((folder / "additional_chat_templates").glob("*.jinja"))
             named = [{"name": path.stem, "template": _read_text(path)} for path in more]
             return [{"name": "default", "template": _read_text(jinja)}, *named]
-        return _read_json(old).get("chat_template") if old.exists() else None
+        return read_json(old).get("chat_template") if old.exists() else None
 
     def kvs(self) -> list[KV]:
         """All `tokenizer.*` pairs. Raises UsageError, UnsupportedFormat, FormatError, StorageError."""
+        try:
+            return self._kvs()
+        except UnicodeEncodeError as error:  # JSON can spell halves of characters
+            raise self._damaged("a merge or a chat template is no Unicode text") from error
+
+    def _kvs(self) -> list[KV]:
         tokens, types = self.tokens
         self._check_normalizer()
         ggml = "tokenizer.ggml."
