@@ -381,7 +381,7 @@ def test_no_space_is_said_before_writing(world: World, monkeypatch: pytest.Monke
 @pytest.mark.parametrize("layout", ["bundle", "sidecar", "shards"])
 def test_a_disk_that_fills_up_on_the_way(world: World, monkeypatch: pytest.MonkeyPatch, layout: str) -> None:
     """Another program takes the room that was there when the run began."""
-    with small_disk(world.folder / "disk", "128k") as disk:
+    with small_disk(world.folder / "disk", "48k") as disk:
         if disk is None:
             pytest.skip("mounting a tmpfs needs root")
         monkeypatch.setattr(local, "free_bytes", lambda folder: 1 << 40)

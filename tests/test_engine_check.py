@@ -244,7 +244,7 @@ def test_no_block_no_drafts():
 
 @pytest.mark.engine
 def test_a_sound_model_passes(engine: Engine, tiny_models, shuffled):
-    report = check_on_engine(engine, tiny_models.bundled, None, lambda folder: (shuffled, None), FEW, 48, threads=2)
+    report = check_on_engine(engine, tiny_models.bundled, None, lambda folder: (shuffled, None), FEW, 48, threads=1)
     assert report.verdict == "passed", report.reasons
     assert set(report.acceptance) == {1, 2, 3}
     assert [len(report.acceptance[n]) for n in (1, 2, 3)] == [1, 2, 3]
@@ -264,7 +264,7 @@ def test_a_sidecar_passes(engine: Engine, tiny_models, tmp_path):
         return tiny_models.trunk, folder / "control.gguf"
 
     report = check_on_engine(
-        engine, tiny_models.trunk, tiny_models.sidecar, control, FEW, 48, (1,), threads=2, scratch=tmp_path
+        engine, tiny_models.trunk, tiny_models.sidecar, control, FEW, 48, (1,), threads=1, scratch=tmp_path
     )
     assert report.verdict == "passed", report.reasons
     assert list(tmp_path.iterdir()) == []
@@ -272,7 +272,7 @@ def test_a_sidecar_passes(engine: Engine, tiny_models, tmp_path):
 
 @pytest.mark.engine
 def test_a_shuffled_block_cannot_be_told(engine: Engine, tiny_models, shuffled):
-    report = check_on_engine(engine, shuffled, None, lambda folder: (shuffled, None), FEW, 32, (1,), threads=2)
+    report = check_on_engine(engine, shuffled, None, lambda folder: (shuffled, None), FEW, 32, (1,), threads=1)
     assert report.verdict == "cannot_tell"
     assert "cannot be told from one that guesses" in report.reasons[0]
 
@@ -280,13 +280,13 @@ def test_a_shuffled_block_cannot_be_told(engine: Engine, tiny_models, shuffled):
 @pytest.mark.engine
 def test_a_control_that_drafts_as_well_proves_nothing(engine: Engine, tiny_models):
     same = tiny_models.bundled
-    report = check_on_engine(engine, same, None, lambda folder: (same, None), FEW, 32, (1,), threads=2)
+    report = check_on_engine(engine, same, None, lambda folder: (same, None), FEW, 32, (1,), threads=1)
     assert (report.verdict, report.control_collapsed) == ("cannot_tell", False)
 
 
 @pytest.mark.engine
 def test_a_trunk_alone_fails(engine: Engine, tiny_models):
-    report = check_on_engine(engine, tiny_models.trunk, None, None, FEW, threads=2)
+    report = check_on_engine(engine, tiny_models.trunk, None, None, FEW, threads=1)
     assert report.verdict == "failed"
     assert "context type MTP requested but model doesn't contain MTP layers" in report.reasons[0]
     with pytest.raises(EngineRefused) as caught:
@@ -299,6 +299,6 @@ def test_a_trunk_alone_fails(engine: Engine, tiny_models):
 def test_a_control_that_does_not_load(engine: Engine, tiny_models, tmp_path):
     broken = tmp_path / "broken.gguf"
     broken.write_bytes(b"no model")
-    report = check_on_engine(engine, tiny_models.bundled, None, lambda folder: (broken, None), FEW, 32, (1,), threads=2)
+    report = check_on_engine(engine, tiny_models.bundled, None, lambda folder: (broken, None), FEW, 32, (1,), threads=1)
     assert report.verdict == "cannot_tell"
     assert "the control could not be run" in report.reasons[0] and "invalid magic" in report.reasons[0]

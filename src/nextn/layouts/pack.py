@@ -1,0 +1,243 @@
+"""Pack: quants of one model as a folder to publish, each with and without its block, one set of bytes.
+
+A shard's name carries prefix and count, and engines find the other shards by both, so a trunk shard that belongs to
+two variants stands under two names: by links here, and as equal bytes for everything that stores by content.
+"""
+
+from __future__ import annotations
+
+import os
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from ..block import Block
+from ..errors import UsageError
+from ..gguf.files import Model, shard_name
+from ..gguf.header import TensorInfo
+from ..gguf.types import TensorType
+from . import naming
+from .attach import Options, plan_attach
+from .plan import Link, LinkMode, NewFile, Plan
+
+PLAIN, MTP = "plain", "mtp"
+VARIANTS = (PLAIN, MTP)
+TRUNK, FIRST, TRUNK_SHARD, BLOCK_SHARD, SIDECAR = "trunk", "first-shard", "trunk-shard", "block-shard", "sidecar"
+PARTS = (TRUNK, FIRST, TRUNK_SHARD, BLOCK_SHARD, SIDECAR)
+LAYOUTS = ("shards", "sidecar")
+
+
+@dataclass(frozen=True)
+class PackOptions:
+    """How to pack; None means the documented default."""
+
+    out: Path  # the folder
+    layout: str | None = None  # of shard sets; single files always get a sidecar
+    type: TensorType | None = None  # block's matrices
+    draft_head: TensorType | None = None
+    embd_type: TensorType | None = None  # sidecar's embeddings and head; None: carry as they are
+    link: LinkMode = LinkMode.AUTO
+    ready_sidecar: bool = False  # the block is a sidecar that is published as it is
+
+
+@dataclass(frozen=True)
+class Role:
+    """What a file is in one variant."""
+
+    name: str
+    part: str  # one of PARTS
+
+
+@dataclass(frozen=True)
+class Variant:
+    """The files that one variant of one quant needs."""
+
+    entry: str  # file to load
+    sidecar: str | None  # file to pass with -md
+    roles: tuple[Role, ...]
+
+
+@dataclass(frozen=True)
+class Quant:
+    """One quant of the model."""
+
+    label: str  # `Q4_K_M`
+    layout: str  # "shards" or "sidecar": how its mtp variant is made
+    variants: Mapping[str, Variant]  # by name, as in VARIANTS
+
+
+@dataclass(frozen=True)
+class Pack:
+    """The model's files as they will be published; card, sums and manifest come on top."""
+
+    plan: Plan
+    quants: tuple[Quant, ...]
+    model: Model  # the quant whose metadata describes the package
+
+
+def plan_pack(trunks: Sequence[Model], block: Block, options: PackOptions) -> Pack:
+    """The files of all quants, each with and without `block`.
+
+    Raises what attaching raises, and UsageError when two models would get the same names or the same label.
+    """
+    if not trunks:
+        raise UsageError("there is no model to pack; name at least one.")
+    if options.layout is not None and options.layout not in LAYOUTS:
+        raise UsageError(f"there is no layout '{options.layout}' to publish; choose one of {', '.join(LAYOUTS)}.")
+    if options.ready_sidecar:
+        _check_ready(block, options)
+    planned = [(trunk, layout, _attached(trunk, block, layout, options)) for trunk in trunks
+               for layout in (_layout(trunk, options),)]  # fmt: skip
+    beside = [(trunk, made) for trunk, layout, made in planned if layout == "sidecar"]
+    sidecar = _sidecar(beside, block, options) if beside else None
+    outputs: list[NewFile | Link] = [] if sidecar is None else [sidecar]
+    quants = []
+    notes = [note for _, _, made in planned for note in made.notes]
+    for trunk, layout, made in planned:
+        plain = _plain(trunk, options)
+        outputs += plain
+        variants = {PLAIN: _variant([link.name for link in plain])}
+        if layout == "shards":
+            outputs += made.outputs
+            # Block shard, trunk shards, first shard: the order in which an attach makes them.
+            block_shard, *middle, first = (out.name for out in made.outputs)
+            variants[MTP] = _variant([first, *middle, block_shard], with_block=True)
+            notes += _twice(trunk)
+        else:
+            assert sidecar is not None
+            alone = variants[PLAIN]
+            variants[MTP] = replace(alone, sidecar=sidecar.name, roles=(*alone.roles, Role(sidecar.name, SIDECAR)))
+        quants.append(Quant(quant_label(trunk), layout, variants))
+    _check_names(outputs, quants)
+    notes += _named_apart(trunks)
+    headers = {trunk.entry: trunk.header_bytes for trunk in trunks}
+    plan = Plan(
+        verb="pack",
+        layout=quants[0].layout,
+        folder=options.out,
+        outputs=tuple(outputs),
+        entry=options.out / quants[0].variants[MTP].entry,
+        sidecar=None if sidecar is None else options.out / sidecar.name,
+        header_bytes=sum(headers.values()) + block.header_bytes,
+        notes=tuple(dict.fromkeys(notes)),
+    )
+    return Pack(plan, tuple(quants), best_source(trunks))
+
+
+def _layout(trunk: Model, options: PackOptions) -> str:
+    if len(trunk.files) == 1 or options.ready_sidecar:
+        return "sidecar"
+    return options.layout or "shards"
+
+
+def _attached(trunk: Model, block: Block, layout: str, options: PackOptions) -> Plan:
+    """The plan of an attach into the folder: it checks the fit, and its outputs are what is published."""
+    out = f"{options.out}{os.sep}"  # a folder, whatever it is called
+    return plan_attach(
+        trunk, block, Options(layout, options.type, options.draft_head, options.embd_type, out, options.link)
+    )
+
+
+def _check_ready(block: Block, options: PackOptions) -> None:
+    if block.kind != "sidecar":
+        raise UsageError(
+            f"{block.origin}: this is a {block.kind} file, not a sidecar; use --from to take the block out of it."
+        )
+    assert block.model is not None
+    if len(block.model.files) > 1:
+        raise UsageError(f"{block.origin}: a sidecar is one file, and this is a shard set; engines would not find it.")
+    asked = [
+        flag
+        for flag, value in (
+            ("--layout shards", options.layout == "shards"),
+            ("--type", options.type),
+            ("--draft-head", options.draft_head),
+        )
+        if value
+    ]
+    if asked:
+        raise UsageError(f"--sidecar publishes the file as it is, so {asked[0]} has no meaning; use --from with it.")
+
+
+def best_source(trunks: Sequence[Model]) -> Model:
+    """The model with the most exact embeddings and head: a sidecar made from it serves the others as well."""
+
+    def weight(trunk: Model) -> tuple[int, int]:
+        found = (trunk.tensors.get(name) for name in ("token_embd.weight", "output.weight"))
+        return sum(file.stored_size(info) for file, info in filter(None, found)), trunk.size_bytes
+
+    return max(trunks, key=weight)
+
+
+def _sidecar(made: Sequence[tuple[Model, Plan]], block: Block, options: PackOptions) -> NewFile | Link:
+    best = best_source([trunk for trunk, _ in made])
+    if options.ready_sidecar:
+        assert block.model is not None
+        file = block.model.files[0]
+        own = file.path.name
+        name = own if own.startswith("mtp-") else naming.sidecar_name(best, quant_label(block.model))
+        return Link(name, file.path, file.size_bytes, options.link)
+    plan = next(plan for trunk, plan in made if trunk is best)
+    return plan.outputs[0]
+
+
+def _plain(trunk: Model, options: PackOptions) -> list[Link]:
+    """The trunk's own files, under their own names unless those say MTP."""
+    base = trunk.base_name
+    if naming.bundled_base(base) == base:
+        base = naming.trunk_base(base)
+    count = len(trunk.files)
+    names = [f"{base}.gguf"] if not trunk.is_sharded else [shard_name(base, i + 1, count) for i in range(count)]
+    for name in names:
+        naming.check_main_name(name)
+    return [
+        Link(name, file.path, file.size_bytes, options.link) for name, file in zip(names, trunk.files, strict=True)
+    ]
+
+
+def _variant(names: Sequence[str], with_block: bool = False) -> Variant:
+    if len(names) == 1:
+        return Variant(names[0], None, (Role(names[0], TRUNK),))
+    last = BLOCK_SHARD if with_block else TRUNK_SHARD
+    parts = [FIRST, *[TRUNK_SHARD] * (len(names) - 2), last]
+    return Variant(names[0], None, tuple(Role(name, part) for name, part in zip(names, parts, strict=True)))
+
+
+def quant_label(model: Model) -> str:
+    """`Q4_K_M` from the file name, else the type that holds most of the bytes."""
+    tag = naming.split_quant(model.base_name)[1]
+    if tag:
+        return tag
+    weight = Counter[int]()
+    for file, info in model.items():
+        weight[info.type_id] += file.stored_size(info)
+    winner = TensorInfo("", (), weight.most_common(1)[0][0], 0)
+    return winner.type.label if winner.type is not None else winner.type_name.upper()
+
+
+def _twice(trunk: Model) -> Iterator[str]:
+    """What a set costs whose first shard holds tensors: engines check `split.no`, so it cannot move to another place."""
+    first = trunk.files[0]
+    n_bytes = sum(first.stored_size(info) for info in first.header.tensors)
+    if n_bytes:
+        yield (
+            f"{first.path.name} holds {n_bytes:,} bytes of tensors, which are published in two versions of the first "
+            "shard; a set split with metadata alone in its first shard avoids that"
+        )
+
+
+def _named_apart(trunks: Sequence[Model]) -> Iterator[str]:
+    names = {str(name) for trunk in trunks if (name := trunk.header.get("general.name")) is not None}
+    if len(names) > 1:
+        yield f"the models call themselves differently ({', '.join(sorted(names))}): make sure that they are one model"
+
+
+def _check_names(outputs: Sequence[NewFile | Link], quants: Sequence[Quant]) -> None:
+    for what, found in (("quant", [quant.label.lower() for quant in quants]), ("name", [out.name for out in outputs])):
+        again = [value for value, n in Counter(found).items() if n > 1]
+        if again:
+            raise UsageError(
+                f"two of the files to publish have the {what} '{again[0]}'; give the models names like "
+                "NAME-Q4_K_M.gguf that differ in their last part."
+            )

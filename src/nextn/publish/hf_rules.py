@@ -1,0 +1,71 @@
+"""Which files llama.cpp's `-hf` takes from a repository: its rules (common/download.cpp) as pure functions.
+
+The model: the first path, in the listing's order, whose name carries no mark of an auxiliary file and in which the
+tag stands before a dot or a dash, letter case apart; of a set only the first shard, the others by prefix and count.
+The sidecar: a path with the lower-case mark `mtp-` in the model's folder or a parent of it; the deeper folder wins,
+then `-TAG.`, then the nearest bit count.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Sequence
+from pathlib import PurePosixPath
+
+from ..gguf.files import AUXILIARY_MARKS, split_shard_name
+
+DEFAULT_TAGS = ("Q4_K_M", "Q8_0")
+MARK = "mtp-"
+_TAG = re.compile(r"[-.]([A-Za-z0-9_]+)\Z")
+
+
+def is_main_name(path: str) -> bool:
+    """Whether a path can be a model at all, by its name."""
+    name = PurePosixPath(path).name
+    return name.endswith(".gguf") and not any(mark in name for mark in AUXILIARY_MARKS)
+
+
+def main_file(paths: Iterable[str], tag: str = "") -> str | None:
+    """What `-hf repo:tag` loads, or None."""
+    listing = [path for path in sorted(paths) if is_main_name(path) and _number(path) == 1]
+    for wanted in (tag,) if tag else DEFAULT_TAGS:
+        for path in listing:
+            if re.search(re.escape(wanted) + "[.-]", path, re.IGNORECASE):
+                return path
+    return listing[0] if listing and not tag else None
+
+
+def _number(path: str) -> int:
+    parts = split_shard_name(PurePosixPath(path).name)
+    return parts[1] if parts else 1
+
+
+def own_tag(path: str) -> str:
+    """The last part of a name, shard numbers and `.gguf` apart, in upper case; '' when there is none."""
+    name = PurePosixPath(path).name
+    parts = split_shard_name(name)
+    found = _TAG.search(parts[0] if parts else name.removesuffix(".gguf"))
+    return found[1].upper() if found else ""
+
+
+def bits(tag: str) -> int:
+    """The first number in a tag: 4 for Q4_K_M, 16 for BF16, 0 without one."""
+    found = re.search(r"\d+", tag)
+    return int(found[0]) if found else 0
+
+
+def sidecars(paths: Iterable[str], model: str, tag: str = "") -> list[str]:
+    """The sidecars that are in reach of `model`, the one that `-hf` takes first."""
+    folder = PurePosixPath(model).parent.parts
+    wanted = bits(tag or own_tag(model))
+
+    def rank(path: str) -> tuple[int, bool, int, str]:
+        depth = len(PurePosixPath(path).parent.parts)
+        exact = bool(tag) and f"-{tag}.".upper() in path.upper()
+        return -depth, not exact, abs(bits(own_tag(path)) - wanted), path
+
+    def in_reach(path: str) -> bool:
+        own: Sequence[str] = PurePosixPath(path).parent.parts
+        return path.endswith(".gguf") and MARK in path and tuple(folder[: len(own)]) == tuple(own)
+
+    return sorted(filter(in_reach, paths), key=rank)

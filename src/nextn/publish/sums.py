@@ -1,0 +1,80 @@
+"""`SHA256SUMS`: whole files hashed, each inode once, in the format that `sha256sum -c` reads."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from ..gguf.files import open_regular, os_error
+
+NAME = "SHA256SUMS"
+_CHUNK = 4 << 20
+
+Advance = Callable[[int], None]  # bytes that were just hashed
+
+
+def file_sha256(path: Path, advance: Advance | None = None) -> str:
+    """sha256 of the whole file, hex. Raises StorageError."""
+    digest = hashlib.sha256()
+    fd, _ = open_regular(path)
+    buffer = bytearray(_CHUNK)
+    view = memoryview(buffer)
+    try:
+        with open(fd, "rb", buffering=0) as file:  # noqa: PTH123 - the descriptor is already there
+            while n := file.readinto(buffer):
+                digest.update(view[:n])
+                if advance is not None:
+                    advance(n)
+    except OSError as error:
+        raise os_error(error, path, "read it") from error
+    return digest.hexdigest()
+
+
+def identity(path: Path) -> tuple[int, int]:
+    """What names of the same file share: device and inode. Raises StorageError."""
+    try:
+        found = os.stat(path)  # noqa: PTH116 - links are followed
+    except OSError as error:
+        raise os_error(error, path, "read it") from error
+    return found.st_dev, found.st_ino
+
+
+@dataclass
+class Hasher:
+    """Hashes files, those with several names once."""
+
+    advance: Advance | None = None
+    bytes_hashed: int = 0
+    _known: dict[tuple[int, int], str] = field(default_factory=dict)
+
+    def digest(self, path: Path) -> str:
+        """The file's sha256, hex. Raises StorageError."""
+        key = identity(path)
+        if key not in self._known:
+            self._known[key] = file_sha256(path, self._count)
+        return self._known[key]
+
+    def _count(self, n: int) -> None:
+        self.bytes_hashed += n
+        if self.advance is not None:
+            self.advance(n)
+
+
+def unique_bytes(paths: Iterable[Path]) -> int:
+    """Bytes that hashing these files reads."""
+    return sum({identity(path): path.stat().st_size for path in paths}.values())
+
+
+def encode(hashes: Mapping[str, str]) -> bytes:
+    """The file's bytes; their number does not depend on the hashes. Names that need it are escaped as coreutils do."""
+    return b"".join(_line(name, digest) for name, digest in sorted(hashes.items()))
+
+
+def _line(name: str, digest: str) -> bytes:
+    raw = os.fsencode(name)
+    escaped = raw.replace(b"\\", b"\\\\").replace(b"\n", b"\\n").replace(b"\r", b"\\r")
+    mark = b"\\" if escaped != raw else b""
+    return mark + digest.encode() + b"  " + escaped + b"\n"

@@ -1,0 +1,353 @@
+"""Parts of remote files kept on disk: sparse files, and a note beside each of which bytes are there.
+
+A file `NAME` of which only some bytes were fetched lies in the cache with its full size, holes where nothing was
+fetched, and a note `.NAME.nextn-extents`: one line that says what remote file it is (origin, size, validator), then
+one line per range with the checksum of its bytes. A range counts as there only when its line is whole; ranges from
+earlier runs are checked against their checksums before they are used, so neither a killed run nor a power cut can
+leave bytes that pass for others. `guard_of` refuses every read that touches a hole.
+
+Layout: `hub/models--ORG--NAME/COMMIT/NAME/...`, `http/HOST--HASH/...`, under `$NEXTN_CACHE`, or `nextn` in
+`$XDG_CACHE_HOME`, or `~/.cache/nextn`.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import json
+import os
+import shutil
+import threading
+import zlib
+from bisect import bisect_right
+from collections.abc import Iterable, Iterator
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+
+from ..errors import StorageError
+from ..gguf.files import os_error
+
+NOTE_SUFFIX = ".nextn-extents"
+PART_SUFFIX = ".nextn-part"
+_BLOCK = 1 << 20
+
+Range = tuple[int, int]  # start, end (exclusive)
+
+
+def cache_root() -> Path:
+    """The folder that holds everything: `$NEXTN_CACHE`, or `nextn` in the user's cache folder."""
+    own = os.environ.get("NEXTN_CACHE")
+    if own:
+        return Path(own).expanduser()
+    base = os.environ.get("XDG_CACHE_HOME")
+    return (Path(base) if base else Path.home() / ".cache") / "nextn"
+
+
+def merged(ranges: Iterable[Range]) -> list[Range]:
+    """Sorted, disjoint ranges; those that touch become one."""
+    out: list[Range] = []
+    for start, end in sorted(ranges):
+        if out and start <= out[-1][1]:
+            out[-1] = (out[-1][0], max(end, out[-1][1]))
+        elif end > start:
+            out.append((start, end))
+    return out
+
+
+def gaps(there: list[Range], start: int, end: int) -> list[Range]:
+    """What of `start, end` the merged ranges `there` do not cover."""
+    out: list[Range] = []
+    at = max(0, bisect_right(there, (start, start)) - 1)
+    for low, high in there[at:]:
+        if low >= end:
+            break
+        if low > start:
+            out.append((start, low))
+        start = max(start, high)
+    if start < end:
+        out.append((start, end))
+    return out
+
+
+@dataclass(frozen=True)
+class Identity:
+    """What tells a version of a remote file from every other: bytes of another identity are never used."""
+
+    origin: str  # hf:ORG/NAME@COMMIT:FILE, or an address without its query
+    size_bytes: int
+    etag: str  # the server's validator; may be empty
+
+
+@dataclass(frozen=True)
+class Piece:
+    """A range that is there."""
+
+    start: int
+    end: int
+    crc: int  # crc32 of its bytes
+
+    def line(self) -> str:
+        """Its line in the note, closed by a checksum of the line itself."""
+        text = f"{self.start} {self.end} {self.crc:08x}"
+        return f"{text} {zlib.crc32(text.encode()):08x}\n"
+
+
+def note_of(path: Path) -> Path:
+    """Where the note of a partial file lies."""
+    return path.with_name(f".{path.name}{NOTE_SUFFIX}")
+
+
+def _read_note(data: bytes) -> tuple[Identity | None, list[Piece]]:
+    """Identity and whole lines; torn lines are skipped."""
+    identity: Identity | None = None
+    pieces: list[Piece] = []
+    for line in data.split(b"\n"):
+        body, _, check = line.rpartition(b" ")
+        with contextlib.suppress(ValueError, TypeError):
+            if not body or int(check, 16) != zlib.crc32(body):
+                continue
+            if identity is None:
+                identity = Identity(**json.loads(body))
+            else:
+                start, end, crc = body.split()
+                pieces.append(Piece(int(start), int(end), int(crc, 16)))
+    return identity, pieces
+
+
+@dataclass
+class Guard:
+    """Refuses reads of bytes that were never fetched."""
+
+    path: Path
+    _there: list[Range] = field(default_factory=list)
+
+    def check(self, start: int, end: int) -> None:
+        """Raise StorageError when a byte of the range is a hole."""
+        if not gaps(self._there, start, end):
+            return
+        try:
+            _, pieces = _read_note(note_of(self.path).read_bytes())
+        except OSError as error:
+            raise os_error(error, note_of(self.path), "read it") from error
+        self._there = merged((piece.start, piece.end) for piece in pieces)
+        if holes := gaps(self._there, start, end):
+            raise StorageError(
+                f"{self.path}: bytes {holes[0][0]:,} to {holes[0][1]:,} were never fetched: this is a part of a remote "
+                "file that nextn keeps for itself; name the remote file, or a whole copy of it."
+            )
+
+
+def guard_of(path: Path) -> Guard | None:
+    """The guard of a partial file (links are followed), or None for any other file."""
+    real = path.resolve()
+    return Guard(real) if note_of(real).exists() else None
+
+
+def refuse_partial(path: Path) -> None:
+    """Raise StorageError when `path` is a partial file: for verbs that link a file or give it to an engine."""
+    guard = guard_of(path)
+    if guard is not None:
+        guard.check(0, guard.path.stat().st_size)
+
+
+class PartialFile:
+    """A sparse local copy of a remote file, and the note of what is in it.
+
+    It gets its name with `publish`, called once what readers look at first (a header, or all of it) is there.
+    Threads may write different ranges at once. A shared lock on the note tells `clear` that it is in use.
+    """
+
+    def __init__(self, path: Path, identity: Identity) -> None:
+        """Opens what earlier runs left, or starts anew when that belongs to another version of the remote file."""
+        self.path = path
+        self.identity = identity
+        self._lock = threading.Lock()
+        self._pieces: list[Piece] = []
+        self._unchecked: set[Piece] = set()
+        self._there: list[Range] = []
+        self._part = path.with_name(f".{path.name}{PART_SUFFIX}")
+        self._fd = self._note_fd = -1
+        try:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            while not self._open():
+                pass
+        except OSError as error:
+            self.close()
+            raise os_error(error, path, "keep parts of a remote file here") from error
+
+    def _open(self) -> bool:
+        """Whether it is open; False asks for another go."""
+        note = note_of(self.path)
+        self._note_fd = os.open(note, os.O_RDWR | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o666)
+        with contextlib.suppress(OSError):  # file systems without locks
+            fcntl.flock(self._note_fd, fcntl.LOCK_SH)
+        size = os.fstat(self._note_fd)
+        if size.st_nlink == 0:  # cleared between the two calls
+            self.close()
+            return False
+        data = os.pread(self._note_fd, size.st_size, 0)
+        identity, pieces = _read_note(data)
+        stale = identity is not None and identity != self.identity
+        lost = bool(pieces) and not (self.path.is_file() or self._part.is_file())
+        if stale or lost or self.path.is_symlink():
+            self.close()
+            for old in (self.path, self._part, note):
+                old.unlink(missing_ok=True)
+            return False
+        if identity is None:
+            body = json.dumps(asdict(self.identity)).encode()
+            self._append(b"%b%b %08x\n" % (b"\n" if data else b"", body, zlib.crc32(body)))
+        elif not data.endswith(b"\n"):
+            self._append(b"\n")
+        there = self.path if self.path.is_file() else self._part
+        self._fd = os.open(there, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o666)
+        if os.fstat(self._fd).st_size != self.identity.size_bytes:
+            os.ftruncate(self._fd, self.identity.size_bytes)
+        self._pieces, self._unchecked = pieces, set(pieces)
+        self._there = merged((piece.start, piece.end) for piece in pieces)
+        return True
+
+    def _append(self, data: bytes) -> None:
+        if os.write(self._note_fd, data) != len(data):
+            raise StorageError(f"{note_of(self.path)}: the disk is full; free some room.")
+
+    def missing(self, start: int, end: int) -> list[Range]:
+        """What of the range is not there. What earlier runs left in it is checked first, once."""
+        with self._lock:
+            bad = [piece for piece in self._unchecked if piece.start < end and piece.end > start]
+            bad = [piece for piece in bad if not self._is_sound(piece)]
+            if bad:
+                self._pieces = [piece for piece in self._pieces if piece not in bad]
+                self._there = merged((piece.start, piece.end) for piece in self._pieces)
+                self._rewrite()
+            return gaps(self._there, start, end)
+
+    def _is_sound(self, piece: Piece) -> bool:
+        self._unchecked.discard(piece)
+        crc = 0
+        for start in range(piece.start, piece.end, _BLOCK):
+            crc = zlib.crc32(self.read(start, min(start + _BLOCK, piece.end)), crc)
+        return crc == piece.crc
+
+    def _rewrite(self) -> None:
+        """The note without the pieces that are damaged."""
+        body = json.dumps(asdict(self.identity)).encode()
+        try:
+            os.ftruncate(self._note_fd, 0)
+            self._append(b"%b %08x\n" % (body, zlib.crc32(body)))
+            self._append("".join(piece.line() for piece in self._pieces).encode())
+        except OSError as error:
+            raise os_error(error, note_of(self.path), "write it") from error
+
+    def read(self, start: int, end: int) -> bytes:
+        """Bytes that `missing` said are there."""
+        try:
+            data = os.pread(self._fd, end - start, start)
+        except OSError as error:
+            raise os_error(error, self.path, "read it") from error
+        return data + bytes(end - start - len(data))  # shorter only when something cut it: then no checksum fits
+
+    def write(self, offset: int, data: bytes) -> None:
+        """Put bytes in their place; they count only after `note`."""
+        view = memoryview(data)
+        try:
+            while view:
+                n = os.pwrite(self._fd, view, offset)
+                view, offset = view[n:], offset + n
+        except OSError as error:
+            raise os_error(error, self.path, "write it") from error
+
+    def note(self, start: int, end: int, crc: int) -> None:
+        """From now on this range is there."""
+        piece = Piece(start, end, crc)
+        try:
+            with self._lock:
+                self._append(piece.line().encode())
+                self._pieces.append(piece)
+                self._there = merged([*self._there, (start, end)])
+        except OSError as error:
+            raise os_error(error, note_of(self.path), "write it") from error
+
+    def drop(self) -> None:
+        """Forget all bytes: they are not what they should be."""
+        with self._lock:
+            self._pieces, self._there = [], []
+            self._unchecked.clear()
+            self._rewrite()
+
+    def publish(self) -> None:
+        """Give it its name."""
+        with self._lock, contextlib.suppress(FileNotFoundError):
+            self._part.rename(self.path)
+
+    def close(self) -> None:
+        """Let go of it; other processes may clear it now."""
+        for fd in (self._fd, self._note_fd):
+            if fd >= 0:
+                os.close(fd)
+        self._fd = self._note_fd = -1
+
+
+# -- showing and clearing ---------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Entry:
+    """Parts of one version of one remote source."""
+
+    name: str  # hf:ORG/NAME@COMMIT, or the address
+    folder: Path
+    size_bytes: int  # what it takes on disk
+    used_s: float  # when it was last written to, seconds since 1970
+
+
+def _files(folder: Path) -> Iterator[Path]:
+    for parent, _, names in os.walk(folder):
+        for name in names:
+            yield Path(parent) / name
+
+
+def entries(root: Path | None = None) -> list[Entry]:
+    """Everything that is kept, the largest first."""
+    root = root or cache_root()
+    out = []
+    folders = [*root.glob("hub/models--*/*"), *root.glob("http/*")]
+    for folder in (path for path in folders if path.is_dir() and path.name != "refs"):
+        name, size, used = "", 0, 0.0
+        for path in _files(folder):
+            with contextlib.suppress(OSError):
+                found = path.lstat()
+                size += found.st_blocks * 512
+                used = max(used, found.st_mtime)
+                if not name and path.name.endswith(NOTE_SUFFIX):
+                    identity, _ = _read_note(path.read_bytes())
+                    name = identity.origin if identity else ""
+        if folder.parent.parent.name == "hub":
+            name = f"hf:{folder.parent.name.removeprefix('models--').replace('--', '/')}@{folder.name}"
+        out.append(Entry(name or str(folder), folder, size, used))
+    return sorted(out, key=lambda entry: (-entry.size_bytes, entry.name))
+
+
+def clear(chosen: Iterable[Entry]) -> tuple[int, list[Entry]]:
+    """Remove entries; returns the bytes set free, and what is in use by another run and was left alone."""
+    freed, left = 0, []
+    for entry in chosen:
+        held: list[int] = []
+        try:
+            for note in entry.folder.rglob(f".*{NOTE_SUFFIX}"):
+                held.append(os.open(note, os.O_RDONLY | os.O_CLOEXEC))
+                fcntl.flock(held[-1], fcntl.LOCK_EX | fcntl.LOCK_NB)
+            shutil.rmtree(entry.folder)
+            freed += entry.size_bytes
+        except BlockingIOError:
+            left.append(entry)
+        except OSError as error:
+            raise os_error(error, entry.folder, "clear it") from error
+        finally:
+            for fd in held:
+                os.close(fd)
+        with contextlib.suppress(OSError):
+            parent = entry.folder.parent
+            if parent.parent.name == "hub" and not [path for path in parent.iterdir() if path.name != "refs"]:
+                shutil.rmtree(parent)
+    return freed, left
