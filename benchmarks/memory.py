@@ -24,7 +24,6 @@ ROOT = Path(__file__).resolve().parent.parent
 sys.path[:0] = [str(ROOT / "src"), str(ROOT / "tests")]
 
 from faults import Giant, giant  # noqa: E402
-
 from nextn.gguf.header import TensorInfo  # noqa: E402
 from nextn.gguf.kv import KV, edit  # noqa: E402
 

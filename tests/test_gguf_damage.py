@@ -13,7 +13,8 @@ from hypothesis import strategies as st
 from ggufmaker import make, start, text
 from nextn.errors import FormatError, NextnError
 from nextn.gguf.files import read_header
-from nextn.gguf.header import MAX_HEADER_BYTES, HeaderParser, build_header, parse_header
+from nextn.gguf.header import build_header
+from nextn.gguf.parser import MAX_HEADER_BYTES, HeaderParser, parse_header
 from test_gguf_header import CORPUS, VALID, sameness
 
 

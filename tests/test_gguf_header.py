@@ -17,14 +17,13 @@ from nextn.errors import FormatError, UnsupportedFormat
 from nextn.gguf.files import read_header
 from nextn.gguf.header import (
     Header,
-    HeaderParser,
     TensorInfo,
     build_header,
     header_size,
     pad_to,
-    parse_header,
     place,
 )
+from nextn.gguf.parser import HeaderParser, parse_header
 from test_gguf_kv import PAIRS
 
 CORPUS = Path(__file__).parent / "data" / "gguf_corpus"

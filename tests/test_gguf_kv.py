@@ -14,7 +14,8 @@ from hypothesis import strategies as st
 from ggufmaker import FORMS, make, pair
 from ggufmaker import KV as Pair
 from nextn.gguf.files import read_header
-from nextn.gguf.header import build_header, parse_header
+from nextn.gguf.header import build_header
+from nextn.gguf.parser import parse_header
 from nextn.gguf.kv import KV, KVType, edit, encode_text, printable
 
 DATA = Path(__file__).parent / "data"

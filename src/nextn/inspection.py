@@ -255,4 +255,7 @@ def _runs_on(arch: str, shape: str, has_sidecar: bool) -> dict[str, str]:
         return {"llama.cpp": more, "ik_llama.cpp": "runs it without MTP"}
     if shape == "donor":
         return dict.fromkeys(("llama.cpp", "ik_llama.cpp"), "cannot run it: attach it to a model")
+    if shape == "sidecar":
+        beside = "drafts with it beside its trunk (-m TRUNK -md this file)"
+        return {"llama.cpp": beside, "ik_llama.cpp": "takes no sidecar of this family"}
     return dict(family.runs_on or {})

@@ -7,10 +7,10 @@ with the family's symbols, e.g. `"E 2*H*D"` is ne = (embedding_length, 2 * head_
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from enum import Enum
-from typing import Any
+from typing import Any, TypeAlias
 
 
 class Transform(Enum):
@@ -21,6 +21,8 @@ class Transform(Enum):
     STACK_EXPERTS = "stack experts"  # n_expert matrices [rows, n] become one [n_expert, rows, n]
     GATE_HALF = "first half of gate_up"  # [n_expert, 2*F, E] -> [n_expert, F, E]: the gate comes first
     UP_HALF = "second half of gate_up"
+    KEY_HALF = "keys of kv_b, transposed"  # [H*(nope+v), lora] -> [H, lora, nope]: MLA with absorbed keys
+    VALUE_HALF = "values of kv_b"  # [H*(nope+v), lora] -> [H, v, lora]
 
 
 @dataclass(frozen=True)
@@ -32,6 +34,19 @@ class Source:
 
     name: str
     transform: Transform = Transform.COPY
+
+
+@dataclass(frozen=True)
+class Donor:
+    """What the value of a new layer's array entry may be read from."""
+
+    n_trunk: int
+    config: Mapping[str, Any]  # a checkpoint's config.json, empty for GGUF donors
+    trunk: Callable[[str], Any]  # the trunk's `{arch}.{suffix}`, or None
+
+
+# A per-layer array's value for a block's layer: a constant, or a function of donor and block number (None: unknown).
+Tail: TypeAlias = "Any | Callable[[Donor, int], Any]"
 
 
 @dataclass(frozen=True)
@@ -56,10 +71,15 @@ class Family:
     prefixes: tuple[str, ...]  # what stands before the block's names in a checkpoint
     rules: tuple[Rule, ...]
     root: Mapping[str, tuple[str, ...]]  # root tensor -> checkpoint names, for runnable sidecars
-    array_tail: Mapping[str, Any]  # per-layer array (behind `{arch}.`) -> value of a block's layer
+    array_tail: Mapping[str, Tail]  # per-layer array (behind `{arch}.`) -> value of a block's layer
     max_blocks: int = 1  # how many blocks the engine's graph takes
     draft_head: bool = True  # whether the loader takes nextn.shared_head_head
     runs_on: Mapping[str, str] | None = None  # engine -> since when, or why not
+    behind_trunk: bool = False  # blocks are `{prefix}layers.N`, `N+1`, ... behind the trunk's layers
+    layers_per_block: int = 1  # checkpoint layers under the prefix that make one block
+    sidecar_extra: tuple[str, ...] = ()  # further root tensors that a sidecar carries when the trunk has them
+    head_needed: bool = False  # the loader wants output.weight in a sidecar even with a draft head in the block
+    head_dims: tuple[str, str] = ("qk_nope_head_dim", "v_head_dim")  # config.json keys: parts of a head in kv_b
 
 
 # Arrays that engines read per layer for any architecture: a block's layer repeats the last used value.
@@ -90,14 +110,19 @@ def dimensions(arch_value: Any, n_vocab: int | None) -> dict[str, int]:
     Symbols without a value are left out.
     """
 
-    def integer(suffix: str) -> int | None:
+    def integer(suffix: str, plus: int | None = 0) -> int | None:
         value = arch_value(suffix)
-        if isinstance(value, list):  # per layer: recurrent layers may say 0
-            value = max((v for v in value if isinstance(v, int)), default=None)
-        return value if isinstance(value, int) and not isinstance(value, bool) else None
+        if isinstance(value, list):  # per layer: recurrent layers say 0; where others differ nothing is known
+            different = {v for v in value if isinstance(v, int) and v}
+            value = different.pop() if len(different) == 1 else None
+        if not isinstance(value, int) or isinstance(value, bool) or plus is None:
+            return None
+        return value + plus
 
     hidden, heads = integer("embedding_length"), integer("attention.head_count")
     head_dim = integer("attention.key_length") or (hidden // heads if hidden and heads else None)
+    width, shared = integer("expert_feed_forward_length"), integer("expert_shared_count")
+    mla, rope = integer("attention.key_length_mla"), integer("rope.dimension_count")
     found = {
         "E": hidden,
         "H": heads,
@@ -106,8 +131,17 @@ def dimensions(arch_value: Any, n_vocab: int | None) -> dict[str, int]:
         "Dv": integer("attention.value_length") or head_dim,
         "F": integer("feed_forward_length"),
         "X": integer("expert_count"),
-        "Fx": integer("expert_feed_forward_length"),
-        "Fs": integer("expert_shared_feed_forward_length"),
+        "Fx": width,
+        "Fs": integer("expert_shared_feed_forward_length") or (width * shared if width and shared else None),
+        "M": integer("moe_latent_size") or hidden,
+        "Lq": integer("attention.q_lora_rank"),
+        "Lkv": integer("attention.kv_lora_rank"),
+        "Lr": integer("attention.kv_lora_rank", plus=rope),
+        "Dm": mla,
+        "Dn": mla - rope if mla and rope else None,
+        "Dw": integer("attention.value_length_mla"),
+        "I": integer("attention.indexer.head_count"),
+        "Di": integer("attention.indexer.key_length"),
         "V": n_vocab,
     }
     return {symbol: value for symbol, value in found.items() if value}

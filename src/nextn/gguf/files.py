@@ -18,8 +18,9 @@ from pathlib import Path
 from typing import Any
 
 from ..errors import FormatError, IncompleteModel, StorageError, UsageError
-from .header import Header, HeaderParser, TensorInfo
+from .header import Header, TensorInfo
 from .kv import INTEGER_TYPES, KV, printable
+from .parser import HeaderParser
 
 SPLIT_NO = "split.no"
 SPLIT_COUNT = "split.count"

@@ -121,7 +121,7 @@ def _bundle(job: _Job) -> Plan:
     """One new file: the trunk's tensors in their order, then the block's."""
     trunk = job.trunk
     default = naming.bundled_base(trunk.base_name) + ".gguf"
-    folder, name = naming.resolve_output(job.options.out, trunk.entry.parent, default)
+    folder, name = naming.resolve_output(job.options.out, naming.default_folder(trunk), default)
     naming.check_main_name(name)
     new = job.block_parts()
     parts = build.trunk_parts(trunk.files) + new
@@ -137,7 +137,7 @@ def _shards(job: _Job) -> Plan:
     trunk = job.trunk
     count = len(trunk.files) + 1
     base = naming.bundled_base(trunk.base_name)
-    folder, name = naming.resolve_output(job.options.out, trunk.entry.parent / base, base + ".gguf")
+    folder, name = naming.resolve_output(job.options.out, naming.default_folder(trunk) / base, base + ".gguf")
     prefix = naming.set_prefix(name)
     naming.check_main_name(prefix)
     if count > MAX_SHARDS_OLD_IK:
@@ -188,7 +188,7 @@ def _sidecar(job: _Job) -> Plan:
     main_type = main_type_of(block)
     kvs = sidecar_kvs(job.kvs(), main_type)
     default = naming.sidecar_name(trunk, main_type.label)
-    folder, name = naming.resolve_output(options.out, trunk.entry.parent, default)
+    folder, name = naming.resolve_output(options.out, naming.default_folder(trunk), default)
     header = build.late_header(kvs, parts, trunk.header, _provenance(job, block))
     segments = (header, *build.data_segments(parts, trunk.header.alignment, trunk.files))
     if not name.startswith("mtp-"):

@@ -40,7 +40,7 @@ def plan_detach(model: Model, out: Path | str | None, link: LinkMode = LinkMode.
     kvs = metadata.detached_kvs(model, n_trunk)
     base = naming.trunk_base(model.base_name)
     if len(model.files) == 1:
-        folder, name = naming.resolve_output(out, model.entry.parent, base + ".gguf")
+        folder, name = naming.resolve_output(out, naming.default_folder(model), base + ".gguf")
         naming.check_main_name(name)
         new = _rewritten(name, metadata.without_split(kvs), model.files[0], keep)
         return _plan(model, folder, (new,), folder / name)
@@ -55,7 +55,7 @@ def _detach_set(
     out: Path | str | None,
     link: LinkMode,
 ) -> Plan:
-    folder, name = naming.resolve_output(out, model.entry.parent / base, base + ".gguf")
+    folder, name = naming.resolve_output(out, naming.default_folder(model) / base, base + ".gguf")
     prefix = naming.set_prefix(name)
     naming.check_main_name(prefix)
     first, *others = model.files

@@ -59,7 +59,7 @@ def _sidecar(block: Block, options: ExtractOptions) -> Plan:
     kind = main_type_of(parts_of_block)
     kvs = edit(sidecar_kvs(model.kvs, kind), put=_counts(block), drop_prefixes=("nextn.",))
     folder, name = naming.resolve_output(
-        options.out, model.entry.parent, naming.sidecar_name(model, kind.label)
+        options.out, naming.default_folder(model), naming.sidecar_name(model, kind.label)
     )
     provenance = build.Provenance(
         str(block.origin.resolve()), block.revision, tuple(part.info.name for part in parts_of_block)
@@ -96,7 +96,7 @@ def _donor(block: Block, options: ExtractOptions) -> Plan:
     base = block.model.base_name if block.model else block.origin.resolve().name
     folder, name = naming.resolve_output(
         options.out,
-        block.model.entry.parent if block.model else Path.cwd(),
+        naming.default_folder(block.model) if block.model else Path.cwd(),
         naming.donor_name(base, kind.label),
     )
     provenance = build.Provenance(

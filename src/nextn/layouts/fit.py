@@ -52,11 +52,11 @@ def check_trunk(trunk: Model) -> None:
     trunk.check_whole()
     n_layer = n_layer_trunk(trunk)
     found = {n for name in names if (n := layer_of(name)) is not None}
-    missing = sorted(set(range(n_layer)) - found)
-    if missing or not n_layer:
+    lost = next((n for n in range(min(n_layer, len(found) + 1)) if n not in found), None)
+    if lost is not None or n_layer <= 0:
         raise UsageError(
-            f"{trunk.entry}: '{trunk.architecture}.block_count' promises {n_layer} layers, and layer "
-            f"{missing[0] if missing else 0} has no tensors; the model is not whole."
+            f"{trunk.entry}: '{trunk.architecture}.block_count' promises {n_layer} layers, and layer {lost or 0} has "
+            "no tensors; the model is not whole."
         )
 
 

@@ -16,8 +16,8 @@ from ..archs import FAMILIES
 from ..archs.base import GENERIC_LAYER_ARRAYS
 from ..errors import FormatError
 from ..gguf.files import SPLIT_COUNT, SPLIT_KEYS, SPLIT_NO, SPLIT_TENSORS_COUNT, Model
-from ..gguf.header import HeaderParser
 from ..gguf.kv import INTEGER_TYPES, KV, KVType, edit
+from ..gguf.parser import HeaderParser
 from .plan import Hashes
 
 PREFIX = "nextn."

@@ -15,7 +15,7 @@ from ..gguf.files import Model, split_shard_name
 
 # The last dash-separated part of a file name, if it names a quantization.
 _QUANT_TAG = re.compile(
-    r"^(?P<rest>.+)-(?P<tag>(UD-)?(I?Q\d\w*|TQ\d\w*|BF16|F16|F32|FP8\w*|MXFP4\w*|NVFP4\w*))\Z", re.I | re.S
+    r"^(?P<rest>.+?)-(?P<tag>(UD-)?(I?Q\d\w*|TQ\d\w*|BF16|F16|F32|FP8\w*|MXFP4\w*|NVFP4\w*))\Z", re.I | re.S
 )
 _MARK = re.compile(r"-MTP(?=-|\Z)")
 MAIN_FORBIDDEN = ("mtp-", "eagle3-", "dflash-", "dspark-", "mmproj", "imatrix")
@@ -75,6 +75,13 @@ def resolve_output(out: Path | str | None, default_folder: Path, default_name: s
     if path.suffix == ".gguf" and not is_folder and not text.endswith("/"):
         return path.parent, path.name
     return path, default_name
+
+
+def default_folder(model: Model) -> Path:
+    """Where new files go without `-o`: beside the model, but never into a download cache, whose names are hashes."""
+    entry = model.entry
+    in_cache = entry.is_symlink() and entry.resolve().parent.name == "blobs"
+    return Path.cwd() if in_cache else entry.parent
 
 
 def set_prefix(name: str) -> str:

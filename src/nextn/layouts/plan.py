@@ -18,7 +18,7 @@ from ..sources.rows import CHUNK_ELEMENTS, RowSource
 
 # Python, numpy and ggml once loaded: measured 40 to 60 MB, rounded up (benchmarks/memory.py).
 BASE_MEMORY_BYTES = 72 << 20
-JSON_MEMORY_FACTOR = 12  # a parsed tokenizer.json takes so many times its bytes (measured: 10)
+JSON_MEMORY_FACTOR = 8  # reading a tokenizer.json takes so many times its bytes (measured: 4 to attach, 7 to extract)
 
 Hashes: TypeAlias = Mapping[str, str]  # tensor name -> sha256 of its stored bytes, hex
 

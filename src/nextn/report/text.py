@@ -6,6 +6,8 @@ import json
 import sys
 from typing import Any
 
+from ..gguf.kv import printable
+
 UNITS = ("B", "KB", "MB", "GB", "TB")
 
 
@@ -35,4 +37,4 @@ def put_json(value: dict[str, Any]) -> None:
 def columns(rows: list[tuple[str, str]]) -> str:
     """Two aligned columns."""
     width = max((len(left) for left, _ in rows), default=0)
-    return "\n".join(f"{left:<{width}}  {right}".rstrip() for left, right in rows)
+    return "\n".join(f"{left:<{width}}  {printable(right, 1000)}".rstrip() for left, right in rows)

@@ -1,0 +1,143 @@
+"""Rows that several families' tables share. `p` is what stands before a layer's names in the checkpoint."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from .base import Rule, Source, Transform
+
+L = "layers.{k}."
+
+
+def tensor(target: str, ne: str, *names: str, f32: bool = False, optional: bool = False) -> Rule:
+    """A tensor taken as it is from the first of `names` that is there."""
+    return Rule(target, ne, tuple(Source(L + name) for name in names), f32=f32, optional=optional)
+
+
+def norm(target: str, *names: str, ne: str = "E", optional: bool = False) -> Rule:
+    """A vector, always F32."""
+    return tensor(target, ne, *names, f32=True, optional=optional)
+
+
+def norm_plus_one(target: str, *names: str, ne: str = "E", optional: bool = False) -> Rule:
+    """A zero-centred norm."""
+    sources = tuple(Source(L + name, Transform.PLUS_ONE) for name in names)
+    return Rule(target, ne, sources, f32=True, optional=optional)
+
+
+def nextn(own_embeddings: bool = True, norms: Callable[..., Rule] = norm) -> tuple[Rule, ...]:
+    """eh_proj and its norms under DeepSeek's names; optionally the block's own embeddings and head."""
+    rules = (
+        tensor("nextn.eh_proj.weight", "2*E E", "eh_proj.weight"),
+        norms("nextn.enorm.weight", "enorm.weight"),
+        norms("nextn.hnorm.weight", "hnorm.weight"),
+    )
+    return (*rules, *OWN_EMBEDDINGS) if own_embeddings else rules
+
+
+OWN_EMBEDDINGS = (
+    tensor("nextn.embed_tokens.weight", "E V", "embed_tokens.weight", optional=True),
+    tensor("nextn.shared_head_head.weight", "E V", "shared_head.head.weight", "shared_head.output.weight",
+           "transformer.shared_head.output.weight", optional=True),
+)  # fmt: skip
+SHARED_HEAD_NORM = norm("nextn.shared_head_norm.weight", "shared_head.norm.weight", optional=True)
+
+
+def attention(*, bias: bool = False, value: str = "Dv") -> tuple[Rule, ...]:
+    """Separate q, k, v and output projections; nothing is permuted for RoPE."""
+    parts = (("q", "H*D"), ("k", "K*D"), ("v", f"K*{value}"))
+    rules = tuple(tensor(f"attn_{x}.weight", f"E {rows}", f"self_attn.{x}_proj.weight") for x, rows in parts)
+    biases = tuple(
+        norm(f"attn_{x}.bias", f"self_attn.{x}_proj.bias", ne=rows, optional=True) for x, rows in parts if bias
+    )
+    return (*rules, *biases, tensor("attn_output.weight", f"H*{value} E", "self_attn.o_proj.weight"))
+
+
+def qk_norms(*, optional: bool = False) -> tuple[Rule, ...]:
+    """Norms over one head's queries and keys."""
+    return (
+        norm("attn_q_norm.weight", "self_attn.q_norm.weight", ne="D", optional=optional),
+        norm("attn_k_norm.weight", "self_attn.k_norm.weight", ne="D", optional=optional),
+    )
+
+
+def mla(p: str = "self_attn.", output: str = "o_proj") -> tuple[Rule, ...]:
+    """Multi-head latent attention; kv_b becomes two tensors of three axes, the keys' part transposed."""
+    kv_b = f"{L}{p}kv_b_proj.weight"
+    return (
+        tensor("attn_q_a.weight", "E Lq", f"{p}q_a_proj.weight"),
+        norm("attn_q_a_norm.weight", f"{p}q_a_layernorm.weight", ne="Lq"),
+        tensor("attn_q_b.weight", "Lq H*Dm", f"{p}q_b_proj.weight"),
+        tensor("attn_kv_a_mqa.weight", "E Lr", f"{p}kv_a_proj_with_mqa.weight"),
+        norm("attn_kv_a_norm.weight", f"{p}kv_a_layernorm.weight", ne="Lkv"),
+        Rule("attn_k_b.weight", "Dn Lkv H", (Source(kv_b, Transform.KEY_HALF),)),
+        Rule("attn_v_b.weight", "Lkv Dw H", (Source(kv_b, Transform.VALUE_HALF),)),
+        tensor("attn_output.weight", "H*Dw E", f"{p}{output}.weight"),
+    )
+
+
+def indexer(*, optional: bool) -> tuple[Rule, ...]:
+    """The lightning indexer of DeepSeek's sparse attention."""
+    p = "self_attn.indexer."
+    return (
+        norm("indexer.k_norm.weight", f"{p}k_norm.weight", ne="Di", optional=optional),
+        norm("indexer.k_norm.bias", f"{p}k_norm.bias", ne="Di", optional=optional),
+        tensor("indexer.proj.weight", "E I", f"{p}weights_proj.weight", f32=True, optional=optional),
+        tensor("indexer.attn_k.weight", "E Di", f"{p}wk.weight", optional=optional),
+        tensor("indexer.attn_q_b.weight", "Lq I*Di", f"{p}wq_b.weight", optional=optional),
+    )
+
+
+def dense(p: str = "mlp.") -> tuple[Rule, ...]:
+    """A feed-forward network without experts."""
+    return (
+        tensor("ffn_gate.weight", "E F", f"{p}gate_proj.weight"),
+        tensor("ffn_up.weight", "E F", f"{p}up_proj.weight"),
+        tensor("ffn_down.weight", "F E", f"{p}down_proj.weight"),
+    )
+
+
+def experts(p: str = "mlp.") -> tuple[Rule, ...]:
+    """Routed experts, published one by one and stacked, or fused already."""
+
+    def stacked(target: str, ne: str, part: str, *fused: Source) -> Rule:
+        one_by_one = Source(f"{L}{p}experts.{{x}}.{part}.weight", Transform.STACK_EXPERTS)
+        return Rule(target, ne, (one_by_one, *fused))
+
+    both = f"{L}{p}experts.gate_up_proj"
+    return (
+        stacked("ffn_gate_exps.weight", "E Fx X", "gate_proj", Source(both, Transform.GATE_HALF)),
+        stacked("ffn_up_exps.weight", "E Fx X", "up_proj", Source(both, Transform.UP_HALF)),
+        stacked("ffn_down_exps.weight", "Fx E X", "down_proj", Source(f"{L}{p}experts.down_proj")),
+    )
+
+
+def shared_experts(p: str = "mlp.shared_experts.", *, optional: bool = False) -> tuple[Rule, ...]:
+    """The expert that every token passes through."""
+    return (
+        tensor("ffn_gate_shexp.weight", "E Fs", f"{p}gate_proj.weight", optional=optional),
+        tensor("ffn_up_shexp.weight", "E Fs", f"{p}up_proj.weight", optional=optional),
+        tensor("ffn_down_shexp.weight", "Fs E", f"{p}down_proj.weight", optional=optional),
+    )
+
+
+def router(bias: str | None, *, target: str = "exp_probs_b.bias", gate: str = "mlp.gate.weight") -> tuple[Rule, ...]:
+    """The router, F32, and the bias of its choice."""
+    rule = tensor("ffn_gate_inp.weight", "E X", gate, f32=True)
+    return (rule,) if bias is None else (rule, norm(target, bias, ne="X"))
+
+
+def root(model: str = "model.", embeddings: str = "embed_tokens", last_norm: str = "norm") -> dict[str, tuple[str, ...]]:
+    """Where a checkpoint keeps embeddings, last norm and head."""
+    return {
+        "token_embd.weight": (f"{model}{embeddings}.weight", f"language_model.{model}{embeddings}.weight"),
+        "output_norm.weight": (f"{model}{last_norm}.weight", f"language_model.{model}{last_norm}.weight"),
+        "output.weight": ("lm_head.weight", "language_model.lm_head.weight"),
+    }
+
+
+ENGINE_SINGLE = "bundled, shards, sidecar"
+NO_IK = "no such architecture"
+IK_IGNORES = "does not read the block and refuses files that have one"
+# Blocks behind the trunk's layers: bare, or as multimodal wrappers nest them.
+BEHIND = ("model.", "language_model.model.", "model.language_model.")
