@@ -70,9 +70,7 @@ def of_new_files(folder: Path) -> dict[str, int]:
     return {name: (folder / name).stat().st_size for name in listing(folder)}
 
 
-def test_the_plan_is_what_happens(
-    call: Call, inputs: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_the_plan_is_what_happens(call: Call, inputs: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(os, "cpu_count", lambda: 2)  # the real one reads from /sys
     out = tmp_path / "a" / "b"
     dry = call(out=out, dry_run=True)
@@ -125,6 +123,16 @@ def test_headers_are_counted_as_read(inputs: Path) -> None:
     nextn.detach(inputs / "kv-first attached", dry_run=True)
     with counted() as io:
         plan = nextn.detach(inputs / "kv-first attached", dry_run=True).plan
+    assert plan.header_bytes <= io.read <= plan.header_bytes + 4 * (64 << 10)
+
+
+@pytest.mark.parametrize("donor", ["tiny", "moe"])
+def test_json_of_a_checkpoint_is_counted_as_read(inputs: Path, donor: str) -> None:
+    trunk = inputs / ("trunk.gguf" if donor == "tiny" else "kv-first")
+    nextn.attach(trunk, inputs / donor, dry_run=True)
+    with counted() as io:
+        plan = nextn.attach(trunk, inputs / donor, dry_run=True).plan
+    assert plan.json_bytes > (inputs / donor / "tokenizer.json").stat().st_size
     assert plan.header_bytes <= io.read <= plan.header_bytes + 4 * (64 << 10)
 
 

@@ -173,6 +173,24 @@ def test_a_name_that_another_run_took_meanwhile_stays_theirs(plan: Callable[...,
     assert listing(made.folder) == [theirs.name]
 
 
+def test_ctrl_c_never_takes_the_link_of_another_run(plan: Callable[..., Plan], trunk_set: Path) -> None:
+    """Their link has the same inode as ours would have: only looking first tells them apart."""
+    made = plan()
+    theirs = made.folder / made.outputs[1].name
+
+    class Late(Faults):
+        def step(self, name: str, args: tuple[Any, ...]) -> Any:
+            if name == "open_new" and not theirs.exists():
+                os.link(sorted(trunk_set.iterdir())[1], theirs)
+            if name == "link" and args[1] == theirs:
+                raise KeyboardInterrupt
+            return super().step(name, args)
+
+    with pytest.raises((OutputExists, KeyboardInterrupt)):
+        execute(made, system=Late())
+    assert listing(made.folder) == [theirs.name]
+
+
 def test_a_hub_cache_is_linked_to_its_blobs_and_left_alone(
     tmp_path: Path, trunk_set: Path, checkpoints: Callable[[str], Path]
 ) -> None:

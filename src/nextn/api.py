@@ -120,7 +120,7 @@ def attach(
     plan = plan_attach(
         open_model(trunk),
         open_donor(donor),
-        Options(layout, _type(type), _type(draft_head), _embd_type(embd_type), out, LinkMode(link)),
+        Options(layout, _type(type), _type(draft_head), _embd_type(embd_type), out, link_mode(link)),
     )
     return _run(plan, dry_run, progress)
 
@@ -139,7 +139,7 @@ def detach(
     """
     from .layouts.detach import plan_detach
 
-    return _run(plan_detach(open_model(model), out, LinkMode(link)), dry_run, progress)
+    return _run(plan_detach(open_model(model), out, link_mode(link)), dry_run, progress)
 
 
 def extract(
@@ -163,7 +163,7 @@ def extract(
     return _run(plan_extract(open_donor(donor), options), dry_run, progress)
 
 
-def link_mode(name: str) -> LinkMode:
+def link_mode(name: str | LinkMode) -> LinkMode:
     """A link mode by name. Raises UsageError."""
     try:
         return LinkMode(name)

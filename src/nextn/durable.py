@@ -199,7 +199,8 @@ class Workspace:
 
     def new_file(self, name: str) -> tuple[Path, int]:
         """A temporary file that will become `name`: its path and a descriptor, locked while the run lives."""
-        path, fd = self._create(f"{_shortened(name)}.", SUFFIX)
+        short = os.fsdecode(os.fsencode(name)[-200:])  # room for what is added: most file systems take 255 bytes
+        path, fd = self._create(f"{short}.", SUFFIX)
         self._temps[path] = fd
         return path, fd
 
@@ -300,10 +301,8 @@ class Workspace:
         for path in paths:
             try:
                 self.system.unlink(path)
-            except FileNotFoundError:
-                continue
-            except OSError:
-                left.append(path)
+            except OSError as error:
+                left += [path] if error.errno != errno.ENOENT else []
         return left
 
     def _roll_back(self) -> None:
@@ -322,11 +321,6 @@ class Workspace:
         self._made_folders.clear()
 
 
-def _shortened(name: str) -> str:
-    """A name that leaves room for what is added to it: most file systems take 255 bytes."""
-    return os.fsdecode(os.fsencode(name)[-200:])
-
-
 def sync_folder(folder: Path, system: System) -> None:
     """fsync a folder, so that names in it survive a power cut."""
     fd = os.open(folder, os.O_RDONLY | getattr(os, "O_DIRECTORY", 0))
@@ -342,20 +336,18 @@ def sync_folder(folder: Path, system: System) -> None:
 @contextlib.contextmanager
 def _if_dead(path: Path) -> Iterator[bool]:
     """Whether the run that made `path` is gone (its lock is free); the lock is held meanwhile."""
+    fd = None
     try:
         fd = os.open(path, os.O_RDWR | getattr(os, "O_CLOEXEC", 0) | getattr(os, "O_NOFOLLOW", 0))
+        fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        dead = True
     except OSError:
-        yield False
-        return
+        dead = False
     try:
-        try:
-            fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError:
-            yield False
-            return
-        yield True
+        yield dead
     finally:
-        os.close(fd)
+        if fd is not None:
+            os.close(fd)
 
 
 def clean(folder: Path, system: System | None = None, *, remove: bool = True) -> list[Path]:

@@ -76,6 +76,7 @@ def plan_checkpoint_sidecar(block: Block, options: ExtractOptions) -> Plan:
         sidecar=folder / name,
         header_bytes=block.header_bytes,
         notes=tuple(dict.fromkeys(notes)),
+        json_bytes=block.header_bytes,
     )
 
 

@@ -16,7 +16,7 @@ from ..gguf.types import TensorType
 from ..sources.ranges import CHUNK_BYTES, FileRange
 from ..sources.rows import CHUNK_ELEMENTS, RowSource
 
-# Python, numpy and ggml once loaded: measured 40 to 60 MB, rounded up (benchmarks/memory.py).
+# Python, numpy and ggml once loaded: measured 36 to 40 MB, doubled (benchmarks/memory.py).
 BASE_MEMORY_BYTES = 72 << 20
 JSON_MEMORY_FACTOR = 8  # reading a tokenizer.json takes so many times its bytes (measured: 4 to attach, 7 to extract)
 
