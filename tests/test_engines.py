@@ -231,6 +231,19 @@ def test_a_llama_server_that_knows_no_mtp(tmp_path):
         server.start(Launch(tmp_path / "x.gguf", n_max=1))
 
 
+def test_an_engine_that_ends_without_a_word_is_asked_again(tmp_path):
+    """llama.cpp may end before its log is written."""
+    silent = tmp_path / "llama-server"
+    silent.write_text(
+        '#!/bin/sh\n[ "$1" = --version ] && echo "version: 1" && exit\n[ "$1" = --help ] && exit\n'
+        f"echo >> '{tmp_path}/tries'; [ $(wc -l < '{tmp_path}/tries') = 2 ] && echo 'error: invalid argument: x'\n"
+        "exit 1\n"
+    )
+    silent.chmod(0o755)
+    refused_with(LlamaServer.find(silent), Launch(tmp_path / "x.gguf"), "invalid argument: x")
+    assert (tmp_path / "tries").read_text() == "\n\n"
+
+
 def test_options_follow_the_help_text():
     ik = LlamaServer(Path("/ik"), "4", "--no-warmup\n--webui NAME\n--spec-type SPEC  e.g. mtp:n_max=1,p_min=0.0")
     args = ik._arguments(Launch(Path("m.gguf"), Path("s.gguf"), n_max=2, threads=3, extra_args=("-ngl", "0")), 99)
