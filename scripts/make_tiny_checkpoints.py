@@ -305,6 +305,7 @@ def safetensors_bytes(tensors: Tensors) -> bytes:
     """One safetensors file. Its header is padded to eight bytes, as the reference implementation does it."""
     header: dict[str, Any] = {"__metadata__": {"format": "pt"}}
     names = {np.dtype(t): SAFETENSORS_NAMES[k] for k, t in DTYPES.items()}
+    names[np.dtype(ml_dtypes.float8_e4m3fn)] = "F8_E4M3"
     position = 0
     for name, values in tensors.items():
         end = position + values.nbytes

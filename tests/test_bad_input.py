@@ -217,8 +217,8 @@ def test_gguf_donor_with_another_tokenizer(world: World) -> None:
     bundled = nextn.attach(world.trunk, donor, layout="bundle").entry
     donor = nextn.extract(bundled, donor_file=True, out=world.folder / "hashed.gguf").entry
     tokens = open_model(world.trunk).header.by_key["tokenizer.ggml.tokens"]
-    world.rewrite(put=[tokens.with_value([*tokens.value[:-1], "other"])])
-    world.refuses(13, r"token lists differ \(sha256 \w{12}", "attach", world.trunk, "--from", donor)
+    world.rewrite(put=[tokens.with_value(["other", *tokens.value[1:]])])
+    world.refuses(13, r"ordinary tokens differ \(sha256 \w{12}", "attach", world.trunk, "--from", donor)
 
 
 # -- no block, or one too many -------------------------------------------------------------------------------------

@@ -9,8 +9,8 @@ from pathlib import Path
 
 import jsonschema
 import pytest
-from conftest import CHECKPOINT, Q4, ROOT
 
+from conftest import CHECKPOINT, Q4, ROOT
 from nextn.cli import VERBS, main
 
 SCHEMAS = ROOT / "src" / "nextn" / "schemas"

@@ -15,8 +15,8 @@ from ggufmaker import FORMS, make, pair
 from ggufmaker import KV as Pair
 from nextn.gguf.files import read_header
 from nextn.gguf.header import build_header
-from nextn.gguf.parser import parse_header
 from nextn.gguf.kv import KV, KVType, edit, encode_text, printable
+from nextn.gguf.parser import parse_header
 
 DATA = Path(__file__).parent / "data"
 NAMES = {"u8": "UINT8", "i8": "INT8", "u16": "UINT16", "i16": "INT16", "u32": "UINT32", "i32": "INT32",

@@ -7,9 +7,10 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from conftest import CHECKPOINT, Q4, TRUNKS
 
 import nextn
+import nextn.errors
+from conftest import CHECKPOINT, Q4, TRUNKS
 from nextn.errors import NoBlock, QuantizeError, UnsupportedModel, UsageError
 from nextn.gguf.files import Model, open_model, shard_name
 from nextn.layouts.metadata import UNDO, recorded_hashes
@@ -266,3 +267,96 @@ def test_links_can_be_symlinks(checkpoints: Callable[[str], Path], tmp_path: Pat
     made = nextn.attach(TRUNKS / "kv-first", checkpoints(MOE), out=tmp_path, link="symlink")
     linked = [path for path in made.files if path.is_symlink()]
     assert len(linked) == 2 and trunk_is_untouched(made.entry, TRUNKS / "kv-first")
+
+
+def _with_kvs(source: Path, target: Path, **changes: object) -> Path:
+    """A copy of a GGUF with other pairs."""
+    from nextn.gguf.header import build_header
+    from nextn.gguf.kv import edit
+
+    model = open_model(source)
+    data = source.read_bytes()[model.header.data_offset :]
+    target.write_bytes(build_header(edit(model.kvs, **changes), model.header.tensors) + data)  # type: ignore[arg-type]
+    return target
+
+
+@pytest.mark.parametrize("layout", ["bundle", "shards"])
+def test_split_keys_of_a_single_file_come_back(layout: str, tmp_path: Path) -> None:
+    """Merging shards leaves their keys in the one file."""
+    from nextn.gguf.kv import KV, KVType, edit
+
+    kvs = [*edit(open_model(Q4).kvs)]
+    odd = [
+        KV.make("split.count", KVType.UINT16, 0),
+        KV.make("split.no", KVType.UINT16, 0),
+        KV.make("my.key", KVType.STRING, "x"),
+        KV.make("split.tensors.count", KVType.INT32, 55),
+        *kvs[3:6],
+    ]
+    trunk = _with_kvs(Q4, tmp_path / "merged.gguf", put=odd)
+    made = nextn.attach(trunk, CHECKPOINT, layout=layout, out=tmp_path / "b")
+    back = nextn.detach(made.entry, out=tmp_path / "back.gguf")
+    assert back.entry.read_bytes() == trunk.read_bytes()
+
+
+def test_keys_of_others_that_begin_like_ours_are_carried(tmp_path: Path) -> None:
+    from nextn.gguf.kv import KV, KVType
+
+    trunk = _with_kvs(Q4, tmp_path / "t.gguf", put=[KV.make("nextn.custom", KVType.STRING, "mine")])
+    made = nextn.attach(trunk, CHECKPOINT, layout="bundle", out=tmp_path / "b")
+    assert open_model(made.entry).header.get("nextn.custom") == "mine"
+    assert nextn.detach(made.entry, out=tmp_path / "back.gguf").entry.read_bytes() == trunk.read_bytes()
+
+
+def test_a_renamed_special_token_is_a_note_for_every_kind_of_donor(tmp_path: Path) -> None:
+    """A fine-tune's base has other special tokens and the same ordinary ones."""
+    import shutil
+
+    base = tmp_path / "base"
+    shutil.copytree(CHECKPOINT, base)
+    text = (base / "tokenizer.json").read_text(encoding="utf-8")
+    assert "<|im_start|>" in text
+    (base / "tokenizer.json").write_text(text.replace("<|im_start|>", "<|other|>"), encoding="utf-8")
+    direct = nextn.attach(Q4, base, layout="bundle", out=tmp_path / "direct")
+    assert any("special tokens differ" in note for note in direct.plan.notes)
+    donor = nextn.extract(base, donor_file=True, out=tmp_path / "donor").entry
+    assert nextn.attach(Q4, donor, layout="bundle", out=tmp_path / "by file").entry.exists()
+    (base / "tokenizer.json").write_text(text.replace('"def"', '"fed"'), encoding="utf-8")
+    other = nextn.extract(base, donor_file=True, out=tmp_path / "other").entry
+    for bad in (base, other):
+        with pytest.raises(nextn.errors.DonorMismatch, match="token"):
+            nextn.attach(Q4, bad, layout="bundle", out=tmp_path / "bad")
+
+
+def test_a_per_layer_array_of_the_wrong_length_is_blamed_on_the_trunk(tmp_path: Path) -> None:
+    from nextn.errors import FormatError
+    from nextn.gguf.kv import KV, KVType
+
+    lengths = KV.make("qwen35.attention.head_count_kv", KVType.ARRAY, [1] * 7, KVType.INT32)
+    trunk = _with_kvs(Q4, tmp_path / "t.gguf", put=[lengths])
+    with pytest.raises(FormatError, match=r"head_count_kv.*wrong length"):
+        nextn.attach(trunk, CHECKPOINT, layout="bundle", out=tmp_path / "b")
+
+
+def test_draft_only_root_tensors_go_with_the_block(tmp_path: Path) -> None:
+    """ik_llama.cpp's extra head serves drafting only; verify does not miss it in a detached model."""
+    from nextn.gguf.header import TensorInfo, build_header, place
+    from nextn.sources.ranges import Reader
+
+    model = open_model(nextn.attach(Q4, CHECKPOINT, layout="bundle", out=tmp_path).entry)
+    data, parts = b"", []
+    for file, info in model.items():
+        start, end = file.tensor_range(info)
+        stored = file.path.read_bytes()[start:end]
+        parts.append((info, len(stored)))
+        data += stored + bytes(-len(stored) % 32)
+    parts.append((TensorInfo("output_extra.weight", (256, 8), 0, 0), 256 * 8 * 4))
+    infos, _ = place(parts, 32)
+    extra = tmp_path / "extra.gguf"
+    extra.write_bytes(build_header(model.kvs, infos) + data + bytes(256 * 8 * 4))
+    plain = nextn.detach(extra, out=tmp_path / "plain").entry
+    assert "output_extra.weight" not in open_model(plain).tensors
+    from nextn.measure.file_check import check_files
+
+    with Reader() as reader:
+        assert not check_files(open_model(plain), open_model(extra), reader).problems

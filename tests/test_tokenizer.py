@@ -66,10 +66,10 @@ def replaced(*tokens: dict[str, Any]) -> Edit:
 
 def test_the_hash_equals_that_of_a_gguf() -> None:
     for name in ("tiny-qwen35-BF16.gguf", "tiny-qwen35-Q8_0.gguf"):
-        header = open_model(TRUNKS / name).header
+        trunk = open_model(TRUNKS / name)
         checkpoint = open_checkpoint(CHECKPOINT)
-        assert tokens_of(checkpoint) == header.get("tokenizer.ggml.tokens")
-        assert tokenizer_hash(checkpoint) == tokens_hash(header.by_key["tokenizer.ggml.tokens"])
+        assert tokens_of(checkpoint) == trunk.header.get("tokenizer.ggml.tokens")
+        assert tokenizer_hash(checkpoint) == tokens_hash(trunk) is not None
 
 
 def test_one_token_changes_the_hash(edited: Callable[..., Checkpoint]) -> None:

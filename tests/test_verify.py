@@ -10,9 +10,9 @@ from pathlib import Path
 import jsonschema
 import numpy as np
 import pytest
-from conftest import CHECKPOINT, Q4, ROOT, TRUNKS, TinyModels, need
 
 import nextn
+from conftest import CHECKPOINT, Q4, ROOT, TRUNKS, TinyModels, need
 from nextn.cli import main
 from nextn.errors import NoBlock
 from nextn.gguf.files import open_model

@@ -13,11 +13,14 @@ from .archs.base import Family, Rule, Transform
 from .errors import FormatError, NoBlock, UnsupportedFormat, UnsupportedModel, UsageError
 from .gguf.files import Model, open_model
 from .sources.checkpoint import CONFIG, INDEX, TOKENIZER, Checkpoint, open_checkpoint
+from .sources.fp8 import FP8_DTYPE, SCALE_SUFFIX, BlockScale
 from .sources.ranges import FileRange
+from .sources.recipes import TransposedParts, head_parts
 from .sources.rows import CheckpointRows, GGUFRows, RowSource, Span
 from .sources.safetensors import SourceTensor
 
 _BLOCK_TENSOR = re.compile(r"^blk\.(\d+)\.(.+)$")
+_LAYER = re.compile(r"layers\.(\d+)\.")
 EH_PROJ = "nextn.eh_proj.weight"
 DRAFT_HEAD = "nextn.shared_head_head.weight"
 EMBED_TOKENS = "nextn.embed_tokens.weight"
@@ -89,7 +92,9 @@ def block_layers(names: Iterator[str] | list[str]) -> list[int]:
 
 def is_f32_only(name: str, n_axes: int) -> bool:
     """Whether converters keep a tensor in F32: vectors, norms and gates."""
-    return n_axes <= 1 or name.endswith("_norm.weight") or "ffn_gate_inp" in name or not name.endswith(".weight")
+    if n_axes <= 1 or not name.endswith(".weight"):
+        return True
+    return name.endswith(("_norm.weight", "indexer.proj.weight")) or "ffn_gate_inp" in name
 
 
 def block_from_model(model: Model) -> Block:
@@ -148,9 +153,24 @@ def block_from_model(model: Model) -> Block:
 
 
 def _block_names(checkpoint: Checkpoint, family: Family) -> dict[str, str]:
-    """Name inside the block -> full name, for the family's prefix that the checkpoint uses."""
+    """Name inside the block -> full name, for the family's prefix that the checkpoint uses.
+
+    Blocks behind the trunk's layers are renumbered: their first layer is `layers.0`.
+    """
+    n_trunk = checkpoint.integer("num_hidden_layers") if family.behind_trunk else 0
+    if n_trunk is None:
+        raise FormatError("'num_hidden_layers' is missing: the block cannot be told", path=checkpoint.folder / CONFIG)
     for prefix in family.prefixes:
-        found = {name[len(prefix) :]: name for name in checkpoint.weight_map if name.startswith(prefix)}
+        found = {}
+        for name in checkpoint.weight_map:
+            if not name.startswith(prefix):
+                continue
+            local = name[len(prefix) :]
+            match = _LAYER.match(local)
+            if not family.behind_trunk:
+                found[local] = name
+            elif match and int(match[1]) >= n_trunk:
+                found[f"layers.{int(match[1]) - n_trunk}.{local[match.end() :]}"] = name
         if found:
             return found
     return {}
@@ -163,10 +183,51 @@ def _no_block(checkpoint: Checkpoint, family: Family) -> NoBlock:
             f"{checkpoint.folder}: config.json promises {promised} MTP block(s), but no tensor of one is there; "
             "fine-tuning tools lose them, so take the base model's checkpoint as the donor."
         )
+    n_trunk = checkpoint.integer("num_hidden_layers") or 0
+    mark = f"{family.prefixes[0]}layers.{n_trunk}." if family.behind_trunk else family.prefixes[0]
     return NoBlock(
-        f"{checkpoint.folder}: this checkpoint has no MTP block (no tensor named {family.prefixes[0]}*); "
+        f"{checkpoint.folder}: this checkpoint has no MTP block (no tensor named {mark}*); "
         "take the base model's checkpoint, or a GGUF that has the block, as the donor."
     )
+
+
+def _whole(checkpoint: Checkpoint, tensor: SourceTensor) -> Span:
+    """All rows of a tensor, with its factors when it is stored in FP8."""
+    scale = tensor.name + SCALE_SUFFIX
+    if tensor.dtype != FP8_DTYPE or scale not in checkpoint.weight_map:
+        return Span(tensor, 0, tensor.n_rows)
+    if tensor.name.endswith("qkv_proj.weight"):
+        raise UnsupportedFormat(
+            f"'{tensor.name}' is a fused projection in FP8, whose factors may be split by rank, and that is not read; "
+            "take an unquantized checkpoint",
+            path=tensor.where.path,
+            offset=tensor.where.start,
+        )
+    quantization = checkpoint.text_config.get("quantization_config") or {}
+    size = quantization.get("weight_block_size") if isinstance(quantization, dict) else None
+    if not (isinstance(size, list) and len(size) == 2 and all(isinstance(n, int) and n > 0 for n in size)):
+        raise FormatError(
+            "'weight_block_size' of an FP8 checkpoint is missing or no pair of counts", path=checkpoint.folder / CONFIG
+        )
+    return Span(tensor, 0, tensor.n_rows, BlockScale(checkpoint.tensor(scale), size[0], size[1]).check(tensor))
+
+
+def _head_halves(
+    checkpoint: Checkpoint, family: Family, rule: Rule, transform: Transform, name: str
+) -> tuple[RowSource, tuple[int, ...]]:
+    """The keys' or the values' part of every head of kv_b."""
+    whole = _whole(checkpoint, checkpoint.tensor(name))
+    nope, value = (checkpoint.integer(key) for key in family.head_dims)
+    n_rows, lora = whole.tensor.n_rows, whole.tensor.row_length
+    if not nope or not value or n_rows % (nope + value):
+        raise FormatError(
+            f"the {n_rows:,} rows of '{name}' are no heads of {' + '.join(family.head_dims)} ({nope} + {value})",
+            path=checkpoint.folder / CONFIG,
+        )
+    n_head = n_rows // (nope + value)
+    if transform is Transform.VALUE_HALF:
+        return CheckpointRows(head_parts(whole, n_head, nope, nope + value)), (lora, value, n_head)
+    return TransposedParts(CheckpointRows(head_parts(whole, n_head, 0, nope))), (nope, lora, n_head)
 
 
 def _spans(
@@ -187,7 +248,7 @@ def _spans(
     ne = first.shape[::-1]
     if transform is Transform.STACK_EXPERTS:
         ne = (*ne, len(tensors))
-    return tuple(Span(tensor, 0, tensor.n_rows) for tensor in tensors), ne
+    return tuple(_whole(checkpoint, tensor) for tensor in tensors), ne
 
 
 def _half(rule: Rule, transform: Transform, fused: SourceTensor) -> tuple[tuple[Span, ...], tuple[int, ...]]:
@@ -204,7 +265,7 @@ def _half(rule: Rule, transform: Transform, fused: SourceTensor) -> tuple[tuple[
 
 
 def _read_rule(
-    checkpoint: Checkpoint, rule: Rule, names: dict[str, str], k: int, used: set[str]
+    checkpoint: Checkpoint, family: Family, rule: Rule, names: dict[str, str], k: int, used: set[str]
 ) -> BlockTensor | None:
     """One tensor of block `k`, or None when the checkpoint does not have it."""
     for source in rule.sources:
@@ -225,8 +286,13 @@ def _read_rule(
         else:
             continue
         used.update(found)
-        spans, ne = _spans(checkpoint, rule, source.transform, [names[name] for name in found])
-        rows = CheckpointRows(spans, 1.0 if source.transform is Transform.PLUS_ONE else 0.0)
+        used.update(name + SCALE_SUFFIX for name in found if name + SCALE_SUFFIX in names)
+        rows: RowSource
+        if source.transform in (Transform.KEY_HALF, Transform.VALUE_HALF):
+            rows, ne = _head_halves(checkpoint, family, rule, source.transform, names[found[0]])
+        else:
+            spans, ne = _spans(checkpoint, rule, source.transform, [names[name] for name in found])
+            rows = CheckpointRows(spans, 1.0 if source.transform is Transform.PLUS_ONE else 0.0)
         return BlockTensor(k, rule.target, ne, rows, f32=rule.f32 or len(ne) <= 1)
     return None
 
@@ -253,8 +319,8 @@ def block_from_checkpoint(checkpoint: Checkpoint) -> Block:
     names = _block_names(checkpoint, family)
     if not names:
         raise _no_block(checkpoint, family)
-    numbers = {int(match[1]) for name in names if (match := re.match(r"layers\.(\d+)\.", name))}
-    n_blocks = max(numbers, default=0) + 1
+    numbers = {int(match[1]) for name in names if (match := _LAYER.match(name))}
+    n_blocks = -(-(max(numbers, default=0) + 1) // family.layers_per_block)
     if n_blocks > family.max_blocks:
         raise UnsupportedModel(
             f"{checkpoint.folder}: the checkpoint has {n_blocks} MTP blocks, and engines take "
@@ -264,7 +330,7 @@ def block_from_checkpoint(checkpoint: Checkpoint) -> Block:
     tensors = []
     for k in range(n_blocks):
         for rule in family.rules:
-            tensor = _read_rule(checkpoint, rule, names, k, used)
+            tensor = _read_rule(checkpoint, family, rule, names, k, used)
             if tensor is not None:
                 tensors.append(tensor)
             elif not rule.optional:

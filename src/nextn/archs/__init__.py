@@ -3,11 +3,38 @@
 from __future__ import annotations
 
 from ..errors import UnsupportedModel
-from . import qwen3next, qwen35, qwen35moe
+from . import (
+    bailingmoe3,
+    cohere2moe,
+    deepseek2,
+    deepseek32,
+    glm4moe,
+    glm_dsa,
+    hy_v3,
+    mimo2,
+    qwen3next,
+    qwen35,
+    qwen35moe,
+    step35,
+)
 from .base import LOADS_ONLY, OTHER_USE, Family
 
 FAMILIES: dict[str, Family] = {
-    module.FAMILY.arch: module.FAMILY for module in (qwen3next, qwen35, qwen35moe)
+    module.FAMILY.arch: module.FAMILY
+    for module in (
+        qwen3next,
+        qwen35,
+        qwen35moe,
+        glm4moe,
+        deepseek2,
+        deepseek32,
+        glm_dsa,
+        mimo2,
+        hy_v3,
+        step35,
+        bailingmoe3,
+        cohere2moe,
+    )
 }
 BY_CLASS: dict[str, Family] = {name: family for family in FAMILIES.values() for name in family.classes}
 

@@ -6,7 +6,6 @@ from . import parts
 from .base import Donor, Family
 
 
-
 def _kv_heads(donor: Donor, block: int) -> int | None:
     """A block's layer is like the trunk's layers with a sliding window."""
     found = donor.config.get("swa_num_key_value_heads")

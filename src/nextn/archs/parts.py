@@ -127,7 +127,9 @@ def router(bias: str | None, *, target: str = "exp_probs_b.bias", gate: str = "m
     return (rule,) if bias is None else (rule, norm(target, bias, ne="X"))
 
 
-def root(model: str = "model.", embeddings: str = "embed_tokens", last_norm: str = "norm") -> dict[str, tuple[str, ...]]:
+def root(
+    model: str = "model.", embeddings: str = "embed_tokens", last_norm: str = "norm"
+) -> dict[str, tuple[str, ...]]:
     """Where a checkpoint keeps embeddings, last norm and head."""
     return {
         "token_embd.weight": (f"{model}{embeddings}.weight", f"language_model.{model}{embeddings}.weight"),

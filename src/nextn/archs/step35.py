@@ -6,7 +6,6 @@ from . import parts
 from .base import Donor, Family, Tail
 
 
-
 def _by_kind(full: str, sliding: str) -> Tail:
     """A count of heads that depends on whether the block's layer has a sliding window."""
 
@@ -40,7 +39,10 @@ FAMILY = Family(
     rules=(
         *parts.nextn(norms=parts.norm_plus_one),
         parts.norm_plus_one(
-            "nextn.shared_head_norm.weight", "shared_head.norm.weight", "transformer.shared_head.norm.weight", optional=True
+            "nextn.shared_head_norm.weight",
+            "shared_head.norm.weight",
+            "transformer.shared_head.norm.weight",
+            optional=True,
         ),
         parts.norm_plus_one("attn_norm.weight", "input_layernorm.weight"),
         parts.norm_plus_one("ffn_norm.weight", "post_attention_layernorm.weight"),

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 
+from ..errors import StorageError
 from ..report.text import put_json, say, size
 
 if TYPE_CHECKING:
@@ -42,6 +44,17 @@ def link_option(command: F) -> F:
 
 def finish(result: Result, as_json: bool, quiet: bool) -> None:
     """Print what was done: people read standard error, scripts the path or JSON on standard output."""
+    try:
+        _print(result, as_json, quiet)
+        sys.stdout.flush()
+    except BrokenPipeError:
+        raise
+    except OSError as error:
+        done = "nothing was written" if result.outcome is None else f"the files are complete, load {result.entry}"
+        raise StorageError(f"standard output: the result could not be printed ({error.strerror}); {done}.") from error
+
+
+def _print(result: Result, as_json: bool, quiet: bool) -> None:
     if as_json:
         put_json(result.to_json())
         return

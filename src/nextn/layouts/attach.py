@@ -49,7 +49,7 @@ class _Job:
         return str(self.block.origin.resolve()), self.block.revision
 
     def kvs(self) -> list[KV]:
-        return metadata.attached_kvs(self.trunk, self.n_trunk, self.block.n_layer_nextn)
+        return metadata.attached_kvs(self.trunk, self.n_trunk, self.block)
 
     def block_parts(self) -> list[build.Part]:
         """The block's tensors, and the draft head when one is asked for."""
@@ -84,6 +84,7 @@ def plan_attach(trunk: Model, block: Block, options: Options) -> Plan:
     """
     check_trunk(trunk)
     family = family_of(trunk.architecture, trunk.entry)
+    metadata.growing_arrays(trunk, n_layer_trunk(trunk), block.n_layer_nextn)  # before shapes are judged by them
     notes = check_fit(block, trunk, family)
     layout = options.layout or ("shards" if len(trunk.files) > 1 else "sidecar")
     if layout not in LAYOUTS:
@@ -183,7 +184,8 @@ def _sidecar(job: _Job) -> Plan:
             "sidecar too; use --layout bundle or shards, which write a right header."
         )
     block = job.block_parts()
-    roots = sidecar_roots(trunk, options.embd_type, job.notes, with_head=options.draft_head is None)
+    with_head = options.draft_head is None or job.family.head_needed
+    roots = sidecar_roots(trunk, options.embd_type, job.notes, with_head=with_head, extra=job.family.sidecar_extra)
     parts = roots + block
     main_type = main_type_of(block)
     kvs = sidecar_kvs(job.kvs(), main_type)
@@ -219,14 +221,15 @@ def sidecar_kvs(kvs: Sequence[KV], main_type: TensorType) -> list[KV]:
 
 
 def sidecar_roots(
-    model: Model, wanted: TensorType | None, notes: list[str], *, with_head: bool
+    model: Model, wanted: TensorType | None, notes: list[str], *, with_head: bool, extra: Sequence[str] = ()
 ) -> list[build.Part]:
     """token_embd, output_norm and output from a model; a tied model has no output, and engines tie the sidecar too.
 
     With a draft head in the block, engines never use `output`, so it is left out.
     """
     parts = []
-    for name, needed in (("token_embd.weight", True), ("output_norm.weight", True), ("output.weight", False)):
+    fixed = (("token_embd.weight", True), ("output_norm.weight", True), ("output.weight", False))
+    for name, needed in (*fixed, *((name, False) for name in extra)):
         found = root_tensor(model, name)
         if found is None and needed:
             raise FormatError(f"'{name}' is missing, and a sidecar cannot run without it", path=model.entry)

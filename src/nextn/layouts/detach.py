@@ -42,7 +42,7 @@ def plan_detach(model: Model, out: Path | str | None, link: LinkMode = LinkMode.
     if len(model.files) == 1:
         folder, name = naming.resolve_output(out, naming.default_folder(model), base + ".gguf")
         naming.check_main_name(name)
-        new = _rewritten(name, metadata.without_split(kvs), model.files[0], keep)
+        new = _rewritten(name, metadata.as_single_file(kvs, model), model.files[0], keep)
         return _plan(model, folder, (new,), folder / name)
     return _detach_set(model, kvs, keep, base, out, link)
 
@@ -62,7 +62,7 @@ def _detach_set(
     left = [file for file in others if any(keep(info) for info in file.header.tensors)]
     if not left:  # everything but the block was in the first shard
         single = f"{prefix}.gguf"
-        new = _rewritten(single, metadata.without_split(kvs), first, keep)
+        new = _rewritten(single, metadata.as_single_file(kvs, model), first, keep)
         return _plan(model, folder, (new,), folder / single)
     count = len(left) + 1
     n_tensors = sum(keep(info) for file in model.files for info in file.header.tensors)

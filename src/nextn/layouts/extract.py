@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from ..archs import family_of
+from ..archs.base import Family
 from ..block import DRAFT_HEAD, Block
 from ..errors import UsageError
 from ..gguf.header import DEFAULT_ALIGNMENT, Header
@@ -13,7 +14,7 @@ from ..gguf.kv import KV, KVType, edit
 from ..gguf.types import TensorType
 from . import build, metadata, naming
 from .attach import main_type_of, sidecar_kvs, sidecar_roots
-from .fit import TOKENIZER_HASH, TOKENS, tokens_hash
+from .fit import TOKENIZER_HASH, tokens_hash
 from .plan import NewFile, Plan
 
 
@@ -32,7 +33,7 @@ def plan_extract(block: Block, options: ExtractOptions) -> Plan:
 
     Raises UsageError when a runnable sidecar is asked of something that lacks what it needs.
     """
-    family_of(block.architecture, block.origin)
+    family = family_of(block.architecture, block.origin)
     if options.donor:
         return _donor(block, options)
     if block.checkpoint is not None:
@@ -44,10 +45,10 @@ def plan_extract(block: Block, options: ExtractOptions) -> Plan:
             f"{block.origin}: a donor file has no embeddings and no tokenizer, so it cannot become a sidecar alone; "
             "use 'nextn attach TRUNK --from' it with --layout sidecar."
         )
-    return _sidecar(block, options)
+    return _sidecar(block, family, options)
 
 
-def _sidecar(block: Block, options: ExtractOptions) -> Plan:
+def _sidecar(block: Block, family: Family, options: ExtractOptions) -> Plan:
     model = block.model
     assert model is not None and block.n_layer_trunk is not None
     notes: list[str] = []
@@ -55,7 +56,9 @@ def _sidecar(block: Block, options: ExtractOptions) -> Plan:
     has_head = any(part.info.name.endswith(DRAFT_HEAD) for part in parts_of_block)
     # A sidecar's roots are already small: they are carried.
     wanted = None if block.kind == "sidecar" else options.embd_type
-    parts = sidecar_roots(model, wanted, notes, with_head=not has_head) + parts_of_block
+    with_head = not has_head or family.head_needed
+    roots = sidecar_roots(model, wanted, notes, with_head=with_head, extra=family.sidecar_extra)
+    parts = roots + parts_of_block
     kind = main_type_of(parts_of_block)
     kvs = edit(sidecar_kvs(model.kvs, kind), put=_counts(block), drop_prefixes=("nextn.",))
     folder, name = naming.resolve_output(
@@ -115,10 +118,10 @@ def _donor_kvs(block: Block, n_trunk: int) -> list[KV]:
     model, arch = block.model, block.architecture
     if model is not None:
         kept = [kv for kv in model.kvs if kv.key.startswith(("general.", f"{arch}."))]
-        tokens = model.header.by_key.get(TOKENS)
+        tokens_sha256 = tokens_hash(model)
         known = model.header.by_key.get(TOKENIZER_HASH)
-        if tokens is not None:
-            kept.append(KV.make(TOKENIZER_HASH, KVType.STRING, tokens_hash(tokens)))
+        if tokens_sha256 is not None:
+            kept.append(KV.make(TOKENIZER_HASH, KVType.STRING, tokens_sha256))
         elif known is not None:
             kept.append(known)
         return edit(kept, put=_counts(block))

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Mapping
 
 from ..archs.base import Family, dimensions, resolve_shape, same_shape
 from ..block import Block, block_layers, layer_of
 from ..errors import BlockPresent, DonorMismatch, UnsupportedModel, UsageError
 from ..gguf.files import Model
-from ..gguf.kv import KV
+from ..sources.tokenizer import ordinary_hash
 
 TOKENS = "tokenizer.ggml.tokens"
 TOKEN_TYPES = "tokenizer.ggml.token_type"
@@ -28,9 +27,12 @@ def n_vocab(model: Model) -> int | None:
     return found[1].ne[1] if found and len(found[1].ne) > 1 else None
 
 
-def tokens_hash(kv: KV) -> str:
-    """sha256 of the token list as stored (lengths and bytes), hex."""
-    return hashlib.sha256(memoryview(kv.buffer)[kv.value_start : kv.end]).hexdigest()
+def tokens_hash(model: Model) -> str | None:
+    """sha256 over a model's ordinary tokens, or None when it has no token list."""
+    tokens, types = model.header.get(TOKENS), model.header.get(TOKEN_TYPES)
+    if not isinstance(tokens, list):
+        return None
+    return ordinary_hash(tokens, types if isinstance(types, list) and len(types) == len(tokens) else None)
 
 
 def check_trunk(trunk: Model) -> None:
@@ -130,10 +132,11 @@ def _check_tokens(block: Block, trunk: Model, where: str) -> list[str]:
         known = block.model.header.get(TOKENIZER_HASH)
         if known is None:
             return ["the donor brings no tokenizer: tokenizers were not compared"]
-        if known != tokens_hash(ours):
+        mine = tokens_hash(trunk)
+        if known != mine:
             raise DonorMismatch(
-                f"{where}: the token lists differ (sha256 {known[:12]}... in the donor, "
-                f"{tokens_hash(ours)[:12]}... in the trunk)."
+                f"{where}: their ordinary tokens differ (sha256 {str(known)[:12]}... in the donor file, "
+                f"{str(mine)[:12]}... in the trunk)."
             )
         return []
     texts = block.checkpoint.vocabulary if block.checkpoint else None

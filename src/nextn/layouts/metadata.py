@@ -13,8 +13,9 @@ from typing import Any
 
 from .. import __version__
 from ..archs import FAMILIES
-from ..archs.base import GENERIC_LAYER_ARRAYS
-from ..errors import FormatError
+from ..archs.base import GENERIC_LAYER_ARRAYS, Donor
+from ..block import Block
+from ..errors import DonorMismatch, FormatError
 from ..gguf.files import SPLIT_COUNT, SPLIT_KEYS, SPLIT_NO, SPLIT_TENSORS_COUNT, Model
 from ..gguf.kv import INTEGER_TYPES, KV, KVType, edit
 from ..gguf.parser import HeaderParser
@@ -24,6 +25,11 @@ PREFIX = "nextn."
 PADDING = "nextn.padding"
 UNDO = "nextn.undo"
 SHAPE = "nextn.shape"
+PROVENANCE = tuple(
+    f"nextn.{name}"
+    for name in ("tool_version", "donor", "donor_revision", "donor_sha256", "tensor_names", "tensor_sha256")
+)
+OWN_KEYS = frozenset((PADDING, UNDO, SHAPE, *PROVENANCE))  # what nextn writes; other `nextn.*` keys are carried
 
 
 def count_kv(model: Model, suffix: str, value: int) -> KV:
@@ -44,14 +50,15 @@ def _layer_arrays(model: Model) -> dict[str, Any]:
     return tails
 
 
-def _grown(model: Model, n_trunk: int, n_nextn: int) -> list[KV]:
-    """Per-layer arrays with the block's layers added: engines demand one entry per layer."""
+def growing_arrays(model: Model, n_trunk: int, n_nextn: int) -> list[tuple[str, Any, KV]]:
+    """(name behind `{arch}.`, value of a block's layer, pair) of every array that has to grow.
+
+    Raises FormatError for one that has neither the trunk's length nor the new one.
+    """
     out = []
     for suffix, tail in _layer_arrays(model).items():
         kv = model.header.by_key.get(f"{model.architecture}.{suffix}")
-        if kv is None or kv.type is not KVType.ARRAY:
-            continue
-        if kv.n_items == n_trunk + n_nextn:
+        if kv is None or kv.type is not KVType.ARRAY or kv.n_items == n_trunk + n_nextn:
             continue
         if kv.n_items != n_trunk:
             raise FormatError(
@@ -61,32 +68,67 @@ def _grown(model: Model, n_trunk: int, n_nextn: int) -> list[KV]:
                 expected=f"{n_trunk} (one per layer)",
                 found=str(kv.n_items),
             )
-        values = kv.value
-        last = tail if tail is not None else next((v for v in reversed(values) if v), values[-1])
-        out.append(kv.with_value([*values, *[last] * n_nextn]))
+        out.append((suffix, tail, kv))
     return out
 
 
-def attached_kvs(trunk: Model, n_trunk: int, n_nextn: int) -> list[KV]:
-    """The trunk's KV as a model with a block needs them; split keys are kept."""
+def _grown(model: Model, n_trunk: int, block: Block) -> list[KV]:
+    """Per-layer arrays with the block's layers added: engines demand one entry per layer."""
+    n_nextn = block.n_layer_nextn
+    donor = Donor(n_trunk, block.checkpoint.text_config if block.checkpoint else {}, model.arch_value)
+    out = []
+    for suffix, tail, kv in growing_arrays(model, n_trunk, n_nextn):
+        values = kv.value
+        own = block.model.arch_value(suffix) if block.model is not None else None
+        if isinstance(own, list) and len(own) == n_trunk + n_nextn:  # a GGUF donor knows
+            new = own[n_trunk:]
+        elif callable(tail):
+            new = [tail(donor, k) for k in range(n_nextn)]
+        else:
+            new = [tail if tail is not None else next((v for v in reversed(values) if v), values[-1])] * n_nextn
+        if any(value is None for value in new):
+            raise DonorMismatch(
+                f"{block.origin}: nothing tells the block's value of '{kv.key}'; take the checkpoint, or a bundled "
+                "GGUF, as the donor."
+            )
+        if kv.item_type is KVType.BOOL:
+            new = [bool(value) for value in new]
+        out.append(kv.with_value([*values, *new]))
+    return out
+
+
+def attached_kvs(trunk: Model, n_trunk: int, block: Block) -> list[KV]:
+    """The trunk's KV as a model with a block needs them; split keys are kept.
+
+    Raises DonorMismatch when nothing tells what a per-layer array says of the block.
+    """
     put = [
-        count_kv(trunk, "block_count", n_trunk + n_nextn),
-        count_kv(trunk, "nextn_predict_layers", n_nextn),
-        *_grown(trunk, n_trunk, n_nextn),
+        count_kv(trunk, "block_count", n_trunk + block.n_layer_nextn),
+        count_kv(trunk, "nextn_predict_layers", block.n_layer_nextn),
+        *_grown(trunk, n_trunk, block),
     ]
     old = trunk.header.by_key
-    replaced = {
-        kv.key: base64.b64encode(bytes(old[kv.key].raw)).decode() for kv in put if kv.key in old
+    note: dict[str, Any] = {
+        "version": 1,
+        "replaced": {kv.key: _text(old[kv.key]) for kv in put if kv.key in old},
+        "added": [kv.key for kv in put if kv.key not in old],
     }
-    added = [kv.key for kv in put if kv.key not in old]
-    undo = json.dumps({"version": 1, "replaced": replaced, "added": added}, separators=(",", ":"))
-    return edit(trunk.kvs, put=[*put, KV.make(UNDO, KVType.STRING, undo)])
+    if len(trunk.files) == 1:  # gguf-split leaves its keys in merged files, too
+        split = [[i, _text(kv)] for i, kv in enumerate(trunk.kvs) if kv.key in SPLIT_KEYS]
+        note.update({"split": split} if split else {})
+    kvs = edit(trunk.kvs, drop=OWN_KEYS)
+    return edit(kvs, put=[*put, KV.make(UNDO, KVType.STRING, json.dumps(note, separators=(",", ":")))])
+
+
+def _text(kv: KV) -> str:
+    """A pair's stored bytes as text."""
+    return base64.b64encode(bytes(kv.raw)).decode()
 
 
 def detached_kvs(model: Model, n_trunk: int) -> list[KV]:
     """The KV of the model without its block: what an attach noted down is put back byte for byte."""
     undo = _read_undo(model)
-    drop = {kv.key for kv in model.kvs if kv.key.startswith(PREFIX)}
+    drop = set(OWN_KEYS)
     if undo is not None:
         put, added = undo
         return edit(model.kvs, put=put, drop=drop | set(added))
@@ -166,6 +208,20 @@ def split_kvs(no: int, count: int, n_tensors: int, like: Model | None = None) ->
 def without_split(kvs: Sequence[KV]) -> list[KV]:
     """The pairs without the split keys."""
     return edit(kvs, drop=SPLIT_KEYS)
+
+
+def as_single_file(kvs: Sequence[KV], model: Model) -> list[KV]:
+    """A detached model's pairs for one file: split keys only where the original had them, in their places."""
+    out = without_split(kvs)
+    try:
+        split = json.loads(model.header.get(UNDO) or "{}").get("split", [])
+        pairs = [(int(i), parse_kv(base64.b64decode(raw))) for i, raw in split]
+    except (ValueError, TypeError, AttributeError, binascii.Error, FormatError):
+        return out
+    for i, kv in pairs:
+        if kv.key in SPLIT_KEYS:
+            out.insert(i, kv)
+    return out
 
 
 def padding_kv(size_bytes: int) -> KV:

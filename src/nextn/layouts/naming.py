@@ -70,9 +70,11 @@ def resolve_output(out: Path | str | None, default_folder: Path, default_name: s
     if out is None:
         return default_folder, default_name
     text = str(out)
+    if not text:
+        raise UsageError("-o is empty: name a file that ends in .gguf, or a folder.")
     path = Path(text)
     is_folder = os.path.isdir(path)  # noqa: PTH112 - never raises
-    if path.suffix == ".gguf" and not is_folder and not text.endswith("/"):
+    if path.suffix.lower() == ".gguf" and not is_folder and not text.endswith("/"):
         return path.parent, path.name
     return path, default_name
 
@@ -87,4 +89,4 @@ def default_folder(model: Model) -> Path:
 def set_prefix(name: str) -> str:
     """The prefix of a shard set from a file name with or without shard numbers."""
     parts = split_shard_name(name)
-    return parts[0] if parts else name.removesuffix(".gguf")
+    return parts[0] if parts else re.sub(r"\.gguf$", "", name, flags=re.I)

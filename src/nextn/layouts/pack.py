@@ -217,7 +217,7 @@ def quant_label(model: Model) -> str:
 
 
 def _twice(trunk: Model) -> Iterator[str]:
-    """What a set costs whose first shard holds tensors: engines check `split.no`, so it cannot move to another place."""
+    """What a first shard with tensors costs: engines check `split.no`, so its data cannot move to another shard."""
     first = trunk.files[0]
     n_bytes = sum(first.stored_size(info) for info in first.header.tensors)
     if n_bytes:

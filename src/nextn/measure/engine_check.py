@@ -76,7 +76,11 @@ def check_on_engine(
         run.without_mtp(model)
     except EngineRefused as error:
         undecided = isinstance(error, EngineFailed) and not run.died
-        return run.report("cannot_tell" if undecided else "failed", [str(error)])
+        reasons = [str(error)]
+        if lengths and not run.on and not isinstance(error, EngineFailed):
+            tell("whether the model loads without MTP")
+            reasons += run.refused_alone(model)
+        return run.report("cannot_tell" if undecided else "failed", reasons)
     if not lengths:
         return run.report("passed", ["the engine loads the model and writes text; there was nothing to draft with"])
     first = run.acceptance.get(lengths[0])
@@ -134,6 +138,15 @@ class _Run:
             except EngineFailed:
                 self.died = not running.alive
                 raise
+
+    def refused_alone(self, model: Path) -> list[str]:
+        """A sentence when the engine refuses the model without MTP too: then the block is not to blame."""
+        try:
+            with self._started(model, None, 0):
+                return []
+        except EngineRefused as error:
+            line = error.line or str(error)
+            return [f"the engine refuses the model without MTP, too, so the block is not to blame: {line}"]
 
     def _ask(self, model: Path, sidecar: Path | None, n_max: int) -> list[Completion]:
         with self._started(model, sidecar, n_max) as running:

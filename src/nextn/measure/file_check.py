@@ -12,6 +12,7 @@ from ..archs.base import GENERIC_LAYER_ARRAYS
 from ..block import block_layers, layer_of
 from ..gguf.files import SPLIT_KEYS, GGUFFile, Model
 from ..gguf.header import TensorInfo
+from ..layouts.detach import DRAFT_ROOTS
 from ..layouts.metadata import PREFIX, recorded_hashes
 from ..sources.ranges import FileRange, Reader
 
@@ -81,6 +82,8 @@ def _check_tensors(
     for file, info in original.items():
         if not of_trunk(info.name):
             continue
+        if info.name in DRAFT_ROOTS and info.name not in model.tensors:
+            continue  # serves drafting only, and detach takes it off with the block
         report.n_tensors += 1
         mine = model.tensors.get(info.name)
         if mine is None:

@@ -21,6 +21,7 @@ if TYPE_CHECKING:
 
 PASSED, FAILED, CANNOT_TELL = "passed", "failed", "cannot_tell"
 Say = Callable[[str], None]
+MANY_PROBLEMS = 3
 
 
 @dataclass(frozen=True)
@@ -84,7 +85,7 @@ def verify(
     say("comparing files")
     files = _files(opened, beside, original)
     if files.problems:
-        reasons = tuple(files.problems)
+        reasons = _summary(files)
         return Verdict(opened.entry, _entry(beside), _entry(original), FAILED, reasons, files, None, notes)
     if engine is None:
         from ..engines import find_engine
@@ -100,6 +101,17 @@ def verify(
         files,
         report,
         notes,
+    )
+
+
+def _summary(files: FileReport) -> tuple[str, ...]:
+    """The problems, or what they have in common when there are many; all of them stand in the report on files."""
+    if len(files.problems) <= MANY_PROBLEMS:
+        return tuple(files.problems)
+    return (
+        f"{len(files.problems)} differences from the original, of {files.n_tensors} tensors compared: "
+        "is this the model it was made from?",
+        *files.problems[:MANY_PROBLEMS],
     )
 
 

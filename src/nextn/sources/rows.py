@@ -14,6 +14,7 @@ from ..errors import UnsupportedFormat
 from ..gguf.files import GGUFFile
 from ..gguf.header import TensorInfo
 from ..gguf.types import row_size
+from .fp8 import BlockScale, e4m3_values
 from .ranges import FileRange, Reader
 from .safetensors import SourceTensor
 
@@ -46,7 +47,7 @@ class RowSource(Protocol):
         """All rows in order; `seen` is given every piece of source bytes (for a hash)."""
 
 
-def _to_float(data: bytearray, dtype: str, add: float = 0.0) -> Rows:
+def to_float(data: bytearray, dtype: str, add: float = 0.0) -> Rows:
     """Source bytes as float32 with `add` added, rounded where the converter rounds.
 
     The converter lifts bfloat16 to float32 before it computes, but computes on float16 in float16.
@@ -70,6 +71,28 @@ class Span:
     tensor: SourceTensor
     start: int
     end: int
+    scale: BlockScale | None = None  # for FP8
+
+    @property
+    def read_bytes(self) -> int:
+        """Bytes that reading it takes."""
+        own = (self.end - self.start) * self.tensor.row_bytes
+        return own + (self.scale.read_bytes(self) if self.scale is not None else 0)
+
+    def floats(
+        self, reader: Reader, start: int, end: int, seen: Callable[[bytearray], None] | None, add: float = 0.0
+    ) -> Rows:
+        """Rows `start` to `end` of the tensor as float32, one row each."""
+        data = reader.read(self.tensor.rows(start, end))
+        if seen is not None:
+            seen(data)
+        if self.scale is None:
+            return to_float(data, self.tensor.dtype, add).reshape(end - start, self.tensor.row_length)
+        import numpy as np
+
+        codes = e4m3_values()[np.frombuffer(data, dtype=np.uint8)].reshape(end - start, self.tensor.row_length)
+        rows: Rows = codes * self.scale.factors(self.tensor, reader, start, end, seen)
+        return rows
 
 
 @dataclass(frozen=True)
@@ -84,7 +107,7 @@ class CheckpointRows:
 
     def __post_init__(self) -> None:
         for span in self.spans:
-            if span.tensor.dtype not in FLOAT_DTYPES:
+            if span.tensor.dtype not in FLOAT_DTYPES and span.scale is None:
                 raise UnsupportedFormat(
                     f"tensor '{span.tensor.name}' is stored as {span.tensor.dtype}, and only "
                     f"{', '.join(FLOAT_DTYPES)} checkpoints are read; take the unquantized checkpoint",
@@ -105,17 +128,14 @@ class CheckpointRows:
     @property
     def read_bytes(self) -> int:
         """Bytes that reading all rows takes."""
-        return sum((span.end - span.start) * span.tensor.row_bytes for span in self.spans)
+        return sum(span.read_bytes for span in self.spans)
 
     def chunks(self, reader: Reader, seen: Callable[[bytearray], None] | None = None) -> Iterator[Rows]:
         """All rows in order."""
         step = max(1, CHUNK_ELEMENTS // max(1, self.n_per_row))
         for span in self.spans:
             for start in range(span.start, span.end, step):
-                data = reader.read(span.tensor.rows(start, min(start + step, span.end)))
-                if seen is not None:
-                    seen(data)
-                yield _to_float(data, span.tensor.dtype, self.add).reshape(-1, self.n_per_row)
+                yield span.floats(reader, start, min(start + step, span.end), seen, self.add)
 
 
 @dataclass(frozen=True)

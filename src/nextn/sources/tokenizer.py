@@ -10,7 +10,7 @@ expression decides, which is what `tokenizer.ggml.pre` stands for.
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from operator import index
@@ -361,8 +361,20 @@ def tokens_of(checkpoint: Checkpoint) -> list[str]:
     return Tokenizer(checkpoint).tokens[0]
 
 
+def ordinary_hash(tokens: Sequence[str], types: Sequence[int] | None) -> str:
+    """sha256 over id (u64) and text (u64 length and bytes) of every ordinary token, hex.
+
+    Special ones are left out: fine-tunes rename them, and a block does not care.
+    """
+    digest = hashlib.sha256()
+    for number, text in enumerate(tokens):
+        if types is None or types[number] == NORMAL:
+            digest.update(number.to_bytes(8, "little") + encode_text(text))
+    return digest.hexdigest()
+
+
 def tokenizer_hash(checkpoint: Checkpoint) -> str | None:
-    """sha256 of that list as a GGUF header stores it (u64 length and bytes of each token), hex.
+    """`ordinary_hash` of the tokens as a GGUF of this checkpoint has them.
 
     None when the checkpoint has no tokenizer.json, or one that is no byte-level BPE: there is nothing to compare.
     Raises FormatError when the list is damaged.
@@ -370,10 +382,6 @@ def tokenizer_hash(checkpoint: Checkpoint) -> str | None:
     if not (checkpoint.folder / TOKENIZER).exists():
         return None
     try:
-        tokens = tokens_of(checkpoint)
+        return ordinary_hash(*Tokenizer(checkpoint).tokens)
     except UnsupportedFormat:
         return None
-    digest = hashlib.sha256()
-    for token in tokens:
-        digest.update(encode_text(token))
-    return digest.hexdigest()

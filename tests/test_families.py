@@ -1,0 +1,116 @@
+"""The families beside Qwen's: blocks byte-equal to the upstream converter's, per-layer arrays, and the engine."""
+
+from __future__ import annotations
+
+import hashlib
+import importlib.util
+import json
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+import nextn
+from conftest import DATA, TRUNKS, need
+from nextn.archs import FAMILIES, LOADS_ONLY
+from nextn.block import open_donor
+from nextn.gguf.files import Model, open_model
+
+GOLDENS = sorted(path.stem for path in (DATA / "goldens" / "families").glob("*.json"))
+KINDS = sorted(path.name.removesuffix("-Q8_0.gguf") for path in (TRUNKS / "families").glob("*.gguf"))
+CODE = ["def read(self):\n", "import os\n\ndef walk(path):\n    for name in os.listdir(path):\n"]
+
+
+@pytest.fixture(scope="session")
+def family(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Path]:
+    """`family("glm4moe")` makes that random checkpoint once."""
+    from tiny_families import make_family
+
+    made: dict[str, Path] = {}
+
+    def make(kind: str) -> Path:
+        if kind not in made:
+            made[kind] = make_family(kind, tmp_path_factory.mktemp("families") / kind)
+        return made[kind]
+
+    return make
+
+
+def trunk_of(kind: str) -> Path:
+    return TRUNKS / "families" / f"{kind.removesuffix('-fp8')}-Q8_0.gguf"
+
+
+def stored(model: Model, name: str) -> bytes:
+    file, info = model.tensors[name]
+    start, end = file.tensor_range(info)
+    return file.path.read_bytes()[start:end]
+
+
+@pytest.mark.parametrize("layout", ["bundle", "sidecar"])
+@pytest.mark.parametrize("stem", GOLDENS)
+def test_blocks_equal_the_upstream_converters(
+    stem: str, layout: str, family: Callable[[str], Path], tmp_path: Path
+) -> None:
+    golden = json.loads((DATA / "goldens" / "families" / f"{stem}.json").read_text())
+    trunk, donor = trunk_of(golden["model"]), family(golden["model"])
+    made = nextn.attach(trunk, donor, layout=layout, type=golden["outtype"], out=tmp_path)
+    model = open_model(made.sidecar or made.entry)
+    block = golden["mtp"]["tensors"]
+    first = min(int(name.split(".")[1]) for name in block)
+    mine = {name for name in model.tensors if name.startswith("blk.") and int(name.split(".")[1]) >= first}
+    assert mine == set(block)
+    for name, (kind, ne, sha256) in block.items():
+        info = model.tensors[name][1]
+        assert (info.type_name.upper(), list(info.ne)) == (kind, ne), name
+        assert hashlib.sha256(stored(model, name)).hexdigest() == sha256, name
+    for key, (_, value) in golden["bundled"]["kv"].items():
+        if isinstance(value, list | int | bool):
+            assert model.header.get(key) == value, key
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_bundle_and_sidecar_draft_and_keep_the_text(
+    kind: str, family: Callable[[str], Path], tmp_path: Path
+) -> None:
+    """On the engine; near-ties of a random model in bf16 may part, and are told as such."""
+    need("xllamacpp", importlib.util.find_spec("xllamacpp") is not None)
+    for layout in ("bundle", "sidecar"):
+        made = nextn.attach(trunk_of(kind), family(kind), layout=layout, out=tmp_path / layout)
+        data = nextn.verify(made.entry, sidecar=made.sidecar, prompts=CODE, n_predict=16, threads=1).to_json()
+        assert data["verdict"] != "failed", (layout, data["reasons"])
+        assert data["n_drafted"] > 0
+        assert all(item["near_tie"] for item in data["divergences"])
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_detaching_gives_the_trunk_back(kind: str, family: Callable[[str], Path], tmp_path: Path) -> None:
+    made = nextn.attach(trunk_of(kind), family(kind), layout="bundle", out=tmp_path)
+    plain = nextn.detach(made.entry, out=tmp_path / "plain.gguf")
+    assert plain.entry.read_bytes() == trunk_of(kind).read_bytes()
+
+
+def test_architectures_that_only_load_are_no_families() -> None:
+    assert not set(LOADS_ONLY) & set(FAMILIES)
+
+
+def test_the_key_and_value_parts_of_kv_b_equal_a_plain_reference(family: Callable[[str], Path], tmp_path: Path) -> None:
+    """DeepSeek-V3's block, which the upstream converter drops: its split against numpy over the whole matrix."""
+    import numpy as np
+
+    from nextn.sources.ranges import Reader
+
+    block = open_donor(family("deepseek3"))
+    source = block.checkpoint
+    assert source is not None
+    place = source.tensor("model.layers.2.self_attn.kv_b_proj.weight").where
+    raw = place.path.read_bytes()[place.start : place.end]
+    kv_b = (np.frombuffer(raw, "<u2").astype(np.uint32) << 16).view(np.float32).reshape(2, 64, 64)
+    with Reader() as reader:
+        for suffix, wanted in (
+            ("attn_k_b.weight", kv_b[:, :32].transpose(0, 2, 1)),
+            ("attn_v_b.weight", kv_b[:, 32:]),
+        ):
+            tensor = block.find(suffix)
+            assert tensor is not None and tensor.ne == wanted.shape[::-1]
+            mine = np.concatenate(list(tensor.rows.chunks(reader)))
+            assert (mine == wanted.reshape(mine.shape)).all()
