@@ -320,7 +320,7 @@ def block_from_checkpoint(checkpoint: Checkpoint) -> Block:
     if not names:
         raise _no_block(checkpoint, family)
     numbers = {int(match[1]) for name in names if (match := _LAYER.match(name))}
-    n_blocks = -(-(max(numbers, default=0) + 1) // family.layers_per_block)
+    n_blocks = max(numbers, default=0) + 1
     if n_blocks > family.max_blocks:
         raise UnsupportedModel(
             f"{checkpoint.folder}: the checkpoint has {n_blocks} MTP blocks, and engines take "
