@@ -66,7 +66,7 @@ def test_inspect_json_fits_its_schema(tmp_path: Path, capsys: pytest.CaptureFixt
     data = json.loads(capsys.readouterr().out)
     jsonschema.validate(data, schema("inspect"))
     assert (data["shape"], data["n_layer_nextn"]) == ("bundled", 1)
-    assert data["provenance"]["donor"] == str(CHECKPOINT)
+    assert data["provenance"]["donor"] == CHECKPOINT.name
 
 
 def test_errors_are_one_sentence_with_an_exit_code(tmp_path: Path) -> None:

@@ -5,10 +5,11 @@ Every function takes paths as `str` or `Path`, never modifies an input, and rais
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from .destinations.local import Outcome, check_outputs, execute
 from .errors import UsageError
@@ -16,6 +17,10 @@ from .gguf.files import open_model
 from .gguf.types import TensorType, parse_type_name
 from .inspection import Inspection, inspect
 from .layouts.plan import LinkMode, Plan
+
+if TYPE_CHECKING:
+    from .block import Block
+    from .sources.remote import Remote
 
 PathLike = str | Path
 Progress = Callable[[int, int], None]  # (bytes done, bytes in all)
@@ -90,6 +95,42 @@ def _run(plan: Plan, dry_run: bool, progress: Progress | None) -> Result:
     return Result(plan, execute(plan, progress=progress))
 
 
+@contextmanager
+def _donor(donor: PathLike, limit_rate: float | None, *, with_tokenizer: bool) -> Iterator[tuple[Block, Remote | None]]:
+    """The donor's block, and the open remote source when it is not a local path."""
+    from .block import block_from_checkpoint, block_from_model, open_donor
+    from .sources.spec import parse_source
+
+    source = parse_source(donor)
+    if isinstance(source, Path):
+        yield open_donor(source), None
+        return
+    from .sources.http import Options as HttpOptions
+    from .sources.remote import open_remote
+
+    with open_remote(source, options=HttpOptions(limit_rate=limit_rate)) as remote:
+        if remote.checkpoint is not None:
+            if with_tokenizer:
+                remote.fetch_tokenizer()
+            block = block_from_checkpoint(remote.checkpoint)
+        else:
+            assert remote.model is not None
+            block = block_from_model(remote.model)
+        yield replace(block, revision=remote.revision, label=remote.name), remote
+
+
+def _fetch_and_run(plan: Plan, remote: Remote | None, dry_run: bool, progress: Progress | None) -> Result:
+    """Fetch what the plan needs of a remote donor, then run it; a dry run says what it would fetch."""
+    if remote is None:
+        return _run(plan, dry_run, progress)
+    check_outputs(plan)
+    n_bytes = remote.missing_bytes(plan.ranges)
+    plan = replace(plan, notes=(*plan.notes, f"{n_bytes:,} bytes to fetch from {remote.name}"))
+    if not dry_run:
+        remote.fetch(plan.ranges, progress)
+    return _run(plan, dry_run, progress)
+
+
 def attach(
     trunk: PathLike,
     donor: PathLike,
@@ -100,6 +141,7 @@ def attach(
     embd_type: str | TensorType = "q4_0",
     out: PathLike | None = None,
     link: str | LinkMode = LinkMode.AUTO,
+    limit_rate: float | None = None,
     dry_run: bool = False,
     progress: Progress | None = None,
 ) -> Result:
@@ -114,15 +156,12 @@ def attach(
     Raises DonorMismatch, BlockPresent, NoBlock, UnsupportedModel, QuantizeError, FormatError, IncompleteModel,
     OutputExists, NoSpace, StorageError, UsageError.
     """
-    from .block import open_donor
     from .layouts.attach import Options, plan_attach
 
-    plan = plan_attach(
-        open_model(trunk),
-        open_donor(donor),
-        Options(layout, _type(type), _type(draft_head), _embd_type(embd_type), out, link_mode(link)),
-    )
-    return _run(plan, dry_run, progress)
+    options = Options(layout, _type(type), _type(draft_head), _embd_type(embd_type), out, link_mode(link))
+    opened = open_model(trunk)
+    with _donor(donor, limit_rate, with_tokenizer=False) as (block, remote):
+        return _fetch_and_run(plan_attach(opened, block, options), remote, dry_run, progress)
 
 
 def detach(
@@ -149,6 +188,7 @@ def extract(
     donor_file: bool = False,
     type: str | TensorType | None = None,
     embd_type: str | TensorType = "q4_0",
+    limit_rate: float | None = None,
     dry_run: bool = False,
     progress: Progress | None = None,
 ) -> Result:
@@ -156,11 +196,11 @@ def extract(
 
     Raises NoBlock, UnsupportedModel, QuantizeError, FormatError, OutputExists, NoSpace, StorageError, UsageError.
     """
-    from .block import open_donor
     from .layouts.extract import ExtractOptions, plan_extract
 
     options = ExtractOptions(donor_file, _type(type), _embd_type(embd_type), out)
-    return _run(plan_extract(open_donor(donor), options), dry_run, progress)
+    with _donor(donor, limit_rate, with_tokenizer=True) as (block, remote):
+        return _fetch_and_run(plan_extract(block, options), remote, dry_run, progress)
 
 
 def link_mode(name: str | LinkMode) -> LinkMode:

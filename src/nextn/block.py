@@ -57,8 +57,14 @@ class Block:
     n_vocab: int | None
     header_bytes: int = 0  # bytes of headers, for checkpoints of JSON, that finding and comparing it takes
     revision: str | None = None
+    label: str | None = None  # what to call the origin; None: its name
     model: Model | None = None  # for GGUF donors
     checkpoint: Checkpoint | None = None
+
+    @property
+    def donor_name(self) -> str:
+        """What provenance calls the origin: never a path of this machine, since files are published."""
+        return self.label or self.origin.resolve().name
 
     @property
     def read_bytes(self) -> int:

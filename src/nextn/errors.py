@@ -13,6 +13,7 @@
     ├── OutputExists          20   an output is already there
     ├── NoSpace               21   the file system has no room for the output
     ├── StorageError          22   the operating system refused (permission, input/output error)
+    ├── RemoteError           23   a server refused, or did not answer as it should
     ├── EngineMissing         30   no engine to judge with
     ├── EngineRefused         31   the engine did not load the model; its decisive line is quoted
     └── EngineFailed          32   the engine died or answered nonsense; its log is kept
@@ -137,6 +138,12 @@ class StorageError(NextnError):
     """The operating system refused a read or a write."""
 
     exit_code = 22
+
+
+class RemoteError(NextnError):
+    """A server refused, or did not answer as it should."""
+
+    exit_code = 23
 
 
 class EngineMissing(NextnError):

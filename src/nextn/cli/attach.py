@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import click
 
-from .common import finish, link_option, writing_options
+from .common import finish, limit_option, link_option, writing_options
 
 
 @click.command(short_help="put an MTP block onto a quant you already have")
@@ -14,7 +14,7 @@ from .common import finish, link_option, writing_options
     "donor",
     required=True,
     metavar="DONOR",
-    help="Checkpoint folder, bundled GGUF, sidecar or donor file.",
+    help="Checkpoint folder, bundled GGUF, sidecar, donor file; or org/repo, hf:org/repo@revision:file.gguf, https://...",
 )
 @click.option(
     "--layout",
@@ -36,6 +36,7 @@ from .common import finish, link_option, writing_options
     help="A sidecar's embeddings and head; 'as-is' carries the trunk's.",
 )
 @link_option
+@limit_option
 @writing_options
 def command(
     trunk: str,
@@ -45,6 +46,7 @@ def command(
     draft_head: str | None,
     embd_type: str,
     link: str,
+    limit_rate: float | None,
     out: str | None,
     dry_run: bool,
     as_json: bool,
@@ -67,6 +69,7 @@ def command(
             embd_type=embd_type,
             out=out,
             link=link,
+            limit_rate=limit_rate,
             dry_run=dry_run,
             progress=progress,
         )

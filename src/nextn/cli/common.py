@@ -42,6 +42,13 @@ def link_option(command: F) -> F:
     )(command)
 
 
+def limit_option(command: F) -> F:
+    """`--limit-rate` for verbs that may fetch."""
+    return click.option(
+        "--limit-rate", type=click.FloatRange(min=1), metavar="BYTES", help="Bytes per second of a remote donor."
+    )(command)
+
+
 def finish(result: Result, as_json: bool, quiet: bool) -> None:
     """Print what was done: people read standard error, scripts the path or JSON on standard output."""
     try:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import click
 
-from .common import finish, writing_options
+from .common import finish, limit_option, writing_options
 
 
 @click.command(short_help="write the block to a file of its own")
@@ -23,12 +23,14 @@ from .common import finish, writing_options
     show_default=True,
     help="The sidecar's embeddings and head; 'as-is' carries them.",
 )
+@limit_option
 @writing_options
 def command(
     donor: str,
     donor_file: bool,
     type_name: str | None,
     embd_type: str,
+    limit_rate: float | None,
     out: str | None,
     dry_run: bool,
     as_json: bool,
@@ -48,6 +50,7 @@ def command(
             donor_file=donor_file,
             type=type_name,
             embd_type=embd_type,
+            limit_rate=limit_rate,
             dry_run=dry_run,
             progress=progress,
         )

@@ -14,6 +14,7 @@ from pathlib import Path
 from ..durable import System, Workspace, clean, explain, free_bytes, write_all
 from ..errors import FormatError, NoSpace, OutputExists, StorageError
 from ..layouts.plan import Carry, Convert, Copy, LateHeader, Link, LinkMode, NewBytes, NewFile, Plan, Segment
+from ..sources.cache import refuse_partial
 from ..sources.ranges import Meter, Reader
 from ..sources.rows import CHUNK_ELEMENTS
 
@@ -59,6 +60,8 @@ def check_outputs(plan: Plan) -> None:
         leftovers = clean(plan.folder, remove=False)
         _check_folder(plan)
         for out in plan.outputs:
+            if isinstance(out, Link):
+                refuse_partial(out.source)
             path = plan.folder / out.name
             if os.path.lexists(path) and path not in leftovers:
                 raise OutputExists(
@@ -191,7 +194,7 @@ def _write_segment(run: _Run, segment: Segment, fd: int, offset: int, path: Path
 def _copy(run: _Run, segment: Copy, fd: int, offset: int, path: Path) -> int:
     """Move a range inside the kernel."""
     where = segment.where
-    src = run.reader.fd(where.path)
+    src = run.reader.fd_for(where)
     pos, end = where.start, where.end
     while pos < end:
         try:

@@ -46,7 +46,7 @@ class _Job:
 
     @property
     def provenance(self) -> tuple[str, str | None]:
-        return str(self.block.origin.resolve()), self.block.revision
+        return self.block.donor_name, self.block.revision
 
     def kvs(self) -> list[KV]:
         return metadata.attached_kvs(self.trunk, self.n_trunk, self.block)

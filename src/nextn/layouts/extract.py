@@ -65,7 +65,7 @@ def _sidecar(block: Block, family: Family, options: ExtractOptions) -> Plan:
         options.out, naming.default_folder(model), naming.sidecar_name(model, kind.label)
     )
     provenance = build.Provenance(
-        str(block.origin.resolve()), block.revision, tuple(part.info.name for part in parts_of_block)
+        block.donor_name, block.revision, tuple(part.info.name for part in parts_of_block)
     )
     header = build.late_header(kvs, parts, model.header, provenance)
     segments = (header, *build.data_segments(parts, model.header.alignment, model.files))
@@ -103,7 +103,7 @@ def _donor(block: Block, options: ExtractOptions) -> Plan:
         naming.donor_name(base, kind.label),
     )
     provenance = build.Provenance(
-        str(block.origin.resolve()), block.revision, tuple(part.info.name for part in parts)
+        block.donor_name, block.revision, tuple(part.info.name for part in parts)
     )
     like = Header(version, (), (), 0, 0, alignment)
     header = build.late_header(kvs, parts, like, provenance)

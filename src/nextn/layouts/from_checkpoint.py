@@ -63,7 +63,7 @@ def plan_checkpoint_sidecar(block: Block, options: ExtractOptions) -> Plan:
         notes.append(f"{name} does not start with 'mtp-': engines find it only when it is passed with -md")
     like = Header(3, (), (), 0, 0)
     provenance = build.Provenance(
-        str(block.origin.resolve()), block.revision, tuple(part.info.name for part in of_block)
+        block.donor_name, block.revision, tuple(part.info.name for part in of_block)
     )
     header = build.late_header(kvs, parts, like, provenance)
     segments = (header, *build.data_segments(parts, like.alignment, []))

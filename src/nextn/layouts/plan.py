@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any, TypeAlias
 
 from ..gguf.types import TensorType
+from ..sources.fetch import ranges_of
 from ..sources.ranges import CHUNK_BYTES, FileRange
 from ..sources.rows import CHUNK_ELEMENTS, RowSource
 
@@ -156,6 +157,17 @@ class Plan:
         return self.header_bytes + sum(
             segment.read_bytes for out in self.outputs if isinstance(out, NewFile) for segment in out.segments
         )
+
+    @property
+    def ranges(self) -> tuple[FileRange, ...]:
+        """What a run reads from inputs behind their headers, in order."""
+        out: list[FileRange] = []
+        for segment in (s for new in self.outputs if isinstance(new, NewFile) for s in new.segments):
+            if isinstance(segment, Copy | Carry):
+                out.append(segment.where)
+            elif isinstance(segment, Convert):
+                out += ranges_of(segment.rows)
+        return tuple(out)
 
     @property
     def bytes_written(self) -> int:

@@ -27,12 +27,18 @@ def is_main_name(path: str) -> bool:
 
 def main_file(paths: Iterable[str], tag: str = "") -> str | None:
     """What `-hf repo:tag` loads, or None."""
+    listing = list(paths)
+    for wanted in (tag,) if tag else (*DEFAULT_TAGS, ""):
+        if found := main_files(listing, wanted):
+            return found[0]
+    return None
+
+
+def main_files(paths: Iterable[str], tag: str) -> list[str]:
+    """All models that a tag fits, the one that is taken first; an empty tag fits all."""
     listing = [path for path in sorted(paths) if is_main_name(path) and _number(path) == 1]
-    for wanted in (tag,) if tag else DEFAULT_TAGS:
-        for path in listing:
-            if re.search(re.escape(wanted) + "[.-]", path, re.IGNORECASE):
-                return path
-    return listing[0] if listing and not tag else None
+    pattern = re.compile(re.escape(tag) + "[.-]" if tag else "", re.IGNORECASE)
+    return [path for path in listing if pattern.search(path)]
 
 
 def _number(path: str) -> int:

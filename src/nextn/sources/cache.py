@@ -13,6 +13,7 @@ Layout: `hub/models--ORG--NAME/COMMIT/NAME/...`, `http/HOST--HASH/...`, under `$
 from __future__ import annotations
 
 import contextlib
+import errno
 import fcntl
 import json
 import os
@@ -20,11 +21,11 @@ import shutil
 import threading
 import zlib
 from bisect import bisect_right
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
-from ..errors import StorageError
+from ..errors import NextnError, NoSpace, StorageError
 from ..gguf.files import os_error
 
 NOTE_SUFFIX = ".nextn-extents"
@@ -92,6 +93,15 @@ class Piece:
         return f"{text} {zlib.crc32(text.encode()):08x}\n"
 
 
+def _failed(error: OSError, path: Path) -> NextnError:
+    if error.errno in (errno.ENOSPC, errno.EDQUOT):
+        return NoSpace(
+            f"{path}: the disk is full (or a quota is reached); free some room ('nextn cache --clear'), or set "
+            "NEXTN_CACHE to a folder elsewhere."
+        )
+    return os_error(error, path, "write it")
+
+
 def note_of(path: Path) -> Path:
     """Where the note of a partial file lies."""
     return path.with_name(f".{path.name}{NOTE_SUFFIX}")
@@ -114,17 +124,23 @@ def _read_note(data: bytes) -> tuple[Identity | None, list[Piece]]:
     return identity, pieces
 
 
+# Partial files that this process can fill: real path -> have this range there.
+_fillers: dict[Path, Callable[[int, int], None]] = {}
+
+
 @dataclass
 class Guard:
-    """Refuses reads of bytes that were never fetched."""
+    """Keeps holes from being read as zeros: fetches them while the source is open, refuses them otherwise."""
 
     path: Path
     _there: list[Range] = field(default_factory=list)
 
     def check(self, start: int, end: int) -> None:
-        """Raise StorageError when a byte of the range is a hole."""
+        """Have the range there. Raises StorageError when a byte of it is a hole, RemoteError when it does not come."""
         if not gaps(self._there, start, end):
             return
+        if fill := _fillers.get(self.path):
+            fill(start, end)
         try:
             _, pieces = _read_note(note_of(self.path).read_bytes())
         except OSError as error:
@@ -140,14 +156,31 @@ class Guard:
 def guard_of(path: Path) -> Guard | None:
     """The guard of a partial file (links are followed), or None for any other file."""
     real = path.resolve()
-    return Guard(real) if note_of(real).exists() else None
+    return Guard(real) if _has_note(real) else None
+
+
+def _has_note(real: Path) -> bool:
+    return os.path.exists(note_of(real))  # noqa: PTH110 - never raises, though the note's name may be too long
 
 
 def refuse_partial(path: Path) -> None:
     """Raise StorageError when `path` is a partial file: for verbs that link a file or give it to an engine."""
-    guard = guard_of(path)
-    if guard is not None:
-        guard.check(0, guard.path.stat().st_size)
+    real = path.resolve()
+    if _has_note(real):
+        _, pieces = _read_note(note_of(real).read_bytes())
+        if gaps(merged((piece.start, piece.end) for piece in pieces), 0, real.stat().st_size):
+            raise StorageError(
+                f"{path}: this holds only parts of a remote file, which nextn keeps for itself; name a whole "
+                "copy of it."
+            )
+
+
+def fill_with(path: Path, fill: Callable[[int, int], None] | None) -> None:
+    """From now on holes of this partial file are filled by `fill`; None ends that."""
+    if fill is None:
+        _fillers.pop(path.resolve(), None)
+    else:
+        _fillers[path.resolve()] = fill
 
 
 class PartialFile:
@@ -166,14 +199,14 @@ class PartialFile:
         self._unchecked: set[Piece] = set()
         self._there: list[Range] = []
         self._part = path.with_name(f".{path.name}{PART_SUFFIX}")
-        self._fd = self._note_fd = -1
+        self._note_fd = -1
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
             while not self._open():
                 pass
         except OSError as error:
             self.close()
-            raise os_error(error, path, "keep parts of a remote file here") from error
+            raise _failed(error, path) from error
 
     def _open(self) -> bool:
         """Whether it is open; False asks for another go."""
@@ -199,17 +232,31 @@ class PartialFile:
             self._append(b"%b%b %08x\n" % (b"\n" if data else b"", body, zlib.crc32(body)))
         elif not data.endswith(b"\n"):
             self._append(b"\n")
-        there = self.path if self.path.is_file() else self._part
-        self._fd = os.open(there, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o666)
-        if os.fstat(self._fd).st_size != self.identity.size_bytes:
-            os.ftruncate(self._fd, self.identity.size_bytes)
+        with self._data(os.O_CREAT) as fd:
+            if os.fstat(fd).st_size != self.identity.size_bytes:
+                os.ftruncate(fd, self.identity.size_bytes)
         self._pieces, self._unchecked = pieces, set(pieces)
         self._there = merged((piece.start, piece.end) for piece in pieces)
         return True
 
+    @contextlib.contextmanager
+    def _data(self, flags: int = 0) -> Iterator[int]:
+        """A descriptor of the data, for one call: a set may have more shards than a process may have open files."""
+        try:
+            fd = os.open(self.path, os.O_RDWR | os.O_CLOEXEC)
+        except FileNotFoundError:  # not published yet, or just being so
+            try:
+                fd = os.open(self._part, os.O_RDWR | os.O_CLOEXEC | flags, 0o666)
+            except FileNotFoundError:
+                fd = os.open(self.path, os.O_RDWR | os.O_CLOEXEC)
+        try:
+            yield fd
+        finally:
+            os.close(fd)
+
     def _append(self, data: bytes) -> None:
         if os.write(self._note_fd, data) != len(data):
-            raise StorageError(f"{note_of(self.path)}: the disk is full; free some room.")
+            raise OSError(errno.ENOSPC, "the line was cut short")
 
     def missing(self, start: int, end: int) -> list[Range]:
         """What of the range is not there. What earlier runs left in it is checked first, once."""
@@ -237,12 +284,13 @@ class PartialFile:
             self._append(b"%b %08x\n" % (body, zlib.crc32(body)))
             self._append("".join(piece.line() for piece in self._pieces).encode())
         except OSError as error:
-            raise os_error(error, note_of(self.path), "write it") from error
+            raise _failed(error, note_of(self.path)) from error
 
     def read(self, start: int, end: int) -> bytes:
         """Bytes that `missing` said are there."""
         try:
-            data = os.pread(self._fd, end - start, start)
+            with self._data() as fd:
+                data = os.pread(fd, end - start, start)
         except OSError as error:
             raise os_error(error, self.path, "read it") from error
         return data + bytes(end - start - len(data))  # shorter only when something cut it: then no checksum fits
@@ -251,11 +299,12 @@ class PartialFile:
         """Put bytes in their place; they count only after `note`."""
         view = memoryview(data)
         try:
-            while view:
-                n = os.pwrite(self._fd, view, offset)
-                view, offset = view[n:], offset + n
+            with self._data() as fd:
+                while view:
+                    n = os.pwrite(fd, view, offset)
+                    view, offset = view[n:], offset + n
         except OSError as error:
-            raise os_error(error, self.path, "write it") from error
+            raise _failed(error, self.path) from error
 
     def note(self, start: int, end: int, crc: int) -> None:
         """From now on this range is there."""
@@ -266,7 +315,7 @@ class PartialFile:
                 self._pieces.append(piece)
                 self._there = merged([*self._there, (start, end)])
         except OSError as error:
-            raise os_error(error, note_of(self.path), "write it") from error
+            raise _failed(error, note_of(self.path)) from error
 
     def drop(self) -> None:
         """Forget all bytes: they are not what they should be."""
@@ -275,6 +324,11 @@ class PartialFile:
             self._unchecked.clear()
             self._rewrite()
 
+    @property
+    def content_path(self) -> Path:
+        """Where its bytes lie now."""
+        return self._part if self._part.exists() else self.path
+
     def publish(self) -> None:
         """Give it its name."""
         with self._lock, contextlib.suppress(FileNotFoundError):
@@ -282,10 +336,9 @@ class PartialFile:
 
     def close(self) -> None:
         """Let go of it; other processes may clear it now."""
-        for fd in (self._fd, self._note_fd):
-            if fd >= 0:
-                os.close(fd)
-        self._fd = self._note_fd = -1
+        fd, self._note_fd = self._note_fd, -1
+        if fd >= 0:
+            os.close(fd)
 
 
 # -- showing and clearing ---------------------------------------------------------------------------------------------

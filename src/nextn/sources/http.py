@@ -23,21 +23,15 @@ import httpx2
 from huggingface_hub import constants, get_session
 from huggingface_hub.errors import OfflineModeIsEnabled
 
-from ..errors import NextnError
+from ..errors import NextnError, RemoteError
 
 CHUNK_BYTES = 1 << 16
 MAX_REDIRECTS = 10
 PROGRESS_BYTES = 1 << 18  # so much between two failures, and the count of failures starts anew
-NOTE_BYTES = 4 << 20  # so often arrived bytes are noted
+NOTE_BYTES = 1 << 20  # so often arrived bytes are noted
 RETRY_STATUS = frozenset({408, 425, 429, 500, 502, 503, 504, 520, 521, 522, 523, 524})
 EXPIRED_STATUS = frozenset({400, 401, 403, 404, 410})  # what storage says of a signed address that is too old
 _CONTENT_RANGE = re.compile(r"^bytes (\d+)-(\d+)/(\d+|\*)$")
-
-
-class RemoteError(NextnError):
-    """A server refused, or did not answer as it should."""
-
-    exit_code = 23
 
 
 class NotThere(RemoteError):
@@ -122,7 +116,7 @@ class Probe:
     etag: str
 
 
-class _Again(Exception):
+class Again(Exception):
     """Worth another attempt, after `wait_s` if the server says so."""
 
     def __init__(self, reason: str, wait_s: float | None = None) -> None:
@@ -201,10 +195,10 @@ class Fetcher:
                     return
                 continue
             except (httpx2.TimeoutException, httpx2.NetworkError, httpx2.RemoteProtocolError) as error:
-                again = _Again(" ".join(str(error).split()) or type(error).__name__)
+                again = Again(" ".join(str(error).split()) or type(error).__name__)
             except (httpx2.HTTPError, httpx2.InvalidURL, OfflineModeIsEnabled) as error:
                 raise explain_network(error, label) from error
-            except _Again as error:
+            except Again as error:
                 again = error
             if pos() - mark >= PROGRESS_BYTES:
                 n_failed = 0
@@ -287,16 +281,18 @@ class Fetcher:
         raise RemoteError(f"{target.label}: the server redirects more than {MAX_REDIRECTS} times.")
 
     def _check_status(self, target: Target, response: httpx2.Response) -> None:
-        """Raises _Again or RemoteError for everything but 200 and 206."""
+        """Raises Again or RemoteError for everything but 200 and 206."""
         status = response.status_code
         if status in (200, 206):
             return
         redirected = str(response.request.url) != str(httpx2.URL(target.url))
         if redirected and status in EXPIRED_STATUS:
-            target.signed = None
-            raise _Again(f"the storage host refuses the address that the server gave ({status})", 0.0)
+            was_good, target.signed = target.signed is not None, None
+            raise Again(
+                f"the storage host refuses the address that the server gave ({status})", 0.0 if was_good else None
+            )
         if status in RETRY_STATUS:
-            raise _Again(f"the server answers {status}", retry_after(response.headers))
+            raise Again(f"the server answers {status}", retry_after(response.headers))
         if status == 416:
             raise target.changed()
         sentence = target.refused(status, response.headers) if target.refused is not None else None
@@ -312,7 +308,7 @@ class Fetcher:
         raise RemoteError(f"{target.label}: the server answers {status} {response.reason_phrase}.".replace(" .", "."))
 
     def _span(self, target: Target, response: httpx2.Response, start: int, end: int, sink: Sink) -> int:
-        """Where the body ends; the body begins at `sink.pos`. Raises _Again or RemoteError when it does not."""
+        """Where the body ends; the body begins at `sink.pos`. Raises Again or RemoteError when it does not."""
         headers, length = response.headers, response.headers.get("content-length")
         if headers.get("content-encoding", "identity").lower() != "identity":
             raise RemoteError(f"{target.label}: the server compresses what it sends, which ranges cannot bear.")
@@ -331,14 +327,14 @@ class Fetcher:
             return end
         match = _CONTENT_RANGE.match(headers.get("content-range", "").strip())
         if match is None:
-            raise _Again("the server does not say which bytes it sends")
+            raise Again("the server does not say which bytes it sends")
         first, last, total = int(match[1]), int(match[2]) + 1, match[3]
         if total not in ("*", str(target.size_bytes)):
             raise target.changed()
         if first != sink.pos or not first < last <= end:
-            raise _Again(f"the server sends bytes {first:,} to {last:,}, asked for {sink.pos:,} to {end:,}")
+            raise Again(f"the server sends bytes {first:,} to {last:,}, asked for {sink.pos:,} to {end:,}")
         if length is not None and int(length) != last - first:
-            raise _Again(f"the server announces {int(length):,} bytes for a range of {last - first:,}")
+            raise Again(f"the server announces {int(length):,} bytes for a range of {last - first:,}")
         return last
 
     def _body(self, target: Target, response: httpx2.Response, start: int, end: int, sink: Sink) -> None:
@@ -351,7 +347,7 @@ class Fetcher:
                 self.traffic.add(bytes_received=len(chunk))
                 if sink.pos + len(chunk) > last:
                     sink.discard()
-                    raise _Again("the server sends more bytes than it said")
+                    raise Again("the server sends more bytes than it said")
                 sink.write(chunk)
                 if announced and sink.pos - mark >= NOTE_BYTES:
                     sink.commit()
@@ -364,7 +360,7 @@ class Fetcher:
                 sink.commit()
         if sink.pos < last:
             sink.discard()
-            raise _Again(f"the body ends {last - sink.pos:,} bytes too early")
+            raise Again(f"the body ends {last - sink.pos:,} bytes too early")
         sink.commit()
 
 

@@ -12,6 +12,7 @@ from pathlib import Path
 
 from ..errors import FormatError
 from ..gguf.files import open_regular, os_error
+from .cache import Guard, guard_of
 
 CHUNK_BYTES = 8 << 20
 
@@ -53,6 +54,7 @@ class Reader:
 
     meter: Meter = field(default_factory=Meter)
     _open: dict[Path, int] = field(default_factory=dict)
+    _guards: dict[Path, Guard] = field(default_factory=dict)
 
     def __enter__(self) -> Reader:
         return self
@@ -66,11 +68,22 @@ class Reader:
         """A read-only descriptor of `path`, closed with the reader; StorageError when it is no regular file."""
         if path not in self._open:
             self._open[path], _ = open_regular(path)
+            guard = guard_of(path)
+            if guard is not None:
+                self._guards[path] = guard
         return self._open[path]
+
+    def fd_for(self, where: FileRange) -> int:
+        """A descriptor to read `where` from; a hole of a remote file's local copy is filled or refused first."""
+        fd = self.fd(where.path)
+        guard = self._guards.get(where.path)
+        if guard is not None:
+            guard.check(where.start, where.end)
+        return fd
 
     def read(self, where: FileRange) -> bytearray:
         """The whole range in one buffer."""
-        fd = self.fd(where.path)
+        fd = self.fd_for(where)
         buffer = bytearray(where.size_bytes)
         view = memoryview(buffer)
         done = 0

@@ -1,0 +1,100 @@
+"""`nextn pack`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import click
+
+from ..report.text import put_json, say, size
+from .common import link_option
+
+
+@click.command(short_help="make a folder ready to publish, each quant with and without its block")
+@click.argument("models", metavar="MODEL...", nargs=-1, required=True)
+@click.option("--from", "donor", metavar="DONOR", help="Checkpoint folder, bundled GGUF, sidecar or donor file.")
+@click.option("--sidecar", metavar="FILE", help="Publish this sidecar as it is, for all MODELs.")
+@click.option("-o", "--out", metavar="DIR", required=True, help="The folder. Existing files are never replaced.")
+@click.option(
+    "--layout",
+    type=click.Choice(["shards", "sidecar"]),
+    help="Of shard sets. Default: shards; single files get a sidecar.",
+)
+@click.option("--type", "type_name", metavar="TYPE", help="Type of the block's matrices, as in attach.")
+@click.option("--draft-head", metavar="TYPE", help="Add a low-bit copy of the LM head for drafting, as in attach.")
+@click.option(
+    "--embd-type", metavar="TYPE", default="q4_0", show_default=True,
+    help="The sidecar's embeddings and head; 'as-is' carries the trunk's.",
+)  # fmt: skip
+@click.option("--title", help="The model's name in the card. Default: general.name.")
+@click.option("--repo", metavar="ORG/NAME", help="The repository it will be published as, for the card's commands.")
+@click.option("--base-model", metavar="ORG/NAME", help="The checkpoint, for the card's metadata.")
+@click.option(
+    "--verified", metavar="JSON", multiple=True, help="What 'nextn verify --json' printed; may be given several times."
+)
+@link_option
+@click.option("--dry-run", is_flag=True, help="Print what would be read, written and linked; write nothing.")
+@click.option("--json", "as_json", is_flag=True, help="Print the result as JSON on standard output.")
+@click.option("-q", "--quiet", is_flag=True, help="Print only the folder.")
+def command(
+    models: tuple[str, ...],
+    donor: str | None,
+    sidecar: str | None,
+    out: str,
+    layout: str | None,
+    type_name: str | None,
+    draft_head: str | None,
+    embd_type: str,
+    title: str | None,
+    repo: str | None,
+    base_model: str | None,
+    verified: tuple[str, ...],
+    link: str,
+    dry_run: bool,
+    as_json: bool,
+    quiet: bool,
+) -> None:
+    """Make DIR ready for the Hub: each MODEL (a quant) with and without its MTP block, one set of bytes.
+
+    Shard sets get a second first shard and a block shard, the others stand under two names by links; single files
+    share one sidecar. With model card, SHA256SUMS (the files are read for it) and a manifest. MODELs stay as they are.
+    """
+    from ..publish import api
+    from ..report.progress import byte_progress
+
+    with byte_progress("packing", not (quiet or dry_run)) as progress:
+        result = api.pack(
+            models,
+            donor=donor,
+            sidecar=sidecar,
+            out=out,
+            layout=layout,
+            type=type_name,
+            draft_head=draft_head,
+            embd_type=embd_type,
+            title=title,
+            repo=repo,
+            base_model=base_model,
+            verified=[Path(path) for path in verified],
+            link=link,
+            dry_run=dry_run,
+            progress=progress,
+        )
+    if as_json:
+        put_json(result.to_json())
+        return
+    plan = result.package.plan
+    if not quiet:
+        for note in plan.notes:
+            say(f"note: {note}")
+        would = "would " if dry_run else ""
+        for made in plan.outputs:
+            how = "link " if hasattr(made, "source") else "write"
+            say(f"{would}{how} {size(made.size_bytes):>9}  {plan.folder / made.name}")
+        say(
+            f"{would}read {size(result.bytes_read)} ({size(result.bytes_hashed)} of it to hash), "
+            f"{would}write {size(plan.bytes_written)}, link {size(plan.bytes_linked)}"
+        )
+        if not verified:
+            say("note: nothing was verified, and the card says so; --verified takes what 'nextn verify --json' prints")
+    click.echo(str(plan.folder))

@@ -1,0 +1,196 @@
+"""The model card: what is in the folder, what each variant costs, how to run it, and what was verified."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+from ..archs import FAMILIES
+from ..layouts.pack import BLOCK_SHARD, FIRST, MTP, PLAIN, SIDECAR, Quant, Variant
+from ..report.text import size
+from . import hf_rules
+from .manifest import NAME as MANIFEST
+from .sums import NAME as SUMS
+from .verified import Verified
+
+NAME = "README.md"
+REPO = "ORG/REPO"  # stands for the repository where its name is not given
+
+
+@dataclass(frozen=True)
+class Card:
+    """What a model card says beside the files."""
+
+    title: str
+    architecture: str
+    quants: Sequence[Quant]
+    sizes: Mapping[str, int]  # file name -> bytes
+    repo: str | None = None  # ORG/NAME it will be published as
+    base_model: str | None = None  # ORG/NAME of the checkpoint
+    verified: Sequence[Verified] = ()
+
+    def text(self) -> str:
+        """The whole file."""
+        blocks = [
+            self._front(),
+            f"# {_plain(self.title)}: GGUF with and without multi-token prediction",
+            self._intro(),
+            self._table(),
+            "## Get one variant",
+            self._get(),
+            *self._llama_cpp(),
+            *self._ik(),
+            *self._lm_studio(),
+            "## What was verified",
+            *self._verified(),
+            "## Files",
+            f"`{SUMS}` has the sha256 of every file (`sha256sum -c {SUMS}`); `{MANIFEST}` names each file's part in "
+            "every variant. Made with `nextn pack`.",
+        ]
+        return "\n\n".join(block for block in blocks if block) + "\n"
+
+    # -- parts --------------------------------------------------------------------------------------------------------
+
+    def _front(self) -> str:
+        lines = ["---"]
+        if self.base_model is not None:
+            lines += [f"base_model: {json.dumps(self.base_model)}", "base_model_relation: quantized"]
+        return "\n".join([*lines, "tags:", "- gguf", "- mtp", "---"])
+
+    def _intro(self) -> str:
+        shared = any(quant.layout == "shards" for quant in self.quants)
+        more = (
+            " The trunk's shards stand under two names because engines find shards by prefix and count; equal files "
+            "are equal in bytes, so the Hub and every cache store them once."
+            if shared
+            else ""
+        )
+        return (
+            f"Two variants of each quant: `{PLAIN}` is the model alone, `{MTP}` adds its multi-token prediction block, "
+            "with which an engine drafts tokens and checks them in one go. The trunk's tensors are the same bytes in "
+            f"both.{more}"
+        )
+
+    def _bytes(self, variant: Variant) -> int:
+        return sum(self.sizes[role.name] for role in variant.roles)
+
+    def _table(self) -> str:
+        rows = ["| quant | variant | layout | load | files | size | on top of the other |", "|" + " --- |" * 7]
+        for quant in self.quants:
+            plain = {role.name for role in quant.variants[PLAIN].roles}
+            for name, variant in quant.variants.items():
+                load = f"`{variant.entry}`" + (f" with `{variant.sidecar}`" if variant.sidecar else "")
+                own = self._own(variant, plain) if name == MTP else None
+                how = {"shards": "shards", "sidecar": "trunk and sidecar"}[quant.layout] if name == MTP else "trunk"
+                cells = (quant.label, name, how, load, str(len(variant.roles)), size(self._bytes(variant)))
+                rows.append("| " + " | ".join((*cells, "-" if own is None else size(own))) + " |")
+        return "\n".join(rows)
+
+    def _own(self, variant: Variant, plain: set[str]) -> int:
+        """Bytes that the mtp variant needs when the plain one is there: equal files are not moved again."""
+        return sum(
+            self.sizes[role.name]
+            for role in variant.roles
+            if role.name not in plain and role.part in (FIRST, BLOCK_SHARD, SIDECAR)
+        )
+
+    def _get(self) -> str:
+        quant = self.quants[0].label
+        return _code(
+            f"nextn pull {self.repo or REPO} --quant {quant} --variant mtp -o models/",
+            f"nextn pull {self.repo or REPO} --quant {quant} --variant plain -o models/   # only what is missing",
+        )
+
+    def _hf(self, entry: str, label: str) -> str:
+        """`-hf` for this very file: by a tag that fits no other model here, else by its name."""
+        for tag in (label, f"MTP-{label}", _base(entry)):
+            if hf_rules.main_files(self.sizes, tag) == [entry] and re.fullmatch(r"[\w.-]+", tag):
+                return f"-hf {self.repo or REPO}:{tag}"
+        return f"-hf {self.repo or REPO} -hff {entry}"
+
+    def _llama_cpp(self) -> list[str]:
+        lines = []
+        for quant in self.quants:
+            plain, mtp = quant.variants[PLAIN], quant.variants[MTP]
+            draft = f" -md {mtp.sidecar}" if mtp.sidecar else ""
+            lines += [
+                f"# {quant.label} with MTP, then without",
+                f"llama-server {self._hf(mtp.entry, quant.label)} --spec-type draft-mtp",
+                f"llama-server -m {mtp.entry}{draft} --spec-type draft-mtp   # from local files",
+                f"llama-server {self._hf(plain.entry, quant.label)}",
+            ]
+        family = FAMILIES.get(self.architecture)
+        runs = (family.runs_on or {}).get("llama.cpp") if family else None
+        return ["## llama.cpp", f"Takes `{self.architecture}` as: {runs}." if runs else "", _code(*lines)]
+
+    def _ik(self) -> list[str]:
+        family = FAMILIES.get(self.architecture)
+        runs = (family.runs_on or {}).get("ik_llama.cpp", "") if family else ""
+        out = ["## ik_llama.cpp", f"Takes `{self.architecture}` as: {runs}." if runs else ""]
+        lines = []
+        for quant in self.quants:
+            mtp = quant.variants[MTP]
+            if quant.layout == "shards" and "shards" in runs:
+                lines.append(f"llama-server -m {mtp.entry} --spec-type mtp:n_max=2,p_min=0.0   # {quant.label}")
+        lines += [f"llama-server -m {quant.variants[PLAIN].entry}   # without MTP" for quant in self.quants]
+        return [*out, _code(*lines), self._bundling("It takes no sidecar of this family; make one file of both:")]
+
+    def _lm_studio(self) -> list[str]:
+        return [
+            "## LM Studio",
+            "Load the `plain` variant as any other model. It drafts with bundled models only, and was not tried by "
+            "the program that wrote this card.",
+            self._bundling("To bundle trunk and sidecar:"),
+        ]
+
+    def _bundling(self, sentence: str) -> str:
+        beside = [quant.variants[MTP] for quant in self.quants if quant.layout == "sidecar"]
+        if not beside:
+            return ""
+        return f"{sentence}\n\n" + _code(
+            *(f"nextn attach {mtp.entry} --from {mtp.sidecar} --layout bundle" for mtp in beside)
+        )
+
+    def _verified(self) -> list[str]:
+        if not self.verified:
+            return ["Nothing was verified: no verdict of `nextn verify` was given when this folder was made."]
+        rows = [
+            "| model | engine | verdict | greedy text with and without MTP | accepted by position "
+            "| shuffled block | tokens/s off | on |",
+            "|" + " --- |" * 8,
+        ]
+        for one in self.verified:
+            text = {True: "the same", False: "differs", None: "not compared"}[one.same_text]
+            accepted = "; ".join(
+                f"n_max {n}: " + " ".join(f"{100 * share:.0f} %" for share in some)
+                for n, some in one.acceptance.items()
+            )
+            model = f"`{one.model}`" + (f" with `{one.sidecar}`" if one.sidecar else "")
+            cells = (
+                model, _plain(one.engine) or "none: files only", one.verdict, text, accepted or "-",
+                "-" if one.control is None else f"{100 * one.control:.0f} %",
+                "-" if one.tps_off is None else f"{one.tps_off:,.0f}",
+                ", ".join(f"{speed:,.0f} (n_max {n})" for n, speed in one.tps_on.items()) or "-",
+            )  # fmt: skip
+            rows.append("| " + " | ".join(cells) + " |")
+        named = {one.model for one in self.verified}
+        left = [quant.label for quant in self.quants if not named & {v.entry for v in quant.variants.values()}]
+        notes = ["Tokens per second are single runs on the publisher's machine, not a benchmark."]
+        notes += [f"Not verified: {', '.join(left)}."] if left else []
+        because = [f"- `{one.model}`: {_plain(reason)}" for one in self.verified for reason in one.reasons]
+        return ["\n".join(rows), "\n".join(because), " ".join(notes)]
+
+
+def _base(entry: str) -> str:
+    return re.sub(r"(-\d{5}-of-\d{5})?\.gguf\Z", "", entry)
+
+
+def _code(*lines: str) -> str:
+    return "\n".join(("```", *lines, "```"))
+
+
+def _plain(text: str) -> str:
+    """A text from a file as one line that is no markup."""
+    return re.sub(r"([\\`*_<>|\[\]])", r"\\\1", " ".join(text.split()))

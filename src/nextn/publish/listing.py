@@ -1,0 +1,121 @@
+"""A repository's listing as models: quants, shard sets and sidecars, told by names and then by headers."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import PurePosixPath
+
+from ..block import block_layers, layer_of
+from ..gguf.files import GGUFFile, shard_name, split_shard_name
+from ..layouts.naming import split_quant
+from ..layouts.pack import MTP, PLAIN
+from . import hf_rules
+
+_MARK_BEHIND = re.compile(r"[-_.]mtp\Z", re.IGNORECASE)
+_MOST_SHARDS = 4096
+BROKEN, BLOCK_ONLY = "broken", "block only"
+
+
+@dataclass(frozen=True)
+class Listed:
+    """A file of a repository."""
+
+    path: str
+    size_bytes: int
+    sha256: str | None = None  # hex, where the server tells it
+
+
+Headers = Callable[[str], GGUFFile]  # path in the repository -> its header
+
+
+@dataclass(frozen=True)
+class Group:
+    """A model of the repository: one file, or a shard set in order."""
+
+    label: str  # its quant, as far as names tell
+    files: tuple[Listed, ...]
+    lacking: tuple[str, ...] = ()  # shards that are not in the repository
+
+    @property
+    def entry(self) -> str:
+        """The path to load."""
+        return self.files[0].path
+
+    @property
+    def size_bytes(self) -> int:
+        """Bytes of all files."""
+        return sum(file.size_bytes for file in self.files)
+
+
+def label_of(path: str) -> str:
+    """The quant that a path names: in the file's name, else in the folder's; '' when in neither."""
+    where = PurePosixPath(path)
+    shard = split_shard_name(where.name)
+    base = _MARK_BEHIND.sub("", shard[0] if shard else where.name.removesuffix(".gguf"))
+    for text in (base, base.rpartition(".")[2], base.rpartition("_")[2], where.parent.name):
+        if tag := split_quant(f"x-{text}")[1]:
+            return tag
+    return ""
+
+
+def groups(files: Iterable[Listed]) -> list[Group]:
+    """The models of a repository by name, in the listing's order; sidecars and projectors left out."""
+    listing = {file.path: file for file in sorted(files, key=lambda file: file.path)}
+    found: dict[str, Group] = {}
+    for path, file in listing.items():
+        if not hf_rules.is_main_name(path):
+            continue
+        label = label_of(path)
+        shard = split_shard_name(PurePosixPath(path).name)
+        if shard is None:
+            found[path] = Group(label, (file,))
+            continue
+        prefix, _, count = shard
+        folder = PurePosixPath(path).parent
+        key = f"{folder}/{prefix}\0{count}"
+        if key in found:
+            continue
+        if not 1 <= count <= _MOST_SHARDS:  # no set has so many; strangers name files
+            found[key] = Group(label, (file,), (f"{count:,} shards",))
+            continue
+        names = [(folder / shard_name(prefix, i + 1, count)).as_posix() for i in range(count)]
+        there = tuple(listing[name] for name in names if name in listing)
+        lacking = tuple(name for name in names if name not in listing)
+        found[key] = Group(label, there, lacking)
+    return list(found.values())
+
+
+def kind_of(group: Group, header: Headers) -> str:
+    """PLAIN, MTP, BLOCK_ONLY, or BROKEN: its metadata promises a block that no file has.
+
+    Reads the first header; those of the other shards, the last first, only when a block is promised.
+    """
+    first = header(group.entry)
+    arch = first.header.get("general.architecture")
+    promised = first.header.get(f"{arch}.nextn_predict_layers")
+    names = [info.name for info in first.header.tensors]
+    found = block_layers(names)
+    if found and len(group.files) == 1 and not any(layer_of(name) == 0 for name in names):
+        return BLOCK_ONLY
+    if not promised:
+        return BROKEN if found else PLAIN
+    rest: Sequence[Listed] = () if found else group.files[:0:-1]
+    for file in rest:
+        if block_layers([info.name for info in header(file.path).header.tensors]):
+            return MTP
+    return MTP if found else BROKEN
+
+
+def is_sidecar_of(sidecar: GGUFFile, model: GGUFFile) -> bool:
+    """Whether an engine could draft with `sidecar` beside `model`, as far as their headers tell."""
+    arch = model.header.get("general.architecture")
+    names = {info.name for info in sidecar.header.tensors}
+    same = all(
+        sidecar.header.get(key) == model.header.get(key) for key in ("general.architecture", f"{arch}.embedding_length")
+    )
+    layers = block_layers(list(names))
+    count, promised = (model.header.get(f"{arch}.{key}", 0) for key in ("block_count", "nextn_predict_layers"))
+    n_trunk = count - promised if isinstance(count, int) and isinstance(promised, int) else None
+    return same and bool(layers) and layers[0] == n_trunk and "token_embd.weight" in names

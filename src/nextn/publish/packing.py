@@ -1,0 +1,240 @@
+"""A pack with its card, sums and manifest as one plan, and the carrying out of it.
+
+Everything appears or nothing: the data files, `README.md`, `SHA256SUMS` and, last, `nextn.json`. The large files are
+inputs, hashed before anything is written; new files are hashed in their temporary form. Sizes of sums and manifest
+do not depend on the hashes, so the plan is exact before anything is read.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+from collections import Counter
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any, cast
+
+from ..destinations.local import Outcome, check_outputs, execute
+from ..durable import SUFFIX, System
+from ..errors import UsageError
+from ..layouts.pack import Pack
+from ..layouts.plan import Hashes, LateHeader, Link, NewBytes, NewFile, Plan
+from ..sources.cache import refuse_partial
+from . import card as cards
+from . import manifest as manifests
+from . import sums
+from .card import Card
+from .verified import read_verified
+
+_TEMP = re.compile(r"\.(.+)\.[0-9a-f]{8}" + re.escape(SUFFIX), re.DOTALL)
+Progress = Callable[[int, int], None]  # (bytes done, bytes in all)
+
+
+@dataclass(frozen=True)
+class CardOptions:
+    """What a user may say of the model card."""
+
+    title: str | None = None
+    repo: str | None = None  # ORG/NAME it will be published as
+    base_model: str | None = None
+    verified: Sequence[Path] = ()  # what `nextn verify --json` printed
+
+
+@dataclass
+class _Ledger:
+    """Hashes of whole files as they become known in a run."""
+
+    temps: dict[str, Path] = field(default_factory=dict)  # output name -> its temporary file
+    hashes: dict[str, str] = field(default_factory=dict)
+    hasher: sums.Hasher = field(default_factory=sums.Hasher)
+
+    def digest(self, name: str) -> str:
+        """The sha256 of an output, hex."""
+        if name not in self.hashes:
+            self.hashes[name] = self.hasher.digest(self.temps[name])
+        return self.hashes[name]
+
+
+class _Watching:
+    """A System that notes which temporary file each output is written to."""
+
+    def __init__(self, inner: System, ledger: _Ledger, names: Sequence[str]) -> None:
+        self._inner, self._ledger = inner, ledger
+        self._names = {os.fsencode(name)[-200:]: name for name in names}
+
+    def open_new(self, path: Path) -> int:
+        """The inner system's, noted."""
+        match = _TEMP.fullmatch(path.name)
+        name = self._names.get(os.fsencode(match[1])) if match else None
+        if name is not None:
+            self._ledger.temps[name] = path
+        return self._inner.open_new(path)
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._inner, name)
+
+
+@dataclass(frozen=True)
+class Package:
+    """All that will be published."""
+
+    pack: Pack
+    plan: Plan  # with card, sums and manifest
+    _ledger: _Ledger
+
+    @property
+    def hash_bytes(self) -> int:
+        """Bytes that hashing reads: every inode once."""
+        linked = sums.unique_bytes(out.source for out in self.plan.outputs if isinstance(out, Link))
+        return linked + sum(out.size_bytes for out in self._hashed_new())
+
+    def _hashed_new(self) -> list[NewFile]:
+        small = (cards.NAME, sums.NAME, manifests.NAME)
+        return [out for out in self.plan.outputs if isinstance(out, NewFile) and out.name not in small]
+
+
+@dataclass(frozen=True)
+class PackResult:
+    """What packing did, or with `dry_run` would do."""
+
+    package: Package
+    outcome: Outcome | None
+    bytes_hashed: int
+    sha256: Mapping[str, str]  # file name -> hex; empty after a dry run
+
+    @property
+    def folder(self) -> Path:
+        """The folder to publish."""
+        return self.package.plan.folder
+
+    @property
+    def bytes_read(self) -> int:
+        """Bytes read in all, hashing included."""
+        return (self.outcome.bytes_read if self.outcome else self.package.plan.bytes_read) + self.bytes_hashed
+
+    def to_json(self) -> dict[str, Any]:
+        """JSON as in schemas/pack.json."""
+        plan, done = self.package.plan, self.outcome
+        base = plan.to_json()
+        files = [
+            {**file, "sha256": self.sha256.get(out.name)} for file, out in zip(base["files"], plan.outputs, strict=True)
+        ]
+        return {
+            "version": 1,
+            "dry_run": done is None,
+            "verb": "pack",
+            "folder": str(plan.folder),
+            "manifest": str(plan.folder / manifests.NAME),
+            "bytes_read": self.bytes_read,
+            "bytes_hashed": self.bytes_hashed,
+            "bytes_written": plan.bytes_written,
+            "bytes_linked": plan.bytes_linked,
+            "peak_memory_bytes": plan.peak_memory_bytes,
+            "wall_s": done.wall_s if done else 0.0,
+            "files": files,
+            "quants": [
+                {
+                    "quant": quant.label,
+                    "layout": quant.layout,
+                    "variants": {
+                        name: {"entry": one.entry, "sidecar": one.sidecar} for name, one in quant.variants.items()
+                    },
+                }
+                for quant in self.package.pack.quants
+            ],
+            "links": done.links if done else {},
+            "notes": list(plan.notes),
+        }
+
+
+def plan_package(pack: Pack, options: CardOptions | None = None) -> Package:
+    """The pack's plan with card, sums and manifest.
+
+    Raises UsageError (a verdict about another model, names that cannot be told apart), FormatError, StorageError.
+    """
+    options = options or CardOptions()
+    _check_telling(pack.plan)
+    for out in pack.plan.outputs:
+        if isinstance(out, Link):
+            refuse_partial(out.source)
+    sizes = {out.name: out.size_bytes for out in pack.plan.outputs}
+    model = pack.model
+    title = options.title or str(model.header.get("general.name") or model.base_name)
+    readme = Card(
+        title, model.architecture, pack.quants, sizes, options.repo, options.base_model,
+        [read_verified(path, sizes) for path in options.verified],
+    ).text().encode("utf-8", "surrogateescape")  # fmt: skip
+    ledger = _Ledger()
+
+    def manifest(hashes: Mapping[str, str]) -> bytes:
+        return manifests.manifest_of(title, model.architecture, pack.quants, sizes, hashes).encode()
+
+    def all_sums(hashes: Mapping[str, str]) -> bytes:
+        known = {name: hashes.get(name, manifests.BLANK) for name in (*sizes, cards.NAME, manifests.NAME)}
+        return sums.encode(known)
+
+    def build_sums(tensors: Hashes, source_hash: str) -> bytes:
+        known = {name: ledger.digest(name) for name in sizes}
+        ledger.hashes[cards.NAME] = _sha256(readme)
+        ledger.hashes[manifests.NAME] = _sha256(manifest(known))
+        return all_sums(ledger.hashes)
+
+    def build_manifest(tensors: Hashes, source_hash: str) -> bytes:
+        return manifest(ledger.hashes)
+
+    outputs = (
+        *pack.plan.outputs,
+        NewFile(cards.NAME, (NewBytes(readme),)),
+        # Sums are built before the manifest: their header stands first among those that wait.
+        NewFile(sums.NAME, (LateHeader(len(all_sums({})), build_sums),)),
+        NewFile(manifests.NAME, (LateHeader(len(manifest({})), build_manifest),)),
+    )
+    return Package(pack, replace(pack.plan, outputs=outputs), ledger)
+
+
+def _sha256(data: bytes) -> str:
+    import hashlib
+
+    return hashlib.sha256(data).hexdigest()
+
+
+def _check_telling(plan: Plan) -> None:
+    """Temporary files are told apart by the end of their output's name."""
+    ends = Counter(os.fsencode(out.name)[-200:] for out in plan.outputs)
+    if max(ends.values()) > 1:
+        raise UsageError("two names are longer than 200 bytes and differ only in front; give the models shorter names.")
+
+
+def pack_up(
+    package: Package, *, dry_run: bool = False, progress: Progress | None = None, system: System | None = None
+) -> PackResult:
+    """Carry the package out, hashing included; all files appear, the manifest last, or none.
+
+    Raises what carrying out any plan raises.
+    """
+    plan, ledger = package.plan, package._ledger
+    check_outputs(plan)
+    n_hash = package.hash_bytes
+    if dry_run:
+        return PackResult(package, None, n_hash, {})
+    total = n_hash + plan.bytes_written
+    written = 0
+
+    def report() -> None:
+        if progress is not None:
+            progress(ledger.hasher.bytes_hashed + written, total)
+
+    def wrote(done: int, _: int) -> None:
+        nonlocal written
+        written = done
+        report()
+
+    ledger.hasher.advance = lambda n: report()
+    for out in plan.outputs:
+        if isinstance(out, Link):
+            ledger.hashes[out.name] = ledger.hasher.digest(out.source)
+    watching = _Watching(system or System(), ledger, [out.name for out in plan.outputs])
+    outcome = execute(plan, progress=wrote, system=cast(System, watching))
+    wrote(plan.bytes_written, 0)  # headers that wait for hashes are not told on the way
+    return PackResult(package, outcome, ledger.hasher.bytes_hashed, dict(ledger.hashes))

@@ -1,0 +1,121 @@
+"""Ranges of a remote file: what is here of it, what is missing, and how to get that in few requests."""
+
+from __future__ import annotations
+
+import struct
+import zlib
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from itertools import pairwise
+from typing import TYPE_CHECKING, Any
+
+from ..gguf.parser import HeaderParser
+from .cache import PartialFile, Range, merged
+from .ranges import FileRange
+from .safetensors import MAX_HEADER_BYTES
+
+if TYPE_CHECKING:
+    from .http import Fetcher, Target
+
+FIRST_READ_BYTES = 1 << 16  # of every weight file; most safetensors headers fit
+GROWTH_BYTES = 4 << 20  # a GGUF header is overshot by at most so much
+JOIN_BYTES = 1 << 18  # gaps up to this size may be read along,
+JOIN_SHARE = 0.01  # as long as they all together stay below this share
+
+
+class RangeSink:
+    """Writes a range into a partial file; notes what is good."""
+
+    def __init__(self, file: PartialFile, moved: Callable[[int], None] = lambda n: None) -> None:
+        self.file, self.moved = file, moved
+        self.pos = self._start = self._crc = 0
+
+    def write(self, data: bytes) -> None:
+        self.file.write(self.pos, data)
+        self._crc = zlib.crc32(data, self._crc)
+        self.pos += len(data)
+        self.moved(len(data))
+
+    def commit(self) -> None:
+        if self.pos > self._start:
+            self.file.note(self._start, self.pos, self._crc)
+        self._start, self._crc = self.pos, 0
+
+    def discard(self, to: int | None = None) -> None:
+        self.moved(self._start - self.pos)
+        self.pos, self._crc = self._start, 0
+        if to is not None:
+            self.pos = self._start = to
+
+
+@dataclass
+class RemoteFile:
+    """A remote file and what is here of it."""
+
+    target: Target
+    here: PartialFile
+    fetcher: Fetcher
+
+    def ensure(self, start: int, end: int) -> None:
+        """Have this range here. Raises RemoteError, StorageError."""
+        for low, high in self.here.missing(start, end):
+            self.fetcher.read(self.target, low, high, RangeSink(self.here))
+
+    def read(self, start: int, end: int) -> bytes:
+        """Bytes of the range, from here or from the server."""
+        self.ensure(start, end)
+        return self.here.read(start, end)
+
+
+def joined(missing: Sequence[Range], limit: float) -> list[Range]:
+    """Ranges with the smallest gaps between them closed, at most `limit` bytes of gaps in all."""
+    ranges = merged(missing)
+    between = sorted((after[0] - before[1], before[1], after[0]) for before, after in pairwise(ranges))
+    closed: list[Range] = []
+    for size, start, end in between:
+        limit -= size
+        if limit < 0 or size > JOIN_BYTES:
+            break
+        closed.append((start, end))
+    return merged([*ranges, *closed])
+
+
+def ranges_of(rows: Any) -> list[FileRange]:
+    """Where the bytes of a tensor lie that is read as rows; a kind that is not known here gives none.
+
+    Such a one still works: what was not fetched ahead is fetched when it is read.
+    """
+    if hasattr(rows, "spans"):
+        out = []
+        for span in rows.spans:
+            out.append(span.tensor.rows(span.start, span.end))
+            if span.scale is not None:
+                out.append(span.scale.tensor.where)
+        return out
+    if hasattr(rows, "rows"):
+        return ranges_of(rows.rows)
+    if hasattr(rows, "file") and hasattr(rows, "info"):
+        return [FileRange(rows.file.path, *rows.file.tensor_range(rows.info))]
+    return []
+
+
+def fetch_safetensors_header(file: RemoteFile, size: int) -> None:
+    """The first bytes, and the rest of the header when it is longer."""
+    head = file.read(0, min(FIRST_READ_BYTES, size))
+    if len(head) >= 8:
+        (length,) = struct.unpack_from("<Q", head)
+        if length <= min(size - 8, MAX_HEADER_BYTES):
+            file.ensure(0, 8 + length)
+
+
+def fetch_gguf_header(file: RemoteFile, size: int) -> None:
+    """The header in growing steps. Raises FormatError for what is no GGUF."""
+    parser = HeaderParser(size, file.here.path)
+    buffer = bytearray()
+    want = FIRST_READ_BYTES
+    while True:
+        want = min(want, size)
+        buffer += file.read(len(buffer), want)
+        if parser.feed(buffer) is not None:
+            return
+        want = parser.guess + min(len(buffer), GROWTH_BYTES)

@@ -1,0 +1,322 @@
+"""Where remote files lie: a model repository on the Hub, pinned to a commit, or a folder of any HTTP server.
+
+The Hub is asked through huggingface_hub: tokens, `HF_ENDPOINT`, `HF_HUB_OFFLINE` and the user's cache are its own.
+One request tells a repository's commit, files, sizes and hashes. What the user's Hub cache already has is linked
+from there; nothing in it is ever changed.
+"""
+
+from __future__ import annotations
+
+import base64
+import contextlib
+import hashlib
+import json
+import os
+import re
+import secrets
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path, PurePosixPath
+from typing import Protocol
+from urllib.parse import quote, unquote, urlsplit, urlunsplit
+
+from .. import __version__
+from ..errors import NextnError, RemoteError, UsageError
+from ..gguf.files import os_error
+from .http import RETRY_STATUS, Again, Fetcher, NotThere, Target, bare_etag, retry_after
+
+_COMMIT = re.compile(r"[0-9a-f]{40}")
+_LISTING = "listing.json"
+
+
+class Place(Protocol):
+    """A folder of remote files."""
+
+    folder: Path  # where the local copies of its files lie
+    origin: str  # for people and provenance
+    revision: str | None  # the commit, where there is one
+
+    def names(self) -> list[str] | None:
+        """All files, or None when the server does not tell."""
+
+    def target(self, name: str) -> Target | None:
+        """Where to ask for a file, or None when there is none of that name."""
+
+    def local(self, name: str) -> Path | None:
+        """A whole local copy that the user already has."""
+
+    def check(self, name: str, path: Path) -> str | None:
+        """Why the whole file is not what the server says, or None."""
+
+
+@dataclass(frozen=True)
+class HubFile:
+    """A file of a repository at a commit."""
+
+    size_bytes: int
+    sha256: str | None  # of the content, for files kept in LFS or Xet
+    blob_id: str | None  # git's hash, for all others
+
+    @property
+    def etag(self) -> str:
+        """What the Hub answers as the file's ETag."""
+        return self.sha256 or self.blob_id or ""
+
+
+@dataclass(frozen=True)
+class Listing:
+    """A repository at a commit."""
+
+    commit: str
+    files: Mapping[str, HubFile]
+
+
+def is_safe_name(name: str) -> bool:
+    """Whether a name from a server stays inside the folder it is put into."""
+    parts = PurePosixPath(name).parts
+    return bool(parts) and not name.startswith("/") and ".." not in parts and "\\" not in name and "\0" not in name
+
+
+def _atomic_write(path: Path, text: str) -> None:
+    temp = path.with_name(f".{path.name}.{secrets.token_hex(4)}")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        temp.write_text(text)
+        temp.replace(path)
+    except OSError as error:
+        temp.unlink(missing_ok=True)
+        raise os_error(error, path, "write it") from error
+
+
+class HubRepo:
+    """A model repository, pinned to a commit when it is opened."""
+
+    def __init__(
+        self, repo_id: str, revision: str | None, fetcher: Fetcher, root: Path, endpoint: str | None = None,
+        remark: str = "",
+    ) -> None:
+        """`endpoint` None: HF_ENDPOINT. `remark` is added when there is no such repository."""
+        from huggingface_hub import constants
+
+        self.repo_id, self.remark, self.fetcher = repo_id, remark, fetcher
+        self.endpoint = (endpoint or constants.ENDPOINT).rstrip("/")
+        self._asked = revision or "main"
+        self._base = root / "hub" / ("models--" + repo_id.replace("/", "--"))
+        self.listing = self._open()
+        self.revision: str | None = self.listing.commit
+        self.origin = f"hf:{repo_id}@{self.listing.commit}"
+        self.folder = self._base / self.listing.commit / repo_id.rpartition("/")[2]
+
+    # -- commit and files ---------------------------------------------------------------------------------------------
+
+    def _open(self) -> Listing:
+        from huggingface_hub import is_offline_mode
+
+        if _COMMIT.fullmatch(self._asked) and (known := self._stored(self._asked)):
+            return known
+        if not is_offline_mode():
+            return self._ask()
+        with contextlib.suppress(OSError):
+            if known := self._stored(self._ref.read_text().strip()):
+                return known
+        if known := self._from_hub_cache():
+            return known
+        raise RemoteError(
+            f"hf:{self.repo_id}: HF_HUB_OFFLINE is set, and nothing of '{self._asked}' is in the cache; unset it, or "
+            "name a local file."
+        )
+
+    @property
+    def _ref(self) -> Path:
+        return self._base / "refs" / quote(self._asked, safe="")
+
+    def _stored(self, commit: str) -> Listing | None:
+        try:
+            data = json.loads((self._base / commit / _LISTING).read_text())
+            return Listing(commit, {str(name): HubFile(*entry) for name, entry in data["files"].items()})
+        except (OSError, ValueError, KeyError, TypeError, AttributeError):
+            return None
+
+    def _ask(self) -> Listing:
+        """Commit, names, sizes and hashes, in one request."""
+        from huggingface_hub import HfApi, constants
+        from huggingface_hub.errors import HfHubHTTPError, HFValidationError
+
+        api = HfApi(endpoint=self.endpoint, library_name="nextn", library_version=__version__)
+        found: list[Listing] = []
+
+        def act() -> bool:
+            self.fetcher.traffic.add(n_requests=1)
+            try:
+                info = api.model_info(
+                    self.repo_id, revision=self._asked, files_metadata=True, timeout=constants.HF_HUB_ETAG_TIMEOUT
+                )
+            except HFValidationError as error:
+                raise UsageError(f"'{self.repo_id}' is no repository name on the Hub (ORG/NAME).") from error
+            except HfHubHTTPError as error:
+                status, headers = error.response.status_code, error.response.headers
+                if status in RETRY_STATUS:
+                    raise Again(f"the Hub answers {status}", retry_after(headers)) from error
+                raise self._refused(None, status, headers) from error
+            except (ValueError, KeyError, TypeError) as error:
+                raise RemoteError(f"{self.endpoint}: the answer is not that of a Hub; check HF_ENDPOINT.") from error
+            files = {
+                each.rfilename: HubFile(each.size, each.lfs.sha256 if each.lfs else None, each.blob_id)
+                for each in info.siblings or []
+                if each.size is not None and is_safe_name(each.rfilename)
+            }
+            if not _COMMIT.fullmatch(info.sha or ""):
+                raise RemoteError(f"{self.endpoint}: the server does not name a commit; check HF_ENDPOINT.")
+            found.append(Listing(str(info.sha), files))
+            return True
+
+        self.fetcher.attempts(f"hf:{self.repo_id}", act)
+        listing = found[0]
+        table = {name: [file.size_bytes, file.sha256, file.blob_id] for name, file in listing.files.items()}
+        _atomic_write(self._base / listing.commit / _LISTING, json.dumps({"version": 1, "files": table}))
+        if self._asked != listing.commit:
+            _atomic_write(self._ref, listing.commit)
+        return listing
+
+    def _from_hub_cache(self) -> Listing | None:
+        """What the user's Hub cache knows of the revision, for work without the network."""
+        from huggingface_hub import constants
+
+        base = Path(constants.HF_HUB_CACHE) / self._base.name
+        commit = self._asked
+        with contextlib.suppress(OSError):
+            commit = (base / "refs" / self._asked).read_text().strip()
+        snapshot = base / "snapshots" / commit
+        if not _COMMIT.fullmatch(commit) or not snapshot.is_dir():
+            return None
+        paths = [path for path in snapshot.rglob("*") if path.is_file()]
+        return Listing(
+            commit, {path.relative_to(snapshot).as_posix(): HubFile(path.stat().st_size, None, None) for path in paths}
+        )
+
+    # -- files --------------------------------------------------------------------------------------------------------
+
+    def names(self) -> list[str]:
+        """All files at the commit."""
+        return sorted(self.listing.files)
+
+    def target(self, name: str) -> Target | None:
+        """Where to ask for a file."""
+        from huggingface_hub import hf_hub_url
+        from huggingface_hub.utils import build_hf_headers  # type: ignore[attr-defined]
+
+        file = self.listing.files.get(name)
+        if file is None:
+            return None
+        return Target(
+            url=hf_hub_url(self.repo_id, name, revision=self.listing.commit, endpoint=self.endpoint),
+            label=f"{self.origin[: -len(self.listing.commit) + 8]}:{name}",
+            size_bytes=file.size_bytes,
+            etag=file.etag,
+            headers=build_hf_headers(library_name="nextn", library_version=__version__),
+            is_hub=True,
+            refused=partial(self._refused, name),
+        )
+
+    def local(self, name: str) -> Path | None:
+        """The file in the user's Hub cache, when it is there at this commit and whole."""
+        from huggingface_hub import try_to_load_from_cache
+
+        found = try_to_load_from_cache(self.repo_id, name, revision=self.listing.commit)
+        with contextlib.suppress(OSError):
+            if isinstance(found, str) and os.stat(found).st_size == self.listing.files[name].size_bytes:  # noqa: PTH116
+                return Path(found)
+        return None
+
+    def check(self, name: str, path: Path) -> str | None:
+        """Compare a whole file with the hash that the Hub gives."""
+        file = self.listing.files[name]
+        want = file.sha256 or file.blob_id
+        digest = hashlib.sha256() if file.sha256 else hashlib.sha1(b"blob %d\0" % file.size_bytes)
+        if want is None:
+            return None
+        with path.open("rb") as data:
+            for chunk in iter(lambda: data.read(1 << 20), b""):
+                digest.update(chunk)
+        if digest.hexdigest() == want:
+            return None
+        kind = "sha256" if file.sha256 else "git hash"
+        return f"its {kind} is {digest.hexdigest()[:12]}..., and the Hub says {want[:12]}..."
+
+    def _refused(self, name: str | None, status: int, headers: Mapping[str, str]) -> NextnError:
+        """A refusal of the Hub as one sentence that says what to do."""
+        code, repo = headers.get("x-error-code", ""), f"hf:{self.repo_id}"
+        if code == "GatedRepo":
+            return RemoteError(
+                f"{repo}: this repository is gated: accept its conditions at {self.endpoint}/{self.repo_id}, then log "
+                "in with 'hf auth login' or set HF_TOKEN."
+            )
+        if code == "RevisionNotFound":
+            return RemoteError(f"{repo}: there is no branch, tag or commit '{self._asked}' in this repository.")
+        if code == "EntryNotFound" and name is not None:
+            return NotThere(f"{repo}: there is no file '{name}' at {self._asked}.")
+        if code == "RepoNotFound" or status in (401, 404):
+            return RemoteError(
+                f"{repo}: there is no such model repository at {self.endpoint}, or it is private{self.remark}; check "
+                "the name, or log in with 'hf auth login' or HF_TOKEN."
+            )
+        if status == 403:
+            return RemoteError(f"{repo}: the Hub refuses access (403); check what your token is allowed to read.")
+        why = headers.get("x-error-message") or f"it answers {status}"
+        return RemoteError(f"{repo}: the Hub refuses: {' '.join(why.split()).rstrip('.')}.")
+
+
+class WebFolder:
+    """A folder of any HTTP server; its files are named by address, never listed."""
+
+    revision: str | None = None
+
+    def __init__(self, url: str, fetcher: Fetcher, root: Path) -> None:
+        """`url` names a file or, with a slash at its end, the folder; a query belongs to that file alone."""
+        parts = urlsplit(url)
+        self._folder_path, _, self.name = parts.path.rpartition("/")
+        self._query, self._host = parts.query, parts.netloc.rpartition("@")[2]
+        self._scheme, self.fetcher = parts.scheme, fetcher
+        self.name = unquote(self.name)
+        self._headers: dict[str, str] = {}
+        if parts.username is not None:
+            user = f"{unquote(parts.username)}:{unquote(parts.password or '')}"
+            self._headers = {"authorization": "Basic " + base64.b64encode(user.encode()).decode()}
+        self.origin = self._address(self.name)
+        key = hashlib.sha256(self._address("").encode()).hexdigest()[:16]
+        host = re.sub(r"[^\w.-]", "_", self._host)
+        last = unquote(self._folder_path).rpartition("/")[2]
+        self.folder = root / "http" / f"{host}--{key}" / (last if is_safe_name(last) else "files")
+        self._found: dict[str, Target | None] = {}
+
+    def _address(self, name: str, query: str = "") -> str:
+        return urlunsplit((self._scheme, self._host, f"{self._folder_path}/{quote(name)}", query, ""))
+
+    def names(self) -> None:
+        """Servers do not tell."""
+        return
+
+    def target(self, name: str) -> Target | None:
+        """Asks the server once: size and validator stay what they were then."""
+        if name not in self._found:
+            query = self._query if name == self.name else ""
+            target = Target(self._address(name, query), self._address(name), headers=self._headers)
+            try:
+                probe = self.fetcher.probe(target)
+            except NotThere:
+                self._found[name] = None
+                if name == self.name:
+                    raise
+            else:
+                target.size_bytes, target.etag = probe.size_bytes, bare_etag(probe.etag)
+                self._found[name] = target
+        return self._found[name]
+
+    def local(self, name: str) -> Path | None:
+        """There is no other cache."""
+        return None
+
+    def check(self, name: str, path: Path) -> str | None:
+        """Plain servers give no hashes."""
+        return None

@@ -1,0 +1,95 @@
+"""What a user may name: a local path, a repository on the Hub, an address. Nothing is opened and nothing asked here."""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TypeAlias
+from urllib.parse import unquote, urlsplit
+
+from ..errors import UsageError
+from ..gguf.files import AUXILIARY_MARKS, split_shard_name
+
+_REPO = r"(?P<repo>[\w][\w.-]*/[\w][\w.-]*)(?:@(?P<revision>[^:]+))?(?::(?P<file>.+))?"
+_BARE, _HF = re.compile(_REPO), re.compile(rf"hf:(?://)?{_REPO}")
+_HUB_PAGE = re.compile(r"/(?P<repo>[^/]+/[^/]+)(?:/(?:resolve|blob|tree|raw)/(?P<revision>[^/]+)(?:/(?P<file>.+))?)?/?")
+_HUB_HOSTS = frozenset({"huggingface.co", "www.huggingface.co", "hf.co"})
+
+
+@dataclass(frozen=True)
+class HubSource:
+    """`hf:ORG/NAME[@REVISION][:FILE]`."""
+
+    repo_id: str
+    revision: str | None = None
+    file: str | None = None  # a file, a folder, or a part of a GGUF's name such as Q4_K_M
+    bare: bool = False  # written without `hf:`, so that a local path may have been meant
+
+    def __str__(self) -> str:
+        at = f"@{self.revision}" if self.revision else ""
+        return f"hf:{self.repo_id}{at}" + (f":{self.file}" if self.file else "")
+
+
+@dataclass(frozen=True)
+class UrlSource:
+    """An address on any HTTP server."""
+
+    url: str
+
+
+Source: TypeAlias = "Path | HubSource | UrlSource"
+
+
+def parse_source(text: str | Path) -> Source:
+    """What a user names: a local path, a repository on the Hub (`ORG/NAME`, `hf:...`, an address of it), an address.
+
+    What exists locally is local. Raises UsageError for an `hf:` name that is none.
+    """
+    if isinstance(text, Path):
+        return text
+    scheme = urlsplit(text).scheme if "://" in text else ""
+    if scheme in ("http", "https"):
+        return _from_address(text)
+    if text.startswith("hf:"):
+        match = _HF.fullmatch(text)
+        if match is None:
+            raise UsageError(f"'{text}' is no name on the Hub; write hf:ORG/NAME, hf:ORG/NAME@REVISION:FILE.gguf.")
+        return HubSource(match["repo"], match["revision"], match["file"])
+    if os.path.lexists(text) or text.startswith((".", "/", "~")):
+        return Path(text)
+    match = _BARE.fullmatch(text)
+    if match is None or match["repo"].endswith((".gguf", ".safetensors", ".json")):
+        return Path(text)
+    return HubSource(match["repo"], match["revision"], match["file"], bare=True)
+
+
+def _from_address(url: str) -> Source:
+    parts = urlsplit(url)
+    own = urlsplit(os.environ.get("HF_ENDPOINT", "")).netloc
+    match = _HUB_PAGE.fullmatch(unquote(parts.path))
+    if match and parts.netloc.lower() in _HUB_HOSTS | ({own.lower()} if own else set()):
+        return HubSource(match["repo"], match["revision"], match["file"])
+    if not parts.hostname:
+        raise UsageError(f"'{url}' names no host; write https://HOST/FILE.gguf.")
+    return UrlSource(url)
+
+
+def choose_gguf(source: HubSource, names: Iterable[str], wanted: str) -> str:
+    """The one GGUF of `names` that fits: in the folder of that name, or with it in its own. Raises UsageError."""
+    found: dict[str, str] = {}
+    ggufs = [name for name in sorted(names) if name.endswith(".gguf")]
+    main = [name for name in ggufs if not any(mark in name for mark in AUXILIARY_MARKS)] or ggufs
+    for name in main:
+        if not wanted or name.startswith(f"{wanted}/") or wanted.lower() in name.rpartition("/")[2].lower():
+            shard = split_shard_name(name)
+            found.setdefault(f"{shard[0]}\0{shard[2]}" if shard else name, name)
+    if len(found) == 1:
+        return next(iter(found.values()))
+    if found:
+        some = ", ".join(list(found.values())[:4]) + (", ..." if len(found) > 4 else "")
+        raise UsageError(f"{source}: this fits {len(found)} models ({some}); name one: hf:{source.repo_id}:FILE.")
+    what = f"nothing named '{wanted}'" if wanted else "neither a safetensors checkpoint nor a GGUF"
+    raise UsageError(f"{source}: there is {what} in this repository.")
