@@ -9,10 +9,10 @@ import sys
 from pathlib import Path
 
 import pytest
-from conftest import CHECKPOINT, Q4
-from hub_server import running
 
 import nextn
+from conftest import CHECKPOINT, Q4
+from hub_server import running
 
 REPO = "org/tiny"
 
