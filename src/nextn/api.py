@@ -6,13 +6,13 @@ Every function takes paths as `str` or `Path`, never modifies an input, and rais
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from .destinations.local import Outcome, check_outputs, execute
-from .errors import UsageError
+from .errors import RemoteError, UsageError
 from .gguf.files import open_model
 from .gguf.types import TensorType, parse_type_name
 from .inspection import Inspection, inspect
@@ -99,7 +99,7 @@ def _run(plan: Plan, dry_run: bool, progress: Progress | None) -> Result:
 def _donor(donor: PathLike, limit_rate: float | None, *, with_tokenizer: bool) -> Iterator[tuple[Block, Remote | None]]:
     """The donor's block, and the open remote source when it is not a local path."""
     from .block import block_from_checkpoint, block_from_model, open_donor
-    from .sources.spec import parse_source
+    from .sources.spec import HubSource, parse_source
 
     source = parse_source(donor)
     if isinstance(source, Path):
@@ -108,7 +108,13 @@ def _donor(donor: PathLike, limit_rate: float | None, *, with_tokenizer: bool) -
     from .sources.http import Options as HttpOptions
     from .sources.remote import open_remote
 
-    with open_remote(source, options=HttpOptions(limit_rate=limit_rate)) as remote:
+    with ExitStack() as stack:
+        try:
+            remote = stack.enter_context(open_remote(source, options=HttpOptions(limit_rate=limit_rate)))
+        except RemoteError as error:
+            if not (isinstance(source, HubSource) and source.bare):
+                raise
+            raise RemoteError(f"{str(error).rstrip('.')}; there is no local path '{donor}' either.") from error
         if remote.checkpoint is not None:
             if with_tokenizer:
                 remote.fetch_tokenizer()
