@@ -11,14 +11,14 @@ import re
 from pathlib import Path
 
 from ..errors import UsageError
-from ..gguf.files import Model, split_shard_name
+from ..gguf.files import AUXILIARY_MARKS, Model, split_shard_name
 
 # The last dash-separated part of a file name, if it names a quantization.
 _QUANT_TAG = re.compile(
     r"^(?P<rest>.+?)-(?P<tag>(UD-)?(I?Q\d\w*|TQ\d\w*|BF16|F16|F32|FP8\w*|MXFP4\w*|NVFP4\w*))\Z", re.I | re.S
 )
 _MARK = re.compile(r"-MTP(?=-|\Z)")
-MAIN_FORBIDDEN = ("mtp-", "eagle3-", "dflash-", "dspark-", "mmproj", "imatrix")
+MAIN_FORBIDDEN = AUXILIARY_MARKS
 
 
 def split_quant(base: str) -> tuple[str, str]:

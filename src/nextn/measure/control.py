@@ -41,7 +41,7 @@ def make_control(model: Model, sidecar: Path | None, folder: Path) -> tuple[Path
         _shuffle(read_header(made))
         return model.entry, made
     for file in model.files:
-        if block_layers([info.name for info in file.header.tensors]) or _holds_block(model, file):
+        if _holds_block(model, file):
             _shuffled_copy(file, folder, model)
         else:
             (folder / file.path.name).symlink_to(file.path.resolve())
