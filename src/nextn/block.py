@@ -13,11 +13,10 @@ from .archs.base import Family, Rule, Transform
 from .errors import FormatError, NoBlock, UnsupportedFormat, UnsupportedModel, UsageError
 from .gguf.files import Model, open_model
 from .sources.checkpoint import CONFIG, INDEX, TOKENIZER, Checkpoint, open_checkpoint
-from .sources.fp8 import FP8_DTYPE, SCALE_SUFFIX, BlockScale
+from .sources.quantized import ADVICE, companions, describes_activations, logical_names, refuse_foreign, whole
 from .sources.ranges import FileRange
-from .sources.recipes import TransposedParts, head_parts
+from .sources.recipes import TransposedParts, head_parts, ranked_qkv
 from .sources.rows import CheckpointRows, GGUFRows, RowSource, Span
-from .sources.safetensors import SourceTensor
 
 _BLOCK_TENSOR = re.compile(r"^blk\.(\d+)\.(.+)$")
 _LAYER = re.compile(r"layers\.(\d+)\.")
@@ -197,34 +196,13 @@ def _no_block(checkpoint: Checkpoint, family: Family) -> NoBlock:
     )
 
 
-def _whole(checkpoint: Checkpoint, tensor: SourceTensor) -> Span:
-    """All rows of a tensor, with its factors when it is stored in FP8."""
-    scale = tensor.name + SCALE_SUFFIX
-    if tensor.dtype != FP8_DTYPE or scale not in checkpoint.weight_map:
-        return Span(tensor, 0, tensor.n_rows)
-    if tensor.name.endswith("qkv_proj.weight"):
-        raise UnsupportedFormat(
-            f"'{tensor.name}' is a fused projection in FP8, whose factors may be split by rank, and that is not read; "
-            "take an unquantized checkpoint",
-            path=tensor.where.path,
-            offset=tensor.where.start,
-        )
-    quantization = checkpoint.text_config.get("quantization_config") or {}
-    size = quantization.get("weight_block_size") if isinstance(quantization, dict) else None
-    if not (isinstance(size, list) and len(size) == 2 and all(isinstance(n, int) and n > 0 for n in size)):
-        raise FormatError(
-            "'weight_block_size' of an FP8 checkpoint is missing or no pair of counts", path=checkpoint.folder / CONFIG
-        )
-    return Span(tensor, 0, tensor.n_rows, BlockScale(checkpoint.tensor(scale), size[0], size[1]).check(tensor))
-
-
 def _head_halves(
     checkpoint: Checkpoint, family: Family, rule: Rule, transform: Transform, name: str
 ) -> tuple[RowSource, tuple[int, ...]]:
     """The keys' or the values' part of every head of kv_b."""
-    whole = _whole(checkpoint, checkpoint.tensor(name))
+    span = whole(checkpoint, name)
     nope, value = (checkpoint.integer(key) for key in family.head_dims)
-    n_rows, lora = whole.tensor.n_rows, whole.tensor.row_length
+    n_rows, lora = span.tensor.n_rows, span.n_per_row
     if not nope or not value or n_rows % (nope + value):
         raise FormatError(
             f"the {n_rows:,} rows of '{name}' are no heads of {' + '.join(family.head_dims)} ({nope} + {value})",
@@ -232,42 +210,56 @@ def _head_halves(
         )
     n_head = n_rows // (nope + value)
     if transform is Transform.VALUE_HALF:
-        return CheckpointRows(head_parts(whole, n_head, nope, nope + value)), (lora, value, n_head)
-    return TransposedParts(CheckpointRows(head_parts(whole, n_head, 0, nope))), (nope, lora, n_head)
+        return CheckpointRows(head_parts(span, n_head, nope, nope + value)), (lora, value, n_head)
+    return TransposedParts(CheckpointRows(head_parts(span, n_head, 0, nope))), (nope, lora, n_head)
 
 
 def _spans(
     checkpoint: Checkpoint, rule: Rule, transform: Transform, names: list[str]
 ) -> tuple[tuple[Span, ...], tuple[int, ...]]:
     """The rows that make a tensor, and its shape in ggml's order."""
-    tensors = [checkpoint.tensor(name) for name in names]
-    first = tensors[0]
-    for tensor in tensors:
-        if tensor.shape != first.shape:
+    spans = tuple(whole(checkpoint, name) for name in names)
+    first = spans[0]
+    for span, name in zip(spans, names, strict=True):
+        if span.shape != first.shape:
             raise FormatError(
-                f"the experts of '{rule.target}' differ in shape: '{tensor.name}' has {list(tensor.shape)}, "
-                f"'{first.name}' {list(first.shape)}",
-                path=tensor.where.path,
+                f"the experts of '{rule.target}' differ in shape: '{name}' has {list(span.shape)}, "
+                f"'{names[0]}' {list(first.shape)}",
+                path=span.tensor.where.path,
             )
     if transform in (Transform.GATE_HALF, Transform.UP_HALF):
-        return _half(rule, transform, first)
+        return _half(transform, first)
     ne = first.shape[::-1]
-    if transform is Transform.STACK_EXPERTS:
-        ne = (*ne, len(tensors))
-    return tuple(_whole(checkpoint, tensor) for tensor in tensors), ne
+    return spans, (*ne, len(spans)) if transform is Transform.STACK_EXPERTS else ne
 
 
-def _half(rule: Rule, transform: Transform, fused: SourceTensor) -> tuple[tuple[Span, ...], tuple[int, ...]]:
+def _half(transform: Transform, fused: Span) -> tuple[tuple[Span, ...], tuple[int, ...]]:
     """Each expert's first or second half of the rows of gate_up [n_expert, 2*F, E]."""
     if len(fused.shape) != 3 or fused.shape[1] % 2:
         raise FormatError(
-            f"'{fused.name}' should be [experts, 2*rows, columns] and is {list(fused.shape)}", path=fused.where.path
+            f"'{fused.tensor.name}' should be [experts, 2*rows, columns] and is {list(fused.shape)}",
+            path=fused.tensor.where.path,
         )
     n_expert, both, n_embd = fused.shape
     half = both // 2
     shift = 0 if transform is Transform.GATE_HALF else half
-    spans = tuple(Span(fused, x * both + shift, x * both + shift + half) for x in range(n_expert))
+    spans = tuple(fused.part(x * both + shift, x * both + shift + half) for x in range(n_expert))
     return spans, (n_embd, half, n_expert)
+
+
+def _ranked_qkv(checkpoint: Checkpoint, family: Family, name: str) -> tuple[RowSource, tuple[int, ...]]:
+    """q, k and v of one tensor, each whole, with the heads of a layer with a sliding window."""
+    span = whole(checkpoint, name, ranked=True)
+    keys = ("num_attention_heads", "swa_num_key_value_heads", "head_dim", "v_head_dim")
+    sizes = [checkpoint.integer(key) for key in keys]
+    for key, size in zip(keys, sizes, strict=True):
+        if size is None:
+            raise FormatError(
+                f"'{key}' is missing: the rows of '{name}' cannot be told", path=checkpoint.folder / CONFIG
+            )
+    n_q, n_kv, key_size, value_size = (size or 0 for size in sizes)
+    spans = ranked_qkv(span, (n_q * key_size, n_kv * key_size, n_kv * value_size))
+    return CheckpointRows(spans), span.shape[::-1]
 
 
 def _read_rule(
@@ -292,10 +284,12 @@ def _read_rule(
         else:
             continue
         used.update(found)
-        used.update(name + SCALE_SUFFIX for name in found if name + SCALE_SUFFIX in names)
+        used.update(one for name in found for one in companions(name, names))
         rows: RowSource
         if source.transform in (Transform.KEY_HALF, Transform.VALUE_HALF):
             rows, ne = _head_halves(checkpoint, family, rule, source.transform, names[found[0]])
+        elif source.transform is Transform.RANKED_QKV:
+            rows, ne = _ranked_qkv(checkpoint, family, names[found[0]])
         else:
             spans, ne = _spans(checkpoint, rule, source.transform, [names[name] for name in found])
             rows = CheckpointRows(spans, 1.0 if source.transform is Transform.PLUS_ONE else 0.0)
@@ -325,6 +319,8 @@ def block_from_checkpoint(checkpoint: Checkpoint) -> Block:
     names = _block_names(checkpoint, family)
     if not names:
         raise _no_block(checkpoint, family)
+    refuse_foreign(checkpoint, names)
+    names = logical_names(names)
     numbers = {int(match[1]) for name in names if (match := _LAYER.match(name))}
     n_blocks = max(numbers, default=0) + 1
     if n_blocks > family.max_blocks:
@@ -354,7 +350,7 @@ def block_from_checkpoint(checkpoint: Checkpoint) -> Block:
         tensors=tuple(tensors),
         hidden_size=checkpoint.integer("hidden_size"),
         n_vocab=checkpoint.integer("vocab_size"),
-        header_bytes=_json_bytes(checkpoint, {names[name] for name in used}),
+        header_bytes=_json_bytes(checkpoint, {names[name] for name in used if names[name] in checkpoint.weight_map}),
         checkpoint=checkpoint,
     )
 
@@ -375,14 +371,13 @@ def _json_bytes(checkpoint: Checkpoint, used: set[str]) -> int:
 
 
 def _refuse_leftovers(checkpoint: Checkpoint, names: dict[str, str], used: set[str]) -> None:
-    left = sorted(names[name] for name in names.keys() - used)
+    left = sorted(names[name] for name in names.keys() - used if not describes_activations(name))
     if not left:
         return
-    quantized = [name for name in left if re.search(r"(scale|zero_point|_packed|_shape|qweight|qzeros)(_inv)?$", name)]
+    quantized = [name for name in left if re.search(r"(scale|zero_point|_packed|_shape|_2)(_inv)?$", name)]
     if quantized:
         raise UnsupportedFormat(
-            f"the block is stored quantized ('{quantized[0]}'), and only BF16, F16 and F32 are read; "
-            "take the unquantized checkpoint",
+            f"the block is stored quantized, and what '{quantized[0]}' says of it is not read; {ADVICE}",
             path=checkpoint.folder,
         )
     raise UnsupportedFormat(

@@ -23,6 +23,7 @@ class Transform(Enum):
     UP_HALF = "second half of gate_up"
     KEY_HALF = "keys of kv_b, transposed"  # [H*(nope+v), lora] -> [H, lora, nope]: MLA with absorbed keys
     VALUE_HALF = "values of kv_b"  # [H*(nope+v), lora] -> [H, v, lora]
+    RANKED_QKV = "q, k and v, each of all ranks"  # FP8 as MiMo's ranks wrote it; otherwise as it is
 
 
 @dataclass(frozen=True)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from . import parts
-from .base import Donor, Family
+from .base import Donor, Family, Rule, Source, Transform
 
 
 def _kv_heads(donor: Donor, block: int) -> int | None:
@@ -27,7 +27,7 @@ FAMILY = Family(
         parts.norm("attn_norm.weight", "input_layernorm.weight"),
         parts.norm("ffn_norm.weight", "pre_mlp_layernorm.weight", "post_attention_layernorm.weight"),
         # The draft graph asserts fused q, k and v; with other head counts than the trunk's full layers.
-        parts.tensor("attn_qkv.weight", "E Q", "self_attn.qkv_proj.weight"),
+        Rule("attn_qkv.weight", "E Q", (Source(parts.L + "self_attn.qkv_proj.weight", Transform.RANKED_QKV),)),
         parts.tensor("attn_output.weight", "H*Dv E", "self_attn.o_proj.weight"),
         parts.norm("attn_sinks.weight", "self_attn.attention_sink_bias", ne="H", optional=True),
         *parts.dense(),

@@ -7,13 +7,13 @@ import hashlib
 import os
 import time
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
 from ..durable import System, Workspace, clean, explain, free_bytes, write_all
 from ..errors import FormatError, NoSpace, OutputExists, StorageError
-from ..layouts.plan import Carry, Convert, Copy, LateHeader, Link, LinkMode, NewBytes, NewFile, Plan, Segment
+from ..layouts.plan import Carry, Convert, Copy, LateHeader, Link, LinkMode, NewBytes, NewFile, Plan, Repack, Segment
 from ..sources.cache import refuse_partial
 from ..sources.ranges import Meter, Reader
 from ..sources.rows import CHUNK_ELEMENTS
@@ -237,15 +237,24 @@ def _carry(run: _Run, segment: Carry, fd: int, offset: int, path: Path) -> int:
     return offset - start
 
 
-def _convert(run: _Run, segment: Convert, fd: int, offset: int, path: Path) -> int:
+def _converted(run: _Run, segment: Convert) -> Iterator[memoryview]:
+    """The tensor's new bytes in pieces."""
+    seen = run.source_hash.update if segment.of_block else None
+    if isinstance(segment, Repack):
+        for blocks in segment.rows.blocks(run.reader, seen):
+            yield blocks.data.cast("B")
+        return
     from ..quantize import quantize_rows
 
-    digest = hashlib.sha256()
-    start = offset
-    seen = run.source_hash.update if segment.of_block else None
     for rows in segment.rows.chunks(run.reader, seen):
         few = run.n_threads if rows.size >= CHUNK_ELEMENTS // 4 else 1
-        data = quantize_rows(rows, segment.type, n_threads=few).data.cast("B")
+        yield quantize_rows(rows, segment.type, n_threads=few).data.cast("B")
+
+
+def _convert(run: _Run, segment: Convert, fd: int, offset: int, path: Path) -> int:
+    digest = hashlib.sha256()
+    start = offset
+    for data in _converted(run, segment):
         digest.update(data)
         write_all(run.system, fd, data, offset, path)
         offset += len(data)

@@ -13,9 +13,10 @@ from ..gguf.kv import KV
 from ..gguf.types import TensorType, parse_type_name, tensor_size
 from ..quantize import can_read, can_write, check_writable, fallback_type
 from ..sources.ranges import FileRange
-from ..sources.rows import GGUFRows, RowSource
+from ..sources.recipes import side_factors
+from ..sources.rows import CheckpointRows, GGUFRows, RowSource
 from .metadata import padding_kv, padding_least, provenance_kvs
-from .plan import Carry, Convert, Copy, Hashes, LateHeader, NewBytes, Segment
+from .plan import Carry, Convert, Copy, Hashes, LateHeader, NewBytes, Repack, Segment
 
 F32 = parse_type_name("f32")
 REFLINK_GRAIN = 4096  # file systems clone whole blocks of this size
@@ -82,13 +83,34 @@ def block_parts(
 ) -> list[Part]:
     """The block's tensors as parts, named for a trunk of so many layers.
 
-    `wanted` None carries GGUF donors as they are and converts checkpoints to q8_0.
+    `wanted` None carries GGUF donors as they are, keeps the codes of what a checkpoint stores in one of ggml's types
+    under another order (MXFP4, NVFP4), and converts the rest to q8_0.
     """
     left_out = set(skip)
     return [
-        _block_part(tensor, tensor.name(n_layer_trunk), wanted, notes)
+        part
         for tensor in block.tensors
         if tensor.suffix not in left_out
+        for part in _block_parts(tensor, tensor.name(n_layer_trunk), wanted, notes)
+    ]
+
+
+def _block_parts(tensor: BlockTensor, name: str, wanted: TensorType | None, notes: list[str]) -> list[Part]:
+    """A tensor and, for NVFP4, the factors that engines multiply its result with."""
+    kind = None if tensor.stored is not None or tensor.f32 else tensor.rows.block_type
+    if kind is None or (wanted is not None and wanted.id != kind.id):
+        return [_block_part(tensor, name, wanted, notes)]
+    size = tensor_size(kind, tensor.ne)
+    assert size is not None
+    part = Part(TensorInfo(name, tensor.ne, kind.id, 0), size, Repack(name, tensor.rows, kind, size))
+    if not isinstance(tensor.rows, CheckpointRows):
+        return [part]
+    return [
+        part,
+        *(
+            converted(name.removesuffix("weight") + ending, (rows.n_per_row,), rows, F32, notes)
+            for ending, rows in side_factors(tensor.rows).items()
+        ),
     ]
 
 

@@ -18,8 +18,9 @@ from ..gguf.header import Header, TensorInfo
 from ..gguf.kv import KV, KVType
 from ..gguf.types import TensorType, file_type_for, parse_type_name
 from ..sources.checkpoint import CONFIG, Checkpoint
-from ..sources.rows import FLOAT_DTYPES, CheckpointRows, Span
-from ..sources.safetensors import SourceTensor
+from ..sources.numbers import FLOAT_DTYPES
+from ..sources.quantized import PACKED, whole
+from ..sources.rows import CheckpointRows, Span
 from ..sources.tokenizer import Tokenizer
 from . import build, naming
 from .plan import Carry, NewFile, Plan
@@ -28,6 +29,7 @@ if TYPE_CHECKING:
     from .extract import ExtractOptions
 
 EMBD, OUTPUT_NORM, OUTPUT = "token_embd.weight", "output_norm.weight", "output.weight"
+Q8_0 = parse_type_name("q8_0")
 QUANTIZATION_VERSION = 2  # of ggml's block formats
 
 
@@ -50,7 +52,7 @@ def plan_checkpoint_sidecar(block: Block, options: ExtractOptions) -> Plan:
             f"{block.origin}: the header of a '{family.arch}' model cannot be made from a checkpoint alone; use "
             f"'nextn attach TRUNK --from {block.origin} --layout sidecar', which takes the trunk's."
         )
-    wanted = options.type or parse_type_name("q8_0")
+    wanted = options.type or Q8_0
     notes: list[str] = []
     kvs = _kvs(block, checkpoint, hparams, wanted)
     n_layer_trunk = Config(checkpoint.text_config, block.origin / CONFIG, 0).integer("num_hidden_layers")
@@ -122,11 +124,12 @@ class _Roots:
         out = [self._matrix(EMBD, self._need(EMBD)), self._norm(self._need(OUTPUT_NORM))]
         return [*out, self._matrix(OUTPUT, head)] if head is not None else out
 
-    def _find(self, target: str) -> SourceTensor | None:
-        name = next((name for name in self.family.root[target] if name in self.checkpoint.weight_map), None)
-        return None if name is None else self.checkpoint.tensor(name)
+    def _find(self, target: str) -> Span | None:
+        there = self.checkpoint.weight_map
+        name = next((name for name in self.family.root[target] if name in there or name + PACKED in there), None)
+        return None if name is None else whole(self.checkpoint, name)
 
-    def _need(self, target: str) -> SourceTensor:
+    def _need(self, target: str) -> Span:
         found = self._find(target)
         if found is None:
             raise FormatError(
@@ -136,29 +139,28 @@ class _Roots:
             )
         return found
 
-    def _check(self, tensor: SourceTensor, shape: tuple[int, ...]) -> None:
-        if tensor.shape != shape:
+    def _check(self, span: Span, shape: tuple[int, ...]) -> None:
+        if span.shape != shape:
             raise FormatError(
-                f"the shape of '{tensor.name}' does not fit {CONFIG}",
-                path=tensor.where.path,
-                offset=tensor.where.start,
+                f"the shape of '{span.tensor.name}' does not fit {CONFIG}",
+                path=span.tensor.where.path,
+                offset=span.tensor.where.start,
                 expected=str(list(shape)),
-                found=str(list(tensor.shape)),
+                found=str(list(span.shape)),
             )
 
-    def _matrix(self, target: str, tensor: SourceTensor) -> build.Part:
-        self._check(tensor, (self.n_vocab, self.n_embd))
-        rows = CheckpointRows((Span(tensor, 0, tensor.n_rows),))
-        ne = tensor.shape[::-1]
+    def _matrix(self, target: str, span: Span) -> build.Part:
+        self._check(span, (self.n_vocab, self.n_embd))
+        tensor, ne = span.tensor, span.shape[::-1]
         stored = parse_type_name(tensor.dtype.lower()) if tensor.dtype in FLOAT_DTYPES else None
         if stored is not None and (self.wanted is None or self.wanted.id == stored.id):
             size = tensor.where.size_bytes
             return build.Part(TensorInfo(target, ne, stored.id, 0), size, Carry(target, tensor.where, of_block=False))
-        assert self.wanted is not None  # CheckpointRows takes no other dtypes
-        return build.converted(target, ne, rows, self.wanted, self.notes, of_block=False)
+        wanted = self.wanted or Q8_0  # a quantized one has no type of its own here
+        return build.converted(target, ne, CheckpointRows((span,)), wanted, self.notes, of_block=False)
 
-    def _norm(self, tensor: SourceTensor) -> build.Part:
-        self._check(tensor, (self.n_embd,))
+    def _norm(self, span: Span) -> build.Part:
+        self._check(span, (self.n_embd,))
         add = 1.0 if self.hparams.output_norm is Transform.PLUS_ONE else 0.0
-        rows = CheckpointRows((Span(tensor, 0, tensor.n_rows),), add)
+        rows = CheckpointRows((span,), add)
         return build.converted(OUTPUT_NORM, (self.n_embd,), rows, build.F32, self.notes, of_block=False)

@@ -91,6 +91,11 @@ class Convert:
 
 
 @dataclass(frozen=True)
+class Repack(Convert):
+    """A tensor whose stored codes are put into the order of `type` as they are: `rows.block_type` is `type`."""
+
+
+@dataclass(frozen=True)
 class LateHeader:
     """A header whose length is known and whose content needs hashes that only the run can tell.
 

@@ -7,7 +7,7 @@ import zlib
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from ..gguf.parser import HeaderParser
 from .cache import PartialFile, Range, merged
@@ -16,6 +16,7 @@ from .safetensors import MAX_HEADER_BYTES
 
 if TYPE_CHECKING:
     from .http import Fetcher, Target
+    from .rows import RowSource
 
 FIRST_READ_BYTES = 1 << 16  # of every weight file; most safetensors headers fit
 GROWTH_BYTES = 4 << 20  # a GGUF header is overshot by at most so much
@@ -80,23 +81,9 @@ def joined(missing: Sequence[Range], limit: float) -> list[Range]:
     return merged([*ranges, *closed])
 
 
-def ranges_of(rows: Any) -> list[FileRange]:
-    """Where the bytes of a tensor lie that is read as rows; a kind that is not known here gives none.
-
-    Such a one still works: what was not fetched ahead is fetched when it is read.
-    """
-    if hasattr(rows, "spans"):
-        out = []
-        for span in rows.spans:
-            out.append(span.tensor.rows(span.start, span.end))
-            if span.scale is not None:
-                out.append(span.scale.tensor.where)
-        return out
-    if hasattr(rows, "rows"):
-        return ranges_of(rows.rows)
-    if hasattr(rows, "file") and hasattr(rows, "info"):
-        return [FileRange(rows.file.path, *rows.file.tensor_range(rows.info))]
-    return []
+def ranges_of(rows: RowSource) -> list[FileRange]:
+    """Where the bytes of a tensor lie that is read as rows, its companions' too."""
+    return list(rows.ranges)
 
 
 def fetch_safetensors_header(file: RemoteFile, size: int) -> None:

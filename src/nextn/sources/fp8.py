@@ -1,93 +1,107 @@
-"""FP8 checkpoints: one byte a value (E4M3), and one factor for each block of rows and columns."""
+"""One byte a value (FP8 or INT8), and one factor for each block of rows and columns.
+
+Whole rows and whole tensors are blocks too: a factor for each channel, one for all.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import dataclass
-from functools import cache
-from typing import TYPE_CHECKING
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, TypeVar
 
-from ..errors import FormatError
-from .ranges import Reader
+from .numbers import FLOAT_DTYPES, to_float
+from .ranges import FileRange, Reader
 from .safetensors import SourceTensor
+from .scales import RowWindow, Seen, misfit
 
 if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
-    from .rows import Span
+    Rows = NDArray[np.float32]
+    T = TypeVar("T", int, NDArray[np.int64])
 
-FP8_DTYPE = "F8_E4M3"
-SCALE_SUFFIX = "_scale_inv"  # behind the weight's name, as DeepSeek publishes it
-
-
-@cache
-def e4m3_values() -> NDArray[np.float32]:
-    """The value of each byte: sign, four bits of exponent (bias 7), three of mantissa; no infinities, two NaNs."""
-    import numpy as np
-
-    code = np.arange(256)
-    exponent, mantissa = code >> 3 & 15, code & 7
-    size = np.where(exponent == 0, np.ldexp(mantissa / 8.0, -6), np.ldexp(1 + mantissa / 8.0, exponent - 7))
-    size[(code & 127) == 127] = np.nan
-    return np.where(code & 128, -size, size).astype(np.float32)
+FACTOR_DTYPES = (*FLOAT_DTYPES, "F8_E8M0")
 
 
 @dataclass(frozen=True)
 class BlockScale:
-    """Factors [ceil(rows / block_rows), ceil(columns / block_columns)], for each matrix of a tensor."""
+    """Factors [matrices * ceil(matrix_rows / block_rows), ceil(columns / block_columns)].
+
+    A tensor is one matrix or several, one behind the other; blocks never cross from one into the next.
+    """
 
     tensor: SourceTensor
     block_rows: int
     block_columns: int
+    matrix_rows: int
 
-    def check(self, weight: SourceTensor) -> BlockScale:
-        """Itself. Raises FormatError when it does not fit `weight`."""
-        rows, columns = -(-weight.shape[-2] // self.block_rows), -(-weight.shape[-1] // self.block_columns)
-        wanted = (*weight.shape[:-2], rows, columns)
-        if self.tensor.shape != wanted or self.tensor.dtype not in ("BF16", "F16", "F32"):
-            raise FormatError(
-                f"the factors '{self.tensor.name}' do not fit their weight",
-                path=self.tensor.where.path,
-                offset=self.tensor.where.start,
-                expected=str(list(wanted)),
-                found=f"{list(self.tensor.shape)} as {self.tensor.dtype}",
-            )
-        return self
+    block_type = None  # ggml has no type of one byte and such blocks
 
-    def _range(self, weight: SourceTensor, start: int, end: int) -> tuple[int, int]:
-        """The rows of factors that rows `start` to `end` of the weight need."""
-        n_rows, n_scales = weight.shape[-2], self.tensor.shape[-2]
+    def shape(self, stored: SourceTensor) -> tuple[int, ...]:
+        """The shape of the values: that of the codes."""
+        return stored.shape
 
-        def row(i: int) -> int:
-            return i // n_rows * n_scales + i % n_rows // self.block_rows
+    def factor_rows(self, rows: T) -> T:
+        """The row of factors of a row of codes; of one, or of an array of them."""
+        matrix, inner = rows // self.matrix_rows, rows % self.matrix_rows
+        return matrix * -(-self.matrix_rows // self.block_rows) + inner // self.block_rows
 
-        return row(start), row(end - 1) + 1
+    def ranges(self, stored: SourceTensor, start: int, end: int) -> list[FileRange]:
+        """The rows of factors that rows `start` to `end` need."""
+        return [self.tensor.rows(self.factor_rows(start), self.factor_rows(end - 1) + 1)]
 
-    def read_bytes(self, span: Span) -> int:
-        """Bytes of factors that the rows of `span` need, if read in one piece."""
-        first, last = self._range(span.tensor, span.start, span.end)
-        return (last - first) * self.tensor.row_bytes
+    def decoder(self, stored: SourceTensor, reader: Reader, seen: Seen | None) -> _BlockDecoder:
+        """A decoder of `stored`."""
+        return _BlockDecoder(self, stored, RowWindow(self.tensor, reader, seen))
 
-    def factors(
-        self,
-        weight: SourceTensor,
-        reader: Reader,
-        start: int,
-        end: int,
-        seen: Callable[[bytearray], None] | None,
-    ) -> NDArray[np.float32]:
-        """One factor for each value of rows `start` to `end`."""
+
+@dataclass
+class _BlockDecoder:
+    scale: BlockScale
+    stored: SourceTensor
+    window: RowWindow
+
+    def floats(self, data: bytearray, start: int, end: int) -> Rows:
+        """Codes times factors, in float32."""
         import numpy as np
 
-        from .rows import to_float
+        scale, columns = self.scale, self.stored.row_length
+        chosen = scale.factor_rows(np.arange(start, end))
+        first, last = int(chosen[0]), int(chosen[-1]) + 1
+        factors = to_float(self.window.read(first, last), scale.tensor.dtype)
+        factors = factors.reshape(last - first, scale.tensor.row_length)[chosen - first]
+        rows: Rows = to_float(data, self.stored.dtype).reshape(end - start, columns)
+        width = scale.block_columns
+        whole = columns // width  # blocks of full width; multiplied in place, without a factor for each value
+        inner = rows[:, : whole * width].reshape(end - start, whole, width)
+        inner *= factors[:, :whole, None]
+        rows[:, whole * width :] *= factors[:, whole:]
+        return rows
 
-        first, last = self._range(weight, start, end)
-        data = reader.read(self.tensor.rows(first, last))
-        if seen is not None:
-            seen(data)
-        scales = to_float(data, self.tensor.dtype).reshape(last - first, self.tensor.row_length)
-        i = np.arange(start, end)
-        n_rows, n_scales = weight.shape[-2], self.tensor.shape[-2]
-        chosen = scales[i // n_rows * n_scales + i % n_rows // self.block_rows - first]
-        return np.repeat(chosen, self.block_columns, axis=1)[:, : weight.row_length]
+    def blocks(self, data: bytearray, start: int, end: int) -> NDArray[np.uint8]:
+        """There is no such type."""
+        raise NotImplementedError
+
+
+def block_scale(
+    weight: SourceTensor, factors: SourceTensor, size: tuple[int, int] | None, *, ranked: bool = False
+) -> BlockScale:
+    """The factors of `weight`: one for all, one for each row, or blocks of `size` (None: not known).
+
+    `ranked` leaves the number of rows of factors to `recipes.ranked_qkv`. Raises FormatError when they do not fit.
+    """
+    what = f"the factors '{factors.name}' do not fit their weight '{weight.name}' {list(weight.shape)}"
+    if factors.dtype not in FACTOR_DTYPES:
+        raise misfit(what, factors, f"factors as {', '.join(FACTOR_DTYPES)}")
+    rows, columns = weight.n_rows, weight.row_length
+    if all(n == 1 for n in factors.shape):
+        return BlockScale(replace(factors, shape=(1, 1)), rows, columns, rows)
+    matrix_rows = weight.shape[-2]
+    if factors.shape in (weight.shape[:-1], (*weight.shape[:-1], 1)):
+        return BlockScale(replace(factors, shape=(rows, 1)), 1, columns, matrix_rows)
+    if size is None:
+        raise misfit(what, factors, f"{list(weight.shape[:-1])} or a block size in config.json")
+    wanted = (*weight.shape[:-2], -(-matrix_rows // size[0]), -(-columns // size[1]))
+    if factors.shape != wanted and not (ranked and len(factors.shape) == 2 and factors.shape[1] == wanted[1]):
+        raise misfit(what, factors, list(wanted))
+    return BlockScale(factors, *size, matrix_rows)

@@ -6,26 +6,27 @@ order of the GGUF tensor they become.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Protocol
 
-from ..errors import UnsupportedFormat
+from ..errors import QuantizeError, UnsupportedFormat
 from ..gguf.files import GGUFFile
 from ..gguf.header import TensorInfo
-from ..gguf.types import row_size
-from .fp8 import BlockScale, e4m3_values
+from ..gguf.types import TensorType, row_size
+from .numbers import FLOAT_DTYPES, to_float
 from .ranges import FileRange, Reader
 from .safetensors import SourceTensor
+from .scales import Scale, Seen
 
 if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
     Rows = NDArray[np.float32]
+    Blocks = NDArray[np.uint8]
 
 CHUNK_ELEMENTS = 2 << 20  # 8 MiB of float32
-FLOAT_DTYPES = ("BF16", "F16", "F32")
 
 
 class RowSource(Protocol):
@@ -43,56 +44,89 @@ class RowSource(Protocol):
     def read_bytes(self) -> int:
         """Bytes that reading all rows takes from the source."""
 
-    def chunks(self, reader: Reader, seen: Callable[[bytearray], None] | None = None) -> Iterator[Rows]:
+    @property
+    def ranges(self) -> list[FileRange]:
+        """Where those bytes lie."""
+
+    @property
+    def block_type(self) -> TensorType | None:
+        """The type that `blocks` writes the stored values in without loss, or None."""
+
+    def chunks(self, reader: Reader, seen: Seen | None = None) -> Iterator[Rows]:
         """All rows in order; `seen` is given every piece of source bytes (for a hash)."""
 
-
-def to_float(data: bytearray, dtype: str, add: float = 0.0) -> Rows:
-    """Source bytes as float32 with `add` added, rounded where the converter rounds.
-
-    The converter lifts bfloat16 to float32 before it computes, but computes on float16 in float16.
-    """
-    import numpy as np
-
-    if dtype == "F16":
-        half = np.frombuffer(data, dtype="<f2")
-        return (half + np.float16(add) if add else half).astype(np.float32)
-    if dtype == "F32":
-        values = np.frombuffer(data, dtype="<f4")
-    else:  # bfloat16 is the upper half of a float32
-        values = (np.frombuffer(data, dtype="<u2").astype(np.uint32) << 16).view(np.float32)
-    return values + np.float32(add) if add else values
+    def blocks(self, reader: Reader, seen: Seen | None = None) -> Iterator[Blocks]:
+        """All rows in order as [rows of the chunk, bytes of a row] of `block_type`; only when there is one."""
 
 
 @dataclass(frozen=True)
 class Span:
     """Rows `start` to `end` of a checkpoint tensor."""
 
-    tensor: SourceTensor
+    tensor: SourceTensor  # as it is stored
     start: int
     end: int
-    scale: BlockScale | None = None  # for FP8
+    scale: Scale | None = None  # for quantized tensors
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """Shape of the whole tensor's values, slowest axis first."""
+        return self.tensor.shape if self.scale is None else self.scale.shape(self.tensor)
+
+    @property
+    def n_per_row(self) -> int:
+        """Elements of a row."""
+        return self.shape[-1] if self.shape else 1
+
+    @property
+    def block_type(self) -> TensorType | None:
+        """The type that holds the same values without loss, or None."""
+        return self.scale.block_type if self.scale is not None else None
+
+    @property
+    def ranges(self) -> list[FileRange]:
+        """What reading it takes."""
+        own = [self.tensor.rows(self.start, self.end)]
+        return own + (self.scale.ranges(self.tensor, self.start, self.end) if self.scale is not None else [])
 
     @property
     def read_bytes(self) -> int:
         """Bytes that reading it takes."""
-        own = (self.end - self.start) * self.tensor.row_bytes
-        return own + (self.scale.read_bytes(self) if self.scale is not None else 0)
+        return sum(where.size_bytes for where in self.ranges)
+
+    def part(self, start: int, end: int) -> Span:
+        """Rows `start` to `end` of this span."""
+        return Span(self.tensor, self.start + start, self.start + end, self.scale)
 
     def floats(
-        self, reader: Reader, start: int, end: int, seen: Callable[[bytearray], None] | None, add: float = 0.0
-    ) -> Rows:
-        """Rows `start` to `end` of the tensor as float32, one row each."""
-        data = reader.read(self.tensor.rows(start, end))
-        if seen is not None:
-            seen(data)
-        if self.scale is None:
-            return to_float(data, self.tensor.dtype, add).reshape(end - start, self.tensor.row_length)
-        import numpy as np
+        self, reader: Reader, seen: Seen | None = None, add: float = 0.0, step: int | None = None
+    ) -> Iterator[Rows]:
+        """The rows as float32 in pieces of `step` rows, or in one."""
+        decoder = self.scale.decoder(self.tensor, reader, seen) if self.scale is not None else None
+        for start, end, data in self._pieces(reader, seen, step):
+            if decoder is None:
+                yield to_float(data, self.tensor.dtype, add).reshape(end - start, self.tensor.row_length)
+            else:
+                rows = decoder.floats(data, start, end)
+                if add:
+                    rows += add
+                yield rows
 
-        codes = e4m3_values()[np.frombuffer(data, dtype=np.uint8)].reshape(end - start, self.tensor.row_length)
-        rows: Rows = codes * self.scale.factors(self.tensor, reader, start, end, seen)
-        return rows
+    def blocks(self, reader: Reader, seen: Seen | None, step: int) -> Iterator[Blocks]:
+        """The rows as blocks of `block_type` in pieces of `step` rows."""
+        assert self.scale is not None and self.scale.block_type is not None
+        decoder = self.scale.decoder(self.tensor, reader, seen)
+        for start, end, data in self._pieces(reader, seen, step):
+            yield decoder.blocks(data, start, end)
+
+    def _pieces(self, reader: Reader, seen: Seen | None, step: int | None) -> Iterator[tuple[int, int, bytearray]]:
+        step = step or self.end - self.start
+        for start in range(self.start, self.end, step):
+            end = min(start + step, self.end)
+            data = reader.read(self.tensor.rows(start, end))
+            if seen is not None:
+                seen(data)
+            yield start, end, data
 
 
 @dataclass(frozen=True)
@@ -109,8 +143,8 @@ class CheckpointRows:
         for span in self.spans:
             if span.tensor.dtype not in FLOAT_DTYPES and span.scale is None:
                 raise UnsupportedFormat(
-                    f"tensor '{span.tensor.name}' is stored as {span.tensor.dtype}, and only "
-                    f"{', '.join(FLOAT_DTYPES)} checkpoints are read; take the unquantized checkpoint",
+                    f"tensor '{span.tensor.name}' is stored as {span.tensor.dtype} without factors that nextn knows; "
+                    "take the unquantized checkpoint",
                     path=span.tensor.where.path,
                     offset=span.tensor.where.start,
                 )
@@ -123,32 +157,53 @@ class CheckpointRows:
     @property
     def n_per_row(self) -> int:
         """Elements of a row."""
-        return self.spans[0].tensor.row_length
+        return self.spans[0].n_per_row
 
     @property
     def read_bytes(self) -> int:
         """Bytes that reading all rows takes."""
         return sum(span.read_bytes for span in self.spans)
 
-    def chunks(self, reader: Reader, seen: Callable[[bytearray], None] | None = None) -> Iterator[Rows]:
+    @property
+    def ranges(self) -> list[FileRange]:
+        """Where those bytes lie."""
+        return [where for span in self.spans for where in span.ranges]
+
+    @property
+    def block_type(self) -> TensorType | None:
+        """The type that holds the values of all spans without loss, or None."""
+        kinds = {span.block_type for span in self.spans}
+        return kinds.pop() if len(kinds) == 1 and not self.add else None
+
+    @property
+    def _step(self) -> int:
+        return max(1, CHUNK_ELEMENTS // max(1, self.n_per_row))
+
+    def chunks(self, reader: Reader, seen: Seen | None = None) -> Iterator[Rows]:
         """All rows in order."""
-        step = max(1, CHUNK_ELEMENTS // max(1, self.n_per_row))
         for span in self.spans:
-            for start in range(span.start, span.end, step):
-                yield span.floats(reader, start, min(start + step, span.end), seen, self.add)
+            yield from span.floats(reader, seen, self.add, self._step)
+
+    def blocks(self, reader: Reader, seen: Seen | None = None) -> Iterator[Blocks]:
+        """All rows in order, in `block_type`."""
+        for span in self.spans:
+            yield from span.blocks(reader, seen, self._step)
 
 
 @dataclass(frozen=True)
 class GGUFRows:
-    """Rows of a GGUF tensor, decoded by ggml."""
+    """Rows of a GGUF tensor, decoded by ggml: all of them, or `start` to `end`."""
 
     file: GGUFFile
     info: TensorInfo
+    start: int = 0
+    end: int | None = None
 
     @property
     def n_rows(self) -> int:
         """Rows in all."""
-        return self.info.n_elements // self.n_per_row
+        end = self.info.n_elements // self.n_per_row if self.end is None else self.end
+        return end - self.start
 
     @property
     def n_per_row(self) -> int:
@@ -156,23 +211,100 @@ class GGUFRows:
         return self.info.ne[0]
 
     @property
+    def where(self) -> FileRange:
+        """The bytes of the rows. Raises QuantizeError for a part of a tensor whose rows have no known size."""
+        start, end = self.file.tensor_range(self.info)
+        whole = FileRange(self.file.path, start, end)
+        if self.start == 0 and self.end is None:
+            return whole
+        width = self._row_bytes()
+        return whole.part(self.start * width, (self.start + self.n_rows) * width)
+
+    def _row_bytes(self) -> int:
+        kind = self.info.type
+        if kind is None:
+            raise QuantizeError(f"{self.file.path}: the type {self.info.type_id} of '{self.info.name}' is not known")
+        return row_size(kind, self.n_per_row)
+
+    @property
     def read_bytes(self) -> int:
         """Bytes that reading all rows takes."""
-        return self.file.stored_size(self.info)
+        return self.where.size_bytes
 
-    def chunks(self, reader: Reader, seen: Callable[[bytearray], None] | None = None) -> Iterator[Rows]:
+    @property
+    def ranges(self) -> list[FileRange]:
+        """Where those bytes lie."""
+        return [self.where]
+
+    @property
+    def block_type(self) -> TensorType | None:
+        """The type it is stored in, when it is known."""
+        return self.info.type
+
+    def chunks(self, reader: Reader, seen: Seen | None = None) -> Iterator[Rows]:
         """All rows in order. Raises QuantizeError for a type that ggml cannot decode."""
         from ..quantize import dequantize
 
-        start, end = self.file.tensor_range(self.info)
-        where = FileRange(self.file.path, start, end)
         kind = self.info.type
         assert kind is not None
-        row_bytes = row_size(kind, self.n_per_row)
+        for data in self._pieces(reader, seen):
+            yield dequantize(data, kind, self.n_per_row)
+
+    def blocks(self, reader: Reader, seen: Seen | None = None) -> Iterator[Blocks]:
+        """All rows in order as they are stored."""
+        import numpy as np
+
+        for data in self._pieces(reader, seen):
+            yield np.frombuffer(data, np.uint8).reshape(-1, self._row_bytes())
+
+    def _pieces(self, reader: Reader, seen: Seen | None) -> Iterator[bytearray]:
+        where, width = self.where, self._row_bytes()
         step = max(1, CHUNK_ELEMENTS // self.n_per_row)
         for first in range(0, self.n_rows, step):
-            last = min(first + step, self.n_rows)
-            data = reader.read(where.part(first * row_bytes, last * row_bytes))
+            data = reader.read(where.part(first * width, min(first + step, self.n_rows) * width))
             if seen is not None:
                 seen(data)
-            yield dequantize(data, kind, self.n_per_row)
+            yield data
+
+
+@dataclass(frozen=True)
+class JoinedRows:
+    """Rows of several tensors, one behind the other; all have rows of one length."""
+
+    parts: tuple[RowSource, ...]
+
+    @property
+    def n_rows(self) -> int:
+        """Rows in all."""
+        return sum(part.n_rows for part in self.parts)
+
+    @property
+    def n_per_row(self) -> int:
+        """Elements of a row."""
+        return self.parts[0].n_per_row
+
+    @property
+    def read_bytes(self) -> int:
+        """Bytes that reading all rows takes."""
+        return sum(part.read_bytes for part in self.parts)
+
+    @property
+    def ranges(self) -> list[FileRange]:
+        """Where those bytes lie."""
+        return [where for part in self.parts for where in part.ranges]
+
+    @property
+    def block_type(self) -> TensorType | None:
+        """The type of all parts, or None when they differ."""
+        kinds = {part.block_type for part in self.parts}
+        return kinds.pop() if len(kinds) == 1 else None
+
+    def chunks(self, reader: Reader, seen: Seen | None = None) -> Iterator[Rows]:
+        """All rows in order."""
+        for part in self.parts:
+            yield from part.chunks(reader, seen)
+
+    def blocks(self, reader: Reader, seen: Seen | None = None) -> Iterator[Blocks]:
+        """All rows in order, in `block_type`."""
+        for part in self.parts:
+            yield from part.blocks(reader, seen)
