@@ -237,7 +237,7 @@ def wide_mimo() -> Kind:
 
 LITE, WIDE_LITE, MIMO = KINDS["glm4moelite"], wide_experts(), wide_mimo()
 FP8 = {"quant_method": "fp8", "fmt": "e4m3", "weight_block_size": [128, 128], "activation_scheme": "dynamic"}
-FFN = ("mlp.experts", "mlp.shared_experts")
+FFN = ("mlp.experts", "shared_experts.gate_proj", "shared_experts.up_proj")  # rows of 64, as NVFP4 wants them
 PACKED: dict[str, Packed] = {
     "int4": Packed(LITE, ints(4, 32), packed(4, 32)),  # as Kimi-K2 is published
     "int4-zeros": Packed(LITE, ints(4, 16, symmetric=False), packed(4, 16, zeros=True)),
@@ -257,7 +257,7 @@ PACKED: dict[str, Packed] = {
     "fp8-modelopt": Packed(LITE, {"quant_method": "modelopt", "quant_algo": "FP8"}, whole),
     "nvfp4-modelopt": Packed(
         WIDE_LITE, {"quant_method": "modelopt", "quant_algo": "NVFP4"}, nvfp4(modelopt=True),
-        (*FFN, "q_b_proj", "o_proj", "eh_proj"),
+        (*FFN, "q_a_proj", "o_proj", "eh_proj"),
     ),
     "nvfp4": Packed(
         WIDE_LITE, channel("nvfp4-pack-quantized", "float", 4), nvfp4(modelopt=False), (*FFN, "o_proj"),

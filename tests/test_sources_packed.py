@@ -1,0 +1,174 @@
+"""Quantized checkpoints: blocks byte-equal to the upstream converter's, and what is read against what is planned."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+import nextn
+from conftest import DATA
+from nextn.block import block_from_checkpoint, open_donor
+from nextn.gguf.files import Model, open_model
+from nextn.gguf.types import parse_type_name
+from nextn.quantize import dequantize
+from nextn.sources.checkpoint import open_checkpoint
+from nextn.sources.fetch import ranges_of
+from nextn.sources.ranges import FileRange, Reader
+
+GOLDENS = sorted((DATA / "goldens" / "packed").glob("*.json"))
+NATIVE = {"mxfp4": "mxfp4", "nvfp4": "nvfp4", "nvfp4-modelopt": "nvfp4"}
+
+
+@pytest.fixture(scope="session")
+def packed(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Path]:
+    """`packed("int4")` makes that checkpoint once."""
+    from tiny_packed import make_packed
+
+    made: dict[str, Path] = {}
+
+    def make(name: str) -> Path:
+        if name not in made:
+            made[name] = make_packed(name, tmp_path_factory.mktemp("packed") / name)
+        return made[name]
+
+    return make
+
+
+def stored(model: Model, name: str) -> bytes:
+    file, info = model.tensors[name]
+    start, end = file.tensor_range(info)
+    return file.path.read_bytes()[start:end]
+
+
+def donor_file(folder: Path, out: Path, type: str | None = None) -> Model:
+    return open_model(nextn.extract(folder, donor_file=True, type=type, out=out).entry)
+
+
+@pytest.mark.parametrize("path", GOLDENS, ids=lambda path: path.stem)
+def test_blocks_equal_the_upstream_converters(path: Path, packed: Callable[[str], Path], tmp_path: Path) -> None:
+    golden = json.loads(path.read_text())
+    folder = packed(golden["model"])
+    made = {file.name: hashlib.sha256(file.read_bytes()).hexdigest() for file in folder.iterdir()}
+    assert made == golden["checkpoint"], "the checkpoint is another one than the goldens'"
+    outtypes = [key for key in ("f32", "bf16", "q8_0") if key in golden]
+    assert outtypes
+    for outtype in outtypes:
+        # Formats whose codes are kept are written when no type is asked for: the rest becomes q8_0.
+        model = donor_file(folder, tmp_path / f"{outtype}.gguf", None if path.stem in NATIVE else outtype)
+        mine = {name for name in model.tensors if name.startswith("blk.")}
+        if path.stem != "mxfp4":  # there the converter's function was asked for experts alone
+            assert mine == set(golden[outtype])
+        for name, (kind, ne, sha256) in golden[outtype].items():
+            info = model.tensors[name][1]
+            assert (info.type_name.upper(), list(info.ne)) == (kind, ne), name
+            assert hashlib.sha256(stored(model, name)).hexdigest() == sha256, name
+
+
+@pytest.mark.parametrize("name", sorted(NATIVE))
+def test_kept_codes_hold_the_values_that_a_wider_type_gets(
+    name: str, packed: Callable[[str], Path], tmp_path: Path
+) -> None:
+    """Blocks decoded by ggml, times the factors beside them, against the values written as f32."""
+    kept = donor_file(packed(name), tmp_path / "kept.gguf")
+    wide = donor_file(packed(name), tmp_path / "wide.gguf", "f32")
+    kind = parse_type_name(NATIVE[name])
+    n = 0
+    for tensor, (_, info) in kept.tensors.items():
+        if info.type_id != kind.id:
+            continue
+        values = dequantize(bytearray(stored(kept, tensor)), kind, info.ne[0])
+        factor = tensor.removesuffix("weight") + "scale"
+        if factor in kept.tensors:
+            each = np.frombuffer(stored(kept, factor), np.float32)
+            values = (values.reshape(len(each), -1) * each[:, None]).reshape(values.shape)
+        wanted = np.frombuffer(stored(wide, tensor), np.float32).reshape(values.shape)
+        assert np.allclose(values, wanted, rtol=1e-6, atol=0), tensor
+        n += 1
+    assert n >= 3
+    assert all(info.type_name != NATIVE[name] for _, info in wide.tensors.values())
+    assert not any(tensor.endswith(".scale") for tensor in wide.tensors)
+
+
+def test_mxfp4_blocks_hold_exactly_the_values(packed: Callable[[str], Path], tmp_path: Path) -> None:
+    kept = donor_file(packed("mxfp4"), tmp_path / "kept.gguf", "mxfp4")
+    wide = donor_file(packed("mxfp4"), tmp_path / "wide.gguf", "f32")
+    name = next(name for name in kept.tensors if name.endswith("ffn_gate_exps.weight"))
+    info = kept.tensors[name][1]
+    assert info.type_name == "mxfp4"
+    values = dequantize(bytearray(stored(kept, name)), parse_type_name("mxfp4"), info.ne[0])
+    wanted = np.frombuffer(stored(wide, name), np.float32).reshape(values.shape)
+    assert np.array_equal(values, wanted)  # ggml gives the code of -0.0 as 0.0
+
+
+def ranges(folder: Path) -> list[FileRange]:
+    return [where for tensor in open_donor(folder).tensors for where in ranges_of(tensor.rows)]
+
+
+def inside(read: list[FileRange], planned: list[FileRange]) -> list[FileRange]:
+    """Those of `read` that no union of `planned` covers."""
+    merged: list[tuple[int, int]] = []
+    for start, end in sorted((where.start, where.end) for where in planned):
+        if merged and start <= merged[-1][1]:
+            merged[-1] = (merged[-1][0], max(end, merged[-1][1]))
+        else:
+            merged.append((start, end))
+    return [where for where in read if not any(a <= where.start and where.end <= b for a, b in merged)]
+
+
+class Watching(Reader):
+    """A reader that notes what it was asked for."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.asked: list[FileRange] = []
+
+    def read(self, where: FileRange) -> bytearray:
+        self.asked.append(where)
+        return super().read(where)
+
+
+@pytest.mark.parametrize("path", GOLDENS, ids=lambda path: path.stem)
+def test_the_plan_covers_what_is_read_and_counts_each_byte(
+    path: Path, packed: Callable[[str], Path], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """With chunks of a few rows, which share rows of factors and words of zero points."""
+    monkeypatch.setattr("nextn.sources.rows.CHUNK_ELEMENTS", 5 * 64)
+    folder = packed(path.stem)
+    for blocks in (False, True):
+        block = block_from_checkpoint(open_checkpoint(folder))
+        for tensor in block.tensors:
+            if blocks and tensor.rows.block_type is None:
+                continue
+            with Watching() as reader:
+                seen: list[int] = []
+                pieces: Any = tensor.rows.blocks if blocks else tensor.rows.chunks
+                for _ in pieces(reader, lambda data, seen=seen: seen.append(len(data))):
+                    pass
+            assert not inside(reader.asked, ranges_of(tensor.rows)), tensor.suffix
+            assert reader.meter.bytes_read == tensor.rows.read_bytes == sum(seen), tensor.suffix
+    made = nextn.extract(folder, donor_file=True, out=tmp_path / "x.gguf")
+    assert made.outcome is not None and made.outcome.bytes_read == made.plan.bytes_read
+
+
+@pytest.mark.parametrize("path", GOLDENS, ids=lambda path: path.stem)
+def test_small_chunks_change_nothing(
+    path: Path, packed: Callable[[str], Path], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    whole = nextn.extract(packed(path.stem), donor_file=True, out=tmp_path / "whole.gguf").outcome
+    monkeypatch.setattr("nextn.sources.rows.CHUNK_ELEMENTS", 3 * 64)
+    small = nextn.extract(packed(path.stem), donor_file=True, out=tmp_path / "small.gguf").outcome
+    assert whole is not None and small is not None and small.hashes == whole.hashes
+
+
+def test_nothing_of_the_trunk_is_read(packed: Callable[[str], Path]) -> None:
+    folder = packed("int4")
+    checkpoint = open_checkpoint(folder)
+    trunk = [checkpoint.tensor(name).where for name in checkpoint.weight_map if "layers.2." not in name]
+    for mine in ranges(folder):
+        assert all(mine.end <= where.start or where.end <= mine.start for where in trunk)
