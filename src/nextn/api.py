@@ -147,6 +147,7 @@ def attach(
     embd_type: str | TensorType = "q4_0",
     out: PathLike | None = None,
     link: str | LinkMode = LinkMode.AUTO,
+    qkv: str | None = None,
     limit_rate: float | None = None,
     dry_run: bool = False,
     progress: Progress | None = None,
@@ -157,14 +158,15 @@ def attach(
     a sidecar, or a donor file. `layout`: "shards" (default for a set), "sidecar" (default for a single file) or
     "bundle". `type`: the block's matrices (default: q8_0 from a checkpoint, unchanged from a GGUF).
     `draft_head`: type of an extra low-bit head made from the trunk's. `embd_type`: type of a sidecar's
-    embeddings and head, "as-is" to carry the trunk's.
+    embeddings and head, "as-is" to carry the trunk's. `qkv`: q, k and v of the block's attention, in a bundle the
+    trunk's too, "split", "fused" or "as-trunk", moved as rows without quantizing them anew.
 
     Raises DonorMismatch, BlockPresent, NoBlock, UnsupportedModel, QuantizeError, FormatError, IncompleteModel,
     OutputExists, NoSpace, StorageError, UsageError.
     """
     from .layouts.attach import Options, plan_attach
 
-    options = Options(layout, _type(type), _type(draft_head), _embd_type(embd_type), out, link_mode(link))
+    options = Options(layout, _type(type), _type(draft_head), _embd_type(embd_type), out, link_mode(link), qkv)
     opened = open_model(trunk)
     with _donor(donor, limit_rate, with_tokenizer=False) as (block, remote):
         return _fetch_and_run(plan_attach(opened, block, options), remote, dry_run, progress)
@@ -175,16 +177,19 @@ def detach(
     *,
     out: PathLike | None = None,
     link: str | LinkMode = LinkMode.AUTO,
+    qkv: str | None = None,
     dry_run: bool = False,
     progress: Progress | None = None,
 ) -> Result:
     """Take the MTP block off: a trunk-only model beside the bundled one, which stays as it is.
 
+    `qkv`: "split" or "fused" writes the model anew as one file, q, k and v in that form, whether it has a block or not.
+
     Raises NoBlock, UsageError, FormatError, IncompleteModel, OutputExists, NoSpace, StorageError.
     """
     from .layouts.detach import plan_detach
 
-    return _run(plan_detach(open_model(model), out, link_mode(link)), dry_run, progress)
+    return _run(plan_detach(open_model(model), out, link_mode(link), qkv), dry_run, progress)
 
 
 def extract(
@@ -194,17 +199,20 @@ def extract(
     donor_file: bool = False,
     type: str | TensorType | None = None,
     embd_type: str | TensorType = "q4_0",
+    qkv: str | None = None,
     limit_rate: float | None = None,
     dry_run: bool = False,
     progress: Progress | None = None,
 ) -> Result:
     """Write the block to a file of its own: a runnable sidecar, or with `donor_file` nothing but the block.
 
+    `qkv` as for `attach`, for GGUF donors.
+
     Raises NoBlock, UnsupportedModel, QuantizeError, FormatError, OutputExists, NoSpace, StorageError, UsageError.
     """
     from .layouts.extract import ExtractOptions, plan_extract
 
-    options = ExtractOptions(donor_file, _type(type), _embd_type(embd_type), out)
+    options = ExtractOptions(donor_file, _type(type), _embd_type(embd_type), out, qkv)
     with _donor(donor, limit_rate, with_tokenizer=True) as (block, remote):
         return _fetch_and_run(plan_extract(block, options), remote, dry_run, progress)
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import click
 
-from .common import finish, limit_option, link_option, writing_options
+from .common import finish, limit_option, link_option, qkv_option, writing_options
 
 
 @click.command(short_help="put an MTP block onto a quant you already have")
@@ -35,6 +35,10 @@ from .common import finish, limit_option, link_option, writing_options
     show_default=True,
     help="A sidecar's embeddings and head; 'as-is' carries the trunk's.",
 )
+@qkv_option(
+    "split", "fused", "as-trunk",
+    text="Attention's q, k and v in the block, in a bundle the trunk's too: three tensors, one, or as in the trunk.",
+)
 @link_option
 @limit_option
 @writing_options
@@ -45,6 +49,7 @@ def command(
     type_name: str | None,
     draft_head: str | None,
     embd_type: str,
+    qkv: str | None,
     link: str,
     limit_rate: float | None,
     out: str | None,
@@ -67,6 +72,7 @@ def command(
             type=type_name,
             draft_head=draft_head,
             embd_type=embd_type,
+            qkv=qkv,
             out=out,
             link=link,
             limit_rate=limit_rate,

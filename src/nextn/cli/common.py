@@ -42,6 +42,11 @@ def link_option(command: F) -> F:
     )(command)
 
 
+def qkv_option(*forms: str, text: str) -> Callable[[F], F]:
+    """`--qkv` for verbs that may rewrite attention."""
+    return click.option("--qkv", type=click.Choice(forms), help=text)
+
+
 def limit_option(command: F) -> F:
     """`--limit-rate` for verbs that may fetch."""
     return click.option(

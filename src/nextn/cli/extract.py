@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import click
 
-from .common import finish, limit_option, writing_options
+from .common import finish, limit_option, qkv_option, writing_options
 
 
 @click.command(short_help="write the block to a file of its own")
@@ -23,6 +23,10 @@ from .common import finish, limit_option, writing_options
     show_default=True,
     help="The sidecar's embeddings and head; 'as-is' carries them.",
 )
+@qkv_option(
+    "split", "fused", "as-trunk",
+    text="Attention's q, k and v in the block: three tensors, one, or what a GGUF donor's trunk has.",
+)
 @limit_option
 @writing_options
 def command(
@@ -30,6 +34,7 @@ def command(
     donor_file: bool,
     type_name: str | None,
     embd_type: str,
+    qkv: str | None,
     limit_rate: float | None,
     out: str | None,
     dry_run: bool,
@@ -50,6 +55,7 @@ def command(
             donor_file=donor_file,
             type=type_name,
             embd_type=embd_type,
+            qkv=qkv,
             limit_rate=limit_rate,
             dry_run=dry_run,
             progress=progress,

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from ..archs import family_of
@@ -15,7 +15,7 @@ from ..gguf.files import GGUFFile, Model, shard_name
 from ..gguf.header import DEFAULT_ALIGNMENT, TensorInfo, build_header, place
 from ..gguf.kv import KV, KVType, edit
 from ..gguf.types import TensorType, file_type_for
-from . import build, metadata, naming
+from . import build, metadata, naming, qkv
 from .fit import check_fit, check_trunk, n_layer_trunk
 from .plan import Link, LinkMode, NewBytes, NewFile, Plan
 
@@ -33,6 +33,7 @@ class Options:
     embd_type: TensorType | None = None  # sidecar's embeddings and head; None: carry as they are
     out: Path | str | None = None
     link: LinkMode = LinkMode.AUTO
+    qkv: str | None = None  # q, k and v "split", "fused" or "as-trunk"; None: as the family's blocks are published
 
 
 @dataclass
@@ -43,6 +44,7 @@ class _Job:
     n_trunk: int
     options: Options
     notes: list[str] = field(default_factory=list)
+    qkv: str | None = None  # the form to write
 
     @property
     def provenance(self) -> tuple[str, str | None]:
@@ -85,7 +87,15 @@ def plan_attach(trunk: Model, block: Block, options: Options) -> Plan:
     check_trunk(trunk)
     family = family_of(trunk.architecture, trunk.entry)
     metadata.growing_arrays(trunk, n_layer_trunk(trunk), block.n_layer_nextn)  # before shapes are judged by them
-    notes = check_fit(block, trunk, family)
+    published = qkv.rules_form(family)
+    of_form: list[str] = []
+    form = qkv.resolve(options.qkv, family, trunk, n_layer_trunk(trunk), of_form)
+    given = block
+    if published != qkv.block_form(block):  # judged, and by default written, as the family's blocks are published
+        block = _shaped(block, published, trunk, options.type)
+    notes = check_fit(block, trunk, family) + of_form
+    if form is not None:
+        block = _shaped(given, form, trunk, options.type)
     layout = options.layout or ("shards" if len(trunk.files) > 1 else "sidecar")
     if layout not in LAYOUTS:
         raise UsageError(f"there is no layout '{layout}'; choose one of {', '.join(LAYOUTS)}.")
@@ -93,10 +103,20 @@ def plan_attach(trunk: Model, block: Block, options: Options) -> Plan:
         raise UnsupportedModel(
             f"{trunk.entry}: the loader for '{family.arch}' refuses a file with a draft head; leave out --draft-head."
         )
-    job = _Job(trunk, block, family, n_layer_trunk(trunk), options, notes)
+    job = _Job(trunk, block, family, n_layer_trunk(trunk), options, notes, form)
     if trunk.header.by_key.keys() & {"quantize.imatrix.file"}:
         job.notes.append("the importance matrix that the trunk was quantized with does not describe the new block")
     return {"shards": _shards, "sidecar": _sidecar, "bundle": _bundle}[layout](job)
+
+
+def _shaped(block: Block, form: str | None, trunk: Model, wanted: TensorType | None) -> Block:
+    if form is None or form == qkv.block_form(block):
+        return block
+    kvs = metadata.attached_kvs(trunk, n_layer_trunk(trunk), block)
+    placed = replace(block, n_layer_trunk=n_layer_trunk(trunk))
+    return replace(
+        qkv.shaped(placed, form, qkv.lookup_of(trunk.architecture, kvs), wanted), n_layer_trunk=block.n_layer_trunk
+    )
 
 
 def _provenance(job: _Job, parts: Sequence[build.Part]) -> build.Provenance:
@@ -125,7 +145,10 @@ def _bundle(job: _Job) -> Plan:
     folder, name = naming.resolve_output(job.options.out, naming.default_folder(trunk), default)
     naming.check_main_name(name)
     new = job.block_parts()
-    parts = build.trunk_parts(trunk.files) + new
+    old = build.trunk_parts(trunk.files)
+    if job.qkv is not None:
+        old = build.reshaped(old, qkv.trunk_tensors(trunk, job.n_trunk, job.qkv))
+    parts = old + new
     header = build.late_header(
         metadata.without_split(job.kvs()), parts, trunk.header, _provenance(job, new), trunk.header.data_offset
     )

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 from ..block import Block, BlockTensor
@@ -17,6 +17,7 @@ from ..sources.recipes import side_factors
 from ..sources.rows import CheckpointRows, GGUFRows, RowSource
 from .metadata import padding_kv, padding_least, provenance_kvs
 from .plan import Carry, Convert, Copy, Hashes, LateHeader, NewBytes, Repack, Segment
+from .qkv import Moved
 
 F32 = parse_type_name("f32")
 REFLINK_GRAIN = 4096  # file systems clone whole blocks of this size
@@ -29,6 +30,7 @@ class Part:
     info: TensorInfo
     size_bytes: int
     segment: Segment
+    more: tuple[Copy, ...] = ()  # further pieces, right behind the first
 
 
 def carried(name: str, file: GGUFFile, info: TensorInfo) -> Part:
@@ -140,17 +142,33 @@ def trunk_parts(files: Sequence[GGUFFile], keep: Callable[[TensorInfo], bool] = 
     return parts
 
 
+def reshaped(parts: Sequence[Part], moved: Mapping[str, Sequence[Moved]]) -> list[Part]:
+    """`parts` with the tensors of `moved` in the places of those that they are made of."""
+    out: list[Part] = []
+    for part in parts:
+        if part.info.name not in moved:
+            out.append(part)
+            continue
+        for tensor in moved[part.info.name]:
+            pieces = [Copy(rows.where) for rows in tensor.pieces]
+            size = sum(piece.size_bytes for piece in pieces)
+            out.append(Part(tensor.info, size, pieces[0], tuple(pieces[1:])))
+    return out
+
+
 def data_segments(parts: Sequence[Part], alignment: int, files: Sequence[GGUFFile]) -> list[Segment]:
     """All parts with padding between them; copies that touch become one, their padding taken along."""
     limits = {file.path: _padding_limits(file) for file in files}
     out: list[Segment] = []
     for part in parts:
         padding = pad_to(part.size_bytes, alignment) - part.size_bytes
-        segment = part.segment
-        if isinstance(segment, Copy):
+        for segment in (part.segment, *part.more):
+            if not isinstance(segment, Copy):
+                out.append(segment)
+                continue
             where = segment.where
-            room = limits[where.path].get(where.start, where.end) - where.end
-            if 0 < padding <= room:
+            room = limits[where.path].get(where.end, where.end) - where.end
+            if 0 < padding <= room and not part.more:
                 where = FileRange(where.path, where.start, where.end + padding)
                 padding = 0
             last = out[-1] if out else None
@@ -158,17 +176,16 @@ def data_segments(parts: Sequence[Part], alignment: int, files: Sequence[GGUFFil
                 out[-1] = Copy(FileRange(where.path, last.where.start, where.end))
             else:
                 out.append(Copy(where))
-        else:
-            out.append(segment)
         if padding:
             out.append(NewBytes(bytes(padding)))
     return out
 
 
 def _padding_limits(file: GGUFFile) -> dict[int, int]:
-    """Start of each tensor -> how far its bytes may be read before the next one's begin."""
-    starts = sorted(file.tensor_range(info)[0] for info in file.header.tensors)  # empty in a shard of metadata alone
-    return dict(zip(starts, [*starts[1:], file.size_bytes], strict=False))
+    """End of each tensor -> how far bytes may be read behind it before the next one's begin."""
+    places = sorted(file.tensor_range(info) for info in file.header.tensors)  # empty in a shard of metadata alone
+    nexts = [*(start for start, _ in places[1:]), file.size_bytes]
+    return {end: following for (_, end), following in zip(places, nexts, strict=False)}
 
 
 def new_header(

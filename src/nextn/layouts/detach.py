@@ -10,41 +10,73 @@ from ..errors import NoBlock, UsageError
 from ..gguf.files import GGUFFile, Model, shard_name
 from ..gguf.header import TensorInfo
 from ..gguf.kv import KV, edit
-from . import build, metadata, naming
+from . import build, metadata, naming, qkv
 from .plan import Link, LinkMode, NewBytes, NewFile, Plan
 
 # Root tensors that serve drafting only, and that other engines refuse.
 DRAFT_ROOTS = ("output_extra.weight",)
 
 
-def plan_detach(model: Model, out: Path | str | None, link: LinkMode = LinkMode.AUTO) -> Plan:
+def plan_detach(
+    model: Model, out: Path | str | None, link: LinkMode = LinkMode.AUTO, form: str | None = None
+) -> Plan:
     """The plan that takes the block off.
 
-    Raises NoBlock when there is none, UsageError for sidecars and donor files.
+    With `form` ("split" or "fused") the model is written anew as one file, q, k and v of its attention in that form;
+    then it needs no block. Raises NoBlock when there is none, UsageError for sidecars and donor files, QuantizeError
+    for q, k and v that cannot be moved as they are.
     """
     names = list(model.tensors)
     layers = block_layers(names)
-    if not layers:
+    if not layers and form is None:
         raise NoBlock(f"{model.entry}: there is no MTP block in this model, so there is nothing to take off.")
     if not any(layer_of(name) == 0 for name in names):
         raise UsageError(
             f"{model.entry}: this is a sidecar or donor file; to run without MTP just do not load it beside the trunk."
         )
     model.check_whole()
-    n_trunk = layers[0]
+    n_trunk = layers[0] if layers else model.arch_int("block_count")
 
     def keep(info: TensorInfo) -> bool:
         layer = layer_of(info.name)
         return (layer is None or layer < n_trunk) and info.name not in DRAFT_ROOTS
 
-    kvs = metadata.detached_kvs(model, n_trunk)
+    kvs = metadata.detached_kvs(model, n_trunk) if layers else list(model.kvs)
     base = naming.trunk_base(model.base_name)
+    if form is not None:
+        return _reshaped(model, kvs, keep, base, out, n_trunk, form)
     if len(model.files) == 1:
         folder, name = naming.resolve_output(out, naming.default_folder(model), base + ".gguf")
         naming.check_main_name(name)
         new = _rewritten(name, metadata.as_single_file(kvs, model), model.files[0], keep)
         return _plan(model, folder, (new,), folder / name)
     return _detach_set(model, kvs, keep, base, out, link)
+
+
+def _reshaped(
+    model: Model,
+    kvs: list[KV],
+    keep: Callable[[TensorInfo], bool],
+    base: str,
+    out: Path | str | None,
+    n_trunk: int,
+    form: str,
+) -> Plan:
+    """One file with q, k and v in the asked form."""
+    if form not in (qkv.SPLIT, qkv.FUSED):
+        raise UsageError(f"{model.entry}: --qkv here is split or fused: without a block there is nothing to match.")
+    layers = qkv.attention_layers(model, n_trunk)
+    if not layers:
+        raise UsageError(
+            f"{model.entry}: no layer of '{model.architecture}' has q, k and v to fuse or split; leave out --qkv."
+        )
+    folder, name = naming.resolve_output(out, naming.default_folder(model), f"{base}-{form}-qkv.gguf")
+    naming.check_main_name(name)
+    parts = build.reshaped(build.trunk_parts(model.files, keep), qkv.trunk_tensors(model, n_trunk, form))
+    like = model.header
+    header, _ = build.new_header(metadata.as_single_file(kvs, model), parts, like.version, like.alignment)
+    segments = (NewBytes(header), *build.data_segments(parts, like.alignment, model.files))
+    return _plan(model, folder, (NewFile(name, segments),), folder / name)
 
 
 def _detach_set(

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from ..archs import family_of
@@ -12,7 +12,7 @@ from ..errors import UsageError
 from ..gguf.header import DEFAULT_ALIGNMENT, Header
 from ..gguf.kv import KV, KVType, edit
 from ..gguf.types import TensorType
-from . import build, metadata, naming
+from . import build, metadata, naming, qkv
 from .attach import main_type_of, sidecar_kvs, sidecar_roots
 from .fit import TOKENIZER_HASH, tokens_hash
 from .plan import NewFile, Plan
@@ -26,6 +26,7 @@ class ExtractOptions:
     type: TensorType | None = None  # None: as it is (checkpoints: q8_0)
     embd_type: TensorType | None = None  # sidecar's embeddings and head; None: as they are
     out: Path | str | None = None
+    qkv: str | None = None  # q, k and v "split", "fused" or "as-trunk"; None: as they are
 
 
 def plan_extract(block: Block, options: ExtractOptions) -> Plan:
@@ -34,6 +35,26 @@ def plan_extract(block: Block, options: ExtractOptions) -> Plan:
     Raises UsageError when a runnable sidecar is asked of something that lacks what it needs.
     """
     family = family_of(block.architecture, block.origin)
+    notes: list[str] = []
+    if options.qkv is not None:
+        block = _shaped(block, family, options, notes)
+    plan = _plan(block, family, options)
+    return replace(plan, notes=(*notes, *plan.notes))
+
+
+def _shaped(block: Block, family: Family, options: ExtractOptions, notes: list[str]) -> Block:
+    """The block in the form that was asked for. Raises UsageError where nothing tells q, k and v apart."""
+    model = block.model
+    if model is None:
+        raise UsageError(
+            f"{block.origin}: --qkv needs a model's metadata to tell q, k and v apart; use it with 'nextn attach', or "
+            "extract from a GGUF."
+        )
+    form = qkv.resolve(options.qkv, family, model, block.n_layer_trunk or 0, notes)
+    return qkv.shaped(block, form, model.arch_value, options.type)
+
+
+def _plan(block: Block, family: Family, options: ExtractOptions) -> Plan:
     if options.donor:
         return _donor(block, options)
     if block.checkpoint is not None:
