@@ -233,5 +233,5 @@ def test_the_trained_model_guesses_as_well_with_fused_q_k_v(tmp_path: Path) -> N
         made = nextn.attach(trunk, CHECKPOINT, layout="bundle", qkv=form, out=tmp_path / form)
         data = nextn.verify(made.entry, prompts=CODE, n_predict=24, threads=1).to_json()
         assert data["verdict"] != "failed", data["reasons"]
-        found.append((data["n_drafted"], data["n_accepted"]))
-    assert found[0][1] > 0 and abs(found[0][1] - found[1][1]) <= 0.2 * found[0][1]
+        found.append(data["acceptance"][min(data["acceptance"], key=int)][0])
+    assert found[0] > 0.2 and abs(found[0] - found[1]) <= 0.2 * found[0]

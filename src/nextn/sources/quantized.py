@@ -100,10 +100,9 @@ def refuse_foreign(checkpoint: Checkpoint, names: Mapping[str, str]) -> None:
     for name in sorted(names):
         for pattern, title in _FOREIGN:
             if pattern.search("." + name) and not describes_activations(name):
-                known = method_title(checkpoint)
+                known = _TITLES.get(str(quantization_config(checkpoint).get("quant_method")).lower())
                 raise UnsupportedFormat(
-                    f"the block is quantized as {title if known is None or ' ' in title else known} "
-                    f"('{names[name]}'), which is not read; {ADVICE}",
+                    f"the block is quantized as {known or title} ('{names[name]}'), which is not read; {ADVICE}",
                     path=checkpoint.folder,
                 )
 
