@@ -172,3 +172,62 @@ def test_nothing_of_the_trunk_is_read(packed: Callable[[str], Path]) -> None:
     trunk = [checkpoint.tensor(name).where for name in checkpoint.weight_map if "layers.2." not in name]
     for mine in ranges(folder):
         assert all(mine.end <= where.start or where.end <= mine.start for where in trunk)
+
+
+def test_deepseek_v4s_names_dtypes_and_block_size(tmp_path: Path) -> None:
+    """FP8 with E8M0 factors called `scale`, in blocks of 128 that config.json need not name; experts as int8 pairs."""
+    import ml_dtypes
+
+    from make_tiny_checkpoints import bell, safetensors_bytes
+    from nextn.sources.quantized import companions, logical_names, whole
+    from tiny_packed import mxfp4
+
+    exponents = (120 + np.arange(6) % 4).astype(np.uint8).reshape(2, 3)
+    codes = bell((200, 300), 1, "fp8").astype(ml_dtypes.float8_e4m3fn)
+    pack = mxfp4("scale", ml_dtypes.float8_e8m0fnu, packed_name=False)
+    expert = pack("mtp.0.ffn.experts.0.w1.weight", bell((3, 64), 2))
+    tensors = {
+        "mtp.0.attn.wq_a.weight": codes, "mtp.0.attn.wq_a.scale": exponents.view(ml_dtypes.float8_e8m0fnu), **expert,
+    }  # fmt: skip
+    (tmp_path / "model.safetensors").write_bytes(safetensors_bytes(tensors))
+    (tmp_path / "config.json").write_text("{}")
+    checkpoint = open_checkpoint(tmp_path)
+    wide = np.ldexp(np.float32(1), exponents.astype(int) - 127).repeat(128, 0)[:200].repeat(128, 1)[:, :300]
+    with Reader() as reader:
+        (rows,) = whole(checkpoint, "mtp.0.attn.wq_a.weight").floats(reader)
+        assert (rows == codes.astype(np.float32) * wide.astype(np.float32)).all()
+        span = whole(checkpoint, "mtp.0.ffn.experts.0.w1.weight")
+        assert span.shape == (3, 64) and span.block_type == parse_type_name("mxfp4")
+        (values,) = span.floats(reader)
+        (blocks,) = span.blocks(reader, None, 3)
+    assert np.array_equal(dequantize(bytearray(blocks.tobytes()), parse_type_name("mxfp4"), 64), values)
+    names = {name: name for name in tensors}
+    assert logical_names(names) == names
+    assert companions("mtp.0.attn.wq_a.weight", names) == {"mtp.0.attn.wq_a.scale"}
+
+
+@pytest.mark.parametrize("name", ["int4-zeros", "fp8-blocks", "mxfp4"])
+def test_memory_stays_at_some_chunks(name: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """Of a matrix of 64 chunks: what is allocated while it is read is a few chunks of float32, as plans say."""
+    import tracemalloc
+
+    from make_tiny_checkpoints import bell, safetensors_bytes
+    from nextn.sources.quantized import whole
+    from nextn.sources.rows import CheckpointRows
+    from tiny_packed import PACKED
+
+    chunk = 1 << 14
+    monkeypatch.setattr("nextn.sources.rows.CHUNK_ELEMENTS", chunk)
+    made = PACKED[name]
+    tensors = made.pack("x.weight", bell((2048, 512), 3))
+    (tmp_path / "model.safetensors").write_bytes(safetensors_bytes(tensors))
+    (tmp_path / "config.json").write_text(json.dumps({"quantization_config": made.quantization}))
+    rows = CheckpointRows((whole(open_checkpoint(tmp_path), "x.weight"),))
+    with Reader() as reader:
+        for pieces in (rows.chunks, rows.blocks) if rows.block_type is not None else (rows.chunks,):
+            next(iter(pieces(reader)))  # tables and modules are there
+            tracemalloc.start()
+            n = sum(1 for _ in pieces(reader))
+            peak = tracemalloc.get_traced_memory()[1]
+            tracemalloc.stop()
+            assert n == 64 and peak < 3 * 4 * chunk + (64 << 10), (n, peak)

@@ -96,8 +96,8 @@ def source(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> Callable[[str]
 def test_a_packed_weight_without_its_shape(source: Callable[[str], Source]) -> None:
     spoilt = source("int4")
     del spoilt.tensors[f"{Q_A}_shape"]
-    spoilt.refused(FORMAT, r"donor/model\.safetensors, byte [\d,]+: '.*q_a_proj\.weight_packed' is packed, and its shape "
-                           r"'.*q_a_proj\.weight_shape' is missing")  # fmt: skip
+    spoilt.refused(FORMAT, r"donor/model\.safetensors, byte [\d,]+: '.*q_a_proj\.weight_packed' is packed, and its "
+                           r"shape '.*q_a_proj\.weight_shape' is missing")  # fmt: skip
 
 
 def test_a_packed_weight_without_factors(source: Callable[[str], Source]) -> None:
