@@ -262,6 +262,10 @@ PACKED: dict[str, Packed] = {
     "nvfp4": Packed(
         WIDE_LITE, channel("nvfp4-pack-quantized", "float", 4), nvfp4(modelopt=False), (*FFN, "o_proj"),
     ),
+    "nvfp4-narrow": Packed(  # what of the narrow model NVFP4 can hold, for its trunk
+        LITE, channel("nvfp4-pack-quantized", "float", 4), nvfp4(modelopt=False),
+        ("o_proj", "q_a_proj", "gate_proj", "up_proj"),
+    ),
     "mxfp4": Packed(
         LITE, channel("mxfp4-pack-quantized", "float", 4), mxfp4("weight_scale", np.uint8), ("mlp.experts",)
     ),

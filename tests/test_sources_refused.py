@@ -173,7 +173,7 @@ def test_a_block_size_that_is_none(size: Any, source: Callable[[str], Source]) -
 
 def test_integers_with_zero_points(source: Callable[[str], Source]) -> None:
     spoilt = source("int8")
-    dtype, shape, raw = spoilt.tensors[f"{Q_A}_scale"]
+    _, shape, raw = spoilt.tensors[f"{Q_A}_scale"]
     spoilt.tensors[f"{Q_A}_zero_point"] = "I8", shape, raw[: shape[0]]
     spoilt.refused(UNSUPPORTED, r"'.*q_a_proj\.weight' is stored as I8 with zero points")
 
@@ -332,5 +332,5 @@ def test_nvfp4_rows_that_ggmls_blocks_do_not_divide_are_converted(source: Callab
     gate, up = block.find("ffn_gate_exps.weight"), block.find("ffn_up_exps.weight")
     assert gate is not None and gate.rows.block_type is None and gate.ne == (48, 64, 4)
     assert up is not None and up.rows.block_type is not None
-    made = nextn.extract(narrow.folder, donor_file=True, out=narrow.out / "x.gguf")
+    made = nextn.extract(narrow.folder, donor_file=True, type="q4_0", out=narrow.out / "x.gguf")
     assert any("ffn_gate_exps" in note and "f16" in note for note in made.plan.notes)

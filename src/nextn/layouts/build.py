@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
@@ -13,13 +14,18 @@ from ..gguf.kv import KV
 from ..gguf.types import TensorType, parse_type_name, tensor_size
 from ..quantize import can_read, can_write, check_writable, fallback_type
 from ..sources.ranges import FileRange
-from ..sources.recipes import side_factors
+from ..sources.recipes import Factors, side_factors
 from ..sources.rows import CheckpointRows, GGUFRows, RowSource
 from .metadata import padding_kv, padding_least, provenance_kvs
 from .plan import Carry, Convert, Copy, Hashes, LateHeader, NewBytes, Repack, Segment
 from .qkv import Moved
 
 F32 = parse_type_name("f32")
+Q8_0 = parse_type_name("q8_0")
+# Matrices that llama.cpp (b11434, the end of llama_model::load_tensors) looks for an NVFP4 factor of.
+_FACTOR_SLOTS = re.compile(r"(attn_(q|k|v|qkv|output|gate)|ffn_(gate|up|down)(_shexp|_exps)?|"
+                           r"nextn\.(eh_proj|shared_head_head))\.weight")  # fmt: skip
+FACTORS_REFUSED = "llama.cpp refuses a model whose block has factors of NVFP4 when it is loaded without MTP"
 REFLINK_GRAIN = 4096  # file systems clone whole blocks of this size
 
 
@@ -85,16 +91,23 @@ def block_parts(
 ) -> list[Part]:
     """The block's tensors as parts, named for a trunk of so many layers.
 
-    `wanted` None carries GGUF donors as they are, keeps the codes of what a checkpoint stores in one of ggml's types
-    under another order (MXFP4, NVFP4), and converts the rest to q8_0.
+    `wanted` None carries GGUF donors as they are, keeps the codes of what a checkpoint stores in MXFP4, and converts
+    the rest to q8_0. nvfp4 keeps the codes of what is stored so, when anything is, and converts the rest to q8_0.
     """
     left_out = set(skip)
+    kept = wanted is not None and wanted.name == "nvfp4" and any(_factors(tensor) for tensor in block.tensors)
     return [
         part
         for tensor in block.tensors
         if tensor.suffix not in left_out
-        for part in _block_parts(tensor, tensor.name(n_layer_trunk), wanted, notes)
+        for part in _block_parts(
+            tensor, tensor.name(n_layer_trunk), Q8_0 if kept and not _factors(tensor) else wanted, notes
+        )
     ]
+
+
+def _factors(tensor: BlockTensor) -> dict[str, Factors]:
+    return side_factors(tensor.rows) if isinstance(tensor.rows, CheckpointRows) else {}
 
 
 def _block_parts(tensor: BlockTensor, name: str, wanted: TensorType | None, notes: list[str]) -> list[Part]:
@@ -102,16 +115,23 @@ def _block_parts(tensor: BlockTensor, name: str, wanted: TensorType | None, note
     kind = None if tensor.stored is not None or tensor.f32 else tensor.rows.block_type
     if kind is None or (wanted is not None and wanted.id != kind.id):
         return [_block_part(tensor, name, wanted, notes)]
+    factors = _factors(tensor)
+    if factors and (wanted is None or not _FACTOR_SLOTS.fullmatch(tensor.suffix)):
+        if wanted is None:
+            notes.append(f"the block's NVFP4 becomes q8_0; --type nvfp4 keeps it, but {FACTORS_REFUSED}")
+        else:
+            notes.append(f"{name}: llama.cpp takes no factor beside it, so its NVFP4 becomes q8_0")
+        return [_block_part(tensor, name, Q8_0, notes)]
+    if factors:
+        notes.append(FACTORS_REFUSED)
     size = tensor_size(kind, tensor.ne)
     assert size is not None
     part = Part(TensorInfo(name, tensor.ne, kind.id, 0), size, Repack(name, tensor.rows, kind, size))
-    if not isinstance(tensor.rows, CheckpointRows):
-        return [part]
     return [
         part,
         *(
             converted(name.removesuffix("weight") + ending, (rows.n_per_row,), rows, F32, notes)
-            for ending, rows in side_factors(tensor.rows).items()
+            for ending, rows in factors.items()
         ),
     ]
 

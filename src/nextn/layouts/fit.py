@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from ..archs.base import Family, dimensions, resolve_shape, same_shape
+from ..archs.base import Family, Rule, dimensions, resolve_shape, same_shape
 from ..block import Block, block_layers, layer_of
 from ..errors import BlockPresent, DonorMismatch, UnsupportedModel, UsageError
 from ..gguf.files import Model
@@ -90,6 +90,8 @@ def _check_shapes(block: Block, trunk: Model, family: Family, where: str) -> Non
     rules = {rule.target: rule for rule in family.rules}
     for tensor in block.tensors:
         rule = rules.get(tensor.suffix)
+        if rule is None and _is_factor(tensor.suffix, rules):
+            continue
         if rule is None:
             raise DonorMismatch(
                 f"{block.origin}: its block has a tensor '{tensor.suffix}' that the engine's loader does not "
@@ -110,6 +112,12 @@ def _check_shapes(block: Block, trunk: Model, family: Family, where: str) -> Non
                 if len(lost) > 1
                 else f"{block.origin}: the MTP block is not whole ('{lost[0]}' is missing); take another donor."
             )
+
+
+def _is_factor(suffix: str, rules: Mapping[str, Rule]) -> bool:
+    """Whether it is what loaders of all families take beside a matrix in NVFP4."""
+    matrix, _, ending = suffix.rpartition(".")
+    return ending in ("scale", "input_scale") and f"{matrix}.weight" in rules
 
 
 def _times(ne: tuple[int, ...]) -> str:
