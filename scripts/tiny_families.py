@@ -104,7 +104,7 @@ class Kind:
     config: dict[str, Any]
     trunk: Callable[[int], Shapes]  # layer number -> its tensors
     block: tuple[Shapes, ...]  # of each block
-    block_prefix: str | None = None  # None: behind the trunk's layers
+    block_prefix: str | None = None  # `{k}` is the block's number; None: behind the trunk's layers
     layers: str = "model.layers."
     roots: tuple[str, str, str] = ("model.embed_tokens", "model.norm", "lm_head")
     zero_centred: bool = False
@@ -142,10 +142,15 @@ LING_KDA: Shapes = {
     "attention.o_norm.weight": (D,), "attention.o_proj.weight": (E, H * D),
 }  # fmt: skip
 LING_MOE = moe("mlp.gate.expert_bias")
-NEMOTRON_MOE = {
-    "mixer.gate.weight": (X, E), "mixer.gate.e_score_correction_bias": (X,), **experts("mixer.", gate=False),
+LATENT = 32
+NEMOTRON_MOE: Shapes = {
+    "mixer.gate.weight": (X, E), "mixer.gate.e_score_correction_bias": (X,),
+    "mixer.fc1_latent_proj.weight": (LATENT, E), "mixer.fc2_latent_proj.weight": (E, LATENT),
+    **{f"mixer.experts.{x}.up_proj.weight": (FX, LATENT) for x in range(X)},
+    **{f"mixer.experts.{x}.down_proj.weight": (LATENT, FX) for x in range(X)},
     **ffn("mixer.shared_experts.", FS, gate=False),
 }  # fmt: skip
+NEMOTRON_QKV = qkv("mixer.")
 NEMOTRON_SSM: Shapes = {
     "mixer.in_proj.weight": (2 * 64 + 2 * 32 + 2, E), "mixer.conv1d.weight": (64 + 2 * 32, 1, 4),
     "mixer.conv1d.bias": (64 + 2 * 32,), "mixer.dt_bias": (2,), "mixer.A_log": (2,), "mixer.D": (2,),
@@ -182,7 +187,7 @@ KINDS: dict[str, Kind] = {
         lambda i: {**NORMS, **qkv(kv=1 + i), **({"self_attn.attention_sink_bias": (H,)} if i else {}),
                    **(ffn("mlp.", F) if i == 0 else
                       {"mlp.gate.weight": (X, E), "mlp.gate.e_score_correction_bias": (X,), **experts()})},
-        (MIMO_BLOCK,) * 3, block_prefix="model.mtp.layers.",
+        (MIMO_BLOCK,) * 3, block_prefix="model.mtp.layers.{k}.",
     ),
     "hyv3": Kind(
         "HYV3ForCausalLM", "hy_v3", {**MOE, "num_experts": X, "num_shared_experts": 1, "route_norm": True,
@@ -226,6 +231,19 @@ KINDS: dict[str, Kind] = {
         ({"input_layernorm.weight": (E,), **qkv(), "mlp.gate.weight": (X, E), **experts(), **NEXTN, **SHARED_HEAD},),
     ),
 }  # fmt: skip
+KINDS["nemotronh"] = Kind(
+    "NemotronHForCausalLM", "nemotron_h",
+    {**MOE, "num_hidden_layers": 3, "layers_block_type": ["mamba", "attention", "moe"], "moe_latent_size": 32,
+     "moe_shared_expert_intermediate_size": FS, "mamba_num_heads": 2, "mamba_head_dim": 32, "ssm_state_size": 16,
+     "n_groups": 2, "conv_kernel": 4, "layer_norm_epsilon": 1e-5, "norm_eps": 1e-5, "rms_norm_eps": None,
+     "mlp_hidden_act": "relu2", "expand": 1},
+    lambda i: {"norm.weight": (E,), **(NEMOTRON_SSM, NEMOTRON_QKV, NEMOTRON_MOE)[i]},
+    ({**{f"0.{name}": shape for name, shape in {**NEXTN, "norm.weight": (E,), **NEMOTRON_QKV}.items()},
+      **{f"1.{name}": shape for name, shape in
+         {"norm.weight": (E,), "final_layernorm.weight": (E,), **NEMOTRON_MOE}.items()}},),
+    block_prefix="mtp.layers.", layers="backbone.layers.",
+    roots=("backbone.embeddings", "backbone.norm_f", "lm_head"),
+)  # fmt: skip
 RESIDUAL = ("o_proj.weight", "down_proj.weight", "dense.weight", "out_proj.weight")
 
 
@@ -254,7 +272,7 @@ def shapes(kind: Kind) -> Shapes:
         out |= {f"{kind.layers}{i}.{name}": shape for name, shape in kind.trunk(i).items()}
     out |= {f"{kind.roots[1]}.weight": (E,), f"{kind.roots[2]}.weight": (V, E)}
     for k, block in enumerate(kind.block):
-        p = f"{kind.block_prefix}{k}." if kind.block_prefix else f"{kind.layers}{n_trunk + k}."
+        p = kind.block_prefix.replace("{k}", str(k)) if kind.block_prefix else f"{kind.layers}{n_trunk + k}."
         out |= {f"{p}{name}": shape for name, shape in block.items()}
     return out
 

@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import contextlib
+import math
 import re
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from .archs import BY_CLASS
-from .archs.base import Family, Rule, Transform
+from .archs.base import Family, Rule, Source, Transform
 from .errors import FormatError, NoBlock, UnsupportedFormat, UnsupportedModel, UsageError
 from .gguf.files import Model, open_model
+from .sources.arranged import InterleavedHalves, SideBySide
 from .sources.checkpoint import CONFIG, INDEX, TOKENIZER, Checkpoint, open_checkpoint
 from .sources.fp8 import FP8_DTYPE, SCALE_SUFFIX, BlockScale
 from .sources.ranges import FileRange
@@ -24,6 +26,7 @@ _LAYER = re.compile(r"layers\.(\d+)\.")
 EH_PROJ = "nextn.eh_proj.weight"
 DRAFT_HEAD = "nextn.shared_head_head.weight"
 EMBED_TOKENS = "nextn.embed_tokens.weight"
+_ARRANGED = (Transform.ROPE_PAIRS, Transform.FIRST_ROWS, Transform.OTHER_ROWS, Transform.BESIDE)
 
 
 @dataclass(frozen=True)
@@ -257,6 +260,39 @@ def _spans(
     return tuple(_whole(checkpoint, tensor) for tensor in tensors), ne
 
 
+def _arranged(
+    checkpoint: Checkpoint, source: Source, name: str, beside: str | None
+) -> tuple[RowSource, tuple[int, ...]]:
+    """Rows or columns in another order. Raises FormatError when config.json and shapes do not fit one another."""
+    whole = _whole(checkpoint, checkpoint.tensor(name))
+    n_rows, n_columns = whole.tensor.n_rows, whole.tensor.row_length
+    if beside is not None:
+        right = _whole(checkpoint, checkpoint.tensor(beside))
+        if right.tensor.n_rows != n_rows:
+            raise FormatError(
+                f"'{name}' has {n_rows:,} rows, and '{beside}', which belongs beside it, {right.tensor.n_rows:,}",
+                path=right.tensor.where.path,
+                offset=right.tensor.where.start,
+            )
+        both = SideBySide(whole, right)
+        return both, (both.n_per_row, n_rows)
+    count = math.prod(checkpoint.integer(key) or 0 for key in source.keys)
+    keys = " * ".join(source.keys)
+    if source.transform is Transform.ROPE_PAIRS:
+        if count <= 0 or n_rows % (2 * count):
+            raise FormatError(
+                f"the {n_rows:,} rows of '{name}' are no {count} heads ({keys})", path=checkpoint.folder / CONFIG
+            )
+        return InterleavedHalves(CheckpointRows(head_parts(whole, count, 0, n_rows // count))), (n_columns, n_rows)
+    if not 0 < count < n_rows:
+        raise FormatError(
+            f"'{name}' has {n_rows:,} rows, and its first part should have {count:,} ({keys})",
+            path=checkpoint.folder / CONFIG,
+        )
+    start, end = (0, count) if source.transform is Transform.FIRST_ROWS else (count, n_rows)
+    return CheckpointRows((replace(whole, start=start, end=end),)), (n_columns, end - start)
+
+
 def _half(rule: Rule, transform: Transform, fused: SourceTensor) -> tuple[tuple[Span, ...], tuple[int, ...]]:
     """Each expert's first or second half of the rows of gate_up [n_expert, 2*F, E]."""
     if len(fused.shape) != 3 or fused.shape[1] % 2:
@@ -275,7 +311,7 @@ def _read_rule(
 ) -> BlockTensor | None:
     """One tensor of block `k`, or None when the checkpoint does not have it."""
     for source in rule.sources:
-        local = source.name.replace("{k}", str(k))
+        local, beside = (name.replace("{k}", str(k)) for name in (source.name, source.beside))
         if "{x}" in local:
             numbers = _expert_numbers(names, local)
             if not numbers:
@@ -289,6 +325,10 @@ def _read_rule(
             found = [local.replace("{x}", str(x)) for x in numbers]
         elif local in names and (k == 0 or "{k}" in source.name):
             found = [local]
+            if beside and beside not in names:
+                continue
+            if beside:
+                found.append(beside)
         else:
             continue
         used.update(found)
@@ -296,6 +336,8 @@ def _read_rule(
         rows: RowSource
         if source.transform in (Transform.KEY_HALF, Transform.VALUE_HALF):
             rows, ne = _head_halves(checkpoint, family, rule, source.transform, names[found[0]])
+        elif source.transform in _ARRANGED:
+            rows, ne = _arranged(checkpoint, source, names[found[0]], names[beside] if beside else None)
         else:
             spans, ne = _spans(checkpoint, rule, source.transform, [names[name] for name in found])
             rows = CheckpointRows(spans, 1.0 if source.transform is Transform.PLUS_ONE else 0.0)
@@ -326,7 +368,7 @@ def block_from_checkpoint(checkpoint: Checkpoint) -> Block:
     if not names:
         raise _no_block(checkpoint, family)
     numbers = {int(match[1]) for name in names if (match := _LAYER.match(name))}
-    n_blocks = max(numbers, default=0) + 1
+    n_blocks = -(-(max(numbers, default=0) + 1) // family.n_source_layers)
     if n_blocks > family.max_blocks:
         raise UnsupportedModel(
             f"{checkpoint.folder}: the checkpoint has {n_blocks} MTP blocks, and engines take "

@@ -12,6 +12,7 @@ from . import (
     glm_dsa,
     hy_v3,
     mimo2,
+    nemotron_h_moe,
     qwen3next,
     qwen35,
     qwen35moe,
@@ -34,6 +35,7 @@ FAMILIES: dict[str, Family] = {
         step35,
         bailingmoe3,
         cohere2moe,
+        nemotron_h_moe,
     )
 }
 BY_CLASS: dict[str, Family] = {name: family for family in FAMILIES.values() for name in family.classes}

@@ -14,7 +14,7 @@ from typing import Any, TypeAlias
 
 
 class Transform(Enum):
-    """What happens to a checkpoint tensor on its way. All keep the order of values inside a row."""
+    """What happens to a checkpoint tensor on its way."""
 
     COPY = "copy"
     PLUS_ONE = "plus one"  # zero-centred norms: the checkpoint stores w, engines multiply by w as stored
@@ -23,6 +23,10 @@ class Transform(Enum):
     UP_HALF = "second half of gate_up"
     KEY_HALF = "keys of kv_b, transposed"  # [H*(nope+v), lora] -> [H, lora, nope]: MLA with absorbed keys
     VALUE_HALF = "values of kv_b"  # [H*(nope+v), lora] -> [H, v, lora]
+    ROPE_PAIRS = "halves of each head interleaved"  # [H*D, E] -> row 0, row D/2, row 1, ... of each head
+    FIRST_ROWS = "first rows"  # as many as the product of `Source.keys` in config.json
+    OTHER_ROWS = "rows behind the first"
+    BESIDE = "two matrices side by side"  # [E, a] and [E, b] -> [E, a + b]: a projection of a concatenation
 
 
 @dataclass(frozen=True)
@@ -34,6 +38,8 @@ class Source:
 
     name: str
     transform: Transform = Transform.COPY
+    keys: tuple[str, ...] = ()  # config.json keys of counts, multiplied: heads (ROPE_PAIRS) or rows (FIRST_ROWS)
+    beside: str = ""  # BESIDE: the name of the right matrix
 
 
 @dataclass(frozen=True)
@@ -75,6 +81,7 @@ class Family:
     max_blocks: int = 1  # how many blocks the engine's graph takes
     draft_head: bool = True  # whether the loader takes nextn.shared_head_head
     runs_on: Mapping[str, str] | None = None  # engine -> since when, or why not
+    n_source_layers: int = 1  # layers of the checkpoint that make one block
     behind_trunk: bool = False  # blocks are `{prefix}layers.N`, `N+1`, ... behind the trunk's layers
     sidecar_extra: tuple[str, ...] = ()  # further root tensors that a sidecar carries when the trunk has them
     head_needed: bool = False  # the loader wants output.weight in a sidecar even with a draft head in the block
