@@ -62,11 +62,13 @@ def golden(source: Path, folder: Path, outtype: str, scratch: Path) -> dict[str,
     }
     if any(whole[name] != entry for name, entry in tensors.items()):
         raise SystemExit(f"{folder.name} {outtype}: the block differs between the converter's outputs")
-    pairs = described["bundled"]["kv"].items()
-    kv = {key: value for key, value in pairs if not key.startswith(("tokenizer.", "general."))}
+    kv = {
+        variant: {key: x for key, x in found["kv"].items() if not key.startswith(("tokenizer.", "general."))}
+        for variant, found in described.items() if "kv" in found
+    }  # fmt: skip
     return {
         "model": folder.name, "outtype": outtype, "converter": CONVERTER, "checkpoint": checkpoint_sha256(folder),
-        "mtp": {"tensors": block}, "bundled": {"kv": kv},
+        "mtp": {"kv": kv.get("mtp"), "tensors": block}, "bundled": {"kv": kv["bundled"]},
     }  # fmt: skip
 
 

@@ -107,6 +107,8 @@ class Kind:
     block_prefix: str | None = None  # `{k}` is the block's number; None: behind the trunk's layers
     layers: str = "model.layers."
     roots: tuple[str, str, str] = ("model.embed_tokens", "model.norm", "lm_head")
+    more: Shapes = field(default_factory=dict)  # further root tensors
+    constants: dict[str, list[int]] = field(default_factory=dict)  # stored as 64-bit integers
     zero_centred: bool = False
     fp8: tuple[int, int] | None = None
     tokenizer: dict[str, Any] = field(default_factory=dict)
@@ -244,6 +246,61 @@ KINDS["nemotronh"] = Kind(
     block_prefix="mtp.layers.", layers="backbone.layers.",
     roots=("backbone.embeddings", "backbone.norm_f", "lm_head"),
 )  # fmt: skip
+HC, HC_RANK = 2, 16  # streams of the residual, rank of what mixes them
+
+
+def mixer(p: str, *, inject: bool = True) -> Shapes:
+    """Hyper-connections: what becomes one stream, and how a result is dealt out again."""
+    out: Shapes = {
+        f"{p}hc_norm.weight": (HC * E,), f"{p}input_mix_weight_down.weight": (HC_RANK, HC * E),
+        f"{p}input_mix_weight_up.weight": (HC * E, HC_RANK),
+    }  # fmt: skip
+    return {**out, f"{p}block_inject_weight.weight": (HC, HC * E)} if inject else out
+
+
+HYPER = {**mixer("attn_hyper_connection."), **mixer("mlp_hyper_connection.")}
+QWEN4_ATTENTION: Shapes = {
+    **qkv(norms=True), "self_attn.q_proj.weight": (2 * H * D, E),
+    "self_attn.indexer.index_qk_proj.weight": (3 * D, E),
+    "self_attn.indexer.q_layernorm.weight": (D,), "self_attn.indexer.k_layernorm.weight": (D,),
+}  # fmt: skip
+QWEN4_LINEAR: Shapes = {
+    "linear_attn.in_proj_qkv.weight": (128, E), "linear_attn.in_proj_z.weight": (64, E),
+    "linear_attn.in_proj_a.weight": (4, E), "linear_attn.in_proj_b.weight": (4, E),
+    "linear_attn.conv1d.weight": (128, 1, 4), "linear_attn.out_proj.weight": (E, 64),
+    "linear_attn.norm.weight": (16,), "linear_attn.dt_bias": (4,), "linear_attn.A_log": (4,),
+}  # fmt: skip
+QWEN4_MOE: Shapes = {
+    "mlp.gate.weight": (X, E), "mlp.experts.gate_up_proj": (X, 2 * FX, E), "mlp.experts.down_proj": (X, E, FX),
+    **ffn("mlp.shared_expert.", FS), "mlp.shared_expert_gate.weight": (1, E),
+}  # fmt: skip
+NGRAM: Shapes = {
+    "ple.key_proj.weight": (HC * E, E), "ple.value_proj.weight": (E, E), "ple.conv1d.weight": (HC * E, 1, 4),
+    **{f"ple.norm_{x}.weight": (HC * E,) for x in ("key", "query", "conv")},
+    **{f"ple.ple_embedding.ngram_embedding.shard_{i}.weight": (16, E // 2) for i in range(2)},
+}  # fmt: skip
+KINDS["qwen4exp"] = Kind(
+    "Qwen4ExpForCausalLM", "qwen4_exp_text",
+    {"num_experts": X, "num_experts_per_tok": 2, "moe_intermediate_size": FX, "shared_expert_intermediate_size": FS,
+     "norm_topk_prob": True, "mtp_num_hidden_layers": 1, "num_nextn_predict_layers": None,
+     "layer_types": ["linear_attention", "full_attention"], "full_attention_interval": 2,
+     "linear_conv_kernel_dim": 4, "linear_key_head_dim": 16, "linear_num_key_heads": 2, "linear_num_value_heads": 4,
+     "linear_value_head_dim": 16, "output_gate_type": "sigmoid", "hc_count": HC, "hc_lowrank": HC_RANK,
+     "ple_layer_ids": [1], "ple_embed_dim": E, "ple_conv_kernel_size": 4, "ngram_size": 3, "heads_per_ngram": 1,
+     "split_ngram_parts": 2, "indexer_n_heads": 2, "indexer_kv_heads": 1, "indexer_head_dim": D,
+     "indexer_budget": 64, "indexer_compress_ratio": 4, "intermediate_size": None,
+     "rope_parameters": {"mrope_interleaved": True, "mrope_section": [2, 1, 1], "partial_rotary_factor": 0.25,
+                         "rope_theta": 10000, "rope_type": "default"}},
+    lambda i: {**HYPER, **(QWEN4_ATTENTION if i else {**QWEN4_LINEAR, **NGRAM}), **QWEN4_MOE},
+    ({"fc_embedding.weight": (E, E), "fc_hidden.weight": (E, E), "pre_fc_norm_embedding.weight": (E,),
+      "pre_fc_norm_hidden.weight": (HC * E,), **mixer("hyper_connection_mixer.", inject=False),
+      **{f"layers.0.{name}": shape for name, shape in {**HYPER, **QWEN4_ATTENTION, **QWEN4_MOE}.items()}},),
+    block_prefix="mtp.", roots=("model.embed_tokens", "", "lm_head"), zero_centred=True,
+    more=mixer("model.hyper_connection_mixer.", inject=False),
+    constants={"model.layers.0.ple.ple_embedding.layer_multipliers": [31, 37, 41],
+               "model.layers.0.ple.ple_embedding.ngram_heads_offsets": [0, 13],
+               "model.layers.0.ple.ple_embedding.ngram_heads_vocab_sizes": [13, 17]},
+)  # fmt: skip
 RESIDUAL = ("o_proj.weight", "down_proj.weight", "dense.weight", "out_proj.weight")
 
 
@@ -258,9 +315,10 @@ def values(kind: Kind, name: str, shape: tuple[int, ...], seed: int) -> Any:
         x *= np.float32(shape[-1] ** 0.5)
     if name.endswith(RESIDUAL):
         x *= np.float32(0.125)
-    if name.endswith("eh_proj.weight"):
+    if name.endswith(("eh_proj.weight", "fc_embedding.weight", "fc_hidden.weight")):
         x *= np.float32(0.125)
-        x[:, :E] += np.eye(E, dtype=np.float32)
+        if "hidden" not in name:
+            x[:, :E] += np.eye(E, dtype=np.float32)
     return x
 
 
@@ -270,7 +328,8 @@ def shapes(kind: Kind) -> Shapes:
     out: Shapes = {f"{kind.roots[0]}.weight": (V, E)}
     for i in range(n_trunk):
         out |= {f"{kind.layers}{i}.{name}": shape for name, shape in kind.trunk(i).items()}
-    out |= {f"{kind.roots[1]}.weight": (E,), f"{kind.roots[2]}.weight": (V, E)}
+    out |= {f"{kind.roots[1]}.weight": (E,)} if kind.roots[1] else {}
+    out |= {f"{kind.roots[2]}.weight": (V, E), **kind.more}
     for k, block in enumerate(kind.block):
         p = kind.block_prefix.replace("{k}", str(k)) if kind.block_prefix else f"{kind.layers}{n_trunk + k}."
         out |= {f"{p}{name}": shape for name, shape in block.items()}
@@ -292,12 +351,14 @@ def make_family(kind_name: str, folder: Path, seed: int = 0) -> Path:
     tensors: dict[str, Any] = {}
     for name, shape in shapes(kind).items():
         x = values(kind, name, shape, seed)
-        kept = name.startswith(kind.roots) or "norm" in name or "gate.weight" in name or "weights_proj" in name
-        if kind.fp8 and len(shape) == 2 and not kept and "eh_proj" not in name:
+        marks = (*(root for root in kind.roots if root), "norm", "gate.weight", "weights_proj", "eh_proj")
+        kept = any(mark in name for mark in marks)
+        if kind.fp8 and len(shape) == 2 and not kept:
             tensors |= fp8(name, x, kind.fp8)
             continue
         wide = name.endswith(("e_score_correction_bias", "expert_bias", "router_bias", "A_log"))
         tensors[name] = x.astype(np.float32 if wide else ml_dtypes.bfloat16)
+    tensors |= {name: np.array(numbers, dtype=np.int64) for name, numbers in kind.constants.items()}
     (folder / "model.safetensors").write_bytes(safetensors_bytes(tensors))
     config = {"architectures": [kind.classes], "model_type": kind.model_type, **BASE, **kind.config}
     texts = {

@@ -170,8 +170,9 @@ def _check_block(model: Model, layers: list[int], shape: str, problems: list[str
             lost = [rule.target for rule in family.rules if not rule.optional and rule.target not in there]
             if lost:
                 problems.append(f"the MTP block in layer {layer} is not whole: {', '.join(lost[:4])} missing.")
-    if shape == "sidecar" and "output_norm.weight" not in model.tensors:
-        problems.append("the sidecar has no 'output_norm.weight': llama.cpp refuses it.")
+    norm = "output_norm.weight"
+    if shape == "sidecar" and norm not in model.tensors and (family is None or norm in family.root):
+        problems.append(f"the sidecar has no '{norm}': llama.cpp refuses it.")
     if any(mark in kv.key for kv in model.kvs for mark in SHARED_MARKS):
         problems.append(
             "the sidecar is meant to share the target's embeddings, which only forks of llama.cpp do; "

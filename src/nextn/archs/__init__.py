@@ -14,6 +14,7 @@ from . import (
     mimo2,
     nemotron_h_moe,
     qwen3next,
+    qwen4exp,
     qwen35,
     qwen35moe,
     step35,
@@ -36,6 +37,7 @@ FAMILIES: dict[str, Family] = {
         bailingmoe3,
         cohere2moe,
         nemotron_h_moe,
+        qwen4exp,
     )
 }
 BY_CLASS: dict[str, Family] = {name: family for family in FAMILIES.values() for name in family.classes}

@@ -83,6 +83,7 @@ class Family:
     runs_on: Mapping[str, str] | None = None  # engine -> since when, or why not
     n_source_layers: int = 1  # layers of the checkpoint that make one block
     behind_trunk: bool = False  # blocks are `{prefix}layers.N`, `N+1`, ... behind the trunk's layers
+    sidecar_drops: tuple[str, ...] = ()  # starts of keys behind `{arch}.` that describe the trunk alone
     sidecar_extra: tuple[str, ...] = ()  # further root tensors that a sidecar carries when the trunk has them
     head_needed: bool = False  # the loader wants output.weight in a sidecar even with a draft head in the block
     head_dims: tuple[str, str] = ("qk_nope_head_dim", "v_head_dim")  # config.json keys: parts of a head in kv_b
@@ -148,6 +149,8 @@ def dimensions(arch_value: Any, n_vocab: int | None) -> dict[str, int]:
         "Dw": integer("attention.value_length_mla"),
         "I": integer("attention.indexer.head_count"),
         "Di": integer("attention.indexer.key_length"),
+        "Hc": integer("hyper_connection.count"),
+        "Lhc": integer("hyper_connection.low_rank"),
         "V": n_vocab,
     }
     return {symbol: value for symbol, value in found.items() if value}
