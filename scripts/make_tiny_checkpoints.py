@@ -306,7 +306,7 @@ def safetensors_bytes(tensors: Tensors) -> bytes:
     header: dict[str, Any] = {"__metadata__": {"format": "pt"}}
     names = {np.dtype(t): SAFETENSORS_NAMES[k] for k, t in DTYPES.items()}
     names[np.dtype(ml_dtypes.float8_e4m3fn)] = "F8_E4M3"
-    names[np.dtype(np.int64)] = "I64"
+    names |= {np.dtype(np.int64): "I64", np.dtype(np.int8): "I8", np.dtype(ml_dtypes.float8_e8m0fnu): "F8_E8M0"}
     position = 0
     for name, values in tensors.items():
         end = position + values.nbytes

@@ -9,8 +9,6 @@ from __future__ import annotations
 
 import argparse
 import json
-from collections.abc import Callable
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -18,106 +16,35 @@ import ml_dtypes
 import numpy as np
 
 from make_tiny_checkpoints import TOKENIZER, bell, safetensors_bytes, small_tokenizer
-
-E, V, X, FX, FS, F = 64, 320, 4, 32, 32, 96
-H, K, D = 2, 1, 32
-LQ, LKV, NOPE, ROPE, DV = 32, 64, 32, 32, 32
-NI, DI = 2, 64
-N = 2  # trunk layers
-
-Shapes = dict[str, tuple[int, ...]]
-
-
-def ffn(p: str, n: int, *, gate: bool = True) -> Shapes:
-    parts = {"gate_proj": (n, E), "up_proj": (n, E), "down_proj": (E, n)}
-    return {f"{p}{name}.weight": shape for name, shape in parts.items() if gate or name != "gate_proj"}
-
-
-def experts(p: str = "mlp.", *, gate: bool = True) -> Shapes:
-    return {name: shape for x in range(X) for name, shape in ffn(f"{p}experts.{x}.", FX, gate=gate).items()}
-
-
-def moe(bias: str | None = "mlp.gate.e_score_correction_bias", gate: str = "mlp.gate", shared: str = "mlp.shared_experts.") -> Shapes:  # noqa: E501
-    routed: Shapes = {f"{gate}.weight": (X, E), **({bias: (X,)} if bias else {})}
-    return {**routed, **experts(), **ffn(shared, FS)}
-
-
-def qkv(p: str = "self_attn.", heads: int = H, kv: int = K, *, bias: bool = False, norms: bool = False) -> Shapes:
-    rows = {"q": heads * D, "k": kv * D, "v": kv * D}
-    out: Shapes = {f"{p}{x}_proj.weight": (n, E) for x, n in rows.items()}
-    out |= {f"{p}{x}_proj.bias": (n,) for x, n in rows.items() if bias}
-    out |= {f"{p}{x}_norm.weight": (D,) for x in "qk" if norms}
-    return {**out, f"{p}o_proj.weight": (E, heads * D)}
-
-
-def mla(p: str = "self_attn.", output: str = "o_proj") -> Shapes:
-    return {
-        f"{p}q_a_proj.weight": (LQ, E),
-        f"{p}q_a_layernorm.weight": (LQ,),
-        f"{p}q_b_proj.weight": (H * (NOPE + ROPE), LQ),
-        f"{p}kv_a_proj_with_mqa.weight": (LKV + ROPE, E),
-        f"{p}kv_a_layernorm.weight": (LKV,),
-        f"{p}kv_b_proj.weight": (H * (NOPE + DV), LKV),
-        f"{p}{output}.weight": (E, H * DV),
-    }
-
-
-def indexer(p: str = "self_attn.indexer.") -> Shapes:
-    return {
-        f"{p}wk.weight": (DI, E),
-        f"{p}wq_b.weight": (NI * DI, LQ),
-        f"{p}weights_proj.weight": (NI, E),
-        f"{p}k_norm.weight": (DI,),
-        f"{p}k_norm.bias": (DI,),
-    }
-
-
-NORMS: Shapes = {"input_layernorm.weight": (E,), "post_attention_layernorm.weight": (E,)}
-NEXTN: Shapes = {"eh_proj.weight": (E, 2 * E), "enorm.weight": (E,), "hnorm.weight": (E,)}
-SHARED_HEAD: Shapes = {"shared_head.norm.weight": (E,)}
-OWN: Shapes = {"embed_tokens.weight": (V, E), "shared_head.head.weight": (V, E)}
-
-BASE: dict[str, Any] = {
-    "hidden_size": E, "vocab_size": V, "num_hidden_layers": N, "num_attention_heads": H, "num_key_value_heads": K,
-    "head_dim": D, "intermediate_size": F, "max_position_embeddings": 2048, "rms_norm_eps": 1e-5,
-    "rope_theta": 10000.0, "hidden_act": "silu", "tie_word_embeddings": False, "eos_token_id": V - 1,
-    "num_nextn_predict_layers": 1, "dtype": "bfloat16", "torch_dtype": "bfloat16",
-}  # fmt: skip
-MOE: dict[str, Any] = {
-    "n_routed_experts": X, "num_experts_per_tok": 2, "n_shared_experts": 1, "moe_intermediate_size": FX,
-    "first_k_dense_replace": 1, "routed_scaling_factor": 1.0, "norm_topk_prob": True, "n_group": 1, "topk_group": 1,
-    "scoring_func": "sigmoid", "topk_method": "noaux_tc",
-}  # fmt: skip
-MLA: dict[str, Any] = {
-    "q_lora_rank": LQ, "kv_lora_rank": LKV, "qk_nope_head_dim": NOPE, "qk_rope_head_dim": ROPE, "v_head_dim": DV,
-    "num_key_value_heads": H, "rope_interleave": True,
-}  # fmt: skip
-INDEXER: dict[str, Any] = {"index_n_heads": NI, "index_head_dim": DI, "index_topk": 64}
-
-
-@dataclass(frozen=True)
-class Kind:
-    """One family's checkpoint."""
-
-    classes: str
-    model_type: str
-    config: dict[str, Any]
-    trunk: Callable[[int], Shapes]  # layer number -> its tensors
-    block: tuple[Shapes, ...]  # of each block
-    block_prefix: str | None = None  # `{k}` is the block's number; None: behind the trunk's layers
-    layers: str = "model.layers."
-    roots: tuple[str, str, str] = ("model.embed_tokens", "model.norm", "lm_head")
-    more: Shapes = field(default_factory=dict)  # further root tensors
-    constants: dict[str, list[int]] = field(default_factory=dict)  # stored as 64-bit integers
-    zero_centred: bool = False
-    fp8: tuple[int, int] | None = None
-    tokenizer: dict[str, Any] = field(default_factory=dict)
-
-
-def decoder(attention: Shapes, sparse: Shapes, dense: Shapes | None = None) -> Callable[[int], Shapes]:
-    """Layer 0 with a dense network, the others with experts."""
-    first = ffn("mlp.", F) if dense is None else dense
-    return lambda i: {**NORMS, **attention, **(first if i == 0 else sparse)}
+from tiny_hyper import DEEPSEEK4, QWEN4, deepseek4_tensors
+from tiny_parts import (
+    BASE,
+    FS,
+    FX,
+    INDEXER,
+    MLA,
+    MOE,
+    NEXTN,
+    NORMS,
+    OWN,
+    SHARED_HEAD,
+    D,
+    E,
+    F,
+    H,
+    Kind,
+    N,
+    Shapes,
+    V,
+    X,
+    decoder,
+    experts,
+    ffn,
+    indexer,
+    mla,
+    moe,
+    qkv,
+)
 
 
 def of_mla(classes: str, model_type: str, attention: Shapes, more: dict[str, Any], **options: Any) -> Kind:
@@ -246,61 +173,7 @@ KINDS["nemotronh"] = Kind(
     block_prefix="mtp.layers.", layers="backbone.layers.",
     roots=("backbone.embeddings", "backbone.norm_f", "lm_head"),
 )  # fmt: skip
-HC, HC_RANK = 2, 16  # streams of the residual, rank of what mixes them
-
-
-def mixer(p: str, *, inject: bool = True) -> Shapes:
-    """Hyper-connections: what becomes one stream, and how a result is dealt out again."""
-    out: Shapes = {
-        f"{p}hc_norm.weight": (HC * E,), f"{p}input_mix_weight_down.weight": (HC_RANK, HC * E),
-        f"{p}input_mix_weight_up.weight": (HC * E, HC_RANK),
-    }  # fmt: skip
-    return {**out, f"{p}block_inject_weight.weight": (HC, HC * E)} if inject else out
-
-
-HYPER = {**mixer("attn_hyper_connection."), **mixer("mlp_hyper_connection.")}
-QWEN4_ATTENTION: Shapes = {
-    **qkv(norms=True), "self_attn.q_proj.weight": (2 * H * D, E),
-    "self_attn.indexer.index_qk_proj.weight": (3 * D, E),
-    "self_attn.indexer.q_layernorm.weight": (D,), "self_attn.indexer.k_layernorm.weight": (D,),
-}  # fmt: skip
-QWEN4_LINEAR: Shapes = {
-    "linear_attn.in_proj_qkv.weight": (128, E), "linear_attn.in_proj_z.weight": (64, E),
-    "linear_attn.in_proj_a.weight": (4, E), "linear_attn.in_proj_b.weight": (4, E),
-    "linear_attn.conv1d.weight": (128, 1, 4), "linear_attn.out_proj.weight": (E, 64),
-    "linear_attn.norm.weight": (16,), "linear_attn.dt_bias": (4,), "linear_attn.A_log": (4,),
-}  # fmt: skip
-QWEN4_MOE: Shapes = {
-    "mlp.gate.weight": (X, E), "mlp.experts.gate_up_proj": (X, 2 * FX, E), "mlp.experts.down_proj": (X, E, FX),
-    **ffn("mlp.shared_expert.", FS), "mlp.shared_expert_gate.weight": (1, E),
-}  # fmt: skip
-NGRAM: Shapes = {
-    "ple.key_proj.weight": (HC * E, E), "ple.value_proj.weight": (E, E), "ple.conv1d.weight": (HC * E, 1, 4),
-    **{f"ple.norm_{x}.weight": (HC * E,) for x in ("key", "query", "conv")},
-    **{f"ple.ple_embedding.ngram_embedding.shard_{i}.weight": (16, E // 2) for i in range(2)},
-}  # fmt: skip
-KINDS["qwen4exp"] = Kind(
-    "Qwen4ExpForCausalLM", "qwen4_exp_text",
-    {"num_experts": X, "num_experts_per_tok": 2, "moe_intermediate_size": FX, "shared_expert_intermediate_size": FS,
-     "norm_topk_prob": True, "mtp_num_hidden_layers": 1, "num_nextn_predict_layers": None,
-     "layer_types": ["linear_attention", "full_attention"], "full_attention_interval": 2,
-     "linear_conv_kernel_dim": 4, "linear_key_head_dim": 16, "linear_num_key_heads": 2, "linear_num_value_heads": 4,
-     "linear_value_head_dim": 16, "output_gate_type": "sigmoid", "hc_count": HC, "hc_lowrank": HC_RANK,
-     "ple_layer_ids": [1], "ple_embed_dim": E, "ple_conv_kernel_size": 4, "ngram_size": 3, "heads_per_ngram": 1,
-     "split_ngram_parts": 2, "indexer_n_heads": 2, "indexer_kv_heads": 1, "indexer_head_dim": D,
-     "indexer_budget": 64, "indexer_compress_ratio": 4, "intermediate_size": None,
-     "rope_parameters": {"mrope_interleaved": True, "mrope_section": [2, 1, 1], "partial_rotary_factor": 0.25,
-                         "rope_theta": 10000, "rope_type": "default"}},
-    lambda i: {**HYPER, **(QWEN4_ATTENTION if i else {**QWEN4_LINEAR, **NGRAM}), **QWEN4_MOE},
-    ({"fc_embedding.weight": (E, E), "fc_hidden.weight": (E, E), "pre_fc_norm_embedding.weight": (E,),
-      "pre_fc_norm_hidden.weight": (HC * E,), **mixer("hyper_connection_mixer.", inject=False),
-      **{f"layers.0.{name}": shape for name, shape in {**HYPER, **QWEN4_ATTENTION, **QWEN4_MOE}.items()}},),
-    block_prefix="mtp.", roots=("model.embed_tokens", "", "lm_head"), zero_centred=True,
-    more=mixer("model.hyper_connection_mixer.", inject=False),
-    constants={"model.layers.0.ple.ple_embedding.layer_multipliers": [31, 37, 41],
-               "model.layers.0.ple.ple_embedding.ngram_heads_offsets": [0, 13],
-               "model.layers.0.ple.ple_embedding.ngram_heads_vocab_sizes": [13, 17]},
-)  # fmt: skip
+KINDS |= {"qwen4exp": QWEN4, "deepseek4": DEEPSEEK4, "deepseek4-plain": DEEPSEEK4}
 RESIDUAL = ("o_proj.weight", "down_proj.weight", "dense.weight", "out_proj.weight")
 
 
@@ -315,9 +188,9 @@ def values(kind: Kind, name: str, shape: tuple[int, ...], seed: int) -> Any:
         x *= np.float32(shape[-1] ** 0.5)
     if name.endswith(RESIDUAL):
         x *= np.float32(0.125)
-    if name.endswith(("eh_proj.weight", "fc_embedding.weight", "fc_hidden.weight")):
+    if name.endswith(("eh_proj.weight", "fc_embedding.weight", "fc_hidden.weight", "e_proj.weight", "h_proj.weight")):
         x *= np.float32(0.125)
-        if "hidden" not in name:
+        if "hidden" not in name and "h_proj" not in name.removesuffix("eh_proj.weight"):
             x[:, :E] += np.eye(E, dtype=np.float32)
     return x
 
@@ -351,6 +224,9 @@ def make_family(kind_name: str, folder: Path, seed: int = 0) -> Path:
     tensors: dict[str, Any] = {}
     for name, shape in shapes(kind).items():
         x = values(kind, name, shape, seed)
+        if kind is DEEPSEEK4:
+            tensors |= deepseek4_tensors(name, x, packed=kind_name == "deepseek4")
+            continue
         marks = (*(root for root in kind.roots if root), "norm", "gate.weight", "weights_proj", "eh_proj")
         kept = any(mark in name for mark in marks)
         if kind.fp8 and len(shape) == 2 and not kept:
