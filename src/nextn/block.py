@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from .archs import BY_CLASS
+from .archs import BY_CLASS, FAMILIES
 from .archs.base import Family, Rule, Source, Transform
 from .errors import FormatError, NoBlock, UnsupportedFormat, UnsupportedModel, UsageError
 from .gguf.files import Model, open_model
@@ -40,10 +40,12 @@ class BlockTensor:
     stored: FileRange | None = None  # its bytes as they lie in a GGUF, to be carried
     type_id: int | None = None  # the type of `stored`
     f32: bool = False  # kept in F32 whatever type is asked for
+    kept: str | None = None  # name of another type it is kept in whatever type is asked for
+    root: bool = False  # no layer's tensor
 
     def name(self, n_layer_trunk: int) -> str:
         """The tensor's name on a trunk of so many layers."""
-        return f"blk.{n_layer_trunk + self.layer}.{self.suffix}"
+        return self.suffix if self.root else f"blk.{n_layer_trunk + self.layer}.{self.suffix}"
 
 
 @dataclass(frozen=True)
@@ -124,8 +126,14 @@ def block_from_model(model: Model) -> Block:
     if layers != list(range(first, first + len(layers))):
         raise FormatError(f"the MTP blocks are not behind one another (layers {layers})", path=model.entry)
     tensors = []
+    has_trunk = any(layer_of(name) == 0 for name in names) and first > 0
+    family = FAMILIES.get(arch)
+    rules = {rule.target: rule for rule in family.rules} if family else {}
     for file, info in model.items():
-        layer = layer_of(info.name)
+        layer, rule = layer_of(info.name), rules.get(suffix_of(info.name))
+        is_root = rule is not None and rule.root and layer is None and not has_trunk
+        if is_root:
+            layer = first
         if layer is None or not first <= layer < first + len(layers):
             continue
         start, end = file.tensor_range(info)
@@ -137,10 +145,10 @@ def block_from_model(model: Model) -> Block:
                 GGUFRows(file, info),
                 FileRange(file.path, start, end),
                 info.type_id,
-                is_f32_only(info.name, len(info.ne)),
+                is_f32_only(info.name, len(info.ne)) or (rule is not None and rule.f32),
+                root=is_root,
             )
         )
-    has_trunk = any(layer_of(name) == 0 for name in names) and first > 0
     embd = model.tensors.get("token_embd.weight")
     kind = "bundled" if has_trunk else "sidecar" if embd else "donor"
     vocab = embd[1].ne[1] if embd else model.header.get("nextn.vocab_size")
@@ -341,7 +349,10 @@ def _read_rule(
         else:
             spans, ne = _spans(checkpoint, rule, source.transform, [names[name] for name in found])
             rows = CheckpointRows(spans, 1.0 if source.transform is Transform.PLUS_ONE else 0.0)
-        return BlockTensor(k, rule.target, ne, rows, f32=rule.f32 or len(ne) <= 1)
+        stored = checkpoint.tensor(names[found[0]]).dtype if rule.as_source else ""
+        f32 = rule.f32 or len(ne) <= 1 or stored == "F32"
+        kept = stored.lower() if stored in ("BF16", "F16") else None
+        return BlockTensor(k, rule.target, ne, rows, f32=f32, kept=kept, root=rule.root)
     return None
 
 
@@ -367,7 +378,7 @@ def block_from_checkpoint(checkpoint: Checkpoint) -> Block:
     names = _block_names(checkpoint, family)
     if not names:
         raise _no_block(checkpoint, family)
-    numbers = {int(match[1]) for name in names if (match := _LAYER.match(name))}
+    numbers = {int(match[1]) for name in names if (match := re.match(rf"{family.layer_mark}(\d+)\.", name))}
     n_blocks = -(-(max(numbers, default=0) + 1) // family.n_source_layers)
     if n_blocks > family.max_blocks:
         raise UnsupportedModel(

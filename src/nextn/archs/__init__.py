@@ -7,6 +7,7 @@ from . import (
     bailingmoe3,
     cohere2moe,
     deepseek2,
+    deepseek4,
     deepseek32,
     glm4moe,
     glm_dsa,
@@ -38,6 +39,7 @@ FAMILIES: dict[str, Family] = {
         cohere2moe,
         nemotron_h_moe,
         qwen4exp,
+        deepseek4,
     )
 }
 BY_CLASS: dict[str, Family] = {name: family for family in FAMILIES.values() for name in family.classes}

@@ -64,6 +64,8 @@ class Rule:
     sources: tuple[Source, ...]
     f32: bool = False  # kept in F32 whatever type is asked for
     optional: bool = False
+    as_source: bool = False  # kept in the checkpoint's floating-point type whatever type is asked for
+    root: bool = False  # a root tensor of the sidecar: no `blk.N.` before its name
 
 
 @dataclass(frozen=True)
@@ -83,6 +85,9 @@ class Family:
     runs_on: Mapping[str, str] | None = None  # engine -> since when, or why not
     n_source_layers: int = 1  # layers of the checkpoint that make one block
     behind_trunk: bool = False  # blocks are `{prefix}layers.N`, `N+1`, ... behind the trunk's layers
+    layer_mark: str = "layers."  # what stands before a layer's number in the block's names
+    longer_arrays: tuple[str, ...] = ()  # per-layer arrays that engines take when they are too long
+    only_sidecar: str = ""  # why the block cannot be in one model with its trunk; empty: it can
     sidecar_drops: tuple[str, ...] = ()  # starts of keys behind `{arch}.` that describe the trunk alone
     sidecar_extra: tuple[str, ...] = ()  # further root tensors that a sidecar carries when the trunk has them
     head_needed: bool = False  # the loader wants output.weight in a sidecar even with a draft head in the block
@@ -129,6 +134,8 @@ def dimensions(arch_value: Any, n_vocab: int | None) -> dict[str, int]:
     hidden, heads = integer("embedding_length"), integer("attention.head_count")
     head_dim = integer("attention.key_length") or (hidden // heads if hidden and heads else None)
     width, shared = integer("expert_feed_forward_length"), integer("expert_shared_count")
+    streams = integer("hyper_connection.count")
+    groups, rank = integer("attention.output_group_count"), integer("attention.output_lora_rank")
     mla, rope = integer("attention.key_length_mla"), integer("rope.dimension_count")
     found = {
         "E": hidden,
@@ -149,8 +156,11 @@ def dimensions(arch_value: Any, n_vocab: int | None) -> dict[str, int]:
         "Dw": integer("attention.value_length_mla"),
         "I": integer("attention.indexer.head_count"),
         "Di": integer("attention.indexer.key_length"),
-        "Hc": integer("hyper_connection.count"),
+        "Hc": streams,
         "Lhc": integer("hyper_connection.low_rank"),
+        "Hm": (streams + 2) * streams if streams else None,
+        "Og": heads * head_dim // groups if heads and head_dim and groups else None,
+        "Oa": groups * rank if groups and rank else None,
         "V": n_vocab,
     }
     return {symbol: value for symbol, value in found.items() if value}

@@ -86,9 +86,14 @@ def plan_attach(trunk: Model, block: Block, options: Options) -> Plan:
     family = family_of(trunk.architecture, trunk.entry)
     metadata.growing_arrays(trunk, n_layer_trunk(trunk), block.n_layer_nextn)  # before shapes are judged by them
     notes = check_fit(block, trunk, family)
-    layout = options.layout or ("shards" if len(trunk.files) > 1 else "sidecar")
+    layout = options.layout or ("shards" if len(trunk.files) > 1 and not family.only_sidecar else "sidecar")
     if layout not in LAYOUTS:
         raise UsageError(f"there is no layout '{layout}'; choose one of {', '.join(LAYOUTS)}.")
+    if layout != "sidecar" and family.only_sidecar:
+        raise UnsupportedModel(
+            f"{trunk.entry}: the block of '{family.arch}' runs only beside its trunk ({family.only_sidecar}); "
+            "use --layout sidecar."
+        )
     if options.draft_head is not None and not family.draft_head:
         raise UnsupportedModel(
             f"{trunk.entry}: the loader for '{family.arch}' refuses a file with a draft head; leave out --draft-head."
