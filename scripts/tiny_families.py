@@ -188,7 +188,7 @@ def values(kind: Kind, name: str, shape: tuple[int, ...], seed: int) -> Any:
         x *= np.float32(shape[-1] ** 0.5)
     if name.endswith(RESIDUAL):
         x *= np.float32(0.125)
-    if name.endswith(("eh_proj.weight", "fc_embedding.weight", "fc_hidden.weight", "e_proj.weight", "h_proj.weight")):
+    if name.endswith(("eh_proj.weight", "fc_embedding.weight", "fc_hidden.weight", ".e_proj.weight", ".h_proj.weight")):
         x *= np.float32(0.125)
         if "hidden" not in name and "h_proj" not in name.removesuffix("eh_proj.weight"):
             x[:, :E] += np.eye(E, dtype=np.float32)
