@@ -21,7 +21,8 @@ from tiny_families import KINDS, make_family
 GOLDENS = ROOT / "tests" / "data" / "goldens" / "families"
 TRUNKS = ROOT / "tests" / "data" / "trunks" / "families"
 OUTTYPES = ("f32", "bf16", "q8_0")
-NO_BLOCK = ("deepseek3",)  # the converter drops these blocks
+NO_BLOCK = ("deepseek3", "deepseek4-plain")  # the converter drops these blocks, or does not read their source
+SIDECAR_ONLY = ("deepseek4",)  # written with --mtp or not at all
 NO_FLAGS = ("cohere2moe",)  # it writes these only bundled
 
 
@@ -43,30 +44,36 @@ def golden(source: Path, folder: Path, outtype: str, scratch: Path) -> dict[str,
     """The block's tensors and the bundled header, as in the goldens of Qwen's families."""
     from golden_gguf import describe
 
-    bundled_only = folder.name in NO_FLAGS
+    bundled_only, never_bundled = folder.name in NO_FLAGS, folder.name in SIDECAR_ONLY
     described = {}
     for variant, flags in (("mtp", ("--mtp",)), ("bundled", ())):
-        if variant == "mtp" and bundled_only:
+        if (variant == "mtp" and bundled_only) or (variant == "bundled" and never_bundled):
             continue
         outfile = scratch / f"{variant}.gguf"
         convert(source, folder, outfile, "--outtype", outtype, *flags)
         described[variant] = describe(outfile)
         outfile.unlink()
     n = int(json.loads((folder / "config.json").read_text())["num_hidden_layers"])
-    whole = described["bundled"].pop("tensors")
+    whole = described["mtp" if never_bundled else "bundled"]["tensors"]
     if bundled_only:
         described["mtp"] = {"tensors": whole}
     tensors = described["mtp"]["tensors"]
-    block = {
-        name: entry for name, entry in tensors.items() if name.startswith("blk.") and int(name.split(".")[1]) >= n
-    }
+
+
+    def of_block(name: str) -> bool:
+        in_block = name.startswith("blk.") and int(name.split(".")[1]) >= n
+        return in_block or (never_bundled and name.startswith("output_hc_"))
+
+    block = {name: entry for name, entry in tensors.items() if of_block(name)}
     if any(whole[name] != entry for name, entry in tensors.items()):
         raise SystemExit(f"{folder.name} {outtype}: the block differs between the converter's outputs")
-    pairs = described["bundled"]["kv"].items()
-    kv = {key: value for key, value in pairs if not key.startswith(("tokenizer.", "general."))}
+    kv = {
+        variant: {key: x for key, x in found["kv"].items() if not key.startswith(("tokenizer.", "general."))}
+        for variant, found in described.items() if "kv" in found
+    }  # fmt: skip
     return {
         "model": folder.name, "outtype": outtype, "converter": CONVERTER, "checkpoint": checkpoint_sha256(folder),
-        "mtp": {"tensors": block}, "bundled": {"kv": kv},
+        "mtp": {"kv": kv.get("mtp"), "tensors": block}, "bundled": {"kv": kv.get("bundled")},
     }  # fmt: skip
 
 
@@ -83,7 +90,7 @@ def main() -> None:
         for kind in args.kinds:
             try:
                 folder = make_family(kind, scratch / kind)
-                if not KINDS[kind].fp8:
+                if not KINDS[kind].fp8 and kind != "deepseek4-plain":
                     trunk = scratch / f"{kind}.gguf"
                     without = () if kind in NO_BLOCK else ("--no-mtp",)
                     if kind in NO_FLAGS:

@@ -9,8 +9,6 @@ from __future__ import annotations
 
 import argparse
 import json
-from collections.abc import Callable
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -18,104 +16,35 @@ import ml_dtypes
 import numpy as np
 
 from make_tiny_checkpoints import TOKENIZER, bell, safetensors_bytes, small_tokenizer
-
-E, V, X, FX, FS, F = 64, 320, 4, 32, 32, 96
-H, K, D = 2, 1, 32
-LQ, LKV, NOPE, ROPE, DV = 32, 64, 32, 32, 32
-NI, DI = 2, 64
-N = 2  # trunk layers
-
-Shapes = dict[str, tuple[int, ...]]
-
-
-def ffn(p: str, n: int, *, gate: bool = True) -> Shapes:
-    parts = {"gate_proj": (n, E), "up_proj": (n, E), "down_proj": (E, n)}
-    return {f"{p}{name}.weight": shape for name, shape in parts.items() if gate or name != "gate_proj"}
-
-
-def experts(p: str = "mlp.", *, gate: bool = True) -> Shapes:
-    return {name: shape for x in range(X) for name, shape in ffn(f"{p}experts.{x}.", FX, gate=gate).items()}
-
-
-def moe(bias: str | None = "mlp.gate.e_score_correction_bias", gate: str = "mlp.gate", shared: str = "mlp.shared_experts.") -> Shapes:  # noqa: E501
-    routed: Shapes = {f"{gate}.weight": (X, E), **({bias: (X,)} if bias else {})}
-    return {**routed, **experts(), **ffn(shared, FS)}
-
-
-def qkv(p: str = "self_attn.", heads: int = H, kv: int = K, *, bias: bool = False, norms: bool = False) -> Shapes:
-    rows = {"q": heads * D, "k": kv * D, "v": kv * D}
-    out: Shapes = {f"{p}{x}_proj.weight": (n, E) for x, n in rows.items()}
-    out |= {f"{p}{x}_proj.bias": (n,) for x, n in rows.items() if bias}
-    out |= {f"{p}{x}_norm.weight": (D,) for x in "qk" if norms}
-    return {**out, f"{p}o_proj.weight": (E, heads * D)}
-
-
-def mla(p: str = "self_attn.", output: str = "o_proj") -> Shapes:
-    return {
-        f"{p}q_a_proj.weight": (LQ, E),
-        f"{p}q_a_layernorm.weight": (LQ,),
-        f"{p}q_b_proj.weight": (H * (NOPE + ROPE), LQ),
-        f"{p}kv_a_proj_with_mqa.weight": (LKV + ROPE, E),
-        f"{p}kv_a_layernorm.weight": (LKV,),
-        f"{p}kv_b_proj.weight": (H * (NOPE + DV), LKV),
-        f"{p}{output}.weight": (E, H * DV),
-    }
-
-
-def indexer(p: str = "self_attn.indexer.") -> Shapes:
-    return {
-        f"{p}wk.weight": (DI, E),
-        f"{p}wq_b.weight": (NI * DI, LQ),
-        f"{p}weights_proj.weight": (NI, E),
-        f"{p}k_norm.weight": (DI,),
-        f"{p}k_norm.bias": (DI,),
-    }
-
-
-NORMS: Shapes = {"input_layernorm.weight": (E,), "post_attention_layernorm.weight": (E,)}
-NEXTN: Shapes = {"eh_proj.weight": (E, 2 * E), "enorm.weight": (E,), "hnorm.weight": (E,)}
-SHARED_HEAD: Shapes = {"shared_head.norm.weight": (E,)}
-OWN: Shapes = {"embed_tokens.weight": (V, E), "shared_head.head.weight": (V, E)}
-
-BASE: dict[str, Any] = {
-    "hidden_size": E, "vocab_size": V, "num_hidden_layers": N, "num_attention_heads": H, "num_key_value_heads": K,
-    "head_dim": D, "intermediate_size": F, "max_position_embeddings": 2048, "rms_norm_eps": 1e-5,
-    "rope_theta": 10000.0, "hidden_act": "silu", "tie_word_embeddings": False, "eos_token_id": V - 1,
-    "num_nextn_predict_layers": 1, "dtype": "bfloat16", "torch_dtype": "bfloat16",
-}  # fmt: skip
-MOE: dict[str, Any] = {
-    "n_routed_experts": X, "num_experts_per_tok": 2, "n_shared_experts": 1, "moe_intermediate_size": FX,
-    "first_k_dense_replace": 1, "routed_scaling_factor": 1.0, "norm_topk_prob": True, "n_group": 1, "topk_group": 1,
-    "scoring_func": "sigmoid", "topk_method": "noaux_tc",
-}  # fmt: skip
-MLA: dict[str, Any] = {
-    "q_lora_rank": LQ, "kv_lora_rank": LKV, "qk_nope_head_dim": NOPE, "qk_rope_head_dim": ROPE, "v_head_dim": DV,
-    "num_key_value_heads": H, "rope_interleave": True,
-}  # fmt: skip
-INDEXER: dict[str, Any] = {"index_n_heads": NI, "index_head_dim": DI, "index_topk": 64}
-
-
-@dataclass(frozen=True)
-class Kind:
-    """One family's checkpoint."""
-
-    classes: str
-    model_type: str
-    config: dict[str, Any]
-    trunk: Callable[[int], Shapes]  # layer number -> its tensors
-    block: tuple[Shapes, ...]  # of each block
-    block_prefix: str | None = None  # None: behind the trunk's layers
-    layers: str = "model.layers."
-    roots: tuple[str, str, str] = ("model.embed_tokens", "model.norm", "lm_head")
-    zero_centred: bool = False
-    fp8: tuple[int, int] | None = None
-    tokenizer: dict[str, Any] = field(default_factory=dict)
-
-
-def decoder(attention: Shapes, sparse: Shapes, dense: Shapes | None = None) -> Callable[[int], Shapes]:
-    """Layer 0 with a dense network, the others with experts."""
-    first = ffn("mlp.", F) if dense is None else dense
-    return lambda i: {**NORMS, **attention, **(first if i == 0 else sparse)}
+from tiny_hyper import DEEPSEEK4, QWEN4, deepseek4_tensors
+from tiny_parts import (
+    BASE,
+    FS,
+    FX,
+    INDEXER,
+    MLA,
+    MOE,
+    NEXTN,
+    NORMS,
+    OWN,
+    SHARED_HEAD,
+    D,
+    E,
+    F,
+    H,
+    Kind,
+    N,
+    Shapes,
+    V,
+    X,
+    decoder,
+    experts,
+    ffn,
+    indexer,
+    mla,
+    moe,
+    qkv,
+)
 
 
 def of_mla(classes: str, model_type: str, attention: Shapes, more: dict[str, Any], **options: Any) -> Kind:
@@ -142,10 +71,15 @@ LING_KDA: Shapes = {
     "attention.o_norm.weight": (D,), "attention.o_proj.weight": (E, H * D),
 }  # fmt: skip
 LING_MOE = moe("mlp.gate.expert_bias")
-NEMOTRON_MOE = {
-    "mixer.gate.weight": (X, E), "mixer.gate.e_score_correction_bias": (X,), **experts("mixer.", gate=False),
+LATENT = 32
+NEMOTRON_MOE: Shapes = {
+    "mixer.gate.weight": (X, E), "mixer.gate.e_score_correction_bias": (X,),
+    "mixer.fc1_latent_proj.weight": (LATENT, E), "mixer.fc2_latent_proj.weight": (E, LATENT),
+    **{f"mixer.experts.{x}.up_proj.weight": (FX, LATENT) for x in range(X)},
+    **{f"mixer.experts.{x}.down_proj.weight": (LATENT, FX) for x in range(X)},
     **ffn("mixer.shared_experts.", FS, gate=False),
 }  # fmt: skip
+NEMOTRON_QKV = qkv("mixer.")
 NEMOTRON_SSM: Shapes = {
     "mixer.in_proj.weight": (2 * 64 + 2 * 32 + 2, E), "mixer.conv1d.weight": (64 + 2 * 32, 1, 4),
     "mixer.conv1d.bias": (64 + 2 * 32,), "mixer.dt_bias": (2,), "mixer.A_log": (2,), "mixer.D": (2,),
@@ -182,7 +116,7 @@ KINDS: dict[str, Kind] = {
         lambda i: {**NORMS, **qkv(kv=1 + i), **({"self_attn.attention_sink_bias": (H,)} if i else {}),
                    **(ffn("mlp.", F) if i == 0 else
                       {"mlp.gate.weight": (X, E), "mlp.gate.e_score_correction_bias": (X,), **experts()})},
-        (MIMO_BLOCK,) * 3, block_prefix="model.mtp.layers.",
+        (MIMO_BLOCK,) * 3, block_prefix="model.mtp.layers.{k}.",
     ),
     "hyv3": Kind(
         "HYV3ForCausalLM", "hy_v3", {**MOE, "num_experts": X, "num_shared_experts": 1, "route_norm": True,
@@ -226,6 +160,20 @@ KINDS: dict[str, Kind] = {
         ({"input_layernorm.weight": (E,), **qkv(), "mlp.gate.weight": (X, E), **experts(), **NEXTN, **SHARED_HEAD},),
     ),
 }  # fmt: skip
+KINDS["nemotronh"] = Kind(
+    "NemotronHForCausalLM", "nemotron_h",
+    {**MOE, "num_hidden_layers": 3, "layers_block_type": ["mamba", "attention", "moe"], "moe_latent_size": 32,
+     "moe_shared_expert_intermediate_size": FS, "mamba_num_heads": 2, "mamba_head_dim": 32, "ssm_state_size": 16,
+     "n_groups": 2, "conv_kernel": 4, "layer_norm_epsilon": 1e-5, "norm_eps": 1e-5, "rms_norm_eps": None,
+     "mlp_hidden_act": "relu2", "expand": 1},
+    lambda i: {"norm.weight": (E,), **(NEMOTRON_SSM, NEMOTRON_QKV, NEMOTRON_MOE)[i]},
+    ({**{f"0.{name}": shape for name, shape in {**NEXTN, "norm.weight": (E,), **NEMOTRON_QKV}.items()},
+      **{f"1.{name}": shape for name, shape in
+         {"norm.weight": (E,), "final_layernorm.weight": (E,), **NEMOTRON_MOE}.items()}},),
+    block_prefix="mtp.layers.", layers="backbone.layers.",
+    roots=("backbone.embeddings", "backbone.norm_f", "lm_head"),
+)  # fmt: skip
+KINDS |= {"qwen4exp": QWEN4, "deepseek4": DEEPSEEK4, "deepseek4-plain": DEEPSEEK4}
 RESIDUAL = ("o_proj.weight", "down_proj.weight", "dense.weight", "out_proj.weight")
 
 
@@ -240,9 +188,10 @@ def values(kind: Kind, name: str, shape: tuple[int, ...], seed: int) -> Any:
         x *= np.float32(shape[-1] ** 0.5)
     if name.endswith(RESIDUAL):
         x *= np.float32(0.125)
-    if name.endswith("eh_proj.weight"):
+    if name.endswith(("eh_proj.weight", "fc_embedding.weight", "fc_hidden.weight", ".e_proj.weight", ".h_proj.weight")):
         x *= np.float32(0.125)
-        x[:, :E] += np.eye(E, dtype=np.float32)
+        if "hidden" not in name and "h_proj" not in name.removesuffix("eh_proj.weight"):
+            x[:, :E] += np.eye(E, dtype=np.float32)
     return x
 
 
@@ -252,9 +201,10 @@ def shapes(kind: Kind) -> Shapes:
     out: Shapes = {f"{kind.roots[0]}.weight": (V, E)}
     for i in range(n_trunk):
         out |= {f"{kind.layers}{i}.{name}": shape for name, shape in kind.trunk(i).items()}
-    out |= {f"{kind.roots[1]}.weight": (E,), f"{kind.roots[2]}.weight": (V, E)}
+    out |= {f"{kind.roots[1]}.weight": (E,)} if kind.roots[1] else {}
+    out |= {f"{kind.roots[2]}.weight": (V, E), **kind.more}
     for k, block in enumerate(kind.block):
-        p = f"{kind.block_prefix}{k}." if kind.block_prefix else f"{kind.layers}{n_trunk + k}."
+        p = kind.block_prefix.replace("{k}", str(k)) if kind.block_prefix else f"{kind.layers}{n_trunk + k}."
         out |= {f"{p}{name}": shape for name, shape in block.items()}
     return out
 
@@ -274,12 +224,17 @@ def make_family(kind_name: str, folder: Path, seed: int = 0) -> Path:
     tensors: dict[str, Any] = {}
     for name, shape in shapes(kind).items():
         x = values(kind, name, shape, seed)
-        kept = name.startswith(kind.roots) or "norm" in name or "gate.weight" in name or "weights_proj" in name
-        if kind.fp8 and len(shape) == 2 and not kept and "eh_proj" not in name:
+        if kind is DEEPSEEK4:
+            tensors |= deepseek4_tensors(name, x, packed=kind_name == "deepseek4")
+            continue
+        marks = (*(root for root in kind.roots if root), "norm", "gate.weight", "weights_proj", "eh_proj")
+        kept = any(mark in name for mark in marks)
+        if kind.fp8 and len(shape) == 2 and not kept:
             tensors |= fp8(name, x, kind.fp8)
             continue
         wide = name.endswith(("e_score_correction_bias", "expert_bias", "router_bias", "A_log"))
         tensors[name] = x.astype(np.float32 if wide else ml_dtypes.bfloat16)
+    tensors |= {name: np.array(numbers, dtype=np.int64) for name, numbers in kind.constants.items()}
     (folder / "model.safetensors").write_bytes(safetensors_bytes(tensors))
     config = {"architectures": [kind.classes], "model_type": kind.model_type, **BASE, **kind.config}
     texts = {

@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import contextlib
+import math
 import re
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
-from .archs import BY_CLASS
-from .archs.base import Family, Rule, Transform
+from .archs import BY_CLASS, FAMILIES
+from .archs.base import Family, Rule, Source, Transform
 from .errors import FormatError, NoBlock, UnsupportedFormat, UnsupportedModel, UsageError
 from .gguf.files import Model, open_model
+from .sources.arranged import InterleavedHalves, SideBySide
 from .sources.checkpoint import CONFIG, INDEX, TOKENIZER, Checkpoint, open_checkpoint
 from .sources.quantized import ADVICE, companions, describes_activations, logical_names, refuse_foreign, whole
 from .sources.ranges import FileRange
@@ -23,6 +25,7 @@ _LAYER = re.compile(r"layers\.(\d+)\.")
 EH_PROJ = "nextn.eh_proj.weight"
 DRAFT_HEAD = "nextn.shared_head_head.weight"
 EMBED_TOKENS = "nextn.embed_tokens.weight"
+_ARRANGED = (Transform.ROPE_PAIRS, Transform.FIRST_ROWS, Transform.OTHER_ROWS, Transform.BESIDE)
 
 
 @dataclass(frozen=True)
@@ -36,10 +39,12 @@ class BlockTensor:
     stored: FileRange | None = None  # its bytes as they lie in a GGUF, to be carried
     type_id: int | None = None  # the type of `stored`
     f32: bool = False  # kept in F32 whatever type is asked for
+    kept: str | None = None  # name of another type it is kept in whatever type is asked for
+    root: bool = False  # no layer's tensor
 
     def name(self, n_layer_trunk: int) -> str:
         """The tensor's name on a trunk of so many layers."""
-        return f"blk.{n_layer_trunk + self.layer}.{self.suffix}"
+        return self.suffix if self.root else f"blk.{n_layer_trunk + self.layer}.{self.suffix}"
 
 
 @dataclass(frozen=True)
@@ -120,8 +125,14 @@ def block_from_model(model: Model) -> Block:
     if layers != list(range(first, first + len(layers))):
         raise FormatError(f"the MTP blocks are not behind one another (layers {layers})", path=model.entry)
     tensors = []
+    has_trunk = any(layer_of(name) == 0 for name in names) and first > 0
+    family = FAMILIES.get(arch)
+    rules = {rule.target: rule for rule in family.rules} if family else {}
     for file, info in model.items():
-        layer = layer_of(info.name)
+        layer, rule = layer_of(info.name), rules.get(suffix_of(info.name))
+        is_root = rule is not None and rule.root and layer is None and not has_trunk
+        if is_root:
+            layer = first
         if layer is None or not first <= layer < first + len(layers):
             continue
         start, end = file.tensor_range(info)
@@ -133,10 +144,10 @@ def block_from_model(model: Model) -> Block:
                 GGUFRows(file, info),
                 FileRange(file.path, start, end),
                 info.type_id,
-                is_f32_only(info.name, len(info.ne)),
+                is_f32_only(info.name, len(info.ne)) or (rule is not None and rule.f32),
+                root=is_root,
             )
         )
-    has_trunk = any(layer_of(name) == 0 for name in names) and first > 0
     embd = model.tensors.get("token_embd.weight")
     kind = "bundled" if has_trunk else "sidecar" if embd else "donor"
     vocab = embd[1].ne[1] if embd else model.header.get("nextn.vocab_size")
@@ -233,6 +244,39 @@ def _spans(
     return spans, (*ne, len(spans)) if transform is Transform.STACK_EXPERTS else ne
 
 
+def _arranged(
+    checkpoint: Checkpoint, source: Source, name: str, beside: str | None
+) -> tuple[RowSource, tuple[int, ...]]:
+    """Rows or columns in another order. Raises FormatError when config.json and shapes do not fit one another."""
+    left = whole(checkpoint, name)
+    n_rows, n_columns = left.n_rows, left.n_per_row
+    if beside is not None:
+        right = whole(checkpoint, beside)
+        if right.n_rows != n_rows:
+            raise FormatError(
+                f"'{name}' has {n_rows:,} rows, and '{beside}', which belongs beside it, {right.n_rows:,}",
+                path=right.tensor.where.path,
+                offset=right.tensor.where.start,
+            )
+        both = SideBySide(left, right)
+        return both, (both.n_per_row, n_rows)
+    count = math.prod(checkpoint.integer(key) or 0 for key in source.keys)
+    keys = " * ".join(source.keys)
+    if source.transform is Transform.ROPE_PAIRS:
+        if count <= 0 or n_rows % (2 * count):
+            raise FormatError(
+                f"the {n_rows:,} rows of '{name}' are no {count} heads ({keys})", path=checkpoint.folder / CONFIG
+            )
+        return InterleavedHalves(CheckpointRows(head_parts(left, count, 0, n_rows // count))), (n_columns, n_rows)
+    if not 0 < count < n_rows:
+        raise FormatError(
+            f"'{name}' has {n_rows:,} rows, and its first part should have {count:,} ({keys})",
+            path=checkpoint.folder / CONFIG,
+        )
+    start, end = (0, count) if source.transform is Transform.FIRST_ROWS else (count, n_rows)
+    return CheckpointRows((replace(left, start=start, end=end),)), (n_columns, end - start)
+
+
 def _half(transform: Transform, fused: Span) -> tuple[tuple[Span, ...], tuple[int, ...]]:
     """Each expert's first or second half of the rows of gate_up [n_expert, 2*F, E]."""
     if len(fused.shape) != 3 or fused.shape[1] % 2:
@@ -267,7 +311,7 @@ def _read_rule(
 ) -> BlockTensor | None:
     """One tensor of block `k`, or None when the checkpoint does not have it."""
     for source in rule.sources:
-        local = source.name.replace("{k}", str(k))
+        local, beside = (name.replace("{k}", str(k)) for name in (source.name, source.beside))
         if "{x}" in local:
             numbers = _expert_numbers(names, local)
             if not numbers:
@@ -281,6 +325,10 @@ def _read_rule(
             found = [local.replace("{x}", str(x)) for x in numbers]
         elif local in names and (k == 0 or "{k}" in source.name):
             found = [local]
+            if beside and beside not in names:
+                continue
+            if beside:
+                found.append(beside)
         else:
             continue
         used.update(found)
@@ -290,10 +338,15 @@ def _read_rule(
             rows, ne = _head_halves(checkpoint, family, rule, source.transform, names[found[0]])
         elif source.transform is Transform.RANKED_QKV:
             rows, ne = _ranked_qkv(checkpoint, family, names[found[0]])
+        elif source.transform in _ARRANGED:
+            rows, ne = _arranged(checkpoint, source, names[found[0]], names[beside] if beside else None)
         else:
             spans, ne = _spans(checkpoint, rule, source.transform, [names[name] for name in found])
             rows = CheckpointRows(spans, 1.0 if source.transform is Transform.PLUS_ONE else 0.0)
-        return BlockTensor(k, rule.target, ne, rows, f32=rule.f32 or len(ne) <= 1)
+        stored = checkpoint.tensor(names[found[0]]).dtype if rule.as_source else ""
+        f32 = rule.f32 or len(ne) <= 1 or stored == "F32"
+        kept = stored.lower() if stored in ("BF16", "F16") else None
+        return BlockTensor(k, rule.target, ne, rows, f32=f32, kept=kept, root=rule.root)
     return None
 
 
@@ -321,8 +374,8 @@ def block_from_checkpoint(checkpoint: Checkpoint) -> Block:
         raise _no_block(checkpoint, family)
     refuse_foreign(checkpoint, names)
     names = logical_names(names)
-    numbers = {int(match[1]) for name in names if (match := _LAYER.match(name))}
-    n_blocks = max(numbers, default=0) + 1
+    numbers = {int(match[1]) for name in names if (match := re.match(rf"{family.layer_mark}(\d+)\.", name))}
+    n_blocks = -(-(max(numbers, default=0) + 1) // family.n_source_layers)
     if n_blocks > family.max_blocks:
         raise UnsupportedModel(
             f"{checkpoint.folder}: the checkpoint has {n_blocks} MTP blocks, and engines take "

@@ -167,11 +167,13 @@ def _check_block(model: Model, layers: list[int], shape: str, problems: list[str
     if family is not None:
         for layer in layers:
             there = {suffix_of(name) for name in model.tensors if layer_of(name) == layer}
+            there |= {name for name in model.tensors if layer_of(name) is None}
             lost = [rule.target for rule in family.rules if not rule.optional and rule.target not in there]
             if lost:
                 problems.append(f"the MTP block in layer {layer} is not whole: {', '.join(lost[:4])} missing.")
-    if shape == "sidecar" and "output_norm.weight" not in model.tensors:
-        problems.append("the sidecar has no 'output_norm.weight': llama.cpp refuses it.")
+    norm = "output_norm.weight"
+    if shape == "sidecar" and norm not in model.tensors and (family is None or norm in family.root):
+        problems.append(f"the sidecar has no '{norm}': llama.cpp refuses it.")
     if any(mark in kv.key for kv in model.kvs for mark in SHARED_MARKS):
         problems.append(
             "the sidecar is meant to share the target's embeddings, which only forks of llama.cpp do; "
@@ -185,7 +187,8 @@ def _check_arrays(model: Model, n_nextn: int, n_trunk: int, problems: list[str])
     wanted = n_trunk + n_nextn
     for suffix in suffixes:
         kv = model.header.by_key.get(f"{model.architecture}.{suffix}")
-        if kv is not None and kv.type is KVType.ARRAY and kv.n_items != wanted:
+        longer = family is not None and suffix in family.longer_arrays and (kv.n_items or 0) > wanted if kv else False
+        if kv is not None and kv.type is KVType.ARRAY and kv.n_items != wanted and not longer:
             problems.append(
                 f"'{kv.key}' has {kv.n_items:,} entries, and engines demand {wanted}: one for each layer, "
                 "MTP blocks included."

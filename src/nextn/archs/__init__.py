@@ -7,12 +7,15 @@ from . import (
     bailingmoe3,
     cohere2moe,
     deepseek2,
+    deepseek4,
     deepseek32,
     glm4moe,
     glm_dsa,
     hy_v3,
     mimo2,
+    nemotron_h_moe,
     qwen3next,
+    qwen4exp,
     qwen35,
     qwen35moe,
     step35,
@@ -34,6 +37,9 @@ FAMILIES: dict[str, Family] = {
         step35,
         bailingmoe3,
         cohere2moe,
+        nemotron_h_moe,
+        qwen4exp,
+        deepseek4,
     )
 }
 BY_CLASS: dict[str, Family] = {name: family for family in FAMILIES.values() for name in family.classes}

@@ -14,7 +14,7 @@ from typing import Any, TypeAlias
 
 
 class Transform(Enum):
-    """What happens to a checkpoint tensor on its way. All keep the order of values inside a row."""
+    """What happens to a checkpoint tensor on its way."""
 
     COPY = "copy"
     PLUS_ONE = "plus one"  # zero-centred norms: the checkpoint stores w, engines multiply by w as stored
@@ -24,6 +24,10 @@ class Transform(Enum):
     KEY_HALF = "keys of kv_b, transposed"  # [H*(nope+v), lora] -> [H, lora, nope]: MLA with absorbed keys
     VALUE_HALF = "values of kv_b"  # [H*(nope+v), lora] -> [H, v, lora]
     RANKED_QKV = "q, k and v, each of all ranks"  # FP8 as MiMo's ranks wrote it; otherwise as it is
+    ROPE_PAIRS = "halves of each head interleaved"  # [H*D, E] -> row 0, row D/2, row 1, ... of each head
+    FIRST_ROWS = "first rows"  # as many as the product of `Source.keys` in config.json
+    OTHER_ROWS = "rows behind the first"
+    BESIDE = "two matrices side by side"  # [E, a] and [E, b] -> [E, a + b]: a projection of a concatenation
 
 
 @dataclass(frozen=True)
@@ -35,6 +39,8 @@ class Source:
 
     name: str
     transform: Transform = Transform.COPY
+    keys: tuple[str, ...] = ()  # config.json keys of counts, multiplied: heads (ROPE_PAIRS) or rows (FIRST_ROWS)
+    beside: str = ""  # BESIDE: the name of the right matrix
 
 
 @dataclass(frozen=True)
@@ -59,6 +65,8 @@ class Rule:
     sources: tuple[Source, ...]
     f32: bool = False  # kept in F32 whatever type is asked for
     optional: bool = False
+    as_source: bool = False  # kept in the checkpoint's floating-point type whatever type is asked for
+    root: bool = False  # a root tensor of the sidecar: no `blk.N.` before its name
 
 
 @dataclass(frozen=True)
@@ -76,7 +84,12 @@ class Family:
     max_blocks: int = 1  # how many blocks the engine's graph takes
     draft_head: bool = True  # whether the loader takes nextn.shared_head_head
     runs_on: Mapping[str, str] | None = None  # engine -> since when, or why not
+    n_source_layers: int = 1  # layers of the checkpoint that make one block
     behind_trunk: bool = False  # blocks are `{prefix}layers.N`, `N+1`, ... behind the trunk's layers
+    layer_mark: str = "layers."  # what stands before a layer's number in the block's names
+    longer_arrays: tuple[str, ...] = ()  # per-layer arrays that engines take when they are too long
+    only_sidecar: str = ""  # why the block cannot be in one model with its trunk; empty: it can
+    sidecar_drops: tuple[str, ...] = ()  # starts of keys behind `{arch}.` that describe the trunk alone
     sidecar_extra: tuple[str, ...] = ()  # further root tensors that a sidecar carries when the trunk has them
     head_needed: bool = False  # the loader wants output.weight in a sidecar even with a draft head in the block
     head_dims: tuple[str, str] = ("qk_nope_head_dim", "v_head_dim")  # config.json keys: parts of a head in kv_b
@@ -122,6 +135,8 @@ def dimensions(arch_value: Any, n_vocab: int | None) -> dict[str, int]:
     hidden, heads = integer("embedding_length"), integer("attention.head_count")
     head_dim = integer("attention.key_length") or (hidden // heads if hidden and heads else None)
     width, shared = integer("expert_feed_forward_length"), integer("expert_shared_count")
+    streams = integer("hyper_connection.count")
+    groups, rank = integer("attention.output_group_count"), integer("attention.output_lora_rank")
     mla, rope = integer("attention.key_length_mla"), integer("rope.dimension_count")
     found = {
         "E": hidden,
@@ -142,6 +157,11 @@ def dimensions(arch_value: Any, n_vocab: int | None) -> dict[str, int]:
         "Dw": integer("attention.value_length_mla"),
         "I": integer("attention.indexer.head_count"),
         "Di": integer("attention.indexer.key_length"),
+        "Hc": streams,
+        "Lhc": integer("hyper_connection.low_rank"),
+        "Hm": (streams + 2) * streams if streams else None,
+        "Og": heads * head_dim // groups if heads and head_dim and groups else None,
+        "Oa": groups * rank if groups and rank else None,
         "V": n_vocab,
     }
     return {symbol: value for symbol, value in found.items() if value}

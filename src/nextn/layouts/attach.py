@@ -96,9 +96,14 @@ def plan_attach(trunk: Model, block: Block, options: Options) -> Plan:
     notes = check_fit(block, trunk, family) + of_form
     if form is not None:
         block = _shaped(given, form, trunk, options.type)
-    layout = options.layout or ("shards" if len(trunk.files) > 1 else "sidecar")
+    layout = options.layout or ("shards" if len(trunk.files) > 1 and not family.only_sidecar else "sidecar")
     if layout not in LAYOUTS:
         raise UsageError(f"there is no layout '{layout}'; choose one of {', '.join(LAYOUTS)}.")
+    if layout != "sidecar" and family.only_sidecar:
+        raise UnsupportedModel(
+            f"{trunk.entry}: the block of '{family.arch}' runs only beside its trunk ({family.only_sidecar}); "
+            "use --layout sidecar."
+        )
     if options.draft_head is not None and not family.draft_head:
         raise UnsupportedModel(
             f"{trunk.entry}: the loader for '{family.arch}' refuses a file with a draft head; leave out --draft-head."
@@ -208,10 +213,10 @@ def _sidecar(job: _Job) -> Plan:
         )
     block = job.block_parts()
     with_head = options.draft_head is None or job.family.head_needed
-    roots = sidecar_roots(trunk, options.embd_type, job.notes, with_head=with_head, extra=job.family.sidecar_extra)
+    roots = sidecar_roots(trunk, job.family, options.embd_type, job.notes, with_head=with_head)
     parts = roots + block
     main_type = main_type_of(block)
-    kvs = sidecar_kvs(job.kvs(), main_type)
+    kvs = sidecar_kvs(job.kvs(), main_type, job.family)
     default = naming.sidecar_name(trunk, main_type.label)
     folder, name = naming.resolve_output(options.out, naming.default_folder(trunk), default)
     header = build.late_header(kvs, parts, trunk.header, _provenance(job, block))
@@ -234,9 +239,10 @@ def main_type_of(parts: Sequence[build.Part]) -> TensorType:
     return kind if kind is not None else build.F32
 
 
-def sidecar_kvs(kvs: Sequence[KV], main_type: TensorType) -> list[KV]:
+def sidecar_kvs(kvs: Sequence[KV], main_type: TensorType, family: Family) -> list[KV]:
     """Full KV of a bundled model without what does not describe a sidecar."""
-    out = edit(kvs, drop_prefixes=("split.", "quantize.imatrix.", "nextn.undo"))
+    of_trunk = tuple(f"{family.arch}.{start}" for start in family.sidecar_drops)
+    out = edit(kvs, drop_prefixes=("split.", "quantize.imatrix.", "nextn.undo", *of_trunk))
     number = file_type_for(main_type)
     if number is None:
         return edit(out, drop=("general.file_type",))
@@ -244,15 +250,15 @@ def sidecar_kvs(kvs: Sequence[KV], main_type: TensorType) -> list[KV]:
 
 
 def sidecar_roots(
-    model: Model, wanted: TensorType | None, notes: list[str], *, with_head: bool, extra: Sequence[str] = ()
+    model: Model, family: Family, wanted: TensorType | None, notes: list[str], *, with_head: bool
 ) -> list[build.Part]:
     """token_embd, output_norm and output from a model; a tied model has no output, and engines tie the sidecar too.
 
-    With a draft head in the block, engines never use `output`, so it is left out.
+    With a draft head in the block, engines never use `output`, so it is left out. Some families have no output_norm.
     """
     parts = []
-    fixed = (("token_embd.weight", True), ("output_norm.weight", True), ("output.weight", False))
-    for name, needed in (*fixed, *((name, False) for name in extra)):
+    fixed = ((name, name != "output.weight") for name in family.root)
+    for name, needed in (*fixed, *((name, False) for name in family.sidecar_extra)):
         found = root_tensor(model, name)
         if found is None and needed:
             raise FormatError(f"'{name}' is missing, and a sidecar cannot run without it", path=model.entry)

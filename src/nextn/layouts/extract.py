@@ -78,10 +78,10 @@ def _sidecar(block: Block, family: Family, options: ExtractOptions) -> Plan:
     # A sidecar's roots are already small: they are carried.
     wanted = None if block.kind == "sidecar" else options.embd_type
     with_head = not has_head or family.head_needed
-    roots = sidecar_roots(model, wanted, notes, with_head=with_head, extra=family.sidecar_extra)
+    roots = sidecar_roots(model, family, wanted, notes, with_head=with_head)
     parts = roots + parts_of_block
     kind = main_type_of(parts_of_block)
-    kvs = edit(sidecar_kvs(model.kvs, kind), put=_counts(block), drop_prefixes=("nextn.",))
+    kvs = edit(sidecar_kvs(model.kvs, kind, family), put=_counts(block), drop_prefixes=("nextn.",))
     folder, name = naming.resolve_output(
         options.out, naming.default_folder(model), naming.sidecar_name(model, kind.label)
     )

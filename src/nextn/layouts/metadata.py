@@ -56,9 +56,12 @@ def growing_arrays(model: Model, n_trunk: int, n_nextn: int) -> list[tuple[str, 
     Raises FormatError for one that has neither the trunk's length nor the new one.
     """
     out = []
+    family = FAMILIES.get(model.architecture)
     for suffix, tail in _layer_arrays(model).items():
         kv = model.header.by_key.get(f"{model.architecture}.{suffix}")
         if kv is None or kv.type is not KVType.ARRAY or kv.n_items == n_trunk + n_nextn:
+            continue
+        if (kv.n_items or 0) > n_trunk + n_nextn and family is not None and suffix in family.longer_arrays:
             continue
         if kv.n_items != n_trunk:
             raise FormatError(

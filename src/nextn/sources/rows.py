@@ -79,6 +79,11 @@ class Span:
         return self.shape[-1] if self.shape else 1
 
     @property
+    def n_rows(self) -> int:
+        """Rows of the span."""
+        return self.end - self.start
+
+    @property
     def block_type(self) -> TensorType | None:
         """The type that holds the same values without loss, or None."""
         return self.scale.block_type if self.scale is not None else None

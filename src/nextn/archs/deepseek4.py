@@ -1,0 +1,86 @@
+"""DeepSeek-V4: hyper-connections of four streams, one block under `mtp.0.`, a sidecar by nature.
+
+The mixer in front of the head (`output_hc_*`) has one name for trunk and block, and their values differ: a file can
+hold only one of them, so the block is never bundled.
+"""
+
+from __future__ import annotations
+
+from .base import Family, Rule, Source, Transform
+
+
+def _t(target: str, ne: str, name: str, *, f32: bool = False, optional: bool = False, as_source: bool = False) -> Rule:
+    return Rule(target, ne, (Source("{k}." + name),), f32=f32, optional=optional, as_source=as_source)
+
+
+def _mixer(part: str) -> tuple[Rule, ...]:
+    """How streams become one before attention or experts, and many again behind them; always F32."""
+    return (
+        _t(f"hc_{part}_fn.weight", "Hc*E Hm", f"hc_{part}_fn", f32=True),
+        _t(f"hc_{part}_base.weight", "Hm", f"hc_{part}_base", f32=True),
+        _t(f"hc_{part}_scale.weight", "3", f"hc_{part}_scale", f32=True),
+    )
+
+
+def _head(part: str, ne: str) -> Rule:
+    """A root tensor of the sidecar."""
+    return Rule(f"output_hc_{part}.weight", ne, (Source(f"{{k}}.hc_head_{part}"),), f32=True, root=True)
+
+
+def _experts(target: str, ne: str, part: str) -> Rule:
+    return Rule(target, ne, (Source(f"{{k}}.ffn.experts.{{x}}.{part}.weight", Transform.STACK_EXPERTS),))
+
+
+FAMILY = Family(
+    arch="deepseek4",
+    title="DeepSeek-V4",
+    classes=("DeepseekV4ForCausalLM",),
+    count_keys=("num_nextn_predict_layers",),
+    prefixes=("mtp.",),
+    layer_mark="",
+    rules=(
+        Rule(
+            "nextn.eh_proj.weight",
+            "2*E E",
+            (Source("{k}.e_proj.weight", Transform.BESIDE, beside="{k}.h_proj.weight"),),
+        ),
+        _t("nextn.enorm.weight", "E", "enorm.weight", f32=True),
+        _t("nextn.hnorm.weight", "E", "hnorm.weight", f32=True),
+        _t("nextn.shared_head_norm.weight", "E", "norm.weight", f32=True),
+        _head("fn", "Hc*E Hc"),
+        _head("base", "Hc"),
+        _head("scale", "1"),
+        _t("attn_norm.weight", "E", "attn_norm.weight", f32=True),
+        _t("attn_q_a.weight", "E Lq", "attn.wq_a.weight"),
+        _t("attn_q_a_norm.weight", "Lq", "attn.q_norm.weight", f32=True),
+        _t("attn_q_b.weight", "Lq H*D", "attn.wq_b.weight"),
+        _t("attn_kv.weight", "E D", "attn.wkv.weight"),
+        _t("attn_kv_a_norm.weight", "D", "attn.kv_norm.weight", f32=True),
+        _t("attn_output_a.weight", "Og Oa", "attn.wo_a.weight"),  # the loader makes a third axis of the groups
+        _t("attn_output_b.weight", "Oa E", "attn.wo_b.weight"),
+        _t("attn_sinks.weight", "H", "attn.attn_sink", f32=True),
+        *_mixer("attn"),
+        *_mixer("ffn"),
+        _t("ffn_norm.weight", "E", "ffn_norm.weight", f32=True),
+        _t("ffn_gate_inp.weight", "E X", "ffn.gate.weight", as_source=True),
+        _t("exp_probs_b.bias", "X", "ffn.gate.bias", f32=True),
+        _t("exp_probs_b_vl.bias", "X", "ffn.gate.bias_vl", f32=True, optional=True),
+        _experts("ffn_gate_exps.weight", "E Fx X", "w1"),
+        _experts("ffn_down_exps.weight", "Fx E X", "w2"),
+        _experts("ffn_up_exps.weight", "E Fx X", "w3"),
+        _t("ffn_gate_shexp.weight", "E Fs", "ffn.shared_experts.w1.weight"),
+        _t("ffn_down_shexp.weight", "Fs E", "ffn.shared_experts.w2.weight"),
+        _t("ffn_up_shexp.weight", "E Fs", "ffn.shared_experts.w3.weight"),
+    ),
+    root={
+        "token_embd.weight": ("embed.weight",),
+        "output_norm.weight": ("norm.weight",),
+        "output.weight": ("head.weight",),
+    },
+    # config.json lists the ratios of trunk and block, so most trunk files have them all.
+    array_tail={"swiglu_clamp_exp": None, "swiglu_clamp_shexp": None, "attention.compress_ratios": 0},
+    longer_arrays=("attention.compress_ratios",),
+    head_needed=True,
+    only_sidecar="the mixer before its head has the name of the trunk's, and a file holds one of them",
+    runs_on=dict.fromkeys(("llama.cpp", "ik_llama.cpp"), "sidecar (read in its source, not run)"),
+)

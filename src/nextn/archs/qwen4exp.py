@@ -1,0 +1,77 @@
+"""Qwen3.8-Flash-Next: hyper-connections in place of norms, sparse attention with an indexer, n-gram embeddings.
+
+The block's fusion is published as two matrices and is one for engines. There is no last norm: a mixer takes its
+place, in the block too. The n-gram embeddings belong to the trunk alone, and a sidecar must not promise them.
+"""
+
+from __future__ import annotations
+
+from . import parts, qwen
+from .base import Donor, Family, Rule, Source, Transform
+
+
+def _ratio(donor: Donor, block: int) -> int | None:
+    """The block's attention is compressed as the trunk's full attention is."""
+    found = donor.config.get("indexer_compress_ratio")
+    if found is None:
+        found = next((n for n in donor.trunk("attention.compress_ratios") or () if n), None)
+    return None if found is None else int(found)
+
+
+def _mixer(place: str, names: str, *, inject: bool) -> tuple[Rule, ...]:
+    """Hyper-connections: streams into one by a gate of low rank, and the weights that deal a result out again."""
+    norm = Rule(f"{place}_norm.weight", "Hc*E", (Source(f"{names}.hc_norm.weight", Transform.PLUS_ONE),), f32=True)
+    rules = (
+        norm,
+        Rule(f"{place}_down.weight", "Hc*E Lhc", (Source(f"{names}.input_mix_weight_down.weight"),)),
+        Rule(f"{place}_up.weight", "Lhc Hc*E", (Source(f"{names}.input_mix_weight_up.weight"),)),
+    )
+    more = Rule(f"{place}_inject.weight", "Hc*E Hc", (Source(f"{names}.block_inject_weight.weight"),))
+    return (*rules, more) if inject else rules
+
+
+def _indexer(target: str, ne: str, transform: Transform) -> Rule:
+    """One projection holds the indexer's queries, then its keys."""
+    name = "layers.{k}.self_attn.indexer.index_qk_proj.weight"
+    return Rule(target, ne, (Source(name, transform, ("indexer_n_heads", "indexer_head_dim")),))
+
+
+# Of Qwen3.5's block those that are here, too: the hidden state's norm, for one, spans all streams.
+_SHARED = tuple(
+    rule
+    for rule in (*qwen.COMMON, *qwen.MOE)
+    if rule.target == "nextn.enorm.weight"
+    or (not rule.target.startswith("nextn.")
+    and rule.target not in ("attn_norm.weight", "post_attention_norm.weight"))
+)
+
+FAMILY = Family(
+    arch="qwen4exp",
+    title="Qwen3.8-Flash-Next",
+    classes=("Qwen4ExpForConditionalGeneration", "Qwen4ExpForCausalLM"),
+    count_keys=("mtp_num_hidden_layers",),
+    prefixes=qwen.PREFIXES,
+    rules=(
+        Rule(
+            "nextn.eh_proj.weight",
+            "2*E E",
+            (Source("fc_embedding.weight", Transform.BESIDE, beside="fc_hidden.weight"),),
+        ),
+        Rule(
+            "nextn.hnorm.weight", "Hc*E", (Source("pre_fc_norm_hidden.weight", Transform.PLUS_ONE),), f32=True
+        ),
+        *_mixer("nextn.hc_head", "hyper_connection_mixer", inject=False),
+        *_mixer("hc_attn", "layers.{k}.attn_hyper_connection", inject=True),
+        *_mixer("hc_ffn", "layers.{k}.mlp_hyper_connection", inject=True),
+        *_SHARED,
+        _indexer("indexer.q_proj.weight", "E I*Di", Transform.FIRST_ROWS),
+        _indexer("indexer.k_proj.weight", "E Di", Transform.OTHER_ROWS),
+        parts.norm_plus_one("indexer.q_norm.weight", "self_attn.indexer.q_layernorm.weight", ne="Di"),
+        parts.norm_plus_one("indexer.k_norm.weight", "self_attn.indexer.k_layernorm.weight", ne="Di"),
+    ),
+    root={name: places for name, places in qwen.ROOT.items() if name != "output_norm.weight"},
+    array_tail={**qwen.ARRAY_TAIL, "attention.compress_ratios": _ratio},
+    draft_head=False,
+    sidecar_drops=("ple.", "embedding_length_per_layer_input"),
+    runs_on={"llama.cpp": parts.ENGINE_SINGLE, "ik_llama.cpp": parts.NO_IK},
+)
