@@ -39,9 +39,6 @@ def main(argv: list[str]) -> int:
     if missing:
         sys.stderr.write(f"nextn: this xllamacpp cannot account without loading ({', '.join(missing)} missing)\n")
         return 1
-    for name, value in setup["more"].items():
-        kinds = getattr(xllamacpp, "ggml_type", None)
-        put(params, getattr(kinds, value, value) if isinstance(value, str) else value, *name.split("|"))
     try:
         xllamacpp.Server(params)
     except RuntimeError as error:
