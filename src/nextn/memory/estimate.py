@@ -87,7 +87,9 @@ class Prediction:
         return self.sum("total_bytes")
 
 
-def predict(setup: Setup, settings: Settings, here: Account | None, other: tuple[Settings, Account] | None) -> Prediction:
+def predict(
+    setup: Setup, settings: Settings, here: Account | None, other: tuple[Settings, Account] | None
+) -> Prediction:
     """The prediction for a setup that can be had.
 
     `here` is the engine's account with `settings`, `other` one with another context, from which the compute buffers'
@@ -145,7 +147,9 @@ def _add_weights(target: DeviceUse, found: Weights) -> None:
     target.needed_weights_bytes += found.weights_bytes
 
 
-def _add_state(shape: Shape, settings: Settings, mtp: bool, devices: list[str], use: Callable[[str], DeviceUse]) -> None:
+def _add_state(
+    shape: Shape, settings: Settings, mtp: bool, devices: list[str], use: Callable[[str], DeviceUse]
+) -> None:
     copies = state_copies(shape, settings, mtp)
     for device, n_bytes in state_bytes(shape, devices).items():
         target = use(device)
@@ -155,7 +159,7 @@ def _add_state(shape: Shape, settings: Settings, mtp: bool, devices: list[str], 
 
 
 def output_bytes(shape: Shape, settings: Settings, context: str, mtp: bool) -> int:
-    """Logits of a step's outputs; with MTP also hidden rows: a whole batch's in the target, one a sequence in the draft.
+    """Logits of a step's outputs; with MTP hidden rows, too: a batch's in the target, one a sequence in the draft.
 
     Source: llama_context::output_reserve of llama.cpp b11434. Engines grow this buffer with the first answer and do
     not log it then.
@@ -182,8 +186,8 @@ def _add_compute(
                     slope = max(0.0, (other[1].contexts[i].compute.get(name, size) - size) / step) if step else 0.0
                 _compute(use(name), size, slope, n_ctx)
         return
-    for shape, context in contexts:
-        size, slope = estimated_compute(shape, settings, context)
+    for shape, which in contexts:
+        size, slope = estimated_compute(shape, settings, which)
         _compute(use(HOST), size, slope, n_ctx)
 
 

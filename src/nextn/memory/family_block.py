@@ -1,4 +1,4 @@
-"""The block that a family's models have, from its table alone: shapes without data, to plan with before a donor is found."""
+"""The block that a family's models have, from its table alone: shapes without data, to plan with without a donor."""
 
 from __future__ import annotations
 

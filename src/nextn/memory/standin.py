@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from ..errors import StorageError
-from ..gguf.files import Model, os_error, open_model
+from ..gguf.files import Model, open_model, os_error
 from ..layouts.plan import LateHeader, Link, NewBytes, NewFile, Plan, Segment
 
 _NO_HASH = "0" * 64

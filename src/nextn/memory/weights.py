@@ -23,7 +23,10 @@ EMBEDDINGS, HEAD = "token_embd.weight", "output.weight"
 # Loaders that allocate these tensors of a block with MTP off, too: names behind `blk.N.`.
 LOADED_ANYWAY: dict[str, tuple[str, ...]] = {
     "hy_v3": ("ffn_gate", "ffn_up", "ffn_down", "exp_probs_b", "nextn.embed_tokens", "nextn.shared_head"),
-    "step35": ("attn_q_norm", "attn_k_norm", "attn_gate", "ffn_gate", "ffn_up", "ffn_down", "nextn.embed_tokens", "nextn.shared_head"),
+    "step35": (
+        *("attn_q_norm", "attn_k_norm", "attn_gate", "ffn_gate", "ffn_up", "ffn_down"),
+        *("nextn.embed_tokens", "nextn.shared_head"),
+    ),
     "cohere2moe": ("nextn.embed_tokens", "nextn.shared_head"),
     "glm-dsa": ("exp_probs_b",),
     "deepseek32": ("exp_probs_b",),
