@@ -157,7 +157,7 @@ def make_setups(
     names = list(model.tensors)
     if not any(layer_of(name) == 0 for name in names) or block_layers(names)[:1] == [0]:
         raise UsageError(
-            f"{model.entry}: this is no model but a sidecar or donor file; name the trunk, and this file with --sidecar."
+            f"{model.entry}: this is no model but a sidecar or donor file; name its trunk, and it with --sidecar."
         )
     if sidecar is not None and not block_layers(list(sidecar.tensors)):
         raise NoBlock(f"{sidecar.entry}: there is no MTP block in this sidecar.")

@@ -18,6 +18,7 @@ from .account import Account, account
 from .answers import Machine, fits, longest_context, this_machine
 from .estimate import COLUMNS, Prediction, predict
 from .family_block import family_block
+from .materialize import RealFiles
 from .measured import Measured, measure
 from .settings import DEFAULT_N_CTX, Settings, kv_types
 from .setups import BUNDLED_OFF, BUNDLED_ON, NO_MTP, SIDECAR, TITLES, Setup, Setups, make_setups, publishing
@@ -264,6 +265,7 @@ class _Rows:
 
     def all(self, setups: Setups, run: bool) -> list[Row]:
         """One row a setup."""
+        self.maker = RealFiles(setups, self.scratch / "real")
         return [self.row(setup, run) for setup in setups.all]
 
     def row(self, setup: Setup, run: bool) -> Row:
@@ -298,12 +300,10 @@ class _Rows:
 
     def _measure(self, setup: Setup, prediction: Prediction, notes: list[str]) -> Measured | None:
         assert self.engine is not None and setup.model is not None
-        if not setup.is_there:
-            notes.append("not measured: its files do not exist yet")
-            return None
         self.say(f"running {TITLES[setup.id]}")
         try:
-            return measure(self.engine, setup, self.settings, prediction.sum("output_bytes"), self.scratch)
+            real = setup if setup.is_there else self.maker.make(setup)
+            return measure(self.engine, real, self.settings, prediction.sum("output_bytes"), self.scratch)
         except NextnError as error:
             notes.append(f"not measured: {error}")
             return None
