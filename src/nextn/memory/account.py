@@ -33,6 +33,8 @@ _BREAKDOWN = re.compile(
 _KV = re.compile(r"llama_kv_cache: size = +([\d.]+) MiB \( *(\d+) cells, +(\d+) layers, +(\d+)/(\d+) seqs\)")
 _STATE = re.compile(r"llama_memory_recurrent: size = +([\d.]+) MiB")
 _BUFFER = re.compile(r"[: ](\S+) +(model|KV|RS|compute|output) buffer size = +([\d.]+) MiB")
+# Logged when a context ends: what its buffer has really come to.
+_FINAL = re.compile(r"~llama_context: +(\S+) compute buffer size (?:is|of) +([\d.]+) MiB")
 _CONTEXT = "constructing llama_context"
 _LOADER = "llama_model_loader: loaded meta data with"
 
@@ -57,7 +59,7 @@ class Account:
     unused: list[frozenset[str]] = field(default_factory=list)  # per loaded model: tensors left out
     model: list[Counter[str]] = field(default_factory=list)  # per loaded model: bytes of weights by buffer, MiB-exact
     buffers: Counter[str] = field(default_factory=Counter)  # bytes of weights that were allocated, by buffer
-    n_layers_all: int = 0
+    final_compute: Counter[str] = field(default_factory=Counter)  # bytes of all contexts when they ended, by device
 
 
 def is_host(device: str) -> bool:
@@ -94,6 +96,8 @@ def read_account(log: str, *, accounting: bool) -> Account:
         elif match := _STATE.search(line):
             if current is not None:
                 current.state_bytes += float(match[1]) * MIB
+        elif match := _FINAL.search(line):
+            account.final_compute[HOST if is_host(match[1]) else match[1]] += round(float(match[2]) * MIB)
         elif match := _BUFFER.search(line):
             _buffer(account, current, match)
     if not accounting or model:

@@ -9,7 +9,7 @@ from typing import Any
 
 from ..engines.base import Engine, Launch
 from ..engines.running import RunningServer
-from .account import engine_settings, read_account
+from .account import Account, engine_settings, read_account
 from .settings import Settings
 from .setups import Setup
 
@@ -71,6 +71,13 @@ def engine_pid(running: RunningServer) -> int | None:
     return None
 
 
+def _compute(account: Account) -> int:
+    """Compute buffers as they were at the end; reservations, whose lines name no context, where that is not logged."""
+    if account.final_compute:
+        return sum(account.final_compute.values())
+    return round(sum(sum(context.compute.values()) for context in account.contexts))
+
+
 def measure(engine: Engine, setup: Setup, settings: Settings, output_bytes: int, scratch: Path) -> Measured:
     """Run the setup once, with one answer, and read what it took.
 
@@ -84,7 +91,7 @@ def measure(engine: Engine, setup: Setup, settings: Settings, output_bytes: int,
         n_max=settings.n_max if setup.mtp else 0,
         n_ctx=settings.n_ctx,
         threads=1,
-        extra_args=engine_settings(settings, setup.mtp),
+        extra_args=(*engine_settings(settings, setup.mtp), "verbosity=5"),
         log=log,
     )
     with engine.start(launch) as running:
@@ -98,7 +105,7 @@ def measure(engine: Engine, setup: Setup, settings: Settings, output_bytes: int,
         repacked_bytes=repacked,
         kv_cache_bytes=round(sum(context.kv_bytes for context in account.contexts)),
         recurrent_bytes=round(sum(context.state_bytes for context in account.contexts)),
-        compute_bytes=round(sum(sum(context.compute.values()) for context in account.contexts)),
+        compute_bytes=_compute(account),
         output_bytes=output_bytes,
         rss_anonymous_bytes=memory[0] if memory else None,
         rss_file_bytes=memory[1] if memory else None,
