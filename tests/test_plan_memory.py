@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import importlib.util
 import json
-import os
 from pathlib import Path
 from typing import Any
 
@@ -70,7 +69,7 @@ def test_predicted_is_what_other_families_take(kind: str, tmp_path: Path) -> Non
     check_measured(nextn.plan(TRUNKS / "families" / f"{kind}-Q8_0.gguf", donor=donor, n_ctx=2048, run=True).to_json())
 
 
-@pytest.mark.parametrize("kind", ["step35", "hyv3", "cohere2moe", "deepseek32"])
+@pytest.mark.parametrize("kind", ["step35", "hyv3", "cohere2moe"])
 @pytest.mark.parametrize("kv_type", ["f16", "q8_0,f16"])
 def test_headers_say_what_the_engine_says(kind: str, kv_type: str, tmp_path: Path) -> None:
     engine()
@@ -160,10 +159,10 @@ def test_disk_figures_are_what_attach_writes(tmp_path: Path) -> None:
 
 def test_a_bundled_model_is_taken_apart_on_paper_only(tmp_path: Path) -> None:
     bundle = nextn.attach(Q4, CHECKPOINT, layout="bundle", out=tmp_path).entry
-    before = os.listdir(tmp_path)
+    before = sorted(tmp_path.iterdir())
     data = nextn.plan(bundle, engine=False).to_json()
     jsonschema.validate(data, SCHEMA)
-    assert os.listdir(tmp_path) == before
+    assert sorted(tmp_path.iterdir()) == before
     by_id = {setup["id"]: setup for setup in data["setups"]}
     assert by_id["no_mtp"]["disk_bytes"] == Q4.stat().st_size
     assert by_id["bundled_on"]["disk_new_bytes"] == 0

@@ -168,6 +168,7 @@ def account(
         process.stop()
     found = read_account(log, accounting=True)
     if len(found.contexts) < (2 if mtp else 1):
+        log = log.partition("loading lora adapter from")[0]  # what ends the start is no reason
         why = decisive_line(log) or ended or f"nothing within {TIMEOUT_S:g} s"
         raise EngineRefused(f"{engine.name} cannot account for {model.name}: {why}", line=why)
     return found

@@ -9,6 +9,7 @@ from typing import Any
 
 from ..engines.base import Engine, Launch
 from ..engines.running import RunningServer
+from ..errors import EngineFailed
 from .account import Account, engine_settings, read_account
 from .settings import Settings
 from .setups import Setup
@@ -95,7 +96,11 @@ def measure(engine: Engine, setup: Setup, settings: Settings, output_bytes: int,
         log=log,
     )
     with engine.start(launch) as running:
-        running.complete(PROMPT, N_PREDICT)
+        try:
+            running.complete(PROMPT, N_PREDICT)
+        except EngineFailed:  # a random model's text may be no UTF-8; the buffers have grown all the same
+            if not running.alive:
+                raise
         pid = engine_pid(running) if isinstance(running, RunningServer) else None
         memory = None if pid is None else process_memory(pid)
     account = read_account(log.read_text(encoding="utf-8", errors="replace"), accounting=False)
