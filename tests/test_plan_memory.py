@@ -241,6 +241,14 @@ def test_json_is_the_schemas(capsys: pytest.CaptureFixture[str]) -> None:
     jsonschema.validate(json.loads((DATA / "samples" / "plan.json").read_text()), SCHEMA)
 
 
+def test_types_that_the_engine_refuses_are_told(tmp_path: Path) -> None:
+    engine()
+    plan = nextn.plan(TRUNKS / "families" / "deepseek32-Q8_0.gguf", kv_type="q8_0,f16")
+    row = plan.row("no_mtp")
+    assert row.prediction is not None and row.prediction.source == "header"
+    assert any("different K (q8_0) and V (f16)" in note for note in row.notes)
+
+
 def test_cache_types() -> None:
     assert [kind.name for kind in kv_types("q8_0, f16")] == ["q8_0", "f16"]
     with pytest.raises(UsageError):
