@@ -82,6 +82,7 @@ def test_headers_say_what_the_engine_says(kind: str, kv_type: str, tmp_path: Pat
         assert (left.prediction.source, right.prediction.source) == ("engine", "header"), left.notes
         for column in ("needed_weights_bytes", "kv_cache_bytes", "recurrent_bytes"):
             assert left.prediction.sum(column) == right.prediction.sum(column), (left.setup.id, column)
+        assert right.prediction.total_bytes == pytest.approx(left.prediction.total_bytes, rel=0.25)
 
 
 def test_the_engine_accounts_for_the_same_cache_as_the_formulas(tmp_path: Path) -> None:
@@ -239,6 +240,25 @@ def test_json_is_the_schemas(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["plan", str(Q4), "--json", "--header-only"]) == 0
     jsonschema.validate(json.loads(capsys.readouterr().out), SCHEMA)
     jsonschema.validate(json.loads((DATA / "samples" / "plan.json").read_text()), SCHEMA)
+
+
+def test_a_remote_model_is_planned_from_its_header(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from hub_server import HubServer
+
+    trunk = TRUNKS / "families" / "glm4moe-Q8_0.gguf"
+    folder = tmp_path / "repo"
+    folder.mkdir()
+    (folder / trunk.name).write_bytes(trunk.read_bytes())
+    monkeypatch.setenv("NEXTN_CACHE", str(tmp_path / "cache"))
+    monkeypatch.setenv("HF_HOME", str(tmp_path / "hf"))
+    with HubServer() as server:
+        server.add_folder("org/model", folder)
+        monkeypatch.setenv("HF_ENDPOINT", server.endpoint)
+        far = nextn.plan("hf:org/model", engine=False)
+        fetched = server.file_bytes()
+    near_by = nextn.plan(trunk, engine=False)
+    assert [row.setup.disk_bytes for row in far.rows] == [row.setup.disk_bytes for row in near_by.rows]
+    assert fetched < trunk.stat().st_size
 
 
 def test_types_that_the_engine_refuses_are_told(tmp_path: Path) -> None:
