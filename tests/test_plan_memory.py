@@ -82,7 +82,7 @@ def test_headers_say_what_the_engine_says(kind: str, kv_type: str, tmp_path: Pat
         assert (left.prediction.source, right.prediction.source) == ("engine", "header"), left.notes
         for column in ("needed_weights_bytes", "kv_cache_bytes", "recurrent_bytes"):
             assert left.prediction.sum(column) == right.prediction.sum(column), (left.setup.id, column)
-        assert right.prediction.total_bytes == pytest.approx(left.prediction.total_bytes, rel=0.25)
+        assert right.prediction.total_bytes == pytest.approx(left.prediction.total_bytes, rel=0.35)
 
 
 def test_the_engine_accounts_for_the_same_cache_as_the_formulas(tmp_path: Path) -> None:

@@ -211,7 +211,7 @@ def estimated_compute(shape: Shape, settings: Settings, context: str) -> tuple[f
     window = padded(shape.n_window + N_UBATCH) if any(layer.window for layer in layers) else 0
     attention = max((2 * shape.n_embd + 2 * (layer.n_embd_k + layer.n_embd_v) for layer in layers), default=0)
     latent = max((layer.n_embd_k for layer in layers if layer.n_embd_k and not layer.n_embd_v), default=0)
-    width = max(2 * shape.n_ff, attention, 3 * shape.n_embd, 4 * shape.n_head * latent)
+    width = max(2 * shape.n_ff, attention, 3 * shape.n_embd, 3 * shape.n_head * latent)
     if any(layer.recurrent for layer in layers):
         width = max(width, round(1.8 * width), 6 * shape.n_embd)
     n_outputs = settings.n_parallel * (1 + (settings.n_max if context == TARGET else 0))
