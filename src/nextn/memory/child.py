@@ -10,9 +10,11 @@ from __future__ import annotations
 import json
 import os
 import sys
+import time
 
 from nextn.engines.child import configure, put
 
+_LOG_LAG_S = 0.2
 DEBUG = 5  # from this level on the fitting step's buffers are logged
 
 
@@ -42,6 +44,7 @@ def main(argv: list[str]) -> int:
     try:
         xllamacpp.Server(params)
     except RuntimeError as error:
+        time.sleep(_LOG_LAG_S)  # the engine writes its log in a thread of its own
         sys.stderr.write(f"{error}\n")
     return 0
 
