@@ -14,12 +14,26 @@ __version__ = "0.1.0"
 if TYPE_CHECKING:
     from .api import Inspection, Result, attach, detach, extract, inspect
     from .measure.verify import Verdict, verify
+    from .memory.verb import MemoryPlan, plan
 
 _HOMES = {
     **dict.fromkeys(("Inspection", "Result", "attach", "detach", "extract", "inspect"), "api"),
     **dict.fromkeys(("Verdict", "verify"), "measure.verify"),
+    **dict.fromkeys(("MemoryPlan", "plan"), "memory.verb"),
 }
-__all__ = ["Inspection", "Result", "Verdict", "__version__", "attach", "detach", "extract", "inspect", "verify"]
+__all__ = [
+    "Inspection",
+    "MemoryPlan",
+    "Result",
+    "Verdict",
+    "__version__",
+    "attach",
+    "detach",
+    "extract",
+    "inspect",
+    "plan",
+    "verify",
+]
 
 
 def __getattr__(name: str) -> Any:

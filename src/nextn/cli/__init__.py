@@ -22,6 +22,7 @@ VERBS = {
     "detach": "take the MTP block off again",
     "extract": "write the block to a file of its own",
     "verify": "prove on files and on the real engine that it works and that the text is the same",
+    "plan": "what each setup costs in memory and on disk, before you make it",
     "pack": "make a folder ready to publish, each quant with and without its block",
     "pull": "download just the files that a model with, or without, its block needs",
     "cache": "show and clear what is kept of remote models",

@@ -1,0 +1,77 @@
+"""Does it fit, and how long may the context be; what an unused and a used block cost."""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from .estimate import Prediction
+from .settings import CTX_GRAIN, Settings
+from .weights import HOST
+
+
+@dataclass(frozen=True)
+class Machine:
+    """The memory there is, in bytes; None where it is not known."""
+
+    ram_bytes: int | None
+    ram_available_bytes: int | None
+    gpu_memory_bytes: int | None = None
+
+    def limit(self, device: str) -> int | None:
+        """What a device may take. A GPU's memory is only known when the user names it."""
+        return self.ram_bytes if device == HOST else self.gpu_memory_bytes
+
+    def to_json(self) -> dict[str, Any]:
+        """JSON as in the schema of plan."""
+        return {
+            "ram_bytes": self.ram_bytes,
+            "ram_available_bytes": self.ram_available_bytes,
+            "gpu_memory_bytes": self.gpu_memory_bytes,
+        }
+
+
+def this_machine(gpu_memory_bytes: int | None = None) -> Machine:
+    """The memory of this machine, or of the container it is."""
+    total = available = None
+    try:
+        for line in Path("/proc/meminfo").read_text().splitlines():
+            key, _, rest = line.partition(":")
+            if key in ("MemTotal", "MemAvailable"):
+                n_bytes = int(rest.split()[0]) * 1024
+                total, available = (n_bytes, available) if key == "MemTotal" else (total, n_bytes)
+    except (OSError, ValueError, IndexError):
+        try:
+            total = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+        except (ValueError, OSError):
+            total = None
+    try:
+        text = Path("/sys/fs/cgroup/memory.max").read_text().strip()
+        if text.isdigit() and (total is None or int(text) < total):
+            total = int(text)
+            available = total if available is None else min(available, total)
+    except OSError:
+        pass
+    return Machine(total, available, gpu_memory_bytes)
+
+
+def fits(prediction: Prediction, machine: Machine, settings: Settings) -> bool | None:
+    """Whether every device whose memory is known holds its part; None when none is known."""
+    known = [(use, limit) for use in prediction.devices if (limit := machine.limit(use.device)) is not None]
+    return all(use.needed_at(settings) <= limit for use, limit in known) if known else None
+
+
+def longest_context(prediction: Prediction, machine: Machine, settings: Settings, n_ctx_train: int) -> int | None:
+    """The longest context that fits, at most what the model was trained on; 0: none does, None: not known."""
+    if fits(prediction, machine, settings) is None:
+        return None
+    low, high = 0, max(1, (n_ctx_train or settings.n_ctx) * settings.n_parallel // CTX_GRAIN)
+    while low < high:
+        middle = (low + high + 1) // 2
+        if fits(prediction, machine, settings.at(middle * CTX_GRAIN)):
+            low = middle
+        else:
+            high = middle - 1
+    return low * CTX_GRAIN

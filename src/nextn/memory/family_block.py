@@ -1,0 +1,96 @@
+"""The block that a family's models have, from its table alone: shapes without data, to plan with without a donor."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from ..archs import family_of
+from ..archs.base import Family, Rule, dimensions, resolve_shape
+from ..block import Block, BlockTensor, layer_of, suffix_of
+from ..errors import UnsupportedModel
+from ..gguf.files import Model
+from ..layouts.fit import n_layer_trunk, n_vocab
+
+N_BLOCKS = {"mimo2": 3, "step35": 3}  # blocks of the published models; one elsewhere
+
+if TYPE_CHECKING:
+    from ..sources.ranges import Reader
+    from ..sources.rows import Rows
+
+
+@dataclass(frozen=True)
+class NoRows:
+    """Rows of a known shape that nothing can read."""
+
+    n_rows: int
+    n_per_row: int
+    read_bytes: int = 0
+
+    def chunks(self, reader: Reader, seen: Callable[[bytearray], None] | None = None) -> Iterator[Rows]:
+        """Never: there is no data."""
+        raise AssertionError("a block from a family's table has no data")
+
+
+def _shape(rule: Rule, symbols: Mapping[str, int], trunk: Model) -> tuple[int, ...] | None:
+    """The rule's shape, or that of the trunk's last tensor of the same name."""
+    found = resolve_shape(rule.ne, symbols)
+    if found is not None:
+        return found
+    same = [info.ne for name, (_, info) in trunk.tensors.items() if suffix_of(name) == rule.target]
+    return same[-1] if same else None
+
+
+def _present(rule: Rule, trunk: Model) -> bool:
+    """Optional tensors count when the trunk's layers have them; a block's own embeddings and head are rare."""
+    if not rule.optional:
+        return True
+    if rule.target.startswith("nextn."):
+        return rule.target == "nextn.shared_head_norm.weight"
+    return any(suffix_of(name) == rule.target for name in trunk.tensors if layer_of(name) is not None)
+
+
+def _window_heads(trunk: Model) -> list[int]:
+    """Key and value heads of the layers with a sliding window."""
+    heads = trunk.arch_value("attention.head_count_kv")
+    pattern = trunk.arch_value("attention.sliding_window_pattern")
+    if not isinstance(heads, list) or not isinstance(pattern, list):
+        return []
+    return [n for n, slides in zip(heads, pattern, strict=False) if slides]
+
+
+def family_block(trunk: Model) -> Block:
+    """A block of the size that the trunk's family has. Raises UnsupportedModel when the table does not tell it."""
+    family: Family = family_of(trunk.architecture, trunk.entry)
+    symbols = dimensions(trunk.arch_value, n_vocab(trunk))
+    head, value = symbols.get("D"), symbols.get("Dv")
+    if family.arch == "mimo2" and head and value:  # a block's q, k and v are one matrix, with a window's heads
+        kv_heads = next((n for n in _window_heads(trunk) if n), 0)
+        symbols["Q"] = symbols.get("H", 0) * head + kv_heads * (head + value)
+    n_blocks = N_BLOCKS.get(family.arch, 1)
+    tensors = []
+    for layer in range(n_blocks):
+        for rule in family.rules:
+            if not _present(rule, trunk):
+                continue
+            ne = _shape(rule, symbols, trunk)
+            if ne is None:
+                raise UnsupportedModel(
+                    f"{trunk.entry}: the shape of '{rule.target}' does not follow from the trunk alone; name a donor "
+                    "with --donor."
+                )
+            rows = 1
+            for axis in ne[1:]:
+                rows *= axis
+            tensors.append(BlockTensor(layer, rule.target, ne, NoRows(rows, ne[0]), f32=rule.f32 or len(ne) <= 1))
+    return Block(
+        origin=trunk.entry,
+        kind="family",
+        architecture=trunk.architecture,
+        n_layer_trunk=n_layer_trunk(trunk),
+        n_layer_nextn=n_blocks,
+        tensors=tuple(tensors),
+        hidden_size=trunk.arch_int("embedding_length") or None,
+        n_vocab=n_vocab(trunk),
+    )

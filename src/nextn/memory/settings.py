@@ -1,0 +1,64 @@
+"""How a model would be run: everything that memory depends on beside the files."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+from ..errors import UsageError
+from ..gguf.types import TensorType, parse_type_name
+
+# Types that engines take for the kv_cache (llama.cpp b11434, common/arg.cpp).
+KV_TYPES = ("f32", "f16", "bf16", "q8_0", "q4_0", "q4_1", "iq4_nl", "q5_0", "q5_1")
+DEFAULT_N_CTX = 8192
+N_BATCH, N_UBATCH = 2048, 512  # the engine's defaults
+CTX_GRAIN = 256  # contexts are rounded up to a multiple of it
+
+
+@dataclass(frozen=True)
+class Settings:
+    """One way to run a model."""
+
+    n_ctx: int
+    kv_type_k: TensorType
+    kv_type_v: TensorType
+    n_parallel: int = 1
+    n_max: int = 3
+    n_gpu_layers: int | None = None  # None: the engine's choice
+
+    @property
+    def n_ctx_seq(self) -> int:
+        """Cells of one sequence: the context is shared out and rounded up (src/llama-context.cpp)."""
+        return padded(-(-padded(self.n_ctx) // self.n_parallel)) if self.n_parallel > 1 else padded(self.n_ctx)
+
+    def at(self, n_ctx: int) -> Settings:
+        """The same with another context."""
+        return Settings(n_ctx, self.kv_type_k, self.kv_type_v, self.n_parallel, self.n_max, self.n_gpu_layers)
+
+    def to_json(self) -> dict[str, Any]:
+        """JSON as in the schema of plan."""
+        return {
+            "n_ctx": self.n_ctx,
+            "kv_type_k": self.kv_type_k.name,
+            "kv_type_v": self.kv_type_v.name,
+            "n_parallel": self.n_parallel,
+            "n_max": self.n_max,
+            "n_gpu_layers": self.n_gpu_layers,
+            "n_batch": N_BATCH,
+            "n_ubatch": N_UBATCH,
+        }
+
+
+def padded(n_ctx: int) -> int:
+    """A context as the engine rounds it."""
+    return -(-n_ctx // CTX_GRAIN) * CTX_GRAIN
+
+
+def kv_types(text: str) -> tuple[TensorType, TensorType]:
+    """Types of keys and values from `q8_0`, or `q8_0,f16` (keys first). Raises UsageError."""
+    names = [name.strip().lower() for name in text.split(",")]
+    if not 1 <= len(names) <= 2 or any(name not in KV_TYPES for name in names):
+        raise UsageError(
+            f"'{text}' is no type of a kv_cache; name one of {', '.join(KV_TYPES)}, or two (keys,values) of them."
+        )
+    return parse_type_name(names[0]), parse_type_name(names[-1])

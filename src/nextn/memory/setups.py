@@ -1,0 +1,233 @@
+"""The setups that one model can be run in, as files that are there or as a plan would make them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from ..block import Block, block_from_model, block_layers, layer_of
+from ..errors import NextnError, NoBlock, UsageError
+from ..gguf.files import Model
+from ..layouts.attach import Options, plan_attach
+from ..layouts.detach import plan_detach
+from ..layouts.plan import Link, Plan
+from .standin import stand_in
+
+NO_MTP, BUNDLED_OFF, BUNDLED_ON, SIDECAR, SHARDS = "no_mtp", "bundled_off", "bundled_on", "sidecar", "shards"
+TITLES = {
+    NO_MTP: "no MTP",
+    BUNDLED_OFF: "bundled, off",
+    BUNDLED_ON: "bundled, on",
+    SIDECAR: "sidecar",
+    SHARDS: "shards",
+}
+EMBD_TYPE = "q4_0"  # of a sidecar's embeddings and head, as attach writes them
+
+
+@dataclass(frozen=True)
+class File:
+    """One file of a setup."""
+
+    name: str
+    size_bytes: int
+    how: str  # "there", "write" or "link"
+
+    def to_json(self) -> dict[str, Any]:
+        """JSON as in the schema of plan."""
+        return {"name": self.name, "size_bytes": self.size_bytes, "how": self.how}
+
+
+@dataclass(frozen=True)
+class Setup:
+    """One way to run the model. Without `model` it cannot be had, and `why_not` says why."""
+
+    id: str
+    model: Model | None = None
+    sidecar: Model | None = None
+    files: tuple[File, ...] = ()
+    plan: Plan | None = None  # how its new files would be made
+    why_not: str | None = None
+
+    @property
+    def mtp(self) -> bool:
+        """Whether it drafts."""
+        return self.id not in (NO_MTP, BUNDLED_OFF)
+
+    @property
+    def is_there(self) -> bool:
+        """Whether all its files exist."""
+        return self.model is not None and all(file.how == "there" for file in self.files)
+
+    @property
+    def disk_bytes(self) -> int:
+        """Bytes of all its files."""
+        return sum(file.size_bytes for file in self.files)
+
+    @property
+    def disk_new_bytes(self) -> int:
+        """Bytes that making it would write."""
+        return sum(file.size_bytes for file in self.files if file.how == "write")
+
+
+@dataclass
+class Setups:
+    """All setups, in the order in which they are shown, and where the block comes from."""
+
+    all: list[Setup]
+    trunk: Model | None
+    block: Block | None
+    notes: list[str] = field(default_factory=list)
+
+    def get(self, id: str) -> Setup:
+        """The setup of that id."""
+        return next(setup for setup in self.all if setup.id == id)
+
+
+def _there(*models: Model) -> tuple[File, ...]:
+    return tuple(File(file.path.name, file.size_bytes, "there") for model in models for file in model.files)
+
+
+def _planned(plan: Plan) -> tuple[File, ...]:
+    return tuple(File(o.name, o.size_bytes, "link" if isinstance(o, Link) else "write") for o in plan.outputs)
+
+
+def _reason(error: NextnError, paths: dict[str, str]) -> str:
+    text = str(error)
+    for fake, real in paths.items():
+        text = text.replace(fake, real)
+    return text
+
+
+class _Maker:
+    """Makes setups one by one; what one of them cannot be had for is said in it, and stops no other."""
+
+    def __init__(self, model: Model, scratch: Path) -> None:
+        self.model, self.scratch = model, scratch
+        self.has_block = bool(block_layers(list(model.tensors)))
+        self.trunk: Model | None = None if self.has_block else model
+        self.trunk_files: tuple[File, ...] = () if self.has_block else _there(model)
+        self.trunk_plan: Plan | None = None
+
+    def made(self, id: str, build: Callable[[], Setup]) -> Setup:
+        """The setup, or why there is none."""
+        try:
+            return build()
+        except NextnError as error:
+            return Setup(id, why_not=_reason(error, {str(self.scratch): str(self.model.entry.parent)}))
+
+    def stand(self, plan: Plan, name: str) -> Model:
+        """The plan's model made of stand-ins."""
+        return stand_in(plan, self.scratch / name)
+
+    def no_mtp(self) -> Setup:
+        """The trunk alone: the model, or what detaching leaves of it."""
+        if self.trunk is None:
+            self.trunk_plan = plan_detach(self.model, None)
+            self.trunk = self.stand(self.trunk_plan, NO_MTP)
+            self.trunk_files = _planned(self.trunk_plan)
+        return Setup(NO_MTP, self.trunk, files=self.trunk_files, plan=self.trunk_plan)
+
+    def attached(self, id: str, layout: str, block: Block) -> Setup:
+        """What attaching the block in that layout makes."""
+        if self.trunk is None:
+            raise UsageError("the model cannot be taken apart, so this setup cannot be planned")
+        if layout == "bundle" and self.has_block:
+            return Setup(id, self.model, files=_there(self.model))
+        if layout == "shards" and self.has_block and len(self.model.files) > 1:
+            return Setup(id, self.model, files=_there(self.model))
+        from ..gguf.types import parse_type_name
+
+        plan = plan_attach(self.trunk, block, Options(layout, embd_type=parse_type_name(EMBD_TYPE)))
+        model = self.stand(plan, id)
+        if layout == "sidecar":
+            return Setup(id, self.trunk, model, self.trunk_files + _planned(plan), plan)
+        return Setup(id, model, files=_planned(plan), plan=plan)
+
+
+def make_setups(
+    model: Model, block: Callable[[Model], Block] | None, sidecar: Model | None, scratch: Path
+) -> Setups:
+    """All setups of `model`; files that do not exist yet become stand-ins in `scratch`.
+
+    `block(trunk)` gives the block to attach when the model has none; None: there is none. Raises UsageError for a
+    model without a trunk, NoBlock for a sidecar without a block.
+    """
+    names = list(model.tensors)
+    if not any(layer_of(name) == 0 for name in names) or block_layers(names)[:1] == [0]:
+        raise UsageError(
+            f"{model.entry}: this is no model but a sidecar or donor file; name its trunk, and it with --sidecar."
+        )
+    if sidecar is not None and not block_layers(list(sidecar.tensors)):
+        raise NoBlock(f"{sidecar.entry}: there is no MTP block in this sidecar.")
+    maker = _Maker(model, scratch)
+    first = maker.made(NO_MTP, maker.no_mtp)
+    notes = [] if first.why_not is None else [first.why_not]
+    found: Block | None = None
+    why = "there is no block: name a donor with --donor"
+    try:
+        if maker.has_block:
+            found = block_from_model(model)
+        elif block is not None:
+            found = block(model)
+    except NextnError as error:
+        why = str(error)
+    if maker.has_block and first.why_not is not None:  # what is there can be shown whatever cannot be planned
+        maker.trunk = None
+    setups = [first, *_with_block(maker, found, sidecar, why)]
+    return Setups(setups, maker.trunk, found, notes)
+
+
+def _with_block(maker: _Maker, block: Block | None, sidecar: Model | None, why: str) -> list[Setup]:
+    out = []
+    bundle: Setup | None = None
+    for id, layout in ((BUNDLED_OFF, "bundle"), (BUNDLED_ON, "bundle"), (SIDECAR, "sidecar"), (SHARDS, "shards")):
+        if id == BUNDLED_ON and bundle is not None and bundle.model is not None:
+            out.append(Setup(id, bundle.model, files=bundle.files, plan=bundle.plan))
+        elif id == SIDECAR and sidecar is not None and maker.trunk is not None:
+            out.append(Setup(id, maker.trunk, sidecar, maker.trunk_files + _there(sidecar)))
+        elif layout == "bundle" and maker.has_block:
+            out.append(Setup(id, maker.model, files=_there(maker.model)))
+        elif block is None:
+            out.append(Setup(id, why_not=why))
+        else:
+            out.append(maker.made(id, _later(maker, id, layout, block)))
+        if id == BUNDLED_OFF:
+            bundle = out[-1]
+    return out
+
+
+def _later(maker: _Maker, id: str, layout: str, block: Block) -> Callable[[], Setup]:
+    return lambda: maker.attached(id, layout, block)
+
+
+def publishing(setups: Setups) -> dict[str, Any] | None:
+    """Bytes that the model takes published both with and without its block; None when one of them cannot be had."""
+    plain, bundle = setups.get(NO_MTP), setups.get(BUNDLED_ON)
+    if plain.model is None or bundle.model is None:
+        return None
+    separate = plain.disk_bytes + bundle.disk_bytes
+    shared: dict[str, int] = {}
+    beside, shards = setups.get(SIDECAR), setups.get(SHARDS)
+    if beside.model is not None:
+        shared["sidecar"] = beside.disk_bytes
+    if shards.model is not None and len(plain.files) > 1:
+        shared["shards"] = plain.disk_bytes + _unshared(plain.files, shards.files)
+    best = min(shared, key=lambda how: shared[how], default=None)
+    return {
+        "separate_bytes": separate,
+        "shared_bytes": None if best is None else shared[best],
+        "saved_bytes": None if best is None else separate - shared[best],
+        "how": best,
+        "by_layout": shared,
+    }
+
+
+def _unshared(plain: Sequence[File], shards: Sequence[File]) -> int:
+    """Bytes of the shards that the plain set does not have: those that are no links, or have another length."""
+    if any(file.how == "link" for file in shards):
+        return sum(file.size_bytes for file in shards if file.how != "link")
+    if any(file.how == "link" for file in plain):  # the plain set is what detaching would make
+        return sum(f.size_bytes for f in shards) - sum(f.size_bytes for f in plain if f.how == "link")
+    return sum(file.size_bytes for file in shards)

@@ -1,0 +1,186 @@
+"""The dimensions of a model that memory depends on, read from its header pairs.
+
+Sources of the rules: llama.cpp b11434, `src/llama-hparams.cpp` (n_embd_k_gqa, n_embd_r, n_embd_s),
+`src/models/*.cpp` (which layers are recurrent or have a sliding window) and `src/llama-arch.cpp`
+(llm_arch_supports_rs_rollback).
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+from ..block import block_layers
+from ..gguf.files import Model
+
+# Architectures whose engine rolls a rejected draft back by keeping one recurrent state per drafted token.
+ROLLBACK = frozenset(
+    ("qwen35", "qwen35moe", "qwen4exp", "nemotron_h", "nemotron_h_moe", "lfm2", "lfm2moe", "bailingmoe3")
+)
+HYBRID_QWEN = ("qwen3next", "qwen35", "qwen35moe")
+DENSE_FIRST_PATTERN = {"cohere2moe": 4}  # default of `attention.sliding_window_pattern` where it is missing
+GLM_5_2_N_CTX = 1 << 20  # from this trained context on, glm-dsa files without indexer types share indexers
+
+
+@dataclass(frozen=True)
+class Layer:
+    """What one layer keeps per token, and per sequence."""
+
+    index: int
+    n_embd_k: int  # elements of one cached key row: head size times heads (latent size for MLA)
+    n_embd_v: int  # elements of one cached value row; 0 for MLA, whose values are a view of the keys
+    window: bool  # sliding window attention
+    recurrent: bool  # no cache, a state
+    indexer: int  # elements of one cached indexer key; 0 without an indexer
+
+
+@dataclass(frozen=True)
+class Shape:
+    """A model's dimensions."""
+
+    arch: str
+    n_layer: int  # trunk layers
+    n_layer_nextn: int
+    n_embd: int
+    n_vocab: int
+    n_ff: int  # widest feed-forward network that one token passes, experts in use together
+    n_head: int
+    n_ctx_train: int
+    n_window: int  # tokens of the sliding window; 0 without
+    layers: tuple[Layer, ...]  # trunk, then blocks
+    n_embd_state: int  # elements of one recurrent state of one layer: convolution and recurrence
+    unknown: str | None = None  # why figures from the header would be wrong, or None
+
+    @property
+    def rolls_back(self) -> bool:
+        """Whether each drafted token costs one copy of the recurrent state."""
+        return self.arch in ROLLBACK and self.n_embd_state > 0
+
+    @property
+    def n_recurrent(self) -> int:
+        """Layers with a recurrent state."""
+        return sum(layer.recurrent for layer in self.layers)
+
+
+def _per_layer(value: Any, n: int, default: int = 0) -> list[int]:
+    """A per-layer array or one number for all, as a list of `n`; a short array repeats its last value."""
+    if isinstance(value, list):
+        known = [int(v) for v in value[:n]]
+        return known + [known[-1] if known else default] * (n - len(known))
+    return [int(value) if isinstance(value, int) else default] * n
+
+
+def _flags(value: Any, n: int) -> list[bool] | None:
+    """A per-layer array of truth values; None for anything else. Layers behind its end are False."""
+    if not isinstance(value, list):
+        return None
+    return [bool(v) for v in value[:n]] + [False] * (n - len(value))
+
+
+def _recurrent(model: Model, n_trunk: int, n_all: int, kv_heads: list[int]) -> list[bool]:
+    arch = model.architecture
+    if arch in HYBRID_QWEN:
+        found = _flags(model.arch_value("attention.recurrent_layers"), n_all)
+        interval = max(1, model.arch_int("full_attention_interval", 4))
+        return found or [i < n_trunk and (i + 1) % interval != 0 for i in range(n_all)]
+    if arch == "bailingmoe3":
+        return [i < n_trunk and kv_heads[i] == 0 for i in range(n_all)]
+    return [False] * n_all
+
+
+def _windows(model: Model, n_trunk: int, n_all: int) -> list[bool]:
+    if not model.arch_int("attention.sliding_window"):
+        return [False] * n_all
+    pattern = model.arch_value("attention.sliding_window_pattern")
+    flags = _flags(pattern, n_all)
+    if flags is not None:
+        return flags
+    period = pattern if isinstance(pattern, int) else DENSE_FIRST_PATTERN.get(model.architecture)
+    if period is None:
+        return [False] * n_all
+    return [i < n_trunk and (period == 0 or i % period != 0) for i in range(n_all)]
+
+
+def _state(model: Model, n_head: int) -> int:
+    """Elements of one layer's recurrent state (n_embd_r + n_embd_s of llama-hparams.cpp)."""
+    conv = model.arch_int("ssm.conv_kernel")
+    head = model.arch_int("kda.head_dim")
+    if head:
+        return 3 * (conv - 1 if conv else 3) * n_head * head + head * head * n_head
+    inner, state = model.arch_int("ssm.inner_size"), model.arch_int("ssm.state_size")
+    groups = model.arch_int("ssm.group_count")
+    return max(0, conv - 1) * (inner + 2 * groups * state) + state * inner
+
+
+def _indexers(model: Model, n_trunk: int, n_all: int) -> list[int]:
+    """Elements of each layer's indexer key; blocks run without their indexer."""
+    size = model.arch_int("attention.indexer.key_length")
+    if model.architecture not in ("deepseek32", "glm-dsa") or not size:
+        return [0] * n_all
+    has = [True] * n_trunk
+    if model.architecture == "glm-dsa":
+        shared = model.arch_int("context_length") >= GLM_5_2_N_CTX
+        default = [not shared or i < 2 or (i - 2) % 4 == 0 for i in range(n_trunk)]
+        has = _flags(model.arch_value("attention.indexer.types"), n_trunk) or default
+    return [size if i < n_trunk and has[i] else 0 for i in range(n_all)]
+
+
+def shape_of(model: Model) -> Shape:
+    """The dimensions of a trunk, a bundled model or a sidecar. Raises FormatError without an architecture."""
+    arch = model.architecture
+    n_all = model.arch_int("block_count")
+    n_nextn = model.arch_int("nextn_predict_layers") if block_layers(list(model.tensors)) else 0
+    n_trunk = max(0, n_all - n_nextn)
+    n_embd = model.arch_int("embedding_length")
+    heads = _per_layer(model.arch_value("attention.head_count"), n_all)
+    kv_heads = _per_layer(model.arch_value("attention.head_count_kv", model.arch_value("attention.head_count")), n_all)
+    n_head = max(heads, default=0)
+    head_k = model.arch_int("attention.key_length") or (n_embd // n_head if n_head else 0)
+    head_v = model.arch_int("attention.value_length") or (n_embd // n_head if n_head else 0)
+    window_k = model.arch_int("attention.key_length_swa", head_k)
+    window_v = model.arch_int("attention.value_length_swa", head_v)
+    mla = bool(model.arch_int("attention.key_length_mla") and model.arch_int("attention.value_length_mla"))
+    recurrent = _recurrent(model, n_trunk, n_all, kv_heads)
+    windows = _windows(model, n_trunk, n_all)
+    indexers = _indexers(model, n_trunk, n_all)
+    layers = tuple(
+        Layer(
+            i,
+            (window_k if windows[i] else head_k) * kv_heads[i],
+            0 if mla else (window_v if windows[i] else head_v) * kv_heads[i],
+            windows[i],
+            recurrent[i],
+            indexers[i],
+        )
+        for i in range(n_all)
+    )
+    state = _state(model, n_head) if any(recurrent) else 0
+    return Shape(
+        arch, n_trunk, n_nextn, n_embd, _n_vocab(model), _widest(model, n_all), n_head,
+        model.arch_int("context_length"), model.arch_int("attention.sliding_window"), layers, state,
+        _unknown(model, any(recurrent)),
+    )  # fmt: skip
+
+
+def _n_vocab(model: Model) -> int:
+    found = model.tensors.get("token_embd.weight")
+    if found and len(found[1].ne) > 1:
+        return found[1].ne[1]
+    return model.arch_int("vocab_size")
+
+
+def _widest(model: Model, n_all: int) -> int:
+    """Elements that one token has in a feed-forward network at once."""
+    dense = max(_per_layer(model.arch_value("feed_forward_length"), n_all), default=0)
+    used = max(_per_layer(model.arch_value("expert_used_count"), n_all), default=0)
+    expert = max(_per_layer(model.arch_value("expert_feed_forward_length"), n_all), default=0)
+    return max(dense, used * expert)
+
+
+def _unknown(model: Model, recurrent: bool) -> str | None:
+    """Header figures hold for the families that nextn knows and for plain attention."""
+    arch = model.architecture
+    ssm = any(key.startswith((f"{arch}.ssm.", f"{arch}.wkv", f"{arch}.kda.")) for key in model.header.by_key)
+    if ssm and not recurrent:
+        return f"nextn does not know which layers of '{arch}' are recurrent"
+    return None

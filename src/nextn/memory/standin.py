@@ -1,0 +1,90 @@
+"""Stand-ins: a plan's files with their real headers and lengths and no data, for whoever reads headers only.
+
+An engine that only accounts for memory reads nothing but headers, so a setup that does not exist yet, or whose
+files are 600 GB long, can be shown to it as sparse files that take a few blocks on disk.
+"""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass
+from pathlib import Path
+
+from ..errors import StorageError
+from ..gguf.files import Model, open_model, os_error
+from ..layouts.plan import LateHeader, Link, NewBytes, NewFile, Plan, Segment
+
+_NO_HASH = "0" * 64
+
+
+class _Blank(dict[str, str]):
+    """Every tensor's hash, not known yet."""
+
+    def __missing__(self, name: str) -> str:
+        return _NO_HASH
+
+
+@dataclass(frozen=True)
+class StandIn:
+    """A model that may exist only as headers."""
+
+    model: Model
+    plan: Plan | None  # how it would be made; None: it is there
+    real: bool  # whether its data is there
+
+
+def _bytes_of(segment: Segment) -> bytes | None:
+    if isinstance(segment, NewBytes):
+        return segment.data
+    if isinstance(segment, LateHeader):
+        return segment.build(_Blank(), _NO_HASH)
+    return None
+
+
+def sparse_file(path: Path, head: bytes, size_bytes: int) -> None:
+    """A file that begins with `head` and is `size_bytes` long, with a hole behind. Raises StorageError."""
+    try:
+        with path.open("xb") as file:
+            file.write(head)
+            os.ftruncate(file.fileno(), size_bytes)
+    except OSError as error:
+        raise StorageError(
+            f"{path}: cannot make a stand-in of {size_bytes:,} bytes: {error.strerror or error}; name another place "
+            "for it with TMPDIR."
+        ) from error
+
+
+def stand_in(plan: Plan, folder: Path) -> Model:
+    """The plan's entry (for a sidecar: the sidecar) as it would be, made of sparse files in `folder`.
+
+    Raises StorageError.
+    """
+    try:
+        folder.mkdir(parents=True)
+        for out in plan.outputs:
+            path = folder / out.name
+            if isinstance(out, Link):
+                path.symlink_to(out.source.resolve())
+                continue
+            assert isinstance(out, NewFile)
+            head = _bytes_of(out.segments[0])
+            sparse_file(path, b"" if head is None else head, out.size_bytes)
+    except OSError as error:
+        raise os_error(error, folder, "make stand-ins") from error
+    entry = plan.sidecar if plan.layout == "sidecar" and plan.sidecar is not None else plan.entry
+    return open_model(folder / entry.name)
+
+
+def stand_in_headers(model: Model, folder: Path) -> Model:
+    """A model of which only headers are known, as sparse files in `folder`. Raises StorageError."""
+    from ..gguf.header import build_header
+
+    try:
+        folder.mkdir(parents=True)
+    except OSError as error:
+        raise os_error(error, folder, "make stand-ins") from error
+    for file in model.files:
+        header = file.header
+        head = build_header(header.kvs, header.tensors, version=header.version, alignment=header.alignment)
+        sparse_file(folder / file.path.name, head, file.size_bytes)
+    return open_model(folder / model.entry.name)

@@ -1,0 +1,135 @@
+"""Weights from headers: which tensors an engine loads, on which device, and which the CPU keeps a second time.
+
+Sources: llama.cpp b11434, `src/llama-model.cpp` (placement of layers, buffer types), `src/models/*.cpp` (which tensors
+of a block are skipped without MTP), `ggml/src/ggml-cpu/repack.cpp` (types that the CPU rearranges).
+"""
+
+from __future__ import annotations
+
+import platform
+from collections.abc import Iterable
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+
+from ..block import block_layers, layer_of, suffix_of
+from ..gguf.files import GGUFFile, Model
+from ..gguf.header import TensorInfo
+from ..layouts.detach import DRAFT_ROOTS
+
+HOST, GPU = "Host", "GPU"
+EMBEDDINGS, HEAD = "token_embd.weight", "output.weight"
+
+# Loaders that allocate these tensors of a block with MTP off, too: names behind `blk.N.`.
+LOADED_ANYWAY: dict[str, tuple[str, ...]] = {
+    "hy_v3": ("ffn_gate", "ffn_up", "ffn_down", "exp_probs_b", "nextn.embed_tokens", "nextn.shared_head"),
+    "step35": (
+        *("attn_q_norm", "attn_k_norm", "attn_gate", "ffn_gate", "ffn_up", "ffn_down"),
+        *("nextn.embed_tokens", "nextn.shared_head"),
+    ),
+    "cohere2moe": ("nextn.embed_tokens", "nextn.shared_head"),
+    "glm-dsa": ("exp_probs_b",),
+    "deepseek32": ("exp_probs_b",),
+}
+# Read by rows or small: never in a matrix product that the CPU rearranges weights for.
+NOT_MULTIPLIED = (EMBEDDINGS, "nextn.embed_tokens.weight", "ssm_conv1d.weight")
+
+
+@dataclass(frozen=True)
+class Weights:
+    """Bytes of weights on one device."""
+
+    weights_bytes: int = 0  # every loaded tensor once
+    repacked_bytes: int = 0  # of these, what the CPU rearranges
+    mapped_bytes: int = 0  # what is mapped of the files, in main memory only
+
+
+def loaded(model: Model, *, mtp: bool, unused: frozenset[str] | None = None) -> list[tuple[GGUFFile, TensorInfo]]:
+    """The tensors that the engine allocates. `unused` are those it said to leave out; None: by the families' rules."""
+    if unused is not None:
+        return [(file, info) for file, info in model.items() if info.name not in unused]
+    layers = frozenset(block_layers(list(model.tensors)))
+    anyway = LOADED_ANYWAY.get(model.architecture, ())
+
+    def wanted(name: str) -> bool:
+        if mtp:
+            return True
+        if layer_of(name) in layers:
+            return suffix_of(name).startswith(anyway) if anyway else False
+        return name not in DRAFT_ROOTS
+
+    return [(file, info) for file, info in model.items() if wanted(info.name)]
+
+
+def layer_devices(n_layer_all: int, n_gpu_layers: int | None) -> list[str]:
+    """The device of each layer, and last that of the head; the engine fills the GPU from the end.
+
+    None (the engine's choice) counts as none: without an engine nothing is known of a GPU.
+    """
+    first = max(0, n_layer_all + 1 - (n_gpu_layers or 0))
+    return [GPU if i >= first else HOST for i in range(n_layer_all + 1)]
+
+
+@cache
+def repacked_types() -> dict[str, int]:
+    """Types that this machine's CPU rearranges for speed, each with the multiple that their rows must come in."""
+    flags = _cpu_flags()
+    found: dict[str, int] = {}
+    if "avx2" in flags:
+        found |= dict.fromkeys(("q4_0", "q4_K", "iq4_nl", "mxfp4"), 8)
+        found |= {"q2_K": 8} if "avx512f" in flags else {}
+    elif "asimddp" in flags:
+        found |= dict.fromkeys(("q4_0", "iq4_nl", "mxfp4", "q8_0"), 4) | dict.fromkeys(("q4_K", "q5_K", "q6_K"), 8)
+    return found
+
+
+def _cpu_flags() -> frozenset[str]:
+    try:
+        text = Path("/proc/cpuinfo").read_text(encoding="utf-8", errors="replace")
+    except OSError:  # no Linux: a Mac's ARM cores have the dot product
+        return frozenset(("asimddp",) if platform.machine() == "arm64" else ())
+    for line in text.splitlines():
+        key, _, value = line.partition(":")
+        if key.strip().lower() in ("flags", "features"):
+            return frozenset(value.split())
+    return frozenset()
+
+
+def is_repacked(info: TensorInfo) -> bool:
+    """Whether the CPU keeps a rearranged copy: matrices, and experts' stacks, of certain types."""
+    multiple = repacked_types().get(info.type_name)
+    if multiple is None or info.name.endswith(NOT_MULTIPLIED) or len(info.ne) < 2 or info.ne[1] % multiple:
+        return False
+    n_axes = max(i + 1 for i, n in enumerate(info.ne) if n > 1) if any(n > 1 for n in info.ne) else 1
+    return n_axes == 2 or (n_axes == 3 and "_exps" in info.name)
+
+
+def weights(
+    tensors: Iterable[tuple[GGUFFile, TensorInfo]], model: Model, devices: list[str], *, has_gpu: bool
+) -> dict[str, Weights]:
+    """Weights by device; `devices` as `layer_devices` gives them."""
+    sums: dict[str, list[int]] = {HOST: [0, 0, 0]}
+    mapped: dict[Path, tuple[int, int]] = {}
+    tied = HEAD not in model.tensors
+    for file, info in tensors:
+        layer = layer_of(info.name)
+        device = devices[min(layer, len(devices) - 1)] if layer is not None else HOST
+        if layer is None and info.name.startswith("output"):
+            device = devices[-1]
+        start, end = file.tensor_range(info)
+        again = tied and info.name == EMBEDDINGS
+        own = sums.setdefault(device, [0, 0, 0])
+        own[0] += end - start
+        if device == HOST and not has_gpu and is_repacked(info):
+            own[1] += end - start
+            continue
+        if device == HOST:
+            first, last = mapped.get(file.path, (start, end))
+            mapped[file.path] = min(first, start), max(last, end)
+        if again and devices[-1] != HOST:  # the head is a copy of its own on the GPU
+            sums.setdefault(devices[-1], [0, 0, 0])[0] += end - start
+        elif again and not has_gpu and is_repacked(TensorInfo(HEAD, info.ne, info.type_id, 0)):
+            own[0] += end - start
+            own[1] += end - start
+    sums[HOST][2] = sum(last - first for first, last in mapped.values())
+    return {device: Weights(*values) for device, values in sums.items()}
