@@ -9,6 +9,7 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
+from nextn.engines.base import Launch
 from nextn.engines.llama_server import LlamaServer
 from nextn.errors import EngineMissing
 
@@ -43,3 +44,8 @@ class IkServer(LlamaServer):
                 "llama-server of ik_llama.cpp, or one too old for MTP; name another"
             )
         return cls(server.binary, server.version, server.help, server.env)
+
+    def _arguments(self, launch: Launch, port: int) -> list[str]:
+        # Without it the server keeps a llama.log in the folder it was started from.
+        quiet = ["--log-disable"] if "--log-disable" in self.help else []
+        return [*quiet, *super()._arguments(launch, port)]
