@@ -19,6 +19,7 @@ from nextn.measure.engine_check import (
     NEAR_TIE_NATS,
     Divergence,
     check_on_engine,
+    cut_short,
     first_difference,
     overall_acceptance,
     overall_tps,
@@ -304,3 +305,16 @@ def test_a_control_that_does_not_load(engine: Engine, tiny_models, tmp_path):
     assert report.verdict == "cannot_tell"
     assert "the control could not be run" in report.reasons[0] and "invalid magic" in report.reasons[0]
     kept_log(report.reasons[0]).unlink()
+
+
+def test_an_answer_cut_at_the_limit_is_no_divergence():
+    """ik_llama.cpp leaves out the rest of a draft that reaches beyond n_predict."""
+
+    def said(text, at_limit=True):
+        return Completion([], text, 0.0, 0.0, 0, 0, 0, None, [], at_limit)
+
+    assert cut_short(said("one two"), said("one"))
+    assert not cut_short(said("one two"), said("one", at_limit=False))  # an end of text where there is none
+    assert not cut_short(said("one two"), said("one t2"))
+    assert not cut_short(said("one"), said("one two"))
+    assert not cut_short(said("one two"), said(""))

@@ -60,6 +60,8 @@ class Completion:
 
     Empty unless `n_probs` was asked for; engines leave the list of a drafted token empty.
     """
+    at_limit: bool = False
+    """Whether it ended at `n_predict`; ik_llama.cpp then leaves out up to n_max tokens of the last draft."""
 
 
 @dataclass(frozen=True)

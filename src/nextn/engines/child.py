@@ -72,7 +72,7 @@ def configure(wheel: ModuleType, setup: dict[str, Any]) -> Any:
         kinds = getattr(wheel, "common_speculative_type", None)
         mtp = getattr(kinds, "COMMON_SPECULATIVE_TYPE_DRAFT_MTP", None)
         if mtp is None:
-            _give_up("this xllamacpp cannot draft with MTP blocks: install 2026.6 or later")
+            _give_up("this xllamacpp cannot draft with MTP blocks: install 2026.5.9294 or later")
         if not put(params, [mtp], "speculative.types"):
             put(params, mtp, "speculative.type")
         put(params, True, "load_mtp")

@@ -148,6 +148,7 @@ class RunningServer:
             draft_steps=steps,
             acceptance_per_pos=per_pos,
             top=top,
+            at_limit=answer.get("stop_type") == "limit" or answer.get("stopped_limit") is True,
         )
 
     def _acceptance(

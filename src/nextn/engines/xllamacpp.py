@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import functools
-import importlib.metadata
 import importlib.util
 import json
 import os
@@ -23,8 +22,8 @@ _LISTENING = re.compile(r"^nextn: listening on port (\d+)$", re.MULTILINE)
 _PROBE_S = 60.0
 
 
-def _child(*args: str) -> list[str]:
-    return [sys.executable, "-m", "nextn.engines.child", *args]
+def _child(python: str, *args: str) -> list[str]:
+    return [python, "-m", "nextn.engines.child", *args]
 
 
 def _environment() -> dict[str, str]:
@@ -37,6 +36,8 @@ class Xllamacpp:
 
     version: str
     """The wheel's version, and llama.cpp's build and commit where the wheel knows them."""
+    python: str = sys.executable
+    """The interpreter whose environment has the wheel."""
 
     name = "xllamacpp"
 
@@ -50,7 +51,15 @@ class Xllamacpp:
         """The installed wheel. Raises EngineMissing when there is none or it does not load."""
         if not cls.installed():
             raise EngineMissing("xllamacpp is not installed: pip install 'nextn[engine]', or name a llama-server")
-        return cls(_version())
+        return cls(_version(sys.executable))
+
+    @classmethod
+    def of_environment(cls, python: str | os.PathLike[str]) -> Xllamacpp:
+        """The wheel that another environment's interpreter imports; nextn itself need not be installed there.
+
+        Raises EngineMissing when it has none, or it does not load.
+        """
+        return cls(_version(os.fspath(python)), os.fspath(python))
 
     def start(self, launch: Launch) -> RunningServer:
         """See `Engine.start`."""
@@ -64,7 +73,7 @@ class Xllamacpp:
             "extra": list(launch.extra_args),
         }
         process = EngineProcess(
-            _child(json.dumps(setup)), env=_environment(), cwd=_PACKAGE_ROOT, log=_absolute(launch.log)
+            _child(self.python, json.dumps(setup)), env=_environment(), cwd=_PACKAGE_ROOT, log=_absolute(launch.log)
         )
         return RunningServer(self.name, launch, process, _port)
 
@@ -79,10 +88,10 @@ def _port(log: str) -> int | None:
 
 
 @functools.cache
-def _version() -> str:
+def _version(python: str) -> str:
     try:
         answer = subprocess.run(
-            _child("--version"),
+            _child(python, "--version"),
             env=_environment(),
             cwd=_PACKAGE_ROOT,
             stdin=subprocess.DEVNULL,
@@ -95,7 +104,7 @@ def _version() -> str:
         words = getattr(error, "stderr", None) or str(error).encode()
         last = words.decode("utf-8", "replace").strip().splitlines()[-1:] or ["it gave no reason"]
         raise EngineMissing(f"xllamacpp is installed and does not load: {last[0]}") from error
-    version = known.get("version") or importlib.metadata.version("xllamacpp")
+    version = known.get("version") or "version unknown"
     build = known.get("build_info") or {}
     parts = []
     if build.get("build_number"):

@@ -24,16 +24,19 @@ _CHUNK_BYTES = 8 << 20
 SEED = 20_240_601
 
 
-def make_control(model: Model, sidecar: Path | None, folder: Path) -> tuple[Path, Path | None]:
+def make_control(
+    model: Model, sidecar: Path | None, folder: Path, *, takes_sidecar: bool = True
+) -> tuple[Path, Path | None]:
     """A temporary copy in `folder` whose block is shuffled: (path to load, sidecar or None).
 
     Only files that hold the block are copied: a sidecar, the shards with the block; of a bundled single file
-    the block is extracted into a sidecar, which the engine prefers over the file's own.
+    the block is extracted into a sidecar, which the engine prefers over the file's own. An engine that takes no
+    sidecar (`takes_sidecar` false) needs a copy of the whole file.
     Raises NoSpace.
     """
     if sidecar is not None:
         return model.entry, _shuffled_copy(read_header(sidecar), folder)
-    if len(model.files) == 1:
+    if len(model.files) == 1 and takes_sidecar:
         plan = plan_extract(block_from_model(model), ExtractOptions(out=folder / "mtp-control.gguf"))
         _check_room(folder, plan.bytes_written)
         execute(plan)

@@ -171,7 +171,7 @@ class _Run:
             for n_max, others in self.on.items():
                 for index, (off, on) in enumerate(zip(answers, others, strict=True)):
                     place = first_difference(off.tokens, on.tokens)
-                    if place is not None:
+                    if place is not None and not cut_short(off, on):
                         found = Divergence(n_max, index, place, _at(off.tokens, place), _at(on.tokens, place))
                         self.divergences.append(self._measured(running, found, off.tokens[:place]))
         self.same_text = not self.divergences if self.on else None
@@ -242,6 +242,11 @@ def first_difference(one: Sequence[int], other: Sequence[int]) -> int | None:
         if a != b:
             return index
     return None if len(one) == len(other) else min(len(one), len(other))
+
+
+def cut_short(off: Completion, on: Completion) -> bool:
+    """Whether `on` is `off` up to where the engine stopped at the limit: its last draft is then not whole."""
+    return on.at_limit and bool(on.text) and off.text.startswith(on.text)
 
 
 def overall_acceptance(answers: Sequence[Completion]) -> list[float] | None:

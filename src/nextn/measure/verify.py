@@ -177,7 +177,7 @@ def _on_engine(
     has_block = bool(block_layers(list(model.tensors))) or sidecar is not None
 
     def control(folder: Path) -> tuple[Path, Path | None]:
-        return make_control(model, sidecar, folder)
+        return make_control(model, sidecar, folder, takes_sidecar=engine.name != "ik_llama.cpp")
 
     with tempfile.TemporaryDirectory(prefix="nextn-verify-") as scratch:
         return check_on_engine(
