@@ -5,15 +5,16 @@ from __future__ import annotations
 import contextlib
 import re
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from .archs import BY_CLASS
 from .archs.base import Family, Rule, Transform
-from .errors import FormatError, NoBlock, UnsupportedFormat, UnsupportedModel, UsageError
-from .gguf.files import Model, open_model
-from .sources.checkpoint import CONFIG, INDEX, TOKENIZER, Checkpoint, open_checkpoint
+from .errors import FormatError, NoBlock, UnsupportedFormat, UnsupportedModel
+from .gguf.files import Model
+from .sources.checkpoint import CONFIG, INDEX, TOKENIZER, Checkpoint
 from .sources.fp8 import FP8_DTYPE, SCALE_SUFFIX, BlockScale
+from .sources.opening import Opened, opened
 from .sources.ranges import FileRange
 from .sources.recipes import TransposedParts, head_parts
 from .sources.rows import CheckpointRows, GGUFRows, RowSource, Span
@@ -393,15 +394,16 @@ def _refuse_leftovers(checkpoint: Checkpoint, names: dict[str, str], used: set[s
 
 
 def open_donor(path: Path | str) -> Block:
-    """The block of whatever `path` is: a checkpoint folder, a GGUF, a shard, a folder with one set."""
-    path = Path(path)
-    if path.is_dir() and (path / CONFIG).exists():
-        return block_from_checkpoint(open_checkpoint(path))
-    if path.name == CONFIG or path.suffix == ".safetensors":
-        return block_from_checkpoint(open_checkpoint(path.parent))
-    if path.is_dir() and not any(path.glob("*.gguf")):
-        raise UsageError(
-            f"{path}: this is neither a checkpoint (no config.json) nor a folder with a GGUF; name the donor itself."
-        )
-    return block_from_model(open_model(path))
+    """The block of whatever local thing `path` is: a checkpoint folder, a GGUF, a shard, a folder with one set."""
+    with opened(Path(path)) as source:
+        return block_of(source)
 
+
+def block_of(source: Opened) -> Block:
+    """The block of an opened source, and where it comes from. Raises what `block_from_model` and its kin raise."""
+    if source.model is not None:
+        block = block_from_model(source.model)
+    else:
+        assert source.checkpoint is not None
+        block = block_from_checkpoint(source.checkpoint)
+    return block if source.remote is None else replace(block, revision=source.revision, label=source.name)

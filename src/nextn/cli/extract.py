@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import click
 
-from .common import finish, limit_option, writing_options
+from .common import expect_option, finish, limit_option, writing_options
 
 
 @click.command(short_help="write the block to a file of its own")
@@ -23,6 +23,7 @@ from .common import finish, limit_option, writing_options
     show_default=True,
     help="The sidecar's embeddings and head; 'as-is' carries them.",
 )
+@expect_option
 @limit_option
 @writing_options
 def command(
@@ -30,6 +31,7 @@ def command(
     donor_file: bool,
     type_name: str | None,
     embd_type: str,
+    expect: str | None,
     limit_rate: float | None,
     out: str | None,
     dry_run: bool,
@@ -38,7 +40,8 @@ def command(
 ) -> None:
     """Write the MTP block of DONOR as a runnable sidecar, `mtp-NAME-TYPE.gguf`.
 
-    DONOR is a checkpoint folder, a bundled GGUF or set, or a sidecar.
+    DONOR is a checkpoint folder, a bundled GGUF or set, or a sidecar; or org/repo, hf:org/repo@revision:file.gguf,
+    https://... , of which just the block's bytes are fetched.
     """
     from .. import api
     from ..report.progress import byte_progress
@@ -50,6 +53,7 @@ def command(
             donor_file=donor_file,
             type=type_name,
             embd_type=embd_type,
+            expect=expect,
             limit_rate=limit_rate,
             dry_run=dry_run,
             progress=progress,

@@ -17,6 +17,7 @@ from .pulling import pull as _pull
 PathLike = str | Path
 Progress = Callable[[int, int], None]  # (bytes done, bytes in all)
 _AS_IS = "as-is"
+__all__ = ["PackResult", "PullResult", "pack", "pull"]
 
 
 def _type(name: str | TensorType | None) -> TensorType | None:
