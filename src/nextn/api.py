@@ -242,18 +242,19 @@ def attach(
                 f"{found.name}: a block is attached to local files only (a dry run reads the header of a remote one); "
                 "get the model with 'nextn pull', then attach."
             )
-        why = None
+        why, n_before = None, 0
         if donor is None:
             from .donors import find
 
             default = "shards" if len(found.model.files) > 1 else "sidecar"
             chosen = find(found.model, layout=layout or default, options=_http(limit_rate))
-            donor, why = chosen.source, chosen.why
+            donor, why, n_before = chosen.source, chosen.why, chosen.bytes_downloaded
             if say is not None:
                 say(why)
         with open_block(donor, limit_rate) as source:
             plan = plan_attach(found.model, source.block, options)
-            return source.run(plan, expect=expect, why=why, dry_run=dry_run, progress=progress)
+            result = source.run(plan, expect=expect, why=why, dry_run=dry_run, progress=progress)
+            return replace(result, bytes_downloaded=result.bytes_downloaded + n_before + found.bytes_downloaded)
 
 
 def detach(

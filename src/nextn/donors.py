@@ -36,6 +36,7 @@ class Found:
 
     source: str  # what --from takes, pinned to a commit where there is one
     why: str  # one sentence: what was chosen, and why
+    bytes_downloaded: int = 0  # what looking at candidates took
 
 
 def find(trunk: Model, *, layout: str, options: Options | None = None) -> Found:
@@ -133,6 +134,7 @@ def _on_the_hub(trunk: Model, options: Options | None) -> Found:
     from .sources.remote import open_remote
 
     commits: dict[str, str | None] = {}
+    looked_at: list[Remote] = []
 
     with ExitStack() as stack:
 
@@ -149,6 +151,7 @@ def _on_the_hub(trunk: Model, options: Options | None) -> Found:
                     f"at ({str(error).rstrip('.')}); name one with --from.",
                 )
                 raise
+            looked_at.append(remote)
             if remote.checkpoint is None:
                 return None
             commits[repo] = remote.revision
@@ -156,4 +159,5 @@ def _on_the_hub(trunk: Model, options: Options | None) -> Found:
 
         made = find_donor(trunk, read)
     commit = commits[made.guess.repo]
-    return Found(f"hf:{made.guess.repo}" + (f"@{commit}" if commit else ""), made.sentence)
+    n_bytes = sum(remote.traffic.bytes_received for remote in looked_at)
+    return Found(f"hf:{made.guess.repo}" + (f"@{commit}" if commit else ""), made.sentence, n_bytes)
