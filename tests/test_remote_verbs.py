@@ -132,3 +132,12 @@ def test_a_remote_trunk_is_planned_and_not_touched(hub: HubServer, run: Run, tmp
     assert str(tmp_path / "own") not in data["files"][0]["path"]
     real = run("attach", url, "--from", CHECKPOINT)
     assert real.returncode == 2 and "nextn pull" in real.stderr
+
+
+def test_a_pack_takes_its_block_from_a_server(hub: HubServer, run: Run, tmp_path: Path) -> None:
+    hub.add_folder("org/tiny", CHECKPOINT)
+    dry = data_of(run("pack", Q4, "--from", "org/tiny", "-o", tmp_path / "out", "--json", "--dry-run"), "pack")
+    assert dry["dry_run"] and not (tmp_path / "out").exists() and hub.file_bytes() < 500_000
+    data_of(run("pack", Q4, "--from", "org/tiny", "-o", tmp_path / "out", "--json"), "pack")
+    assert (tmp_path / "out" / "mtp-tiny-qwen35-Q8_0.gguf").exists()
+    assert hub.file_bytes() < 1.02 * 1_968_896 + 500_000
