@@ -12,7 +12,7 @@ from .common import limit_option, link_option
 
 @click.command(short_help="make a folder ready to publish, each quant with and without its block")
 @click.argument("models", metavar="MODEL...", nargs=-1, required=True)
-@click.option("--from", "donor", metavar="DONOR", help="Checkpoint, bundled GGUF, sidecar, donor file, or a remote one.")
+@click.option("--from", "donor", metavar="DONOR", help="Checkpoint, bundled GGUF, sidecar or donor file, also remote.")
 @click.option("--sidecar", metavar="FILE", help="Publish this sidecar as it is, for all MODELs.")
 @click.option("-o", "--out", metavar="DIR", required=True, help="The folder. Existing files are never replaced.")
 @click.option(
