@@ -292,7 +292,9 @@ def test_folder_with_several_models(world: World) -> None:
 
 
 def test_folder_without_a_model(world: World) -> None:
-    world.refuses(2, "no GGUF file in this folder", "attach", world.donor, "--from", world.donor)
+    world.refuses(2, "this is a checkpoint, not a GGUF", "attach", world.donor, "--from", world.donor)
+    (world.folder / "empty").mkdir()
+    world.refuses(2, "no GGUF file in this folder", "inspect", world.folder / "empty")
 
 
 # -- models and types that cannot be ---------------------------------------------------------------------------------
@@ -438,9 +440,8 @@ def test_missing_files(world: World) -> None:
     world.refuses(22, "nowhere: there is no such file", "attach", world.trunk, "--from", world.folder / "nowhere")
 
 
-def test_unknown_layout_and_missing_donor(world: World) -> None:
+def test_unknown_layout(world: World) -> None:
     world.attach(2, "'inline' is not one of|there is no layout", "--layout", "inline")
-    world.refuses(2, "Missing option '--from'", "attach", world.trunk)
 
 
 def test_paths_that_the_system_cannot_take(world: World) -> None:

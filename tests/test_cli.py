@@ -78,7 +78,7 @@ def test_errors_are_one_sentence_with_an_exit_code(tmp_path: Path) -> None:
 
 
 def test_wrong_calls_exit_with_2() -> None:
-    for args in (["atach"], ["attach"], ["attach", "x.gguf"], ["inspect", "--nonsense", "x"], []):
+    for args in (["atach"], ["attach"], ["attach", "x.gguf", "--nonsense"], ["inspect", "--nonsense", "x"], []):
         done = run(*args)
         assert done.returncode == 2, args
         assert "Traceback" not in done.stderr
@@ -95,12 +95,12 @@ def test_help_names_every_verb_and_exit_code() -> None:
 
 
 def test_a_bug_is_said_to_be_one(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
-    import nextn.inspection
+    import nextn.look
 
-    def broken(path: str) -> None:
+    def broken(path: str, **options: object) -> None:
         raise RuntimeError("boom")
 
-    monkeypatch.setattr(nextn.inspection, "inspect", broken)
+    monkeypatch.setattr(nextn.look, "inspect", broken)
     assert main(["inspect", "x"]) == 70
     assert "bug in nextn (RuntimeError: boom)" in capsys.readouterr().err
 

@@ -103,6 +103,9 @@ def test_json_of_a_dry_run_is_that_of_the_run(call: Call, tmp_path: Path) -> Non
     for key in ("wall_s", "tensor_sha256", "links"):
         assert not dry.pop(key)
         real.pop(key)
+    for data in (dry, real):
+        if data["donor"] is not None:
+            assert (data["donor"].pop("sha256") is None) == (data is dry)
     assert json.loads(json.dumps(dry)) == real
 
 

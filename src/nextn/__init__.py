@@ -1,8 +1,8 @@
 """nextn: multi-token prediction (MTP) for the GGUF models you already have.
 
-`nextn.inspect(path)`, `nextn.attach(trunk, donor, layout=...)`, `nextn.detach(model)`, `nextn.extract(donor)` and
-`nextn.verify(model)` are the verbs of the command line. Names are imported on first use: a tool that only inspects
-never loads numpy.
+`nextn.inspect(path)`, `nextn.attach(trunk, donor, layout=...)`, `nextn.detach(model)`, `nextn.extract(donor)`,
+`nextn.verify(model)`, `nextn.pack(models, out=...)` and `nextn.pull(repo, out=...)` are the verbs of the command line.
+Names are imported on first use: a tool that only inspects never loads numpy.
 """
 
 from __future__ import annotations
@@ -12,18 +12,26 @@ from typing import TYPE_CHECKING, Any
 __version__ = "0.1.0"
 
 if TYPE_CHECKING:
-    from .api import Inspection, Result, attach, detach, extract, inspect
+    from .api import CheckpointInspection, DonorInfo, Inspection, Result, attach, detach, extract, inspect
     from .measure.verify import Verdict, verify
     from .memory.verb import MemoryPlan, plan
+    from .publish.api import PackResult, PullResult, pack, pull
 
 _HOMES = {
-    **dict.fromkeys(("Inspection", "Result", "attach", "detach", "extract", "inspect"), "api"),
+    **dict.fromkeys(
+        ("CheckpointInspection", "DonorInfo", "Inspection", "Result", "attach", "detach", "extract", "inspect"), "api"
+    ),
     **dict.fromkeys(("Verdict", "verify"), "measure.verify"),
     **dict.fromkeys(("MemoryPlan", "plan"), "memory.verb"),
+    **dict.fromkeys(("PackResult", "PullResult", "pack", "pull"), "publish.api"),
 }
 __all__ = [
+    "CheckpointInspection",
+    "DonorInfo",
     "Inspection",
     "MemoryPlan",
+    "PackResult",
+    "PullResult",
     "Result",
     "Verdict",
     "__version__",
@@ -31,7 +39,9 @@ __all__ = [
     "detach",
     "extract",
     "inspect",
+    "pack",
     "plan",
+    "pull",
     "verify",
 ]
 

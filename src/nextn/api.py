@@ -6,20 +6,23 @@ Every function takes paths as `str` or `Path`, never modifies an input, and rais
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from .destinations.local import Outcome, check_outputs, execute
-from .errors import RemoteError, UsageError
+from .errors import UsageError
 from .gguf.files import open_model
 from .gguf.types import TensorType, parse_type_name
-from .inspection import Inspection, inspect
+from .inspection import Inspection
 from .layouts.plan import LinkMode, Plan
+from .look import CheckpointInspection, inspect
+from .sources.fetch import ranges_of
 
 if TYPE_CHECKING:
     from .block import Block
+    from .sources.http import Options as HttpOptions
     from .sources.remote import Remote
 
 PathLike = str | Path
@@ -33,6 +36,9 @@ class Result:
 
     plan: Plan
     outcome: Outcome | None  # None after a dry run
+    donor: DonorInfo | None = None  # where the block came from; None: nothing was taken from elsewhere
+    bytes_downloaded: int = 0  # from servers, headers included
+    bytes_to_download: int = 0  # what a dry run left there
 
     @property
     def entry(self) -> Path:
@@ -75,6 +81,9 @@ class Result:
             "wall_s": done.wall_s if done else 0.0,
             "tensor_sha256": done.hashes if done else {},
             "links": done.links if done else {},
+            "donor": self.donor.to_json() if self.donor else None,
+            "bytes_downloaded": self.bytes_downloaded,
+            "bytes_to_download": self.bytes_to_download,
         }
 
 
@@ -95,51 +104,104 @@ def _run(plan: Plan, dry_run: bool, progress: Progress | None) -> Result:
     return Result(plan, execute(plan, progress=progress))
 
 
+@dataclass(frozen=True)
+class DonorInfo:
+    """Where a block came from."""
+
+    name: str  # a file or folder name, or an address with its commit
+    revision: str | None  # the commit
+    sha256: str | None  # of the block's source bytes (see `fingerprint`); None after a dry run
+    why: str | None = None  # how it was chosen; None: it was named
+
+    def to_json(self) -> dict[str, Any]:
+        """JSON as in the schema of attach and extract."""
+        return {"name": self.name, "revision": self.revision, "sha256": self.sha256, "why": self.why}
+
+
+def _http(limit_rate: float | None) -> HttpOptions:
+    from .sources.http import Options
+
+    return Options(limit_rate=limit_rate)
+
+
 @contextmanager
-def _donor(donor: PathLike, limit_rate: float | None, *, with_tokenizer: bool) -> Iterator[tuple[Block, Remote | None]]:
-    """The donor's block, and the open remote source when it is not a local path."""
-    from .block import block_from_checkpoint, block_from_model, open_donor
-    from .sources.spec import HubSource, parse_source
+def open_block(donor: PathLike, limit_rate: float | None = None, *, with_tokenizer: bool = False) -> Iterator[Source]:
+    """The donor's block, here or on a server: headers are read, and its tensors when they are needed.
 
-    source = parse_source(donor)
-    if isinstance(source, Path):
-        yield open_donor(source), None
-        return
-    from .sources.http import Options as HttpOptions
-    from .sources.remote import open_remote
+    `with_tokenizer`: have everything here that makes a checkpoint's tokenizer. Raises what opening raises, and NoBlock.
+    """
+    from .block import block_of
+    from .sources.opening import opened
+    from .sources.spec import parse_source
 
-    with ExitStack() as stack:
-        try:
-            remote = stack.enter_context(open_remote(source, options=HttpOptions(limit_rate=limit_rate)))
-        except RemoteError as error:
-            if not (isinstance(source, HubSource) and source.bare):
-                raise
-            raise RemoteError(f"{str(error).rstrip('.')}; there is no local path '{donor}' either.") from error
-        if remote.checkpoint is not None:
-            if with_tokenizer:
-                remote.fetch_tokenizer()
-            block = block_from_checkpoint(remote.checkpoint)
-        else:
-            assert remote.model is not None
-            block = block_from_model(remote.model)
-        yield replace(block, revision=remote.revision, label=remote.name), remote
+    local = isinstance(parse_source(donor), Path)
+    with opened(donor, None if local else _http(limit_rate)) as found:
+        if with_tokenizer and found.remote is not None and found.checkpoint is not None:
+            found.remote.fetch_tokenizer()
+        yield Source(block_of(found), found.remote)
 
 
-def _fetch_and_run(plan: Plan, remote: Remote | None, dry_run: bool, progress: Progress | None) -> Result:
-    """Fetch what the plan needs of a remote donor, then run it; a dry run says what it would fetch."""
-    if remote is None:
-        return _run(plan, dry_run, progress)
-    check_outputs(plan)
-    n_bytes = remote.missing_bytes(plan.ranges)
-    plan = replace(plan, notes=(*plan.notes, f"{n_bytes:,} bytes to fetch from {remote.name}"))
-    if not dry_run:
-        remote.fetch(plan.ranges, progress)
-    return _run(plan, dry_run, progress)
+@dataclass(frozen=True)
+class Source:
+    """An open block."""
+
+    block: Block
+    remote: Remote | None  # None: it is local
+
+    def run(
+        self, plan: Plan, *, expect: str | None, why: str | None, dry_run: bool, progress: Progress | None
+    ) -> Result:
+        """Fetch what the plan needs, compare the block's hash with `expect`, carry the plan out."""
+        from .fingerprint import block_sha256, check_wanted, demand
+
+        wanted = None if expect is None else check_wanted(expect)
+        check_outputs(plan)
+        remote, block = self.remote, self.block
+        needed = list(plan.ranges)
+        if wanted is not None:
+            needed += [where for tensor in block.tensors for where in ranges_of(tensor.rows)]
+        missing = 0 if remote is None else remote.missing_bytes(needed)
+        if remote is not None:
+            plan = replace(plan, notes=(*plan.notes, f"{missing:,} bytes to fetch from {remote.name}"))
+        steps = Steps(progress, 0 if dry_run else missing, plan.bytes_written)
+        if remote is not None and not dry_run:
+            remote.fetch(needed, steps.fetched)
+        if wanted is not None and not (dry_run and missing):
+            demand(block, wanted, block_sha256(block))
+        elif wanted is not None:
+            plan = replace(plan, notes=(*plan.notes, "the block was not fetched, so its hash was not compared"))
+        before = _received(remote)
+        done = None
+        if not dry_run:
+            done = execute(plan, progress=lambda n, _: steps.wrote(n, _received(remote) - before))
+        info = DonorInfo(block.donor_name, block.revision, done.source_sha256 if done else None, why)
+        return Result(plan, done, info, _received(remote), missing if dry_run else 0)
+
+
+def _received(remote: Remote | None) -> int:
+    return 0 if remote is None else remote.traffic.bytes_received
+
+
+class Steps:
+    """One progress over fetching and writing; what is fetched late, while it is written, counts too."""
+
+    def __init__(self, progress: Progress | None, n_fetch: int, n_write: int) -> None:
+        self.progress, self.n_fetch, self.n_write = progress, n_fetch, n_write
+
+    def fetched(self, done: int, total: int) -> None:
+        """So much of what is fetched ahead is here."""
+        if self.progress is not None:
+            self.progress(done, self.n_fetch + self.n_write)
+
+    def wrote(self, done: int, late: int) -> None:
+        """So much is written, and `late` bytes were fetched meanwhile."""
+        if self.progress is not None:
+            self.progress(self.n_fetch + late + done, self.n_fetch + late + self.n_write)
 
 
 def attach(
     trunk: PathLike,
-    donor: PathLike,
+    donor: PathLike | None = None,
     *,
     layout: str | None = None,
     type: str | TensorType | None = None,
@@ -148,28 +210,54 @@ def attach(
     out: PathLike | None = None,
     link: str | LinkMode = LinkMode.AUTO,
     qkv: str | None = None,
+    expect: str | None = None,
     limit_rate: float | None = None,
     dry_run: bool = False,
     progress: Progress | None = None,
+    say: Callable[[str], None] | None = None,
 ) -> Result:
     """Put the donor's MTP block onto a trunk.
 
-    `trunk`: a GGUF, any shard of a set, or a folder with one set. `donor`: a checkpoint folder, a bundled GGUF,
-    a sidecar, or a donor file. `layout`: "shards" (default for a set), "sidecar" (default for a single file) or
-    "bundle". `type`: the block's matrices (default: q8_0 from a checkpoint, unchanged from a GGUF).
-    `draft_head`: type of an extra low-bit head made from the trunk's. `embd_type`: type of a sidecar's
-    embeddings and head, "as-is" to carry the trunk's. `qkv`: q, k and v of the block's attention, in a bundle the
-    trunk's too, "split", "fused" or "as-trunk", moved as rows without quantizing them anew.
+    `trunk`: a GGUF, any shard of a set, or a folder with one set; for a dry run also a remote one, of which the header
+    is read. `donor`: a checkpoint folder, a bundled GGUF, a sidecar, a donor file; or ORG/NAME,
+    hf:ORG/NAME@REVISION:FILE or an address; None looks beside the trunk and then where its metadata point, and tells
+    `say` what was chosen and why. `layout`: "shards" (default for a set), "sidecar" (default for a single file) or
+    "bundle". `type`: the block's matrices (default: q8_0 from a checkpoint, unchanged from a GGUF). `draft_head`: type
+    of an extra low-bit head made from the trunk's. `embd_type`: type of a sidecar's embeddings and head, "as-is" to
+    carry the trunk's. `expect`: the sha256 that the donor's block must have (see `fingerprint`), compared before
+    anything is written. `qkv`: q, k and v of the block's attention,
+    in a bundle the trunk's too, "split", "fused" or "as-trunk", moved as rows without quantizing them anew.
+    `limit_rate`: bytes per second from a server.
 
     Raises DonorMismatch, BlockPresent, NoBlock, UnsupportedModel, QuantizeError, FormatError, IncompleteModel,
-    OutputExists, NoSpace, StorageError, UsageError.
+    OutputExists, NoSpace, StorageError, RemoteError, UsageError; of the last, `sources.infer.Doubt` when several donors
+    fit equally well.
     """
     from .layouts.attach import Options, plan_attach
+    from .sources.opening import opened
 
     options = Options(layout, _type(type), _type(draft_head), _embd_type(embd_type), out, link_mode(link), qkv)
-    opened = open_model(trunk)
-    with _donor(donor, limit_rate, with_tokenizer=False) as (block, remote):
-        return _fetch_and_run(plan_attach(opened, block, options), remote, dry_run, progress)
+    with opened(trunk) as found:
+        if found.model is None:
+            raise UsageError(f"{found.name}: this is a checkpoint, not a GGUF; name the quant to put the block onto.")
+        if found.remote is not None and not dry_run:
+            raise UsageError(
+                f"{found.name}: a block is attached to local files only (a dry run reads the header of a remote one); "
+                "get the model with 'nextn pull', then attach."
+            )
+        why, n_before = None, 0
+        if donor is None:
+            from .donors import find
+
+            default = "shards" if len(found.model.files) > 1 else "sidecar"
+            chosen = find(found.model, layout=layout or default, options=_http(limit_rate))
+            donor, why, n_before = chosen.source, chosen.why, chosen.bytes_downloaded
+            if say is not None:
+                say(why)
+        with open_block(donor, limit_rate) as source:
+            plan = plan_attach(found.model, source.block, options)
+            result = source.run(plan, expect=expect, why=why, dry_run=dry_run, progress=progress)
+            return replace(result, bytes_downloaded=result.bytes_downloaded + n_before + found.bytes_downloaded)
 
 
 def detach(
@@ -200,21 +288,22 @@ def extract(
     type: str | TensorType | None = None,
     embd_type: str | TensorType = "q4_0",
     qkv: str | None = None,
+    expect: str | None = None,
     limit_rate: float | None = None,
     dry_run: bool = False,
     progress: Progress | None = None,
 ) -> Result:
     """Write the block to a file of its own: a runnable sidecar, or with `donor_file` nothing but the block.
 
-    `qkv` as for `attach`, for GGUF donors.
-
-    Raises NoBlock, UnsupportedModel, QuantizeError, FormatError, OutputExists, NoSpace, StorageError, UsageError.
+    `donor`, `expect` and `limit_rate` are as in `attach`, `qkv` too, for GGUF donors. Raises NoBlock, UnsupportedModel, QuantizeError, FormatError,
+    DonorMismatch (`expect`), OutputExists, NoSpace, StorageError, RemoteError, UsageError.
     """
     from .layouts.extract import ExtractOptions, plan_extract
 
     options = ExtractOptions(donor_file, _type(type), _embd_type(embd_type), out, qkv)
-    with _donor(donor, limit_rate, with_tokenizer=True) as (block, remote):
-        return _fetch_and_run(plan_extract(block, options), remote, dry_run, progress)
+    with open_block(donor, limit_rate, with_tokenizer=True) as source:
+        plan = plan_extract(source.block, options)
+        return source.run(plan, expect=expect, why=None, dry_run=dry_run, progress=progress)
 
 
 def link_mode(name: str | LinkMode) -> LinkMode:
@@ -225,4 +314,4 @@ def link_mode(name: str | LinkMode) -> LinkMode:
         raise UsageError(f"there is no link mode '{name}'; choose auto, hard or symlink.") from None
 
 
-__all__ = ["Inspection", "Result", "attach", "detach", "extract", "inspect"]
+__all__ = ["CheckpointInspection", "DonorInfo", "Inspection", "Result", "attach", "detach", "extract", "inspect"]

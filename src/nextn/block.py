@@ -11,10 +11,11 @@ from pathlib import Path
 
 from .archs import BY_CLASS, FAMILIES
 from .archs.base import Family, Rule, Source, Transform
-from .errors import FormatError, NoBlock, UnsupportedFormat, UnsupportedModel, UsageError
-from .gguf.files import Model, open_model
+from .errors import FormatError, NoBlock, UnsupportedFormat, UnsupportedModel
+from .gguf.files import Model
 from .sources.arranged import InterleavedHalves, SideBySide
-from .sources.checkpoint import CONFIG, INDEX, TOKENIZER, Checkpoint, open_checkpoint
+from .sources.checkpoint import CONFIG, INDEX, TOKENIZER, Checkpoint
+from .sources.opening import Opened, opened
 from .sources.quantized import ADVICE, companions, describes_activations, logical_names, refuse_foreign, whole
 from .sources.ranges import FileRange
 from .sources.recipes import TransposedParts, head_parts, ranked_qkv
@@ -441,15 +442,16 @@ def _refuse_leftovers(checkpoint: Checkpoint, names: dict[str, str], used: set[s
 
 
 def open_donor(path: Path | str) -> Block:
-    """The block of whatever `path` is: a checkpoint folder, a GGUF, a shard, a folder with one set."""
-    path = Path(path)
-    if path.is_dir() and (path / CONFIG).exists():
-        return block_from_checkpoint(open_checkpoint(path))
-    if path.name == CONFIG or path.suffix == ".safetensors":
-        return block_from_checkpoint(open_checkpoint(path.parent))
-    if path.is_dir() and not any(path.glob("*.gguf")):
-        raise UsageError(
-            f"{path}: this is neither a checkpoint (no config.json) nor a folder with a GGUF; name the donor itself."
-        )
-    return block_from_model(open_model(path))
+    """The block of whatever local thing `path` is: a checkpoint folder, a GGUF, a shard, a folder with one set."""
+    with opened(Path(path)) as source:
+        return block_of(source)
 
+
+def block_of(source: Opened) -> Block:
+    """The block of an opened source, and where it comes from. Raises what `block_from_model` and its kin raise."""
+    if source.model is not None:
+        block = block_from_model(source.model)
+    else:
+        assert source.checkpoint is not None
+        block = block_from_checkpoint(source.checkpoint)
+    return block if source.remote is None else replace(block, revision=source.revision, label=source.name)

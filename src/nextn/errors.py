@@ -49,7 +49,8 @@ class UsageError(NextnError):
 class FormatError(NextnError):
     """A file is not what it says it is.
 
-    `path`, `offset` (absolute byte offset, or None), `expected` and `found` are kept as attributes.
+    `path`, `offset` (absolute byte offset, or None), `expected` and `found` are kept as attributes; `where` is what
+    the sentence calls the path (the address, for a file on a server).
     """
 
     exit_code = 10
@@ -65,13 +66,14 @@ class FormatError(NextnError):
     ) -> None:
         self.what = what
         self.path = None if path is None else Path(path)
+        self.where = None if path is None else str(path)
         self.offset = offset
         self.expected = expected
         self.found = found
         super().__init__(what)
 
     def __str__(self) -> str:
-        where = [] if self.path is None else [str(self.path)]
+        where = [] if self.where is None else [self.where]
         if self.offset is not None:
             where.append(f"byte {self.offset:,}")
         text = f"{', '.join(where)}: {self.what}" if where else self.what

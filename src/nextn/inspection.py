@@ -35,13 +35,23 @@ class Inspection:
     types: dict[str, int]  # type name -> stored bytes
     sidecars: tuple[Path, ...] = ()
     runs_on: dict[str, str] = field(default_factory=dict)
+    label: str | None = None  # the address of a remote model
+    revision: str | None = None  # its commit
+    bytes_downloaded: int = 0
+    block_sha256: str | None = None  # where it was asked for: what `nextn attach --expect` compares
+
+    @property
+    def where(self) -> str:
+        """The path to load, or the address."""
+        return self.label or str(self.model.entry)
 
     def to_json(self) -> dict[str, Any]:
         """JSON as in the schema of inspect."""
         header = self.model.header
         return {
             "version": 1,
-            "path": str(self.model.entry),
+            "path": self.where,
+            "revision": self.revision,
             "name": header.get("general.name"),
             "architecture": self.architecture,
             "n_layer_trunk": self.n_layer_trunk,
@@ -60,6 +70,8 @@ class Inspection:
             "runs_on": self.runs_on,
             "problems": list(self.problems),
             "hints": list(self.hints),
+            "block_sha256": self.block_sha256,
+            "bytes_downloaded": self.bytes_downloaded,
         }
 
 
@@ -81,7 +93,11 @@ def inspect(path: Path | str) -> Inspection:
     Raises FormatError and its kin for files that cannot be read at all; everything else is a problem in the
     result.
     """
-    model = open_model(path)
+    return inspect_model(open_model(path))
+
+
+def inspect_model(model: Model, *, neighbours: bool = True) -> Inspection:
+    """Look into a model that is open; with `neighbours`, also for its sidecar in the same folder."""
     arch = model.architecture
     names = list(model.tensors)
     layers = block_layers(names)
@@ -101,7 +117,7 @@ def inspect(path: Path | str) -> Inspection:
     _check_arrays(model, len(layers) or promised, n_trunk, problems)
     _check_holes(model, problems)
     _check_names(model, shape, problems, hints)
-    sidecars = _sidecars(model) if shape == "trunk-only" else ()
+    sidecars = _sidecars(model) if shape == "trunk-only" and neighbours else ()
     types: Counter[str] = Counter()
     for _, info in model.items():
         types[info.type_name] += sizes.get(info.name, 0)

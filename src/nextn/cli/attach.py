@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import click
 
-from .common import finish, limit_option, link_option, qkv_option, writing_options
+from .common import ask_which, expect_option, finish, limit_option, link_option, qkv_option, writing_options
 
 
 @click.command(short_help="put an MTP block onto a quant you already have")
@@ -12,9 +12,9 @@ from .common import finish, limit_option, link_option, qkv_option, writing_optio
 @click.option(
     "--from",
     "donor",
-    required=True,
     metavar="DONOR",
-    help="Checkpoint folder, bundled GGUF, sidecar, donor file; or org/repo, hf:org/repo@revision:file.gguf, https://...",
+    help="Checkpoint folder, bundled GGUF, sidecar, donor file; or org/repo, hf:org/repo@revision:file.gguf, https://..."
+    "  Default: what lies beside TRUNK and fits, else the repository that TRUNK's metadata point to.",
 )
 @click.option(
     "--layout",
@@ -40,43 +40,56 @@ from .common import finish, limit_option, link_option, qkv_option, writing_optio
     text="Attention's q, k and v in the block, in a bundle the trunk's too: three tensors, one, or as in the trunk.",
 )
 @link_option
+@expect_option
 @limit_option
 @writing_options
 def command(
     trunk: str,
-    donor: str,
+    donor: str | None,
     layout: str | None,
     type_name: str | None,
     draft_head: str | None,
     embd_type: str,
     qkv: str | None,
     link: str,
+    expect: str | None,
     limit_rate: float | None,
     out: str | None,
     dry_run: bool,
     as_json: bool,
     quiet: bool,
 ) -> None:
-    """Put DONOR's MTP block onto TRUNK, a GGUF file, any shard of a set, or a folder with one set.
+    """Put an MTP block onto TRUNK, a GGUF file, any shard of a set, or a folder with one set.
 
     Nothing of TRUNK is modified. As shards, no trunk data is read or written: its shards get new names by links.
+    Without --from the donor is found, confirmed by headers, and named with the reason.
     """
     from .. import api
     from ..report.progress import byte_progress
+    from ..report.text import say
+    from ..sources.infer import Doubt
 
-    with byte_progress("attaching", not (quiet or dry_run)) as progress:
-        result = api.attach(
-            trunk,
-            donor,
-            layout=layout,
-            type=type_name,
-            draft_head=draft_head,
-            embd_type=embd_type,
-            qkv=qkv,
-            out=out,
-            link=link,
-            limit_rate=limit_rate,
-            dry_run=dry_run,
-            progress=progress,
-        )
+    def attach(donor: str | None) -> api.Result:
+        with byte_progress("attaching", not (quiet or dry_run)) as progress:
+            return api.attach(
+                trunk,
+                donor,
+                layout=layout,
+                type=type_name,
+                draft_head=draft_head,
+                embd_type=embd_type,
+                qkv=qkv,
+                out=out,
+                link=link,
+                expect=expect,
+                limit_rate=limit_rate,
+                dry_run=dry_run,
+                progress=progress,
+                say=None if quiet else say,
+            )
+
+    try:
+        result = attach(donor)
+    except Doubt as doubt:
+        result = attach(ask_which(doubt))
     finish(result, as_json, quiet)

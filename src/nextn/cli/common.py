@@ -13,6 +13,7 @@ from ..report.text import put_json, say, size
 
 if TYPE_CHECKING:
     from ..api import Result
+    from ..sources.infer import Doubt
 
 F = TypeVar("F", bound=Callable[..., Any])
 
@@ -50,8 +51,28 @@ def qkv_option(*forms: str, text: str) -> Callable[[F], F]:
 def limit_option(command: F) -> F:
     """`--limit-rate` for verbs that may fetch."""
     return click.option(
-        "--limit-rate", type=click.FloatRange(min=1), metavar="BYTES", help="Bytes per second of a remote donor."
+        "--limit-rate", type=click.FloatRange(min=1), metavar="BYTES", help="Bytes per second from servers, in all."
     )(command)
+
+
+def expect_option(command: F) -> F:
+    """`--expect` for verbs that take a block from somewhere."""
+    return click.option(
+        "--expect", metavar="SHA256",
+        help="The hash that the donor's block must have, compared before anything is written; 'nextn inspect "
+        "--block-hash DONOR' prints it, and attach and extract do.",
+    )(command)  # fmt: skip
+
+
+def ask_which(doubt: Doubt) -> str:
+    """Let people choose between donors on a terminal; elsewhere the doubt is the error."""
+    if not (sys.stdin.isatty() and sys.stderr.isatty()):
+        raise doubt
+    say(str(doubt).partition(":")[0] + ": which donor?")
+    for number, (source, why) in enumerate(doubt.candidates, start=1):
+        say(f"  {number}  {source}: {why}")
+    choice = click.prompt("number", type=click.IntRange(1, len(doubt.candidates)), err=True)
+    return doubt.candidates[int(choice) - 1][0]
 
 
 def finish(result: Result, as_json: bool, quiet: bool) -> None:
@@ -83,6 +104,10 @@ def _print(result: Result, as_json: bool, quiet: bool) -> None:
             f", linked {size(result.bytes_linked)}"
             + (f" in {done.wall_s:.2f} s" if done else f", memory up to {size(plan.peak_memory_bytes)}")
         )
+        if result.donor is not None and result.donor.sha256 is not None:
+            say(f"block from {result.donor.name}, sha256 {result.donor.sha256}")
+        if result.bytes_downloaded:
+            say(f"downloaded {size(result.bytes_downloaded)}, headers included")
         if plan.sidecar is not None and plan.sidecar != plan.entry:
             say(f"load it with: llama-server -m {plan.entry} -md {plan.sidecar} --spec-type draft-mtp")
         elif plan.layout in ("bundle", "shards"):

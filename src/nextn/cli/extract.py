@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import click
 
-from .common import finish, limit_option, qkv_option, writing_options
+from .common import expect_option, finish, limit_option, qkv_option, writing_options
 
 
 @click.command(short_help="write the block to a file of its own")
@@ -27,6 +27,7 @@ from .common import finish, limit_option, qkv_option, writing_options
     "split", "fused", "as-trunk",
     text="Attention's q, k and v in the block: three tensors, one, or what a GGUF donor's trunk has.",
 )
+@expect_option
 @limit_option
 @writing_options
 def command(
@@ -35,6 +36,7 @@ def command(
     type_name: str | None,
     embd_type: str,
     qkv: str | None,
+    expect: str | None,
     limit_rate: float | None,
     out: str | None,
     dry_run: bool,
@@ -43,7 +45,8 @@ def command(
 ) -> None:
     """Write the MTP block of DONOR as a runnable sidecar, `mtp-NAME-TYPE.gguf`.
 
-    DONOR is a checkpoint folder, a bundled GGUF or set, or a sidecar.
+    DONOR is a checkpoint folder, a bundled GGUF or set, or a sidecar; or org/repo, hf:org/repo@revision:file.gguf,
+    https://... , of which just the block's bytes are fetched.
     """
     from .. import api
     from ..report.progress import byte_progress
@@ -56,6 +59,7 @@ def command(
             type=type_name,
             embd_type=embd_type,
             qkv=qkv,
+            expect=expect,
             limit_rate=limit_rate,
             dry_run=dry_run,
             progress=progress,

@@ -7,12 +7,12 @@ from pathlib import Path
 import click
 
 from ..report.text import put_json, say, size
-from .common import link_option
+from .common import limit_option, link_option
 
 
 @click.command(short_help="make a folder ready to publish, each quant with and without its block")
 @click.argument("models", metavar="MODEL...", nargs=-1, required=True)
-@click.option("--from", "donor", metavar="DONOR", help="Checkpoint folder, bundled GGUF, sidecar or donor file.")
+@click.option("--from", "donor", metavar="DONOR", help="Checkpoint, bundled GGUF, sidecar or donor file, also remote.")
 @click.option("--sidecar", metavar="FILE", help="Publish this sidecar as it is, for all MODELs.")
 @click.option("-o", "--out", metavar="DIR", required=True, help="The folder. Existing files are never replaced.")
 @click.option(
@@ -33,6 +33,7 @@ from .common import link_option
     "--verified", metavar="JSON", multiple=True, help="What 'nextn verify --json' printed; may be given several times."
 )
 @link_option
+@limit_option
 @click.option("--dry-run", is_flag=True, help="Print what would be read, written and linked; write nothing.")
 @click.option("--json", "as_json", is_flag=True, help="Print the result as JSON on standard output.")
 @click.option("-q", "--quiet", is_flag=True, help="Print only the folder.")
@@ -50,6 +51,7 @@ def command(
     base_model: str | None,
     verified: tuple[str, ...],
     link: str,
+    limit_rate: float | None,
     dry_run: bool,
     as_json: bool,
     quiet: bool,
@@ -77,6 +79,7 @@ def command(
             base_model=base_model,
             verified=[Path(path) for path in verified],
             link=link,
+            limit_rate=limit_rate,
             dry_run=dry_run,
             progress=progress,
         )

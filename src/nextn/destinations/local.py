@@ -35,6 +35,7 @@ class Outcome:
     wall_s: float
     hashes: dict[str, str]
     links: dict[str, str]  # file name -> "hard" or "symlink"
+    source_sha256: str = ""  # of the block's source bytes, in the order in which they were read
 
 
 @dataclass
@@ -159,6 +160,7 @@ def execute(plan: Plan, *, progress: Progress | None = None, system: System | No
         time.perf_counter() - started,
         run.hashes,
         links,
+        run.source_hash.hexdigest(),
     )
 
 

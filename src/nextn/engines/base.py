@@ -138,3 +138,11 @@ class Engine(Protocol):
         Raises EngineRefused (its decisive line quoted) when it ends before that, EngineFailed when it hangs,
         EngineMissing when the engine itself cannot be run.
         """
+
+
+def refuse_parts(launch: Launch) -> None:
+    """Raise StorageError for a file of which only parts were fetched: an engine would take its holes for zeros."""
+    from ..sources.cache import refuse_partial
+
+    for path in filter(None, (launch.model, launch.sidecar)):
+        refuse_partial(path)

@@ -15,7 +15,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from nextn.engines.base import Launch
+from nextn.engines.base import Launch, refuse_parts
 from nextn.engines.http import LOOPBACK
 from nextn.engines.process import EngineProcess
 from nextn.engines.running import RunningServer
@@ -92,6 +92,7 @@ class LlamaServer:
 
     def start(self, launch: Launch) -> RunningServer:
         """See `Engine.start`."""
+        refuse_parts(launch)
         if launch.n_max > 0 and not self.kind:
             raise EngineMissing(f"{self.binary} ({self.version}) cannot draft with MTP blocks: use a newer build")
         base = {k: v for k, v in os.environ.items() if not k.startswith(_OWN_SETTINGS)}

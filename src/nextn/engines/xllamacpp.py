@@ -12,7 +12,7 @@ import sys
 from dataclasses import dataclass
 from pathlib import Path
 
-from nextn.engines.base import Launch
+from nextn.engines.base import Launch, refuse_parts
 from nextn.engines.process import EngineProcess
 from nextn.engines.running import RunningServer
 from nextn.errors import EngineMissing
@@ -63,6 +63,7 @@ class Xllamacpp:
 
     def start(self, launch: Launch) -> RunningServer:
         """See `Engine.start`."""
+        refuse_parts(launch)
         setup = {
             "model": os.fspath(launch.model.absolute()),
             "sidecar": None if launch.sidecar is None else os.fspath(launch.sidecar.absolute()),

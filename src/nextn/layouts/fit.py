@@ -135,7 +135,7 @@ def _check_tokens(block: Block, trunk: Model, where: str) -> list[str]:
             theirs.value_start : theirs.end
         ]:
             return []
-        return _compare(dict(enumerate(theirs.value)), ours.value, trunk, where)
+        return compare_tokens(dict(enumerate(theirs.value)), ours.value, trunk, where)
     if block.model is not None:
         known = block.model.header.get(TOKENIZER_HASH)
         if known is None:
@@ -150,10 +150,10 @@ def _check_tokens(block: Block, trunk: Model, where: str) -> list[str]:
     texts = block.checkpoint.vocabulary if block.checkpoint else None
     if texts is None:
         return ["the donor has no tokenizer.json: tokenizers were not compared"]
-    return _compare(texts, ours.value, trunk, where)
+    return compare_tokens(texts, ours.value, trunk, where)
 
 
-def _compare(theirs: Mapping[int, str], ours: list[str], trunk: Model, where: str) -> list[str]:
+def compare_tokens(theirs: Mapping[int, str], ours: list[str], trunk: Model, where: str) -> list[str]:
     """Refuse when ordinary tokens differ; special ones may (fine-tunes rename them) and are only named."""
     n_theirs = max(theirs, default=-1) + 1
     types = trunk.header.get(TOKEN_TYPES) or [NORMAL_TOKEN] * len(ours)

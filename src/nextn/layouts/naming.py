@@ -12,6 +12,7 @@ from pathlib import Path
 
 from ..errors import UsageError
 from ..gguf.files import AUXILIARY_MARKS, Model, split_shard_name
+from ..sources.cache import in_own_cache
 
 # The last dash-separated part of a file name, if it names a quantization.
 _QUANT_TAG = re.compile(
@@ -82,7 +83,7 @@ def resolve_output(out: Path | str | None, default_folder: Path, default_name: s
 def default_folder(model: Model) -> Path:
     """Where new files go without `-o`: beside the model, but never into a download cache, whose names are hashes."""
     entry = model.entry
-    in_cache = entry.is_symlink() and entry.resolve().parent.name == "blobs"
+    in_cache = (entry.is_symlink() and entry.resolve().parent.name == "blobs") or in_own_cache(entry)
     return Path.cwd() if in_cache else entry.parent
 
 

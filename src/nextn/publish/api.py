@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
+from ..destinations.local import check_outputs
 from ..errors import UsageError
 from ..gguf.files import open_model
 from ..gguf.types import TensorType, parse_type_name
@@ -17,6 +18,7 @@ from .pulling import pull as _pull
 PathLike = str | Path
 Progress = Callable[[int, int], None]  # (bytes done, bytes in all)
 _AS_IS = "as-is"
+__all__ = ["PackResult", "PullResult", "pack", "pull"]
 
 
 def _type(name: str | TensorType | None) -> TensorType | None:
@@ -38,14 +40,17 @@ def pack(
     base_model: str | None = None,
     verified: Sequence[PathLike] = (),
     link: str | LinkMode = LinkMode.AUTO,
+    limit_rate: float | None = None,
     dry_run: bool = False,
     progress: Progress | None = None,
 ) -> PackResult:
     """A folder to publish: quants of one model, each with and without the block of `donor` or `sidecar`.
 
+    `donor` may be remote, as in `nextn.attach`; `sidecar` is published as it is, so it has to be a local file.
+
     Raises what `nextn.attach` raises.
     """
-    from ..block import open_donor
+    from ..api import open_block
 
     if (donor is None) == (sidecar is None):
         raise UsageError("name either the donor of the block (--from) or a ready sidecar (--sidecar).")
@@ -58,12 +63,15 @@ def pack(
         LinkMode(link),
         ready_sidecar=sidecar is not None,
     )
-    block = open_donor(donor if donor is not None else str(sidecar))
-    package = plan_package(
-        plan_pack([open_model(model) for model in models], block, options),
-        CardOptions(title, repo, base_model, [Path(path) for path in verified]),
-    )
-    return pack_up(package, dry_run=dry_run, progress=progress)
+    with open_block(donor if donor is not None else str(sidecar), limit_rate) as source:
+        package = plan_package(
+            plan_pack([open_model(model) for model in models], source.block, options),
+            CardOptions(title, repo, base_model, [Path(path) for path in verified]),
+        )
+        if source.remote is not None and not dry_run:
+            check_outputs(package.plan)
+            source.remote.fetch(package.plan.ranges, progress)
+        return pack_up(package, dry_run=dry_run, progress=progress)
 
 
 def pull(

@@ -44,6 +44,11 @@ def cache_root() -> Path:
     return (Path(base) if base else Path.home() / ".cache") / "nextn"
 
 
+def in_own_cache(path: Path) -> bool:
+    """Whether a path lies in our cache: nothing is ever put beside it."""
+    return path.absolute().is_relative_to(cache_root().absolute())
+
+
 def merged(ranges: Iterable[Range]) -> list[Range]:
     """Sorted, disjoint ranges; those that touch become one."""
     out: list[Range] = []

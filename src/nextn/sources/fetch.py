@@ -18,7 +18,9 @@ if TYPE_CHECKING:
     from .http import Fetcher, Target
     from .rows import RowSource
 
-FIRST_READ_BYTES = 1 << 16  # of every weight file; most safetensors headers fit
+FIRST_READ_BYTES = 1 << 16  # of a GGUF
+SHARD_READ_BYTES = 1 << 14  # of a GGUF shard behind the first one, whose header is short
+LENGTH_BYTES = 8  # the length of a safetensors header, in front of it
 GROWTH_BYTES = 4 << 20  # a GGUF header is overshot by at most so much
 JOIN_BYTES = 1 << 18  # gaps up to this size may be read along,
 JOIN_SHARE = 0.01  # as long as they all together stay below this share
@@ -87,19 +89,19 @@ def ranges_of(rows: RowSource) -> list[FileRange]:
 
 
 def fetch_safetensors_header(file: RemoteFile, size: int) -> None:
-    """The first bytes, and the rest of the header when it is longer."""
-    head = file.read(0, min(FIRST_READ_BYTES, size))
-    if len(head) >= 8:
+    """The header to the byte: its length, which stands in front, then the rest."""
+    head = file.read(0, min(LENGTH_BYTES, size))
+    if len(head) >= LENGTH_BYTES:
         (length,) = struct.unpack_from("<Q", head)
-        if length <= min(size - 8, MAX_HEADER_BYTES):
-            file.ensure(0, 8 + length)
+        if length <= min(size - LENGTH_BYTES, MAX_HEADER_BYTES):
+            file.ensure(0, LENGTH_BYTES + length)
 
 
-def fetch_gguf_header(file: RemoteFile, size: int) -> None:
-    """The header in growing steps. Raises FormatError for what is no GGUF."""
+def fetch_gguf_header(file: RemoteFile, size: int, first_read: int = FIRST_READ_BYTES) -> None:
+    """The header in growing steps, the first of `first_read` bytes. Raises FormatError for what is no GGUF."""
     parser = HeaderParser(size, file.here.path)
     buffer = bytearray()
-    want = FIRST_READ_BYTES
+    want = first_read
     while True:
         want = min(want, size)
         buffer += file.read(len(buffer), want)

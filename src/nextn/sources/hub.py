@@ -30,6 +30,10 @@ _COMMIT = re.compile(r"[0-9a-f]{40}")
 _LISTING = "listing.json"
 
 
+class Gated(RemoteError):
+    """The repository is there, and its files are not for this user."""
+
+
 class Place(Protocol):
     """A folder of remote files."""
 
@@ -37,8 +41,14 @@ class Place(Protocol):
     origin: str  # for people and provenance
     revision: str | None  # the commit, where there is one
 
+    def address(self, name: str) -> str:
+        """What people call a file, or a folder of the place; an empty name leaves room for one behind it."""
+
     def names(self) -> list[str] | None:
         """All files, or None when the server does not tell."""
+
+    def sizes(self) -> dict[str, int]:
+        """Bytes of the files, as far as the server told them."""
 
     def target(self, name: str) -> Target | None:
         """Where to ask for a file, or None when there is none of that name."""
@@ -197,9 +207,17 @@ class HubRepo:
 
     # -- files --------------------------------------------------------------------------------------------------------
 
+    def address(self, name: str) -> str:
+        """hf:ORG/NAME@COMMIT:FILE."""
+        return f"{self.origin}:{name}"
+
     def names(self) -> list[str]:
         """All files at the commit."""
         return sorted(self.listing.files)
+
+    def sizes(self) -> dict[str, int]:
+        """Bytes of all files at the commit."""
+        return {name: file.size_bytes for name, file in self.listing.files.items()}
 
     def target(self, name: str) -> Target | None:
         """Where to ask for a file."""
@@ -248,7 +266,7 @@ class HubRepo:
         """A refusal of the Hub as one sentence that says what to do."""
         code, repo = headers.get("x-error-code", ""), f"hf:{self.repo_id}"
         if code == "GatedRepo":
-            return RemoteError(
+            return Gated(
                 f"{repo}: this repository is gated: accept its conditions at {self.endpoint}/{self.repo_id}, then log "
                 "in with 'hf auth login' or set HF_TOKEN."
             )
@@ -257,7 +275,7 @@ class HubRepo:
         if code == "EntryNotFound" and name is not None:
             return NotThere(f"{repo}: there is no file '{name}' at {self._asked}.")
         if code == "RepoNotFound" or status in (401, 404):
-            return RemoteError(
+            return NotThere(
                 f"{repo}: there is no such model repository at {self.endpoint}, or it is private{self.remark}; check "
                 "the name, or log in with 'hf auth login' or HF_TOKEN."
             )
@@ -283,25 +301,30 @@ class WebFolder:
         if parts.username is not None:
             user = f"{unquote(parts.username)}:{unquote(parts.password or '')}"
             self._headers = {"authorization": "Basic " + base64.b64encode(user.encode()).decode()}
-        self.origin = self._address(self.name)
-        key = hashlib.sha256(self._address("").encode()).hexdigest()[:16]
+        self.origin = self.address(self.name)
+        key = hashlib.sha256(self.address("").encode()).hexdigest()[:16]
         host = re.sub(r"[^\w.-]", "_", self._host)
         last = unquote(self._folder_path).rpartition("/")[2]
         self.folder = root / "http" / f"{host}--{key}" / (last if is_safe_name(last) else "files")
         self._found: dict[str, Target | None] = {}
 
-    def _address(self, name: str, query: str = "") -> str:
+    def address(self, name: str, query: str = "") -> str:
+        """Without credentials."""
         return urlunsplit((self._scheme, self._host, f"{self._folder_path}/{quote(name)}", query, ""))
 
     def names(self) -> None:
         """Servers do not tell."""
         return
 
+    def sizes(self) -> dict[str, int]:
+        """Bytes of the files that were asked for."""
+        return {name: target.size_bytes for name, target in self._found.items() if target is not None}
+
     def target(self, name: str) -> Target | None:
         """Asks the server once: size and validator stay what they were then."""
         if name not in self._found:
             query = self._query if name == self.name else ""
-            target = Target(self._address(name, query), self._address(name), headers=self._headers)
+            target = Target(self.address(name, query), self.address(name), headers=self._headers)
             try:
                 probe = self.fetcher.probe(target)
             except NotThere:

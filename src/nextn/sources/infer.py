@@ -11,15 +11,15 @@ from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from enum import IntEnum
 from pathlib import Path, PurePosixPath
-from typing import Any
+from typing import Any, Protocol, TypeAlias
 from urllib.parse import unquote, urlsplit
 
 from ..archs import BY_CLASS
 from ..archs.base import Family
 from ..archs.hparams import HPARAMS, Config
-from ..errors import DonorMismatch, FormatError, NoBlock, UsageError
+from ..errors import DonorMismatch, FormatError, NextnError, NoBlock, UsageError
 from ..gguf.files import Model
-from ..layouts.fit import TOKENS, _compare, n_layer_trunk, n_vocab
+from ..layouts.fit import TOKENS, compare_tokens, n_layer_trunk, n_vocab
 from ..layouts.naming import split_quant
 
 _HUB_HOSTS = ("huggingface.co", "www.huggingface.co", "hf.co")
@@ -65,13 +65,40 @@ class Guess:
     strength: Strength
 
 
+class Evidence(Protocol):
+    """What little of a candidate is read to decide; each is only asked for when what stands before it fits."""
+
+    @property
+    def config(self) -> Mapping[str, Any]:
+        """config.json."""
+
+    @property
+    def tensor_names(self) -> Collection[str] | None:
+        """Names in the index; None: not known."""
+
+    @property
+    def vocabulary(self) -> Mapping[int, str] | None:
+        """Token texts by id; None: not known."""
+
+
 @dataclass(frozen=True)
 class Headers:
-    """What little of a candidate is read to decide."""
+    """Evidence that is there already."""
 
-    config: Mapping[str, Any]  # config.json
-    tensor_names: Collection[str] | None = None  # names in the index; None: not read
-    vocabulary: Mapping[int, str] | None = None  # token texts by id; None: not read
+    config: Mapping[str, Any]
+    tensor_names: Collection[str] | None = None
+    vocabulary: Mapping[int, str] | None = None
+
+
+Read: TypeAlias = Callable[[str], Evidence | NextnError | None]
+
+
+class Doubt(UsageError):
+    """Several donors fit equally well; `candidates` are what --from takes, with what speaks for each."""
+
+    def __init__(self, message: str, candidates: Sequence[tuple[str, str]]) -> None:
+        super().__init__(message)
+        self.candidates = tuple(candidates)
 
 
 @dataclass(frozen=True)
@@ -111,7 +138,9 @@ def checkpoint_name(name: str) -> str:
         name = shorter
 
 
-def _same_name(left: str, right: str) -> bool:
+def same_name(left: str, right: str) -> bool:
+    """Whether two names mean one model: owner, quant, letter case and punctuation apart."""
+
     def plain(text: str) -> str:
         return re.sub(r"[^a-z0-9]", "", checkpoint_name(text.rpartition("/")[2]).lower())
 
@@ -133,7 +162,7 @@ def _text(trunk: Model, key: str) -> str:
     return value.strip() if isinstance(value, str) else ""
 
 
-def _names(trunk: Model) -> dict[str, str]:
+def names_of(trunk: Model) -> dict[str, str]:
     """What the model is called -> what says so."""
     found: dict[str, str] = {}
     parts = [_text(trunk, f"general.{key}") for key in ("basename", "size_label", "finetune", "version")]
@@ -150,7 +179,7 @@ def _guesses(trunk: Model) -> Iterator[Guess]:
     own = [(key, repo) for key in (*stated, "general.repo_url") if (repo := repo_of(trunk.header.get(key)))]
     for key, repo in own:
         yield from _with_unquantized(repo, key, Strength.STATED)
-    names = _names(trunk)
+    names = names_of(trunk)
     for index in range(_n_bases(trunk)):
         yield from _base(trunk, index, names)
     for key in ("general.license.link", "general.url"):
@@ -196,7 +225,7 @@ def _base(trunk: Model, index: int, names: Mapping[str, str]) -> Iterator[Guess]
         repo = repo_of(f"{organization}/{name}")
     if repo is None:
         return
-    if any(_same_name(repo, name) for name in names):
+    if any(same_name(repo, name) for name in names):
         yield from _with_unquantized(repo, key, Strength.STATED)
         return
     for guess in _with_unquantized(repo, key, Strength.BASE):
@@ -206,10 +235,15 @@ def _base(trunk: Model, index: int, names: Mapping[str, str]) -> Iterator[Guess]
 # -- confirming -------------------------------------------------------------------------------------------------------
 
 
-def confirm(trunk: Model, guess: Guess, headers: Headers | None) -> Confirmation:
-    """Whether a candidate's block fits `trunk`, by headers alone; `headers` None: there is no such checkpoint."""
+def confirm(trunk: Model, guess: Guess, headers: Evidence | NextnError | None) -> Confirmation:
+    """Whether a candidate's block fits `trunk`, by headers alone.
+
+    `headers` None: there is no such checkpoint; an error: it is there, and cannot be read.
+    """
     if headers is None:
         return Confirmation(guess, False, "there is no such checkpoint, or it cannot be read")
+    if isinstance(headers, NextnError):
+        return Confirmation(guess, False, str(headers).rstrip("."))
     try:
         agreed = _agreement(trunk, guess, headers)
     except (DonorMismatch, FormatError, NoBlock) as error:
@@ -217,7 +251,7 @@ def confirm(trunk: Model, guess: Guess, headers: Headers | None) -> Confirmation
     return Confirmation(guess, True, agreed)
 
 
-def _agreement(trunk: Model, guess: Guess, headers: Headers) -> str:
+def _agreement(trunk: Model, guess: Guess, headers: Evidence) -> str:
     """What agrees, as half a sentence. Raises DonorMismatch, FormatError, NoBlock."""
     nested = headers.config.get("text_config")
     text_config = {**headers.config, **nested} if isinstance(nested, dict) else dict(headers.config)
@@ -245,7 +279,7 @@ def _agreement(trunk: Model, guess: Guess, headers: Headers) -> str:
         agreed.append("it has the block")
     ours_tokens = trunk.header.by_key.get(TOKENS)
     if headers.vocabulary is not None and ours_tokens is not None:
-        _compare(headers.vocabulary, ours_tokens.value, trunk, guess.repo)
+        compare_tokens(headers.vocabulary, ours_tokens.value, trunk, guess.repo)
         agreed.append("tokens")
     return ", ".join(agreed) + " agree"
 
@@ -293,7 +327,7 @@ class Decision:
 def decide(trunk: Model, confirmations: Sequence[Confirmation]) -> Decision:
     """The one candidate that fits and is surer than all others that fit.
 
-    Raises UsageError when two equally sure ones fit, NoBlock when none does; both list what was looked at.
+    Raises Doubt when two equally sure ones fit, NoBlock when none does; both list what was looked at.
     """
     where = PurePosixPath(trunk.entry.name)
     fitting = [each for each in confirmations if each.fits]
@@ -308,7 +342,10 @@ def decide(trunk: Model, confirmations: Sequence[Confirmation]) -> Decision:
     surest = [each for each in fitting if each.guess.strength is top]
     if len(surest) > 1:
         some = "; ".join(f"{each.guess.repo} ({each.guess.why})" for each in surest)
-        raise UsageError(f"{where}: {len(surest)} checkpoints could be the donor: {some}; name one with --from.")
+        raise Doubt(
+            f"{where}: {len(surest)} checkpoints could be the donor: {some}; name one with --from.",
+            [(f"hf:{each.guess.repo}", f"{each.guess.why}; {each.reason}") for each in surest],
+        )
     chosen = surest[0]
     lost = [each for each in confirmations if not each.fits and each.guess.strength > top]
     but = "".join(f"; {each.guess.repo} was passed over: {each.reason}" for each in lost)
@@ -317,15 +354,20 @@ def decide(trunk: Model, confirmations: Sequence[Confirmation]) -> Decision:
     )
 
 
-def find_donor(trunk: Model, read: Callable[[str], Headers | None]) -> Decision:
+def find_donor(trunk: Model, read: Read) -> Decision:
     """Guess, confirm, decide; `read` gives a repository's headers, None when there is no such checkpoint.
 
-    Less sure guesses are only asked for when no surer one fits. Raises what `decide` raises, and what `read` does.
+    Less sure guesses are only asked for when no surer one fits, and not at all when a surer one is there and cannot be
+    read (an error from `read`): that one is raised. Raises what `decide` raises, and what `read` does.
     """
     confirmations: list[Confirmation] = []
     guesses = infer_donors(trunk)
     for strength in sorted({guess.strength for guess in guesses}, reverse=True):
-        confirmations += [confirm(trunk, guess, read(guess.repo)) for guess in guesses if guess.strength is strength]
+        found = [(guess, read(guess.repo)) for guess in guesses if guess.strength is strength]
+        confirmations += [confirm(trunk, guess, headers) for guess, headers in found]
         if any(each.fits for each in confirmations):
             break
+        for _, headers in found:
+            if isinstance(headers, NextnError):
+                raise headers
     return decide(trunk, confirmations)

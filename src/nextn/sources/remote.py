@@ -19,11 +19,20 @@ from functools import cached_property, partial
 from pathlib import Path
 from typing import TYPE_CHECKING, TypeAlias
 
-from ..errors import IncompleteModel, NoSpace, UsageError
+from ..errors import FormatError, IncompleteModel, NextnError, NoSpace, StorageError, UsageError
 from ..gguf.files import Model, open_model, shard_name, split_shard_name
 from .cache import Identity, PartialFile, Range, cache_root, fill_with, merged
 from .checkpoint import CONFIG, INDEX, TOKENIZER, Checkpoint, open_checkpoint
-from .fetch import JOIN_SHARE, RangeSink, RemoteFile, fetch_gguf_header, fetch_safetensors_header, joined
+from .fetch import (
+    FIRST_READ_BYTES,
+    JOIN_SHARE,
+    SHARD_READ_BYTES,
+    RangeSink,
+    RemoteFile,
+    fetch_gguf_header,
+    fetch_safetensors_header,
+    joined,
+)
 from .ranges import FileRange
 from .safetensors import SourceTensor
 from .spec import HubSource, UrlSource, choose_gguf
@@ -100,6 +109,20 @@ class Remote:
         """Requests and bytes so far."""
         return self.fetcher.traffic
 
+    def text(self, text: str) -> str:
+        """`text` with addresses instead of places in the cache."""
+        folder = str(self.place.folder)
+        return text.replace(f"{folder}/", self.place.address("")).replace(folder, self.place.origin)
+
+    def rename(self, error: NextnError) -> None:
+        """Make an error name addresses; what the disk did is told with its path."""
+        if isinstance(error, StorageError | NoSpace):
+            return
+        error.args = tuple(self.text(arg) if isinstance(arg, str) else arg for arg in error.args)
+        if isinstance(error, FormatError):
+            error.what = self.text(error.what)
+            error.where = None if error.where is None else self.text(error.where)
+
     # -- getting files here -------------------------------------------------------------------------------------------
 
     def _open(self, name: str) -> RemoteFile | None:
@@ -150,7 +173,8 @@ class Remote:
         if name.endswith(".safetensors"):
             fetch_safetensors_header(file, size)
         elif name.endswith(".gguf"):
-            fetch_gguf_header(file, size)
+            shard = split_shard_name(full.rpartition("/")[2])
+            fetch_gguf_header(file, size, SHARD_READ_BYTES if shard and shard[1] > 1 else FIRST_READ_BYTES)
         elif file.here.missing(0, size):
             file.ensure(0, size)
             self._check_whole(full, file)
@@ -265,11 +289,13 @@ def open_remote(
     options: Options | None = None,
     root: Path | None = None,
     endpoint: str | None = None,
+    checkpoint_only: bool = False,
 ) -> Remote:
     """A remote checkpoint or GGUF: headers only.
 
-    `root` is the cache's folder (default: `cache_root()`), `endpoint` the Hub (default: HF_ENDPOINT). Raises
-    UsageError (nothing or too much to choose from), RemoteError, IncompleteModel, FormatError, StorageError.
+    With `checkpoint_only` a repository that holds none is opened as nothing. `root` is the cache's folder (default:
+    `cache_root()`), `endpoint` the Hub (default: HF_ENDPOINT). Raises UsageError (nothing or too much to choose from),
+    RemoteError, IncompleteModel, FormatError, StorageError.
     """
     from .http import Fetcher
     from .hub import HubRepo, WebFolder
@@ -294,6 +320,8 @@ def open_remote(
         name.endswith(".safetensors") and "/" not in name[len(prefix) :] for name in names if name.startswith(prefix)
     ):
         return _open_checkpoint(Remote(repo, fetcher, prefix))
+    if checkpoint_only:
+        return Remote(repo, fetcher)
     return _open_gguf(Remote(repo, fetcher), wanted if wanted in names else choose_gguf(source, names, wanted))
 
 
@@ -302,8 +330,10 @@ def _open_checkpoint(remote: Remote) -> Remote:
         remote.provide(CONFIG)
         open_checkpoint(remote.folder)
         remote.checkpoint = RemoteCheckpoint(remote.folder, provide=remote.provide)
-    except BaseException:
+    except BaseException as error:
         remote.__exit__()
+        if isinstance(error, NextnError):
+            remote.rename(error)
         raise
     return remote
 
@@ -327,7 +357,9 @@ def _open_gguf(remote: Remote, name: str) -> Remote:
         remote.model = open_model(remote.folder / name)
         if remote.place.names() is not None:
             remote.name = f"{remote.place.origin}:{name}"
-    except BaseException:
+    except BaseException as error:
         remote.__exit__()
+        if isinstance(error, NextnError):
+            remote.rename(error)
         raise
     return remote
