@@ -45,7 +45,8 @@ def _extra(params: Any, settings: list[str]) -> None:
         except ValueError:
             value = text
         if not equals or not put(params, value, name):
-            _give_up(f"xllamacpp has no parameter {name!r} (extra arguments are NAME=VALUE of CommonParams)")
+            hint = "; options of llama-server need --llama-server PATH" if name.startswith("-") else ""
+            _give_up(f"xllamacpp has no parameter {name!r} (extra arguments are NAME=VALUE of CommonParams{hint})")
 
 
 def configure(wheel: ModuleType, setup: dict[str, Any]) -> Any:
