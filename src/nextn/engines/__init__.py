@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from nextn.engines.base import Completion, Engine, Launch, MemoryUse, Running
+from nextn.engines.ik import IK_KIND, IkServer
 from nextn.engines.llama_server import LlamaServer
 from nextn.engines.xllamacpp import Xllamacpp
 
 __all__ = [
     "Completion",
     "Engine",
+    "IkServer",
     "Launch",
     "LlamaServer",
     "MemoryUse",
@@ -19,7 +21,7 @@ __all__ = [
 
 
 def find_engine(choice: str | None = None) -> Engine:
-    """The engine called `choice`: "xllamacpp", "llama-server", or the path of a `llama-server` binary.
+    """The engine called `choice`: "xllamacpp", "llama-server", "ik_llama.cpp", or the path of a `llama-server` binary.
 
     None takes xllamacpp, or failing that the `llama-server` that is found first.
     Raises EngineMissing.
@@ -28,6 +30,9 @@ def find_engine(choice: str | None = None) -> Engine:
         return Xllamacpp.find()
     if choice == LlamaServer.name:
         return LlamaServer.find()
+    if choice == IkServer.name:
+        return IkServer.find()
     if choice is not None:
-        return LlamaServer.find(choice)
+        server = LlamaServer.find(choice)
+        return IkServer.of(server) if server.kind == IK_KIND else server
     return Xllamacpp.find() if Xllamacpp.installed() else LlamaServer.find()
