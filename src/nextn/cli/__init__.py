@@ -23,6 +23,7 @@ VERBS = {
     "extract": "write the block to a file of its own",
     "verify": "prove on files and on the real engine that it works and that the text is the same",
     "serve": "start an engine on a model with the flags that its block needs",
+    "report": "show results as tables, or as one page to look at",
     "pack": "make a folder ready to publish, each quant with and without its block",
     "pull": "download just the files that a model with, or without, its block needs",
     "cache": "show and clear what is kept of remote models",
