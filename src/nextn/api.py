@@ -295,8 +295,10 @@ def extract(
 ) -> Result:
     """Write the block to a file of its own: a runnable sidecar, or with `donor_file` nothing but the block.
 
-    `donor`, `expect` and `limit_rate` are as in `attach`, `qkv` too, for GGUF donors. Raises NoBlock, UnsupportedModel, QuantizeError, FormatError,
-    DonorMismatch (`expect`), OutputExists, NoSpace, StorageError, RemoteError, UsageError.
+    `donor`, `expect` and `limit_rate` are as in `attach`, `qkv` too, for GGUF donors.
+
+    Raises NoBlock, UnsupportedModel, QuantizeError, FormatError, DonorMismatch (`expect`), OutputExists, NoSpace,
+    StorageError, RemoteError, UsageError.
     """
     from .layouts.extract import ExtractOptions, plan_extract
 

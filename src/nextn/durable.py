@@ -403,3 +403,16 @@ def free_bytes(folder: Path) -> int:
         folder = folder.parent
     stat = os.statvfs(folder)
     return stat.f_bavail * stat.f_frsize
+
+
+def write_file(path: Path, data: bytes, system: System | None = None) -> None:
+    """A new file with `data`, whole and on disk when it appears. Raises OutputExists, NoSpace, StorageError."""
+    system = system or System()
+    if os.path.lexists(path):
+        raise explain(FileExistsError(errno.EEXIST, "exists", str(path)), path, "write it")
+    with Workspace(path.parent, system) as space:
+        temp, fd = space.new_file(path.name)
+        write_all(system, fd, data, 0, temp)
+        space.sync(temp)
+        space.publish(temp, path.name)
+        space.finish()

@@ -21,7 +21,7 @@ __all__ = [
 
 
 def find_engine(choice: str | None = None) -> Engine:
-    """The engine called `choice`: "xllamacpp", "llama-server", "ik_llama.cpp", or the path of a `llama-server` binary.
+    """The engine called `choice`: "xllamacpp", "llama-server", "ik_llama.cpp" ("ik"), or the path of a `llama-server`.
 
     None takes xllamacpp, or failing that the `llama-server` that is found first.
     Raises EngineMissing.
@@ -30,7 +30,7 @@ def find_engine(choice: str | None = None) -> Engine:
         return Xllamacpp.find()
     if choice == LlamaServer.name:
         return LlamaServer.find()
-    if choice == IkServer.name:
+    if choice in (IkServer.name, "ik"):
         return IkServer.find()
     if choice is not None:
         server = LlamaServer.find(choice)

@@ -45,30 +45,34 @@ def _extra(params: Any, settings: list[str]) -> None:
         except ValueError:
             value = text
         if not equals or not put(params, value, name):
-            _give_up(f"xllamacpp has no parameter {name!r} (extra arguments are NAME=VALUE of CommonParams)")
+            hint = "; options of llama-server need --llama-server PATH" if name.startswith("-") else ""
+            _give_up(f"xllamacpp has no parameter {name!r} (extra arguments are NAME=VALUE of CommonParams{hint})")
 
 
 def configure(wheel: ModuleType, setup: dict[str, Any]) -> Any:
-    """CommonParams of `wheel` for one launch."""
+    """CommonParams of `wheel` for one launch; `host` and `port` are there when people will use the server."""
     params = wheel.CommonParams()
-    for value, names in (
-        (setup["model"], ("model.path", "model")),
-        (setup["n_ctx"], ("n_ctx",)),
-        (1, ("n_parallel",)),
-        (False, ("fit_params",)),
-        (False, ("warmup",)),
-        (False, ("ui", "webui")),
-        (0, ("port",)),
-        (["127.0.0.1"], ("hostnames",)),
-        ("127.0.0.1", ("hostname",)),
-        (0, ("cache_ram_mib",)),
-        (_LOG_LEVEL, ("verbosity",)),
-    ):
-        put(params, value, *names)
+    host = setup.get("host", "127.0.0.1")
+    put(params, setup["model"], "model.path", "model")
+    put(params, setup.get("port", 0), "port")
+    put(params, [host], "hostnames")
+    put(params, host, "hostname")
+    if setup["n_ctx"] is not None:
+        put(params, setup["n_ctx"], "n_ctx")
+    if "host" not in setup:
+        for value, names in (
+            (1, ("n_parallel",)),
+            (False, ("fit_params",)),
+            (False, ("warmup",)),
+            (False, ("ui", "webui")),
+            (0, ("cache_ram_mib",)),
+            (_LOG_LEVEL, ("verbosity",)),
+        ):
+            put(params, value, *names)
     if setup["threads"] is not None:
         put(params, setup["threads"], "cpuparams.n_threads")
         put(params, setup["threads"], "cpuparams_batch.n_threads")
-    if setup["n_max"] > 0:
+    if setup["n_max"] != 0:  # None: drafting, with the engine's own limit
         kinds = getattr(wheel, "common_speculative_type", None)
         mtp = getattr(kinds, "COMMON_SPECULATIVE_TYPE_DRAFT_MTP", None)
         if mtp is None:
@@ -76,8 +80,10 @@ def configure(wheel: ModuleType, setup: dict[str, Any]) -> Any:
         if not put(params, [mtp], "speculative.types"):
             put(params, mtp, "speculative.type")
         put(params, True, "load_mtp")
-        put(params, setup["p_min"], "speculative.draft.p_min", "speculative.p_min")
-        if not put(params, setup["n_max"], "speculative.draft.n_max", "speculative.n_max"):
+        if setup["p_min"] is not None:
+            put(params, setup["p_min"], "speculative.draft.p_min", "speculative.p_min")
+        limits = ("speculative.draft.n_max", "speculative.n_max")
+        if setup["n_max"] is not None and not put(params, setup["n_max"], *limits):
             _give_up("this xllamacpp cannot limit the number of drafted tokens")
         places = ("speculative.draft.mparams.path", "speculative.mparams_dft.path", "speculative.model.path")
         if setup["sidecar"] is not None and not put(params, setup["sidecar"], *places):
@@ -103,7 +109,8 @@ def main(argv: list[str]) -> int:
         return 0
     server = xllamacpp.Server(configure(xllamacpp, json.loads(argv[0])))
     port = urlsplit(server.listening_address).port
-    signal.signal(signal.SIGTERM, _stop)  # from here on an orderly end, so that the log gets its last lines
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, _stop)  # from here on an orderly end, so that the log gets its last lines
     os.write(2, f"\nnextn: listening on port {port}\n".encode())
     try:
         threading.Event().wait()

@@ -1,11 +1,12 @@
 """The guard: a small process between nextn and an engine, so that no engine outlives nextn.
 
-    python -I -S guard.py GRACE_S COMMAND...
+    python -I -S guard.py GRACE_S [--pass-on] COMMAND...
 
 Run by its path and with the standard library only, so that it starts in milliseconds. It starts COMMAND in a
 process group of its own and ends that whole group (SIGTERM, after GRACE_S seconds SIGKILL) when its standard
 input closes, which the kernel sees to however nextn ends, when nextn is no longer its parent, or on SIGTERM.
-On Linux the engine also dies with the guard. Exit code: the command's, 128 + n when signal n ended it, 126
+With --pass-on a SIGINT, SIGTERM or SIGHUP goes to the command's group as it is, and how to end is up to the
+command. On Linux the engine also dies with the guard. Exit code: the command's, 128 + n when signal n ended it, 126
 when it could not be started.
 """
 
@@ -22,6 +23,7 @@ import time
 from types import FrameType
 
 _PR_SET_PDEATHSIG = 1  # linux/prctl.h
+_ENDING = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
 
 
 def _ignore(number: int, frame: FrameType | None) -> None:
@@ -71,14 +73,16 @@ def _end(engine: subprocess.Popen[bytes], grace_s: float) -> None:
 
 def main(argv: list[str]) -> int:
     """Guard one engine until it ends; returns the exit code described above."""
-    grace_s, command = float(argv[0]), argv[1:]
+    grace_s, pass_on = float(argv[0]), argv[1] == "--pass-on"
+    command = argv[2:] if pass_on else argv[1:]
     parent = os.getppid()
     wake_read, wake_write = os.pipe()
     os.set_blocking(wake_read, False)
     os.set_blocking(wake_write, False)
     signal.set_wakeup_fd(wake_write, warn_on_full_buffer=False)
-    for number in (signal.SIGCHLD, signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
+    for number in (signal.SIGCHLD, *_ENDING):
         signal.signal(number, _ignore)
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, _ENDING)  # blocked by a caller that must not lose one
     try:
         engine = _start(command)
     except OSError as error:
@@ -91,7 +95,12 @@ def main(argv: list[str]) -> int:
     while engine.poll() is None and not stopped:
         ready = dict(poll.poll(1000))
         news = os.read(wake_read, 64) if wake_read in ready else b""
-        stopped = 0 in ready or os.getppid() != parent or any(n != signal.SIGCHLD for n in news)
+        ending = [number for number in news if number in _ENDING]
+        if pass_on:
+            for passed in ending:
+                _signal_group(engine.pid, passed)
+            ending = []
+        stopped = 0 in ready or os.getppid() != parent or bool(ending)
     if stopped:
         _end(engine, grace_s)
     else:
@@ -99,7 +108,7 @@ def main(argv: list[str]) -> int:
     code = engine.wait()
     if code >= 0:
         return code
-    if not stopped:
+    if not stopped and not pass_on:
         name = signal.Signals(-code).name if -code in set(signal.Signals) else "unknown"
         sys.stderr.write(f"nextn: the engine was ended by signal {-code} ({name})\n")
     return 128 - code

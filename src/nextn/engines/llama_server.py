@@ -17,6 +17,7 @@ from pathlib import Path
 
 from nextn.engines.base import Launch, refuse_parts
 from nextn.engines.http import LOOPBACK
+from nextn.engines.options import ServerOptions
 from nextn.engines.process import EngineProcess
 from nextn.engines.running import RunningServer
 from nextn.errors import EngineFailed, EngineMissing, EngineRefused
@@ -84,11 +85,14 @@ class LlamaServer:
         return cls(binary, version, _ask(binary, "--help", known, stamp), env)
 
     @property
+    def options(self) -> ServerOptions:
+        """Its options, and with them its features."""
+        return ServerOptions(self.help)
+
+    @property
     def kind(self) -> str:
         """Whose options it has: "llama.cpp", "ik_llama.cpp", or "" when it cannot draft with MTP blocks."""
-        if "draft-mtp" in self.help:
-            return "llama.cpp"
-        return "ik_llama.cpp" if re.search(r"\bmtp:n_max", self.help) else ""
+        return self.options.kind
 
     def start(self, launch: Launch) -> RunningServer:
         """See `Engine.start`."""
@@ -115,38 +119,14 @@ class LlamaServer:
         raise AssertionError("unreachable")
 
     def _arguments(self, launch: Launch, port: int) -> list[str]:
-        def has(option: str) -> bool:
-            return re.search(rf"(?<![\w-]){re.escape(option)}(?![\w-])", self.help) is not None
-
         args = ["-m", os.fspath(launch.model), "--host", LOOPBACK, "--port", str(port)]
         args += ["-c", str(launch.n_ctx), "-np", "1"]
         if launch.threads is not None:
             args += ["-t", str(launch.threads)]
-        if has("--no-warmup"):
-            args += ["--no-warmup"]
-        if has("--no-webui"):
-            args += ["--no-webui"]
-        elif has("--no-ui"):
-            args += ["--no-ui"]
-        elif "--webui NAME" in self.help:
-            args += ["--webui", "none"]
-        if has("--fit") and "--fit [on|off]" in self.help:
-            args += ["--fit", "off"]
-        if has("-cram"):
-            args += ["-cram", "0"]
-        if has("-lv"):
-            args += ["-lv", "4"]
+        args += self.options.quiet()
         if launch.n_max > 0:
-            args += self._drafting(launch)
+            args += self.options.drafting(launch.n_max, launch.p_min, launch.sidecar)
         return [*args, *launch.extra_args]
-
-    def _drafting(self, launch: Launch) -> list[str]:
-        if self.kind == "ik_llama.cpp":
-            args = ["--spec-type", f"mtp:n_max={launch.n_max},p_min={launch.p_min:g}"]
-        else:
-            args = ["--spec-type", "draft-mtp", "--spec-draft-n-max", str(launch.n_max)]
-            args += ["--spec-draft-p-min", f"{launch.p_min:g}"]
-        return args if launch.sidecar is None else [*args, "-md", os.fspath(launch.sidecar)]
 
 
 def free_port() -> int:

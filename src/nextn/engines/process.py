@@ -16,7 +16,8 @@ from nextn.errors import EngineMissing, StorageError
 
 STOP_GRACE_S = 5.0
 """Seconds an engine has between SIGTERM and SIGKILL."""
-_GUARD = Path(__file__).with_name("guard.py")
+GUARD = Path(__file__).with_name("guard.py")
+"""The script between nextn and an engine."""
 
 
 class EngineProcess:
@@ -43,7 +44,7 @@ class EngineProcess:
                 handle = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o644)
         except OSError as error:
             raise StorageError(f"cannot write the engine's log {log or tempfile.gettempdir()}: {error}") from error
-        guard = [sys.executable, "-I", "-S", str(_GUARD), str(STOP_GRACE_S)]
+        guard = [sys.executable, "-I", "-S", str(GUARD), str(STOP_GRACE_S)]
         try:
             self._guard = subprocess.Popen(
                 [*guard, *(os.fspath(part) for part in command)],

@@ -9,6 +9,7 @@ import os
 import re
 import subprocess
 import sys
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -17,7 +18,7 @@ from nextn.engines.process import EngineProcess
 from nextn.engines.running import RunningServer
 from nextn.errors import EngineMissing
 
-_PACKAGE_ROOT = Path(__file__).resolve().parents[2]  # the folder that holds the nextn package
+PACKAGE_ROOT = Path(__file__).resolve().parents[2]  # the folder that holds the nextn package
 _LISTENING = re.compile(r"^nextn: listening on port (\d+)$", re.MULTILINE)
 _PROBE_S = 60.0
 
@@ -74,9 +75,34 @@ class Xllamacpp:
             "extra": list(launch.extra_args),
         }
         process = EngineProcess(
-            _child(self.python, json.dumps(setup)), env=_environment(), cwd=_PACKAGE_ROOT, log=_absolute(launch.log)
+            _child(self.python, json.dumps(setup)), env=_environment(), cwd=PACKAGE_ROOT, log=_absolute(launch.log)
         )
         return RunningServer(self.name, launch, process, _port)
+
+    def serving(
+        self,
+        model: Path,
+        sidecar: Path | None,
+        n_max: int | None,
+        p_min: float | None,
+        threads: int | None,
+        host: str,
+        port: int,
+        extra: Sequence[str],
+    ) -> list[str]:
+        """The command that serves `model` to others; `n_max` 0: without MTP, None: the engine's default."""
+        setup = {
+            "model": os.fspath(model.absolute()),
+            "sidecar": None if sidecar is None else os.fspath(sidecar.absolute()),
+            "n_max": n_max,
+            "p_min": p_min,
+            "n_ctx": None,
+            "threads": threads,
+            "host": host,
+            "port": port,
+            "extra": list(extra),
+        }
+        return _child(json.dumps(setup))
 
 
 def _absolute(path: Path | None) -> Path | None:
@@ -94,7 +120,7 @@ def _version(python: str) -> str:
         answer = subprocess.run(
             _child(python, "--version"),
             env=_environment(),
-            cwd=_PACKAGE_ROOT,
+            cwd=PACKAGE_ROOT,
             stdin=subprocess.DEVNULL,
             capture_output=True,
             timeout=_PROBE_S,

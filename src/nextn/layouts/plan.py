@@ -222,8 +222,26 @@ class Plan:
                     "size_bytes": out.size_bytes,
                     "how": "link" if isinstance(out, Link) else "write",
                     "source": str(out.source) if isinstance(out, Link) else None,
+                    "ranges": _ranges(out),
                 }
                 for out in self.outputs
             ],
             "notes": list(self.notes),
         }
+
+
+def _ranges(out: NewFile | Link) -> list[dict[str, Any]]:
+    """The file's byte ranges in order, neighbours of one kind joined: "linked", "copied", "block" or "new"."""
+    if isinstance(out, Link):
+        return [{"what": "linked", "size_bytes": out.size_bytes}]
+    found: list[dict[str, Any]] = []
+    for segment in out.segments:
+        kind = "copied" if isinstance(segment, Copy) else "block" if isinstance(segment, Carry | Convert) else "new"
+        size = segment.size_bytes
+        if isinstance(segment, NewBytes) and not segment.data.strip(b"\0") and found:
+            kind = found[-1]["what"]  # padding belongs to what it pads
+        if found and found[-1]["what"] == kind:
+            found[-1]["size_bytes"] += size
+        else:
+            found.append({"what": kind, "size_bytes": size})
+    return found

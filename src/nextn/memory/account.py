@@ -146,7 +146,7 @@ def account(
 
     Raises EngineRefused, with the engine's decisive line, when it cannot be had.
     """
-    from ..engines.xllamacpp import _PACKAGE_ROOT, _environment
+    from ..engines.xllamacpp import PACKAGE_ROOT, _environment
 
     setup: Mapping[str, Any] = {
         "model": os.fspath(model.absolute()),
@@ -159,7 +159,7 @@ def account(
     }
     process = EngineProcess(
         [sys.executable, "-m", "nextn.memory.child", json.dumps(setup)],
-        env=_environment(), cwd=_PACKAGE_ROOT, log=scratch / "account.log",
+        env=_environment(), cwd=PACKAGE_ROOT, log=scratch / "account.log",
     )  # fmt: skip
     try:
         ended = process.wait_ended(TIMEOUT_S)

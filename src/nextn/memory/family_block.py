@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -12,6 +12,9 @@ from ..block import Block, BlockTensor, layer_of, suffix_of
 from ..errors import UnsupportedModel
 from ..gguf.files import Model
 from ..layouts.fit import n_layer_trunk, n_vocab
+from ..sources.ranges import FileRange, Reader
+from ..sources.rows import Blocks, Rows
+from ..sources.scales import Seen
 
 N_BLOCKS = {"mimo2": 3, "step35": 3}  # blocks of the published models; one elsewhere
 
@@ -27,8 +30,18 @@ class NoRows:
     n_rows: int
     n_per_row: int
     read_bytes: int = 0
+    block_type: None = None
 
-    def chunks(self, reader: Reader, seen: Callable[[bytearray], None] | None = None) -> Iterator[Rows]:
+    @property
+    def ranges(self) -> list[FileRange]:
+        """None: there is no data."""
+        return []
+
+    def chunks(self, reader: Reader, seen: Seen | None = None) -> Iterator[Rows]:
+        """Never: there is no data."""
+        raise AssertionError("a block from a family's table has no data")
+
+    def blocks(self, reader: Reader, seen: Seen | None = None) -> Iterator[Blocks]:
         """Never: there is no data."""
         raise AssertionError("a block from a family's table has no data")
 

@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from ..block import Block, block_layers, open_donor
+from ..block import Block, block_layers
 from ..engines.xllamacpp import Xllamacpp
 from ..errors import EngineMissing, NextnError, UsageError
 from ..gguf.files import Model, open_model
@@ -205,16 +205,10 @@ def _open(model: PathLike) -> Iterator[Model]:
 def _block(donor: PathLike | None, sidecar: Model | None) -> Iterator[Callable[[Model], Block]]:
     """How to get the block for a trunk: the donor's, the sidecar's, else the family's."""
     if donor is not None:
-        from ..sources.spec import parse_source
+        from ..api import open_block
 
-        if isinstance(parse_source(donor), Path):
-            local = open_donor(Path(donor))
-            yield lambda trunk: local
-            return
-        from ..api import _donor
-
-        with _donor(donor, None, with_tokenizer=False) as (remote_block, _):
-            yield lambda trunk: remote_block
+        with open_block(donor) as source:
+            yield lambda trunk: source.block
         return
     if sidecar is not None:
         from ..block import block_from_model

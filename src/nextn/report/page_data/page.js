@@ -1,0 +1,132 @@
+"use strict";
+(() => {
+  const root = document.documentElement;
+  const sections = JSON.parse(document.getElementById("results").textContent);
+  const PARTS = ["weights", "KV cache", "recurrent", "compute"];
+  const COLORS = ["#0072b2", "#e69f00", "#009e73", "#cc79a7", "#56b4e9", "#d55e00"];
+  const KINDS = { linked: "#009e73", copied: "#56b4e9", block: "#e69f00", new: "#cc79a7" };
+  const charts = [];
+  const css = (name) => getComputedStyle(root).getPropertyValue(name).trim();
+  const size = (n) => {
+    const units = ["B", "KB", "MB", "GB", "TB"];
+    let i = 0;
+    while (Math.abs(n) >= 1000 && i < units.length - 1) { n /= 1000; i++; }
+    return `${i ? Number(n.toPrecision(3)) : Math.round(n)} ${units[i]}`;
+  };
+  const draw = (canvas, type, data, options) => {
+    const chart = new Chart(canvas, {
+      type, data,
+      options: { animation: false, responsive: true, maintainAspectRatio: false, ...options },
+    });
+    charts.push(chart);
+    return chart;
+  };
+  const paint = () => {
+    for (const chart of charts) {
+      chart.options.color = css("--fg");
+      for (const scale of Object.values(chart.options.scales || {})) {
+        scale.ticks = { ...scale.ticks, color: css("--fg") };
+        scale.grid = { color: css("--line") };
+        if (scale.title) scale.title.color = css("--fg");
+      }
+      chart.update();
+    }
+  };
+  const memory = (linear, nCtx, nParallel) => {
+    const sums = [0, 0, 0, 0];
+    for (const part of linear) {
+      const perSeq = nCtx / nParallel;
+      sums[0] += part.fixed_bytes;
+      for (const kv of part.kv) {
+        const cells = kv.max_cells === null ? perSeq : Math.min(perSeq, kv.max_cells);
+        sums[1] += kv.bytes_per_cell * cells * nParallel;
+      }
+      sums[2] += part.recurrent_bytes_per_copy * part.recurrent_copies;
+      sums[3] += part.compute_fixed_bytes + part.compute_bytes_per_token * nCtx;
+    }
+    return sums;
+  };
+  const axis = (text, format) => ({ stacked: true, beginAtZero: true, title: { display: true, text }, ticks: { callback: format } });
+  const drawers = {
+    memory(plot, holder, canvas) {
+      const slider = holder.querySelector("input"), out = holder.querySelector("output");
+      const body = holder.querySelector("tbody");
+      const chart = draw(canvas, "bar", {
+        labels: plot.setups.map((one) => one.title),
+        datasets: PARTS.map((label, i) => ({ label, backgroundColor: COLORS[i], data: [] })),
+      }, { indexAxis: "y", scales: { x: axis("memory", size), y: { stacked: true } } });
+      const update = () => {
+        const nCtx = 2 ** Number(slider.value);
+        out.textContent = `${nCtx.toLocaleString("en")} tokens`;
+        slider.setAttribute("aria-valuetext", out.textContent);
+        body.replaceChildren();
+        plot.setups.forEach((one, s) => {
+          const parts = memory(one.linear, nCtx, plot.n_parallel);
+          parts.forEach((value, i) => { chart.data.datasets[i].data[s] = value; });
+          const row = body.insertRow();
+          [one.title, ...parts.map(size), size(parts.reduce((a, b) => a + b, 0))].forEach((text, i) => {
+            const cell = document.createElement(i ? "td" : "th");
+            if (!i) cell.scope = "row";
+            cell.textContent = text;
+            row.append(cell);
+          });
+        });
+        chart.update();
+      };
+      slider.addEventListener("input", update);
+      update();
+    },
+    acceptance(plot, holder, canvas) {
+      const names = Object.keys(plot.series);
+      const most = Math.max(...names.map((name) => plot.series[name].length));
+      draw(canvas, "line", {
+        labels: Array.from({ length: most }, (_, i) => `position ${i + 1}`),
+        datasets: names.map((label, i) => ({
+          label, data: plot.series[label].map((x) => 100 * x), pointRadius: 5,
+          borderColor: COLORS[i % COLORS.length], backgroundColor: COLORS[i % COLORS.length],
+        })),
+      }, { scales: { x: {}, y: { min: 0, max: 100, title: { display: true, text: "accepted, %" } } } });
+    },
+    speed(plot, holder, canvas) {
+      draw(canvas, "bar", {
+        labels: plot.bars.map((one) => one.name),
+        datasets: [
+          { label: "median", backgroundColor: COLORS[0], data: plot.bars.map((one) => one.median), grouped: false },
+          { label: "spread", backgroundColor: COLORS[1], barThickness: 6, grouped: false, order: -1,
+            data: plot.bars.map((one) => [one.low ?? one.median, one.high ?? one.median]) },
+        ],
+      }, { indexAxis: "y", scales: { x: { beginAtZero: true, title: { display: true, text: "tokens per second" } }, y: {} } });
+    },
+    bytes(plot, holder, canvas) {
+      const datasets = [];
+      plot.files.forEach((file, f) => file.ranges.forEach((range) => {
+        const data = plot.files.map(() => 0);
+        data[f] = range.size_bytes;
+        datasets.push({ label: range.what, data, backgroundColor: KINDS[range.what] || COLORS[0], minBarLength: 3 });
+      }));
+      const legend = { labels: { filter: (item, all) => datasets.findIndex((d) => d.label === item.text) === item.datasetIndex } };
+      draw(canvas, "bar", { labels: plot.files.map((file) => file.name), datasets },
+        { indexAxis: "y", plugins: { legend }, scales: { x: axis("bytes from the start of the file", size), y: { stacked: true } } });
+    },
+  };
+  sections.forEach((plots, s) => plots.forEach((plot, p) => {
+    const holder = document.getElementById(`plot-${s}-${p}`);
+    drawers[plot.kind](plot, holder, holder.querySelector("canvas"));
+  }));
+  const dark = matchMedia("(prefers-color-scheme: dark)");
+  document.getElementById("theme").addEventListener("click", () => {
+    const now = root.dataset.theme || (dark.matches ? "dark" : "light");
+    root.dataset.theme = now === "dark" ? "light" : "dark";
+    paint();
+  });
+  dark.addEventListener("change", paint);
+  const status = document.getElementById("status");
+  for (const button of document.querySelectorAll("button.copy")) {
+    button.addEventListener("click", async () => {
+      const text = button.previousElementSibling;
+      try { await navigator.clipboard.writeText(text.textContent); status.textContent = "Copied"; }
+      catch { getSelection().selectAllChildren(text); status.textContent = "Selected: press Ctrl+C"; }
+    });
+  }
+  paint();
+})();

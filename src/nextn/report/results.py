@@ -1,0 +1,213 @@
+"""Results of other verbs (their `--json`) read back as sections of tables and plots."""
+
+from __future__ import annotations
+
+import json
+import shlex
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from ..errors import FormatError, StorageError
+from .text import size
+
+
+@dataclass(frozen=True)
+class Table:
+    """A table of text cells, with a caption that says what it shows."""
+
+    caption: str
+    head: tuple[str, ...]
+    rows: tuple[tuple[str, ...], ...]
+
+
+@dataclass(frozen=True)
+class Section:
+    """What one result file says."""
+
+    title: str
+    summary: tuple[str, ...]
+    tables: tuple[Table, ...] = ()
+    plots: tuple[dict[str, Any], ...] = ()
+    """What the page draws: {"kind": "memory" | "acceptance" | "speed" | "bytes", ...}."""
+    commands: tuple[str, ...] = field(default=())
+
+
+def read_results(paths: Sequence[str | Path]) -> list[Section]:
+    """A section a file. Raises StorageError, and FormatError for what no verb of nextn wrote."""
+    return [read_result(Path(path)) for path in paths]
+
+
+def read_result(path: Path) -> Section:
+    """What `path` holds, told by its keys."""
+    try:
+        data = json.loads(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise StorageError(f"{path}: cannot read the result: {error.strerror or error}.") from error
+    except ValueError as error:
+        raise FormatError("this is no JSON; name a file that a verb's --json wrote", path=path) from error
+    if not isinstance(data, dict):
+        raise FormatError("this is JSON of another kind; name a file that a verb's --json wrote", path=path)
+    if data.get("version") != 1:
+        raise FormatError(f"its version is {data.get('version')!r}, and this nextn reads version 1", path=path)
+    for keys, read in _KINDS:
+        if keys <= data.keys():
+            try:
+                return read(data)
+            except (KeyError, TypeError, ValueError, AttributeError, IndexError) as error:
+                raise FormatError(
+                    f"a part of this result is missing or odd ({error!r}); make it again", path=path
+                ) from error
+    raise FormatError("no verb that report knows wrote this; it takes inspect, attach, extract, detach, verify, plan, "
+                      "bench, tune and serve", path=path)  # fmt: skip
+
+
+def _percent(share: float | None) -> str:
+    return "-" if share is None else f"{100 * share:.0f} %"
+
+
+def _name(path: object) -> str:
+    return Path(str(path)).name
+
+
+def _inspect(data: dict[str, Any]) -> Section:
+    rows = [
+        ("path", str(data["path"])),
+        ("shape", str(data["shape"])),
+        ("architecture", str(data["architecture"])),
+        ("trunk layers", str(data["n_layer_trunk"])),
+        ("MTP blocks", f"{data['n_layer_nextn']} ({size(data['block_bytes'])})" if data["n_layer_nextn"] else "none"),
+        ("size", f"{size(data['size_bytes'])} in {data['n_files']} file(s)"),
+        *((f"on {engine}", str(what)) for engine, what in data["runs_on"].items()),
+        *(("problem", str(problem)) for problem in data["problems"]),
+    ]
+    types = tuple((str(name), size(n)) for name, n in data["types"].items())
+    return Section(
+        f"Model: {data['name'] or _name(data['path'])}",
+        (f"{data['shape']}, {size(data['size_bytes'])}",),
+        (Table("What the model is", ("what", "value"), tuple(rows)), Table("Bytes by type", ("type", "bytes"), types)),
+    )
+
+
+def _written(data: dict[str, Any]) -> Section:
+    rows, bars = [], []
+    for file in data["files"]:
+        ranges = file.get("ranges") or [
+            {"what": "linked" if file["how"] == "link" else "new", "size_bytes": file["size_bytes"]}
+        ]
+        start = 0
+        for part in ranges:
+            end = start + int(part["size_bytes"])
+            rows.append((_name(file["path"]), str(part["what"]), f"{start:,}", f"{end:,}", size(part["size_bytes"])))
+            start = end
+        bars.append({"name": _name(file["path"]), "ranges": ranges})
+    would = "would write" if data["dry_run"] else "wrote"
+    linked, read = size(data["bytes_linked"]), size(data["bytes_read"])
+    commands = []
+    if data["sidecar"] and data["sidecar"] != data["entry"]:
+        commands.append(shlex.join(["nextn", "serve", data["entry"], "--sidecar", data["sidecar"]]))
+    elif data["layout"] in ("bundle", "shards", "trunk-only"):
+        commands.append(shlex.join(["nextn", "serve", data["entry"]]))
+    return Section(
+        f"Files: {data['verb']} as {data['layout']}",
+        (f"{would} {size(data['bytes_written'])}, linked {linked} without touching its bytes, read {read}",),
+        (Table("Byte ranges (end exclusive)", ("file", "what", "start", "end", "size"), tuple(rows)),),
+        ({"kind": "bytes", "files": bars},),
+        tuple(commands),
+    )
+
+
+def _acceptance_table(by: dict[str, Sequence[float]]) -> Table:
+    most = max((len(shares) for shares in by.values()), default=0)
+    rows = tuple((name, *(_percent(x) for x in shares), *[""] * (most - len(shares))) for name, shares in by.items())
+    return Table("Share of drafts accepted at position 1, 2, ...", ("setup", *(f"{i + 1}" for i in range(most))), rows)
+
+
+def _verify(data: dict[str, Any]) -> Section:
+    by = {f"n_max {n_max}": shares for n_max, shares in data["acceptance"].items()}
+    words = {"passed": "PASSED", "failed": "FAILED"}.get(data["verdict"], "CANNOT TELL")
+    return Section(
+        f"Verified: {_name(data['model'])}",
+        (words, *map(str, data["reasons"])),
+        (_acceptance_table(by),) if by else (),
+        ({"kind": "acceptance", "series": by},) if by else (),
+    )
+
+
+_PARTS = ("weights", "repacked", "kv_cache", "recurrent", "compute", "output")
+
+
+def _plan(data: dict[str, Any]) -> Section:
+    rows = []
+    for setup in data["setups"]:
+        if not setup["available"]:
+            rows.append((str(setup["title"]), str(setup["why_not"] or "not possible"), *[""] * (len(_PARTS) + 1)))
+            continue
+        totals = setup["totals"]
+        parts = (size(totals[f"{part}_bytes"]) for part in _PARTS)
+        rows.append((str(setup["title"]), size(setup["disk_bytes"]), *parts, size(totals["total_bytes"])))
+    head = ("setup", "disk", *(part.replace("_", " ") for part in _PARTS), "total")
+    n_ctx = data["settings"]["n_ctx"]
+    setups = [
+        {"title": one["title"], "linear": [device["linear"] for device in one["devices"]]}
+        for one in data["setups"]
+        if one["available"]
+    ]
+    plot = {
+        "kind": "memory",
+        "n_ctx": n_ctx,
+        "n_ctx_train": data["n_ctx_train"],
+        "n_parallel": data["settings"]["n_parallel"],
+        "setups": setups,
+    }
+    table = Table(f"Memory by setup at a context of {n_ctx:,} tokens", head, tuple(rows))
+    return Section(f"Memory: {_name(data['model'])}", tuple(map(str, data["answers"])), (table,), (plot,))
+
+
+def _spread(value: dict[str, Any] | None) -> str:
+    if not value or value.get("median") is None:
+        return "-"
+    low, high = value.get("low"), value.get("high")
+    return f"{value['median']:,.4g}" + ("" if low is None or high is None else f" ({low:,.4g} to {high:,.4g})")
+
+
+def _bench(data: dict[str, Any]) -> Section:
+    rows = tuple((str(x["id"]), _spread(x["decode_tps"]), _spread(x["prompt_tps"])) for x in data["setups"])
+    by = {str(x["id"]): x["acceptance"] for x in data["setups"] if x["acceptance"]}
+    speeds = [
+        {"name": str(x["id"]), **{k: x["decode_tps"].get(k) for k in ("median", "low", "high")}}
+        for x in data["setups"]
+        if x["decode_tps"]
+    ]
+    verdict = data["verdict"]
+    tables = [Table("Tokens per second: median (spread)", ("setup", "decoding", "prompt"), rows)]
+    tables += [_acceptance_table(by)] if by else []
+    plots: list[dict[str, Any]] = [{"kind": "speed", "bars": speeds}]
+    plots += [{"kind": "acceptance", "series": by}] if by else []
+    said = () if verdict is None else (str(verdict["sentence"]),)
+    return Section(f"Speed: {_name(data['model'])}", (*said, *map(str, data["notes"])), tuple(tables), tuple(plots))
+
+
+def _tune(data: dict[str, Any]) -> Section:
+    keys = ("n_max", "p_min", "threads", "args")
+    rows = tuple((key, str(data[key])) for key in keys if data.get(key) is not None)
+    model = data.get("model")
+    commands = () if model is None else (shlex.join(["nextn", "serve", str(model)]),)
+    said = "leave MTP off" if data["n_max"] == 0 else f"draft up to {data['n_max']} tokens at a time"
+    return Section("Tuned settings", (said,), (Table("Settings", ("what", "value"), rows),), (), commands)
+
+
+def _serve(data: dict[str, Any]) -> Section:
+    return Section(f"Serving: {_name(data['model'])}", (*map(str, data["notes"]),), commands=(str(data["shell"]),))
+
+
+_KINDS = (
+    ({"verdict", "same_text", "acceptance"}, _verify),
+    ({"setups", "publishing"}, _plan),
+    ({"setups", "runs", "verdict"}, _bench),
+    ({"shell", "command"}, _serve),
+    ({"shape", "runs_on"}, _inspect),
+    ({"verb", "files", "layout", "entry"}, _written),
+    ({"n_max"}, _tune),
+)

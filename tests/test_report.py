@@ -1,0 +1,82 @@
+"""The report: what it reads, that nothing of a model gets out of its place, and that a browser shows the page."""
+
+from __future__ import annotations
+
+import json
+import re
+import shutil
+import subprocess
+from pathlib import Path
+
+import pytest
+
+from conftest import CHECKPOINT, Q4, need
+from nextn.cli import main
+from nextn.errors import FormatError
+from nextn.report.page import page
+from nextn.report.results import Section, Table, read_result
+
+EVIL = "<script>alert(1)</script>\"'&"
+LINEAR = {
+    "fixed_bytes": 1_000_000, "kv": [{"bytes_per_cell": 512, "max_cells": None}],
+    "recurrent_bytes_per_copy": 1000, "recurrent_copies": 4, "compute_fixed_bytes": 0, "compute_bytes_per_token": 1.0,
+}  # fmt: skip
+
+
+def sections(name: str = EVIL) -> list[Section]:
+    plan = {"kind": "memory", "n_ctx": 2048, "n_ctx_train": 4096, "n_parallel": 1,
+            "setups": [{"title": name, "linear": [LINEAR]}]}  # fmt: skip
+    other = [
+        {"kind": "acceptance", "series": {name: [0.9, 0.8]}},
+        {"kind": "speed", "bars": [{"name": name, "median": 9.0, "low": 8.0, "high": 10.0}]},
+        {"kind": "bytes", "files": [{"name": name, "ranges": [{"what": "linked", "size_bytes": 5}]}]},
+    ]
+    return [Section(name, (name,), (Table(name, (name,), ((name,),)),), (plan, *other), (name,))]
+
+
+def test_names_are_escaped() -> None:
+    text = page(sections()).decode()
+    assert "<script>alert" not in text and "&lt;script&gt;alert(1)" in text
+    assert "default-src 'none'" in text and not re.search(r"(?:src|href)=", text)
+
+
+def test_results_of_verbs(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    names = []
+    for i, call in enumerate(
+        (["inspect", Q4], ["attach", Q4, "--from", CHECKPOINT, "--layout", "bundle", "--dry-run"])
+    ):
+        assert main([*map(str, call), "--json"]) == 0
+        names.append(str(tmp_path / f"{i}.json"))
+        Path(names[-1]).write_text(capsys.readouterr().out)
+    made = read_result(Path(names[1])).plots[0]["files"][0]["ranges"]
+    written = json.loads(Path(names[1]).read_text())["bytes_written"]
+    assert sum(part["size_bytes"] for part in made) == written and {p["what"] for p in made} == {
+        "new",
+        "copied",
+        "block",
+    }
+    assert main(["report", *names]) == 0 and "trunk-only" in capsys.readouterr().out
+    out = tmp_path / "page.html"
+    assert main(["report", *names, "-o", str(out)]) == 0 and out.stat().st_size > 200_000
+    assert main(["report", *names, "-o", str(out)]) == 20
+
+
+@pytest.mark.parametrize("text", ["no json", "[]", '{"version": 2}', '{"version": 1, "x": 1}'])
+def test_what_is_no_result(tmp_path: Path, text: str) -> None:
+    (tmp_path / "x.json").write_text(text)
+    with pytest.raises(FormatError):
+        read_result(tmp_path / "x.json")
+
+
+def test_a_browser_draws_it(tmp_path: Path) -> None:
+    chromium = shutil.which("chromium")
+    need("chromium", chromium is not None)
+    (tmp_path / "page.html").write_bytes(page(sections()))
+    flags = "--headless --no-sandbox --disable-gpu --disable-quic --no-first-run --disable-background-networking "
+    flags += "--disable-component-update --disable-sync --enable-logging=stderr --dump-dom"
+    done = subprocess.run(
+        [str(chromium), *flags.split(), f"--user-data-dir={tmp_path / 'profile'}", (tmp_path / "page.html").as_uri()],
+        capture_output=True, text=True, timeout=100, check=False,
+    )  # fmt: skip
+    assert "2,048 tokens" in done.stdout and "2.05 MB" in done.stdout  # 1,000,000 + 512 * 2048 + 4000 + 2048
+    assert "CONSOLE" not in done.stderr, done.stderr
