@@ -278,7 +278,7 @@ STAY = ("norm", "mlp.gate.", "eh_proj", "embed_tokens", "shared_head", "lm_head"
 def packs(made: Packed, name: str, shape: tuple[int, ...], n_trunk: int) -> bool:
     """Whether a tensor is stored quantized: a matrix of the block that is not meant to stay."""
     kind = made.kind
-    prefix = kind.block_prefix or f"{kind.layers}{n_trunk}."
+    prefix = (kind.block_prefix or "").partition("{k}")[0] or f"{kind.layers}{n_trunk}."
     if not name.startswith(prefix) or len(shape) != 2:
         return False
     return any(part in name for part in made.only) if made.only else not any(part in name for part in STAY)

@@ -102,7 +102,7 @@ class Xllamacpp:
             "port": port,
             "extra": list(extra),
         }
-        return _child(json.dumps(setup))
+        return _child(self.python, json.dumps(setup))
 
 
 def _absolute(path: Path | None) -> Path | None:

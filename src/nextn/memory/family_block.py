@@ -12,15 +12,14 @@ from ..block import Block, BlockTensor, layer_of, suffix_of
 from ..errors import UnsupportedModel
 from ..gguf.files import Model
 from ..layouts.fit import n_layer_trunk, n_vocab
-from ..sources.ranges import FileRange, Reader
-from ..sources.rows import Blocks, Rows
-from ..sources.scales import Seen
+
+if TYPE_CHECKING:
+    from ..sources.ranges import FileRange, Reader
+    from ..sources.rows import Blocks, Rows
+    from ..sources.scales import Seen
 
 N_BLOCKS = {"mimo2": 3, "step35": 3}  # blocks of the published models; one elsewhere
 
-if TYPE_CHECKING:
-    from ..sources.ranges import Reader
-    from ..sources.rows import Rows
 
 
 @dataclass(frozen=True)
