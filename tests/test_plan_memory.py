@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import importlib.util
 import json
+import os
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -242,22 +245,25 @@ def test_json_is_the_schemas(capsys: pytest.CaptureFixture[str]) -> None:
     jsonschema.validate(json.loads((DATA / "samples" / "plan.json").read_text()), SCHEMA)
 
 
-def test_a_remote_model_is_planned_from_its_header(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_remote_model_is_planned_from_its_header(tmp_path: Path) -> None:
     from hub_server import HubServer
 
     trunk = TRUNKS / "families" / "glm4moe-Q8_0.gguf"
     folder = tmp_path / "repo"
     folder.mkdir()
     (folder / trunk.name).write_bytes(trunk.read_bytes())
-    monkeypatch.setenv("NEXTN_CACHE", str(tmp_path / "cache"))
-    monkeypatch.setenv("HF_HOME", str(tmp_path / "hf"))
-    with HubServer() as server:
+    outputs = []
+    with HubServer() as server:  # in a process of its own: the Hub's client reads its address once, when it is imported
         server.add_folder("org/model", folder)
-        monkeypatch.setenv("HF_ENDPOINT", server.endpoint)
-        far = nextn.plan("hf:org/model", engine=False)
+        here = {"NEXTN_CACHE": str(tmp_path / "cache"), "HF_HOME": str(tmp_path / "hf"), "HF_ENDPOINT": server.endpoint}
+        for model in ("hf:org/model", str(trunk)):
+            command = [sys.executable, "-m", "nextn", "plan", model, "--header-only", "--json"]
+            ran = subprocess.run(command, env={**os.environ, **here}, capture_output=True, text=True, check=False)
+            assert ran.returncode == 0, ran.stderr
+            outputs.append(json.loads(ran.stdout))
         fetched = server.file_bytes()
-    near_by = nextn.plan(trunk, engine=False)
-    assert [row.setup.disk_bytes for row in far.rows] == [row.setup.disk_bytes for row in near_by.rows]
+    far, near_by = outputs
+    assert [row["disk_bytes"] for row in far["setups"]] == [row["disk_bytes"] for row in near_by["setups"]]
     assert fetched < trunk.stat().st_size
 
 
