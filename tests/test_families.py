@@ -142,3 +142,11 @@ def test_the_key_and_value_parts_of_kv_b_equal_a_plain_reference(family: Callabl
             assert tensor is not None and tensor.ne == wanted.shape[::-1]
             mine = np.concatenate(list(tensor.rows.chunks(reader)))
             assert (mine == wanted.reshape(mine.shape)).all()
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_checkpoint_of_every_family_can_be_inspected(kind: str, family: Callable[[str], Path]) -> None:
+    """However its tensors are made: all bytes that the block is read from are counted by dtype."""
+    seen = nextn.inspect(family(kind))
+    assert (seen.architecture, seen.problems) == (open_model(trunk_of(kind)).architecture, ())
+    assert sum(seen.types.values()) == seen.block_bytes > 0

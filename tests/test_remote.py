@@ -22,7 +22,7 @@ from nextn.layouts.attach import Options as Attach
 from nextn.layouts.attach import plan_attach
 from nextn.sources.cache import guard_of, refuse_partial
 from nextn.sources.checkpoint import open_checkpoint
-from nextn.sources.fetch import FIRST_READ_BYTES, GROWTH_BYTES, joined, ranges_of
+from nextn.sources.fetch import FIRST_READ_BYTES, GROWTH_BYTES, joined
 from nextn.sources.http import Options
 from nextn.sources.ranges import FileRange
 from nextn.sources.remote import Remote, open_remote
@@ -61,10 +61,6 @@ def block_of(remote: Remote) -> Block:
         return block_from_checkpoint(remote.checkpoint)
     assert remote.model is not None
     return block_from_model(remote.model)
-
-
-def block_ranges(block: Block) -> list[FileRange]:
-    return [where for tensor in block.tensors for where in ranges_of(tensor.rows)]
 
 
 def content(where: FileRange) -> bytes:
@@ -115,7 +111,7 @@ def test_block_of_a_checkpoint_moves_nothing_else(hub: HubServer, opened: Open) 
     commit = hub.add_folder(REPO, CHECKPOINT)
     remote = opened()
     block = block_of(remote)
-    ranges = block_ranges(block)
+    ranges = block.ranges
     heads = hub.file_bytes()
     assert heads == header_bytes(CHECKPOINT / "model.safetensors") + (CHECKPOINT / "config.json").stat().st_size
     assert remote.revision == commit
@@ -127,7 +123,7 @@ def test_block_of_a_checkpoint_moves_nothing_else(hub: HubServer, opened: Open) 
     assert steps[0] == (0, moved)
     assert steps[-1] == (moved, moved)
     assert len(hub.requests()) == 6  # info, config, resolve, header twice, block: the signed address is used again
-    for mine, local in zip(ranges, block_ranges(block_from_checkpoint(open_checkpoint(CHECKPOINT))), strict=True):
+    for mine, local in zip(ranges, block_from_checkpoint(open_checkpoint(CHECKPOINT)).ranges, strict=True):
         assert content(mine) == content(local)
     assert remote.missing_bytes(ranges) == 0
 
@@ -135,27 +131,27 @@ def test_block_of_a_checkpoint_moves_nothing_else(hub: HubServer, opened: Open) 
 def test_a_second_run_moves_nothing(hub: HubServer, opened: Open) -> None:
     commit = hub.add_folder(REPO, CHECKPOINT)
     first = opened()
-    first.fetch(block_ranges(block_of(first)))
+    first.fetch(block_of(first).ranges)
     hub.reset()
     again = opened()
-    assert again.fetch(block_ranges(block_of(again))) == 0
+    assert again.fetch(block_of(again).ranges) == 0
     assert [seen.path for seen in hub.requests()] == [f"/api/models/{REPO}/revision/main"]
     hub.reset()
     pinned = opened(f"hf:{REPO}@{commit}")
-    assert pinned.fetch(block_ranges(block_of(pinned))) == 0
+    assert pinned.fetch(block_of(pinned).ranges) == 0
     assert hub.requests() == []
 
 
 def test_a_new_commit_is_another_source(hub: HubServer, opened: Open) -> None:
     hub.add_folder(REPO, CHECKPOINT)
     first = opened()
-    first.fetch(block_ranges(block_of(first)))
+    first.fetch(block_of(first).ranges)
     changed = sharded(3, "mtp.safetensors")
     commit = hub.repo(REPO).commit(changed)
     second = opened()
     assert second.revision == commit != first.revision
     assert block_of(first).find("nextn.eh_proj.weight") is not None  # the first goes on at its own commit
-    assert second.missing_bytes(block_ranges(block_of(second))) > 0
+    assert second.missing_bytes(block_of(second).ranges) > 0
 
 
 def test_only_shards_of_the_block_are_touched(hub: HubServer, opened: Open) -> None:
@@ -166,13 +162,13 @@ def test_only_shards_of_the_block_are_touched(hub: HubServer, opened: Open) -> N
     listed = len(files["config.json"]) + len(files["model.safetensors.index.json"])
     (length,) = struct.unpack_from("<Q", files["mtp.safetensors"])
     assert hub.file_bytes() == listed + 8 + length  # to the byte: config, index, the header of the one shard
-    remote.fetch(block_ranges(block))
+    remote.fetch(block.ranges)
     assert {seen.path.rpartition("/")[2] for seen in hub.requests("resolve")} == {
         "config.json", "model.safetensors.index.json", "mtp.safetensors"
     }  # fmt: skip
     assert hub.file_bytes() <= listed + len(files["mtp.safetensors"])
-    local = block_ranges(block_from_checkpoint(open_checkpoint(CHECKPOINT)))
-    assert [content(where) for where in block_ranges(block)] == [content(where) for where in local]
+    local = block_from_checkpoint(open_checkpoint(CHECKPOINT)).ranges
+    assert [content(where) for where in block.ranges] == [content(where) for where in local]
 
 
 def test_attached_from_afar_is_attached_from_here(hub: HubServer, opened: Open, tmp_path: Path) -> None:
@@ -182,7 +178,7 @@ def test_attached_from_afar_is_attached_from_here(hub: HubServer, opened: Open, 
     for name, block in (("local", block_from_checkpoint(open_checkpoint(CHECKPOINT))), ("remote", block_of(remote))):
         options = Attach("sidecar", None, None, None, tmp_path / name / "mtp-x.gguf")
         plan = plan_attach(open_model(Q4), block, options)
-        remote.fetch(block_ranges(block))
+        remote.fetch(block.ranges)
         outcomes[name] = execute(plan)
     assert outcomes["local"].hashes == outcomes["remote"].hashes
     assert outcomes["local"].bytes_written == pytest.approx(outcomes["remote"].bytes_written, abs=4096)
@@ -223,9 +219,9 @@ def test_block_of_a_gguf(hub: HubServer, opened: Open, tiny_models: TinyModels) 
     local = open_model(tiny_models.bundled)
     assert heads <= local.header_bytes + max(FIRST_READ_BYTES, local.header_bytes)
     block = block_of(remote)
-    assert remote.fetch(block_ranges(block)) <= 1.02 * block.read_bytes
-    assert [content(where) for where in block_ranges(block)] == [
-        content(where) for where in block_ranges(block_from_model(local))
+    assert remote.fetch(block.ranges) <= 1.02 * block.read_bytes
+    assert [content(where) for where in block.ranges] == [
+        content(where) for where in block_from_model(local).ranges
     ]
 
 
@@ -237,9 +233,9 @@ def test_block_of_a_gguf_set(hub: HubServer, opened: Open, tiny_models: TinyMode
         path.name for path in tiny_models.shards.parent.glob("*.gguf")
     )
     block = block_of(remote)
-    remote.fetch(block_ranges(block))
+    remote.fetch(block.ranges)
     local = block_from_model(open_model(tiny_models.shards))
-    assert [content(where) for where in block_ranges(block)] == [content(where) for where in block_ranges(local)]
+    assert [content(where) for where in block.ranges] == [content(where) for where in local.ranges]
 
 
 def test_a_gguf_header_is_read_in_growing_steps(hub: HubServer, opened: Open) -> None:
@@ -290,10 +286,10 @@ def test_plain_server(hub: HubServer, opened: Open, tiny_models: TinyModels) -> 
     url = hub.serve_plain("models/x.gguf", tiny_models.bundled.read_bytes()) + "?key=secret"
     remote = opened(url)
     assert "secret" not in remote.name
-    remote.fetch(block_ranges(block_of(remote)))
+    remote.fetch(block_of(remote).ranges)
     before = hub.file_bytes()
     again = opened(url)
-    assert again.fetch(block_ranges(block_of(again))) == 0
+    assert again.fetch(block_of(again).ranges) == 0
     assert hub.file_bytes() == before + 1  # the byte that asks whether the file is still the same
     assert all(seen.query == "key=secret" for seen in hub.requests())
 
@@ -301,13 +297,13 @@ def test_plain_server(hub: HubServer, opened: Open, tiny_models: TinyModels) -> 
 def test_plain_server_that_changed_in_between(hub: HubServer, opened: Open, tiny_models: TinyModels) -> None:
     url = hub.serve_plain("x.gguf", tiny_models.bundled.read_bytes())
     first = opened(url)
-    first.fetch(block_ranges(block_of(first)))
+    first.fetch(block_of(first).ranges)
     first.__exit__()
     data = bytearray(tiny_models.bundled.read_bytes())
     data[-1] ^= 255
     hub.serve_plain("x.gguf", bytes(data))
     second = opened(url)
-    ranges = block_ranges(block_of(second))
+    ranges = block_of(second).ranges
     assert second.fetch(ranges) > 0
     assert any(content(where).endswith(bytes(data[-8:])) or where.end <= len(data) - 8 for where in ranges)
     assert all(content(where) == bytes(data[where.start : where.end]) for where in ranges)
@@ -318,9 +314,9 @@ def test_checkpoint_on_a_plain_server(hub: HubServer, opened: Open) -> None:
         url = hub.serve_plain(f"tiny/{path.name}", path.read_bytes())
     remote = opened(url.rpartition("/")[0] + "/")
     block = block_of(remote)
-    remote.fetch(block_ranges(block))
-    local = block_ranges(block_from_checkpoint(open_checkpoint(CHECKPOINT)))
-    assert [content(where) for where in block_ranges(block)] == [content(where) for where in local]
+    remote.fetch(block.ranges)
+    local = block_from_checkpoint(open_checkpoint(CHECKPOINT)).ranges
+    assert [content(where) for where in block.ranges] == [content(where) for where in local]
 
 
 # -- how bytes move ---------------------------------------------------------------------------------------------------
@@ -336,7 +332,7 @@ def test_near_ranges_are_joined_within_the_share() -> None:
 def test_rate_is_limited(hub: HubServer, opened: Open) -> None:
     hub.add_folder(REPO, CHECKPOINT)
     remote = opened(options=Options(limit_rate=4e6))
-    ranges = block_ranges(block_of(remote))
+    ranges = block_of(remote).ranges
     started = time.perf_counter()
     remote.fetch(ranges)
     assert time.perf_counter() - started >= 0.9 * size_of(ranges) / 4e6
@@ -346,22 +342,22 @@ def test_several_streams(hub: HubServer, opened: Open, monkeypatch: pytest.Monke
     monkeypatch.setattr("nextn.sources.remote.PIECE_BYTES", (1 << 16, 1 << 18))
     hub.add_folder(REPO, CHECKPOINT)
     remote = opened()
-    ranges = block_ranges(block_of(remote))
+    ranges = block_of(remote).ranges
     remote.fetch(ranges)
     assert len(hub.requests("^cdn")) >= 5
     assert size_of(ranges) + 2 * FIRST_READ_BYTES > hub.file_bytes()
-    local = block_ranges(block_from_checkpoint(open_checkpoint(CHECKPOINT)))
+    local = block_from_checkpoint(open_checkpoint(CHECKPOINT)).ranges
     assert [content(where) for where in ranges] == [content(where) for where in local]
 
 
 def test_holes_are_never_read(hub: HubServer, opened: Open) -> None:
     hub.add_folder(REPO, CHECKPOINT)
     remote = opened()
-    ranges = block_ranges(block_of(remote))
+    ranges = block_of(remote).ranges
     guard = guard_of(ranges[0].path)
     assert guard is not None
     guard.check(ranges[0].start, ranges[0].end)  # fetched on demand while the source is open
-    assert content(ranges[0]) == content(block_ranges(block_from_checkpoint(open_checkpoint(CHECKPOINT)))[0])
+    assert content(ranges[0]) == content(block_from_checkpoint(open_checkpoint(CHECKPOINT)).ranges[0])
     remote.__exit__()
     guard.check(ranges[0].start, ranges[0].end)
     with pytest.raises(StorageError, match="never fetched"):
@@ -377,7 +373,7 @@ def test_a_disk_without_room(hub: HubServer, opened: Open, monkeypatch: pytest.M
 
     hub.add_folder(REPO, CHECKPOINT)
     remote = opened()
-    ranges = block_ranges(block_of(remote))
+    ranges = block_of(remote).ranges
     monkeypatch.setattr("shutil.disk_usage", lambda path: type("Usage", (), {"free": 1000})())
     with pytest.raises(NoSpace, match="are free"):
         remote.fetch(ranges)

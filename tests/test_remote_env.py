@@ -30,7 +30,6 @@ SCRIPT = """
 import json, sys
 from nextn.block import block_from_checkpoint
 from nextn.errors import NextnError
-from nextn.sources.fetch import ranges_of
 from nextn.sources.http import Options
 from nextn.sources.remote import open_remote
 from nextn.sources.spec import parse_source
@@ -38,7 +37,7 @@ try:
     rate = float(sys.argv[2]) if len(sys.argv) > 2 else None
     with open_remote(parse_source(sys.argv[1]), options=Options(limit_rate=rate)) as remote:
         block = block_from_checkpoint(remote.checkpoint)
-        moved = remote.fetch([where for tensor in block.tensors for where in ranges_of(tensor.rows)])
+        moved = remote.fetch(block.ranges)
         print(json.dumps({"moved": moved, "revision": remote.revision, "requests": remote.traffic.n_requests}))
 except NextnError as error:
     print(json.dumps({"error": str(error), "code": error.exit_code}))

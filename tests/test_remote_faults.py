@@ -16,7 +16,6 @@ from hub_server import Fault, HubServer
 from nextn.block import block_from_checkpoint
 from nextn.errors import FormatError, NextnError, RemoteError
 from nextn.sources.checkpoint import open_checkpoint
-from nextn.sources.fetch import ranges_of
 from nextn.sources.http import NotThere, Options, retry_after
 from nextn.sources.ranges import FileRange
 from nextn.sources.remote import Remote, open_remote
@@ -51,7 +50,7 @@ def opened(hub: HubServer, tmp_path: Path) -> Iterator[Open]:
 
 def ranges(remote: Remote) -> list[FileRange]:
     assert remote.checkpoint is not None
-    return [where for tensor in block_from_checkpoint(remote.checkpoint).tensors for where in ranges_of(tensor.rows)]
+    return block_from_checkpoint(remote.checkpoint).ranges
 
 
 def content(places: list[FileRange]) -> list[bytes]:
@@ -60,7 +59,7 @@ def content(places: list[FileRange]) -> list[bytes]:
 
 def truth() -> list[bytes]:
     block = block_from_checkpoint(open_checkpoint(CHECKPOINT))
-    return content([where for tensor in block.tensors for where in ranges_of(tensor.rows)])
+    return content(block.ranges)
 
 
 def one_sentence(error: NextnError) -> str:

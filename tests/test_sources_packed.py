@@ -19,7 +19,6 @@ from nextn.gguf.files import Model, open_model
 from nextn.gguf.types import parse_type_name
 from nextn.quantize import dequantize
 from nextn.sources.checkpoint import open_checkpoint
-from nextn.sources.fetch import ranges_of
 from nextn.sources.ranges import FileRange, Reader
 
 GOLDENS = sorted((DATA / "goldens" / "packed").glob("*.json"))
@@ -112,7 +111,7 @@ def test_mxfp4_blocks_hold_exactly_the_values(packed: Callable[[str], Path], tmp
 
 
 def ranges(folder: Path) -> list[FileRange]:
-    return [where for tensor in open_donor(folder).tensors for where in ranges_of(tensor.rows)]
+    return open_donor(folder).ranges
 
 
 def inside(read: list[FileRange], planned: list[FileRange]) -> list[FileRange]:
@@ -155,7 +154,7 @@ def test_the_plan_covers_what_is_read_and_counts_each_byte(
                 pieces: Any = tensor.rows.blocks if blocks else tensor.rows.chunks
                 for _ in pieces(reader, lambda data, seen=seen: seen.append(len(data))):
                     pass
-            assert not inside(reader.asked, ranges_of(tensor.rows)), tensor.suffix
+            assert not inside(reader.asked, tensor.rows.ranges), tensor.suffix
             assert reader.meter.bytes_read == tensor.rows.read_bytes == sum(seen), tensor.suffix
     made = nextn.extract(folder, donor_file=True, out=tmp_path / "x.gguf")
     assert made.outcome is not None and made.outcome.bytes_read == made.plan.bytes_read

@@ -18,7 +18,6 @@ from .gguf.types import TensorType, parse_type_name
 from .inspection import Inspection
 from .layouts.plan import LinkMode, Plan
 from .look import CheckpointInspection, inspect
-from .sources.fetch import ranges_of
 
 if TYPE_CHECKING:
     from .block import Block
@@ -159,7 +158,7 @@ class Source:
         remote, block = self.remote, self.block
         needed = list(plan.ranges)
         if wanted is not None:
-            needed += [where for tensor in block.tensors for where in ranges_of(tensor.rows)]
+            needed += block.ranges
         missing = 0 if remote is None else remote.missing_bytes(needed)
         if remote is not None:
             plan = replace(plan, notes=(*plan.notes, f"{missing:,} bytes to fetch from {remote.name}"))

@@ -76,6 +76,11 @@ class Block:
         """Source bytes of all its tensors."""
         return sum(tensor.rows.read_bytes for tensor in self.tensors)
 
+    @property
+    def ranges(self) -> list[FileRange]:
+        """Where those bytes lie."""
+        return [where for tensor in self.tensors for where in tensor.rows.ranges]
+
     def find(self, suffix: str) -> BlockTensor | None:
         """The first tensor of that name behind `blk.N.`."""
         return next((tensor for tensor in self.tensors if tensor.suffix == suffix), None)

@@ -13,7 +13,6 @@ from .errors import FormatError, NoBlock, UnsupportedModel
 from .gguf.kv import printable
 from .inspection import Inspection, inspect_model
 from .sources.checkpoint import Checkpoint
-from .sources.fetch import ranges_of
 from .sources.opening import Opened, opened
 
 if TYPE_CHECKING:
@@ -120,7 +119,7 @@ def _hash(found: Opened, progress: Progress | None) -> str | None:
     except NoBlock:
         return None
     if found.remote is not None:
-        found.remote.fetch([where for tensor in block.tensors for where in ranges_of(tensor.rows)], progress)
+        found.remote.fetch(block.ranges, progress)
     return block_sha256(block)
 
 
@@ -166,7 +165,7 @@ def inspect_checkpoint(found: Opened) -> CheckpointInspection:
     family = next((BY_CLASS[name] for name in checkpoint.classes if name in BY_CLASS), None)
     types: Counter[str] = Counter()
     for tensor in block.tensors if block else ():
-        for span in getattr(tensor.rows, "spans", None) or tensor.rows.rows.spans:  # type: ignore[attr-defined]
+        for span in tensor.rows.spans:
             types[span.tensor.dtype.lower()] += span.read_bytes
     if block is not None:
         hints.append(f"put its block onto a quant with 'nextn attach TRUNK.gguf --from {found.name}'.")

@@ -13,7 +13,6 @@ from pathlib import Path
 from typing import Any, TypeAlias
 
 from ..gguf.types import TensorType
-from ..sources.fetch import ranges_of
 from ..sources.ranges import CHUNK_BYTES, FileRange
 from ..sources.rows import CHUNK_ELEMENTS, RowSource
 
@@ -171,7 +170,7 @@ class Plan:
             if isinstance(segment, Copy | Carry):
                 out.append(segment.where)
             elif isinstance(segment, Convert):
-                out += ranges_of(segment.rows)
+                out += segment.rows.ranges
         return tuple(out)
 
     @property

@@ -15,7 +15,7 @@ from ..layouts.fit import n_layer_trunk, n_vocab
 
 if TYPE_CHECKING:
     from ..sources.ranges import FileRange, Reader
-    from ..sources.rows import Blocks, Rows
+    from ..sources.rows import Blocks, Rows, Span
     from ..sources.scales import Seen
 
 N_BLOCKS = {"mimo2": 3, "step35": 3}  # blocks of the published models; one elsewhere
@@ -30,6 +30,7 @@ class NoRows:
     n_per_row: int
     read_bytes: int = 0
     block_type: None = None
+    spans: tuple[Span, ...] = ()
 
     @property
     def ranges(self) -> list[FileRange]:

@@ -6,16 +6,16 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from .ranges import FileRange, Reader
-from .rows import CHUNK_ELEMENTS, CheckpointRows, Span
+from .ranges import Reader
+from .rows import CHUNK_ELEMENTS, CheckpointRows, Rearranged, Span
 from .scales import Seen
 
 if TYPE_CHECKING:
-    from .rows import Blocks, Rows
+    from .rows import Rows
 
 
 @dataclass(frozen=True)
-class InterleavedHalves:
+class InterleavedHalves(Rearranged):
     """Each span's first and second half of rows alternately: row 0, row n/2, row 1, row n/2 + 1, ...
 
     A span is one head; llama.cpp's converter orders q and k so for families that share LLaMA's code. One span at
@@ -23,8 +23,6 @@ class InterleavedHalves:
     """
 
     rows: CheckpointRows
-
-    block_type = None  # q and k of these families are published unquantized
 
     @property
     def n_rows(self) -> int:
@@ -37,14 +35,9 @@ class InterleavedHalves:
         return self.rows.n_per_row
 
     @property
-    def read_bytes(self) -> int:
-        """Bytes that reading all rows takes."""
-        return self.rows.read_bytes
-
-    @property
-    def ranges(self) -> list[FileRange]:
-        """Where those bytes lie."""
-        return self.rows.ranges
+    def spans(self) -> tuple[Span, ...]:
+        """The rows of checkpoint tensors that it is made of."""
+        return self.rows.spans
 
     def chunks(self, reader: Reader, seen: Seen | None = None) -> Iterator[Rows]:
         """All rows in order, one head at a time."""
@@ -55,24 +48,18 @@ class InterleavedHalves:
                 half = len(head) // 2
                 yield np.ascontiguousarray(head.reshape(2, half, -1).swapaxes(0, 1)).reshape(2 * half, -1)
 
-    def blocks(self, reader: Reader, seen: Seen | None = None) -> Iterator[Blocks]:
-        """There is no such type."""
-        raise NotImplementedError
-
 
 @dataclass(frozen=True)
-class SideBySide:
+class SideBySide(Rearranged):
     """Two matrices of as many rows: each row is the left one's, then the right one's."""
 
     left: Span
     right: Span
 
-    block_type = None  # factors of the two need not agree
-
     @property
     def n_rows(self) -> int:
         """Rows in all."""
-        return self.left.end - self.left.start
+        return self.left.n_rows
 
     @property
     def n_per_row(self) -> int:
@@ -80,24 +67,15 @@ class SideBySide:
         return self.left.n_per_row + self.right.n_per_row
 
     @property
-    def read_bytes(self) -> int:
-        """Bytes that reading all rows takes."""
-        return self.left.read_bytes + self.right.read_bytes
-
-    @property
-    def ranges(self) -> list[FileRange]:
-        """Where those bytes lie."""
-        return [*self.left.ranges, *self.right.ranges]
+    def spans(self) -> tuple[Span, ...]:
+        """The rows of checkpoint tensors that it is made of."""
+        return self.left, self.right
 
     def chunks(self, reader: Reader, seen: Seen | None = None) -> Iterator[Rows]:
         """All rows in order."""
         import numpy as np
 
         step = max(1, CHUNK_ELEMENTS // self.n_per_row)
-        halves = (span.floats(reader, seen, step=step) for span in (self.left, self.right))
+        halves = (span.floats(reader, seen, step=step) for span in self.spans)
         for left, right in zip(*halves, strict=True):
             yield np.concatenate([left, right], axis=1)
-
-    def blocks(self, reader: Reader, seen: Seen | None = None) -> Iterator[Blocks]:
-        """There is no such type."""
-        raise NotImplementedError

@@ -11,12 +11,10 @@ from typing import TYPE_CHECKING
 
 from ..gguf.parser import HeaderParser
 from .cache import PartialFile, Range, merged
-from .ranges import FileRange
 from .safetensors import MAX_HEADER_BYTES
 
 if TYPE_CHECKING:
     from .http import Fetcher, Target
-    from .rows import RowSource
 
 FIRST_READ_BYTES = 1 << 16  # of a GGUF
 SHARD_READ_BYTES = 1 << 14  # of a GGUF shard behind the first one, whose header is short
@@ -81,11 +79,6 @@ def joined(missing: Sequence[Range], limit: float) -> list[Range]:
             break
         closed.append((start, end))
     return merged([*ranges, *closed])
-
-
-def ranges_of(rows: RowSource) -> list[FileRange]:
-    """Where the bytes of a tensor lie that is read as rows, its companions' too."""
-    return list(rows.ranges)
 
 
 def fetch_safetensors_header(file: RemoteFile, size: int) -> None:

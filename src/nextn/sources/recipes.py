@@ -10,7 +10,7 @@ from ..errors import FormatError
 from .fp8 import BlockScale
 from .packed import Fp4, tensor_factor
 from .ranges import FileRange, Reader
-from .rows import CheckpointRows, Span
+from .rows import CheckpointRows, Rearranged, Span
 from .safetensors import SourceTensor
 from .scales import Seen
 
@@ -21,15 +21,13 @@ RANKS = (8, 4)  # MiMo's releases are written by so many ranks; where both fit, 
 
 
 @dataclass(frozen=True)
-class TransposedParts:
+class TransposedParts(Rearranged):
     """Each span read whole and transposed: [rows, columns] of a head become [columns, rows].
 
     One span at a time is in memory. All spans have the same shape.
     """
 
     rows: CheckpointRows
-
-    block_type = None  # blocks run along rows, and these are turned
 
     @property
     def n_rows(self) -> int:
@@ -39,17 +37,12 @@ class TransposedParts:
     @property
     def n_per_row(self) -> int:
         """Elements of a row."""
-        return self.rows.spans[0].end - self.rows.spans[0].start
+        return self.rows.spans[0].n_rows
 
     @property
-    def read_bytes(self) -> int:
-        """Bytes that reading all rows takes."""
-        return self.rows.read_bytes
-
-    @property
-    def ranges(self) -> list[FileRange]:
-        """Where those bytes lie."""
-        return self.rows.ranges
+    def spans(self) -> tuple[Span, ...]:
+        """The rows of checkpoint tensors that it is made of."""
+        return self.rows.spans
 
     def chunks(self, reader: Reader, seen: Seen | None = None) -> Iterator[Rows]:
         """All rows in order."""
@@ -59,10 +52,6 @@ class TransposedParts:
             for rows in span.floats(reader, seen):
                 yield np.ascontiguousarray(rows.T)
 
-    def blocks(self, reader: Reader, seen: Seen | None = None) -> Iterator[Blocks]:
-        """There is no such type."""
-        raise NotImplementedError
-
 
 @dataclass(frozen=True)
 class Factors:
@@ -71,6 +60,7 @@ class Factors:
     tensors: tuple[SourceTensor | None, ...]
     reciprocal: bool
 
+    spans = ()  # numbers, no rows of a tensor
     block_type = None
     n_rows = 1
 

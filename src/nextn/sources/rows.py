@@ -49,6 +49,10 @@ class RowSource(Protocol):
         """Where those bytes lie."""
 
     @property
+    def spans(self) -> tuple[Span, ...]:
+        """The rows of checkpoint tensors that it is made of; none where it comes from elsewhere."""
+
+    @property
     def block_type(self) -> TensorType | None:
         """The type that `blocks` writes the stored values in without loss, or None."""
 
@@ -134,6 +138,31 @@ class Span:
             yield start, end, data
 
 
+class Rearranged:
+    """Rows of checkpoint tensors whose values change places: stored blocks, which run along rows, cannot be kept."""
+
+    block_type = None
+
+    @property
+    def spans(self) -> tuple[Span, ...]:
+        """The rows of checkpoint tensors that it is made of."""
+        raise NotImplementedError
+
+    @property
+    def read_bytes(self) -> int:
+        """Bytes that reading all rows takes."""
+        return sum(span.read_bytes for span in self.spans)
+
+    @property
+    def ranges(self) -> list[FileRange]:
+        """Where those bytes lie."""
+        return [where for span in self.spans for where in span.ranges]
+
+    def blocks(self, reader: Reader, seen: Seen | None = None) -> Iterator[Blocks]:
+        """There is no such type."""
+        raise NotImplementedError
+
+
 @dataclass(frozen=True)
 class CheckpointRows:
     """Rows of one or more checkpoint tensors, one behind the other, with a constant added.
@@ -157,7 +186,7 @@ class CheckpointRows:
     @property
     def n_rows(self) -> int:
         """Rows in all."""
-        return sum(span.end - span.start for span in self.spans)
+        return sum(span.n_rows for span in self.spans)
 
     @property
     def n_per_row(self) -> int:
@@ -203,6 +232,8 @@ class GGUFRows:
     info: TensorInfo
     start: int = 0
     end: int | None = None
+
+    spans = ()
 
     @property
     def n_rows(self) -> int:
@@ -277,6 +308,11 @@ class JoinedRows:
     """Rows of several tensors, one behind the other; all have rows of one length."""
 
     parts: tuple[RowSource, ...]
+
+    @property
+    def spans(self) -> tuple[Span, ...]:
+        """The rows of checkpoint tensors that it is made of."""
+        return tuple(span for part in self.parts for span in part.spans)
 
     @property
     def n_rows(self) -> int:
