@@ -6,11 +6,13 @@ import os
 import sys
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 
 import pytest
 
 import nextn
+from nextn.gguf.files import Model
 
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT / "scripts"))
@@ -49,6 +51,24 @@ def checkpoints(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Pat
         return made[name]
 
     return make
+
+
+@pytest.fixture(scope="session")
+def family(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Path]:
+    """`family("glm4moe")` makes that random checkpoint once."""
+    from tiny_families import make_family
+
+    folder = tmp_path_factory.mktemp("families")
+    return cache(lambda kind: make_family(kind, folder / kind))
+
+
+def stored(model: Model, name: str) -> bytes:
+    """A tensor's bytes as the file has them."""
+    file, info = model.tensors[name]
+    start, end = file.tensor_range(info)
+    with file.path.open("rb") as data:
+        data.seek(start)
+        return data.read(end - start)
 
 
 @dataclass(frozen=True)

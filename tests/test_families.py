@@ -11,11 +11,11 @@ from pathlib import Path
 import pytest
 
 import nextn
-from conftest import DATA, TRUNKS, need
+from conftest import DATA, TRUNKS, need, stored
 from nextn.archs import FAMILIES, LOADS_ONLY
 from nextn.block import open_donor
 from nextn.errors import UnsupportedModel
-from nextn.gguf.files import Model, open_model
+from nextn.gguf.files import open_model
 
 PACKED = ("deepseek4",)  # stored in FP8 and FP4 by powers of two: a test of its own
 GOLDENS = sorted(
@@ -25,29 +25,8 @@ KINDS = sorted(path.name.removesuffix("-Q8_0.gguf") for path in (TRUNKS / "famil
 CODE = ["def read(self):\n", "import os\n\ndef walk(path):\n    for name in os.listdir(path):\n"]
 
 
-@pytest.fixture(scope="session")
-def family(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Path]:
-    """`family("glm4moe")` makes that random checkpoint once."""
-    from tiny_families import make_family
-
-    made: dict[str, Path] = {}
-
-    def make(kind: str) -> Path:
-        if kind not in made:
-            made[kind] = make_family(kind, tmp_path_factory.mktemp("families") / kind)
-        return made[kind]
-
-    return make
-
-
 def trunk_of(kind: str) -> Path:
     return TRUNKS / "families" / f"{kind.removesuffix('-fp8').removesuffix('-plain')}-Q8_0.gguf"
-
-
-def stored(model: Model, name: str) -> bytes:
-    file, info = model.tensors[name]
-    start, end = file.tensor_range(info)
-    return file.path.read_bytes()[start:end]
 
 
 @pytest.mark.parametrize("layout", ["bundle", "sidecar"])

@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 
 import nextn
-from conftest import CHECKPOINT, DATA
+from conftest import CHECKPOINT, DATA, stored
 from nextn.archs.hparams import HPARAMS
 from nextn.errors import FormatError, UnsupportedFormat, UsageError
 from nextn.gguf.files import Model, open_model
@@ -48,10 +48,8 @@ def described(kv: KV) -> list[Any]:
     return [f"arr[{type_name(kv.item_type)}]", value]
 
 
-def stored(model: Model, name: str) -> str:
-    file, info = model.tensors[name]
-    start, end = file.tensor_range(info)
-    return hashlib.sha256(file.path.read_bytes()[start:end]).hexdigest()
+def stored_sha256(model: Model, name: str) -> str:
+    return hashlib.sha256(stored(model, name)).hexdigest()
 
 
 @pytest.fixture
@@ -94,7 +92,7 @@ def test_the_sidecar_equals_the_upstream_converters(
     assert kvs == wanted
 
     tensors = {
-        name: [info.type_name.upper(), list(info.ne), stored(model, name)] for name, (_, info) in model.tensors.items()
+        name: [info.type_name.upper(), list(info.ne), stored_sha256(model, name)] for name, (_, info) in model.tensors.items()
     }
     assert tensors == golden["mtp"]["tensors"]
 
@@ -113,7 +111,7 @@ def test_embeddings_as_they_are_and_the_block_in_q8_0_by_default(
     assert model.header.get("general.file_type") == 7
     same = load(f"qwen35-dense-{dtype}-{dtype}")["mtp"]["tensors"]
     for name in ("token_embd.weight", "output_norm.weight", "output.weight"):
-        assert stored(model, name) == same[name][2], name
+        assert stored_sha256(model, name) == same[name][2], name
 
 
 def test_a_low_bit_embedding_leaves_the_block_alone(tmp_path: Path) -> None:
@@ -124,7 +122,7 @@ def test_a_low_bit_embedding_leaves_the_block_alone(tmp_path: Path) -> None:
     block = {
         name: entry for name, entry in load("tiny-qwen35-mtp-q8_0")["mtp"]["tensors"].items() if name[:4] == "blk."
     }
-    assert {name: stored(model, name) for name in block} == {name: entry[2] for name, entry in block.items()}
+    assert {name: stored_sha256(model, name) for name in block} == {name: entry[2] for name, entry in block.items()}
 
 
 def test_only_what_is_written_is_read(tmp_path: Path) -> None:

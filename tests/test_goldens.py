@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 import nextn
-from conftest import DATA, TRUNKS
+from conftest import DATA, TRUNKS, stored
 from nextn.gguf.files import Model, open_model
 
 GOLDENS = sorted(path.stem for path in (DATA / "goldens").glob("*-*.json"))
@@ -28,14 +28,6 @@ def load(stem: str) -> dict:
 
 def trunk_of(model: str) -> Path:
     return TRUNKS / next(name for prefix, name in TRUNK_OF.items() if model.startswith(prefix))
-
-
-def stored(model: Model, name: str) -> bytes:
-    file, info = model.tensors[name]
-    start, end = file.tensor_range(info)
-    with file.path.open("rb") as data:
-        data.seek(start)
-        return data.read(end - start)
 
 
 def check_block(model: Model, golden: dict) -> int:

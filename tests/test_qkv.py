@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 import nextn
-from conftest import CHECKPOINT, Q4, TRUNKS, need
+from conftest import CHECKPOINT, Q4, TRUNKS, need, stored
 from nextn.cli import main
 from nextn.errors import FormatError, NextnError, QuantizeError
 from nextn.gguf.files import Model, open_model
@@ -22,29 +22,8 @@ CODE = ["def read(self):\n", "import os\n\ndef walk(path):\n    for name in os.l
 PARTS = ("attn_q", "attn_k", "attn_v")
 
 
-@pytest.fixture(scope="session")
-def family(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Path]:
-    """`family("mimo2")` makes that random checkpoint once."""
-    from tiny_families import make_family
-
-    made: dict[str, Path] = {}
-
-    def make(kind: str) -> Path:
-        if kind not in made:
-            made[kind] = make_family(kind, tmp_path_factory.mktemp("families") / kind)
-        return made[kind]
-
-    return make
-
-
 def trunk_of(kind: str) -> Path:
     return TRUNKS / "families" / f"{kind}-Q8_0.gguf"
-
-
-def stored(model: Model, name: str) -> bytes:
-    file, info = model.tensors[name]
-    start, end = file.tensor_range(info)
-    return file.path.read_bytes()[start:end]
 
 
 def everything(model: Model) -> dict[str, tuple[int, tuple[int, ...], bytes]]:

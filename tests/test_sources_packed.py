@@ -6,6 +6,7 @@ import hashlib
 import importlib.util
 import json
 from collections.abc import Callable
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +14,7 @@ import numpy as np
 import pytest
 
 import nextn
-from conftest import DATA, TRUNKS, need
+from conftest import DATA, TRUNKS, need, stored
 from nextn.block import block_from_checkpoint, open_donor
 from nextn.gguf.files import Model, open_model
 from nextn.gguf.types import parse_type_name
@@ -31,20 +32,8 @@ def packed(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Path]:
     """`packed("int4")` makes that checkpoint once."""
     from tiny_packed import make_packed
 
-    made: dict[str, Path] = {}
-
-    def make(name: str) -> Path:
-        if name not in made:
-            made[name] = make_packed(name, tmp_path_factory.mktemp("packed") / name)
-        return made[name]
-
-    return make
-
-
-def stored(model: Model, name: str) -> bytes:
-    file, info = model.tensors[name]
-    start, end = file.tensor_range(info)
-    return file.path.read_bytes()[start:end]
+    folder = tmp_path_factory.mktemp("packed")
+    return cache(lambda name: make_packed(name, folder / name))
 
 
 def donor_file(folder: Path, out: Path, type: str | None = None) -> Model:
