@@ -92,7 +92,8 @@ def test_the_sidecar_equals_the_upstream_converters(
     assert kvs == wanted
 
     tensors = {
-        name: [info.type_name.upper(), list(info.ne), stored_sha256(model, name)] for name, (_, info) in model.tensors.items()
+        name: [info.type_name.upper(), list(info.ne), stored_sha256(model, name)]
+        for name, (_, info) in model.tensors.items()
     }
     assert tensors == golden["mtp"]["tensors"]
 
