@@ -235,13 +235,19 @@ def make_family(kind_name: str, folder: Path, seed: int = 0) -> Path:
         wide = name.endswith(("e_score_correction_bias", "expert_bias", "router_bias", "A_log"))
         tensors[name] = x.astype(np.float32 if wide else ml_dtypes.bfloat16)
     tensors |= {name: np.array(numbers, dtype=np.int64) for name, numbers in kind.constants.items()}
+    return write_checkpoint(folder, kind, tensors)
+
+
+def write_checkpoint(folder: Path, kind: Kind, tensors: dict[str, Any], **config: Any) -> Path:
+    """The files of a checkpoint of `kind`; `config` is added to its config.json. Returns the folder."""
     (folder / "model.safetensors").write_bytes(safetensors_bytes(tensors))
-    config = {"architectures": [kind.classes], "model_type": kind.model_type, **BASE, **kind.config}
     texts = {
-        "config.json": config,
+        "config.json": {
+            "architectures": [kind.classes], "model_type": kind.model_type, **BASE, **kind.config, **config
+        },
         "tokenizer.json": small_tokenizer(json.loads((TOKENIZER / "tokenizer.json").read_text("utf-8"))),
         "tokenizer_config.json": json.loads((TOKENIZER / "tokenizer_config.json").read_text("utf-8")) | kind.tokenizer,
-    }
+    }  # fmt: skip
     for name, value in texts.items():
         (folder / name).write_text(json.dumps(value, indent=1) + "\n")
     return folder

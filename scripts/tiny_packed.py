@@ -8,7 +8,6 @@ Trunk, embeddings and head stay in bf16, as ignore lists have it; so do eh_proj,
 from __future__ import annotations
 
 import argparse
-import json
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -18,7 +17,6 @@ import ml_dtypes
 import numpy as np
 
 import tiny_families as tiny
-from make_tiny_checkpoints import safetensors_bytes
 from tiny_families import KINDS, Kind, values
 
 Tensors = dict[str, Any]
@@ -288,27 +286,16 @@ def make_packed(name: str, folder: Path, seed: int = 0) -> Path:
     """Writes the checkpoint into `folder`; returns the folder."""
     made = PACKED[name]
     folder.mkdir(parents=True, exist_ok=True)
-    config = {
-        "architectures": [made.kind.classes], "model_type": made.kind.model_type, **tiny.BASE, **made.kind.config,
-        "quantization_config": made.quantization,
-    }  # fmt: skip
+    n_trunk = int({**tiny.BASE, **made.kind.config}["num_hidden_layers"])
     tensors: Tensors = {}
     for weight, shape in tiny.shapes(made.kind).items():
         x = values(made.kind, weight, shape, seed)
-        if packs(made, weight, shape, int(config["num_hidden_layers"])):
+        if packs(made, weight, shape, n_trunk):
             tensors |= made.pack(weight, x)
         else:
             wide = weight.endswith("e_score_correction_bias")
             tensors[weight] = x.astype(np.float32) if wide else bf16(x)
-    (folder / "model.safetensors").write_bytes(safetensors_bytes(tensors))
-    texts = {
-        "config.json": config,
-        "tokenizer.json": tiny.small_tokenizer(json.loads((tiny.TOKENIZER / "tokenizer.json").read_text("utf-8"))),
-        "tokenizer_config.json": json.loads((tiny.TOKENIZER / "tokenizer_config.json").read_text("utf-8")),
-    }
-    for file, value in texts.items():
-        (folder / file).write_text(json.dumps(value, indent=1) + "\n")
-    return folder
+    return tiny.write_checkpoint(folder, made.kind, tensors, quantization_config=made.quantization)
 
 
 def main() -> None:
