@@ -21,7 +21,6 @@ from .look import CheckpointInspection, inspect
 
 if TYPE_CHECKING:
     from .block import Block
-    from .sources.http import Options as HttpOptions
     from .sources.remote import Remote
 
 PathLike = str | Path
@@ -117,12 +116,6 @@ class DonorInfo:
         return {"name": self.name, "revision": self.revision, "sha256": self.sha256, "why": self.why}
 
 
-def _http(limit_rate: float | None) -> HttpOptions:
-    from .sources.http import Options
-
-    return Options(limit_rate=limit_rate)
-
-
 @contextmanager
 def open_block(donor: PathLike, limit_rate: float | None = None, *, with_tokenizer: bool = False) -> Iterator[Source]:
     """The donor's block, here or on a server: headers are read, and its tensors when they are needed.
@@ -130,11 +123,9 @@ def open_block(donor: PathLike, limit_rate: float | None = None, *, with_tokeniz
     `with_tokenizer`: have everything here that makes a checkpoint's tokenizer. Raises what opening raises, and NoBlock.
     """
     from .block import block_of
-    from .sources.opening import opened
-    from .sources.spec import parse_source
+    from .sources.opening import http_options, opened
 
-    local = isinstance(parse_source(donor), Path)
-    with opened(donor, None if local else _http(limit_rate)) as found:
+    with opened(donor, http_options(limit_rate)) as found:
         if with_tokenizer and found.remote is not None and found.checkpoint is not None:
             found.remote.fetch_tokenizer()
         yield Source(block_of(found), found.remote)
@@ -232,8 +223,8 @@ def attach(
     OutputExists, NoSpace, StorageError, RemoteError, UsageError; of the last, `sources.infer.Doubt` when several donors
     fit equally well.
     """
-    from .layouts.attach import Options, plan_attach
-    from .sources.opening import opened
+    from .layouts.attach import Options, default_layout, plan_attach
+    from .sources.opening import http_options, opened
 
     options = Options(layout, _type(type), _type(draft_head), _embd_type(embd_type), out, link_mode(link), qkv)
     with opened(trunk) as found:
@@ -248,8 +239,8 @@ def attach(
         if donor is None:
             from .donors import find
 
-            default = "shards" if len(found.model.files) > 1 else "sidecar"
-            chosen = find(found.model, layout=layout or default, options=_http(limit_rate))
+            wanted = layout or default_layout(found.model)
+            chosen = find(found.model, layout=wanted, options=http_options(limit_rate))
             donor, why, n_before = chosen.source, chosen.why, chosen.bytes_downloaded
             if say is not None:
                 say(why)

@@ -13,12 +13,10 @@ from .errors import FormatError, NoBlock, UnsupportedModel
 from .gguf.kv import printable
 from .inspection import Inspection, inspect_model
 from .sources.checkpoint import Checkpoint
-from .sources.opening import Opened, opened
+from .sources.opening import Opened, http_options, opened
 
 if TYPE_CHECKING:
     from collections.abc import Callable
-
-    from .sources.http import Options
 
     Progress = Callable[[int, int], None]  # (bytes done, bytes in all)
 
@@ -94,21 +92,13 @@ def inspect(
     `progress` are for that. Raises UsageError, RemoteError, FormatError and its kin for what cannot be read at all;
     everything else is a problem in the result.
     """
-    with opened(source, _options(limit_rate)) as found:
+    with opened(source, http_options(limit_rate)) as found:
         digest = _hash(found, progress) if block_hash else None
         if found.model is not None:
             return _model(found, found.model, digest)
         assert found.checkpoint is not None
         seen = inspect_checkpoint(found)
         return replace(seen, block_sha256=digest, bytes_downloaded=found.bytes_downloaded)
-
-
-def _options(limit_rate: float | None) -> Options | None:
-    if limit_rate is None:
-        return None
-    from .sources.http import Options
-
-    return Options(limit_rate=limit_rate)
 
 
 def _hash(found: Opened, progress: Progress | None) -> str | None:

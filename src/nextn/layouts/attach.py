@@ -7,7 +7,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
-from ..archs import family_of
+from ..archs import FAMILIES, family_of
 from ..archs.base import Family
 from ..block import DRAFT_HEAD, EMBED_TOKENS, Block
 from ..errors import FormatError, UnsupportedModel, UsageError
@@ -79,6 +79,12 @@ def trunk_head(model: Model) -> tuple[GGUFFile, TensorInfo]:
     return found
 
 
+def default_layout(trunk: Model) -> str:
+    """The layout that is taken when none is asked for."""
+    family = FAMILIES.get(trunk.architecture)
+    return "shards" if len(trunk.files) > 1 and not (family and family.only_sidecar) else "sidecar"
+
+
 def plan_attach(trunk: Model, block: Block, options: Options) -> Plan:
     """The plan that puts `block` onto `trunk`.
 
@@ -96,7 +102,7 @@ def plan_attach(trunk: Model, block: Block, options: Options) -> Plan:
     notes = check_fit(block, trunk, family) + of_form
     if form is not None:
         block = _shaped(given, form, trunk, options.type)
-    layout = options.layout or ("shards" if len(trunk.files) > 1 and not family.only_sidecar else "sidecar")
+    layout = options.layout or default_layout(trunk)
     if layout not in LAYOUTS:
         raise UsageError(f"there is no layout '{layout}'; choose one of {', '.join(LAYOUTS)}.")
     if layout != "sidecar" and family.only_sidecar:

@@ -169,14 +169,15 @@ def plan(
         block = stack.enter_context(_block(donor, beside))
         setups = make_setups(opened, block, beside, scratch)
         found = _engine(engine, run, notes)
-        rows = _Rows(found, settings, this_machine(gpu_memory_bytes), scratch, trained, say).all(setups, run)
+        machine = this_machine(gpu_memory_bytes)
+        rows = _Rows(found, settings, machine, scratch, trained, say).all(setups, run)
         if setups.block is not None and setups.block.kind == "family":
             notes.append("no donor is named: the block's size is its family's, at q8_0")
         if n_gpu_layers and found is not None and _no_gpu(rows):
             notes.append("this engine has no GPU: it placed everything in main memory")
         title = None if found is None else f"{found.name} {found.version}"
         return MemoryPlan(
-            opened, settings, this_machine(gpu_memory_bytes), title, setups.block, tuple(rows), publishing(setups),
+            opened, settings, machine, title, setups.block, tuple(rows), publishing(setups),
             (*setups.notes, *notes), str(model),
         )  # fmt: skip
 
@@ -187,18 +188,12 @@ def _no_gpu(rows: list[Row]) -> bool:
 
 @contextmanager
 def _open(model: PathLike) -> Iterator[Model]:
-    from ..sources.spec import parse_source
+    from ..sources.opening import opened
 
-    source = parse_source(model)
-    if isinstance(source, Path):
-        yield open_model(source)
-        return
-    from ..sources.remote import open_remote
-
-    with open_remote(source) as remote:
-        if remote.model is None:
+    with opened(model) as found:
+        if found.model is None:
             raise UsageError(f"{model}: this is a checkpoint; name a GGUF, whose memory is what can be planned.")
-        yield remote.model
+        yield found.model
 
 
 @contextmanager
@@ -222,10 +217,10 @@ def _found_sidecar(model: Model, notes: list[str]) -> Model | None:
     """The only sidecar beside a trunk-only model."""
     if block_layers(list(model.tensors)):
         return None
-    from ..inspection import inspect
+    from ..inspection import inspect_model
 
     try:
-        found = inspect(model.entry).sidecars
+        found = inspect_model(model).sidecars
     except NextnError:
         return None
     if len(found) != 1:

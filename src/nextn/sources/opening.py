@@ -61,6 +61,15 @@ class Opened:
         return text if self.remote is None else self.remote.text(text)
 
 
+def http_options(limit_rate: float | None) -> Options | None:
+    """Options for a rate in bytes per second; None where the defaults do, so that nothing is imported for them."""
+    if limit_rate is None:
+        return None
+    from .http import Options
+
+    return Options(limit_rate=limit_rate)
+
+
 @contextmanager
 def opened(source: str | Path, options: Options | None = None) -> Iterator[Opened]:
     """Whatever `source` names (see `spec.parse_source`): its headers are read, and nothing else.
