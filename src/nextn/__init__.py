@@ -13,13 +13,27 @@ __version__ = "0.1.0"
 
 if TYPE_CHECKING:
     from .api import Inspection, Result, attach, detach, extract, inspect
+    from .measure.bench import BenchReport, bench
     from .measure.verify import Verdict, verify
 
 _HOMES = {
     **dict.fromkeys(("Inspection", "Result", "attach", "detach", "extract", "inspect"), "api"),
+    **dict.fromkeys(("BenchReport", "bench"), "measure.bench"),
     **dict.fromkeys(("Verdict", "verify"), "measure.verify"),
 }
-__all__ = ["Inspection", "Result", "Verdict", "__version__", "attach", "detach", "extract", "inspect", "verify"]
+__all__ = [
+    "BenchReport",
+    "Inspection",
+    "Result",
+    "Verdict",
+    "__version__",
+    "attach",
+    "bench",
+    "detach",
+    "extract",
+    "inspect",
+    "verify",
+]
 
 
 def __getattr__(name: str) -> Any:
