@@ -117,6 +117,7 @@ def bench(
         notes.append("some answers were too short to be timed; those prompts are left out")
     names = [task.name for task in asked]
     comparisons = _compare(setups, pairs, runs, names, other is not None)
+    notes += left_open(comparisons)
     return BenchReport(
         model=str(target.model.entry),
         sidecar=None if target.sidecar_path is None else str(target.sidecar_path),
@@ -136,7 +137,7 @@ def bench(
         rows=[summarize(one, runs, names, pool.memory.get(one.id), sizes[one.id]) for one in setups],
         runs=runs,
         comparisons=comparisons,
-        verdict=_headline(comparisons),
+        verdict=headline(comparisons),
         notes=notes,
     )
 
@@ -270,11 +271,32 @@ def _called(setup: Setup, two: bool) -> str:
     return f"{what} on {setup.model.name if setup.sidecar is None or not setup.n_max else setup.sidecar.name}"
 
 
-def _headline(comparisons: Sequence[Compared]) -> Compared | None:
-    """Of the comparisons over all tasks the one that counts: with another model if there is one, then the fastest."""
+def headline(comparisons: Sequence[Compared]) -> Compared | None:
+    """Of the comparisons over all tasks the one that counts.
+
+    Those with another model come first if there are any. Of these, only ratios that the test found different from 1
+    are ranked, the highest first; without any, one that is not distinguishable comes before one without figures.
+    """
+    considered = _considered(comparisons)
+    found = [one for one in considered if one.result.word in ("faster", "slower")]
+    if found:
+        return max(found, key=lambda one: one.result.ratio or 0.0)
+    undecided = [one for one in considered if one.result.word == "not_distinguishable"]
+    return next(iter(undecided or considered), None)
+
+
+def left_open(comparisons: Sequence[Compared]) -> list[str]:
+    """What a verdict of "slower" does not cover: setups that might still be as fast, one sentence each."""
+    verdict = headline(comparisons)
+    if verdict is None or verdict.result.word != "slower":
+        return []
+    words = ("not_distinguishable", "machine_busy")
+    return [one.sentence for one in _considered(comparisons) if one.result.word in words]
+
+
+def _considered(comparisons: Sequence[Compared]) -> list[Compared]:
     overall = [one for one in comparisons if one.task == ALL_TASKS and not one.setup.startswith("against ")]
-    crossed = [one for one in overall if one.base.startswith("against ")]
-    return max(crossed or overall, key=lambda one: one.result.ratio or 0.0, default=None)
+    return [one for one in overall if one.base.startswith("against ")] or overall
 
 
 def _size(setup: Setup, target: Target, other: Target | None) -> int:
@@ -282,4 +304,4 @@ def _size(setup: Setup, target: Target, other: Target | None) -> int:
     return loaded_bytes(of.model, setup.sidecar if setup.n_max else None)
 
 
-__all__ = ["BenchReport", "bench"]
+__all__ = ["BenchReport", "bench", "headline", "left_open"]

@@ -226,13 +226,15 @@ def _pairs(setup: str, base: str, runs: Sequence[Run], task: str) -> tuple[list[
 
 def sentence(result: Comparison, one: str, other: str, n_wanted: int) -> str:
     """The comparison in one sentence."""
-    if result.word == "machine_busy" or result.ratio is None or result.low is None or result.high is None:
+    if result.word == "machine_busy":
         if n_wanted == 0:
             return f"{one} cannot be compared with {other}: no prompt gave an answer long enough to be timed."
         return (
             f"{one} cannot be compared with {other}: the machine was too busy with other work, "
             f"{result.n_pairs} of {n_wanted} pairs of runs were undisturbed."
         )
+    if result.ratio is None or result.low is None or result.high is None:
+        return f"{one} is not distinguishable from {other}: {result.n_pairs} pairs of runs are too few to tell."
     interval = f"{result.low:.2f} to {result.high:.2f} times its speed, {result.n_pairs} pairs"
     if result.word == "not_distinguishable":
         return f"{one} is not distinguishable from {other} ({interval})."

@@ -13,7 +13,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from statistics import median
+from statistics import NormalDist, median
 from typing import Literal
 
 Word = Literal["faster", "slower", "not_distinguishable", "machine_busy"]
@@ -23,8 +23,8 @@ ALPHA = 0.05
 MIN_EFFECT = 0.03
 """Differences below this are not called one, however often repeated.
 
-Two loads of the same file lie at different addresses and so differ in speed for as long as they live, which no
-repetition within them averages out: docs/decisions/tuning.md has the figures.
+A margin that was chosen, not derived: a setup is loaded once, and whatever sets two loads of the same file apart no
+repetition within them averages out. See docs/decisions/bench.md.
 """
 _EXACT_UP_TO = 60
 
@@ -47,7 +47,7 @@ class Comparison:
 
     word: Word
     ratio: float | None
-    """Speed of the one through speed of the other; None when it is not to be believed."""
+    """Speed of the one through speed of the other; None when it is not to be believed: too few pairs, or none."""
     low: float | None
     """Lower end of the interval of `ratio` that holds with 1 - ALPHA."""
     high: float | None
@@ -73,7 +73,7 @@ def signed_rank_p(differences: Sequence[float]) -> float:
     extreme = min(positive, total - positive)
     if len(values) > _EXACT_UP_TO:
         variance = sum(rank * rank for rank in ranks2) / 4
-        z = (abs(positive - total / 2) - 0.5) / math.sqrt(variance)
+        z = (abs(positive - total / 2) - 1) / math.sqrt(variance)  # half a step, of ranks that are doubled
         return min(1.0, math.erfc(max(0.0, z) / math.sqrt(2)))
     ways = [1] + [0] * total  # sign patterns by the sum of the positive ranks
     for rank in ranks2:
@@ -111,8 +111,9 @@ def hodges_lehmann(differences: Sequence[float], alpha: float = ALPHA) -> tuple[
 def _critical(n: int, alpha: float) -> int:
     """How many of the sorted pairwise means lie outside the interval at each end, for n pairs without ties."""
     if n > _EXACT_UP_TO:
-        spread_of = math.sqrt(n * (n + 1) * (2 * n + 1) / 24)
-        return max(0, int(n * (n + 1) / 4 - 1.96 * spread_of))
+        sigma = math.sqrt(n * (n + 1) * (2 * n + 1) / 24)
+        z = NormalDist().inv_cdf(1 - alpha / 2)
+        return max(0, math.ceil(n * (n + 1) / 4 - z * sigma - 0.5) - 1)
     total = n * (n + 1) // 2
     ways = [1] + [0] * total
     for rank in range(1, n + 1):
@@ -122,7 +123,7 @@ def _critical(n: int, alpha: float) -> int:
     for cut in range(total // 2 + 1):
         seen += ways[cut]
         if seen > limit:
-            return cut
+            return max(0, cut - 1)
     return 0
 
 
@@ -131,13 +132,16 @@ def compare(
 ) -> Comparison:
     """Compare speeds pair by pair, each value above 0; `n_tests` comparisons share one error rate (Bonferroni).
 
-    "faster" and "slower" need both: a p below ALPHA / n_tests and an effect of at least `min_effect`.
+    "faster" and "slower" need both: a p below ALPHA / n_tests and an effect of at least `min_effect`. With fewer than
+    `least_pairs` pairs there is no ratio either: no interval of that confidence exists.
     """
     if not ours:
         return Comparison("machine_busy", None, None, None, None, 0)
     logs = [math.log(one / other) for one, other in zip(ours, theirs, strict=True)]
     middle, low, high = hodges_lehmann(logs, ALPHA / n_tests)
     p = min(1.0, signed_rank_p(logs) * n_tests)
+    if len(logs) < least_pairs(n_tests):
+        return Comparison("not_distinguishable", None, None, None, p, len(logs))
     word: Word = "not_distinguishable"
     if p < ALPHA and abs(middle) >= math.log1p(min_effect):
         word = "faster" if middle > 0 else "slower"

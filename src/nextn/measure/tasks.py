@@ -1,4 +1,4 @@
-"""The tasks of bench and tune, and the prompts that are shipped for them."""
+"""The tasks of bench, and the prompts that are shipped for them."""
 
 from __future__ import annotations
 
