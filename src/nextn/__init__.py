@@ -13,6 +13,7 @@ __version__ = "0.1.0"
 
 if TYPE_CHECKING:
     from .api import CheckpointInspection, DonorInfo, Inspection, Result, attach, detach, extract, inspect
+    from .measure.bench import BenchReport, bench
     from .measure.verify import Verdict, verify
     from .memory.verb import MemoryPlan, plan
     from .publish.api import PackResult, PullResult, pack, pull
@@ -21,11 +22,13 @@ _HOMES = {
     **dict.fromkeys(
         ("CheckpointInspection", "DonorInfo", "Inspection", "Result", "attach", "detach", "extract", "inspect"), "api"
     ),
+    **dict.fromkeys(("BenchReport", "bench"), "measure.bench"),
     **dict.fromkeys(("Verdict", "verify"), "measure.verify"),
     **dict.fromkeys(("MemoryPlan", "plan"), "memory.verb"),
     **dict.fromkeys(("PackResult", "PullResult", "pack", "pull"), "publish.api"),
 }
 __all__ = [
+    "BenchReport",
     "CheckpointInspection",
     "DonorInfo",
     "Inspection",
@@ -36,6 +39,7 @@ __all__ = [
     "Verdict",
     "__version__",
     "attach",
+    "bench",
     "detach",
     "extract",
     "inspect",

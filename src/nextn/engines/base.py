@@ -90,6 +90,10 @@ class Running(Protocol):
         """What the engine allocated by device; empty where its log does not say."""
 
     @property
+    def session(self) -> int:
+        """The number of the session that holds the engine's processes and nothing else."""
+
+    @property
     def alive(self) -> bool:
         """Whether the engine still runs."""
 

@@ -83,6 +83,11 @@ class RunningServer:
         )
 
     @property
+    def session(self) -> int:
+        """See `Running.session`."""
+        return self._process.pid
+
+    @property
     def alive(self) -> bool:
         """See `Running.alive`."""
         return not self._stopped and self._process.ended() is None

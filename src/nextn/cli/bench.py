@@ -1,0 +1,136 @@
+"""`nextn bench`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import click
+
+from ..errors import EXIT_VERIFY_CANNOT_TELL, OutputExists, UsageError
+
+
+def numbers(text: str, option: str) -> tuple[float, ...]:
+    """Numbers separated by commas. Raises UsageError."""
+    try:
+        return tuple(float(part) for part in text.split(",") if part.strip())
+    except ValueError:
+        raise UsageError(f"{option} takes numbers separated by commas, such as 1,2,3, and '{text}' is not.") from None
+
+
+def whole_numbers(text: str, option: str) -> tuple[int, ...]:
+    """Whole numbers separated by commas. Raises UsageError."""
+    found = numbers(text, option)
+    if any(value != int(value) for value in found):
+        raise UsageError(f"{option} takes whole numbers separated by commas, such as 1,2,3, and '{text}' is not.")
+    return tuple(int(value) for value in found)
+
+
+def names(text: str) -> tuple[str, ...]:
+    """Names separated by commas."""
+    return tuple(part.strip() for part in text.split(",") if part.strip())
+
+
+@click.command(short_help="tokens per second with and without MTP, and whether it pays")
+@click.argument("model")
+@click.argument("engine_args", nargs=-1, type=click.UNPROCESSED)
+@click.option("--sidecar", metavar="FILE", help="The sidecar that belongs to MODEL. Default: the only one beside it.")
+@click.option("--against", metavar="OTHER", help="Another model, timed in the same passes.")
+@click.option("--against-sidecar", metavar="FILE", help="The sidecar that belongs to OTHER.")
+@click.option("--n-max", metavar="N,...", help="Most tokens drafted at a time. Default: 1,2,3; with --types 2.")
+@click.option("--p-min", type=click.FloatRange(0, 1, max_open=True), default=0.0, show_default=True,
+              help="The least draft probability at which drafting goes on.")  # fmt: skip
+@click.option("--types", metavar="T,...", help="Compare the block in these types, such as q8_0,q4_0.")
+@click.option("--from", "donor", metavar="DONOR", help="Where --types takes the block from. Default: MODEL itself.")
+@click.option("--embd-type", metavar="TYPE", default="q4_0", show_default=True,
+              help="With --types: embeddings and head of the temporary sidecars.")  # fmt: skip
+@click.option("--tasks", metavar="T,...", help="Which shipped prompts: code, extract, story. Default: all.")
+@click.option("--prompts", metavar="FILE", help="Prompts of your own instead, separated by lines that hold only ---.")
+@click.option("--repeats", type=click.IntRange(1), help="Interleaved passes. Default: 3, or what the test needs.")
+@click.option("--n-predict", type=click.IntRange(8), default=96, show_default=True, help="Tokens of each answer.")
+@click.option("--sampled", is_flag=True, help="Sample at temperature 0.8 instead of greedily.")
+@click.option("--temperature", type=click.FloatRange(min=0), help="Sample at this temperature; 0 is greedy.")
+@click.option("--threads", type=click.IntRange(1), help="CPU threads. Default: the engine's.")
+@click.option("--ctx", "n_ctx", type=click.IntRange(64), help="Context size in tokens. Default: what the prompts need.")
+@click.option("--patience", type=click.FloatRange(min=0), default=120.0, show_default=True, metavar="SECONDS",
+              help="What disturbed runs and waiting for a quiet machine may cost in all.")  # fmt: skip
+@click.option("--one-at-a-time", is_flag=True, help="Never keep two models loaded.")
+@click.option("--llama-server", metavar="PATH", help="Use this llama-server instead of the xllamacpp wheel.")
+@click.option("--csv", "csv_path", metavar="FILE", help="Also write the figures as CSV, one row a setup or type.")
+@click.option("--json", "as_json", is_flag=True, help="Print JSON on standard output, raw runs included.")
+@click.option("-q", "--quiet", is_flag=True, help="Print only the verdict.")
+def command(
+    model: str,
+    engine_args: tuple[str, ...],
+    sidecar: str | None,
+    against: str | None,
+    against_sidecar: str | None,
+    n_max: str | None,
+    p_min: float,
+    types: str | None,
+    donor: str | None,
+    embd_type: str,
+    tasks: str | None,
+    prompts: str | None,
+    repeats: int | None,
+    n_predict: int,
+    sampled: bool,
+    temperature: float | None,
+    threads: int | None,
+    n_ctx: int | None,
+    patience: float,
+    one_at_a_time: bool,
+    llama_server: str | None,
+    csv_path: str | None,
+    as_json: bool,
+    quiet: bool,
+) -> None:
+    """Time MODEL with and without MTP: speed, acceptance by position, prompt speed, memory, and a verdict.
+
+    Setups take turns, prompt by prompt. Runs that other work on the machine disturbed are recognised, repeated and
+    never averaged in; on a machine that does not get quiet there is no figure, and the exit code is 4. Arguments
+    after -- go to the engine.
+    """
+    from ..destinations.text import write_new
+    from ..measure.bench import SAMPLED_TEMPERATURE, bench
+    from ..report.bench import show
+    from ..report.progress import step_progress
+    from ..report.text import put_json
+
+    if csv_path is not None and Path(csv_path).exists():
+        raise OutputExists(f"{csv_path}: this file is already there; choose another name for --csv.")
+    if temperature is None:
+        temperature = SAMPLED_TEMPERATURE if sampled else 0.0
+    with step_progress(not quiet) as say:
+        report = bench(
+            model,
+            sidecar=sidecar,
+            against=against,
+            against_sidecar=against_sidecar,
+            n_max=None if n_max is None else whole_numbers(n_max, "--n-max"),
+            p_min=p_min,
+            tasks=None if tasks is None else names(tasks),
+            prompts=prompts,
+            repeats=repeats,
+            n_predict=n_predict,
+            temperature=temperature,
+            threads=threads,
+            types=names(types or ""),
+            donor=donor,
+            embd_type=embd_type,
+            llama_server=llama_server,
+            engine_args=engine_args,
+            n_ctx=n_ctx,
+            patience_s=patience,
+            side_by_side=not one_at_a_time,
+            progress=say,
+        )
+    if csv_path is not None:
+        write_new(Path(csv_path), report.to_csv())
+    if as_json:
+        put_json(report.to_json())
+    elif quiet:
+        click.echo(report.verdict.sentence if report.verdict else "there was nothing to compare")
+    else:
+        show(report)
+    if report.verdict is not None and report.verdict.result.word == "machine_busy":
+        raise click.exceptions.Exit(EXIT_VERIFY_CANNOT_TELL)

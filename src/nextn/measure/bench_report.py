@@ -1,0 +1,291 @@
+"""What bench found: figures of each setup, comparisons, the verdict, as JSON and CSV. Pure."""
+
+from __future__ import annotations
+
+import csv
+import io
+from collections.abc import Iterable, Sequence
+from dataclasses import asdict, dataclass, field
+from statistics import median
+from typing import Any
+
+from .stats import Comparison, Spread, compare, spread
+from .trial import SHORT, Run, Setup
+from .trial_pool import Memory
+
+ALL_TASKS = "all"
+N_POSITIONS = 8
+"""Columns of the CSV for acceptance by position."""
+
+
+@dataclass(frozen=True)
+class Row:
+    """The figures of one setup."""
+
+    setup: Setup
+    decode_tps: Spread | None
+    """Generated tokens per second, all tasks; None: no undisturbed run of some prompt."""
+    by_task: dict[str, Spread | None]
+    prompt_tps: Spread | None
+    acceptance: list[float] | None
+    """Share of verification steps in which the 1st, 2nd, ... drafted token was accepted; None: not known."""
+    acceptance_by_task: dict[str, list[float]]
+    drafted: int
+    accepted: int
+    mean_length: float | None
+    """Tokens a verification step yields, the target's own included; None without drafts."""
+    memory: Memory | None
+    size_bytes: int
+    """Bytes of the files it loads."""
+
+
+@dataclass(frozen=True)
+class Compared:
+    """One setup against another, on one task or all."""
+
+    setup: str
+    base: str
+    task: str
+    result: Comparison
+    sentence: str
+
+
+@dataclass(frozen=True)
+class BenchReport:
+    """Everything that bench found."""
+
+    model: str
+    sidecar: str | None
+    against: str | None
+    engine: dict[str, str]
+    machine: dict[str, Any]
+    settings: dict[str, Any]
+    rows: list[Row]
+    runs: list[Run]
+    comparisons: list[Compared]
+    verdict: Compared | None
+    """The comparison that counts most; None when there was nothing to compare."""
+    notes: list[str] = field(default_factory=list)
+
+    @property
+    def n_disturbed(self) -> int:
+        """Runs that were disturbed and so not used."""
+        return sum(1 for run in self.runs if not run.good)
+
+    def to_json(self) -> dict[str, Any]:
+        """JSON as in the schema of bench."""
+        return {
+            "version": 1,
+            "verb": "bench",
+            "model": self.model,
+            "sidecar": self.sidecar,
+            "against": self.against,
+            "engine": self.engine,
+            "machine": self.machine,
+            "settings": self.settings,
+            "setups": [_row_json(row) for row in self.rows],
+            "comparisons": [_compared_json(one) for one in self.comparisons],
+            "verdict": None if self.verdict is None else _compared_json(self.verdict),
+            "n_disturbed": self.n_disturbed,
+            "notes": list(self.notes),
+            "runs": [run.to_json() for run in self.runs],
+        }
+
+    def to_csv(self) -> str:
+        """One row a setup; with several types of the block one row a type (and n_max), MTP off as a column."""
+        typed = any(row.setup.type for row in self.rows)
+        tasks = list(self.settings["tasks"])
+        out = io.StringIO()
+        writer = csv.writer(out, lineterminator="\n")
+        writer.writerow(
+            [
+                *("model", "sidecar", "engine", "setup", "type", "n_max", "p_min", "temperature"),
+                *("decode_tps", "decode_tps_low", "decode_tps_high", "prompt_tps"),
+                *("ratio", "ratio_low", "ratio_high", "verdict"),
+                *("drafted", "accepted", "mean_length"),
+                *(f"acceptance_{position}" for position in range(1, N_POSITIONS + 1)),
+                *(f"decode_tps_{task}" for task in tasks),
+                *(f"acceptance_{task}" for task in tasks),
+                *("rss_anon_bytes", "rss_file_bytes", "rss_peak_bytes", "size_bytes"),
+            ]
+        )
+        for row in self.rows:
+            if not typed or row.setup.type:
+                writer.writerow(self._csv_row(row, tasks))
+        return out.getvalue()
+
+    def _csv_row(self, row: Row, tasks: Sequence[str]) -> list[Any]:
+        one, all_tps = row.setup, row.decode_tps
+        known = next((c for c in self.comparisons if c.setup == one.id and c.task == ALL_TASKS), None)
+        rates = (row.acceptance or [])[:N_POSITIONS]
+        memory = (row.memory.to_json() if row.memory else {}) or {}
+        return [
+            *(one.model, one.sidecar if one.n_max else None, self.engine["name"]),
+            *(one.id, one.type, one.n_max, one.p_min, self.settings["temperature"]),
+            *((all_tps.median, all_tps.low, all_tps.high) if all_tps else (None, None, None)),
+            row.prompt_tps.median if row.prompt_tps else None,
+            *((known.result.ratio, known.result.low, known.result.high, known.result.word) if known else [None] * 4),
+            *(row.drafted, row.accepted, row.mean_length),
+            *(rates + [None] * (N_POSITIONS - len(rates))),
+            *(tps.median if (tps := row.by_task.get(task)) else None for task in tasks),
+            *(next(iter(row.acceptance_by_task.get(task, [])), None) for task in tasks),
+            *(memory.get(f"rss_{kind}_bytes") for kind in ("anon", "file", "peak")),
+            row.size_bytes,
+        ]
+
+
+def summarize(setup: Setup, runs: Iterable[Run], tasks: Sequence[str], memory: Memory | None, size_bytes: int) -> Row:
+    """The figures of one setup from all runs, of which those of other setups are left out."""
+    own = [run for run in runs if run.setup == setup.id]
+    drafted, accepted, steps = (sum(getattr(run, name) for run in own) for name in ("drafted", "accepted", "steps"))
+    return Row(
+        setup,
+        overall_tps(own),
+        {task: overall_tps([run for run in own if run.task == task]) for task in tasks},
+        spread([run.prompt_tps for run in own if run.good and run.prompt_tps > 0]),
+        acceptance_of(own),
+        {task: rates for task in tasks if (rates := acceptance_of([run for run in own if run.task == task]))},
+        drafted,
+        accepted,
+        round(1 + accepted / steps, 3) if steps else None,
+        memory,
+        size_bytes,
+    )
+
+
+def overall_tps(runs: Sequence[Run]) -> Spread | None:
+    """Tokens per second over all prompts: tokens in all by time in all, each prompt by the median of its good runs.
+
+    Low and high take the slowest and the fastest good run of every prompt; `n` is the least number of good runs of a
+    prompt. None when a prompt has no good run, for then its share of the mix is missing.
+    """
+    cells: dict[tuple[str, str, int], list[Run]] = {}
+    for run in runs:
+        if SHORT not in run.disturbed:
+            cells.setdefault(run.cell, []).append(run)
+    good = [[run for run in cell if run.good] for cell in cells.values()]
+    if not good or not all(good):
+        return None
+    tokens = [median(run.n_tokens for run in cell) for cell in good]
+    rates = [spread([run.decode_tps for run in cell]) for cell in good]
+
+    def overall(name: str) -> float:
+        seconds: float = sum(n / getattr(rate, name) for n, rate in zip(tokens, rates, strict=True))
+        return sum(tokens) / seconds
+
+    return Spread(overall("median"), overall("low"), overall("high"), min(len(cell) for cell in good))
+
+
+def acceptance_of(runs: Sequence[Run]) -> list[float] | None:
+    """Acceptance by position over runs, each weighted by its verification steps.
+
+    Disturbed runs count too: what slows an engine down does not change what it accepts.
+    """
+    sums: list[float] = []
+    steps = 0
+    for run in runs:
+        if run.acceptance is None or not run.steps:
+            continue
+        steps += run.steps
+        sums += [0.0] * (len(run.acceptance) - len(sums))
+        for position, rate in enumerate(run.acceptance):
+            sums[position] += rate * run.steps
+    return [round(total / steps, 4) for total in sums] if steps else None
+
+
+def compare_setups(
+    setup: Setup, base: Setup, runs: Sequence[Run], task: str, *, n_tests: int, words: tuple[str, str]
+) -> Compared:
+    """`setup` against `base` on `task`, by pairs of undisturbed runs of the same prompt in the same pass.
+
+    `words`: what the sentence calls the two. When disturbances left fewer than half of the pairs, there is no figure.
+    """
+    pairs, n_wanted = _pairs(setup.id, base.id, runs, task)
+    if 2 * len(pairs) < n_wanted or not pairs:
+        result = Comparison("machine_busy", None, None, None, None, len(pairs))
+    else:
+        result = compare([one for one, _ in pairs], [other for _, other in pairs], n_tests=n_tests)
+    return Compared(setup.id, base.id, task, result, sentence(result, *words, n_wanted))
+
+
+def _pairs(setup: str, base: str, runs: Sequence[Run], task: str) -> tuple[list[tuple[float, float]], int]:
+    """Speeds of both in the same prompt and pass, and how many such pairs were asked for."""
+    speeds: dict[str, dict[tuple[str, int, int], float]] = {setup: {}, base: {}}
+    asked: set[tuple[str, int, int]] = set()
+    for run in runs:
+        if run.setup not in speeds or task not in (ALL_TASKS, run.task):
+            continue
+        place = (run.task, run.prompt, run.pass_no)
+        if SHORT not in run.disturbed:
+            asked.add(place)
+        if run.good:
+            speeds[run.setup][place] = run.decode_tps
+    shared = sorted(speeds[setup].keys() & speeds[base].keys())
+    return [(speeds[setup][place], speeds[base][place]) for place in shared], len(asked)
+
+
+def sentence(result: Comparison, one: str, other: str, n_wanted: int) -> str:
+    """The comparison in one sentence."""
+    if result.word == "machine_busy":
+        if n_wanted == 0:
+            return f"{one} cannot be compared with {other}: no prompt gave an answer long enough to be timed."
+        return (
+            f"{one} cannot be compared with {other}: the machine was too busy with other work, "
+            f"{result.n_pairs} of {n_wanted} pairs of runs were undisturbed."
+        )
+    if result.ratio is None or result.low is None or result.high is None:
+        return f"{one} is not distinguishable from {other}: {result.n_pairs} pairs of runs are too few to tell."
+    interval = f"{result.low:.2f} to {result.high:.2f} times its speed, {result.n_pairs} pairs"
+    if result.word == "not_distinguishable":
+        return f"{one} is not distinguishable from {other} ({interval})."
+    size = f"{result.ratio:.2f} times as fast" if result.word == "faster" else f"only {result.ratio:.2f} times as fast"
+    return f"{one} is {result.word} than {other}: {size} ({interval})."
+
+
+def _spread_json(value: Spread | None) -> dict[str, Any] | None:
+    if value is None:
+        return None
+    return {k: round(v, 3) if isinstance(v, float) else v for k, v in asdict(value).items()}
+
+
+def _row_json(row: Row) -> dict[str, Any]:
+    one = row.setup
+    return {
+        "id": one.id,
+        "model": str(one.model),
+        "sidecar": str(one.sidecar) if one.sidecar is not None and one.n_max else None,
+        "n_max": one.n_max,
+        "p_min": one.p_min,
+        "threads": one.threads,
+        "type": one.type,
+        "decode_tps": _spread_json(row.decode_tps),
+        "decode_tps_by_task": {task: _spread_json(value) for task, value in row.by_task.items()},
+        "prompt_tps": _spread_json(row.prompt_tps),
+        "acceptance": row.acceptance,
+        "acceptance_by_task": row.acceptance_by_task,
+        "drafted": row.drafted,
+        "accepted": row.accepted,
+        "mean_length": row.mean_length,
+        "memory": row.memory.to_json() if row.memory else None,
+        "size_bytes": row.size_bytes,
+    }
+
+
+def _compared_json(one: Compared) -> dict[str, Any]:
+    result = one.result
+    return {
+        "setup": one.setup,
+        "base": one.base,
+        "task": one.task,
+        "word": result.word,
+        "ratio": _round(result.ratio),
+        "ratio_low": _round(result.low),
+        "ratio_high": _round(result.high),
+        "p": _round(result.p, 6),
+        "n_pairs": result.n_pairs,
+        "sentence": one.sentence,
+    }
+
+
+def _round(value: float | None, digits: int = 4) -> float | None:
+    return None if value is None else round(value, digits)

@@ -1,0 +1,70 @@
+"""Repeating disturbed runs, within bounds: a machine that never gets quiet must not hold a command for ever."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+
+from .trial import Ask, Run, Setup, allowed_others, timed_run
+from .trial_pool import Pool
+from .trial_watch import busy_cpus, n_cpus
+
+DEFAULT_S = 120.0
+"""Seconds that disturbances may cost in all: disturbed runs, and waiting for a quiet machine."""
+ATTEMPTS = 4
+"""How often one run is tried."""
+_LONGEST_WAIT_S = 10.0
+
+Say = Callable[[str], None]
+
+
+@dataclass
+class Patience:
+    """Runs setups of a pool, and repeats what was disturbed until the patience is used up."""
+
+    pool: Pool
+    budget_s: float = DEFAULT_S
+    say: Say = lambda text: None
+    time_run: Callable[..., Run] = timed_run
+    busy: Callable[[], float] = busy_cpus
+    clock: Callable[[], float] = time.monotonic
+    runs: list[Run] = field(default_factory=list)
+    """Every run in the order it was made, disturbed ones included."""
+    spent_s: float = 0.0
+
+    @property
+    def used_up(self) -> bool:
+        """Whether disturbed runs are no longer repeated."""
+        return self.spent_s >= self.budget_s
+
+    def run(self, setup: Setup, ask: Ask, pass_no: int = 0) -> Run:
+        """Time one setup on one prompt until a run is undisturbed, and return the last one."""
+        attempt = sum(1 for run in self.runs if (run.cell, run.pass_no) == (_cell(setup, ask), pass_no))
+        last = attempt + ATTEMPTS
+        while True:
+            running = self.pool.get(setup)
+            start = self.clock()
+            run = self.time_run(running, setup, ask, pass_no, attempt)
+            self.pool.note_memory(setup)
+            self.runs.append(run)
+            attempt += 1
+            if not run.disturbed:
+                return run
+            self.spent_s += self.clock() - start
+            if attempt >= last or self.used_up:
+                return run
+            self._wait_quiet(setup)
+
+    def _wait_quiet(self, setup: Setup) -> None:
+        cpus = n_cpus()
+        allowed = allowed_others(setup.threads or cpus, cpus) + 0.1  # a short look is not exact
+        start = self.clock()
+        limit = min(_LONGEST_WAIT_S, self.budget_s - self.spent_s)
+        while self.busy() > allowed and self.clock() - start < limit:
+            self.say("waiting: other processes are using the CPU")
+        self.spent_s += self.clock() - start
+
+
+def _cell(setup: Setup, ask: Ask) -> tuple[str, str, int]:
+    return setup.id, ask.task, ask.prompt_index

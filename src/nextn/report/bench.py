@@ -1,0 +1,66 @@
+"""The figures of bench, for people."""
+
+from __future__ import annotations
+
+import sys
+from typing import TYPE_CHECKING
+
+from .text import size
+
+if TYPE_CHECKING:
+    from ..measure.bench_report import BenchReport, Row
+
+
+def show(report: BenchReport) -> None:
+    """One row a setup, the comparisons by task, and the verdict."""
+    from rich.console import Console
+    from rich.table import Table
+
+    console = Console(file=sys.stdout, width=None if sys.stdout.isatty() else 120)
+
+    def line(text: str) -> None:
+        console.print(text, highlight=False, markup=False, soft_wrap=True)
+
+    settings, machine = report.settings, report.machine
+    line(f"engine: {report.engine['name']} {report.engine['version']}")
+    line(f"machine: {machine['n_cpus']} CPUs, {machine['cpu']}, {machine['system']}")
+    how = "greedy" if settings["temperature"] == 0 else f"sampled at temperature {settings['temperature']:g}"
+    line(
+        f"{settings['repeats']} interleaved passes of {sum(settings['tasks'].values())} prompts, up to "
+        f"{settings['n_predict']} tokens, {how}, loaded {settings['loads']}"
+    )
+    tasks = list(settings["tasks"])
+    table = Table()
+    titles = ["setup", "tokens/s", "low to high", *(tasks if len(tasks) > 1 else []), "accepted by position"]
+    for title in [*titles, "tokens a step", "prompt t/s", "memory"]:
+        table.add_column(title, justify="left" if title in ("setup", "accepted by position") else "right")
+    for row in report.rows:
+        table.add_row(*_cells(row, tasks))
+    console.print(table)
+    if report.n_disturbed:
+        line(f"{report.n_disturbed} of {len(report.runs)} runs were disturbed or too short and are not used")
+    for note in report.notes:
+        line(f"note: {note}")
+    verdict = report.verdict
+    if verdict is None:
+        line("verdict: there was nothing to compare.")
+        return
+    for one in report.comparisons:
+        if (one.setup, one.base) == (verdict.setup, verdict.base) and one.task != verdict.task:
+            line(f"{one.task}: {one.sentence}")
+    line(f"verdict: {verdict.sentence}")
+
+
+def _cells(row: Row, tasks: list[str]) -> list[str]:
+    tps, seen = row.decode_tps, row.memory.resident if row.memory else None
+    by_task = [f"{value.median:,.1f}" if (value := row.by_task.get(task)) else "-" for task in tasks]
+    return [
+        row.setup.id,
+        f"{tps.median:,.1f}" if tps else "-",
+        f"{tps.low:,.1f} to {tps.high:,.1f}" if tps else "-",
+        *(by_task if len(tasks) > 1 else []),
+        " ".join(f"{100 * rate:.0f}%" for rate in row.acceptance) if row.acceptance else "-",
+        f"{row.mean_length:.2f}" if row.mean_length else "-",
+        f"{row.prompt_tps.median:,.0f}" if row.prompt_tps else "-",
+        size(seen.peak_bytes) if seen else "-",
+    ]
