@@ -301,7 +301,7 @@ def test_engines_of_families(tmp_path: Path) -> None:
 
 
 def test_an_architecture_that_uses_the_key_for_something_else(tmp_path: Path) -> None:
-    found = look(tmp_path, arch_kvs(2, 1, arch="granite-switch"), TRUNK)
+    found = look(tmp_path, arch_kvs(2, 1, arch="graniteswitch"), TRUNK)
     assert (found.shape, found.n_layer_trunk, found.problems) == ("trunk-only", 2, ())
 
 

@@ -13,7 +13,7 @@ import pytest
 from conftest import CHECKPOINT, Q4, need
 from nextn.cli import main
 from nextn.errors import FormatError
-from nextn.report.page import page
+from nextn.report.page import contexts, page
 from nextn.report.results import Section, Table, read_result
 
 EVIL = "<script>alert(1)</script>\"'&"
@@ -80,3 +80,57 @@ def test_a_browser_draws_it(tmp_path: Path) -> None:
     )  # fmt: skip
     assert "2,048 tokens" in done.stdout and "2.05 MB" in done.stdout  # 1,000,000 + 512 * 2048 + 4000 + 2048
     assert "CONSOLE" not in done.stderr, done.stderr
+
+
+def test_the_slider_by_keyboard_and_on_a_phone(tmp_path: Path) -> None:
+    need("chromium", shutil.which("chromium") is not None and shutil.which("chromedriver") is not None)
+    from selenium import webdriver
+    from selenium.webdriver.chrome.service import Service
+    from selenium.webdriver.common.by import By
+    from selenium.webdriver.common.keys import Keys
+
+    (tmp_path / "page.html").write_bytes(page(sections()))
+    options = webdriver.ChromeOptions()
+    options.binary_location = str(shutil.which("chromium"))
+    for flag in ("headless", "no-sandbox", "disable-gpu", "disable-quic", "no-first-run", "window-size=800,900"):
+        options.add_argument(f"--{flag}")
+    options.add_argument(f"--user-data-dir={tmp_path / 'profile'}")
+    options.set_capability("goog:loggingPrefs", {"browser": "ALL"})
+    driver = webdriver.Chrome(options=options, service=Service(shutil.which("chromedriver")))
+    try:
+        driver.get((tmp_path / "page.html").as_uri())
+        slider = driver.find_element(By.CSS_SELECTOR, "input[type=range]")
+        said, table = driver.find_element(By.TAG_NAME, "output"), driver.find_element(By.CSS_SELECTOR, "tbody")
+        seen = {}
+        slider.send_keys(Keys.HOME)
+        for _ in contexts(2048, 4096):
+            seen[said.text] = table.text.split()[-2:]
+            slider.send_keys(Keys.ARROW_RIGHT)
+        totals = {n: 1_000_000 + 512 * n + 4000 + n for n in (512, 1024, 2048, 4096)}
+        assert list(seen) == [f"{n:,} tokens" for n in totals]
+        assert [float(number) for number, _ in seen.values()] == [float(f"{n / 1e6:.3g}") for n in totals.values()]
+        driver.find_element(By.ID, "theme").click()
+        assert driver.find_element(By.TAG_NAME, "html").get_attribute("data-theme") in ("dark", "light")
+        driver.execute_cdp_cmd(
+            "Emulation.setDeviceMetricsOverride", {"width": 360, "height": 740, "deviceScaleFactor": 2, "mobile": True}
+        )
+        driver.refresh()
+        assert driver.execute_script("return document.documentElement.scrollWidth") <= 360
+        assert driver.execute_script("return performance.getEntriesByType('resource').length") == 0
+        assert driver.get_log("browser") == []
+    finally:
+        driver.quit()
+
+
+def test_where_the_slider_stops() -> None:
+    assert contexts(2048, 4096) == [512, 1024, 2048, 4096]
+    assert contexts(3000, 40960) == [512, 1024, 2048, 3000, 4096, 8192, 16384, 32768, 40960]
+    assert contexts(100, 0)[0] == 100 and contexts(100, 0)[-1] == 131072
+
+
+def test_bench_keeps_what_was_not_used() -> None:
+    found = read_result(Path(__file__).parent / "data" / "samples" / "bench.json")
+    data = json.loads((Path(__file__).parent / "data" / "samples" / "bench.json").read_text())
+    assert any(f"{data['n_disturbed']} of {len(data['runs'])} runs" in line for line in found.summary)
+    assert len(found.tables[1].rows) == len(data["comparisons"])
+    assert {plot["kind"] for plot in found.plots} == {"speed", "acceptance"}

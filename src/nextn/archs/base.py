@@ -114,7 +114,7 @@ LOADS_ONLY = {
     "dots3note": "dots3.note",
 }
 # Architectures that use the key for something else.
-OTHER_USE = {"granite-switch": "a router layer"}
+OTHER_USE = dict.fromkeys(("graniteswitch", "granite-switch"), "a router layer")  # llama.cpp spells it as one word
 
 
 def dimensions(arch_value: Any, n_vocab: int | None) -> dict[str, int]:

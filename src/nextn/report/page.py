@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-import math
+import re
 from base64 import b64encode
 from collections.abc import Sequence
 from hashlib import sha256
@@ -22,12 +22,24 @@ _WORDS = {
 }
 
 
+_PARTS = ("setup", "weights and fixed buffers", "KV cache", "recurrent", "compute", "total")
+# A figure, with or without a unit: such cells are set flush right.
+_FIGURE = re.compile(r"[-+]?[\d][\d.,]*( ?(%|[KMGT]?B|m?s|t/s|x))?")
+
+
+def contexts(n_ctx: int, n_ctx_train: int) -> list[int]:
+    """The context lengths, in tokens, at which the slider stops: powers of two, the plan's own and the model's."""
+    most = max(n_ctx_train or 131072, n_ctx, 512)
+    stops = {512 << i for i in range(most.bit_length()) if 512 << i <= most}
+    return sorted(stops | {most, n_ctx} | ({n_ctx_train} if n_ctx_train else set()))
+
+
 def page(sections: Sequence[Section]) -> bytes:
     """The page as UTF-8; every string of a result is escaped."""
     scripts = [(_DATA / name).read_text(encoding="utf-8") for name in ("chart.umd.min.js", "page.js")]
     style = (_DATA / "page.css").read_text(encoding="utf-8")
     # "<" cannot stand in a script element, whatever a model's name holds.
-    data = json.dumps([list(section.plots) for section in sections]).replace("<", "\\u003c")
+    data = json.dumps([[_with_stops(plot) for plot in section.plots] for section in sections]).replace("<", "\\u003c")
     allowed = " ".join(_hash(script) for script in scripts)
     policy = f"default-src 'none'; script-src {allowed}; style-src {_hash(style)}; base-uri 'none'; form-action 'none'"
     body = "".join(_section(i, section) for i, section in enumerate(sections))
@@ -48,6 +60,12 @@ def _hash(text: str) -> str:
     return f"'sha256-{b64encode(sha256(text.encode()).digest()).decode()}'"
 
 
+def _with_stops(plot: dict[str, Any]) -> dict[str, Any]:
+    if plot["kind"] != "memory":
+        return plot
+    return {**plot, "contexts": contexts(int(plot["n_ctx"]), int(plot["n_ctx_train"] or 0))}
+
+
 def _section(index: int, section: Section) -> str:
     plots = "".join(_plot(f"plot-{index}-{i}", plot) for i, plot in enumerate(section.plots))
     commands = "".join(
@@ -63,14 +81,15 @@ def _section(index: int, section: Section) -> str:
 def _plot(name: str, plot: dict[str, Any]) -> str:
     slider = ""
     if plot["kind"] == "memory":
-        most = max(int(plot["n_ctx_train"]) or 131072, int(plot["n_ctx"]), 512)
+        stops = contexts(int(plot["n_ctx"]), int(plot["n_ctx_train"] or 0))
         slider = (
             f'<label for="{name}-ctx">Context length</label> <output for="{name}-ctx"></output>'
-            f'<input id="{name}-ctx" type="range" min="9" max="{max(10, math.ceil(math.log2(most)))}" step="0.25" '
-            f'value="{math.log2(max(1, int(plot["n_ctx"]))):.4f}">'
-            '<div class="scroll" tabindex="0"><table><caption>Memory at this context length</caption><thead><tr>'
-            + "".join(f'<th scope="col">{x}</th>' for x in ("setup", "weights", "KV cache", "recurrent", "compute"))
-            + '<th scope="col">total</th></tr></thead><tbody></tbody></table></div>'
+            f'<input id="{name}-ctx" type="range" min="0" max="{len(stops) - 1}" step="1" '
+            f'value="{stops.index(int(plot["n_ctx"]))}">'
+            '<div class="scroll" tabindex="0" role="region" aria-label="Memory at this context length"><table>'
+            "<caption>Memory at this context length</caption><thead><tr>"
+            + "".join(f'<th scope="col">{x}</th>' for x in _PARTS)
+            + '</tr></thead><tbody></tbody></table></div>'
         )
     return (
         f'<div id="{name}">{slider}<div class="plot"><canvas role="img" aria-label="{_WORDS[plot["kind"]]}"></canvas>'
@@ -81,10 +100,15 @@ def _plot(name: str, plot: dict[str, Any]) -> str:
 def _table(table: Table) -> str:
     head = "".join(f'<th scope="col">{escape(cell)}</th>' for cell in table.head)
     rows = "".join(
-        f'<tr><th scope="row">{escape(row[0])}</th>' + "".join(f"<td>{escape(cell)}</td>" for cell in row[1:]) + "</tr>"
+        f'<tr><th scope="row">{escape(row[0])}</th>' + "".join(map(_cell, row[1:])) + "</tr>"
         for row in table.rows
     )
     return (
-        f'<div class="scroll" tabindex="0"><table><caption>{escape(table.caption)}</caption>'
-        f"<thead><tr>{head}</tr></thead><tbody>{rows}</tbody></table></div>"
+        f'<div class="scroll" tabindex="0" role="region" aria-label="{escape(table.caption)}">'
+        f"<table><caption>{escape(table.caption)}</caption><thead><tr>{head}</tr></thead><tbody>{rows}</tbody></table></div>"
     )
+
+
+def _cell(text: str) -> str:
+    figure = ' class="number"' if _FIGURE.fullmatch(text) else ""
+    return f"<td{figure}>{escape(text)}</td>"

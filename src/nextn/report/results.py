@@ -173,20 +173,43 @@ def _spread(value: dict[str, Any] | None) -> str:
 
 
 def _bench(data: dict[str, Any]) -> Section:
-    rows = tuple((str(x["id"]), _spread(x["decode_tps"]), _spread(x["prompt_tps"])) for x in data["setups"])
-    by = {str(x["id"]): x["acceptance"] for x in data["setups"] if x["acceptance"]}
-    speeds = [
-        {"name": str(x["id"]), **{k: x["decode_tps"].get(k) for k in ("median", "low", "high")}}
-        for x in data["setups"]
-        if x["decode_tps"]
-    ]
+    timed = [one for one in data["setups"] if one["decode_tps"] is not None]
+    bars = [{"name": one["id"], **{key: one["decode_tps"][key] for key in ("median", "low", "high")}} for one in timed]
+    series = {one["id"]: one["acceptance"] for one in data["setups"] if one["acceptance"]}
+    plots: list[dict[str, Any]] = []
+    if bars:
+        plots.append({"kind": "speed", "bars": bars})
+    if series:
+        plots.append({"kind": "acceptance", "series": series})
     verdict = data["verdict"]
-    tables = [Table("Tokens per second: median (spread)", ("setup", "decoding", "prompt"), rows)]
-    tables += [_acceptance_table(by)] if by else []
-    plots: list[dict[str, Any]] = [{"kind": "speed", "bars": speeds}]
-    plots += [{"kind": "acceptance", "series": by}] if by else []
-    said = () if verdict is None else (str(verdict["sentence"]),)
-    return Section(f"Speed: {_name(data['model'])}", (*said, *map(str, data["notes"])), tuple(tables), tuple(plots))
+    n_runs = len(data["runs"])
+    said = [verdict["sentence"] if verdict else "There was nothing to compare."]
+    said.append(f"{data['n_disturbed']} of {n_runs} runs were disturbed or too short and are not used.")
+    said += [note for note in data["notes"] if note not in said]
+    tasks = sorted({task for one in data["setups"] for task in one["decode_tps_by_task"]})
+    rows = tuple(
+        (
+            one["id"],
+            *map(_spread, (one["decode_tps"], *(one["decode_tps_by_task"].get(task) for task in tasks))),
+            " ".join(f"{share:.0%}" for share in one["acceptance"] or ()) or "-",
+            "-" if one["mean_length"] is None else f"{one['mean_length']:.2f}",
+        )
+        for one in data["setups"]
+    )
+    head = ("setup", "tokens/s (low to high)", *tasks, "accepted by position", "tokens a step")
+    compared = tuple(
+        (one["setup"], one["base"], one["task"], one["word"].replace("_", " "), _ratio(one), str(one["n_pairs"]))
+        for one in data["comparisons"]
+    )
+    tables = [Table("Speed and acceptance", head, rows)]
+    if compared:
+        columns = ("setup", "against", "task", "verdict", "times as fast (low to high)", "pairs")
+        tables.append(Table("Comparisons", columns, compared))
+    return Section(f"Speed: {_name(data['model'])}", tuple(said), tuple(tables), tuple(plots))
+
+
+def _ratio(one: dict[str, Any]) -> str:
+    return "-" if one["ratio"] is None else f"{one['ratio']:.2f} ({one['ratio_low']:.2f} to {one['ratio_high']:.2f})"
 
 
 def _tune(data: dict[str, Any]) -> Section:

@@ -2,7 +2,7 @@
 (() => {
   const root = document.documentElement;
   const sections = JSON.parse(document.getElementById("results").textContent);
-  const PARTS = ["weights", "KV cache", "recurrent", "compute"];
+  const PARTS = ["weights and fixed buffers", "KV cache", "recurrent", "compute"];
   const COLORS = ["#0072b2", "#e69f00", "#009e73", "#cc79a7", "#56b4e9", "#d55e00"];
   const KINDS = { linked: "#009e73", copied: "#56b4e9", block: "#e69f00", new: "#cc79a7" };
   const charts = [];
@@ -56,8 +56,9 @@
         datasets: PARTS.map((label, i) => ({ label, backgroundColor: COLORS[i], data: [] })),
       }, { indexAxis: "y", scales: { x: axis("memory", size), y: { stacked: true } } });
       const update = () => {
-        const nCtx = 2 ** Number(slider.value);
-        out.textContent = `${nCtx.toLocaleString("en")} tokens`;
+        const wanted = plot.contexts[Number(slider.value)];
+        const nCtx = 256 * Math.ceil(wanted / 256); // as engines round it
+        out.textContent = `${wanted.toLocaleString("en")} tokens`;
         slider.setAttribute("aria-valuetext", out.textContent);
         body.replaceChildren();
         plot.setups.forEach((one, s) => {
@@ -68,6 +69,7 @@
             const cell = document.createElement(i ? "td" : "th");
             if (!i) cell.scope = "row";
             cell.textContent = text;
+            if (i) cell.className = "number";
             row.append(cell);
           });
         });
