@@ -7,22 +7,7 @@ from pathlib import Path
 import click
 
 from ..errors import EXIT_VERIFY_CANNOT_TELL, OutputExists, UsageError
-
-
-def numbers(text: str, option: str) -> tuple[float, ...]:
-    """Numbers separated by commas. Raises UsageError."""
-    try:
-        return tuple(float(part) for part in text.split(",") if part.strip())
-    except ValueError:
-        raise UsageError(f"{option} takes numbers separated by commas, such as 1,2,3, and '{text}' is not.") from None
-
-
-def whole_numbers(text: str, option: str) -> tuple[int, ...]:
-    """Whole numbers separated by commas. Raises UsageError."""
-    found = numbers(text, option)
-    if any(value != int(value) for value in found):
-        raise UsageError(f"{option} takes whole numbers separated by commas, such as 1,2,3, and '{text}' is not.")
-    return tuple(int(value) for value in found)
+from .common import context_option, sidecar_option, threads_option
 
 
 def names(text: str) -> tuple[str, ...]:
@@ -30,10 +15,20 @@ def names(text: str) -> tuple[str, ...]:
     return tuple(part.strip() for part in text.split(",") if part.strip())
 
 
+def whole_numbers(text: str, option: str) -> tuple[int, ...]:
+    """Whole numbers separated by commas. Raises UsageError."""
+    try:
+        return tuple(map(int, names(text)))
+    except ValueError:
+        raise UsageError(
+            f"{option} takes whole numbers separated by commas, such as 1,2,3, and '{text}' is not."
+        ) from None
+
+
 @click.command(short_help="tokens per second with and without MTP, and whether it pays")
 @click.argument("model")
 @click.argument("engine_args", nargs=-1, type=click.UNPROCESSED)
-@click.option("--sidecar", metavar="FILE", help="The sidecar that belongs to MODEL. Default: the only one beside it.")
+@sidecar_option
 @click.option("--against", metavar="OTHER", help="Another model, timed in the same passes.")
 @click.option("--against-sidecar", metavar="FILE", help="The sidecar that belongs to OTHER.")
 @click.option("--n-max", metavar="N,...", help="Most tokens drafted at a time. Default: 1,2,3; with --types 2.")
@@ -49,8 +44,8 @@ def names(text: str) -> tuple[str, ...]:
 @click.option("--n-predict", type=click.IntRange(8), default=96, show_default=True, help="Tokens of each answer.")
 @click.option("--sampled", is_flag=True, help="Sample at temperature 0.8 instead of greedily.")
 @click.option("--temperature", type=click.FloatRange(min=0), help="Sample at this temperature; 0 is greedy.")
-@click.option("--threads", type=click.IntRange(1), help="CPU threads. Default: the engine's.")
-@click.option("--ctx", "n_ctx", type=click.IntRange(64), help="Context size in tokens. Default: what the prompts need.")
+@threads_option
+@context_option
 @click.option("--patience", type=click.FloatRange(min=0), default=120.0, show_default=True, metavar="SECONDS",
               help="What disturbed runs and waiting for a quiet machine may cost in all.")  # fmt: skip
 @click.option("--one-at-a-time", is_flag=True, help="Never keep two models loaded.")
@@ -90,7 +85,7 @@ def command(
     never averaged in; on a machine that does not get quiet there is no figure, and the exit code is 4. Arguments
     after -- go to the engine.
     """
-    from ..destinations.text import write_new
+    from ..durable import write_file
     from ..measure.bench import SAMPLED_TEMPERATURE, bench
     from ..report.bench import show
     from ..report.progress import step_progress
@@ -125,7 +120,7 @@ def command(
             progress=say,
         )
     if csv_path is not None:
-        write_new(Path(csv_path), report.to_csv())
+        write_file(Path(csv_path), report.to_csv().encode("utf-8"))
     if as_json:
         put_json(report.to_json())
     elif quiet:

@@ -48,6 +48,25 @@ def qkv_option(*forms: str, text: str) -> Callable[[F], F]:
     return click.option("--qkv", type=click.Choice(forms), help=text)
 
 
+def sidecar_option(command: F) -> F:
+    """`--sidecar` for verbs that run a model's block."""
+    return click.option(
+        "--sidecar", metavar="FILE", help="The sidecar that belongs to MODEL. Default: the only one beside it."
+    )(command)
+
+
+def context_option(command: F) -> F:
+    """`--ctx` for verbs that run prompts."""
+    return click.option(
+        "--ctx", "n_ctx", type=click.IntRange(64), help="Context size in tokens. Default: what the prompts need."
+    )(command)
+
+
+def threads_option(command: F) -> F:
+    """`--threads` for verbs that run an engine."""
+    return click.option("--threads", type=click.IntRange(1), help="CPU threads. Default: the engine's.")(command)
+
+
 def limit_option(command: F) -> F:
     """`--limit-rate` for verbs that may fetch."""
     return click.option(

@@ -2,23 +2,22 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-
 import click
 
-from ..errors import EXIT_VERIFY_CANNOT_TELL, EXIT_VERIFY_FAILED, StorageError
+from ..errors import EXIT_VERIFY_CANNOT_TELL, EXIT_VERIFY_FAILED
+from .common import context_option, sidecar_option, threads_option
 
 
 @click.command(short_help="prove on files and on the real engine that it works")
 @click.argument("model")
 @click.argument("engine_args", nargs=-1, type=click.UNPROCESSED)
-@click.option("--sidecar", metavar="FILE", help="The sidecar that belongs to MODEL. Default: the only one beside it.")
+@sidecar_option
 @click.option("--trunk", metavar="ORIGINAL", help="The model it was made from: every trunk tensor is compared with it.")
 @click.option("--llama-server", metavar="PATH", help="Judge with this llama-server instead of the xllamacpp wheel.")
 @click.option("--prompts", metavar="FILE", help="Prompts of your own, separated by lines that hold only ---.")
 @click.option("--n-predict", type=click.IntRange(8), default=64, show_default=True, help="Tokens of each answer.")
-@click.option("--ctx", "n_ctx", type=click.IntRange(64), help="Context size in tokens. Default: what the prompts need.")
-@click.option("--threads", type=click.IntRange(1), help="CPU threads. Default: the engine's.")
+@context_option
+@threads_option
 @click.option("--json", "as_json", is_flag=True, help="Print JSON on standard output.")
 @click.option("-q", "--quiet", is_flag=True, help="Print only the verdict.")
 def command(
@@ -39,6 +38,7 @@ def command(
     A control with the block's weights shuffled must collapse, else the verdict is "cannot tell". Arguments
     after -- go to the engine.
     """
+    from ..measure.tasks import read_task
     from ..measure.verify import verify
     from ..report.progress import step_progress
     from ..report.text import put_json
@@ -50,7 +50,7 @@ def command(
             sidecar=sidecar,
             trunk=trunk,
             llama_server=llama_server,
-            prompts=None if prompts is None else _read_prompts(prompts),
+            prompts=None if prompts is None else read_task(prompts).prompts,
             n_predict=n_predict,
             n_ctx=n_ctx,
             threads=threads,
@@ -66,15 +66,3 @@ def command(
     code = {"passed": 0, "failed": EXIT_VERIFY_FAILED}.get(verdict.verdict, EXIT_VERIFY_CANNOT_TELL)
     if code:
         raise click.exceptions.Exit(code)
-
-
-def _read_prompts(path: str) -> list[str]:
-    try:
-        text = Path(path).read_text(encoding="utf-8")
-    except (OSError, UnicodeDecodeError) as error:
-        raise StorageError(f"{path}: cannot read the prompts: {error}.") from error
-    found = [part.strip("\n") for part in text.replace("\r\n", "\n").split("\n---\n")]
-    found = [part for part in found if part.strip()]
-    if not found:
-        raise StorageError(f"{path}: there are no prompts in this file.")
-    return found

@@ -11,14 +11,16 @@ from typing import TYPE_CHECKING, Any
 
 from ..errors import UsageError
 from ..gguf.types import parse_type_name
+from ..memory.answers import this_machine
 from .bench_report import ALL_TASKS, BenchReport, Compared, compare_setups, summarize
 from .stats import least_pairs
+from .target import Target, open_target
 from .tasks import Task, read_task, shipped_tasks
 from .trial import SHORT, Ask, Run, Setup, mark_slow
 from .trial_patience import DEFAULT_S, Patience
 from .trial_pool import Pool
-from .trial_target import Target, loaded_bytes, open_target, scratch_folder, typed_sidecar
-from .trial_watch import cpu_name, n_cpus, total_memory_bytes
+from .trial_target import loaded_bytes, scratch_folder, typed_sidecar
+from .trial_watch import cpu_name, n_cpus
 
 if TYPE_CHECKING:
     from ..engines.base import Engine
@@ -31,6 +33,8 @@ LEAST_REPEATS = 3
 SAMPLED_TEMPERATURE = 0.8
 """The engines' own default."""
 _OFF = "off"
+_AGAINST = "against "
+"""Before the id of each setup of the other model."""
 _CONTEXT_TOKENS = 1024
 _TOKENS_A_BYTE = 0.6
 """More than text of any kind takes; only bounds the context."""
@@ -94,7 +98,7 @@ def bench(
             folder = Path(stack.enter_context(scratch_folder()))
             setups = setups[:1] + _typed(target, donor, types, chosen, p_min, threads, embd_type, folder, say)
         if other is not None:
-            setups += _setups(other, chosen, p_min, threads, "against ")
+            setups += _setups(other, chosen, p_min, threads, _AGAINST)
         pairs = _comparisons(setups)
         n_prompts = sum(len(task.prompts) for task in asked)
         passes = repeats or max(LEAST_REPEATS, math.ceil(least_pairs(len(pairs)) / n_prompts))
@@ -147,7 +151,7 @@ def machine() -> dict[str, Any]:
     return {
         "cpu": cpu_name(),
         "n_cpus": n_cpus(),
-        "memory_bytes": total_memory_bytes(),
+        "memory_bytes": this_machine().ram_bytes,
         "system": f"{platform.system()} {platform.release()}",
     }
 
@@ -230,7 +234,7 @@ def _repeat_slow(patience: Patience, steps: Sequence[tuple[Setup, Ask]], number:
     patience.runs[:] = mark_slow(patience.runs)
     last = {(run.cell, run.pass_no): run for run in patience.runs}
     for one, ask in steps:
-        run = last[((one.id, ask.task, ask.prompt_index), number)]
+        run = last[(ask.cell(one), number)]
         if run.disturbed and SHORT not in run.disturbed and not patience.used_up:
             say(f"pass {number + 1}, again: {one.id}, {ask.task}")
             patience.run(one, ask, number)
@@ -241,11 +245,11 @@ def _comparisons(setups: Sequence[Setup]) -> list[tuple[Setup, Setup]]:
     by_id = {one.id: one for one in setups}
     out = []
     for one in setups:
-        mark = "against " if one.id.startswith("against ") else ""
+        mark = _AGAINST if one.id.startswith(_AGAINST) else ""
         if one.n_max:
             out.append((one, by_id[f"{mark}{_OFF}"]))
-        if not mark and f"against {one.id}" in by_id:
-            out.append((one, by_id[f"against {one.id}"]))
+        if not mark and f"{_AGAINST}{one.id}" in by_id:
+            out.append((one, by_id[f"{_AGAINST}{one.id}"]))
     return out
 
 
@@ -295,12 +299,12 @@ def left_open(comparisons: Sequence[Compared]) -> list[str]:
 
 
 def _considered(comparisons: Sequence[Compared]) -> list[Compared]:
-    overall = [one for one in comparisons if one.task == ALL_TASKS and not one.setup.startswith("against ")]
-    return [one for one in overall if one.base.startswith("against ")] or overall
+    overall = [one for one in comparisons if one.task == ALL_TASKS and not one.setup.startswith(_AGAINST)]
+    return [one for one in overall if one.base.startswith(_AGAINST)] or overall
 
 
 def _size(setup: Setup, target: Target, other: Target | None) -> int:
-    of = other if other is not None and setup.id.startswith("against ") else target
+    of = other if other is not None and setup.id.startswith(_AGAINST) else target
     return loaded_bytes(of.model, setup.sidecar if setup.n_max else None)
 
 

@@ -118,7 +118,7 @@ class BenchReport:
         one, all_tps = row.setup, row.decode_tps
         known = next((c for c in self.comparisons if c.setup == one.id and c.task == ALL_TASKS), None)
         rates = (row.acceptance or [])[:N_POSITIONS]
-        memory = (row.memory.to_json() if row.memory else {}) or {}
+        memory = row.memory.to_json() if row.memory else {}
         return [
             *(one.model, one.sidecar if one.n_max else None, self.engine["name"]),
             *(one.id, one.type, one.n_max, one.p_min, self.settings["temperature"]),

@@ -38,7 +38,7 @@ def make_control(
         return model.entry, _shuffled_copy(read_header(sidecar), folder)
     if len(model.files) == 1 and takes_sidecar:
         plan = plan_extract(block_from_model(model), ExtractOptions(out=folder / "mtp-control.gguf"))
-        _check_room(folder, plan.bytes_written)
+        check_room(folder, plan.bytes_written)
         execute(plan)
         made = plan.folder / "mtp-control.gguf"
         _shuffle(read_header(made))
@@ -61,16 +61,17 @@ def _holds_block(model: Model, file: GGUFFile) -> bool:
     return any((layer_of(info.name) or 0) >= first for info in file.header.tensors)
 
 
-def _check_room(folder: Path, need: int) -> None:
+def check_room(folder: Path, need: int, what: str = "the control") -> None:
+    """Raise NoSpace when a temporary file of `need` bytes does not fit; `what` is what the sentence calls it."""
     free = free_bytes(folder)
     if need > free:
         raise NoSpace(
-            f"{folder}: the control needs {need:,} bytes and {free:,} are free; set TMPDIR to a folder with room."
+            f"{folder}: {what} needs {need:,} bytes and {free:,} are free; set TMPDIR to a folder with room."
         )
 
 
 def _shuffled_copy(file: GGUFFile, folder: Path, model: Model | None = None) -> Path:
-    _check_room(folder, file.size_bytes)
+    check_room(folder, file.size_bytes)
     target = folder / file.path.name
     shutil.copyfile(file.path, target)
     _shuffle(read_header(target), None if model is None else _first_layer(model))

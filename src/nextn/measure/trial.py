@@ -81,6 +81,10 @@ class Ask:
     """0 is greedy."""
     seed: int = 0
 
+    def cell(self, setup: Setup) -> tuple[str, str, int]:
+        """As `Run.cell` of what this makes `setup` do."""
+        return setup.id, self.task, self.prompt_index
+
 
 @dataclass(frozen=True)
 class Run:

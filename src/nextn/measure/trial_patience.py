@@ -40,7 +40,7 @@ class Patience:
 
     def run(self, setup: Setup, ask: Ask, pass_no: int = 0) -> Run:
         """Time one setup on one prompt until a run is undisturbed, and return the last one."""
-        attempt = sum(1 for run in self.runs if (run.cell, run.pass_no) == (_cell(setup, ask), pass_no))
+        attempt = sum(1 for run in self.runs if (run.cell, run.pass_no) == (ask.cell(setup), pass_no))
         last = attempt + ATTEMPTS
         while True:
             running = self.pool.get(setup)
@@ -64,7 +64,3 @@ class Patience:
         while self.busy() > allowed and self.clock() - start < limit:
             self.say("waiting: other processes are using the CPU")
         self.spent_s += self.clock() - start
-
-
-def _cell(setup: Setup, ask: Ask) -> tuple[str, str, int]:
-    return setup.id, ask.task, ask.prompt_index

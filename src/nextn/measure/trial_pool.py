@@ -10,8 +10,9 @@ from typing import Any
 
 from ..engines.base import Engine, MemoryUse, Running
 from ..errors import EngineFailed, EngineRefused
+from ..memory.answers import this_machine
 from .trial import Setup
-from .trial_watch import Resident, available_bytes, resident
+from .trial_watch import Resident, resident
 
 WARM_UP_TOKENS = 16
 MAX_LOADED = 12
@@ -107,7 +108,7 @@ class Pool:
             return running
 
     def _has_room(self, setup: Setup) -> bool:
-        free = available_bytes()
+        free = this_machine().ram_available_bytes
         if free is None or len(self._loaded) >= MAX_LOADED:
             return False
         known = [memory.resident for memory in self.memory.values() if memory.resident is not None]

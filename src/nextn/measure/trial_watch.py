@@ -132,22 +132,6 @@ def resident(session: int) -> Resident | None:
     )
 
 
-def available_bytes() -> int | None:
-    """Main memory that new processes can have without swapping; None: not known."""
-    with suppress(OSError, ValueError):
-        for line in (_PROC / "meminfo").read_text().splitlines():
-            if line.startswith("MemAvailable:"):
-                return int(line.split()[1]) * 1024
-    return None
-
-
-def total_memory_bytes() -> int | None:
-    """Main memory of the machine; None: not known."""
-    with suppress(OSError, ValueError):
-        return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
-    return None
-
-
 def cpu_name() -> str:
     """The processor's name, or the machine type."""
     with suppress(OSError):

@@ -8,12 +8,11 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ..block import block_layers, layer_of
-from ..errors import NoBlock, UsageError
 from ..gguf.files import Model, open_model
 from ..sources.ranges import Reader
 from .control import make_control
 from .file_check import FileReport, check_files
+from .target import Target, open_target
 
 if TYPE_CHECKING:
     from ..engines.base import Engine
@@ -78,10 +77,11 @@ def verify(
     refuses is no exception but a failed verdict.
     """
     say = progress or (lambda text: None)
-    opened = open_model(model)
-    beside = None if sidecar is None else open_model(sidecar)
     original = None if trunk is None else open_model(trunk)
-    beside, notes = _choose_sidecar(opened, beside, original)
+    target = open_target(model, sidecar, needs_block=original is None)
+    opened, beside, notes = target.model, target.sidecar, target.notes
+    if not target.has_block:
+        notes = (*notes, "there is no block: only files were compared and the text without MTP was tried")
     say("comparing files")
     files = _files(opened, beside, original)
     if files.problems:
@@ -91,7 +91,7 @@ def verify(
         from ..engines import find_engine
 
         engine = find_engine(None if llama_server is None else str(llama_server))
-    report = _on_engine(engine, opened, beside, prompts, n_predict, n_ctx, threads, engine_args, say)
+    report = _on_engine(engine, target, prompts, n_predict, n_ctx, threads, engine_args, say)
     return Verdict(
         opened.entry,
         _entry(beside),
@@ -119,37 +119,6 @@ def _entry(model: Model | None) -> Path | None:
     return None if model is None else model.entry
 
 
-def _choose_sidecar(
-    model: Model, beside: Model | None, original: Model | None
-) -> tuple[Model | None, tuple[str, ...]]:
-    """The sidecar to draft with, and what the user should know of the choice."""
-    names = list(model.tensors)
-    layers = block_layers(names)
-    if layers and not any(layer_of(name) == 0 for name in names):
-        raise UsageError(
-            f"{model.entry}: this is a sidecar or donor file; verify its trunk, with --sidecar naming this file."
-        )
-    if beside is not None:
-        if not block_layers(list(beside.tensors)):
-            raise NoBlock(f"{beside.entry}: there is no MTP block in this sidecar.")
-        if layers:
-            return beside, ("the model has a block of its own; the sidecar's is the one that is verified",)
-        return beside, ()
-    if layers:
-        return None, ()
-    from ..inspection import inspect
-
-    found = inspect(model.entry).sidecars
-    if len(found) == 1:
-        return open_model(found[0]), (f"the sidecar {found[0].name} lies beside the model and was taken",)
-    if found:
-        several = ", ".join(path.name for path in found)
-        raise UsageError(f"{model.entry}: {len(found)} sidecars lie beside it ({several}); name one with --sidecar.")
-    if original is not None:
-        return None, ("there is no block: only files were compared and the text without MTP was tried",)
-    raise NoBlock(f"{model.entry}: there is no MTP block to verify; name its sidecar with --sidecar.")
-
-
 def _files(model: Model, beside: Model | None, original: Model | None) -> FileReport:
     with Reader() as reader:
         files = check_files(model, original, reader)
@@ -162,8 +131,7 @@ def _files(model: Model, beside: Model | None, original: Model | None) -> FileRe
 
 def _on_engine(
     engine: Engine,
-    model: Model,
-    beside: Model | None,
+    target: Target,
     prompts: Sequence[str] | None,
     n_predict: int,
     n_ctx: int | None,
@@ -173,8 +141,7 @@ def _on_engine(
 ) -> EngineReport:
     from .engine_check import check_on_engine
 
-    sidecar = _entry(beside)
-    has_block = bool(block_layers(list(model.tensors))) or sidecar is not None
+    model, sidecar, has_block = target.model, target.sidecar_path, target.has_block
 
     def control(folder: Path) -> tuple[Path, Path | None]:
         return make_control(model, sidecar, folder, takes_sidecar=engine.name != "ik_llama.cpp")

@@ -6,6 +6,7 @@ import json
 import re
 from base64 import b64encode
 from collections.abc import Sequence
+from dataclasses import replace
 from hashlib import sha256
 from html import escape
 from pathlib import Path
@@ -39,7 +40,8 @@ def page(sections: Sequence[Section]) -> bytes:
     scripts = [(_DATA / name).read_text(encoding="utf-8") for name in ("chart.umd.min.js", "page.js")]
     style = (_DATA / "page.css").read_text(encoding="utf-8")
     # "<" cannot stand in a script element, whatever a model's name holds.
-    data = json.dumps([[_with_stops(plot) for plot in section.plots] for section in sections]).replace("<", "\\u003c")
+    sections = [replace(section, plots=tuple(map(_with_stops, section.plots))) for section in sections]
+    data = json.dumps([section.plots for section in sections]).replace("<", "\\u003c")
     allowed = " ".join(_hash(script) for script in scripts)
     policy = f"default-src 'none'; script-src {allowed}; style-src {_hash(style)}; base-uri 'none'; form-action 'none'"
     body = "".join(_section(i, section) for i, section in enumerate(sections))
@@ -81,7 +83,7 @@ def _section(index: int, section: Section) -> str:
 def _plot(name: str, plot: dict[str, Any]) -> str:
     slider = ""
     if plot["kind"] == "memory":
-        stops = contexts(int(plot["n_ctx"]), int(plot["n_ctx_train"] or 0))
+        stops = plot["contexts"]
         slider = (
             f'<label for="{name}-ctx">Context length</label> <output for="{name}-ctx"></output>'
             f'<input id="{name}-ctx" type="range" min="0" max="{len(stops) - 1}" step="1" '
@@ -89,7 +91,7 @@ def _plot(name: str, plot: dict[str, Any]) -> str:
             '<div class="scroll" tabindex="0" role="region" aria-label="Memory at this context length"><table>'
             "<caption>Memory at this context length</caption><thead><tr>"
             + "".join(f'<th scope="col">{x}</th>' for x in _PARTS)
-            + '</tr></thead><tbody></tbody></table></div>'
+            + "</tr></thead><tbody></tbody></table></div>"
         )
     return (
         f'<div id="{name}">{slider}<div class="plot"><canvas role="img" aria-label="{_WORDS[plot["kind"]]}"></canvas>'

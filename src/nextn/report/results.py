@@ -182,29 +182,30 @@ def _bench(data: dict[str, Any]) -> Section:
     if series:
         plots.append({"kind": "acceptance", "series": series})
     verdict = data["verdict"]
-    n_runs = len(data["runs"])
     said = [verdict["sentence"] if verdict else "There was nothing to compare."]
-    said.append(f"{data['n_disturbed']} of {n_runs} runs were disturbed or too short and are not used.")
+    said.append(f"{data['n_disturbed']} of {len(data['runs'])} runs were disturbed or too short and are not used.")
     said += [note for note in data["notes"] if note not in said]
     tasks = sorted({task for one in data["setups"] for task in one["decode_tps_by_task"]})
     rows = tuple(
         (
             one["id"],
             *map(_spread, (one["decode_tps"], *(one["decode_tps_by_task"].get(task) for task in tasks))),
-            " ".join(f"{share:.0%}" for share in one["acceptance"] or ()) or "-",
+            _spread(one["prompt_tps"]),
             "-" if one["mean_length"] is None else f"{one['mean_length']:.2f}",
         )
         for one in data["setups"]
     )
-    head = ("setup", "tokens/s (low to high)", *tasks, "accepted by position", "tokens a step")
+    head = ("setup", "all tasks", *tasks, "prompt", "tokens a step")
+    tables = [Table("Tokens per second: median (spread)", head, rows)]
     compared = tuple(
         (one["setup"], one["base"], one["task"], one["word"].replace("_", " "), _ratio(one), str(one["n_pairs"]))
         for one in data["comparisons"]
     )
-    tables = [Table("Speed and acceptance", head, rows)]
     if compared:
         columns = ("setup", "against", "task", "verdict", "times as fast (low to high)", "pairs")
         tables.append(Table("Comparisons", columns, compared))
+    if series:
+        tables.append(_acceptance_table(series))
     return Section(f"Speed: {_name(data['model'])}", tuple(said), tuple(tables), tuple(plots))
 
 

@@ -2,7 +2,6 @@
 (() => {
   const root = document.documentElement;
   const sections = JSON.parse(document.getElementById("results").textContent);
-  const PARTS = ["weights and fixed buffers", "KV cache", "recurrent", "compute"];
   const COLORS = ["#0072b2", "#e69f00", "#009e73", "#cc79a7", "#56b4e9", "#d55e00"];
   const KINDS = { linked: "#009e73", copied: "#56b4e9", block: "#e69f00", new: "#cc79a7" };
   const charts = [];
@@ -51,9 +50,10 @@
     memory(plot, holder, canvas) {
       const slider = holder.querySelector("input"), out = holder.querySelector("output");
       const body = holder.querySelector("tbody");
+      const names = Array.from(holder.querySelectorAll("thead th"), (cell) => cell.textContent).slice(1, -1);
       const chart = draw(canvas, "bar", {
         labels: plot.setups.map((one) => one.title),
-        datasets: PARTS.map((label, i) => ({ label, backgroundColor: COLORS[i], data: [] })),
+        datasets: names.map((label, i) => ({ label, backgroundColor: COLORS[i], data: [] })),
       }, { indexAxis: "y", scales: { x: axis("memory", size), y: { stacked: true } } });
       const update = () => {
         const wanted = plot.contexts[Number(slider.value)];

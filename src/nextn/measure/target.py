@@ -1,0 +1,74 @@
+"""What verify and bench run: a model, and the file with its block beside a trunk-only one."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from ..block import block_layers, layer_of
+from ..errors import NoBlock, UsageError
+from ..gguf.files import Model, open_model
+
+
+@dataclass(frozen=True)
+class Target:
+    """A model as an engine loads it."""
+
+    model: Model
+    sidecar: Model | None
+    """The file with the block beside a trunk-only model."""
+    notes: tuple[str, ...] = ()
+
+    @property
+    def has_block(self) -> bool:
+        """Whether there is a block to draft with."""
+        return self.sidecar is not None or bool(block_layers(list(self.model.tensors)))
+
+    @property
+    def sidecar_path(self) -> Path | None:
+        """The file to pass with -md."""
+        return None if self.sidecar is None else self.sidecar.entry
+
+    @property
+    def block_origin(self) -> Model:
+        """The file or set that holds the block. Raises NoBlock."""
+        if not self.has_block:
+            raise NoBlock(f"{self.model.entry}: there is no MTP block in this model and no sidecar beside it.")
+        return self.sidecar or self.model
+
+
+def open_target(model: str | Path, sidecar: str | Path | None = None, *, needs_block: bool = True) -> Target:
+    """The model with `sidecar`, or with the only one that lies beside a trunk-only model.
+
+    Raises NoBlock (with `needs_block`), UsageError when several sidecars lie there, and what opening files raises.
+    """
+    opened = open_model(model)
+    names = list(opened.tensors)
+    layers = block_layers(names)
+    if layers and not any(layer_of(name) == 0 for name in names):
+        raise UsageError(
+            f"{opened.entry}: this is a sidecar or donor file; name its trunk, with --sidecar naming this file."
+        )
+    if sidecar is not None:
+        beside = open_model(sidecar)
+        if not block_layers(list(beside.tensors)):
+            raise NoBlock(f"{beside.entry}: there is no MTP block in this sidecar.")
+        notes = ("the model has a block of its own, which the engine loads as well; the sidecar's is used",)
+        return Target(opened, beside, notes if layers else ())
+    if layers:
+        return Target(opened, None)
+    from ..inspection import inspect
+
+    found = inspect(opened.entry).sidecars
+    if len(found) == 1:
+        note = f"the sidecar {found[0].name} lies beside the model and was taken"
+        return Target(opened, open_model(found[0]), (note,))
+    if found:
+        several = ", ".join(path.name for path in found)
+        raise UsageError(f"{opened.entry}: {len(found)} sidecars lie beside it ({several}); name one with --sidecar.")
+    if needs_block:
+        raise NoBlock(
+            f"{opened.entry}: there is no MTP block in this model and no sidecar beside it; name one with --sidecar, "
+            "or attach a block first with 'nextn attach'."
+        )
+    return Target(opened, None)
