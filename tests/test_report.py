@@ -122,6 +122,20 @@ def test_the_slider_by_keyboard_and_on_a_phone(tmp_path: Path) -> None:
         driver.quit()
 
 
+def test_sequences_share_a_context_that_is_rounded_for_each(tmp_path: Path) -> None:
+    chromium = shutil.which("chromium")
+    need("chromium", chromium is not None)
+    plot = {"kind": "memory", "n_ctx": 1000, "n_ctx_train": 1000, "n_parallel": 3,
+            "setups": [{"title": "one", "linear": [LINEAR]}]}  # fmt: skip
+    (tmp_path / "page.html").write_bytes(page([Section("s", (), (), (plot,))]))
+    flags = "--headless --no-sandbox --disable-gpu --disable-quic --no-first-run --dump-dom"
+    done = subprocess.run(
+        [str(chromium), *flags.split(), f"--user-data-dir={tmp_path / 'profile'}", (tmp_path / "page.html").as_uri()],
+        capture_output=True, text=True, timeout=100, check=False,
+    )  # fmt: skip
+    assert "786 KB" in done.stdout  # 512 bytes * 3 sequences * 512 cells: 1,024 tokens by 3, rounded up
+
+
 def test_where_the_slider_stops() -> None:
     assert contexts(2048, 4096) == [512, 1024, 2048, 4096]
     assert contexts(3000, 40960) == [512, 1024, 2048, 3000, 4096, 8192, 16384, 32768, 40960]

@@ -31,10 +31,11 @@
       chart.update();
     }
   };
-  const memory = (linear, nCtx, nParallel) => {
+  const padded = (n) => 256 * Math.ceil(n / 256); // as engines round contexts
+  const memory = (linear, wanted, nParallel) => {
+    const nCtx = padded(wanted), perSeq = padded(nCtx / nParallel);
     const sums = [0, 0, 0, 0];
     for (const part of linear) {
-      const perSeq = nCtx / nParallel;
       sums[0] += part.fixed_bytes;
       for (const kv of part.kv) {
         const cells = kv.max_cells === null ? perSeq : Math.min(perSeq, kv.max_cells);
@@ -56,9 +57,8 @@
         datasets: names.map((label, i) => ({ label, backgroundColor: COLORS[i], data: [] })),
       }, { indexAxis: "y", scales: { x: axis("memory", size), y: { stacked: true } } });
       const update = () => {
-        const wanted = plot.contexts[Number(slider.value)];
-        const nCtx = 256 * Math.ceil(wanted / 256); // as engines round it
-        out.textContent = `${wanted.toLocaleString("en")} tokens`;
+        const nCtx = plot.contexts[Number(slider.value)];
+        out.textContent = `${nCtx.toLocaleString("en")} tokens`;
         slider.setAttribute("aria-valuetext", out.textContent);
         body.replaceChildren();
         plot.setups.forEach((one, s) => {
