@@ -116,6 +116,7 @@ class HubServer:
         self._lock = threading.Lock()
         self._quiet = threading.Condition()
         self._n_busy = 0
+        self.most_at_once = 0  # requests in work at one time
         self._hosts = {name: self._listen(name) for name in ("hub", "cdn")}
 
     def _listen(self, name: str) -> ThreadingHTTPServer:
@@ -197,6 +198,7 @@ class HubServer:
     def busy(self) -> Iterator[None]:
         with self._quiet:
             self._n_busy += 1
+            self.most_at_once = max(self.most_at_once, self._n_busy)
         try:
             yield
         finally:

@@ -2,7 +2,13 @@
 
 from __future__ import annotations
 
+import errno
 import json
+import os
+import shutil
+import subprocess
+import sys
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -12,9 +18,19 @@ import pytest
 import nextn
 from conftest import CHECKPOINT, Q4, ROOT, TRUNKS
 from ggufmaker import KV, Tensor, arch_kvs, block_tensors, make, root_tensors, split_kvs, trunk_tensors
-from hub_server import HubServer, running
+from hub_server import Fault, HubServer, running
 from nextn.cli.pull import command as pull_command
-from nextn.errors import BlockPresent, FormatError, IncompleteModel, NextnError, NoBlock, OutputExists, UsageError
+from nextn.errors import (
+    BlockPresent,
+    FormatError,
+    IncompleteModel,
+    NextnError,
+    NoBlock,
+    NoSpace,
+    OutputExists,
+    RemoteError,
+    UsageError,
+)
 from nextn.gguf.files import GGUFFile, read_header
 from nextn.publish import api, manifest
 from nextn.publish.choose import Chosen, choose, pick_label
@@ -287,14 +303,139 @@ def test_another_file_of_a_name_is_never_replaced(hub: HubServer, packed: Path, 
     assert [step.state for step in result.steps] == ["present", "download"]
 
 
+def _into_hub_cache(hub: HubServer, repo: str, name: str) -> Path:
+    from huggingface_hub import hf_hub_download
+
+    return Path(hf_hub_download(repo, name, endpoint=hub.endpoint))
+
+
+def test_what_the_hub_cache_has_is_linked(hub: HubServer, packed: Path, tmp_path: Path) -> None:
+    hub.add_folder("me/tiny", packed)
+    name = "tiny-qwen35-Q8_0.gguf"
+    blob = _into_hub_cache(hub, "me/tiny", name).resolve()
+    hub.reset()
+    for link in ("symlink", "hard"):
+        out = tmp_path / link
+        result = api.pull("me/tiny", out=out, quant="Q8_0", variant="plain", link=link)
+        assert [step.state for step in result.steps] == ["cached"] and result.bytes_downloaded == 0
+        assert result.entry.is_symlink() == (link == "symlink") and result.entry.samefile(blob)
+        assert sorted(path.name for path in out.iterdir()) == [name]
+    assert not hub.requests("resolve/.*[.]gguf")
+
+
 def test_what_the_cache_damaged_is_not_linked(hub: HubServer, packed: Path, tmp_path: Path) -> None:
     hub.add_folder("me/tiny", packed)
-    first = api.pull("me/tiny", out=tmp_path / "a", quant="Q8_0", variant="plain", link="symlink")
-    blob = first.entry.resolve()
+    blob = _into_hub_cache(hub, "me/tiny", "tiny-qwen35-Q8_0.gguf").resolve()
     blob.write_bytes(bytes(blob.stat().st_size))
     with pytest.raises(NextnError, match="what is in the cache is not the file"):
         api.pull("me/tiny", out=tmp_path / "b", quant="Q8_0", variant="plain")
     assert not (tmp_path / "b").exists()
+
+
+# -- a folder that fills --------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def big(hub: HubServer) -> str:
+    """A repository of two models of some MB."""
+    rows = 40_000  # of 34 bytes
+    for_name = {
+        f"x-{label}.gguf": make(
+            [*arch_kvs(2), ("general.name", "str", label)],
+            [*root_tensors(), *trunk_tensors(2), ("big.weight", (32, rows), 8, bytes([i]) * 34 * rows)],
+        ).whole
+        for i, label in enumerate(("Q4_K_M", "Q8_0"))
+    }
+    hub.repo("me/big").commit(for_name)
+    return "me/big"
+
+
+def _pull_process(hub: HubServer, tmp_path: Path, *args: str) -> subprocess.Popen[str]:
+    env = {name: value for name, value in os.environ.items() if not name.startswith(("HF_", "NEXTN_"))}
+    env |= {"HF_ENDPOINT": hub.endpoint, "HF_HOME": str(tmp_path / "hf"), "NEXTN_CACHE": str(tmp_path / "own")}
+    command = [sys.executable, "-m", "nextn", "pull", "me/big", "--variant", "plain", "-o", str(tmp_path / "out")]
+    return subprocess.Popen([*command, *args], env=env, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+
+
+def test_a_killed_pull_goes_on(hub: HubServer, big: str, tmp_path: Path) -> None:
+    size = hub.repo(big).commits[hub.repo(big).refs["main"]]["x-Q8_0.gguf"]
+    killed = _pull_process(hub, tmp_path, "--quant", "Q8_0", "--limit-rate", "1e6")
+    deadline = time.monotonic() + 30
+    notes: list[Path] = []
+    while time.monotonic() < deadline:
+        notes = list((tmp_path / "out" / ".nextn-pull").rglob("*.nextn-extents")) if (tmp_path / "out").exists() else []
+        if notes and notes[0].read_bytes().count(b"\n") >= 2:  # what it is, and a first part
+            break
+        time.sleep(0.02)
+    killed.kill()
+    killed.communicate(timeout=20)
+    assert killed.returncode == -9
+    assert [path.name for path in (tmp_path / "out").iterdir()] == [".nextn-pull"]
+    done = _pull_process(hub, tmp_path, "--quant", "Q4_K_M")  # another model in between leaves the parts
+    assert done.communicate(timeout=60) and done.returncode == 0
+    hub.reset()
+    done = _pull_process(hub, tmp_path, "--quant", "Q8_0", "--json")
+    out, err = done.communicate(timeout=60)
+    assert done.returncode == 0, err
+    moved = json.loads(out)["bytes_downloaded"]
+    assert 0 < moved < len(size.data) and hub.file_bytes() < len(size.data)
+    assert (tmp_path / "out" / "x-Q8_0.gguf").read_bytes() == size.data
+    assert sorted(path.name for path in (tmp_path / "out").iterdir()) == ["x-Q4_K_M.gguf", "x-Q8_0.gguf"]
+
+
+def test_a_large_file_comes_in_several_streams(
+    hub: HubServer, big: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from nextn.sources import remote
+
+    monkeypatch.setattr(remote, "PIECE_BYTES", (1 << 18, 1 << 18))
+    steps: list[tuple[int, int]] = []
+    result = api.pull(
+        big, out=tmp_path / "out", quant="Q8_0", variant="plain", progress=lambda *step: steps.append(step)
+    )
+    ranges = [seen for seen in hub.requests("^cdn") if seen.headers.get("range", "").startswith("bytes=")]
+    assert len(ranges) >= result.entry.stat().st_size >> 18 and hub.most_at_once > 1
+    assert steps[-1][0] == steps[-1][1] and steps == sorted(steps)
+
+
+def test_bytes_that_are_wrong_are_thrown_away(hub: HubServer, big: str, tmp_path: Path) -> None:
+    hub.faults.append(Fault("corrupt", "^cdn", times=100, skip=1))  # the first answer is the header
+    with pytest.raises(RemoteError, match=r"what arrived is not the file: its sha256 is .* the Hub says"):
+        api.pull(big, out=tmp_path / "out", quant="Q8_0", variant="plain")
+    assert [path.name for path in (tmp_path / "out").iterdir()] == [".nextn-pull"]
+    hub.faults.clear()
+    api.pull(big, out=tmp_path / "out", quant="Q8_0", variant="plain")
+    assert [path.name for path in (tmp_path / "out").iterdir()] == ["x-Q8_0.gguf"]
+
+
+def test_errors_name_addresses(hub: HubServer, tmp_path: Path) -> None:
+    commit = hub.repo("me/bad").commit({"x-Q8_0.gguf": b"no model at all" * 1000})
+    with pytest.raises(FormatError, match=f"^hf:me/bad@{commit}:x-Q8_0.gguf, byte 0: this is not a GGUF file"):
+        api.pull("me/bad", out=tmp_path / "out")
+
+
+def test_a_folder_without_hard_links_gets_the_file_too(
+    hub: HubServer, big: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from nextn.durable import System
+
+    def no_links(self: System, source: Path, target: Path) -> None:
+        raise OSError(errno.EPERM, "not permitted")
+
+    monkeypatch.setattr(System, "link", no_links)
+    result = api.pull(big, out=tmp_path / "out", quant="Q8_0", variant="plain")
+    assert result.outcome is not None and result.outcome.links == {"x-Q8_0.gguf": "moved"}
+    assert [path.name for path in (tmp_path / "out").iterdir()] == ["x-Q8_0.gguf"]
+    jsonschema.validate(result.to_json(), PULL_SCHEMA)
+
+
+def test_a_disk_too_small_is_said_first(
+    hub: HubServer, big: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    usage = shutil.disk_usage(tmp_path)
+    monkeypatch.setattr(shutil, "disk_usage", lambda path: usage._replace(free=1000))
+    with pytest.raises(NoSpace, match=r"bytes are needed and 1,000 are free; free some room\.$"):
+        api.pull(big, out=tmp_path / "out", quant="Q8_0", variant="plain")
 
 
 def test_errors_are_sentences(hub: HubServer, tmp_path: Path) -> None:

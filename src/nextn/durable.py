@@ -280,6 +280,27 @@ class Workspace:
             raise explain(error, target, f"link it to {real}") from error
         return "symlink"
 
+    def adopt(self, source: Path, name: str) -> str:
+        """Give a whole, synced file of ours, on this file system, another name; its old one stays where it can.
+
+        Returns "hard", or "moved" where there are no hard links: rolling back leaves it then, since it is the only
+        name. Raises OutputExists, StorageError.
+        """
+        target = self.folder / name
+        with explained(target, "give it its name"):
+            try:
+                self._published[target] = Mark.of(source.stat(), source.resolve())
+                self.system.link(source, target)
+                return "hard"
+            except OSError as error:
+                del self._published[target]
+                if error.errno not in NO_HARD_LINKS - {errno.EXDEV}:
+                    raise
+                if os.path.lexists(target):
+                    raise FileExistsError(errno.EEXIST, "exists", str(target)) from error
+            self.system.rename(source, target)
+        return "moved"
+
     def finish(self) -> None:
         """Make the new names permanent. After this the run is done and nothing is rolled back."""
         self.settle()

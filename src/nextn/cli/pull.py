@@ -5,7 +5,7 @@ from __future__ import annotations
 import click
 
 from ..report.text import put_json, say, size
-from .common import link_option
+from .common import limit_option, link_option
 
 
 @click.command(short_help="download just the files that a model with, or without, its block needs")
@@ -17,23 +17,40 @@ from .common import link_option
 @click.option("--quant", metavar="QUANT", help="For instance Q4_K_M; may be left out where there is just one.")
 @click.option("-o", "--out", metavar="DIR", required=True, help="The folder. Existing files are never replaced.")
 @link_option
+@limit_option
 @click.option("--dry-run", is_flag=True, help="Print what would be downloaded; headers are read, nothing is written.")
 @click.option("--json", "as_json", is_flag=True, help="Print the result as JSON on standard output.")
 @click.option("-q", "--quiet", is_flag=True, help="Print only the path to load.")
 def command(
-    repo: str, variant: str, quant: str | None, out: str, link: str, dry_run: bool, as_json: bool, quiet: bool
+    repo: str,
+    variant: str,
+    quant: str | None,
+    out: str,
+    link: str,
+    limit_rate: float | None,
+    dry_run: bool,
+    as_json: bool,
+    quiet: bool,
 ) -> None:
     """Download from REPO (ORG/NAME on the Hub) exactly what one variant of one quant needs.
 
-    Files come into the Hub cache and get their names in DIR by links. Asked for the other variant later, only what is
-    missing is moved. Repositories without a manifest are understood by names and headers.
+    What DIR or the Hub cache has already is not moved again, so asked for the other variant later, only what is missing
+    is. A run that was killed goes on where it was (parts lie in DIR/.nextn-pull). Repositories without a manifest are
+    understood by names and headers.
     """
     from ..publish import api
     from ..report.progress import byte_progress
 
     with byte_progress("pulling", not (quiet or dry_run)) as progress:
         result = api.pull(
-            repo, out=out, variant=variant, quant=quant, link=link, dry_run=dry_run, progress=progress
+            repo,
+            out=out,
+            variant=variant,
+            quant=quant,
+            link=link,
+            limit_rate=limit_rate,
+            dry_run=dry_run,
+            progress=progress,
         )
     if as_json:
         put_json(result.to_json())

@@ -34,7 +34,7 @@ class Outcome:
     bytes_linked: int
     wall_s: float
     hashes: dict[str, str]
-    links: dict[str, str]  # file name -> "hard" or "symlink"
+    links: dict[str, str]  # file name -> "hard", "symlink" or "moved"
     source_sha256: str = ""  # of the block's source bytes, in the order in which they were read
 
 
@@ -142,7 +142,9 @@ def execute(plan: Plan, *, progress: Progress | None = None, system: System | No
         for out in plan.outputs:
             if out is plan.outputs[-1] and len(plan.outputs) > 1:
                 space.settle()  # the entry never reaches the disk before the others
-            if isinstance(out, Link):
+            if isinstance(out, Link) and out.staged:
+                links[out.name] = space.adopt(out.source, out.name)
+            elif isinstance(out, Link):
                 links[out.name] = space.add_link(
                     out.source,
                     out.name,

@@ -139,6 +139,7 @@ class Link:
     source: Path
     size_bytes: int
     mode: LinkMode = LinkMode.AUTO
+    staged: bool = False  # our own file on the folder's file system: where there are no hard links it is renamed
 
 
 @dataclass(frozen=True)

@@ -1,33 +1,36 @@
 """Pull: a variant's files from a repository on the Hub, and nothing else.
 
-The revision is pinned to a commit. Files come through huggingface_hub into the user's cache, where equal files are
-stored once whatever they are called, and get their names in the output folder by links.
+The revision is pinned to a commit. What the folder has under another name, or the user's Hub cache has, is linked. The
+rest arrives as ranges in a hidden folder beside (see `staging`), is compared with its hash, and then gets its name.
 """
 
 from __future__ import annotations
 
 import os
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING, Any
 
 from ..destinations.local import Outcome, check_outputs, execute
-from ..errors import NextnError, OutputExists, RemoteError, UsageError
+from ..errors import OutputExists, RemoteError, UsageError
 from ..gguf.files import GGUFFile, read_header
 from ..layouts.plan import Link, LinkMode, Plan
 from . import manifest as manifests
 from . import sums
 from .choose import Chosen, choose
 from .listing import Listed
+from .staging import Staging
 
 if TYPE_CHECKING:
+    from ..sources.http import Options
     from ..sources.hub import HubRepo
     from ..sources.remote import Remote
 
 Progress = Callable[[int, int], None]  # (bytes done, bytes in all)
 PRESENT, CACHED, DOWNLOAD = "present", "cached", "download"
+_Found = tuple["Step", Path]  # a file, and where its bytes are
 
 
 @dataclass(frozen=True)
@@ -36,7 +39,8 @@ class Step:
 
     file: Listed
     name: str  # in the output folder
-    state: str  # PRESENT there, CACHED in the user's Hub cache, or to DOWNLOAD
+    state: str  # PRESENT there, CACHED (in the user's Hub cache, or under another name in the folder), or to DOWNLOAD
+    source: Path | None = None  # where a CACHED one lies
 
 
 @dataclass(frozen=True)
@@ -50,6 +54,7 @@ class PullResult:
     steps: tuple[Step, ...]
     outcome: Outcome | None
     wall_s: float
+    bytes_downloaded: int  # of these files; after a dry run what is missing. What earlier runs left is not counted.
 
     @property
     def dry_run(self) -> bool:
@@ -65,11 +70,6 @@ class PullResult:
     def sidecar(self) -> Path | None:
         """The path to pass with -md."""
         return None if self.chosen.sidecar is None else self.folder / PurePosixPath(self.chosen.sidecar).name
-
-    @property
-    def bytes_downloaded(self) -> int:
-        """Bytes of files that were neither in the folder nor in the cache; equal files count once."""
-        return _unique_bytes(step.file for step in self.steps if step.state == DOWNLOAD)
 
     def to_json(self) -> dict[str, Any]:
         """JSON as in schemas/pull.json."""
@@ -112,13 +112,15 @@ def pull(
     variant: str = "mtp",
     quant: str | None = None,
     link: LinkMode = LinkMode.AUTO,
+    options: Options | None = None,
     dry_run: bool = False,
     progress: Progress | None = None,
     root: Path | None = None,
 ) -> PullResult:
     """Have the files of a variant in the folder `out`; those that are there already are left as they are.
 
-    `source`: ORG/NAME, hf:ORG/NAME@REVISION or an address of the Hub. Raises what `choose` raises, RemoteError,
+    `source`: ORG/NAME, hf:ORG/NAME@REVISION or an address of the Hub. What arrives is kept when a run ends early, and
+    the next one into the same folder goes on from there. Raises what `choose` raises, RemoteError,
     OutputExists (another file has a name that is needed), NoSpace, StorageError.
     """
     from ..sources.cache import cache_root
@@ -131,22 +133,34 @@ def pull(
     place = parse_source(source)
     if not isinstance(place, HubSource):
         raise UsageError(f"'{source}' is no repository on the Hub; write ORG/NAME or hf:ORG/NAME@REVISION.")
-    fetcher = Fetcher()
+    fetcher = Fetcher(options)
     repo = HubRepo(place.repo_id, place.revision, fetcher, (root or cache_root()).absolute())
     listing = [Listed(name, file.size_bytes, file.sha256) for name, file in repo.listing.files.items()]
     folder = Path(out)
+    hasher = sums.Hasher()
     with Remote(repo, fetcher) as remote:
-        have = [file.path for file in listing if _in_folder(folder, file) or _cached(repo, file) is not None]
-        chosen = choose(listing, _manifest(remote, listing), variant, quant or place.file, _header(remote), have)
-    steps = tuple(_steps(repo, chosen, folder))
+        here = _Here(repo, folder, listing, hasher)
+        have = [file.path for file in listing if here.seems_to_have(file)]
+        with remote.renaming():
+            chosen = choose(listing, _manifest(remote, listing), variant, quant or place.file, _header(remote), have)
+    steps = tuple(_steps(here, chosen))
     missing = [step for step in steps if step.state != PRESENT]
-    outcome = None
-    if missing and not dry_run:
-        outcome = _carry_out(repo, chosen, folder, missing, link, progress)
-    elif missing:
-        check_outputs(_plan(chosen, folder, [(step, Path(step.name)) for step in missing], link))
-    commit = str(repo.revision)
-    return PullResult(place.repo_id, commit, chosen, folder, steps, outcome, time.perf_counter() - started)
+    staging = Staging(repo, fetcher, folder)
+    n_moved, outcome = sum(staging.missing_bytes(file) for file in _unique(missing, DOWNLOAD)), None
+    check_outputs(_plan(chosen, folder, [(step, Path(step.name)) for step in missing], link))
+    if not dry_run:
+        if missing:
+            n_moved, outcome = _carry_out(staging, chosen, folder, missing, link, hasher, progress)
+        staging.clear(step.file.path for step in steps)
+    return PullResult(
+        place.repo_id, str(repo.revision), chosen, folder, steps, outcome, time.perf_counter() - started, n_moved
+    )
+
+
+def _unique(steps: Iterable[Step], state: str | None = None) -> list[Listed]:
+    """Files of these steps; equal ones once."""
+    found = (step.file for step in steps if state in (None, step.state))
+    return list({file.sha256 or file.path: file for file in found}.values())
 
 
 # -- looking ----------------------------------------------------------------------------------------------------------
@@ -177,26 +191,64 @@ def _header(remote: Remote) -> Callable[[str], GGUFFile]:
     return header
 
 
-def _in_folder(folder: Path, file: Listed) -> bool:
-    path = folder / PurePosixPath(file.path).name
-    try:
-        return path.stat().st_size == file.size_bytes
-    except OSError:
-        return False
+@dataclass(frozen=True)
+class _Here:
+    """What of a repository is on this machine already."""
+
+    repo: HubRepo
+    folder: Path
+    listing: Sequence[Listed]
+    hasher: sums.Hasher
+
+    def _has_size(self, file: Listed) -> bool:
+        path = self.folder / PurePosixPath(file.path).name
+        try:
+            return path.is_file() and path.stat().st_size == file.size_bytes
+        except OSError:
+            return False
+
+    def _twins(self, file: Listed) -> list[Listed]:
+        """Files of the repository with the same bytes, this one among them."""
+        if file.sha256 is None:
+            return [file]
+        return [other for other in self.listing if other.sha256 == file.sha256]
+
+    def seems_to_have(self, file: Listed) -> bool:
+        """By names and sizes alone."""
+        return any(map(self._has_size, self._twins(file))) or self._cached(file) is not None
+
+    def _cached(self, file: Listed) -> Path | None:
+        """The file's bytes in the user's Hub cache, under this name or another."""
+        from huggingface_hub import constants
+
+        found = self.repo.local(file.path)
+        if found is not None or file.sha256 is None:
+            return found
+        folder = "models--" + self.repo.repo_id.replace("/", "--")
+        blob = Path(constants.HF_HUB_CACHE) / folder / "blobs" / file.sha256
+        return blob if blob.is_file() and blob.stat().st_size == file.size_bytes else None
+
+    def find(self, file: Listed) -> Path | None:
+        """Where the file's bytes are, by their hash: under another name in the folder, or in the Hub cache."""
+        for other in self._twins(file):
+            path = self.folder / PurePosixPath(other.path).name
+            if self._has_size(other) and other.sha256 is not None and self.hasher.digest(path) == other.sha256:
+                return path
+        return self._cached(file)
+
+    def is_it(self, file: Listed, path: Path) -> bool:
+        """Whether `path` holds the file: a name of the cached one, or equal by its hash."""
+        if not path.is_file() or path.stat().st_size != file.size_bytes:
+            return False
+        cached = self._cached(file)
+        if cached is not None and path.samefile(cached):
+            return True
+        if file.sha256 is not None:
+            return self.hasher.digest(path) == file.sha256
+        return self.repo.check(file.path, path) is None
 
 
-def _cached(repo: HubRepo, file: Listed) -> Path | None:
-    """The file's bytes in the user's Hub cache, under this name or another."""
-    from huggingface_hub import constants
-
-    found = repo.local(file.path)
-    if found is not None or file.sha256 is None:
-        return found
-    blob = Path(constants.HF_HUB_CACHE) / ("models--" + repo.repo_id.replace("/", "--")) / "blobs" / file.sha256
-    return blob if blob.is_file() and blob.stat().st_size == file.size_bytes else None
-
-
-def _steps(repo: HubRepo, chosen: Chosen, folder: Path) -> list[Step]:
+def _steps(here: _Here, chosen: Chosen) -> list[Step]:
     """What is to be done for each file. Raises OutputExists for a name that another file has."""
     steps = []
     names: dict[str, str] = {}
@@ -204,40 +256,33 @@ def _steps(repo: HubRepo, chosen: Chosen, folder: Path) -> list[Step]:
         name = PurePosixPath(file.path).name
         if names.setdefault(name, file.path) != file.path:
             raise UsageError(f"'{file.path}' and '{names[name]}' would get one name; the repository cannot be pulled.")
-        path = folder / name
-        cached = _cached(repo, file)
+        path = here.folder / name
         if os.path.lexists(path):
-            if not _is_it(repo, file, path, cached):
+            if not here.is_it(file, path):
                 raise OutputExists(
                     f"{path}: another file has this name, and nextn never overwrites; choose another -o."
                 )
             steps.append(Step(file, name, PRESENT))
         else:
-            steps.append(Step(file, name, DOWNLOAD if cached is None else CACHED))
+            found = here.find(file)
+            steps.append(Step(file, name, DOWNLOAD if found is None else CACHED, found))
     return steps
-
-
-def _is_it(repo: HubRepo, file: Listed, path: Path, cached: Path | None) -> bool:
-    """Whether `path` holds the file: a name of the cached one, or equal by its hash."""
-    if not path.is_file() or path.stat().st_size != file.size_bytes:
-        return False
-    if cached is not None and path.samefile(cached):
-        return True
-    return repo.check(file.path, path) is None
 
 
 # -- doing ------------------------------------------------------------------------------------------------------------
 
 
-def _plan(chosen: Chosen, folder: Path, found: Sequence[tuple[Step, Path]], link: LinkMode) -> Plan:
-    """Links into the folder; the file to load gets its name last."""
+def _plan(chosen: Chosen, folder: Path, found: Sequence[_Found], link: LinkMode) -> Plan:
+    """Names in the folder; the file to load gets its name last. What was staged only needs a name, the rest a link."""
     ordered = sorted(found, key=lambda each: each[0].file.path == chosen.entry)
     sidecar = None if chosen.sidecar is None else folder / PurePosixPath(chosen.sidecar).name
     return Plan(
         verb="pull",
         layout=chosen.variant,
         folder=folder,
-        outputs=tuple(Link(step.name, path, step.file.size_bytes, link) for step, path in ordered),
+        outputs=tuple(
+            Link(step.name, path, step.file.size_bytes, link, staged=step.state == DOWNLOAD) for step, path in ordered
+        ),
         entry=folder / PurePosixPath(chosen.entry).name,
         sidecar=sidecar,
         header_bytes=0,
@@ -245,28 +290,46 @@ def _plan(chosen: Chosen, folder: Path, found: Sequence[tuple[Step, Path]], link
 
 
 def _carry_out(
-    repo: HubRepo, chosen: Chosen, folder: Path, missing: Sequence[Step], link: LinkMode, progress: Progress | None
-) -> Outcome:
-    check_outputs(_plan(chosen, folder, [(step, Path(step.name)) for step in missing], link))
-    n_load = _unique_bytes(step.file for step in missing if step.state == DOWNLOAD)
-    total = n_load + _unique_bytes(step.file for step in missing)
-    done = 0
+    staging: Staging,
+    chosen: Chosen,
+    folder: Path,
+    missing: Sequence[Step],
+    link: LinkMode,
+    hasher: sums.Hasher,
+    progress: Progress | None,
+) -> tuple[int, Outcome]:
+    """Fetch, compare with the hashes, give names. Returns the bytes that were moved, too."""
+    wanted = _unique(missing, DOWNLOAD)
+    n_load = sum(staging.missing_bytes(file) for file in wanted)
+    done, total = 0, n_load + sum(file.size_bytes for file in _unique(missing))
 
-    def moved(n: float) -> None:
+    def hashed(n: int) -> None:
         nonlocal done
-        done += int(n)
+        done += n
         if progress is not None:
             progress(min(done, total), total)
 
-    found = [(step, _download(repo, step.file, moved)) for step in missing]
-    hasher = sums.Hasher(moved)
-    for step, path in found:
-        _check(repo, step.file, path, hasher)
-    return execute(_plan(chosen, folder, found, link))
+    def fetched(n: int, _: int) -> None:
+        nonlocal done
+        done = 0
+        hashed(n)
+
+    with staging:
+        n_moved = staging.fetch(wanted, fetched)
+        done, hasher.advance = n_load, hashed
+        staged = {file.sha256 or file.path: staging.whole(file, hasher) for file in wanted}
+        found: list[_Found] = [
+            (step, staged[step.file.sha256 or step.file.path] if step.source is None else step.source)
+            for step in missing
+        ]
+        for step, path in found:
+            if step.source is not None:
+                _check(staging.repo, step.file, path, hasher)
+        return n_moved, execute(_plan(chosen, folder, found, link))
 
 
 def _check(repo: HubRepo, file: Listed, path: Path, hasher: sums.Hasher) -> None:
-    """Raise RemoteError when the file is not what the Hub, or the manifest, says."""
+    """Raise RemoteError when what lies here already is not what the Hub says."""
     why = None
     if file.sha256 is None:
         why = repo.check(file.path, path)
@@ -277,37 +340,3 @@ def _check(repo: HubRepo, file: Listed, path: Path, hasher: sums.Hasher) -> None
             f"{repo.origin}:{file.path}: what is in the cache is not the file: {why}; remove {path.resolve()} and run "
             "it again."
         )
-
-
-def _download(repo: HubRepo, file: Listed, moved: Callable[[float], None]) -> Path:
-    """The file in the user's Hub cache. Raises RemoteError."""
-    import httpx2
-    from huggingface_hub import hf_hub_download
-    from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError, OfflineModeIsEnabled
-    from huggingface_hub.utils import tqdm  # type: ignore[attr-defined]
-
-    class Bar(tqdm):
-        """Tells our progress what the client's would show."""
-
-        def __init__(self, *args: Any, **kwargs: Any) -> None:
-            super().__init__(*args, **{**kwargs, "disable": True})  # type: ignore[no-untyped-call]
-
-        def update(self, n: float | None = 1) -> Any:
-            moved(n or 0)
-            return super().update(n)
-
-    try:
-        return Path(
-            hf_hub_download(
-                repo.repo_id, file.path, revision=repo.revision, endpoint=repo.endpoint, library_name="nextn",
-                tqdm_class=Bar,
-            )
-        )  # fmt: skip
-    except NextnError:
-        raise
-    except (HfHubHTTPError, LocalEntryNotFoundError, OfflineModeIsEnabled, httpx2.HTTPError, OSError) as error:
-        reason = " ".join(str(error).split()).rstrip(".") or type(error).__name__
-        raise RemoteError(
-            f"{repo.origin}:{file.path}: it could not be downloaded: {reason}; what has arrived is kept, so run it "
-            "again."
-        ) from error

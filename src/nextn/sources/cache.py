@@ -112,6 +112,11 @@ def note_of(path: Path) -> Path:
     return path.with_name(f".{path.name}{NOTE_SUFFIX}")
 
 
+def part_of(path: Path) -> Path:
+    """Where a partial file lies before it has its name."""
+    return path.with_name(f".{path.name}{PART_SUFFIX}")
+
+
 def _read_note(data: bytes) -> tuple[Identity | None, list[Piece]]:
     """Identity and whole lines; torn lines are skipped."""
     identity: Identity | None = None
@@ -203,7 +208,7 @@ class PartialFile:
         self._pieces: list[Piece] = []
         self._unchecked: set[Piece] = set()
         self._there: list[Range] = []
-        self._part = path.with_name(f".{path.name}{PART_SUFFIX}")
+        self._part = part_of(path)
         self._note_fd = -1
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
@@ -343,6 +348,33 @@ class PartialFile:
         """Let go of it; other processes may clear it now."""
         fd, self._note_fd = self._note_fd, -1
         if fd >= 0:
+            os.close(fd)
+
+
+def bytes_left(path: Path, identity: Identity) -> int:
+    """What of a file is still to be fetched, by its note alone."""
+    try:
+        known, pieces = _read_note(note_of(path).read_bytes())
+    except OSError:
+        return identity.size_bytes
+    if known != identity:
+        return identity.size_bytes
+    there = merged((piece.start, piece.end) for piece in pieces)
+    return sum(end - start for start, end in gaps(there, 0, identity.size_bytes))
+
+
+def remove_partial(path: Path) -> None:
+    """Remove a partial file, named or not, and its note, unless another run is at it. Raises OSError."""
+    note = note_of(path)
+    with contextlib.suppress(FileNotFoundError):
+        fd = os.open(note, os.O_RDONLY | os.O_CLOEXEC)
+        try:
+            fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            for each in (path, part_of(path), note):
+                each.unlink(missing_ok=True)
+        except BlockingIOError:
+            return
+        finally:
             os.close(fd)
 
 

@@ -90,11 +90,8 @@ def opened(source: str | Path, options: Options | None = None) -> Iterator[Opene
             error.args = (f"{str(error).rstrip('.')}; there is no local path '{source}' either.",)
         raise
     with remote:
-        try:
+        with remote.renaming():
             yield Opened(remote.name, remote.model, remote.checkpoint, remote)
-        except NextnError as error:
-            remote.rename(error)
-            raise
 
 
 def _local(path: Path) -> Opened:

@@ -12,16 +12,16 @@ import contextlib
 import os
 import shutil
 import threading
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import FIRST_EXCEPTION, ThreadPoolExecutor, wait
 from dataclasses import dataclass, field
 from functools import cached_property, partial
 from pathlib import Path
 from typing import TYPE_CHECKING, TypeAlias
 
-from ..errors import FormatError, IncompleteModel, NextnError, NoSpace, StorageError, UsageError
+from ..errors import FormatError, IncompleteModel, NextnError, NoSpace, RemoteError, StorageError, UsageError
 from ..gguf.files import Model, open_model, shard_name, split_shard_name
-from .cache import Identity, PartialFile, Range, cache_root, fill_with, merged
+from .cache import Identity, PartialFile, Range, cache_root, fill_with, in_own_cache, merged
 from .checkpoint import CONFIG, INDEX, TOKENIZER, Checkpoint, open_checkpoint
 from .fetch import (
     FIRST_READ_BYTES,
@@ -123,6 +123,15 @@ class Remote:
             error.what = self.text(error.what)
             error.where = None if error.where is None else self.text(error.where)
 
+    @contextlib.contextmanager
+    def renaming(self) -> Iterator[None]:
+        """Errors of the body name addresses."""
+        try:
+            yield
+        except NextnError as error:
+            self.rename(error)
+            raise
+
     # -- getting files here -------------------------------------------------------------------------------------------
 
     def _open(self, name: str) -> RemoteFile | None:
@@ -183,8 +192,6 @@ class Remote:
 
     def _check_whole(self, name: str, file: RemoteFile) -> None:
         """Compare a file that is whole with the server's hash; drop it when it differs."""
-        from ..errors import RemoteError
-
         there = file.here.content_path
         why = self.place.check(name, there) if not file.here.missing(0, file.target.size_bytes) else None
         if why is not None:
@@ -220,11 +227,29 @@ class Remote:
         """What `fetch` would move; ranges of local files do not count."""
         return sum(end - start for some in self._missing(ranges).values() for start, end in some)
 
-    def fetch(self, ranges: Iterable[FileRange], progress: Progress | None = None) -> int:
+    def whole(self, name: str) -> FileRange:
+        """All of a file, to be fetched. Raises RemoteError when the place has none of that name."""
+        file = self._open(name)
+        if file is None:
+            raise RemoteError(f"{self.place.address(name)}: there is no such file.")
+        return FileRange(self.place.folder / name, 0, file.target.size_bytes)
+
+    def publish(self, name: str) -> Path:
+        """Give an opened file its name in the cache."""
+        path = self.place.folder / name
+        self._files[path].here.publish()
+        return path
+
+    def drop(self, name: str) -> None:
+        """Forget the bytes of an opened file."""
+        self._files[self.place.folder / name].here.drop()
+
+    def fetch(self, ranges: Iterable[FileRange], progress: Progress | None = None, *, check: bool = True) -> int:
         """Have these ranges here; returns the bytes moved. Ranges of local files are passed over.
 
         Near ranges are read in one go, and several at once. What arrives is kept whatever happens, so that another
-        run goes on from there. Raises RemoteError, NoSpace, StorageError.
+        run goes on from there. With `check` a file that is whole then is compared with the server's hash. Raises
+        RemoteError, NoSpace, StorageError.
         """
         missing = self._missing(ranges)
         total = sum(end - start for some in missing.values() for start, end in some)
@@ -233,8 +258,12 @@ class Remote:
         free = shutil.disk_usage(self.place.folder).free
         if free < total:
             raise NoSpace(
-                f"{self.place.folder}: {total:,} bytes are needed and {free:,} are free; free some room ('nextn cache "
-                "--clear'), or set NEXTN_CACHE to a folder elsewhere."
+                f"{self.place.folder}: {total:,} bytes are needed and {free:,} are free; free some room"
+                + (
+                    " ('nextn cache --clear'), or set NEXTN_CACHE to a folder elsewhere."
+                    if in_own_cache(self.place.folder)
+                    else "."
+                )
             )
         done, lock = 0, threading.Lock()
 
@@ -256,7 +285,7 @@ class Remote:
             for low in range(start, end, step)
         ]
         self._parallel(jobs)
-        for path in missing:
+        for path in missing if check else ():
             self._check_whole(path.relative_to(self.place.folder).as_posix(), self._files[path])
         return total
 
