@@ -19,7 +19,6 @@ from faults import Faults
 from ggufmaker import make
 from nextn.cli.pack import command as pack_command
 from nextn.errors import (
-    BlockPresent,
     DonorMismatch,
     FormatError,
     NextnError,
@@ -158,7 +157,7 @@ def test_a_trunk_whose_name_says_mtp_gets_another(shards: list[Path], tmp_path: 
     trunk.symlink_to(Q4)
     result = api.pack([trunk], donor=CHECKPOINT, out=tmp_path / "out", dry_run=True)
     assert {out.name for out in result.package.plan.outputs} - EXTRA == {
-        "tiny-trunk-Q4_K_M.gguf", "mtp-tiny-Q8_0.gguf"
+        "tiny-Q4_K_M.gguf", "mtp-tiny-Q8_0.gguf"
     }  # fmt: skip
 
 
@@ -308,13 +307,15 @@ def test_refusals_leave_nothing(shards: list[Path], packed: Path, tmp_path: Path
     twin.parent.mkdir()
     twin.symlink_to(Q4)
     bundled = packed / "tiny-qwen35-MTP-Q4_K_M-00001-of-00004.gguf"
+    (packed.parent / "side").mkdir(exist_ok=True)
+    shutil.copy(nextn.extract(bundled, out=tmp_path / "mtp-x.gguf").entry, packed.parent / "side" / "mtp-x.gguf")
     moe = TRUNKS / "qwen35moe-BF16.gguf"
     out = tmp_path / "out"
     cases: list[tuple[type[NextnError], str, list[Path], dict]] = [
-        (UsageError, "either the donor", [Q4], {}),
+        (UsageError, "publishes a local file", [Q4], {"sidecar": "hf:org/x:mtp-x.gguf"}),
         (UsageError, "either the donor", [Q4], {"donor": CHECKPOINT, "sidecar": CHECKPOINT}),
         (UsageError, "quant 'q4_k_m'", [Q4, twin], {"donor": CHECKPOINT}),
-        (BlockPresent, "already has", [bundled], {"donor": CHECKPOINT}),
+        (UsageError, "sidecar or donor file", [packed.parent / "side" / "mtp-x.gguf"], {"donor": CHECKPOINT}),
         (UsageError, "no layout 'bundle'", [Q4], {"donor": CHECKPOINT, "layout": "bundle"}),
         (UsageError, "no model to pack", [], {"donor": CHECKPOINT}),
     ]

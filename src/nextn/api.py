@@ -160,15 +160,16 @@ class Source:
             demand(block, wanted, block_sha256(block))
         elif wanted is not None:
             plan = replace(plan, notes=(*plan.notes, "the block was not fetched, so its hash was not compared"))
-        before = _received(remote)
+        before = received(remote)
         done = None
         if not dry_run:
-            done = execute(plan, progress=lambda n, _: steps.wrote(n, _received(remote) - before))
+            done = execute(plan, progress=lambda n, _: steps.wrote(n, received(remote) - before))
         info = DonorInfo(block.donor_name, block.revision, done.source_sha256 if done else None, why)
-        return Result(plan, done, info, _received(remote), missing if dry_run else 0)
+        return Result(plan, done, info, received(remote), missing if dry_run else 0)
 
 
-def _received(remote: Remote | None) -> int:
+def received(remote: Remote | None) -> int:
+    """Bytes that came from a server so far."""
     return 0 if remote is None else remote.traffic.bytes_received
 
 

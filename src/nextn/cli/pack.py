@@ -7,12 +7,16 @@ from pathlib import Path
 import click
 
 from ..report.text import put_json, say, size
-from .common import limit_option, link_option
+from .common import ask_which, limit_option, link_option
 
 
 @click.command(short_help="make a folder ready to publish, each quant with and without its block")
 @click.argument("models", metavar="MODEL...", nargs=-1, required=True)
-@click.option("--from", "donor", metavar="DONOR", help="Checkpoint, bundled GGUF, sidecar or donor file, also remote.")
+@click.option(
+    "--from", "donor", metavar="DONOR",
+    help="Checkpoint, bundled GGUF, sidecar or donor file, also remote. Default: the block that the MODELs carry, else "
+    "the donor that attach would find.",
+)  # fmt: skip
 @click.option("--sidecar", metavar="FILE", help="Publish this sidecar as it is, for all MODELs.")
 @click.option("-o", "--out", metavar="DIR", required=True, help="The folder. Existing files are never replaced.")
 @click.option(
@@ -59,30 +63,39 @@ def command(
     """Make DIR ready for the Hub: each MODEL (a quant) with and without its MTP block, one set of bytes.
 
     Shard sets get a second first shard and a block shard, the others stand under two names by links; single files
-    share one sidecar. With model card, SHA256SUMS (the files are read for it) and a manifest. MODELs stay as they are.
+    share one sidecar. A MODEL that carries its block is taken apart. With model card, SHA256SUMS (the files are read
+    for it) and a manifest. MODELs stay as they are.
     """
     from ..publish import api
     from ..report.progress import byte_progress
+    from ..sources.infer import Doubt
 
-    with byte_progress("packing", not (quiet or dry_run)) as progress:
-        result = api.pack(
-            models,
-            donor=donor,
-            sidecar=sidecar,
-            out=out,
-            layout=layout,
-            type=type_name,
-            draft_head=draft_head,
-            embd_type=embd_type,
-            title=title,
-            repo=repo,
-            base_model=base_model,
-            verified=[Path(path) for path in verified],
-            link=link,
-            limit_rate=limit_rate,
-            dry_run=dry_run,
-            progress=progress,
-        )
+    def pack(donor: str | None) -> api.PackResult:
+        with byte_progress("packing", not (quiet or dry_run)) as progress:
+            return api.pack(
+                models,
+                donor=donor,
+                sidecar=sidecar,
+                out=out,
+                layout=layout,
+                type=type_name,
+                draft_head=draft_head,
+                embd_type=embd_type,
+                title=title,
+                repo=repo,
+                base_model=base_model,
+                verified=[Path(path) for path in verified],
+                link=link,
+                limit_rate=limit_rate,
+                dry_run=dry_run,
+                progress=progress,
+                say=None if quiet else say,
+            )
+
+    try:
+        result = pack(donor)
+    except Doubt as doubt:
+        result = pack(ask_which(doubt))
     if as_json:
         put_json(result.to_json())
         return

@@ -7,7 +7,7 @@ import hashlib
 import os
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -137,7 +137,7 @@ def execute(plan: Plan, *, progress: Progress | None = None, system: System | No
             space.sync(path)
         if len(plan.outputs) > 1:
             space.announce(
-                {out.name: temps[out.name] if isinstance(out, NewFile) else out.source for out in plan.outputs}
+                {out.name: _bytes_of(out, temps) for out in plan.outputs}
             )
         for out in plan.outputs:
             if out is plan.outputs[-1] and len(plan.outputs) > 1:
@@ -164,6 +164,13 @@ def execute(plan: Plan, *, progress: Progress | None = None, system: System | No
         links,
         run.source_hash.hexdigest(),
     )
+
+
+def _bytes_of(out: NewFile | Link, temps: Mapping[str, Path]) -> Path:
+    """Where an output's bytes lie before it has its name."""
+    if isinstance(out, NewFile):
+        return temps[out.name]
+    return out.source if out.twin_of is None else temps[out.twin_of]
 
 
 def _write_file(run: _Run, out: NewFile, fd: int, path: Path) -> list[LateHeader]:

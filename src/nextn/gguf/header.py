@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import math
 import struct
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -87,6 +87,8 @@ class Header:
     data_offset: int  # absolute start of the data section
     alignment: int = DEFAULT_ALIGNMENT
     path: Path | None = field(default=None, compare=False)  # for messages
+    # Stored bytes of tensors where `tensors` are not all that the file has, and so do not tell.
+    known_sizes: Mapping[str, int | None] | None = field(default=None, compare=False, repr=False)
 
     @cached_property
     def by_key(self) -> dict[str, KV]:
@@ -110,9 +112,11 @@ class Header:
         For a type whose layout is not known: up to the next tensor's offset, padding included; None for
         the last one, whose end only the file's size tells.
         """
+        if self.known_sizes is not None:
+            return dict(self.known_sizes)
         order = sorted(self.tensors, key=lambda info: info.offset)
         sizes: dict[str, int | None] = {}
-        for info, after in zip(order, [*order[1:], None], strict=True):
+        for info, after in zip(order, (*order[1:], None), strict=False):
             size = info.computed_size_bytes
             if size is None and after is not None:
                 size = after.offset - info.offset

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from ..block import block_layers, layer_of
@@ -15,6 +16,62 @@ from .plan import Link, LinkMode, NewBytes, NewFile, Plan
 
 # Root tensors that serve drafting only, and that other engines refuse.
 DRAFT_ROOTS = ("output_extra.weight",)
+
+
+@dataclass(frozen=True)
+class TrunkOf:
+    """What of a model is its trunk."""
+
+    model: Model
+    n_layers: int
+    kvs: list[KV]  # of the model without its block
+
+    def keeps(self, info: TensorInfo) -> bool:
+        """Whether a tensor belongs to the trunk."""
+        layer = layer_of(info.name)
+        return (layer is None or layer < self.n_layers) and info.name not in DRAFT_ROOTS
+
+
+def trunk_of(model: Model) -> TrunkOf:
+    """The trunk of a model that may have a block. Raises UsageError for sidecars and donor files, FormatError."""
+    names = list(model.tensors)
+    if not any(layer_of(name) == 0 for name in names):
+        raise UsageError(
+            f"{model.entry}: this is a sidecar or donor file; to run without MTP just do not load it beside the trunk."
+        )
+    model.check_whole()
+    layers = block_layers(names)
+    n_trunk = layers[0] if layers else model.arch_int("block_count")
+    return TrunkOf(model, n_trunk, metadata.detached_kvs(model, n_trunk) if layers else list(model.kvs))
+
+
+def without_block(model: Model) -> Model:
+    """The model as `plan_detach` would write it: such headers, over the data where it lies.
+
+    Files that hold nothing but the block are left out. What a file of it would be, only detaching tells: its size and
+    offsets are those of the file that is there.
+    """
+    trunk = trunk_of(model)
+    first, *others = model.files
+    left = [first, *(file for file in others if any(map(trunk.keeps, file.header.tensors)))]
+    n_tensors = sum(trunk.keeps(info) for _, info in model.items())
+    kvs = trunk.kvs
+    if model.is_sharded:
+        kvs = edit(kvs, put=metadata.split_kvs(0, len(left), n_tensors, model))
+    return Model(
+        tuple(
+            replace(
+                file,
+                header=replace(
+                    file.header,
+                    kvs=tuple(kvs) if file is first else file.header.kvs,
+                    tensors=tuple(filter(trunk.keeps, file.header.tensors)),
+                    known_sizes=file.header.stored_sizes,
+                ),
+            )
+            for file in left
+        )
+    )
 
 
 def plan_detach(
@@ -30,18 +87,8 @@ def plan_detach(
     layers = block_layers(names)
     if not layers and form is None:
         raise NoBlock(f"{model.entry}: there is no MTP block in this model, so there is nothing to take off.")
-    if not any(layer_of(name) == 0 for name in names):
-        raise UsageError(
-            f"{model.entry}: this is a sidecar or donor file; to run without MTP just do not load it beside the trunk."
-        )
-    model.check_whole()
-    n_trunk = layers[0] if layers else model.arch_int("block_count")
-
-    def keep(info: TensorInfo) -> bool:
-        layer = layer_of(info.name)
-        return (layer is None or layer < n_trunk) and info.name not in DRAFT_ROOTS
-
-    kvs = metadata.detached_kvs(model, n_trunk) if layers else list(model.kvs)
+    trunk = trunk_of(model)
+    n_trunk, kvs, keep = trunk.n_layers, trunk.kvs, trunk.keeps
     base = naming.trunk_base(model.base_name)
     if form is not None:
         return _reshaped(model, kvs, keep, base, out, n_trunk, form)

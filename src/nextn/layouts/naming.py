@@ -42,7 +42,12 @@ def bundled_base(base: str) -> str:
 
 def trunk_base(base: str) -> str:
     """The base name of a trunk-only model made from bundled `base`."""
-    return with_mark(_MARK.sub("", base.replace("mtp-", "MTP-").removeprefix("MTP-")), "trunk")
+    return with_mark(plain_base(base), "trunk")
+
+
+def plain_base(base: str) -> str:
+    """The base name of a published trunk: without any mark of MTP."""
+    return _MARK.sub("", base.replace("mtp-", "MTP-").removeprefix("MTP-"))
 
 
 def sidecar_name(model: Model, type_name: str) -> str:

@@ -12,13 +12,14 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from ..block import Block
-from ..errors import UsageError
+from ..block import Block, block_from_model, block_layers
+from ..errors import NoBlock, UsageError
 from ..gguf.files import Model, shard_name
 from ..gguf.header import TensorInfo
 from ..gguf.types import TensorType
 from . import naming
 from .attach import Options, plan_attach
+from .detach import plan_detach, without_block
 from .plan import Link, LinkMode, NewFile, Plan
 
 PLAIN, MTP = "plain", "mtp"
@@ -76,42 +77,74 @@ class Pack:
     model: Model  # the quant whose metadata describes the package
 
 
-def plan_pack(trunks: Sequence[Model], block: Block, options: PackOptions) -> Pack:
-    """The files of all quants, each with and without `block`.
+@dataclass(frozen=True)
+class _Item:
+    """One of the models to publish."""
 
-    Raises what attaching raises, and UsageError when two models would get the same names or the same label.
+    given: Model
+    trunk: Model  # without a block; where `given` has one, such a model is not on disk yet
+    own: Block | None  # what `given` has
+
+    @classmethod
+    def of(cls, model: Model) -> _Item:
+        """A model with or without a block."""
+        if not has_block(model):
+            return cls(model, model, None)
+        return cls(model, without_block(model), block_from_model(model))
+
+
+def has_block(model: Model) -> bool:
+    """Whether a model carries a block itself."""
+    return bool(block_layers(list(model.tensors)))
+
+
+def plan_pack(models: Sequence[Model], block: Block | None, options: PackOptions) -> Pack:
+    """The files of all quants, each with and without a block: `block`, or None for the one that the models carry.
+
+    A model that carries its block is taken apart: its trunk stands once for both variants. Raises what attaching and
+    detaching raise, NoBlock, and UsageError when two models would get the same names or the same label.
     """
-    if not trunks:
+    if not models:
         raise UsageError("there is no model to pack; name at least one.")
+    items = [_Item.of(model) for model in models]
+    trunks = [item.trunk for item in items]
+    given, block = block, block or _carried(items)
     if options.layout is not None and options.layout not in LAYOUTS:
         raise UsageError(f"there is no layout '{options.layout}' to publish; choose one of {', '.join(LAYOUTS)}.")
     if options.ready_sidecar:
         _check_ready(block, options)
-    planned = [(trunk, layout, _attached(trunk, block, layout, options)) for trunk in trunks
-               for layout in (_layout(trunk, options),)]  # fmt: skip
-    beside = [(trunk, made) for trunk, layout, made in planned if layout == "sidecar"]
+    planned = []
+    for item in items:
+        layout = _layout(item.trunk, options)
+        own = block if given is not None or layout == "sidecar" else item.own or block
+        planned.append((item, layout, _attached(item.trunk, own, layout, options)))
+    beside = [(item.trunk, made) for item, layout, made in planned if layout == "sidecar"]
     sidecar = _sidecar(beside, block, options) if beside else None
     outputs: list[NewFile | Link] = [] if sidecar is None else [sidecar]
     quants = []
     notes = [note for _, _, made in planned for note in made.notes]
-    for trunk, layout, made in planned:
-        plain = _plain(trunk, options)
+    for item, layout, made in planned:
+        plain = _plain(item, options)
         outputs += plain
-        variants = {PLAIN: _variant([link.name for link in plain])}
+        variants = {PLAIN: _variant(sorted(out.name for out in plain))}
+        if item.own is not None and given is not None:
+            notes.append(f"{item.given.entry.name} has a block of its own, which is left out for {given.donor_name}")
         if layout == "shards":
-            outputs += made.outputs
+            outputs += _twins(made, item, plain, options)
             # Block shard, trunk shards, first shard: the order in which an attach makes them.
             block_shard, *middle, first = (out.name for out in made.outputs)
             variants[MTP] = _variant([first, *middle, block_shard], with_block=True)
-            notes += _twice(trunk)
+            notes += _twice(item.trunk)
         else:
             assert sidecar is not None
             alone = variants[PLAIN]
             variants[MTP] = replace(alone, sidecar=sidecar.name, roles=(*alone.roles, Role(sidecar.name, SIDECAR)))
-        quants.append(Quant(quant_label(trunk), layout, variants))
+        quants.append(Quant(quant_label(item.trunk), layout, variants))
     _check_names(outputs, quants)
     notes += _named_apart(trunks)
-    headers = {trunk.entry: trunk.header_bytes for trunk in trunks}
+    headers = {model.entry: model.header_bytes for model in models}
+    if given is not None:
+        headers[given.origin] = given.header_bytes
     plan = Plan(
         verb="pack",
         layout=quants[0].layout,
@@ -119,10 +152,20 @@ def plan_pack(trunks: Sequence[Model], block: Block, options: PackOptions) -> Pa
         outputs=tuple(outputs),
         entry=options.out / quants[0].variants[MTP].entry,
         sidecar=None if sidecar is None else options.out / sidecar.name,
-        header_bytes=sum(headers.values()) + block.header_bytes,
+        header_bytes=sum(headers.values()),
         notes=tuple(dict.fromkeys(notes)),
     )
     return Pack(plan, tuple(quants), best_source(trunks))
+
+
+def _carried(items: Sequence[_Item]) -> Block:
+    """The block that the models bring: of those, the one with the most exact root tensors."""
+    carriers = {item.trunk.entry: item.own for item in items if item.own is not None}
+    if not carriers:
+        raise NoBlock(f"{items[0].given.entry}: this model has no MTP block; name a donor of it with --from.")
+    best = carriers[best_source([item.trunk for item in items if item.own is not None]).entry]
+    assert best is not None
+    return best
 
 
 def _layout(trunk: Model, options: PackOptions) -> str:
@@ -182,11 +225,12 @@ def _sidecar(made: Sequence[tuple[Model, Plan]], block: Block, options: PackOpti
     return plan.outputs[0]
 
 
-def _plain(trunk: Model, options: PackOptions) -> list[Link]:
-    """The trunk's own files, under their own names unless those say MTP."""
-    base = trunk.base_name
-    if naming.bundled_base(base) == base:
-        base = naming.trunk_base(base)
+def _plain(item: _Item, options: PackOptions) -> list[NewFile | Link]:
+    """The trunk's own files, or those that taking the block off makes, under names that do not say MTP."""
+    base = naming.plain_base(item.given.base_name)
+    if item.own is not None:
+        return list(plan_detach(item.given, f"{options.out}{os.sep}{base}.gguf", options.link).outputs)
+    trunk = item.trunk
     count = len(trunk.files)
     names = [f"{base}.gguf"] if not trunk.is_sharded else [shard_name(base, i + 1, count) for i in range(count)]
     for name in names:
@@ -194,6 +238,20 @@ def _plain(trunk: Model, options: PackOptions) -> list[Link]:
     return [
         Link(name, file.path, file.size_bytes, options.link) for name, file in zip(names, trunk.files, strict=True)
     ]
+
+
+def _twins(
+    made: Plan, item: _Item, plain: Sequence[NewFile | Link], options: PackOptions
+) -> Iterator[NewFile | Link]:
+    """The outputs of an attach; where they are to link a file that `plain` writes anew, they link the new one."""
+    written = {out.name: out for out in plain if isinstance(out, NewFile)}
+    by_path = {file.path: name for file, name in zip(item.trunk.files, sorted(out.name for out in plain), strict=True)}
+    for out in made.outputs:
+        new = written.get(by_path[out.source]) if isinstance(out, Link) else None
+        if new is None or not isinstance(out, Link):
+            yield out
+        else:
+            yield replace(out, source=options.out / new.name, size_bytes=new.size_bytes, twin_of=new.name)
 
 
 def _variant(names: Sequence[str], with_block: bool = False) -> Variant:

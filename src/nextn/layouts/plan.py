@@ -140,6 +140,7 @@ class Link:
     size_bytes: int
     mode: LinkMode = LinkMode.AUTO
     staged: bool = False  # our own file on the folder's file system: where there are no hard links it is renamed
+    twin_of: str | None = None  # the output of this plan, named before, that `source` will be
 
 
 @dataclass(frozen=True)

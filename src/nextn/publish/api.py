@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from contextlib import ExitStack
+from dataclasses import replace
 from pathlib import Path
 
+from ..api import Steps, open_block, received
 from ..destinations.local import check_outputs
 from ..errors import UsageError
 from ..gguf.files import open_model
 from ..gguf.types import TensorType, parse_type_name
-from ..layouts.pack import PackOptions, plan_pack
+from ..layouts.pack import PackOptions, best_source, has_block, plan_pack
 from ..layouts.plan import LinkMode
 from .packing import CardOptions, PackResult, pack_up, plan_package
 from .pulling import PullResult
@@ -43,17 +46,26 @@ def pack(
     limit_rate: float | None = None,
     dry_run: bool = False,
     progress: Progress | None = None,
+    say: Callable[[str], None] | None = None,
 ) -> PackResult:
-    """A folder to publish: quants of one model, each with and without the block of `donor` or `sidecar`.
+    """A folder to publish: quants of one model, each with and without an MTP block.
 
-    `donor` may be remote, as in `nextn.attach`; `sidecar` is published as it is, so it has to be a local file.
+    The block is that of `donor` (which may be remote, as in `nextn.attach`), or `sidecar`, a local file that is
+    published as it is. With neither it is the one that the models carry; when none does, its donor is looked for as
+    `nextn.attach` does, and `say` is told what was chosen and why.
 
-    Raises what `nextn.attach` raises.
+    Raises what `nextn.attach` and `nextn.detach` raise.
     """
-    from ..api import open_block
+    from ..sources.opening import http_options
+    from ..sources.spec import parse_source
 
-    if (donor is None) == (sidecar is None):
-        raise UsageError("name either the donor of the block (--from) or a ready sidecar (--sidecar).")
+    if donor is not None and sidecar is not None:
+        raise UsageError("name either the donor of the block (--from) or a ready sidecar (--sidecar), not both.")
+    if sidecar is not None and not isinstance(parse_source(sidecar), Path):
+        raise UsageError(
+            f"'{sidecar}' is not here: --sidecar publishes a local file as it is; get it with 'nextn pull', or take "
+            "the block out of it with --from."
+        )
     options = PackOptions(
         Path(out),
         layout,
@@ -63,15 +75,29 @@ def pack(
         LinkMode(link),
         ready_sidecar=sidecar is not None,
     )
-    with open_block(donor if donor is not None else str(sidecar), limit_rate) as source:
-        package = plan_package(
-            plan_pack([open_model(model) for model in models], source.block, options),
-            CardOptions(title, repo, base_model, [Path(path) for path in verified]),
-        )
-        if source.remote is not None and not dry_run:
-            check_outputs(package.plan)
-            source.remote.fetch(package.plan.ranges, progress)
-        return pack_up(package, dry_run=dry_run, progress=progress)
+    opened = [open_model(model) for model in models]
+    why, n_before = None, 0
+    if donor is None and sidecar is None and opened and not any(map(has_block, opened)):
+        from ..donors import find
+
+        chosen = find(best_source(opened), layout="shards", options=http_options(limit_rate))
+        donor, why, n_before = chosen.source, chosen.why, chosen.bytes_downloaded
+        if say is not None:
+            say(why)
+    card = CardOptions(title, repo, base_model, [Path(path) for path in verified])
+    with ExitStack() as stack:
+        source = None
+        if donor is not None or sidecar is not None:
+            source = stack.enter_context(open_block(donor if donor is not None else str(sidecar), limit_rate))
+        package = plan_package(plan_pack(opened, source.block if source else None, options), card)
+        remote = source.remote if source else None
+        check_outputs(package.plan)
+        missing = remote.missing_bytes(package.plan.ranges) if remote is not None and not dry_run else 0
+        steps = Steps(progress, missing, package.hash_bytes + package.plan.bytes_written)
+        if remote is not None and not dry_run:
+            remote.fetch(package.plan.ranges, steps.fetched)
+        result = pack_up(package, dry_run=dry_run, progress=lambda done, _: steps.wrote(done, 0))
+        return replace(result, bytes_downloaded=n_before + received(remote), why=why)
 
 
 def pull(

@@ -48,10 +48,13 @@ class _Ledger:
     temps: dict[str, Path] = field(default_factory=dict)  # output name -> its temporary file
     hashes: dict[str, str] = field(default_factory=dict)
     hasher: sums.Hasher = field(default_factory=sums.Hasher)
+    twins: dict[str, str] = field(default_factory=dict)  # output name -> the other output that it is
 
     def digest(self, name: str) -> str:
         """The sha256 of an output, hex."""
-        if name not in self.hashes:
+        if name in self.twins:
+            self.hashes[name] = self.digest(self.twins[name])
+        elif name not in self.hashes:
             self.hashes[name] = self.hasher.digest(self.temps[name])
         return self.hashes[name]
 
@@ -86,7 +89,7 @@ class Package:
     @property
     def hash_bytes(self) -> int:
         """Bytes that hashing reads: every inode once."""
-        linked = sums.unique_bytes(out.source for out in self.plan.outputs if isinstance(out, Link))
+        linked = sums.unique_bytes(out.source for out in _linked(self.plan))
         return linked + sum(out.size_bytes for out in self._hashed_new())
 
     def _hashed_new(self) -> list[NewFile]:
@@ -102,6 +105,8 @@ class PackResult:
     outcome: Outcome | None
     bytes_hashed: int
     sha256: Mapping[str, str]  # file name -> hex; empty after a dry run
+    bytes_downloaded: int = 0  # from servers, headers included
+    why: str | None = None  # how the block's donor was chosen; None: it was named, or the models carry the block
 
     @property
     def folder(self) -> Path:
@@ -130,6 +135,8 @@ class PackResult:
             "bytes_hashed": self.bytes_hashed,
             "bytes_written": plan.bytes_written,
             "bytes_linked": plan.bytes_linked,
+            "bytes_downloaded": self.bytes_downloaded,
+            "why": self.why,
             "peak_memory_bytes": plan.peak_memory_bytes,
             "wall_s": done.wall_s if done else 0.0,
             "files": files,
@@ -155,9 +162,8 @@ def plan_package(pack: Pack, options: CardOptions | None = None) -> Package:
     """
     options = options or CardOptions()
     _check_telling(pack.plan)
-    for out in pack.plan.outputs:
-        if isinstance(out, Link):
-            refuse_partial(out.source)
+    for link in _linked(pack.plan):
+        refuse_partial(link.source)
     sizes = {out.name: out.size_bytes for out in pack.plan.outputs}
     model = pack.model
     title = options.title or str(model.header.get("general.name") or model.base_name)
@@ -165,7 +171,9 @@ def plan_package(pack: Pack, options: CardOptions | None = None) -> Package:
         title, model.architecture, pack.quants, sizes, options.repo, options.base_model,
         [read_verified(path, sizes) for path in options.verified],
     ).text().encode("utf-8", "surrogateescape")  # fmt: skip
-    ledger = _Ledger()
+    ledger = _Ledger(
+        twins={out.name: out.twin_of for out in pack.plan.outputs if isinstance(out, Link) and out.twin_of is not None}
+    )
 
     def manifest(hashes: Mapping[str, str]) -> bytes:
         return manifests.manifest_of(title, model.architecture, pack.quants, sizes, hashes).encode()
@@ -191,6 +199,11 @@ def plan_package(pack: Pack, options: CardOptions | None = None) -> Package:
         NewFile(manifests.NAME, (LateHeader(len(manifest({})), build_manifest),)),
     )
     return Package(pack, replace(pack.plan, outputs=outputs), ledger)
+
+
+def _linked(plan: Plan) -> list[Link]:
+    """Links to files that are there before the run."""
+    return [out for out in plan.outputs if isinstance(out, Link) and out.twin_of is None]
 
 
 def _sha256(data: bytes) -> str:
@@ -231,9 +244,8 @@ def pack_up(
         report()
 
     ledger.hasher.advance = lambda n: report()
-    for out in plan.outputs:
-        if isinstance(out, Link):
-            ledger.hashes[out.name] = ledger.hasher.digest(out.source)
+    for link in _linked(plan):
+        ledger.hashes[link.name] = ledger.hasher.digest(link.source)
     watching = _Watching(system or System(), ledger, [out.name for out in plan.outputs])
     outcome = execute(plan, progress=wrote, system=cast(System, watching))
     wrote(plan.bytes_written, 0)  # headers that wait for hashes are not told on the way

@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from ..errors import NextnError, RemoteError, UsageError
+from ..errors import RemoteError, UsageError
 from ..gguf.files import Model, open_model
 from .checkpoint import CONFIG, INDEX, Checkpoint, open_checkpoint
 from .spec import HubSource, parse_source
@@ -89,9 +89,8 @@ def opened(source: str | Path, options: Options | None = None) -> Iterator[Opene
         if isinstance(place, HubSource) and place.bare and "no local" not in str(error):
             error.args = (f"{str(error).rstrip('.')}; there is no local path '{source}' either.",)
         raise
-    with remote:
-        with remote.renaming():
-            yield Opened(remote.name, remote.model, remote.checkpoint, remote)
+    with remote, remote.renaming():
+        yield Opened(remote.name, remote.model, remote.checkpoint, remote)
 
 
 def _local(path: Path) -> Opened:
