@@ -368,6 +368,19 @@ def test_holes_are_never_read(hub: HubServer, opened: Open) -> None:
     assert guard_of(Q4) is None
 
 
+def test_an_engine_never_gets_parts(hub: HubServer, opened: Open, tiny_models: TinyModels) -> None:
+    from nextn.engines.base import Launch, refuse_parts
+
+    hub.repo(REPO).commit({"model.gguf": tiny_models.bundled.read_bytes()})
+    remote = opened()
+    assert remote.model is not None
+    remote.__exit__()
+    for launch in (Launch(remote.model.entry), Launch(Q4, sidecar=remote.model.entry)):
+        with pytest.raises(StorageError, match="only parts of a remote file"):
+            refuse_parts(launch)
+    refuse_parts(Launch(Q4))
+
+
 def test_a_disk_without_room(hub: HubServer, opened: Open, monkeypatch: pytest.MonkeyPatch) -> None:
     from nextn.errors import NoSpace
 

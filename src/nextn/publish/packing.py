@@ -18,6 +18,7 @@ from typing import Any, cast
 from ..destinations.local import Outcome, check_outputs, execute
 from ..durable import SUFFIX, System
 from ..errors import UsageError
+from ..layouts.naming import plain_base, split_quant
 from ..layouts.pack import Pack
 from ..layouts.plan import Hashes, LateHeader, Link, NewBytes, NewFile, Plan
 from ..sources.cache import refuse_partial
@@ -166,7 +167,7 @@ def plan_package(pack: Pack, options: CardOptions | None = None) -> Package:
         refuse_partial(link.source)
     sizes = {out.name: out.size_bytes for out in pack.plan.outputs}
     model = pack.model
-    title = options.title or str(model.header.get("general.name") or model.base_name)
+    title = options.title or str(model.header.get("general.name") or split_quant(plain_base(model.base_name))[0])
     readme = Card(
         title, model.architecture, pack.quants, sizes, options.repo, options.base_model,
         [read_verified(path, sizes) for path in options.verified],
