@@ -1,7 +1,8 @@
 """nextn: multi-token prediction (MTP) for the GGUF models you already have.
 
-`nextn.inspect(path)`, `nextn.attach(trunk, donor, layout=...)`, `nextn.detach(model)`, `nextn.extract(donor)`,
-`nextn.verify(model)`, `nextn.pack(models, out=...)` and `nextn.pull(repo, out=...)` are the verbs of the command line.
+`nextn.inspect(path)`, `nextn.doctor(model)`, `nextn.attach(trunk, donor, layout=...)`, `nextn.detach(model)`,
+`nextn.extract(donor)`, `nextn.verify(model)`, `nextn.pack(models, out=...)` and `nextn.pull(repo, out=...)` are the
+verbs of the command line.
 Names are imported on first use: a tool that only inspects never loads numpy.
 """
 
@@ -13,6 +14,7 @@ __version__ = "0.1.0"
 
 if TYPE_CHECKING:
     from .api import CheckpointInspection, DonorInfo, Inspection, Result, attach, detach, extract, inspect
+    from .diagnosis import Diagnosis, Finding, Treatment, doctor
     from .measure.bench import BenchReport, bench
     from .measure.verify import Verdict, verify
     from .memory.verb import MemoryPlan, plan
@@ -22,6 +24,7 @@ _HOMES = {
     **dict.fromkeys(
         ("CheckpointInspection", "DonorInfo", "Inspection", "Result", "attach", "detach", "extract", "inspect"), "api"
     ),
+    **dict.fromkeys(("Diagnosis", "Finding", "Treatment", "doctor"), "diagnosis"),
     **dict.fromkeys(("BenchReport", "bench"), "measure.bench"),
     **dict.fromkeys(("Verdict", "verify"), "measure.verify"),
     **dict.fromkeys(("MemoryPlan", "plan"), "memory.verb"),
@@ -30,17 +33,21 @@ _HOMES = {
 __all__ = [
     "BenchReport",
     "CheckpointInspection",
+    "Diagnosis",
     "DonorInfo",
+    "Finding",
     "Inspection",
     "MemoryPlan",
     "PackResult",
     "PullResult",
     "Result",
+    "Treatment",
     "Verdict",
     "__version__",
     "attach",
     "bench",
     "detach",
+    "doctor",
     "extract",
     "inspect",
     "pack",

@@ -174,7 +174,7 @@ def block_from_model(model: Model) -> Block:
 # -- from a checkpoint ---------------------------------------------------------------------------------------
 
 
-def _block_names(checkpoint: Checkpoint, family: Family) -> dict[str, str]:
+def block_names(checkpoint: Checkpoint, family: Family) -> dict[str, str]:
     """Name inside the block -> full name, for the family's prefix that the checkpoint uses.
 
     Blocks behind the trunk's layers are renumbered: their first layer is `layers.0`.
@@ -375,7 +375,7 @@ def block_from_checkpoint(checkpoint: Checkpoint) -> Block:
             f"{checkpoint.folder / CONFIG}: nextn does not know the model class "
             f"{', '.join(checkpoint.classes) or '(none is named)'} (it knows {known})."
         )
-    names = _block_names(checkpoint, family)
+    names = block_names(checkpoint, family)
     if not names:
         raise _no_block(checkpoint, family)
     refuse_foreign(checkpoint, names)

@@ -18,6 +18,7 @@ from ..errors import EXIT_BUG, EXIT_INTERRUPTED, NextnError, StorageError
 
 VERBS = {
     "inspect": "what is in a model, does it carry a block, is it whole, what would run it",
+    "doctor": "what is wrong with a model's block, header or names, and what mends it",
     "attach": "put an MTP block onto a quant you already have",
     "detach": "take the MTP block off again",
     "extract": "write the block to a file of its own",
@@ -34,7 +35,7 @@ VERBS = {
 
 EXIT_CODES = """\b
 Exit codes: 0 done (verify: passed)   2 wrong call          3 verify: failed    4 verify, bench: cannot tell
-  5 inspect: problems found   10 damaged file   11 unsupported format   12 incomplete model
+  5 inspect, doctor: problems found   10 damaged file   11 unsupported format   12 incomplete model
  13 donor does not fit   14 block already there   15 no block   16 unsupported model   17 type not possible
  20 output exists   21 no disk space   22 the system refused   23 a server refused   30 no engine   31 engine refused
  32 engine failed   serve: the server's own   70 a bug in nextn   130 interrupted"""

@@ -73,7 +73,7 @@ def os_error(error: OSError, path: Path, doing: str) -> StorageError:
     return StorageError(f"{path}: cannot {doing}: {reason}.")
 
 
-def _number(file: GGUFFile, key: str) -> int | None:
+def integer_of(file: GGUFFile, key: str) -> int | None:
     """An integer value, or None when it is missing or something else."""
     kv = file.header.by_key.get(key)
     return int(kv.value) if kv is not None and kv.type in INTEGER_TYPES else None
@@ -241,7 +241,7 @@ def open_model(path: Path | str) -> Model:
     parts = split_shard_name(path.name)
     if parts is None:
         file = read_header(path)
-        count = _number(file, SPLIT_COUNT)
+        count = integer_of(file, SPLIT_COUNT)
         if count is not None and count > 1:
             raise IncompleteModel(
                 f"{path}: this is one of {count} shards, but its name does not say which; "
@@ -259,7 +259,7 @@ def _open_set(path: Path, prefix: str, number: int, count: int) -> Model:
         raise IncompleteModel(
             f"{path}: the name says shard {number} of {count}, which no set has; the file was renamed."
         )
-    if SPLIT_COUNT not in own.header.by_key or (count == 1 and _number(own, SPLIT_COUNT) in (0, 1)):
+    if SPLIT_COUNT not in own.header.by_key or (count == 1 and integer_of(own, SPLIT_COUNT) in (0, 1)):
         if SPLIT_NO in own.header.by_key and count > 1:
             raise IncompleteModel(f"{path}: 'split.no' is there without 'split.count'; the set is damaged.")
         return Model((own,))  # a name that only looks like a shard's
@@ -282,13 +282,13 @@ def _check_set(files: tuple[GGUFFile, ...]) -> None:
     """Refuse a set that an engine would refuse, or that is mixed from two models."""
     first = files[0]
     for i, file in enumerate(files):
-        no = _number(file, SPLIT_NO)
+        no = integer_of(file, SPLIT_NO)
         if no != i:
             raise IncompleteModel(
                 f"{file.path}: 'split.no' is {no}, but the name says shard {i + 1} (split.no {i}); "
                 "the file was renamed or belongs to another set."
             )
-    count = _number(first, SPLIT_COUNT)
+    count = integer_of(first, SPLIT_COUNT)
     if count != len(files):
         raise IncompleteModel(
             f"{first.path}: 'split.count' is {count}, but the names say {len(files)} shards; "
@@ -303,20 +303,20 @@ def _check_set(files: tuple[GGUFFile, ...]) -> None:
                     f"{file.path}: tensor '{printable(info.name)}' is also in {other.path.name}; "
                     "the set is mixed from two models."
                 )
-    total = _number(first, SPLIT_TENSORS_COUNT)
+    total = integer_of(first, SPLIT_TENSORS_COUNT)
     if total is not None and total != len(seen):
         raise IncompleteModel(
             f"{first.path}: the set should hold {total:,} tensors and holds {len(seen):,}; "
             "it is mixed from two models, or a shard was replaced."
         )
-    _check_one_model(files)
+    check_one_model(files)
 
 
-def _check_one_model(files: tuple[GGUFFile, ...]) -> None:
+def check_one_model(files: tuple[GGUFFile, ...]) -> None:
     """Refuse shards whose tensors cannot belong to one model: another hidden size, another architecture."""
     first = files[0]
     arch = first.header.get("general.architecture")
-    hidden = _number(first, f"{arch}.embedding_length")
+    hidden = integer_of(first, f"{arch}.embedding_length")
     for file in files[1:]:
         other = file.header.get("general.architecture")
         if other is not None and other != arch:

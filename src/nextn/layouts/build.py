@@ -114,14 +114,14 @@ def _block_parts(tensor: BlockTensor, name: str, wanted: TensorType | None, note
     """A tensor and, for NVFP4, the factors that engines multiply its result with."""
     kind = None if tensor.stored is not None or tensor.f32 else tensor.rows.block_type
     if kind is None or (wanted is not None and wanted.id != kind.id):
-        return [_block_part(tensor, name, wanted, notes)]
+        return [block_part(tensor, name, wanted, notes)]
     factors = _factors(tensor)
     if factors and (wanted is None or not _FACTOR_SLOTS.fullmatch(tensor.suffix)):
         if wanted is None:
             notes.append(f"the block's NVFP4 becomes q8_0; --type nvfp4 keeps it, but {FACTORS_REFUSED}")
         else:
             notes.append(f"{name}: llama.cpp takes no factor beside it, so its NVFP4 becomes q8_0")
-        return [_block_part(tensor, name, Q8_0, notes)]
+        return [block_part(tensor, name, Q8_0, notes)]
     if factors:
         notes.append(FACTORS_REFUSED)
     size = tensor_size(kind, tensor.ne)
@@ -136,7 +136,7 @@ def _block_parts(tensor: BlockTensor, name: str, wanted: TensorType | None, note
     ]
 
 
-def _block_part(tensor: BlockTensor, name: str, wanted: TensorType | None, notes: list[str]) -> Part:
+def block_part(tensor: BlockTensor, name: str, wanted: TensorType | None, notes: list[str]) -> Part:
     target = F32 if tensor.f32 else parse_type_name(tensor.kept) if tensor.kept else wanted
     if tensor.stored is not None and tensor.type_id is not None:
         if target is None or tensor.type_id == target.id or (tensor.f32 and wanted is None):
@@ -247,7 +247,7 @@ def late_header(
     draft = pairs(dict.fromkeys(provenance.names, blank), blank)
     extra: list[KV] = []
     if congruent_to is not None:
-        extra = _congruence(header_size(draft, infos), congruent_to, like.alignment)
+        extra = congruence(header_size(draft, infos), congruent_to, like.alignment)
 
     def build(hashes: Hashes, source_hash: str) -> bytes:
         return build_header(
@@ -257,7 +257,7 @@ def late_header(
     return LateHeader(len(build(dict.fromkeys(provenance.names, blank), blank)), build)
 
 
-def _congruence(size: int, data_offset: int, alignment: int) -> list[KV]:
+def congruence(size: int, data_offset: int, alignment: int) -> list[KV]:
     """A padding pair that moves the data section to a block-wise multiple away from `data_offset`."""
     grain = max(REFLINK_GRAIN, alignment)
     if (pad_to(size, alignment) - data_offset) % grain == 0:

@@ -1,0 +1,13 @@
+"""What is wrong with a model's MTP block, its header, its files and their names; and what mends it.
+
+`diagnose` looks at one open model, `examine` at whatever a path names, `doctor` also mends. One file a kind of
+finding; `mend.py` turns what they would change into a plan.
+"""
+
+from __future__ import annotations
+
+from .examine import Diagnosis, diagnose, examine
+from .finding import Finding
+from .treat import Treatment, doctor
+
+__all__ = ["Diagnosis", "Finding", "Treatment", "diagnose", "doctor", "examine"]

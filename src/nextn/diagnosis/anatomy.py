@@ -1,0 +1,133 @@
+"""What the tensors of a model say, whatever its header claims."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import cached_property
+
+from ..archs import FAMILIES
+from ..archs.base import GENERIC_LAYER_ARRAYS, LOADS_ONLY, OTHER_USE, Family
+from ..block import EH_PROJ, layer_of, suffix_of
+from ..gguf.files import Model
+from ..gguf.kv import INTEGER_TYPES, KVType
+from ..layouts.metadata import SHAPE
+
+KEY = "nextn_predict_layers"
+# Models that are drafts themselves: all their layers are counted by the key, or there is no such key.
+DRAFTS = {
+    "gemma4-assistant": "a draft for Gemma 4, loaded beside it with -md",
+    "gemma4_mtp": "a draft for Gemma 4 as ik_llama.cpp's converter names it, loaded beside it with -md",
+    "eagle3": "an EAGLE-3 draft: pass it with -md DRAFT --spec-type draft-eagle3",
+    "dflash": "a DFlash draft: pass it with -md DRAFT --spec-type draft-dflash",
+}
+# llama.cpp's own spelling of the router model, beside the one in the table.
+_OTHER_USE = frozenset((*OTHER_USE, "graniteswitch"))
+# Where the loader takes a trunk as it is, whatever the key promises.
+_PROMISE_IGNORED = frozenset({"deepseek4"})
+
+
+@dataclass(frozen=True)
+class Anatomy:
+    """Layers by what they hold."""
+
+    model: Model
+    arch: str
+    blocks: tuple[int, ...]  # layers with `nextn.*` tensors, whole or not
+    trunk: frozenset[int]  # all other layers
+    promised: int  # the key's value, 0 when it is missing or no number
+    block_count: int | None
+
+    @classmethod
+    def of(cls, model: Model) -> Anatomy:
+        """Raises FormatError for a file without an architecture."""
+        arch = model.architecture
+        layers: dict[int, bool] = {}
+        for name in model.tensors:
+            layer = layer_of(name)
+            if layer is not None:
+                layers[layer] = layers.get(layer, False) or suffix_of(name).startswith("nextn.")
+        count = model.header.by_key.get(f"{arch}.block_count")
+        return cls(
+            model,
+            arch,
+            tuple(sorted(n for n, marked in layers.items() if marked)),
+            frozenset(n for n, marked in layers.items() if not marked),
+            max(0, model.arch_int(KEY)),
+            int(count.value) if count is not None and count.type in INTEGER_TYPES else None,
+        )
+
+    @property
+    def family(self) -> Family | None:
+        """The table of the architecture."""
+        return FAMILIES.get(self.arch)
+
+    @property
+    def is_language_model(self) -> bool:
+        """Whether there are layers at all and the key means MTP."""
+        return bool(self.trunk or self.blocks) and self.arch not in _OTHER_USE and self.arch not in DRAFTS
+
+    @property
+    def has_trunk(self) -> bool:
+        """Whether there are layers besides the block's."""
+        return bool(self.trunk)
+
+    @property
+    def promise_counts(self) -> bool:
+        """Whether an engine believes the key of a model without a block."""
+        return self.arch not in _PROMISE_IGNORED
+
+    @property
+    def is_donor(self) -> bool:
+        """Nothing but a block, for no engine to load."""
+        if self.has_trunk or not self.blocks:
+            return False
+        if self.model.header.get(SHAPE) == "donor":
+            return True
+        return "token_embd.weight" not in self.model.tensors and "tokenizer.ggml.model" not in self.model.header.by_key
+
+    @property
+    def shape(self) -> str:
+        """bundled, trunk-only, sidecar or donor."""
+        if not self.blocks:
+            return "trunk-only"
+        if self.has_trunk:
+            return "bundled"
+        return "donor" if self.is_donor else "sidecar"
+
+    @cached_property
+    def lost_layers(self) -> tuple[int, ...]:
+        """Numbers below the last trunk layer that no tensor has (at most the first hundred)."""
+        out: list[int] = []
+        there = sorted({*self.trunk, *self.blocks})
+        before = -1
+        last = max(self.trunk, default=-1)
+        for n in there:
+            if n > last or len(out) >= 100:
+                break
+            out += range(before + 1, min(n, before + 101))
+            before = n
+        return tuple(out)
+
+    @property
+    def n_trunk(self) -> int:
+        """Trunk layers by their tensors; of a sidecar what stands before its block."""
+        if self.trunk:
+            return max(self.trunk) + 1
+        return self.blocks[0] if self.blocks else 0
+
+    @property
+    def whole_blocks(self) -> bool:
+        """Whether every block has its certain mark."""
+        return all(f"blk.{n}.{EH_PROJ}" in self.model.tensors for n in self.blocks)
+
+    @property
+    def array_lengths(self) -> set[int]:
+        """Lengths of the per-layer arrays that there are."""
+        suffixes = (*GENERIC_LAYER_ARRAYS, *(self.family.array_tail if self.family else ()))
+        found = (self.model.header.by_key.get(f"{self.arch}.{suffix}") for suffix in suffixes)
+        return {kv.n_items for kv in found if kv is not None and kv.type is KVType.ARRAY and kv.n_items is not None}
+
+    @property
+    def only_loads(self) -> bool:
+        """Whether engines load such a block and never draft with it."""
+        return self.arch in LOADS_ONLY

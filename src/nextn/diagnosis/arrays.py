@@ -1,0 +1,119 @@
+"""Per-layer arrays: engines demand one entry for each layer, MTP blocks included."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+from ..archs.base import Donor
+from ..block import Block
+from ..gguf.files import Model
+from ..gguf.kv import KV, KVType
+from ..layouts.metadata import layer_arrays
+from .anatomy import Anatomy
+from .finding import Finding
+from .patient import Patient, quoted
+
+# Arrays that must keep the trunk's length, by architecture (llama.cpp compares them with the trunk's layers).
+_TRUNK_ONLY = {"glm-dsa": ("attention.indexer.types",), "glm5-next": ("attention.indexer.types",)}
+# Arrays of which engines ignore what stands behind the last layer.
+_MAY_BE_LONGER = {"deepseek4": ("attention.compress_ratios",)}
+
+
+def _arrays(model: Model) -> Iterator[tuple[KV, Any]]:
+    for suffix, tail in layer_arrays(model).items():
+        kv = model.header.by_key.get(f"{model.architecture}.{suffix}")
+        if kv is not None and kv.type is KVType.ARRAY:
+            yield kv, tail
+
+
+def _entry(model: Model, kv: KV, tail: Any, n_trunk: int, block: int, donor: Block | None) -> Any:
+    """The value of a block's layer, or None when nothing tells."""
+    own = donor.model.arch_value(kv.key.removeprefix(f"{model.architecture}.")) if donor and donor.model else None
+    if isinstance(own, list) and donor is not None and len(own) == n_trunk + donor.n_layer_nextn:
+        return own[n_trunk + block] if n_trunk + block < len(own) else None
+    if callable(tail):
+        config = donor.checkpoint.text_config if donor is not None and donor.checkpoint else {}
+        return tail(Donor(n_trunk, config, model.arch_value), block)
+    if tail is not None:
+        return tail
+    values = kv.value
+    return next((value for value in reversed(values) if value), values[-1])
+
+
+def _mended(model: Model, kv: KV, tail: Any, n_trunk: int, n_nextn: int, donor: Block | None) -> KV | None:
+    """The array with the right length, or None when its values cannot be told."""
+    values = kv.value
+    if kv.item_type is KVType.ARRAY or len(values) < max(1, n_trunk):
+        return None
+    new = list(values[: n_trunk + n_nextn])
+    for block in range(len(new) - n_trunk, n_nextn):
+        value = _entry(model, kv, tail, n_trunk, block, donor)
+        if value is None:
+            return None
+        new.append(bool(value) if kv.item_type is KVType.BOOL else value)
+    return kv.with_value(new)
+
+
+def mended_arrays(model: Model, n_trunk: int, n_nextn: int, donor: Block | None = None) -> list[KV]:
+    """All arrays that have another length than the layers and whose values can be told."""
+    out = []
+    for kv, tail in _arrays(model):
+        if kv.n_items != n_trunk + n_nextn:
+            fresh = _mended(model, kv, tail, n_trunk, n_nextn, donor)
+            if fresh is not None:
+                out.append(fresh)
+    return out
+
+
+def check_arrays(seen: Anatomy, donor: Block | None = None) -> Iterator[Finding]:
+    """Arrays of the wrong length; those that fit what the header wrongly says are left to its finding."""
+    if not seen.is_language_model or seen.is_donor or seen.lost_layers:
+        return
+    n_trunk, n_nextn = seen.n_trunk, len(seen.blocks)
+    if seen.blocks and not seen.has_trunk and seen.blocks[0] == 0 and seen.block_count:
+        n_trunk = seen.block_count - n_nextn  # numbered from 0: that is another finding
+    right = {n_trunk + n_nextn}
+    if not seen.blocks:
+        right |= {n_trunk + seen.promised}
+        if seen.block_count is not None and seen.block_count > n_trunk:
+            right.add(seen.block_count)
+    longer = _MAY_BE_LONGER.get(seen.arch, ())
+    for kv, tail in _arrays(seen.model):
+        if kv.n_items in right or (kv.key.removeprefix(f"{seen.arch}.") in longer and (kv.n_items or 0) > max(right)):
+            continue
+        fresh = _mended(seen.model, kv, tail, n_trunk, n_nextn, donor)
+        yield Finding(
+            "wrong-array-length",
+            "error",
+            f"'{kv.key}' has {kv.n_items:,} entries, and {n_trunk + n_nextn} layers are there, MTP blocks included.",
+            kv.key,
+            f"llama.cpp refuses to load it: 'key {kv.key} has wrong array length'",
+            f"nextn doctor {quoted(seen.model.entry)} --fix"
+            if fresh is not None
+            else f"nextn doctor {quoted(seen.model.entry)} --fix --from DONOR, a checkpoint or a bundled GGUF of the "
+            "same model: nothing here tells the entries",
+            None if fresh is None else _putting(fresh),
+        )
+    for suffix in _TRUNK_ONLY.get(seen.arch, ()):
+        found = seen.model.header.by_key.get(f"{seen.arch}.{suffix}")
+        if found is None or found.type is not KVType.ARRAY or found.n_items == n_trunk:
+            continue
+        kv = found
+        cut = kv.with_value(kv.value[:n_trunk]) if (kv.n_items or 0) > n_trunk else None
+        yield Finding(
+            "wrong-array-length",
+            "error",
+            f"'{kv.key}' has {kv.n_items:,} entries, and must have {n_trunk}: it counts trunk layers alone.",
+            kv.key,
+            "llama.cpp refuses to load it: the length has to be the trunk's",
+            f"nextn doctor {quoted(seen.model.entry)} --fix" if cut else "get the model again",
+            None if cut is None else _putting(cut),
+        )
+
+
+def _putting(kv: KV) -> Any:
+    def change(patient: Patient) -> Patient:
+        return patient.with_kvs([kv])
+
+    return change

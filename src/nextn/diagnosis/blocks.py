@@ -1,0 +1,148 @@
+"""The block's tensors: all there, none that the loader refuses, as many blocks as the graph takes."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from functools import partial
+
+from ..archs.base import same_shape
+from ..block import DRAFT_HEAD, EMBED_TOKENS, Block, BlockTensor, layer_of, suffix_of
+from ..gguf.types import TensorType
+from ..layouts import build
+from ..layouts.detach import DRAFT_ROOTS
+from .anatomy import Anatomy
+from .counts import doctor_command, donor_hint, donor_words
+from .finding import Finding
+from .patient import Patient, quoted
+
+_QKV, _GATE_UP, _KV_B = "attn_qkv.weight", "ffn_gate_up_exps.weight", "attn_kv_b.weight"
+# Two forms of the same weights: with one there the other is not missing.
+_OTHER_FORM = {
+    "attn_q.weight": _QKV, "attn_k.weight": _QKV, "attn_v.weight": _QKV,
+    "attn_q.bias": "attn_qkv.bias", "attn_k.bias": "attn_qkv.bias", "attn_v.bias": "attn_qkv.bias",
+    "ffn_gate_exps.weight": _GATE_UP, "ffn_up_exps.weight": _GATE_UP,
+    "attn_k_b.weight": _KV_B, "attn_v_b.weight": _KV_B,
+}  # fmt: skip
+_SPLIT = ("attn_q.weight", "attn_k.weight", "attn_v.weight")
+
+
+def check_blocks(seen: Anatomy, donor: Block | None = None) -> Iterator[Finding]:
+    """Findings about the block's own tensors."""
+    yield from _extra_roots(seen)
+    family = seen.family
+    if family is None or not seen.is_language_model:
+        return
+    for number, layer in enumerate(seen.blocks):
+        there = {suffix_of(name) for name in seen.model.tensors if layer_of(name) == layer}
+        there |= {rule.target for rule in family.rules if rule.root and rule.target in seen.model.tensors}
+        needed = [rule.target for rule in family.rules if not rule.optional]
+        lost = [name for name in needed if name not in there and _OTHER_FORM.get(name) not in there]
+        if _QKV in lost and all(name in there for name in _SPLIT):
+            lost.remove(_QKV)
+            yield _split(seen, layer)
+        if lost:
+            yield _not_whole(seen, layer, number, lost, donor)
+        known = {rule.target for rule in family.rules}
+        refused = [name for name in (EMBED_TOKENS, DRAFT_HEAD) if name in there and name not in known]
+        if refused:
+            names = [f"blk.{layer}.{name}" for name in refused]
+            yield Finding(
+                "block-has-refused-tensor",
+                "error",
+                f"the loader of '{seen.arch}' does not know {_listed(refused)} in a block.",
+                names[0],
+                "llama.cpp refuses to load it: 'wrong number of tensors'",
+                doctor_command(seen),
+                partial(_without, names=names),
+            )
+    if len(seen.blocks) > family.max_blocks:
+        kept = seen.blocks[: family.max_blocks]
+        yield Finding(
+            "too-many-blocks",
+            "error",
+            f"{len(seen.blocks)} MTP blocks are there, and the graph of '{seen.arch}' takes {family.max_blocks}.",
+            f"blk.{seen.blocks[len(kept)]}.*",
+            "llama.cpp loads it and aborts when it drafts: 'MTP currently only supports a single MTP block'",
+            f"nextn detach {quoted(seen.model.entry)}, then attach a donor with {family.max_blocks}",
+        )
+
+
+def _split(seen: Anatomy, layer: int) -> Finding:
+    return Finding(
+        "block-wants-fused-qkv",
+        "error",
+        f"the MTP block in layer {layer} has q, k and v apart, and the draft graph of '{seen.arch}' wants them fused.",
+        f"blk.{layer}.attn_q.weight",
+        "llama.cpp loads it and aborts when it drafts: 'MIMO2 MTP requires fused attn_qkv'",
+        f"nextn detach {quoted(seen.model.entry)}, then attach the block from the checkpoint",
+    )
+
+
+def _without(patient: Patient, names: list[str]) -> Patient:
+    return patient.without(names)
+
+
+def _extra_roots(seen: Anatomy) -> Iterator[Finding]:
+    """A head for drafting that only ik_llama.cpp knows."""
+    for name in DRAFT_ROOTS:
+        if name in seen.model.tensors:
+            yield Finding(
+                "head-for-ik-only",
+                "warning",
+                f"'{name}' is a head for drafting that ik_llama.cpp alone knows.",
+                name,
+                "llama.cpp refuses to load it: 'wrong number of tensors'; ik_llama.cpp takes it for Qwen3.5 and kin",
+                f"{doctor_command(seen)}, if llama.cpp shall load it",
+                partial(_without, names=[name]),
+            )
+
+
+def _listed(names: list[str]) -> str:
+    shown = ", ".join(f"'{name}'" for name in names[:4])
+    return shown + (f" and {len(names) - 4} more" if len(names) > 4 else "")
+
+
+def _not_whole(seen: Anatomy, layer: int, number: int, lost: list[str], donor: Block | None) -> Finding:
+    supply = {} if donor is None else _supply(seen, number, lost, donor)
+    whole = bool(supply) and supply.keys() == set(lost)
+    if donor is None:
+        mend = doctor_command(seen, donor_hint(seen))
+    elif whole:
+        mend = doctor_command(seen, f"--from {quoted(donor.origin)}")
+    else:
+        mend = f"name another donor with --from: {donor.origin.name} does not have all of them in the right shapes"
+    return Finding(
+        "block-not-whole",
+        "error",
+        f"the MTP block in layer {layer} lacks {len(lost)} of its tensors ({_listed(lost)}); {donor_words(seen)}.",
+        f"blk.{layer}.{lost[0]}",
+        "llama.cpp refuses to load it: 'tensor ... not found'; with nextn.eh_proj missing it loads, and aborts when it "
+        "drafts",
+        mend,
+        partial(_completed, tensors=tuple(supply.values()), layer=layer) if whole else None,
+    )
+
+
+def _supply(seen: Anatomy, number: int, lost: list[str], donor: Block) -> dict[str, BlockTensor]:
+    """The lost tensors from a donor that fits."""
+    if donor.architecture != seen.arch or donor.hidden_size != seen.model.arch_int("embedding_length"):
+        return {}
+    if seen.has_trunk and donor.n_layer_trunk not in (None, seen.n_trunk):
+        return {}
+    found = {tensor.suffix: tensor for tensor in donor.tensors if tensor.layer == number}
+    mine = {suffix_of(name): info for name, (_, info) in seen.model.tensors.items() if layer_of(name) in seen.blocks}
+    if any(name in found and not same_shape(found[name].ne, info.ne) for name, info in mine.items()):
+        return {}
+    return {name: found[name] for name in lost if name in found}
+
+
+def _completed(
+    patient: Patient, tensors: tuple[BlockTensor, ...], layer: int, wanted: TensorType | None = None
+) -> Patient:
+    from dataclasses import replace
+
+    notes: list[str] = []
+    seen = Anatomy.of(patient.model)
+    at = layer if layer in seen.blocks else seen.n_trunk + (tensors[0].layer if tensors else 0)
+    parts = [build.block_part(tensor, f"blk.{at}.{tensor.suffix}", wanted, notes) for tensor in tensors]
+    return replace(patient, added=(*patient.added, *parts))

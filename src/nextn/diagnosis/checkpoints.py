@@ -1,0 +1,107 @@
+"""The same honesty for checkpoint folders: does config.json keep its promise, is the block whole?"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+from ..archs import BY_CLASS
+from ..archs.base import Family
+from ..block import block_from_checkpoint, block_names
+from ..errors import FormatError, UnsupportedFormat, UnsupportedModel
+from ..sources.checkpoint import CONFIG, Checkpoint
+from .finding import Finding, Severity
+from .unpublished import words_of_class
+
+COUNT_KEYS = ("num_nextn_predict_layers", "mtp_num_hidden_layers", "num_mtp_layers")
+
+
+def check_checkpoint(checkpoint: Checkpoint) -> Iterator[Finding]:
+    """Findings about a checkpoint: names and config.json alone, no tensor is read.
+
+    Raises FormatError and its kin for a folder that cannot be read.
+    """
+    family = next((BY_CLASS[name] for name in checkpoint.classes if name in BY_CLASS), None)
+    words = words_of_class(checkpoint.classes, checkpoint.text_config)
+    names = {} if family is None else block_names(checkpoint, family)
+    promised = checkpoint.integer(*COUNT_KEYS, *(family.count_keys if family else ()))
+    if not names:
+        yield _without(checkpoint, family, words, promised)
+        return
+    assert family is not None
+    try:
+        block = block_from_checkpoint(checkpoint)
+    except (UnsupportedFormat, UnsupportedModel) as error:
+        yield _finding("checkpoint-not-read", "note", str(error), checkpoint, "nothing is wrong with it; nextn cannot")
+        return
+    except FormatError as error:
+        yield _finding(
+            "checkpoint-block-not-whole",
+            "error",
+            str(error),
+            checkpoint,
+            "take the base model's checkpoint as the donor: nextn attach TRUNK --from BASE",
+            "llama.cpp's converter stops, or writes a model that llama.cpp refuses",
+        )
+        return
+    if promised is not None and promised != block.n_layer_nextn:
+        yield _finding(
+            "checkpoint-promise",
+            "note",
+            f"config.json promises {promised} MTP block(s), and {block.n_layer_nextn} are there.",
+            checkpoint,
+            "nothing to do: nextn goes by the tensors",
+        )
+
+
+def _without(checkpoint: Checkpoint, family: Family | None, words: str | None, promised: int | None) -> Finding:
+    if words is not None:
+        mend = "nothing to do: the checkpoint is as published"
+        return _finding("no-block-published", "note", words, checkpoint, mend)
+    base = _base_words(checkpoint)
+    if promised:
+        return _finding(
+            "checkpoint-lost-block",
+            "error",
+            f"config.json promises {promised} MTP block(s), and no tensor of one is there: fine-tuning and merging "
+            f"tools lose it; {base}.",
+            checkpoint,
+            f"nextn attach TRUNK --from {_base_of(checkpoint) or 'BASE'}: the base model's block works on a fine-tune",
+            "llama.cpp's converter writes a key without a block, or stops",
+        )
+    return _finding(
+        "checkpoint-without-block",
+        "note",
+        f"this checkpoint has no MTP block, and config.json promises none; models of its class are published with one, "
+        f"and {base}.",
+        checkpoint,
+        f"nextn attach TRUNK --from {_base_of(checkpoint) or 'BASE'}",
+    )
+
+
+def _base_of(checkpoint: Checkpoint) -> str | None:
+    for key in ("base_model", "base_model_name_or_path", "_name_or_path"):
+        value = checkpoint.config.get(key)
+        if isinstance(value, str) and value.count("/") == 1 and not value.startswith((".", "/", "~")):
+            return value
+    return None
+
+
+def _base_words(checkpoint: Checkpoint) -> str:
+    base = _base_of(checkpoint)
+    return f"config.json names {base} as its base" if base else "config.json does not name its base"
+
+
+def _finding(
+    ident: str, severity: Severity, what: str, checkpoint: Checkpoint, mend: str, engine: str = ""
+) -> Finding:
+    return Finding(ident, severity, what, str(checkpoint.folder / CONFIG), engine, mend)
+
+
+def is_checkpoint(path: Path) -> bool:
+    """Whether a path names a checkpoint: its folder, its config.json, or one of its safetensors files."""
+    try:
+        return (path.is_dir() and (path / CONFIG).exists()) or path.name == CONFIG or path.suffix == ".safetensors"
+    except (OSError, ValueError):
+        return False
+

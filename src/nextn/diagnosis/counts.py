@@ -1,0 +1,315 @@
+"""Keys, counts and layer numbers against the tensors that are there. Mended by another header."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+
+from ..archs.base import LOADS_ONLY
+from ..block import Block
+from ..gguf.kv import INTEGER_TYPES, KV, KVType
+from ..layouts.metadata import OWN_KEYS, UNDO
+from ..sources.infer import infer_donors
+from .anatomy import KEY, Anatomy
+from .arrays import mended_arrays
+from .finding import Change, Finding
+from .patient import Patient, quoted
+
+# What the key is called elsewhere: checkpoints and forks.
+_NAMES = (KEY, "num_nextn_predict_layers", "mtp_num_hidden_layers", "num_mtp_layers", "n_layer_nextn")
+WRONG_NUMBER = "llama.cpp refuses to load it: 'wrong number of tensors; expected ..., got ...'"
+
+
+def header_change(seen: Anatomy, n_nextn: int, n_trunk: int, drop: Sequence[str] = ()) -> Change:
+    """A header that says what is there: the key, the count, the per-layer arrays."""
+    arch = seen.arch
+
+    def change(patient: Patient) -> Patient:
+        put = [KV.make(f"{arch}.block_count", KVType.UINT32, n_trunk + n_nextn)]
+        gone = list(drop)
+        if n_nextn:
+            put.append(KV.make(f"{arch}.{KEY}", KVType.UINT32, n_nextn))
+        else:
+            gone += [f"{arch}.{KEY}", *OWN_KEYS]  # no block, so nothing to tell of one and nothing to undo
+        put += mended_arrays(patient.model, n_trunk, n_nextn)
+        if UNDO in patient.model.header.by_key:
+            gone.append(UNDO)  # it would put the wrong header back
+        return patient.with_kvs(put, gone)
+
+    return change
+
+
+def doctor_command(seen: Anatomy, *more: str) -> str:
+    """The command that mends this model."""
+    return " ".join(("nextn doctor", quoted(seen.model.entry), "--fix", *more))
+
+
+def donor_hint(seen: Anatomy) -> str:
+    """`--from` with the surest guess of where the block may be had, and why."""
+    guesses = infer_donors(seen.model)
+    return f"--from {guesses[0].repo}" if guesses else "--from DONOR"
+
+
+def donor_words(seen: Anatomy) -> str:
+    """Which base would supply the block, as half a sentence."""
+    guesses = infer_donors(seen.model)[:3]
+    if not guesses:
+        return "nothing in its metadata names the base that it was made from"
+    return "by its metadata the base is " + ", or ".join(f"{guess.repo} ({guess.why})" for guess in guesses)
+
+
+def check_counts(seen: Anatomy, donor: Block | None = None) -> Iterator[Finding]:
+    """Findings about the key, `block_count` and the place of the block."""
+    if not seen.is_language_model or seen.is_donor:
+        return
+    if seen.lost_layers:
+        n = len(seen.lost_layers)
+        yield _lost(seen, f"{n:,}{' or more' if n >= 100 else ''} trunk layer(s) have no tensors (the first is "
+                          f"{seen.lost_layers[0]})")  # fmt: skip
+        return
+    if seen.blocks:
+        yield from _with_block(seen, donor)
+    else:
+        yield from _without_block(seen, donor)
+    yield from _types(seen)
+
+
+def _lost(seen: Anatomy, what: str) -> Finding:
+    return Finding(
+        "trunk-layers-lost",
+        "error",
+        f"{what}: the trunk is not whole.",
+        seen.model.entry.name,
+        "llama.cpp refuses to load it: 'missing tensor' or 'tensor ... not found'",
+        "get the model again from where it came from",
+    )
+
+
+# -- models with a block ----------------------------------------------------------------------------------------------
+
+
+def _with_block(seen: Anatomy, donor: Block | None) -> Iterator[Finding]:
+    n, key = len(seen.blocks), f"{seen.arch}.{KEY}"
+    place, mixed = _place(seen, donor)
+    if mixed is not None:
+        yield mixed
+        return
+    change = header_change(seen, n, place)
+    if seen.blocks != tuple(range(place, place + n)):
+        to = dict(zip(seen.blocks, range(place, place + n), strict=True))
+        yield Finding(
+            "block-at-wrong-index",
+            "error",
+            f"the MTP block is in layer {_layers(seen.blocks)}, and belongs into {_layers(tuple(to.values()))}: "
+            f"behind the trunk's last layer, {place - 1}.",
+            f"blk.{seen.blocks[0]}.*",
+            f"{WRONG_NUMBER}, or misses tensors of the layers between",
+            doctor_command(seen),
+            lambda patient: change(patient.moved(to)),
+        )
+    elif seen.block_count != place + n:
+        yield Finding(
+            "wrong-block-count",
+            "error",
+            f"'{seen.arch}.block_count' is {_shown(seen.block_count)}, and {place} trunk layers and {n} MTP block(s) "
+            f"are there: it has to be {place + n}.",
+            f"{seen.arch}.block_count",
+            f"{WRONG_NUMBER}, or 'wrong array length' where there are per-layer arrays",
+            doctor_command(seen),
+            change,
+        )
+    if seen.promised == n:
+        return
+    stray = _stray_keys(seen)
+    if stray and not seen.promised:
+        yield Finding(
+            "wrong-namespace",
+            "error",
+            f"the block's key is called '{stray[0]}', and engines look for '{key}' alone.",
+            stray[0],
+            f"{WRONG_NUMBER}; a build that skips the check drafts in vain",
+            doctor_command(seen),
+            header_change(seen, n, place, stray),
+        )
+    elif not seen.promised:
+        yield Finding(
+            "block-without-key",
+            "error",
+            f"an MTP block is there (layer {_layers(seen.blocks)}), and '{key}' is missing or 0.",
+            key,
+            WRONG_NUMBER,
+            doctor_command(seen),
+            change,
+        )
+    else:
+        yield Finding(
+            "wrong-number-of-blocks",
+            "error",
+            f"'{key}' is {seen.promised}, and {n} MTP block(s) are there.",
+            key,
+            f"{WRONG_NUMBER}, or misses the tensors of the block that is not there",
+            doctor_command(seen),
+            change,
+        )
+
+
+def _place(seen: Anatomy, donor: Block | None) -> tuple[int, Finding | None]:
+    """Where the block belongs; or the finding that nothing tells."""
+    first, n = seen.blocks[0], len(seen.blocks)
+    said = None if seen.block_count is None else seen.block_count - n
+    if not seen.has_trunk:  # a sidecar: its own number counts, unless it was numbered from 0
+        if first == 0:
+            known = donor.n_layer_trunk if donor is not None and donor.n_layer_trunk else said
+            if not known or known < 1:
+                return 0, _lost_number(seen)
+            return known, None
+        return first, None
+    behind = seen.n_trunk
+    if first < behind:
+        return behind, Finding(
+            "block-at-wrong-index",
+            "error",
+            f"the MTP block is in layer {first}, in the midst of the trunk's {behind} layers.",
+            f"blk.{first}.*",
+            f"{WRONG_NUMBER}, or misses tensors",
+            "get the model again, or take the block off by hand: nothing tells which layer is which",
+        )
+    agreed = donor is not None and donor.n_layer_trunk == behind
+    if first > behind and said == first and not agreed and not seen.array_lengths & {behind, behind + n}:
+        return behind, _lost(seen, f"the header and the block agree that the trunk has {first} layers, and "
+                                   f"{behind} are there")  # fmt: skip
+    return behind, None
+
+
+def _lost_number(seen: Anatomy) -> Finding:
+    return Finding(
+        "block-at-wrong-index",
+        "error",
+        "the sidecar's block is in layer 0, and nothing in the header says behind how many trunk layers it belongs.",
+        "blk.0.*",
+        "llama.cpp takes it for a trunk and misses tensors: 'tensor 'blk.0....' not found'",
+        "name a model that has the block in its place with --from",
+    )
+
+
+# -- models without one -----------------------------------------------------------------------------------------------
+
+
+def _without_block(seen: Anatomy, donor: Block | None) -> Iterator[Finding]:
+    there, count, key = seen.n_trunk, seen.block_count, f"{seen.arch}.{KEY}"
+    if seen.promised and not seen.promise_counts:
+        return
+    if count is None:
+        yield _wrong_count(seen, "is missing", header_change(seen, 0, there) if not seen.promised else None)
+        return
+    if seen.promised:
+        if count - seen.promised == there or (count == there and donor is not None and donor.n_layer_trunk == there):
+            yield _promise(seen, key)
+        elif count == there:
+            layer = count - seen.promised
+            yield Finding(
+                "block-not-whole",
+                "error",
+                f"'{key}' promises {seen.promised} MTP block(s), '{seen.arch}.block_count' is {count}, and layer "
+                f"{layer} has no tensor named 'nextn.*': either the block lost them, or the trunk has {count} layers "
+                "and the block is gone altogether.",
+                f"blk.{layer}.nextn.*",
+                "llama.cpp loads it and aborts when it drafts: 'MTP block missing nextn.eh_proj'",
+                f"name a donor, which tells: {doctor_command(seen, donor_hint(seen))}",
+            )
+        elif count - seen.promised > there:
+            yield _lost(seen, f"the header says {count - seen.promised} trunk layers, and {there} are there")
+        else:
+            yield _wrong_count(seen, f"is {count} with {seen.promised} MTP block(s) promised", None)
+    elif count > there:
+        n_more = count - there
+        family = seen.family
+        stripped = there in seen.array_lengths or (family is not None and n_more == family.max_blocks)
+        if stripped:
+            yield _wrong_count(seen, f"is {count}", header_change(seen, 0, there))
+        else:
+            yield _lost(seen, f"'{seen.arch}.block_count' is {count}, and {there} layers are there")
+    elif count < there:
+        yield _wrong_count(seen, f"is {count}", None)
+
+
+def _promise(seen: Anatomy, key: str) -> Finding:
+    more = f"nextn attach {quoted(seen.model.entry)} {donor_hint(seen)} --layout bundle"
+    family = LOADS_ONLY.get(seen.arch)
+    get = "no engine would draft with it" if family else f"to get the block: {more}"
+    return Finding(
+        "key-without-block",
+        "error",
+        f"'{key}' promises {seen.promised} MTP block(s), and none is there: fine-tuning and merging tools lose it, "
+        f"and {donor_words(seen)}.",
+        key,
+        "llama.cpp loads it, or misses the block's tensors, by architecture; asked to draft it aborts: 'MTP block "
+        "missing nextn.eh_proj'; ik_llama.cpp misses tensors",
+        f"{doctor_command(seen)} makes it an honest model without a block; {get}",
+        header_change(seen, 0, seen.n_trunk),
+        attaches=True,
+    )
+
+
+def _wrong_count(seen: Anatomy, how: str, change: Change | None) -> Finding:
+    what = f"'{seen.arch}.block_count' {how}, and {seen.n_trunk} layers are there."
+    return Finding(
+        "wrong-block-count",
+        "error",
+        what,
+        f"{seen.arch}.block_count",
+        "llama.cpp refuses to load it: 'missing tensor', 'tensor ... not found' or 'wrong number of tensors'",
+        doctor_command(seen) if change else "get the model again: nothing tells which of the two is right",
+        change,
+    )
+
+
+# -- both -------------------------------------------------------------------------------------------------------------
+
+
+def _types(seen: Anatomy) -> Iterator[Finding]:
+    """Engines refuse a count in another integer type."""
+    for suffix in ("block_count", KEY):
+        kv = seen.model.header.by_key.get(f"{seen.arch}.{suffix}")
+        if kv is None or kv.type not in INTEGER_TYPES or kv.type is KVType.UINT32:
+            continue
+        value = int(kv.value)
+        if not 0 <= value < 1 << 32:
+            continue
+        fresh = KV.make(kv.key, KVType.UINT32, value)
+        yield Finding(
+            "wrong-key-type",
+            "error",
+            f"'{kv.key}' is stored as {kv.type.name.lower()}, and engines take uint32 alone.",
+            kv.key,
+            f"llama.cpp refuses to load it: 'key {kv.key} has wrong type ... but expected type u32'",
+            doctor_command(seen),
+            _retyped(fresh),
+        )
+
+
+def _retyped(fresh: KV) -> Change:
+    def change(patient: Patient) -> Patient:
+        now = patient.model.header.by_key.get(fresh.key)
+        if now is None or now.type is KVType.UINT32:
+            return patient  # another finding has mended it
+        return patient.with_kvs([fresh])
+
+    return change
+
+
+def _stray_keys(seen: Anatomy) -> list[str]:
+    """Keys that mean the block's and are called something else."""
+    own = f"{seen.arch}.{KEY}"
+    return [
+        kv.key
+        for kv in seen.model.kvs
+        if kv.key != own and kv.key.rpartition(".")[2] in _NAMES and kv.type in INTEGER_TYPES and kv.value
+    ]
+
+
+def _layers(layers: Sequence[int]) -> str:
+    return str(layers[0]) if len(layers) == 1 else f"{layers[0]} to {layers[-1]}"
+
+
+def _shown(count: int | None) -> str:
+    return "missing" if count is None else str(count)

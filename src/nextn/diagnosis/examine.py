@@ -1,0 +1,220 @@
+"""All checks of one thing: a model here, a model of which only the headers are had, or a checkpoint."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from contextlib import ExitStack
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from ..archs import FAMILIES
+from ..block import Block
+from ..errors import FormatError, IncompleteModel, UsageError
+from ..gguf.files import Model, model_candidates, open_model
+from ..gguf.kv import printable
+from ..sources.checkpoint import open_checkpoint
+from ..sources.opening import Opened, http_options, opened
+from ..sources.ranges import Reader
+from ..sources.spec import parse_source
+from .anatomy import Anatomy
+from .arrays import check_arrays
+from .blocks import check_blocks
+from .checkpoints import check_checkpoint, is_checkpoint
+from .counts import check_counts
+from .finding import Finding
+from .halves import check_halves
+from .names import check_names
+from .norms import check_norms
+from .patient import quoted
+from .sets import open_broken_set
+from .sidecars import check_sidecar
+from .unpublished import check_unpublished
+
+_ORDER = {"error": 0, "warning": 1, "note": 2}
+NORMS, HALVES = "norms", "eh-proj-halves"
+
+
+@dataclass(frozen=True)
+class Diagnosis:
+    """What was found, and what was not looked at."""
+
+    name: str  # path, or address with its commit
+    shape: str  # bundled, trunk-only, sidecar, donor, checkpoint; "set" for one that cannot be opened
+    architecture: str | None
+    findings: tuple[Finding, ...]  # errors first
+    skipped: tuple[tuple[str, str], ...] = ()  # (check, why)
+    notes: tuple[str, ...] = ()  # what else was seen: an engine's trial, say
+    model: Model | None = None
+    remote: bool = False
+
+    @property
+    def problems(self) -> tuple[Finding, ...]:
+        """Errors and warnings."""
+        return tuple(finding for finding in self.findings if finding.is_problem)
+
+    @property
+    def fixable(self) -> tuple[Finding, ...]:
+        """What `--fix` can mend with what was given."""
+        return tuple(finding for finding in self.findings if finding.fixable)
+
+    def to_json(self) -> dict[str, Any]:
+        """JSON as in the schema of doctor, without version and treatment."""
+        return {
+            "path": self.name,
+            "shape": self.shape,
+            "architecture": None if self.architecture is None else printable(self.architecture),
+            "findings": [finding.to_json() for finding in self.findings],
+            "skipped": [{"check": check, "why": why} for check, why in self.skipped],
+            "notes": list(self.notes),
+        }
+
+
+def diagnose(
+    model: Model,
+    *,
+    name: str | None = None,
+    donor: Block | None = None,
+    trunk: Model | None = None,
+    reader: Reader | None = None,
+    beside: bool = True,
+) -> Diagnosis:
+    """Check one open model.
+
+    `donor`: a block to compare with, and to complete a half-lost one from. `trunk`: the model that a sidecar belongs
+    to. Without `reader` no tensor data is read, and the checks that need it are named as skipped. `beside`: whether
+    the files around it may be looked at. Raises FormatError for a file without an architecture.
+    """
+    seen = Anatomy.of(model)
+    findings: list[Finding] = []
+    skipped: list[tuple[str, str]] = []
+    whole = _truncated(model)
+    findings += whole
+    findings += check_counts(seen, donor)
+    findings += check_arrays(seen, donor)
+    findings += check_blocks(seen, donor)
+    findings += check_sidecar(seen, trunk)
+    findings += check_names(seen, trunk, beside=beside)
+    if seen.blocks and seen.is_language_model:
+        if reader is None or whole:
+            why = "the file is cut short" if whole else "only headers are read of this model"
+            skipped += [(NORMS, why), (HALVES, why)]
+        else:
+            findings += check_norms(seen, reader)
+            if donor is None:
+                skipped.append((HALVES, "no statistic tells the halves apart: name a donor (--from) or ask an engine "
+                                        "(--engine)"))  # fmt: skip
+            else:
+                findings += check_halves(seen, donor, reader)
+    unpublished = list(check_unpublished(seen))
+    findings += unpublished
+    if not unpublished and not any(found.is_problem for found in findings):
+        findings += _could_have_one(seen)
+    findings.sort(key=lambda found: _ORDER[found.severity])
+    return Diagnosis(
+        name or os.fspath(model.entry), seen.shape, seen.arch, tuple(findings), tuple(skipped), model=model
+    )
+
+
+def _truncated(model: Model) -> list[Finding]:
+    try:
+        model.check_whole()
+    except FormatError as error:
+        what = str(error).partition(": ")[2].rstrip(".") or str(error)
+        return [
+            Finding(
+                "file-cut-short", "error", f"{what}.", os.fspath(error.path or model.entry),
+                "llama.cpp refuses to load it: 'tensor ... data is not within the file bounds'",
+                "get this file again from where it came from",
+            )
+        ]  # fmt: skip
+    return []
+
+
+def _could_have_one(seen: Anatomy) -> list[Finding]:
+    """A trunk of a family that is published with a block: healthy, and worth a word."""
+    if seen.shape != "trunk-only" or seen.arch not in FAMILIES or not seen.is_language_model:
+        return []
+    return [
+        Finding(
+            "no-block-attached", "note",
+            f"this model has no MTP block; models of '{seen.arch}' are published with one.",
+            seen.model.entry.name, "", f"nextn attach {quoted(seen.model.entry)} puts it on",
+        )
+    ]  # fmt: skip
+
+
+def examine(
+    source: str | Path,
+    *,
+    donor: Block | None = None,
+    trunk: Model | None = None,
+    limit_rate: float | None = None,
+) -> Diagnosis:
+    """Check whatever a path or an address names. Of remote models headers alone are fetched.
+
+    Raises what opening raises for what is no model at all; sets with holes are findings.
+    """
+    place = parse_source(source)
+    if not isinstance(place, Path):
+        return _remote(source, donor, trunk, limit_rate)
+    if is_checkpoint(place) and not (place.is_dir() and any(place.glob("*.gguf"))):
+        folder = place if place.is_dir() else place.parent
+        findings = tuple(check_checkpoint(open_checkpoint(folder)))
+        return Diagnosis(os.fspath(source), "checkpoint", None, findings)
+    try:
+        model = open_model(place)
+    except IncompleteModel as error:
+        return _broken(place, error, donor, trunk)
+    with Reader() as reader:
+        return diagnose(model, name=os.fspath(source), donor=donor, trunk=trunk, reader=reader)
+
+
+def _broken(path: Path, error: IncompleteModel, donor: Block | None, trunk: Model | None) -> Diagnosis:
+    """A set that cannot be opened as it is."""
+    first = model_candidates(path)[0] if path.is_dir() else path
+    found = open_broken_set(first, error)
+    if found.model is None:
+        return Diagnosis(os.fspath(path), "set", None, tuple(found.findings))
+    with Reader() as reader:
+        inner = diagnose(found.model, name=os.fspath(path), donor=donor, trunk=trunk, reader=reader)
+    findings = (*found.findings, *(each for each in inner.findings if each.is_problem))
+    return replace(inner, findings=findings)
+
+
+def _remote(source: str | Path, donor: Block | None, trunk: Model | None, limit_rate: float | None) -> Diagnosis:
+    with ExitStack() as stack:
+        try:
+            found = stack.enter_context(opened(source, http_options(limit_rate)))
+        except IncompleteModel as error:
+            finding = Finding(
+                "shards-missing", "error", str(error).partition(": ")[2].rstrip(".") + ".", str(source),
+                "llama.cpp refuses to load the set: 'failed to load GGUF split'", "take another repository",
+            )  # fmt: skip
+            return Diagnosis(str(source), "set", None, (finding,), remote=True)
+        if found.checkpoint is not None:
+            made = Diagnosis(found.name, "checkpoint", None, tuple(check_checkpoint(found.checkpoint)))
+        else:
+            assert found.model is not None
+            made = diagnose(found.model, name=found.name, donor=donor, trunk=trunk, beside=False)
+        return replace(made, remote=True, findings=tuple(_named(each, found) for each in made.findings))
+
+
+def _named(finding: Finding, found: Opened) -> Finding:
+    """The finding with addresses for places in the cache; what changes files needs the files."""
+    text: Callable[[str], str] = found.text
+    mend = text(finding.mend)
+    if finding.change is not None:
+        mend = f"get the model ('nextn pull'), then: {mend}"
+    return replace(
+        finding, what=text(finding.what), where=text(finding.where), mend=mend, change=None, attaches=False
+    )
+
+
+def check_source(source: str | Path) -> Path:
+    """The local path of a model to mend. Raises UsageError for a remote one."""
+    place = parse_source(source)
+    if not isinstance(place, Path):
+        raise UsageError(f"{source}: --fix writes beside a local file; get the model with 'nextn pull' first.")
+    return place

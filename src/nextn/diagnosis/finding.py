@@ -1,0 +1,52 @@
+"""A finding: what it is, where, which engine fails how, and what mends it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any, Literal, TypeAlias
+
+from ..gguf.kv import printable
+from .patient import Patient
+
+Severity: TypeAlias = Literal["error", "warning", "note"]
+# error: an engine refuses the model, aborts, or drafts in vain; warning: it works only when named by hand, or on one
+# engine; note: nothing is wrong, but there is something to know (no block was ever published, say).
+
+Change: TypeAlias = Callable[[Patient], Patient]
+
+
+@dataclass(frozen=True)
+class Finding:
+    """One thing that is wrong, or worth knowing."""
+
+    id: str  # one of the headings in docs/doctor.md
+    severity: Severity
+    what: str  # one sentence
+    where: str  # file, key or tensor
+    engine: str  # which engine fails how; "" for notes
+    mend: str  # a command, or what to get from where
+    change: Change | None = field(default=None, compare=False, repr=False)  # what --fix does to the headers in memory
+    attaches: bool = field(default=False, compare=False, repr=False)  # --fix then also attaches a block, or roots
+
+    @property
+    def fixable(self) -> bool:
+        """Whether `--fix` can mend it with what was given."""
+        return self.change is not None
+
+    @property
+    def is_problem(self) -> bool:
+        """Errors and warnings are; notes are not."""
+        return self.severity != "note"
+
+    def to_json(self) -> dict[str, Any]:
+        """JSON as in the schema of doctor."""
+        return {
+            "id": self.id,
+            "severity": self.severity,
+            "what": printable(self.what, 2000),
+            "where": printable(self.where, 1000),
+            "engine": printable(self.engine, 1000),
+            "mend": printable(self.mend, 2000),
+            "fixable": self.fixable,
+        }

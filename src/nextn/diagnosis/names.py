@@ -1,0 +1,144 @@
+"""File names and folders that hide a model, or a sidecar, from llama.cpp's own search.
+
+The rules stand in common/download.cpp and common/preset.cpp of llama.cpp: a name with one of the auxiliary marks is
+never taken for a model; a sidecar's path contains `mtp-`, and it lies in the model's folder or in a parent of it.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from dataclasses import replace
+from functools import partial
+from pathlib import Path
+
+from ..errors import NextnError
+from ..gguf.files import AUXILIARY_MARKS, Model, open_model, split_shard_name
+from ..layouts import naming
+from .anatomy import Anatomy
+from .counts import doctor_command
+from .finding import Finding
+from .patient import Patient, quoted
+
+_MTP = "mtp-"
+# What to write instead of a mark: people and nextn read it as before, llama.cpp does not.
+_INSTEAD = {"mmproj": "MMProj", "imatrix": "imat", "mtp-": "MTP-", "eagle3-": "EAGLE3-", "dflash-": "DFlash-",
+            "dspark-": "DSpark-"}  # fmt: skip
+_MOST_FOLDERS = 64  # looked into for a sidecar that lies too deep
+
+
+def check_names(seen: Anatomy, trunk: Model | None = None, *, beside: bool = True) -> Iterator[Finding]:
+    """Findings about the model's own name; with `beside`, of sidecars that lie just out of its reach, too."""
+    if not seen.is_language_model:
+        return
+    if seen.shape in ("bundled", "trunk-only"):
+        yield from _main(seen)
+        if seen.shape == "trunk-only" and beside:
+            yield from _deep_sidecars(seen)
+    elif seen.shape == "sidecar":
+        yield from _sidecar(seen, trunk)
+
+
+def main_base(base: str, bundled: bool) -> str:
+    """A base name under which llama.cpp takes a file for a model."""
+    clean = base.removeprefix(_MTP)
+    for mark, instead in _INSTEAD.items():
+        clean = clean.replace(mark, instead)
+    return naming.bundled_base(clean) if bundled else clean
+
+
+def _main(seen: Anatomy) -> Iterator[Finding]:
+    name = seen.model.entry.name
+    mark = next((mark for mark in AUXILIARY_MARKS if mark in name), None)
+    if mark is None:
+        return
+    base = main_base(_base(seen.model), seen.shape == "bundled")
+    yield Finding(
+        "name-hides-model",
+        "warning",
+        f"the file name contains '{mark}', which llama.cpp takes for the mark of an auxiliary file.",
+        name,
+        "llama.cpp's -hf, and its list of cached models, never take it for a model; mtp-, dflash- and dspark- in front "
+        "hide it from --models-dir, too; -m PATH loads it",
+        f"rename it to {base}.gguf, or: {doctor_command(seen)}",
+        partial(_renamed, base=base),
+    )
+
+
+def _base(model: Model) -> str:
+    parts = split_shard_name(model.entry.name)
+    return parts[0] if parts else model.entry.name.removesuffix(".gguf")
+
+
+def _renamed(patient: Patient, base: str, folder: str | None = None) -> Patient:
+    return replace(patient, base_name=base, folder=folder)
+
+
+def _sidecar(seen: Anatomy, trunk: Model | None) -> Iterator[Finding]:
+    model = seen.model
+    base = _base(model)
+    engine = "llama.cpp's -hf and --models-dir do not find it; -md PATH loads it"
+    if _MTP not in model.entry.name:
+        fresh = f"{_MTP}{base}"
+        yield Finding(
+            "name-hides-sidecar",
+            "warning",
+            f"the file name of this sidecar does not contain '{_MTP}'.",
+            model.entry.name,
+            engine,
+            f"rename it to {fresh}.gguf, or: {doctor_command(seen)}",
+            partial(_renamed, base=fresh),
+        )
+    elif trunk is not None and not _in_reach(model.entry, trunk.entry):
+        home = trunk.entry.parent
+        yield Finding(
+            "folder-hides-sidecar",
+            "warning",
+            f"the sidecar lies in {model.entry.parent}, which is neither the folder of {trunk.entry.name} nor one "
+            "above it.",
+            os.fspath(model.entry),
+            engine,
+            f"move it to {home}, or: {doctor_command(seen, f'--trunk {quoted(trunk.entry)}')}",
+            partial(_renamed, base=base, folder=os.fspath(home)),
+        )
+
+
+def _in_reach(sidecar: Path, model: Path) -> bool:
+    own = Path(os.path.abspath(sidecar.parent))  # noqa: PTH100 - links are names here, not places
+    return Path(os.path.abspath(model.parent)).is_relative_to(own)  # noqa: PTH100
+
+
+def _deep_sidecars(seen: Anatomy) -> Iterator[Finding]:
+    """A sidecar of this model in a folder below it that holds no model of its own."""
+    folder = seen.model.entry.parent
+    try:
+        below = sorted(entry.path for entry in os.scandir(folder) if entry.is_dir() and entry.name[0] != ".")
+    except OSError:
+        return
+    for path in below[:_MOST_FOLDERS]:
+        try:
+            names = sorted(name for name in os.listdir(path) if name.endswith(".gguf"))  # noqa: PTH208
+        except OSError:
+            continue
+        if any(not any(mark in name for mark in AUXILIARY_MARKS) for name in names):
+            continue  # a model of its own lies there
+        for name in (name for name in names if _MTP in name):
+            if _belongs(Path(path, name), seen):
+                yield Finding(
+                    "folder-hides-sidecar",
+                    "warning",
+                    f"a sidecar that fits lies below the model, in {path}.",
+                    os.fspath(Path(path, name)),
+                    "llama.cpp's -hf looks in the model's own folder and those above it; -md PATH loads it",
+                    f"move it to {folder}, or: nextn doctor {quoted(Path(path, name))} --fix --trunk "
+                    f"{quoted(seen.model.entry)}",
+                )
+
+
+def _belongs(path: Path, seen: Anatomy) -> bool:
+    try:
+        other = Anatomy.of(open_model(path))
+        width = other.model.arch_int("embedding_length") == seen.model.arch_int("embedding_length")
+        return other.shape == "sidecar" and other.arch == seen.arch and width and other.n_trunk == seen.n_trunk
+    except NextnError:
+        return False

@@ -1,0 +1,82 @@
+"""A model as it will be after mending: headers changed in memory, data still where they lie.
+
+Checks and layouts take it for any other model, so a treatment is diagnosed before a byte is written.
+"""
+
+from __future__ import annotations
+
+import os
+import shlex
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+
+from ..block import layer_of, suffix_of
+from ..gguf.files import GGUFFile, Model
+from ..gguf.header import TensorInfo
+from ..gguf.kv import KV, edit
+from ..layouts.build import Part
+from ..layouts.plan import Segment
+
+
+@dataclass(frozen=True)
+class Patient:
+    """A model and what shall become of it."""
+
+    model: Model  # with the changed headers
+    origin: Mapping[str, str] = field(default_factory=dict)  # new tensor name -> old one, where they differ
+    replaced: Mapping[str, tuple[Segment, ...]] = field(default_factory=dict)  # tensor -> its new bytes, as many
+    added: tuple[Part, ...] = ()  # further tensors
+    base_name: str | None = None  # a better file name, without `.gguf` and shard numbers
+    folder: str | None = None  # a better folder, when the file's own is what hides it
+
+    def with_kvs(self, put: Sequence[KV] = (), drop: Iterable[str] = ()) -> Patient:
+        """The same with pairs of the first header put and dropped."""
+        first, *others = self.model.files
+        header = replace(first.header, kvs=tuple(edit(first.header.kvs, put=put, drop=drop)))
+        return replace(self, model=Model((replace(first, header=header), *others)))
+
+    def with_tensors(self, new: Callable[[TensorInfo], TensorInfo | None]) -> Patient:
+        """The same with every tensor info replaced by `new(info)`, which keeps its place; None leaves it out."""
+        files, origin = [], dict(self.origin)
+        for file in self.model.files:
+            infos = []
+            for info in file.header.tensors:
+                changed = new(info)
+                if changed is None:
+                    continue
+                if changed.name != info.name:
+                    origin[changed.name] = origin.pop(info.name, info.name)
+                infos.append(changed)
+            files.append(_with_infos(file, infos))
+        return replace(self, model=Model(tuple(files)), origin=origin)
+
+    def without(self, names: Iterable[str]) -> Patient:
+        """The same without some tensors."""
+        gone = set(names)
+        return self.with_tensors(lambda info: None if info.name in gone else info)
+
+    def moved(self, layers: Mapping[int, int]) -> Patient:
+        """The same with layers renumbered."""
+
+        def new(info: TensorInfo) -> TensorInfo:
+            layer = layer_of(info.name)
+            if layer is None or layer not in layers:
+                return info
+            return replace(info, name=f"blk.{layers[layer]}.{suffix_of(info.name)}")
+
+        return self.with_tensors(new)
+
+    def with_bytes(self, name: str, segments: Sequence[Segment]) -> Patient:
+        """The same with another content of one tensor, of the same length."""
+        return replace(self, replaced={**self.replaced, name: tuple(segments)})
+
+
+def _with_infos(file: GGUFFile, infos: Sequence[TensorInfo]) -> GGUFFile:
+    if tuple(infos) == file.header.tensors:
+        return file
+    return replace(file, header=replace(file.header, tensors=tuple(infos)))
+
+
+def quoted(path: object) -> str:
+    """A path as it may be pasted into a shell."""
+    return shlex.quote(os.fspath(path) if isinstance(path, os.PathLike) else str(path))

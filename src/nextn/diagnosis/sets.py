@@ -1,0 +1,205 @@
+"""Shard sets with holes, wrong counts, strangers: opened as far as they can be, so that there is something to mend."""
+
+from __future__ import annotations
+
+import os
+from collections import Counter
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from ..errors import FormatError, IncompleteModel, NextnError
+from ..gguf.files import (
+    SPLIT_COUNT,
+    SPLIT_NO,
+    SPLIT_TENSORS_COUNT,
+    GGUFFile,
+    Model,
+    check_one_model,
+    integer_of,
+    read_header,
+    shard_name,
+    split_shard_name,
+)
+from .finding import Finding
+from .patient import Patient, quoted
+
+_MOST_SHARDS = 99_999
+_SHOWN = 4
+
+
+@dataclass
+class OpenedSet:
+    """What could be opened, and what is wrong with it as a set."""
+
+    model: Model | None = None
+    findings: list[Finding] = field(default_factory=list)
+
+
+def open_broken_set(path: Path, error: IncompleteModel) -> OpenedSet:
+    """Look into a set that `open_model` refused with `error`."""
+    parts = split_shard_name(path.name)
+    if parts is None:
+        return OpenedSet(findings=[_unnamed(path, error)])
+    prefix, number, count = parts
+    if not 1 <= number <= count <= _MOST_SHARDS:
+        return OpenedSet(findings=[_unnamed(path, error)])
+    there: dict[int, Path] = {}
+    missing: list[str] = []
+    for i in range(count):
+        name = shard_name(prefix, i + 1, count)
+        if os.path.exists(path.parent / name):  # noqa: PTH110 - never raises
+            there[i] = path.parent / name
+        else:
+            missing.append(name)
+    out = OpenedSet()
+    files: dict[int, GGUFFile] = {}
+    for i, place in there.items():
+        try:
+            files[i] = read_header(place)
+        except NextnError as damage:
+            out.findings.append(_damaged(place, damage))
+    if missing:
+        out.findings.append(_missing(path, missing, count))
+    if len(files) != count:
+        return out
+    ordered = tuple(files[i] for i in range(count))
+    out.findings += _strangers(ordered)
+    if not out.findings:
+        ordered = _renumbered(path, ordered, out.findings)
+        out.model = Model(ordered)
+        out.findings += _counts(ordered)
+    return out
+
+
+def _unnamed(path: Path, error: IncompleteModel) -> Finding:
+    return Finding(
+        "shards-renamed",
+        "error",
+        str(error).rstrip(".").removeprefix(f"{path}: ") + ".",
+        path.name,
+        "llama.cpp refuses to load it: it makes the other shards' names from the first one's ('invalid split file "
+        "name')",
+        "give the shards back their names, NAME-00001-of-0000N.gguf and so on",
+    )
+
+
+def _damaged(place: Path, damage: NextnError) -> Finding:
+    return Finding(
+        "shard-damaged",
+        "error",
+        f"shard {place.name} cannot be read: {str(damage).removeprefix(f'{place}').lstrip(',: ').rstrip('.')}.",
+        place.name,
+        "llama.cpp refuses to load the set",
+        "get this shard again from where the others came from",
+    )
+
+
+def _missing(path: Path, missing: list[str], count: int) -> Finding:
+    shown = ", ".join(missing[:_SHOWN]) + (f" and {len(missing) - _SHOWN} more" if len(missing) > _SHOWN else "")
+    other = _other_counts(path)
+    more = f"; shards of another count lie there, too ({other}), so the set may be mixed" if other else ""
+    return Finding(
+        "shards-missing",
+        "error",
+        f"{len(missing)} of {count} shards are missing: {shown}{more}.",
+        os.fspath(path.parent),
+        "llama.cpp refuses to load the set: 'failed to load GGUF split'",
+        "get them from where the others came from",
+    )
+
+
+def _other_counts(path: Path) -> str:
+    """Names of shards with the same prefix and another count."""
+    own = split_shard_name(path.name)
+    assert own is not None
+    try:
+        names = sorted(os.listdir(path.parent))  # noqa: PTH208
+    except OSError:
+        return ""
+    found = [name for name in names if (parts := split_shard_name(name)) and parts[0] == own[0] and parts[2] != own[2]]
+    return ", ".join(found[:_SHOWN]) + (f" and {len(found) - _SHOWN} more" if len(found) > _SHOWN else "")
+
+
+def _strangers(files: tuple[GGUFFile, ...]) -> list[Finding]:
+    """Shards of two models, which nothing can mend."""
+    names = Counter(info.name for file in files for info in file.header.tensors)
+    twice = [name for name, n in names.items() if n > 1]
+    what = None
+    if twice:
+        holders = [file.path.name for file in files if twice[0] in file.header.by_name]
+        what = f"tensor '{twice[0]}' is in {' and in '.join(holders[:2])}" + (
+            f", and {len(twice) - 1} more are there twice" if len(twice) > 1 else ""
+        )
+    else:
+        try:
+            check_one_model(files)
+        except (IncompleteModel, FormatError) as error:
+            what = str(error).partition(": ")[2].rstrip(".")
+    if what is None:
+        return []
+    return [
+        Finding(
+            "shards-mixed",
+            "error",
+            f"the shards are of two models: {what}.",
+            os.fspath(files[0].path.parent),
+            "llama.cpp refuses to load the set: 'invalid model: tensor ... is duplicated', or a wrong shape",
+            "get the whole set again from one place, into an empty folder",
+        )
+    ]
+
+
+def _renumbered(path: Path, files: tuple[GGUFFile, ...], findings: list[Finding]) -> tuple[GGUFFile, ...]:
+    """The shards in the order of `split.no`, when that is an order and not that of the names."""
+    numbers = [integer_of(file, SPLIT_NO) for file in files]
+    if numbers == list(range(len(files))):
+        return files
+    known = [n for n in numbers if n is not None]
+    ordered = files
+    if sorted(known) == list(range(len(files))):
+        ordered = tuple(file for _, file in sorted(zip(known, files, strict=True), key=lambda pair: pair[0]))
+    wrong = next(i for i, n in enumerate(numbers) if n != i)
+    findings.append(
+        Finding(
+            "shards-renumbered",
+            "error",
+            f"{files[wrong].path.name} is shard {wrong + 1} by its name, and its 'split.no' is {numbers[wrong]} "
+            f"instead of {wrong}.",
+            files[wrong].path.name,
+            "llama.cpp refuses to load the set: 'invalid split file idx' or 'illegal split file idx'",
+            f"nextn doctor {quoted(path)} --fix",
+            _same,
+        )
+    )
+    return ordered
+
+
+def _counts(files: tuple[GGUFFile, ...]) -> list[Finding]:
+    """What the first shard says of the set; engines read no other."""
+    first = files[0]
+    n_tensors = sum(len(file.header.tensors) for file in files)
+    out = []
+    for key, found, wanted, words in (
+        (SPLIT_COUNT, integer_of(first, SPLIT_COUNT), len(files), "shards are there"),
+        (SPLIT_TENSORS_COUNT, integer_of(first, SPLIT_TENSORS_COUNT), n_tensors, "tensors are in them"),
+    ):
+        if found != wanted and (found is not None or key == SPLIT_COUNT):
+            out.append(
+                Finding(
+                    "shards-miscounted",
+                    "error",
+                    f"'{key}' of the first shard is {'missing' if found is None else f'{found:,}'}, and {wanted:,} "
+                    f"{words}: a shard was added or replaced without telling the first one.",
+                    key,
+                    "llama.cpp refuses to load the set: 'invalid split file name' or 'corrupted model: ... tensors "
+                    "expected but ... found'",
+                    f"nextn doctor {quoted(first.path)} --fix",
+                    _same,
+                )
+            )
+    return out
+
+
+def _same(patient: Patient) -> Patient:
+    """Numbers and counts are set whenever a set is written."""
+    return patient
