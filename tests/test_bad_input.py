@@ -430,7 +430,8 @@ def test_refusals_of_the_system(
 
 
 def test_unknown_verb(world: World) -> None:
-    world.refuses(2, r"there is no verb 'atach' \(did you mean 'attach'\?\); the verbs are inspect, attach", "atach")
+    words = r"there is no verb 'atach' \(did you mean 'attach'\?\); the verbs are inspect, doctor, attach"
+    world.refuses(2, words, "atach")
 
 
 def test_missing_files(world: World) -> None:

@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from .api import CheckpointInspection, DonorInfo, Inspection, Result, attach, detach, extract, inspect
     from .diagnosis import Diagnosis, Finding, Treatment, doctor
     from .measure.bench import BenchReport, bench
+    from .measure.tune import TuneReport, tune
     from .measure.verify import Verdict, verify
     from .memory.verb import MemoryPlan, plan
     from .publish.api import PackResult, PullResult, pack, pull
@@ -26,6 +27,7 @@ _HOMES = {
     ),
     **dict.fromkeys(("Diagnosis", "Finding", "Treatment", "doctor"), "diagnosis"),
     **dict.fromkeys(("BenchReport", "bench"), "measure.bench"),
+    **dict.fromkeys(("TuneReport", "tune"), "measure.tune"),
     **dict.fromkeys(("Verdict", "verify"), "measure.verify"),
     **dict.fromkeys(("MemoryPlan", "plan"), "memory.verb"),
     **dict.fromkeys(("PackResult", "PullResult", "pack", "pull"), "publish.api"),
@@ -42,6 +44,7 @@ __all__ = [
     "PullResult",
     "Result",
     "Treatment",
+    "TuneReport",
     "Verdict",
     "__version__",
     "attach",
@@ -53,6 +56,7 @@ __all__ = [
     "pack",
     "plan",
     "pull",
+    "tune",
     "verify",
 ]
 

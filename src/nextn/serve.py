@@ -34,6 +34,8 @@ class Tuned:
     threads: int | None = None
     args: tuple[str, ...] = ()
     """Further engine arguments."""
+    sidecar: Path | None = None
+    """The sidecar that was tuned; None: the model's own."""
 
 
 @dataclass(frozen=True)
@@ -81,7 +83,7 @@ class Choice:
 
 
 def read_tuned(path: Path) -> Tuned:
-    """A result of `nextn tune`: an object with any of n_max, p_min, threads and args; other keys are left alone.
+    """A result of `nextn tune`: an object with any of n_max, p_min, threads, args, sidecar; other keys are left alone.
 
     Raises FormatError, StorageError.
     """
@@ -106,13 +108,23 @@ def read_tuned(path: Path) -> Tuned:
     if not isinstance(args, list) or not all(isinstance(arg, str) for arg in args):
         raise FormatError("'args' must be a list of strings", path=path)
     n_max, threads = number("n_max", 0, 1024), number("threads", 1, 65536)
+    sidecar = data.get("sidecar")
+    if sidecar is not None and not isinstance(sidecar, str):
+        raise FormatError("'sidecar' must be a path or null", path=path)
     return Tuned(
         path,
         None if n_max is None else int(n_max),
         number("p_min", 0, 1),
         None if threads is None else int(threads),
         tuple(args),
+        None if sidecar is None else _moved_along(Path(sidecar), path),
     )
+
+
+def _moved_along(sidecar: Path, tuned: Path) -> Path:
+    """The sidecar, beside the tuned settings when it is no longer where it was."""
+    beside = tuned.with_name(sidecar.name)
+    return beside if beside.is_file() else sidecar
 
 
 def choose(
@@ -146,8 +158,9 @@ def choose(
         )
     found = server(engine, llama_server)
     notes = [f"{seen.model.entry.name}: {problem}" for problem in seen.problems]
-    layout, beside = _layout(seen, sidecar, found, notes)
     settings = _tuned(seen.model, tuned, notes)
+    chosen = settings.sidecar if sidecar is None and settings.n_max != 0 else sidecar
+    layout, beside = _layout(seen, chosen, found, notes)
     if layout == "none":
         if n_max:
             notes.append("--n-max was given, and there is nothing to draft with")
