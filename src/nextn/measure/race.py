@@ -30,7 +30,7 @@ class Lane:
     dropped_after: int | None = None
     """Prompts after which it was stopped; None: it ran to the end."""
     share: float | None = None
-    """Speed by the leader's, over the prompts that both ran undisturbed."""
+    """Speed by the leader's, over the prompts that both ran undisturbed. Above 1 where a kept one is the fastest."""
 
 
 @dataclass(frozen=True)
@@ -62,8 +62,8 @@ def race(
 ) -> Race:
     """Run `setups` on `asks` until one is left, or the prompts are used up.
 
-    Those in `keep` are never stopped, and do not hold up the end. `go_on` is asked before each prompt but the first.
-    Every second prompt takes the setups in reverse, so that a drift of the machine favours none.
+    Those in `keep` are never stopped, stop nobody, and do not hold up the end. `go_on` is asked before each prompt but
+    the first. Every second prompt takes the setups in reverse, so that a drift of the machine favours none.
     """
     lanes = [Lane(setup) for setup in setups]
     alive = list(lanes)
@@ -74,7 +74,7 @@ def race(
             run = time_run(lane.setup, ask, stage)
             if run.good:
                 lane.logs[n] = math.log(run.decode_tps)
-        leader = _leader(alive)
+        leader = _leader([lane for lane in alive if lane.setup.id not in keep]) or _leader(alive)
         if leader is None:
             continue
         floor = FLOORS[n] if n < len(FLOORS) else LAST_FLOOR

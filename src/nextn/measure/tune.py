@@ -97,7 +97,7 @@ def tune(
             Pool(engine, context_for(asked, n_predict), engine_args, asked[0].prompts[0], side_by_side=side_by_side)
         )
         search = Search(
-            report, maker, Patience(pool, patience_s, say), scratch, _asks(asked, n_predict, temperature), say,
+            report, maker, Patience(pool, patience_s, say), scratch, asks_of(asked, n_predict, temperature), say,
             deadline=None if budget_s is None else time.monotonic() + budget_s,
         )  # fmt: skip
         search.run()
@@ -124,7 +124,7 @@ def _write(report: TuneReport, maker: Maker, folder: Path) -> None:
     write_file(report.note, report.encode())
 
 
-def _asks(tasks: Sequence[Task], n_predict: int, temperature: float) -> list[Ask]:
+def asks_of(tasks: Sequence[Task], n_predict: int, temperature: float) -> list[Ask]:
     """Prompts in turns: one of each task, then the next of each."""
     longest = max(len(task.prompts) for task in tasks)
     return [

@@ -83,11 +83,11 @@ class Point:
     def id(self) -> str:
         """Short and unique."""
         if not self.n_max:
-            return OFF if self.threads is None else f"{OFF}, {self.threads} threads"
+            return OFF if self.threads is None else f"{OFF}, {_threads(self.threads)}"
         parts = [f"n_max {self.n_max}"]
         parts += [f"p_min {self.p_min:g}"] if self.p_min else []
         parts += [self.artifact.words] if self.artifact.words else []
-        parts += [f"{self.threads} threads"] if self.threads is not None else []
+        parts += [_threads(self.threads)] if self.threads is not None else []
         return ", ".join(parts)
 
     def setup(self, model: Path, sidecar: Path | None) -> Setup:
@@ -98,6 +98,10 @@ class Point:
     def but(self, **changes: Any) -> Point:
         """The same with something else."""
         return replace(self, **changes)
+
+
+def _threads(n: int) -> str:
+    return f"{n} thread{'s' if n > 1 else ''}"
 
 
 def physical_cores() -> int:
