@@ -168,17 +168,22 @@ def main() -> int:
             space = Space((1, 2, 3, 4, 6), (0.0, 0.5), (None, "q4_0"), (None, "q4_0"), (None,), threads)
             model = tune_models.deep(bundled, folder / "deep-Q8_0.gguf")
             rows.append(measure("deep trunk, trained block", model, space, engine, 3, 128))
+            keep(args.json, engine, rows)
         if args.only != "deep":
             space = Space((1, 2, 3, 4), (0.0,), (None, "q4_0"), (None, "q4_0"), (None,), threads)
             model = tune_models.vocab(bundled, folder / "vocab-Q8_0.gguf")
             rows.append(measure("248,320 tokens, random, synthetic acceptance", model, space, Synthetic(engine), 2, 32))
-    result = {"engine": {"name": engine.name, "version": engine.version}, "machine": machine(), "rows": rows}
-    print(file=sys.stderr)
-    for row in rows:
-        print(json.dumps({key: value for key, value in row.items() if key not in ("grid", "tried")}, indent=1))
-    if args.json is not None:
-        args.json.write_text(json.dumps(result, indent=1) + "\n")
+            keep(args.json, engine, rows)
     return 0
+
+
+def keep(path: Path | None, engine: Engine, rows: list[dict[str, Any]]) -> None:
+    """Print the last row without its raw figures, and write all rows so far."""
+    print(file=sys.stderr)
+    print(json.dumps({key: value for key, value in rows[-1].items() if key not in ("grid", "tried")}, indent=1))
+    if path is not None:
+        result = {"engine": {"name": engine.name, "version": engine.version}, "machine": machine(), "rows": rows}
+        path.write_text(json.dumps(result, indent=1) + "\n")
 
 
 if __name__ == "__main__":

@@ -17,6 +17,7 @@ from nextn.gguf.files import Model
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT / "scripts"))
 sys.path.insert(0, str(ROOT / "tests"))
+sys.path.insert(0, str(ROOT / "benchmarks"))
 
 DATA = ROOT / "tests" / "data"
 TRUNKS = DATA / "trunks"

@@ -21,6 +21,7 @@ from .look import CheckpointInspection, inspect
 
 if TYPE_CHECKING:
     from .block import Block
+    from .gguf.files import Model
     from .sources.remote import Remote
 
 PathLike = str | Path
@@ -201,6 +202,7 @@ def attach(
     out: PathLike | None = None,
     link: str | LinkMode = LinkMode.AUTO,
     qkv: str | None = None,
+    aim: str | None = None,
     expect: str | None = None,
     limit_rate: float | None = None,
     dry_run: bool = False,
@@ -218,7 +220,8 @@ def attach(
     carry the trunk's. `expect`: the sha256 that the donor's block must have (see `fingerprint`), compared before
     anything is written. `qkv`: q, k and v of the block's attention,
     in a bundle the trunk's too, "split", "fused" or "as-trunk", moved as rows without quantizing them anew.
-    `limit_rate`: bytes per second from a server.
+    `aim`: the engines that have to take the file, "llama.cpp", "ik" or "both"; names and types are chosen so, and it
+    is refused with the reason where no such file exists. `limit_rate`: bytes per second from a server.
 
     Raises DonorMismatch, BlockPresent, NoBlock, UnsupportedModel, QuantizeError, FormatError, IncompleteModel,
     OutputExists, NoSpace, StorageError, RemoteError, UsageError; of the last, `sources.infer.Doubt` when several donors
@@ -227,7 +230,7 @@ def attach(
     from .layouts.attach import Options, default_layout, plan_attach
     from .sources.opening import http_options, opened
 
-    options = Options(layout, _type(type), _type(draft_head), _embd_type(embd_type), out, link_mode(link), qkv)
+    options = Options(layout, _type(type), _type(draft_head), _embd_type(embd_type), out, link_mode(link), qkv, aim)
     with opened(trunk) as found:
         if found.model is None:
             raise UsageError(f"{found.name}: this is a checkpoint, not a GGUF; name the quant to put the block onto.")
@@ -240,15 +243,31 @@ def attach(
         if donor is None:
             from .donors import find
 
-            wanted = layout or default_layout(found.model)
+            wanted = layout or (default_layout(found.model) if aim in (None, "llama.cpp") else "bundle")
             chosen = find(found.model, layout=wanted, options=http_options(limit_rate))
             donor, why, n_before = chosen.source, chosen.why, chosen.bytes_downloaded
             if say is not None:
                 say(why)
+        if (assistant := _assistant(donor)) is not None:
+            from .layouts.assistant import plan_place
+
+            return _run(plan_place(found.model, assistant, options), dry_run, progress)
         with open_block(donor, limit_rate) as source:
             plan = plan_attach(found.model, source.block, options)
             result = source.run(plan, expect=expect, why=why, dry_run=dry_run, progress=progress)
             return replace(result, bytes_downloaded=result.bytes_downloaded + n_before + found.bytes_downloaded)
+
+
+def _assistant(donor: PathLike) -> Model | None:
+    """A local draft that is placed as it is, None for all other donors."""
+    from .layouts.assistant import is_assistant
+    from .sources.spec import parse_source
+
+    place = parse_source(donor)
+    if not isinstance(place, Path) or place.suffix != ".gguf":
+        return None
+    model = open_model(place)
+    return model if is_assistant(model) else None
 
 
 def detach(
@@ -257,18 +276,20 @@ def detach(
     out: PathLike | None = None,
     link: str | LinkMode = LinkMode.AUTO,
     qkv: str | None = None,
+    aim: str | None = None,
     dry_run: bool = False,
     progress: Progress | None = None,
 ) -> Result:
     """Take the MTP block off: a trunk-only model beside the bundled one, which stays as it is.
 
     `qkv`: "split" or "fused" writes the model anew as one file, q, k and v in that form, whether it has a block or not.
+    `aim`: as in `attach`.
 
     Raises NoBlock, UsageError, FormatError, IncompleteModel, OutputExists, NoSpace, StorageError.
     """
     from .layouts.detach import plan_detach
 
-    return _run(plan_detach(open_model(model), out, link_mode(link), qkv), dry_run, progress)
+    return _run(plan_detach(open_model(model), out, link_mode(link), qkv, aim), dry_run, progress)
 
 
 def extract(
@@ -279,6 +300,7 @@ def extract(
     type: str | TensorType | None = None,
     embd_type: str | TensorType = "q4_0",
     qkv: str | None = None,
+    aim: str | None = None,
     expect: str | None = None,
     limit_rate: float | None = None,
     dry_run: bool = False,
@@ -286,14 +308,14 @@ def extract(
 ) -> Result:
     """Write the block to a file of its own: a runnable sidecar, or with `donor_file` nothing but the block.
 
-    `donor`, `expect` and `limit_rate` are as in `attach`, `qkv` too, for GGUF donors.
+    `donor`, `expect`, `aim` and `limit_rate` are as in `attach`, `qkv` too, for GGUF donors.
 
     Raises NoBlock, UnsupportedModel, QuantizeError, FormatError, DonorMismatch (`expect`), OutputExists, NoSpace,
     StorageError, RemoteError, UsageError.
     """
     from .layouts.extract import ExtractOptions, plan_extract
 
-    options = ExtractOptions(donor_file, _type(type), _embd_type(embd_type), out, qkv)
+    options = ExtractOptions(donor_file, _type(type), _embd_type(embd_type), out, qkv, aim)
     with open_block(donor, limit_rate, with_tokenizer=True) as source:
         plan = plan_extract(source.block, options)
         return source.run(plan, expect=expect, why=None, dry_run=dry_run, progress=progress)

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from .archs import FAMILIES
-from .archs.base import GENERIC_LAYER_ARRAYS, LOADS_ONLY, OTHER_USE
+from .archs.base import ASSISTANTS, GENERIC_LAYER_ARRAYS, LOADS_ONLY, OTHER_USE
 from .block import block_layers, layer_of, suffix_of
 from .errors import NextnError
 from .gguf.files import Model, open_model
@@ -107,6 +107,8 @@ def inspect_model(model: Model, *, neighbours: bool = True) -> Inspection:
     has_trunk = any(layer_of(name) == 0 for name in names) and layers[:1] != [0]
     n_trunk = layers[0] if layers else n_layer_trunk(model) if arch not in OTHER_USE else model.arch_int("block_count")
     shape = "trunk-only"
+    if arch in ASSISTANTS:
+        return _assistant(model)
     if layers:
         shape = "bundled" if has_trunk else "sidecar" if "token_embd.weight" in model.tensors else "donor"
     problems: list[str] = []
@@ -136,7 +138,7 @@ def inspect_model(model: Model, *, neighbours: bool = True) -> Inspection:
         hints=tuple(hints),
         types=dict(types.most_common()),
         sidecars=sidecars,
-        runs_on=_runs_on(arch, shape, bool(sidecars)),
+        runs_on=_with_measured(_runs_on(arch, shape, bool(sidecars)), model, shape, bool(sidecars)),
     )
 
 
@@ -149,6 +151,25 @@ def _sizes(model: Model, problems: list[str]) -> dict[str, int]:
             if not any("truncated" in problem for problem in problems):
                 problems.append(str(error))
     return sizes
+
+
+def _assistant(model: Model) -> Inspection:
+    """A draft of Gemma 4: all of its layers draft, over the target's embeddings and KV cache."""
+    problems: list[str] = []
+    hints: list[str] = []
+    sizes = _sizes(model, problems)
+    _check_names(model, "sidecar", problems, hints)
+    types: Counter[str] = Counter()
+    for _, info in model.items():
+        types[info.type_name] += sizes.get(info.name, 0)
+    trunk = ASSISTANTS[model.architecture]
+    words = f"drafts with it beside a model of '{trunk}' (-m MODEL -md this file; read in its source, not run)"
+    hints.append(f"place it beside its model with 'nextn attach MODEL --from {model.entry.name}'")
+    return Inspection(
+        model=model, architecture=model.architecture, n_layer_trunk=0, n_layer_nextn=model.arch_int("block_count"),
+        shape="sidecar", block_bytes=sum(sizes.values()), problems=tuple(problems), hints=tuple(hints),
+        types=dict(types.most_common()), runs_on={"llama.cpp": words, "ik_llama.cpp": words},
+    )  # fmt: skip
 
 
 def _check_counts(model: Model, layers: list[int], promised: int, has_trunk: bool, problems: list[str]) -> None:
@@ -260,6 +281,21 @@ def _sidecars(model: Model) -> tuple[Path, ...]:
         if same and width:
             found.append(path)
     return tuple(found)
+
+
+def _with_measured(words: dict[str, str], model: Model, shape: str, has_sidecar: bool) -> dict[str, str]:
+    """The words with what was measured of tiny models of this architecture in this layout."""
+    from .compat import measured
+
+    layout = {
+        "bundled": "shards" if model.is_sharded else "bundle",
+        "sidecar": "sidecar",
+        "trunk-only": "sidecar" if has_sidecar else "trunk-only",
+    }.get(shape)
+    found = {} if layout is None else measured(model.architecture, layout)
+    return {
+        engine: f"{said} (measured: {found[engine]})" if engine in found else said for engine, said in words.items()
+    }
 
 
 def _runs_on(arch: str, shape: str, has_sidecar: bool) -> dict[str, str]:

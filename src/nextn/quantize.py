@@ -1,6 +1,7 @@
 """float32 rows to any tensor type ggml can write, and back.
 
-Quantized types are byte-equal to `ggml_quantize_chunk` without an importance matrix, because it is what runs.
+Quantized types are byte-equal to `ggml_quantize_chunk` without an importance matrix, because it is what runs; those of
+ik_llama.cpp alone are written by its own library.
 f16 and bf16 are byte-equal to gguf-py, which llama.cpp's converter uses: round to nearest even, overflow to
 infinity, NaN kept.
 
@@ -16,7 +17,7 @@ from concurrent.futures import ThreadPoolExecutor
 import numpy as np
 import numpy.typing as npt
 
-from . import ggml
+from . import ggml, ggml_ik
 from .errors import QuantizeError
 from .gguf.types import BF16, F16, F32, TensorType, parse_type_name, row_size
 
@@ -58,13 +59,19 @@ _TASKS_PER_THREAD = 4
 
 def can_write(type: TensorType) -> bool:
     """Whether `quantize` writes this type."""
-    return type.name in _WRITABLE
+    return type.name in _WRITABLE or _of_ik(type)
+
+
+def _of_ik(type: TensorType) -> bool:
+    return type.engine == "ik" and type.name in ggml_ik.WRITABLE
 
 
 def check_writable(type: TensorType) -> None:
     """QuantizeError, with the reason and other types to use, unless `quantize` writes this type."""
     if requires_imatrix(type):
         raise QuantizeError(_needs_imatrix(type))
+    if _of_ik(type):
+        ggml_ik.load().check(type)
     if not can_write(type):
         raise QuantizeError(f"{_why_not(type)}, so it cannot be written; {_nearest(type)}")
 
@@ -91,8 +98,8 @@ def fallback_type(type: TensorType, n_per_row: int) -> TensorType:
     block_size = _block_size(type)
     if n_per_row % block_size == 0:
         return type
-    if type.name in _FALLBACK:
-        fallback = parse_type_name(_FALLBACK[type.name])
+    if type.name in _FALLBACK or type.name in ggml_ik.FALLBACK:
+        fallback = parse_type_name((_FALLBACK | ggml_ik.FALLBACK)[type.name])
     elif block_size <= 32 and type.engine != "ik":
         fallback = type
     else:
@@ -138,9 +145,13 @@ def quantize_rows(rows: Rows, type: TensorType, *, n_threads: int, out: Blocks |
         def write(start: int, end: int) -> None:
             _write_bf16(rows[start:end].reshape(-1), result[start:end].reshape(-1).view(np.uint16))
     else:
-        library = ggml.load()
-        if library.requires_imatrix(type):
-            raise QuantizeError(_needs_imatrix(type))
+        library: ggml.Ggml | ggml_ik.IkGgml
+        if _of_ik(type):
+            library = ggml_ik.load()
+        else:
+            library = ggml.load()
+            if library.requires_imatrix(type):
+                raise QuantizeError(_needs_imatrix(type))
 
         def write(start: int, end: int) -> None:
             _write_blocks(library, rows, result, type, start, end)
@@ -291,7 +302,7 @@ def _write_bf16(values: Rows, out: npt.NDArray[np.uint16]) -> None:
 
 
 def _write_blocks(
-    library: ggml.Ggml, rows: Rows, out: Blocks, type: TensorType, start: int, end: int
+    library: ggml.Ggml | ggml_ik.IkGgml, rows: Rows, out: Blocks, type: TensorType, start: int, end: int
 ) -> None:
     """Quantize rows `start` to `end` with ggml and check what came out."""
     if start == end:

@@ -20,7 +20,7 @@ from . import (
     qwen35moe,
     step35,
 )
-from .base import LOADS_ONLY, OTHER_USE, Family
+from .base import ASSISTANTS, LOADS_ONLY, OTHER_USE, Family
 
 FAMILIES: dict[str, Family] = {
     module.FAMILY.arch: module.FAMILY
@@ -59,5 +59,10 @@ def family_of(arch: str, where: object) -> Family:
         )
     if arch in OTHER_USE:
         raise UnsupportedModel(f"{where}: '{arch}' uses the key for {OTHER_USE[arch]}, not for an MTP block.")
+    draft = next((name for name, target in ASSISTANTS.items() if target == arch), None)
+    if draft is not None:
+        raise UnsupportedModel(
+            f"{where}: the draft of '{arch}' is a model of its own; name its GGUF ('{draft}') with --from."
+        )
     known = ", ".join(sorted(FAMILIES))
     raise UnsupportedModel(f"{where}: nextn does not know the architecture '{arch}' (it knows {known}).")

@@ -70,6 +70,15 @@ class Rule:
 
 
 @dataclass(frozen=True)
+class OnIk:
+    """How ik_llama.cpp drafts with a family."""
+
+    sidecar: bool = False  # takes the block in a file of its own
+    takes_heads: bool = True  # loads, or passes over, embeddings and head of the block's own; else refuses the file
+    extra_head: bool = False  # knows `output_extra.weight`, a head for drafting
+
+
+@dataclass(frozen=True)
 class Family:
     """A model family whose block some engine drafts with."""
 
@@ -84,6 +93,7 @@ class Family:
     max_blocks: int = 1  # how many blocks the engine's graph takes
     draft_head: bool = True  # whether the loader takes nextn.shared_head_head
     runs_on: Mapping[str, str] | None = None  # engine -> since when, or why not
+    ik: OnIk | None = None  # None: ik_llama.cpp does not draft with it
     n_source_layers: int = 1  # layers of the checkpoint that make one block
     behind_trunk: bool = False  # blocks are `{prefix}layers.N`, `N+1`, ... behind the trunk's layers
     layer_mark: str = "layers."  # what stands before a layer's number in the block's names
@@ -113,6 +123,8 @@ LOADS_ONLY = {
     "glm4": "GLM-OCR",
     "dots3note": "dots3.note",
 }
+# Drafts that are sidecars by nature -> the architecture of the models that they draft for.
+ASSISTANTS = {"gemma4-assistant": "gemma4", "gemma4_mtp": "gemma4"}  # the second as ik_llama.cpp's converter names it
 # Architectures that use the key for something else.
 OTHER_USE = dict.fromkeys(("graniteswitch", "granite-switch"), "a router layer")  # llama.cpp spells it as one word
 

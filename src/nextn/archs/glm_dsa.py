@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from . import parts
-from .base import Family
+from .base import Family, OnIk
 
 FAMILY = Family(
     arch="glm-dsa",
@@ -26,4 +26,5 @@ FAMILY = Family(
     root=parts.root(),
     array_tail={},
     runs_on={"llama.cpp": parts.ENGINE_SINGLE, "ik_llama.cpp": "bundled, shards; no sidecar"},
+    ik=OnIk(),
 )

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from . import qwen
-from .base import Family
+from .base import Family, OnIk
 
 FAMILY = Family(
     arch="qwen35moe",
@@ -18,4 +18,5 @@ FAMILY = Family(
         "llama.cpp": "bundled, shards, sidecar",
         "ik_llama.cpp": "bundled, shards; no sidecar, no draft head in the file",
     },
+    ik=OnIk(takes_heads=False, extra_head=True),
 )

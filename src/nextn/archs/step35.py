@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from . import parts
-from .base import Donor, Family, Tail
+from .base import Donor, Family, OnIk, Tail
 
 
 def _by_kind(full: str, sliding: str) -> Tail:
@@ -63,4 +63,5 @@ FAMILY = Family(
     max_blocks=3,
     sidecar_extra=("rope_freqs.weight",),
     runs_on={"llama.cpp": parts.ENGINE_SINGLE, "ik_llama.cpp": "bundled, shards, sidecar"},
+    ik=OnIk(sidecar=True),
 )

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import click
 
-from .common import ask_which, expect_option, finish, limit_option, link_option, qkv_option, writing_options
+from .common import aim_option, ask_which, expect_option, finish, limit_option, link_option, qkv_option, writing_options
 
 
 @click.command(short_help="put an MTP block onto a quant you already have")
@@ -39,6 +39,7 @@ from .common import ask_which, expect_option, finish, limit_option, link_option,
     "split", "fused", "as-trunk",
     text="Attention's q, k and v in the block, in a bundle the trunk's too: three tensors, one, or as in the trunk.",
 )
+@aim_option
 @link_option
 @expect_option
 @limit_option
@@ -51,6 +52,7 @@ def command(
     draft_head: str | None,
     embd_type: str,
     qkv: str | None,
+    aim: str | None,
     link: str,
     expect: str | None,
     limit_rate: float | None,
@@ -79,6 +81,7 @@ def command(
                 draft_head=draft_head,
                 embd_type=embd_type,
                 qkv=qkv,
+                aim=aim,
                 out=out,
                 link=link,
                 expect=expect,

@@ -48,6 +48,14 @@ def qkv_option(*forms: str, text: str) -> Callable[[F], F]:
     return click.option("--qkv", type=click.Choice(forms), help=text)
 
 
+def aim_option(command: F) -> F:
+    """`--for` for verbs that make files for engines."""
+    return click.option(
+        "--for", "aim", type=click.Choice(["llama.cpp", "ik", "both"]),
+        help="The engines that have to take the file: names and types are chosen so, or it is refused with the reason.",
+    )(command)  # fmt: skip
+
+
 def sidecar_option(command: F) -> F:
     """`--sidecar` for verbs that run a model's block."""
     return click.option(

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import click
 
-from .common import finish, link_option, qkv_option, writing_options
+from .common import aim_option, finish, link_option, qkv_option, writing_options
 
 
 @click.command(short_help="take the MTP block off again")
@@ -13,10 +13,18 @@ from .common import finish, link_option, qkv_option, writing_options
     "split", "fused",
     text="Write the model anew as one file, attention's q, k and v as three tensors or as one; needs no block.",
 )
+@aim_option
 @link_option
 @writing_options
 def command(
-    model: str, qkv: str | None, link: str, out: str | None, dry_run: bool, as_json: bool, quiet: bool
+    model: str,
+    qkv: str | None,
+    aim: str | None,
+    link: str,
+    out: str | None,
+    dry_run: bool,
+    as_json: bool,
+    quiet: bool,
 ) -> None:
     """Make a trunk-only model of MODEL beside it, for engines that refuse a block or load it unasked.
 
@@ -26,5 +34,5 @@ def command(
     from ..report.progress import byte_progress
 
     with byte_progress("detaching", not (quiet or dry_run)) as progress:
-        result = api.detach(model, out=out, link=link, qkv=qkv, dry_run=dry_run, progress=progress)
+        result = api.detach(model, out=out, link=link, qkv=qkv, aim=aim, dry_run=dry_run, progress=progress)
     finish(result, as_json, quiet)

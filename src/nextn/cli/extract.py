@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import click
 
-from .common import expect_option, finish, limit_option, qkv_option, writing_options
+from .common import aim_option, expect_option, finish, limit_option, qkv_option, writing_options
 
 
 @click.command(short_help="write the block to a file of its own")
@@ -27,6 +27,7 @@ from .common import expect_option, finish, limit_option, qkv_option, writing_opt
     "split", "fused", "as-trunk",
     text="Attention's q, k and v in the block: three tensors, one, or what a GGUF donor's trunk has.",
 )
+@aim_option
 @expect_option
 @limit_option
 @writing_options
@@ -36,6 +37,7 @@ def command(
     type_name: str | None,
     embd_type: str,
     qkv: str | None,
+    aim: str | None,
     expect: str | None,
     limit_rate: float | None,
     out: str | None,
@@ -59,6 +61,7 @@ def command(
             type=type_name,
             embd_type=embd_type,
             qkv=qkv,
+            aim=aim,
             expect=expect,
             limit_rate=limit_rate,
             dry_run=dry_run,

@@ -15,7 +15,7 @@ from ..gguf.files import GGUFFile, Model, shard_name
 from ..gguf.header import DEFAULT_ALIGNMENT, TensorInfo, build_header, place
 from ..gguf.kv import KV, KVType, edit
 from ..gguf.types import TensorType, file_type_for
-from . import build, metadata, naming, qkv
+from . import aim, build, metadata, naming, qkv
 from .fit import check_fit, check_trunk, n_layer_trunk
 from .plan import Link, LinkMode, NewBytes, NewFile, Plan
 
@@ -34,6 +34,7 @@ class Options:
     out: Path | str | None = None
     link: LinkMode = LinkMode.AUTO
     qkv: str | None = None  # q, k and v "split", "fused" or "as-trunk"; None: as the family's blocks are published
+    aim: str | None = None  # "llama.cpp", "ik" or "both"; None: whatever takes the file
 
 
 @dataclass
@@ -45,6 +46,7 @@ class _Job:
     options: Options
     notes: list[str] = field(default_factory=list)
     qkv: str | None = None  # the form to write
+    aimed: aim.Aimed = field(default_factory=lambda: aim.Aimed("bundle"))
 
     @property
     def provenance(self) -> tuple[str, str | None]:
@@ -56,9 +58,12 @@ class _Job:
     def block_parts(self) -> list[build.Part]:
         """The block's tensors, and the draft head when one is asked for."""
         wanted = self.options.draft_head
-        skip = [DRAFT_HEAD] if wanted is not None else []
+        skip = [*([DRAFT_HEAD] if wanted is not None else []), *self.aimed.leave_out]
         parts = build.block_parts(self.block, self.n_trunk, self.options.type, self.notes, skip)
-        if wanted is not None:
+        aim.check_types(self.options.aim, self.trunk, [part.info.type for part in parts if part.info.type is not None])
+        if wanted is not None and self.aimed.head_name is not None:
+            parts.append(build.from_trunk(self.aimed.head_name, *trunk_head(self.trunk), wanted, self.notes))
+        elif wanted is not None:
             file, info = trunk_head(self.trunk)
             for layer in range(self.block.n_layer_nextn):
                 name = f"blk.{self.n_trunk + layer}.{DRAFT_HEAD}"
@@ -102,19 +107,21 @@ def plan_attach(trunk: Model, block: Block, options: Options) -> Plan:
     notes = check_fit(block, trunk, family) + of_form
     if form is not None:
         block = _shaped(given, form, trunk, options.type)
-    layout = options.layout or default_layout(trunk)
-    if layout not in LAYOUTS:
-        raise UsageError(f"there is no layout '{layout}'; choose one of {', '.join(LAYOUTS)}.")
+    if options.layout is not None and options.layout not in LAYOUTS:
+        raise UsageError(f"there is no layout '{options.layout}'; choose one of {', '.join(LAYOUTS)}.")
+    head = options.draft_head is not None
+    aimed = aim.for_engines(options.aim, family, trunk, block, options.layout, default_layout(trunk), head=head)
+    layout, notes = aimed.layout, [*notes, *aimed.notes]
     if layout != "sidecar" and family.only_sidecar:
         raise UnsupportedModel(
             f"{trunk.entry}: the block of '{family.arch}' runs only beside its trunk ({family.only_sidecar}); "
             "use --layout sidecar."
         )
-    if options.draft_head is not None and not family.draft_head:
+    if head and aimed.head_name is None and not family.draft_head:
         raise UnsupportedModel(
             f"{trunk.entry}: the loader for '{family.arch}' refuses a file with a draft head; leave out --draft-head."
         )
-    job = _Job(trunk, block, family, n_layer_trunk(trunk), options, notes, form)
+    job = _Job(trunk, block, family, n_layer_trunk(trunk), options, notes, form, aimed)
     if trunk.header.by_key.keys() & {"quantize.imatrix.file"}:
         job.notes.append("the importance matrix that the trunk was quantized with does not describe the new block")
     return {"shards": _shards, "sidecar": _sidecar, "bundle": _bundle}[layout](job)

@@ -11,7 +11,7 @@ from ..errors import NoBlock, UsageError
 from ..gguf.files import GGUFFile, Model, shard_name
 from ..gguf.header import TensorInfo
 from ..gguf.kv import KV, edit
-from . import build, metadata, naming, qkv
+from . import aim, build, metadata, naming, qkv
 from .plan import Link, LinkMode, NewBytes, NewFile, Plan
 
 # Root tensors that serve drafting only, and that other engines refuse.
@@ -75,13 +75,18 @@ def without_block(model: Model) -> Model:
 
 
 def plan_detach(
-    model: Model, out: Path | str | None, link: LinkMode = LinkMode.AUTO, form: str | None = None
+    model: Model,
+    out: Path | str | None,
+    link: LinkMode = LinkMode.AUTO,
+    form: str | None = None,
+    engine: str | None = None,
 ) -> Plan:
     """The plan that takes the block off.
 
     With `form` ("split" or "fused") the model is written anew as one file, q, k and v of its attention in that form;
-    then it needs no block. Raises NoBlock when there is none, UsageError for sidecars and donor files, QuantizeError
-    for q, k and v that cannot be moved as they are.
+    then it needs no block. `engine` as in attach: types are checked, and no promise of a block is left, which
+    ik_llama.cpp would believe. Raises NoBlock when there is none, UsageError for sidecars and donor files,
+    QuantizeError for q, k and v that cannot be moved as they are.
     """
     names = list(model.tensors)
     layers = block_layers(names)
@@ -89,6 +94,11 @@ def plan_detach(
         raise NoBlock(f"{model.entry}: there is no MTP block in this model, so there is nothing to take off.")
     trunk = trunk_of(model)
     n_trunk, kvs, keep = trunk.n_layers, trunk.kvs, trunk.keeps
+    aim.check_name(engine)
+    aim.check_types(engine, without_block(model) if layers else model, [])
+    if engine in (aim.IK, aim.BOTH) and any(kv.key.endswith(".nextn_predict_layers") and kv.value for kv in kvs):
+        kvs = edit(kvs, put=[metadata.count_kv(model, "block_count", n_trunk)],
+                   drop=[f"{model.architecture}.nextn_predict_layers"])  # fmt: skip
     base = naming.trunk_base(model.base_name)
     if form is not None:
         return _reshaped(model, kvs, keep, base, out, n_trunk, form)

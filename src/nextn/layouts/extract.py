@@ -8,11 +8,11 @@ from pathlib import Path
 from ..archs import family_of
 from ..archs.base import Family
 from ..block import DRAFT_HEAD, Block
-from ..errors import UsageError
+from ..errors import UnsupportedModel, UsageError
 from ..gguf.header import DEFAULT_ALIGNMENT, Header
 from ..gguf.kv import KV, KVType, edit
-from ..gguf.types import TensorType
-from . import build, metadata, naming, qkv
+from ..gguf.types import TensorType, tensor_type
+from . import aim, build, metadata, naming, qkv
 from .attach import main_type_of, sidecar_kvs, sidecar_roots
 from .fit import TOKENIZER_HASH, tokens_hash
 from .plan import NewFile, Plan
@@ -27,6 +27,7 @@ class ExtractOptions:
     embd_type: TensorType | None = None  # sidecar's embeddings and head; None: as they are
     out: Path | str | None = None
     qkv: str | None = None  # q, k and v "split", "fused" or "as-trunk"; None: as they are
+    aim: str | None = None  # the engine of a runnable sidecar: "llama.cpp", "ik" or "both"; None: any
 
 
 def plan_extract(block: Block, options: ExtractOptions) -> Plan:
@@ -38,8 +39,22 @@ def plan_extract(block: Block, options: ExtractOptions) -> Plan:
     notes: list[str] = []
     if options.qkv is not None:
         block = _shaped(block, family, options, notes)
+    if not options.donor:
+        _check_aim(block, family, options)
     plan = _plan(block, family, options)
     return replace(plan, notes=(*notes, *plan.notes))
+
+
+def _check_aim(block: Block, family: Family, options: ExtractOptions) -> None:
+    """Raise UnsupportedModel, QuantizeError when the engine takes no such sidecar."""
+    aim.check_name(options.aim)
+    if options.aim in (aim.IK, aim.BOTH) and not (family.ik and family.ik.sidecar):
+        raise UnsupportedModel(
+            f"{block.origin}: ik_llama.cpp takes no sidecar of '{family.arch}'; attach the block to a trunk with "
+            "--layout bundle or shards, or extract it with --donor."
+        )
+    kinds = [kind for tensor in block.tensors if (kind := tensor_type(tensor.type_id or 0)) is not None]
+    aim.check_block(options.aim, [options.type] if options.type is not None else kinds)
 
 
 def _shaped(block: Block, family: Family, options: ExtractOptions, notes: list[str]) -> Block:

@@ -74,7 +74,10 @@ class Checkpoint:
 
     @cached_property
     def weight_map(self) -> dict[str, str]:
-        """Tensor name -> file name, from the index or from the headers of all files there are."""
+        """Tensor name -> file name, from the index or from the headers of all files there are.
+
+        Files that the index does not name are looked into as well: blocks that third parties add come so.
+        """
         listing = self.folder / INDEX
         if os.path.exists(listing):  # noqa: PTH110 - Path.exists may raise
             found = read_json(listing).get("weight_map")
@@ -83,7 +86,9 @@ class Checkpoint:
             for file in found.values():
                 if "/" in str(file) or "\\" in str(file) or str(file) in ("", ".", ".."):
                     raise FormatError(f"the index names a file outside the folder: '{file}'", path=listing)
-            return {str(name): str(file) for name, file in found.items()}
+            known = {str(name): str(file) for name, file in found.items()}
+            added = sorted({path.name for path in self.folder.glob("*.safetensors")} - set(known.values()))
+            return {**{name: file for file in added for name in self._header(file)}, **known}
         files = sorted(path.name for path in self.folder.glob("*.safetensors"))
         if not files:
             raise IncompleteModel(

@@ -1,0 +1,133 @@
+"""What runs what, as measured: `table.json`, written by benchmarks/compat.py, and look-ups in it.
+
+A run is one model of a family in one layout on one engine. Its `result` is "drafts", "runs" (without MTP),
+"refuses" (it does not load), "fails" (it loads and then dies, hangs, or answers an error) or "not made" (nextn makes
+no such file); `says` holds the engine's own words.
+"""
+
+from __future__ import annotations
+
+import functools
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from importlib.resources import files
+from typing import Any
+
+LAYOUTS = ("bundle", "shards", "sidecar", "trunk-only", "bundle+head", "ik-bundle+head")
+"""What is measured; "+head" is a file with `--draft-head`, "ik-" one made `--for ik`."""
+_WORST_FIRST = ("not made", "refuses", "fails", "runs", "drafts")
+
+
+@dataclass(frozen=True)
+class EngineBuild:
+    """One engine that was measured."""
+
+    name: str  # as in the table's rows
+    engine: str  # "llama.cpp" or "ik_llama.cpp"
+    version: str  # what it says of itself
+    source: str  # the wheel, or the commit it was built from
+
+
+@dataclass(frozen=True)
+class Run:
+    """One cell of the table."""
+
+    engine: str  # EngineBuild.name
+    model: str  # the tiny checkpoint
+    arch: str
+    layout: str
+    result: str
+    says: str = ""
+    draft_n: int = 0
+    draft_n_accepted: int = 0
+    same_text: bool | None = None  # greedy tokens equal to those of the trunk alone; None: nothing to compare with
+
+
+@dataclass(frozen=True)
+class Table:
+    """All of it; engines in the order of their age, llama.cpp's first."""
+
+    measured: str  # date, ISO 8601
+    machine: str
+    engines: tuple[EngineBuild, ...]
+    runs: tuple[Run, ...]
+
+    def of(self, arch: str, layout: str, engine: str) -> Run | None:
+        """The worst run of an architecture's models in this layout on one engine; None when it was not measured."""
+        found = [run for run in self.runs if (run.arch, run.layout, run.engine) == (arch, layout, engine)]
+        return min(found, key=lambda run: _WORST_FIRST.index(run.result), default=None)
+
+    def builds(self, engine: str) -> list[EngineBuild]:
+        """The builds of "llama.cpp" or "ik_llama.cpp", oldest first."""
+        return [build for build in self.engines if build.engine == engine]
+
+    def oldest_that_drafts(self, arch: str, layout: str, engine: str = "llama.cpp") -> EngineBuild | None:
+        """The oldest build from which on every newer one drafts, too."""
+        oldest = None
+        for build in reversed(self.builds(engine)):
+            run = self.of(arch, layout, build.name)
+            if run is None or run.result != "drafts":
+                break
+            oldest = build
+        return oldest
+
+
+def from_json(data: dict[str, Any]) -> Table:
+    """A table from what `to_json` wrote."""
+    return Table(
+        data["measured"],
+        data["machine"],
+        tuple(EngineBuild(**build) for build in data["engines"]),
+        tuple(Run(**run) for run in data["runs"]),
+    )
+
+
+def to_json(table: Table) -> dict[str, Any]:
+    """JSON of a table; fields that hold their default are left out."""
+    return {
+        "version": 1,
+        "measured": table.measured,
+        "machine": table.machine,
+        "engines": [vars(build) for build in table.engines],
+        "runs": [{k: v for k, v in vars(run).items() if v not in ("", 0, None) or v is False} for run in table.runs],
+    }
+
+
+@functools.cache
+def table() -> Table:
+    """The measured table that this version of nextn carries."""
+    return from_json(json.loads(files(__name__).joinpath("table.json").read_text("utf-8")))
+
+
+def measured(arch: str, layout: str) -> dict[str, str]:
+    """Engine -> what its newest measured build did with this architecture and layout, and since which build.
+
+    Engines that were not measured with it are left out, and so are files that nextn makes none of.
+    """
+    return {engine: said for engine in ("llama.cpp", "ik_llama.cpp") if (said := _sentence(arch, layout, engine))}
+
+
+def _sentence(arch: str, layout: str, engine: str) -> str:
+    known = table()
+    runs = [(build, run) for build in known.builds(engine) if (run := known.of(arch, layout, build.name)) is not None]
+    if not runs or runs[-1][1].result == "not made":
+        return ""
+    newest, run = runs[-1]
+    says = f": {run.says}" if run.says else ""
+    said = {
+        "drafts": f"drafts on {newest.name}",
+        "runs": f"runs without MTP on {newest.name}{says}",
+        "refuses": f"{newest.name} refuses it{says}",
+        "fails": f"{newest.name} fails with it{says}",
+    }[run.result]
+    since = _since(runs, run.result)
+    return f"{said}, since {since}" if since else said
+
+
+def _since(runs: Sequence[tuple[EngineBuild, Run]], result: str) -> str:
+    """The oldest build from which on all did the same, when older ones did otherwise."""
+    same = len(runs)
+    while same and runs[same - 1][1].result == result:
+        same -= 1
+    return runs[same][0].name if 0 < same < len(runs) - 1 else ""

@@ -1,0 +1,147 @@
+"""Files for one engine or for both: what each takes, and why there is no such file where there is none.
+
+Rules of ik_llama.cpp (commit 8337e4cd: src/llama-load-tensors.cpp, src/llama-hparams.cpp, common/speculative.cpp) and
+of llama.cpp (b11434). A family's own rules stand in its table, as `Family.ik`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from ..archs.base import Family
+from ..block import DRAFT_HEAD, EMBED_TOKENS, Block
+from ..errors import QuantizeError, UnsupportedModel, UsageError
+from ..gguf.files import Model
+from ..gguf.types import TensorType, tensor_type
+
+LLAMA_CPP, IK, BOTH = "llama.cpp", "ik", "both"
+AIMS = (LLAMA_CPP, IK, BOTH)
+IK_HEAD = "output_extra.weight"  # ik's own low-bit head for drafting, a root tensor
+_FUSED = ("attn_qkv.weight", "ffn_gate_up_exps.weight")
+
+
+@dataclass(frozen=True)
+class Aimed:
+    """What an attach has to do for its aim."""
+
+    layout: str
+    head_name: str | None = None  # root tensor that takes the place of the block's draft head
+    leave_out: tuple[str, ...] = ()  # suffixes of the block that an engine refuses
+    notes: tuple[str, ...] = ()
+
+
+def check_name(aim: str | None) -> None:
+    """Raise UsageError for an aim that there is not."""
+    if aim is not None and aim not in AIMS:
+        raise UsageError(f"there is no engine '{aim}' to write for; choose one of {', '.join(AIMS)}.")
+
+
+def for_engines(
+    aim: str | None, family: Family, trunk: Model, block: Block, layout: str | None, default: str, *, head: bool
+) -> Aimed:
+    """What `aim` asks for; `layout` is what the user asked for, `default` what is taken otherwise.
+
+    Raises UnsupportedModel with the reason when no such file exists, UsageError for options that exclude each other.
+    """
+    check_name(aim)
+    wanted = layout or default
+    if aim in (None, LLAMA_CPP):
+        return Aimed(wanted)
+    ik = family.ik
+    if ik is None:
+        why = (family.runs_on or {}).get("ik_llama.cpp", "nothing is known of it")
+        raise UnsupportedModel(
+            f"{trunk.entry}: there is no file with the block of '{family.arch}' that ik_llama.cpp drafts with ({why}); "
+            "leave out --for, and give ik_llama.cpp the model without a block."
+        )
+    notes: list[str] = []
+    if wanted == "sidecar" and not ik.sidecar:
+        if layout is not None:
+            raise UnsupportedModel(
+                f"{trunk.entry}: ik_llama.cpp takes no sidecar of '{family.arch}'; use --layout bundle, or shards."
+            )
+        wanted = "shards" if len(trunk.files) > 1 else "bundle"
+        notes.append(f"ik_llama.cpp takes no sidecar of '{family.arch}', so the block goes into the model ({wanted})")
+    leave_out: tuple[str, ...] = ()
+    head_name = None
+    if head and not ik.takes_heads:
+        if aim == BOTH:
+            raise UnsupportedModel(
+                f"{trunk.entry}: no draft head is taken by both engines (llama.cpp wants it in the block, ik_llama.cpp "
+                f"as '{IK_HEAD}', and each refuses the other's); leave out --draft-head, or name one engine."
+            )
+        if not ik.extra_head:
+            raise UnsupportedModel(
+                f"{trunk.entry}: ik_llama.cpp takes no draft head of '{family.arch}'; leave out --draft-head."
+            )
+        head_name = IK_HEAD
+    if not ik.takes_heads:
+        leave_out = _left_out(block, notes)
+    _check_forms(block, trunk)
+    if aim == BOTH and family.only_sidecar and not ik.sidecar:
+        raise UnsupportedModel(
+            f"{trunk.entry}: llama.cpp takes this block as a sidecar only, and ik_llama.cpp takes no sidecar of it."
+        )
+    return Aimed(wanted, head_name, leave_out, tuple(notes))
+
+
+def _left_out(block: Block, notes: list[str]) -> tuple[str, ...]:
+    """The block's own head is left out, since both engines have the trunk's; its own embeddings have no substitute."""
+    if block.find(EMBED_TOKENS) is not None:
+        raise UnsupportedModel(
+            f"{block.origin}: its block brings embeddings of its own, which ik_llama.cpp refuses for "
+            f"'{block.architecture}'; take another donor."
+        )
+    if block.find(DRAFT_HEAD) is None:
+        return ()
+    notes.append("the block's own draft head is left out: ik_llama.cpp refuses it, and drafts with the trunk's head")
+    return (DRAFT_HEAD,)
+
+
+def _check_forms(block: Block, trunk: Model) -> None:
+    for suffix in _FUSED:
+        if block.find(suffix) is not None:
+            raise UnsupportedModel(
+                f"{block.origin}: its block has '{suffix}', and ik_llama.cpp takes only separate tensors"
+                + ("; use --qkv split." if suffix == _FUSED[0] else "; take the checkpoint as the donor.")
+            )
+    for suffix in ("attn_k_b.weight", "attn_v_b.weight"):
+        found = block.find(suffix)
+        if found is not None and len(found.ne) != 3:
+            raise UnsupportedModel(
+                f"{block.origin}: '{suffix}' has {len(found.ne)} axes, and engines want 3; take the checkpoint as the "
+                "donor."
+            )
+
+
+def check_types(aim: str | None, trunk: Model, types: Sequence[TensorType]) -> None:
+    """Raise QuantizeError when the trunk, or the block as it will be written, has a type that the engine lacks."""
+    lacking = _lacking(aim)
+    for name, (file, info) in trunk.tensors.items():
+        kind = tensor_type(info.type_id)
+        if kind is not None and kind.engine in lacking:
+            raise QuantizeError(
+                f"{file.path}: '{name}' is stored as {kind.name}, which {lacking[kind.engine]} cannot read, so there "
+                "is no file of this model for it."
+            )
+    check_block(aim, types)
+
+
+def check_block(aim: str | None, types: Sequence[TensorType]) -> None:
+    """Raise QuantizeError when the engine lacks one of the types that the block would be written in."""
+    lacking = _lacking(aim)
+    for kind in types:
+        if kind.engine in lacking:
+            raise QuantizeError(
+                f"the block would be written as {kind.name}, which {lacking[kind.engine]} cannot read; choose another "
+                "--type."
+            )
+
+
+def _lacking(aim: str | None) -> dict[str, str]:
+    """Who alone reads a type -> the engine of the aim that does not."""
+    return {
+        **({"ik": "llama.cpp"} if aim in (LLAMA_CPP, BOTH) else {}),
+        **({"mainline": "ik_llama.cpp"} if aim in (IK, BOTH) else {}),
+    }

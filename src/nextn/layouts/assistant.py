@@ -1,0 +1,84 @@
+"""Gemma 4's assistants: drafts that are sidecars by nature. They are placed beside their model, and never converted.
+
+An assistant has no block to attach: all of it drafts, over the target's own embeddings and KV cache. Source: llama.cpp
+b11434, src/models/gemma4-assistant.cpp; ik_llama.cpp 8337e4cd, which also knows its own converter's name for them.
+"""
+
+from __future__ import annotations
+
+import os
+
+from ..archs.base import ASSISTANTS
+from ..errors import BlockPresent, DonorMismatch, UsageError
+from ..gguf.files import Model
+from . import naming
+from .attach import Options
+from .fit import TOKEN_TYPES, TOKENS, compare_tokens
+from .plan import Link, Plan
+
+_WIDTH_OUT = "embedding_length_out"  # hidden size of the target
+
+
+def is_assistant(model: Model) -> bool:
+    """Whether a model is a draft that needs no attaching."""
+    return model.header.get("general.architecture") in ASSISTANTS
+
+
+def plan_place(trunk: Model, assistant: Model, options: Options) -> Plan:
+    """A link to `assistant` beside `trunk`, under a name that llama.cpp finds.
+
+    Raises DonorMismatch when it is not made for this model, UsageError for options that would change it, BlockPresent
+    when it lies there already.
+    """
+    wanted = ASSISTANTS[assistant.architecture]
+    where = f"{assistant.entry} does not fit {trunk.entry.name}"
+    if trunk.architecture != wanted:
+        raise DonorMismatch(f"{where}: it drafts for '{wanted}', and the model is '{trunk.architecture}'.")
+    out, own = assistant.arch_int(_WIDTH_OUT), trunk.arch_int("embedding_length")
+    if out and own and out != own:
+        raise DonorMismatch(f"{where}: it is made for a hidden size of {out:,}, and the model's is {own:,}.")
+    asked = [
+        flag
+        for flag, value in (
+            ("--layout", options.layout not in (None, "sidecar")), ("--type", options.type),
+            ("--draft-head", options.draft_head), ("--qkv", options.qkv),
+        )
+        if value
+    ]  # fmt: skip
+    if asked:
+        raise UsageError(
+            f"{assistant.entry.name} is a draft by itself and is placed beside the model as it is, so {asked[0]} has "
+            "no meaning; leave it out."
+        )
+    if len(assistant.files) > 1:
+        raise UsageError(
+            f"{assistant.entry}: a sidecar is one file, and this is a shard set; engines would not find it."
+        )
+    notes = ["an assistant of Gemma 4 is a sidecar by nature: it is placed, not converted"]
+    notes += _tokens(trunk, assistant, where)
+    file = assistant.files[0]
+    kind = naming.split_quant(assistant.base_name)[1] or max(
+        ((file.stored_size(info), info.type_name.upper()) for info in file.header.tensors), default=(0, "F16")
+    )[1]
+    folder, name = naming.resolve_output(
+        options.out, naming.default_folder(trunk), naming.sidecar_name(trunk, kind)
+    )
+    target = folder / name
+    if target.exists() and os.path.samefile(target, file.path):  # noqa: PTH121 - links are followed
+        raise BlockPresent(f"{target}: this assistant lies beside the model already; load it with -md.")
+    if not name.startswith("mtp-"):
+        notes.append(f"{name} does not start with 'mtp-': engines find it only when it is passed with -md")
+    return Plan(
+        verb="attach", layout="sidecar", folder=folder,
+        outputs=(Link(name, file.path, file.size_bytes, options.link),),
+        entry=trunk.entry, sidecar=target, header_bytes=trunk.header_bytes + assistant.header_bytes, notes=tuple(notes),
+    )  # fmt: skip
+
+
+def _tokens(trunk: Model, assistant: Model, where: str) -> list[str]:
+    ours, theirs = trunk.header.get(TOKENS), assistant.header.get(TOKENS)
+    if not isinstance(ours, list) or not isinstance(theirs, list):
+        return ["one of the two has no token list: tokenizers were not compared"]
+    if ours == theirs and trunk.header.get(TOKEN_TYPES) == assistant.header.get(TOKEN_TYPES):
+        return []
+    return compare_tokens(dict(enumerate(theirs)), ours, trunk, where)
