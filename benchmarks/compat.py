@@ -187,11 +187,18 @@ def ask(engine: Engine, model: Path, sidecar: Path | None, n_max: int) -> tuple[
     try:
         with engine.start(launch) as running:
             log = running.log
-            answer = one_answer(running)
-        result = "drafts" if answer.draft_n else "runs"
-        return result, "", answer.draft_n, answer.draft_n_accepted, answer.tokens
+            answer, prompt = one_answer(running, drafting=n_max > 0)
+        drafted, accepted = answer.draft_n, answer.draft_n_accepted
+        if not drafted and n_max:
+            drafted, accepted = drafts_in(log)
+        # Texts are compared on the first prompt alone.
+        same = answer.tokens if prompt == PROMPT else []
+        return "drafts" if drafted else "runs", "", drafted, accepted, same
     except EngineFailed as error:
-        log = error.log
+        log = error.log or log
+        if any(words in str(error) for words in BAD_TEXT):  # the engine did its work, and its server fell over the text
+            drafted, accepted = drafts_in(log)
+            return "drafts" if drafted else "runs", "", drafted, accepted, []
         return "fails", plain(error.line or str(error)), 0, 0, []
     except EngineRefused as error:
         log = error.log
@@ -203,15 +210,32 @@ def ask(engine: Engine, model: Path, sidecar: Path | None, n_max: int) -> tuple[
             log.unlink(missing_ok=True)
 
 
-def one_answer(running: Running) -> Completion:
-    """An answer. Some servers choke on the text that random models write: then to another prompt."""
-    for prompt, n_predict in ((PROMPT, N_PREDICT), *((prompt, 8) for prompt in MORE_PROMPTS)):
+def drafts_in(log: Path | None) -> tuple[int, int]:
+    """(drafted, accepted) by the lines of a log that tell them for each answer."""
+    text = "" if log is None or not log.exists() else log.read_text("utf-8", "replace")
+    found = re.findall(r"draft acceptance = \S+ \(\s*(\d+) accepted /\s*(\d+) generated\)", text)
+    return sum(int(n) for _, n in found), sum(int(n) for n, _ in found)
+
+
+def one_answer(running: Running, *, drafting: bool) -> tuple[Completion, str]:
+    """An answer, and to which prompt; when drafting, one with drafts, if there is any.
+
+    Random models end at once, or write what some servers choke on: then another prompt.
+    """
+    found: tuple[Completion, str] | None = None
+    for prompt in (PROMPT, *MORE_PROMPTS):
         try:
-            return running.complete(prompt, n_predict)
+            answer = running.complete(prompt, N_PREDICT if prompt == PROMPT else 12)
         except EngineFailed as error:
-            if not any(words in str(error) for words in BAD_TEXT) or prompt == MORE_PROMPTS[-1]:
+            last = prompt == MORE_PROMPTS[-1] and found is None
+            if last or not any(words in str(error) for words in BAD_TEXT):
                 raise
-    raise AssertionError
+            continue
+        found = found or (answer, prompt)
+        if answer.draft_n or not drafting:
+            return answer, prompt
+    assert found is not None
+    return found
 
 
 def plain(line: str) -> str:
