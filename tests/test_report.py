@@ -10,11 +10,12 @@ from pathlib import Path
 
 import pytest
 
-from conftest import CHECKPOINT, Q4, need
+import nextn
+from conftest import CHECKPOINT, DATA, Q4, need
 from nextn.cli import main
 from nextn.errors import FormatError
 from nextn.report.page import contexts, page
-from nextn.report.results import Section, Table, read_result
+from nextn.report.results import Section, Table, read_result, read_results
 
 EVIL = "<script>alert(1)</script>\"'&"
 LINEAR = {
@@ -148,3 +149,40 @@ def test_bench_keeps_what_was_not_used() -> None:
     assert any(f"{data['n_disturbed']} of {len(data['runs'])} runs" in line for line in found.summary)
     assert len(found.tables[1].rows) == len(data["comparisons"])
     assert {plot["kind"] for plot in found.plots} == {"speed", "acceptance"}
+
+
+def test_sections_stand_in_an_order_that_tells_a_story(tmp_path: Path) -> None:
+    files = {}
+    for name, data in (
+        ("serve", {"version": 1, "model": "m", "notes": [], "shell": "x", "command": ["x"], "layout": "bundled"}),
+        ("doctor", nextn.doctor(Q4).to_json()),
+        ("attach", nextn.attach(Q4, CHECKPOINT, out=tmp_path, dry_run=True).to_json()),
+        ("inspect", nextn.inspect(Q4).to_json()),
+    ):
+        files[name] = tmp_path / f"{name}.json"
+        files[name].write_text(json.dumps(data))
+    titles = [section.title.partition(":")[0] for section in read_results(list(files.values()))]
+    assert titles == ["Model", "Examined", "Files", "Serving"]
+    doctor = read_results([files["doctor"]])[0]
+    assert doctor.summary[0] == "no problems" and doctor.tables[0].rows[0][1] == "no-block-attached"
+
+
+def test_a_plan_shows_devices_measured_runs_and_what_publishing_takes(tmp_path: Path) -> None:
+    data = json.loads((DATA / "samples" / "plan.json").read_text())
+    one = data["setups"][0]
+    one["devices"] = [{**one["devices"][0], "device": "CUDA0"}, {**one["devices"][0], "device": "Host"}]
+    one["measured"] = {**one["totals"], "rss_anonymous_bytes": 1, "rss_file_bytes": 1, "peak_bytes": 1}
+    one["disk_bytes"] = None
+    data["publishing"] = {"separate_bytes": 5_000_000, "shared_bytes": 3_000_000, "saved_bytes": 2_000_000,
+                          "how": "sidecar", "by_layout": []}  # fmt: skip
+    path = tmp_path / "plan.json"
+    path.write_text(json.dumps(data))
+    (section,) = read_results([path])
+    memory, disk = section.tables
+    names = [row[0] for row in memory.rows]
+    assert names[:3] == [f"{one['title']}: CUDA0", f"{one['title']}: Host", f"{one['title']}, measured"]
+    assert memory.rows[0][1] == "-" and memory.rows[1][1] == ""
+    assert [setup["title"] for setup in section.plots[0]["setups"]][:2] == names[:2]
+    assert ("published with and without MTP, as trunk and sidecar", "", "3 MB", "") in disk.rows
+    text = page([section]).decode()
+    assert '<th scope="col" class="number">total</th>' in text and 'class="wide"' in text

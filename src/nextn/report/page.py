@@ -23,7 +23,7 @@ _WORDS = {
 }
 
 
-_PARTS = ("setup", "weights and fixed buffers", "KV cache", "recurrent", "compute", "total")
+_PARTS = ("setup", "weights, outputs", "KV cache", "recurrent", "compute", "total")
 # A figure, with or without a unit: such cells are set flush right.
 _FIGURE = re.compile(r"[-+]?[\d][\d.,]*( ?(%|[KMGT]?B|m?s|t/s|x))?")
 
@@ -90,7 +90,7 @@ def _plot(name: str, plot: dict[str, Any]) -> str:
             f'value="{stops.index(int(plot["n_ctx"]))}">'
             '<div class="scroll" tabindex="0" role="region" aria-label="Memory at this context length"><table>'
             "<caption>Memory at this context length</caption><thead><tr>"
-            + "".join(f'<th scope="col">{x}</th>' for x in _PARTS)
+            + "".join(f'<th scope="col"{_number(i > 0)}>{x}</th>' for i, x in enumerate(_PARTS))
             + "</tr></thead><tbody></tbody></table></div>"
         )
     return (
@@ -100,17 +100,30 @@ def _plot(name: str, plot: dict[str, Any]) -> str:
 
 
 def _table(table: Table) -> str:
-    head = "".join(f'<th scope="col">{escape(cell)}</th>' for cell in table.head)
+    wide = ' class="wide"' if len(table.head) > 3 else ""  # such a one is scrolled, never squeezed
+    flush = [_is_figures(table, column) for column in range(len(table.head))]
+    head = "".join(
+        f'<th scope="col"{_number(right)}>{escape(cell)}</th>' for cell, right in zip(table.head, flush, strict=True)
+    )
     rows = "".join(
-        f'<tr><th scope="row">{escape(row[0])}</th>' + "".join(map(_cell, row[1:])) + "</tr>"
+        f'<tr><th scope="row">{escape(row[0])}</th>'
+        + "".join(f"<td{_number(right)}>{escape(cell)}</td>" for cell, right in zip(row[1:], flush[1:], strict=False))
+        + "</tr>"
         for row in table.rows
     )
     return (
         f'<div class="scroll" tabindex="0" role="region" aria-label="{escape(table.caption)}">'
-        f"<table><caption>{escape(table.caption)}</caption><thead><tr>{head}</tr></thead><tbody>{rows}</tbody></table></div>"
+        f"<table{wide}><caption>{escape(table.caption)}</caption><thead><tr>{head}</tr></thead><tbody>{rows}</tbody></table></div>"
     )
 
 
-def _cell(text: str) -> str:
-    figure = ' class="number"' if _FIGURE.fullmatch(text) else ""
-    return f"<td{figure}>{escape(text)}</td>"
+def _number(right: bool) -> str:
+    return ' class="number"' if right else ""
+
+
+def _is_figures(table: Table, column: int) -> bool:
+    """Whether a column holds nothing but figures; of tables of names and values none does, whatever their values."""
+    if column == 0 or len(table.head) < 3:
+        return False
+    cells = [row[column] for row in table.rows if column < len(row) and row[column] not in ("", "-", "none")]
+    return bool(cells) and all(map(_FIGURE.fullmatch, cells))

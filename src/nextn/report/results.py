@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import shlex
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -32,11 +32,16 @@ class Section:
     plots: tuple[dict[str, Any], ...] = ()
     """What the page draws: {"kind": "memory" | "acceptance" | "speed" | "bytes", ...}."""
     commands: tuple[str, ...] = field(default=())
+    rank: int = 0
+    """Its place on the page: the smallest first, of equals in the order given."""
 
 
 def read_results(paths: Sequence[str | Path]) -> list[Section]:
-    """A section a file. Raises StorageError, and FormatError for what no verb of nextn wrote."""
-    return [read_result(Path(path)) for path in paths]
+    """A section a file: what the model is first, how it serves last.
+
+    Raises StorageError, and FormatError for what no verb of nextn wrote.
+    """
+    return sorted((read_result(Path(path)) for path in paths), key=lambda section: section.rank)
 
 
 def read_result(path: Path) -> Section:
@@ -54,13 +59,13 @@ def read_result(path: Path) -> Section:
     for keys, read in _KINDS:
         if keys <= data.keys():
             try:
-                return read(data)
+                return replace(read(data), rank=_ORDER.index(read))
             except (KeyError, TypeError, ValueError, AttributeError, IndexError) as error:
                 raise FormatError(
                     f"a part of this result is missing or odd ({error!r}); make it again", path=path
                 ) from error
-    raise FormatError("no verb that report knows wrote this; it takes inspect, attach, extract, detach, verify, plan, "
-                      "bench, tune and serve", path=path)  # fmt: skip
+    raise FormatError("no verb that report knows wrote this; it takes inspect, doctor, attach, extract, detach, "
+                      "verify, plan, bench, tune and serve", path=path)  # fmt: skip
 
 
 def _percent(share: float | None) -> str:
@@ -135,41 +140,77 @@ def _verify(data: dict[str, Any]) -> Section:
     )
 
 
-_PARTS = ("weights", "repacked", "kv_cache", "recurrent", "compute", "output")
+# Columns as in the terminal's table -> the parts of a plan that they add up.
+_MEMORY = {"weights": ("weights", "repacked"), "KV cache": ("kv_cache",), "recurrent": ("recurrent",),
+           "compute": ("compute", "output"), "total": ("total",)}  # fmt: skip
+
+
+def _parts(use: dict[str, Any]) -> tuple[str, ...]:
+    return tuple(size(sum(use[f"{part}_bytes"] for part in parts)) for parts in _MEMORY.values())
+
+
+def _known(n_bytes: int | None) -> str:
+    return "-" if n_bytes is None else size(n_bytes)
 
 
 def _plan(data: dict[str, Any]) -> Section:
-    rows = []
+    rows: list[tuple[str, ...]] = []
+    plotted = []
     for setup in data["setups"]:
+        title, devices = str(setup["title"]), setup["devices"]
         if not setup["available"]:
-            rows.append((str(setup["title"]), str(setup["why_not"] or "not possible"), *[""] * (len(_PARTS) + 1)))
+            rows.append((title, str(setup["why_not"] or "not possible"), *[""] * (len(_MEMORY) + 2)))
             continue
-        totals = setup["totals"]
-        parts = (size(totals[f"{part}_bytes"]) for part in _PARTS)
-        rows.append((str(setup["title"]), size(setup["disk_bytes"]), *parts, size(totals["total_bytes"])))
-    head = ("setup", "disk", *(part.replace("_", " ") for part in _PARTS), "total")
+        fits = {True: "yes", False: "no", None: "not known"}[setup["fits"]]
+        longest = setup["max_n_ctx"]
+        end = (fits, "-" if longest is None else f"{longest:,}" if longest else "none")
+        for i, use in enumerate(devices):
+            name = title if len(devices) == 1 else f"{title}: {use['device']}"
+            disk = _known(setup["disk_bytes"]) if i == 0 else ""
+            rows.append((name, disk, *_parts(use), *(end if i == 0 else ("", ""))))
+            plotted.append({"title": name, "linear": [use["linear"]]})
+        if setup["measured"] is not None:
+            rows.append((f"{title}, measured", "", *_parts(setup["measured"]), "", ""))
     n_ctx = data["settings"]["n_ctx"]
-    setups = [
-        {"title": one["title"], "linear": [device["linear"] for device in one["devices"]]}
-        for one in data["setups"]
-        if one["available"]
-    ]
+    head = ("setup", "disk", *_MEMORY, "fits", "longest context")
+    tables = [Table(f"Memory by setup at a context of {n_ctx:,} tokens", head, tuple(rows)), _disk(data)]
     plot = {
         "kind": "memory",
         "n_ctx": n_ctx,
         "n_ctx_train": data["n_ctx_train"],
         "n_parallel": data["settings"]["n_parallel"],
-        "setups": setups,
+        "setups": plotted,
     }
-    table = Table(f"Memory by setup at a context of {n_ctx:,} tokens", head, tuple(rows))
-    return Section(f"Memory: {_name(data['model'])}", tuple(map(str, data["answers"])), (table,), (plot,))
+    said = (*map(str, data["answers"]), *(f"note: {note}" for note in data["notes"]))
+    return Section(f"Memory: {_name(data['model'])}", said, tuple(tables), (plot,))
+
+
+def _disk(data: dict[str, Any]) -> Table:
+    """What each setup takes on disk, and what publishing with and without MTP does."""
+    rows = [
+        (str(one["title"]), str(len(one["files"])), _known(one["disk_bytes"]), _known(one["disk_new_bytes"]))
+        for one in data["setups"]
+        if one["available"]
+    ]
+    shared = data["publishing"]
+    if shared is not None:
+        rows.append(("published with and without MTP, as separate files", "", size(shared["separate_bytes"]), ""))
+        if shared["how"] is not None:
+            how = {"sidecar": "trunk and sidecar", "shards": "shards"}[shared["how"]]
+            rows.append((f"published with and without MTP, as {how}", "", size(shared["shared_bytes"]), ""))
+    return Table("Disk", ("setup", "files", "all files", "of these to be written"), tuple(rows))
 
 
 def _spread(value: dict[str, Any] | None) -> str:
     if not value or value.get("median") is None:
         return "-"
     low, high = value.get("low"), value.get("high")
-    return f"{value['median']:,.4g}" + ("" if low is None or high is None else f" ({low:,.4g} to {high:,.4g})")
+    return _figure(value["median"]) + ("" if low is None or high is None else f" ({_figure(low)} to {_figure(high)})")
+
+
+def _figure(value: float) -> str:
+    """Three digits or more, never an exponent."""
+    return f"{value:,.0f}" if abs(value) >= 1000 else f"{value:,.3g}"
 
 
 def _bench(data: dict[str, Any]) -> Section:
@@ -222,6 +263,17 @@ def _tune(data: dict[str, Any]) -> Section:
     return Section("Tuned settings", (said,), (Table("Settings", ("what", "value"), rows),), (), commands)
 
 
+def _doctor(data: dict[str, Any]) -> Section:
+    found = data["findings"]
+    n = sum(one["severity"] != "note" for one in found)
+    said = [f"{n} problem{'s' if n > 1 else ''}" if n else "no problems"]
+    said += [str(note) for note in data["notes"]]
+    said += [f"not checked: {one['check']}: {one['why']}" for one in data["skipped"]]
+    rows = tuple((str(one["severity"]), str(one["id"]), str(one["what"]), str(one["mend"])) for one in found)
+    table = Table("Findings", ("severity", "finding", "what", "what mends it"), rows)
+    return Section(f"Examined: {_name(data['path'])}", tuple(said), (table,) if rows else ())
+
+
 def _serve(data: dict[str, Any]) -> Section:
     return Section(f"Serving: {_name(data['model'])}", (*map(str, data["notes"]),), commands=(str(data["shell"]),))
 
@@ -230,8 +282,10 @@ _KINDS = (
     ({"verdict", "same_text", "acceptance"}, _verify),
     ({"setups", "publishing"}, _plan),
     ({"setups", "runs", "verdict"}, _bench),
+    ({"findings", "skipped"}, _doctor),
     ({"shell", "command"}, _serve),
     ({"shape", "runs_on"}, _inspect),
     ({"verb", "files", "layout", "entry"}, _written),
     ({"n_max"}, _tune),
 )
+_ORDER = (_inspect, _doctor, _written, _plan, _verify, _bench, _tune, _serve)

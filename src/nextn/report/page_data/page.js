@@ -102,7 +102,7 @@
     bytes(plot, holder, canvas) {
       const datasets = [];
       plot.files.forEach((file, f) => file.ranges.forEach((range) => {
-        const data = plot.files.map(() => 0);
+        const data = plot.files.map(() => null); // a 0 would get its least length, too
         data[f] = range.size_bytes;
         datasets.push({ label: range.what, data, backgroundColor: KINDS[range.what] || COLORS[0], minBarLength: 3 });
       }));
