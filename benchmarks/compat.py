@@ -123,6 +123,7 @@ def engines(cache: Path, ik_source: str) -> Iterator[tuple[EngineBuild, Engine |
 def models(scratch: Path) -> Iterator[tuple[str, Path, Path]]:
     """(name, trunk, checkpoint with the block) of every tiny model."""
     from make_tiny_checkpoints import KINDS, make_checkpoint
+    from tiny_deepseek4 import with_compression
     from tiny_families import make_family
 
     yield "qwen35", TRUNKS / "tiny-qwen35-Q8_0.gguf", ROOT / "src" / "nextn" / "demo_data" / "tiny-qwen35-mtp"
@@ -134,6 +135,8 @@ def models(scratch: Path) -> Iterator[tuple[str, Path, Path]]:
     for trunk in sorted((TRUNKS / "families").glob("*.gguf")):
         kind = trunk.stem.rpartition("-")[0]
         source = "deepseek4-plain" if kind == "deepseek4" else kind
+        if kind == "deepseek4":
+            trunk = with_compression(trunk, scratch / "compressed" / trunk.name)
         yield kind, trunk, make_family(source, scratch / source)
 
 
@@ -241,6 +244,7 @@ def one_answer(running: Running, *, drafting: bool) -> tuple[Completion, str]:
 def plain(line: str) -> str:
     """The engine's words without what differs from run to run."""
     line = re.sub(r"(?:/[^\s'\":]+)+/", "", line)
+    line = re.sub(r'\| tid="\d+" timestamp=\d+ ', "| ", line)
     return line if len(line) <= 160 else line[:157] + "..."
 
 

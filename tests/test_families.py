@@ -89,6 +89,21 @@ def test_deepseek4_blocks_equal_the_upstream_converters_and_are_never_bundled(
             assert model.header.get(key) == value, key
 
 
+def test_deepseek4_drafts_beside_a_trunk_with_compressed_attention(
+    family: Callable[[str], Path], tmp_path: Path
+) -> None:
+    """The converter's tiny trunk has no such layer, and llama.cpp ends with a division by zero on it."""
+    from tiny_deepseek4 import with_compression
+
+    need("xllamacpp", importlib.util.find_spec("xllamacpp") is not None)
+    trunk = with_compression(trunk_of("deepseek4"), tmp_path / "deepseek4-Q8_0.gguf")
+    assert nextn.doctor(trunk).before.problems == ()
+    made = nextn.attach(trunk, family("deepseek4-plain"))
+    data = nextn.verify(trunk, sidecar=made.sidecar, prompts=CODE, n_predict=16, threads=1).to_json()
+    assert data["verdict"] != "failed", data["reasons"]
+    assert data["n_drafted"] > 0 and all(item["near_tie"] for item in data["divergences"])
+
+
 @pytest.mark.parametrize("kind", [kind for kind in KINDS if kind not in PACKED])
 def test_detaching_gives_the_trunk_back(kind: str, family: Callable[[str], Path], tmp_path: Path) -> None:
     made = nextn.attach(trunk_of(kind), family(kind), layout="bundle", out=tmp_path)

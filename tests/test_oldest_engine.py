@@ -99,6 +99,11 @@ def _parts(
     if model in ("qwen35moe", "qwen3next"):
         kind = next(kind for kind in KINDS if kind.startswith(model))
         return TRUNKS / f"{model}-BF16.gguf", checkpoints(f"{kind}-bf16")
-    return trunk_of(model), family("deepseek4-plain" if model == "deepseek4" else model)
+    if model == "deepseek4":
+        from tiny_deepseek4 import with_compression
+
+        folder = family("deepseek4-plain")
+        return with_compression(trunk_of(model), folder.parent / "deepseek4-Q8_0.gguf"), folder
+    return trunk_of(model), family(model)
 
 
