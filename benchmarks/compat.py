@@ -125,6 +125,8 @@ def models(scratch: Path) -> Iterator[tuple[str, Path, Path]]:
     from make_tiny_checkpoints import KINDS, make_checkpoint
     from tiny_deepseek4 import with_compression
     from tiny_families import make_family
+    from tiny_openpangu import make_checkpoint as make_openpangu
+    from tiny_openpangu import make_trunk
 
     yield "qwen35", TRUNKS / "tiny-qwen35-Q8_0.gguf", ROOT / "src" / "nextn" / "demo_data" / "tiny-qwen35-mtp"
     for name in ("qwen35moe", "qwen3next"):
@@ -138,6 +140,9 @@ def models(scratch: Path) -> Iterator[tuple[str, Path, Path]]:
         if kind == "deepseek4":
             trunk = with_compression(trunk, scratch / "compressed" / trunk.name)
         yield kind, trunk, make_family(source, scratch / source)
+    tokenizer = TRUNKS / "families" / "glm4moe-Q8_0.gguf"
+    pangu = make_trunk(scratch / "pangu" / "openpangu-F32.gguf", tokenizer)
+    yield "openpangu", pangu, make_openpangu(scratch / "openpangu")
 
 
 def made(trunk: Path, donor: Path, arch: str, layout: str, out: Path) -> tuple[Path, Path | None]:
@@ -216,7 +221,7 @@ def ask(engine: Engine, model: Path, sidecar: Path | None, n_max: int) -> tuple[
 def drafts_in(log: Path | None) -> tuple[int, int]:
     """(drafted, accepted) by the lines of a log that tell them for each answer."""
     text = "" if log is None or not log.exists() else log.read_text("utf-8", "replace")
-    found = re.findall(r"draft acceptance = \S+ \(\s*(\d+) accepted /\s*(\d+) generated\)", text)
+    found = re.findall(r"draft acceptance(?: rate)? = \S+ \(\s*(\d+) accepted /\s*(\d+) generated\)", text)
     return sum(int(n) for _, n in found), sum(int(n) for n, _ in found)
 
 

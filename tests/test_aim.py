@@ -131,5 +131,5 @@ def test_ik_drafts_with_every_family_that_is_said_to(
 
 
 def test_families_that_draft_on_ik_are_named() -> None:
-    assert ON_IK == ["glm-dsa", "glm4moe", "qwen35", "qwen35moe", "step35"]
+    assert ON_IK == ["glm-dsa", "glm4moe", "openpangu", "qwen35", "qwen35moe", "step35"]
     assert (TRUNKS / "families").exists()

@@ -89,6 +89,19 @@ def test_deepseek4_blocks_equal_the_upstream_converters_and_are_never_bundled(
             assert model.header.get(key) == value, key
 
 
+def test_deepseek4_in_its_published_form_equals_the_upstream_converters(
+    family: Callable[[str], Path], tmp_path: Path
+) -> None:
+    """FP8 with E8M0 factors and FP4 experts, as it is published: every tensor, the repacked experts too."""
+    golden = json.loads((DATA / "goldens" / "families" / "deepseek4-q8_0.json").read_text())["mtp"]["tensors"]
+    made = open_model(nextn.attach(trunk_of("deepseek4"), family("deepseek4"), out=tmp_path).sidecar or "")
+    for name, (kind, ne, sha256) in golden.items():
+        if name.startswith(("blk.", "output_hc_")):
+            info = made.tensors[name][1]
+            assert (info.type_name.upper(), list(info.ne)) == (kind, ne), name
+            assert hashlib.sha256(stored(made, name)).hexdigest() == sha256, name
+
+
 def test_deepseek4_drafts_beside_a_trunk_with_compressed_attention(
     family: Callable[[str], Path], tmp_path: Path
 ) -> None:

@@ -349,11 +349,22 @@ def _read_rule(
         else:
             spans, ne = _spans(checkpoint, rule, source.transform, [names[name] for name in found])
             rows = CheckpointRows(spans, 1.0 if source.transform is Transform.PLUS_ONE else 0.0)
+        ne = _with_axes(ne, len(rule.ne.split()))
         stored = checkpoint.tensor(names[found[0]]).dtype if rule.as_source else ""
         f32 = rule.f32 or len(ne) <= 1 or stored == "F32"
         kept = stored.lower() if stored in ("BF16", "F16") else None
         return BlockTensor(k, rule.target, ne, rows, f32=f32, kept=kept, root=rule.root)
     return None
+
+
+def _with_axes(ne: tuple[int, ...], n_axes: int) -> tuple[int, ...]:
+    """A shape with fewer axes and the same bytes: axes of length 1 go first, then the slowest two become one."""
+    while len(ne) > n_axes and 1 in ne[:-1]:
+        at = ne.index(1)
+        ne = (*ne[:at], *ne[at + 1 :])
+    while len(ne) > n_axes:
+        ne = (*ne[:-2], ne[-2] * ne[-1])
+    return ne
 
 
 def _expert_numbers(names: dict[str, str], pattern: str) -> list[int]:

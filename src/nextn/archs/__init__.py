@@ -14,6 +14,7 @@ from . import (
     hy_v3,
     mimo2,
     nemotron_h_moe,
+    openpangu,
     qwen3next,
     qwen4exp,
     qwen35,
@@ -40,6 +41,7 @@ FAMILIES: dict[str, Family] = {
         nemotron_h_moe,
         qwen4exp,
         deepseek4,
+        openpangu,
     )
 }
 BY_CLASS: dict[str, Family] = {name: family for family in FAMILIES.values() for name in family.classes}

@@ -90,6 +90,7 @@ class Family:
     rules: tuple[Rule, ...]
     root: Mapping[str, tuple[str, ...]]  # root tensor -> checkpoint names, for runnable sidecars
     array_tail: Mapping[str, Tail]  # per-layer array (behind `{arch}.`) -> value of a block's layer
+    id_lists: tuple[tuple[str, str], ...] = ()  # (list of layer numbers, list of their values) behind `{arch}.`
     max_blocks: int = 1  # how many blocks the engine's graph takes
     draft_head: bool = True  # whether the loader takes nextn.shared_head_head
     runs_on: Mapping[str, str] | None = None  # engine -> since when, or why not
@@ -103,6 +104,12 @@ class Family:
     sidecar_extra: tuple[str, ...] = ()  # further root tensors that a sidecar carries when the trunk has them
     head_needed: bool = False  # the loader wants output.weight in a sidecar even with a draft head in the block
     head_dims: tuple[str, str] = ("qk_nope_head_dim", "v_head_dim")  # config.json keys: parts of a head in kv_b
+    only_ik: bool = False  # llama.cpp has no such architecture
+
+    @property
+    def takes_sidecar(self) -> bool:
+        """Whether any engine takes the block in a file of its own."""
+        return not self.only_ik or (self.ik is not None and self.ik.sidecar)
 
 
 # Arrays that engines read per layer for any architecture: a block's layer repeats the last used value.
@@ -174,6 +181,10 @@ def dimensions(arch_value: Any, n_vocab: int | None) -> dict[str, int]:
         "Hm": (streams + 2) * streams if streams else None,
         "Og": heads * head_dim // groups if heads and head_dim and groups else None,
         "Oa": groups * rank if groups and rank else None,
+        "R": rope,
+        "Dp": head_dim - rope if head_dim and rope and head_dim > rope else None,
+        "Ps": integer("param_sink_number"),
+        "Sm": integer("mhc_num_stream"),
         "V": n_vocab,
     }
     return {symbol: value for symbol, value in found.items() if value}

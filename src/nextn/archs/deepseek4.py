@@ -82,5 +82,5 @@ FAMILY = Family(
     longer_arrays=("attention.compress_ratios",),
     head_needed=True,
     only_sidecar="the mixer before its head has the name of the trunk's, and a file holds one of them",
-    runs_on=dict.fromkeys(("llama.cpp", "ik_llama.cpp"), "sidecar (read in its source, not run)"),
+    runs_on={"llama.cpp": "sidecar", "ik_llama.cpp": "sidecar (read in its source, not run)"},
 )

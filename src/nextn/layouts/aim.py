@@ -46,6 +46,16 @@ def for_engines(
     """
     check_name(aim)
     wanted = layout or default
+    if wanted == "sidecar" and not family.takes_sidecar:
+        raise UnsupportedModel(
+            f"{trunk.entry}: no engine takes the block of '{family.arch}' in a file of its own; use --layout bundle, "
+            "or shards."
+        )
+    if aim in (LLAMA_CPP, BOTH) and family.only_ik:
+        raise UnsupportedModel(
+            f"{trunk.entry}: llama.cpp has no architecture '{family.arch}', so there is no file of it for llama.cpp; "
+            "use --for ik."
+        )
     if aim in (None, LLAMA_CPP):
         return Aimed(wanted)
     ik = family.ik
@@ -78,7 +88,7 @@ def for_engines(
         head_name = IK_HEAD
     if not ik.takes_heads:
         leave_out = _left_out(block, notes)
-    _check_forms(block, trunk)
+    _check_forms(block, family)
     if aim == BOTH and family.only_sidecar and not ik.sidecar:
         raise UnsupportedModel(
             f"{trunk.entry}: llama.cpp takes this block as a sidecar only, and ik_llama.cpp takes no sidecar of it."
@@ -99,7 +109,8 @@ def _left_out(block: Block, notes: list[str]) -> tuple[str, ...]:
     return (DRAFT_HEAD,)
 
 
-def _check_forms(block: Block, trunk: Model) -> None:
+def _check_forms(block: Block, family: Family) -> None:
+    axes = {rule.target: len(rule.ne.split()) for rule in family.rules}
     for suffix in _FUSED:
         if block.find(suffix) is not None:
             raise UnsupportedModel(
@@ -108,10 +119,10 @@ def _check_forms(block: Block, trunk: Model) -> None:
             )
     for suffix in ("attn_k_b.weight", "attn_v_b.weight"):
         found = block.find(suffix)
-        if found is not None and len(found.ne) != 3:
+        if found is not None and len(found.ne) != axes.get(suffix, 3):
             raise UnsupportedModel(
-                f"{block.origin}: '{suffix}' has {len(found.ne)} axes, and engines want 3; take the checkpoint as the "
-                "donor."
+                f"{block.origin}: '{suffix}' has {len(found.ne)} axes, and engines want {axes.get(suffix, 3)}; take "
+                "the checkpoint as the donor."
             )
 
 

@@ -87,6 +87,8 @@ def trunk_head(model: Model) -> tuple[GGUFFile, TensorInfo]:
 def default_layout(trunk: Model) -> str:
     """The layout that is taken when none is asked for."""
     family = FAMILIES.get(trunk.architecture)
+    if family is not None and not family.takes_sidecar and len(trunk.files) == 1:
+        return "bundle"
     return "shards" if len(trunk.files) > 1 and not (family and family.only_sidecar) else "sidecar"
 
 

@@ -100,6 +100,49 @@ def _grown(model: Model, n_trunk: int, block: Block) -> list[KV]:
     return out
 
 
+def _id_lists(model: Model) -> list[tuple[KV, KV]]:
+    """Lists of layer numbers with their values, as many of each."""
+    family = FAMILIES.get(model.architecture)
+    out = []
+    for names in family.id_lists if family is not None else ():
+        ids, values = (model.header.by_key.get(f"{model.architecture}.{name}") for name in names)
+        if ids is not None and values is not None and ids.n_items == values.n_items:
+            out.append((ids, values))
+    return out
+
+
+def _listed(model: Model, n_trunk: int, block: Block) -> list[KV]:
+    """Those lists with the block's layers added. Raises DonorMismatch when nothing tells their values."""
+    out = []
+    for ids, values in _id_lists(model):
+        lacking = [n for n in range(n_trunk, n_trunk + block.n_layer_nextn) if n not in ids.value]
+        if not lacking:
+            continue
+        names = [kv.key.removeprefix(f"{model.architecture}.") for kv in (ids, values)]
+        read = block.model.arch_value if block.model is not None else block.checkpoint.text_config.get  # type: ignore[union-attr]
+        theirs = dict(zip(*(read(name) or () for name in names), strict=False))
+        if not set(lacking) <= theirs.keys():
+            raise DonorMismatch(
+                f"{block.origin}: nothing tells the block's entries in '{values.key}'; take the checkpoint, or a "
+                "bundled GGUF, as the donor."
+            )
+        out += [
+            ids.with_value([*ids.value, *lacking]),
+            values.with_value([*values.value, *(theirs[n] for n in lacking)]),
+        ]
+    return out
+
+
+def _unlisted(model: Model, n_trunk: int) -> list[KV]:
+    """Those lists without the block's layers, which engines refuse in a model that has none."""
+    out = []
+    for ids, values in _id_lists(model):
+        kept = [(n, value) for n, value in zip(ids.value, values.value, strict=True) if n < n_trunk]
+        if len(kept) < len(ids.value):
+            out += [ids.with_value([n for n, _ in kept]), values.with_value([value for _, value in kept])]
+    return out
+
+
 def attached_kvs(trunk: Model, n_trunk: int, block: Block) -> list[KV]:
     """The trunk's KV as a model with a block needs them; split keys are kept.
 
@@ -109,6 +152,7 @@ def attached_kvs(trunk: Model, n_trunk: int, block: Block) -> list[KV]:
         count_kv(trunk, "block_count", n_trunk + block.n_layer_nextn),
         count_kv(trunk, "nextn_predict_layers", block.n_layer_nextn),
         *_grown(trunk, n_trunk, block),
+        *_listed(trunk, n_trunk, block),
     ]
     old = trunk.header.by_key
     note: dict[str, Any] = {
@@ -142,6 +186,7 @@ def detached_kvs(model: Model, n_trunk: int) -> list[KV]:
         kv = model.header.by_key.get(f"{model.architecture}.{suffix}")
         if kv is not None and kv.type is KVType.ARRAY and kv.n_items == n_all > n_trunk:
             put.append(kv.with_value(kv.value[:n_trunk]))
+    put += _unlisted(model, n_trunk)
     return edit(model.kvs, put=put, drop=drop)
 
 
