@@ -19,14 +19,13 @@ from nextn.sources.cache import (
     Identity,
     PartialFile,
     cache_root,
-    clear,
-    entries,
     gaps,
     guard_of,
     merged,
     note_of,
     refuse_partial,
 )
+from nextn.sources.cache_entries import clear, entries
 
 DATA = random.Random(1).randbytes(300_000)
 WHO = Identity("hf:org/name@abc:x.gguf", len(DATA), "etag")
@@ -232,7 +231,7 @@ def test_what_is_in_use_is_not_cleared(path: Path, tmp_path: Path) -> None:
     file = PartialFile(path, WHO)
     put(file, 0, 10)
     script = (
-        "import sys; from pathlib import Path; from nextn.sources.cache import *\n"
+        "import sys; from pathlib import Path; from nextn.sources.cache import *; from nextn.sources.cache_entries import *\n"
         "print(len(clear(entries(Path(sys.argv[1])))[1]))"
     )
     done = subprocess.run([sys.executable, "-c", script, str(tmp_path)], capture_output=True, text=True, check=True)

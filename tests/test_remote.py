@@ -14,7 +14,8 @@ import pytest
 import ggufmaker
 from conftest import CHECKPOINT, Q4, TinyModels
 from hub_server import HubServer
-from nextn.block import Block, block_from_checkpoint, block_from_model
+from nextn.block import Block, block_from_model
+from nextn.block_checkpoint import block_from_checkpoint
 from nextn.destinations.local import execute
 from nextn.errors import IncompleteModel, StorageError, UsageError
 from nextn.gguf.files import open_model

@@ -28,7 +28,7 @@ def hub() -> Iterator[HubServer]:
 
 SCRIPT = """
 import json, sys
-from nextn.block import block_from_checkpoint
+from nextn.block_checkpoint import block_from_checkpoint
 from nextn.errors import NextnError
 from nextn.sources.http import Options
 from nextn.sources.remote import open_remote

@@ -13,7 +13,7 @@ import pytest
 
 from conftest import CHECKPOINT
 from hub_server import Fault, HubServer
-from nextn.block import block_from_checkpoint
+from nextn.block_checkpoint import block_from_checkpoint
 from nextn.errors import FormatError, NextnError, RemoteError
 from nextn.sources.checkpoint import open_checkpoint
 from nextn.sources.http import NotThere, Options, retry_after

@@ -15,7 +15,8 @@ import pytest
 
 import nextn
 from conftest import DATA, TRUNKS, need, stored
-from nextn.block import block_from_checkpoint, open_donor
+from nextn.block import open_donor
+from nextn.block_checkpoint import block_from_checkpoint
 from nextn.gguf.files import Model, open_model
 from nextn.gguf.types import parse_type_name
 from nextn.quantize import dequantize

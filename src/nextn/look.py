@@ -8,7 +8,8 @@ from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING, Any
 
 from .archs import BY_CLASS
-from .block import Block, block_from_checkpoint, block_of
+from .block import Block, block_of
+from .block_checkpoint import block_from_checkpoint
 from .errors import FormatError, NoBlock, UnsupportedModel
 from .gguf.kv import printable
 from .inspection import Inspection, inspect_model

@@ -17,7 +17,6 @@ import errno
 import fcntl
 import json
 import os
-import shutil
 import threading
 import zlib
 from bisect import bisect_right
@@ -117,7 +116,7 @@ def part_of(path: Path) -> Path:
     return path.with_name(f".{path.name}{PART_SUFFIX}")
 
 
-def _read_note(data: bytes) -> tuple[Identity | None, list[Piece]]:
+def read_note(data: bytes) -> tuple[Identity | None, list[Piece]]:
     """Identity and whole lines; torn lines are skipped."""
     identity: Identity | None = None
     pieces: list[Piece] = []
@@ -152,7 +151,7 @@ class Guard:
         if fill := _fillers.get(self.path):
             fill(start, end)
         try:
-            _, pieces = _read_note(note_of(self.path).read_bytes())
+            _, pieces = read_note(note_of(self.path).read_bytes())
         except OSError as error:
             raise os_error(error, note_of(self.path), "read it") from error
         self._there = merged((piece.start, piece.end) for piece in pieces)
@@ -177,7 +176,7 @@ def refuse_partial(path: Path) -> None:
     """Raise StorageError when `path` is a partial file: for verbs that link a file or give it to an engine."""
     real = path.resolve()
     if _has_note(real):
-        _, pieces = _read_note(note_of(real).read_bytes())
+        _, pieces = read_note(note_of(real).read_bytes())
         if gaps(merged((piece.start, piece.end) for piece in pieces), 0, real.stat().st_size):
             raise StorageError(
                 f"{path}: this holds only parts of a remote file, which nextn keeps for itself; name a whole "
@@ -229,7 +228,7 @@ class PartialFile:
             self.close()
             return False
         data = os.pread(self._note_fd, size.st_size, 0)
-        identity, pieces = _read_note(data)
+        identity, pieces = read_note(data)
         stale = identity is not None and identity != self.identity
         lost = bool(pieces) and not (self.path.is_file() or self._part.is_file())
         if stale or lost or self.path.is_symlink():
@@ -354,7 +353,7 @@ class PartialFile:
 def bytes_left(path: Path, identity: Identity) -> int:
     """What of a file is still to be fetched, by its note alone."""
     try:
-        known, pieces = _read_note(note_of(path).read_bytes())
+        known, pieces = read_note(note_of(path).read_bytes())
     except OSError:
         return identity.size_bytes
     if known != identity:
@@ -376,68 +375,3 @@ def remove_partial(path: Path) -> None:
             return
         finally:
             os.close(fd)
-
-
-# -- showing and clearing ---------------------------------------------------------------------------------------------
-
-
-@dataclass(frozen=True)
-class Entry:
-    """Parts of one version of one remote source."""
-
-    name: str  # hf:ORG/NAME@COMMIT, or the address
-    folder: Path
-    size_bytes: int  # what it takes on disk
-    used_s: float  # when it was last written to, seconds since 1970
-
-
-def _files(folder: Path) -> Iterator[Path]:
-    for parent, _, names in os.walk(folder):
-        for name in names:
-            yield Path(parent) / name
-
-
-def entries(root: Path | None = None) -> list[Entry]:
-    """Everything that is kept, the largest first."""
-    root = root or cache_root()
-    out = []
-    folders = [*root.glob("hub/models--*/*"), *root.glob("http/*")]
-    for folder in (path for path in folders if path.is_dir() and path.name != "refs"):
-        name, size, used = "", 0, 0.0
-        for path in _files(folder):
-            with contextlib.suppress(OSError):
-                found = path.lstat()
-                size += found.st_blocks * 512
-                used = max(used, found.st_mtime)
-                if not name and path.name.endswith(NOTE_SUFFIX):
-                    identity, _ = _read_note(path.read_bytes())
-                    name = identity.origin if identity else ""
-        if folder.parent.parent.name == "hub":
-            name = f"hf:{folder.parent.name.removeprefix('models--').replace('--', '/')}@{folder.name}"
-        out.append(Entry(name or str(folder), folder, size, used))
-    return sorted(out, key=lambda entry: (-entry.size_bytes, entry.name))
-
-
-def clear(chosen: Iterable[Entry]) -> tuple[int, list[Entry]]:
-    """Remove entries; returns the bytes set free, and what is in use by another run and was left alone."""
-    freed, left = 0, []
-    for entry in chosen:
-        held: list[int] = []
-        try:
-            for note in entry.folder.rglob(f".*{NOTE_SUFFIX}"):
-                held.append(os.open(note, os.O_RDONLY | os.O_CLOEXEC))
-                fcntl.flock(held[-1], fcntl.LOCK_EX | fcntl.LOCK_NB)
-            shutil.rmtree(entry.folder)
-            freed += entry.size_bytes
-        except BlockingIOError:
-            left.append(entry)
-        except OSError as error:
-            raise os_error(error, entry.folder, "clear it") from error
-        finally:
-            for fd in held:
-                os.close(fd)
-        with contextlib.suppress(OSError):
-            parent = entry.folder.parent
-            if parent.parent.name == "hub" and not [path for path in parent.iterdir() if path.name != "refs"]:
-                shutil.rmtree(parent)
-    return freed, left
