@@ -14,6 +14,7 @@ __version__ = "0.1.0"
 if TYPE_CHECKING:
     from .api import CheckpointInspection, DonorInfo, Inspection, Result, attach, detach, extract, inspect
     from .measure.bench import BenchReport, bench
+    from .measure.tune import TuneReport, tune
     from .measure.verify import Verdict, verify
     from .memory.verb import MemoryPlan, plan
     from .publish.api import PackResult, PullResult, pack, pull
@@ -23,6 +24,7 @@ _HOMES = {
         ("CheckpointInspection", "DonorInfo", "Inspection", "Result", "attach", "detach", "extract", "inspect"), "api"
     ),
     **dict.fromkeys(("BenchReport", "bench"), "measure.bench"),
+    **dict.fromkeys(("TuneReport", "tune"), "measure.tune"),
     **dict.fromkeys(("Verdict", "verify"), "measure.verify"),
     **dict.fromkeys(("MemoryPlan", "plan"), "memory.verb"),
     **dict.fromkeys(("PackResult", "PullResult", "pack", "pull"), "publish.api"),
@@ -36,6 +38,7 @@ __all__ = [
     "PackResult",
     "PullResult",
     "Result",
+    "TuneReport",
     "Verdict",
     "__version__",
     "attach",
@@ -46,6 +49,7 @@ __all__ = [
     "pack",
     "plan",
     "pull",
+    "tune",
     "verify",
 ]
 

@@ -24,6 +24,7 @@ VERBS = {
     "verify": "prove on files and on the real engine that it works and that the text is the same",
     "plan": "what each setup costs in memory and on disk, before you make it",
     "bench": "tokens per second with and without MTP, and whether it pays",
+    "tune": "find the fastest settings and types of the block on this machine, or that MTP is best left off",
     "serve": "start an engine on a model with the flags that its block needs",
     "report": "show results as tables, or as one page to look at",
     "pack": "make a folder ready to publish, each quant with and without its block",
@@ -33,7 +34,7 @@ VERBS = {
 }
 
 EXIT_CODES = """\b
-Exit codes: 0 done (verify: passed)   2 wrong call          3 verify: failed    4 verify, bench: cannot tell
+Exit codes: 0 done (verify: passed)   2 wrong call          3 verify: failed    4 verify, bench, tune: cannot tell
   5 inspect: problems found   10 damaged file   11 unsupported format   12 incomplete model
  13 donor does not fit   14 block already there   15 no block   16 unsupported model   17 type not possible
  20 output exists   21 no disk space   22 the system refused   23 a server refused   30 no engine   31 engine refused

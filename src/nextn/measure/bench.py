@@ -108,7 +108,7 @@ def bench(
                 f"{passes * n_prompts} pairs of runs cannot tell {len(pairs)} setups apart: --repeats "
                 f"{math.ceil(least_pairs(len(pairs)) / n_prompts)} can"
             )
-        context = n_ctx or _context(asked, n_predict)
+        context = n_ctx or context_for(asked, n_predict)
         pool = stack.enter_context(
             Pool(engine, context, engine_args, asked[0].prompts[0], side_by_side=side_by_side)
         )
@@ -194,7 +194,8 @@ def _typed(
     return out
 
 
-def _context(tasks: Sequence[Task], n_predict: int) -> int:
+def context_for(tasks: Sequence[Task], n_predict: int) -> int:
+    """A context that the longest prompt and its answer fit, in tokens."""
     longest = max(len(prompt.encode()) for task in tasks for prompt in task.prompts)
     need = int(longest * _TOKENS_A_BYTE) + n_predict + 64
     return max(_CONTEXT_TOKENS, -(-need // 256) * 256)
