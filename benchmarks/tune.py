@@ -3,9 +3,9 @@
 Two models. "vocab": a vocabulary of 248,320 tokens in the shape of Qwen3.5-0.8B, random weights, drafts accepted by
 llama.cpp's SYNTHETIC acceptance (a mean of 1.75 tokens a step at n_max 1, 2.6 at n_max 3). "deep": the trained tiny
 model behind a NO-OP trunk (44 layers more whose output projections are zero), drafts accepted for real. For each: tune
-races; then every setting of the grid is timed once on every prompt of tune's final, each loaded once; then MTP off, the
-bundle at upstream's default n_max of 3, the grid's best and tune's answer take turns. Needs a quiet machine. Writes JSON
-(raw runs included) and prints the tables of the documentation.
+races; then every setting of the grid is timed once on every prompt of tune's final, each loaded once; then MTP off,
+the bundle at upstream's default n_max of 3, the grid's best and tune's answer take turns. Needs a quiet machine. Writes
+JSON (raw runs included) and prints the tables of the documentation.
 """
 
 from __future__ import annotations
@@ -90,7 +90,7 @@ def cases(small: bool, threads: int) -> list[Case]:
     return [
         Case("vocab", lambda out: make_vocab_model(out, vocab, layers), (1, 2, 3), (0.0, 0.5), ("q4_0",), ("q4_0",),
              threads, 32, True),
-        Case("deep", make_deep_model, (1, 2, 3, 4, 6), (0.0, 0.5, 0.75), ("q4_0",), ("q4_0",), 1, 96, False),
+        Case("deep", make_deep_model, (1, 2, 3, 4, 6), (0.0, 0.5, 0.75), ("q4_0",), ("q4_0",), 1, 192, False),
     ]  # fmt: skip
 
 
@@ -109,6 +109,8 @@ def prove(case: Case, engine: Engine, folder: Path, passes: int, patience_s: flo
         patience_s=patience_s, out=folder / f"tuned-{case.name}", progress=say,
     )  # fmt: skip
     race_s = time.monotonic() - start
+    log(f"{case.name}: raced in {race_s:.0f} s, {len(report.runs)} runs, {report.n_disturbed} disturbed")
+    log(report.sentence)
     asks = [Ask(OWN, at, text, case.n_predict, seed=at) for at, text in enumerate(prompts)]
     scratch = folder / f"grid-{case.name}"
     scratch.mkdir()
@@ -117,6 +119,7 @@ def prove(case: Case, engine: Engine, folder: Path, passes: int, patience_s: flo
     start = time.monotonic()
     grid_runs = time_grid(case, space, maker, engine, asks, patience_s)
     grid_s = time.monotonic() - start
+    log(f"{case.name}: grid of {len(space.grid())} in {grid_s:.0f} s, {len(grid_runs)} runs")
     speeds = {
         point: speed.median
         for point in space.grid()
@@ -160,7 +163,13 @@ def time_grid(
 
 
 def take_turns(
-    case: Case, maker: Maker, engine: Engine, points: Sequence[Point], asks: Sequence[Ask], passes: int, patience_s: float
+    case: Case,
+    maker: Maker,
+    engine: Engine,
+    points: Sequence[Point],
+    asks: Sequence[Ask],
+    passes: int,
+    patience_s: float,
 ) -> list[Run]:
     """Interleaved passes over all prompts; every second one in reverse."""
     with Pool(engine, N_CTX, (), asks[0].prompt) as pool:
@@ -217,7 +226,9 @@ def summary(
                  "decode_tps": {point.id: round(speed, 2) for point, speed in speeds.items()}},
         "share_of_time": round(race_s / grid_s, 3),
         "distance_to_best": None if tuned is None or best is None else round(1 - tuned.median / best.median, 4),
-        "turns": {name: {"setting": point.id, "decode_tps": spread_json(turns[point])} for name, point in shown.items()},
+        "turns": {
+            name: {"setting": point.id, "decode_tps": spread_json(turns[point])} for name, point in shown.items()
+        },
         "comparisons": {
             "tuned against off": against("tuned", "off"),
             "tuned against bundle": against("tuned", "bundle"),
@@ -248,7 +259,9 @@ def docs(results: Sequence[dict[str, Any]]) -> str:
     for one in results:
         for name, row in one["turns"].items():
             tps = row["decode_tps"]
-            figure = "no undisturbed run" if tps is None else f"{tps['median']:.1f} ({tps['low']:.1f} to {tps['high']:.1f})"
+            figure = "no undisturbed run"
+            if tps is not None:
+                figure = f"{tps['median']:.1f} ({tps['low']:.1f} to {tps['high']:.1f})"
             lines.append(f"| {names[one['model']]} | {name}: {row['setting']} | {figure} |")
     lines += ["", "| model | tune's answer | race / grid | share of time | distance to the grid's best |",
               "| --- | --- | --- | --- | --- |"]  # fmt: skip
@@ -256,8 +269,9 @@ def docs(results: Sequence[dict[str, Any]]) -> str:
         race, grid = one["race"], one["grid"]
         away = "-" if one["distance_to_best"] is None else f"{100 * one['distance_to_best']:.1f} %"
         lines.append(
-            f"| {names[one['model']]} | {one['tuned'] or one['answer']['word']} | {race['settings']} settings, "
-            f"{race['runs']} runs, {race['wall_s']:.0f} s / {grid['settings']}, {grid['runs']}, {grid['wall_s']:.0f} s | "
+            f"| {names[one['model']]} | {one['tuned'] or one['answer']['word']} | "
+            f"{race['settings']} settings, {race['runs']} runs, {race['wall_s']:.0f} s / "
+            f"{grid['settings']}, {grid['runs']}, {grid['wall_s']:.0f} s | "
             f"{100 * one['share_of_time']:.0f} % | {away} |"
         )
     lines.append("")
@@ -275,7 +289,13 @@ def say(text: str) -> None:
         print(f"\r\033[K{text[:110]}", end="", file=sys.stderr, flush=True)
 
 
+def log(text: str) -> None:
+    """A line that stays."""
+    print(("\r\033[K" if sys.stderr.isatty() else "") + text, file=sys.stderr, flush=True)
+
+
 def main() -> int:
+    """Prove both models."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--json", type=Path, default=Path(__file__).resolve().parent / "tune.json")
     parser.add_argument("--models", nargs="+", default=["vocab", "deep"], choices=["vocab", "deep"])

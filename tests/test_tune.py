@@ -17,8 +17,12 @@ from conftest import CHECKPOINT, Q4, ROOT, need
 from nextn import serve
 from nextn.cli import main
 from nextn.engines.base import Completion, Launch
+from nextn.engines.xllamacpp import Xllamacpp
 from nextn.errors import EngineRefused, OutputExists, UsageError
 from nextn.gguf.files import open_model
+from nextn.measure.target import open_target
+from nextn.measure.tune_made import Maker
+from nextn.measure.tune_space import Artifact
 from nextn.report.results import read_result
 
 SCHEMA = json.loads((ROOT / "src/nextn/schemas/tune.json").read_text())
@@ -247,6 +251,35 @@ def test_wrong_calls(
     err = capsys.readouterr().err
     assert words in err and "Traceback" not in err
     assert [path.name for path in bundle.parent.iterdir()] == [bundle.name]
+
+
+def test_a_head_of_another_type_than_the_embeddings(tiny_models: Any, tmp_path: Path) -> None:
+    made = Maker(open_target(tiny_models.bundled), None, tmp_path).write(
+        Artifact("q8_0", "q4_0", "q8_0"), tmp_path / "mtp-a.gguf"
+    )
+    kinds = {name: info.type_name for name, (_, info) in open_model(made).tensors.items()}
+    assert (kinds["blk.4.nextn.shared_head_head.weight"], kinds["token_embd.weight"]) == ("q4_0", "q8_0")
+    need("xllamacpp", importlib.util.find_spec("xllamacpp") is not None)
+    with Xllamacpp.find().start(Launch(tiny_models.bundled, made, 2, threads=1)) as running:
+        answer = running.complete("import os\nimport sys\n\n\nclass Parser:\n    def __init__(self, stream):\n", 32)
+    assert answer.draft_n_accepted > 0.3 * answer.draft_n > 0
+
+
+def test_of_equals_the_users_own_file_is_taken(bundle: Path) -> None:
+    def speed(launch: Launch) -> float:  # another head is faster by 2 %
+        return 100.0 if not launch.n_max else 153.0 if launch.sidecar else 150.0
+
+    found, _ = tuned(bundle, speed, n_max=[2], embd_types=[], types=[], head_types=["q4_0"])
+    assert found["answer"]["head_type"] == "q4_0"
+    found, _ = tuned(bundle, lambda one: 150.5 if one.sidecar else 150.0 if one.n_max else 100.0, n_max=[2],
+                     types=[], out=bundle.parent / "again")  # fmt: skip
+    assert found["answer"]["head_type"] is None and found["n_max"] == 2
+
+
+def test_a_close_length_gets_into_the_final(bundle: Path) -> None:
+    found, _ = tuned(bundle, lambda one: {0: 100.0, 2: 150.0, 3: 148.0}.get(one.n_max, 90.0), types=[], head_types=[])
+    outcomes = {one["id"]: one["outcome"] for one in found["candidates"]}
+    assert outcomes["n_max 2"] == "winner" and outcomes["n_max 3"] == "finalist"
 
 
 def test_on_the_real_engine(bundle: Path, capsys: pytest.CaptureFixture[str]) -> None:

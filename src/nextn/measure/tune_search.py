@@ -42,7 +42,7 @@ class Trial:
     stages: list[str] = field(default_factory=list)
     """The races it ran in."""
     relative: float | None = None
-    """Speed through that of the fastest of its last race; None: no undisturbed run."""
+    """Speed through that of MTP off in its last race; None: no undisturbed run."""
     outcome: str = "beaten"
     """"winner", "finalist", "beaten", "stopped", "refused", or "not tried" (a dry run)."""
     why: str | None = None
@@ -146,7 +146,7 @@ class Search:
         near |= {trial.point.n_max for trial in first if abs(trial.point.n_max - best.n_max) == 1}
         return [replace(best, n_max=n) for n in sorted(near - {best.n_max})]
 
-    def _race(self, title: str, points: Sequence[Point]) -> Race:
+    def _race(self, title: str, points: Sequence[Point]) -> None:
         points = list(dict.fromkeys(points))
         ids = {self._name(one): one for one in points}
         self._pass += 1
@@ -170,14 +170,24 @@ class Search:
             side_by_side=side_by_side,
             time_left=lambda: self._time_left(None),
         )
-        ranked = found.ranking(list(ids))
+        figures = self._figures(found, list(ids))
         for one, point in ids.items():
             trial = self.trials.setdefault(one, Trial(point))
             trial.stages.append(title)
             if one not in found.refused:
-                trial.relative = found.relative(one, ranked[0]) if ranked else None
+                trial.relative = figures[one]
                 trial.outcome = "stopped" if one in found.stopped else "beaten"
-        return found
+
+    def _figures(self, found: Race, ids: Sequence[str]) -> dict[str, float | None]:
+        """Speeds through that of MTP off, which every race has; where its runs were disturbed, by way of another."""
+        off = self._name(self._space.off)
+        known = {one: trial.relative for one in ids if (trial := self.trials.get(one)) and trial.relative}
+        bases = [(off, 1.0), *known.items(), *((one, 1.0) for one in found.ranking(ids))]
+        for base, factor in bases:
+            figures = {one: found.relative(one, base) for one in ids}
+            if any(figures.values()):
+                return {one: None if figure is None else figure * (factor or 1.0) for one, figure in figures.items()}
+        return dict.fromkeys(ids)
 
     def _run(self, point: Point, ask: Ask, number: int, title: str) -> Run | None:
         name = self._name(point)
@@ -213,8 +223,8 @@ class Search:
         return max(known, key=lambda item: item[:2])[2] if known else None
 
     def _hopeful(self, best: Point) -> bool:
-        off, own = (self.trials[self._name(one)].relative for one in (self._space.off, best))
-        return off is None or own is None or own >= GIVE_UP * off
+        own = self.trials[self._name(best)].relative
+        return own is None or own >= GIVE_UP
 
     def _raise_if_refused(self, points: Sequence[Point]) -> None:
         found = [self.trials[self._name(one)] for one in points]
@@ -276,26 +286,18 @@ class Search:
         return Final(word, answer, compared, runs)
 
     def _finalists(self, best: Point) -> list[Point]:
-        """The leader, the user's own file at the same length, and what came close in the leader's last race."""
-        out = [best]
-        if not self._hopeful(replace(best, threads=self._space.threads[0])):
-            return out
-        plain = replace(best, p_min=0.0, artifact=AS_IS)
-        near = sorted(
-            (
-                trial
-                for trial in self.trials.values()
-                if trial.point.n_max and trial.outcome == "beaten" and trial.point != best
-                and trial.stages[-1:] == self.trials[self._name(best)].stages[-1:]
-                and (trial.relative or 0.0) >= NEAR * (self.trials[self._name(best)].relative or 1.0)
-            ),
+        """The leader, the user's own file at the same length, and what came close to the leader in any race."""
+        if not self._hopeful(best):
+            return [best]
+        lead = self.trials[self._name(best)].relative or 1.0
+        close = sorted(
+            (t for t in self.trials.values() if t.point.n_max and t.outcome == "beaten" and t.point != best),
             key=lambda trial: -(trial.relative or 0.0),
-        )  # fmt: skip
-        own = self.trials.get(self._name(plain))
-        if own is not None and plain != best and own.outcome == "beaten" and (own.relative or 0.0) >= KEEP:
-            out.append(plain)
-        out += [trial.point for trial in near if trial.point not in out]
-        return out[:MAX_FINALISTS]
+        )
+        plain = replace(best, p_min=0.0, artifact=AS_IS)
+        own = [trial.point for trial in close if trial.point == plain and (trial.relative or 0.0) >= KEEP * lead]
+        near = [trial.point for trial in close if (trial.relative or 0.0) >= NEAR * lead]
+        return list(dict.fromkeys([best, *own, *near]))[:MAX_FINALISTS]
 
     def _leading(self, alive: Sequence[Point], start: int) -> list[Point]:
         runs = self._patience.runs[start:]
