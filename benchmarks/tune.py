@@ -90,7 +90,7 @@ def cases(small: bool, threads: int) -> list[Case]:
     return [
         Case("vocab", lambda out: make_vocab_model(out, vocab, layers), (1, 2, 3), (0.0, 0.5), ("q4_0",), ("q4_0",),
              threads, 32, True),
-        Case("deep", make_deep_model, (1, 2, 3, 4, 6), (0.0, 0.5, 0.75), ("q4_0",), ("q4_0",), 1, 192, False),
+        Case("deep", make_deep_model, (1, 2, 3, 4, 6), (0.0, 0.5, 0.75), ("q4_0",), ("q4_0",), 1, 128, False),
     ]  # fmt: skip
 
 

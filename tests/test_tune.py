@@ -277,7 +277,8 @@ def test_of_equals_the_users_own_file_is_taken(bundle: Path) -> None:
 
 
 def test_a_close_length_gets_into_the_final(bundle: Path) -> None:
-    found, _ = tuned(bundle, lambda one: {0: 100.0, 2: 150.0, 3: 148.0}.get(one.n_max, 90.0), types=[], head_types=[])
+    found, _ = tuned(bundle, lambda one: {0: 100.0, 2: 150.0, 3: 148.0}.get(one.n_max, 90.0), p_min=[],
+                     types=[], head_types=[])  # fmt: skip
     outcomes = {one["id"]: one["outcome"] for one in found["candidates"]}
     assert outcomes["n_max 2"] == "winner" and outcomes["n_max 3"] == "finalist"
 

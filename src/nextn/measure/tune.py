@@ -117,9 +117,7 @@ def tune(
                 outputs, True, notes,
             )  # fmt: skip
         assert engine is not None
-        pool = stack.enter_context(
-            Pool(engine, context, engine_args, asks[0].prompt, side_by_side=side_by_side)
-        )
+        pool = stack.enter_context(Pool(engine, context, engine_args, asks[0].prompt, side_by_side=side_by_side))
         patience = Patience(pool, patience_s, say)
         search = Search(space, maker, patience, asks, repeats=repeats, budget_s=budget_s, say=say)
         final = search.run()
@@ -257,9 +255,7 @@ def _sentence(final: Final | None, space: Space) -> str:
     return f"Use MTP with {final.point.named(space.threads[0])}: {said}"
 
 
-def command_line(
-    engine: Engine, model: Path, sidecar: Path | None, point: Point, engine_args: Sequence[str]
-) -> str:
+def command_line(engine: Engine, model: Path, sidecar: Path | None, point: Point, engine_args: Sequence[str]) -> str:
     """A command that runs an engine with these settings: of the llama-server that was timed, else `nextn serve`."""
     from ..engines.llama_server import LlamaServer
 

@@ -20,7 +20,7 @@ KEEP = 0.90
 """Draft lengths at least this share of the best one's speed are tried again with another type of the head."""
 NEAR = 0.97
 """A setting at least this share of the leader's speed goes to the final with it."""
-GIVE_UP = 0.80
+GIVE_UP = 0.85
 """Where the best drafts reach less than this share of the speed without MTP, other types and limits are not tried."""
 SAME = 0.99
 """Of finalists at least this share of the fastest one's speed, that nearest to what the user has is taken."""
@@ -133,7 +133,7 @@ class Search:
                 self.notes.append(f"{one.id} was not tried: {why}")
         if not fresh:
             return best
-        self._race(title, [self._space.off, best, *fresh])
+        self._race(title, [best, *fresh])
         found = self._fastest([best, *fresh]) or best
         lead = self.trials[self._name(found)].relative or 0.0
         own = self.trials[self._name(best)].relative
@@ -179,7 +179,7 @@ class Search:
                 trial.outcome = "stopped" if one in found.stopped else "beaten"
 
     def _figures(self, found: Race, ids: Sequence[str]) -> dict[str, float | None]:
-        """Speeds through that of MTP off, which every race has; where its runs were disturbed, by way of another."""
+        """Speeds through that of MTP off, by way of the leader where it did not run or was disturbed."""
         off = self._name(self._space.off)
         known = {one: trial.relative for one in ids if (trial := self.trials.get(one)) and trial.relative}
         bases = [(off, 1.0), *known.items(), *((one, 1.0) for one in found.ranking(ids))]
@@ -303,9 +303,7 @@ class Search:
         runs = self._patience.runs[start:]
         speeds = {one: overall_tps([run for run in runs if run.setup == self._name(one)]) for one in alive}
         lead = max((speed.median for one, speed in speeds.items() if one.n_max and speed is not None), default=0.0)
-        return [
-            one for one in alive if not one.n_max or (speed := speeds[one]) is None or speed.median >= LAST * lead
-        ]
+        return [one for one in alive if not one.n_max or (speed := speeds[one]) is None or speed.median >= LAST * lead]
 
     def _repeat_slow(self, start: int, steps: Sequence[tuple[Point, Ask]]) -> None:
         """Repeat what was far slower than repeats of the same work, whatever the counters said."""
