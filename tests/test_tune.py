@@ -17,12 +17,15 @@ from conftest import CHECKPOINT, Q4, ROOT, need
 from nextn import serve
 from nextn.cli import main
 from nextn.engines.base import Completion, Launch
+from nextn.engines.llama_server import LlamaServer
 from nextn.engines.xllamacpp import Xllamacpp
 from nextn.errors import EngineRefused, OutputExists, UsageError
 from nextn.gguf.files import open_model
 from nextn.measure.target import open_target
+from nextn.measure.trial import OTHERS
+from nextn.measure.tune import command_line
 from nextn.measure.tune_made import Maker
-from nextn.measure.tune_space import Artifact
+from nextn.measure.tune_space import Artifact, Point
 from nextn.report.results import read_result
 
 SCHEMA = json.loads((ROOT / "src/nextn/schemas/tune.json").read_text())
@@ -251,6 +254,44 @@ def test_wrong_calls(
     err = capsys.readouterr().err
     assert words in err and "Traceback" not in err
     assert [path.name for path in bundle.parent.iterdir()] == [bundle.name]
+
+
+def test_a_busy_machine_gives_no_answer_and_no_file(
+    bundle: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr("nextn.engines.find_engine", lambda name=None: FakeEngine(mtp_wins))
+    monkeypatch.setattr("nextn.measure.trial.disturbances", lambda usage, threads, cpus: (OTHERS,))
+    capsys.readouterr()
+    assert main(["tune", str(bundle), "--patience", "0", "--json"]) == 4
+    found = json.loads(capsys.readouterr().out)
+    jsonschema.validate(found, SCHEMA)
+    assert found["answer"]["word"] == "machine_busy" and found["n_max"] is None and found["n_disturbed"] > 0
+    assert [path.name for path in bundle.parent.iterdir()] == [bundle.name]
+
+
+def test_people_see_tables_and_scripts_the_command(
+    bundle: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr("nextn.engines.find_engine", lambda name=None: FakeEngine(mtp_wins))
+    capsys.readouterr()
+    assert main(["tune", str(bundle), "--threads", "1", "-o", str(bundle.parent / "x" / "mtp-mine.gguf")]) == 0
+    out, err = capsys.readouterr()
+    side = bundle.parent / "x" / "mtp-mine.gguf"
+    assert out == f"nextn serve {bundle} --n-max 5 --p-min 0 --sidecar {side} --threads 1\n" and side.is_file()
+    assert "Use MTP with n_max 5, head q4_0" in err and f"wrote {side.with_name('tiny-MTP-Q8_0.tune.json')}" in err
+    assert main(["tune", str(bundle), "--threads", "1", "--n-max", "1", "--head-types", "", "-q"]) == 0
+    assert capsys.readouterr() == (f"nextn serve {bundle} --n-max 1 --p-min 0 --threads 1\n", "")
+
+
+def test_the_command_of_a_llama_server() -> None:
+    words = "--spec-type draft-mtp --spec-draft-n-max N --spec-draft-p-min P -md FILE"
+    server = LlamaServer(Path("/opt/llama-server"), "1", "\n".join(f"--{w}" for w in words.split(" --")), {"A": "b c"})
+    point = Point(2, 0.5, threads=3)
+    assert command_line(server, Path("/m.gguf"), Path("/mtp-m.gguf"), point, ["-ngl", "9"]) == (
+        "A='b c' /opt/llama-server -m /m.gguf --spec-type draft-mtp --spec-draft-n-max 2 --spec-draft-p-min 0.5 "
+        "-md /mtp-m.gguf -t 3 -ngl 9"
+    )
+    assert command_line(server, Path("/m.gguf"), None, Point(0), []) == "A='b c' /opt/llama-server -m /m.gguf"
 
 
 def test_a_head_of_another_type_than_the_embeddings(tiny_models: Any, tmp_path: Path) -> None:

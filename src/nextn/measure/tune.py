@@ -265,7 +265,8 @@ def command_line(engine: Engine, model: Path, sidecar: Path | None, point: Point
         if point.n_max:
             words += engine.options.drafting(point.n_max, point.p_min, None if sidecar is None else sidecar.absolute())
         words += [] if point.threads is None else ["-t", str(point.threads)]
-        return shlex.join([*words, *engine_args])
+        before = [f"{name}={shlex.quote(value)}" for name, value in engine.env.items()]
+        return " ".join([*before, shlex.join([*words, *engine_args])])
     words = ["nextn", "serve", entry, "--n-max", str(point.n_max)]
     if point.n_max:
         words += ["--p-min", f"{point.p_min:g}"]
