@@ -8,6 +8,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 
 from ..errors import EngineFailed, EngineRefused
+from .bench import LEAST_REPEATS
 from .bench_report import ALL_TASKS, Compared, compare_setups, overall_tps
 from .stats import least_pairs
 from .trial import SHORT, Ask, Run, Setup, mark_slow
@@ -251,7 +252,7 @@ class Search:
         finalists = self._finalists(best)
         points = [off, *finalists]
         n_tests = len(finalists)
-        passes = passes_for(n_tests, len(self._asks), self._repeats)
+        passes = passes_for(n_tests, len(self._asks), self._repeats, sure=not self._hopeful(best))
         start = len(self._patience.runs)
         alive = list(points)
         for number in range(passes):
@@ -328,6 +329,11 @@ def screen_asks(asks: Sequence[Ask]) -> list[Ask]:
     return [replace(ask, n_predict=max(LEAST_TOKENS, ask.n_predict // SCREEN_SHARE)) for ask in chosen]
 
 
-def passes_for(n_tests: int, n_prompts: int, repeats: int | None) -> int:
-    """Passes of the final: as many as the test needs to tell `n_tests` comparisons apart."""
-    return repeats or math.ceil(least_pairs(n_tests) / n_prompts)
+def passes_for(n_tests: int, n_prompts: int, repeats: int | None, *, sure: bool = False) -> int:
+    """Passes of the final: as many as the test needs to tell `n_tests` comparisons apart, and at least 3.
+
+    With the fewest pairs a single prompt on which MTP does not pay would hide what it wins on all others; only a `sure`
+    outcome is confirmed with so few.
+    """
+    needed = math.ceil(least_pairs(n_tests) / n_prompts)
+    return repeats or (needed if sure else max(LEAST_REPEATS, needed))
