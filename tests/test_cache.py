@@ -231,7 +231,8 @@ def test_what_is_in_use_is_not_cleared(path: Path, tmp_path: Path) -> None:
     file = PartialFile(path, WHO)
     put(file, 0, 10)
     script = (
-        "import sys; from pathlib import Path; from nextn.sources.cache import *; from nextn.sources.cache_entries import *\n"
+        "import sys; from pathlib import Path\n"
+        "from nextn.sources.cache import *\nfrom nextn.sources.cache_entries import *\n"
         "print(len(clear(entries(Path(sys.argv[1])))[1]))"
     )
     done = subprocess.run([sys.executable, "-c", script, str(tmp_path)], capture_output=True, text=True, check=True)

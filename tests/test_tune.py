@@ -1,10 +1,10 @@
-"""tune: races on speeds that are told, decisions that have to be right, and the whole verb on an engine."""
+"""The verb tune: the search on an engine whose speeds are known, and its plumbing on the real one."""
 
 from __future__ import annotations
 
 import importlib.util
 import json
-import zlib
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -13,242 +13,327 @@ import jsonschema
 import pytest
 
 import nextn
-from conftest import CHECKPOINT, Q4, ROOT, TinyModels, need
-from nextn.errors import NoBlock, OutputExists, UsageError
+from conftest import CHECKPOINT, Q4, ROOT, need
+from nextn import serve
+from nextn.cli import main
+from nextn.engines.base import Completion, Launch
+from nextn.engines.llama_server import LlamaServer
+from nextn.engines.xllamacpp import Xllamacpp
+from nextn.errors import EngineRefused, OutputExists, UsageError
 from nextn.gguf.files import open_model
-from nextn.measure.race import race
 from nextn.measure.target import open_target
-from nextn.measure.tasks import shipped_tasks
-from nextn.measure.trial import CPU_WAIT, Ask, Run, Setup
-from nextn.measure.tune import Search, asks_of, tune
-from nextn.measure.tune_report import TuneReport
-from nextn.measure.tune_space import Artifact, Maker, Point, Space, checked_space, maker_of
-from nextn.serve import choose
+from nextn.measure.trial import OTHERS
+from nextn.measure.tune import command_line
+from nextn.measure.tune_made import Maker
+from nextn.measure.tune_space import Artifact, Point
+from nextn.report.results import read_result
 
-SCHEMA = json.loads((ROOT / "src" / "nextn" / "schemas" / "tune.json").read_text())
-Speed = Callable[[Setup, Ask], float]
-
-
-def checked(data: dict[str, Any]) -> None:
-    jsonschema.validate(json.loads(json.dumps(data)), SCHEMA)
+SCHEMA = json.loads((ROOT / "src/nextn/schemas/tune.json").read_text())
+Speed = Callable[[Launch], float]
 
 
-def run_of(setup: Setup, ask: Ask, stage: int, tps: float, disturbed: tuple[str, ...] = ()) -> Run:
-    return Run(setup.id, ask.task, ask.prompt_index, stage, 0, 64, tps, 1000.0, 0, 0, 64, None, 1.0, None, None, None,
-               None, None, None, disturbed)  # fmt: skip
+class FakeRunning:
+    """Answers at a speed that is known."""
+
+    session = None
+    alive = True
+    memory: list[Any] = []  # noqa: RUF012
+
+    def __init__(self, tps: float) -> None:
+        self.tps, self.log = tps, Path("log")
+
+    def complete(self, prompt: str, n_predict: int, **kwargs: Any) -> Completion:
+        share = 1 + len(prompt) % 7 / 10  # prompts differ
+        return Completion([1] * n_predict, "", self.tps * share, 900.0, 0, 0, 0, None, [])
+
+    def stop(self) -> None:
+        pass
 
 
-def asks(n: int) -> list[Ask]:
-    return [Ask("own", index, f"prompt {index}", 32) for index in range(n)]
+class FakeEngine:
+    """Speeds by launch; implements `Engine`."""
+
+    name, version = "fake", "1"
+
+    def __init__(self, speed: Speed) -> None:
+        self.speed, self.launches = speed, list[Launch]()
+
+    def start(self, launch: Launch) -> Any:
+        self.launches.append(launch)
+        return FakeRunning(self.speed(launch))
 
 
-def setups(*ids: str) -> list[Setup]:
-    return [Setup(ident, Path("model.gguf")) for ident in ids]
+def head_type(launch: Launch) -> str:
+    """Of the head that this launch drafts with."""
+    tensors = open_model(launch.sidecar or launch.model).tensors
+    heads = [name for name in tensors if name.endswith("shared_head_head.weight")]
+    return tensors[heads[0] if heads else "token_embd.weight"][1].type_name
 
 
-# -- races ------------------------------------------------------------------------------------------------------------
+def mtp_wins(launch: Launch) -> float:
+    if not launch.n_max:
+        return 100.0
+    speed = {1: 110.0, 2: 125.0, 3: 130.0, 4: 131.5, 5: 133.0, 6: 80.0}.get(launch.n_max, 50.0)
+    return speed * (1.1 if head_type(launch) == "q4_0" else 1.0) * (0.9 if launch.p_min else 1.0)
 
 
-def test_slow_ones_are_stopped_early_and_the_fastest_wins() -> None:
-    speeds = {"a": 100.0, "b": 98.5, "c": 90.0, "d": 50.0}
-    seen: list[str] = []
-
-    def time_run(setup: Setup, ask: Ask, stage: int) -> Run:
-        seen.append(setup.id)
-        return run_of(setup, ask, stage, speeds[setup.id])
-
-    ended = race(setups("d", "c", "b", "a"), asks(6), time_run)
-    assert ended.winner is not None and ended.winner.id == "a"
-    assert [lane.setup.id for lane in ended.lanes] == ["a", "b", "c", "d"]
-    assert seen.count("d") == 1 and seen.count("c") == 3 and seen.count("a") == 6
-    assert ended.lanes[-1].share == pytest.approx(0.5)
+def mtp_loses(launch: Launch) -> float:
+    if not launch.n_max:
+        return 23.6
+    return {1: 18.5, 2: 18.0, 3: 17.8}.get(launch.n_max, 10.0) * (1.1 if head_type(launch) == "q4_0" else 1.0)
 
 
-def test_turns_are_taken_in_reverse_every_second_time() -> None:
-    seen: list[tuple[str, int]] = []
-
-    def time_run(setup: Setup, ask: Ask, stage: int) -> Run:
-        seen.append((setup.id, ask.prompt_index))
-        return run_of(setup, ask, stage, 1.0)
-
-    race(setups("a", "b"), asks(2), time_run)
-    assert seen == [("a", 0), ("b", 0), ("b", 1), ("a", 1)]
+@pytest.fixture
+def bundle(tiny_models: Any, tmp_path: Path) -> Path:
+    path = tmp_path / "m" / "tiny-MTP-Q8_0.gguf"
+    path.parent.mkdir()
+    path.symlink_to(tiny_models.bundled)
+    return path
 
 
-def test_one_that_is_kept_stops_nobody_and_is_not_stopped() -> None:
-    speeds = {"off": 200.0, "a": 100.0, "b": 95.0}
-    ended = race(
-        setups("off", "a", "b"), asks(4), lambda setup, ask, stage: run_of(setup, ask, stage, speeds[setup.id]),
-        keep=["off"],
-    )  # fmt: skip
-    lanes = {lane.setup.id: lane for lane in ended.lanes}
-    assert lanes["off"].dropped_after is None and lanes["a"].dropped_after is None and lanes["b"].dropped_after == 4
-    assert lanes["off"].share == pytest.approx(2.0)
-    best = ended.best_of(["a", "b"])
-    assert best is not None and best.setup.id == "a"
+def tuned(model: Path, speed: Speed, **options: Any) -> tuple[dict[str, Any], FakeEngine]:
+    engine = FakeEngine(speed)
+    report = nextn.tune(model, engine=engine, threads=[1], **options)
+    found = json.loads(json.dumps(report.to_json()))
+    jsonschema.validate(found, SCHEMA)
+    return found, engine
 
 
-def test_disturbed_runs_do_not_count() -> None:
-    def time_run(setup: Setup, ask: Ask, stage: int) -> Run:
-        starved = setup.id == "a" and ask.prompt_index % 2 == 0
-        return run_of(setup, ask, stage, 5.0 if starved else 100.0, (CPU_WAIT,) if starved else ())
-
-    slower = {"a": 1.0, "b": 0.99}
-    ended = race(
-        setups("a", "b"), asks(4),
-        lambda setup, ask, stage: time_run(setup, ask, stage) if setup.id == "a"
-        else run_of(setup, ask, stage, 100.0 * slower["b"]),
-    )  # fmt: skip
-    assert ended.winner is not None and ended.winner.id == "a"
-    nothing = race(setups("a", "b"), asks(2), lambda s, a, n: run_of(s, a, n, 5.0, (CPU_WAIT,)))
-    assert nothing.winner is None
-
-
-# -- the search -------------------------------------------------------------------------------------------------------
-
-
-class Machine:
-    """A machine of which all speeds are known; a Patience for the search."""
-
-    def __init__(self, speed: Speed, disturbed: bool = False) -> None:
-        self.speed, self.disturbed, self.runs = speed, disturbed, []  # type: ignore[var-annotated]
-
-    def run(self, setup: Setup, ask: Ask, number: int = 0) -> Run:
-        noise = 1 + 0.004 * (zlib.crc32(f"{setup.id} {ask} {number}".encode()) % 7 - 3)
-        run = run_of(setup, ask, number, self.speed(setup, ask) * noise, (CPU_WAIT,) if self.disturbed else ())
-        self.runs.append(run)
-        return run
+def test_mtp_wins_with_another_head(bundle: Path) -> None:
+    found, _ = tuned(bundle, mtp_wins)
+    assert found["answer"]["word"] == "mtp" and found["comparison"]["word"] == "faster"
+    assert (found["n_max"], found["p_min"], found["answer"]["head_type"]) == (5, 0.0, "q4_0")
+    assert found["comparison"]["ratio"] == pytest.approx(1.463, rel=0.01)
+    side = bundle.parent / "mtp-tiny-tuned.gguf"
+    assert found["sidecar"] == str(side) and side.is_file()
+    assert sorted(path.name for path in bundle.parent.iterdir()) == [
+        "mtp-tiny-tuned.gguf", "tiny-MTP-Q8_0.gguf", "tiny-MTP-Q8_0.tune.json",
+    ]  # fmt: skip
+    written = json.loads((bundle.parent / "tiny-MTP-Q8_0.tune.json").read_text())
+    assert written == found
+    outcomes = {one["id"]: one["outcome"] for one in found["candidates"]}
+    assert outcomes["n_max 5, head q4_0"] == "winner" and outcomes["n_max 6"] == "stopped"
+    assert "nextn serve" in found["command"] and str(side) in found["command"]
+    assert "n_max 5" in read_result(bundle.parent / "tiny-MTP-Q8_0.tune.json").summary[0]
 
 
-def search(speed: Speed, tmp_path: Path, bundled: Path, space: Space | None = None, **more: Any) -> TuneReport:
-    target = open_target(bundled)
-    report = TuneReport(target, checked_space(space or Space(threads=(2, 1))), tmp_path / "x.tune.json", {})
-    machine: Any = Machine(speed, **more)
-    made = maker_of(target.model, target.block_origin, None)
-    Search(report, made, machine, tmp_path, asks_of(shipped_tasks(), 64, 0.0), lambda text: None).run()
-    report.engine, report.machine = {"name": "told", "version": "1"}, {"n_cpus": 2}
-    checked(report.to_json())
-    return report
-
-
-def told(setup: Setup, off: float, peak: int, gain: float) -> float:
-    """Speed with a best draft length; one thread is half as fast."""
-    threads = 0.5 if setup.threads == 1 else 1.0
-    if not setup.n_max:
-        return off * threads
-    return off * gain * (1 - 0.06 * abs(setup.n_max - peak)) * threads * (0.9 if setup.p_min else 1.0)
-
-
-@pytest.mark.parametrize("peak", [1, 2, 3, 4])
-def test_it_finds_what_pays(peak: int, tmp_path: Path, tiny_models: TinyModels) -> None:
-    report = search(lambda setup, ask: told(setup, 100, peak, 1.3), tmp_path, tiny_models.bundled)
-    assert report.decision == "mtp" and report.winner is not None
-    assert (report.winner.n_max, report.winner.p_min, report.winner.threads) == (peak, 0.0, 2)
-    assert report.comparison is not None and report.comparison.ratio == pytest.approx(1.3, rel=0.02)
-    assert len(report.runs) < 0.34 * 6 * report.space.n_grid
-
-
-def test_it_says_leave_it_off(tmp_path: Path, tiny_models: TinyModels) -> None:
-    report = search(lambda setup, ask: told(setup, 100, 2, 0.85), tmp_path, tiny_models.bundled)
-    assert report.decision == "off" and report.winner is not None and report.winner.n_max == 0
-    assert report.sentence.startswith("leave MTP off: the best found with it, n_max 2")
-    equal = search(lambda setup, ask: told(setup, 100, 2, 1.0), tmp_path, tiny_models.bundled)
-    assert equal.decision == "off" and "not distinguishable" in equal.sentence
-
-
-def test_it_tries_nothing_more_where_it_is_hopeless(tmp_path: Path, tiny_models: TinyModels) -> None:
-    report = search(lambda setup, ask: told(setup, 100, 2, 0.4), tmp_path, tiny_models.bundled)
-    assert report.decision == "off" and any("types were not tried" in note for note in report.notes)
-    assert not any("q4_0" in one.point.id for one in report.tried)
-
-
-def test_a_cheaper_head_is_found_and_made(tmp_path: Path, tiny_models: TinyModels) -> None:
-    def speed(setup: Setup, ask: Ask) -> float:
-        return told(setup, 100, 2, 1.2) * (1.15 if "draft head q4_0" in setup.id else 1.0)
-
-    report = search(speed, tmp_path, tiny_models.bundled)
-    assert report.winner is not None and report.winner.artifact == Artifact(draft_head="q4_0")
-    sidecar = next(path for path in tmp_path.glob("mtp-q4_0*.gguf"))
-    assert "blk.4.nextn.shared_head_head.weight" in open_model(sidecar).tensors
-
-
-def test_threads_are_tuned_without_mtp_as_well(tmp_path: Path, tiny_models: TinyModels) -> None:
-    def speed(setup: Setup, ask: Ask) -> float:  # one thread is faster, and MTP off then beats everything
-        base = 100.0 if not setup.n_max else 110.0
-        return base * (1.5 if setup.threads == 1 and not setup.n_max else 1.0)
-
-    report = search(speed, tmp_path, tiny_models.bundled)
-    assert report.decision == "off" and report.winner == Point(0, threads=1)
-
-
-def test_a_busy_machine_gets_no_verdict(tmp_path: Path, tiny_models: TinyModels) -> None:
-    report = search(lambda setup, ask: 100.0, tmp_path, tiny_models.bundled, disturbed=True)
-    assert report.decision == "cannot_tell" and "too busy" in report.sentence
-    assert report.runs and not any(run.good for run in report.runs)
-
-
-def test_a_type_that_cannot_be_made_is_passed_over(
-    tmp_path: Path, tiny_models: TinyModels, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    def refuse(self: Maker, artifact: Artifact, folder: Path) -> Path:
-        raise UsageError("no such thing.")
-
-    monkeypatch.setattr(Maker, "make", refuse)
-    report = search(lambda setup, ask: told(setup, 100, 2, 1.3), tmp_path, tiny_models.bundled)
-    assert report.decision == "mtp" and any("was not tried: no such thing" in note for note in report.notes)
-
-
-# -- the verb ---------------------------------------------------------------------------------------------------------
-
-
-def test_a_dry_run_lists_the_space_and_writes_nothing(tiny_models: TinyModels, tmp_path: Path) -> None:
-    report = tune(tiny_models.bundled, out=tmp_path / "out", dry_run=True)
-    data = report.to_json()
-    checked(data)
-    assert data["dry_run"] and data["decision"] is None and data["space"]["n_grid"] > 50
-    assert not (tmp_path / "out").exists()
-
-
-def test_wrong_calls_are_sentences(tiny_models: TinyModels, tmp_path: Path) -> None:
-    for space in (Space(n_max=()), Space(n_max=(0,)), Space(p_min=(1.0,)), Space(threads=(0,))):
-        with pytest.raises(UsageError):
-            tune(tiny_models.bundled, space=space, dry_run=True)
-    trunk = tmp_path / Q4.name
-    trunk.symlink_to(Q4)
-    with pytest.raises(NoBlock):
-        tune(trunk, dry_run=True)
-    (tmp_path / f"{tiny_models.bundled.stem}.tune.json").write_text("{}")
-    with pytest.raises(OutputExists, match=r"tune\.json"):
-        tune(tiny_models.bundled, out=tmp_path)
-
-
-def test_on_the_engine_and_into_serve(tiny_models: TinyModels, tmp_path: Path) -> None:
+def test_serve_takes_what_tune_found(bundle: Path, tmp_path: Path) -> None:
+    tuned(bundle, mtp_wins)
     need("xllamacpp", importlib.util.find_spec("xllamacpp") is not None)
-    trunk = tmp_path / Q4.name
-    trunk.symlink_to(Q4)
-    space = Space((1, 2), (0.0,), (None,), (None, "q4_0"), (None,), (1,))
-    report = nextn.tune(trunk, donor=CHECKPOINT, space=space, n_predict=24, patience_s=2, out=tmp_path / "out")
-    data = report.to_json()
-    checked(data)
-    assert {run["setup"] for run in data["runs"]} >= {"off, 1 thread"} and report.tried
-    assert not list(tmp_path.glob("*.gguf.tmp"))
-    if report.decision == "cannot_tell":
-        assert report.written == []
-        return
-    assert json.loads(report.note.read_text())["decision"] == report.decision
-    chosen = choose(trunk, tuned=report.note)
-    assert chosen.n_max == data["n_max"] and chosen.threads == data["threads"]
-    if data["sidecar"]:
-        assert chosen.sidecar == Path(data["sidecar"])
+    chosen = serve.choose(bundle, engine="xllamacpp")
+    assert (chosen.n_max, chosen.p_min, chosen.threads, chosen.layout) == (5, 0.0, 1, "sidecar")
+    side = bundle.parent / "mtp-tiny-tuned.gguf"
+    assert chosen.sidecar == side
+    assert serve.choose(bundle, engine="xllamacpp", n_max=0).sidecar is None
+    side.unlink()
+    alone = serve.choose(bundle, engine="xllamacpp")
+    assert alone.layout == "bundled" and any("is not there" in note for note in alone.notes)
 
 
-def test_serve_takes_the_tuned_sidecar(tiny_models: TinyModels, tmp_path: Path) -> None:
-    note = tmp_path / "x.tune.json"
-    note.write_text(json.dumps({"version": 1, "n_max": 2, "sidecar": str(tiny_models.sidecar)}))
-    assert choose(tiny_models.trunk, tuned=note).sidecar == tiny_models.sidecar
-    moved = tmp_path / tiny_models.sidecar.name
-    moved.write_bytes(tiny_models.sidecar.read_bytes())
-    note.write_text(json.dumps({"version": 1, "n_max": 2, "sidecar": f"/nowhere/{moved.name}"}))
-    assert choose(tiny_models.trunk, tuned=note).sidecar == moved
-    note.write_text(json.dumps({"version": 1, "n_max": 0, "sidecar": None}))
-    assert choose(tiny_models.trunk, tuned=note).n_max == 0
+def test_arguments_of_another_engine_are_left_out(bundle: Path) -> None:
+    tuned(bundle, mtp_wins, engine_args=("swa_full=true",))
+    need("xllamacpp", importlib.util.find_spec("xllamacpp") is not None)
+    chosen = serve.choose(bundle, engine="xllamacpp")
+    assert "swa_full" not in chosen.shell and any("are for fake" in note for note in chosen.notes)
+
+
+def test_off_wins(bundle: Path) -> None:
+    found, engine = tuned(bundle, mtp_loses)
+    assert found["answer"]["word"] == "off" and found["n_max"] == 0 and found["sidecar"] is None
+    assert found["answer"]["sentence"].startswith("Leave MTP off: MTP (n_max 1, head q4_0) is slower")
+    assert sorted(path.name for path in bundle.parent.iterdir()) == ["tiny-MTP-Q8_0.gguf", "tiny-MTP-Q8_0.tune.json"]
+    assert len({(one.n_max, one.p_min, one.sidecar) for one in engine.launches}) < found["settings"]["n_grid"] / 3
+    need("xllamacpp", importlib.util.find_spec("xllamacpp") is not None)
+    assert serve.choose(bundle, engine="xllamacpp").n_max == 0
+
+
+def test_off_also_when_equal(bundle: Path) -> None:
+    found, _ = tuned(bundle, lambda launch: 101.0 if launch.n_max else 100.0)
+    assert found["answer"]["word"] == "off" and found["comparison"]["word"] == "not_distinguishable"
+    assert "not distinguishable" in found["answer"]["sentence"]
+
+
+def test_nothing_is_written_for_a_type_that_does_not_pay(bundle: Path) -> None:
+    found, _ = tuned(bundle, lambda launch: 100.0 + 20 * launch.n_max if launch.n_max < 4 else 60.0)
+    assert found["n_max"] == 3 and found["answer"]["head_type"] is None and found["sidecar"] is None
+    assert [Path(path).name for path in found["files"]] == ["tiny-MTP-Q8_0.tune.json"]
+
+
+def test_a_refused_setting_is_passed_over(bundle: Path) -> None:
+    def speed(launch: Launch) -> float:
+        if launch.sidecar is not None:
+            raise EngineRefused("no sidecars here", line="no")
+        return 100.0 + 20 * launch.n_max if launch.n_max < 4 else 60.0
+
+    found, _ = tuned(bundle, speed)
+    assert found["n_max"] == 3 and any("no sidecars here" in note for note in found["notes"])
+    assert {one["outcome"] for one in found["candidates"] if one["head_type"]} == {"refused"}
+    with pytest.raises(EngineRefused):
+        tuned(bundle, lambda launch: speed(Launch(Q4, Q4) if launch.n_max else launch), out=bundle.parent / "x")
+
+
+def test_threads_count_with_mtp_and_without(bundle: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("nextn.measure.tune.allowed_cpus", lambda: 8)
+    engine = FakeEngine(lambda launch: (100 + 10 * launch.n_max) * (1.5 if launch.threads == 4 else 1.0))
+    found = nextn.tune(bundle, engine=engine, threads=[8, 4], n_max=[1, 2], types=[], head_types=[]).to_json()
+    assert (found["n_max"], found["threads"]) == (2, 4)
+    assert found["comparison"]["base"] == "off, threads 4"
+    with pytest.raises(UsageError, match="9 threads on 8 CPUs"):
+        nextn.tune(bundle, engine=engine, threads=[9], out=bundle.parent / "x")
+
+
+def test_a_model_without_a_block_and_a_donor(tiny_models: Any, tmp_path: Path) -> None:
+    model = tmp_path / "t" / "tiny-Q8_0.gguf"
+    model.parent.mkdir()
+    shutil.copy(tiny_models.trunk, model)
+    found, _ = tuned(model, mtp_wins, donor=CHECKPOINT)
+    assert found["answer"]["word"] == "mtp" and found["n_max"] == 5
+    assert Path(found["sidecar"]).is_file() and Path(found["sidecar"]).parent == model.parent
+
+
+def test_a_trunk_with_its_sidecar(tiny_models: Any, tmp_path: Path) -> None:
+    model = tmp_path / "t" / "tiny-Q8_0.gguf"
+    model.parent.mkdir()
+    shutil.copy(tiny_models.trunk, model)
+    shutil.copy(tiny_models.sidecar, model.parent / "mtp-tiny-Q8_0.gguf")
+
+    def speed(launch: Launch) -> float:  # the sidecar has a head of q4_0 already, and one of q8_0 is no faster
+        return 100.0 if not launch.n_max else 140.0 if head_type(launch) == "q4_0" else 130.0
+
+    found, _ = tuned(model, speed, n_max=[1, 2])
+    assert found["n_max"] == 1 and found["sidecar"] == str(model.parent / "mtp-tiny-Q8_0.gguf")
+    made = [one for one in found["candidates"] if one["head_type"]]
+    assert {(one["head_type"], one["outcome"]) for one in made} >= {("q8_0", "beaten")}
+
+
+def test_a_budget_ends_the_races(bundle: Path) -> None:
+    found, _ = tuned(bundle, mtp_wins, budget_s=1e-6)
+    assert any(note.startswith("the time budget left no room for: head") for note in found["notes"])
+    assert found["answer"]["head_type"] is None
+
+
+def test_outputs_are_never_replaced(bundle: Path) -> None:
+    (bundle.parent / "tiny-MTP-Q8_0.tune.json").write_text("mine")
+    engine = FakeEngine(mtp_wins)
+    with pytest.raises(OutputExists):
+        nextn.tune(bundle, engine=engine)
+    assert not engine.launches and (bundle.parent / "tiny-MTP-Q8_0.tune.json").read_text() == "mine"
+
+
+def test_a_dry_run_starts_and_writes_nothing(bundle: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    capsys.readouterr()
+    assert main(["tune", str(bundle), "--dry-run", "--json"]) == 0
+    found = json.loads(capsys.readouterr().out)
+    jsonschema.validate(found, SCHEMA)
+    assert found["dry_run"] and {one["outcome"] for one in found["candidates"]} == {"not tried"}
+    assert 0 < found["planned_runs"]["least"] < found["planned_runs"]["most"]
+    assert [path.name for path in bundle.parent.iterdir()] == [bundle.name]
+    assert main(["tune", str(bundle), "--dry-run"]) == 0
+    assert "n_max 6" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("call", "code", "words"),
+    [
+        (["--n-max", "1.5"], 2, "whole numbers"),
+        (["--n-max", "0"], 2, "MTP off is always timed"),
+        (["--p-min", "1"], 2, "below 1"),
+        (["--p-min", "x"], 2, "--p-min"),
+        (["--types", "q9_9"], 2, "q9_9"),
+        (["--threads", "0"], 2, "0 threads"),
+        (["--threads", "4096"], 2, "CPUs that this process may use"),
+        (["--budget", "soon"], 2, "--budget"),
+        (["--from", str(CHECKPOINT)], 2, "there is a block already"),
+    ],
+)
+def test_wrong_calls(
+    bundle: Path, capsys: pytest.CaptureFixture[str], call: list[str], code: int, words: str
+) -> None:
+    capsys.readouterr()
+    assert main(["tune", str(bundle), *call]) == code
+    err = capsys.readouterr().err
+    assert words in err and "Traceback" not in err
+    assert [path.name for path in bundle.parent.iterdir()] == [bundle.name]
+
+
+def test_a_busy_machine_gives_no_answer_and_no_file(
+    bundle: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr("nextn.engines.find_engine", lambda name=None: FakeEngine(mtp_wins))
+    monkeypatch.setattr("nextn.measure.trial.disturbances", lambda usage, threads, cpus: (OTHERS,))
+    capsys.readouterr()
+    assert main(["tune", str(bundle), "--patience", "0", "--json"]) == 4
+    found = json.loads(capsys.readouterr().out)
+    jsonschema.validate(found, SCHEMA)
+    assert found["answer"]["word"] == "machine_busy" and found["n_max"] is None and found["n_disturbed"] > 0
+    assert [path.name for path in bundle.parent.iterdir()] == [bundle.name]
+
+
+def test_people_see_tables_and_scripts_the_command(
+    bundle: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr("nextn.engines.find_engine", lambda name=None: FakeEngine(mtp_wins))
+    capsys.readouterr()
+    assert main(["tune", str(bundle), "--threads", "1", "-o", str(bundle.parent / "x" / "mtp-mine.gguf")]) == 0
+    out, err = capsys.readouterr()
+    side = bundle.parent / "x" / "mtp-mine.gguf"
+    assert out == f"nextn serve {bundle} --n-max 5 --p-min 0 --sidecar {side} --threads 1\n" and side.is_file()
+    assert "Use MTP with n_max 5, head q4_0" in err and f"wrote {side.with_name('tiny-MTP-Q8_0.tune.json')}" in err
+    assert main(["tune", str(bundle), "--threads", "1", "--n-max", "1", "--head-types", "", "-q"]) == 0
+    assert capsys.readouterr() == (f"nextn serve {bundle} --n-max 1 --p-min 0 --threads 1\n", "")
+
+
+def test_the_command_of_a_llama_server() -> None:
+    words = "--spec-type draft-mtp --spec-draft-n-max N --spec-draft-p-min P -md FILE"
+    server = LlamaServer(Path("/opt/llama-server"), "1", "\n".join(f"--{w}" for w in words.split(" --")), {"A": "b c"})
+    point = Point(2, 0.5, threads=3)
+    assert command_line(server, Path("/m.gguf"), Path("/mtp-m.gguf"), point, ["-ngl", "9"]) == (
+        "A='b c' /opt/llama-server -m /m.gguf --spec-type draft-mtp --spec-draft-n-max 2 --spec-draft-p-min 0.5 "
+        "-md /mtp-m.gguf -t 3 -ngl 9"
+    )
+    assert command_line(server, Path("/m.gguf"), None, Point(0), []) == "A='b c' /opt/llama-server -m /m.gguf"
+
+
+def test_a_head_of_another_type_than_the_embeddings(tiny_models: Any, tmp_path: Path) -> None:
+    made = Maker(open_target(tiny_models.bundled), None, tmp_path).write(
+        Artifact("q8_0", "q4_0", "q8_0"), tmp_path / "mtp-a.gguf"
+    )
+    kinds = {name: info.type_name for name, (_, info) in open_model(made).tensors.items()}
+    assert (kinds["blk.4.nextn.shared_head_head.weight"], kinds["token_embd.weight"]) == ("q4_0", "q8_0")
+    need("xllamacpp", importlib.util.find_spec("xllamacpp") is not None)
+    with Xllamacpp.find().start(Launch(tiny_models.bundled, made, 2, threads=1)) as running:
+        answer = running.complete("import os\nimport sys\n\n\nclass Parser:\n    def __init__(self, stream):\n", 32)
+    assert answer.draft_n_accepted > 0.3 * answer.draft_n > 0
+
+
+def test_of_equals_the_users_own_file_is_taken(bundle: Path) -> None:
+    def speed(launch: Launch) -> float:  # another head is faster by 2 %
+        return 100.0 if not launch.n_max else 153.0 if launch.sidecar else 150.0
+
+    found, _ = tuned(bundle, speed, n_max=[2], embd_types=[], types=[], head_types=["q4_0"])
+    assert found["answer"]["head_type"] == "q4_0"
+    found, _ = tuned(bundle, lambda one: 150.5 if one.sidecar else 150.0 if one.n_max else 100.0, n_max=[2],
+                     types=[], out=bundle.parent / "again")  # fmt: skip
+    assert found["answer"]["head_type"] is None and found["n_max"] == 2
+
+
+def test_a_close_length_gets_into_the_final(bundle: Path) -> None:
+    found, _ = tuned(bundle, lambda one: {0: 100.0, 2: 150.0, 3: 148.0}.get(one.n_max, 90.0), p_min=[],
+                     types=[], head_types=[])  # fmt: skip
+    outcomes = {one["id"]: one["outcome"] for one in found["candidates"]}
+    assert outcomes["n_max 2"] == "winner" and outcomes["n_max 3"] == "finalist"
+
+
+def test_on_the_real_engine(bundle: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    need("xllamacpp", importlib.util.find_spec("xllamacpp") is not None)
+    capsys.readouterr()
+    call = ["--n-max", "2", "--p-min", "0", "--types", "", "--head-types", "q4_0", "--embd-types", "", "--threads", "1"]
+    code = main(["tune", str(bundle), *call, "--tasks", "code", "--n-predict", "32", "--patience", "0", "--json"])
+    found = json.loads(capsys.readouterr().out)
+    jsonschema.validate(found, SCHEMA)
+    assert code == (4 if found["answer"]["word"] == "machine_busy" else 0)
+    assert {run["n_tokens"] for run in found["runs"]} <= {24, 32}
+    drafted = {run["setup"] for run in found["runs"] if run["accepted"]}
+    assert "n_max 2" in drafted and "off" not in drafted
+    wrote = (bundle.parent / "tiny-MTP-Q8_0.tune.json").exists()
+    assert wrote == (code == 0)

@@ -35,7 +35,9 @@ class Tuned:
     args: tuple[str, ...] = ()
     """Further engine arguments."""
     sidecar: Path | None = None
-    """The sidecar that was tuned; None: the model's own."""
+    """The file to draft with; None: as without tuned settings."""
+    engine: str | None = None
+    """The engine that `args` are for; None: not told."""
 
 
 @dataclass(frozen=True)
@@ -83,7 +85,9 @@ class Choice:
 
 
 def read_tuned(path: Path) -> Tuned:
-    """A result of `nextn tune`: an object with any of n_max, p_min, threads, args, sidecar; other keys are left alone.
+    """A result of `nextn tune`: an object with any of n_max, p_min, threads, args, sidecar and engine.
+
+    Other keys are left alone.
 
     Raises FormatError, StorageError.
     """
@@ -108,23 +112,19 @@ def read_tuned(path: Path) -> Tuned:
     if not isinstance(args, list) or not all(isinstance(arg, str) for arg in args):
         raise FormatError("'args' must be a list of strings", path=path)
     n_max, threads = number("n_max", 0, 1024), number("threads", 1, 65536)
-    sidecar = data.get("sidecar")
+    sidecar, engine = data.get("sidecar"), data.get("engine")
     if sidecar is not None and not isinstance(sidecar, str):
-        raise FormatError("'sidecar' must be a path or null", path=path)
+        raise FormatError("'sidecar' must be the path of a file", path=path)
+    name = engine.get("name") if isinstance(engine, dict) else None
     return Tuned(
         path,
         None if n_max is None else int(n_max),
         number("p_min", 0, 1),
         None if threads is None else int(threads),
         tuple(args),
-        None if sidecar is None else _moved_along(Path(sidecar), path),
+        None if sidecar is None else Path(sidecar),
+        name if isinstance(name, str) else None,
     )
-
-
-def _moved_along(sidecar: Path, tuned: Path) -> Path:
-    """The sidecar, beside the tuned settings when it is no longer where it was."""
-    beside = tuned.with_name(sidecar.name)
-    return beside if beside.is_file() else sidecar
 
 
 def choose(
@@ -159,8 +159,12 @@ def choose(
     found = server(engine, llama_server)
     notes = [f"{seen.model.entry.name}: {problem}" for problem in seen.problems]
     settings = _tuned(seen.model, tuned, notes)
-    chosen = settings.sidecar if sidecar is None and settings.n_max != 0 else sidecar
-    layout, beside = _layout(seen, chosen, found, notes)
+    if sidecar is None and n_max != 0 and (n_max or settings.n_max):
+        sidecar = _tuned_sidecar(settings, notes)
+    if settings.args and settings.engine not in (None, found.name):
+        notes.append(f"engine arguments of {settings.path.name} are for {settings.engine} and left out")
+        settings = replace(settings, args=())
+    layout, beside = _layout(seen, sidecar, found, notes)
     if layout == "none":
         if n_max:
             notes.append("--n-max was given, and there is nothing to draft with")
@@ -303,6 +307,17 @@ def _tuned(model: Model, tuned: str | Path | None, notes: list[str]) -> Tuned:
         return Tuned(path)
     notes.append(f"settings from {path.name}" + (", found beside the model" if tuned is None else ""))
     return read_tuned(path)
+
+
+def _tuned_sidecar(tuned: Tuned, notes: list[str]) -> Path | None:
+    """The sidecar that the settings were found with: where they say, or beside them."""
+    if tuned.sidecar is None:
+        return None
+    for path in (tuned.sidecar, tuned.path.with_name(tuned.sidecar.name)):
+        if path.is_file():
+            return path
+    notes.append(f"{tuned.sidecar} is not there, with which {tuned.path.name} was found: run 'nextn tune' again")
+    return None
 
 
 def _with_command(choice: Choice, engine: Engine, host: str, port: int) -> Choice:

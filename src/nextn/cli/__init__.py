@@ -25,7 +25,7 @@ VERBS = {
     "verify": "prove on files and on the real engine that it works and that the text is the same",
     "plan": "what each setup costs in memory and on disk, before you make it",
     "bench": "tokens per second with and without MTP, and whether it pays",
-    "tune": "find the fastest setting of the block on this machine, or that it does not pay",
+    "tune": "find the fastest settings and types of the block on this machine, or that MTP is best left off",
     "serve": "start an engine on a model with the flags that its block needs",
     "report": "show results as tables, or as one page to look at",
     "pack": "make a folder ready to publish, each quant with and without its block",

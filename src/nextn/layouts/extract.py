@@ -13,7 +13,7 @@ from ..gguf.header import DEFAULT_ALIGNMENT, Header
 from ..gguf.kv import KV, KVType, edit
 from ..gguf.types import TensorType, tensor_type
 from . import aim, build, metadata, naming, qkv
-from .attach import main_type_of, sidecar_kvs, sidecar_roots
+from .attach import main_type_of, sidecar_kvs, sidecar_roots, trunk_head
 from .fit import TOKENIZER_HASH, tokens_hash
 from .plan import NewFile, Plan
 
@@ -28,6 +28,7 @@ class ExtractOptions:
     out: Path | str | None = None
     qkv: str | None = None  # q, k and v "split", "fused" or "as-trunk"; None: as they are
     aim: str | None = None  # the engine of a runnable sidecar: "llama.cpp", "ik" or "both"; None: any
+    draft_head: TensorType | None = None  # sidecar: type of a head for drafting made from the model's; None: none
 
 
 def plan_extract(block: Block, options: ExtractOptions) -> Plan:
@@ -88,7 +89,10 @@ def _sidecar(block: Block, family: Family, options: ExtractOptions) -> Plan:
     model = block.model
     assert model is not None and block.n_layer_trunk is not None
     notes: list[str] = []
-    parts_of_block = build.block_parts(block, block.n_layer_trunk, options.type, notes)
+    skip = [] if options.draft_head is None else [DRAFT_HEAD]
+    parts_of_block = build.block_parts(block, block.n_layer_trunk, options.type, notes, skip)
+    if options.draft_head is not None:
+        parts_of_block += _draft_heads(block, family, options.draft_head, notes)
     has_head = any(part.info.name.endswith(DRAFT_HEAD) for part in parts_of_block)
     # A sidecar's roots are already small: they are carried.
     wanted = None if block.kind == "sidecar" else options.embd_type
@@ -109,6 +113,19 @@ def _sidecar(block: Block, family: Family, options: ExtractOptions) -> Plan:
         "extract", "sidecar", folder, (NewFile(name, segments),), folder / name, folder / name,
         block.header_bytes, tuple(notes),
     )  # fmt: skip
+
+
+def _draft_heads(block: Block, family: Family, wanted: TensorType, notes: list[str]) -> list[build.Part]:
+    """A head of its own type for each predictor layer. Raises UnsupportedModel where loaders refuse one."""
+    model = block.model
+    assert model is not None and block.n_layer_trunk is not None
+    if not family.draft_head:
+        raise UnsupportedModel(
+            f"{model.entry}: the loader for '{family.arch}' refuses a file with a head of its own type for drafting."
+        )
+    file, info = trunk_head(model)
+    layers = range(block.n_layer_trunk, block.n_layer_trunk + block.n_layer_nextn)
+    return [build.from_trunk(f"blk.{layer}.{DRAFT_HEAD}", file, info, wanted, notes) for layer in layers]
 
 
 def _counts(block: Block) -> list[KV]:

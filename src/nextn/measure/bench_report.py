@@ -84,8 +84,8 @@ class BenchReport:
             "machine": self.machine,
             "settings": self.settings,
             "setups": [_row_json(row) for row in self.rows],
-            "comparisons": [_compared_json(one) for one in self.comparisons],
-            "verdict": None if self.verdict is None else _compared_json(self.verdict),
+            "comparisons": [compared_json(one) for one in self.comparisons],
+            "verdict": None if self.verdict is None else compared_json(self.verdict),
             "n_disturbed": self.n_disturbed,
             "notes": list(self.notes),
             "runs": [run.to_json() for run in self.runs],
@@ -242,7 +242,8 @@ def sentence(result: Comparison, one: str, other: str, n_wanted: int) -> str:
     return f"{one} is {result.word} than {other}: {size} ({interval})."
 
 
-def _spread_json(value: Spread | None) -> dict[str, Any] | None:
+def spread_json(value: Spread | None) -> dict[str, Any] | None:
+    """JSON of a spread."""
     if value is None:
         return None
     return {k: round(v, 3) if isinstance(v, float) else v for k, v in asdict(value).items()}
@@ -258,9 +259,9 @@ def _row_json(row: Row) -> dict[str, Any]:
         "p_min": one.p_min,
         "threads": one.threads,
         "type": one.type,
-        "decode_tps": _spread_json(row.decode_tps),
-        "decode_tps_by_task": {task: _spread_json(value) for task, value in row.by_task.items()},
-        "prompt_tps": _spread_json(row.prompt_tps),
+        "decode_tps": spread_json(row.decode_tps),
+        "decode_tps_by_task": {task: spread_json(value) for task, value in row.by_task.items()},
+        "prompt_tps": spread_json(row.prompt_tps),
         "acceptance": row.acceptance,
         "acceptance_by_task": row.acceptance_by_task,
         "drafted": row.drafted,
@@ -271,7 +272,8 @@ def _row_json(row: Row) -> dict[str, Any]:
     }
 
 
-def _compared_json(one: Compared) -> dict[str, Any]:
+def compared_json(one: Compared) -> dict[str, Any]:
+    """JSON of a comparison."""
     result = one.result
     return {
         "setup": one.setup,

@@ -1,44 +1,39 @@
-"""Tune: the fastest setting of a model's MTP block on this machine, or the word to leave it off.
-
-One dimension after the other, each a race in which the slow ones are stopped early: draft length, least probability,
-types of the block, draft length once more (a cheaper draft may be longer), threads. The last word has a paired test
-against MTP off.
-"""
+"""Tune: the fastest settings and types of the block on this machine, found by racing, or that MTP is best left off."""
 
 from __future__ import annotations
 
+import json
+import shlex
 import time
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from contextlib import ExitStack
-from dataclasses import dataclass, field
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from ..destinations.local import execute
 from ..durable import write_file
-from ..errors import NextnError, OutputExists
+from ..errors import OutputExists, UsageError
+from ..gguf.types import parse_type_name
+from ..layouts import naming
+from ..serve import TUNED_SUFFIX
 from .bench import context_for, machine
-from .race import Race, race
-from .stats import Comparison, compare, least_pairs
 from .target import Target, open_target
-from .tasks import Task, read_task, shipped_tasks
-from .trial import Ask, Run, Setup
-from .trial_patience import DEFAULT_S, Patience
+from .tasks import read_task, shipped_tasks
+from .trial import SHORT, Ask
+from .trial_patience import Patience
 from .trial_pool import Pool
 from .trial_target import scratch_folder
-from .tune_report import CANNOT_TELL, MTP, OFF_WINS, Tried, TuneReport
-from .tune_space import Artifact, Maker, Point, Space, checked_space, maker_of
+from .tune_cpus import allowed_cpus, thread_counts
+from .tune_made import Maker
+from .tune_report import TuneReport, planned_runs
+from .tune_search import MAX_FINALISTS, Final, Search, Trial, passes_for, screen_asks
+from .tune_space import BLOCK_TYPES, EMBD_TYPES, HEAD_TYPES, N_MAX, P_MIN, Point, Space
 
 if TYPE_CHECKING:
     from ..engines.base import Engine
 
-SCREEN = 6
-"""Prompts that one race may take at most."""
-MOST_PAIRS = 18
-"""Pairs of runs of the last comparison at most."""
-HOPELESS = 0.6
-"""Below this share of the speed without MTP, by the best draft length, nothing else is tried."""
-
+PATIENCE_S = 300.0
+"""Seconds that disturbances may cost in all."""
 Say = Callable[[str], None]
 
 
@@ -47,251 +42,237 @@ def tune(
     *,
     sidecar: str | Path | None = None,
     donor: str | Path | None = None,
-    space: Space | None = None,
+    n_max: Sequence[int] | None = None,
+    p_min: Sequence[float] | None = None,
+    types: Sequence[str] | None = None,
+    head_types: Sequence[str] | None = None,
+    embd_types: Sequence[str] | None = None,
+    threads: Sequence[int] | None = None,
     tasks: Sequence[str] | None = None,
     prompts: str | Path | None = None,
-    n_predict: int = 64,
-    temperature: float = 0.0,
+    n_predict: int = 96,
+    repeats: int | None = None,
     budget_s: float | None = None,
-    out: str | Path | None = None,
-    dry_run: bool = False,
     llama_server: str | Path | None = None,
     engine: Engine | None = None,
     engine_args: Sequence[str] = (),
-    patience_s: float = DEFAULT_S,
+    n_ctx: int | None = None,
+    patience_s: float = PATIENCE_S,
     side_by_side: bool = True,
+    out: str | Path | None = None,
+    dry_run: bool = False,
     progress: Say | None = None,
 ) -> TuneReport:
-    """Find the fastest of `space` for `model` on this machine.
+    """Find the fastest way to run a model greedily on this machine, write its settings and, if need be, a sidecar.
 
-    `donor`: where blocks of other types are made from (default: the block that the model has). `budget_s` bounds the
-    races; the last comparison with MTP off is always made. `out`: the folder of the winning sidecar and of
-    NAME.tune.json, by default the model's. With `dry_run` nothing is run and nothing written.
+    `donor`: where the block of a model without one comes from. `n_max`, `p_min`, `types` (block), `head_types`,
+    `embd_types` and `threads` narrow the search; an empty sequence leaves that setting as it is. The first of `threads`
+    is that of the search. `budget_s` bounds the races in seconds; the final comes on top where it must. `out`: a
+    folder, or the sidecar's name. Nothing is written with `dry_run`, nor when the machine was too busy to tell.
 
-    Raises UsageError, NoBlock, OutputExists, EngineMissing, EngineRefused, EngineFailed, and what attaching raises.
+    Raises UsageError, NoBlock, OutputExists, EngineMissing, EngineRefused, EngineFailed, and what opening and making
+    files raises.
     """
-    from ..api import open_block
-
     say = progress or (lambda text: None)
+    started = time.monotonic()
     asked = (read_task(prompts),) if prompts is not None else shipped_tasks(tasks)
     target = open_target(model, sidecar, needs_block=donor is None)
-    with ExitStack() as stack:
-        block = None if donor is None else stack.enter_context(open_block(donor)).block
-        maker = maker_of(target.model, target.block_origin if target.has_block else None, block)
-        grid = maker.allowed(checked_space(space or Space()))
-        folder = Path(out) if out is not None else target.model.entry.parent
-        note = folder / f"{target.model.base_name}.tune.json"
-        if note.exists() and not dry_run:
-            raise OutputExists(f"{note}: this file is already there; move it, or choose another folder with -o.")
-        report = TuneReport(target, grid, note, {"n_predict": n_predict, "temperature": temperature})
-        if dry_run:
-            return report
-        if engine is None:
-            from ..engines import find_engine
+    outputs = _outputs(target, out)
+    if not dry_run and engine is None:
+        from ..engines import find_engine
 
-            engine = find_engine(None if llama_server is None else str(llama_server))
-        report.engine = {"name": engine.name, "version": engine.version}
-        report.machine = machine()
-        scratch = Path(stack.enter_context(scratch_folder()))
-        pool = stack.enter_context(
-            Pool(engine, context_for(asked, n_predict), engine_args, asked[0].prompts[0], side_by_side=side_by_side)
-        )
-        search = Search(
-            report, maker, Patience(pool, patience_s, say), scratch, asks_of(asked, n_predict, temperature), say,
-            deadline=None if budget_s is None else time.monotonic() + budget_s,
-        )  # fmt: skip
-        search.run()
-        report.args = tuple(engine_args)
-        _write(report, maker, folder)
+        engine = find_engine(None if llama_server is None else str(llama_server))
+    asks = [
+        Ask(task.name, index, prompt, n_predict, seed=index)
+        for task in asked
+        for index, prompt in enumerate(task.prompts)
+    ]
+    context = n_ctx or context_for(asked, n_predict)
+    notes = list(target.notes)
+    with ExitStack() as stack:
+        maker = Maker(target, donor, Path(stack.enter_context(scratch_folder())), say)
+        space = _space(maker, n_max, p_min, types, head_types, embd_types, threads)
+        if not maker.can_make:
+            notes.append("the model has a block of its own and a sidecar: other types of the block are not tried")
+        settings = {
+            "tasks": {task.name: len(task.prompts) for task in asked},
+            "n_predict": n_predict,
+            "n_ctx": context,
+            "budget_s": budget_s,
+            "n_max": list(space.n_max),
+            "p_min": list(space.p_min),
+            "block_types": list(space.blocks),
+            "head_types": list(space.heads),
+            "embd_types": list(space.embds),
+            "threads": list(space.threads),
+            "n_grid": len(space.grid()),
+        }
+        plan = _planned(space, asks, repeats)
+        if dry_run:
+            points = dict.fromkeys(point for _, stage in _stages(space) for point in stage)
+            return TuneReport(
+                str(target.model.entry), "not_tried", "nothing was tried: this is a dry run.", None, None,
+                tuple(engine_args), None, {"name": "", "version": ""}, machine(), settings,
+                [(p.named(space.threads[0]), Trial(p, outcome="not tried")) for p in points], [], [], plan, 0.0, None,
+                outputs, True, notes,
+            )  # fmt: skip
+        assert engine is not None
+        pool = stack.enter_context(Pool(engine, context, engine_args, asks[0].prompt, side_by_side=side_by_side))
+        patience = Patience(pool, patience_s, say)
+        search = Search(space, maker, patience, asks, repeats=repeats, budget_s=budget_s, say=say)
+        final = search.run()
+        pool.drop_all()
+        found, file = _carry_out(final, maker, target, outputs)
+    if patience.used_up:
+        notes.append(f"disturbances cost {patience.spent_s:.0f} s, after which disturbed runs were not repeated")
+    if any(SHORT in run.disturbed for run in patience.runs):
+        notes.append("some answers were too short to be timed")
+    report = TuneReport(
+        model=str(target.model.entry.absolute()),
+        word=final.word if final else "machine_busy",
+        sentence=_sentence(final, space),
+        point=found,
+        sidecar=None if file is None else str(file.absolute()),
+        args=tuple(engine_args),
+        compared=None if final is None else final.compared,
+        engine={"name": engine.name, "version": engine.version},
+        machine=machine(),
+        settings=settings,
+        trials=list(search.trials.items()),
+        runs=patience.runs,
+        final_runs=[] if final is None else final.runs,
+        n_planned=plan,
+        wall_s=time.monotonic() - started,
+        command=None if found is None else command_line(engine, target.model.entry, file, found, engine_args),
+        files=(),
+        notes=[*notes, *search.notes],
+    )
+    if found is None:
+        return report
+    written = (*([file] if file == outputs[0] and file is not None else []), outputs[1])
+    report = replace(report, files=written)
+    outputs[1].parent.mkdir(parents=True, exist_ok=True)
+    write_file(outputs[1], json.dumps(report.to_json(), indent=1, ensure_ascii=False).encode("utf-8") + b"\n")
     return report
 
 
-def _write(report: TuneReport, maker: Maker, folder: Path) -> None:
-    """The winning block, where the user does not have it yet, and the settings. Nothing when nothing was told."""
-    won = report.winner
-    if report.decision == CANNOT_TELL or won is None:
-        return
-    if won.n_max:
-        report.sidecar = report.target.sidecar_path
-    if won.n_max and not won.artifact.is_users:
-        plan = maker.plan(won.artifact, folder)
-        assert plan.sidecar is not None
-        if plan.sidecar.exists():
-            plan = maker.plan(won.artifact, plan.sidecar.with_name(f"{plan.sidecar.stem}-tuned.gguf"))
-        report.sidecar = execute(plan).plan.sidecar
-        report.written += [report.sidecar] if report.sidecar is not None else []
-    report.written.append(report.note)
-    write_file(report.note, report.encode())
+def _outputs(target: Target, out: str | Path | None) -> tuple[Path, Path]:
+    """The sidecar that may be written, and the settings. Raises OutputExists."""
+    model = target.model
+    folder, file = naming.resolve_output(out, naming.default_folder(model), naming.sidecar_name(model, "tuned"))
+    settings = folder / (model.base_name + TUNED_SUFFIX)
+    for path in (folder / file, settings):
+        if path.exists() or path.is_symlink():
+            raise OutputExists(f"{path}: this file is already there, and nextn never overwrites; choose another -o.")
+    return folder / file, settings
 
 
-def asks_of(tasks: Sequence[Task], n_predict: int, temperature: float) -> list[Ask]:
-    """Prompts in turns: one of each task, then the next of each."""
-    longest = max(len(task.prompts) for task in tasks)
-    return [
-        Ask(task.name, index, task.prompts[index], n_predict, temperature, seed=index)
-        for index in range(longest)
-        for task in tasks
-        if index < len(task.prompts)
-    ]
+def _space(
+    maker: Maker,
+    n_max: Sequence[int] | None,
+    p_min: Sequence[float] | None,
+    types: Sequence[str] | None,
+    head_types: Sequence[str] | None,
+    embd_types: Sequence[str] | None,
+    threads: Sequence[int] | None,
+) -> Space:
+    lengths = tuple(sorted(set(n_max) - {0})) if n_max is not None else N_MAX
+    if any(n < 0 for n in lengths) or not lengths:
+        raise UsageError("name draft lengths of 1 or more; MTP off is always timed beside them.")
+    limits = tuple(sorted({0.0, *p_min})) if p_min is not None else P_MIN
+    if any(not 0.0 <= p < 1.0 for p in limits):
+        raise UsageError(f"p_min is a probability below 1, and {next(p for p in limits if not 0 <= p < 1):g} is not.")
 
+    def known(names: Sequence[str] | None, default: tuple[str, ...]) -> tuple[str, ...]:
+        chosen = tuple(dict.fromkeys(parse_type_name(name).name for name in (default if names is None else names)))
+        return chosen if maker.can_make else ()
 
-@dataclass
-class Search:
-    """The races, and what they told."""
-
-    report: TuneReport
-    maker: Maker
-    patience: Patience
-    scratch: Path
-    asks: list[Ask]
-    say: Say
-    deadline: float | None = None
-    _made: dict[Artifact, Path | None] = field(default_factory=dict)
-    _stage: int = 0
-
-    @property
-    def target(self) -> Target:
-        """What is tuned."""
-        return self.report.target
-
-    def run(self) -> None:
-        """All races, the last comparison, and the decision."""
-        space, threads = self.report.space, self.report.space.threads
-        base = Artifact() if self.target.has_block else Artifact(embd_type="q4_0")
-        off = Point(0, threads=threads[0])
-        best = Point(space.n_max[0], threads=threads[0], artifact=base)
-        raced = self._race("draft length", [off, *(best.but(n_max=n) for n in space.n_max)], keep=[off])
-        best = self._best(raced, best)
-        if not self._hopeless(raced, off, best):
-            probabilities = [best.but(p_min=p) for p in space.p_min]
-            best = self._best(self._race("least probability", probabilities), best)
-            before = best.artifact
-            for name in ("draft_heads", "types", "embd_types"):
-                best = self._types(name, best)
-            if best.artifact != before:
-                near = [n for n in space.n_max if abs(space.n_max.index(n) - space.n_max.index(best.n_max)) <= 1]
-                best = self._best(self._race("draft length again", [best.but(n_max=n) for n in near]), best)
-            if len(threads) > 1:
-                best = self._best(self._race("threads", [best.but(threads=n) for n in threads]), best)
-        if len(threads) > 1:
-            off = self._best(self._race("threads without MTP", [off.but(threads=n) for n in threads]), off)
-        self._decide(off, best)
-
-    # -- one race -----------------------------------------------------------------------------------------------------
-
-    def _types(self, name: str, best: Point) -> Point:
-        key = {"draft_heads": "draft_head", "types": "type", "embd_types": "embd_type"}[name]
-        wanted = [kind for kind in getattr(self.report.space, name) if kind is not None]
-        if not wanted:
-            return best
-        points = [best]
-        for kind in wanted:
-            point = best.but(artifact=Artifact(**{**best.artifact.to_json(), key: kind}))
-            if point not in points:
-                points.append(point)
-        return self._best(self._race(key.replace("_", " "), points), best)
-
-    def _race(self, what: str, points: Sequence[Point], keep: Iterable[Point] = ()) -> Race | None:
-        setups = [setup for point in dict.fromkeys(points) if (setup := self._setup(point)) is not None]
-        if len(setups) < 2 or self._late():
-            return None
-        self._stage += 1
-        stage = self._stage
-
-        def time_run(setup: Setup, ask: Ask, number: int) -> Run:
-            self.say(f"{what}: {setup.id}, {ask.task}")
-            return self.patience.run(setup, ask, number)
-
-        ended = race(
-            setups, self.asks[:SCREEN], time_run, stage=stage, keep=[point.id for point in keep],
-            go_on=lambda: not self._late(),
-        )  # fmt: skip
-        by_id = {point.id: point for point in points}
-        for lane in ended.lanes:
-            self.report.tried.append(Tried(what, by_id[lane.setup.id], lane.share, len(lane.logs), lane.dropped_after))
-        return ended
-
-    def _late(self) -> bool:
-        return self.deadline is not None and time.monotonic() >= self.deadline
-
-    def _best(self, raced: Race | None, before: Point) -> Point:
-        """The fastest with MTP (or without, among such), the point of before when the race told nothing."""
-        if raced is None:
-            return before
-        same = [one.point for one in self.report.tried if bool(one.point.n_max) == bool(before.n_max)]
-        lane = raced.best_of({point.id for point in same})
-        return before if lane is None else next(point for point in same if point.id == lane.setup.id)
-
-    def _hopeless(self, raced: Race | None, off: Point, best: Point) -> bool:
-        if raced is None:
-            return False
-        lanes = {lane.setup.id: lane for lane in raced.lanes}
-        one, other = lanes[best.id].share, lanes[off.id].share
-        if one is None or other is None or one >= HOPELESS * other:
-            return False
-        self.report.notes.append(
-            f"the best draft length reaches {100 * one / other:.0f} % of the speed without MTP: types were not tried"
+    counts = tuple(dict.fromkeys(threads)) if threads else thread_counts()
+    if any(n < 1 for n in counts):
+        raise UsageError(f"{min(counts)} threads are none: name 1 or more.")
+    if max(counts) > allowed_cpus():
+        raise UsageError(
+            f"{max(counts)} threads on {allowed_cpus()} CPUs that this process may use: engines' threads wait for each "
+            "other, so name no more."
         )
-        return True
-
-    def _setup(self, point: Point) -> Setup | None:
-        """How to run a point; None when its file cannot be made."""
-        made = self.target.sidecar_path
-        if point.n_max and not point.artifact.is_users:
-            if point.artifact not in self._made:
-                self.say(f"making a sidecar: {point.artifact.words}")
-                try:
-                    self._made[point.artifact] = self.maker.make(point.artifact, self.scratch)
-                except NextnError as error:
-                    self.report.notes.append(f"{point.artifact.words} was not tried: {str(error).rstrip('.')}")
-                    self._made[point.artifact] = None
-            made = self._made[point.artifact]
-            if made is None:
-                return None
-        return point.setup(self.target.model.entry, made)
-
-    # -- the last word ------------------------------------------------------------------------------------------------
-
-    def _decide(self, off: Point, best: Point) -> None:
-        """A paired test of the best with MTP against MTP off, in turns; MTP has to win it."""
-        report = self.report
-        one, other = self._setup(best), self._setup(off)
-        assert other is not None
-        result = Comparison("machine_busy", None, None, None, None, 0)
-        if one is not None:
-            self._stage += 1
-            result = self._compare(one, other)
-        report.comparison = result
-        report.winner = best if result.word == "faster" else off
-        report.candidate, report.baseline = best, off
-        if result.word == "machine_busy" or result.n_pairs < least_pairs():
-            report.decision = CANNOT_TELL
-            report.winner = off
-        else:
-            report.decision = MTP if result.word == "faster" else OFF_WINS
-        report.runs = list(self.patience.runs)
-        if self._late():
-            report.notes.append("the budget of time was used up before all races were run")
-
-    def _compare(self, one: Setup, other: Setup) -> Comparison:
-        ours: list[float] = []
-        theirs: list[float] = []
-        result = Comparison("machine_busy", None, None, None, None, 0)
-        for n in range(MOST_PAIRS):
-            ask = self.asks[n % len(self.asks)]
-            number = self._stage + n // len(self.asks)
-            self.say(f"against MTP off: {n + 1} of up to {MOST_PAIRS}")
-            order = (one, other) if n % 2 == 0 else (other, one)
-            runs = {setup.id: self.patience.run(setup, ask, number) for setup in order}
-            if runs[one.id].good and runs[other.id].good:
-                ours.append(runs[one.id].decode_tps)
-                theirs.append(runs[other.id].decode_tps)
-                result = compare(ours, theirs)
-            # Looked at once when it can tell, and once more at the end: looking after every pair would find what is
-            # not there.
-            if len(ours) == least_pairs() + 2 and result.word in ("faster", "slower"):
-                break
-        return result
+    return Space(
+        lengths,
+        n_max is None,
+        limits,
+        known(head_types, HEAD_TYPES),
+        known(embd_types, EMBD_TYPES),
+        known(types, BLOCK_TYPES),
+        counts,
+        maker.separate_head,
+        maker.own,
+    )
 
 
-__all__ = ["Search", "TuneReport", "tune"]
+def _stages(space: Space) -> list[tuple[str, list[Point]]]:
+    """What is raced, as far as it can be told before: each race from the first value of the one before."""
+    like = replace(space.off, n_max=space.n_max[0])
+    first = [space.off, *space.lengths(like)]
+    head = space.with_heads(like)
+    best = head[0] if head else like
+    blocks = space.with_blocks(best)
+    stages = [("n_max", first), ("head", head), ("embeddings", space.with_embds(best)), ("block", blocks)]
+    if head or blocks:
+        stages.append(("n_max again", [one for one in space.lengths(best) if one != best][:2]))
+    stages += [("p_min", space.with_p_min(best)), ("threads", space.with_threads(best))]
+    return [(title, points) for title, points in stages if points]
+
+
+def _planned(space: Space, asks: Sequence[Ask], repeats: int | None) -> tuple[int, int]:
+    extra = 2 if space.neighbours else 0
+    counts = [len(points) + (2 if title != "n_max" else 0) for title, points in _stages(space)]
+    counts += [extra + 2] if extra else []
+    n_final = len(asks) * passes_for(MAX_FINALISTS, len(asks), repeats)
+    return planned_runs(counts, len(screen_asks(asks)), n_final, MAX_FINALISTS)
+
+
+def _carry_out(
+    final: Final | None, maker: Maker, target: Target, outputs: tuple[Path, Path]
+) -> tuple[Point | None, Path | None]:
+    """The settings to keep, and the file to draft with, written under its own name when it is a new one."""
+    if final is None or final.word == "machine_busy":
+        return None, None
+    if final.word == "off":
+        return final.point, None
+    artifact = final.point.artifact
+    if artifact.as_is and target.has_block:
+        return final.point, target.sidecar_path
+    return final.point, maker.write(artifact, outputs[0])
+
+
+def _sentence(final: Final | None, space: Space) -> str:
+    if final is None:
+        return "Nothing could be told: the machine was too busy with other work; try again when it is quiet."
+    said = final.compared.sentence
+    if final.word == "machine_busy":
+        return said
+    if final.word == "off":
+        return f"Leave MTP off: {said}"
+    return f"Use MTP with {final.point.named(space.threads[0])}: {said}"
+
+
+def command_line(engine: Engine, model: Path, sidecar: Path | None, point: Point, engine_args: Sequence[str]) -> str:
+    """A command that runs an engine with these settings: of the llama-server that was timed, else `nextn serve`."""
+    from ..engines.llama_server import LlamaServer
+
+    entry = str(model.absolute())
+    if isinstance(engine, LlamaServer) and (engine.kind or not point.n_max):
+        words = [str(engine.binary), "-m", entry]
+        if point.n_max:
+            words += engine.options.drafting(point.n_max, point.p_min, None if sidecar is None else sidecar.absolute())
+        words += [] if point.threads is None else ["-t", str(point.threads)]
+        before = [f"{name}={shlex.quote(value)}" for name, value in engine.env.items()]
+        return " ".join([*before, shlex.join([*words, *engine_args])])
+    words = ["nextn", "serve", entry, "--n-max", str(point.n_max)]
+    if point.n_max:
+        words += ["--p-min", f"{point.p_min:g}"]
+        words += [] if sidecar is None else ["--sidecar", str(sidecar.absolute())]
+    words += [] if point.threads is None else ["--threads", str(point.threads)]
+    return shlex.join([*words, *(["--", *engine_args] if engine_args else [])])
+
+
+__all__ = ["TuneReport", "tune"]

@@ -1,196 +1,178 @@
-"""What tune tries: draft lengths, least probabilities, threads, and blocks of other types made for the occasion."""
+"""What tune chooses from: settings as points, and files with other types of the block. Pure."""
 
 from __future__ import annotations
 
-import os
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from ..archs import FAMILIES
-from ..block import DRAFT_HEAD, Block, block_from_model
-from ..destinations.local import execute
-from ..errors import UsageError
-from ..gguf.files import Model
-from ..gguf.types import parse_type_name
-from ..layouts.attach import Options, plan_attach
-from ..layouts.detach import without_block
-from ..layouts.plan import Plan
-from .control import check_room
 from .trial import Setup
-from .trial_watch import n_cpus
 
-OFF = "off"
-AS_IS, NONE = "as-is", "none"
+N_MAX = (1, 2, 3, 4, 6)
+P_MIN = (0.0, 0.5, 0.75)
+BLOCK_TYPES = ("q8_0", "q4_0")
+HEAD_TYPES = ("q4_0", "q8_0")
+EMBD_TYPES = ("q4_0", "q8_0")
 
 
 @dataclass(frozen=True)
 class Artifact:
-    """A block in certain types, in a sidecar of its own. None everywhere: the one that the user has."""
+    """The types of a file with the block. Without any: the user's own file, as it is."""
 
-    type: str | None = None
+    block: str | None = None
     """Of the block's matrices; None: as they are."""
-    draft_head: str | None = None
-    """Of an extra head for drafting; None: the block has what it has."""
-    embd_type: str | None = None
-    """Of the sidecar's embeddings and head; None: as the user has them, or where a new file is made, q4_0."""
+    head: str | None = None
+    """Of the head that drafts."""
+    embd: str | None = None
+    """Of the embeddings beside it; None exactly when `head` is: the file's own, or the trunk's."""
 
     @property
-    def is_users(self) -> bool:
-        """Whether it is what the user has already."""
+    def as_is(self) -> bool:
+        """Whether no file has to be made."""
         return self == Artifact()
 
     @property
-    def words(self) -> str:
-        """For people; empty for what the user has."""
-        parts = (("block", self.type), ("draft head", self.draft_head), ("embeddings", self.embd_type))
-        return ", ".join(f"{what} {kind}" for what, kind in parts if kind is not None)
-
-    def to_json(self) -> dict[str, Any]:
-        """A JSON-ready object."""
-        return {"type": self.type, "draft_head": self.draft_head, "embd_type": self.embd_type}
-
-
-@dataclass(frozen=True)
-class Space:
-    """The settings to try, each list in the order of trying."""
-
-    n_max: tuple[int, ...] = (1, 2, 3, 4, 6)
-    p_min: tuple[float, ...] = (0.0, 0.5, 0.75)
-    types: tuple[str | None, ...] = (None, "q4_0")
-    draft_heads: tuple[str | None, ...] = (None, "q4_0")
-    embd_types: tuple[str | None, ...] = (None,)
-    threads: tuple[int, ...] = ()
+    def title(self) -> str:
+        """For people; empty for the user's own file."""
+        parts = [] if self.head is None else [f"head {self.head}"]
+        if self.embd != self.head:
+            parts.append(f"embeddings {self.embd}")
+        if self.block is not None:
+            parts.append(f"block {self.block}")
+        return ", ".join(parts)
 
     @property
-    def n_grid(self) -> int:
-        """Setups that the full grid would hold, MTP off at all threads included."""
-        files = len(self.types) * len(self.draft_heads) * len(self.embd_types)
-        return max(1, len(self.threads)) * (1 + files * len(self.n_max) * len(self.p_min))
+    def label(self) -> str:
+        """For file names."""
+        return "-".join(part or "own" for part in (self.block, self.head, self.embd))
+
+
+AS_IS = Artifact()
 
 
 @dataclass(frozen=True)
 class Point:
-    """One place in the space."""
+    """One way to run the model."""
 
     n_max: int
+    """0: MTP off."""
     p_min: float = 0.0
+    artifact: Artifact = AS_IS
     threads: int | None = None
-    artifact: Artifact = Artifact()
 
     @property
     def id(self) -> str:
-        """Short and unique."""
+        """Short and unique among points of the same number of threads."""
         if not self.n_max:
-            return OFF if self.threads is None else f"{OFF}, {_threads(self.threads)}"
+            return "off"
         parts = [f"n_max {self.n_max}"]
-        parts += [f"p_min {self.p_min:g}"] if self.p_min else []
-        parts += [self.artifact.words] if self.artifact.words else []
-        parts += [_threads(self.threads)] if self.threads is not None else []
-        return ", ".join(parts)
+        if self.p_min:
+            parts.append(f"p_min {self.p_min:g}")
+        return ", ".join([*parts, self.artifact.title]) if self.artifact.title else ", ".join(parts)
 
-    def setup(self, model: Path, sidecar: Path | None) -> Setup:
-        """How to run it."""
-        beside = sidecar if self.n_max else None
-        return Setup(self.id, model, beside, self.n_max, self.p_min if self.n_max else 0.0, self.threads)
+    @property
+    def n_changes(self) -> int:
+        """How far it is from what the user has: of points equally fast the nearest is taken."""
+        return sum(part is not None for part in (self.artifact.block, self.artifact.head)) + (self.p_min > 0)
 
-    def but(self, **changes: Any) -> Point:
-        """The same with something else."""
-        return replace(self, **changes)
+    def named(self, base_threads: int | None) -> str:
+        """Unique among all points: with the threads, where they are not those of the search."""
+        return self.id if self.threads == base_threads else f"{self.id}, threads {self.threads}"
 
+    def setup(self, title: str, model: Path, sidecar: Path | None) -> Setup:
+        """To be timed."""
+        return Setup(title, model, sidecar if self.n_max else None, self.n_max, self.p_min, self.threads)
 
-def _threads(n: int) -> str:
-    return f"{n} thread{'s' if n > 1 else ''}"
-
-
-def physical_cores() -> int:
-    """Cores that this process may use; hyperthreads of one count once. Where nothing tells, its CPUs."""
-    allowed = os.sched_getaffinity(0) if hasattr(os, "sched_getaffinity") else set(range(os.cpu_count() or 1))
-    found = set()
-    for cpu in allowed:
-        place = Path(f"/sys/devices/system/cpu/cpu{cpu}/topology")
-        try:
-            found.add(((place / "physical_package_id").read_text(), (place / "core_id").read_text()))
-        except OSError:
-            return len(allowed)
-    return max(1, len(found))
-
-
-def default_threads() -> tuple[int, ...]:
-    """All cores, and half of them: where memory is the limit, fewer may do as well."""
-    cores = min(physical_cores(), n_cpus())
-    return tuple(dict.fromkeys((cores, max(1, cores // 2))))
-
-
-def checked_space(space: Space) -> Space:
-    """The space with names of types as they are written, threads filled in. Raises UsageError, UnsupportedFormat."""
-    if not space.n_max or min(space.n_max) < 1:
-        raise UsageError("--n-max takes draft lengths of 1 and more; MTP off is always tried.")
-    if not space.p_min or not all(0 <= p < 1 for p in space.p_min):
-        raise UsageError("--p-min takes probabilities from 0 to below 1.")
-    threads = space.threads or default_threads()
-    if min(threads) < 1:
-        raise UsageError(f"{min(threads)} threads are none: name 1 or more.")
-    return replace(
-        space,
-        n_max=tuple(sorted(set(space.n_max))),
-        p_min=tuple(dict.fromkeys(space.p_min)),
-        types=_types(space.types),
-        draft_heads=_types(space.draft_heads),
-        embd_types=_types(space.embd_types),
-        threads=tuple(dict.fromkeys(threads)),
-    )
-
-
-def _types(names: Sequence[str | None]) -> tuple[str | None, ...]:
-    known = (
-        None if name is None or name in (AS_IS, NONE) else parse_type_name(name).name.lower() for name in names
-    )
-    return tuple(dict.fromkeys(known)) or (None,)
+    def to_json(self) -> dict[str, Any]:
+        """JSON of the settings."""
+        return {
+            "n_max": self.n_max,
+            "p_min": self.p_min,
+            "threads": self.threads,
+            "block_type": self.artifact.block,
+            "head_type": self.artifact.head,
+            "embd_type": self.artifact.embd,
+        }
 
 
 @dataclass(frozen=True)
-class Maker:
-    """Makes artifacts from the user's block, or from a donor's."""
+class Space:
+    """All values that may be tried."""
 
-    model: Model
-    block: Block
+    n_max: tuple[int, ...] = N_MAX
+    neighbours: bool = True
+    """Whether lengths between and beyond those of `n_max` may be tried near the best."""
+    p_min: tuple[float, ...] = P_MIN
+    heads: tuple[str, ...] = HEAD_TYPES
+    embds: tuple[str, ...] = EMBD_TYPES
+    blocks: tuple[str, ...] = BLOCK_TYPES
+    threads: tuple[int | None, ...] = (None,)
+    """The first is that of the search."""
+    separate_head: bool = True
+    """Whether the head may have another type than the embeddings."""
+    own: Artifact = AS_IS
+    """The types that the user's own file has: what equals it is not made again."""
 
     @property
-    def trunk(self) -> Model:
-        """The model without its block."""
-        return without_block(self.model)
+    def off(self) -> Point:
+        """MTP off."""
+        return Point(0, threads=self.threads[0])
 
-    def allowed(self, space: Space) -> Space:
-        """The space without what the family's loader refuses, or what is there already."""
-        family = FAMILIES.get(self.model.architecture)
-        heads = space.draft_heads
-        if family is None or not family.draft_head:
-            heads = (None,)
-        has_head = self.block.find(DRAFT_HEAD) is not None
-        return replace(space, draft_heads=heads if not has_head else tuple(dict.fromkeys((None, *heads))))
+    def lengths(self, like: Point) -> list[Point]:
+        """Every draft length."""
+        return [replace(like, n_max=n) for n in self.n_max]
 
-    def plan(self, artifact: Artifact, out: Path) -> Plan:
-        """A sidecar at `out`, a file or a folder. Raises what attaching raises."""
-        kinds = (artifact.type, artifact.draft_head, artifact.embd_type or "q4_0")
-        block_type, head, embeddings = (None if kind is None else parse_type_name(kind) for kind in kinds)
-        options = Options("sidecar", block_type, head, embeddings, out)
-        return plan_attach(self.trunk, self.block, options)
+    def near(self, best: Point, tried: Sequence[int]) -> list[Point]:
+        """Lengths next to the best one that have not been tried."""
+        if not self.neighbours:
+            return []
+        return [replace(best, n_max=n) for n in (best.n_max - 1, best.n_max + 1) if n > 0 and n not in tried]
 
-    def make(self, artifact: Artifact, folder: Path) -> Path:
-        """A temporary sidecar. Raises NoSpace, QuantizeError and what attaching raises."""
-        name = "-".join(filter(None, ("mtp", artifact.type, artifact.draft_head, artifact.embd_type)))
-        out = folder / f"{name}-{len(list(folder.iterdir()))}.gguf"
-        plan = self.plan(artifact, out)
-        check_room(plan.folder, plan.bytes_written, "a temporary sidecar")
-        execute(plan)
-        return out
+    def with_heads(self, best: Point) -> list[Point]:
+        """Other types of the head that drafts, the embeddings in the same."""
+        return self._made(best, [replace(best.artifact, head=head, embd=head) for head in self.heads])
 
+    def with_embds(self, best: Point) -> list[Point]:
+        """Other types of the embeddings, where the head may differ from them."""
+        if best.artifact.head is None or not self.separate_head:
+            return []
+        return self._made(best, [replace(best.artifact, embd=embd) for embd in self.embds])
 
-def maker_of(model: Model, block_origin: Model | None, donor: Block | None) -> Maker:
-    """From a donor's block, else from the one that the user has."""
-    if donor is not None:
-        return Maker(model, donor)
-    assert block_origin is not None
-    return Maker(model, block_from_model(block_origin))
+    def with_blocks(self, best: Point) -> list[Point]:
+        """Other types of the block's matrices."""
+        made = []
+        for block in self.blocks:
+            if block == self.own.block:
+                continue
+            head = best.artifact.head or self.own.head
+            made.append(Artifact(block, head, best.artifact.embd or self.own.embd))
+        return self._made(best, made)
+
+    def with_p_min(self, best: Point) -> list[Point]:
+        """Other limits of confidence."""
+        return [replace(best, p_min=p) for p in self.p_min if p != best.p_min]
+
+    def with_threads(self, best: Point) -> list[Point]:
+        """Other numbers of threads, with MTP and without."""
+        return [replace(one, threads=n) for n in self.threads[1:] for one in (best, self.off)]
+
+    def _made(self, best: Point, artifacts: Sequence[Artifact]) -> list[Point]:
+        """Points with these files, but for those that the user has already."""
+        fresh = [one for one in artifacts if one != best.artifact and not self._is_own(one)]
+        return [replace(best, artifact=one) for one in dict.fromkeys(fresh)]
+
+    def _is_own(self, one: Artifact) -> bool:
+        return one.block in (None, self.own.block) and (one.head, one.embd) == (self.own.head, self.own.embd)
+
+    def grid(self) -> list[Point]:
+        """Every combination at the threads of the search, MTP off first: what a search without racing would time."""
+        artifacts = dict.fromkeys(
+            point.artifact
+            for first in (AS_IS, *(one.artifact for one in self.with_heads(Point(1))))
+            for second in (first, *(one.artifact for one in self.with_embds(Point(1, artifact=first))))
+            for point in (Point(1, artifact=second), *self.with_blocks(Point(1, artifact=second)))
+        )
+        return [self.off] + [
+            Point(n, p, artifact, self.threads[0]) for artifact in artifacts for n in self.n_max for p in self.p_min
+        ]

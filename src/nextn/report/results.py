@@ -260,6 +260,8 @@ def _tune(data: dict[str, Any]) -> Section:
     model = data.get("model")
     commands = () if model is None else (shlex.join(["nextn", "serve", str(model)]),)
     said = "leave MTP off" if data["n_max"] == 0 else f"draft up to {data['n_max']} tokens at a time"
+    if "answer" in data:
+        said = data["answer"]["sentence"]
     return Section("Tuned settings", (said,), (Table("Settings", ("what", "value"), rows),), (), commands)
 
 
