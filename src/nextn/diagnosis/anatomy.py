@@ -108,6 +108,36 @@ class Anatomy:
             before = n
         return tuple(out)
 
+    @cached_property
+    def unmarked(self) -> tuple[int, ...]:
+        """Layers that the count and the key together call MTP blocks, and that have no `nextn.*` tensor (left).
+
+        Empty where the key promises more than the family takes (then the key is what is wrong), where the header's
+        layers are not those that are there, and where a trunk may carry the key without a block.
+        """
+        if self.block_count is None or not 0 < self.promised <= (self.family.max_blocks if self.family else 0):
+            return ()
+        first, there = self.block_count - self.promised, {*self.trunk, *self.blocks}
+        if first < 1 or max(there, default=-1) != self.block_count - 1 or any(n < first for n in self.blocks):
+            return ()
+        if not self.promise_counts and any(n < first for n in self.trunk):
+            return ()
+        layers = range(first, self.block_count)
+        return tuple(n for n in layers if n in self.trunk) if all(n in there for n in layers) else ()
+
+    def unmarked_for(self, n_trunk: int | None) -> tuple[int, ...]:
+        """The same, when a donor's number of trunk layers (None: not known) does not say otherwise."""
+        return self.unmarked if n_trunk is None or n_trunk == (self.block_count or 0) - self.promised else ()
+
+    @property
+    def agreed_trunk(self) -> int | None:
+        """A sidecar's trunk layers where count and arrays agree and its block's number says otherwise."""
+        if self.has_trunk or not self.blocks or self.block_count is None:
+            return None
+        n, first = len(self.blocks), self.blocks[0]
+        agree = self.block_count in self.array_lengths and first + n not in self.array_lengths
+        return self.block_count - n if agree and 0 < self.block_count - n != first else None
+
     @property
     def n_trunk(self) -> int:
         """Trunk layers by their tensors; of a sidecar what stands before its block."""

@@ -71,6 +71,9 @@ def check_arrays(seen: Anatomy, donor: Block | None = None) -> Iterator[Finding]
     if not seen.is_language_model or seen.is_donor or seen.lost_layers:
         return
     n_trunk, n_nextn = seen.n_trunk, len(seen.blocks)
+    n_trunk = seen.agreed_trunk or n_trunk
+    if seen.unmarked_for(None if donor is None else donor.n_layer_trunk):
+        n_trunk, n_nextn = n_trunk - len(seen.unmarked), n_nextn + len(seen.unmarked)
     if seen.blocks and not seen.has_trunk and seen.blocks[0] == 0 and seen.block_count:
         n_trunk = seen.block_count - n_nextn  # numbered from 0: that is another finding
     right = {n_trunk + n_nextn}

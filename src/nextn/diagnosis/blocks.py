@@ -23,6 +23,15 @@ _OTHER_FORM = {
     "ffn_gate_exps.weight": _GATE_UP, "ffn_up_exps.weight": _GATE_UP,
     "attn_k_b.weight": _KV_B, "attn_v_b.weight": _KV_B,
 }  # fmt: skip
+# Optional in a family, and useless apart.
+_TOGETHER = (
+    ("ffn_gate_shexp.weight", "ffn_up_shexp.weight", "ffn_down_shexp.weight"),
+    ("attn_q.bias", "attn_k.bias", "attn_v.bias"),
+    ("attn_q_norm.weight", "attn_k_norm.weight"),
+    ("ffn_latent_down.weight", "ffn_latent_up.weight"),
+    ("indexer.k_norm.weight", "indexer.k_norm.bias", "indexer.proj.weight", "indexer.attn_k.weight",
+     "indexer.attn_q_b.weight"),
+)  # fmt: skip
 _SPLIT = ("attn_q.weight", "attn_k.weight", "attn_v.weight")
 
 
@@ -32,11 +41,13 @@ def check_blocks(seen: Anatomy, donor: Block | None = None) -> Iterator[Finding]
     family = seen.family
     if family is None or not seen.is_language_model:
         return
-    for number, layer in enumerate(seen.blocks):
+    unmarked = seen.unmarked_for(None if donor is None else donor.n_layer_trunk)
+    for number, layer in enumerate(sorted((*unmarked, *seen.blocks))):
         there = {suffix_of(name) for name in seen.model.tensors if layer_of(name) == layer}
         there |= {rule.target for rule in family.rules if rule.root and rule.target in seen.model.tensors}
         needed = [rule.target for rule in family.rules if not rule.optional]
         lost = [name for name in needed if name not in there and _OTHER_FORM.get(name) not in there]
+        lost += _torn(there & {rule.target for rule in family.rules if rule.optional})
         if _QKV in lost and all(name in there for name in _SPLIT):
             lost.remove(_QKV)
             yield _split(seen, layer)
@@ -65,6 +76,11 @@ def check_blocks(seen: Anatomy, donor: Block | None = None) -> Iterator[Finding]
             "llama.cpp loads it and aborts when it drafts: 'MTP currently only supports a single MTP block'",
             f"nextn detach {quoted(seen.model.entry)}, then attach a donor with {family.max_blocks}",
         )
+
+
+def _torn(there: set[str]) -> list[str]:
+    """Optional tensors that are missing where others are there that never come without them."""
+    return [name for group in _TOGETHER if there & set(group) for name in group if name not in there]
 
 
 def _split(seen: Anatomy, layer: int) -> Finding:
@@ -104,7 +120,10 @@ def _listed(names: list[str]) -> str:
 
 def _not_whole(seen: Anatomy, layer: int, number: int, lost: list[str], donor: Block | None) -> Finding:
     supply = {} if donor is None else _supply(seen, number, lost, donor)
-    whole = bool(supply) and supply.keys() == set(lost)
+    whole = bool(supply) and set(lost) <= supply.keys()
+    doubt = ""
+    if layer in seen.unmarked:
+        doubt = " (by the key and the count it is one; or it is the trunk's, and the block is gone)"
     if donor is None:
         mend = doctor_command(seen, donor_hint(seen))
     elif whole:
@@ -114,7 +133,8 @@ def _not_whole(seen: Anatomy, layer: int, number: int, lost: list[str], donor: B
     return Finding(
         "block-not-whole",
         "error",
-        f"the MTP block in layer {layer} lacks {len(lost)} of its tensors ({_listed(lost)}); {donor_words(seen)}.",
+        f"the MTP block in layer {layer} lacks {len(lost)} of its tensors ({_listed(lost)}){doubt}; "
+        f"{donor_words(seen)}.",
         f"blk.{layer}.{lost[0]}",
         "llama.cpp refuses to load it: 'tensor ... not found'; with nextn.eh_proj missing it loads, and aborts when it "
         "drafts",
@@ -127,13 +147,18 @@ def _supply(seen: Anatomy, number: int, lost: list[str], donor: Block) -> dict[s
     """The lost tensors from a donor that fits."""
     if donor.architecture != seen.arch or donor.hidden_size != seen.model.arch_int("embedding_length"):
         return {}
-    if seen.has_trunk and donor.n_layer_trunk not in (None, seen.n_trunk):
+    blocks = {*seen.blocks, *seen.unmarked}
+    if seen.trunk - blocks and donor.n_layer_trunk not in (None, seen.n_trunk - len(seen.unmarked)):
         return {}
     found = {tensor.suffix: tensor for tensor in donor.tensors if tensor.layer == number}
-    mine = {suffix_of(name): info for name, (_, info) in seen.model.tensors.items() if layer_of(name) in seen.blocks}
+    mine = {suffix_of(name): info for name, (_, info) in seen.model.tensors.items() if layer_of(name) in blocks}
     if any(name in found and not same_shape(found[name].ne, info.ne) for name, info in mine.items()):
         return {}
-    return {name: found[name] for name in lost if name in found}
+    here = {suffix_of(name) for name in seen.model.tensors if layer_of(name) == sorted(blocks)[number]}
+    known = {rule.target for rule in seen.family.rules} if seen.family else set()
+    # What a block may be without was most likely lost with the rest: the donor's has it.
+    more = [name for name in found if name.startswith("nextn.") and name in known and name not in (*here, *lost)]
+    return {name: found[name] for name in (*lost, *more) if name in found}
 
 
 def _completed(
@@ -143,6 +168,6 @@ def _completed(
 
     notes: list[str] = []
     seen = Anatomy.of(patient.model)
-    at = layer if layer in seen.blocks else seen.n_trunk + (tensors[0].layer if tensors else 0)
+    at = layer if layer in (*seen.blocks, *seen.unmarked) else seen.n_trunk + (tensors[0].layer if tensors else 0)
     parts = [build.block_part(tensor, f"blk.{at}.{tensor.suffix}", wanted, notes) for tensor in tensors]
     return replace(patient, added=(*patient.added, *parts))

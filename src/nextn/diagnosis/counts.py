@@ -61,6 +61,9 @@ def check_counts(seen: Anatomy, donor: Block | None = None) -> Iterator[Finding]
     """Findings about the key, `block_count` and the place of the block."""
     if not seen.is_language_model or seen.is_donor:
         return
+    if seen.unmarked_for(None if donor is None else donor.n_layer_trunk):
+        yield from _types(seen)  # the header may well be right: see `check_blocks`
+        return
     if seen.lost_layers:
         n = len(seen.lost_layers)
         yield _lost(seen, f"{n:,}{' or more' if n >= 100 else ''} trunk layer(s) have no tensors (the first is "
@@ -162,7 +165,10 @@ def _place(seen: Anatomy, donor: Block | None) -> tuple[int, Finding | None]:
             if not known or known < 1:
                 return 0, _lost_number(seen)
             return known, None
-        return first, None
+        known = donor.n_layer_trunk if donor is not None else None
+        if known:
+            return known, None
+        return seen.agreed_trunk or first, None
     behind = seen.n_trunk
     if first < behind:
         return behind, Finding(
