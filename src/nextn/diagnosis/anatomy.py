@@ -20,8 +20,6 @@ DRAFTS = {
     "eagle3": "an EAGLE-3 draft: pass it with -md DRAFT --spec-type draft-eagle3",
     "dflash": "a DFlash draft: pass it with -md DRAFT --spec-type draft-dflash",
 }
-# llama.cpp's own spelling of the router model, beside the one in the table.
-_OTHER_USE = frozenset((*OTHER_USE, "graniteswitch"))
 # Where the loader takes a trunk as it is, whatever the key promises.
 _PROMISE_IGNORED = frozenset({"deepseek4"})
 
@@ -64,7 +62,7 @@ class Anatomy:
     @property
     def is_language_model(self) -> bool:
         """Whether there are layers at all and the key means MTP."""
-        return bool(self.trunk or self.blocks) and self.arch not in _OTHER_USE and self.arch not in DRAFTS
+        return bool(self.trunk or self.blocks) and self.arch not in OTHER_USE and self.arch not in DRAFTS
 
     @property
     def has_trunk(self) -> bool:

@@ -11,8 +11,8 @@ from ..gguf.files import Model
 from ..gguf.kv import KV, KVType
 from ..layouts.metadata import layer_arrays
 from .anatomy import Anatomy
-from .finding import Finding
-from .patient import Patient, quoted
+from .finding import Change, Finding
+from .patient import fix_command
 
 # Arrays that must keep the trunk's length, by architecture (llama.cpp compares them with the trunk's layers).
 _TRUNK_ONLY = {"glm-dsa": ("attention.indexer.types",), "glm5-next": ("attention.indexer.types",)}
@@ -70,8 +70,7 @@ def check_arrays(seen: Anatomy, donor: Block | None = None) -> Iterator[Finding]
     """Arrays of the wrong length; those that fit what the header wrongly says are left to its finding."""
     if not seen.is_language_model or seen.is_donor or seen.lost_layers:
         return
-    n_trunk, n_nextn = seen.n_trunk, len(seen.blocks)
-    n_trunk = seen.agreed_trunk or n_trunk
+    n_trunk, n_nextn = seen.agreed_trunk or seen.n_trunk, len(seen.blocks)
     if seen.unmarked_for(None if donor is None else donor.n_layer_trunk):
         n_trunk, n_nextn = n_trunk - len(seen.unmarked), n_nextn + len(seen.unmarked)
     if seen.blocks and not seen.has_trunk and seen.blocks[0] == 0 and seen.block_count:
@@ -92,31 +91,27 @@ def check_arrays(seen: Anatomy, donor: Block | None = None) -> Iterator[Finding]
             f"'{kv.key}' has {kv.n_items:,} entries, and {n_trunk + n_nextn} layers are there, MTP blocks included.",
             kv.key,
             f"llama.cpp refuses to load it: 'key {kv.key} has wrong array length'",
-            f"nextn doctor {quoted(seen.model.entry)} --fix"
+            fix_command(seen.model.entry)
             if fresh is not None
-            else f"nextn doctor {quoted(seen.model.entry)} --fix --from DONOR, a checkpoint or a bundled GGUF of the "
-            "same model: nothing here tells the entries",
+            else fix_command(seen.model.entry, "--from DONOR")
+            + ", a checkpoint or a bundled GGUF of the same model: nothing here tells the entries",
             None if fresh is None else _putting(fresh),
         )
     for suffix in _TRUNK_ONLY.get(seen.arch, ()):
-        found = seen.model.header.by_key.get(f"{seen.arch}.{suffix}")
-        if found is None or found.type is not KVType.ARRAY or found.n_items == n_trunk:
+        listed = seen.model.header.by_key.get(f"{seen.arch}.{suffix}")
+        if listed is None or listed.type is not KVType.ARRAY or listed.n_items == n_trunk:
             continue
-        kv = found
-        cut = kv.with_value(kv.value[:n_trunk]) if (kv.n_items or 0) > n_trunk else None
+        cut = listed.with_value(listed.value[:n_trunk]) if (listed.n_items or 0) > n_trunk else None
         yield Finding(
             "wrong-array-length",
             "error",
-            f"'{kv.key}' has {kv.n_items:,} entries, and must have {n_trunk}: it counts trunk layers alone.",
-            kv.key,
+            f"'{listed.key}' has {listed.n_items:,} entries, and must have {n_trunk}: it counts trunk layers alone.",
+            listed.key,
             "llama.cpp refuses to load it: the length has to be the trunk's",
-            f"nextn doctor {quoted(seen.model.entry)} --fix" if cut else "get the model again",
+            fix_command(seen.model.entry) if cut else "get the model again",
             None if cut is None else _putting(cut),
         )
 
 
-def _putting(kv: KV) -> Any:
-    def change(patient: Patient) -> Patient:
-        return patient.with_kvs([kv])
-
-    return change
+def _putting(kv: KV) -> Change:
+    return lambda patient: patient.with_kvs([kv])

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 
-from ..archs.base import LOADS_ONLY
 from ..block import Block
 from ..gguf.kv import INTEGER_TYPES, KV, KVType
 from ..layouts.metadata import OWN_KEYS, UNDO
@@ -12,7 +11,7 @@ from ..sources.infer import infer_donors
 from .anatomy import KEY, Anatomy
 from .arrays import mended_arrays
 from .finding import Change, Finding
-from .patient import Patient, quoted
+from .patient import Patient, fix_command, quoted
 
 # What the key is called elsewhere: checkpoints and forks.
 _NAMES = (KEY, "num_nextn_predict_layers", "mtp_num_hidden_layers", "num_mtp_layers", "n_layer_nextn")
@@ -40,7 +39,7 @@ def header_change(seen: Anatomy, n_nextn: int, n_trunk: int, drop: Sequence[str]
 
 def doctor_command(seen: Anatomy, *more: str) -> str:
     """The command that mends this model."""
-    return " ".join(("nextn doctor", quoted(seen.model.entry), "--fix", *more))
+    return fix_command(seen.model.entry, *more)
 
 
 def donor_hint(seen: Anatomy) -> str:
@@ -240,8 +239,7 @@ def _without_block(seen: Anatomy, donor: Block | None) -> Iterator[Finding]:
 
 def _promise(seen: Anatomy, key: str) -> Finding:
     more = f"nextn attach {quoted(seen.model.entry)} {donor_hint(seen)} --layout bundle"
-    family = LOADS_ONLY.get(seen.arch)
-    get = "no engine would draft with it" if family else f"to get the block: {more}"
+    get = "no engine would draft with it" if seen.only_loads else f"to get the block: {more}"
     return Finding(
         "key-without-block",
         "error",

@@ -18,7 +18,7 @@ from ..layouts import naming
 from .anatomy import Anatomy
 from .counts import doctor_command
 from .finding import Finding
-from .patient import Patient, quoted
+from .patient import Patient, fix_command, quoted
 
 _MTP = "mtp-"
 # What to write instead of a mark: people and nextn read it as before, llama.cpp does not.
@@ -130,8 +130,8 @@ def _deep_sidecars(seen: Anatomy) -> Iterator[Finding]:
                     f"a sidecar that fits lies below the model, in {path}.",
                     os.fspath(Path(path, name)),
                     "llama.cpp's -hf looks in the model's own folder and those above it; -md PATH loads it",
-                    f"move it to {folder}, or: nextn doctor {quoted(Path(path, name))} --fix --trunk "
-                    f"{quoted(seen.model.entry)}",
+                    f"move it to {folder}, or: "
+                    + fix_command(Path(path, name), "--trunk", quoted(seen.model.entry)),
                 )
 
 

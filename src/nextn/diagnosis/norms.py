@@ -48,14 +48,18 @@ class Norm:
     fellows: float | None  # median mean of the trunk's norms of that name
 
     @property
+    def by_mean(self) -> int:
+        """How much too much there is by the mean alone: -1, 0 or 1."""
+        off = self.mean - (self.fellows if self.fellows is not None else 1.0)
+        return -1 if -_OFF[1] < off < -_OFF[0] else 1 if _OFF[0] < off < _OFF[1] else 0
+
+    @property
     def shift(self) -> int | None:
         """How much too much there is: -1 (the +1 is missing), 1 (added twice), 0; None: the signs disagree."""
-        off = self.mean - (self.fellows if self.fellows is not None else 1.0)
-        by_mean = -1 if -_OFF[1] < off < -_OFF[0] else 1 if _OFF[0] < off < _OFF[1] else 0
         if len(self.grid) == 1:
             by_grid = next(iter(self.grid)) - 1
-            return by_grid if by_grid in (0, by_mean) else None
-        return 0 if by_mean == 0 else None
+            return by_grid if by_grid in (0, self.by_mean) else None
+        return 0 if self.by_mean == 0 else None
 
 
 def zero_centred(seen: Anatomy) -> set[str]:
@@ -73,13 +77,10 @@ def check_norms(seen: Anatomy, reader: Reader) -> Iterator[Finding]:
     shifts = {norm.name: norm.shift for norm in norms}
     with_fellows = [norm for norm in norms if norm.fellows is not None]
     if None in shifts.values() and len(with_fellows) >= 2:
-        agreed = {_by_mean(norm) for norm in with_fellows}
+        agreed = {norm.by_mean for norm in with_fellows}
         if len(agreed) == 1 and agreed != {0}:  # all off by the same one: the grid told nothing
             common = agreed.pop()
-            shifts = {
-                name: common if shift is None and _near(name, norms, common) else shift
-                for name, shift in shifts.items()
-            }
+            shifts |= {norm.name: common for norm in norms if norm.shift is None and norm.by_mean == common}
     for shift, ident, how in (
         (-1, "norm-plus-one-missing", "lack the +1 that GGUF stores"),
         (1, "norm-plus-one-doubled", "have the +1 twice"),
@@ -99,16 +100,6 @@ def check_norms(seen: Anatomy, reader: Reader) -> Iterator[Finding]:
             doctor_command(seen),
             partial(_shifted, names=[norm.name for norm in sick], by=-shift),
         )
-
-
-def _by_mean(norm: Norm) -> int:
-    off = norm.mean - (norm.fellows or 1.0)
-    return -1 if -_OFF[1] < off < -_OFF[0] else 1 if _OFF[0] < off < _OFF[1] else 0
-
-
-def _near(name: str, norms: list[Norm], shift: int) -> bool:
-    """Whether a norm's mean alone would say so, too."""
-    return next(_by_mean(norm) for norm in norms if norm.name == name) == shift
 
 
 def _norms(seen: Anatomy, wanted: set[str], reader: Reader) -> Iterator[Norm]:

@@ -80,3 +80,8 @@ def _with_infos(file: GGUFFile, infos: Sequence[TensorInfo]) -> GGUFFile:
 def quoted(path: object) -> str:
     """A path as it may be pasted into a shell."""
     return shlex.quote(os.fspath(path) if isinstance(path, os.PathLike) else str(path))
+
+
+def fix_command(path: object, *more: str) -> str:
+    """The command that mends what lies at `path`."""
+    return " ".join(("nextn doctor", quoted(path), "--fix", *more))

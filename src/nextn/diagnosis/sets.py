@@ -21,7 +21,7 @@ from ..gguf.files import (
     split_shard_name,
 )
 from .finding import Finding
-from .patient import Patient, quoted
+from .patient import Patient, fix_command
 
 _MOST_SHARDS = 99_999
 _SHOWN = 4
@@ -167,7 +167,7 @@ def _renumbered(path: Path, files: tuple[GGUFFile, ...], findings: list[Finding]
             f"instead of {wrong}.",
             files[wrong].path.name,
             "llama.cpp refuses to load the set: 'invalid split file idx' or 'illegal split file idx'",
-            f"nextn doctor {quoted(path)} --fix",
+            fix_command(path),
             _same,
         )
     )
@@ -193,7 +193,7 @@ def _counts(files: tuple[GGUFFile, ...]) -> list[Finding]:
                     key,
                     "llama.cpp refuses to load the set: 'invalid split file name' or 'corrupted model: ... tensors "
                     "expected but ... found'",
-                    f"nextn doctor {quoted(first.path)} --fix",
+                    fix_command(first.path),
                     _same,
                 )
             )

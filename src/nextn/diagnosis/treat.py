@@ -8,12 +8,12 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from contextlib import ExitStack
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from ..block import Block, block_from_model
-from ..destinations.local import Outcome, check_outputs, execute
+from ..destinations.local import Outcome, Progress, check_outputs, execute
 from ..errors import UsageError
 from ..gguf.files import Model, open_model
 from ..gguf.types import parse_type_name
@@ -22,8 +22,6 @@ from .examine import HALVES, Diagnosis, check_source, diagnose, examine
 from .finding import Finding
 from .mend import plan_mended
 from .patient import Patient
-
-Progress = Callable[[int, int], None]  # (bytes done, bytes in all)
 
 
 @dataclass(frozen=True)
@@ -108,8 +106,6 @@ def _tried(
     before: Diagnosis, trunk: Model | None, engine: str, threads: int | None, say: Callable[[str], None] | None
 ) -> Diagnosis:
     """The diagnosis with what an engine says of eh_proj."""
-    from dataclasses import replace
-
     from .anatomy import Anatomy
     from .trial import try_halves
 
@@ -139,18 +135,18 @@ def _planned(
     for finding in before.fixable:
         assert finding.change is not None
         patient = finding.change(patient)
-    attaching = [finding for finding in before.fixable if finding.attaches]
+    attaching = any(finding.attaches for finding in before.fixable)
     if attaching and before.shape == "sidecar" and trunk is not None:
         options = Options("sidecar", embd_type=parse_type_name("q4_0"), out=out or _beside(model), link=link)
         plan = plan_attach(trunk, block_from_model(patient.model), options)
-        return plan, _without(before, attaching)
+        return plan, _without_fixable(before)
     if attaching and donor is not None:
         layout = "shards" if len(model.files) > 1 else "bundle"
         plan = plan_attach(patient.model, donor, Options(layout, out=out, link=link))
-        return plan, _without(before, attaching)
+        return plan, _without_fixable(before)
     plan = plan_mended(model, patient, out, link)
     if patient.added:  # which the headers in memory do not have
-        return plan, _without(before, list(before.fixable))
+        return plan, _without_fixable(before)
     return plan, diagnose(patient.model, name=str(plan.entry), trunk=trunk, beside=False)
 
 
@@ -159,8 +155,6 @@ def _beside(model: Model) -> Path:
     return model.entry.with_name(f"{model.entry.name.removesuffix('.gguf')}-fixed.gguf")
 
 
-def _without(before: Diagnosis, mended: list[Finding]) -> Diagnosis:
-    from dataclasses import replace
-
-    gone = {finding.id for finding in mended} | {finding.id for finding in before.fixable}
+def _without_fixable(before: Diagnosis) -> Diagnosis:
+    gone = {finding.id for finding in before.fixable}
     return replace(before, findings=tuple(each for each in before.findings if each.id not in gone))

@@ -5,6 +5,7 @@ from __future__ import annotations
 import tempfile
 from collections.abc import Callable
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from ..block import EH_PROJ, block_from_model
 from ..destinations.local import execute
@@ -18,6 +19,9 @@ from .finding import Finding
 from .halves import swapped_finding, swapped_segments
 from .mend import plan_mended
 from .patient import Patient
+
+if TYPE_CHECKING:
+    from ..engines.base import Engine
 
 N_PREDICT = 32
 LEAST_ACCEPTED = 0.15  # by the swapped block, to be called the right one
@@ -78,10 +82,9 @@ def try_halves(
     return [], words
 
 
-def _acceptance(judge: object, model: Path, sidecar: Path, threads: int | None) -> float | None:
-    from ..engines.base import Engine, Launch
+def _acceptance(engine: Engine, model: Path, sidecar: Path, threads: int | None) -> float | None:
+    from ..engines.base import Launch
 
-    engine: Engine = judge  # type: ignore[assignment]
     with engine.start(Launch(model, sidecar, 1, 1024, threads, ())) as running:
         answers = [running.complete(prompt, N_PREDICT) for prompt in PROMPTS]
     if sum(answer.draft_n for answer in answers) < LEAST_DRAFTED:

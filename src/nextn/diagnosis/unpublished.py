@@ -144,8 +144,8 @@ def _of_arch(arch: str) -> str | None:
         return None
     if arch in LOADS_ONLY:
         return f"no engine drafts with '{arch}' ({LOADS_ONLY[arch]}): a block would only cost memory."
-    if arch in OTHER_USE or arch == "graniteswitch":
-        return f"'{arch}' uses the key for {next(iter(OTHER_USE.values()))}, not for MTP; there is no block to attach."
+    if arch in OTHER_USE:
+        return f"'{arch}' uses the key for {OTHER_USE[arch]}, not for MTP; there is no block to attach."
     if arch in NONE_PUBLISHED:
         return f"no MTP block was ever published for {NONE_PUBLISHED[arch]} ('{arch}'); {OTHER_DRAFTS}."
     if arch in NOT_RELEASED:
