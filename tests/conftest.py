@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import os
+import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
@@ -12,6 +13,9 @@ from pathlib import Path
 import pytest
 
 import nextn
+from hub_server import HubServer
+from nextn.engines import IkServer
+from nextn.engines.ik import IK_PATH_VARIABLE
 from nextn.gguf.files import Model
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -33,6 +37,34 @@ def need(what: str, there: bool) -> None:
     if os.environ.get("CI"):
         pytest.fail(f"{what} is missing, and CI must have it")
     pytest.skip(f"{what} is missing")
+
+
+@pytest.fixture
+def hub() -> Iterator[HubServer]:
+    """An empty server that speaks the Hub's HTTP."""
+    with HubServer() as server:
+        yield server
+
+
+@pytest.fixture
+def run_nextn(hub: HubServer, tmp_path: Path) -> Callable[..., subprocess.CompletedProcess[str]]:
+    """`run_nextn("inspect", path, NAME="value")`: the command line against `hub`, caches of its own."""
+
+    def call(*args: object, **more: str) -> subprocess.CompletedProcess[str]:
+        env = {name: value for name, value in os.environ.items() if not name.startswith(("HF_", "NEXTN_"))}
+        env |= {"HF_ENDPOINT": hub.endpoint, "HF_HOME": str(tmp_path / "hf"), "NEXTN_CACHE": str(tmp_path / "own")}
+        command = [sys.executable, "-m", "nextn", *map(str, args)]
+        return subprocess.run(command, env=env | more, capture_output=True, text=True, check=False, timeout=60)
+
+    return call
+
+
+@pytest.fixture(scope="session")
+def ik() -> IkServer:
+    """A current server of ik_llama.cpp. There is no wheel of one, so CI may go without it, too."""
+    if not os.environ.get(IK_PATH_VARIABLE):
+        pytest.skip(f"{IK_PATH_VARIABLE} names no llama-server of ik_llama.cpp")
+    return IkServer.find()
 
 
 @pytest.fixture(scope="session")

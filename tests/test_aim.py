@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import importlib.util
-import os
 from collections.abc import Callable
 from pathlib import Path
 
@@ -15,7 +14,6 @@ from conftest import CHECKPOINT, Q4, TRUNKS, need
 from ggufmaker import IQ4_KS, arch_kvs, make, root_tensors, trunk_tensors
 from nextn.archs import FAMILIES
 from nextn.engines import IkServer, Launch, find_engine
-from nextn.engines.ik import IK_PATH_VARIABLE
 from nextn.errors import EngineRefused, QuantizeError, UnsupportedModel, UsageError
 from nextn.gguf.files import open_model
 from splitting import split_gguf
@@ -68,20 +66,21 @@ def test_types_that_an_engine_lacks_are_refused(tmp_path: Path) -> None:
     path = tmp_path / "ik-IQ4_KS.gguf"
     row = ("blk.0.ffn_up.weight", (256, 4), IQ4_KS, bytes(4 * (4 + 136)))
     path.write_bytes(make(arch_kvs(2), [*root_tensors(), *trunk_tensors(2), row]).whole)
-    from nextn.layouts.aim import check_types
+    from nextn.layouts.aim import check_block, check_trunk
 
     model = open_model(path)
     for aim in ("llama.cpp", "both"):
         with pytest.raises(QuantizeError, match=r"iq4_ks, which llama\.cpp cannot read"):
-            check_types(aim, model, [])
-    check_types("ik", model, [])
-    check_types(None, model, [])
+            check_trunk(aim, model.items())
+    check_trunk("ik", model.items())
+    check_trunk(None, model.items())
     from nextn.gguf.types import parse_type_name
 
     with pytest.raises(QuantizeError, match=r"tq1_0, which ik_llama\.cpp cannot read"):
         nextn.attach(Q4, CHECKPOINT, aim="both", type="tq1_0", out=tmp_path / "t")
+    check_trunk("both", open_model(Q4).items())
     with pytest.raises(QuantizeError, match=r"nvfp4, which ik_llama\.cpp cannot read"):
-        check_types("both", open_model(Q4), [parse_type_name("nvfp4")])
+        check_block("both", [parse_type_name("nvfp4")])
 
 
 def test_extract_knows_who_takes_a_sidecar(family: Callable[[str], Path], tmp_path: Path) -> None:
@@ -100,14 +99,6 @@ def test_a_file_for_both_drafts_on_llama_cpp(tmp_path: Path) -> None:
     head = nextn.attach(Q4, CHECKPOINT, aim="ik", draft_head="q4_0", out=tmp_path / "ik")
     with pytest.raises(EngineRefused, match="wrong number of tensors"):
         find_engine(None).start(Launch(head.entry, threads=1, n_ctx=256))
-
-
-@pytest.fixture(scope="module")
-def ik() -> IkServer:
-    """A current server. There is no wheel of one, so CI may go without it, too."""
-    if not os.environ.get(IK_PATH_VARIABLE):
-        pytest.skip(f"{IK_PATH_VARIABLE} names no llama-server of ik_llama.cpp")
-    return IkServer.find()
 
 
 @pytest.mark.engine

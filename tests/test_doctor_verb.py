@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import json
-import os
 import re
 import shutil
 import subprocess
-import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +17,7 @@ import pytest
 import nextn
 from conftest import CHECKPOINT, DATA, Q4, ROOT, TinyModels
 from ggufmaker import KV, arch_kvs, block_tensors, make, root_tensors, trunk_tensors
-from hub_server import HubServer, running
+from hub_server import HubServer
 from nextn.diagnosis import examine
 from nextn.errors import EXIT_PROBLEMS, NextnError, UsageError
 from sick import rewrite
@@ -30,20 +29,8 @@ Run = Callable[..., subprocess.CompletedProcess[str]]
 
 
 @pytest.fixture
-def hub() -> Iterator[HubServer]:
-    with running() as server:
-        yield server
-
-
-@pytest.fixture
-def run(hub: HubServer, tmp_path: Path) -> Run:
-    def call(*args: object) -> subprocess.CompletedProcess[str]:
-        env = {name: value for name, value in os.environ.items() if not name.startswith(("HF_", "NEXTN_"))}
-        env |= {"HF_ENDPOINT": hub.endpoint, "HF_HOME": str(tmp_path / "hf"), "NEXTN_CACHE": str(tmp_path / "own")}
-        command = [sys.executable, "-m", "nextn", "doctor", *map(str, args)]
-        return subprocess.run(command, env=env, capture_output=True, text=True, check=False, timeout=60)
-
-    return call
+def run(run_nextn: Run) -> Run:
+    return partial(run_nextn, "doctor")
 
 
 @pytest.fixture(scope="module")

@@ -6,7 +6,6 @@ import hashlib
 import os
 import subprocess
 import sys
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -24,12 +23,6 @@ from hub_server import Fault, HubServer
 
 REPO = "org/tiny"
 WEIGHTS = (CHECKPOINT / "model.safetensors").read_bytes()
-
-
-@pytest.fixture
-def hub() -> Iterator[HubServer]:
-    with HubServer() as server:
-        yield server
 
 
 def test_model_info_and_tree(hub: HubServer) -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from pathlib import Path
 
 import pytest
@@ -21,14 +20,6 @@ def fake(folder: Path, help: str) -> Path:
     binary.write_text(f'#!/bin/sh\n[ "$1" = --version ] && echo "version: 4840 (8337e4cd)"\necho "{help}"\n')
     binary.chmod(0o755)
     return binary
-
-
-@pytest.fixture(scope="module")
-def ik() -> IkServer:
-    """A current server. There is no wheel of one, so CI may go without it, too."""
-    if not os.environ.get(IK_PATH_VARIABLE):
-        pytest.skip(f"{IK_PATH_VARIABLE} names no llama-server of ik_llama.cpp")
-    return IkServer.find()
 
 
 def test_none_is_named(monkeypatch):

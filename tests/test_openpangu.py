@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 from pathlib import Path
 
 import ml_dtypes
@@ -14,7 +13,6 @@ import compat
 import nextn
 from conftest import TRUNKS, stored
 from nextn.engines import IkServer
-from nextn.engines.ik import IK_PATH_VARIABLE
 from nextn.errors import DonorMismatch, UnsupportedModel
 from nextn.gguf.files import open_model
 from nextn.sources.checkpoint import open_checkpoint
@@ -94,11 +92,8 @@ def test_what_no_engine_takes_is_refused(trunk: Path, donor: Path, tmp_path: Pat
 
 
 @pytest.mark.engine
-def test_it_drafts_on_ik(trunk: Path, donor: Path, tmp_path: Path) -> None:
-    if not os.environ.get(IK_PATH_VARIABLE):
-        pytest.skip(f"{IK_PATH_VARIABLE} names no llama-server of ik_llama.cpp")
+def test_it_drafts_on_ik(ik: IkServer, trunk: Path, donor: Path, tmp_path: Path) -> None:
     made = nextn.attach(trunk, donor, aim="ik", out=tmp_path)
-    ik = IkServer.find()
     result, says, drafted, _, _ = compat.ask(ik, made.entry, None, 1)
     assert (result, drafted > 0) == ("drafts", True), says
     plain = nextn.detach(made.entry, out=tmp_path / "plain.gguf")

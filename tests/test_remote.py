@@ -36,12 +36,6 @@ Open = Callable[..., Remote]
 
 
 @pytest.fixture
-def hub() -> Iterator[HubServer]:
-    with HubServer() as server:
-        yield server
-
-
-@pytest.fixture
 def opened(hub: HubServer, tmp_path: Path) -> Iterator[Open]:
     """Opens sources at the test server; all are closed at the end."""
     remotes: list[Remote] = []

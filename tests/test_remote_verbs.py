@@ -3,11 +3,9 @@
 from __future__ import annotations
 
 import json
-import os
 import struct
 import subprocess
-import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -15,27 +13,15 @@ import jsonschema
 import pytest
 
 from conftest import CHECKPOINT, Q4, ROOT, TinyModels
-from hub_server import HubServer, running
+from hub_server import HubServer
 
 Run = Callable[..., subprocess.CompletedProcess[str]]
 SCHEMAS = ROOT / "src" / "nextn" / "schemas"
 
 
 @pytest.fixture
-def hub() -> Iterator[HubServer]:
-    with running() as server:
-        yield server
-
-
-@pytest.fixture
-def run(hub: HubServer, tmp_path: Path) -> Run:
-    def call(*args: object, **more: str) -> subprocess.CompletedProcess[str]:
-        env = {name: value for name, value in os.environ.items() if not name.startswith(("HF_", "NEXTN_"))}
-        env |= {"HF_ENDPOINT": hub.endpoint, "HF_HOME": str(tmp_path / "hf"), "NEXTN_CACHE": str(tmp_path / "own")}
-        command = [sys.executable, "-m", "nextn", *map(str, args)]
-        return subprocess.run(command, env=env | more, capture_output=True, text=True, check=False, timeout=60)
-
-    return call
+def run(run_nextn: Run) -> Run:
+    return run_nextn
 
 
 def data_of(done: subprocess.CompletedProcess[str], schema: str) -> dict[str, Any]:

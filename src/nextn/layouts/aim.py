@@ -6,13 +6,14 @@ of llama.cpp (b11434). A family's own rules stand in its table, as `Family.ik`.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 from ..archs.base import Family
 from ..block import DRAFT_HEAD, EMBED_TOKENS, Block
 from ..errors import QuantizeError, UnsupportedModel, UsageError
-from ..gguf.files import Model
+from ..gguf.files import GGUFFile, Model
+from ..gguf.header import TensorInfo
 from ..gguf.types import TensorType, tensor_type
 
 LLAMA_CPP, IK, BOTH = "llama.cpp", "ik", "both"
@@ -126,17 +127,16 @@ def _check_forms(block: Block, family: Family) -> None:
             )
 
 
-def check_types(aim: str | None, trunk: Model, types: Sequence[TensorType]) -> None:
-    """Raise QuantizeError when the trunk, or the block as it will be written, has a type that the engine lacks."""
+def check_trunk(aim: str | None, trunk: Iterable[tuple[GGUFFile, TensorInfo]]) -> None:
+    """Raise QuantizeError when one of the trunk's tensors has a type that the engine lacks."""
     lacking = _lacking(aim)
-    for name, (file, info) in trunk.tensors.items():
+    for file, info in trunk if lacking else ():
         kind = tensor_type(info.type_id)
         if kind is not None and kind.engine in lacking:
             raise QuantizeError(
-                f"{file.path}: '{name}' is stored as {kind.name}, which {lacking[kind.engine]} cannot read, so there "
-                "is no file of this model for it."
+                f"{file.path}: '{info.name}' is stored as {kind.name}, which {lacking[kind.engine]} cannot read, so "
+                "there is no file of this model for it."
             )
-    check_block(aim, types)
 
 
 def check_block(aim: str | None, types: Sequence[TensorType]) -> None:

@@ -60,7 +60,8 @@ class _Job:
         wanted = self.options.draft_head
         skip = [*([DRAFT_HEAD] if wanted is not None else []), *self.aimed.leave_out]
         parts = build.block_parts(self.block, self.n_trunk, self.options.type, self.notes, skip)
-        aim.check_types(self.options.aim, self.trunk, [part.info.type for part in parts if part.info.type is not None])
+        aim.check_trunk(self.options.aim, self.trunk.items())
+        aim.check_block(self.options.aim, [part.info.type for part in parts if part.info.type is not None])
         if wanted is not None and self.aimed.head_name is not None:
             parts.append(build.from_trunk(self.aimed.head_name, *trunk_head(self.trunk), wanted, self.notes))
         elif wanted is not None:

@@ -137,6 +137,7 @@ def _block_parts(tensor: BlockTensor, name: str, wanted: TensorType | None, note
 
 
 def block_part(tensor: BlockTensor, name: str, wanted: TensorType | None, notes: list[str]) -> Part:
+    """One tensor of the block under its name in the file, as `wanted` (None: as it is where that can be carried)."""
     target = F32 if tensor.f32 else parse_type_name(tensor.kept) if tensor.kept else wanted
     if tensor.stored is not None and tensor.type_id is not None:
         if target is None or tensor.type_id == target.id or (tensor.f32 and wanted is None):

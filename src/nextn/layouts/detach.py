@@ -95,7 +95,7 @@ def plan_detach(
     trunk = trunk_of(model)
     n_trunk, kvs, keep = trunk.n_layers, trunk.kvs, trunk.keeps
     aim.check_name(engine)
-    aim.check_types(engine, without_block(model) if layers else model, [])
+    aim.check_trunk(engine, (each for each in model.items() if keep(each[1])))
     if engine in (aim.IK, aim.BOTH) and any(kv.key.endswith(".nextn_predict_layers") and kv.value for kv in kvs):
         kvs = edit(kvs, put=[metadata.count_kv(model, "block_count", n_trunk)],
                    drop=[f"{model.architecture}.nextn_predict_layers"])  # fmt: skip
