@@ -8,7 +8,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from ..api import Steps, open_block, received
-from ..destinations.local import check_outputs
+from ..destinations.local import Progress, check_outputs
 from ..errors import UsageError
 from ..gguf.files import open_model
 from ..gguf.types import TensorType, parse_type_name
@@ -19,7 +19,6 @@ from .pulling import PullResult
 from .pulling import pull as _pull
 
 PathLike = str | Path
-Progress = Callable[[int, int], None]  # (bytes done, bytes in all)
 _AS_IS = "as-is"
 __all__ = ["PackResult", "PullResult", "pack", "pull"]
 

@@ -10,12 +10,12 @@ from __future__ import annotations
 import os
 import re
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, cast
 
-from ..destinations.local import Outcome, check_outputs, execute
+from ..destinations.local import Outcome, Progress, check_outputs, execute
 from ..durable import SUFFIX, System
 from ..errors import UsageError
 from ..layouts.naming import plain_base, split_quant
@@ -29,7 +29,6 @@ from .card import Card
 from .verified import read_verified
 
 _TEMP = re.compile(r"\.(.+)\.[0-9a-f]{8}" + re.escape(SUFFIX), re.DOTALL)
-Progress = Callable[[int, int], None]  # (bytes done, bytes in all)
 
 
 @dataclass(frozen=True)

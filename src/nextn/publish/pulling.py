@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING, Any
 
-from ..destinations.local import Outcome, check_outputs, execute
+from ..destinations.local import Outcome, Progress, check_outputs, execute
 from ..errors import OutputExists, RemoteError, UsageError
 from ..gguf.files import GGUFFile, read_header
 from ..layouts.plan import Link, LinkMode, Plan
@@ -21,14 +21,13 @@ from . import manifest as manifests
 from . import sums
 from .choose import Chosen, choose
 from .listing import Listed
-from .staging import Staging
+from .staging import Staging, mismatch
 
 if TYPE_CHECKING:
     from ..sources.http import Options
     from ..sources.hub import HubRepo
     from ..sources.remote import Remote
 
-Progress = Callable[[int, int], None]  # (bytes done, bytes in all)
 PRESENT, CACHED, DOWNLOAD = "present", "cached", "download"
 _Found = tuple["Step", Path]  # a file, and where its bytes are
 
@@ -102,7 +101,7 @@ class PullResult:
 
 
 def _unique_bytes(files: Any) -> int:
-    return sum({file.sha256 or file.path: file.size_bytes for file in files}.values())
+    return sum({file.content: file.size_bytes for file in files}.values())
 
 
 def pull(
@@ -160,7 +159,7 @@ def pull(
 def _unique(steps: Iterable[Step], state: str | None = None) -> list[Listed]:
     """Files of these steps; equal ones once."""
     found = (step.file for step in steps if state in (None, step.state))
-    return list({file.sha256 or file.path: file for file in found}.values())
+    return list({file.content: file for file in found}.values())
 
 
 # -- looking ----------------------------------------------------------------------------------------------------------
@@ -243,9 +242,7 @@ class _Here:
         cached = self._cached(file)
         if cached is not None and path.samefile(cached):
             return True
-        if file.sha256 is not None:
-            return self.hasher.digest(path) == file.sha256
-        return self.repo.check(file.path, path) is None
+        return mismatch(self.repo, file, path, self.hasher) is None
 
 
 def _steps(here: _Here, chosen: Chosen) -> list[Step]:
@@ -317,9 +314,9 @@ def _carry_out(
     with staging:
         n_moved = staging.fetch(wanted, fetched)
         done, hasher.advance = n_load, hashed
-        staged = {file.sha256 or file.path: staging.whole(file, hasher) for file in wanted}
+        staged = {file.content: staging.whole(file, hasher) for file in wanted}
         found: list[_Found] = [
-            (step, staged[step.file.sha256 or step.file.path] if step.source is None else step.source)
+            (step, staged[step.file.content] if step.source is None else step.source)
             for step in missing
         ]
         for step, path in found:
@@ -330,11 +327,7 @@ def _carry_out(
 
 def _check(repo: HubRepo, file: Listed, path: Path, hasher: sums.Hasher) -> None:
     """Raise RemoteError when what lies here already is not what the Hub says."""
-    why = None
-    if file.sha256 is None:
-        why = repo.check(file.path, path)
-    elif (digest := hasher.digest(path)) != file.sha256:
-        why = f"its sha256 is {digest[:12]}..., and should be {file.sha256[:12]}..."
+    why = mismatch(repo, file, path, hasher)
     if why is not None:
         raise RemoteError(
             f"{repo.origin}:{file.path}: what is in the cache is not the file: {why}; remove {path.resolve()} and run "

@@ -26,6 +26,14 @@ if TYPE_CHECKING:
 FOLDER = ".nextn-pull"
 
 
+def mismatch(repo: HubRepo, file: Listed, path: Path, hasher: sums.Hasher) -> str | None:
+    """How `path` differs from what the Hub says of the file; None: it does not. Reads all of it."""
+    if file.sha256 is None:
+        return repo.check(file.path, path)
+    digest = hasher.digest(path)
+    return None if digest == file.sha256 else f"its sha256 is {digest[:12]}..., and the Hub says {file.sha256[:12]}..."
+
+
 class Staging:
     """The hidden folder of one repository's commit. A context manager while files are fetched and named."""
 
@@ -69,12 +77,7 @@ class Staging:
         anew.
         """
         path = self._remote.publish(file.path)
-        if file.sha256 is None:
-            why = self.repo.check(file.path, path)
-        elif (digest := hasher.digest(path)) == file.sha256:
-            why = None
-        else:
-            why = f"its sha256 is {digest[:12]}..., and the Hub says {file.sha256[:12]}..."
+        why = mismatch(self.repo, file, path, hasher)
         if why is not None:
             self._remote.drop(file.path)
             raise RemoteError(
