@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import platform
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from contextlib import ExitStack
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -16,7 +16,7 @@ from .bench_report import ALL_TASKS, BenchReport, Compared, compare_setups, summ
 from .stats import least_pairs
 from .target import Target, open_target
 from .tasks import Task, read_task, shipped_tasks
-from .trial import SHORT, Ask, Run, Setup, mark_slow
+from .trial import SHORT, Ask, Run, Say, Setup, mark_slow
 from .trial_patience import DEFAULT_S, Patience
 from .trial_pool import Pool
 from .trial_target import loaded_bytes, scratch_folder, typed_sidecar
@@ -39,7 +39,6 @@ _CONTEXT_TOKENS = 1024
 _TOKENS_A_BYTE = 0.6
 """More than text of any kind takes; only bounds the context."""
 
-Say = Callable[[str], None]
 
 
 def bench(
@@ -226,19 +225,8 @@ def _passes(
             say(f"pass {number + 1} of {passes}, {done + 1} of {len(steps)}: {one.id}, {ask.task}")
             patience.run(one, ask, number)
         if temperature == 0.0:
-            _repeat_slow(patience, steps, number, say)
+            patience.repeat_slow(steps, number, f"pass {number + 1}")
     return mark_slow(patience.runs) if temperature == 0.0 else list(patience.runs)
-
-
-def _repeat_slow(patience: Patience, steps: Sequence[tuple[Setup, Ask]], number: int, say: Say) -> None:
-    """Repeat what turned out far slower than repeats of the same work, whatever the counters said."""
-    patience.runs[:] = mark_slow(patience.runs)
-    last = {(run.cell, run.pass_no): run for run in patience.runs}
-    for one, ask in steps:
-        run = last[(ask.cell(one), number)]
-        if run.disturbed and SHORT not in run.disturbed and not patience.used_up:
-            say(f"pass {number + 1}, again: {one.id}, {ask.task}")
-            patience.run(one, ask, number)
 
 
 def _comparisons(setups: Sequence[Setup]) -> list[tuple[Setup, Setup]]:

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 
-from .trial import Ask, Run, Setup, allowed_others, timed_run
+from .trial import SHORT, Ask, Run, Say, Setup, allowed_others, mark_slow, timed_run
 from .trial_pool import Pool
 from .trial_watch import busy_cpus, n_cpus
 
@@ -15,9 +15,6 @@ DEFAULT_S = 120.0
 ATTEMPTS = 4
 """How often one run is tried."""
 _LONGEST_WAIT_S = 10.0
-
-Say = Callable[[str], None]
-
 
 @dataclass
 class Patience:
@@ -55,6 +52,20 @@ class Patience:
             if attempt >= last or self.used_up:
                 return run
             self._wait_quiet(setup)
+
+    def repeat_slow(self, steps: Iterable[tuple[Setup, Ask]], pass_no: int, title: str, *, since: int = 0) -> None:
+        """Repeat what turned out far slower than repeats of the same work, whatever the counters said.
+
+        For greedy runs, whose repeats do the same. `title`: what it is a part of, for people. `since`: only runs from
+        this one on are compared.
+        """
+        self.runs[since:] = mark_slow(self.runs[since:])
+        last = {(run.cell, run.pass_no): run for run in self.runs[since:]}
+        for setup, ask in steps:
+            run = last.get((ask.cell(setup), pass_no))
+            if run is not None and run.disturbed and SHORT not in run.disturbed and not self.used_up:
+                self.say(f"{title}, again: {setup.id}, {ask.task}")
+                self.run(setup, ask, pass_no)
 
     def _wait_quiet(self, setup: Setup) -> None:
         cpus = n_cpus()

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import tempfile
+from functools import partial
 from pathlib import Path
 
 from .. import api
 from ..block import block_from_model
 from ..destinations.local import execute
 from ..gguf.files import Model, open_model
-from ..gguf.types import parse_type_name
+from ..gguf.types import TensorType, parse_type_name
 from ..layouts.extract import ExtractOptions, plan_extract
 from .control import check_room
 from .target import Target
@@ -21,18 +22,41 @@ def typed_sidecar(target: Target, donor: str | Path | None, type_name: str, fold
     Raises QuantizeError, NoSpace and what attach and extract raise.
     """
     out = folder / f"mtp-{type_name}-{embd_type}.gguf"
-    if donor is not None:
-        dry = api.attach(
-            target.model.entry, donor, layout="sidecar", type=type_name, embd_type=embd_type, out=out, dry_run=True
-        )
-        check_room(dry.plan.folder, dry.plan.bytes_written, "a temporary sidecar")
-        api.attach(target.model.entry, donor, layout="sidecar", type=type_name, embd_type=embd_type, out=out)
+    kind, embeddings = parse_type_name(type_name), None if embd_type == api.AS_IS else parse_type_name(embd_type)
+    source = target.block_origin if donor is None else donor
+    return write_sidecar(target.model, source, out, type=kind, embd_type=embeddings, scratch=True)
+
+
+def write_sidecar(
+    model: Model,
+    source: Model | str | Path,
+    out: Path,
+    *,
+    type: TensorType | None,
+    embd_type: TensorType | None,
+    draft_head: TensorType | None = None,
+    scratch: bool,
+) -> Path:
+    """A sidecar of `model` at `out`: `source` is the open model whose block it is, or a donor as attach takes it.
+
+    `embd_type` None: embeddings and head as they are. `scratch`: for a temporary file, whose room is checked first.
+    Raises QuantizeError, NoSpace, OutputExists and what attach and extract raise.
+    """
+    if isinstance(source, Model):
+        options = ExtractOptions(type=type, embd_type=embd_type, out=out, draft_head=draft_head)
+        plan = plan_extract(block_from_model(source), options)
+        if scratch:
+            check_room(plan.folder, plan.bytes_written, "a temporary sidecar")
+        execute(plan)
         return out
-    embeddings = None if embd_type == api.AS_IS else parse_type_name(embd_type)
-    options = ExtractOptions(type=parse_type_name(type_name), embd_type=embeddings, out=out)
-    plan = plan_extract(block_from_model(target.block_origin), options)
-    check_room(plan.folder, plan.bytes_written, "a temporary sidecar")
-    execute(plan)
+    attach = partial(
+        api.attach, model.entry, source, layout="sidecar", type=type, draft_head=draft_head,
+        embd_type=api.AS_IS if embd_type is None else embd_type, out=out,
+    )  # fmt: skip
+    if scratch:
+        plan = attach(dry_run=True).plan
+        check_room(plan.folder, plan.bytes_written, "a temporary sidecar")
+    attach()
     return out
 
 

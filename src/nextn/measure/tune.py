@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import shlex
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from contextlib import ExitStack
 from dataclasses import replace
 from pathlib import Path
@@ -19,7 +19,7 @@ from ..serve import TUNED_SUFFIX
 from .bench import context_for, machine
 from .target import Target, open_target
 from .tasks import read_task, shipped_tasks
-from .trial import SHORT, Ask
+from .trial import SHORT, Ask, Say
 from .trial_patience import Patience
 from .trial_pool import Pool
 from .trial_target import scratch_folder
@@ -34,7 +34,6 @@ if TYPE_CHECKING:
 
 PATIENCE_S = 300.0
 """Seconds that disturbances may cost in all."""
-Say = Callable[[str], None]
 
 
 def tune(

@@ -2,24 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
-from .. import api
 from ..archs import FAMILIES
 from ..block import DRAFT_HEAD, block_from_model, layer_of
-from ..destinations.local import execute
 from ..errors import NextnError, UsageError
-from ..gguf.types import TensorType, parse_type_name
+from ..gguf.types import parse_type_name
 from ..layouts.attach import main_type_of
 from ..layouts.build import block_parts
-from ..layouts.extract import ExtractOptions, plan_extract
-from .control import check_room
 from .target import Target
+from .trial import Say
+from .trial_target import write_sidecar
 from .tune_space import Artifact
 
-Say = Callable[[str], None]
 _EMBD_TYPE = "q4_0"  # of a sidecar's embeddings and head when attach is not told
 
 
@@ -68,35 +64,23 @@ class Maker:
 
     def write(self, artifact: Artifact, out: Path, *, scratch: bool = False) -> Path:
         """Write the sidecar under its own name. Raises OutputExists, NoSpace, QuantizeError and what making raises."""
-        block, head, embd = (None if name is None else parse_type_name(name) for name in _types(artifact))
+        block, head, embd = (
+            None if name is None else parse_type_name(name) for name in (artifact.block, artifact.head, artifact.embd)
+        )
         explicit = head if self.separate_head and (artifact.head != artifact.embd or self._has_draft_head()) else None
+        model = self._target.model
         if self._bundled:
-            options = ExtractOptions(type=block, embd_type=embd, out=out, draft_head=explicit)
-            plan = plan_extract(block_from_model(self._target.model), options)
-            if scratch:
-                check_room(plan.folder, plan.bytes_written, "a temporary sidecar")
-            execute(plan)
-            return out
+            return write_sidecar(model, model, out, type=block, embd_type=embd, draft_head=explicit, scratch=scratch)
         assert self._donor is not None
-        wanted: str | TensorType = api.AS_IS if embd is None else embd
-        if artifact.as_is:
-            wanted = _EMBD_TYPE
-        if scratch:
-            dry = api.attach(self._target.model.entry, self._donor, layout="sidecar", type=block,
-                             draft_head=explicit, embd_type=wanted, out=out, dry_run=True)  # fmt: skip
-            check_room(dry.plan.folder, dry.plan.bytes_written, "a temporary sidecar")
-        api.attach(self._target.model.entry, self._donor, layout="sidecar", type=block, draft_head=explicit,
-                   embd_type=wanted, out=out)  # fmt: skip
-        return out
+        wanted = parse_type_name(_EMBD_TYPE) if artifact.as_is else embd
+        return write_sidecar(
+            model, self._donor, out, type=block, embd_type=wanted, draft_head=explicit, scratch=scratch
+        )
 
     def _has_draft_head(self) -> bool:
         if not self._target.has_block:
             return False
         return any(name.endswith(DRAFT_HEAD) for name in self._target.block_origin.tensors)
-
-
-def _types(artifact: Artifact) -> tuple[str | None, str | None, str | None]:
-    return artifact.block, artifact.head, artifact.embd
 
 
 def possible(maker: Maker, artifact: Artifact) -> str | None:

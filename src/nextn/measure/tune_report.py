@@ -76,7 +76,7 @@ class TuneReport:
             "machine": self.machine,
             "settings": self.settings,
             "planned_runs": {"least": self.n_planned[0], "most": self.n_planned[1]},
-            "candidates": [self._candidate(name, trial) for name, trial in self.trials],
+            "candidates": self.candidates(),
             "n_disturbed": self.n_disturbed,
             "wall_s": round(self.wall_s, 1),
             "command": self.command,
@@ -84,6 +84,10 @@ class TuneReport:
             "notes": list(self.notes),
             "runs": [run.to_json() for run in self.runs],
         }
+
+    def candidates(self) -> list[dict[str, Any]]:
+        """JSON of every setting, in the order they were tried."""
+        return [self._candidate(name, trial) for name, trial in self.trials]
 
     def _candidate(self, name: str, trial: Trial) -> dict[str, Any]:
         return {

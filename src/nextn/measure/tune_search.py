@@ -10,8 +10,8 @@ from dataclasses import dataclass, field, replace
 from ..errors import EngineFailed, EngineRefused
 from .bench import LEAST_REPEATS
 from .bench_report import ALL_TASKS, Compared, compare_setups, overall_tps
-from .stats import least_pairs
-from .trial import SHORT, Ask, Run, Setup, mark_slow
+from .stats import Spread, least_pairs
+from .trial import Ask, Run, Say, Setup
 from .trial_patience import Patience
 from .tune_made import Maker, possible
 from .tune_race import Race, race
@@ -31,9 +31,6 @@ MAX_FINALISTS = 3
 SCREEN_SHARE = 2
 """Answers of the races are so many times shorter than those of the final."""
 LEAST_TOKENS = 24
-
-Say = Callable[[str], None]
-
 
 @dataclass
 class Trial:
@@ -264,10 +261,12 @@ class Search:
             for done, (one, ask) in enumerate(steps, start=1):
                 self._say(f"final, pass {number + 1} of {passes}, {done} of {len(steps)}: {self._name(one)}")
                 self._patience.run(self._setup(one), ask, self._pass)
-            self._repeat_slow(start, steps)
+            if not any(ask.temperature for ask in self._asks):
+                again = [(self._setup(one), ask) for one, ask in steps]
+                self._patience.repeat_slow(again, self._pass, "final", since=start)
             alive = self._leading(alive, start)
         runs = self._patience.runs[start:]
-        speeds = {one: overall_tps([run for run in runs if run.setup == self._name(one)]) for one in alive}
+        speeds = self._speeds(alive, start)
         for one in points:
             trial = self.trials.setdefault(self._name(one), Trial(one))
             trial.stages.append("final")
@@ -300,24 +299,14 @@ class Search:
         near = [trial.point for trial in close if (trial.relative or 0.0) >= NEAR * lead]
         return list(dict.fromkeys([best, *own, *near]))[:MAX_FINALISTS]
 
-    def _leading(self, alive: Sequence[Point], start: int) -> list[Point]:
+    def _speeds(self, points: Sequence[Point], start: int) -> dict[Point, Spread | None]:
         runs = self._patience.runs[start:]
-        speeds = {one: overall_tps([run for run in runs if run.setup == self._name(one)]) for one in alive}
+        return {one: overall_tps([run for run in runs if run.setup == self._name(one)]) for one in points}
+
+    def _leading(self, alive: Sequence[Point], start: int) -> list[Point]:
+        speeds = self._speeds(alive, start)
         lead = max((speed.median for one, speed in speeds.items() if one.n_max and speed is not None), default=0.0)
         return [one for one in alive if not one.n_max or (speed := speeds[one]) is None or speed.median >= LAST * lead]
-
-    def _repeat_slow(self, start: int, steps: Sequence[tuple[Point, Ask]]) -> None:
-        """Repeat what was far slower than repeats of the same work, whatever the counters said."""
-        runs = self._patience.runs
-        if any(ask.temperature for ask in self._asks):
-            return
-        runs[start:] = mark_slow(runs[start:])
-        last = {(run.cell, run.pass_no): run for run in runs[start:]}
-        for one, ask in steps:
-            run = last.get((ask.cell(self._setup(one)), self._pass))
-            if run is not None and run.disturbed and SHORT not in run.disturbed and not self._patience.used_up:
-                self._say(f"final, again: {self._name(one)}")
-                self._patience.run(self._setup(one), ask, self._pass)
 
 
 def screen_asks(asks: Sequence[Ask]) -> list[Ask]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -13,13 +13,13 @@ from ..sources.ranges import Reader
 from .control import make_control
 from .file_check import FileReport, check_files
 from .target import Target, open_target
+from .trial import Say
 
 if TYPE_CHECKING:
     from ..engines.base import Engine
     from .engine_check import EngineReport
 
 PASSED, FAILED, CANNOT_TELL = "passed", "failed", "cannot_tell"
-Say = Callable[[str], None]
 MANY_PROBLEMS = 3
 
 

@@ -43,8 +43,7 @@ def _table(report: TuneReport) -> None:
     table = Table()
     for title in ("setting", "races", "against MTP off", "tokens/s", "outcome"):
         table.add_column(title, justify="right" if title in ("against MTP off", "tokens/s") else "left")
-    candidates = report.to_json()["candidates"]
-    for one in candidates:
+    for one in report.candidates():
         tps = one["decode_tps"]
         table.add_row(
             one["id"],
@@ -53,4 +52,5 @@ def _table(report: TuneReport) -> None:
             "-" if tps is None else f"{tps['median']:,.1f} ({tps['low']:,.1f} to {tps['high']:,.1f})",
             one["outcome"],
         )
-    console.print(table, highlight=False, markup=False) if candidates else None
+    if report.trials:
+        console.print(table, highlight=False, markup=False)
