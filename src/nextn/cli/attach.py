@@ -4,7 +4,16 @@ from __future__ import annotations
 
 import click
 
-from .common import aim_option, ask_which, expect_option, finish, limit_option, link_option, qkv_option, writing_options
+from .common import (
+    aim_option,
+    expect_option,
+    finish,
+    limit_option,
+    link_option,
+    qkv_option,
+    settled,
+    writing_options,
+)
 
 
 @click.command(short_help="put an MTP block onto a quant you already have")
@@ -69,7 +78,6 @@ def command(
     from .. import api
     from ..report.progress import byte_progress
     from ..report.text import say
-    from ..sources.infer import Doubt
 
     def attach(donor: str | None) -> api.Result:
         with byte_progress("attaching", not (quiet or dry_run)) as progress:
@@ -91,8 +99,4 @@ def command(
                 say=None if quiet else say,
             )
 
-    try:
-        result = attach(donor)
-    except Doubt as doubt:
-        result = attach(ask_which(doubt))
-    finish(result, as_json, quiet)
+    finish(settled(attach, donor), as_json, quiet)

@@ -6,23 +6,16 @@ from pathlib import Path
 
 import click
 
-from ..errors import EXIT_VERIFY_CANNOT_TELL, OutputExists, UsageError
-from .common import context_option, sidecar_option, threads_option
-
-
-def names(text: str) -> tuple[str, ...]:
-    """Names separated by commas."""
-    return tuple(part.strip() for part in text.split(",") if part.strip())
-
-
-def whole_numbers(text: str, option: str) -> tuple[int, ...]:
-    """Whole numbers separated by commas. Raises UsageError."""
-    try:
-        return tuple(map(int, names(text)))
-    except ValueError:
-        raise UsageError(
-            f"{option} takes whole numbers separated by commas, such as 1,2,3, and '{text}' is not."
-        ) from None
+from ..errors import EXIT_VERIFY_CANNOT_TELL, OutputExists
+from .common import (
+    context_option,
+    names,
+    prompt_options,
+    sidecar_option,
+    threads_option,
+    timing_options,
+    whole_numbers,
+)
 
 
 @click.command(short_help="tokens per second with and without MTP, and whether it pays")
@@ -38,18 +31,14 @@ def whole_numbers(text: str, option: str) -> tuple[int, ...]:
 @click.option("--from", "donor", metavar="DONOR", help="Where --types takes the block from. Default: MODEL itself.")
 @click.option("--embd-type", metavar="TYPE", default="q4_0", show_default=True,
               help="With --types: embeddings and head of the temporary sidecars.")  # fmt: skip
-@click.option("--tasks", metavar="T,...", help="Which shipped prompts: code, extract, story. Default: all.")
-@click.option("--prompts", metavar="FILE", help="Prompts of your own instead, separated by lines that hold only ---.")
+@prompt_options
 @click.option("--repeats", type=click.IntRange(1), help="Interleaved passes. Default: 3, or what the test needs.")
 @click.option("--n-predict", type=click.IntRange(8), default=96, show_default=True, help="Tokens of each answer.")
 @click.option("--sampled", is_flag=True, help="Sample at temperature 0.8 instead of greedily.")
 @click.option("--temperature", type=click.FloatRange(min=0), help="Sample at this temperature; 0 is greedy.")
 @threads_option
 @context_option
-@click.option("--patience", type=click.FloatRange(min=0), default=120.0, show_default=True, metavar="SECONDS",
-              help="What disturbed runs and waiting for a quiet machine may cost in all.")  # fmt: skip
-@click.option("--one-at-a-time", is_flag=True, help="Never keep two models loaded.")
-@click.option("--llama-server", metavar="PATH", help="Use this llama-server instead of the xllamacpp wheel.")
+@timing_options(patience_s=120.0)
 @click.option("--csv", "csv_path", metavar="FILE", help="Also write the figures as CSV, one row a setup or type.")
 @click.option("--json", "as_json", is_flag=True, help="Print JSON on standard output, raw runs included.")
 @click.option("-q", "--quiet", is_flag=True, help="Print only the verdict.")

@@ -8,13 +8,15 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 
-from ..errors import StorageError
+from ..errors import StorageError, UsageError
 from ..report.text import put_json, say, size
 
 if TYPE_CHECKING:
     from ..api import Result
+    from ..layouts.plan import Plan
     from ..sources.infer import Doubt
 
+R = TypeVar("R")
 F = TypeVar("F", bound=Callable[..., Any])
 
 
@@ -75,6 +77,53 @@ def threads_option(command: F) -> F:
     return click.option("--threads", type=click.IntRange(1), help="CPU threads. Default: the engine's.")(command)
 
 
+def prompt_options(command: F) -> F:
+    """`--tasks` and `--prompts` for verbs that time answers."""
+    for option in (
+        click.option(
+            "--prompts", metavar="FILE", help="Prompts of your own instead, separated by lines that hold only ---."
+        ),
+        click.option("--tasks", metavar="T,...", help="Which shipped prompts: code, extract, story. Default: all."),
+    ):
+        command = option(command)
+    return command
+
+
+def timing_options(*, patience_s: float) -> Callable[[F], F]:
+    """`--patience`, `--one-at-a-time`, `--llama-server` for verbs that time answers."""
+
+    def with_options(command: F) -> F:
+        for option in (
+            click.option(
+                "--llama-server", metavar="PATH", help="Use this llama-server instead of the xllamacpp wheel."
+            ),
+            click.option("--one-at-a-time", is_flag=True, help="Never keep two models loaded."),
+            click.option(
+                "--patience", type=click.FloatRange(min=0), default=patience_s, show_default=True, metavar="SECONDS",
+                help="What disturbed runs and waiting for a quiet machine may cost in all.",
+            ),
+        ):  # fmt: skip
+            command = option(command)
+        return command
+
+    return with_options
+
+
+def names(text: str) -> tuple[str, ...]:
+    """Names separated by commas."""
+    return tuple(part.strip() for part in text.split(",") if part.strip())
+
+
+def whole_numbers(text: str, option: str) -> tuple[int, ...]:
+    """Whole numbers separated by commas. Raises UsageError."""
+    try:
+        return tuple(map(int, names(text)))
+    except ValueError:
+        raise UsageError(
+            f"{option} takes whole numbers separated by commas, such as 1,2,3, and '{text}' is not."
+        ) from None
+
+
 def limit_option(command: F) -> F:
     """`--limit-rate` for verbs that may fetch."""
     return click.option(
@@ -102,6 +151,24 @@ def ask_which(doubt: Doubt) -> str:
     return doubt.candidates[int(choice) - 1][0]
 
 
+def settled(run: Callable[[str | None], R], donor: str | None) -> R:
+    """`run(donor)`; where the donor is in doubt, again with the one that is chosen."""
+    from ..sources.infer import Doubt
+
+    try:
+        return run(donor)
+    except Doubt as doubt:
+        return run(ask_which(doubt))
+
+
+def say_outputs(plan: Plan, *, done: bool) -> None:
+    """What each file of a plan is, or would be, to people."""
+    would = "" if done else "would "
+    for out in plan.outputs:
+        how = "link " if hasattr(out, "source") else "write"
+        say(f"{would}{how} {size(out.size_bytes):>9}  {plan.folder / out.name}")
+
+
 def finish(result: Result, as_json: bool, quiet: bool) -> None:
     """Print what was done: people read standard error, scripts the path or JSON on standard output."""
     try:
@@ -122,10 +189,7 @@ def _print(result: Result, as_json: bool, quiet: bool) -> None:
     if not quiet:
         for note in plan.notes:
             say(f"note: {note}")
-        would = "would " if done is None else ""
-        for out in plan.outputs:
-            how = "link " if hasattr(out, "source") else "write"
-            say(f"{would}{how} {size(out.size_bytes):>9}  {plan.folder / out.name}")
+        say_outputs(plan, done=done is not None)
         say(
             f"read {size(result.bytes_read)}, {'would write' if done is None else 'wrote'} {size(result.bytes_written)}"
             f", linked {size(result.bytes_linked)}"

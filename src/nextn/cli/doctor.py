@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING
 import click
 
 from ..errors import EXIT_PROBLEMS
-from ..report.text import put_json, say, size
-from .common import limit_option, link_option, threads_option, writing_options
+from ..report.text import put_json, say
+from .common import limit_option, link_option, say_outputs, threads_option, writing_options
 
 if TYPE_CHECKING:
     from ..diagnosis import Treatment
@@ -83,10 +83,7 @@ def _print(done: Treatment, *, fix: bool, quiet: bool) -> None:
             say("nothing of this can be mended with what was given; nothing was written")
         return
     if not quiet:
-        would = "would " if done.outcome is None else ""
-        for made in plan.outputs:
-            how = "link " if hasattr(made, "source") else "write"
-            say(f"{would}{how} {size(made.size_bytes):>9}  {plan.folder / made.name}")
+        say_outputs(plan, done=done.outcome is not None)
         left = [finding.id for finding in done.remaining]
         say("left: " + ", ".join(left) if left else "nothing is left to mend")
     click.echo(str(plan.sidecar or plan.entry))

@@ -7,7 +7,7 @@ from pathlib import Path
 import click
 
 from ..report.text import put_json, say, size
-from .common import ask_which, limit_option, link_option
+from .common import limit_option, link_option, say_outputs, settled
 
 
 @click.command(short_help="make a folder ready to publish, each quant with and without its block")
@@ -68,7 +68,6 @@ def command(
     """
     from ..publish import api
     from ..report.progress import byte_progress
-    from ..sources.infer import Doubt
 
     def pack(donor: str | None) -> api.PackResult:
         with byte_progress("packing", not (quiet or dry_run)) as progress:
@@ -92,10 +91,7 @@ def command(
                 say=None if quiet else say,
             )
 
-    try:
-        result = pack(donor)
-    except Doubt as doubt:
-        result = pack(ask_which(doubt))
+    result = settled(pack, donor)
     if as_json:
         put_json(result.to_json())
         return
@@ -104,9 +100,7 @@ def command(
         for note in plan.notes:
             say(f"note: {note}")
         would = "would " if dry_run else ""
-        for made in plan.outputs:
-            how = "link " if hasattr(made, "source") else "write"
-            say(f"{would}{how} {size(made.size_bytes):>9}  {plan.folder / made.name}")
+        say_outputs(plan, done=not dry_run)
         say(
             f"{would}read {size(result.bytes_read)} ({size(result.bytes_hashed)} of it to hash), "
             f"{would}write {size(plan.bytes_written)}, link {size(plan.bytes_linked)}"

@@ -7,8 +7,7 @@ import re
 import click
 
 from ..errors import EXIT_VERIFY_CANNOT_TELL, UsageError
-from .bench import names, whole_numbers
-from .common import context_option, sidecar_option
+from .common import context_option, names, prompt_options, sidecar_option, timing_options, whole_numbers
 
 _UNITS = {"": 1, "s": 1, "m": 60, "h": 3600}
 
@@ -41,17 +40,13 @@ def fractions(text: str, option: str) -> tuple[float, ...]:
 @click.option("--embd-types", metavar="T,...", help="Types of the embeddings beside it. Default: q4_0,q8_0.")
 @click.option("--threads", metavar="N,...", help="CPU threads, those of the search first. Default: all physical "
               "cores, then half, then all CPUs that may be used.")  # fmt: skip
-@click.option("--tasks", metavar="T,...", help="Which shipped prompts: code, extract, story. Default: all.")
-@click.option("--prompts", metavar="FILE", help="Prompts of your own instead, separated by lines that hold only ---.")
+@prompt_options
 @click.option("--n-predict", type=click.IntRange(32), default=96, show_default=True, help="Tokens of each answer in "
               "the final; half as many in the races.")  # fmt: skip
 @click.option("--repeats", type=click.IntRange(1), help="Passes of the final. Default: as many as the test needs.")
 @click.option("--budget", metavar="TIME", help="What the races may take, such as 600, 15m or 1h. Default: no bound.")
 @context_option
-@click.option("--patience", type=click.FloatRange(min=0), default=300.0, show_default=True, metavar="SECONDS",
-              help="What disturbed runs and waiting for a quiet machine may cost in all.")  # fmt: skip
-@click.option("--one-at-a-time", is_flag=True, help="Never keep two models loaded.")
-@click.option("--llama-server", metavar="PATH", help="Use this llama-server instead of the xllamacpp wheel.")
+@timing_options(patience_s=300.0)
 @click.option("-o", "--out", metavar="OUT", help="A folder, or the name of the sidecar (ends in .gguf). Default: "
               "beside MODEL. Existing files are never replaced.")  # fmt: skip
 @click.option("--dry-run", is_flag=True, help="List what would be tried and about how many runs; start nothing.")
