@@ -16,15 +16,6 @@ from nextn.layouts.metadata import parse_kv
 Change = Callable[[bytes], bytes]
 
 
-def stored(model: Model, name: str) -> bytes:
-    """A tensor's bytes."""
-    file, info = model.tensors[name]
-    start, end = file.tensor_range(info)
-    with file.path.open("rb") as handle:
-        handle.seek(start)
-        return handle.read(end - start)
-
-
 def rewrite(
     source: Path,
     target: Path,
