@@ -96,6 +96,10 @@ def _embd_type(name: str | TensorType) -> TensorType | None:
     return None if name == AS_IS else _type(name)
 
 
+def _noted(plan: Plan, notes: list[str]) -> Plan:
+    return replace(plan, notes=(*notes, *plan.notes))
+
+
 def _run(plan: Plan, dry_run: bool, progress: Progress | None) -> Result:
     if dry_run:
         check_outputs(plan)
@@ -138,6 +142,15 @@ class Source:
 
     block: Block
     remote: Remote | None  # None: it is local
+
+    def to_write(self, duplicates: str) -> tuple[Block, list[str]]:
+        """The block, with "drop" without what its model has too, and notes on that. Raises UsageError."""
+        from .duplicates import KEEP, check_choice, without_duplicates
+
+        check_choice(duplicates)
+        if duplicates == KEEP:
+            return self.block, []
+        return without_duplicates(self.block, None if self.remote is None else self.remote.fetch)
 
     def run(
         self, plan: Plan, *, expect: str | None, why: str | None, dry_run: bool, progress: Progress | None
@@ -203,6 +216,7 @@ def attach(
     link: str | LinkMode = LinkMode.AUTO,
     qkv: str | None = None,
     aim: str | None = None,
+    duplicates: str = "keep",
     expect: str | None = None,
     limit_rate: float | None = None,
     dry_run: bool = False,
@@ -221,7 +235,8 @@ def attach(
     anything is written. `qkv`: q, k and v of the block's attention,
     in a bundle the trunk's too, "split", "fused" or "as-trunk", moved as rows without quantizing them anew.
     `aim`: the engines that have to take the file, "llama.cpp", "ik" or "both"; names and types are chosen so, and it
-    is refused with the reason where no such file exists. `limit_rate`: bytes per second from a server.
+    is refused with the reason where no such file exists. `duplicates`: "drop" leaves out embeddings and heads that the
+    block brings and that are the model's own (see `duplicates`). `limit_rate`: bytes per second from a server.
 
     Raises DonorMismatch, BlockPresent, NoBlock, UnsupportedModel, QuantizeError, FormatError, IncompleteModel,
     OutputExists, NoSpace, StorageError, RemoteError, UsageError; of the last, `sources.infer.Doubt` when several donors
@@ -253,7 +268,8 @@ def attach(
 
             return _run(plan_place(found.model, assistant, options), dry_run, progress)
         with open_block(donor, limit_rate) as source:
-            plan = plan_attach(found.model, source.block, options)
+            block, notes = source.to_write(duplicates)
+            plan = _noted(plan_attach(found.model, block, options), notes)
             result = source.run(plan, expect=expect, why=why, dry_run=dry_run, progress=progress)
             return replace(result, bytes_downloaded=result.bytes_downloaded + n_before + found.bytes_downloaded)
 
@@ -301,6 +317,7 @@ def extract(
     embd_type: str | TensorType = "q4_0",
     qkv: str | None = None,
     aim: str | None = None,
+    duplicates: str = "keep",
     expect: str | None = None,
     limit_rate: float | None = None,
     dry_run: bool = False,
@@ -308,7 +325,7 @@ def extract(
 ) -> Result:
     """Write the block to a file of its own: a runnable sidecar, or with `donor_file` nothing but the block.
 
-    `donor`, `expect`, `aim` and `limit_rate` are as in `attach`, `qkv` too, for GGUF donors.
+    `donor`, `expect`, `aim`, `duplicates` and `limit_rate` are as in `attach`, `qkv` too, for GGUF donors.
 
     Raises NoBlock, UnsupportedModel, QuantizeError, FormatError, DonorMismatch (`expect`), OutputExists, NoSpace,
     StorageError, RemoteError, UsageError.
@@ -317,7 +334,8 @@ def extract(
 
     options = ExtractOptions(donor_file, _type(type), _embd_type(embd_type), out, qkv, aim)
     with open_block(donor, limit_rate, with_tokenizer=True) as source:
-        plan = plan_extract(source.block, options)
+        block, notes = source.to_write(duplicates)
+        plan = _noted(plan_extract(block, options), notes)
         return source.run(plan, expect=expect, why=None, dry_run=dry_run, progress=progress)
 
 

@@ -6,6 +6,7 @@ import click
 
 from .common import (
     aim_option,
+    duplicates_option,
     expect_option,
     finish,
     limit_option,
@@ -49,6 +50,7 @@ from .common import (
     text="Attention's q, k and v in the block, in a bundle the trunk's too: three tensors, one, or as in the trunk.",
 )
 @aim_option
+@duplicates_option
 @link_option
 @expect_option
 @limit_option
@@ -62,6 +64,7 @@ def command(
     embd_type: str,
     qkv: str | None,
     aim: str | None,
+    duplicates: str,
     link: str,
     expect: str | None,
     limit_rate: float | None,
@@ -90,6 +93,7 @@ def command(
                 embd_type=embd_type,
                 qkv=qkv,
                 aim=aim,
+                duplicates=duplicates,
                 out=out,
                 link=link,
                 expect=expect,

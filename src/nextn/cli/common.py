@@ -58,6 +58,18 @@ def aim_option(command: F) -> F:
     )(command)  # fmt: skip
 
 
+def duplicates_option(command: F) -> F:
+    """--duplicates."""
+    return click.option(
+        "--duplicates",
+        type=click.Choice(["keep", "drop"]),
+        default="keep",
+        show_default=True,
+        help="Embeddings and head that the block brings although they are the model's own (DeepSeek-V3, GLM-4.5): drop "
+        "leaves them out after comparing, 2 GB of DeepSeek-V3's at q8_0; engines draft with the trunk's.",
+    )(command)
+
+
 def sidecar_option(command: F) -> F:
     """`--sidecar` for verbs that run a model's block."""
     return click.option(

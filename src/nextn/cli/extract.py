@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import click
 
-from .common import aim_option, expect_option, finish, limit_option, qkv_option, writing_options
+from .common import aim_option, duplicates_option, expect_option, finish, limit_option, qkv_option, writing_options
 
 
 @click.command(short_help="write the block to a file of its own")
@@ -28,6 +28,7 @@ from .common import aim_option, expect_option, finish, limit_option, qkv_option,
     text="Attention's q, k and v in the block: three tensors, one, or what a GGUF donor's trunk has.",
 )
 @aim_option
+@duplicates_option
 @expect_option
 @limit_option
 @writing_options
@@ -38,6 +39,7 @@ def command(
     embd_type: str,
     qkv: str | None,
     aim: str | None,
+    duplicates: str,
     expect: str | None,
     limit_rate: float | None,
     out: str | None,
@@ -62,6 +64,7 @@ def command(
             embd_type=embd_type,
             qkv=qkv,
             aim=aim,
+            duplicates=duplicates,
             expect=expect,
             limit_rate=limit_rate,
             dry_run=dry_run,
