@@ -14,7 +14,7 @@ import pytest
 
 import nextn
 from conftest import CHECKPOINT, DATA, stored
-from nextn.archs.hparams import HPARAMS
+from nextn.archs.headers import HPARAMS
 from nextn.errors import FormatError, UnsupportedFormat, UsageError
 from nextn.gguf.files import Model, open_model
 from nextn.gguf.kv import KV, KVType

@@ -6,12 +6,15 @@ same type. Nothing but the block, the embeddings, the last norm and the head is 
 
 from __future__ import annotations
 
+import struct
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from ..archs import family_of
 from ..archs.base import Family, Transform
-from ..archs.hparams import HPARAMS, Config, HParams
+from ..archs.header_values import llama3_factors
+from ..archs.headers import HPARAMS
+from ..archs.hparams import Config, HParams
 from ..block import DRAFT_HEAD, Block
 from ..errors import FormatError, UnsupportedModel
 from ..gguf.header import Header, TensorInfo
@@ -23,12 +26,14 @@ from ..sources.quantized import PACKED, whole
 from ..sources.rows import CheckpointRows, Span
 from ..sources.tokenizer import Tokenizer
 from . import build, naming
-from .plan import Carry, NewFile, Plan
+from .attach import main_type_of
+from .plan import Carry, NewBytes, NewFile, Plan
 
 if TYPE_CHECKING:
     from .extract import ExtractOptions
 
 EMBD, OUTPUT_NORM, OUTPUT = "token_embd.weight", "output_norm.weight", "output.weight"
+ROPE_FREQS = "rope_freqs.weight"
 Q8_0 = parse_type_name("q8_0")
 QUANTIZATION_VERSION = 2  # of ggml's block formats
 
@@ -49,16 +54,17 @@ def plan_checkpoint_sidecar(block: Block, options: ExtractOptions) -> Plan:
     hparams = HPARAMS.get(family.arch)
     if hparams is None:
         raise UnsupportedModel(
-            f"{block.origin}: the header of a '{family.arch}' model cannot be made from a checkpoint alone; use "
-            f"'nextn attach TRUNK --from {block.origin} --layout sidecar', which takes the trunk's."
+            f"{block.origin}: no engine takes the block of '{family.arch}' in a file of its own; use 'nextn attach "
+            f"TRUNK --from {block.origin} --layout bundle', or extract it with --donor."
         )
-    wanted = options.type or Q8_0
     notes: list[str] = []
-    kvs = _kvs(block, checkpoint, hparams, wanted)
     n_layer_trunk = Config(checkpoint.text_config, block.origin / CONFIG, 0).integer("num_hidden_layers")
-    of_block = build.block_parts(block, n_layer_trunk, wanted, notes)
+    of_block = build.block_parts(block, n_layer_trunk, options.type, notes)
+    wanted = options.type or main_type_of(of_block)
+    kvs = _kvs(block, checkpoint, hparams, wanted)
     has_head = any(part.info.name.endswith(DRAFT_HEAD) for part in of_block)
-    parts = _Roots(checkpoint, family, hparams, options.embd_type, notes).parts(with_head=not has_head) + of_block
+    roots = _Roots(checkpoint, block.n_layer_nextn, family, hparams, options.embd_type, notes)
+    parts = roots.parts(with_head=not has_head or family.head_needed) + of_block
     name = naming.split_quant(block.origin.resolve().name)[0].removeprefix("mtp-")
     folder, name = naming.resolve_output(options.out, Path.cwd(), f"mtp-{name}-{wanted.label}.gguf")
     if not name.startswith("mtp-"):
@@ -101,18 +107,25 @@ class _Roots:
     """The tensors beside the block that an engine wants in a sidecar."""
 
     def __init__(
-        self, checkpoint: Checkpoint, family: Family, hparams: HParams, wanted: TensorType | None, notes: list[str]
+        self,
+        checkpoint: Checkpoint,
+        n_layer_nextn: int,
+        family: Family,
+        hparams: HParams,
+        wanted: TensorType | None,
+        notes: list[str],
     ) -> None:
         self.checkpoint, self.family, self.hparams = checkpoint, family, hparams
         self.wanted, self.notes = wanted, notes
-        config = Config(checkpoint.text_config, checkpoint.folder / CONFIG, 0)
+        self.config = config = Config(checkpoint.text_config, checkpoint.folder / CONFIG, n_layer_nextn)
         self.n_embd, self.n_vocab = config.integer("hidden_size"), config.integer("vocab_size")
         self.tied = config.values.get("tie_word_embeddings") is True
 
     def parts(self, *, with_head: bool) -> list[build.Part]:
         """token_embd, output_norm and output; no output for a tied model, which engines tie too.
 
-        With a draft head in the block, engines never use `output`, so it is left out. Raises FormatError.
+        With a draft head in the block, most engines never use `output`, so it is left out. Some families have no
+        output_norm, some scale positions by a tensor. Raises FormatError.
         """
         head = self._find(OUTPUT) if with_head and not self.tied else None
         if with_head and not self.tied and head is None:
@@ -121,8 +134,17 @@ class _Roots:
                 "embeddings' ('tie_word_embeddings'); take the whole checkpoint",
                 path=self.checkpoint.folder,
             )
-        out = [self._matrix(EMBD, self._need(EMBD)), self._norm(self._need(OUTPUT_NORM))]
-        return [*out, self._matrix(OUTPUT, head)] if head is not None else out
+        out = [self._matrix(EMBD, self._need(EMBD))]
+        if OUTPUT_NORM in self.family.root:
+            out.append(self._norm(self._need(OUTPUT_NORM)))
+        if head is not None:
+            out.append(self._matrix(OUTPUT, head))
+        factors = llama3_factors(self.config) if self.hparams.rope_factors else None
+        if factors is not None:
+            data = struct.pack(f"<{len(factors)}f", *factors)
+            info = TensorInfo(ROPE_FREQS, (len(factors),), build.F32.id, 0)
+            out.append(build.Part(info, len(data), NewBytes(data)))
+        return out
 
     def _find(self, target: str) -> Span | None:
         there = self.checkpoint.weight_map

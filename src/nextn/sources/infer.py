@@ -16,7 +16,8 @@ from urllib.parse import unquote, urlsplit
 
 from ..archs import BY_CLASS
 from ..archs.base import Family
-from ..archs.hparams import HPARAMS, Config
+from ..archs.headers import HPARAMS
+from ..archs.hparams import Config
 from ..errors import DonorMismatch, FormatError, NextnError, NoBlock, UsageError
 from ..gguf.files import Model
 from ..layouts.fit import TOKENS, compare_tokens, n_layer_trunk, n_vocab

@@ -1,0 +1,85 @@
+"""Sidecars of all other families made from a checkpoint alone: header and tensors against the upstream converter's."""
+
+from __future__ import annotations
+
+import importlib.util
+import json
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+import nextn
+from conftest import DATA, need
+from nextn.archs import FAMILIES
+from nextn.archs.headers import HPARAMS
+from nextn.gguf.files import open_model
+from test_families import CODE, KINDS, trunk_of
+from test_from_checkpoint import described, stored_sha256
+
+FOLDER = DATA / "goldens" / "families"
+# DeepSeek-V4's published form keeps its experts' FP4 codes, and so has no other types.
+GOLDENS = sorted(path.stem for path in FOLDER.glob("*.json") if path.stem not in ("deepseek4-f32", "deepseek4-bf16"))
+
+
+def header_of(path: Path) -> dict[str, list[Any]]:
+    model = open_model(path)
+    return {kv.key: described(kv) for kv in model.kvs if kv.key.startswith(f"{model.architecture}.")}
+
+
+def with_config(checkpoint: Path, folder: Path, **changes: Any) -> Path:
+    """The checkpoint with other values in config.json; None takes a key away."""
+    shutil.copytree(checkpoint, folder)
+    config = {**json.loads((folder / "config.json").read_text()), **changes}
+    config = {key: value for key, value in config.items() if key not in changes or value is not None}
+    (folder / "config.json").write_text(json.dumps(config))
+    return folder
+
+
+@pytest.mark.parametrize("stem", GOLDENS)
+def test_header_and_block_equal_the_upstream_converters(
+    stem: str, family: Callable[[str], Path], tmp_path: Path
+) -> None:
+    golden = json.loads((FOLDER / f"{stem}.json").read_text())
+    kind = None if golden["model"] == "deepseek4" else golden["outtype"]
+    made = nextn.extract(family(golden["model"]), type=kind, embd_type="q8_0", out=tmp_path / "mtp-x.gguf")
+    assert header_of(made.entry) == (golden["mtp"]["kv"] or golden["bundled"]["kv"])
+    model = open_model(made.entry)
+    block = golden["mtp"]["tensors"]
+    mine = {name for name in model.tensors if name.startswith(("blk.", "output_hc_"))}
+    assert mine == set(block)
+    for name, (of_type, ne, sha256) in block.items():
+        info = model.tensors[name][1]
+        assert (info.type_name.upper(), list(info.ne), stored_sha256(model, name)) == (of_type, ne, sha256), name
+
+
+def test_deepseek_v3_has_the_header_of_its_trunk_and_a_block_more(
+    family: Callable[[str], Path], tmp_path: Path
+) -> None:
+    """The upstream converter drops its block, and writes this header of its trunk."""
+    made = header_of(nextn.extract(family("deepseek3"), out=tmp_path / "mtp-x.gguf").entry)
+    trunk = header_of(trunk_of("deepseek3"))
+    assert made.pop("deepseek2.nextn_predict_layers") == ["u32", 1]
+    assert made.pop("deepseek2.block_count") == ["u32", 3] and trunk.pop("deepseek2.block_count") == ["u32", 2]
+    assert made == trunk
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_it_drafts_beside_its_trunk(kind: str, family: Callable[[str], Path], tmp_path: Path) -> None:
+    from tiny_deepseek4 import with_compression
+
+    need("xllamacpp", importlib.util.find_spec("xllamacpp") is not None)
+    trunk, donor = trunk_of(kind), family(kind)
+    if kind == "deepseek4":  # as with_compression changes the trunk
+        trunk = with_compression(trunk, tmp_path / "deepseek4-Q8_0.gguf")
+        donor = with_config(donor, tmp_path / "donor", compress_ratios=[0, 4, 0], index_head_dim=128)
+    sidecar = nextn.extract(donor, embd_type="q8_0", out=tmp_path / "mtp-x.gguf").entry
+    data = nextn.verify(trunk, sidecar=sidecar, prompts=CODE, n_predict=16, threads=1).to_json()
+    assert data["verdict"] != "failed", data["reasons"]
+    assert data["n_drafted"] > 0 and all(item["near_tie"] for item in data["divergences"])
+
+
+def test_every_family_that_takes_a_sidecar_on_llama_cpp_has_a_table() -> None:
+    assert set(HPARAMS) == {arch for arch, family in FAMILIES.items() if family.takes_sidecar}
