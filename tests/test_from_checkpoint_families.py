@@ -83,3 +83,25 @@ def test_it_drafts_beside_its_trunk(kind: str, family: Callable[[str], Path], tm
 
 def test_every_family_that_takes_a_sidecar_on_llama_cpp_has_a_table() -> None:
     assert set(HPARAMS) == {arch for arch, family in FAMILIES.items() if family.takes_sidecar}
+
+
+CONFIGS = json.loads((DATA / "goldens" / "configs" / "families.json").read_text())
+
+
+@pytest.mark.parametrize("variant", [name for name in CONFIGS if name != "converter"])
+def test_headers_of_published_configs_equal_the_upstream_converters(
+    variant: str, family: Callable[[str], Path], tmp_path: Path
+) -> None:
+    """Scaled positions, keys under other names, lists that are too short, keys that are not there."""
+    golden = CONFIGS[variant]
+    donor = with_config(family(golden["kind"]), tmp_path / "donor", **golden["changes"])
+    made = nextn.extract(donor, type="q8_0" if golden["kind"] != "deepseek4" else None, out=tmp_path / "mtp-x.gguf")
+    assert header_of(made.entry) == golden["kv"]
+    model = open_model(made.entry)
+    factors = model.tensors.get("rope_freqs.weight")
+    if golden["rope_freqs"] is None:
+        assert factors is None
+    else:
+        kind, ne, sha256 = golden["rope_freqs"]
+        assert factors is not None and [factors[1].type_name.upper(), list(factors[1].ne)] == [kind, ne]
+        assert stored_sha256(model, "rope_freqs.weight") == sha256

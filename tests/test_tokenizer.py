@@ -189,11 +189,61 @@ def test_the_regular_expression_tells_the_pre_tokenizer(edited: Callable[..., Ch
     assert pairs(edited(tokenizer=regex(MARKS)))["pre"] == "qwen35"
 
 
+def split(*patterns: str) -> Edit:
+    """A pre-tokenizer of several regular expressions."""
+
+    def edit(data: dict[str, Any]) -> None:
+        *_, to_bytes = data["pre_tokenizer"]["pretokenizers"]
+        steps = [{"type": "Split", "pattern": {"Regex": x}, "behavior": "Isolated", "invert": False} for x in patterns]
+        data["pre_tokenizer"]["pretokenizers"] = [*steps, to_bytes]
+
+    return edit
+
+
+# As DeepSeek-V3's and GLM-4.5's tokenizer.json have them.
+DEEPSEEK = (
+    r"\p{N}{1,3}",
+    "[一-龥぀-ゟ゠-ヿ]+",
+    r"""[!"#$%&'()*+,\-./:;<=>?@\[\\\]^_`{|}~][A-Za-z]+|[^RN\p{L}\p{P}\p{S}]?[\p{L}\p{M}]+| ?[\p{P}\p{S}]+[RN]*"""
+    r"""|\s*[RN]+|\s+(?!\S)|\s+""",
+)
+GLM = (
+    r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}{1,3}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+"
+    r"|\s+(?!\S)|\s+"
+)
+
+
+def test_deepseeks_three_expressions_in_their_order(edited: Callable[..., Checkpoint]) -> None:
+    patterns = [pattern.replace("RN", "\r\n") for pattern in DEEPSEEK]
+    assert pairs(edited(tokenizer=split(*patterns)))["pre"] == "deepseek-v3"
+    with pytest.raises(UnsupportedFormat, match="unknown regular expression"):
+        pairs(edited(tokenizer=split(*patterns[::-1])))
+
+
+def test_glm_is_told_from_llama_by_its_tokens_which_have_their_roles(edited: Callable[..., Checkpoint]) -> None:
+    """The pattern alone is Llama 3's too, which is not written here."""
+    with pytest.raises(UnsupportedFormat, match="unknown regular expression"):
+        pairs(edited(tokenizer=split(GLM)))
+    texts = {"[gMASK]": 1000, "<|user|>": 1001, "<|endoftext|>": 1002, "<|observation|>": 1003}
+
+    def glm(data: dict[str, Any]) -> None:
+        split(GLM)(data)
+        data["added_tokens"] = [t for t in data["added_tokens"] if t["content"] not in texts]
+        for text in texts:
+            data["model"]["vocab"].pop(text, None)
+        replaced(*(added(n, text, special=True) for text, n in texts.items()))(data)
+
+    found = pairs(edited(tokenizer=glm))
+    assert found["pre"] == "glm4"
+    roles = {"bos": 1000, "eot": 1001, "unknown": 1002, "eom": 1003}
+    assert {kind: found[f"{kind}_token_id"] for kind in roles} == roles
+
+
 REFUSED: dict[str, Edit] = {
     "unknown regular expression": regex(r"\p{N}{1,3}"),
     "of type Unigram": lambda data: data["model"].update(type="Unigram"),
     "SentencePiece": lambda data: data["model"].update(byte_fallback=True),
-    "one regular expression into bytes": lambda data: data.update(pre_tokenizer=None),
+    "regular expressions into bytes": lambda data: data.update(pre_tokenizer=None),
     "in an unknown way": lambda data: data["pre_tokenizer"]["pretokenizers"][0].update(invert=True),
     "normalizer .Lowercase": lambda data: data.update(
         normalizer={"type": "Sequence", "normalizers": [{"type": "Lowercase"}]}

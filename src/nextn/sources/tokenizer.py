@@ -27,15 +27,25 @@ TOKENIZER_CONFIG = "tokenizer_config.json"
 MAX_VOCAB = 1 << 24  # tokens; published models have up to a quarter of a million
 NORMAL, CONTROL, USER_DEFINED, UNUSED = 1, 3, 4, 5  # llama_token_type
 
-# The Split pattern of tokenizer.json -> `tokenizer.ggml.pre`. The two differ in where combining marks (\p{M}) go.
+# The Split patterns of tokenizer.json -> `tokenizer.ggml.pre` (regex_exprs in llama.cpp's src/llama-vocab.cpp). The
+# first two differ in where combining marks (\p{M}) go.
 _REGEX = (
     r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?LETTERS|\p{N}| ?[^\s\p{L}MARK\p{N}]+[\r\n]*"
     r"|\s*[\r\n]+|\s+(?!\S)|\s+"
 )
 PRE_TOKENIZERS = {
-    _REGEX.replace("LETTERS", r"\p{L}+").replace("MARK", ""): "qwen2",
-    _REGEX.replace("LETTERS", r"[\p{L}\p{M}]+").replace("MARK", r"\p{M}"): "qwen35",
+    (_REGEX.replace("LETTERS", r"\p{L}+").replace("MARK", ""),): "qwen2",
+    (_REGEX.replace("LETTERS", r"[\p{L}\p{M}]+").replace("MARK", r"\p{M}"),): "qwen35",
+    (_REGEX.replace("LETTERS", r"\p{L}+").replace("MARK", "").replace(r"\p{N}|", r"\p{N}{1,3}|"),): "glm4",
+    (
+        r"\p{N}{1,3}",
+        "[一-龥\u3040-ゟ゠-ヿ]+",
+        "[!\"#$%&'()*+,\\-./:;<=>?@\\[\\\\\\]^_`{|}~][A-Za-z]+|[^\r\n\\p{L}\\p{P}\\p{S}]?[\\p{L}\\p{M}]+"
+        "| ?[\\p{P}\\p{S}]+[\r\n]*|\\s*[\r\n]+|\\s+(?!\\S)|\\s+",
+    ): "deepseek-v3",
 }
+# GLM's pattern is Llama 3's too, and only GLM has these tokens; its roles are theirs, whatever the files call them.
+_GLM_ROLES = {"bos": "[gMASK]", "eot": "<|user|>", "unk": "<|endoftext|>", "eom": "<|observation|>"}
 
 # Kind of special token -> its key behind `tokenizer.ggml.`, in the order of writing.
 _SPECIAL_IDS = {
@@ -45,7 +55,10 @@ _SPECIAL_IDS = {
     "sep": "seperator_token_id",  # the format's own spelling
     "pad": "padding_token_id",
     "mask": "mask_token_id",
+    "eot": "eot_token_id",
+    "eom": "eom_token_id",
 }
+_NAMED_IDS = ("bos", "eos", "unk", "sep", "pad", "mask")  # what a checkpoint's files name
 _ADDABLE = ("bos", "eos", "sep")
 # Added tokens that published files mark as ordinary ones although they steer the model.
 _CONTROL_TEXTS = ("<pad>", "<mask>", "<2mass>", "[@BOS@]")
@@ -163,7 +176,7 @@ class Tokenizer:
 
     def _named_special(self) -> Iterator[str]:
         settings = self.settings
-        named = [settings.get(f"{kind}_token") for kind in (*_SPECIAL_IDS, "cls")]
+        named = [settings.get(f"{kind}_token") for kind in (*_NAMED_IDS, "cls")]
         for key in ("additional_special_tokens", "extra_special_tokens"):
             more = settings.get(key)
             named += list(more.values()) if isinstance(more, dict) else more if isinstance(more, list) else []
@@ -222,17 +235,29 @@ class Tokenizer:
         steps = root.get("pretokenizers") if isinstance(root, dict) else None
         steps = steps if isinstance(steps, list) else [root]
         steps = [step for step in steps if isinstance(step, dict)]
-        if [step.get("type") for step in steps] != ["Split", "ByteLevel"]:
-            raise self._unsupported("does not split by one regular expression into bytes")
-        split, to_bytes = steps
-        pattern = split.get("pattern")
-        regex = pattern.get("Regex") if isinstance(pattern, dict) else None
-        if split.get("invert") or split.get("behavior") != "Isolated" or to_bytes.get("use_regex", True):
+        kinds = [step.get("type") for step in steps]
+        if len(kinds) < 2 or kinds != ["Split"] * (len(kinds) - 1) + ["ByteLevel"]:
+            raise self._unsupported("does not split by regular expressions into bytes")
+        *splits, to_bytes = steps
+        found = []
+        for split in splits:
+            pattern = split.get("pattern")
+            if split.get("invert") or split.get("behavior") != "Isolated":
+                raise self._unsupported("splits text in an unknown way")
+            found.append(str(pattern.get("Regex") if isinstance(pattern, dict) else None))
+        if to_bytes.get("use_regex", True):
             raise self._unsupported("splits text in an unknown way")
-        name = PRE_TOKENIZERS.get(str(regex))
-        if name is None:
-            raise self._unsupported(f"splits text with an unknown regular expression ({regex!r})")
+        name = PRE_TOKENIZERS.get(tuple(found))
+        if name is None or (name == "glm4" and not self._glm_roles):
+            raise self._unsupported(f"splits text with an unknown regular expression ({', '.join(map(repr, found))})")
         return name
+
+    @cached_property
+    def _glm_roles(self) -> dict[str, int]:
+        """GLM's special tokens by their texts, empty for all other models."""
+        by_text = {token.text: number for number, token in self.added.items()}
+        found = {kind: by_text[text] for kind, text in _GLM_ROLES.items() if text in by_text}
+        return found if len(found) == len(_GLM_ROLES) else {}
 
     def _check_normalizer(self) -> None:
         """Engines do NFC for none of these tokenizers, and cannot be told anything else."""
@@ -266,7 +291,7 @@ class Tokenizer:
         config = self.checkpoint.config
         nested = config.get("text_config")
         found = {}
-        for kind in _SPECIAL_IDS:
+        for kind in _NAMED_IDS:
             number = by_text.get(_text_of(self.settings.get(f"{kind}_token")))
             if not isinstance(number, int):
                 number = config.get(f"{kind}_token_id")
@@ -277,7 +302,7 @@ class Tokenizer:
             if not 0 <= number < 1 << 32:
                 raise FormatError(f"'{kind}_token_id' is {number}", path=self.checkpoint.folder / CONFIG)
             found[kind] = number
-        return found
+        return found | self._glm_roles
 
     @property
     def adds(self) -> dict[str, bool]:
