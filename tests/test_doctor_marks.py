@@ -86,3 +86,20 @@ def test_optional_tensors_that_never_come_apart(
     assert ids(found) == ["block-not-whole"] and lost in found.problems[0].what
     done = checked(nextn.doctor(path, fix=True, donor=donor))
     assert done.plan is not None and done.remaining == () and name in open_model(done.plan.entry).tensors
+
+
+@pytest.mark.parametrize("kind", ["glm4moe", "hyv3", "step35", "glmdsa"])
+def test_a_norm_that_engines_replace_in_silence(kind: str, family: Callable[[str], Path], tmp_path: Path) -> None:
+    good, donor = healthy(kind, family, tmp_path)
+    assert ids(examine(good)) == []
+    layer = first_block(open_model(good)) + (1 if kind == "step35" else 0)
+    name = f"blk.{layer}.nextn.shared_head_norm.weight"
+    path = rewrite(good, tmp_path / "sick" / good.name, lose=lambda other: other == name)
+    found = examine(path)
+    assert ids(found) == ["head-norm-missing"] and found.problems[0].where == name
+    assert ("ik_llama.cpp refuses" in found.problems[0].engine) == (kind == "glmdsa")
+    assert checked(nextn.doctor(path, fix=True)).plan is None
+    done = checked(nextn.doctor(path, fix=True, donor=donor))
+    assert done.plan is not None and done.remaining == ()
+    mended, model = open_model(done.plan.entry), open_model(good)
+    assert set(mended.tensors) == set(model.tensors) and stored(mended, name) == stored(model, name)

@@ -32,6 +32,8 @@ _TOGETHER = (
     ("indexer.k_norm.weight", "indexer.k_norm.bias", "indexer.proj.weight", "indexer.attn_k.weight",
      "indexer.attn_q_b.weight"),
 )  # fmt: skip
+HEAD_NORM, _LAYER_NORM = "nextn.shared_head_norm.weight", "layer_output_norm.weight"  # MiMo has the second
+_IK_WANTS_NORM = ("glm-dsa",)  # src/llama-load-tensors.cpp: no TENSOR_NOT_REQUIRED
 _SPLIT = ("attn_q.weight", "attn_k.weight", "attn_v.weight")
 
 
@@ -53,6 +55,8 @@ def check_blocks(seen: Anatomy, donor: Block | None = None) -> Iterator[Finding]
             yield _split(seen, layer)
         if lost:
             yield _not_whole(seen, layer, number, lost, donor)
+        elif not there & {HEAD_NORM, _LAYER_NORM} and HEAD_NORM in {rule.target for rule in family.rules}:
+            yield _no_head_norm(seen, layer, number, donor)
         known = {rule.target for rule in family.rules}
         refused = [name for name in (EMBED_TOKENS, DRAFT_HEAD) if name in there and name not in known]
         if refused:
@@ -140,6 +144,23 @@ def _not_whole(seen: Anatomy, layer: int, number: int, lost: list[str], donor: B
         "drafts",
         mend,
         partial(_completed, tensors=tuple(supply.values()), layer=layer) if whole else None,
+    )
+
+
+def _no_head_norm(seen: Anatomy, layer: int, number: int, donor: Block | None) -> Finding:
+    """Every published block has this norm; loaders that can do without it take another one's place."""
+    norm = {} if donor is None else _supply(seen, number, [HEAD_NORM], donor)
+    norm = {name: tensor for name, tensor in norm.items() if name == HEAD_NORM}
+    refused = seen.arch in _IK_WANTS_NORM
+    return Finding(
+        "head-norm-missing",
+        "warning",
+        f"the MTP block in layer {layer} lacks '{HEAD_NORM}', the norm before its head; {donor_words(seen)}.",
+        f"blk.{layer}.{HEAD_NORM}",
+        "llama.cpp says nothing and drafts with the trunk's output_norm in its place, whose values are others"
+        + ("; ik_llama.cpp refuses to load it" if refused else ""),
+        doctor_command(seen, f"--from {quoted(donor.origin)}" if donor is not None and norm else donor_hint(seen)),
+        partial(_completed, tensors=tuple(norm.values()), layer=layer) if norm else None,
     )
 
 
