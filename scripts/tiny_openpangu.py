@@ -120,6 +120,11 @@ def make_trunk(out: Path, tokenizer_of: Path, seed: int = 0) -> Path:
         KV.make(f"{ARCH}.sliding_window_list", KVType.ARRAY, list(trunk_windows.values()), KVType.INT32),
         *(kv for kv in open_model(tokenizer_of).kvs if kv.key.startswith("tokenizer.")),
     ]
+    return write_gguf(out, kvs, shapes, seed)
+
+
+def write_gguf(out: Path, kvs: list[KV], shapes: dict[str, tuple[int, ...]], seed: int = 0) -> Path:
+    """Random F32 tensors of these shapes (ggml's order) behind a header."""
     blobs = {name: _random(seed, name, *ne[::-1]).astype("<f4").tobytes() for name, ne in shapes.items()}
     infos, _ = place([(TensorInfo(name, ne, 0, 0), len(blobs[name])) for name, ne in shapes.items()], 32)
     out.parent.mkdir(parents=True, exist_ok=True)

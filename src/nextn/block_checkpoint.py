@@ -7,7 +7,7 @@ import math
 import re
 from dataclasses import replace
 
-from .archs import BY_CLASS
+from .archs import BY_CLASS, family_of, loads_only_of
 from .archs.base import Family, Rule, Source, Transform
 from .block import Block, BlockTensor
 from .errors import FormatError, NoBlock, UnsupportedFormat, UnsupportedModel
@@ -228,6 +228,9 @@ def block_from_checkpoint(checkpoint: Checkpoint) -> Block:
     """
     family = next((BY_CLASS[name] for name in checkpoint.classes if name in BY_CLASS), None)
     if family is None:
+        arch = loads_only_of(checkpoint.classes)
+        if arch is not None:
+            family_of(arch, checkpoint.folder)  # says that no engine drafts with it
         known = ", ".join(sorted(BY_CLASS))
         raise UnsupportedModel(
             f"{checkpoint.folder / CONFIG}: nextn does not know the model class "

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+
 from ..errors import UnsupportedModel
 from . import (
     bailingmoe3,
@@ -21,7 +23,7 @@ from . import (
     qwen35moe,
     step35,
 )
-from .base import ASSISTANTS, LOADS_ONLY, OTHER_USE, Family
+from .base import ASSISTANTS, LOADS_ONLY, LOADS_ONLY_CLASSES, OTHER_USE, Family
 
 FAMILIES: dict[str, Family] = {
     module.FAMILY.arch: module.FAMILY
@@ -45,6 +47,12 @@ FAMILIES: dict[str, Family] = {
     )
 }
 BY_CLASS: dict[str, Family] = {name: family for family in FAMILIES.values() for name in family.classes}
+
+
+def loads_only_of(classes: Iterable[str]) -> str | None:
+    """The architecture of a checkpoint's class whose block engines load and never draft with, or None."""
+    found = (arch for name in classes for start, arch in LOADS_ONLY_CLASSES.items() if name.startswith(start))
+    return next(found, None)
 
 
 def family_of(arch: str, where: object) -> Family:

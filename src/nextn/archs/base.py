@@ -130,6 +130,11 @@ LOADS_ONLY = {
     "glm4": "GLM-OCR",
     "dots3note": "dots3.note",
 }
+# Starts of their names in config.json's `architectures`.
+LOADS_ONLY_CLASSES = {
+    "Glm5NextFor": "glm5-next", "BailingMoeV2For": "bailingmoe2", "ExaoneMoEFor": "exaone-moe",
+    "ExaoneMoeFor": "exaone-moe", "Exaone4_5_For": "exaone4", "GlmOcrFor": "glm4", "Dots3Note": "dots3note",
+}  # fmt: skip
 # Drafts that are sidecars by nature -> the architecture of the models that they draft for.
 ASSISTANTS = {"gemma4-assistant": "gemma4", "gemma4_mtp": "gemma4"}  # the second as ik_llama.cpp's converter names it
 # Architectures that use the key for something else.

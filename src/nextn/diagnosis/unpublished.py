@@ -11,7 +11,7 @@ import re
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-from ..archs import BY_CLASS, FAMILIES
+from ..archs import BY_CLASS, FAMILIES, loads_only_of
 from ..archs.base import LOADS_ONLY, OTHER_USE
 from .anatomy import DRAFTS, Anatomy
 from .finding import Finding
@@ -160,6 +160,8 @@ def words_of_class(classes: tuple[str, ...], config: Mapping[str, Any]) -> str |
         return kimi_words(n - 1 if isinstance(n, int) and n > 0 else _KIMI_LAYERS - 1)
     if any(name in BY_CLASS for name in classes):
         return None
+    if (arch := loads_only_of(classes)) is not None:
+        return _of_arch(arch)
     for name in classes:
         arch = next((arch for start, arch in _CLASS_ARCH if name.startswith(start)), None)
         if arch is not None:
