@@ -136,10 +136,12 @@ def models(scratch: Path) -> Iterator[tuple[str, Path, Path]]:
         yield name, TRUNKS / f"{name}-BF16.gguf", folder
     for trunk in sorted((TRUNKS / "families").glob("*.gguf")):
         kind = trunk.stem.rpartition("-")[0]
+        if (trunk.parent / f"{kind}-wide-Q8_0.gguf").exists():
+            continue  # ik_llama.cpp takes latent attention in its published sizes alone
         source = "deepseek4-plain" if kind == "deepseek4" else kind
         if kind == "deepseek4":
             trunk = with_compression(trunk, scratch / "compressed" / trunk.name)
-        yield kind, trunk, make_family(source, scratch / source)
+        yield kind.removesuffix("-wide"), trunk, make_family(source, scratch / source)
     tokenizer = TRUNKS / "families" / "glm4moe-Q8_0.gguf"
     pangu = make_trunk(scratch / "pangu" / "openpangu-F32.gguf", tokenizer)
     yield "openpangu", pangu, make_openpangu(scratch / "openpangu")

@@ -21,7 +21,8 @@ from tiny_families import KINDS, make_family
 GOLDENS = ROOT / "tests" / "data" / "goldens" / "families"
 TRUNKS = ROOT / "tests" / "data" / "trunks" / "families"
 OUTTYPES = ("f32", "bf16", "q8_0")
-NO_BLOCK = ("deepseek3", "deepseek4-plain")  # the converter drops these blocks, or does not read their source
+# The converter drops these blocks, or does not read their source.
+NO_BLOCK = ("deepseek3", "deepseek3-wide", "deepseek4-plain")
 SIDECAR_ONLY = ("deepseek4",)  # written with --mtp or not at all
 NO_FLAGS = ("cohere2moe",)  # it writes these only bundled
 

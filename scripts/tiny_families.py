@@ -23,11 +23,13 @@ from tiny_parts import (
     FX,
     INDEXER,
     MLA,
+    MLA_WIDE,
     MOE,
     NEXTN,
     NORMS,
     OWN,
     SHARED_HEAD,
+    WIDE,
     D,
     E,
     F,
@@ -107,6 +109,12 @@ KINDS: dict[str, Kind] = {
     "glmdsa": of_mla(
         "GlmMoeDsaForCausalLM", "glm_moe_dsa", FULL_DSA, {**INDEXER, "indexer_types": ["full"] * N}
     ),
+    "glmdsa-wide": of_mla(
+        "GlmMoeDsaForCausalLM", "glm_moe_dsa", {**mla(w=WIDE), **indexer()},
+        {**MLA_WIDE, **INDEXER, "indexer_types": ["full"] * N},
+    ),
+    "glm4moelite-wide": of_mla("Glm4MoeLiteForCausalLM", "glm4_moe_lite", mla(w=WIDE), MLA_WIDE),
+    "deepseek3-wide": of_mla("DeepseekV3ForCausalLM", "deepseek_v3", mla(w=WIDE), MLA_WIDE),
     "mimo2": Kind(
         "MiMoV2FlashForCausalLM", "mimo_v2_flash",
         {**MOE, "swa_head_dim": D, "swa_num_attention_heads": H, "swa_v_head_dim": D, "v_head_dim": D,

@@ -37,15 +37,30 @@ def qkv(p: str = "self_attn.", heads: int = H, kv: int = K, *, bias: bool = Fals
     return {**out, f"{p}o_proj.weight": (E, heads * D)}
 
 
-def mla(p: str = "self_attn.", output: str = "o_proj") -> Shapes:
+@dataclass(frozen=True)
+class Widths:
+    """Of latent attention."""
+
+    heads: int = H
+    latent: int = LKV
+    nope: int = NOPE
+    rope: int = ROPE
+    value: int = DV
+
+
+# The sizes that every published model has and that ik_llama.cpp insists on: 512 and 64, heads in fours.
+WIDE = Widths(heads=4, latent=512, nope=128, rope=64, value=128)
+
+
+def mla(p: str = "self_attn.", output: str = "o_proj", w: Widths = Widths()) -> Shapes:
     return {
         f"{p}q_a_proj.weight": (LQ, E),
         f"{p}q_a_layernorm.weight": (LQ,),
-        f"{p}q_b_proj.weight": (H * (NOPE + ROPE), LQ),
-        f"{p}kv_a_proj_with_mqa.weight": (LKV + ROPE, E),
-        f"{p}kv_a_layernorm.weight": (LKV,),
-        f"{p}kv_b_proj.weight": (H * (NOPE + DV), LKV),
-        f"{p}{output}.weight": (E, H * DV),
+        f"{p}q_b_proj.weight": (w.heads * (w.nope + w.rope), LQ),
+        f"{p}kv_a_proj_with_mqa.weight": (w.latent + w.rope, E),
+        f"{p}kv_a_layernorm.weight": (w.latent,),
+        f"{p}kv_b_proj.weight": (w.heads * (w.nope + w.value), w.latent),
+        f"{p}{output}.weight": (E, w.heads * w.value),
     }
 
 
@@ -78,6 +93,10 @@ MOE: dict[str, Any] = {
 MLA: dict[str, Any] = {
     "q_lora_rank": LQ, "kv_lora_rank": LKV, "qk_nope_head_dim": NOPE, "qk_rope_head_dim": ROPE, "v_head_dim": DV,
     "num_key_value_heads": H, "rope_interleave": True,
+}  # fmt: skip
+MLA_WIDE = MLA | {
+    "kv_lora_rank": WIDE.latent, "qk_nope_head_dim": WIDE.nope, "qk_rope_head_dim": WIDE.rope, "v_head_dim": WIDE.value,
+    "num_attention_heads": WIDE.heads, "num_key_value_heads": WIDE.heads,
 }  # fmt: skip
 INDEXER: dict[str, Any] = {"index_n_heads": NI, "index_head_dim": DI, "index_topk": 64}
 

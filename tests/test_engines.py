@@ -96,6 +96,18 @@ def eventually(holds: Callable[[], bool], seconds: float = 10.0) -> bool:
         ("0.1 E srv    load_model: failed to load model, 'x.gguf'\n", "failed to load model, 'x.gguf'"),
         ("nextn: this xllamacpp cannot take a sidecar\n", "this xllamacpp cannot take a sidecar"),
         ("error: invalid argument: --nonsense\n", "invalid argument: --nonsense"),
+        (
+            "Detected incompatible DeepSeek model without a known way to fix it.\n"
+            "/src/llama-hparams.cpp:1097: Fatal error\n"
+            "0x00007fdef72f1bd3 in __GI___wait4 (pid=14216) at ../sysdeps/unix/sysv/linux/wait4.c:30\n"
+            "30\t../sysdeps/unix/sysv/linux/wait4.c: No such file or directory.\n"
+            "#1  0x00007fdef741ebd8 in ggml_abort () from libggml.so\n",
+            "Detected incompatible DeepSeek model without a known way to fix it.",
+        ),
+        (
+            "/src/llama-hparams.cpp:7: Fatal error\n#1  0x00007f in ggml_abort () from libggml.so\n",
+            "/src/llama-hparams.cpp:7: Fatal error",
+        ),
         ("all is well\n", ""),
         ("", ""),
     ],

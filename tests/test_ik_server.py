@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
 import nextn
-from conftest import TinyModels
+from conftest import TRUNKS, TinyModels
 from nextn.engines import IkServer, Launch, find_engine
 from nextn.engines.ik import IK_PATH_VARIABLE
 from nextn.errors import EngineMissing, EngineRefused
@@ -75,3 +76,53 @@ def test_verify_judges_with_it(ik: IkServer, tiny_models: TinyModels):
     report = nextn.verify(tiny_models.bundled, engine=ik, threads=1, n_predict=32).to_json()
     assert report["verdict"] == "passed", report["reasons"]
     assert "ik_llama.cpp" in str(report["engine"])
+
+
+@pytest.mark.engine
+def test_glm_5_in_its_published_widths_drafts(
+    ik: IkServer, family: Callable[[str], Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """ik_llama.cpp takes latent attention of 512 and 64 alone. Its answers break on random text: its log counts."""
+    import compat
+
+    monkeypatch.chdir(tmp_path)
+    trunk = TRUNKS / "families" / "glmdsa-wide-Q8_0.gguf"
+    made = nextn.attach(trunk, family("glmdsa-wide"), aim="both", out=tmp_path / "both")
+    assert made.plan.layout == "bundle"
+    result, says, drafted, accepted, _ = compat.ask(ik, made.entry, None, 1)
+    assert (result, drafted > 0, accepted > 0) == ("drafts", True, True), says
+    plain = nextn.detach(made.entry, aim="ik", out=tmp_path / "plain.gguf").entry
+    assert compat.ask(ik, plain, None, 0)[0] == "runs"
+
+
+@pytest.mark.engine
+@pytest.mark.parametrize("kind", ["deepseek3-wide", "glm4moelite-wide"])
+def test_deepseek2_is_refused_with_a_block_and_runs_without(
+    kind: str, ik: IkServer, family: Callable[[str], Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import compat
+
+    monkeypatch.chdir(tmp_path)
+    trunk = TRUNKS / "families" / f"{kind}-Q8_0.gguf"
+    made = nextn.attach(trunk, family(kind), layout="bundle", out=tmp_path / "bundle")
+    result, says, *_ = compat.ask(ik, made.entry, None, 0)
+    assert result == "refuses" and "wrong number of tensors" in says
+    assert compat.ask(ik, nextn.detach(made.entry, out=tmp_path / "plain.gguf").entry, None, 0)[0] == "runs"
+
+
+@pytest.mark.engine
+def test_a_fused_mimo_made_for_llama_cpp_runs_on_ik_when_split(
+    ik: IkServer, family: Callable[[str], Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As MiMo-V2.5 is published for llama.cpp: q, k and v fused in trunk and block."""
+    import compat
+
+    monkeypatch.chdir(tmp_path)
+    fused = nextn.detach(TRUNKS / "families" / "mimo2-Q8_0.gguf", qkv="fused", out=tmp_path / "fused.gguf").entry
+    bundled = nextn.attach(fused, family("mimo2"), layout="bundle", out=tmp_path / "bundled.gguf").entry
+    assert compat.ask(find_engine("xllamacpp"), bundled, None, 1)[0] == "drafts"
+    for path in (fused, bundled):
+        result, says, *_ = compat.ask(ik, path, None, 0)
+        assert result == "refuses" and "attn_q.weight' not found" in says
+    split = nextn.detach(bundled, qkv="split", out=tmp_path / "split.gguf").entry
+    assert compat.ask(ik, split, None, 0)[0] == "runs"

@@ -104,6 +104,7 @@ def _parts(
 
         folder = family("deepseek4-plain")
         return with_compression(trunk_of(model), folder.parent / "deepseek4-Q8_0.gguf"), folder
-    return trunk_of(model), family(model)
+    wide = f"{model}-wide"
+    return (trunk_of(wide), family(wide)) if trunk_of(wide).exists() else (trunk_of(model), family(model))
 
 

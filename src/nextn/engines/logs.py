@@ -14,7 +14,11 @@ from nextn.engines.base import MemoryUse
 _PREFIX = re.compile(r"^(?:\d+(?:\.\d+)+ [A-Z] )?")  # 0.00.029.280 W
 _SOURCE = re.compile(r"^(?:(?:srv|slot|cmn|spec|que|res|main)\s+)?[\w~:<>]+(?:\(\))?: +")  # llama_model_load:
 _NOISE = re.compile(r"^error loading model(?: \w+)?: +", re.IGNORECASE)
-_DUMP = re.compile(r"llama_model_loader: - |example_format|nextn: (?:the engine was ended|listening on)")
+# A list of the header, a prompt's example, nextn's own lines, and a debugger's backtrace.
+_DUMP = re.compile(
+    r"llama_model_loader: - |example_format|nextn: (?:the engine was ended|listening on)|"
+    r"^#\d+ |^\d+\s.*\.c: No such file|__GI___wait4"
+)
 
 # Best first: a line that names the cause. The first line of the best kind that occurs is the decisive one.
 _CAUSES = tuple(
@@ -24,11 +28,12 @@ _CAUSES = tuple(
         r"missing tensor '|number of tensors|too many tensors|wrong array|key not found in model|wrong type|"
         r"tensor '.*' (?:has|is|size|data|not)|not within the file bounds|unknown (?:model )?architecture|"
         r"invalid split|illegal split|failed to load GGUF split|\bE gguf_init_from\w*: |invalid magic|"
+        r"incompatible \w+ model|"
         r"doesn't contain MTP layers|contains no MTP|not a complete embedded MTP|missing required predictor",
         r"unable to allocate|failed to allocate|out of memory|bad_alloc|cannot allocate",
         r"no such file|failed to open|permission denied|is a directory",
         r"couldn't bind|invalid argument|unknown argument|unknown value|nextn: ",
-        r"what\(\):|error loading model: ",
+        r"what\(\):|error loading model: |: fatal error$",
     )
 )
 _FAULT = re.compile(r"^\d[\d.]* E |\berror\b|\bfail(?:ed|ure)\b|\bunable\b|\bexception\b|^\w*Error: ", re.IGNORECASE)
