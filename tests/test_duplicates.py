@@ -16,6 +16,7 @@ from conftest import TRUNKS, need
 from hub_server import running
 from nextn.errors import UsageError
 from nextn.gguf.files import open_model
+from nextn.publish import api
 from test_remote_attach import attach
 
 OWN = ("blk.2.nextn.embed_tokens.weight", "blk.2.nextn.shared_head_head.weight")
@@ -134,3 +135,16 @@ def test_of_a_remote_donor_only_the_compared_rows_are_fetched(
     data = json.loads(done.stdout)
     assert data["tensor_sha256"] == local.outcome.hashes
     assert sum("is left out" in note for note in data["notes"]) == 2
+
+
+def test_pack_leaves_them_out_of_what_is_published(
+    trunk: Path, family: Callable[[str], Path], tmp_path: Path
+) -> None:
+    donor = with_copies(family("deepseek3"), tmp_path / "donor")
+    made = api.pack([trunk], donor=donor, duplicates="drop", out=tmp_path / "ready")
+    (sidecar,) = made.folder.glob("mtp-*.gguf")
+    assert not set(OWN) & set(open_model(sidecar).tensors)
+    assert sum("is left out" in note for note in made.package.plan.notes) == 2
+    with pytest.raises(UsageError, match="name the donor with --from"):
+        api.pack([trunk], duplicates="drop", out=tmp_path / "none")
+    assert not (tmp_path / "none").exists()

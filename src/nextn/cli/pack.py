@@ -7,7 +7,7 @@ from pathlib import Path
 import click
 
 from ..report.text import put_json, say, size
-from .common import limit_option, link_option, say_outputs, settled
+from .common import duplicates_option, limit_option, link_option, say_outputs, settled
 
 
 @click.command(short_help="make a folder ready to publish, each quant with and without its block")
@@ -30,6 +30,7 @@ from .common import limit_option, link_option, say_outputs, settled
     "--embd-type", metavar="TYPE", default="q4_0", show_default=True,
     help="The sidecar's embeddings and head; 'as-is' carries the trunk's.",
 )  # fmt: skip
+@duplicates_option
 @click.option("--title", help="The model's name in the card. Default: general.name.")
 @click.option("--repo", metavar="ORG/NAME", help="The repository it will be published as, for the card's commands.")
 @click.option("--base-model", metavar="ORG/NAME", help="The checkpoint, for the card's metadata.")
@@ -50,6 +51,7 @@ def command(
     type_name: str | None,
     draft_head: str | None,
     embd_type: str,
+    duplicates: str,
     title: str | None,
     repo: str | None,
     base_model: str | None,
@@ -80,6 +82,7 @@ def command(
                 type=type_name,
                 draft_head=draft_head,
                 embd_type=embd_type,
+                duplicates=duplicates,
                 title=title,
                 repo=repo,
                 base_model=base_model,

@@ -37,6 +37,7 @@ def pack(
     type: str | TensorType | None = None,
     draft_head: str | TensorType | None = None,
     embd_type: str | TensorType = "q4_0",
+    duplicates: str = "keep",
     title: str | None = None,
     repo: str | None = None,
     base_model: str | None = None,
@@ -51,10 +52,11 @@ def pack(
 
     The block is that of `donor` (which may be remote, as in `nextn.attach`), or `sidecar`, a local file that is
     published as it is. With neither it is the one that the models carry; when none does, its donor is looked for as
-    `nextn.attach` does, and `say` is told what was chosen and why.
+    `nextn.attach` does, and `say` is told what was chosen and why. `duplicates` is as in `nextn.attach`, for a donor.
 
     Raises what `nextn.attach` and `nextn.detach` raise.
     """
+    from ..duplicates import KEEP
     from ..sources.opening import http_options
     from ..sources.spec import parse_source
 
@@ -65,6 +67,8 @@ def pack(
             f"'{sidecar}' is not here: --sidecar publishes a local file as it is; get it with 'nextn pull', or take "
             "the block out of it with --from."
         )
+    if donor is None and duplicates != KEEP:
+        raise UsageError("--duplicates looks at the donor's own embeddings and head; name the donor with --from.")
     options = PackOptions(
         Path(out),
         layout,
@@ -88,7 +92,10 @@ def pack(
         source = None
         if donor is not None or sidecar is not None:
             source = stack.enter_context(open_block(donor if donor is not None else str(sidecar), limit_rate))
-        package = plan_package(plan_pack(opened, source.block if source else None, options), card)
+        block, notes = (None, []) if source is None else source.to_write(duplicates if donor is not None else KEEP)
+        packed = plan_pack(opened, block, options)
+        packed = replace(packed, plan=replace(packed.plan, notes=(*notes, *packed.plan.notes)))
+        package = plan_package(packed, card)
         remote = source.remote if source else None
         check_outputs(package.plan)
         missing = remote.missing_bytes(package.plan.ranges) if remote is not None and not dry_run else 0
