@@ -15,6 +15,7 @@ import nextn
 from conftest import DATA, need
 from nextn.archs import FAMILIES
 from nextn.archs.headers import HPARAMS
+from nextn.errors import NextnError
 from nextn.gguf.files import open_model
 from test_families import CODE, KINDS, trunk_of
 from test_from_checkpoint import described, stored_sha256
@@ -105,3 +106,26 @@ def test_headers_of_published_configs_equal_the_upstream_converters(
         kind, ne, sha256 = golden["rope_freqs"]
         assert factors is not None and [factors[1].type_name.upper(), list(factors[1].ne)] == [kind, ne]
         assert stored_sha256(model, "rope_freqs.weight") == sha256
+
+
+ODD: tuple[Any, ...] = (None, "x", -1, 1.5, 10**12, [], {}, [None], True, {"rope_type": "yarn", "factor": 2})
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_config_with_anything_in_it_is_one_sentence(
+    kind: str, family: Callable[[str], Path], tmp_path: Path
+) -> None:
+    """Every key of config.json, and some that are not there, with every odd value."""
+    donor = with_config(family(kind), tmp_path / "donor")
+    path = donor / "config.json"
+    config = json.loads(path.read_text())
+    refused = 0
+    for key in (*config, "rope_scaling", "mlp_layer_types", "mrope_section"):
+        for value in ODD:
+            path.write_text(json.dumps({**config, key: value}))
+            try:
+                nextn.extract(donor, out=tmp_path / "out", dry_run=True)
+            except NextnError as error:
+                refused += 1
+                assert "\n" not in str(error) and len(str(error)) < 1000
+    assert refused > 50 and not (tmp_path / "out").exists()

@@ -256,7 +256,7 @@ def first_moe_layer(config: Config) -> int:
 
 def hunyuan_shared(config: Config) -> int:
     """Hunyuan: width of all shared experts."""
-    return config.integer("moe_intermediate_size") * int(config.values.get("num_shared_experts", 1))
+    return config.integer("moe_intermediate_size") * config.count("num_shared_experts", 1)
 
 
 def glm_rotary(config: Config) -> int:
@@ -358,8 +358,7 @@ def ling_sections(config: Config) -> list[Any] | None:
 
 def cohere_shared(config: Config) -> int | None:
     """Cohere: width of all shared experts, or None without any."""
-    n_shared = config.values.get("num_shared_experts") or 0
-    return config.integer("intermediate_size") * int(n_shared) if n_shared else None
+    return config.integer("intermediate_size") * config.count("num_shared_experts", 0) or None
 
 
 def cohere_slides(config: Config) -> list[bool]:
@@ -372,7 +371,7 @@ def cohere_dense(config: Config) -> int:
     kinds = config.values.get("mlp_layer_types")
     if isinstance(kinds, list):
         return next((i for i, kind in enumerate(kinds) if kind != "dense"), len(kinds))
-    return int(config.values.get("first_k_dense_replace") or 0)
+    return config.count("first_k_dense_replace", 0)
 
 
 # -- DeepSeek-V4, Qwen3.8-Flash-Next ----------------------------------------------------------------------------------

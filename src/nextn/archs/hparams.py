@@ -40,6 +40,10 @@ class Config:
             raise FormatError(f"'{key}' is no whole number but {value!r}", path=self.path)
         return value
 
+    def count(self, key: str, usual: int) -> int:
+        """A whole number, or the usual one where the key is missing or null. Raises FormatError."""
+        return usual if self.values.get(key) is None else self.integer(key)
+
     def first(self, *keys: str) -> Any:
         """The value of the first key that is there, or None: models name the same thing differently."""
         return next((self.values[key] for key in keys if key in self.values), None)
@@ -124,7 +128,9 @@ class Row:
         value = self.value(config)
         if value is None:
             return None
-        items = value if self.type is ARRAY and isinstance(value, list) else [value]
+        if self.type is ARRAY and not isinstance(value, list):
+            raise FormatError(f"the value of '{arch}.{self.suffix}' is no list but {value!r}", path=config.path)
+        items = value if self.type is ARRAY else [value]
         kind = self.item_type if self.type is ARRAY and self.item_type is not None else self.type
         for item in items:
             if not fits(item, kind):
