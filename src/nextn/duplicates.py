@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 from .archs import FAMILIES
 from .block import DRAFT_HEAD, EMBED_TOKENS, Block, BlockTensor
 from .errors import UsageError
-from .sources.quantized import PACKED, whole
+from .sources.quantized import first_whole
 from .sources.ranges import FileRange, Reader
 from .sources.rows import CheckpointRows, GGUFRows, RowSource
 
@@ -79,10 +79,8 @@ def _root(block: Block, root: str) -> RowSource | None:
         entry = block.model.tensors.get(root)
         return None if entry is None else GGUFRows(*entry)
     assert block.checkpoint is not None
-    there = block.checkpoint.weight_map
-    names = FAMILIES[block.architecture].root.get(root, ())
-    name = next((name for name in names if name in there or name + PACKED in there), None)
-    return None if name is None else CheckpointRows((whole(block.checkpoint, name),))
+    span = first_whole(block.checkpoint, FAMILIES[block.architecture].root.get(root, ()))
+    return None if span is None else CheckpointRows((span,))
 
 
 def _some(rows: RowSource) -> list[RowSource]:

@@ -22,7 +22,7 @@ from ..gguf.kv import KV, KVType
 from ..gguf.types import TensorType, file_type_for, parse_type_name
 from ..sources.checkpoint import CONFIG, Checkpoint
 from ..sources.numbers import FLOAT_DTYPES
-from ..sources.quantized import PACKED, whole
+from ..sources.quantized import first_whole
 from ..sources.rows import CheckpointRows, Span
 from ..sources.tokenizer import Tokenizer
 from . import build, naming
@@ -147,9 +147,7 @@ class _Roots:
         return out
 
     def _find(self, target: str) -> Span | None:
-        there = self.checkpoint.weight_map
-        name = next((name for name in self.family.root[target] if name in there or name + PACKED in there), None)
-        return None if name is None else whole(self.checkpoint, name)
+        return first_whole(self.checkpoint, self.family.root[target])
 
     def _need(self, target: str) -> Span:
         found = self._find(target)

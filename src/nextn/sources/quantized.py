@@ -8,7 +8,7 @@ compressed-tensors and ModelOpt writers lay them down; OCP MX 1.0 for E8M0 and E
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from ..errors import FormatError, UnsupportedFormat
@@ -105,6 +105,13 @@ def refuse_foreign(checkpoint: Checkpoint, names: Mapping[str, str]) -> None:
                     f"the block is quantized as {known or title} ('{names[name]}'), which is not read; {ADVICE}",
                     path=checkpoint.folder,
                 )
+
+
+def first_whole(checkpoint: Checkpoint, names: Sequence[str]) -> Span | None:
+    """All rows of the first of `names` that is there, or None. Raises what `whole` raises."""
+    there = checkpoint.weight_map
+    name = next((name for name in names if name in there or name + PACKED in there), None)
+    return None if name is None else whole(checkpoint, name)
 
 
 def whole(checkpoint: Checkpoint, name: str, *, ranked: bool = False) -> Span:
