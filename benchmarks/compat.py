@@ -124,7 +124,8 @@ def models(scratch: Path) -> Iterator[tuple[str, Path, Path]]:
     """(name, trunk, checkpoint with the block) of every tiny model."""
     from make_tiny_checkpoints import KINDS, make_checkpoint
     from tiny_deepseek4 import with_compression
-    from tiny_families import make_family
+    from tiny_families import KINDS as FAMILY_KINDS
+    from tiny_families import TRUNK_OF, make_family
     from tiny_openpangu import make_checkpoint as make_openpangu
     from tiny_openpangu import make_trunk
 
@@ -136,12 +137,14 @@ def models(scratch: Path) -> Iterator[tuple[str, Path, Path]]:
         yield name, TRUNKS / f"{name}-BF16.gguf", folder
     for trunk in sorted((TRUNKS / "families").glob("*.gguf")):
         kind = trunk.stem.rpartition("-")[0]
-        if (trunk.parent / f"{kind}-wide-Q8_0.gguf").exists():
-            continue  # ik_llama.cpp takes latent attention in its published sizes alone
+        if kind.endswith("-wide"):
+            continue
         source = "deepseek4-plain" if kind == "deepseek4" else kind
+        if (wide := f"{kind}-wide") in FAMILY_KINDS:  # ik_llama.cpp takes latent attention in published widths alone
+            source, trunk = wide, trunk.with_name(f"{TRUNK_OF.get(wide, wide)}-Q8_0.gguf")
         if kind == "deepseek4":
             trunk = with_compression(trunk, scratch / "compressed" / trunk.name)
-        yield kind.removesuffix("-wide"), trunk, make_family(source, scratch / source)
+        yield kind, trunk, make_family(source, scratch / source)
     tokenizer = TRUNKS / "families" / "glm4moe-Q8_0.gguf"
     pangu = make_trunk(scratch / "pangu" / "openpangu-F32.gguf", tokenizer)
     yield "openpangu", pangu, make_openpangu(scratch / "openpangu")

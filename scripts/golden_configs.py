@@ -133,7 +133,9 @@ def main() -> None:
                 "rope_freqs": found["tensors"].get("rope_freqs.weight"),
             }
             print(variant, "done", flush=True)
-    OUT.write_text(json.dumps(out, indent=1) + "\n")
+    lines = ",\n".join(f" {json.dumps(name)}: {json.dumps(entry)}" for name, entry in out.items())
+    OUT.parent.mkdir(parents=True, exist_ok=True)
+    OUT.write_text(f"{{\n{lines}\n}}\n")
 
 
 if __name__ == "__main__":

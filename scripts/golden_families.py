@@ -16,7 +16,7 @@ from typing import Any
 
 from make_goldens import CONVERTER, ROOT, convert, prepare, write_golden
 from make_tiny_checkpoints import checkpoint_sha256
-from tiny_families import KINDS, make_family
+from tiny_families import KINDS, TRUNK_OF, make_family
 
 GOLDENS = ROOT / "tests" / "data" / "goldens" / "families"
 TRUNKS = ROOT / "tests" / "data" / "trunks" / "families"
@@ -91,7 +91,7 @@ def main() -> None:
         for kind in args.kinds:
             try:
                 folder = make_family(kind, scratch / kind)
-                if not KINDS[kind].fp8 and kind != "deepseek4-plain":
+                if not KINDS[kind].fp8 and kind not in TRUNK_OF and kind != "deepseek4-plain":
                     trunk = scratch / f"{kind}.gguf"
                     without = () if kind in NO_BLOCK else ("--no-mtp",)
                     if kind in NO_FLAGS:

@@ -168,6 +168,8 @@ KINDS: dict[str, Kind] = {
         ({"input_layernorm.weight": (E,), **qkv(), "mlp.gate.weight": (X, E), **experts(), **NEXTN, **SHARED_HEAD},),
     ),
 }  # fmt: skip
+# Whose trunks are the same bytes but for their names, so that one file serves both.
+TRUNK_OF = {"deepseek3-wide": "glm4moelite-wide"}
 KINDS["nemotronh"] = Kind(
     "NemotronHForCausalLM", "nemotron_h",
     {**MOE, "num_hidden_layers": 3, "layers_block_type": ["mamba", "attention", "moe"], "moe_latent_size": 32,

@@ -48,8 +48,8 @@ class Widths:
     value: int = DV
 
 
-# The sizes that every published model has and that ik_llama.cpp insists on: 512 and 64, heads in fours.
-WIDE = Widths(heads=4, latent=512, nope=128, rope=64, value=128)
+# Those of every published model that ik_llama.cpp insists on: 512 and 64, heads in fours.
+WIDE = Widths(heads=4, latent=512, nope=32, rope=64, value=32)
 
 
 def mla(p: str = "self_attn.", output: str = "o_proj", w: Widths = Widths()) -> Shapes:

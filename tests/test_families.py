@@ -16,6 +16,7 @@ from nextn.archs import FAMILIES, LOADS_ONLY
 from nextn.block import open_donor
 from nextn.errors import UnsupportedModel
 from nextn.gguf.files import open_model
+from tiny_families import TRUNK_OF
 
 PACKED = ("deepseek4",)  # stored in FP8 and FP4 by powers of two: a test of its own
 GOLDENS = sorted(
@@ -26,7 +27,8 @@ CODE = ["def read(self):\n", "import os\n\ndef walk(path):\n    for name in os.l
 
 
 def trunk_of(kind: str) -> Path:
-    return TRUNKS / "families" / f"{kind.removesuffix('-fp8').removesuffix('-plain')}-Q8_0.gguf"
+    kind = TRUNK_OF.get(kind, kind.removesuffix("-fp8").removesuffix("-plain"))
+    return TRUNKS / "families" / f"{kind}-Q8_0.gguf"
 
 
 @pytest.mark.parametrize("layout", ["bundle", "sidecar"])

@@ -12,6 +12,7 @@ from conftest import TRUNKS, TinyModels
 from nextn.engines import IkServer, Launch, find_engine
 from nextn.engines.ik import IK_PATH_VARIABLE
 from nextn.errors import EngineMissing, EngineRefused
+from test_families import trunk_of
 
 PROMPT = "def read(self):\n"
 
@@ -103,8 +104,7 @@ def test_deepseek2_is_refused_with_a_block_and_runs_without(
     import compat
 
     monkeypatch.chdir(tmp_path)
-    trunk = TRUNKS / "families" / f"{kind}-Q8_0.gguf"
-    made = nextn.attach(trunk, family(kind), layout="bundle", out=tmp_path / "bundle")
+    made = nextn.attach(trunk_of(kind), family(kind), layout="bundle", out=tmp_path / "bundle")
     result, says, *_ = compat.ask(ik, made.entry, None, 0)
     assert result == "refuses" and "wrong number of tensors" in says
     assert compat.ask(ik, nextn.detach(made.entry, out=tmp_path / "plain.gguf").entry, None, 0)[0] == "runs"
