@@ -14,6 +14,7 @@ import pytest
 import nextn
 from conftest import TRUNKS, need
 from hub_server import running
+from nextn.engines import find_engine
 from nextn.errors import UsageError
 from nextn.gguf.files import open_model
 from nextn.publish import api
@@ -65,6 +66,8 @@ def test_copies_are_left_out_and_the_rest_is_untouched(
 def test_what_is_left_out_of_a_sidecar_is_not_missed_by_the_engine(
     trunk: Path, family: Callable[[str], Path], tmp_path: Path
 ) -> None:
+    import compat
+
     need("xllamacpp", importlib.util.find_spec("xllamacpp") is not None)
     donor = with_copies(family("deepseek3"), tmp_path / "donor")
     for layout in ("bundle", "sidecar"):
@@ -72,6 +75,10 @@ def test_what_is_left_out_of_a_sidecar_is_not_missed_by_the_engine(
         data = nextn.verify(made.entry, sidecar=made.sidecar, prompts=CODE, n_predict=16, threads=1).to_json()
         assert data["verdict"] != "failed", (layout, data["reasons"])
         assert data["n_drafted"] > 0 and all(item["near_tie"] for item in data["divergences"])
+        kept = nextn.attach(trunk, donor, layout=layout, embd_type="q8_0", out=tmp_path / "kept" / layout)
+        engine = find_engine("xllamacpp")
+        drafts = [compat.ask(engine, model.entry, model.sidecar, 1)[2:4] for model in (made, kept)]
+        assert drafts[0] == drafts[1] and 0 < drafts[0][1] <= drafts[0][0]  # the same guesses, some of them right
 
 
 def test_what_differs_stays(trunk: Path, family: Callable[[str], Path], tmp_path: Path) -> None:
