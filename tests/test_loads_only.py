@@ -15,8 +15,9 @@ from conftest import TRUNKS, need
 from nextn.archs import LOADS_ONLY
 from nextn.engines import find_engine
 from nextn.engines.base import Launch
-from nextn.errors import NextnError, UnsupportedModel
+from nextn.errors import UnsupportedModel
 from nextn.gguf.files import open_model
+from nextn.publish import api
 from sick import rewrite
 from tiny_loads_only import KINDS, N, make_bundled
 
@@ -84,10 +85,9 @@ def test_their_checkpoints_are_recognised(name: str, family: Callable[[str], Pat
 def test_attach_and_extract_refuse(bundled: Path, tmp_path: Path, family: Callable[[str], Path]) -> None:
     plain = nextn.detach(bundled, out=tmp_path / "plain.gguf").entry
     for donor in (bundled, family("glm4moe")):
-        with pytest.raises(NextnError):
+        with pytest.raises(UnsupportedModel, match="no engine drafts") as error:
             nextn.attach(plain, donor, out=tmp_path / "out")
-    with pytest.raises(UnsupportedModel, match="no engine"):
-        nextn.attach(plain, bundled, out=tmp_path / "out")
+        assert error.value.exit_code == 16
     with pytest.raises(UnsupportedModel, match="no engine"):
         nextn.extract(bundled, out=tmp_path / "out")
     assert not (tmp_path / "out").exists()
@@ -101,11 +101,42 @@ def test_the_key_of_a_router_is_never_taken_for_mtp(spelled: str, tmp_path: Path
     path = rewrite(source, tmp_path / "router.gguf", put=put, lose=lambda name: ".nextn." in name)
     assert nextn.inspect(path).to_json()["n_layer_nextn"] == 0
     assert nextn.doctor(path).before.problems == ()
-    for refused in (
-        lambda: nextn.attach(path, source, out=tmp_path / "out"),
-        lambda: nextn.detach(path, out=tmp_path / "out"),
-        lambda: nextn.extract(path, out=tmp_path / "out"),
-    ):
-        with pytest.raises(NextnError, match=r"router|no MTP block"):
+    refusals = {
+        "attach": lambda: nextn.attach(path, source, out=tmp_path / "out"),
+        "attach without a donor": lambda: nextn.attach(path, out=tmp_path / "out"),
+        "as a donor": lambda: nextn.attach(TOKENIZER, path, out=tmp_path / "out"),
+        "detach": lambda: nextn.detach(path, out=tmp_path / "out"),
+        "detach in another form": lambda: nextn.detach(path, qkv="split", out=tmp_path / "out"),
+        "extract": lambda: nextn.extract(path, out=tmp_path / "out"),
+        "extract a donor file": lambda: nextn.extract(path, donor_file=True, out=tmp_path / "out"),
+        "pack": lambda: api.pack([path], donor=source, out=tmp_path / "out"),
+        "pack alone": lambda: api.pack([path], out=tmp_path / "out"),
+    }
+    for verb, refused in refusals.items():
+        with pytest.raises(UnsupportedModel, match="a router layer, not for an MTP block") as error:
             refused()
+        assert "lost on the way" not in str(error.value), verb
+        assert error.value.exit_code == 16, verb
     assert not (tmp_path / "out").exists()
+
+
+def test_detach_shortens_the_limits_of_glm_5_next(tmp_path: Path) -> None:
+    """Its loader wants a limit for each layer, and indexer types for the trunk's alone; no engine has run one here."""
+    arch = "glm5-next"
+    source = make_bundled("exaone-moe", tmp_path / "source.gguf", TOKENIZER)
+    limits = [7.0] * N + [9.0]
+    put = [
+        ("general.architecture", "str", arch), (f"{arch}.block_count", "u32", N + 1),
+        (f"{arch}.nextn_predict_layers", "u32", 1), (f"{arch}.embedding_length", "u32", 64),
+        (f"{arch}.swiglu_clamp_exp", "[f32]", limits), (f"{arch}.swiglu_clamp_shexp", "[f32]", limits),
+        (f"{arch}.attention.indexer.types", "[bool]", [True] * N),
+    ]  # fmt: skip
+    path = rewrite(source, tmp_path / "glm5.gguf", put=put)
+    assert nextn.inspect(path).problems == ()
+    model = open_model(nextn.detach(path, out=tmp_path / "plain.gguf").entry)
+    assert model.arch_int("block_count") == N
+    for key in ("swiglu_clamp_exp", "swiglu_clamp_shexp"):
+        assert model.arch_value(key) == limits[:N]
+    assert model.arch_value("attention.indexer.types") == [True] * N
+    long = rewrite(path, tmp_path / "long.gguf", put=[(f"{arch}.swiglu_clamp_exp", "[f32]", limits * 2)])
+    assert any("swiglu_clamp_exp" in problem for problem in nextn.inspect(long).problems)

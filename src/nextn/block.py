@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from .archs import FAMILIES
+from .archs import FAMILIES, refuse_other_use
 from .errors import FormatError, NoBlock
 from .gguf.files import Model
 from .sources.checkpoint import Checkpoint
@@ -108,11 +108,13 @@ def is_f32_only(name: str, n_axes: int) -> bool:
 def block_from_model(model: Model) -> Block:
     """The block of a bundled model, a shard set, a sidecar or a donor file.
 
-    Raises NoBlock when it has none, FormatError when it is damaged.
+    Raises NoBlock when it has none, FormatError when it is damaged, UnsupportedModel where the key means something
+    else.
     """
     names = list(model.tensors)
     layers = block_layers(names)
     arch = model.architecture
+    refuse_other_use(arch, model.entry)
     if not layers:
         promised = model.arch_int("nextn_predict_layers")
         more = (

@@ -43,8 +43,10 @@ def find(trunk: Model, *, layout: str, options: Options | None = None) -> Found:
     """The donor for `trunk`, to be attached as `layout`.
 
     Raises Doubt (several fit equally well), NoBlock (none was found; what was tried is named), BlockPresent (its
-    sidecar lies beside it already, and a sidecar is what was asked for), RemoteError, and what `check_trunk` raises.
+    sidecar lies beside it already, and a sidecar is what was asked for), RemoteError, UnsupportedModel (no engine
+    would draft, so nothing is looked for), and what `check_trunk` raises.
     """
+    family_of(trunk.architecture, trunk.entry)
     check_trunk(trunk)
     return _beside(trunk, layout) or _on_the_hub(trunk, options)
 

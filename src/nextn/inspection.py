@@ -7,8 +7,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from .archs import FAMILIES
-from .archs.base import ASSISTANTS, GENERIC_LAYER_ARRAYS, LOADS_ONLY, OTHER_USE
+from .archs import FAMILIES, per_layer_arrays
+from .archs.base import ASSISTANTS, LOADS_ONLY, OTHER_USE
 from .block import block_layers, layer_of, suffix_of
 from .errors import NextnError
 from .gguf.files import Model, open_model
@@ -220,9 +220,8 @@ def _check_block(model: Model, layers: list[int], shape: str, problems: list[str
 
 def _check_arrays(model: Model, n_nextn: int, n_trunk: int, problems: list[str]) -> None:
     family = FAMILIES.get(model.architecture)
-    suffixes = (*GENERIC_LAYER_ARRAYS, *(family.array_tail if family else ()))
     wanted = n_trunk + n_nextn
-    for suffix in suffixes:
+    for suffix in per_layer_arrays(model.architecture):
         kv = model.header.by_key.get(f"{model.architecture}.{suffix}")
         longer = family is not None and suffix in family.longer_arrays and (kv.n_items or 0) > wanted if kv else False
         if kv is not None and kv.type is KVType.ARRAY and kv.n_items != wanted and not longer:

@@ -23,7 +23,16 @@ from . import (
     qwen35moe,
     step35,
 )
-from .base import ASSISTANTS, LOADS_ONLY, LOADS_ONLY_CLASSES, OTHER_USE, Family
+from .base import (
+    ASSISTANTS,
+    GENERIC_LAYER_ARRAYS,
+    LOADS_ONLY,
+    LOADS_ONLY_ARRAYS,
+    LOADS_ONLY_CLASSES,
+    OTHER_USE,
+    Family,
+    Tail,
+)
 
 FAMILIES: dict[str, Family] = {
     module.FAMILY.arch: module.FAMILY
@@ -55,6 +64,19 @@ def loads_only_of(classes: Iterable[str]) -> str | None:
     return next(found, None)
 
 
+def per_layer_arrays(arch: str) -> dict[str, Tail]:
+    """Arrays with an entry for each layer, behind `{arch}.` -> a block's value (None: repeat the last used one)."""
+    tails: dict[str, Tail] = dict.fromkeys((*GENERIC_LAYER_ARRAYS, *LOADS_ONLY_ARRAYS.get(arch, ())))
+    family = FAMILIES.get(arch)
+    return tails if family is None else {**tails, **family.array_tail}
+
+
+def refuse_other_use(arch: str, where: object) -> None:
+    """Raise UnsupportedModel for an architecture that uses the key for something else."""
+    if arch in OTHER_USE:
+        raise UnsupportedModel(f"{where}: '{arch}' uses the key for {OTHER_USE[arch]}, not for an MTP block.")
+
+
 def family_of(arch: str, where: object) -> Family:
     """The family of an architecture.
 
@@ -67,8 +89,7 @@ def family_of(arch: str, where: object) -> Family:
         raise UnsupportedModel(
             f"{where}: no engine drafts with '{arch}' ({LOADS_ONLY[arch]}); a block would only cost memory."
         )
-    if arch in OTHER_USE:
-        raise UnsupportedModel(f"{where}: '{arch}' uses the key for {OTHER_USE[arch]}, not for an MTP block.")
+    refuse_other_use(arch, where)
     draft = next((name for name, target in ASSISTANTS.items() if target == arch), None)
     if draft is not None:
         raise UnsupportedModel(

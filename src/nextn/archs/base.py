@@ -130,6 +130,8 @@ LOADS_ONLY = {
     "glm4": "GLM-OCR",
     "dots3note": "dots3.note",
 }
+# Per-layer arrays of theirs that the loader wants one entry a layer of, blocks included, beside the generic ones.
+LOADS_ONLY_ARRAYS = {"glm5-next": ("swiglu_clamp_exp", "swiglu_clamp_shexp")}
 # Starts of their names in config.json's `architectures`.
 LOADS_ONLY_CLASSES = {
     "Glm5NextFor": "glm5-next", "BailingMoeV2For": "bailingmoe2", "ExaoneMoEFor": "exaone-moe",

@@ -5,8 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from functools import cached_property
 
-from ..archs import FAMILIES
-from ..archs.base import GENERIC_LAYER_ARRAYS, LOADS_ONLY, OTHER_USE, Family
+from ..archs import FAMILIES, per_layer_arrays
+from ..archs.base import LOADS_ONLY, OTHER_USE, Family
 from ..block import EH_PROJ, layer_of, suffix_of
 from ..gguf.files import Model
 from ..gguf.kv import INTEGER_TYPES, KVType
@@ -151,8 +151,7 @@ class Anatomy:
     @property
     def array_lengths(self) -> set[int]:
         """Lengths of the per-layer arrays that there are."""
-        suffixes = (*GENERIC_LAYER_ARRAYS, *(self.family.array_tail if self.family else ()))
-        found = (self.model.header.by_key.get(f"{self.arch}.{suffix}") for suffix in suffixes)
+        found = (self.model.header.by_key.get(f"{self.arch}.{suffix}") for suffix in per_layer_arrays(self.arch))
         return {kv.n_items for kv in found if kv is not None and kv.type is KVType.ARRAY and kv.n_items is not None}
 
     @property

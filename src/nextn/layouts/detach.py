@@ -6,6 +6,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+from ..archs import refuse_other_use
 from ..block import block_layers, layer_of
 from ..errors import NoBlock, UsageError
 from ..gguf.files import GGUFFile, Model, shard_name
@@ -85,9 +86,10 @@ def plan_detach(
 
     With `form` ("split" or "fused") the model is written anew as one file, q, k and v of its attention in that form;
     then it needs no block. `engine` as in attach: types are checked, and no promise of a block is left, which
-    ik_llama.cpp would believe. Raises NoBlock when there is none, UsageError for sidecars and donor files,
-    QuantizeError for q, k and v that cannot be moved as they are.
+    ik_llama.cpp would believe. Raises NoBlock when there is none, UnsupportedModel where the key means something else,
+    UsageError for sidecars and donor files, QuantizeError for q, k and v that cannot be moved as they are.
     """
+    refuse_other_use(model.architecture, model.entry)
     names = list(model.tensors)
     layers = block_layers(names)
     if not layers and form is None:

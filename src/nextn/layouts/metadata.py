@@ -12,8 +12,8 @@ from collections.abc import Sequence
 from typing import Any
 
 from .. import __version__
-from ..archs import FAMILIES
-from ..archs.base import GENERIC_LAYER_ARRAYS, Donor
+from ..archs import FAMILIES, per_layer_arrays
+from ..archs.base import Donor
 from ..block import Block
 from ..errors import DonorMismatch, FormatError
 from ..gguf.files import SPLIT_COUNT, SPLIT_KEYS, SPLIT_NO, SPLIT_TENSORS_COUNT, Model
@@ -43,11 +43,7 @@ def count_kv(model: Model, suffix: str, value: int) -> KV:
 
 def layer_arrays(model: Model) -> dict[str, Any]:
     """Known per-layer arrays behind `{arch}.` -> value of a block's layer (None: repeat the last used one)."""
-    tails: dict[str, Any] = dict.fromkeys(GENERIC_LAYER_ARRAYS)
-    family = FAMILIES.get(model.architecture)
-    if family is not None:
-        tails.update(family.array_tail)
-    return tails
+    return per_layer_arrays(model.architecture)
 
 
 def growing_arrays(model: Model, n_trunk: int, n_nextn: int) -> list[tuple[str, Any, KV]]:
