@@ -65,6 +65,12 @@ class Anatomy:
         return bool(self.trunk or self.blocks) and self.arch not in OTHER_USE and self.arch not in DRAFTS
 
     @property
+    def is_empty(self) -> bool:
+        """Whether a language model's file has embeddings, and no layer of those that its header promises."""
+        layers = self.trunk or self.blocks or self.arch in DRAFTS
+        return not layers and bool(self.block_count) and "token_embd.weight" in self.model.tensors
+
+    @property
     def has_trunk(self) -> bool:
         """Whether there are layers besides the block's."""
         return bool(self.trunk)
@@ -107,6 +113,29 @@ class Anatomy:
         return tuple(out)
 
     @cached_property
+    def gone(self) -> tuple[int, ...]:
+        """Layers of whole MTP blocks that are lost where others are left: between them, or where the header has them.
+
+        The header is believed when it says where the trunk ends, and the blocks that are left lie behind that.
+        """
+        most = self.family.max_blocks if self.family else 0
+        if not self.blocks or self.blocks[-1] - self.blocks[0] >= most:
+            return ()
+        first, end = self.blocks[0], self.blocks[-1] + 1
+        if self.block_count is not None and len(self.blocks) < self.promised <= most:
+            said = self.block_count - self.promised
+            trunk_fits = said == self.n_trunk if self.has_trunk else said > 0
+            if trunk_fits and said <= first and end <= self.block_count:
+                first, end = said, self.block_count
+        there = {*self.trunk, *self.blocks}
+        return tuple(n for n in range(first, end) if n not in there)
+
+    @property
+    def all_blocks(self) -> tuple[int, ...]:
+        """The blocks' layers with those that are lost as a whole."""
+        return tuple(sorted((*self.blocks, *self.gone)))
+
+    @cached_property
     def unmarked(self) -> tuple[int, ...]:
         """Layers that the count and the key together call MTP blocks, and that have no `nextn.*` tensor (left).
 
@@ -132,7 +161,7 @@ class Anatomy:
         """A sidecar's trunk layers where count and arrays agree and its block's number says otherwise."""
         if self.has_trunk or not self.blocks or self.block_count is None:
             return None
-        n, first = len(self.blocks), self.blocks[0]
+        n, first = len(self.all_blocks), self.all_blocks[0]
         agree = self.block_count in self.array_lengths and first + n not in self.array_lengths
         return self.block_count - n if agree and 0 < self.block_count - n != first else None
 
@@ -141,7 +170,7 @@ class Anatomy:
         """Trunk layers by their tensors; of a sidecar what stands before its block."""
         if self.trunk:
             return max(self.trunk) + 1
-        return self.blocks[0] if self.blocks else 0
+        return self.all_blocks[0] if self.blocks else 0
 
     @property
     def whole_blocks(self) -> bool:

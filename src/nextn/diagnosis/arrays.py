@@ -70,7 +70,7 @@ def check_arrays(seen: Anatomy, donor: Block | None = None) -> Iterator[Finding]
     """Arrays of the wrong length; those that fit what the header wrongly says are left to its finding."""
     if not seen.is_language_model or seen.is_donor or seen.lost_layers:
         return
-    n_trunk, n_nextn = seen.agreed_trunk or seen.n_trunk, len(seen.blocks)
+    n_trunk, n_nextn = seen.agreed_trunk or seen.n_trunk, len(seen.all_blocks)
     if seen.unmarked_for(None if donor is None else donor.n_layer_trunk):
         n_trunk, n_nextn = n_trunk - len(seen.unmarked), n_nextn + len(seen.unmarked)
     if seen.blocks and not seen.has_trunk and seen.blocks[0] == 0 and seen.block_count:

@@ -7,12 +7,12 @@ from functools import partial
 
 from ..archs.base import same_shape
 from ..block import DRAFT_HEAD, EMBED_TOKENS, Block, BlockTensor, layer_of, suffix_of
-from ..gguf.types import TensorType
+from ..gguf.files import Model
 from ..layouts import build
 from ..layouts.detach import DRAFT_ROOTS
 from .anatomy import Anatomy
-from .counts import doctor_command, donor_hint, donor_words
-from .finding import Finding
+from .counts import doctor_command, donor_hint, donor_words, header_change
+from .finding import Change, Finding
 from .patient import Patient, quoted
 
 _QKV, _GATE_UP, _KV_B = "attn_qkv.weight", "ffn_gate_up_exps.weight", "attn_kv_b.weight"
@@ -34,17 +34,24 @@ _TOGETHER = (
 )  # fmt: skip
 HEAD_NORM, _LAYER_NORM = "nextn.shared_head_norm.weight", "layer_output_norm.weight"  # MiMo has the second
 _IK_WANTS_NORM = ("glm-dsa",)  # src/llama-load-tensors.cpp: no TENSOR_NOT_REQUIRED
+# Optional in a family's table, and in its blocks where the trunk's layers have them (sinks: some layers).
+_AS_IN_TRUNK = ("attn_sinks.weight", "attn_q.bias", "attn_k.bias", "attn_v.bias", "attn_q_norm.weight",
+                "attn_k_norm.weight", "attn_gate.weight")  # fmt: skip
 _SPLIT = ("attn_q.weight", "attn_k.weight", "attn_v.weight")
 
 
-def check_blocks(seen: Anatomy, donor: Block | None = None) -> Iterator[Finding]:
-    """Findings about the block's own tensors."""
+def check_blocks(seen: Anatomy, donor: Block | None = None, trunk: Model | None = None) -> Iterator[Finding]:
+    """Findings about the block's own tensors; `trunk` is the model that a sidecar belongs to."""
     yield from _extra_roots(seen)
     family = seen.family
     if family is None or not seen.is_language_model:
         return
     unmarked = seen.unmarked_for(None if donor is None else donor.n_layer_trunk)
-    for number, layer in enumerate(sorted((*unmarked, *seen.blocks))):
+    if seen.gone:
+        yield _gone(seen, donor)
+    for number, layer in enumerate(sorted((*unmarked, *seen.all_blocks))):
+        if layer in seen.gone:
+            continue
         there = {suffix_of(name) for name in seen.model.tensors if layer_of(name) == layer}
         there |= {rule.target for rule in family.rules if rule.root and rule.target in seen.model.tensors}
         needed = [rule.target for rule in family.rules if not rule.optional]
@@ -55,8 +62,8 @@ def check_blocks(seen: Anatomy, donor: Block | None = None) -> Iterator[Finding]
             yield _split(seen, layer)
         if lost:
             yield _not_whole(seen, layer, number, lost, donor)
-        elif not there & {HEAD_NORM, _LAYER_NORM} and HEAD_NORM in {rule.target for rule in family.rules}:
-            yield _no_head_norm(seen, layer, number, donor)
+        else:
+            yield from _unlike_others(seen, layer, number, there, donor, trunk)
         known = {rule.target for rule in family.rules}
         refused = [name for name in (EMBED_TOKENS, DRAFT_HEAD) if name in there and name not in known]
         if refused:
@@ -122,8 +129,47 @@ def _listed(names: list[str]) -> str:
     return shown + (f" and {len(names) - 4} more" if len(names) > 4 else "")
 
 
+def _gone(seen: Anatomy, donor: Block | None) -> Finding:
+    """Whole blocks that are lost beside others. Those that are left are never renumbered: each is another step."""
+    like = {suffix_of(name) for name in seen.model.tensors if layer_of(name) == seen.blocks[0]}
+    supply = [] if donor is None else [
+        (layer, _supply(seen, seen.all_blocks.index(layer), sorted(like), donor)) for layer in seen.gone
+    ]  # fmt: skip
+    whole = bool(supply) and all(like <= tensors.keys() for _, tensors in supply)
+    kept = len(seen.blocks)
+    change: Change | None = None
+    if whole:
+        mend = doctor_command(seen, f"--from {quoted(donor.origin)}") if donor is not None else ""
+        parts = [(layer, tuple(tensors[name] for name in sorted(like))) for layer, tensors in supply]
+        change = partial(_all_completed, parts=parts)
+    elif donor is not None:
+        mend = f"name another donor with --from: {donor.origin.name} does not have them in the right shapes"
+    elif seen.blocks == seen.all_blocks[:kept]:  # the first ones draft without those behind them
+        mend = f"{doctor_command(seen)} makes it a model with {kept} of them; {doctor_command(seen, donor_hint(seen))}"
+        mend += " puts the others back"
+        change = header_change(seen, kept, seen.n_trunk)
+    else:
+        mend = doctor_command(seen, donor_hint(seen))
+    return Finding(
+        "block-not-whole",
+        "error",
+        f"{len(seen.gone)} of {len(seen.all_blocks)} MTP blocks have no tensors at all (layer "
+        f"{', '.join(map(str, seen.gone))}); {donor_words(seen)}.",
+        f"blk.{seen.gone[0]}.*",
+        "llama.cpp refuses to load it: 'tensor ... not found'",
+        mend,
+        change,
+    )
+
+
+def _all_completed(patient: Patient, parts: list[tuple[int, tuple[BlockTensor, ...]]]) -> Patient:
+    for layer, tensors in parts:
+        patient = _completed(patient, tensors, layer)
+    return patient
+
+
 def _not_whole(seen: Anatomy, layer: int, number: int, lost: list[str], donor: Block | None) -> Finding:
-    supply = {} if donor is None else _supply(seen, number, lost, donor)
+    supply = {} if donor is None else _supply(seen, number, [*lost, *_AS_IN_TRUNK], donor)
     whole = bool(supply) and set(lost) <= supply.keys()
     doubt = ""
     if layer in seen.unmarked:
@@ -147,20 +193,59 @@ def _not_whole(seen: Anatomy, layer: int, number: int, lost: list[str], donor: B
     )
 
 
-def _no_head_norm(seen: Anatomy, layer: int, number: int, donor: Block | None) -> Finding:
-    """Every published block has this norm; loaders that can do without it take another one's place."""
-    norm = {} if donor is None else _supply(seen, number, [HEAD_NORM], donor)
-    norm = {name: tensor for name, tensor in norm.items() if name == HEAD_NORM}
-    refused = seen.arch in _IK_WANTS_NORM
+def _unlike_others(
+    seen: Anatomy, layer: int, number: int, there: set[str], donor: Block | None, trunk: Model | None
+) -> Iterator[Finding]:
+    """Tensors that a loader can do without, and a block as it was published cannot."""
+    optional = [rule.target for rule in seen.family.rules if rule.optional] if seen.family else []
+    head_norm = _LAYER_NORM if _LAYER_NORM in optional else HEAD_NORM
+    if head_norm in optional and not there & {HEAD_NORM, _LAYER_NORM}:
+        refused = seen.arch in _IK_WANTS_NORM
+        yield _optional(
+            seen, layer, number, [head_norm], donor,
+            "head-norm-missing", f"lacks '{head_norm}', the norm before its head",
+            "llama.cpp says nothing and drafts with the trunk's output_norm in its place, whose values are others"
+            + ("; ik_llama.cpp refuses to load it" if refused else ""),
+        )  # fmt: skip
+    last = seen.n_trunk - 1
+    others = {
+        suffix_of(name)
+        for name in (*seen.model.tensors, *(trunk.tensors if trunk else ()))
+        if (n := layer_of(name)) in seen.blocks or n == last or "attn_sinks" in name
+    }
+    if donor is not None:
+        others |= _supply(seen, number, list(_AS_IN_TRUNK), donor).keys()
+    fused = [name for name in _AS_IN_TRUNK if _OTHER_FORM.get(name) in there]
+    lost = [name for name in _AS_IN_TRUNK if name in optional and name in others - there and name not in fused]
+    if lost:
+        yield _optional(
+            seen, layer, number, lost, donor,
+            "optional-tensors-missing", f"lacks {_listed(lost)}, which other layers or the donor's block have",
+            "llama.cpp says nothing, and the block computes something else than it was trained to",
+        )  # fmt: skip
+
+
+def _optional(
+    seen: Anatomy, layer: int, number: int, lost: list[str], donor: Block | None, ident: str, how: str, engine: str
+) -> Finding:
+    """A warning that a donor can end."""
+    found = {} if donor is None else _supply(seen, number, lost, donor)
+    tensors = tuple(found[name] for name in lost if name in found)
+    whole = len(tensors) == len(lost)
+    if donor is None:
+        mend = doctor_command(seen, donor_hint(seen))
+    elif whole:
+        mend = doctor_command(seen, f"--from {quoted(donor.origin)}")
+    else:
+        mend = f"name another donor with --from: {donor.origin.name} does not have it in the right shape"
     return Finding(
-        "head-norm-missing",
+        ident,
         "warning",
-        f"the MTP block in layer {layer} lacks '{HEAD_NORM}', the norm before its head; {donor_words(seen)}.",
-        f"blk.{layer}.{HEAD_NORM}",
-        "llama.cpp says nothing and drafts with the trunk's output_norm in its place, whose values are others"
-        + ("; ik_llama.cpp refuses to load it" if refused else ""),
-        doctor_command(seen, f"--from {quoted(donor.origin)}" if donor is not None and norm else donor_hint(seen)),
-        partial(_completed, tensors=tuple(norm.values()), layer=layer) if norm else None,
+        f"the MTP block in layer {layer} {how}; {donor_words(seen)}.",
+        f"blk.{layer}.{lost[0]}",
+        engine,
+        mend,
+        partial(_completed, tensors=tensors, layer=layer) if whole else None,
     )
 
 
@@ -168,7 +253,7 @@ def _supply(seen: Anatomy, number: int, lost: list[str], donor: Block) -> dict[s
     """The lost tensors from a donor that fits."""
     if donor.architecture != seen.arch or donor.hidden_size != seen.model.arch_int("embedding_length"):
         return {}
-    blocks = {*seen.blocks, *seen.unmarked}
+    blocks = {*seen.all_blocks, *seen.unmarked}
     if seen.trunk - blocks and donor.n_layer_trunk not in (None, seen.n_trunk - len(seen.unmarked)):
         return {}
     found = {tensor.suffix: tensor for tensor in donor.tensors if tensor.layer == number}
@@ -179,16 +264,15 @@ def _supply(seen: Anatomy, number: int, lost: list[str], donor: Block) -> dict[s
     known = {rule.target for rule in seen.family.rules} if seen.family else set()
     # What a block may be without was most likely lost with the rest: the donor's has it.
     more = [name for name in found if name.startswith("nextn.") and name in known and name not in (*here, *lost)]
-    return {name: found[name] for name in (*lost, *more) if name in found}
+    return {name: found[name] for name in (*lost, *more) if name in found and name not in here}
 
 
-def _completed(
-    patient: Patient, tensors: tuple[BlockTensor, ...], layer: int, wanted: TensorType | None = None
-) -> Patient:
+def _completed(patient: Patient, tensors: tuple[BlockTensor, ...], layer: int) -> Patient:
     from dataclasses import replace
 
     notes: list[str] = []
     seen = Anatomy.of(patient.model)
-    at = layer if layer in (*seen.blocks, *seen.unmarked) else seen.n_trunk + (tensors[0].layer if tensors else 0)
-    parts = [build.block_part(tensor, f"blk.{at}.{tensor.suffix}", wanted, notes) for tensor in tensors]
+    at = layer if layer in (*seen.all_blocks, *seen.unmarked) else seen.n_trunk + tensors[0].layer
+    names = [tensor.suffix if tensor.root else f"blk.{at}.{tensor.suffix}" for tensor in tensors]
+    parts = [build.block_part(tensor, name, None, notes) for tensor, name in zip(tensors, names, strict=True)]
     return replace(patient, added=(*patient.added, *parts))

@@ -58,6 +58,9 @@ def donor_words(seen: Anatomy) -> str:
 
 def check_counts(seen: Anatomy, donor: Block | None = None) -> Iterator[Finding]:
     """Findings about the key, `block_count` and the place of the block."""
+    if seen.is_empty:
+        yield _empty(seen)
+        return
     if not seen.is_language_model or seen.is_donor:
         return
     if seen.unmarked_for(None if donor is None else donor.n_layer_trunk):
@@ -75,6 +78,18 @@ def check_counts(seen: Anatomy, donor: Block | None = None) -> Iterator[Finding]
     yield from _types(seen)
 
 
+def _empty(seen: Anatomy) -> Finding:
+    again = f"; a sidecar: nextn attach TRUNK {donor_hint(seen)} --layout sidecar" if seen.promised else ""
+    return Finding(
+        "trunk-layers-lost",
+        "error",
+        f"the header says {seen.block_count} layers, and none has a tensor: neither trunk nor block is there.",
+        seen.model.entry.name,
+        "llama.cpp refuses to load it: 'missing tensor' or 'tensor ... not found'",
+        f"get the model again from where it came from{again}",
+    )
+
+
 def _lost(seen: Anatomy, what: str) -> Finding:
     return Finding(
         "trunk-layers-lost",
@@ -90,18 +105,18 @@ def _lost(seen: Anatomy, what: str) -> Finding:
 
 
 def _with_block(seen: Anatomy, donor: Block | None) -> Iterator[Finding]:
-    n, key = len(seen.blocks), f"{seen.arch}.{KEY}"
+    n, key = len(seen.all_blocks), f"{seen.arch}.{KEY}"
     place, mixed = _place(seen, donor)
     if mixed is not None:
         yield mixed
         return
     change = header_change(seen, n, place)
-    if seen.blocks != tuple(range(place, place + n)):
-        to = dict(zip(seen.blocks, range(place, place + n), strict=True))
+    if seen.all_blocks != tuple(range(place, place + n)):
+        to = dict(zip(seen.all_blocks, range(place, place + n), strict=True))
         yield Finding(
             "block-at-wrong-index",
             "error",
-            f"the MTP block is in layer {_layers(seen.blocks)}, and belongs into {_layers(tuple(to.values()))}: "
+            f"the MTP block is in layer {_layers(seen.all_blocks)}, and belongs into {_layers(tuple(to.values()))}: "
             f"behind the trunk's last layer, {place - 1}.",
             f"blk.{seen.blocks[0]}.*",
             f"{WRONG_NUMBER}, or misses tensors of the layers between",
@@ -156,7 +171,7 @@ def _with_block(seen: Anatomy, donor: Block | None) -> Iterator[Finding]:
 
 def _place(seen: Anatomy, donor: Block | None) -> tuple[int, Finding | None]:
     """Where the block belongs; or the finding that nothing tells."""
-    first, n = seen.blocks[0], len(seen.blocks)
+    first, n = seen.all_blocks[0], len(seen.all_blocks)
     said = None if seen.block_count is None else seen.block_count - n
     if not seen.has_trunk:  # a sidecar: its own number counts, unless it was numbered from 0
         if first == 0:
@@ -271,10 +286,10 @@ def _wrong_count(seen: Anatomy, how: str, change: Change | None) -> Finding:
 
 
 def _types(seen: Anatomy) -> Iterator[Finding]:
-    """Engines refuse a count in another integer type."""
+    """Engines refuse a count in another type."""
     for suffix in ("block_count", KEY):
         kv = seen.model.header.by_key.get(f"{seen.arch}.{suffix}")
-        if kv is None or kv.type not in INTEGER_TYPES or kv.type is KVType.UINT32:
+        if kv is None or kv.type not in (*INTEGER_TYPES, KVType.BOOL) or kv.type is KVType.UINT32:
             continue
         value = int(kv.value)
         if not 0 <= value < 1 << 32:

@@ -33,6 +33,8 @@ from .sidecars import check_sidecar
 from .unpublished import check_unpublished
 
 _ORDER = {"error": 0, "warning": 1, "note": 2}
+# What has to be mended by hand before anything else.
+_NOT_WHOLE = ("file-cut-short", "trunk-layers-lost", "block-at-wrong-index")
 NORMS, HALVES = "norms", "eh-proj-halves"
 
 
@@ -93,7 +95,7 @@ def diagnose(
     findings += whole
     findings += check_counts(seen, donor)
     findings += check_arrays(seen, donor)
-    findings += check_blocks(seen, donor)
+    findings += check_blocks(seen, donor, trunk)
     findings += check_sidecar(seen, trunk)
     findings += check_names(seen, trunk, beside=beside)
     if seen.blocks and seen.is_language_model:
@@ -111,10 +113,26 @@ def diagnose(
     findings += unpublished
     if not unpublished and not any(found.is_problem for found in findings):
         findings += _could_have_one(seen)
+    findings = _untouchable(findings)
     findings.sort(key=lambda found: _ORDER[found.severity])
     return Diagnosis(
         name or os.fspath(model.entry), seen.shape, seen.arch, tuple(findings), tuple(skipped), model=model
     )
+
+
+def _untouchable(findings: list[Finding]) -> list[Finding]:
+    """Nothing is mended of a model that is not whole, or whose layers nothing tells apart: it would look healthy."""
+    first = next((each for each in findings if each.id in _NOT_WHOLE and not each.fixable), None)
+    if first is None:
+        return findings
+    out = []
+    for each in findings:
+        if first.id != "file-cut-short" and each.id == "wrong-array-length":
+            continue  # counted by the layers that are there
+        if each.fixable:
+            each = replace(each, mend=f"{first.mend}; then: {each.mend}", change=None, attaches=False)
+        out.append(each)
+    return out
 
 
 def _truncated(model: Model) -> list[Finding]:

@@ -171,7 +171,7 @@ def names_of(trunk: Model) -> dict[str, str]:
         found.setdefault("-".join(filter(None, parts)).replace(" ", "-"), "general.basename and general.size_label")
     if name := _text(trunk, "general.name"):
         found.setdefault(checkpoint_name(name.replace(" ", "-")), "general.name")
-    found.setdefault(checkpoint_name(trunk.base_name), "the file's name")
+    found.setdefault(checkpoint_name(trunk.base_name.removeprefix("mtp-")), "the file's name")
     return found
 
 

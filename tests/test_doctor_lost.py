@@ -1,0 +1,184 @@
+"""Models that lost more than a tensor: whole blocks of several, trunk layers, the end of the file."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from pathlib import Path
+
+import pytest
+
+import nextn
+from conftest import CHECKPOINT, Q4, stored
+from nextn.diagnosis import examine
+from nextn.gguf.files import open_model
+from nextn.sources.infer import infer_donors
+from sick import rewrite
+from splitting import split_gguf
+from test_doctor import checked, ids
+from test_families import trunk_of
+
+Family = Callable[[str], Path]
+
+
+def attached(kind: str, family: Family, folder: Path, layout: str) -> tuple[Path, Path]:
+    """A healthy model of three blocks, in layers 2 to 4, and its donor."""
+    donor = family(kind)
+    made = nextn.attach(trunk_of(kind), donor, layout=layout, out=folder / layout)
+    return made.sidecar or made.entry, donor
+
+
+def layers_of(path: Path) -> set[str]:
+    return {name.split(".")[1] for name in open_model(path).tensors if name.startswith("blk.")}
+
+
+def lose(layers: Iterable[int]) -> Callable[[str], bool]:
+    starts = tuple(f"blk.{n}." for n in layers)
+    return lambda name: name.startswith(starts)
+
+
+@pytest.mark.parametrize("layout", ["bundle", "sidecar", "split"])
+@pytest.mark.parametrize("gone", [(2,), (3,), (4,), (3, 4), (2, 4)])
+@pytest.mark.parametrize("kind", ["mimo2", "step35"])
+def test_whole_blocks_that_are_gone(
+    kind: str, gone: tuple[int, ...], layout: str, family: Family, tmp_path: Path
+) -> None:
+    good, donor = attached(kind, family, tmp_path, layout.replace("split", "bundle"))
+    path = rewrite(good, tmp_path / "sick" / good.name, lose=lose(gone))
+    if layout == "split":
+        path = split_gguf(path, tmp_path / "set", 3)[0]
+    assert ids(examine(path)) == ["block-not-whole"]
+    alone = checked(nextn.doctor(path, fix=True, out=tmp_path / "alone"))
+    if gone in ((4,), (3, 4)):  # the first ones are there, and draft without the others
+        assert alone.plan is not None and alone.remaining == ()
+        mended = open_model(alone.plan.sidecar or alone.plan.entry)
+        assert mended.arch_int("nextn_predict_layers") == 3 - len(gone)
+        assert mended.arch_int("block_count") == 5 - len(gone)
+        assert all(stored(mended, name) == stored(open_model(path), name) for name in mended.tensors)
+    else:  # a block under another's number would draft in vain
+        assert alone.plan is None
+    done = checked(nextn.doctor(path, fix=True, donor=donor, out=tmp_path / "whole"))
+    assert done.plan is not None and done.remaining == (), [finding.what for finding in done.remaining]
+    whole, healthy = open_model(done.plan.sidecar or done.plan.entry), open_model(good)
+    assert set(whole.tensors) == set(healthy.tensors)
+    assert all(stored(whole, name) == stored(healthy, name) for name in open_model(path).tensors)
+    for suffix in ("block_count", "nextn_predict_layers", "attention.head_count_kv"):
+        assert whole.header.get(f"{kind}.{suffix}") == healthy.header.get(f"{kind}.{suffix}")
+
+
+def test_a_hole_between_blocks_is_never_closed(family: Family, tmp_path: Path) -> None:
+    good, donor = attached("mimo2", family, tmp_path, "bundle")
+    key = "mimo2.nextn_predict_layers"
+    path = rewrite(good, tmp_path / "sick" / good.name, lose=lose([3]), drop=[key])
+    assert ids(examine(path)) == ["block-without-key", "block-not-whole"]
+    some = checked(nextn.doctor(path, fix=True, out=tmp_path / "some.gguf"))
+    assert [finding.id for finding in some.remaining] == ["block-not-whole"]
+    assert layers_of(tmp_path / "some.gguf") == {"0", "1", "2", "4"}
+    done = checked(nextn.doctor(path, fix=True, donor=donor, out=tmp_path / "whole.gguf"))
+    assert done.remaining == () and open_model(tmp_path / "whole.gguf").header.get(key) == 3
+
+
+@pytest.mark.parametrize(
+    ("kind", "lost", "n_blocks"),
+    [
+        ("mimo2", ["attn_sinks.weight"], 1),
+        ("mimo2", ["attn_sinks.weight"], 3),
+        ("step35", ["attn_gate.weight"], 1),
+        ("step35", ["attn_q_norm.weight", "attn_k_norm.weight"], 3),
+        ("glm4moe", ["attn_q.bias", "attn_k.bias", "attn_v.bias"], 1),
+    ],
+)
+@pytest.mark.parametrize("layout", ["bundle", "sidecar"])
+def test_optional_tensors_that_the_trunk_has(
+    kind: str, lost: list[str], n_blocks: int, layout: str, family: Family, tmp_path: Path
+) -> None:
+    good, donor = attached(kind, family, tmp_path, layout)
+    names = {f"blk.{2 + number}.{suffix}" for number in range(n_blocks) for suffix in lost}
+    path = rewrite(good, tmp_path / "sick" / good.name, lose=lambda name: name in names)
+    trunk = trunk_of(kind)
+    found = nextn.doctor(path, trunk=trunk if layout == "sidecar" else None).before
+    assert [each for each in ids(found) if each != "folder-hides-sidecar"] == ["optional-tensors-missing"] * n_blocks
+    assert ids(nextn.doctor(path, donor=donor).before) == ["optional-tensors-missing"] * n_blocks
+    done = checked(nextn.doctor(path, fix=True, donor=donor))
+    assert done.plan is not None and done.remaining == ()
+    mended, healthy = open_model(done.plan.sidecar or done.plan.entry), open_model(good)
+    assert set(mended.tensors) == set(healthy.tensors)
+    vectors = [name for name in names if name.endswith(("sinks.weight", "bias"))]
+    assert all(stored(mended, name) == stored(healthy, name) for name in vectors)
+
+
+def test_the_norm_of_mimo_has_another_name(family: Family, tmp_path: Path) -> None:
+    good, donor = attached("mimo2", family, tmp_path, "bundle")
+    name = "blk.3.layer_output_norm.weight"
+    path = rewrite(good, tmp_path / "sick" / good.name, lose=lambda other: other == name)
+    found = examine(path)
+    assert ids(found) == ["head-norm-missing"] and found.problems[0].where == name
+    done = checked(nextn.doctor(path, fix=True, donor=donor))
+    assert done.remaining == () and done.plan is not None
+    assert stored(open_model(done.plan.entry), name) == stored(open_model(good), name)
+
+
+def test_roots_of_a_sidecars_own_keep_their_names(family: Family, tmp_path: Path) -> None:
+    donor = family("deepseek4-plain")
+    good = nextn.attach(trunk_of("deepseek4"), donor, out=tmp_path).sidecar
+    assert good is not None
+    path = rewrite(good, tmp_path / "sick" / good.name, lose=lambda name: name.startswith("output_hc_"))
+    assert ids(examine(path)) == ["block-not-whole"]
+    done = checked(nextn.doctor(path, fix=True, donor=donor))
+    assert done.plan is not None and done.remaining == ()
+    assert set(open_model(done.plan.sidecar or done.plan.entry).tensors) == set(open_model(good).tensors)
+
+
+# -- what is not whole is not touched ---------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("kind", ["mimo2", "step35", "bailingmoe3", "glmdsa"])
+def test_a_trunk_that_is_not_whole_is_left_alone(kind: str, family: Family, tmp_path: Path) -> None:
+    """Its header may be put right for the layers that are left, and a model without a layer looks healthy."""
+    good, donor = attached(kind, family, tmp_path, "bundle")
+    path = rewrite(good, tmp_path / "sick" / good.name, lose=lose([1]))
+    for source in (None, donor):
+        done = checked(nextn.doctor(path, fix=True, donor=source))
+        assert done.plan is None and [finding.id for finding in done.remaining] == ["trunk-layers-lost"]
+
+
+def test_a_file_that_is_cut_short_is_left_alone(tmp_path: Path) -> None:
+    bundle = nextn.attach(Q4, CHECKPOINT, layout="bundle", out=tmp_path / "well").entry
+    whole = rewrite(bundle, tmp_path / "whole.gguf", drop=["qwen35.nextn_predict_layers"])
+    path = tmp_path / "cut.gguf"
+    path.write_bytes(whole.read_bytes()[:-5000])
+    done = checked(nextn.doctor(path, fix=True))
+    assert done.plan is None and [each.id for each in done.remaining] == ["file-cut-short", "block-without-key"]
+    assert "; then: nextn doctor" in done.remaining[1].mend
+
+
+def test_a_sidecar_of_nothing_but_roots(tmp_path: Path) -> None:
+    made = nextn.attach(Q4, CHECKPOINT, layout="sidecar", out=tmp_path / "well")
+    assert made.sidecar is not None
+    path = rewrite(made.sidecar, tmp_path / made.sidecar.name, lose=lambda name: name.startswith("blk."))
+    found = examine(path)
+    assert ids(found) == ["trunk-layers-lost"] and "--layout sidecar" in found.problems[0].mend
+    assert checked(nextn.doctor(path, fix=True)).plan is None
+
+
+def test_a_sidecar_whose_first_block_lost_its_marks_keeps_its_name(family: Family, tmp_path: Path) -> None:
+    good, donor = attached("mimo2", family, tmp_path, "sidecar")
+    path = rewrite(good, tmp_path / "sick" / good.name, lose=lambda name: name.startswith("blk.2.nextn."))
+    assert ids(examine(path)) == ["block-not-whole"] and checked(nextn.doctor(path, fix=True)).plan is None
+    done = checked(nextn.doctor(path, fix=True, donor=donor))
+    assert done.plan is not None and done.remaining == () and done.plan.entry.name.startswith("mtp-")
+
+
+def test_a_key_that_is_a_bool(tmp_path: Path) -> None:
+    bundle = nextn.attach(Q4, CHECKPOINT, layout="bundle", out=tmp_path / "well").entry
+    key = "qwen35.nextn_predict_layers"
+    path = rewrite(bundle, tmp_path / "sick.gguf", put=[(key, "bool", True)])
+    assert ids(examine(path)) == ["wrong-key-type"]
+    done = checked(nextn.doctor(path, fix=True))
+    assert done.plan is not None and done.remaining == ()
+    assert open_model(done.plan.entry).header.by_key[key].type.name == "UINT32"
+
+
+def test_a_sidecars_mark_is_no_part_of_its_models_name(tmp_path: Path) -> None:
+    sidecar = nextn.attach(Q4, CHECKPOINT, layout="sidecar", out=tmp_path).sidecar
+    assert sidecar is not None
+    assert not any("mtp-" in guess.repo for guess in infer_donors(open_model(sidecar)))
