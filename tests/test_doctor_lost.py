@@ -77,6 +77,19 @@ def test_a_hole_between_blocks_is_never_closed(family: Family, tmp_path: Path) -
     assert done.remaining == () and open_model(tmp_path / "whole.gguf").header.get(key) == 3
 
 
+@pytest.mark.parametrize("lost", ["nextn.eh_proj.weight", "attn_norm.weight", "attn_sinks.weight"])
+@pytest.mark.parametrize("gone", [3, 4])
+def test_a_lost_block_beside_one_that_is_not_whole(lost: str, gone: int, family: Family, tmp_path: Path) -> None:
+    good, donor = attached("mimo2", family, tmp_path, "bundle")
+    path = rewrite(
+        good, tmp_path / "sick" / good.name,
+        lose=lambda name: name == f"blk.2.{lost}" or name.startswith(f"blk.{gone}."),
+    )  # fmt: skip
+    done = checked(nextn.doctor(path, fix=True, donor=donor))
+    assert len(done.before.problems) == 2 and done.plan is not None and done.remaining == ()
+    assert set(open_model(done.plan.entry).tensors) == set(open_model(good).tensors)
+
+
 @pytest.mark.parametrize(
     ("kind", "lost", "n_blocks"),
     [
@@ -141,6 +154,20 @@ def test_a_trunk_that_is_not_whole_is_left_alone(kind: str, family: Family, tmp_
         assert done.plan is None and [finding.id for finding in done.remaining] == ["trunk-layers-lost"]
 
 
+@pytest.mark.parametrize("key", ["block_count", "nextn.marks"])
+def test_a_lost_trunk_layer_is_told_from_another_sickness(key: str, family: Family, tmp_path: Path) -> None:
+    """By the per-layer arrays without a count, by the key and the count without a block's marks."""
+    good, donor = attached("mimo2", family, tmp_path, "bundle")
+    drop = [f"mimo2.{key}"] if key == "block_count" else []
+    marks = () if drop else ("blk.2.nextn.",)
+    path = rewrite(
+        good, tmp_path / "sick" / good.name, drop=drop, lose=lambda name: name.startswith(("blk.1.", *marks))
+    )
+    for source in (None, donor):
+        done = checked(nextn.doctor(path, fix=True, donor=source))
+        assert done.plan is None and "trunk-layers-lost" in [finding.id for finding in done.remaining]
+
+
 def test_a_file_that_is_cut_short_is_left_alone(tmp_path: Path) -> None:
     bundle = nextn.attach(Q4, CHECKPOINT, layout="bundle", out=tmp_path / "well").entry
     whole = rewrite(bundle, tmp_path / "whole.gguf", drop=["qwen35.nextn_predict_layers"])
@@ -166,6 +193,39 @@ def test_a_sidecar_whose_first_block_lost_its_marks_keeps_its_name(family: Famil
     assert ids(examine(path)) == ["block-not-whole"] and checked(nextn.doctor(path, fix=True)).plan is None
     done = checked(nextn.doctor(path, fix=True, donor=donor))
     assert done.plan is not None and done.remaining == () and done.plan.entry.name.startswith("mtp-")
+
+
+@pytest.mark.parametrize("lost", ["attn_norm.weight", "nextn."])
+def test_a_sidecar_gets_its_roots_once_its_block_is_whole(lost: str, tmp_path: Path) -> None:
+    trunk = tmp_path / "models" / Q4.name
+    trunk.parent.mkdir()
+    trunk.symlink_to(Q4)
+    good = nextn.attach(trunk, CHECKPOINT, layout="sidecar").sidecar
+    assert good is not None
+    path = rewrite(
+        good, good.with_name("mtp-sick-Q8_0.gguf"),
+        lose=lambda name: name.startswith((f"blk.4.{lost}", "token_embd", "output_norm")),
+    )  # fmt: skip
+    assert ids(examine(path)) == ["block-not-whole", "sidecar-without-roots"]
+    assert checked(nextn.doctor(path, fix=True, trunk=trunk)).plan is None  # nothing supplies the block
+    first = checked(nextn.doctor(path, fix=True, trunk=trunk, donor=CHECKPOINT))
+    assert first.plan is not None and [finding.id for finding in first.remaining] == ["sidecar-without-roots"]
+    then = checked(nextn.doctor(first.plan.entry, fix=True, trunk=trunk))
+    assert then.plan is not None and then.remaining == ()
+    made = then.plan.sidecar
+    assert made is not None and set(open_model(good).tensors) <= {*open_model(made).tensors, "output.weight"}
+
+
+def test_an_array_of_a_sidecar_without_marks(family: Family, tmp_path: Path) -> None:
+    good, donor = attached("mimo2", family, tmp_path, "sidecar")
+    key = "mimo2.attention.head_count_kv"
+    long = [*open_model(good).header.get(key), 2]
+    path = rewrite(
+        good, tmp_path / "sick" / good.name, put=[(key, "[i32]", long)], lose=lambda name: "blk.2.nextn." in name
+    )
+    assert ids(examine(path)) == ["wrong-array-length", "block-not-whole"]
+    done = checked(nextn.doctor(path, fix=True, donor=donor))
+    assert done.plan is not None and done.remaining == ()
 
 
 def test_a_key_that_is_a_bool(tmp_path: Path) -> None:

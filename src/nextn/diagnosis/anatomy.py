@@ -72,8 +72,8 @@ class Anatomy:
 
     @property
     def has_trunk(self) -> bool:
-        """Whether there are layers besides the block's."""
-        return bool(self.trunk)
+        """Whether there are layers besides the block's, marked as such or not."""
+        return bool(self.trunk - set(self.unmarked))
 
     @property
     def promise_counts(self) -> bool:
@@ -92,7 +92,7 @@ class Anatomy:
     @property
     def shape(self) -> str:
         """bundled, trunk-only, sidecar or donor."""
-        if not self.blocks:
+        if not self.blocks and (self.has_trunk or not self.unmarked):
             return "trunk-only"
         if self.has_trunk:
             return "bundled"
@@ -104,9 +104,11 @@ class Anatomy:
         out: list[int] = []
         there = sorted({*self.trunk, *self.blocks})
         before = -1
-        last = max(self.trunk, default=-1)
-        for n in there:
-            if n > last or len(out) >= 100:
+        last = max(self.trunk - set(self.unmarked), default=-1)
+        if self.unmarked and self.has_trunk:  # then the header was believed
+            last = max(last, (self.block_count or 0) - self.promised - 1)
+        for n in (*(n for n in there if n <= last), last + 1):
+            if len(out) >= 100:
                 break
             out += range(before + 1, min(n, before + 101))
             before = n

@@ -131,7 +131,9 @@ def _listed(names: list[str]) -> str:
 
 def _gone(seen: Anatomy, donor: Block | None) -> Finding:
     """Whole blocks that are lost beside others. Those that are left are never renumbered: each is another step."""
-    like = {suffix_of(name) for name in seen.model.tensors if layer_of(name) == seen.blocks[0]}
+    like = {suffix_of(name) for name in seen.model.tensors if layer_of(name) in seen.blocks}
+    needed = (rule.target for rule in seen.family.rules if not rule.optional and not rule.root) if seen.family else ()
+    like |= {name for name in needed if _OTHER_FORM.get(name) not in like}
     supply = [] if donor is None else [
         (layer, _supply(seen, seen.all_blocks.index(layer), sorted(like), donor)) for layer in seen.gone
     ]  # fmt: skip

@@ -63,13 +63,13 @@ def check_counts(seen: Anatomy, donor: Block | None = None) -> Iterator[Finding]
         return
     if not seen.is_language_model or seen.is_donor:
         return
-    if seen.unmarked_for(None if donor is None else donor.n_layer_trunk):
-        yield from _types(seen)  # the header may well be right: see `check_blocks`
-        return
     if seen.lost_layers:
         n = len(seen.lost_layers)
         yield _lost(seen, f"{n:,}{' or more' if n >= 100 else ''} trunk layer(s) have no tensors (the first is "
                           f"{seen.lost_layers[0]})")  # fmt: skip
+        return
+    if seen.unmarked_for(None if donor is None else donor.n_layer_trunk):
+        yield from _types(seen)  # the header may well be right: see `check_blocks`
         return
     if seen.blocks:
         yield from _with_block(seen, donor)
@@ -194,7 +194,8 @@ def _place(seen: Anatomy, donor: Block | None) -> tuple[int, Finding | None]:
             "get the model again, or take the block off by hand: nothing tells which layer is which",
         )
     agreed = donor is not None and donor.n_layer_trunk == behind
-    if first > behind and said == first and not agreed and not seen.array_lengths & {behind, behind + n}:
+    by_arrays = said is None and first + n in seen.array_lengths
+    if first > behind and (said == first or by_arrays) and not agreed and not seen.array_lengths & {behind, behind + n}:
         return behind, _lost(seen, f"the header and the block agree that the trunk has {first} layers, and "
                                    f"{behind} are there")  # fmt: skip
     return behind, None

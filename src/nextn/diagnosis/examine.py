@@ -113,7 +113,7 @@ def diagnose(
     findings += unpublished
     if not unpublished and not any(found.is_problem for found in findings):
         findings += _could_have_one(seen)
-    findings = _untouchable(findings)
+    findings = _untouchable(_block_first(seen, findings))
     findings.sort(key=lambda found: _ORDER[found.severity])
     return Diagnosis(
         name or os.fspath(model.entry), seen.shape, seen.arch, tuple(findings), tuple(skipped), model=model
@@ -133,6 +133,19 @@ def _untouchable(findings: list[Finding]) -> list[Finding]:
             each = replace(each, mend=f"{first.mend}; then: {each.mend}", change=None, attaches=False)
         out.append(each)
     return out
+
+
+def _block_first(seen: Anatomy, findings: list[Finding]) -> list[Finding]:
+    """A sidecar gets its roots once its block is whole."""
+    block = next((each for each in findings if each.id == "block-not-whole"), None)
+    if block is None or seen.shape != "sidecar":
+        return findings
+    return [
+        replace(each, mend=f"first the block: {block.mend}; then the same for what that writes: {each.mend}",
+                change=None, attaches=False)
+        if each.attaches else each
+        for each in findings
+    ]  # fmt: skip
 
 
 def _truncated(model: Model) -> list[Finding]:

@@ -29,8 +29,7 @@ _MOST_FOLDERS = 64  # looked into for a sidecar that lies too deep
 
 def check_names(seen: Anatomy, trunk: Model | None = None, *, beside: bool = True) -> Iterator[Finding]:
     """Findings about the model's own name; with `beside`, of sidecars that lie just out of its reach, too."""
-    only_blocks = not seen.trunk - set(seen.unmarked)
-    if not seen.is_language_model or (seen.lost_layers and (not seen.blocks or only_blocks)):
+    if not seen.is_language_model or (seen.lost_layers and not seen.blocks):
         return  # what is not whole is no main model: perhaps a sidecar whose block lost its marks
     if seen.shape in ("bundled", "trunk-only"):
         yield from _main(seen)

@@ -29,7 +29,7 @@ _CACHE_FOLDER = re.compile(r"models--([^/]+?)--([^/]+)\Z")
 # What quantizers append to the name of the checkpoint that they quantized.
 _QUANT_TAIL = re.compile(
     r"[-_.]("
-    r"i1|GGUF|MTP|imatrix|AWQ|GPTQ|EXL[23]|MLX|bnb|unsloth|UD|FP8|NVFP4|MXFP4\w*|Int[48]|W[48]A\d+|[2-8]bit|[248]bits"
+    r"i1|GGUF|MTP|fixed|imatrix|AWQ|GPTQ|EXL[23]|MLX|bnb|unsloth|UD|FP8|NVFP4|MXFP4\w*|Int[48]|W[48]A\d+|[2-8]bit|[248]bits"
     r")\Z",
     re.IGNORECASE,
 )
