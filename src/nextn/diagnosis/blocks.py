@@ -145,7 +145,7 @@ def _gone(seen: Anatomy, donor: Block | None) -> Finding:
         parts = [(layer, tuple(tensors[name] for name in sorted(like))) for layer, tensors in supply]
         change = partial(_all_completed, parts=parts)
     elif donor is not None:
-        mend = f"name another donor with --from: {donor.origin.name} does not have them in the right shapes"
+        mend = f"name another donor with --from: {donor.donor_name} does not have them in the right shapes"
     elif seen.blocks == seen.all_blocks[:kept]:  # the first ones draft without those behind them
         mend = f"{doctor_command(seen)} makes it a model with {kept} of them; {doctor_command(seen, donor_hint(seen))}"
         mend += " puts the others back"
@@ -181,7 +181,7 @@ def _not_whole(seen: Anatomy, layer: int, number: int, lost: list[str], donor: B
     elif whole:
         mend = doctor_command(seen, f"--from {quoted(donor.origin)}")
     else:
-        mend = f"name another donor with --from: {donor.origin.name} does not have all of them in the right shapes"
+        mend = f"name another donor with --from: {donor.donor_name} does not have all of them in the right shapes"
     return Finding(
         "block-not-whole",
         "error",
@@ -239,7 +239,7 @@ def _optional(
     elif whole:
         mend = doctor_command(seen, f"--from {quoted(donor.origin)}")
     else:
-        mend = f"name another donor with --from: {donor.origin.name} does not have it in the right shape"
+        mend = f"name another donor with --from: {donor.donor_name} does not have it in the right shape"
     return Finding(
         ident,
         "warning",

@@ -224,7 +224,7 @@ def _without_block(seen: Anatomy, donor: Block | None) -> Iterator[Finding]:
         return
     if seen.promised:
         if count - seen.promised == there or (count == there and donor is not None and donor.n_layer_trunk == there):
-            yield _promise(seen, key)
+            yield _promise(seen, key, donor)
         elif count == there:
             layer = count - seen.promised
             yield Finding(
@@ -253,9 +253,12 @@ def _without_block(seen: Anatomy, donor: Block | None) -> Iterator[Finding]:
         yield _wrong_count(seen, f"is {count}", None)
 
 
-def _promise(seen: Anatomy, key: str) -> Finding:
+def _promise(seen: Anatomy, key: str, donor: Block | None) -> Finding:
     more = f"nextn attach {quoted(seen.model.entry)} {donor_hint(seen)} --layout bundle"
     get = "no engine would draft with it" if seen.only_loads else f"to get the block: {more}"
+    mend = f"{doctor_command(seen)} makes it an honest model without a block; {get}"
+    if donor is not None:
+        mend = doctor_command(seen, f"--from {quoted(donor.origin)}")
     return Finding(
         "key-without-block",
         "error",
@@ -264,7 +267,7 @@ def _promise(seen: Anatomy, key: str) -> Finding:
         key,
         "llama.cpp loads it, or misses the block's tensors, by architecture; asked to draft it aborts: 'MTP block "
         "missing nextn.eh_proj'; ik_llama.cpp misses tensors",
-        f"{doctor_command(seen)} makes it an honest model without a block; {get}",
+        mend,
         header_change(seen, 0, seen.n_trunk),
         attaches=True,
     )

@@ -27,7 +27,7 @@ from .finding import Finding
 from .halves import check_halves
 from .names import check_names
 from .norms import check_norms
-from .patient import quoted
+from .patient import fix_command, quoted
 from .sets import open_broken_set
 from .sidecars import check_sidecar
 from .unpublished import check_unpublished
@@ -113,11 +113,24 @@ def diagnose(
     findings += unpublished
     if not unpublished and not any(found.is_problem for found in findings):
         findings += _could_have_one(seen)
-    findings = _untouchable(_block_first(seen, findings))
+    findings = _untouchable(_block_first(seen, [_as_asked(each, model, donor, trunk) for each in findings]))
     findings.sort(key=lambda found: _ORDER[found.severity])
     return Diagnosis(
         name or os.fspath(model.entry), seen.shape, seen.arch, tuple(findings), tuple(skipped), model=model
     )
+
+
+def _as_asked(finding: Finding, model: Model, donor: Block | None, trunk: Model | None) -> Finding:
+    """The finding with the donor and the trunk that it was told by in its command: without them it may not be found."""
+    own = fix_command(model.entry)
+    if not finding.fixable or own not in finding.mend:
+        return finding
+    more = ""
+    if donor is not None and "--from" not in finding.mend:
+        more += f" --from {quoted(donor.origin)}"
+    if trunk is not None and "--trunk" not in finding.mend:
+        more += f" --trunk {quoted(trunk.entry)}"
+    return replace(finding, mend=finding.mend.replace(own, own + more, 1))
 
 
 def _untouchable(findings: list[Finding]) -> list[Finding]:

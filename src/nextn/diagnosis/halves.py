@@ -30,8 +30,8 @@ _OTHER = 0.5
 _MOST_ROWS = 64
 
 
-def swapped_finding(seen: Anatomy, layer: int, how: str) -> Finding:
-    """The finding, told by `how`."""
+def swapped_finding(seen: Anatomy, layer: int, how: str, *more: str) -> Finding:
+    """The finding, told by `how`; `more` is what the command needs to be told so again."""
     name = f"blk.{layer}.{EH_PROJ}"
     file, info = seen.model.tensors[name]
     segments = swapped_segments(file, info)
@@ -41,7 +41,7 @@ def swapped_finding(seen: Anatomy, layer: int, how: str) -> Finding:
         f"the halves of '{name}' are swapped: {how}.",
         name,
         "engines load it, the text stays right, and hardly a draft is accepted",
-        doctor_command(seen)
+        doctor_command(seen, *more)
         if segments
         else "attach the block again from its checkpoint: in this type the halves cannot be swapped without a loss",
         None if segments is None else partial(_swapped, name=name, segments=tuple(segments)),

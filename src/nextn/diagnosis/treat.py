@@ -21,7 +21,7 @@ from ..layouts.plan import LinkMode, Plan
 from .examine import HALVES, Diagnosis, check_source, diagnose, examine
 from .finding import Finding
 from .mend import plan_mended
-from .patient import Patient
+from .patient import Patient, quoted
 
 
 @dataclass(frozen=True)
@@ -88,6 +88,8 @@ def doctor(
         block = None if source is None else source.block
         target = None if trunk is None else open_model(Path(trunk))
         before = examine(model, donor=block, trunk=target, limit_rate=limit_rate)
+        if source is not None and source.remote is not None:
+            before = _with_address(before, source.block.origin, str(donor))
         if engine is not None:
             before = _tried(before, target, engine, threads, say)
         if not fix or before.model is None or not before.fixable:
@@ -100,6 +102,14 @@ def doctor(
             source.remote.fetch(plan.ranges, progress)
         outcome = execute(plan, progress=progress)
     return Treatment(before, plan, outcome, examine(plan.sidecar or plan.entry, trunk=target))
+
+
+def _with_address(before: Diagnosis, place: Path, address: str) -> Diagnosis:
+    """The diagnosis with a remote donor's address for its place in the cache, which is no donor by itself."""
+    own, asked = quoted(place), quoted(address)
+    return replace(
+        before, findings=tuple(replace(each, mend=each.mend.replace(own, asked)) for each in before.findings)
+    )
 
 
 def _tried(

@@ -18,7 +18,7 @@ from .anatomy import Anatomy
 from .finding import Finding
 from .halves import swapped_finding, swapped_segments
 from .mend import plan_mended
-from .patient import Patient
+from .patient import Patient, quoted
 
 if TYPE_CHECKING:
     from ..engines.base import Engine
@@ -78,7 +78,9 @@ def try_halves(
         return [], "the engine drafted too little to tell"
     words = f"the engine accepts {100 * plain:.0f} % of the drafts as it is and {100 * other:.0f} % with them swapped"
     if other >= LEAST_ACCEPTED and other >= RATIO * plain:
-        return [swapped_finding(seen, layer, words)], words
+        asked = f"--engine {quoted(engine or 'xllamacpp')}"
+        of_trunk = () if trunk is None else (f"--trunk {quoted(trunk)}",)
+        return [swapped_finding(seen, layer, words, asked, *of_trunk)], words
     return [], words
 
 

@@ -120,8 +120,12 @@ def kimi_words(last: int) -> str:
 
 
 def check_unpublished(seen: Anatomy) -> Iterator[Finding]:
-    """A note for a model without a block when none was published, or when no engine would draft with one."""
-    if seen.blocks or not (seen.trunk or seen.arch in DRAFTS):
+    """A note for a model without a block when none was published; and of a block that no engine drafts with."""
+    if seen.blocks and seen.is_language_model:
+        if seen.arch not in FAMILIES:
+            yield _useless(seen)
+        return
+    if not (seen.trunk or seen.blocks or seen.arch in DRAFTS):
         return
     entry = seen.model.entry
     words = mend = None
@@ -137,6 +141,24 @@ def check_unpublished(seen: Anatomy) -> Iterator[Finding]:
     if words is not None:
         ident = "draft-model" if seen.arch in DRAFTS else "no-block-published"
         yield Finding(ident, "note", words, entry.name, "", mend or "nothing to do: the model is whole as it is")
+
+
+def _useless(seen: Anatomy) -> Finding:
+    """A block in a model whose loader takes it in vain, or not at all."""
+    arch, entry = seen.arch, seen.model.entry
+    if arch in NONE_PUBLISHED:
+        return Finding(
+            "block-without-engine", "error",
+            f"an MTP block is there (layer {seen.blocks[0]}), and no loader of '{arch}' knows one.",
+            f"blk.{seen.blocks[0]}.*", "llama.cpp refuses to load it: 'wrong number of tensors'",
+            f"nextn detach {quoted(entry)} takes it off",
+        )  # fmt: skip
+    why = LOADS_ONLY.get(arch)
+    what = f"no engine drafts with '{arch}' ({why})" if why else f"nextn knows of no engine that drafts with '{arch}'"
+    return Finding(
+        "block-without-engine", "note", f"{what}: the block only costs memory.", entry.name, "",
+        f"nextn detach {quoted(entry)} takes it off",
+    )  # fmt: skip
 
 
 def _of_arch(arch: str) -> str | None:
