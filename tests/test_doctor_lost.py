@@ -12,7 +12,7 @@ from conftest import CHECKPOINT, Q4, stored
 from nextn.diagnosis import examine
 from nextn.gguf.files import open_model
 from nextn.sources.infer import infer_donors
-from sick import rewrite
+from sick import block_norms, plus, rewrite
 from splitting import split_gguf
 from test_doctor import checked, ids
 from test_families import trunk_of
@@ -242,3 +242,52 @@ def test_a_sidecars_mark_is_no_part_of_its_models_name(tmp_path: Path) -> None:
     sidecar = nextn.attach(Q4, CHECKPOINT, layout="sidecar", out=tmp_path).sidecar
     assert sidecar is not None
     assert not any("mtp-" in guess.repo for guess in infer_donors(open_model(sidecar)))
+
+
+# -- attaching beside other changes -----------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("layout", ["single", "set"])
+def test_a_promise_beside_a_tensor_that_has_to_go(layout: str, tmp_path: Path) -> None:
+    """Attaching to a set links its shards, so a tensor in one of them stays until the next --fix."""
+    bundle = nextn.attach(Q4, CHECKPOINT, layout="bundle", out=tmp_path / "well").entry
+    path = rewrite(
+        bundle, tmp_path / "sick" / "sick-Q4_K_M.gguf", lose=lose([4]),
+        add=[("output_extra.weight", (32, 2), 0, bytes(256))],
+    )  # fmt: skip
+    if layout == "set":
+        path = split_gguf(path, tmp_path / "set", 3)[0]
+    assert ids(examine(path)) == ["key-without-block", "head-for-ik-only"]
+    dry = checked(nextn.doctor(path, fix=True, donor=CHECKPOINT, out=tmp_path / "first", dry_run=True))
+    first = checked(nextn.doctor(path, fix=True, donor=CHECKPOINT, out=tmp_path / "first"))
+    left = [] if layout == "single" else ["head-for-ik-only"]
+    assert [each.id for each in first.remaining] == [each.id for each in dry.remaining] == left
+    assert first.plan is not None
+    made = first.plan.entry
+    if left:
+        then = checked(nextn.doctor(made, fix=True, out=tmp_path / "then"))
+        assert then.remaining == () and then.plan is not None
+        made = then.plan.entry
+    assert set(open_model(made).tensors) == set(open_model(bundle).tensors)
+
+
+def test_roots_beside_norms_and_a_name(tmp_path: Path) -> None:
+    trunk = tmp_path / "models" / Q4.name
+    trunk.parent.mkdir()
+    trunk.symlink_to(Q4)
+    good = nextn.attach(trunk, CHECKPOINT, layout="sidecar", out=tmp_path).sidecar
+    assert good is not None
+    norms = block_norms(open_model(good), 4)
+    path = rewrite(
+        good, trunk.parent / "draft-Q8_0.gguf", lose=lambda name: not name.startswith("blk."),
+        change=dict.fromkeys(norms, plus(-1)),
+    )  # fmt: skip
+    dry = checked(nextn.doctor(path, fix=True, trunk=trunk, dry_run=True))
+    first = checked(nextn.doctor(path, fix=True, trunk=trunk))
+    assert [each.id for each in dry.remaining] == [each.id for each in first.remaining] == ["norm-plus-one-missing"]
+    assert first.plan is not None and first.plan.entry is not None and first.plan.sidecar is not None
+    assert first.plan.sidecar.name == "mtp-draft-Q8_0.gguf"
+    then = checked(nextn.doctor(first.plan.sidecar, fix=True, trunk=trunk))
+    assert then.remaining == () and then.plan is not None
+    mended = open_model(then.plan.sidecar or then.plan.entry)
+    assert all(stored(mended, name) == stored(open_model(good), name) for name in norms)

@@ -141,30 +141,40 @@ def _planned(
 
     model = before.model
     assert model is not None
-    patient = Patient(model)
+    roots = before.shape == "sidecar" and trunk is not None
+    attaching = any(finding.attaches for finding in before.fixable) and (roots or donor is not None)
+    patient, done = Patient(model), []
     for finding in before.fixable:
         assert finding.change is not None
-        patient = finding.change(patient)
-    attaching = any(finding.attaches for finding in before.fixable)
-    if attaching and before.shape == "sidecar" and trunk is not None:
-        options = Options("sidecar", embd_type=parse_type_name("q4_0"), out=out or _beside(model), link=link)
-        plan = plan_attach(trunk, block_from_model(patient.model), options)
-        return plan, _without_fixable(before)
+        changed = finding.change(patient)
+        if attaching and not _attachable(model, changed):
+            continue  # left for another --fix, of what this one writes
+        patient = changed
+        done.append(finding)
+    if attaching and roots and trunk is not None:
+        options = Options("sidecar", embd_type=parse_type_name("q4_0"), out=out or _beside(model, patient), link=link)
+        return plan_attach(trunk, block_from_model(patient.model), options), _without(before, done)
     if attaching and donor is not None:
         layout = "shards" if len(model.files) > 1 else "bundle"
         plan = plan_attach(patient.model, donor, Options(layout, out=out, link=link))
-        return plan, _without_fixable(before)
+        return plan, _without(before, done)
     plan = plan_mended(model, patient, out, link)
     if patient.added:  # which the headers in memory do not have
-        return plan, _without_fixable(before)
+        return plan, _without(before, done)
     return plan, diagnose(patient.model, name=str(plan.entry), trunk=trunk, beside=False)
 
 
-def _beside(model: Model) -> Path:
+def _attachable(model: Model, patient: Patient) -> bool:
+    """Whether attaching heeds the changes: it reads data where they lie, and links all shards but the first."""
+    pairs = zip(model.files[1:], patient.model.files[1:], strict=True)
+    return not patient.replaced and not patient.added and all(old.header == new.header for old, new in pairs)
+
+
+def _beside(model: Model, patient: Patient) -> Path:
     """A name for the sidecar that takes the place of another one."""
-    return model.entry.with_name(f"{model.entry.name.removesuffix('.gguf')}-fixed.gguf")
+    folder = model.entry.parent if patient.folder is None else Path(patient.folder)
+    return folder / f"{patient.base_name or model.entry.name.removesuffix('.gguf') + '-fixed'}.gguf"
 
 
-def _without_fixable(before: Diagnosis) -> Diagnosis:
-    gone = {finding.id for finding in before.fixable}
-    return replace(before, findings=tuple(each for each in before.findings if each.id not in gone))
+def _without(before: Diagnosis, done: list[Finding]) -> Diagnosis:
+    return replace(before, findings=tuple(each for each in before.findings if each not in done))
