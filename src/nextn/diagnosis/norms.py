@@ -81,6 +81,13 @@ def check_norms(seen: Anatomy, reader: Reader) -> Iterator[Finding]:
         if len(agreed) == 1 and agreed != {0}:  # all off by the same one: the grid told nothing
             common = agreed.pop()
             shifts |= {norm.name: common for norm in norms if norm.shift is None and norm.by_mean == common}
+    sure = [shift for shift in shifts.values() if shift is not None]
+    if len(sure) > 1 and len(set(sure)) == 1 and sure[0]:  # one for all that the grid tells: it allows the others, too
+        shifts |= {
+            norm.name: sure[0]
+            for norm in norms
+            if shifts[norm.name] is None and norm.by_mean == sure[0] and (not norm.grid or sure[0] + 1 in norm.grid)
+        }
     for shift, ident, how in (
         (-1, "norm-plus-one-missing", "lack the +1 that GGUF stores"),
         (1, "norm-plus-one-doubled", "have the +1 twice"),
