@@ -21,6 +21,7 @@ from faults import small_disk
 from ggufmaker import arch_kvs, block_tensors, make, root_tensors, trunk_tensors
 from hub_server import HubServer
 from nextn.archs.base import LOADS_ONLY, OTHER_USE
+from nextn.cli import main
 from nextn.diagnosis import examine
 from nextn.diagnosis.unpublished import NONE_PUBLISHED
 from nextn.errors import EXIT_PROBLEMS, StorageError
@@ -77,8 +78,10 @@ MORE: dict[str, dict[str, Any]] = {
 }
 
 
-@pytest.mark.parametrize("name", [*(name for name, case in CASES.items() if not case.needs), *MORE])
-@pytest.mark.parametrize("layout", ["single", "set"])
+SINGLE = [(name, "single") for name in (*(name for name, case in CASES.items() if not case.needs), *MORE)]
+
+
+@pytest.mark.parametrize(("name", "layout"), [*SINGLE, ("two", "set"), ("promise", "set"), ("short array", "set")])
 def test_the_printed_command_mends(
     name: str, layout: str, bundle: Path, tmp_path: Path, shell: Callable[[str], Done]
 ) -> None:
@@ -188,26 +191,33 @@ def test_healthy_models_have_no_findings(
 @pytest.mark.parametrize("arch", [*LOADS_ONLY, *OTHER_USE, "llama", "gemma3", "qwen3", "gpt-oss", "unheard-of"])
 @pytest.mark.parametrize("block", [False, True])
 def test_models_of_which_no_engine_drafts(
-    arch: str, block: bool, tmp_path: Path, shell: Callable[[str], Done]
+    arch: str, block: bool, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
+    def run(*args: object) -> tuple[int, str]:
+        code = main([str(arg) for arg in args])
+        return code, capsys.readouterr().out
+
+    def only_finding(path: Path, wanted: int) -> dict[str, Any]:
+        code, text = run("doctor", path, "--json")
+        assert code == wanted, text
+        jsonschema.validate(json.loads(text), SCHEMA)
+        (finding,) = json.loads(text)["findings"]
+        assert isinstance(finding, dict)
+        return finding
+
     path = tmp_path / "model.gguf"
     tensors = [*root_tensors(), *trunk_tensors(3), *(block_tensors(3) if block else [])]
     path.write_bytes(make(arch_kvs(3 + block, int(block) or None, arch=arch), tensors).whole)
-    refused = block and arch in NONE_PUBLISHED
-    done = shell(f"nextn doctor {quoted(path)} --json")
-    assert done.returncode == (EXIT_PROBLEMS if refused else 0), done.stdout
-    (found,) = findings(done)
-    other = block and arch not in OTHER_USE
-    assert (found["severity"], found["id"]) == (
-        "error" if refused else "note", "block-without-engine" if other else "no-block-published"
-    )  # fmt: skip
-    fix = shell(f"nextn doctor {quoted(path)} --fix")
-    assert fix.returncode == done.returncode and fix.stdout == "" and list(tmp_path.glob("*fixed*")) == []
+    refused, other = block and arch in NONE_PUBLISHED, block and arch not in OTHER_USE
+    code = EXIT_PROBLEMS if refused else 0
+    found = only_finding(path, code)
+    assert found["severity"] == ("error" if refused else "note")
+    assert found["id"] == ("block-without-engine" if other else "no-block-published")
+    assert run("doctor", path, "--fix") == (code, "") and list(tmp_path.glob("*fixed*")) == []
     if other:
-        gone = shell(found["mend"].removesuffix(" takes it off"))
-        assert gone.returncode == 0, gone.stderr
-        (left,) = findings(shell(f"nextn doctor {quoted(Path(gone.stdout.strip()))} --json"))
-        assert left["id"] == "no-block-published"
+        assert found["mend"] == f"nextn detach {path} takes it off"
+        detached, text = run("detach", path)
+        assert detached == 0 and only_finding(Path(text.strip()), 0)["id"] == "no-block-published"
 
 
 @pytest.mark.parametrize("path", sorted(TRUNKS.rglob("*-00001-of-*.gguf")), ids=lambda path: path.parent.name)
