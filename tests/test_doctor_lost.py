@@ -291,3 +291,21 @@ def test_roots_beside_norms_and_a_name(tmp_path: Path) -> None:
     assert then.remaining == () and then.plan is not None
     mended = open_model(then.plan.sidecar or then.plan.entry)
     assert all(stored(mended, name) == stored(open_model(good), name) for name in norms)
+
+
+@pytest.mark.parametrize("kind", ["glm4moe", "glmdsa"])
+@pytest.mark.parametrize("at", [0, 9])
+def test_a_sidecars_model_tells_where_its_block_belongs(kind: str, at: int, family: Family, tmp_path: Path) -> None:
+    trunk = tmp_path / trunk_of(kind).name
+    trunk.symlink_to(trunk_of(kind))
+    good = nextn.attach(trunk, family(kind), layout="sidecar", out=tmp_path / "well").sidecar
+    assert good is not None
+    path = rewrite(
+        good, tmp_path / "mtp-sick-Q8_0.gguf", put=[(f"{open_model(good).architecture}.block_count", "u32", at + 1)],
+        rename={"blk.2.": f"blk.{at}."}, lose=lambda name: name == "token_embd.weight",
+    )  # fmt: skip
+    done = checked(nextn.doctor(path, fix=True, trunk=trunk))
+    assert done.plan is not None and done.remaining == (), [finding.what for finding in done.remaining]
+    mended, healthy = open_model(done.plan.sidecar or done.plan.entry), open_model(good)
+    assert layers_of(mended.entry) == {"2"} and mended.arch_int("block_count") == 3
+    assert all(stored(mended, name) == stored(healthy, name) for name in healthy.tensors if name.startswith("blk."))

@@ -66,14 +66,27 @@ def mended_arrays(model: Model, n_trunk: int, n_nextn: int, donor: Block | None 
     return out
 
 
-def check_arrays(seen: Anatomy, donor: Block | None = None) -> Iterator[Finding]:
+def told_trunk(seen: Anatomy, donor: Block | None, trunk: Model | None) -> int | None:
+    """How many trunk layers stand before a sidecar's block, when a donor or its model is there to tell."""
+    if seen.has_trunk or not seen.blocks or seen.unmarked:
+        return None
+    if donor is not None and donor.n_layer_trunk:
+        return donor.n_layer_trunk
+    if trunk is None or trunk.architecture != seen.arch:
+        return None
+    same = trunk.arch_int("embedding_length") == seen.model.arch_int("embedding_length")
+    return (Anatomy.of(trunk).n_trunk or None) if same else None
+
+
+def check_arrays(seen: Anatomy, donor: Block | None = None, trunk: Model | None = None) -> Iterator[Finding]:
     """Arrays of the wrong length; those that fit what the header wrongly says are left to its finding."""
     if not seen.is_language_model or seen.is_donor or seen.lost_layers:
         return
-    n_trunk, n_nextn = seen.agreed_trunk or seen.n_trunk, len(seen.all_blocks)
+    told = told_trunk(seen, donor, trunk)
+    n_trunk, n_nextn = told or seen.agreed_trunk or seen.n_trunk, len(seen.all_blocks)
     if seen.unmarked_for(None if donor is None else donor.n_layer_trunk):
         n_trunk, n_nextn = n_trunk - len(seen.unmarked), n_nextn + len(seen.unmarked)
-    if seen.blocks and not seen.has_trunk and seen.blocks[0] == 0 and seen.block_count:
+    if not told and seen.blocks and not seen.has_trunk and seen.blocks[0] == 0 and seen.block_count:
         n_trunk = seen.block_count - n_nextn  # numbered from 0: that is another finding
     right = {n_trunk + n_nextn}
     if not seen.blocks:

@@ -5,11 +5,12 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 
 from ..block import Block
+from ..gguf.files import Model
 from ..gguf.kv import INTEGER_TYPES, KV, KVType
 from ..layouts.metadata import OWN_KEYS, UNDO
 from ..sources.infer import infer_donors
 from .anatomy import KEY, Anatomy
-from .arrays import mended_arrays
+from .arrays import mended_arrays, told_trunk
 from .finding import Change, Finding
 from .patient import Patient, fix_command, quoted
 
@@ -56,7 +57,7 @@ def donor_words(seen: Anatomy) -> str:
     return "by its metadata the base is " + ", or ".join(f"{guess.repo} ({guess.why})" for guess in guesses)
 
 
-def check_counts(seen: Anatomy, donor: Block | None = None) -> Iterator[Finding]:
+def check_counts(seen: Anatomy, donor: Block | None = None, trunk: Model | None = None) -> Iterator[Finding]:
     """Findings about the key, `block_count` and the place of the block."""
     if seen.is_empty:
         yield _empty(seen)
@@ -72,7 +73,7 @@ def check_counts(seen: Anatomy, donor: Block | None = None) -> Iterator[Finding]
         yield from _types(seen)  # the header may well be right: see `check_blocks`
         return
     if seen.blocks:
-        yield from _with_block(seen, donor)
+        yield from _with_block(seen, donor, trunk)
     else:
         yield from _without_block(seen, donor)
     yield from _types(seen)
@@ -104,9 +105,9 @@ def _lost(seen: Anatomy, what: str) -> Finding:
 # -- models with a block ----------------------------------------------------------------------------------------------
 
 
-def _with_block(seen: Anatomy, donor: Block | None) -> Iterator[Finding]:
+def _with_block(seen: Anatomy, donor: Block | None, trunk: Model | None) -> Iterator[Finding]:
     n, key = len(seen.all_blocks), f"{seen.arch}.{KEY}"
-    place, mixed = _place(seen, donor)
+    place, mixed = _place(seen, donor, trunk)
     if mixed is not None:
         yield mixed
         return
@@ -169,20 +170,18 @@ def _with_block(seen: Anatomy, donor: Block | None) -> Iterator[Finding]:
         )
 
 
-def _place(seen: Anatomy, donor: Block | None) -> tuple[int, Finding | None]:
+def _place(seen: Anatomy, donor: Block | None, trunk: Model | None) -> tuple[int, Finding | None]:
     """Where the block belongs; or the finding that nothing tells."""
     first, n = seen.all_blocks[0], len(seen.all_blocks)
     said = None if seen.block_count is None else seen.block_count - n
     if not seen.has_trunk:  # a sidecar: its own number counts, unless it was numbered from 0
+        told = told_trunk(seen, donor, trunk)
         if first == 0:
-            known = donor.n_layer_trunk if donor is not None and donor.n_layer_trunk else said
+            known = told or said
             if not known or known < 1:
                 return 0, _lost_number(seen)
             return known, None
-        known = donor.n_layer_trunk if donor is not None else None
-        if known:
-            return known, None
-        return seen.agreed_trunk or first, None
+        return told or seen.agreed_trunk or first, None
     behind = seen.n_trunk
     if first < behind:
         return behind, Finding(
@@ -208,7 +207,7 @@ def _lost_number(seen: Anatomy) -> Finding:
         "the sidecar's block is in layer 0, and nothing in the header says behind how many trunk layers it belongs.",
         "blk.0.*",
         "llama.cpp takes it for a trunk and misses tensors: 'tensor 'blk.0....' not found'",
-        "name a model that has the block in its place with --from",
+        "name a model that has the block in its place with --from, or the model that it belongs to with --trunk",
     )
 
 

@@ -93,8 +93,8 @@ def diagnose(
     skipped: list[tuple[str, str]] = []
     whole = _truncated(model)
     findings += whole
-    findings += check_counts(seen, donor)
-    findings += check_arrays(seen, donor)
+    findings += check_counts(seen, donor, trunk)
+    findings += check_arrays(seen, donor, trunk)
     findings += check_blocks(seen, donor, trunk)
     findings += check_sidecar(seen, trunk)
     findings += check_names(seen, trunk, beside=beside)
