@@ -11,6 +11,7 @@ import nextn
 from conftest import CHECKPOINT, Q4, stored
 from nextn.diagnosis import examine
 from nextn.gguf.files import open_model
+from nextn.layouts.metadata import PROVENANCE
 from nextn.sources.infer import infer_donors
 from sick import block_norms, plus, rewrite
 from splitting import split_gguf
@@ -53,6 +54,7 @@ def test_whole_blocks_that_are_gone(
         mended = open_model(alone.plan.sidecar or alone.plan.entry)
         assert mended.arch_int("nextn_predict_layers") == 3 - len(gone)
         assert mended.arch_int("block_count") == 5 - len(gone)
+        assert not any(mended.header.by_key.get(key) for key in PROVENANCE)  # it would tell of those that are gone
         assert all(stored(mended, name) == stored(open_model(path), name) for name in mended.tensors)
     else:  # a block under another's number would draft in vain
         assert alone.plan is None

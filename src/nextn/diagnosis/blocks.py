@@ -10,6 +10,7 @@ from ..block import DRAFT_HEAD, EMBED_TOKENS, Block, BlockTensor, layer_of, suff
 from ..gguf.files import Model
 from ..layouts import build
 from ..layouts.detach import DRAFT_ROOTS
+from ..layouts.metadata import PROVENANCE
 from .anatomy import Anatomy
 from .counts import doctor_command, donor_hint, donor_words, header_change
 from .finding import Change, Finding
@@ -149,7 +150,7 @@ def _gone(seen: Anatomy, donor: Block | None) -> Finding:
     elif seen.blocks == seen.all_blocks[:kept]:  # the first ones draft without those behind them
         mend = f"{doctor_command(seen)} makes it a model with {kept} of them; {doctor_command(seen, donor_hint(seen))}"
         mend += " puts the others back"
-        change = header_change(seen, kept, seen.n_trunk)
+        change = header_change(seen, kept, seen.n_trunk, PROVENANCE)  # which tells of all of them
     else:
         mend = doctor_command(seen, donor_hint(seen))
     return Finding(
