@@ -5,7 +5,6 @@ Formulas are those of llama.cpp's converter at b11434 (conversion/base.py and th
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable
 from typing import Any
 
@@ -97,17 +96,9 @@ def sections_always(config: Config) -> list[Any]:
 
 
 def theta(config: Config) -> Any:
-    """The RoPE base; of a list of bases the first, full attention's."""
+    """The RoPE base."""
     found = config.rope.get("rope_theta")
-    if found is None:
-        return config.need("rope_theta")
-    return found[0] if isinstance(found, list) and found else found
-
-
-def sliding_theta(config: Config) -> Any:
-    """The RoPE base of layers with a sliding window, or None; of a list of bases the second."""
-    found = config.rope.get("rope_theta")
-    return found[1] if isinstance(found, list) and len(found) > 1 else config.sliding_theta
+    return config.need("rope_theta") if found is None else found
 
 
 def scaling(*keys: str, needed: bool = False, only: tuple[str, ...] = _SCALED_ROPE) -> Callable[[Config], Any]:
@@ -124,7 +115,7 @@ def scaling(*keys: str, needed: bool = False, only: tuple[str, ...] = _SCALED_RO
             )
         if kind not in only or rope.get("factor") is None:
             return None
-        found = next((rope[key] for key in keys if rope.get(key) is not None), None)
+        found = next((rope[key] for key in keys if key in rope), None)
         if found is None and needed:
             raise FormatError(f"'{keys[0]}' is missing beside the rope type '{kind}'", path=config.path)
         return found
@@ -183,13 +174,6 @@ def mla_width(config: Config) -> int:
     return config.integer("qk_nope_head_dim") + config.integer("qk_rope_head_dim")
 
 
-def leading_dense(config: Config) -> int:
-    """How many layers from the first have no experts."""
-    if config.values.get("first_k_dense_replace") is not None:
-        return config.integer("first_k_dense_replace")
-    return config.integer("num_hidden_layers") if config.values.get("n_routed_experts") is None else 0
-
-
 def every_layer(key: str) -> Callable[[Config], list[float]]:
     """One value of config.json for each layer, blocks included."""
     return lambda config: [config.need(key)] * config.n_layer
@@ -223,11 +207,31 @@ def hybrid_heads(config: Config) -> list[int]:
 
 
 def slides(config: Config) -> list[bool]:
-    """Whether each layer has a sliding window; those that the list does not reach have full attention."""
-    kinds = config.values.get("layer_types") or []
-    if not isinstance(kinds, list):
-        raise FormatError(f"'layer_types' is no list but {kinds!r}", path=config.path)
-    return [i < len(kinds) and kinds[i] == "sliding_attention" for i in range(config.n_layer)]
+    """Step: whether each layer has a sliding window; those that the list does not reach have full attention.
+
+    Raises FormatError, and UnsupportedFormat when RoPE turns other shares of a head than in engines.
+    """
+    kinds, shares = (config.values.get(key) or [] for key in ("layer_types", "partial_rotary_factors"))
+    for key, found in (("layer_types", kinds), ("partial_rotary_factors", shares)):
+        if not isinstance(found, list):
+            raise FormatError(f"'{key}' is no list but {found!r}", path=config.path)
+    sliding = [i < len(kinds) and kinds[i] == "sliding_attention" for i in range(config.n_layer)]
+    shares = [*shares, *[0.5] * config.n_layer][: config.n_layer]
+    if shares != [1.0 if slides else 0.5 for slides in sliding]:
+        raise UnsupportedFormat(
+            "'partial_rotary_factors' is not 1 for layers with a sliding window and 0.5 for others, and no engine "
+            "runs that",
+            path=config.path,
+        )
+    return sliding
+
+
+def step_thetas(config: Config) -> tuple[Any, Any]:
+    """Step: the RoPE bases of full and of sliding attention; of a list the first two."""
+    if isinstance(config.values.get("rope_theta"), list):
+        full, sliding = config.numbers("rope_theta", 2)[:2]
+        return full, sliding
+    return theta(config), config.sliding_theta
 
 
 def step_heads(key: str) -> Callable[[Config], list[int]]:
@@ -267,57 +271,22 @@ def glm_rotary(config: Config) -> int:
     return int(config.integer("qk_rope_head_dim") * part)
 
 
-def llama3_factors(config: Config) -> list[float] | None:
-    """Step: by how much llama3's scaling slows each frequency of RoPE, [head_dim / 2]; None without such scaling.
-
-    Only full attention's share of a head is scaled; the rest is 1, which leaves sliding attention alone. Computed in
-    float32 as in conversion/step3.py. Raises FormatError.
-    """
-    import numpy as np
-
-    rope = config.rope
-    if str(rope.get("rope_type") or "").lower() != LLAMA3:
-        return None
-    kinds, shares = config.numbers("layer_types"), config.numbers("partial_rotary_factors")
-    share = next((x for kind, x in zip(kinds, shares, strict=False) if kind == "full_attention"), None)
-    told = [theta(config), share]
-    told += [rope.get(key, usual) for key, usual in _LLAMA3.items()]
-    if not all(fits(x, F32) and x > 0 for x in told):
-        raise FormatError(
-            "the scaling of positions ('rope_scaling', 'partial_rotary_factors') is damaged", path=config.path
-        )
-    base, part, factor, low, high, length = map(float, told)
-    n_half, n_turned = head_size(config) // 2, int(head_size(config) * part)
-    exponents = np.arange(0, n_turned, 2, dtype=np.float32) / np.float32(n_turned)
-    frequencies = np.float32(1) / np.power(np.float32(base), exponents, dtype=np.float32)
-    found = []
-    for frequency in frequencies.tolist():
-        wavelength = 2 * math.pi / frequency
-        if wavelength < length / high:
-            found.append(1.0)
-        elif wavelength > length / low:
-            found.append(factor)
-        else:
-            smooth = (length / wavelength - low) / (high - low)
-            found.append(1 / ((1 - smooth) / factor + smooth))
-    return found + [1.0] * (n_half - len(found))
-
-
-_LLAMA3 = {
-    "factor": 8.0, "low_freq_factor": 1.0, "high_freq_factor": 4.0, "original_max_position_embeddings": 8192,
-}  # fmt: skip
-
-
 # -- Nemotron, Ling, Cohere -------------------------------------------------------------------------------------------
 
 
 def nemotron_layers(letter: str, *names: str) -> Callable[[Config], list[bool]]:
-    """Nemotron: which layers are of a kind; a block is attention and experts in one."""
+    """Nemotron: which layers are of a kind; a block is attention and experts in one. Raises FormatError."""
 
     def value(config: Config) -> list[bool]:
-        pattern = config.first("hybrid_override_pattern", "layers_block_type")
-        if not isinstance(pattern, str | list):
-            raise FormatError("'hybrid_override_pattern' is missing, and an engine needs it", path=config.path)
+        n_trunk = config.integer("num_hidden_layers")
+        pattern = config.values.get("hybrid_override_pattern") or config.need("layers_block_type")
+        if not isinstance(pattern, str | list) or len(pattern) != n_trunk:
+            raise FormatError(
+                "the layers' kinds ('hybrid_override_pattern', else 'layers_block_type') do not fit",
+                path=config.path,
+                expected=f"{n_trunk} ('num_hidden_layers')",
+                found=str(len(pattern)) if isinstance(pattern, str | list) else repr(pattern),
+            )
         of_trunk = [kind == letter or kind in names for kind in pattern]
         return of_trunk + [True] * config.n_layer_nextn
 
@@ -349,6 +318,18 @@ def ling_heads(config: Config) -> list[int]:
     ]
 
 
+def ling_safe_gate(config: Config) -> bool:
+    """Ling 3: True. Raises UnsupportedFormat for what the converter knows of and no engine runs."""
+    for key, runs in _LING_RUNS.items():
+        if config.values.get(key) != runs:
+            found = config.values.get(key)
+            raise UnsupportedFormat(f"'{key}' is {found!r}, and engines only run {runs!r}", path=config.path)
+    return True
+
+
+_LING_RUNS = {"no_kda_lora": True, "kda_safe_gate": True, "gated_attention_proj_granularity_type": "head_wise"}
+
+
 def ling_sections(config: Config) -> list[Any] | None:
     """Ling 3 with vision: the parts of multimodal RoPE beside the text model's values; None without them."""
     if config.values.get("mrope_section") is None:
@@ -357,8 +338,12 @@ def ling_sections(config: Config) -> list[Any] | None:
 
 
 def cohere_shared(config: Config) -> int | None:
-    """Cohere: width of all shared experts, or None without any."""
-    return config.integer("intermediate_size") * config.count("num_shared_experts", 0) or None
+    """Cohere: width of all shared experts, or None without any. Raises UnsupportedFormat."""
+    width = config.integer("intermediate_size") * config.count("num_shared_experts", 0)
+    how = config.values.get("shared_expert_combination_strategy", "average")
+    if width and how != "average":
+        raise UnsupportedFormat(f"shared experts are combined by '{how}', which no engine does", path=config.path)
+    return width or None
 
 
 def cohere_slides(config: Config) -> list[bool]:

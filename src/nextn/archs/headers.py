@@ -21,6 +21,10 @@ def _first(*keys: str) -> Callable[[Config], Any]:
     return lambda config: config.first(*keys)
 
 
+def _need(*keys: str) -> Callable[[Config], Any]:
+    return lambda config: config.one_of(*keys)
+
+
 def _optional(suffix: str, kind: KVType, key: str) -> Row:
     return Row(suffix, kind, key, optional=True)
 
@@ -42,11 +46,11 @@ _BASE = (
     *v.ROPE_SCALING,
     Row("rope.dimension_sections", ARRAY, v.sections, I32),
     Row("rope.freq_base", F32, v.theta),
-    Row("rope.freq_base_swa", F32, v.sliding_theta),
+    Row("rope.freq_base_swa", F32, lambda config: config.sliding_theta),
     Row("attention.layer_norm_rms_epsilon", F32, "rms_norm_eps"),
     Row("attention.layer_norm_epsilon", F32, _first("layer_norm_eps", "layer_norm_epsilon", "norm_epsilon")),
-    Row("expert_count", U32, _first("num_local_experts", "num_experts", "n_routed_experts")),
-    Row("expert_used_count", U32, _first("num_experts_per_tok", "num_experts_per_token", "top_k_experts")),
+    Row("expert_count", U32, _need("num_local_experts", "num_experts", "n_routed_experts")),
+    Row("expert_used_count", U32, _need("num_experts_per_tok", "num_experts_per_token", "top_k_experts")),
     _optional("expert_group_count", U32, "n_group"),
     _optional("expert_group_used_count", U32, "topk_group"),
     Row("expert_gating_func", U32, v.gating),
@@ -91,7 +95,7 @@ def _deepseek(*more: Row) -> tuple[Row, ...]:
     return _with(
         Row("attention.head_count_kv", U32, lambda config: 1),
         Row("attention.layer_norm_rms_epsilon", F32, lambda config: config.values.get("rms_norm_eps", 1e-6)),
-        Row("leading_dense_block_count", U32, v.leading_dense),
+        Row("leading_dense_block_count", U32, lambda config: config.count("first_k_dense_replace", 0)),
         Row("vocab_size", U32, "vocab_size"),
         *_LATENT,
         Row("attention.value_length", U32, "kv_lora_rank"),
@@ -169,6 +173,8 @@ _STEP35 = _with(
     Row("attention.layer_norm_rms_epsilon", F32, lambda config: config.values.get("rms_norm_eps", 1e-5)),
     Row("attention.sliding_window", U32, "sliding_window"),
     Row("attention.sliding_window_pattern", ARRAY, v.slides, BOOL),
+    Row("rope.freq_base", F32, lambda config: v.step_thetas(config)[0]),
+    Row("rope.freq_base_swa", F32, lambda config: v.step_thetas(config)[1]),
     Row("expert_count", U32, "moe_num_experts"),
     Row("expert_used_count", U32, "moe_top_k"),
     _MOE_WIDTH,
@@ -189,6 +195,7 @@ _NEMOTRON_H_MOE = _with(
     Row("attention.head_count_kv", ARRAY, v.of_layers(_ATTENTION, "num_key_value_heads"), I32),
     Row("attention.layer_norm_rms_epsilon", F32, _first("rms_norm_eps", "norm_eps")),
     Row("vocab_size", U32, "vocab_size"),
+    Row("rope.freq_base", F32, lambda config: config.rope.get("rope_theta")),
     Row("rope.dimension_count", U32, v.granite_rotary),
     Row("ssm.conv_kernel", U32, "conv_kernel"),
     Row("ssm.state_size", U32, "ssm_state_size"),
@@ -196,8 +203,8 @@ _NEMOTRON_H_MOE = _with(
     Row("ssm.inner_size", U32, v.mamba_size),
     Row("ssm.time_step_rank", U32, "mamba_num_heads"),
     Row("rope.scaling.finetuned", BOOL, lambda config: False),
-    Row("attention.key_length", U32, _first("head_dim", "attention_head_dim")),
-    Row("attention.value_length", U32, _first("head_dim", "attention_head_dim")),
+    Row("attention.key_length", U32, _need("head_dim", "attention_head_dim")),
+    Row("attention.value_length", U32, _need("head_dim", "attention_head_dim")),
     _MOE_WIDTH,
     Row("expert_shared_feed_forward_length", U32, "moe_shared_expert_intermediate_size"),
     Row("expert_count", U32, "n_routed_experts"),
@@ -213,7 +220,7 @@ _BAILINGMOE3 = _with(
     Row("vocab_size", U32, "vocab_size"),
     Row("ssm.conv_kernel", U32, "short_conv_kernel_size"),
     Row("kda.head_dim", U32, "head_dim"),
-    Row("kda.safe_gate", BOOL, "kda_safe_gate"),
+    Row("kda.safe_gate", BOOL, v.ling_safe_gate),
     Row("kda.gate_lower_bound", F32, "kda_lower_bound"),
     *_LATENT,
     Row("rope.dimension_count", U32, "qk_rope_head_dim"),

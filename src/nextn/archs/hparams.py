@@ -48,6 +48,14 @@ class Config:
         """The value of the first key that is there, or None: models name the same thing differently."""
         return next((self.values[key] for key in keys if key in self.values), None)
 
+    def one_of(self, *keys: str) -> Any:
+        """The same. Raises FormatError when none is there, or the first one is null."""
+        found = self.first(*keys)
+        if found is None:
+            names = " or ".join(f"'{key}'" for key in keys)
+            raise FormatError(f"{names} is missing, and an engine needs it", path=self.path)
+        return found
+
     def numbers(self, key: str, at_least: int = 0) -> list[Any]:
         """A list of at least so many entries. Raises FormatError."""
         found = self.need(key)

@@ -12,9 +12,9 @@ from typing import TYPE_CHECKING
 
 from ..archs import family_of
 from ..archs.base import Family, Transform
-from ..archs.header_values import llama3_factors
 from ..archs.headers import HPARAMS
 from ..archs.hparams import Config, HParams
+from ..archs.rope_factors import llama3_factors
 from ..block import DRAFT_HEAD, Block
 from ..errors import FormatError, UnsupportedModel
 from ..gguf.header import Header, TensorInfo

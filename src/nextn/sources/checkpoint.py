@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 import os
 import re
+from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from operator import index
@@ -41,6 +42,19 @@ def read_json(path: Path) -> dict[str, Any]:
     return value
 
 
+def text_part(config: Mapping[str, Any]) -> dict[str, Any]:
+    """The language model's part of config.json: the top level overlaid with `text_config`.
+
+    Configs that only list the kinds of their layers (Nemotron's `layers_block_type`) tell their number by it.
+    """
+    nested = config.get("text_config")
+    found = {**config, **nested} if isinstance(nested, dict) else dict(config)
+    kinds = found.get("layers_block_type")
+    if found.get("num_hidden_layers") is None and isinstance(kinds, list):
+        found["num_hidden_layers"] = len(kinds)
+    return found
+
+
 @dataclass(frozen=True)
 class Checkpoint:
     """A checkpoint folder; headers of safetensors files are read when their tensors are asked for."""
@@ -54,9 +68,8 @@ class Checkpoint:
 
     @cached_property
     def text_config(self) -> dict[str, Any]:
-        """The language model's part: top level overlaid with `text_config`."""
-        nested = self.config.get("text_config")
-        return {**self.config, **nested} if isinstance(nested, dict) else self.config
+        """The language model's part."""
+        return text_part(self.config)
 
     @property
     def classes(self) -> tuple[str, ...]:

@@ -22,6 +22,7 @@ from ..errors import DonorMismatch, FormatError, NextnError, NoBlock, UsageError
 from ..gguf.files import Model
 from ..layouts.fit import TOKENS, compare_tokens, n_layer_trunk, n_vocab
 from ..layouts.naming import split_quant
+from .checkpoint import text_part
 
 _HUB_HOSTS = ("huggingface.co", "www.huggingface.co", "hf.co")
 _REPO = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*\Z")
@@ -254,15 +255,13 @@ def confirm(trunk: Model, guess: Guess, headers: Evidence | NextnError | None) -
 
 def _agreement(trunk: Model, guess: Guess, headers: Evidence) -> str:
     """What agrees, as half a sentence. Raises DonorMismatch, FormatError, NoBlock."""
-    nested = headers.config.get("text_config")
-    text_config = {**headers.config, **nested} if isinstance(nested, dict) else dict(headers.config)
     classes = headers.config.get("architectures")
     family = next((BY_CLASS[name] for name in classes if name in BY_CLASS), None) if isinstance(classes, list) else None
     if family is None:
         raise DonorMismatch(f"its model class is {classes!r:.80}")
     if family.arch != trunk.architecture:
         raise DonorMismatch(f"its architecture is '{family.arch}', the trunk's '{trunk.architecture}'")
-    config = Config(text_config, Path(guess.repo) / "config.json", 0)
+    config = Config(text_part(headers.config), Path(guess.repo) / "config.json", 0)
     for what, key, ours in (
         ("hidden size", "hidden_size", trunk.arch_int("embedding_length")),
         ("vocabulary", "vocab_size", n_vocab(trunk)),
