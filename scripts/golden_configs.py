@@ -42,6 +42,20 @@ VARIANTS: dict[str, tuple[str, dict[str, Any], tuple[str, ...]]] = {
         {"scoring_func": None, "n_group": None, "topk_group": None, "norm_topk_prob": False, "rms_norm_eps": None},
         ("--mtp",),
     ),
+    # The converter drops this block: block_count and nextn_predict_layers are the trunk's.
+    "deepseek3-yarn": (
+        "deepseek3",
+        {"rope_scaling": YARN, "n_group": 8, "topk_group": 4, "routed_scaling_factor": 2.5,
+         "max_position_embeddings": 163840, "moe_layer_freq": 1, "ep_size": 1},
+        (),
+    ),
+    "deepseek3-kimi": (
+        "deepseek3",
+        {"architectures": ["KimiK25ForConditionalGeneration"], "model_type": "kimi_k25",
+         "text_config": {"rope_scaling": {**YARN, "factor": 64.0, "beta_fast": 32.0, "beta_slow": 1.0},
+                         "rope_theta": 50000.0, "routed_scaling_factor": 2.827, "max_position_embeddings": 262144}},
+        (),
+    ),
     "deepseek32-yarn": (
         "deepseek32",
         {"rope_scaling": YARN, "n_group": 8, "topk_group": 4, "routed_scaling_factor": 2.5,
@@ -70,6 +84,17 @@ VARIANTS: dict[str, tuple[str, dict[str, Any], tuple[str, ...]]] = {
         "step35",
         {"rope_scaling": LLAMA3, "rope_theta": [5000000.0, 10000.0], "moe_layers_enum": "3,4,5",
          "swiglu_limits": [None, 7], "swiglu_limits_shared": None, "moe_every_n_layer": 2},
+        ("--mtp",),
+    ),
+    "step35-both-bases": (
+        "step35",
+        {"rope_theta": [5000000.0, 10000.0, 10000.0, 10000.0, 10000.0], "rope_scaling": None,
+         "rope_parameters": {"rope_theta": 500000.0, "rope_type": "default"}},
+        ("--mtp",),
+    ),
+    "nemotronh-list": (
+        "nemotronh",
+        {"num_hidden_layers": None, "hybrid_override_pattern": "", "rope_theta": None},
         ("--mtp",),
     ),
     "nemotronh-pattern": (
