@@ -35,6 +35,13 @@ CHECKPOINT = DEMO / "tiny-qwen35-mtp"
 Q4 = DEMO / "tiny-qwen35-Q4_K_M.gguf"
 
 
+def mounted(disk: Path | None) -> Path:
+    """A small disk of a test's own: only root may mount one, and CI is root."""
+    need("a tmpfs, which root alone may mount,", disk is not None)
+    assert disk is not None
+    return disk
+
+
 def need(what: str, there: bool) -> None:
     """A missing engine is a visible skip here and a failure in CI."""
     if there:

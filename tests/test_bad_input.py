@@ -18,7 +18,7 @@ from typing import Any
 import pytest
 
 import nextn
-from conftest import CHECKPOINT, Q4, TRUNKS
+from conftest import CHECKPOINT, Q4, TRUNKS, mounted
 from faults import Refusing, listing, safetensors, small_disk, state
 from nextn import durable
 from nextn.cli import EXIT_CODES, main
@@ -384,16 +384,14 @@ def test_no_space_is_said_before_writing(world: World, monkeypatch: pytest.Monke
 def test_a_disk_that_fills_up_on_the_way(world: World, monkeypatch: pytest.MonkeyPatch, layout: str) -> None:
     """Another program takes the room that was there when the run began."""
     with small_disk(world.folder / "disk", "48k") as disk:
-        if disk is None:
-            pytest.skip("mounting a tmpfs needs root")
+        disk = mounted(disk)
         monkeypatch.setattr(local, "free_bytes", lambda folder: 1 << 40)
         world.attach(21, "the disk is full .* free some room", "--layout", layout, "-o", disk / "out")
 
 
 def test_read_only_file_system(world: World) -> None:
     with small_disk(world.folder / "disk", "8m") as disk:
-        if disk is None:
-            pytest.skip("mounting a tmpfs needs root")
+        disk = mounted(disk)
         subprocess.run(["mount", "-o", "remount,ro", str(disk)], check=True)
         for dry in ([], ["--dry-run"]):
             world.attach(22, "read-only", "--layout", "bundle", "-o", disk / "new" / "x.gguf", *dry)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -114,7 +113,7 @@ def planned(trunk: Path, checkpoint: Path, layout: str, *, drop: bool = False) -
     if drop:
         block, notes = without_duplicates(block)
     plan = plan_attach(open_model(trunk), block, Options(layout, embd_type=parse_type_name("q4_0"), out="/nowhere"))
-    return replace(plan, notes=(*notes, *plan.notes))
+    return plan.noted(notes)
 
 
 def q8_0(n: int) -> int:

@@ -16,7 +16,7 @@ import jsonschema
 import pytest
 
 import nextn
-from conftest import CHECKPOINT, Q4, ROOT, TRUNKS
+from conftest import CHECKPOINT, Q4, ROOT, TRUNKS, mounted
 from faults import small_disk
 from ggufmaker import arch_kvs, block_tensors, make, root_tensors, trunk_tensors
 from hub_server import HubServer
@@ -153,8 +153,7 @@ def test_names_and_sidecars_by_their_printed_commands(tmp_path: Path, shell: Cal
 
 def test_a_folder_that_cannot_be_written_to(bundle: Path, tmp_path: Path, shell: Callable[[str], Done]) -> None:
     with small_disk(tmp_path / "disk", "16m") as disk:
-        if disk is None:
-            pytest.skip("mounting a tmpfs needs root")
+        disk = mounted(disk)
         single = rewrite(bundle, disk / "sick-Q4_K_M.gguf", drop=["qwen35.nextn_predict_layers"])
         shard = split_gguf(single, disk / "set", 3)[0]
         subprocess.run(["mount", "-o", "remount,ro", str(disk)], check=True)

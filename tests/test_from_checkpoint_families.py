@@ -13,6 +13,7 @@ import pytest
 
 import nextn
 from conftest import DATA, need
+from golden_configs import changed
 from nextn.archs import FAMILIES
 from nextn.archs.headers import HPARAMS
 from nextn.errors import FormatError, NextnError, UnsupportedFormat
@@ -33,9 +34,7 @@ def header_of(path: Path) -> dict[str, list[Any]]:
 def with_config(checkpoint: Path, folder: Path, **changes: Any) -> Path:
     """The checkpoint with other values in config.json; None takes a key away."""
     shutil.copytree(checkpoint, folder)
-    config = {**json.loads((folder / "config.json").read_text()), **changes}
-    config = {key: value for key, value in config.items() if key not in changes or value is not None}
-    (folder / "config.json").write_text(json.dumps(config))
+    changed(folder, changes)
     return folder
 
 

@@ -96,10 +96,6 @@ def _embd_type(name: str | TensorType) -> TensorType | None:
     return None if name == AS_IS else _type(name)
 
 
-def _noted(plan: Plan, notes: list[str]) -> Plan:
-    return replace(plan, notes=(*notes, *plan.notes))
-
-
 def _run(plan: Plan, dry_run: bool, progress: Progress | None) -> Result:
     if dry_run:
         check_outputs(plan)
@@ -269,7 +265,7 @@ def attach(
             return _run(plan_place(found.model, assistant, options), dry_run, progress)
         with open_block(donor, limit_rate) as source:
             block, notes = source.to_write(duplicates)
-            plan = _noted(plan_attach(found.model, block, options), notes)
+            plan = plan_attach(found.model, block, options).noted(notes)
             result = source.run(plan, expect=expect, why=why, dry_run=dry_run, progress=progress)
             return replace(result, bytes_downloaded=result.bytes_downloaded + n_before + found.bytes_downloaded)
 
@@ -335,7 +331,7 @@ def extract(
     options = ExtractOptions(donor_file, _type(type), _embd_type(embd_type), out, qkv, aim)
     with open_block(donor, limit_rate, with_tokenizer=True) as source:
         block, notes = source.to_write(duplicates)
-        plan = _noted(plan_extract(block, options), notes)
+        plan = plan_extract(block, options).noted(notes)
         return source.run(plan, expect=expect, why=None, dry_run=dry_run, progress=progress)
 
 

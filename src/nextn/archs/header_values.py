@@ -68,14 +68,17 @@ def head_size(config: Config) -> int:
     return config.integer("hidden_size") // max(1, config.integer("num_attention_heads"))
 
 
-def rotary(default: float) -> Callable[[Config], int]:
-    """How many dimensions of a head RoPE turns, with the family's share for a config without one."""
+def rotary(default: float, width: Callable[[Config], int] = head_size) -> Callable[[Config], int]:
+    """How many dimensions of a head RoPE turns, with the family's share for a config without one.
+
+    `width`: of how many dimensions that is a share.
+    """
 
     def value(config: Config) -> int:
         part = config.rope.get("partial_rotary_factor", default)
         if not fits(part, F32):
             raise FormatError(f"'partial_rotary_factor' is no number but {part!r}", path=config.path)
-        return int(head_size(config) * part)
+        return int(width(config) * part)
 
     return value
 
@@ -217,7 +220,7 @@ def slides(config: Config) -> list[bool]:
             raise FormatError(f"'{key}' is no list but {found!r}", path=config.path)
     sliding = [i < len(kinds) and kinds[i] == "sliding_attention" for i in range(config.n_layer)]
     shares = [*shares, *[0.5] * config.n_layer][: config.n_layer]
-    if shares != [1.0 if slides else 0.5 for slides in sliding]:
+    if shares != [1.0 if each else 0.5 for each in sliding]:
         raise UnsupportedFormat(
             "'partial_rotary_factors' is not 1 for layers with a sliding window and 0.5 for others, and no engine "
             "runs that",
@@ -261,14 +264,6 @@ def first_moe_layer(config: Config) -> int:
 def hunyuan_shared(config: Config) -> int:
     """Hunyuan: width of all shared experts."""
     return config.integer("moe_intermediate_size") * config.count("num_shared_experts", 1)
-
-
-def glm_rotary(config: Config) -> int:
-    """GLM-5: how many of RoPE's dimensions are turned."""
-    part = config.rope.get("partial_rotary_factor", 1.0)
-    if not fits(part, F32):
-        raise FormatError(f"'partial_rotary_factor' is no number but {part!r}", path=config.path)
-    return int(config.integer("qk_rope_head_dim") * part)
 
 
 # -- Nemotron, Ling, Cohere -------------------------------------------------------------------------------------------

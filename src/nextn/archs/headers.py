@@ -143,7 +143,7 @@ _GLM4_MOE = _with(
 )
 
 _GLM_DSA = _deepseek(
-    Row("rope.dimension_count", U32, v.glm_rotary),
+    Row("rope.dimension_count", U32, v.rotary(1.0, lambda config: config.integer("qk_rope_head_dim"))),
     *_indexer(),
     Row("attention.indexer.types", ARRAY, v.indexer_types, BOOL),
 )
@@ -270,20 +270,20 @@ def _qwen(*, moe: bool, sections: Callable[[Config], Any]) -> tuple[Row, ...]:
         Row("attention.head_count", U32, "num_attention_heads"),
         Row("attention.head_count_kv", U32, "num_key_value_heads"),
         *v.ROPE_SCALING,
-        Row("rope.dimension_sections", ARRAY, sections, KVType.INT32),
+        Row("rope.dimension_sections", ARRAY, sections, I32),
         Row("rope.freq_base", F32, v.theta),
         Row("attention.layer_norm_rms_epsilon", F32, "rms_norm_eps"),
         *(expert_counts if moe else ()),
         Row("attention.key_length", U32, "head_dim"),
         Row("attention.value_length", U32, "head_dim"),
         *(expert_sizes if moe else ()),
-        Row("nextn_predict_layers", U32, lambda config: config.n_layer_nextn),
+        NEXTN,
         Row("ssm.conv_kernel", U32, "linear_conv_kernel_dim"),
         Row("ssm.state_size", U32, "linear_key_head_dim"),
         Row("ssm.group_count", U32, "linear_num_key_heads"),
         Row("ssm.time_step_rank", U32, "linear_num_value_heads"),
         Row("ssm.inner_size", U32, v.inner_size),
-        Row("attention.recurrent_layers", ARRAY, v.recurrent_layers, KVType.BOOL),
+        Row("attention.recurrent_layers", ARRAY, v.recurrent_layers, BOOL),
         Row("full_attention_interval", U32, v.interval),
         Row("rope.dimension_count", U32, v.rotary(0.25)),
     )

@@ -148,6 +148,7 @@ class Row:
 
 
 def fits(value: Any, kind: KVType) -> bool:
+    """Whether a value of config.json can be stored as `kind`: no number for a text, none out of range or infinite."""
     if kind is KVType.BOOL:
         return isinstance(value, bool)
     if kind is STRING:

@@ -5,11 +5,11 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Any
 
+from ..archs import per_layer_arrays
 from ..archs.base import Donor
 from ..block import Block
 from ..gguf.files import Model
 from ..gguf.kv import KV, KVType
-from ..layouts.metadata import layer_arrays
 from .anatomy import Anatomy
 from .finding import Change, Finding
 from .patient import fix_command
@@ -21,7 +21,7 @@ _MAY_BE_LONGER = {"deepseek4": ("attention.compress_ratios",)}
 
 
 def _arrays(model: Model) -> Iterator[tuple[KV, Any]]:
-    for suffix, tail in layer_arrays(model).items():
+    for suffix, tail in per_layer_arrays(model.architecture).items():
         kv = model.header.by_key.get(f"{model.architecture}.{suffix}")
         if kv is not None and kv.type is KVType.ARRAY:
             yield kv, tail

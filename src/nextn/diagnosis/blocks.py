@@ -130,6 +130,15 @@ def _listed(names: list[str]) -> str:
     return shown + (f" and {len(names) - 4} more" if len(names) > 4 else "")
 
 
+def _from_donor(seen: Anatomy, donor: Block | None, what: str, *, whole: bool) -> str:
+    """The command that takes tensors from a donor; of one that does not have them all, that another one is wanted."""
+    if donor is None:
+        return doctor_command(seen, donor_hint(seen))
+    if whole:
+        return doctor_command(seen, f"--from {quoted(donor.origin)}")
+    return f"name another donor with --from: {donor.donor_name} does not have {what}"
+
+
 def _gone(seen: Anatomy, donor: Block | None) -> Finding:
     """Whole blocks that are lost beside others. Those that are left are never renumbered: each is another step."""
     like = {suffix_of(name) for name in seen.model.tensors if layer_of(name) in seen.blocks}
@@ -141,18 +150,13 @@ def _gone(seen: Anatomy, donor: Block | None) -> Finding:
     whole = bool(supply) and all(like <= tensors.keys() for _, tensors in supply)
     kept = len(seen.blocks)
     change: Change | None = None
+    mend = _from_donor(seen, donor, "them in the right shapes", whole=whole)
     if whole:
-        mend = doctor_command(seen, f"--from {quoted(donor.origin)}") if donor is not None else ""
         parts = [(layer, tuple(tensors[name] for name in sorted(like))) for layer, tensors in supply]
         change = partial(_all_completed, parts=parts)
-    elif donor is not None:
-        mend = f"name another donor with --from: {donor.donor_name} does not have them in the right shapes"
-    elif seen.blocks == seen.all_blocks[:kept]:  # the first ones draft without those behind them
-        mend = f"{doctor_command(seen)} makes it a model with {kept} of them; {doctor_command(seen, donor_hint(seen))}"
-        mend += " puts the others back"
+    elif donor is None and seen.blocks == seen.all_blocks[:kept]:  # the first ones draft without those behind them
+        mend = f"{doctor_command(seen)} makes it a model with {kept} of them; {mend} puts the others back"
         change = header_change(seen, kept, seen.n_trunk, PROVENANCE)  # which tells of all of them
-    else:
-        mend = doctor_command(seen, donor_hint(seen))
     return Finding(
         "block-not-whole",
         "error",
@@ -177,12 +181,6 @@ def _not_whole(seen: Anatomy, layer: int, number: int, lost: list[str], donor: B
     doubt = ""
     if layer in seen.unmarked:
         doubt = " (by the key and the count it is one; or it is the trunk's, and the block is gone)"
-    if donor is None:
-        mend = doctor_command(seen, donor_hint(seen))
-    elif whole:
-        mend = doctor_command(seen, f"--from {quoted(donor.origin)}")
-    else:
-        mend = f"name another donor with --from: {donor.donor_name} does not have all of them in the right shapes"
     return Finding(
         "block-not-whole",
         "error",
@@ -191,7 +189,7 @@ def _not_whole(seen: Anatomy, layer: int, number: int, lost: list[str], donor: B
         f"blk.{layer}.{lost[0]}",
         "llama.cpp refuses to load it: 'tensor ... not found'; with nextn.eh_proj missing it loads, and aborts when it "
         "drafts",
-        mend,
+        _from_donor(seen, donor, "all of them in the right shapes", whole=whole),
         partial(_completed, tensors=tuple(supply.values()), layer=layer) if whole else None,
     )
 
@@ -235,19 +233,13 @@ def _optional(
     found = {} if donor is None else _supply(seen, number, lost, donor)
     tensors = tuple(found[name] for name in lost if name in found)
     whole = len(tensors) == len(lost)
-    if donor is None:
-        mend = doctor_command(seen, donor_hint(seen))
-    elif whole:
-        mend = doctor_command(seen, f"--from {quoted(donor.origin)}")
-    else:
-        mend = f"name another donor with --from: {donor.donor_name} does not have it in the right shape"
     return Finding(
         ident,
         "warning",
         f"the MTP block in layer {layer} {how}; {donor_words(seen)}.",
         f"blk.{layer}.{lost[0]}",
         engine,
-        mend,
+        _from_donor(seen, donor, "it in the right shape", whole=whole),
         partial(_completed, tensors=tensors, layer=layer) if whole else None,
     )
 

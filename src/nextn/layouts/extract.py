@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 
 from ..archs import family_of
@@ -43,7 +43,7 @@ def plan_extract(block: Block, options: ExtractOptions) -> Plan:
     if not options.donor:
         _check_aim(block, family, options)
     plan = _plan(block, family, options)
-    return replace(plan, notes=(*notes, *plan.notes))
+    return plan.noted(notes)
 
 
 def _check_aim(block: Block, family: Family, options: ExtractOptions) -> None:

@@ -58,12 +58,12 @@ def plan_checkpoint_sidecar(block: Block, options: ExtractOptions) -> Plan:
             f"TRUNK --from {block.origin} --layout bundle', or extract it with --donor."
         )
     notes: list[str] = []
-    n_layer_trunk = Config(checkpoint.text_config, block.origin / CONFIG, 0).integer("num_hidden_layers")
-    of_block = build.block_parts(block, n_layer_trunk, options.type, notes)
+    config = Config(checkpoint.text_config, checkpoint.folder / CONFIG, block.n_layer_nextn)
+    of_block = build.block_parts(block, config.integer("num_hidden_layers"), options.type, notes)
     wanted = options.type or main_type_of(of_block)
-    kvs = _kvs(block, checkpoint, hparams, wanted)
+    kvs = _kvs(block, checkpoint, config, hparams, wanted)
     has_head = any(part.info.name.endswith(DRAFT_HEAD) for part in of_block)
-    roots = _Roots(checkpoint, block.n_layer_nextn, family, hparams, options.embd_type, notes)
+    roots = _Roots(checkpoint, config, family, hparams, options.embd_type, notes)
     parts = roots.parts(with_head=not has_head or family.head_needed) + of_block
     name = naming.split_quant(block.origin.resolve().name)[0].removeprefix("mtp-")
     folder, name = naming.resolve_output(options.out, Path.cwd(), f"mtp-{name}-{wanted.label}.gguf")
@@ -88,9 +88,8 @@ def plan_checkpoint_sidecar(block: Block, options: ExtractOptions) -> Plan:
     )
 
 
-def _kvs(block: Block, checkpoint: Checkpoint, hparams: HParams, wanted: TensorType) -> list[KV]:
+def _kvs(block: Block, checkpoint: Checkpoint, config: Config, hparams: HParams, wanted: TensorType) -> list[KV]:
     """The whole header, provenance apart."""
-    config = Config(checkpoint.text_config, checkpoint.folder / CONFIG, block.n_layer_nextn)
     general = [
         KV.make("general.architecture", KVType.STRING, block.architecture),
         KV.make("general.type", KVType.STRING, "model"),
@@ -109,15 +108,14 @@ class _Roots:
     def __init__(
         self,
         checkpoint: Checkpoint,
-        n_layer_nextn: int,
+        config: Config,
         family: Family,
         hparams: HParams,
         wanted: TensorType | None,
         notes: list[str],
     ) -> None:
-        self.checkpoint, self.family, self.hparams = checkpoint, family, hparams
+        self.checkpoint, self.config, self.family, self.hparams = checkpoint, config, family, hparams
         self.wanted, self.notes = wanted, notes
-        self.config = config = Config(checkpoint.text_config, checkpoint.folder / CONFIG, n_layer_nextn)
         self.n_embd, self.n_vocab = config.integer("hidden_size"), config.integer("vocab_size")
         self.tied = config.values.get("tie_word_embeddings") is True
 

@@ -41,11 +41,6 @@ def count_kv(model: Model, suffix: str, value: int) -> KV:
     return KV.make(key, KVType.UINT32, value)
 
 
-def layer_arrays(model: Model) -> dict[str, Any]:
-    """Known per-layer arrays behind `{arch}.` -> value of a block's layer (None: repeat the last used one)."""
-    return per_layer_arrays(model.architecture)
-
-
 def growing_arrays(model: Model, n_trunk: int, n_nextn: int) -> list[tuple[str, Any, KV]]:
     """(name behind `{arch}.`, value of a block's layer, pair) of every array that has to grow.
 
@@ -53,7 +48,7 @@ def growing_arrays(model: Model, n_trunk: int, n_nextn: int) -> list[tuple[str, 
     """
     out = []
     family = FAMILIES.get(model.architecture)
-    for suffix, tail in layer_arrays(model).items():
+    for suffix, tail in per_layer_arrays(model.architecture).items():
         kv = model.header.by_key.get(f"{model.architecture}.{suffix}")
         if kv is None or kv.type is not KVType.ARRAY or kv.n_items == n_trunk + n_nextn:
             continue
@@ -178,7 +173,7 @@ def detached_kvs(model: Model, n_trunk: int) -> list[KV]:
     put = [count_kv(model, "block_count", n_trunk)]
     drop.add(f"{model.architecture}.nextn_predict_layers")
     n_all = model.arch_int("block_count")
-    for suffix in layer_arrays(model):
+    for suffix in per_layer_arrays(model.architecture):
         kv = model.header.by_key.get(f"{model.architecture}.{suffix}")
         if kv is not None and kv.type is KVType.ARRAY and kv.n_items == n_all > n_trunk:
             put.append(kv.with_value(kv.value[:n_trunk]))

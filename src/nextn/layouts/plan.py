@@ -6,8 +6,8 @@ segments, so what `--dry-run` prints is what a destination does.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from enum import Enum
 from pathlib import Path
 from typing import Any, TypeAlias
@@ -174,6 +174,10 @@ class Plan:
             elif isinstance(segment, Convert):
                 out += segment.rows.ranges
         return tuple(out)
+
+    def noted(self, notes: Sequence[str]) -> Plan:
+        """The plan with these notes before its own."""
+        return replace(self, notes=(*notes, *self.notes))
 
     @property
     def bytes_written(self) -> int:

@@ -94,7 +94,7 @@ def pack(
             source = stack.enter_context(open_block(donor if donor is not None else str(sidecar), limit_rate))
         block, notes = (None, []) if source is None else source.to_write(duplicates if donor is not None else KEEP)
         packed = plan_pack(opened, block, options)
-        packed = replace(packed, plan=replace(packed.plan, notes=(*notes, *packed.plan.notes)))
+        packed = replace(packed, plan=packed.plan.noted(notes))
         package = plan_package(packed, card)
         remote = source.remote if source else None
         check_outputs(package.plan)
