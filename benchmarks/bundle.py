@@ -30,7 +30,7 @@ import re, sys, time
 from pathlib import Path
 from nextn import api, durable, quantize
 from nextn.cli import main
-import nextn.layouts.attach, nextn.block, numpy
+import nextn.layouts.attach, nextn.block.model, numpy
 quantize.ggml_version()
 if sys.argv[1] == "no fsync":
     durable.System.fsync = lambda self, fd: None

@@ -36,7 +36,7 @@ from nextn.engines.logs import decisive_line  # noqa: E402
 from nextn.errors import EngineFailed, EngineMissing, EngineRefused, NextnError  # noqa: E402
 from nextn.gguf.files import open_model  # noqa: E402
 from nextn.gguf.header import pad_to  # noqa: E402
-from nextn.layouts.plan import Copy  # noqa: E402
+from nextn.writing.plan import Copy  # noqa: E402
 
 TABLE = ROOT / "src" / "nextn" / "compat" / "table.json"
 DOCUMENT = ROOT / "docs" / "compatibility.md"

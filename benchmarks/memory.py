@@ -31,8 +31,8 @@ DEMO = ROOT / "src" / "nextn" / "demo_data"
 PEAK = """
 import re, sys
 from pathlib import Path
-import nextn.api, nextn.layouts.attach, nextn.quantize, nextn.cli, numpy
-nextn.quantize.ggml_version()
+import nextn.api, nextn.layouts.attach, nextn.ggml.mainline.quantize, nextn.cli, numpy
+nextn.ggml.mainline.quantize.ggml_version()
 code = nextn.cli.main(sys.argv[1:]) if sys.argv[1:] else 0
 print(re.search(r"VmHWM:\\s+(\\d+) kB", Path("/proc/self/status").read_text())[1], file=sys.stderr)
 sys.exit(code)

@@ -24,10 +24,8 @@ sys.path.insert(0, str(Path(__file__).resolve().parent))
 
 import nextn
 from deep_model import make_deep_model
-from nextn.demo import PROMPTS
 from nextn.engines.base import Engine, Launch, Running
 from nextn.engines.xllamacpp import Xllamacpp
-from nextn.measure.bench import machine
 from nextn.measure.bench_report import ALL_TASKS, compare_setups, compared_json, overall_tps, spread_json
 from nextn.measure.target import open_target
 from nextn.measure.tasks import OWN
@@ -36,6 +34,8 @@ from nextn.measure.trial_patience import Patience
 from nextn.measure.trial_pool import Pool
 from nextn.measure.tune_made import Maker
 from nextn.measure.tune_space import Artifact, Point, Space
+from nextn.verbs.bench import machine
+from nextn.verbs.demo import PROMPTS
 from vocab_model import LAYERS, VOCAB, make_vocab_model
 
 RATES = (0.75, 0.5, 0.35, 0.25, 0.18, 0.12)

@@ -20,11 +20,11 @@ from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
-from nextn import durable
-from nextn.durable import System
 from nextn.gguf.files import open_model
 from nextn.gguf.header import TensorInfo, build_header, place
 from nextn.gguf.kv import KV, KVType
+from nextn.writing import durable
+from nextn.writing.durable import System
 
 CALLS = (
     "open_new",
@@ -263,7 +263,7 @@ def safetensors(tensors: dict[str, tuple[str, list[int], bytes]]) -> bytes:
 def main(argv: list[str]) -> int:
     """The command line with a pause before each call, and copies in small steps."""
     from nextn.cli import main as command_line
-    from nextn.destinations import local
+    from nextn.writing import execute as local
 
     pause = float(argv[0]) / 1000
     local.COPY_BYTES = 1 << 16

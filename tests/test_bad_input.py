@@ -20,13 +20,13 @@ import pytest
 import nextn
 from conftest import CHECKPOINT, Q4, TRUNKS, mounted
 from faults import Refusing, listing, safetensors, small_disk, state
-from nextn import durable
 from nextn.cli import EXIT_CODES, main
-from nextn.destinations import local
 from nextn.errors import StorageError
 from nextn.gguf.files import open_model, read_header
 from nextn.gguf.header import build_header
 from nextn.gguf.kv import KV, KVType, edit
+from nextn.writing import durable
+from nextn.writing import execute as local
 
 DENSE = "qwen35-dense-F32.gguf"
 

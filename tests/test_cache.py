@@ -15,17 +15,8 @@ import pytest
 
 from nextn.cli.cache import command
 from nextn.errors import NoSpace, StorageError
-from nextn.sources.cache import (
-    Identity,
-    PartialFile,
-    cache_root,
-    gaps,
-    guard_of,
-    merged,
-    note_of,
-    refuse_partial,
-)
-from nextn.sources.cache_entries import clear, entries
+from nextn.remote.cache import Identity, PartialFile, cache_root, gaps, guard_of, merged, note_of, refuse_partial
+from nextn.remote.cache_entries import clear, entries
 
 DATA = random.Random(1).randbytes(300_000)
 WHO = Identity("hf:org/name@abc:x.gguf", len(DATA), "etag")
@@ -232,7 +223,7 @@ def test_what_is_in_use_is_not_cleared(path: Path, tmp_path: Path) -> None:
     put(file, 0, 10)
     script = (
         "import sys; from pathlib import Path\n"
-        "from nextn.sources.cache import *\nfrom nextn.sources.cache_entries import *\n"
+        "from nextn.remote.cache import *\nfrom nextn.remote.cache_entries import *\n"
         "print(len(clear(entries(Path(sys.argv[1])))[1]))"
     )
     done = subprocess.run([sys.executable, "-c", script, str(tmp_path)], capture_output=True, text=True, check=True)

@@ -95,12 +95,12 @@ def test_help_names_every_verb_and_exit_code() -> None:
 
 
 def test_a_bug_is_said_to_be_one(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
-    import nextn.look
+    import nextn.verbs.inspect
 
     def broken(path: str, **options: object) -> None:
         raise RuntimeError("boom")
 
-    monkeypatch.setattr(nextn.look, "inspect", broken)
+    monkeypatch.setattr(nextn.verbs.inspect, "inspect", broken)
     assert main(["inspect", "x"]) == 70
     assert "bug in nextn (RuntimeError: boom)" in capsys.readouterr().err
 

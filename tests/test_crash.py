@@ -16,18 +16,18 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
+from nextn.block.model.model import open_donor
 
 import nextn
 from conftest import CHECKPOINT, Q4, ROOT, TRUNKS
 from faults import KILLED, Faults, ShortWrites, content, giant, in_child, listing, state
-from nextn.block import open_donor
-from nextn.destinations.local import execute
 from nextn.errors import NextnError, NoSpace, OutputExists, StorageError
 from nextn.gguf.files import open_model
 from nextn.layouts.attach import Options, plan_attach
 from nextn.layouts.detach import plan_detach
 from nextn.layouts.extract import ExtractOptions, plan_extract
-from nextn.layouts.plan import Plan
+from nextn.writing.execute import execute
+from nextn.writing.plan import Plan
 
 DENSE, SET, SET_WITH_DATA = "qwen35-dense-F32.gguf", "kv-first", "tensors-first"
 BYSTANDERS = ("another.gguf", ".hidden", ".download.tmp")

@@ -6,16 +6,16 @@ import json
 from pathlib import Path
 
 import pytest
+from nextn.block.model.duplicates import without_duplicates
+from nextn.block.model.model import open_donor
 
 import nextn
-from nextn.block import open_donor
-from nextn.duplicates import without_duplicates
 from nextn.gguf.files import open_model
 from nextn.gguf.header import TensorInfo, build_header, place
 from nextn.gguf.kv import KV, KVType
 from nextn.gguf.types import parse_type_name, tensor_size
 from nextn.layouts.attach import Options, plan_attach
-from nextn.layouts.plan import Plan
+from nextn.writing.plan import Plan
 
 E, H, LQ, LKV, NOPE, ROPE, DV, X, FX, F, N, V = 7168, 128, 1536, 512, 128, 64, 128, 256, 2048, 18432, 61, 129280
 CONFIG = {

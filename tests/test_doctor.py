@@ -99,7 +99,7 @@ def _eh_rows() -> int:
 
 
 def nextn_rows(name: str) -> int:
-    from nextn.block import open_donor
+    from nextn.block.model.model import open_donor
 
     tensor = open_donor(CHECKPOINT).find(name.partition("blk.4.")[2])
     assert tensor is not None

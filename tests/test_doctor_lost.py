@@ -6,13 +6,13 @@ from collections.abc import Callable, Iterable
 from pathlib import Path
 
 import pytest
+from nextn.donors.find.infer import infer_donors
 
 import nextn
 from conftest import CHECKPOINT, Q4, stored
 from nextn.diagnosis import examine
 from nextn.gguf.files import open_model
 from nextn.layouts.metadata import PROVENANCE
-from nextn.sources.infer import infer_donors
 from sick import block_norms, plus, rewrite
 from splitting import split_gguf
 from test_doctor import checked, ids

@@ -17,8 +17,8 @@ import pytest
 import nextn
 from conftest import CHECKPOINT, Q4, ROOT, TRUNKS
 from faults import counted, giant, listing, state
-from nextn.destinations.local import execute
-from nextn.layouts.plan import Copy, NewFile, Plan
+from nextn.writing.execute import execute
+from nextn.writing.plan import Copy, NewFile, Plan
 
 Call = Callable[..., nextn.Result]
 MIB = 1 << 20

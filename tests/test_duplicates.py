@@ -17,7 +17,7 @@ from hub_server import running
 from nextn.engines import find_engine
 from nextn.errors import UsageError
 from nextn.gguf.files import open_model
-from nextn.publish import api
+from nextn.verbs import pack as api
 from test_remote_attach import attach
 
 OWN = ("blk.2.nextn.embed_tokens.weight", "blk.2.nextn.shared_head_head.weight")

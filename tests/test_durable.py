@@ -13,18 +13,18 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
+from nextn.block.model.model import open_donor
 
 import nextn
 from conftest import CHECKPOINT, Q4, TRUNKS, mounted
 from faults import Faults, Refusing, content, listing, small_disk, state
-from nextn import durable
-from nextn.block import open_donor
-from nextn.destinations.local import SLACK_BYTES, execute
-from nextn.durable import JOB_SUFFIX, SUFFIX, Workspace, clean, explain, free_bytes, write_all
 from nextn.errors import NoSpace, OutputExists, StorageError
 from nextn.gguf.files import open_model, shard_name
 from nextn.layouts.attach import Options, plan_attach
-from nextn.layouts.plan import LinkMode, Plan
+from nextn.writing import durable
+from nextn.writing.durable import JOB_SUFFIX, SUFFIX, Workspace, clean, explain, free_bytes, write_all
+from nextn.writing.execute import SLACK_BYTES, execute
+from nextn.writing.plan import LinkMode, Plan
 
 MOE = "qwen35moe-fused-bf16"
 

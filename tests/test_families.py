@@ -9,11 +9,11 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from nextn.block.model.model import open_donor
 
 import nextn
 from conftest import DATA, TRUNKS, need, stored
 from nextn.archs import FAMILIES, LOADS_ONLY
-from nextn.block import open_donor
 from nextn.errors import UnsupportedModel
 from nextn.gguf.files import open_model
 from tiny_families import TRUNK_OF

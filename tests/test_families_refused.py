@@ -6,11 +6,11 @@ import json
 from pathlib import Path
 
 import pytest
+from nextn.block.model.model import open_donor
 
 import nextn
 from ggufmaker import arch_kvs, block_tensors, make, root_tensors, trunk_tensors
 from nextn.archs import LOADS_ONLY
-from nextn.block import open_donor
 from nextn.errors import NoBlock, UnsupportedModel
 from nextn.gguf.files import open_model
 from nextn.sources.checkpoint import open_checkpoint

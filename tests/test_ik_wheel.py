@@ -12,14 +12,14 @@ import sys
 from pathlib import Path
 
 import pytest
+from nextn.ggml.mainline.quantize import dequantize, fallback_type, quantize
 
 import nextn
 from conftest import CHECKPOINT, Q4, ROOT, TRUNKS, TinyModels, need, stored
-from nextn import ggml_ik
 from nextn.errors import QuantizeError
+from nextn.ggml.mainline import ik as ggml_ik
 from nextn.gguf.files import open_model
 from nextn.gguf.types import parse_type_name, row_size
-from nextn.quantize import dequantize, fallback_type, quantize
 
 SOURCE = TRUNKS / "tiny-qwen35-BF16.gguf"
 TYPES = sorted(ggml_ik.WRITABLE)

@@ -7,13 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
-
-from conftest import CHECKPOINT, Q4
-from ggufmaker import KV, arch_kvs, make, root_tensors, trunk_tensors
-from nextn.errors import NoBlock, UsageError
-from nextn.gguf.files import Model, open_model
-from nextn.sources.checkpoint import open_checkpoint
-from nextn.sources.infer import (
+from nextn.donors.find.infer import (
     Confirmation,
     Guess,
     Headers,
@@ -25,6 +19,12 @@ from nextn.sources.infer import (
     infer_donors,
     repo_of,
 )
+
+from conftest import CHECKPOINT, Q4
+from ggufmaker import KV, arch_kvs, make, root_tensors, trunk_tensors
+from nextn.errors import NoBlock, UsageError
+from nextn.gguf.files import Model, open_model
+from nextn.sources.checkpoint import open_checkpoint
 
 HF = "https://huggingface.co/"
 

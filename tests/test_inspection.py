@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
+from nextn.inspection.model.model import Inspection, inspect
 
 from ggufmaker import (
     KV,
@@ -21,7 +22,6 @@ from ggufmaker import (
     write_set,
 )
 from nextn.errors import FormatError, NextnError
-from nextn.inspection import Inspection, inspect
 
 TRUNK = [*root_tensors(), *trunk_tensors(2)]
 BUNDLED = [*TRUNK, *block_tensors(2)]

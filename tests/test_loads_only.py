@@ -17,7 +17,7 @@ from nextn.engines import find_engine
 from nextn.engines.base import Launch
 from nextn.errors import UnsupportedModel
 from nextn.gguf.files import open_model
-from nextn.publish import api
+from nextn.verbs import pack as api
 from sick import rewrite
 from tiny_loads_only import KINDS, N, make_bundled
 

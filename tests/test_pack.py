@@ -18,6 +18,7 @@ from conftest import CHECKPOINT, Q4, ROOT, TRUNKS
 from faults import Faults
 from ggufmaker import make
 from nextn.cli.pack import command as pack_command
+from nextn.discovery import llama_cpp_names as hf_rules
 from nextn.errors import (
     DonorMismatch,
     FormatError,
@@ -28,8 +29,9 @@ from nextn.errors import (
 )
 from nextn.gguf.files import open_model
 from nextn.layouts.pack import MTP, PLAIN
-from nextn.publish import api, hf_rules, manifest, sums
+from nextn.publish import manifest, sums
 from nextn.publish.packing import pack_up, plan_package
+from nextn.verbs import pack as api
 from splitting import split_gguf
 
 SCHEMAS = ROOT / "src" / "nextn" / "schemas"
@@ -194,7 +196,8 @@ def test_files_with_several_names_are_hashed_once(shards: list[Path], tmp_path: 
 
 @pytest.mark.parametrize("mode", ["eio", "before", "after"])
 def test_everything_appears_or_nothing(mode: str, shards: list[Path], packed: Path, tmp_path: Path) -> None:
-    from nextn.block import open_donor
+    from nextn.block.model.model import open_donor
+
     from nextn.layouts.pack import PackOptions, plan_pack
 
     def run(out: Path, system: Faults) -> None:

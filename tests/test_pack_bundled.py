@@ -17,8 +17,8 @@ from faults import Faults
 from nextn.errors import NextnError, UsageError
 from nextn.gguf.files import open_model
 from nextn.layouts.pack import PackOptions, plan_pack
-from nextn.publish import api
 from nextn.publish.packing import pack_up, plan_package
+from nextn.verbs import pack as api
 from splitting import split_gguf
 
 SCHEMA = json.loads((ROOT / "src" / "nextn" / "schemas" / "pack.json").read_text())

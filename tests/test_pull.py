@@ -32,9 +32,10 @@ from nextn.errors import (
     UsageError,
 )
 from nextn.gguf.files import GGUFFile, read_header
-from nextn.publish import api, manifest
+from nextn.publish import manifest
 from nextn.publish.choose import Chosen, choose, pick_label
 from nextn.publish.listing import Listed, groups, label_of
+from nextn.verbs import pack as api
 from splitting import split_gguf
 
 Q8 = TRUNKS / "tiny-qwen35-Q8_0.gguf"
@@ -386,7 +387,7 @@ def test_a_killed_pull_goes_on(hub: HubServer, big: str, tmp_path: Path) -> None
 def test_a_large_file_comes_in_several_streams(
     hub: HubServer, big: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from nextn.sources import remote
+    from nextn.remote import model as remote
 
     monkeypatch.setattr(remote, "PIECE_BYTES", (1 << 18, 1 << 18))
     steps: list[tuple[int, int]] = []
@@ -417,7 +418,7 @@ def test_errors_name_addresses(hub: HubServer, tmp_path: Path) -> None:
 def test_a_folder_without_hard_links_gets_the_file_too(
     hub: HubServer, big: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from nextn.durable import System
+    from nextn.writing.durable import System
 
     def no_links(self: System, source: Path, target: Path) -> None:
         raise OSError(errno.EPERM, "not permitted")

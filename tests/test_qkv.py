@@ -16,7 +16,7 @@ from nextn.errors import FormatError, NextnError, QuantizeError
 from nextn.gguf.files import Model, open_model
 from nextn.gguf.types import parse_type_name
 from nextn.layouts import qkv
-from nextn.layouts.plan import Copy
+from nextn.writing.plan import Copy
 
 CODE = ["def read(self):\n", "import os\n\ndef walk(path):\n    for name in os.listdir(path):\n"]
 PARTS = ("attn_q", "attn_k", "attn_v")

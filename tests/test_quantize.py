@@ -1,4 +1,4 @@
-"""nextn.quantize against an independent build of ggml, and against gguf-py's numpy code."""
+"""nextn.ggml.mainline.quantize against an independent build of ggml, and against gguf-py's numpy code."""
 
 from __future__ import annotations
 
@@ -14,9 +14,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
-from nextn import ggml
-from nextn import quantize as q
 from nextn.errors import QuantizeError
+from nextn.ggml.mainline import mainline as ggml
+from nextn.ggml.mainline import quantize as q
 from nextn.gguf.types import BF16, F16, F32, TENSOR_TYPES, TensorType, parse_type_name, row_size
 
 # Those of ik_llama.cpp alone have tests of their own (test_ik_wheel.py): this ggml knows none of them.

@@ -10,25 +10,25 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from nextn.block.model.from_checkpoint import block_from_checkpoint
+from nextn.block.model.model import Block, block_from_model
 
 import ggufmaker
 from conftest import CHECKPOINT, Q4, TinyModels
 from hub_server import HubServer
-from nextn.block import Block, block_from_model
-from nextn.block_checkpoint import block_from_checkpoint
-from nextn.destinations.local import execute
 from nextn.errors import IncompleteModel, StorageError, UsageError
 from nextn.gguf.files import open_model
 from nextn.layouts.attach import Options as Attach
 from nextn.layouts.attach import plan_attach
-from nextn.sources.cache import guard_of, refuse_partial
+from nextn.remote.address import HubSource, UrlSource, parse_source
+from nextn.remote.cache import guard_of, refuse_partial
+from nextn.remote.fetch import FIRST_READ_BYTES, GROWTH_BYTES, joined
+from nextn.remote.http import Options
+from nextn.remote.model import Remote, open_remote
 from nextn.sources.checkpoint import open_checkpoint
-from nextn.sources.fetch import FIRST_READ_BYTES, GROWTH_BYTES, joined
-from nextn.sources.http import Options
 from nextn.sources.ranges import FileRange
-from nextn.sources.remote import Remote, open_remote
 from nextn.sources.safetensors import read_safetensors
-from nextn.sources.spec import HubSource, UrlSource, parse_source
+from nextn.writing.execute import execute
 
 REPO = "org/tiny-qwen35-mtp"
 FAST = Options(backoff_s=0.01, n_retries=3, timeout_s=5)
@@ -334,7 +334,7 @@ def test_rate_is_limited(hub: HubServer, opened: Open) -> None:
 
 
 def test_several_streams(hub: HubServer, opened: Open, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("nextn.sources.remote.PIECE_BYTES", (1 << 16, 1 << 18))
+    monkeypatch.setattr("nextn.remote.model.PIECE_BYTES", (1 << 16, 1 << 18))
     hub.add_folder(REPO, CHECKPOINT)
     remote = opened()
     ranges = block_of(remote).ranges

@@ -22,11 +22,11 @@ REPO = "org/tiny-qwen35-mtp"
 
 SCRIPT = """
 import json, sys
-from nextn.block_checkpoint import block_from_checkpoint
+from nextn.block.model.from_checkpoint import block_from_checkpoint
 from nextn.errors import NextnError
-from nextn.sources.http import Options
-from nextn.sources.remote import open_remote
-from nextn.sources.spec import parse_source
+from nextn.remote.http import Options
+from nextn.remote.model import open_remote
+from nextn.remote.address import parse_source
 try:
     rate = float(sys.argv[2]) if len(sys.argv) > 2 else None
     with open_remote(parse_source(sys.argv[1]), options=Options(limit_rate=rate)) as remote:

@@ -10,16 +10,16 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
+from nextn.block.model.from_checkpoint import block_from_checkpoint
 
 from conftest import CHECKPOINT
 from hub_server import Fault, HubServer
-from nextn.block_checkpoint import block_from_checkpoint
 from nextn.errors import FormatError, NextnError, RemoteError
+from nextn.remote.address import HubSource, UrlSource, parse_source
+from nextn.remote.http import NotThere, Options, retry_after
+from nextn.remote.model import Remote, open_remote
 from nextn.sources.checkpoint import open_checkpoint
-from nextn.sources.http import NotThere, Options, retry_after
 from nextn.sources.ranges import FileRange
-from nextn.sources.remote import Remote, open_remote
-from nextn.sources.spec import HubSource, UrlSource, parse_source
 
 REPO = "org/tiny-qwen35-mtp"
 FAST = Options(backoff_s=0.005, n_retries=3, timeout_s=2)
@@ -287,7 +287,7 @@ def test_an_answer_that_never_comes(hub: HubServer, opened: Open) -> None:
 
 
 def test_an_interrupt_keeps_what_arrived(hub: HubServer, opened: Open, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("nextn.sources.remote.PIECE_BYTES", (1 << 16, 1 << 17))
+    monkeypatch.setattr("nextn.remote.model.PIECE_BYTES", (1 << 16, 1 << 17))
     remote = opened()
     places = ranges(remote)
 

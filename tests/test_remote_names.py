@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from nextn.errors import UsageError
-from nextn.sources.spec import HubSource, UrlSource, parse_source
+from nextn.remote.address import HubSource, UrlSource, parse_source
 
 
 @pytest.mark.parametrize(

@@ -20,13 +20,13 @@ import jsonschema
 import pytest
 
 from conftest import CHECKPOINT, Q4, ROOT, TRUNKS, need
-from nextn import serve
 from nextn.cli import main
 from nextn.engines import LlamaServer
 from nextn.engines.llama_server import free_port
 from nextn.engines.options import ServerOptions
 from nextn.errors import DonorMismatch, EngineMissing, FormatError, OutputExists, UsageError
-from nextn.preset import preset_text, write_preset
+from nextn.verbs import serve
+from nextn.verbs.preset import preset_text, write_preset
 
 PROMPT = "def read(self):\n"
 HELP = "-md, --model-draft FNAME\n--spec-type none,draft-mtp\n--spec-draft-n-max N\n--draft-p-min P\n"

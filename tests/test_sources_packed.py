@@ -12,14 +12,14 @@ from typing import Any
 
 import numpy as np
 import pytest
+from nextn.block.model.from_checkpoint import block_from_checkpoint
+from nextn.block.model.model import open_donor
+from nextn.ggml.mainline.quantize import dequantize
 
 import nextn
 from conftest import DATA, TRUNKS, need, stored
-from nextn.block import open_donor
-from nextn.block_checkpoint import block_from_checkpoint
 from nextn.gguf.files import Model, open_model
 from nextn.gguf.types import parse_type_name
-from nextn.quantize import dequantize
 from nextn.sources.checkpoint import open_checkpoint
 from nextn.sources.ranges import FileRange, Reader
 

@@ -14,7 +14,6 @@ import pytest
 
 import nextn
 from conftest import CHECKPOINT, Q4, ROOT, need
-from nextn import serve
 from nextn.cli import main
 from nextn.engines.base import Completion, Launch
 from nextn.engines.llama_server import LlamaServer
@@ -23,10 +22,11 @@ from nextn.errors import EngineRefused, OutputExists, UsageError
 from nextn.gguf.files import open_model
 from nextn.measure.target import open_target
 from nextn.measure.trial import OTHERS
-from nextn.measure.tune import command_line
 from nextn.measure.tune_made import Maker
 from nextn.measure.tune_space import Artifact, Point
 from nextn.report.results import read_result
+from nextn.verbs import serve
+from nextn.verbs.tune import command_line
 
 SCHEMA = json.loads((ROOT / "src/nextn/schemas/tune.json").read_text())
 Speed = Callable[[Launch], float]
@@ -173,7 +173,7 @@ def test_a_refused_setting_is_passed_over(bundle: Path) -> None:
 
 
 def test_threads_count_with_mtp_and_without(bundle: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("nextn.measure.tune.allowed_cpus", lambda: 8)
+    monkeypatch.setattr("nextn.verbs.tune.allowed_cpus", lambda: 8)
     engine = FakeEngine(lambda launch: (100 + 10 * launch.n_max) * (1.5 if launch.threads == 4 else 1.0))
     found = nextn.tune(bundle, engine=engine, threads=[8, 4], n_max=[1, 2], types=[], head_types=[]).to_json()
     assert (found["n_max"], found["threads"]) == (2, 4)

@@ -10,8 +10,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from nextn import ggml
 from nextn.errors import QuantizeError, UsageError
+from nextn.ggml.mainline import mainline as ggml
 from nextn.gguf.types import (
     TENSOR_TYPES,
     TensorType,

@@ -15,11 +15,11 @@ __version__ = "0.1.0"
 if TYPE_CHECKING:
     from .api import CheckpointInspection, DonorInfo, Inspection, Result, attach, detach, extract, inspect
     from .diagnosis import Diagnosis, Finding, Treatment, doctor
-    from .measure.bench import BenchReport, bench
-    from .measure.tune import TuneReport, tune
-    from .measure.verify import Verdict, verify
-    from .memory.verb import MemoryPlan, plan
-    from .publish.api import PackResult, PullResult, pack, pull
+    from .verbs.bench import BenchReport, bench
+    from .verbs.pack import PackResult, PullResult, pack, pull
+    from .verbs.plan import MemoryPlan, plan
+    from .verbs.tune import TuneReport, tune
+    from .verbs.verify import Verdict, verify
 
 _HOMES = {
     **dict.fromkeys(

@@ -11,18 +11,18 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from .destinations.local import Outcome, check_outputs, execute
 from .errors import UsageError
 from .gguf.files import open_model
 from .gguf.types import TensorType, parse_type_name
-from .inspection import Inspection
-from .layouts.plan import LinkMode, Plan
-from .look import CheckpointInspection, inspect
+from .inspection.model import Inspection
+from .verbs.inspect import CheckpointInspection, inspect
+from .writing.execute import Outcome, check_outputs, execute
+from .writing.plan import LinkMode, Plan
 
 if TYPE_CHECKING:
-    from .block import Block
+    from .block.model import Block
     from .gguf.files import Model
-    from .sources.remote import Remote
+    from .remote.model import Remote
 
 PathLike = str | Path
 Progress = Callable[[int, int], None]  # (bytes done, bytes in all)
@@ -123,8 +123,8 @@ def open_block(donor: PathLike, limit_rate: float | None = None, *, with_tokeniz
 
     `with_tokenizer`: have everything here that makes a checkpoint's tokenizer. Raises what opening raises, and NoBlock.
     """
-    from .block import block_of
-    from .sources.opening import http_options, opened
+    from .block.model import block_of
+    from .remote.opening import http_options, opened
 
     with opened(donor, http_options(limit_rate)) as found:
         if with_tokenizer and found.remote is not None and found.checkpoint is not None:
@@ -141,7 +141,7 @@ class Source:
 
     def to_write(self, duplicates: str) -> tuple[Block, list[str]]:
         """The block, with "drop" without what its model has too, and notes on that. Raises UsageError."""
-        from .duplicates import KEEP, check_choice, without_duplicates
+        from .block.duplicates import KEEP, check_choice, without_duplicates
 
         check_choice(duplicates)
         if duplicates == KEEP:
@@ -152,7 +152,7 @@ class Source:
         self, plan: Plan, *, expect: str | None, why: str | None, dry_run: bool, progress: Progress | None
     ) -> Result:
         """Fetch what the plan needs, compare the block's hash with `expect`, carry the plan out."""
-        from .fingerprint import block_sha256, check_wanted, demand
+        from .block.fingerprint import block_sha256, check_wanted, demand
 
         wanted = None if expect is None else check_wanted(expect)
         check_outputs(plan)
@@ -239,7 +239,7 @@ def attach(
     fit equally well.
     """
     from .layouts.attach import Options, default_layout, plan_attach
-    from .sources.opening import http_options, opened
+    from .remote.opening import http_options, opened
 
     options = Options(layout, _type(type), _type(draft_head), _embd_type(embd_type), out, link_mode(link), qkv, aim)
     with opened(trunk) as found:
@@ -252,7 +252,7 @@ def attach(
             )
         why, n_before = None, 0
         if donor is None:
-            from .donors import find
+            from .donors.find import find
 
             wanted = layout or (default_layout(found.model) if aim in (None, "llama.cpp") else "bundle")
             chosen = find(found.model, layout=wanted, options=http_options(limit_rate))
@@ -273,7 +273,7 @@ def attach(
 def _assistant(donor: PathLike) -> Model | None:
     """A local draft that is placed as it is, None for all other donors."""
     from .layouts.assistant import is_assistant
-    from .sources.spec import parse_source
+    from .remote.address import parse_source
 
     place = parse_source(donor)
     if not isinstance(place, Path) or place.suffix != ".gguf":

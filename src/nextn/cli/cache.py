@@ -19,8 +19,8 @@ def command(names: tuple[str, ...], clear: bool, as_json: bool) -> None:
     NAME is a part of what is shown, such as ORG/NAME. The folder is NEXTN_CACHE, or nextn in the user's cache folder;
     the Hub's own cache is never touched.
     """
-    from ..sources import cache_entries
-    from ..sources.cache import cache_root
+    from ..remote import cache_entries
+    from ..remote.cache import cache_root
 
     root = cache_root()
     found = [entry for entry in cache_entries.entries(root) if not names or any(name in entry.name for name in names)]

@@ -13,8 +13,8 @@ from ..report.text import put_json, say, size
 
 if TYPE_CHECKING:
     from ..api import Result
-    from ..layouts.plan import Plan
-    from ..sources.infer import Doubt
+    from ..donors.infer import Doubt
+    from ..writing.plan import Plan
 
 R = TypeVar("R")
 F = TypeVar("F", bound=Callable[..., Any])
@@ -165,7 +165,7 @@ def ask_which(doubt: Doubt) -> str:
 
 def settled(run: Callable[[str | None], R], donor: str | None) -> R:
     """`run(donor)`; where the donor is in doubt, again with the one that is chosen."""
-    from ..sources.infer import Doubt
+    from ..donors.infer import Doubt
 
     try:
         return run(donor)

@@ -18,11 +18,11 @@ def command(out: str | None, llama_server: str | None, as_json: bool) -> None:
     """Take a shipped trunk-only quant, watch the engine refuse to draft, attach the block in all three layouts,
     verify each on the engine, and print one table.
     """
-    from ..demo import run_demo
     from ..engines import find_engine
     from ..report.demo import show
     from ..report.progress import step_progress
     from ..report.text import put_json
+    from ..verbs.demo import run_demo
 
     engine = find_engine(llama_server)
     with tempfile.TemporaryDirectory(prefix="nextn-demo-") as scratch, step_progress() as say:

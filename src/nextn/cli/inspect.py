@@ -26,8 +26,8 @@ def command(model: str, block_hash: bool, limit_rate: float | None, as_json: boo
     MODEL is a GGUF, any shard, a folder with one set, or a checkpoint; or org/repo, hf:org/repo@revision:file.gguf,
     https://... , of which config, index and headers are fetched. Exits with 5 when the model has problems.
     """
-    from .. import look
     from ..report.progress import byte_progress
+    from ..verbs import inspect as look
 
     with byte_progress("reading the block", block_hash) as progress:
         seen = look.inspect(model, block_hash=block_hash, limit_rate=limit_rate, progress=progress)

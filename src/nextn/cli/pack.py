@@ -68,8 +68,8 @@ def command(
     share one sidecar. A MODEL that carries its block is taken apart. With model card, SHA256SUMS (the files are read
     for it) and a manifest. MODELs stay as they are.
     """
-    from ..publish import api
     from ..report.progress import byte_progress
+    from ..verbs import pack as api
 
     def pack(donor: str | None) -> api.PackResult:
         with byte_progress("packing", not (quiet or dry_run)) as progress:

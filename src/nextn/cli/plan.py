@@ -40,10 +40,10 @@ def command(
 
     Figures are the engine's own account, had without loading the model, or come from headers. Nothing is written.
     """
-    from ..memory.verb import plan
     from ..report.plan import show
     from ..report.progress import step_progress
     from ..report.text import put_json
+    from ..verbs.plan import plan
 
     if measure and header_only:
         raise UsageError("--measure needs an engine and --header-only forbids one; leave one of them out.")

@@ -38,8 +38,8 @@ def command(
     is. A run that was killed goes on where it was (parts lie in DIR/.nextn-pull). Repositories without a manifest are
     understood by names and headers.
     """
-    from ..publish import api
     from ..report.progress import byte_progress
+    from ..verbs import pack as api
 
     with byte_progress("pulling", not (quiet or dry_run)) as progress:
         result = api.pull(

@@ -20,8 +20,8 @@ def command(results: tuple[str, ...], out: str | None, dry_run: bool) -> None:
 
     sections = read_results(results)
     if out is not None:
-        from ..durable import write_file
         from ..report.page import page
+        from ..writing.durable import write_file
 
         made = page(sections)
         if dry_run:

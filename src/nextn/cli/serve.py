@@ -58,7 +58,7 @@ def command(
     SIGINT, SIGTERM and SIGHUP go on to the server, and its exit code is nextn's. Arguments after -- go to the
     engine (GPU placement, --rpc host:port, context size).
     """
-    from .. import serve
+    from ..verbs import serve
 
     choice = serve.choose(
         model,
@@ -79,7 +79,7 @@ def command(
     for note in choice.notes:
         say(f"note: {note}")
     if preset is not None:
-        from ..preset import preset_text, write_preset
+        from ..verbs.preset import preset_text, write_preset
 
         if print_only:
             click.echo(preset_text(choice), nl=False)

@@ -84,10 +84,10 @@ def command(
     it off. Runs that other work on the machine disturbed are repeated; on a machine that does not get quiet nothing
     is written, and the exit code is 4. Arguments after -- go to the engine.
     """
-    from ..measure.tune import tune
     from ..report.progress import step_progress
     from ..report.text import put_json
     from ..report.tune import show
+    from ..verbs.tune import tune
 
     with step_progress(not quiet) as say:
         report = tune(

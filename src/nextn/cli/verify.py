@@ -39,10 +39,10 @@ def command(
     after -- go to the engine.
     """
     from ..measure.tasks import read_task
-    from ..measure.verify import verify
     from ..report.progress import step_progress
     from ..report.text import put_json
     from ..report.verdict import show
+    from ..verbs.verify import verify
 
     with step_progress(not quiet) as say:
         verdict = verify(

@@ -6,8 +6,8 @@ finding; `mend.py` turns what they would change into a plan.
 
 from __future__ import annotations
 
+from ..verbs.doctor import Treatment, doctor
 from .examine import Diagnosis, diagnose, examine
 from .finding import Finding
-from .treat import Treatment, doctor
 
 __all__ = ["Diagnosis", "Finding", "Treatment", "diagnose", "doctor", "examine"]

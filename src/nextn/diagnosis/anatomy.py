@@ -7,7 +7,7 @@ from functools import cached_property
 
 from ..archs import FAMILIES, per_layer_arrays
 from ..archs.base import LOADS_ONLY, OTHER_USE, Family
-from ..block import EH_PROJ, layer_of, suffix_of
+from ..block.model import EH_PROJ, layer_of, suffix_of
 from ..gguf.files import Model
 from ..gguf.kv import INTEGER_TYPES, KVType
 from ..layouts.metadata import SHAPE

@@ -7,7 +7,7 @@ from typing import Any
 
 from ..archs import per_layer_arrays
 from ..archs.base import Donor
-from ..block import Block
+from ..block.model import Block
 from ..gguf.files import Model
 from ..gguf.kv import KV, KVType
 from .anatomy import Anatomy

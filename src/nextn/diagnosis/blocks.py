@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from functools import partial
 
 from ..archs.base import same_shape
-from ..block import DRAFT_HEAD, EMBED_TOKENS, Block, BlockTensor, layer_of, suffix_of
+from ..block.model import DRAFT_HEAD, EMBED_TOKENS, Block, BlockTensor, layer_of, suffix_of
 from ..gguf.files import Model
 from ..layouts import build
 from ..layouts.detach import DRAFT_ROOTS

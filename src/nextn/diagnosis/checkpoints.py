@@ -7,7 +7,7 @@ from pathlib import Path
 
 from ..archs import BY_CLASS
 from ..archs.base import Family
-from ..block_checkpoint import block_from_checkpoint, block_names
+from ..block.from_checkpoint import block_from_checkpoint, block_names
 from ..errors import FormatError, UnsupportedFormat, UnsupportedModel
 from ..sources.checkpoint import CONFIG, Checkpoint
 from .finding import Finding, Severity

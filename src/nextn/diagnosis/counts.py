@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 
-from ..block import Block
+from ..block.model import Block
+from ..donors.infer import infer_donors
 from ..gguf.files import Model
 from ..gguf.kv import INTEGER_TYPES, KV, KVType
 from ..layouts.metadata import OWN_KEYS, UNDO
-from ..sources.infer import infer_donors
 from .anatomy import KEY, Anatomy
 from .arrays import mended_arrays, told_trunk
 from .finding import Change, Finding

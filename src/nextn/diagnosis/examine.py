@@ -10,14 +10,14 @@ from pathlib import Path
 from typing import Any
 
 from ..archs import FAMILIES
-from ..block import Block
+from ..block.model import Block
 from ..errors import FormatError, IncompleteModel, UsageError
 from ..gguf.files import Model, model_candidates, open_model
 from ..gguf.kv import printable
+from ..remote.address import parse_source
+from ..remote.opening import Opened, http_options, opened
 from ..sources.checkpoint import open_checkpoint
-from ..sources.opening import Opened, http_options, opened
 from ..sources.ranges import Reader
-from ..sources.spec import parse_source
 from .anatomy import Anatomy
 from .arrays import check_arrays
 from .blocks import check_blocks

@@ -10,12 +10,12 @@ from collections.abc import Iterator
 from functools import partial
 from typing import TYPE_CHECKING
 
-from ..block import EH_PROJ, Block
+from ..block.model import EH_PROJ, Block
 from ..gguf.files import GGUFFile
 from ..gguf.header import TensorInfo
-from ..layouts.plan import Copy, Segment
 from ..sources.ranges import FileRange, Reader
 from ..sources.rows import GGUFRows, RowSource
+from ..writing.plan import Copy, Segment
 from .anatomy import Anatomy
 from .counts import doctor_command
 from .finding import Finding

@@ -11,8 +11,8 @@ from ..gguf.files import GGUFFile, Model, shard_name
 from ..gguf.header import DEFAULT_ALIGNMENT, TensorInfo, build_header, header_size, pad_to, place
 from ..gguf.kv import KV, edit
 from ..layouts import build, metadata, naming
-from ..layouts.plan import Copy, Link, LinkMode, NewBytes, NewFile, Plan, Segment
 from ..sources.ranges import FileRange
+from ..writing.plan import Copy, Link, LinkMode, NewBytes, NewFile, Plan, Segment
 from .patient import Patient
 
 _SHARD_TAIL = re.compile(r"-\d{5}-of-\d{5}\Z")

@@ -20,8 +20,8 @@ from ..errors import FormatError
 from ..gguf.files import GGUFFile, Model
 from ..gguf.header import TensorInfo
 from ..gguf.types import parse_type_name
-from ..layouts.plan import NewBytes
 from ..sources.ranges import FileRange, Reader
+from ..writing.plan import NewBytes
 from .anatomy import Anatomy
 from .counts import doctor_command
 from .finding import Finding

@@ -10,12 +10,12 @@ import shlex
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
-from ..block import layer_of, suffix_of
+from ..block.model import layer_of, suffix_of
 from ..gguf.files import GGUFFile, Model
 from ..gguf.header import TensorInfo
 from ..gguf.kv import KV, edit
 from ..layouts.build import Part
-from ..layouts.plan import Segment
+from ..writing.plan import Segment
 
 
 @dataclass(frozen=True)

@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Iterator
 from functools import partial
 
-from ..block import DRAFT_HEAD
+from ..block.model import DRAFT_HEAD
 from ..gguf.files import Model
-from ..inspection import SHARED_MARKS
+from ..inspection.model import SHARED_MARKS
 from .anatomy import Anatomy
 from .counts import doctor_command
 from .finding import Change, Finding

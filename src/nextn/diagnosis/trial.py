@@ -7,13 +7,13 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from ..block import EH_PROJ, block_from_model
-from ..destinations.local import execute
+from ..block.model import EH_PROJ, block_from_model
 from ..errors import EngineRefused
 from ..gguf.files import open_model
 from ..layouts.extract import ExtractOptions, plan_extract
 from ..measure.engine_check import overall_acceptance
 from ..measure.prompts import PROMPTS
+from ..writing.execute import execute
 from .anatomy import Anatomy
 from .finding import Finding
 from .halves import swapped_finding, swapped_segments

@@ -10,7 +10,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 from ..archs.base import Family
-from ..block import DRAFT_HEAD, EMBED_TOKENS, Block
+from ..block.model import DRAFT_HEAD, EMBED_TOKENS, Block
 from ..errors import QuantizeError, UnsupportedModel, UsageError
 from ..gguf.files import GGUFFile, Model
 from ..gguf.header import TensorInfo

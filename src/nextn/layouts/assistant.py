@@ -11,10 +11,10 @@ import os
 from ..archs.base import ASSISTANTS
 from ..errors import BlockPresent, DonorMismatch, UsageError
 from ..gguf.files import Model
+from ..writing.plan import Link, Plan
 from . import naming
 from .attach import Options
 from .fit import TOKEN_TYPES, TOKENS, compare_tokens
-from .plan import Link, Plan
 
 _WIDTH_OUT = "embedding_length_out"  # hidden size of the target
 

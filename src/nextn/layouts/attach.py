@@ -9,15 +9,15 @@ from pathlib import Path
 
 from ..archs import FAMILIES, family_of
 from ..archs.base import Family
-from ..block import DRAFT_HEAD, EMBED_TOKENS, Block
+from ..block.model import DRAFT_HEAD, EMBED_TOKENS, Block
 from ..errors import FormatError, UnsupportedModel, UsageError
 from ..gguf.files import GGUFFile, Model, shard_name
 from ..gguf.header import DEFAULT_ALIGNMENT, TensorInfo, build_header, place
 from ..gguf.kv import KV, KVType, edit
 from ..gguf.types import TensorType, file_type_for
+from ..writing.plan import Link, LinkMode, NewBytes, NewFile, Plan
 from . import aim, build, metadata, naming, qkv
 from .fit import check_fit, check_trunk, n_layer_trunk
-from .plan import Link, LinkMode, NewBytes, NewFile, Plan
 
 LAYOUTS = ("shards", "sidecar", "bundle")
 MAX_SHARDS_OLD_IK = 64  # GGML_MAX_CONTEXTS, one context for each shard

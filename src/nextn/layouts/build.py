@@ -6,18 +6,18 @@ import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
-from ..block import Block, BlockTensor
+from ..block.model import Block, BlockTensor
 from ..errors import QuantizeError
+from ..ggml.quantize import can_read, can_write, check_writable, fallback_type
 from ..gguf.files import GGUFFile
 from ..gguf.header import Header, TensorInfo, build_header, header_size, pad_to, place
 from ..gguf.kv import KV
 from ..gguf.types import TensorType, parse_type_name, tensor_size
-from ..quantize import can_read, can_write, check_writable, fallback_type
 from ..sources.ranges import FileRange
 from ..sources.recipes import Factors, side_factors
 from ..sources.rows import CheckpointRows, GGUFRows, RowSource
+from ..writing.plan import Carry, Convert, Copy, Hashes, LateHeader, NewBytes, Repack, Segment
 from .metadata import padding_kv, padding_least, provenance_kvs
-from .plan import Carry, Convert, Copy, Hashes, LateHeader, NewBytes, Repack, Segment
 from .qkv import Moved
 
 F32 = parse_type_name("f32")

@@ -7,13 +7,13 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from ..archs import refuse_other_use
-from ..block import block_layers, layer_of
+from ..block.model import block_layers, layer_of
 from ..errors import NoBlock, UsageError
 from ..gguf.files import GGUFFile, Model, shard_name
 from ..gguf.header import TensorInfo
 from ..gguf.kv import KV, edit
+from ..writing.plan import Link, LinkMode, NewBytes, NewFile, Plan
 from . import aim, build, metadata, naming, qkv
-from .plan import Link, LinkMode, NewBytes, NewFile, Plan
 
 # Root tensors that serve drafting only, and that other engines refuse.
 DRAFT_ROOTS = ("output_extra.weight",)

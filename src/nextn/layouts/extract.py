@@ -7,15 +7,15 @@ from pathlib import Path
 
 from ..archs import family_of
 from ..archs.base import Family
-from ..block import DRAFT_HEAD, Block
+from ..block.model import DRAFT_HEAD, Block
 from ..errors import UnsupportedModel, UsageError
 from ..gguf.header import DEFAULT_ALIGNMENT, Header
 from ..gguf.kv import KV, KVType, edit
 from ..gguf.types import TensorType, tensor_type
+from ..writing.plan import NewFile, Plan
 from . import aim, build, metadata, naming, qkv
 from .attach import main_type_of, sidecar_kvs, sidecar_roots, trunk_head
 from .fit import TOKENIZER_HASH, tokens_hash
-from .plan import NewFile, Plan
 
 
 @dataclass(frozen=True)

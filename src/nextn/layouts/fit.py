@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 from ..archs.base import Family, Rule, dimensions, resolve_shape, same_shape
-from ..block import Block, block_layers, layer_of
+from ..block.model import Block, block_layers, layer_of
 from ..errors import BlockPresent, DonorMismatch, UnsupportedModel, UsageError
 from ..gguf.files import Model
 from ..sources.tokenizer import ordinary_hash

@@ -15,7 +15,7 @@ from ..archs.base import Family, Transform
 from ..archs.headers import HPARAMS
 from ..archs.hparams import Config, HParams
 from ..archs.rope_factors import llama3_factors
-from ..block import DRAFT_HEAD, Block
+from ..block.model import DRAFT_HEAD, Block
 from ..errors import FormatError, UnsupportedModel
 from ..gguf.header import Header, TensorInfo
 from ..gguf.kv import KV, KVType
@@ -25,9 +25,9 @@ from ..sources.numbers import FLOAT_DTYPES
 from ..sources.quantized import first_whole
 from ..sources.rows import CheckpointRows, Span
 from ..sources.tokenizer import Tokenizer
+from ..writing.plan import Carry, NewBytes, NewFile, Plan
 from . import build, naming
 from .attach import main_type_of
-from .plan import Carry, NewBytes, NewFile, Plan
 
 if TYPE_CHECKING:
     from .extract import ExtractOptions

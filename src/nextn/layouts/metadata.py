@@ -14,12 +14,12 @@ from typing import Any
 from .. import __version__
 from ..archs import FAMILIES, per_layer_arrays
 from ..archs.base import Donor
-from ..block import Block
+from ..block.model import Block
 from ..errors import DonorMismatch, FormatError
 from ..gguf.files import SPLIT_COUNT, SPLIT_KEYS, SPLIT_NO, SPLIT_TENSORS_COUNT, Model
 from ..gguf.kv import INTEGER_TYPES, KV, KVType, edit
 from ..gguf.parser import HeaderParser
-from .plan import Hashes
+from ..writing.plan import Hashes
 
 PREFIX = "nextn."
 PADDING = "nextn.padding"

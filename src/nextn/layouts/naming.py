@@ -12,7 +12,7 @@ from pathlib import Path
 
 from ..errors import UsageError
 from ..gguf.files import AUXILIARY_MARKS, Model, split_shard_name
-from ..sources.cache import in_own_cache
+from ..remote.cache import in_own_cache
 
 # The last dash-separated part of a file name, if it names a quantization.
 _QUANT_TAG = re.compile(

@@ -12,15 +12,15 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from ..block import Block, block_from_model, block_layers
+from ..block.model import Block, block_from_model, block_layers
 from ..errors import NoBlock, UsageError
 from ..gguf.files import Model, shard_name
 from ..gguf.header import TensorInfo
 from ..gguf.types import TensorType
+from ..writing.plan import Link, LinkMode, NewFile, Plan
 from . import naming
 from .attach import Options, plan_attach
 from .detach import plan_detach, without_block
-from .plan import Link, LinkMode, NewFile, Plan
 
 PLAIN, MTP = "plain", "mtp"
 VARIANTS = (PLAIN, MTP)

@@ -13,13 +13,13 @@ from pathlib import Path
 from typing import Any
 
 from ..archs.base import Family
-from ..block import Block, BlockTensor, layer_of, suffix_of
+from ..block.model import Block, BlockTensor, layer_of, suffix_of
 from ..errors import FormatError, QuantizeError, UnsupportedModel, UsageError
+from ..ggml.quantize import can_read
 from ..gguf.files import GGUFFile, Model
 from ..gguf.header import TensorInfo
 from ..gguf.kv import KV
 from ..gguf.types import TensorType
-from ..quantize import can_read
 from ..sources.rows import CheckpointRows, GGUFRows, JoinedRows, RowSource
 
 SPLIT, FUSED, AS_TRUNK = "split", "fused", "as-trunk"

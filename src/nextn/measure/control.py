@@ -12,13 +12,13 @@ from pathlib import Path
 
 import numpy as np
 
-from ..block import block_from_model, block_layers, layer_of
-from ..destinations.local import execute
-from ..durable import free_bytes
+from ..block.model import block_from_model, block_layers, layer_of
 from ..errors import NoSpace
 from ..gguf.files import GGUFFile, Model, open_model, read_header
 from ..gguf.header import TensorInfo
 from ..layouts.extract import ExtractOptions, plan_extract
+from ..writing.durable import free_bytes
+from ..writing.execute import execute
 
 _CHUNK_BYTES = 8 << 20
 SEED = 20_240_601

@@ -9,7 +9,7 @@ from typing import Any
 
 from ..archs import FAMILIES
 from ..archs.base import GENERIC_LAYER_ARRAYS
-from ..block import block_layers, layer_of
+from ..block.model import block_layers, layer_of
 from ..gguf.files import SPLIT_KEYS, GGUFFile, Model
 from ..gguf.header import TensorInfo
 from ..layouts.detach import DRAFT_ROOTS

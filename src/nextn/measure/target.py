@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
-from ..block import block_layers, layer_of
+from ..block.model import block_layers, layer_of
 from ..errors import NoBlock, UsageError
 from ..gguf.files import Model, open_model
 
@@ -57,7 +57,7 @@ def open_target(model: str | Path, sidecar: str | Path | None = None, *, needs_b
         return Target(opened, beside, notes if layers else ())
     if layers:
         return Target(opened, None)
-    from ..inspection import inspect
+    from ..inspection.model import inspect
 
     found = inspect(opened.entry).sidecars
     if len(found) == 1:

@@ -7,11 +7,11 @@ from functools import partial
 from pathlib import Path
 
 from .. import api
-from ..block import block_from_model
-from ..destinations.local import execute
+from ..block.model import block_from_model
 from ..gguf.files import Model, open_model
 from ..gguf.types import TensorType, parse_type_name
 from ..layouts.extract import ExtractOptions, plan_extract
+from ..writing.execute import execute
 from .control import check_room
 from .target import Target
 

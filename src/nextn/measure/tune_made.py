@@ -6,7 +6,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from ..archs import FAMILIES
-from ..block import DRAFT_HEAD, block_from_model, layer_of
+from ..block.model import DRAFT_HEAD, block_from_model, layer_of
 from ..errors import NextnError, UsageError
 from ..gguf.types import parse_type_name
 from ..layouts.attach import main_type_of

@@ -8,7 +8,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 
 from ..errors import EngineFailed, EngineRefused
-from .bench import LEAST_REPEATS
+from ..verbs.bench import LEAST_REPEATS
 from .bench_report import ALL_TASKS, Compared, compare_setups, overall_tps
 from .stats import Spread, least_pairs
 from .trial import Ask, Run, Say, Setup

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 from ..archs import family_of
 from ..archs.base import Family, Rule, dimensions, resolve_shape
-from ..block import Block, BlockTensor, layer_of, suffix_of
+from ..block.model import Block, BlockTensor, layer_of, suffix_of
 from ..errors import UnsupportedModel
 from ..gguf.files import Model
 from ..layouts.fit import n_layer_trunk, n_vocab

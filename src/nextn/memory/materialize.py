@@ -5,13 +5,13 @@ from __future__ import annotations
 from dataclasses import replace
 from pathlib import Path
 
-from ..destinations.local import execute
 from ..errors import UsageError
 from ..gguf.files import Model, open_model
 from ..gguf.types import parse_type_name
 from ..layouts.attach import Options, plan_attach
 from ..layouts.detach import plan_detach
-from ..layouts.plan import Plan
+from ..writing.execute import execute
+from ..writing.plan import Plan
 from .setups import BUNDLED_OFF, BUNDLED_ON, EMBD_TYPE, NO_MTP, SIDECAR, Setup, Setups
 
 LAYOUT = {BUNDLED_OFF: "bundle", BUNDLED_ON: "bundle", SIDECAR: "sidecar", "shards": "shards"}

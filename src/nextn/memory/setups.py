@@ -7,12 +7,12 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from ..block import Block, block_from_model, block_layers, layer_of
+from ..block.model import Block, block_from_model, block_layers, layer_of
 from ..errors import NextnError, NoBlock, UsageError
 from ..gguf.files import Model
 from ..layouts.attach import Options, plan_attach
 from ..layouts.detach import plan_detach
-from ..layouts.plan import Link, Plan
+from ..writing.plan import Link, Plan
 from .standin import stand_in
 
 NO_MTP, BUNDLED_OFF, BUNDLED_ON, SIDECAR, SHARDS = "no_mtp", "bundled_off", "bundled_on", "sidecar", "shards"

@@ -10,7 +10,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
-from ..block import block_layers
+from ..block.model import block_layers
 from ..gguf.files import Model
 
 # Architectures whose engine rolls a rejected draft back by keeping one recurrent state per drafted token.

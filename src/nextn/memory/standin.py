@@ -12,7 +12,7 @@ from pathlib import Path
 
 from ..errors import StorageError
 from ..gguf.files import Model, open_model, os_error
-from ..layouts.plan import LateHeader, Link, NewBytes, NewFile, Plan, Segment
+from ..writing.plan import LateHeader, Link, NewBytes, NewFile, Plan, Segment
 
 _NO_HASH = "0" * 64
 

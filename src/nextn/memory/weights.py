@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 
-from ..block import block_layers, layer_of, suffix_of
+from ..block.model import block_layers, layer_of, suffix_of
 from ..gguf.files import GGUFFile, Model
 from ..gguf.header import TensorInfo
 from ..layouts.detach import DRAFT_ROOTS

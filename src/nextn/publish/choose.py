@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
+from ..discovery import llama_cpp_names as hf_rules
 from ..errors import BlockPresent, FormatError, IncompleteModel, NoBlock, UsageError
 from ..layouts.pack import MTP, PLAIN, VARIANTS
-from . import hf_rules
 from .listing import BROKEN, Group, Headers, Listed, groups, is_sidecar_of, kind_of
 from .manifest import NAME, Manifest
 

@@ -7,11 +7,11 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import PurePosixPath
 
-from ..block import block_layers, layer_of
+from ..block.model import block_layers, layer_of
+from ..discovery import llama_cpp_names as hf_rules
 from ..gguf.files import GGUFFile, shard_name, split_shard_name
 from ..layouts.naming import split_quant
 from ..layouts.pack import MTP, PLAIN
-from . import hf_rules
 
 _MARK_BEHIND = re.compile(r"[-_.]mtp\Z", re.IGNORECASE)
 _MOST_SHARDS = 4096

@@ -15,13 +15,13 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, cast
 
-from ..destinations.local import Outcome, Progress, check_outputs, execute
-from ..durable import SUFFIX, System
 from ..errors import UsageError
 from ..layouts.naming import plain_base, split_quant
 from ..layouts.pack import Pack
-from ..layouts.plan import Hashes, LateHeader, Link, NewBytes, NewFile, Plan
-from ..sources.cache import refuse_partial
+from ..remote.cache import refuse_partial
+from ..writing.durable import SUFFIX, System
+from ..writing.execute import Outcome, Progress, check_outputs, execute
+from ..writing.plan import Hashes, LateHeader, Link, NewBytes, NewFile, Plan
 from . import card as cards
 from . import manifest as manifests
 from . import sums

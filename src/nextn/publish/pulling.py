@@ -13,10 +13,10 @@ from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING, Any
 
-from ..destinations.local import Outcome, Progress, check_outputs, execute
 from ..errors import OutputExists, RemoteError, UsageError
 from ..gguf.files import GGUFFile, read_header
-from ..layouts.plan import Link, LinkMode, Plan
+from ..writing.execute import Outcome, Progress, check_outputs, execute
+from ..writing.plan import Link, LinkMode, Plan
 from . import manifest as manifests
 from . import sums
 from .choose import Chosen, choose
@@ -24,9 +24,9 @@ from .listing import Listed
 from .staging import Staging, mismatch
 
 if TYPE_CHECKING:
-    from ..sources.http import Options
-    from ..sources.hub import HubRepo
-    from ..sources.remote import Remote
+    from ..remote.http import Options
+    from ..remote.hub import HubRepo
+    from ..remote.model import Remote
 
 PRESENT, CACHED, DOWNLOAD = "present", "cached", "download"
 _Found = tuple["Step", Path]  # a file, and where its bytes are
@@ -122,11 +122,11 @@ def pull(
     the next one into the same folder goes on from there. Raises what `choose` raises, RemoteError,
     OutputExists (another file has a name that is needed), NoSpace, StorageError.
     """
-    from ..sources.cache import cache_root
-    from ..sources.http import Fetcher
-    from ..sources.hub import HubRepo
-    from ..sources.remote import Remote
-    from ..sources.spec import HubSource, parse_source
+    from ..remote.address import HubSource, parse_source
+    from ..remote.cache import cache_root
+    from ..remote.http import Fetcher
+    from ..remote.hub import HubRepo
+    from ..remote.model import Remote
 
     started = time.perf_counter()
     place = parse_source(source)

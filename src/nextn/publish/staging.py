@@ -13,15 +13,15 @@ from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from ..durable import explained
 from ..errors import RemoteError
-from ..sources.cache import Identity, bytes_left, remove_partial
+from ..remote.cache import Identity, bytes_left, remove_partial
+from ..writing.durable import explained
 from . import sums
 from .listing import Listed
 
 if TYPE_CHECKING:
-    from ..sources.http import Fetcher
-    from ..sources.hub import HubRepo
+    from ..remote.http import Fetcher
+    from ..remote.hub import HubRepo
 
 FOLDER = ".nextn-pull"
 
@@ -38,7 +38,7 @@ class Staging:
     """The hidden folder of one repository's commit. A context manager while files are fetched and named."""
 
     def __init__(self, repo: HubRepo, fetcher: Fetcher, folder: Path) -> None:
-        from ..sources.remote import Remote
+        from ..remote.model import Remote
 
         self.repo, self.folder = repo, folder
         self.home = folder.absolute() / FOLDER

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 
-from ..demo import Demo
+from ..verbs.demo import Demo
 from .text import size
 
 

@@ -10,7 +10,7 @@ from .text import size
 
 if TYPE_CHECKING:
     from ..memory.measured import Measured
-    from ..memory.verb import MemoryPlan, Row
+    from ..verbs.plan import MemoryPlan, Row
 
 COLUMNS = ("disk", "weights", "KV cache", "recurrent", "compute", "total")
 

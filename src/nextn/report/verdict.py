@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from ..measure.verify import CANNOT_TELL, PASSED, Verdict
+from ..verbs.verify import CANNOT_TELL, PASSED, Verdict
 from .text import columns
 
 

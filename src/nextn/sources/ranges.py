@@ -12,7 +12,7 @@ from pathlib import Path
 
 from ..errors import FormatError
 from ..gguf.files import open_regular, os_error
-from .cache import Guard, guard_of
+from ..remote.cache import Guard, guard_of
 
 CHUNK_BYTES = 8 << 20
 

@@ -279,7 +279,7 @@ class GGUFRows:
 
     def chunks(self, reader: Reader, seen: Seen | None = None) -> Iterator[Rows]:
         """All rows in order. Raises QuantizeError for a type that ggml cannot decode."""
-        from ..quantize import dequantize
+        from ..ggml.quantize import dequantize
 
         kind = self.info.type
         assert kind is not None

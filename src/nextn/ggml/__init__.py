@@ -1,0 +1,1 @@
+"""ggml's own quantizers, of llama.cpp and of ik_llama.cpp."""

@@ -1,0 +1,1 @@
+"""What a model or a checkpoint is, by headers."""

@@ -1,0 +1,394 @@
+"""Remote models as local files that hold just the bytes needed.
+
+`open_remote` puts a folder into the cache that looks like the remote one: whole small files, and sparse weight files
+with their true headers. Checkpoints and GGUF models are then opened as local ones are; `Remote.fetch` fills the
+ranges that a plan will read. A read of anything else fetches it while the source is open, and is refused afterwards
+(see `cache`).
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import shutil
+import threading
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import FIRST_EXCEPTION, ThreadPoolExecutor, wait
+from dataclasses import dataclass, field
+from functools import cached_property, partial
+from pathlib import Path
+from typing import TYPE_CHECKING, TypeAlias
+
+from ..errors import FormatError, IncompleteModel, NextnError, NoSpace, RemoteError, StorageError, UsageError
+from ..gguf.files import Model, open_model, shard_name, split_shard_name
+from ..sources.checkpoint import CONFIG, INDEX, TOKENIZER, Checkpoint, open_checkpoint
+from ..sources.ranges import FileRange
+from ..sources.safetensors import SourceTensor
+from .address import HubSource, UrlSource, choose_gguf
+from .cache import Identity, PartialFile, Range, cache_root, fill_with, in_own_cache, merged
+from .fetch import (
+    FIRST_READ_BYTES,
+    JOIN_SHARE,
+    SHARD_READ_BYTES,
+    RangeSink,
+    RemoteFile,
+    fetch_gguf_header,
+    fetch_safetensors_header,
+    joined,
+)
+
+if TYPE_CHECKING:
+    from .http import Fetcher, Options, Traffic
+    from .hub import Place
+
+PIECE_BYTES = (4 << 20, 32 << 20)  # least and most that one request asks for
+SINGLE = "model.safetensors"
+TOKENIZER_FILES = (TOKENIZER, "tokenizer_config.json", "generation_config.json", "chat_template.jinja",
+                   "chat_template.json")  # fmt: skip
+Progress: TypeAlias = Callable[[int, int], None]  # (bytes done, bytes in all)
+
+
+@dataclass(frozen=True)
+class RemoteCheckpoint(Checkpoint):
+    """A checkpoint whose files arrive when they are asked for."""
+
+    provide: Callable[[str], bool] = field(kw_only=True, compare=False, repr=False)
+
+    @cached_property
+    def weight_map(self) -> dict[str, str]:
+        """Tensor name -> file name; without an index, from the header of the one file."""
+        if not self.provide(INDEX):
+            self.provide(SINGLE)
+        return super().weight_map
+
+    @cached_property
+    def vocabulary(self) -> dict[int, str] | None:
+        """Token texts by id."""
+        self.provide(TOKENIZER)
+        return super().vocabulary
+
+    def _header(self, file: str) -> dict[str, SourceTensor]:
+        self.provide(file)
+        return super()._header(file)
+
+
+# -- an opened source -------------------------------------------------------------------------------------------------
+
+
+class Remote:
+    """An opened remote source: its folder in the cache, and the way to fill it.
+
+    Use it as a context manager, until everything that was fetched has been read.
+    """
+
+    def __init__(self, place: Place, fetcher: Fetcher, prefix: str = "") -> None:
+        self.place, self.fetcher, self.prefix = place, fetcher, prefix
+        self.folder = place.folder / prefix
+        self.checkpoint: RemoteCheckpoint | None = None
+        self.model: Model | None = None
+        self.name = place.origin  # for people and provenance
+        self._files: dict[Path, RemoteFile] = {}
+        self._lock = threading.Lock()
+
+    def __enter__(self) -> Remote:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        for path, file in self._files.items():
+            fill_with(path, None)
+            file.here.close()
+        self._files.clear()
+
+    @property
+    def revision(self) -> str | None:
+        """The commit, pinned when the source was opened."""
+        return self.place.revision
+
+    @property
+    def traffic(self) -> Traffic:
+        """Requests and bytes so far."""
+        return self.fetcher.traffic
+
+    def text(self, text: str) -> str:
+        """`text` with addresses instead of places in the cache."""
+        folder = str(self.place.folder)
+        return text.replace(f"{folder}/", self.place.address("")).replace(folder, self.place.origin)
+
+    def rename(self, error: NextnError) -> None:
+        """Make an error name addresses; what the disk did is told with its path."""
+        if isinstance(error, StorageError | NoSpace):
+            return
+        error.args = tuple(self.text(arg) if isinstance(arg, str) else arg for arg in error.args)
+        if isinstance(error, FormatError):
+            error.what = self.text(error.what)
+            error.where = None if error.where is None else self.text(error.where)
+
+    @contextlib.contextmanager
+    def renaming(self) -> Iterator[None]:
+        """Errors of the body name addresses."""
+        try:
+            yield
+        except NextnError as error:
+            self.rename(error)
+            raise
+
+    # -- getting files here -------------------------------------------------------------------------------------------
+
+    def _open(self, name: str) -> RemoteFile | None:
+        """A file of the place, or None when a whole copy is here (linked) or there is none of that name."""
+        path = self.place.folder / name
+        with self._lock:
+            if path in self._files:
+                return self._files[path]
+        target = self.place.target(name)
+        if target is None or self._link(name, path):
+            return None
+        origin = f"{self.place.origin}:{name}" if target.is_hub else target.label
+        file = RemoteFile(
+            target, PartialFile(path, Identity(origin, target.size_bytes, target.etag)), self.fetcher
+        )
+        with self._lock:
+            self._files[path] = file
+        fill_with(path, file.ensure)
+        return file
+
+    def _link(self, name: str, path: Path) -> bool:
+        """Whether the user's own cache has the file; then it is linked."""
+        found = self.place.local(name)
+        if found is None:
+            return False
+        real = found.resolve()
+        if path.is_symlink() and path.resolve() == real:
+            return True
+        with contextlib.suppress(OSError):
+            path.parent.mkdir(parents=True, exist_ok=True)
+            temp = path.with_name(f".{path.name}.link-{os.getpid()}-{threading.get_ident()}")
+            temp.symlink_to(real)
+            temp.replace(path)
+            return True
+        return False
+
+    def provide(self, name: str) -> bool:
+        """Have a file here: weight files as sparse files with their header, all others whole.
+
+        Returns whether the place has it. Raises RemoteError, StorageError, FormatError.
+        """
+        full = self.prefix + name
+        path = self.place.folder / full
+        file = self._open(full)
+        if file is None:
+            return path.exists()
+        size = file.target.size_bytes
+        if name.endswith(".safetensors"):
+            fetch_safetensors_header(file, size)
+        elif name.endswith(".gguf"):
+            shard = split_shard_name(full.rpartition("/")[2])
+            fetch_gguf_header(file, size, SHARD_READ_BYTES if shard and shard[1] > 1 else FIRST_READ_BYTES)
+        elif file.here.missing(0, size):
+            file.ensure(0, size)
+            self._check_whole(full, file)
+        file.here.publish()
+        return True
+
+    def _check_whole(self, name: str, file: RemoteFile) -> None:
+        """Compare a file that is whole with the server's hash; drop it when it differs."""
+        there = file.here.content_path
+        why = self.place.check(name, there) if not file.here.missing(0, file.target.size_bytes) else None
+        if why is not None:
+            file.here.drop()
+            raise RemoteError(f"{file.target.label}: what arrived is not the file: {why}; run it again.")
+
+    def fetch_tokenizer(self) -> None:
+        """Have everything here that makes a checkpoint's tokenizer."""
+        names = self.place.names()
+        more = [] if names is None else [
+            name[len(self.prefix) :] for name in names
+            if name.startswith(f"{self.prefix}additional_chat_templates/") and name.endswith(".jinja")
+        ]  # fmt: skip
+        self._parallel([partial(self.provide, name) for name in (*TOKENIZER_FILES, *more)])
+
+    def _missing(self, ranges: Iterable[FileRange]) -> dict[Path, list[Range]]:
+        wanted: dict[Path, list[Range]] = {}
+        for where in ranges:
+            if where.path in self._files:
+                wanted.setdefault(where.path, []).append((where.start, where.end))
+        found = {
+            path: [gap for start, end in merged(some) for gap in self._files[path].here.missing(start, end)]
+            for path, some in wanted.items()
+        }
+        limit = JOIN_SHARE * sum(end - start for some in found.values() for start, end in some)
+        out = {}
+        for path, some in found.items():
+            out[path] = joined(some, limit)
+            limit -= sum(end - start for start, end in out[path]) - sum(end - start for start, end in some)
+        return {path: some for path, some in out.items() if some}
+
+    def missing_bytes(self, ranges: Iterable[FileRange]) -> int:
+        """What `fetch` would move; ranges of local files do not count."""
+        return sum(end - start for some in self._missing(ranges).values() for start, end in some)
+
+    def whole(self, name: str) -> FileRange:
+        """All of a file, to be fetched. Raises RemoteError when the place has none of that name."""
+        file = self._open(name)
+        if file is None:
+            raise RemoteError(f"{self.place.address(name)}: there is no such file.")
+        return FileRange(self.place.folder / name, 0, file.target.size_bytes)
+
+    def publish(self, name: str) -> Path:
+        """Give an opened file its name in the cache."""
+        path = self.place.folder / name
+        self._files[path].here.publish()
+        return path
+
+    def drop(self, name: str) -> None:
+        """Forget the bytes of an opened file."""
+        self._files[self.place.folder / name].here.drop()
+
+    def fetch(self, ranges: Iterable[FileRange], progress: Progress | None = None, *, check: bool = True) -> int:
+        """Have these ranges here; returns the bytes moved. Ranges of local files are passed over.
+
+        Near ranges are read in one go, and several at once. What arrives is kept whatever happens, so that another
+        run goes on from there. With `check` a file that is whole then is compared with the server's hash. Raises
+        RemoteError, NoSpace, StorageError.
+        """
+        missing = self._missing(ranges)
+        total = sum(end - start for some in missing.values() for start, end in some)
+        if not total:
+            return 0
+        free = shutil.disk_usage(self.place.folder).free
+        if free < total:
+            raise NoSpace(
+                f"{self.place.folder}: {total:,} bytes are needed and {free:,} are free; free some room"
+                + (
+                    " ('nextn cache --clear'), or set NEXTN_CACHE to a folder elsewhere."
+                    if in_own_cache(self.place.folder)
+                    else "."
+                )
+            )
+        done, lock = 0, threading.Lock()
+
+        def moved(n: int) -> None:
+            nonlocal done
+            with lock:
+                done += n
+                if progress is not None:
+                    progress(done, total)
+
+        if progress is not None:
+            progress(0, total)
+        least, most = PIECE_BYTES
+        step = max(least, min(most, -(-total // self.fetcher.options.n_streams)))
+        jobs = [
+            partial(self._fetch_piece, self._files[path], low, min(low + step, end), moved)
+            for path, some in missing.items()
+            for start, end in some
+            for low in range(start, end, step)
+        ]
+        self._parallel(jobs)
+        for path in missing if check else ():
+            self._check_whole(path.relative_to(self.place.folder).as_posix(), self._files[path])
+        return total
+
+    def _fetch_piece(self, file: RemoteFile, start: int, end: int, moved: Callable[[int], None]) -> None:
+        self.fetcher.read(file.target, start, end, RangeSink(file.here, moved))
+
+    def _parallel(self, jobs: Sequence[Callable[[], object]]) -> None:
+        """Run all, several at once; the first error stops the others and is raised."""
+        stop = self.fetcher.stop
+        with ThreadPoolExecutor(self.fetcher.options.n_streams, "nextn-fetch") as pool:
+            futures = [pool.submit(job) for job in jobs]
+            try:
+                wait(futures, return_when=FIRST_EXCEPTION)
+                for future in (each for each in futures if each.done()):
+                    future.result()
+            except BaseException:
+                stop.set()
+                pool.shutdown(wait=True, cancel_futures=True)
+                raise
+            finally:
+                stop.clear()
+
+
+# -- opening ----------------------------------------------------------------------------------------------------------
+
+
+def open_remote(
+    source: HubSource | UrlSource,
+    *,
+    options: Options | None = None,
+    root: Path | None = None,
+    endpoint: str | None = None,
+    checkpoint_only: bool = False,
+) -> Remote:
+    """A remote checkpoint or GGUF: headers only.
+
+    With `checkpoint_only` a repository that holds none is opened as nothing. `root` is the cache's folder (default:
+    `cache_root()`), `endpoint` the Hub (default: HF_ENDPOINT). Raises UsageError (nothing or too much to choose from),
+    RemoteError, IncompleteModel, FormatError, StorageError.
+    """
+    from .http import Fetcher
+    from .hub import HubRepo, WebFolder
+
+    fetcher = Fetcher(options)
+    root = (root or cache_root()).absolute()
+    if isinstance(source, UrlSource):
+        web = WebFolder(source.url, fetcher, root)
+        if web.name.endswith(".gguf"):
+            return _open_gguf(Remote(web, fetcher), web.name)
+        if web.name in ("", CONFIG, INDEX) or web.name.endswith(".safetensors"):
+            return _open_checkpoint(Remote(web, fetcher))
+        raise UsageError(f"{web.origin}: this is neither a .gguf file nor a checkpoint; name the file itself.")
+    remark = f", and there is no local '{source.repo_id}' either" if source.bare else ""
+    repo = HubRepo(source.repo_id, source.revision, fetcher, root, endpoint, remark)
+    names = set(repo.names())
+    wanted = (source.file or "").rstrip("/")
+    if wanted in names and not wanted.endswith(".gguf"):
+        wanted = wanted.rpartition("/")[0]
+    prefix = f"{wanted}/" if wanted else ""
+    if f"{prefix}{CONFIG}" in names and any(
+        name.endswith(".safetensors") and "/" not in name[len(prefix) :] for name in names if name.startswith(prefix)
+    ):
+        return _open_checkpoint(Remote(repo, fetcher, prefix))
+    if checkpoint_only:
+        return Remote(repo, fetcher)
+    return _open_gguf(Remote(repo, fetcher), wanted if wanted in names else choose_gguf(source, names, wanted))
+
+
+def _open_checkpoint(remote: Remote) -> Remote:
+    try:
+        remote.provide(CONFIG)
+        open_checkpoint(remote.folder)
+        remote.checkpoint = RemoteCheckpoint(remote.folder, provide=remote.provide)
+    except BaseException as error:
+        remote.__exit__()
+        if isinstance(error, NextnError):
+            remote.rename(error)
+        raise
+    return remote
+
+
+def _open_gguf(remote: Remote, name: str) -> Remote:
+    """All shards of the set that `name` belongs to."""
+    folder, slash, last = name.rpartition("/")
+    shard = split_shard_name(last)
+    names = [name]
+    if shard is not None:
+        names = [folder + slash + shard_name(shard[0], i + 1, shard[2]) for i in range(shard[2])]
+    try:
+        known = remote.place.names()
+        lacking = [] if known is None else sorted(set(names) - set(known))
+        if lacking:
+            raise IncompleteModel(
+                f"{remote.place.origin}: {len(lacking)} of {len(names)} shards are missing ({lacking[0]}); take "
+                "another repository."
+            )
+        remote._parallel([partial(remote.provide, each) for each in names])
+        remote.model = open_model(remote.folder / name)
+        if remote.place.names() is not None:
+            remote.name = f"{remote.place.origin}:{name}"
+    except BaseException as error:
+        remote.__exit__()
+        if isinstance(error, NextnError):
+            remote.rename(error)
+        raise
+    return remote

@@ -1,0 +1,111 @@
+"""One way to open what a user names: a checkpoint or a GGUF model, here or on a server, by its headers alone.
+
+    with opened("hf:ORG/NAME") as source:
+        source.model or source.checkpoint
+
+While the context lasts, errors name addresses where the source is remote, and reads of what was not fetched fetch it.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from ..errors import RemoteError, UsageError
+from ..gguf.files import Model, open_model
+from ..sources.checkpoint import CONFIG, INDEX, Checkpoint, open_checkpoint
+from .address import HubSource, parse_source
+
+if TYPE_CHECKING:
+    from .http import Options
+    from .model import Remote
+
+
+@dataclass(frozen=True)
+class Opened:
+    """A model or a checkpoint: one of the two is there."""
+
+    name: str  # a path, or the address with its commit
+    model: Model | None
+    checkpoint: Checkpoint | None
+    remote: Remote | None = None  # None: it is local
+
+    @property
+    def revision(self) -> str | None:
+        """The commit that a remote source is pinned to."""
+        return None if self.remote is None else self.remote.revision
+
+    @property
+    def bytes_downloaded(self) -> int:
+        """Bytes of files that came from the server so far."""
+        return 0 if self.remote is None else self.remote.traffic.bytes_received
+
+    @property
+    def beside(self) -> tuple[str, ...]:
+        """Paths of the files in the repository; empty where there is none, or where the server does not tell."""
+        return () if self.remote is None else tuple(self.remote.place.names() or ())
+
+    @property
+    def path_in_place(self) -> str | None:
+        """A remote model's path in its repository or folder."""
+        if self.remote is None or self.model is None:
+            return None
+        return self.model.entry.relative_to(self.remote.place.folder).as_posix()
+
+    def text(self, text: str) -> str:
+        """`text` with addresses instead of places in the cache."""
+        return text if self.remote is None else self.remote.text(text)
+
+
+def http_options(limit_rate: float | None) -> Options | None:
+    """Options for a rate in bytes per second; None where the defaults do, so that nothing is imported for them."""
+    if limit_rate is None:
+        return None
+    from .http import Options
+
+    return Options(limit_rate=limit_rate)
+
+
+@contextmanager
+def opened(source: str | Path, options: Options | None = None) -> Iterator[Opened]:
+    """Whatever `source` names (see `spec.parse_source`): its headers are read, and nothing else.
+
+    Locally: a GGUF, any shard of a set, a folder with one set, a checkpoint folder or a file of one. Raises UsageError,
+    RemoteError, IncompleteModel, FormatError, StorageError.
+    """
+    place = parse_source(source)
+    if isinstance(place, Path):
+        yield _local(place)
+        return
+    from .model import open_remote
+
+    try:
+        remote = open_remote(place, options=options)
+    except RemoteError as error:
+        if isinstance(place, HubSource) and place.bare and "no local" not in str(error):
+            error.args = (f"{str(error).rstrip('.')}; there is no local path '{source}' either.",)
+        raise
+    with remote, remote.renaming():
+        yield Opened(remote.name, remote.model, remote.checkpoint, remote)
+
+
+def _local(path: Path) -> Opened:
+    if path.name == CONFIG or path.suffix == ".safetensors":
+        path = path.parent
+        return Opened(str(path), None, open_checkpoint(path))
+    if os.path.isdir(path):  # noqa: PTH112 - Path.is_dir may raise
+        has_config = os.path.exists(path / CONFIG)  # noqa: PTH110 - Path.exists may raise
+        has_gguf = any(path.glob("*.gguf"))
+        if not (has_config or has_gguf):
+            raise UsageError(
+                f"{path}: there is no GGUF file in this folder, and no checkpoint either (no config.json); name the "
+                "file, or another folder."
+            )
+        if has_config and (not has_gguf or any(path.glob("*.safetensors")) or (path / INDEX).exists()):
+            return Opened(str(path), None, open_checkpoint(path))
+    model = open_model(path)
+    return Opened(str(model.entry), model, None)

@@ -1,0 +1,134 @@
+"""The demo: the whole way on a small, really trained model that is shipped, judged by the real engine."""
+
+from __future__ import annotations
+
+import contextlib
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from .. import api
+from ..errors import EngineFailed, EngineRefused
+
+if TYPE_CHECKING:
+    from ..engines.base import Engine
+
+DATA = Path(__file__).resolve().parent / "demo_data"
+TRUNK = DATA / "tiny-qwen35-Q4_K_M.gguf"
+CHECKPOINT = DATA / "tiny-qwen35-mtp"
+LAYOUTS = ("shards", "sidecar", "bundle")
+# The model has read nothing but Python's standard library, so it is asked to go on with Python.
+PROMPTS = (
+    'def read(self, size=-1):\n    """Read and return up to size bytes.\n',
+    "import os\nimport sys\n\n\nclass Parser:\n    def __init__(self, stream):\n",
+    "    def test_empty(self):\n        self.assertEqual(",
+    "    try:\n        import threading\n    except ImportError:\n",
+    "def main(args=None):\n    parser = argparse.ArgumentParser(",
+)
+N_PREDICT = 128
+N_THREADS = 1  # the model is so small that a second thread only waits for the first
+Say = Callable[[str], None]
+
+
+@dataclass(frozen=True)
+class Row:
+    """One layout: what it took and what the engine said."""
+
+    layout: str
+    bytes_written: int
+    wall_s: float
+    verdict: str
+    same_text: bool | None
+    acceptance: dict[str, list[float]]  # n_max -> share accepted by draft position
+    tps_off: float
+    tps_on: dict[str, float]  # n_max -> tokens per second
+
+    def to_json(self) -> dict[str, Any]:
+        """JSON of one row."""
+        return dict(self.__dict__)
+
+
+@dataclass(frozen=True)
+class Demo:
+    """Everything the demo showed."""
+
+    engine: str
+    refusal: str  # the engine's words when the trunk alone is asked to draft
+    rows: tuple[Row, ...]
+
+    @property
+    def passed(self) -> bool:
+        """Whether all layouts passed and the engine refused the trunk alone."""
+        return bool(self.refusal) and all(row.verdict == "passed" for row in self.rows)
+
+    def to_json(self) -> dict[str, Any]:
+        """JSON of the demo."""
+        return {
+            "version": 1,
+            "engine": self.engine,
+            "refusal": self.refusal,
+            "passed": self.passed,
+            "rows": [row.to_json() for row in self.rows],
+        }
+
+
+def run_demo(folder: Path, engine: Engine | None = None, say: Say | None = None) -> Demo:
+    """Show the refusal, attach in all three layouts, verify each on the engine.
+
+    Files go into `folder`, which must be empty or new. Raises EngineMissing, and what attach and verify raise.
+    """
+    from ..engines import find_engine
+    from .verify import verify
+
+    say = say or (lambda text: None)
+    engine = engine or find_engine()
+    folder.mkdir(parents=True, exist_ok=True)
+    trunk = folder / TRUNK.name
+    with contextlib.suppress(FileExistsError):
+        trunk.symlink_to(TRUNK)
+    say("asking the engine to draft with the trunk alone")
+    refusal = ask_trunk_alone(engine, trunk)
+    rows = []
+    for layout in LAYOUTS:
+        say(f"{layout}: attaching")
+        started = time.perf_counter()
+        made = api.attach(trunk, CHECKPOINT, layout=layout, out=folder / layout)
+        wall_s = time.perf_counter() - started
+        verdict = verify(
+            made.entry,
+            sidecar=made.sidecar,
+            trunk=trunk,
+            engine=engine,
+            prompts=PROMPTS,
+            n_predict=N_PREDICT,
+            threads=N_THREADS,
+            progress=lambda text, layout=layout: say(f"{layout}: {text}"),  # type: ignore[misc]
+        ).to_json()
+        tps = verdict.get("tps") or {}
+        rows.append(
+            Row(
+                layout,
+                made.bytes_written,
+                wall_s,
+                verdict["verdict"],
+                verdict["same_text"],
+                verdict["acceptance"],
+                tps.get("off") or 0.0,
+                tps.get("on") or {},
+            )
+        )
+    return Demo(f"{engine.name} {engine.version}", refusal, tuple(rows))
+
+
+def ask_trunk_alone(engine: Engine, trunk: Path) -> str:
+    """The engine's decisive line when a trunk-only model is asked to draft; empty when it does not refuse."""
+    from ..engines.base import Launch
+
+    try:
+        with engine.start(Launch(model=trunk, n_max=1, threads=N_THREADS)) as running:
+            running.complete("def", 4)
+    except (EngineRefused, EngineFailed) as error:
+        return error.line
+    return ""

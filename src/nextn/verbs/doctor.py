@@ -1,0 +1,180 @@
+"""Mending: what the findings would change, as one plan; diagnosed before a byte is written, and again when it is done.
+
+The original is never touched: a set gets a new first shard and links, a single file a copy that the kernel makes
+(cloned where the file system can).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from contextlib import ExitStack
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from ..block.model import Block, block_from_model
+from ..diagnosis.examine import HALVES, Diagnosis, check_source, diagnose, examine
+from ..diagnosis.finding import Finding
+from ..diagnosis.mend import plan_mended
+from ..diagnosis.patient import Patient, quoted
+from ..errors import UsageError
+from ..gguf.files import Model, open_model
+from ..gguf.types import parse_type_name
+from ..writing.execute import Outcome, Progress, check_outputs, execute
+from ..writing.plan import LinkMode, Plan
+
+
+@dataclass(frozen=True)
+class Treatment:
+    """A diagnosis, and what was done about it."""
+
+    before: Diagnosis
+    plan: Plan | None = None  # None: nothing was asked for, or nothing can be mended
+    outcome: Outcome | None = None  # None: a dry run, or nothing to do
+    after: Diagnosis | None = None  # of what was written; in a dry run of what would be
+
+    @property
+    def remaining(self) -> tuple[Finding, ...]:
+        """Problems that are left."""
+        return (self.after or self.before).problems
+
+    def to_json(self) -> dict[str, Any]:
+        """JSON as in schemas/doctor.json."""
+        done = self.outcome
+        mended = None
+        if self.plan is not None and self.after is not None:
+            mended = {
+                "dry_run": done is None,
+                **self.plan.to_json(),
+                "links": done.links if done else {},
+                "wall_s": done.wall_s if done else 0.0,
+                "remaining": [finding.to_json() for finding in self.after.problems],
+            }
+        return {"version": 1, **self.before.to_json(), "mended": mended}
+
+
+def doctor(
+    model: str | Path,
+    *,
+    fix: bool = False,
+    donor: str | Path | None = None,
+    trunk: str | Path | None = None,
+    engine: str | None = None,
+    threads: int | None = None,
+    out: Path | str | None = None,
+    link: str | LinkMode = LinkMode.AUTO,
+    limit_rate: float | None = None,
+    dry_run: bool = False,
+    progress: Progress | None = None,
+    say: Callable[[str], None] | None = None,
+) -> Treatment:
+    """Say what is wrong with a model, and with `fix` write a mended one beside it.
+
+    `model`: a GGUF, any shard, a folder, a checkpoint; or a remote one, of which headers are fetched. `donor`: as in
+    `nextn.attach`; it tells what the model alone cannot, and completes a half-lost block. `trunk`: the model that a
+    sidecar belongs to. `engine`: asks an engine whether the halves of `eh_proj` are swapped ("xllamacpp", or the path
+    of a llama-server). The original is never changed.
+
+    Raises UsageError (a remote model to mend), what opening and attaching raise, and OutputExists, NoSpace,
+    StorageError.
+    """
+    from ..api import link_mode, open_block
+
+    mode = link_mode(link)
+    if fix:
+        check_source(model)
+    with ExitStack() as stack:
+        source = None if donor is None else stack.enter_context(open_block(donor, limit_rate))
+        block = None if source is None else source.block
+        target = None if trunk is None else open_model(Path(trunk))
+        before = examine(model, donor=block, trunk=target, limit_rate=limit_rate)
+        if source is not None and source.remote is not None:
+            before = _with_address(before, source.block.origin, str(donor))
+        if engine is not None:
+            before = _tried(before, target, engine, threads, say)
+        if not fix or before.model is None or not before.fixable:
+            return Treatment(before)
+        plan, after = _planned(before, block, target, out, mode)
+        check_outputs(plan)
+        if dry_run:
+            return Treatment(before, plan, None, after)
+        if source is not None and source.remote is not None:
+            source.remote.fetch(plan.ranges, progress)
+        outcome = execute(plan, progress=progress)
+    return Treatment(before, plan, outcome, examine(plan.sidecar or plan.entry, trunk=target))
+
+
+def _with_address(before: Diagnosis, place: Path, address: str) -> Diagnosis:
+    """The diagnosis with a remote donor's address for its place in the cache, which is no donor by itself."""
+    own, asked = quoted(place), quoted(address)
+    return replace(
+        before, findings=tuple(replace(each, mend=each.mend.replace(own, asked)) for each in before.findings)
+    )
+
+
+def _tried(
+    before: Diagnosis, trunk: Model | None, engine: str, threads: int | None, say: Callable[[str], None] | None
+) -> Diagnosis:
+    """The diagnosis with what an engine says of eh_proj."""
+    from ..diagnosis.anatomy import Anatomy
+    from ..diagnosis.trial import try_halves
+
+    if before.model is None or before.remote:
+        raise UsageError(f"{before.name}: an engine needs a whole model here; get it first, or leave out --engine.")
+    found, words = try_halves(
+        Anatomy.of(before.model), None if trunk is None else trunk.entry, engine=engine, threads=threads, progress=say
+    )
+    known = {finding.id for finding in before.findings}
+    return replace(
+        before,
+        findings=(*(each for each in found if each.id not in known), *before.findings),
+        skipped=tuple(each for each in before.skipped if each[0] != HALVES),
+        notes=(*before.notes, words),
+    )
+
+
+def _planned(
+    before: Diagnosis, donor: Block | None, trunk: Model | None, out: Path | str | None, link: LinkMode
+) -> tuple[Plan, Diagnosis]:
+    """What to write, and the diagnosis of it by headers."""
+    from ..layouts.attach import Options, plan_attach
+
+    model = before.model
+    assert model is not None
+    roots = before.shape == "sidecar" and trunk is not None
+    attaching = any(finding.attaches for finding in before.fixable) and (roots or donor is not None)
+    patient, done = Patient(model), []
+    for finding in before.fixable:
+        assert finding.change is not None
+        changed = finding.change(patient)
+        if attaching and not _attachable(model, changed):
+            continue  # left for another --fix, of what this one writes
+        patient = changed
+        done.append(finding)
+    if attaching and roots and trunk is not None:
+        options = Options("sidecar", embd_type=parse_type_name("q4_0"), out=out or _beside(model, patient), link=link)
+        return plan_attach(trunk, block_from_model(patient.model), options), _without(before, done)
+    if attaching and donor is not None:
+        layout = "shards" if len(model.files) > 1 else "bundle"
+        plan = plan_attach(patient.model, donor, Options(layout, out=out, link=link))
+        return plan, _without(before, done)
+    plan = plan_mended(model, patient, out, link)
+    if patient.added:  # which the headers in memory do not have
+        return plan, _without(before, done)
+    return plan, diagnose(patient.model, name=str(plan.entry), trunk=trunk, beside=False)
+
+
+def _attachable(model: Model, patient: Patient) -> bool:
+    """Whether attaching heeds the changes: it reads data where they lie, and links all shards but the first."""
+    pairs = zip(model.files[1:], patient.model.files[1:], strict=True)
+    return not patient.replaced and not patient.added and all(old.header == new.header for old, new in pairs)
+
+
+def _beside(model: Model, patient: Patient) -> Path:
+    """A name for the sidecar that takes the place of another one."""
+    folder = model.entry.parent if patient.folder is None else Path(patient.folder)
+    return folder / f"{patient.base_name or model.entry.name.removesuffix('.gguf') + '-fixed'}.gguf"
+
+
+def _without(before: Diagnosis, done: list[Finding]) -> Diagnosis:
+    return replace(before, findings=tuple(each for each in before.findings if each not in done))

@@ -1,0 +1,299 @@
+"""`nextn plan`: what each setup of a model costs, before any of it exists."""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from ..block.model import Block, block_layers
+from ..engines.xllamacpp import Xllamacpp
+from ..errors import EngineMissing, NextnError, UsageError
+from ..gguf.files import Model, open_model
+from ..layouts.fit import n_layer_trunk
+from ..memory.account import Account, account
+from ..memory.answers import Machine, fits, longest_context, this_machine
+from ..memory.estimate import COLUMNS, Prediction, predict
+from ..memory.family_block import family_block
+from ..memory.materialize import RealFiles
+from ..memory.measured import Measured, measure
+from ..memory.settings import DEFAULT_N_CTX, Settings, kv_types
+from ..memory.setups import BUNDLED_OFF, BUNDLED_ON, NO_MTP, SIDECAR, TITLES, Setup, Setups, make_setups, publishing
+
+Say = Callable[[str], None]
+PathLike = str | Path
+
+
+@dataclass(frozen=True)
+class Row:
+    """One setup's figures."""
+
+    setup: Setup
+    prediction: Prediction | None  # None: the setup cannot be had
+    measured: Measured | None = None
+    fits: bool | None = None
+    max_n_ctx: int | None = None
+    notes: tuple[str, ...] = ()
+
+    @property
+    def title(self) -> str:
+        """The setup's name for people."""
+        return TITLES[self.setup.id]
+
+    def to_json(self) -> dict[str, Any]:
+        """JSON as in the schema of plan."""
+        setup, found = self.setup, self.prediction
+        return {
+            "id": setup.id,
+            "title": self.title,
+            "mtp": setup.mtp,
+            "available": found is not None,
+            "why_not": setup.why_not,
+            "source": None if found is None else found.source,
+            "disk_bytes": setup.disk_bytes if found else None,
+            "disk_new_bytes": setup.disk_new_bytes if found else None,
+            "files": [file.to_json() for file in setup.files],
+            "devices": [] if found is None else [use.to_json() for use in found.devices],
+            "totals": None
+            if found is None
+            else {**{name: found.sum(name) for name in COLUMNS}, "total_bytes": found.total_bytes,
+                  "needed_bytes": found.sum("needed_bytes")},
+            "measured": None if self.measured is None else self.measured.to_json(),
+            "fits": self.fits,
+            "max_n_ctx": self.max_n_ctx,
+            "notes": list(self.notes),
+        }  # fmt: skip
+
+
+@dataclass(frozen=True)
+class MemoryPlan:
+    """All setups of one model, and what follows from them."""
+
+    model: Model
+    settings: Settings
+    machine: Machine
+    engine: str | None
+    block: Block | None
+    rows: tuple[Row, ...]
+    publishing: dict[str, Any] | None
+    notes: tuple[str, ...] = field(default=())
+    name: str = ""  # what the user called the model
+
+    def row(self, id: str) -> Row:
+        """The setup of that id."""
+        return next(row for row in self.rows if row.setup.id == id)
+
+    def difference(self, id: str, base: str) -> int | None:
+        """Bytes that one setup takes more than another."""
+        left, right = self.row(id).prediction, self.row(base).prediction
+        return None if left is None or right is None else left.total_bytes - right.total_bytes
+
+    @property
+    def answers(self) -> tuple[str, ...]:
+        """The user's questions, answered in sentences."""
+        from ..report.plan import answers
+
+        return answers(self)
+
+    def to_json(self) -> dict[str, Any]:
+        """JSON as in the schema of plan."""
+        block, header = self.block, self.model.header
+        return {
+            "version": 1,
+            "model": self.name,
+            "name": header.get("general.name"),
+            "architecture": self.model.architecture,
+            "n_layer_trunk": n_layer_trunk(self.model),
+            "n_ctx_train": self.model.arch_int("context_length"),
+            "settings": self.settings.to_json(),
+            "engine": self.engine,
+            "machine": self.machine.to_json(),
+            "block": None
+            if block is None
+            else {"source": block.kind, "origin": None if block.kind == "family" else block.donor_name,
+                  "n_layer_nextn": block.n_layer_nextn, "exact": block.kind != "family"},
+            "setups": [row.to_json() for row in self.rows],
+            "publishing": self.publishing,
+            "unused_block_bytes": self.difference(BUNDLED_OFF, NO_MTP),
+            "used_block_bytes": self.difference(BUNDLED_ON, NO_MTP),
+            "sidecar_bytes": self.difference(SIDECAR, NO_MTP),
+            "answers": list(self.answers),
+            "notes": list(self.notes),
+        }  # fmt: skip
+
+
+def plan(
+    model: PathLike,
+    *,
+    donor: PathLike | None = None,
+    sidecar: PathLike | None = None,
+    n_ctx: int | None = None,
+    kv_type: str = "f16",
+    n_gpu_layers: int | None = None,
+    n_parallel: int = 1,
+    n_max: int = 3,
+    gpu_memory_bytes: int | None = None,
+    run: bool = False,
+    engine: bool = True,
+    progress: Say | None = None,
+) -> MemoryPlan:
+    """What each setup of `model` costs: disk, weights, kv_cache, recurrent state, compute buffers, by device.
+
+    Nothing is written beside the model and nothing is loaded, except with `run`, which starts every setup whose files
+    exist, or can be made in the temporary folder, and measures it. `donor` is anything that attach takes; without
+    one the block's size is taken from the family's table. `n_ctx` defaults to 8,192 or what the model was trained
+    on. `engine=False` keeps to headers.
+
+    Raises UsageError, NoBlock, FormatError, IncompleteModel, StorageError, RemoteError, and with `run` EngineMissing.
+    """
+    say = progress or (lambda text: None)
+    for what, value in (("n_ctx", n_ctx), ("n_parallel", n_parallel), ("n_max", n_max)):
+        if value is not None and value < 1:
+            raise UsageError(f"{what} is {value:,}; it must be at least 1.")
+    kv_type_k, kv_type_v = kv_types(kv_type)
+    with ExitStack() as stack:
+        scratch = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="nextn-plan-")))
+        opened = stack.enter_context(_open(model))
+        say("reading headers")
+        trained = opened.arch_int("context_length")
+        settings = Settings(
+            n_ctx or min(DEFAULT_N_CTX, trained or DEFAULT_N_CTX),
+            kv_type_k, kv_type_v, n_parallel, n_max, n_gpu_layers,
+        )  # fmt: skip
+        beside = None if sidecar is None else open_model(sidecar)
+        notes: list[str] = []
+        beside = beside or _found_sidecar(opened, notes)
+        block = stack.enter_context(_block(donor, beside))
+        setups = make_setups(opened, block, beside, scratch)
+        found = _engine(engine, run, notes)
+        machine = this_machine(gpu_memory_bytes)
+        rows = _Rows(found, settings, machine, scratch, trained, say).all(setups, run)
+        if setups.block is not None and setups.block.kind == "family":
+            notes.append("no donor is named: the block's size is its family's, at q8_0")
+        if n_gpu_layers and found is not None and _no_gpu(rows):
+            notes.append("this engine has no GPU: it placed everything in main memory")
+        title = None if found is None else f"{found.name} {found.version}"
+        return MemoryPlan(
+            opened, settings, machine, title, setups.block, tuple(rows), publishing(setups),
+            (*setups.notes, *notes), str(model),
+        )  # fmt: skip
+
+
+def _no_gpu(rows: list[Row]) -> bool:
+    return all(len(row.prediction.devices) == 1 for row in rows if row.prediction is not None)
+
+
+@contextmanager
+def _open(model: PathLike) -> Iterator[Model]:
+    from ..remote.opening import opened
+
+    with opened(model) as found:
+        if found.model is None:
+            raise UsageError(f"{model}: this is a checkpoint; name a GGUF, whose memory is what can be planned.")
+        yield found.model
+
+
+@contextmanager
+def _block(donor: PathLike | None, sidecar: Model | None) -> Iterator[Callable[[Model], Block]]:
+    """How to get the block for a trunk: the donor's, the sidecar's, else the family's."""
+    if donor is not None:
+        from ..api import open_block
+
+        with open_block(donor) as source:
+            yield lambda trunk: source.block
+        return
+    if sidecar is not None:
+        from ..block.model import block_from_model
+
+        yield lambda trunk: block_from_model(sidecar)
+        return
+    yield family_block
+
+
+def _found_sidecar(model: Model, notes: list[str]) -> Model | None:
+    """The only sidecar beside a trunk-only model."""
+    if block_layers(list(model.tensors)):
+        return None
+    from ..inspection.model import inspect_model
+
+    try:
+        found = inspect_model(model).sidecars
+    except NextnError:
+        return None
+    if len(found) != 1:
+        if found:
+            notes.append(f"{len(found)} sidecars lie beside the model; name one with --sidecar to plan with it")
+        return None
+    notes.append(f"the sidecar {found[0].name} lies beside the model and was taken")
+    return open_model(found[0])
+
+
+def _engine(wanted: bool, needed: bool, notes: list[str]) -> Xllamacpp | None:
+    if not wanted and not needed:
+        return None
+    try:
+        return Xllamacpp.find()
+    except EngineMissing as error:
+        if needed:
+            raise
+        notes.append(f"figures come from headers alone, compute buffers roughly: {error}")
+        return None
+
+
+class _Rows:
+    """Predicts and measures setups; equal starts of the engine are made once."""
+
+    def __init__(
+        self, engine: Xllamacpp | None, settings: Settings, machine: Machine, scratch: Path, trained: int, say: Say
+    ) -> None:
+        self.engine, self.settings, self.machine, self.scratch = engine, settings, machine, scratch
+        self.trained, self.say = trained, say
+
+    def all(self, setups: Setups, run: bool) -> list[Row]:
+        """One row a setup."""
+        self.maker = RealFiles(setups, self.scratch / "real")
+        return [self.row(setup, run) for setup in setups.all]
+
+    def row(self, setup: Setup, run: bool) -> Row:
+        """The row of one setup."""
+        if setup.model is None:
+            return Row(setup, None)
+        notes: list[str] = []
+        self.say(f"accounting for {TITLES[setup.id]}")
+        here = self._account(setup, self.settings, notes)
+        other = self.settings.at(2 * self.settings.n_ctx)
+        there = None if here is None else self._account(setup, other, [])
+        prediction = predict(setup, self.settings, here, None if there is None else (other, there))
+        notes += prediction.notes
+        measured = self._measure(setup, prediction, notes) if run else None
+        return Row(
+            setup, prediction, measured,
+            fits(prediction, self.machine, self.settings),
+            longest_context(prediction, self.machine, self.settings, self.trained),
+            tuple(notes),
+        )  # fmt: skip
+
+    def _account(self, setup: Setup, settings: Settings, notes: list[str]) -> Account | None:
+        if self.engine is None:
+            return None
+        assert setup.model is not None
+        beside = None if setup.sidecar is None else setup.sidecar.entry
+        try:
+            return account(self.engine, setup.model.entry, beside, settings, mtp=setup.mtp, scratch=self.scratch)
+        except NextnError as error:
+            notes.append(f"from headers: {error}")
+            return None
+
+    def _measure(self, setup: Setup, prediction: Prediction, notes: list[str]) -> Measured | None:
+        assert self.engine is not None and setup.model is not None
+        self.say(f"running {TITLES[setup.id]}")
+        try:
+            real = setup if setup.is_there else self.maker.make(setup)
+            return measure(self.engine, real, self.settings, prediction.sum("output_bytes"), self.scratch)
+        except NextnError as error:
+            notes.append(f"not measured: {error}")
+            return None
+

@@ -1,0 +1,355 @@
+"""Serve: which layout a model has, which sidecar and flags go with it, and the command that starts an engine so."""
+
+from __future__ import annotations
+
+import json
+import os
+import shlex
+import shutil
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from ..errors import DonorMismatch, EngineMissing, FormatError, NextnError, StorageError, UsageError
+from ..gguf.files import Model, open_model
+
+if TYPE_CHECKING:
+    from ..engines import Engine, LlamaServer
+    from ..inspection.model import Inspection
+
+ENGINES = ("llama-server", "xllamacpp", "ik")
+TUNED_SUFFIX = ".tune.json"
+"""Behind a model's base name: the result of `nextn tune` that serve takes by itself."""
+
+
+@dataclass(frozen=True)
+class Tuned:
+    """What `nextn tune` found fastest on this machine."""
+
+    path: Path
+    n_max: int | None = None
+    """The most tokens drafted at a time; 0: leave MTP off."""
+    p_min: float | None = None
+    threads: int | None = None
+    args: tuple[str, ...] = ()
+    """Further engine arguments."""
+    sidecar: Path | None = None
+    """The file to draft with; None: as without tuned settings."""
+    engine: str | None = None
+    """The engine that `args` are for; None: not told."""
+
+
+@dataclass(frozen=True)
+class Choice:
+    """How a model is served."""
+
+    model: Path
+    layout: str  # "bundled", "shards", "sidecar", or "none": without MTP
+    sidecar: Path | None
+    n_max: int | None  # 0: without MTP; None: the engine's default
+    p_min: float | None
+    threads: int | None
+    engine: str
+    engine_version: str
+    command: tuple[str, ...]
+    env: Mapping[str, str]
+    """Variables the command needs on top of the environment."""
+    notes: tuple[str, ...]
+    extra: tuple[str, ...] = field(default=())
+    cwd: Path | None = None
+
+    @property
+    def shell(self) -> str:
+        """The command as a line for a POSIX shell."""
+        before = [f"{name}={shlex.quote(value)}" for name, value in self.env.items()]
+        return " ".join([*before, shlex.join(self.command)])
+
+    def to_json(self) -> dict[str, Any]:
+        """JSON as in the schema of serve."""
+        return {
+            "version": 1,
+            "kind": "serve",
+            "model": str(self.model),
+            "layout": self.layout,
+            "sidecar": None if self.sidecar is None else str(self.sidecar),
+            "n_max": self.n_max,
+            "p_min": self.p_min,
+            "threads": self.threads,
+            "engine": {"name": self.engine, "version": self.engine_version},
+            "command": list(self.command),
+            "env": dict(self.env),
+            "shell": self.shell,
+            "notes": list(self.notes),
+        }
+
+
+def read_tuned(path: Path) -> Tuned:
+    """A result of `nextn tune`: an object with any of n_max, p_min, threads, args, sidecar and engine.
+
+    Other keys are left alone.
+
+    Raises FormatError, StorageError.
+    """
+    try:
+        data = json.loads(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise StorageError(f"{path}: cannot read the tuned settings: {error.strerror or error}.") from error
+    except ValueError as error:
+        raise FormatError("this is no JSON; name a file that 'nextn tune --json' wrote", path=path) from error
+    if not isinstance(data, dict) or data.get("version", 1) != 1:
+        raise FormatError("these are no tuned settings of version 1; run 'nextn tune' again", path=path)
+
+    def number(key: str, least: float, most: float) -> Any:
+        value = data.get(key)
+        if value is None:
+            return None
+        if isinstance(value, bool) or not isinstance(value, int | float) or not least <= value <= most:
+            raise FormatError(f"'{key}' must be a number from {least:g} to {most:g}", path=path)
+        return value
+
+    args = data.get("args") or []
+    if not isinstance(args, list) or not all(isinstance(arg, str) for arg in args):
+        raise FormatError("'args' must be a list of strings", path=path)
+    n_max, threads = number("n_max", 0, 1024), number("threads", 1, 65536)
+    sidecar, engine = data.get("sidecar"), data.get("engine")
+    if sidecar is not None and not isinstance(sidecar, str):
+        raise FormatError("'sidecar' must be the path of a file", path=path)
+    name = engine.get("name") if isinstance(engine, dict) else None
+    return Tuned(
+        path,
+        None if n_max is None else int(n_max),
+        number("p_min", 0, 1),
+        None if threads is None else int(threads),
+        tuple(args),
+        None if sidecar is None else Path(sidecar),
+        name if isinstance(name, str) else None,
+    )
+
+
+def choose(
+    model: str | Path,
+    *,
+    sidecar: str | Path | None = None,
+    engine: str | None = None,
+    llama_server: str | Path | None = None,
+    n_max: int | None = None,
+    p_min: float | None = None,
+    threads: int | None = None,
+    tuned: str | Path | None = None,
+    host: str = "127.0.0.1",
+    port: int = 8080,
+    engine_args: Sequence[str] = (),
+) -> Choice:
+    """Layout, sidecar, flags and command for `model`; nothing is started.
+
+    The sidecar is `sidecar`, or the first beside the model, by llama.cpp's own rules for names, whose block fits.
+    Settings that are not given come from `tuned`, or from NAME.tune.json beside the model, else from the engine.
+    `engine_args` stand last and win. Raises DonorMismatch, NoBlock, EngineMissing, UsageError, and what opening
+    files raises.
+    """
+    from ..inspection.model import inspect
+
+    seen = inspect(model)
+    if seen.shape in ("sidecar", "donor"):
+        raise UsageError(
+            f"{seen.model.entry}: this file holds only an MTP block; name the model that it belongs to"
+            + (", and this file with --sidecar." if seen.shape == "sidecar" else ".")
+        )
+    found = server(engine, llama_server)
+    notes = [f"{seen.model.entry.name}: {problem}" for problem in seen.problems]
+    settings = _tuned(seen.model, tuned, notes)
+    if sidecar is None and n_max != 0 and (n_max or settings.n_max):
+        sidecar = _tuned_sidecar(settings, notes)
+    if settings.args and settings.engine not in (None, found.name):
+        notes.append(f"engine arguments of {settings.path.name} are for {settings.engine} and left out")
+        settings = replace(settings, args=())
+    layout, beside = _layout(seen, sidecar, found, notes)
+    if layout == "none":
+        if n_max:
+            notes.append("--n-max was given, and there is nothing to draft with")
+        limit: int | None = 0
+    else:
+        limit = settings.n_max if n_max is None else n_max
+        if limit == 0:
+            where = "--n-max 0" if n_max == 0 else settings.path.name
+            notes.append(f"MTP is left off, as {where} says")
+            beside = None
+    choice = Choice(
+        model=seen.model.entry,
+        layout=layout,
+        sidecar=beside,
+        n_max=limit,
+        p_min=None if limit == 0 else settings.p_min if p_min is None else p_min,
+        threads=settings.threads if threads is None else threads,
+        engine=found.name,
+        engine_version=found.version,
+        command=(),
+        env={},
+        notes=tuple(notes),
+        extra=(*settings.args, *engine_args),
+    )
+    return _with_command(choice, found, host, port)
+
+
+def server(engine: str | None, llama_server: str | Path | None) -> Engine:
+    """The engine to serve with: as named, else a llama-server of the user's own, else xllamacpp, else the wheel's."""
+    from ..engines import find_engine
+    from ..engines.llama_server import PATH_VARIABLE
+
+    if engine is not None and engine not in ENGINES:
+        raise UsageError(f"there is no engine '{engine}'; choose {', '.join(ENGINES)}.")
+    if llama_server is not None:
+        if engine == "xllamacpp":
+            raise UsageError("--engine xllamacpp and --llama-server exclude each other.")
+        if engine == "ik":
+            from ..engines.ik import IkServer
+
+            return IkServer.find(os.fspath(llama_server))
+        return find_engine(os.fspath(llama_server))
+    if engine is None and (os.environ.get(PATH_VARIABLE) or shutil.which("llama-server")):
+        return find_engine("llama-server")
+    return find_engine(engine)
+
+
+def _layout(seen: Inspection, sidecar: str | Path | None, engine: Engine, notes: list[str]) -> tuple[str, Path | None]:
+    """The layout that is served and its sidecar; what the user should know of it goes to `notes`."""
+    from ..archs import FAMILIES
+    from ..archs.base import LOADS_ONLY
+
+    model, name = seen.model, seen.model.entry.name
+    family = FAMILIES.get(seen.architecture)
+    on_ik = engine.name.startswith("ik")
+    words = (family.runs_on or {}).get("ik_llama.cpp", "") if family and on_ik else ""
+    takes_sidecar = not on_ik or ("sidecar" in words and "no sidecar" not in words)
+    if words and not words.startswith("bundled"):
+        notes.append(f"ik_llama.cpp and '{seen.architecture}': {words}")
+    if sidecar is not None:
+        beside = open_model(sidecar)
+        check_beside(beside, model)
+        if seen.shape == "bundled":
+            notes.append(f"{name} has a block of its own; the sidecar's is the one that drafts")
+        if not takes_sidecar:
+            notes.append(f"ik_llama.cpp takes no sidecar of the family '{seen.architecture}': expect it to refuse")
+        return "sidecar", beside.entry
+    if seen.shape == "bundled":
+        if family is None:
+            what = "loads it, and no engine drafts" if seen.architecture in LOADS_ONLY else "nextn knows no engine"
+            notes.append(f"{name} has a block, and {what} with the architecture '{seen.architecture}': without MTP")
+            return "none", None
+        if words.startswith("does not read"):
+            notes.append(f"{name}: if it is refused, take the block off with 'nextn detach'")
+            return "none", None
+        return ("shards" if model.is_sharded else "bundled"), None
+    found = find_sidecar(model, notes)
+    if found is not None and takes_sidecar:
+        return "sidecar", found
+    layout = "" if takes_sidecar else " --layout bundle"
+    if found is not None:
+        notes.append(f"{found.name} lies beside it, and ik_llama.cpp takes no sidecar of this family")
+    notes.append(
+        f"{name} has no MTP block: served without MTP; put one on with "
+        f"'nextn attach {shlex.quote(str(model.entry))} --from DONOR{layout}'"
+        if family is not None
+        else f"{name} has no MTP block, and nextn knows no engine that drafts with '{seen.architecture}'"
+    )
+    return "none", None
+
+
+def find_sidecar(model: Model, notes: list[str]) -> Path | None:
+    """The sidecar that belongs to `model`, as llama.cpp's `-hf` would rank the names, or None.
+
+    Looked for in the model's folder and the one above; one whose block does not fit is passed over with a note.
+    """
+    from ..discovery import llama_cpp_names as hf_rules
+
+    root = model.entry.absolute().parent.parent
+    listed = []
+    for folder in (model.entry.absolute().parent, root):
+        try:
+            entries = [path for path in folder.iterdir() if path.is_file()]
+        except OSError:
+            continue
+        listed += [str(path.relative_to(root)) for path in entries if hf_rules.MARK in path.name]
+    own = str(model.entry.absolute().relative_to(root))
+    for name in hf_rules.sidecars(listed, own):
+        path = root / name
+        try:
+            check_beside(open_model(path), model)
+        except NextnError as error:
+            notes.append(f"passed over {path.name}: {error}")
+            continue
+        return path
+    return None
+
+
+def check_beside(sidecar: Model, model: Model) -> None:
+    """Raise unless an engine can draft with `sidecar` beside `model`. Raises DonorMismatch, NoBlock, UsageError."""
+    from ..archs import FAMILIES
+    from ..block.model import block_from_model
+    from ..layouts.fit import check_fit
+
+    block = block_from_model(sidecar)
+    family = FAMILIES.get(model.architecture)
+    if family is None:
+        raise DonorMismatch(f"{sidecar.entry}: no engine drafts with the architecture '{model.architecture}'.")
+    if "token_embd.weight" not in sidecar.tensors:
+        raise UsageError(
+            f"{sidecar.entry}: this is a donor file, which no engine runs; make a sidecar of it with "
+            "'nextn attach MODEL --from' it."
+        )
+    check_fit(block, model, family)
+
+
+def _tuned(model: Model, tuned: str | Path | None, notes: list[str]) -> Tuned:
+    path = model.entry.with_name(model.base_name + TUNED_SUFFIX) if tuned is None else Path(tuned)
+    if tuned is None and not path.is_file():
+        return Tuned(path)
+    notes.append(f"settings from {path.name}" + (", found beside the model" if tuned is None else ""))
+    return read_tuned(path)
+
+
+def _tuned_sidecar(tuned: Tuned, notes: list[str]) -> Path | None:
+    """The sidecar that the settings were found with: where they say, or beside them."""
+    if tuned.sidecar is None:
+        return None
+    for path in (tuned.sidecar, tuned.path.with_name(tuned.sidecar.name)):
+        if path.is_file():
+            return path
+    notes.append(f"{tuned.sidecar} is not there, with which {tuned.path.name} was found: run 'nextn tune' again")
+    return None
+
+
+def _with_command(choice: Choice, engine: Engine, host: str, port: int) -> Choice:
+    from ..engines.xllamacpp import PACKAGE_ROOT, Xllamacpp
+
+    if isinstance(engine, Xllamacpp):
+        command = engine.serving(
+            choice.model, choice.sidecar, choice.n_max, choice.p_min, choice.threads, host, port, choice.extra
+        )
+        return replace(choice, command=tuple(command), cwd=PACKAGE_ROOT)
+    found: LlamaServer = engine  # type: ignore[assignment]
+    command = [os.fspath(found.binary), "-m", str(choice.model.absolute()), *drafting(choice, found)]
+    if choice.threads is not None:
+        command += ["-t", str(choice.threads)]
+    return replace(choice, command=(*command, "--host", host, "--port", str(port), *choice.extra), env=dict(found.env))
+
+
+def drafting(choice: Choice, found: LlamaServer) -> list[str]:
+    """The options that turn MTP on for this choice; none when it is off. Raises EngineMissing."""
+    if choice.n_max == 0:
+        return []
+    if not found.kind:
+        raise EngineMissing(
+            f"{found.binary} ({found.version}) cannot draft with MTP blocks: use a newer build, or --n-max 0"
+        )
+    sidecar = None if choice.sidecar is None else choice.sidecar.absolute()
+    return found.options.drafting(choice.n_max, choice.p_min, sidecar)
+
+
+def run(choice: Choice) -> int:
+    """Start the server, pass signals on to it, and come back with its exit code. Raises EngineMissing."""
+    from ..engines.foreground import run_foreground
+
+    env = {"GGML_NO_BACKTRACE": "1", "PYTHONUNBUFFERED": "1", **choice.env}
+    return run_foreground(choice.command, env=env, cwd=choice.cwd)

@@ -1,0 +1,277 @@
+"""Tune: the fastest settings and types of the block on this machine, found by racing, or that MTP is best left off."""
+
+from __future__ import annotations
+
+import json
+import shlex
+import time
+from collections.abc import Sequence
+from contextlib import ExitStack
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from ..errors import OutputExists, UsageError
+from ..gguf.types import parse_type_name
+from ..layouts import naming
+from ..measure.target import Target, open_target
+from ..measure.tasks import read_task, shipped_tasks
+from ..measure.trial import SHORT, Ask, Say
+from ..measure.trial_patience import Patience
+from ..measure.trial_pool import Pool
+from ..measure.trial_target import scratch_folder
+from ..measure.tune_cpus import allowed_cpus, thread_counts
+from ..measure.tune_made import Maker
+from ..measure.tune_report import TuneReport, planned_runs
+from ..measure.tune_search import MAX_FINALISTS, Final, Search, Trial, passes_for, screen_asks
+from ..measure.tune_space import BLOCK_TYPES, EMBD_TYPES, HEAD_TYPES, N_MAX, P_MIN, Point, Space
+from ..writing.durable import write_file
+from .bench import context_for, machine
+from .serve import TUNED_SUFFIX
+
+if TYPE_CHECKING:
+    from ..engines.base import Engine
+
+PATIENCE_S = 300.0
+"""Seconds that disturbances may cost in all."""
+
+
+def tune(
+    model: str | Path,
+    *,
+    sidecar: str | Path | None = None,
+    donor: str | Path | None = None,
+    n_max: Sequence[int] | None = None,
+    p_min: Sequence[float] | None = None,
+    types: Sequence[str] | None = None,
+    head_types: Sequence[str] | None = None,
+    embd_types: Sequence[str] | None = None,
+    threads: Sequence[int] | None = None,
+    tasks: Sequence[str] | None = None,
+    prompts: str | Path | None = None,
+    n_predict: int = 96,
+    repeats: int | None = None,
+    budget_s: float | None = None,
+    llama_server: str | Path | None = None,
+    engine: Engine | None = None,
+    engine_args: Sequence[str] = (),
+    n_ctx: int | None = None,
+    patience_s: float = PATIENCE_S,
+    side_by_side: bool = True,
+    out: str | Path | None = None,
+    dry_run: bool = False,
+    progress: Say | None = None,
+) -> TuneReport:
+    """Find the fastest way to run a model greedily on this machine, write its settings and, if need be, a sidecar.
+
+    `donor`: where the block of a model without one comes from. `n_max`, `p_min`, `types` (block), `head_types`,
+    `embd_types` and `threads` narrow the search; an empty sequence leaves that setting as it is. The first of `threads`
+    is that of the search. `budget_s` bounds the races in seconds; the final comes on top where it must. `out`: a
+    folder, or the sidecar's name. Nothing is written with `dry_run`, nor when the machine was too busy to tell.
+
+    Raises UsageError, NoBlock, OutputExists, EngineMissing, EngineRefused, EngineFailed, and what opening and making
+    files raises.
+    """
+    say = progress or (lambda text: None)
+    started = time.monotonic()
+    asked = (read_task(prompts),) if prompts is not None else shipped_tasks(tasks)
+    target = open_target(model, sidecar, needs_block=donor is None)
+    outputs = _outputs(target, out)
+    if not dry_run and engine is None:
+        from ..engines import find_engine
+
+        engine = find_engine(None if llama_server is None else str(llama_server))
+    asks = [
+        Ask(task.name, index, prompt, n_predict, seed=index)
+        for task in asked
+        for index, prompt in enumerate(task.prompts)
+    ]
+    context = n_ctx or context_for(asked, n_predict)
+    notes = list(target.notes)
+    with ExitStack() as stack:
+        maker = Maker(target, donor, Path(stack.enter_context(scratch_folder())), say)
+        space = _space(maker, n_max, p_min, types, head_types, embd_types, threads)
+        if not maker.can_make:
+            notes.append("the model has a block of its own and a sidecar: other types of the block are not tried")
+        settings = {
+            "tasks": {task.name: len(task.prompts) for task in asked},
+            "n_predict": n_predict,
+            "n_ctx": context,
+            "budget_s": budget_s,
+            "n_max": list(space.n_max),
+            "p_min": list(space.p_min),
+            "block_types": list(space.blocks),
+            "head_types": list(space.heads),
+            "embd_types": list(space.embds),
+            "threads": list(space.threads),
+            "n_grid": len(space.grid()),
+        }
+        plan = _planned(space, asks, repeats)
+        if dry_run:
+            points = dict.fromkeys(point for _, stage in _stages(space) for point in stage)
+            return TuneReport(
+                str(target.model.entry), "not_tried", "nothing was tried: this is a dry run.", None, None,
+                tuple(engine_args), None, {"name": "", "version": ""}, machine(), settings,
+                [(p.named(space.threads[0]), Trial(p, outcome="not tried")) for p in points], [], [], plan, 0.0, None,
+                outputs, True, notes,
+            )  # fmt: skip
+        assert engine is not None
+        pool = stack.enter_context(Pool(engine, context, engine_args, asks[0].prompt, side_by_side=side_by_side))
+        patience = Patience(pool, patience_s, say)
+        search = Search(space, maker, patience, asks, repeats=repeats, budget_s=budget_s, say=say)
+        final = search.run()
+        pool.drop_all()
+        found, file = _carry_out(final, maker, target, outputs)
+    if patience.used_up:
+        notes.append(f"disturbances cost {patience.spent_s:.0f} s, after which disturbed runs were not repeated")
+    if any(SHORT in run.disturbed for run in patience.runs):
+        notes.append("some answers were too short to be timed")
+    report = TuneReport(
+        model=str(target.model.entry.absolute()),
+        word=final.word if final else "machine_busy",
+        sentence=_sentence(final, space),
+        point=found,
+        sidecar=None if file is None else str(file.absolute()),
+        args=tuple(engine_args),
+        compared=None if final is None else final.compared,
+        engine={"name": engine.name, "version": engine.version},
+        machine=machine(),
+        settings=settings,
+        trials=list(search.trials.items()),
+        runs=patience.runs,
+        final_runs=[] if final is None else final.runs,
+        n_planned=plan,
+        wall_s=time.monotonic() - started,
+        command=None if found is None else command_line(engine, target.model.entry, file, found, engine_args),
+        files=(),
+        notes=[*notes, *search.notes],
+    )
+    if found is None:
+        return report
+    written = (*([file] if file == outputs[0] and file is not None else []), outputs[1])
+    report = replace(report, files=written)
+    outputs[1].parent.mkdir(parents=True, exist_ok=True)
+    write_file(outputs[1], json.dumps(report.to_json(), indent=1, ensure_ascii=False).encode("utf-8") + b"\n")
+    return report
+
+
+def _outputs(target: Target, out: str | Path | None) -> tuple[Path, Path]:
+    """The sidecar that may be written, and the settings. Raises OutputExists."""
+    model = target.model
+    folder, file = naming.resolve_output(out, naming.default_folder(model), naming.sidecar_name(model, "tuned"))
+    settings = folder / (model.base_name + TUNED_SUFFIX)
+    for path in (folder / file, settings):
+        if path.exists() or path.is_symlink():
+            raise OutputExists(f"{path}: this file is already there, and nextn never overwrites; choose another -o.")
+    return folder / file, settings
+
+
+def _space(
+    maker: Maker,
+    n_max: Sequence[int] | None,
+    p_min: Sequence[float] | None,
+    types: Sequence[str] | None,
+    head_types: Sequence[str] | None,
+    embd_types: Sequence[str] | None,
+    threads: Sequence[int] | None,
+) -> Space:
+    lengths = tuple(sorted(set(n_max) - {0})) if n_max is not None else N_MAX
+    if any(n < 0 for n in lengths) or not lengths:
+        raise UsageError("name draft lengths of 1 or more; MTP off is always timed beside them.")
+    limits = tuple(sorted({0.0, *p_min})) if p_min is not None else P_MIN
+    if any(not 0.0 <= p < 1.0 for p in limits):
+        raise UsageError(f"p_min is a probability below 1, and {next(p for p in limits if not 0 <= p < 1):g} is not.")
+
+    def known(names: Sequence[str] | None, default: tuple[str, ...]) -> tuple[str, ...]:
+        chosen = tuple(dict.fromkeys(parse_type_name(name).name for name in (default if names is None else names)))
+        return chosen if maker.can_make else ()
+
+    counts = tuple(dict.fromkeys(threads)) if threads else thread_counts()
+    if any(n < 1 for n in counts):
+        raise UsageError(f"{min(counts)} threads are none: name 1 or more.")
+    if max(counts) > allowed_cpus():
+        raise UsageError(
+            f"{max(counts)} threads on {allowed_cpus()} CPUs that this process may use: engines' threads wait for each "
+            "other, so name no more."
+        )
+    return Space(
+        lengths,
+        n_max is None,
+        limits,
+        known(head_types, HEAD_TYPES),
+        known(embd_types, EMBD_TYPES),
+        known(types, BLOCK_TYPES),
+        counts,
+        maker.separate_head,
+        maker.own,
+    )
+
+
+def _stages(space: Space) -> list[tuple[str, list[Point]]]:
+    """What is raced, as far as it can be told before: each race from the first value of the one before."""
+    like = replace(space.off, n_max=space.n_max[0])
+    first = [space.off, *space.lengths(like)]
+    head = space.with_heads(like)
+    best = head[0] if head else like
+    blocks = space.with_blocks(best)
+    stages = [("n_max", first), ("head", head), ("embeddings", space.with_embds(best)), ("block", blocks)]
+    if head or blocks:
+        stages.append(("n_max again", [one for one in space.lengths(best) if one != best][:2]))
+    stages += [("p_min", space.with_p_min(best)), ("threads", space.with_threads(best))]
+    return [(title, points) for title, points in stages if points]
+
+
+def _planned(space: Space, asks: Sequence[Ask], repeats: int | None) -> tuple[int, int]:
+    extra = 2 if space.neighbours else 0
+    counts = [len(points) + (2 if title != "n_max" else 0) for title, points in _stages(space)]
+    counts += [extra + 2] if extra else []
+    n_final = len(asks) * passes_for(MAX_FINALISTS, len(asks), repeats)
+    return planned_runs(counts, len(screen_asks(asks)), n_final, MAX_FINALISTS)
+
+
+def _carry_out(
+    final: Final | None, maker: Maker, target: Target, outputs: tuple[Path, Path]
+) -> tuple[Point | None, Path | None]:
+    """The settings to keep, and the file to draft with, written under its own name when it is a new one."""
+    if final is None or final.word == "machine_busy":
+        return None, None
+    if final.word == "off":
+        return final.point, None
+    artifact = final.point.artifact
+    if artifact.as_is and target.has_block:
+        return final.point, target.sidecar_path
+    return final.point, maker.write(artifact, outputs[0])
+
+
+def _sentence(final: Final | None, space: Space) -> str:
+    if final is None:
+        return "Nothing could be told: the machine was too busy with other work; try again when it is quiet."
+    said = final.compared.sentence
+    if final.word == "machine_busy":
+        return said
+    if final.word == "off":
+        return f"Leave MTP off: {said}"
+    return f"Use MTP with {final.point.named(space.threads[0])}: {said}"
+
+
+def command_line(engine: Engine, model: Path, sidecar: Path | None, point: Point, engine_args: Sequence[str]) -> str:
+    """A command that runs an engine with these settings: of the llama-server that was timed, else `nextn serve`."""
+    from ..engines.llama_server import LlamaServer
+
+    entry = str(model.absolute())
+    if isinstance(engine, LlamaServer) and (engine.kind or not point.n_max):
+        words = [str(engine.binary), "-m", entry]
+        if point.n_max:
+            words += engine.options.drafting(point.n_max, point.p_min, None if sidecar is None else sidecar.absolute())
+        words += [] if point.threads is None else ["-t", str(point.threads)]
+        before = [f"{name}={shlex.quote(value)}" for name, value in engine.env.items()]
+        return " ".join([*before, shlex.join([*words, *engine_args])])
+    words = ["nextn", "serve", entry, "--n-max", str(point.n_max)]
+    if point.n_max:
+        words += ["--p-min", f"{point.p_min:g}"]
+        words += [] if sidecar is None else ["--sidecar", str(sidecar.absolute())]
+    words += [] if point.threads is None else ["--threads", str(point.threads)]
+    return shlex.join([*words, *(["--", *engine_args] if engine_args else [])])
+
+
+__all__ = ["TuneReport", "tune"]

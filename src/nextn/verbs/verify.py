@@ -1,0 +1,163 @@
+"""Verify: on files, on the real engine, and with a control that must fail."""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from ..gguf.files import Model, open_model
+from ..measure.control import make_control
+from ..measure.file_check import FileReport, check_files
+from ..measure.target import Target, open_target
+from ..measure.trial import Say
+from ..sources.ranges import Reader
+
+if TYPE_CHECKING:
+    from ..engines.base import Engine
+    from ..measure.engine_check import EngineReport
+
+PASSED, FAILED, CANNOT_TELL = "passed", "failed", "cannot_tell"
+MANY_PROBLEMS = 3
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """What verifying showed."""
+
+    model: Path
+    sidecar: Path | None
+    trunk: Path | None
+    verdict: str  # "passed", "failed" or "cannot_tell"
+    reasons: tuple[str, ...]  # one sentence each
+    files: FileReport
+    engine: EngineReport | None
+    notes: tuple[str, ...] = field(default=())
+
+    def to_json(self) -> dict[str, Any]:
+        """JSON as in the schema of verify."""
+        seen = self.engine.to_json() if self.engine is not None else {}
+        return {
+            "same_text": None,
+            "acceptance": {},
+            "control": None,
+            "divergences": [],
+            **seen,
+            "version": 1,
+            "verdict": self.verdict,
+            "reasons": list(self.reasons),
+            "notes": list(self.notes),
+            "model": str(self.model),
+            "sidecar": None if self.sidecar is None else str(self.sidecar),
+            "trunk": None if self.trunk is None else str(self.trunk),
+            "files": self.files.to_json(),
+        }
+
+
+def verify(
+    model: str | Path,
+    *,
+    sidecar: str | Path | None = None,
+    trunk: str | Path | None = None,
+    llama_server: str | Path | None = None,
+    engine: Engine | None = None,
+    prompts: Sequence[str] | None = None,
+    n_predict: int = 64,
+    n_ctx: int | None = None,
+    threads: int | None = None,
+    engine_args: Sequence[str] = (),
+    progress: Say | None = None,
+) -> Verdict:
+    """Prove a model with its block: files against `trunk`, drafts and text on the engine, control included.
+
+    The engine is `engine`, or the server binary `llama_server`, or xllamacpp. Raises NoBlock when there is
+    nothing to verify, EngineMissing without an engine, and what opening files raises. A model that the engine
+    refuses is no exception but a failed verdict.
+    """
+    say = progress or (lambda text: None)
+    original = None if trunk is None else open_model(trunk)
+    target = open_target(model, sidecar, needs_block=original is None)
+    opened, beside, notes = target.model, target.sidecar, target.notes
+    if not target.has_block:
+        notes = (*notes, "there is no block: only files were compared and the text without MTP was tried")
+    say("comparing files")
+    files = _files(opened, beside, original)
+    if files.problems:
+        reasons = _summary(files)
+        return Verdict(opened.entry, _entry(beside), _entry(original), FAILED, reasons, files, None, notes)
+    if engine is None:
+        from ..engines import find_engine
+
+        engine = find_engine(None if llama_server is None else str(llama_server))
+    report = _on_engine(engine, target, prompts, n_predict, n_ctx, threads, engine_args, say)
+    return Verdict(
+        opened.entry,
+        _entry(beside),
+        _entry(original),
+        report.verdict,
+        tuple(report.reasons),
+        files,
+        report,
+        notes,
+    )
+
+
+def _summary(files: FileReport) -> tuple[str, ...]:
+    """The problems, or what they have in common when there are many; all of them stand in the report on files."""
+    if len(files.problems) <= MANY_PROBLEMS:
+        return tuple(files.problems)
+    return (
+        f"{len(files.problems)} differences from the original, of {files.n_tensors} tensors compared: "
+        "is this the model it was made from?",
+        *files.problems[:MANY_PROBLEMS],
+    )
+
+
+def _entry(model: Model | None) -> Path | None:
+    return None if model is None else model.entry
+
+
+def _files(model: Model, beside: Model | None, original: Model | None) -> FileReport:
+    with Reader() as reader:
+        files = check_files(model, original, reader)
+        if beside is not None:
+            own = check_files(beside, None, reader)
+            files.n_hashed += own.n_hashed
+            files.problems += [f"sidecar: {problem}" for problem in own.problems]
+    return files
+
+
+def _on_engine(
+    engine: Engine,
+    target: Target,
+    prompts: Sequence[str] | None,
+    n_predict: int,
+    n_ctx: int | None,
+    threads: int | None,
+    engine_args: Sequence[str],
+    say: Say,
+) -> EngineReport:
+    from ..measure.engine_check import check_on_engine
+
+    model, sidecar, has_block = target.model, target.sidecar_path, target.has_block
+
+    def control(folder: Path) -> tuple[Path, Path | None]:
+        return make_control(model, sidecar, folder, takes_sidecar=engine.name != "ik_llama.cpp")
+
+    with tempfile.TemporaryDirectory(prefix="nextn-verify-") as scratch:
+        return check_on_engine(
+            engine,
+            model.entry,
+            sidecar,
+            control=control if has_block else None,
+            prompts=prompts,
+            n_predict=n_predict,
+            n_max=(1, 2, 3) if has_block else (),
+            n_ctx=n_ctx,
+            threads=threads,
+            extra_args=tuple(engine_args),
+            scratch=Path(scratch),
+            progress=say,
+        )

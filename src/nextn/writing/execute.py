@@ -1,0 +1,274 @@
+"""Carry a plan out in a local folder."""
+
+from __future__ import annotations
+
+import errno
+import hashlib
+import os
+import time
+from collections import Counter
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from ..errors import FormatError, NoSpace, OutputExists, StorageError
+from ..remote.cache import refuse_partial
+from ..sources.ranges import Meter, Reader
+from ..sources.rows import CHUNK_ELEMENTS
+from .durable import System, Workspace, clean, explain, free_bytes, write_all
+from .plan import Carry, Convert, Copy, LateHeader, Link, LinkMode, NewBytes, NewFile, Plan, Repack, Segment
+
+COPY_BYTES = 64 << 20  # one call of copy_file_range: large enough to be fast, small enough to report progress
+SLACK_BYTES = 1 << 20  # room for folders and journal that a file needs beside its bytes
+
+Progress = Callable[[int, int], None]  # (bytes done, bytes in all)
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What a run did."""
+
+    plan: Plan
+    bytes_read: int
+    bytes_written: int
+    bytes_linked: int
+    wall_s: float
+    hashes: dict[str, str]
+    links: dict[str, str]  # file name -> "hard", "symlink" or "moved"
+    source_sha256: str = ""  # of the block's source bytes, in the order in which they were read
+
+
+@dataclass
+class _Run:
+    plan: Plan
+    reader: Reader
+    system: System
+    progress: Progress | None
+    n_threads: int
+    done: int = 0
+    hashes: dict[str, str] = field(default_factory=dict)
+    source_hash: hashlib._Hash = field(default_factory=hashlib.sha256)
+
+    def advance(self, n: int) -> None:
+        self.done += n
+        if self.progress is not None:
+            self.progress(self.done, self.plan.bytes_written)
+
+
+def check_outputs(plan: Plan) -> None:
+    """Everything that can be known before writing. Raises OutputExists, NoSpace, StorageError."""
+    try:
+        leftovers = clean(plan.folder, remove=False)
+        _check_folder(plan)
+        for out in plan.outputs:
+            if isinstance(out, Link):
+                refuse_partial(out.source)
+            path = plan.folder / out.name
+            if os.path.lexists(path) and path not in leftovers:
+                raise OutputExists(
+                    f"{path}: this file is already there, and nextn never overwrites; choose another -o."
+                )
+        need, free = plan.bytes_written + SLACK_BYTES, free_bytes(plan.folder) + _held(leftovers)
+    except OSError as error:
+        raise explain(error, plan.folder, "use it") from error
+    if need > free:
+        raise NoSpace(
+            f"{plan.folder}: {need:,} bytes are needed and {free:,} are free; free some room or choose another -o "
+            "(the shards layout writes least)."
+        )
+
+
+def _check_folder(plan: Plan) -> None:
+    """The folder is one or can be made, may be written to, and takes names of this length."""
+    there = plan.folder
+    new = [out.name for out in plan.outputs]
+    while not os.path.lexists(there):
+        new.append(there.name)
+        there = there.parent
+    if not there.is_dir():
+        if there == plan.folder:
+            raise OutputExists(f"{there}: this is a file, not a folder; choose another -o.")
+        raise StorageError(f"{plan.folder}: cannot create the folder, since {there} is a file; choose another -o.")
+    longest = os.pathconf(there, "PC_NAME_MAX")
+    for name in new:
+        if len(os.fsencode(name)) > longest:
+            raise StorageError(
+                f"{there}: the name '{name}' has {len(os.fsencode(name))} bytes, and {longest} is the most here; "
+                "choose a shorter -o."
+            )
+    if not os.access(there, os.W_OK | os.X_OK):
+        raise StorageError(
+            f"{there}: cannot create files in it: permission denied, or it is read-only; choose another -o."
+        )
+
+
+def _held(leftovers: list[Path]) -> int:
+    """Bytes that removing these files sets free: of those with no other name."""
+    stats = [os.lstat(path) for path in leftovers]
+    names = Counter(stat.st_ino for stat in stats)
+    unique = {stat.st_ino: stat for stat in stats if stat.st_nlink <= names[stat.st_ino]}
+    return sum(stat.st_blocks * 512 for stat in unique.values())
+
+
+def execute(plan: Plan, *, progress: Progress | None = None, system: System | None = None) -> Outcome:
+    """Carry `plan` out. Inputs are never written to; all outputs appear, the entry last, or none.
+
+    Raises OutputExists, NoSpace, StorageError, FormatError (a source shrank under way), QuantizeError.
+    """
+    started = time.perf_counter()
+    check_outputs(plan)
+    system = system or System()
+    meter = Meter()
+    links: dict[str, str] = {}
+    with Reader(meter) as reader, Workspace(plan.folder, system) as space:
+        run = _Run(plan, reader, system, progress, min(os.cpu_count() or 1, 8))
+        temps: dict[str, Path] = {}
+        late: list[tuple[int, LateHeader, Path]] = []
+        for out in plan.outputs:
+            if isinstance(out, NewFile):
+                temps[out.name], fd = space.new_file(out.name)
+                late += [(fd, header, temps[out.name]) for header in _write_file(run, out, fd, temps[out.name])]
+        for fd, header, path in late:
+            data = header.build(run.hashes, run.source_hash.hexdigest())
+            if len(data) != header.size_bytes:
+                raise AssertionError(f"a header of {len(data)} bytes was planned with {header.size_bytes}")
+            write_all(system, fd, data, 0, path)
+        for path in temps.values():
+            space.sync(path)
+        if len(plan.outputs) > 1:
+            space.announce(
+                {out.name: _bytes_of(out, temps) for out in plan.outputs}
+            )
+        for out in plan.outputs:
+            if out is plan.outputs[-1] and len(plan.outputs) > 1:
+                space.settle()  # the entry never reaches the disk before the others
+            if isinstance(out, Link) and out.staged:
+                links[out.name] = space.adopt(out.source, out.name)
+            elif isinstance(out, Link):
+                links[out.name] = space.add_link(
+                    out.source,
+                    out.name,
+                    hard=out.mode is not LinkMode.SYMLINK,
+                    symbolic=out.mode is not LinkMode.HARD,
+                )
+            else:
+                space.publish(temps[out.name], out.name)
+        space.finish()
+    return Outcome(
+        plan,
+        plan.header_bytes + meter.bytes_read,
+        plan.bytes_written,
+        plan.bytes_linked,
+        time.perf_counter() - started,
+        run.hashes,
+        links,
+        run.source_hash.hexdigest(),
+    )
+
+
+def _bytes_of(out: NewFile | Link, temps: Mapping[str, Path]) -> Path:
+    """Where an output's bytes lie before it has its name."""
+    if isinstance(out, NewFile):
+        return temps[out.name]
+    return out.source if out.twin_of is None else temps[out.twin_of]
+
+
+def _write_file(run: _Run, out: NewFile, fd: int, path: Path) -> list[LateHeader]:
+    """Write all segments; headers that wait for hashes are left open and returned."""
+    late = []
+    offset = 0
+    for segment in out.segments:
+        if isinstance(segment, LateHeader):
+            late.append(segment)
+        else:
+            written = _write_segment(run, segment, fd, offset, path)
+            if written != segment.size_bytes:
+                raise AssertionError(f"{segment} was planned with {segment.size_bytes} bytes and made {written}")
+        offset += segment.size_bytes
+    return late
+
+
+def _write_segment(run: _Run, segment: Segment, fd: int, offset: int, path: Path) -> int:
+    if isinstance(segment, NewBytes):
+        write_all(run.system, fd, segment.data, offset, path)
+        run.advance(segment.size_bytes)
+        return segment.size_bytes
+    if isinstance(segment, Copy):
+        return _copy(run, segment, fd, offset, path)
+    if isinstance(segment, Carry):
+        return _carry(run, segment, fd, offset, path)
+    if isinstance(segment, Convert):
+        return _convert(run, segment, fd, offset, path)
+    raise AssertionError(segment)
+
+
+def _copy(run: _Run, segment: Copy, fd: int, offset: int, path: Path) -> int:
+    """Move a range inside the kernel."""
+    where = segment.where
+    src = run.reader.fd_for(where)
+    pos, end = where.start, where.end
+    while pos < end:
+        try:
+            n = run.system.copy_range(src, fd, min(COPY_BYTES, end - pos), pos, offset)
+        except OSError as error:
+            if error.errno not in (errno.EXDEV, errno.EINVAL, errno.ENOSYS, errno.ENOTSUP, errno.EOPNOTSUPP):
+                raise explain(error, path, "write it") from error
+            n = 0
+        if n == 0:  # not possible for this pair of files, or the end
+            n = _sendfile(src, fd, pos, offset, min(COPY_BYTES, end - pos), path)
+        if n == 0:
+            raise FormatError("the file ends too early: it was changed under way", path=where.path, offset=pos)
+        pos += n
+        offset += n
+        run.reader.meter.bytes_read += n
+        run.advance(n)
+    return where.size_bytes
+
+
+def _sendfile(src: int, dst: int, src_offset: int, dst_offset: int, count: int, path: Path) -> int:
+    """The other way to keep data inside the kernel, for pairs of file systems that cannot copy ranges."""
+    try:
+        os.lseek(dst, dst_offset, os.SEEK_SET)
+        return os.sendfile(dst, src, src_offset, count)
+    except OSError as error:
+        raise explain(error, path, "write it") from error
+
+
+def _carry(run: _Run, segment: Carry, fd: int, offset: int, path: Path) -> int:
+    digest = hashlib.sha256()
+    start = offset
+    for data in run.reader.pieces(segment.where):
+        digest.update(data)
+        if segment.of_block:
+            run.source_hash.update(data)
+        write_all(run.system, fd, data, offset, path)
+        offset += len(data)
+        run.advance(len(data))
+    run.hashes[segment.name] = digest.hexdigest()
+    return offset - start
+
+
+def _converted(run: _Run, segment: Convert) -> Iterator[memoryview]:
+    """The tensor's new bytes in pieces."""
+    seen = run.source_hash.update if segment.of_block else None
+    if isinstance(segment, Repack):
+        for blocks in segment.rows.blocks(run.reader, seen):
+            yield blocks.data.cast("B")
+        return
+    from ..ggml.quantize import quantize_rows
+
+    for rows in segment.rows.chunks(run.reader, seen):
+        few = run.n_threads if rows.size >= CHUNK_ELEMENTS // 4 else 1
+        yield quantize_rows(rows, segment.type, n_threads=few).data.cast("B")
+
+
+def _convert(run: _Run, segment: Convert, fd: int, offset: int, path: Path) -> int:
+    digest = hashlib.sha256()
+    start = offset
+    for data in _converted(run, segment):
+        digest.update(data)
+        write_all(run.system, fd, data, offset, path)
+        offset += len(data)
+        run.advance(len(data))
+    run.hashes[segment.name] = digest.hexdigest()
+    return offset - start
