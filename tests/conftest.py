@@ -12,16 +12,16 @@ from functools import cache
 from pathlib import Path
 
 import pytest
+from hub_server import HubServer
 
 import nextn
-from hub_server import HubServer
 from nextn.engines import IkServer
 from nextn.engines.ik import IK_PATH_VARIABLE
 from nextn.gguf.files import Model
 
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT / "scripts"))
-sys.path.insert(0, str(ROOT / "tests"))
+sys.path.insert(0, str(ROOT / "tests" / "support"))
 sys.path.insert(0, str(ROOT / "benchmarks"))
 
 # A shell starts what runs behind it with SIGINT ignored, children would inherit that, and tests interrupt them.

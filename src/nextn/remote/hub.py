@@ -20,9 +20,9 @@ from pathlib import Path, PurePosixPath
 from typing import Protocol
 from urllib.parse import quote, unquote, urlsplit, urlunsplit
 
-from .. import __version__
 from ..errors import NextnError, RemoteError, UsageError
 from ..gguf.files import os_error
+from ..version import __version__
 from ..workfile import Folder, private_folder
 from .http import RETRY_STATUS, Again, Fetcher, NotThere, Target, bare_etag, retry_after
 
