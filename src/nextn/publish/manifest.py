@@ -141,6 +141,8 @@ def _read_variant(item: Any, known: set[str]) -> Variant:
     entry, sidecar = _need(item, "entry", str), item.get("sidecar")
     names = {role.name for role in roles}
     named = {entry} if sidecar is None else {entry, sidecar}
+    if len(names) != len(roles):
+        raise _Damaged(f"the variant of {entry!r:.200} names a file twice")
     if not named <= names or not names <= known or not all(role.part in PARTS for role in roles):
         raise _Damaged(f"the variant of {entry!r:.200} names files or parts that are not there")
     return Variant(entry, sidecar, roles)
