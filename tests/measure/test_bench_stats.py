@@ -18,8 +18,10 @@ import pytest
 from nextn.engines.base import Completion
 from nextn.measure.bench_compare import headline, left_open
 from nextn.measure.bench_report import ALL_TASKS, Compared, acceptance_of, compare_setups, overall_tps
+from nextn.measure.cpu_watch import Usage, Watch
+from nextn.measure.patience import ATTEMPTS, Patience
 from nextn.measure.stats import Comparison, Word, compare, hodges_lehmann, least_pairs, signed_rank_p, spread
-from nextn.measure.trial import (
+from nextn.measure.timed_run import (
     CPU_WAIT,
     OTHERS,
     SHORT,
@@ -32,8 +34,6 @@ from nextn.measure.trial import (
     judged_run,
     mark_slow,
 )
-from nextn.measure.trial_patience import ATTEMPTS, Patience
-from nextn.measure.trial_watch import Usage, Watch
 
 OFF, ON = Setup("off", Path("m.gguf"), threads=1), Setup("n_max 2", Path("m.gguf"), n_max=2, threads=1)
 QUIET = Usage(1.0, 1.0, 0.0, 0.0, 0.0, 0)

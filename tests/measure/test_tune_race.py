@@ -10,8 +10,8 @@ import pytest
 
 from nextn.cli.tune import seconds
 from nextn.errors import UsageError
-from nextn.measure.trial import OTHERS, Run
-from nextn.measure.trial_watch import n_cpus
+from nextn.measure.cpu_watch import n_cpus
+from nextn.measure.timed_run import OTHERS, Run
 from nextn.measure.tune_cpus import allowed_cpus, physical_cores, thread_counts
 from nextn.measure.tune_race import race
 from nextn.measure.tune_space import AS_IS, Artifact, Point, Space

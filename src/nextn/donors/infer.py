@@ -20,7 +20,7 @@ from ..archs.headers import HPARAMS
 from ..archs.hparams import Config
 from ..errors import DonorMismatch, FormatError, NextnError, NoBlock, UsageError
 from ..gguf.files import Model
-from ..layouts.fit import TOKENS, compare_tokens, n_layer_trunk, n_vocab
+from ..layouts.donor_check import TOKENS, compare_tokens, n_layer_trunk, n_vocab
 from ..layouts.naming import split_quant
 from ..sources.checkpoint import text_part
 

@@ -14,7 +14,7 @@ from ..errors import NextnError
 from ..gguf.files import Model, open_model
 from ..gguf.header import pad_to
 from ..gguf.kv import KVType, printable
-from ..layouts.fit import n_layer_trunk
+from ..layouts.donor_check import n_layer_trunk
 from ..layouts.naming import MAIN_FORBIDDEN
 
 

@@ -15,8 +15,8 @@ from ..gguf.header import DEFAULT_ALIGNMENT, build_header, place
 from ..gguf.kv import KV, edit
 from ..gguf.types import TensorType
 from ..writing.plan import Link, NewBytes, NewFile, Plan
-from . import aim, build, metadata, naming, qkv
-from .fit import check_fit, check_trunk, n_layer_trunk
+from . import build, for_engine, metadata, naming, qkv
+from .donor_check import check_fit, check_trunk, n_layer_trunk
 from .options import LAYOUTS, Options
 from .sidecar import main_type_of, sidecar_kvs, sidecar_roots, trunk_head
 
@@ -32,7 +32,7 @@ class _Job:
     options: Options
     notes: list[str] = field(default_factory=list)
     qkv: str | None = None  # the form to write
-    aimed: aim.Aimed = field(default_factory=lambda: aim.Aimed("bundle"))
+    aimed: for_engine.Aimed = field(default_factory=lambda: for_engine.Aimed("bundle"))
 
     @property
     def provenance(self) -> tuple[str, str | None]:
@@ -46,8 +46,8 @@ class _Job:
         wanted = self.options.draft_head
         skip = [*([DRAFT_HEAD] if wanted is not None else []), *self.aimed.leave_out]
         parts = build.block_parts(self.block, self.n_trunk, self.options.type, self.notes, skip)
-        aim.check_trunk(self.options.aim, self.trunk.items())
-        aim.check_block(self.options.aim, [part.info.type for part in parts if part.info.type is not None])
+        for_engine.check_trunk(self.options.aim, self.trunk.items())
+        for_engine.check_block(self.options.aim, [part.info.type for part in parts if part.info.type is not None])
         if wanted is not None and self.aimed.head_name is not None:
             parts.append(build.from_trunk(self.aimed.head_name, *trunk_head(self.trunk), wanted, self.notes))
         elif wanted is not None:
@@ -86,7 +86,7 @@ def plan_attach(trunk: Model, block: Block, options: Options) -> Plan:
     if options.layout is not None and options.layout not in LAYOUTS:
         raise UsageError(f"there is no layout '{options.layout}'; choose one of {', '.join(LAYOUTS)}.")
     head = options.draft_head is not None
-    aimed = aim.for_engines(options.aim, family, trunk, block, options.layout, default_layout(trunk), head=head)
+    aimed = for_engine.for_engines(options.aim, family, trunk, block, options.layout, default_layout(trunk), head=head)
     layout, notes = aimed.layout, [*notes, *aimed.notes]
     if layout != "sidecar" and family.only_sidecar:
         raise UnsupportedModel(

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from .bench_report import ALL_TASKS, Compared, compare_setups
-from .trial import Run, Setup
+from .timed_run import Run, Setup
 
 if TYPE_CHECKING:
     pass

@@ -9,9 +9,9 @@ from dataclasses import asdict, dataclass, field
 from statistics import median
 from typing import Any
 
+from .engine_pool import Memory
 from .stats import Comparison, Spread, compare, spread
-from .trial import SHORT, Run, Setup
-from .trial_pool import Memory
+from .timed_run import SHORT, Run, Setup
 
 ALL_TASKS = "all"
 N_POSITIONS = 8

@@ -10,11 +10,11 @@ from typing import TYPE_CHECKING, Any
 from ..errors import UsageError
 from ..gguf.types import parse_type_name
 from ..memory.answers import this_machine
+from .cpu_watch import cpu_name, n_cpus
 from .target import Target
 from .tasks import Task
-from .trial import Say, Setup
-from .trial_target import loaded_bytes, typed_sidecar
-from .trial_watch import cpu_name, n_cpus
+from .timed_run import Say, Setup
+from .typed_sidecar import loaded_bytes, typed_sidecar
 
 if TYPE_CHECKING:
     pass

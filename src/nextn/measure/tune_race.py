@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
-from .trial import Run
+from .timed_run import Run
 
 STOP_BELOW = (0.70, 0.85, 0.90)
 """After the 1st, 2nd, 3rd prompt: what is slower than this share of the fastest is stopped."""

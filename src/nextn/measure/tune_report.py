@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from .bench_report import Compared, compared_json, overall_tps, spread_json
-from .trial import Run
+from .timed_run import Run
 from .tune_space import Point
 
 if TYPE_CHECKING:

@@ -10,10 +10,10 @@ from dataclasses import dataclass, field, replace
 from ..errors import EngineFailed, EngineRefused
 from .bench_report import ALL_TASKS, Compared, compare_setups, overall_tps
 from .bench_setup import LEAST_REPEATS
+from .candidate_sidecars import Maker, possible
+from .patience import Patience
 from .stats import Spread, least_pairs
-from .trial import Ask, Run, Say, Setup
-from .trial_patience import Patience
-from .tune_made import Maker, possible
+from .timed_run import Ask, Run, Say, Setup
 from .tune_race import Race, race
 from .tune_space import AS_IS, Point, Space
 

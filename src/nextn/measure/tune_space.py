@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from .trial import Setup
+from .timed_run import Setup
 
 N_MAX = (1, 2, 3, 4, 6)
 P_MIN = (0.0, 0.5, 0.75)

@@ -7,7 +7,7 @@ from typing import Any
 
 from ..block.model import Block
 from ..gguf.files import Model
-from ..layouts.fit import n_layer_trunk
+from ..layouts.donor_check import n_layer_trunk
 from ..units import size
 from .answers import Machine
 from .estimate import COLUMNS, Prediction

@@ -10,13 +10,13 @@ from typing import TYPE_CHECKING
 
 from ..errors import UsageError
 from ..measure.bench_report import BenchReport, summarize
+from ..measure.engine_pool import Pool
+from ..measure.patience import DEFAULT_S, Patience
 from ..measure.stats import least_pairs
 from ..measure.target import open_target
 from ..measure.tasks import Task, read_task, shipped_tasks
-from ..measure.trial import SHORT, Ask, Run, Say, Setup, mark_slow
-from ..measure.trial_patience import DEFAULT_S, Patience
-from ..measure.trial_pool import Pool
-from ..measure.trial_target import scratch_folder
+from ..measure.timed_run import SHORT, Ask, Run, Say, Setup, mark_slow
+from ..measure.typed_sidecar import scratch_folder
 
 if TYPE_CHECKING:
     from ..engines.base import Engine

@@ -16,7 +16,7 @@ from ..block.from_gguf import block_from_model
 from ..block.model import Block
 from ..diagnosis.examine import HALVES, Diagnosis, check_source, diagnose, examine
 from ..diagnosis.finding import Finding
-from ..diagnosis.mend import plan_mended
+from ..diagnosis.fix_plan import plan_mended
 from ..diagnosis.patient import Patient, quoted
 from ..errors import UsageError
 from ..gguf.files import Model, open_model
@@ -119,7 +119,7 @@ def _tried(
 ) -> Diagnosis:
     """The diagnosis with what an engine says of eh_proj."""
     from ..diagnosis.anatomy import Anatomy
-    from ..measure.halves_trial import try_halves
+    from ..measure.swapped_halves import try_halves
 
     if before.model is None or before.remote:
         raise UsageError(f"{before.name}: an engine needs a whole model here; get it first, or leave out --engine.")

@@ -15,17 +15,17 @@ from ..errors import OutputExists, UsageError
 from ..gguf.types import parse_type_name
 from ..layouts import naming
 from ..measure.bench_setup import context_for, machine
+from ..measure.candidate_sidecars import Maker
+from ..measure.engine_pool import Pool
+from ..measure.patience import Patience
 from ..measure.target import Target, open_target
 from ..measure.tasks import read_task, shipped_tasks
-from ..measure.trial import SHORT, Ask, Say
-from ..measure.trial_patience import Patience
-from ..measure.trial_pool import Pool
-from ..measure.trial_target import scratch_folder
+from ..measure.timed_run import SHORT, Ask, Say
 from ..measure.tune_cpus import allowed_cpus, thread_counts
-from ..measure.tune_made import Maker
 from ..measure.tune_report import TuneReport, planned_runs
 from ..measure.tune_search import MAX_FINALISTS, Final, Search, Trial, passes_for, screen_asks
 from ..measure.tune_space import BLOCK_TYPES, EMBD_TYPES, HEAD_TYPES, N_MAX, P_MIN, Point, Space
+from ..measure.typed_sidecar import scratch_folder
 from ..tuned import TUNED_SUFFIX
 from ..writing.durable import write_file
 

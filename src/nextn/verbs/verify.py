@@ -12,7 +12,7 @@ from ..gguf.files import Model, open_model
 from ..measure.control import make_control
 from ..measure.file_check import FileReport, check_files
 from ..measure.target import Target, open_target
-from ..measure.trial import Say
+from ..measure.timed_run import Say
 from ..sources.ranges import Reader
 
 if TYPE_CHECKING:

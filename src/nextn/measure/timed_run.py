@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from ..engines.base import Completion, Launch, Running
-from .trial_watch import Usage, Watch, n_cpus
+from .cpu_watch import Usage, Watch, n_cpus
 
 Say = Callable[[str], None]
 """Told what is going on, in a few words."""

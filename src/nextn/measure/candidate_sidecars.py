@@ -13,9 +13,9 @@ from ..gguf.types import parse_type_name
 from ..layouts.build import block_parts
 from ..layouts.sidecar import main_type_of
 from .target import Target
-from .trial import Say
-from .trial_target import write_sidecar
+from .timed_run import Say
 from .tune_space import Artifact
+from .typed_sidecar import write_sidecar
 
 _EMBD_TYPE = "q4_0"  # of a sidecar's embeddings and head when attach is not told
 

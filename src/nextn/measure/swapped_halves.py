@@ -11,8 +11,8 @@ from ..block.from_gguf import block_from_model
 from ..block.model import EH_PROJ
 from ..diagnosis.anatomy import Anatomy
 from ..diagnosis.finding import Finding
+from ..diagnosis.fix_plan import plan_mended
 from ..diagnosis.halves import swapped_finding, swapped_segments
-from ..diagnosis.mend import plan_mended
 from ..diagnosis.patient import Patient, quoted
 from ..errors import EngineRefused
 from ..gguf.files import open_model

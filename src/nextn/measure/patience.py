@@ -6,9 +6,9 @@ import time
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 
-from .trial import SHORT, Ask, Run, Say, Setup, allowed_others, mark_slow, timed_run
-from .trial_pool import Pool
-from .trial_watch import busy_cpus, n_cpus
+from .cpu_watch import busy_cpus, n_cpus
+from .engine_pool import Pool
+from .timed_run import SHORT, Ask, Run, Say, Setup, allowed_others, mark_slow, timed_run
 
 DEFAULT_S = 120.0
 """Seconds that disturbances may cost in all: disturbed runs, and waiting for a quiet machine."""

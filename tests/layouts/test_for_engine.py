@@ -66,7 +66,7 @@ def test_types_that_an_engine_lacks_are_refused(tmp_path: Path) -> None:
     path = tmp_path / "ik-IQ4_KS.gguf"
     row = ("blk.0.ffn_up.weight", (256, 4), IQ4_KS, bytes(4 * (4 + 136)))
     path.write_bytes(make(arch_kvs(2), [*root_tensors(), *trunk_tensors(2), row]).whole)
-    from nextn.layouts.aim import check_block, check_trunk
+    from nextn.layouts.for_engine import check_block, check_trunk
 
     model = open_model(path)
     for aim in ("llama.cpp", "both"):

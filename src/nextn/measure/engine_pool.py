@@ -11,8 +11,8 @@ from typing import Any
 from ..engines.base import Engine, MemoryUse, Running
 from ..errors import EngineFailed, EngineRefused
 from ..memory.answers import this_machine
-from .trial import Setup
-from .trial_watch import Resident, resident
+from .cpu_watch import Resident, resident
+from .timed_run import Setup
 
 WARM_UP_TOKENS = 16
 MAX_LOADED = 12
