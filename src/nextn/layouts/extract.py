@@ -35,14 +35,14 @@ def plan_extract(block: Block, options: ExtractOptions) -> Plan:
 
 def _check_aim(block: Block, family: Family, options: ExtractOptions) -> None:
     """Raise UnsupportedModel, QuantizeError when the engine takes no such sidecar."""
-    for_engine.check_name(options.aim)
-    if options.aim in (for_engine.IK, for_engine.BOTH) and not (family.ik and family.ik.sidecar):
+    for_engine.check_name(options.for_engine)
+    if options.for_engine in (for_engine.IK, for_engine.BOTH) and not (family.ik and family.ik.sidecar):
         raise UnsupportedModel(
             f"{block.origin}: ik_llama.cpp takes no sidecar of '{family.arch}'; attach the block to a trunk with "
             "--layout bundle or shards, or extract it with --donor."
         )
     kinds = [kind for tensor in block.tensors if (kind := tensor_type(tensor.type_id or 0)) is not None]
-    for_engine.check_block(options.aim, [options.type] if options.type is not None else kinds)
+    for_engine.check_block(options.for_engine, [options.type] if options.type is not None else kinds)
 
 
 def _shaped(block: Block, family: Family, options: ExtractOptions, notes: list[str]) -> Block:

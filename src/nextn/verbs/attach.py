@@ -30,7 +30,7 @@ def attach(
     out: str | Path | None = None,
     link: str | LinkMode = LinkMode.AUTO,
     qkv: str | None = None,
-    aim: str | None = None,
+    for_engine: str | None = None,
     duplicates: str = "keep",
     expect: str | None = None,
     limit_rate: float | None = None,
@@ -49,9 +49,9 @@ def attach(
     carry the trunk's. `expect`: the sha256 that the donor's block must have (see `fingerprint`), compared before
     anything is written. `qkv`: q, k and v of the block's attention,
     in a bundle the trunk's too, "split", "fused" or "as-trunk", moved as rows without quantizing them anew.
-    `aim`: the engines that have to take the file, "llama.cpp", "ik" or "both"; names and types are chosen so, and it
-    is refused with the reason where no such file exists. `duplicates`: "drop" leaves out embeddings and heads that the
-    block brings and that are the model's own (see `duplicates`). `limit_rate`: bytes per second from a server.
+    `for_engine`: the engines that have to take the file, "llama.cpp", "ik" or "both"; names and types are chosen so,
+    and it is refused with the reason where no such file exists. `duplicates`: "drop" leaves out embeddings and heads
+    that the block brings and that are the model's own (see `duplicates`). `limit_rate`: bytes per second from a server.
 
     Raises DonorMismatch, BlockPresent, NoBlock, UnsupportedModel, QuantizeError, FormatError, IncompleteModel,
     OutputExists, NoSpace, StorageError, RemoteError, UsageError; of the last, `sources.infer.Doubt` when several donors
@@ -62,7 +62,8 @@ def attach(
     from ..remote.opening import http_options, opened
 
     options = Options(
-        layout, named_type(type), named_type(draft_head), embeddings_type(embd_type), out, link_mode(link), qkv, aim
+        layout, named_type(type), named_type(draft_head), embeddings_type(embd_type), out, link_mode(link), qkv,
+        for_engine,
     )
     with opened(trunk) as found:
         if found.model is None:
@@ -76,7 +77,7 @@ def attach(
         if donor is None:
             from ..donors.find import find
 
-            wanted = layout or (default_layout(found.model) if aim in (None, "llama.cpp") else "bundle")
+            wanted = layout or (default_layout(found.model) if for_engine in (None, "llama.cpp") else "bundle")
             chosen = find(found.model, layout=wanted, options=http_options(limit_rate))
             donor, why, n_before = chosen.source, chosen.why, chosen.bytes_downloaded
             if say is not None:
