@@ -17,7 +17,7 @@ from ..gguf.types import TensorType
 from ..writing.plan import Link, NewBytes, NewFile, Plan
 from . import build, for_engine, metadata, naming, qkv
 from .donor_check import check_fit, check_trunk, n_layer_trunk
-from .options import LAYOUTS, Options
+from .options import LAYOUTS, AttachOptions
 from .sidecar import main_type_of, sidecar_kvs, sidecar_roots, trunk_head
 
 MAX_SHARDS_OLD_IK = 64  # GGML_MAX_CONTEXTS, one context for each shard
@@ -29,7 +29,7 @@ class _Job:
     block: Block
     family: Family
     n_trunk: int
-    options: Options
+    options: AttachOptions
     notes: list[str] = field(default_factory=list)
     qkv: str | None = None  # the form to write
     engine_form: for_engine.EngineForm = field(default_factory=lambda: for_engine.EngineForm("bundle"))
@@ -67,7 +67,7 @@ def default_layout(trunk: Model) -> str:
     return "shards" if len(trunk.files) > 1 and not (family and family.only_sidecar) else "sidecar"
 
 
-def plan_attach(trunk: Model, block: Block, options: Options) -> Plan:
+def plan_attach(trunk: Model, block: Block, options: AttachOptions) -> Plan:
     """The plan that puts `block` onto `trunk`.
 
     Raises DonorMismatch, BlockPresent, UnsupportedModel, QuantizeError, UsageError, FormatError.

@@ -12,7 +12,7 @@ LAYOUTS = ("shards", "sidecar", "bundle")
 
 
 @dataclass(frozen=True)
-class Options:
+class AttachOptions:
     """How to attach; None means the documented default."""
 
     layout: str | None = None

@@ -11,7 +11,7 @@ from ..gguf.files import Model, open_model
 from ..gguf.types import TensorType, parse_type_name
 from ..layouts.attach import plan_attach
 from ..layouts.extract import plan_extract
-from ..layouts.options import AS_IS, ExtractOptions, Options
+from ..layouts.options import AS_IS, AttachOptions, ExtractOptions
 from ..writing.execute import execute
 from .control import check_room
 from .target import Target
@@ -50,7 +50,7 @@ def write_sidecar(
             check_room(plan.folder, plan.bytes_written, "a temporary sidecar")
         execute(plan)
         return out
-    wanted = Options("sidecar", type=type, draft_head=draft_head, embd_type=embd_type, out=out)
+    wanted = AttachOptions("sidecar", type=type, draft_head=draft_head, embd_type=embd_type, out=out)
     with open_block(source) as donor:
         plan = plan_attach(model, donor.block, wanted)
         if scratch:

@@ -15,7 +15,7 @@ from .cache import NOTE_SUFFIX, cache_root, read_note
 
 
 @dataclass(frozen=True)
-class Entry:
+class CacheEntry:
     """Parts of one version of one remote source."""
 
     name: str  # hf:ORG/NAME@COMMIT, or the address
@@ -30,7 +30,7 @@ def _files(folder: Path) -> Iterator[Path]:
             yield Path(parent) / name
 
 
-def entries(root: Path | None = None) -> list[Entry]:
+def entries(root: Path | None = None) -> list[CacheEntry]:
     """Everything that is kept, the largest first."""
     root = root or cache_root()
     out = []
@@ -47,11 +47,11 @@ def entries(root: Path | None = None) -> list[Entry]:
                     name = identity.origin if identity else ""
         if folder.parent.parent.name == "hub":
             name = f"hf:{folder.parent.name.removeprefix('models--').replace('--', '/')}@{folder.name}"
-        out.append(Entry(name or str(folder), folder, size, used))
+        out.append(CacheEntry(name or str(folder), folder, size, used))
     return sorted(out, key=lambda entry: (-entry.size_bytes, entry.name))
 
 
-def clear(chosen: Iterable[Entry]) -> tuple[int, list[Entry]]:
+def clear(chosen: Iterable[CacheEntry]) -> tuple[int, list[CacheEntry]]:
     """Remove entries; returns the bytes set free, and what is in use by another run and was left alone."""
     freed, left = 0, []
     for entry in chosen:

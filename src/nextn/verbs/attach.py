@@ -58,10 +58,10 @@ def attach(
     fit equally well.
     """
     from ..layouts.attach import default_layout, plan_attach
-    from ..layouts.options import Options
+    from ..layouts.options import AttachOptions
     from ..remote.opening import http_options, opened
 
-    options = Options(
+    options = AttachOptions(
         layout, named_type(type), named_type(draft_head), embeddings_type(embd_type), out, link_mode(link), qkv,
         for_engine,
     )

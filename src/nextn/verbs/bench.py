@@ -15,7 +15,7 @@ from ..measure.patience import DEFAULT_S, Patience
 from ..measure.stats import least_pairs
 from ..measure.target import open_target
 from ..measure.tasks import Task, read_task, shipped_tasks
-from ..measure.timed_run import SHORT, Ask, Run, Say, Setup, mark_slow
+from ..measure.timed_run import SHORT, Ask, Say, TimedRun, TimedSetup, mark_slow
 from ..measure.typed_sidecar import scratch_folder
 
 if TYPE_CHECKING:
@@ -139,13 +139,13 @@ def bench(
 
 def _passes(
     patience: Patience,
-    setups: Sequence[Setup],
+    setups: Sequence[TimedSetup],
     tasks: Sequence[Task],
     passes: int,
     n_predict: int,
     temperature: float,
     say: Say,
-) -> list[Run]:
+) -> list[TimedRun]:
     """All runs. Every second pass takes the setups in reverse, so that a drift favours none."""
     for number in range(passes):
         asks = [

@@ -33,7 +33,7 @@ Say = Callable[[str], None]
 
 
 @dataclass(frozen=True)
-class Row:
+class DemoLayout:
     """One layout: what it took and what the engine said."""
 
     layout: str
@@ -56,7 +56,7 @@ class Demo:
 
     engine: str
     refusal: str  # the engine's words when the trunk alone is asked to draft
-    rows: tuple[Row, ...]
+    rows: tuple[DemoLayout, ...]
 
     @property
     def passed(self) -> bool:
@@ -108,7 +108,7 @@ def run_demo(folder: Path, engine: Engine | None = None, say: Say | None = None)
         ).to_json()
         tps = verdict.get("tps") or {}
         rows.append(
-            Row(
+            DemoLayout(
                 layout,
                 made.bytes_written,
                 wall_s,

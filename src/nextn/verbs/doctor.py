@@ -140,7 +140,7 @@ def _planned(
 ) -> tuple[Plan, Diagnosis]:
     """What to write, and the diagnosis of it by headers."""
     from ..layouts.attach import plan_attach
-    from ..layouts.options import Options
+    from ..layouts.options import AttachOptions
 
     model = before.model
     assert model is not None
@@ -155,11 +155,13 @@ def _planned(
         patient = changed
         done.append(finding)
     if attaching and roots and trunk is not None:
-        options = Options("sidecar", embd_type=parse_type_name("q4_0"), out=out or _beside(model, patient), link=link)
+        options = AttachOptions(
+            "sidecar", embd_type=parse_type_name("q4_0"), out=out or _beside(model, patient), link=link
+        )
         return plan_attach(trunk, block_from_model(patient.model), options), _without(before, done)
     if attaching and donor is not None:
         layout = "shards" if len(model.files) > 1 else "bundle"
-        plan = plan_attach(patient.model, donor, Options(layout, out=out, link=link))
+        plan = plan_attach(patient.model, donor, AttachOptions(layout, out=out, link=link))
         return plan, _without(before, done)
     plan = plan_mended(model, patient, out, link)
     if patient.added:  # which the headers in memory do not have
