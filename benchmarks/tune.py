@@ -106,7 +106,7 @@ def prove(case: Case, engine: Engine, folder: Path, passes: int, patience_s: flo
     report = nextn.tune(
         model, engine=engine, n_max=case.n_max, p_min=case.p_min, types=case.blocks, head_types=case.heads,
         embd_types=(), threads=[case.threads], prompts=folder / "prompts.txt", n_predict=case.n_predict, n_ctx=N_CTX,
-        patience_s=patience_s, out=folder / f"tuned-{case.name}", progress=say,
+        patience_s=patience_s, out=folder / f"tuned-{case.name}", say=say,
     )  # fmt: skip
     race_s = time.monotonic() - start
     log(f"{case.name}: raced in {race_s:.0f} s, {len(report.runs)} runs, {report.n_disturbed} disturbed")

@@ -14,7 +14,8 @@ from ..writing.plan import Plan
 if TYPE_CHECKING:
     from ..block.model import Block
     from ..remote.model import Remote
-from ..writing.result import DonorInfo, Progress, Result
+from ..progress import Progress
+from ..writing.result import DonorInfo, Result
 
 
 @contextmanager

@@ -10,10 +10,11 @@ from typing import TYPE_CHECKING, Any
 from ..errors import UsageError
 from ..gguf.types import parse_type_name
 from ..memory.answers import this_machine
+from ..progress import Say
 from .cpu_watch import cpu_name, n_cpus
-from .target import Target
+from .target import MeasuredModel
 from .tasks import Task
-from .timed_run import Say, TimedSetup
+from .timed_run import TimedSetup
 from .typed_sidecar import loaded_bytes, typed_sidecar
 
 if TYPE_CHECKING:
@@ -53,7 +54,9 @@ def draft_lengths(n_max: Sequence[int] | None, types: Sequence[str]) -> tuple[in
     return tuple(length for length in lengths if length)
 
 
-def setups_of(target: Target, lengths: Sequence[int], p_min: float, threads: int | None, mark: str) -> list[TimedSetup]:
+def setups_of(
+    target: MeasuredModel, lengths: Sequence[int], p_min: float, threads: int | None, mark: str
+) -> list[TimedSetup]:
     entry = target.model.entry
     out = [TimedSetup(f"{mark}{OFF}", entry, threads=threads)]
     if target.has_block:
@@ -62,7 +65,7 @@ def setups_of(target: Target, lengths: Sequence[int], p_min: float, threads: int
 
 
 def typed_setups(
-    target: Target,
+    target: MeasuredModel,
     donor: str | Path | None,
     types: Sequence[str],
     lengths: Sequence[int],
@@ -89,6 +92,6 @@ def context_for(tasks: Sequence[Task], n_predict: int) -> int:
     return max(_CONTEXT_TOKENS, -(-need // 256) * 256)
 
 
-def setup_bytes(setup: TimedSetup, target: Target, other: Target | None) -> int:
+def setup_bytes(setup: TimedSetup, target: MeasuredModel, other: MeasuredModel | None) -> int:
     of = other if other is not None and setup.id.startswith(AGAINST) else target
     return loaded_bytes(of.model, setup.sidecar if setup.n_max else None)

@@ -6,9 +6,10 @@ import time
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 
+from ..progress import Say
 from .cpu_watch import busy_cpus, n_cpus
 from .engine_pool import Pool
-from .timed_run import SHORT, Ask, Say, TimedRun, TimedSetup, allowed_others, mark_slow, timed_run
+from .timed_run import SHORT, Ask, TimedRun, TimedSetup, allowed_others, mark_slow, timed_run
 
 DEFAULT_S = 120.0
 """Seconds that disturbances may cost in all: disturbed runs, and waiting for a quiet machine."""

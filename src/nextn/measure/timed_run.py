@@ -7,7 +7,7 @@ averaged in.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -15,7 +15,6 @@ from typing import Any
 from ..engines.base import Completion, Launch, Running
 from .cpu_watch import Usage, Watch, n_cpus
 
-Say = Callable[[str], None]
 """Told what is going on, in a few words."""
 MAX_WAIT_SHARE = 0.05
 """More of the wanted CPU time than this not granted: somebody else had it."""

@@ -8,12 +8,13 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 
 from ..errors import EngineFailed, EngineRefused
+from ..progress import Say
 from .bench_report import ALL_TASKS, Compared, compare_setups, overall_tps
 from .bench_setup import LEAST_REPEATS
 from .candidate_sidecars import Maker, possible
 from .patience import Patience
 from .stats import Spread, least_pairs
-from .timed_run import Ask, Say, TimedRun, TimedSetup
+from .timed_run import Ask, TimedRun, TimedSetup
 from .tune_race import Race, race
 from .tune_space import AS_IS, Point, Space
 

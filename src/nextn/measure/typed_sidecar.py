@@ -14,10 +14,12 @@ from ..layouts.extract import plan_extract
 from ..layouts.options import AS_IS, AttachOptions, ExtractOptions
 from ..writing.execute import execute
 from .control import check_room
-from .target import Target
+from .target import MeasuredModel
 
 
-def typed_sidecar(target: Target, donor: str | Path | None, type_name: str, folder: Path, embd_type: str) -> Path:
+def typed_sidecar(
+    target: MeasuredModel, donor: str | Path | None, type_name: str, folder: Path, embd_type: str
+) -> Path:
     """A sidecar in `folder` whose block is of another type: from `donor`, or requantized from the target's own block.
 
     Raises QuantizeError, NoSpace and what attach and extract raise.

@@ -9,11 +9,12 @@ from __future__ import annotations
 import contextlib
 import copy
 import os
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from ..errors import RemoteError
+from ..progress import Progress
 from ..remote.cache import Identity, bytes_left, remove_partial
 from ..writing.durable import explained
 from . import sums
@@ -63,7 +64,7 @@ class Staging:
         identity = Identity(f"{self.repo.origin}:{file.path}", target.size_bytes, target.etag)
         return bytes_left(self._path(file), identity)
 
-    def fetch(self, files: Sequence[Listed], progress: Callable[[int, int], None] | None) -> int:
+    def fetch(self, files: Sequence[Listed], progress: Progress | None) -> int:
         """Have all bytes of these files; returns how many were moved. Raises RemoteError, NoSpace, StorageError."""
         if files:
             with explained(self.folder, "create the folder"):

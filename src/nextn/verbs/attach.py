@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -10,13 +9,14 @@ from typing import TYPE_CHECKING
 from ..errors import UsageError
 from ..gguf.files import open_model
 from ..gguf.types import TensorType
+from ..progress import Progress, Say, heard
 from ..writing.plan import LinkMode
 
 if TYPE_CHECKING:
     from ..gguf.files import Model
 from ..donors.open_donor import open_block
 from ..layouts.options import embeddings_type, named_type
-from ..writing.result import Progress, Result, carry_out, link_mode
+from ..writing.result import Result, carry_out, link_mode
 
 
 def attach(
@@ -36,7 +36,7 @@ def attach(
     limit_rate: float | None = None,
     dry_run: bool = False,
     progress: Progress | None = None,
-    say: Callable[[str], None] | None = None,
+    say: Say | None = None,
 ) -> Result:
     """Put the donor's MTP block onto a trunk.
 
@@ -80,8 +80,7 @@ def attach(
             wanted = layout or (default_layout(found.model) if for_engine in (None, "llama.cpp") else "bundle")
             chosen = find(found.model, layout=wanted, options=http_options(limit_rate))
             donor, why, n_before = chosen.source, chosen.why, chosen.bytes_downloaded
-            if say is not None:
-                say(why)
+            heard(say)(why)
         if (assistant := _assistant(donor)) is not None:
             from ..layouts.assistant import plan_place
 

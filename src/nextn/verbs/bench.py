@@ -15,8 +15,9 @@ from ..measure.patience import DEFAULT_S, Patience
 from ..measure.stats import least_pairs
 from ..measure.target import open_target
 from ..measure.tasks import Task, read_task, shipped_tasks
-from ..measure.timed_run import SHORT, Ask, Say, TimedRun, TimedSetup, mark_slow
+from ..measure.timed_run import SHORT, Ask, TimedRun, TimedSetup, mark_slow
 from ..measure.typed_sidecar import scratch_folder
+from ..progress import Say, heard
 
 if TYPE_CHECKING:
     from ..engines.base import Engine
@@ -56,7 +57,7 @@ def bench(
     n_ctx: int | None = None,
     patience_s: float = DEFAULT_S,
     side_by_side: bool = True,
-    progress: Say | None = None,
+    say: Say | None = None,
 ) -> BenchReport:
     """Time a model with MTP off and with drafts of each of `n_max` tokens, in interleaved passes.
 
@@ -68,7 +69,7 @@ def bench(
 
     Raises UsageError, NoBlock, EngineMissing, EngineRefused, EngineFailed, and what opening and making files raises.
     """
-    say = progress or (lambda text: None)
+    say = heard(say)
     if donor is not None and not types:
         raise UsageError("--from names where blocks of other types come from: say which with --types.")
     chosen = draft_lengths(n_max, types)

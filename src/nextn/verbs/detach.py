@@ -5,8 +5,9 @@ from __future__ import annotations
 from pathlib import Path
 
 from ..gguf.files import open_model
+from ..progress import Progress
 from ..writing.plan import LinkMode
-from ..writing.result import Progress, Result, carry_out, link_mode
+from ..writing.result import Result, carry_out, link_mode
 
 
 def detach(

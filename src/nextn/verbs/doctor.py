@@ -6,7 +6,6 @@ The original is never touched: a set gets a new first shard and links, a single 
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -21,7 +20,8 @@ from ..diagnosis.patient import Patient, quoted
 from ..errors import UsageError
 from ..gguf.files import Model, open_model
 from ..gguf.types import parse_type_name
-from ..writing.execute import Outcome, Progress, check_outputs, execute
+from ..progress import Progress, Say
+from ..writing.execute import Outcome, check_outputs, execute
 from ..writing.plan import LinkMode, Plan
 
 
@@ -67,7 +67,7 @@ def doctor(
     limit_rate: float | None = None,
     dry_run: bool = False,
     progress: Progress | None = None,
-    say: Callable[[str], None] | None = None,
+    say: Say | None = None,
 ) -> Treatment:
     """Say what is wrong with a model, and with `fix` write a mended one beside it.
 
@@ -115,7 +115,7 @@ def _with_address(before: Diagnosis, place: Path, address: str) -> Diagnosis:
 
 
 def _tried(
-    before: Diagnosis, trunk: Model | None, engine: str, threads: int | None, say: Callable[[str], None] | None
+    before: Diagnosis, trunk: Model | None, engine: str, threads: int | None, say: Say | None
 ) -> Diagnosis:
     """The diagnosis with what an engine says of eh_proj."""
     from ..diagnosis.anatomy import Anatomy
@@ -124,7 +124,7 @@ def _tried(
     if before.model is None or before.remote:
         raise UsageError(f"{before.name}: an engine needs a whole model here; get it first, or leave out --engine.")
     found, words = try_halves(
-        Anatomy.of(before.model), None if trunk is None else trunk.entry, engine=engine, threads=threads, progress=say
+        Anatomy.of(before.model), None if trunk is None else trunk.entry, engine=engine, threads=threads, say=say
     )
     known = {finding.id for finding in before.findings}
     return replace(

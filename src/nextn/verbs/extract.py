@@ -7,7 +7,8 @@ from pathlib import Path
 from ..donors.open_donor import open_block
 from ..gguf.types import TensorType
 from ..layouts.options import embeddings_type, named_type
-from ..writing.result import Progress, Result
+from ..progress import Progress
+from ..writing.result import Result
 
 
 def extract(

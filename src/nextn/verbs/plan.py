@@ -20,8 +20,7 @@ from ..memory.measured import Measured, measure
 from ..memory.memory_plan import MemoryPlan, SetupCost
 from ..memory.settings import DEFAULT_N_CTX, Settings, kv_types
 from ..memory.setups import TITLES, Setup, Setups, make_setups, publishing
-
-Say = Callable[[str], None]
+from ..progress import Say, heard
 
 
 def plan(
@@ -37,7 +36,7 @@ def plan(
     gpu_memory_bytes: int | None = None,
     run: bool = False,
     engine: bool = True,
-    progress: Say | None = None,
+    say: Say | None = None,
 ) -> MemoryPlan:
     """What each setup of `model` costs: disk, weights, kv_cache, recurrent state, compute buffers, by device.
 
@@ -48,7 +47,7 @@ def plan(
 
     Raises UsageError, NoBlock, FormatError, IncompleteModel, StorageError, RemoteError, and with `run` EngineMissing.
     """
-    say = progress or (lambda text: None)
+    say = heard(say)
     for what, value in (("n_ctx", n_ctx), ("n_parallel", n_parallel), ("n_max", n_max)):
         if value is not None and value < 1:
             raise UsageError(f"{what} is {value:,}; it must be at least 1.")
