@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from ..archs import FAMILIES, per_layer_arrays
-from ..archs.base import ASSISTANTS, LOADS_ONLY, OTHER_USE
+from ..archs.others import ASSISTANTS, LOADS_ONLY, OTHER_USE
 from ..block.model import SHARED_MARKS, block_layers, layer_of, suffix_of
 from ..errors import NextnError
 from ..gguf.files import Model, open_model
