@@ -21,7 +21,7 @@ from nextn.block.opening import open_donor
 from nextn.errors import NoSpace, OutputExists, StorageError
 from nextn.gguf.files import open_model, shard_name
 from nextn.layouts.attach import plan_attach
-from nextn.layouts.options import Options
+from nextn.layouts.options import AttachOptions
 from nextn.writing import durable
 from nextn.writing.durable import Workspace
 from nextn.writing.execute import SLACK_BYTES, execute
@@ -40,7 +40,9 @@ def trunk_set(tmp_path: Path) -> Path:
 @pytest.fixture
 def plan(tmp_path: Path, trunk_set: Path, checkpoints: Callable[[str], Path]) -> Callable[..., Plan]:
     def make(link: LinkMode = LinkMode.AUTO, out: Path = tmp_path / "out") -> Plan:
-        return plan_attach(open_model(trunk_set), open_donor(checkpoints(MOE)), Options("shards", out=out, link=link))
+        return plan_attach(
+            open_model(trunk_set), open_donor(checkpoints(MOE)), AttachOptions("shards", out=out, link=link)
+        )
 
     return make
 
@@ -84,7 +86,7 @@ def test_bytes_are_on_disk_before_names_and_names_before_the_entry(plan: Callabl
 
 
 def test_one_file_needs_no_note(tmp_path: Path) -> None:
-    made = plan_attach(open_model(Q4), open_donor(CHECKPOINT), Options("bundle", out=tmp_path / "made.gguf"))
+    made = plan_attach(open_model(Q4), open_donor(CHECKPOINT), AttachOptions("bundle", out=tmp_path / "made.gguf"))
     system = Faults()
     execute(made, system=system)
     assert [name for name, _ in system.trace][-4:] == ["fsync", "link", "unlink", "fsync"]

@@ -18,9 +18,10 @@ from typing import Any, cast
 from ..errors import UsageError
 from ..layouts.naming import plain_base, split_quant
 from ..layouts.pack import Pack
+from ..progress import Progress
 from ..remote.cache import refuse_partial
 from ..workfile import At
-from ..writing.execute import Outcome, Progress, check_outputs, execute
+from ..writing.execute import Outcome, check_outputs, execute
 from ..writing.leftovers import SUFFIX
 from ..writing.plan import Hashes, LateHeader, Link, NewBytes, NewFile, Plan
 from ..writing.system import System

@@ -15,7 +15,8 @@ from typing import TYPE_CHECKING, Any
 
 from ..errors import OutputExists, RemoteError, UsageError
 from ..gguf.files import GGUFFile, read_header
-from ..writing.execute import Outcome, Progress, check_outputs, execute
+from ..progress import Progress
+from ..writing.execute import Outcome, check_outputs, execute
 from ..writing.plan import Link, LinkMode, Plan
 from . import manifest as manifests
 from . import sums

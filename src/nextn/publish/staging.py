@@ -9,11 +9,12 @@ from __future__ import annotations
 import contextlib
 import copy
 import os
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING
 
 from ..errors import FormatError, RemoteError
+from ..progress import Progress
 from ..remote.cache import Identity, bytes_left, remove_partial
 from ..workfile import Folder, NotOurs, Stamp, private_folder
 from ..writing.system import explained
@@ -88,7 +89,7 @@ class Staging:
                     self.root.rmdir()
             raise
 
-    def fetch(self, files: Sequence[Listed], progress: Callable[[int, int], None] | None) -> int:
+    def fetch(self, files: Sequence[Listed], progress: Progress | None) -> int:
         """Have all bytes of these files; returns how many were moved. Raises RemoteError, NoSpace, StorageError."""
         return self._remote.fetch([self._remote.whole(file.path) for file in files], progress, check=False)
 

@@ -17,7 +17,7 @@ HUB, WEB, REFS = "hub", "http", "refs"
 
 
 @dataclass(frozen=True)
-class Entry:
+class CacheEntry:
     """Parts of one version of one remote source."""
 
     name: str  # hf:ORG/NAME@COMMIT, or the address
@@ -54,7 +54,7 @@ def _files(folder: Path) -> Iterator[Path]:
             yield Path(parent) / name
 
 
-def entries(root: Path | None = None) -> list[Entry]:
+def entries(root: Path | None = None) -> list[CacheEntry]:
     """Everything that is kept, the largest first."""
     root = root or cache_root()
     out = []
@@ -72,11 +72,11 @@ def entries(root: Path | None = None) -> list[Entry]:
                     name = identity.origin if identity else ""
         if parts[0] == HUB:
             name = f"hf:{parts[1].removeprefix('models--').replace('--', '/')}@{parts[2]}"
-        out.append(Entry(name or str(folder), root, parts, size, used))
+        out.append(CacheEntry(name or str(folder), root, parts, size, used))
     return sorted(out, key=lambda entry: (-entry.size_bytes, entry.name))
 
 
-def clear(chosen: Iterable[Entry]) -> tuple[int, list[Entry]]:
+def clear(chosen: Iterable[CacheEntry]) -> tuple[int, list[CacheEntry]]:
     """Remove entries; returns the bytes set free, and what is in use by another run and was left alone.
 
     Raises StorageError.
@@ -93,7 +93,7 @@ def clear(chosen: Iterable[Entry]) -> tuple[int, list[Entry]]:
     return freed, left
 
 
-def _remove(entry: Entry) -> bool:
+def _remove(entry: CacheEntry) -> bool:
     """Whether the entry was not in use, and so was removed."""
     held: list[int] = []
     try:

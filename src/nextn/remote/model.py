@@ -17,10 +17,11 @@ from concurrent.futures import FIRST_EXCEPTION, ThreadPoolExecutor, wait
 from dataclasses import dataclass, field
 from functools import cached_property, partial
 from pathlib import Path
-from typing import TYPE_CHECKING, TypeAlias
+from typing import TYPE_CHECKING
 
 from ..errors import FormatError, IncompleteModel, NextnError, NoSpace, RemoteError, StorageError, UsageError
 from ..gguf.files import Model, open_model, os_error, shard_name, split_shard_name
+from ..progress import Progress
 from ..sources.checkpoint import CONFIG, INDEX, TOKENIZER, Checkpoint, open_checkpoint
 from ..sources.ranges import FileRange
 from ..sources.safetensors import SourceTensor
@@ -46,7 +47,6 @@ PIECE_BYTES = (4 << 20, 32 << 20)  # least and most that one request asks for
 SINGLE = "model.safetensors"
 TOKENIZER_FILES = (TOKENIZER, "tokenizer_config.json", "generation_config.json", "chat_template.jinja",
                    "chat_template.json")  # fmt: skip
-Progress: TypeAlias = Callable[[int, int], None]  # (bytes done, bytes in all)
 
 
 @dataclass(frozen=True)

@@ -7,11 +7,12 @@ import hashlib
 import os
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
 from ..errors import FormatError, NoSpace, OutputExists, StorageError
+from ..progress import Progress
 from ..remote.cache import refuse_partial
 from ..sources.ranges import Meter, Reader
 from ..sources.rows import CHUNK_ELEMENTS
@@ -22,8 +23,6 @@ from .system import System, explain, free_bytes, write_all
 
 COPY_BYTES = 64 << 20  # one call of copy_file_range: large enough to be fast, small enough to report progress
 SLACK_BYTES = 1 << 20  # room for folders and journal that a file needs beside its bytes
-
-Progress = Callable[[int, int], None]  # (bytes done, bytes in all)
 
 
 @dataclass(frozen=True)
