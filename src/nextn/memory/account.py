@@ -16,7 +16,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from ..engines.logs import decisive_line
+from ..engines.logs import decisive_line, lines_of
 from ..engines.process import EngineProcess
 from ..engines.xllamacpp import Xllamacpp
 from ..errors import EngineRefused
@@ -76,7 +76,7 @@ def read_account(log: str, *, accounting: bool) -> Account:
     unused: set[str] = set()
     current: ContextUse | None = None
     model: Counter[str] = Counter()
-    for line in log.splitlines():
+    for line in lines_of(log):
         if _LOADER in line:
             if unused or model:
                 account.unused.append(frozenset(unused))
