@@ -20,7 +20,7 @@ import time
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
-sys.path[:0] = [str(ROOT / "src"), str(ROOT / "tests")]
+sys.path[:0] = [str(ROOT / "src"), str(ROOT / "tests" / "support")]
 
 from faults import giant  # noqa: E402
 
@@ -28,9 +28,11 @@ DEMO = ROOT / "src" / "nextn" / "demo_data"
 BUNDLE = """
 import re, sys, time
 from pathlib import Path
-from nextn import api, durable, quantize
+import nextn
+from nextn.ggml import quantize
+from nextn.writing import durable
 from nextn.cli import main
-import nextn.layouts.attach, nextn.block.model, numpy
+import nextn.layouts.attach, nextn.verbs.attach, numpy
 quantize.ggml_version()
 if sys.argv[1] == "no fsync":
     durable.System.fsync = lambda self, fd: None

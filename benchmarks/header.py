@@ -27,7 +27,7 @@ from importlib.metadata import version
 from pathlib import Path
 
 from nextn import __version__
-from nextn.ggml.mainline import mainline as ggml
+from nextn.ggml import mainline as ggml
 from nextn.gguf.files import open_model
 from nextn.gguf.header import TensorInfo, build_header, place
 from nextn.gguf.kv import KV, KVType

@@ -21,9 +21,10 @@ from pathlib import Path
 from typing import Any
 
 ROOT = Path(__file__).resolve().parent.parent
-sys.path[:0] = [str(ROOT / "src"), str(ROOT / "tests")]
+sys.path[:0] = [str(ROOT / "src"), str(ROOT / "tests" / "support")]
 
 from faults import Giant, giant  # noqa: E402
+
 from nextn.gguf.header import TensorInfo  # noqa: E402
 from nextn.gguf.kv import KV, edit  # noqa: E402
 
@@ -31,8 +32,8 @@ DEMO = ROOT / "src" / "nextn" / "demo_data"
 PEAK = """
 import re, sys
 from pathlib import Path
-import nextn.api, nextn.layouts.attach, nextn.ggml.mainline.quantize, nextn.cli, numpy
-nextn.ggml.mainline.quantize.ggml_version()
+import nextn.verbs.attach, nextn.layouts.attach, nextn.ggml.quantize, nextn.cli, numpy
+nextn.ggml.quantize.ggml_version()
 code = nextn.cli.main(sys.argv[1:]) if sys.argv[1:] else 0
 print(re.search(r"VmHWM:\\s+(\\d+) kB", Path("/proc/self/status").read_text())[1], file=sys.stderr)
 sys.exit(code)

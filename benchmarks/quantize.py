@@ -13,8 +13,8 @@ import sys
 import time
 
 import numpy as np
-from nextn.ggml.mainline.quantize import dequantize, ggml_version, quantize_rows
 
+from nextn.ggml.quantize import dequantize, ggml_version, quantize_rows
 from nextn.gguf.types import parse_type_name
 
 TYPES = ["f16", "bf16", "q8_0", "q4_0", "q4_K", "q6_K", "iq4_xs", "iq3_s"]

@@ -27,6 +27,7 @@ from deep_model import make_deep_model
 from nextn.engines.base import Engine, Launch, Running
 from nextn.engines.xllamacpp import Xllamacpp
 from nextn.measure.bench_report import ALL_TASKS, compare_setups, compared_json, overall_tps, spread_json
+from nextn.measure.bench_setup import machine
 from nextn.measure.target import open_target
 from nextn.measure.tasks import OWN
 from nextn.measure.trial import Ask, Run, Setup, mark_slow
@@ -34,7 +35,6 @@ from nextn.measure.trial_patience import Patience
 from nextn.measure.trial_pool import Pool
 from nextn.measure.tune_made import Maker
 from nextn.measure.tune_space import Artifact, Point, Space
-from nextn.verbs.bench import machine
 from nextn.verbs.demo import PROMPTS
 from vocab_model import LAYERS, VOCAB, make_vocab_model
 

@@ -14,10 +14,10 @@ from functools import cache
 from pathlib import Path
 
 import pytest
-
-import nextn
 import standin_server
 from hub_server import HubServer
+
+import nextn
 from nextn.engines import Engine, IkServer, Launch, LlamaServer, Xllamacpp, llama_server, xllamacpp
 from nextn.engines.deaths import explained
 from nextn.engines.ik import IK_PATH_VARIABLE
@@ -25,14 +25,11 @@ from nextn.errors import EngineFailed, EngineRefused
 from nextn.gguf.files import Model
 
 ROOT = Path(__file__).resolve().parent.parent
-WATCH = ROOT / "tests" / "engine_watch"
-sys.path.insert(0, str(WATCH))
+WATCH = ROOT / "tests" / "support" / "engine_watch"
 os.environ["PYTHONPATH"] = os.pathsep.join(filter(None, (str(WATCH), os.environ.get("PYTHONPATH"))))
 sys.path.insert(0, str(ROOT / "scripts"))
-sys.path.insert(0, str(ROOT / "tests"))
+sys.path.insert(0, str(ROOT / "tests" / "support"))
 sys.path.insert(0, str(ROOT / "benchmarks"))
-
-import engine_watch  # noqa: E402 - lies in a folder that children have on their path
 
 engine_watch.install()
 

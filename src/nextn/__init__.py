@@ -1,8 +1,7 @@
 """nextn: multi-token prediction (MTP) for the GGUF models you already have.
 
-`nextn.inspect(path)`, `nextn.doctor(model)`, `nextn.attach(trunk, donor, layout=...)`, `nextn.detach(model)`,
-`nextn.extract(donor)`, `nextn.verify(model)`, `nextn.pack(models, out=...)` and `nextn.pull(repo, out=...)` are the
-verbs of the command line.
+Every verb of the command line is a function here: `nextn.inspect(path)`, `nextn.attach(trunk, donor, layout=...)`,
+`nextn.verify(model)` and so on; `nextn.errors` holds every exception that they raise.
 Names are imported on first use: a tool that only inspects never loads numpy.
 """
 
@@ -10,28 +9,52 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-__version__ = "0.1.0"
+from . import errors
+from .version import __version__
 
 if TYPE_CHECKING:
-    from .api import CheckpointInspection, DonorInfo, Inspection, Result, attach, detach, extract, inspect
-    from .diagnosis import Diagnosis, Finding, Treatment, doctor
-    from .verbs.bench import BenchReport, bench
-    from .verbs.pack import PackResult, PullResult, pack, pull
-    from .verbs.plan import MemoryPlan, plan
-    from .verbs.tune import TuneReport, tune
+    from .diagnosis import Diagnosis, Finding
+    from .inspection.checkpoint import CheckpointInspection
+    from .inspection.model import Inspection
+    from .measure.bench_report import BenchReport
+    from .measure.tune_report import TuneReport
+    from .memory.memory_plan import MemoryPlan
+    from .publish.packing import PackResult
+    from .publish.pulling import PullResult
+    from .verbs.attach import attach
+    from .verbs.bench import bench
+    from .verbs.detach import detach
+    from .verbs.doctor import Treatment, doctor
+    from .verbs.extract import extract
+    from .verbs.inspect import inspect
+    from .verbs.pack import pack
+    from .verbs.plan import plan
+    from .verbs.pull import pull
+    from .verbs.tune import tune
     from .verbs.verify import Verdict, verify
+    from .writing.result import DonorInfo, Result
 
 _HOMES = {
-    **dict.fromkeys(
-        ("CheckpointInspection", "DonorInfo", "Inspection", "Result", "attach", "detach", "extract", "inspect"), "api"
-    ),
-    **dict.fromkeys(("Diagnosis", "Finding", "Treatment", "doctor"), "diagnosis"),
-    **dict.fromkeys(("BenchReport", "bench"), "measure.bench"),
-    **dict.fromkeys(("TuneReport", "tune"), "measure.tune"),
-    **dict.fromkeys(("Verdict", "verify"), "measure.verify"),
-    **dict.fromkeys(("MemoryPlan", "plan"), "memory.verb"),
-    **dict.fromkeys(("PackResult", "PullResult", "pack", "pull"), "publish.api"),
-}
+    "BenchReport": "measure.bench_report",
+    "CheckpointInspection": "inspection.checkpoint",
+    "Diagnosis": "diagnosis",
+    "DonorInfo": "writing.result",
+    "Finding": "diagnosis",
+    "Inspection": "inspection.model",
+    "MemoryPlan": "memory.memory_plan",
+    "PackResult": "publish.packing",
+    "PullResult": "publish.pulling",
+    "Result": "writing.result",
+    "Treatment": "verbs.doctor",
+    "TuneReport": "measure.tune_report",
+    "Verdict": "verbs.verify",
+    **{
+        verb: f"verbs.{verb}"
+        for verb in (
+            "attach", "bench", "detach", "doctor", "extract", "inspect", "pack", "plan", "pull", "tune", "verify"
+        )
+    },
+}  # fmt: skip
 __all__ = [
     "BenchReport",
     "CheckpointInspection",
@@ -51,6 +74,7 @@ __all__ = [
     "bench",
     "detach",
     "doctor",
+    "errors",
     "extract",
     "inspect",
     "pack",
@@ -68,5 +92,5 @@ def __getattr__(name: str) -> Any:
     import importlib
 
     value = getattr(importlib.import_module(f".{home}", __name__), name)
-    globals()[name] = value  # `nextn.inspect` is the verb, also once the module of that name is loaded
+    globals()[name] = value
     return value

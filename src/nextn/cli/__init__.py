@@ -13,8 +13,8 @@ from typing import Any
 
 import click
 
-from .. import __version__
 from ..errors import EXIT_BUG, EXIT_INTERRUPTED, NextnError, StorageError
+from ..version import __version__
 
 VERBS = {
     "inspect": "what is in a model, does it carry a block, is it whole, what would run it",

@@ -2,7 +2,12 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 import click
+
+if TYPE_CHECKING:
+    from ..writing.result import Result
 
 from .common import (
     aim_option,
@@ -78,13 +83,13 @@ def command(
     Nothing of TRUNK is modified. As shards, no trunk data is read or written: its shards get new names by links.
     Without --from the donor is found, confirmed by headers, and named with the reason.
     """
-    from .. import api
     from ..report.progress import byte_progress
     from ..report.text import say
+    from ..verbs.attach import attach
 
-    def attach(donor: str | None) -> api.Result:
+    def run(donor: str | None) -> Result:
         with byte_progress("attaching", not (quiet or dry_run)) as progress:
-            return api.attach(
+            return attach(
                 trunk,
                 donor,
                 layout=layout,
@@ -103,4 +108,4 @@ def command(
                 say=None if quiet else say,
             )
 
-    finish(settled(attach, donor), as_json, quiet)
+    finish(settled(run, donor), as_json, quiet)

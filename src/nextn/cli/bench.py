@@ -74,10 +74,11 @@ def command(
     never averaged in; on a machine that does not get quiet there is no figure, and the exit code is 4. Arguments
     after -- go to the engine.
     """
+    from ..measure.bench_setup import SAMPLED_TEMPERATURE
     from ..report.bench import show
     from ..report.progress import step_progress
     from ..report.text import put_json
-    from ..verbs.bench import SAMPLED_TEMPERATURE, bench
+    from ..verbs.bench import bench
     from ..writing.durable import write_file
 
     if csv_path is not None and Path(csv_path).exists():

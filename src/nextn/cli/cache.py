@@ -6,7 +6,8 @@ import time
 
 import click
 
-from ..report.text import columns, put_json, say, size
+from ..report.text import columns, put_json, say
+from ..units import size
 
 
 @click.command(short_help="show and clear what is kept of remote models")

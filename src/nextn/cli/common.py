@@ -9,12 +9,13 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import click
 
 from ..errors import StorageError, UsageError
-from ..report.text import put_json, say, size
+from ..report.text import put_json, say
+from ..units import size
 
 if TYPE_CHECKING:
-    from ..api import Result
     from ..donors.infer import Doubt
     from ..writing.plan import Plan
+    from ..writing.result import Result
 
 R = TypeVar("R")
 F = TypeVar("F", bound=Callable[..., Any])

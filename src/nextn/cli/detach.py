@@ -30,9 +30,9 @@ def command(
 
     What nextn attached is undone byte for byte.
     """
-    from .. import api
     from ..report.progress import byte_progress
+    from ..verbs.detach import detach
 
     with byte_progress("detaching", not (quiet or dry_run)) as progress:
-        result = api.detach(model, out=out, link=link, qkv=qkv, aim=aim, dry_run=dry_run, progress=progress)
+        result = detach(model, out=out, link=link, qkv=qkv, aim=aim, dry_run=dry_run, progress=progress)
     finish(result, as_json, quiet)

@@ -12,7 +12,7 @@ from ..report.text import put_json, say
 from .common import limit_option, link_option, say_outputs, threads_option, writing_options
 
 if TYPE_CHECKING:
-    from ..diagnosis import Treatment
+    from ..verbs.doctor import Treatment
 
 
 @click.command(short_help="what is wrong with a model's block, header or names, and what mends it")
@@ -51,8 +51,8 @@ def command(
     MODEL is a GGUF, any shard, a folder, a checkpoint, or an address, of which headers alone are fetched. Exits with 5
     when problems are there (with --fix: left). Every finding is explained in docs/doctor.md.
     """
-    from ..diagnosis import doctor
     from ..report.progress import byte_progress
+    from ..verbs.doctor import doctor
 
     with byte_progress("mending", fix and not (quiet or dry_run)) as progress:
         done = doctor(

@@ -52,11 +52,11 @@ def command(
     DONOR is a checkpoint folder, a bundled GGUF or set, or a sidecar; or org/repo, hf:org/repo@revision:file.gguf,
     https://... , of which just the block's bytes are fetched.
     """
-    from .. import api
     from ..report.progress import byte_progress
+    from ..verbs.extract import extract
 
     with byte_progress("extracting", not (quiet or dry_run)) as progress:
-        result = api.extract(
+        result = extract(
             donor,
             out=out,
             donor_file=donor_file,

@@ -8,7 +8,8 @@ from typing import Any
 import click
 
 from ..errors import EXIT_PROBLEMS
-from ..report.text import columns, put_json, size
+from ..report.text import columns, put_json
+from ..units import size
 from .common import limit_option
 
 

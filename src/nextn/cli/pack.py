@@ -6,7 +6,8 @@ from pathlib import Path
 
 import click
 
-from ..report.text import put_json, say, size
+from ..report.text import put_json, say
+from ..units import size
 from .common import duplicates_option, limit_option, link_option, say_outputs, settled
 
 
@@ -68,12 +69,13 @@ def command(
     share one sidecar. A MODEL that carries its block is taken apart. With model card, SHA256SUMS (the files are read
     for it) and a manifest. MODELs stay as they are.
     """
+    from ..publish.packing import PackResult
     from ..report.progress import byte_progress
-    from ..verbs import pack as api
+    from ..verbs.pack import pack
 
-    def pack(donor: str | None) -> api.PackResult:
+    def run(donor: str | None) -> PackResult:
         with byte_progress("packing", not (quiet or dry_run)) as progress:
-            return api.pack(
+            return pack(
                 models,
                 donor=donor,
                 sidecar=sidecar,
@@ -94,7 +96,7 @@ def command(
                 say=None if quiet else say,
             )
 
-    result = settled(pack, donor)
+    result = settled(run, donor)
     if as_json:
         put_json(result.to_json())
         return

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import click
 
-from ..report.text import put_json, say, size
+from ..report.text import put_json, say
+from ..units import size
 from .common import limit_option, link_option
 
 
@@ -39,10 +40,10 @@ def command(
     understood by names and headers.
     """
     from ..report.progress import byte_progress
-    from ..verbs import pack as api
+    from ..verbs.pull import pull
 
     with byte_progress("pulling", not (quiet or dry_run)) as progress:
-        result = api.pull(
+        result = pull(
             repo,
             out=out,
             variant=variant,

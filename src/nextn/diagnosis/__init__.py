@@ -1,13 +1,12 @@
 """What is wrong with a model's MTP block, its header, its files and their names; and what mends it.
 
-`diagnose` looks at one open model, `examine` at whatever a path names, `doctor` also mends. One file a kind of
-finding; `mend.py` turns what they would change into a plan.
+`diagnose` looks at one open model, `examine` at whatever a path names. One file per kind of finding; `mend.py` turns
+what they would change into a plan, which the verb `doctor` carries out.
 """
 
 from __future__ import annotations
 
-from ..verbs.doctor import Treatment, doctor
 from .examine import Diagnosis, diagnose, examine
 from .finding import Finding
 
-__all__ = ["Diagnosis", "Finding", "Treatment", "diagnose", "doctor", "examine"]
+__all__ = ["Diagnosis", "Finding", "diagnose", "examine"]

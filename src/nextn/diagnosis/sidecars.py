@@ -5,9 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterator
 from functools import partial
 
-from ..block.model import DRAFT_HEAD
+from ..block.model import DRAFT_HEAD, SHARED_MARKS
 from ..gguf.files import Model
-from ..inspection.model import SHARED_MARKS
 from .anatomy import Anatomy
 from .counts import doctor_command
 from .finding import Change, Finding

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ..archs import family_of
-from ..block.model import block_from_model
+from ..block.from_gguf import block_from_model
 from ..errors import BlockPresent, NextnError, RemoteError
 from ..gguf.files import Model, model_candidates, open_model
 from ..layouts.fit import check_fit, check_trunk

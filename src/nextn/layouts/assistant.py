@@ -13,8 +13,8 @@ from ..errors import BlockPresent, DonorMismatch, UsageError
 from ..gguf.files import Model
 from ..writing.plan import Link, Plan
 from . import naming
-from .attach import Options
 from .fit import TOKEN_TYPES, TOKENS, compare_tokens
+from .options import Options
 
 _WIDTH_OUT = "embedding_length_out"  # hidden size of the target
 

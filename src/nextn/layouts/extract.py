@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from pathlib import Path
 
 from ..archs import family_of
@@ -14,21 +13,9 @@ from ..gguf.kv import KV, KVType, edit
 from ..gguf.types import TensorType, tensor_type
 from ..writing.plan import NewFile, Plan
 from . import aim, build, metadata, naming, qkv
-from .attach import main_type_of, sidecar_kvs, sidecar_roots, trunk_head
 from .fit import TOKENIZER_HASH, tokens_hash
-
-
-@dataclass(frozen=True)
-class ExtractOptions:
-    """How to extract."""
-
-    donor: bool = False  # nothing but the block
-    type: TensorType | None = None  # None: as it is (checkpoints: q8_0)
-    embd_type: TensorType | None = None  # sidecar's embeddings and head; None: as they are
-    out: Path | str | None = None
-    qkv: str | None = None  # q, k and v "split", "fused" or "as-trunk"; None: as they are
-    aim: str | None = None  # the engine of a runnable sidecar: "llama.cpp", "ik" or "both"; None: any
-    draft_head: TensorType | None = None  # sidecar: type of a head for drafting made from the model's; None: none
+from .options import ExtractOptions
+from .sidecar import main_type_of, sidecar_kvs, sidecar_roots, trunk_head
 
 
 def plan_extract(block: Block, options: ExtractOptions) -> Plan:

@@ -27,10 +27,10 @@ from ..sources.rows import CheckpointRows, Span
 from ..sources.tokenizer import Tokenizer
 from ..writing.plan import Carry, NewBytes, NewFile, Plan
 from . import build, naming
-from .attach import main_type_of
+from .sidecar import main_type_of
 
 if TYPE_CHECKING:
-    from .extract import ExtractOptions
+    from .options import ExtractOptions
 
 EMBD, OUTPUT_NORM, OUTPUT = "token_embd.weight", "output_norm.weight", "output.weight"
 ROPE_FREQS = "rope_freqs.weight"

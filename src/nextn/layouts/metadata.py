@@ -11,7 +11,6 @@ import json
 from collections.abc import Sequence
 from typing import Any
 
-from .. import __version__
 from ..archs import FAMILIES, per_layer_arrays
 from ..archs.base import Donor
 from ..block.model import Block
@@ -19,6 +18,7 @@ from ..errors import DonorMismatch, FormatError
 from ..gguf.files import SPLIT_COUNT, SPLIT_KEYS, SPLIT_NO, SPLIT_TENSORS_COUNT, Model
 from ..gguf.kv import INTEGER_TYPES, KV, KVType, edit
 from ..gguf.parser import HeaderParser
+from ..version import __version__
 from ..writing.plan import Hashes
 
 PREFIX = "nextn."

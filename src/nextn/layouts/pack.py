@@ -10,36 +10,23 @@ import os
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
-from pathlib import Path
 
-from ..block.model import Block, block_from_model, block_layers
+from ..block.from_gguf import block_from_model
+from ..block.model import Block, block_layers
 from ..errors import NoBlock, UsageError
 from ..gguf.files import Model, shard_name
 from ..gguf.header import TensorInfo
-from ..gguf.types import TensorType
-from ..writing.plan import Link, LinkMode, NewFile, Plan
+from ..writing.plan import Link, NewFile, Plan
 from . import naming
-from .attach import Options, plan_attach
+from .attach import plan_attach
 from .detach import plan_detach, without_block
+from .options import Options, PackOptions
 
 PLAIN, MTP = "plain", "mtp"
 VARIANTS = (PLAIN, MTP)
 TRUNK, FIRST, TRUNK_SHARD, BLOCK_SHARD, SIDECAR = "trunk", "first-shard", "trunk-shard", "block-shard", "sidecar"
 PARTS = (TRUNK, FIRST, TRUNK_SHARD, BLOCK_SHARD, SIDECAR)
 LAYOUTS = ("shards", "sidecar")
-
-
-@dataclass(frozen=True)
-class PackOptions:
-    """How to pack; None means the documented default."""
-
-    out: Path  # the folder
-    layout: str | None = None  # of shard sets; single files always get a sidecar
-    type: TensorType | None = None  # block's matrices
-    draft_head: TensorType | None = None
-    embd_type: TensorType | None = None  # sidecar's embeddings and head; None: carry as they are
-    link: LinkMode = LinkMode.AUTO
-    ready_sidecar: bool = False  # the block is a sidecar that is published as it is
 
 
 @dataclass(frozen=True)

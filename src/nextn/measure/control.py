@@ -12,11 +12,13 @@ from pathlib import Path
 
 import numpy as np
 
-from ..block.model import block_from_model, block_layers, layer_of
+from ..block.from_gguf import block_from_model
+from ..block.model import block_layers, layer_of
 from ..errors import NoSpace
 from ..gguf.files import GGUFFile, Model, open_model, read_header
 from ..gguf.header import TensorInfo
-from ..layouts.extract import ExtractOptions, plan_extract
+from ..layouts.extract import plan_extract
+from ..layouts.options import ExtractOptions
 from ..writing.durable import free_bytes
 from ..writing.execute import execute
 

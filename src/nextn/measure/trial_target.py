@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import tempfile
-from functools import partial
 from pathlib import Path
 
-from .. import api
-from ..block.model import block_from_model
+from ..block.from_gguf import block_from_model
+from ..donors.open_donor import open_block
 from ..gguf.files import Model, open_model
 from ..gguf.types import TensorType, parse_type_name
-from ..layouts.extract import ExtractOptions, plan_extract
+from ..layouts.attach import plan_attach
+from ..layouts.extract import plan_extract
+from ..layouts.options import AS_IS, ExtractOptions, Options
 from ..writing.execute import execute
 from .control import check_room
 from .target import Target
@@ -22,7 +23,7 @@ def typed_sidecar(target: Target, donor: str | Path | None, type_name: str, fold
     Raises QuantizeError, NoSpace and what attach and extract raise.
     """
     out = folder / f"mtp-{type_name}-{embd_type}.gguf"
-    kind, embeddings = parse_type_name(type_name), None if embd_type == api.AS_IS else parse_type_name(embd_type)
+    kind, embeddings = parse_type_name(type_name), None if embd_type == AS_IS else parse_type_name(embd_type)
     source = target.block_origin if donor is None else donor
     return write_sidecar(target.model, source, out, type=kind, embd_type=embeddings, scratch=True)
 
@@ -49,14 +50,12 @@ def write_sidecar(
             check_room(plan.folder, plan.bytes_written, "a temporary sidecar")
         execute(plan)
         return out
-    attach = partial(
-        api.attach, model.entry, source, layout="sidecar", type=type, draft_head=draft_head,
-        embd_type=api.AS_IS if embd_type is None else embd_type, out=out,
-    )  # fmt: skip
-    if scratch:
-        plan = attach(dry_run=True).plan
-        check_room(plan.folder, plan.bytes_written, "a temporary sidecar")
-    attach()
+    wanted = Options("sidecar", type=type, draft_head=draft_head, embd_type=embd_type, out=out)
+    with open_block(source) as donor:
+        plan = plan_attach(model, donor.block, wanted)
+        if scratch:
+            check_room(plan.folder, plan.bytes_written, "a temporary sidecar")
+        donor.run(plan, expect=None, why=None, dry_run=False, progress=None)
     return out
 
 

@@ -6,11 +6,12 @@ from dataclasses import replace
 from pathlib import Path
 
 from ..archs import FAMILIES
-from ..block.model import DRAFT_HEAD, block_from_model, layer_of
+from ..block.from_gguf import block_from_model
+from ..block.model import DRAFT_HEAD, layer_of
 from ..errors import NextnError, UsageError
 from ..gguf.types import parse_type_name
-from ..layouts.attach import main_type_of
 from ..layouts.build import block_parts
+from ..layouts.sidecar import main_type_of
 from .target import Target
 from .trial import Say
 from .trial_target import write_sidecar

@@ -8,8 +8,8 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 
 from ..errors import EngineRefused
-from ..verbs.bench import LEAST_REPEATS
 from .bench_report import ALL_TASKS, Compared, compare_setups, overall_tps
+from .bench_setup import LEAST_REPEATS
 from .stats import Spread, least_pairs
 from .trial import Ask, Run, Say, Setup
 from .trial_patience import Patience

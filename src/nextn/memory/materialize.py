@@ -8,8 +8,9 @@ from pathlib import Path
 from ..errors import UsageError
 from ..gguf.files import Model, open_model
 from ..gguf.types import parse_type_name
-from ..layouts.attach import Options, plan_attach
+from ..layouts.attach import plan_attach
 from ..layouts.detach import plan_detach
+from ..layouts.options import Options
 from ..writing.execute import execute
 from ..writing.plan import Plan
 from .setups import BUNDLED_OFF, BUNDLED_ON, EMBD_TYPE, NO_MTP, SIDECAR, Setup, Setups

@@ -7,11 +7,13 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from ..block.model import Block, block_from_model, block_layers, layer_of
+from ..block.from_gguf import block_from_model
+from ..block.model import Block, block_layers, layer_of
 from ..errors import NextnError, NoBlock, UsageError
 from ..gguf.files import Model
-from ..layouts.attach import Options, plan_attach
+from ..layouts.attach import plan_attach
 from ..layouts.detach import plan_detach
+from ..layouts.options import Options
 from ..writing.plan import Link, Plan
 from .standin import stand_in
 

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from ..archs import FAMILIES
 from ..discovery import llama_cpp_names as hf_rules
 from ..layouts.pack import BLOCK_SHARD, FIRST, MTP, PLAIN, SIDECAR, Quant, Variant
-from ..report.text import size
+from ..units import size
 from .manifest import NAME as MANIFEST
 from .sums import NAME as SUMS
 from .verified import Verified

@@ -12,9 +12,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from .. import __version__
 from ..errors import FormatError, UnsupportedFormat
 from ..layouts.pack import LAYOUTS, PARTS, VARIANTS, Quant, Role, Variant
+from ..version import __version__
 
 NAME = "nextn.json"
 VERSION = 1

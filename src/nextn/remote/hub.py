@@ -21,9 +21,9 @@ from pathlib import Path, PurePosixPath
 from typing import Protocol
 from urllib.parse import quote, unquote, urlsplit, urlunsplit
 
-from .. import __version__
 from ..errors import NextnError, RemoteError, UsageError
 from ..gguf.files import os_error
+from ..version import __version__
 from .http import RETRY_STATUS, Again, Fetcher, NotThere, Target, bare_etag, retry_after
 
 _COMMIT = re.compile(r"[0-9a-f]{40}")

@@ -5,7 +5,7 @@ from __future__ import annotations
 import sys
 from typing import TYPE_CHECKING
 
-from .text import size
+from ..units import size
 
 if TYPE_CHECKING:
     from ..measure.bench_report import BenchReport, Row

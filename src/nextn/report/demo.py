@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import sys
 
+from ..units import size
 from ..verbs.demo import Demo
-from .text import size
 
 
 def show(demo: Demo) -> None:

@@ -6,68 +6,13 @@ import sys
 from collections.abc import Callable
 from typing import TYPE_CHECKING
 
-from .text import size
+from ..units import size
 
 if TYPE_CHECKING:
     from ..memory.measured import Measured
-    from ..verbs.plan import MemoryPlan, Row
+    from ..memory.memory_plan import MemoryPlan, Row
 
 COLUMNS = ("disk", "weights", "KV cache", "recurrent", "compute", "total")
-
-
-def answers(plan: MemoryPlan) -> tuple[str, ...]:
-    """Does an unused block cost memory, how much does a used one, does it fit, what does publishing cost."""
-    out = []
-    unused, used = plan.difference("bundled_off", "no_mtp"), plan.difference("bundled_on", "no_mtp")
-    beside = plan.difference("sidecar", "no_mtp")
-    if unused is not None:
-        out.append(
-            "an unused block costs no memory"
-            if unused <= 0
-            else f"an unused block costs {size(unused)} of memory"
-        )
-    if used is not None:
-        more = f", with a sidecar {size(beside)}" if beside is not None else ""
-        out.append(f"drafting costs {size(used)} of memory bundled{more} (n_max {plan.settings.n_max})")
-    out += _fit(plan)
-    if plan.publishing is not None and plan.publishing["how"] is not None:
-        shared = plan.publishing
-        how = {"sidecar": "with a sidecar", "shards": "as shards"}[shared["how"]]
-        out.append(
-            f"publishing with and without MTP takes {size(shared['separate_bytes'])} as separate files and "
-            f"{size(shared['shared_bytes'])} {how}"
-        )
-    return tuple(out)
-
-
-def _fit(plan: MemoryPlan) -> list[str]:
-    machine = plan.machine
-    if machine.ram_bytes is None and machine.gpu_memory_bytes is None:
-        return ["whether it fits is not known: neither this machine's memory nor --gpu-memory is"]
-    where = [f"{size(machine.ram_bytes)} of main memory"] if machine.ram_bytes is not None else []
-    where += [f"{size(machine.gpu_memory_bytes)} of GPU memory"] if machine.gpu_memory_bytes is not None else []
-    out = []
-    for title, rows in _same_fit(plan):
-        longest = rows[0].max_n_ctx
-        verb = "fits" if rows[0].fits else "does not fit"
-        if longest is None:
-            continue
-        trained = plan.model.arch_int("context_length")
-        most = "what the model was trained on" if trained and longest >= trained else "the most that fits"
-        tail = f"n_ctx up to {longest:,} ({most})" if longest else "no context fits"
-        out.append(f"{title}: {verb} in {' and '.join(where)} at n_ctx {plan.settings.n_ctx:,}; {tail}")
-    return out
-
-
-def _same_fit(plan: MemoryPlan) -> list[tuple[str, list[Row]]]:
-    """Setups with the same answer, together."""
-    groups: dict[tuple[bool | None, int | None], list[Row]] = {}
-    for row in plan.rows:
-        if row.prediction is not None:
-            groups.setdefault((row.fits, row.max_n_ctx), []).append(row)
-    if len(groups) == 1:
-        return [("every setup", next(iter(groups.values())))]
-    return [("; ".join(row.title for row in rows), rows) for rows in groups.values()]
 
 
 def show(plan: MemoryPlan) -> None:

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from ..errors import FormatError, StorageError
-from .text import size
+from ..units import size
 
 
 @dataclass(frozen=True)

@@ -8,19 +8,6 @@ from typing import Any
 
 from ..gguf.kv import printable
 
-UNITS = ("B", "KB", "MB", "GB", "TB")
-
-
-def size(n: float) -> str:
-    """Bytes in decimal units, as disks and the Hub count: `1.41 MB`."""
-    value = float(n)
-    for unit in UNITS:
-        if abs(value) < 1000 or unit == UNITS[-1]:
-            exact = unit == "B" or abs(value) >= 1000
-            return f"{value:,.0f} {unit}" if exact else f"{value:,.3g} {unit}"
-        value /= 1000
-    raise AssertionError("unreachable")
-
 
 def say(text: str = "") -> None:
     """A line for people: on standard error, so that standard output stays for results."""

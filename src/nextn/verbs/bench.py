@@ -3,42 +3,34 @@
 from __future__ import annotations
 
 import math
-import platform
 from collections.abc import Sequence
 from contextlib import ExitStack
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from ..errors import UsageError
-from ..gguf.types import parse_type_name
-from ..measure.bench_report import ALL_TASKS, BenchReport, Compared, compare_setups, summarize
+from ..measure.bench_report import BenchReport, summarize
 from ..measure.stats import least_pairs
-from ..measure.target import Target, open_target
+from ..measure.target import open_target
 from ..measure.tasks import Task, read_task, shipped_tasks
 from ..measure.trial import SHORT, Ask, Run, Say, Setup, mark_slow
 from ..measure.trial_patience import DEFAULT_S, Patience
 from ..measure.trial_pool import Pool
-from ..measure.trial_target import loaded_bytes, scratch_folder, typed_sidecar
-from ..measure.trial_watch import cpu_name, n_cpus
-from ..memory.answers import this_machine
+from ..measure.trial_target import scratch_folder
 
 if TYPE_CHECKING:
     from ..engines.base import Engine
-
-N_MAX = (1, 2, 3)
-"""Draft lengths by default; 3 is what engines take when they are not told."""
-TYPES_N_MAX = (2,)
-"""By default where types are compared: one row a type."""
-LEAST_REPEATS = 3
-SAMPLED_TEMPERATURE = 0.8
-"""The engines' own default."""
-_OFF = "off"
-_AGAINST = "against "
-"""Before the id of each setup of the other model."""
-_CONTEXT_TOKENS = 1024
-_TOKENS_A_BYTE = 0.6
-"""More than text of any kind takes; only bounds the context."""
-
+from ..measure.bench_compare import compare_all, comparisons_of, headline, left_open
+from ..measure.bench_setup import (
+    AGAINST,
+    LEAST_REPEATS,
+    context_for,
+    draft_lengths,
+    machine,
+    setup_bytes,
+    setups_of,
+    typed_setups,
+)
 
 
 def bench(
@@ -79,7 +71,7 @@ def bench(
     say = progress or (lambda text: None)
     if donor is not None and not types:
         raise UsageError("--from names where blocks of other types come from: say which with --types.")
-    chosen = _lengths(n_max, types)
+    chosen = draft_lengths(n_max, types)
     if threads is not None and threads < 1:
         raise UsageError(f"{threads} threads are none: name 1 or more.")
     if not 0.0 <= p_min < 1.0:
@@ -92,13 +84,13 @@ def bench(
 
         engine = find_engine(None if llama_server is None else str(llama_server))
     with ExitStack() as stack:
-        setups = _setups(target, chosen, p_min, threads, "")
+        setups = setups_of(target, chosen, p_min, threads, "")
         if types:
             folder = Path(stack.enter_context(scratch_folder()))
-            setups = setups[:1] + _typed(target, donor, types, chosen, p_min, threads, embd_type, folder, say)
+            setups = setups[:1] + typed_setups(target, donor, types, chosen, p_min, threads, embd_type, folder, say)
         if other is not None:
-            setups += _setups(other, chosen, p_min, threads, _AGAINST)
-        pairs = _comparisons(setups)
+            setups += setups_of(other, chosen, p_min, threads, AGAINST)
+        pairs = comparisons_of(setups)
         n_prompts = sum(len(task.prompts) for task in asked)
         passes = repeats or max(LEAST_REPEATS, math.ceil(least_pairs(len(pairs)) / n_prompts))
         notes = [*target.notes, *(other.notes if other is not None else ())]
@@ -113,13 +105,13 @@ def bench(
         )
         patience = Patience(pool, patience_s, say)
         runs = _passes(patience, setups, asked, passes, n_predict, temperature, say)
-        sizes = {one.id: _size(one, target, other) for one in setups}
+        sizes = {one.id: setup_bytes(one, target, other) for one in setups}
     if patience.used_up:
         notes.append(f"disturbances cost {patience.spent_s:.0f} s, after which disturbed runs were not repeated")
     if any(SHORT in run.disturbed for run in runs):
         notes.append("some answers were too short to be timed; those prompts are left out")
     names = [task.name for task in asked]
-    comparisons = _compare(setups, pairs, runs, names, other is not None)
+    comparisons = compare_all(setups, pairs, runs, names, other is not None)
     notes += left_open(comparisons)
     return BenchReport(
         model=str(target.model.entry),
@@ -143,61 +135,6 @@ def bench(
         verdict=headline(comparisons),
         notes=notes,
     )
-
-
-def machine() -> dict[str, Any]:
-    """The machine, as far as it explains a speed."""
-    return {
-        "cpu": cpu_name(),
-        "n_cpus": n_cpus(),
-        "memory_bytes": this_machine().ram_bytes,
-        "system": f"{platform.system()} {platform.release()}",
-    }
-
-
-def _lengths(n_max: Sequence[int] | None, types: Sequence[str]) -> tuple[int, ...]:
-    for name in types:
-        parse_type_name(name)
-    lengths = tuple(sorted(set(n_max))) if n_max is not None else TYPES_N_MAX if types else N_MAX
-    if any(length < 0 for length in lengths):
-        raise UsageError(f"n_max {min(lengths)} is below 0: name how many tokens to draft at most, or 0 for MTP off.")
-    return tuple(length for length in lengths if length)
-
-
-def _setups(target: Target, lengths: Sequence[int], p_min: float, threads: int | None, mark: str) -> list[Setup]:
-    entry = target.model.entry
-    out = [Setup(f"{mark}{_OFF}", entry, threads=threads)]
-    if target.has_block:
-        out += [Setup(f"{mark}n_max {n}", entry, target.sidecar_path, n, p_min, threads) for n in lengths]
-    return out
-
-
-def _typed(
-    target: Target,
-    donor: str | Path | None,
-    types: Sequence[str],
-    lengths: Sequence[int],
-    p_min: float,
-    threads: int | None,
-    embd_type: str,
-    folder: Path,
-    say: Say,
-) -> list[Setup]:
-    out = []
-    for name in dict.fromkeys(parse_type_name(one).name.lower() for one in types):
-        say(f"making a block in {name}")
-        made = typed_sidecar(target, donor, name, folder, embd_type)
-        for length in lengths:
-            title = name if len(lengths) == 1 else f"{name} n_max {length}"
-            out.append(Setup(title, target.model.entry, made, length, p_min, threads, name))
-    return out
-
-
-def context_for(tasks: Sequence[Task], n_predict: int) -> int:
-    """Tokens of context that every prompt and its answer fit into."""
-    longest = max(len(prompt.encode()) for task in tasks for prompt in task.prompts)
-    need = int(longest * _TOKENS_A_BYTE) + n_predict + 64
-    return max(_CONTEXT_TOKENS, -(-need // 256) * 256)
 
 
 def _passes(
@@ -227,74 +164,3 @@ def _passes(
         if temperature == 0.0:
             patience.repeat_slow(steps, number, f"pass {number + 1}")
     return mark_slow(patience.runs) if temperature == 0.0 else list(patience.runs)
-
-
-def _comparisons(setups: Sequence[Setup]) -> list[tuple[Setup, Setup]]:
-    """Which setup is compared with which: with MTP off of the same model, and with its like of the other model."""
-    by_id = {one.id: one for one in setups}
-    out = []
-    for one in setups:
-        mark = _AGAINST if one.id.startswith(_AGAINST) else ""
-        if one.n_max:
-            out.append((one, by_id[f"{mark}{_OFF}"]))
-        if not mark and f"{_AGAINST}{one.id}" in by_id:
-            out.append((one, by_id[f"{_AGAINST}{one.id}"]))
-    return out
-
-
-def _compare(
-    setups: Sequence[Setup], pairs: Sequence[tuple[Setup, Setup]], runs: Sequence[Run], tasks: Sequence[str], two: bool
-) -> list[Compared]:
-    """All comparisons; those over all tasks share one error rate, those of single tasks stand each for itself."""
-    out = []
-    for one, base in pairs:
-        words = (_called(one, two), _called(base, two))
-        out.append(compare_setups(one, base, runs, ALL_TASKS, n_tests=len(pairs), words=words))
-        if len(tasks) > 1:
-            out += [compare_setups(one, base, runs, task, n_tests=1, words=words) for task in tasks]
-    return out
-
-
-def _called(setup: Setup, two: bool) -> str:
-    what = "MTP off" if not setup.n_max else f"MTP with n_max {setup.n_max}"
-    if setup.type is not None:
-        what += f" and the block in {setup.type}"
-    if not two:
-        return what
-    return f"{what} on {setup.model.name if setup.sidecar is None or not setup.n_max else setup.sidecar.name}"
-
-
-def headline(comparisons: Sequence[Compared]) -> Compared | None:
-    """Of the comparisons over all tasks the one that counts.
-
-    Those with another model come first if there are any. Of these, only ratios that the test found different from 1
-    are ranked, the highest first; without any, one that is not distinguishable comes before one without figures.
-    """
-    considered = _considered(comparisons)
-    found = [one for one in considered if one.result.word in ("faster", "slower")]
-    if found:
-        return max(found, key=lambda one: one.result.ratio or 0.0)
-    undecided = [one for one in considered if one.result.word == "not_distinguishable"]
-    return next(iter(undecided or considered), None)
-
-
-def left_open(comparisons: Sequence[Compared]) -> list[str]:
-    """What a verdict of "slower" does not cover: setups that might still be as fast, one sentence each."""
-    verdict = headline(comparisons)
-    if verdict is None or verdict.result.word != "slower":
-        return []
-    words = ("not_distinguishable", "machine_busy")
-    return [one.sentence for one in _considered(comparisons) if one.result.word in words]
-
-
-def _considered(comparisons: Sequence[Compared]) -> list[Compared]:
-    overall = [one for one in comparisons if one.task == ALL_TASKS and not one.setup.startswith(_AGAINST)]
-    return [one for one in overall if one.base.startswith(_AGAINST)] or overall
-
-
-def _size(setup: Setup, target: Target, other: Target | None) -> int:
-    of = other if other is not None and setup.id.startswith(_AGAINST) else target
-    return loaded_bytes(of.model, setup.sidecar if setup.n_max else None)
-
-
-__all__ = ["BenchReport", "bench", "headline", "left_open"]

@@ -9,13 +9,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from .. import api
 from ..errors import EngineFailed, EngineRefused
+from .attach import attach
 
 if TYPE_CHECKING:
     from ..engines.base import Engine
 
-DATA = Path(__file__).resolve().parent / "demo_data"
+DATA = Path(__file__).resolve().parent.parent / "demo_data"
 TRUNK = DATA / "tiny-qwen35-Q4_K_M.gguf"
 CHECKPOINT = DATA / "tiny-qwen35-mtp"
 LAYOUTS = ("shards", "sidecar", "bundle")
@@ -101,7 +101,7 @@ def run_demo(folder: Path, engine: Engine | None = None, say: Say | None = None)
     for layout in LAYOUTS:
         say(f"{layout}: attaching")
         started = time.perf_counter()
-        made = api.attach(trunk, CHECKPOINT, layout=layout, out=folder / layout)
+        made = attach(trunk, CHECKPOINT, layout=layout, out=folder / layout)
         wall_s = time.perf_counter() - started
         verdict = verify(
             made.entry,

@@ -12,7 +12,8 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from ..block.model import Block, block_from_model
+from ..block.from_gguf import block_from_model
+from ..block.model import Block
 from ..diagnosis.examine import HALVES, Diagnosis, check_source, diagnose, examine
 from ..diagnosis.finding import Finding
 from ..diagnosis.mend import plan_mended
@@ -79,7 +80,8 @@ def doctor(
     Raises UsageError (a remote model to mend), what opening and attaching raise, and OutputExists, NoSpace,
     StorageError.
     """
-    from ..api import link_mode, open_block
+    from ..donors.open_donor import open_block
+    from ..writing.result import link_mode
 
     mode = link_mode(link)
     if fix:
@@ -122,7 +124,7 @@ def _tried(
 ) -> Diagnosis:
     """The diagnosis with what an engine says of eh_proj."""
     from ..diagnosis.anatomy import Anatomy
-    from ..diagnosis.trial import try_halves
+    from ..measure.halves_trial import try_halves
 
     if before.model is None or before.remote:
         raise UsageError(f"{before.name}: an engine needs a whole model here; get it first, or leave out --engine.")
@@ -142,7 +144,8 @@ def _planned(
     before: Diagnosis, donor: Block | None, trunk: Model | None, out: Path | str | None, link: LinkMode
 ) -> tuple[Plan, Diagnosis]:
     """What to write, and the diagnosis of it by headers."""
-    from ..layouts.attach import Options, plan_attach
+    from ..layouts.attach import plan_attach
+    from ..layouts.options import Options
 
     model = before.model
     assert model is not None

@@ -7,32 +7,23 @@ from contextlib import ExitStack
 from dataclasses import replace
 from pathlib import Path
 
-from ..api import Steps, open_block, received
+from ..donors.open_donor import Steps, open_block, received
 from ..errors import UsageError
 from ..gguf.files import open_model
-from ..gguf.types import TensorType, parse_type_name
-from ..layouts.pack import PackOptions, best_source, has_block, plan_pack
+from ..gguf.types import TensorType
+from ..layouts.options import PackOptions, embeddings_type, named_type
+from ..layouts.pack import best_source, has_block, plan_pack
 from ..publish.packing import CardOptions, PackResult, pack_up, plan_package
-from ..publish.pulling import PullResult
-from ..publish.pulling import pull as _pull
 from ..writing.execute import Progress, check_outputs
 from ..writing.plan import LinkMode
 
-PathLike = str | Path
-_AS_IS = "as-is"
-__all__ = ["PackResult", "PullResult", "pack", "pull"]
-
-
-def _type(name: str | TensorType | None) -> TensorType | None:
-    return name if name is None or isinstance(name, TensorType) else parse_type_name(name)
-
 
 def pack(
-    models: Sequence[PathLike],
+    models: Sequence[str | Path],
     *,
-    donor: PathLike | None = None,
-    sidecar: PathLike | None = None,
-    out: PathLike,
+    donor: str | Path | None = None,
+    sidecar: str | Path | None = None,
+    out: str | Path,
     layout: str | None = None,
     type: str | TensorType | None = None,
     draft_head: str | TensorType | None = None,
@@ -41,7 +32,7 @@ def pack(
     title: str | None = None,
     repo: str | None = None,
     base_model: str | None = None,
-    verified: Sequence[PathLike] = (),
+    verified: Sequence[str | Path] = (),
     link: str | LinkMode = LinkMode.AUTO,
     limit_rate: float | None = None,
     dry_run: bool = False,
@@ -72,9 +63,9 @@ def pack(
     options = PackOptions(
         Path(out),
         layout,
-        _type(type),
-        _type(draft_head),
-        None if embd_type == _AS_IS else _type(embd_type),
+        named_type(type),
+        named_type(draft_head),
+        embeddings_type(embd_type),
         LinkMode(link),
         ready_sidecar=sidecar is not None,
     )
@@ -104,34 +95,3 @@ def pack(
             remote.fetch(package.plan.ranges, steps.fetched)
         result = pack_up(package, dry_run=dry_run, progress=lambda done, _: steps.wrote(done, 0))
         return replace(result, bytes_downloaded=n_before + received(remote), why=why)
-
-
-def pull(
-    repo: str,
-    *,
-    out: PathLike,
-    variant: str = "mtp",
-    quant: str | None = None,
-    link: str | LinkMode = LinkMode.AUTO,
-    limit_rate: float | None = None,
-    dry_run: bool = False,
-    progress: Progress | None = None,
-) -> PullResult:
-    """Exactly the files of one variant of one quant, from a repository on the Hub.
-
-    `limit_rate`: bytes per second. `link`: how files get their names that the user's Hub cache has already.
-
-    Raises UsageError, NoBlock, BlockPresent, IncompleteModel, FormatError, RemoteError, OutputExists, StorageError.
-    """
-    from ..remote.opening import http_options
-
-    return _pull(
-        repo,
-        out=out,
-        variant=variant,
-        quant=quant,
-        link=LinkMode(link),
-        options=http_options(limit_rate),
-        dry_run=dry_run,
-        progress=progress,
-    )

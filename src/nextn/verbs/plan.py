@@ -5,132 +5,30 @@ from __future__ import annotations
 import tempfile
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
 
 from ..block.model import Block, block_layers
 from ..engines.xllamacpp import Xllamacpp
 from ..errors import EngineFailed, EngineMissing, NextnError, UsageError
 from ..gguf.files import Model, open_model
-from ..layouts.fit import n_layer_trunk
 from ..memory.account import Account, account
 from ..memory.answers import Machine, fits, longest_context, this_machine
-from ..memory.estimate import COLUMNS, Prediction, predict
+from ..memory.estimate import Prediction, predict
 from ..memory.family_block import family_block
 from ..memory.materialize import RealFiles
 from ..memory.measured import Measured, measure
+from ..memory.memory_plan import MemoryPlan, Row
 from ..memory.settings import DEFAULT_N_CTX, Settings, kv_types
-from ..memory.setups import BUNDLED_OFF, BUNDLED_ON, NO_MTP, SIDECAR, TITLES, Setup, Setups, make_setups, publishing
+from ..memory.setups import TITLES, Setup, Setups, make_setups, publishing
 
 Say = Callable[[str], None]
-PathLike = str | Path
-
-
-@dataclass(frozen=True)
-class Row:
-    """One setup's figures."""
-
-    setup: Setup
-    prediction: Prediction | None  # None: the setup cannot be had
-    measured: Measured | None = None
-    fits: bool | None = None
-    max_n_ctx: int | None = None
-    notes: tuple[str, ...] = ()
-
-    @property
-    def title(self) -> str:
-        """The setup's name for people."""
-        return TITLES[self.setup.id]
-
-    def to_json(self) -> dict[str, Any]:
-        """JSON as in the schema of plan."""
-        setup, found = self.setup, self.prediction
-        return {
-            "id": setup.id,
-            "title": self.title,
-            "mtp": setup.mtp,
-            "available": found is not None,
-            "why_not": setup.why_not,
-            "source": None if found is None else found.source,
-            "disk_bytes": setup.disk_bytes if found else None,
-            "disk_new_bytes": setup.disk_new_bytes if found else None,
-            "files": [file.to_json() for file in setup.files],
-            "devices": [] if found is None else [use.to_json() for use in found.devices],
-            "totals": None
-            if found is None
-            else {**{name: found.sum(name) for name in COLUMNS}, "total_bytes": found.total_bytes,
-                  "needed_bytes": found.sum("needed_bytes")},
-            "measured": None if self.measured is None else self.measured.to_json(),
-            "fits": self.fits,
-            "max_n_ctx": self.max_n_ctx,
-            "notes": list(self.notes),
-        }  # fmt: skip
-
-
-@dataclass(frozen=True)
-class MemoryPlan:
-    """All setups of one model, and what follows from them."""
-
-    model: Model
-    settings: Settings
-    machine: Machine
-    engine: str | None
-    block: Block | None
-    rows: tuple[Row, ...]
-    publishing: dict[str, Any] | None
-    notes: tuple[str, ...] = field(default=())
-    name: str = ""  # what the user called the model
-    engine_died: bool = False  # of a signal, when it ran a setup; the setup's notes say of which
-
-    def row(self, id: str) -> Row:
-        """The setup of that id."""
-        return next(row for row in self.rows if row.setup.id == id)
-
-    def difference(self, id: str, base: str) -> int | None:
-        """Bytes that one setup takes more than another."""
-        left, right = self.row(id).prediction, self.row(base).prediction
-        return None if left is None or right is None else left.total_bytes - right.total_bytes
-
-    @property
-    def answers(self) -> tuple[str, ...]:
-        """The user's questions, answered in sentences."""
-        from ..report.plan import answers
-
-        return answers(self)
-
-    def to_json(self) -> dict[str, Any]:
-        """JSON as in the schema of plan."""
-        block, header = self.block, self.model.header
-        return {
-            "version": 1,
-            "model": self.name,
-            "name": header.get("general.name"),
-            "architecture": self.model.architecture,
-            "n_layer_trunk": n_layer_trunk(self.model),
-            "n_ctx_train": self.model.arch_int("context_length"),
-            "settings": self.settings.to_json(),
-            "engine": self.engine,
-            "machine": self.machine.to_json(),
-            "block": None
-            if block is None
-            else {"source": block.kind, "origin": None if block.kind == "family" else block.donor_name,
-                  "n_layer_nextn": block.n_layer_nextn, "exact": block.kind != "family"},
-            "setups": [row.to_json() for row in self.rows],
-            "publishing": self.publishing,
-            "unused_block_bytes": self.difference(BUNDLED_OFF, NO_MTP),
-            "used_block_bytes": self.difference(BUNDLED_ON, NO_MTP),
-            "sidecar_bytes": self.difference(SIDECAR, NO_MTP),
-            "answers": list(self.answers),
-            "notes": list(self.notes),
-        }  # fmt: skip
 
 
 def plan(
-    model: PathLike,
+    model: str | Path,
     *,
-    donor: PathLike | None = None,
-    sidecar: PathLike | None = None,
+    donor: str | Path | None = None,
+    sidecar: str | Path | None = None,
     n_ctx: int | None = None,
     kv_type: str = "f16",
     n_gpu_layers: int | None = None,
@@ -190,7 +88,7 @@ def _no_gpu(rows: list[Row]) -> bool:
 
 
 @contextmanager
-def _open(model: PathLike) -> Iterator[Model]:
+def _open(model: str | Path) -> Iterator[Model]:
     from ..remote.opening import opened
 
     with opened(model) as found:
@@ -200,16 +98,16 @@ def _open(model: PathLike) -> Iterator[Model]:
 
 
 @contextmanager
-def _block(donor: PathLike | None, sidecar: Model | None) -> Iterator[Callable[[Model], Block]]:
+def _block(donor: str | Path | None, sidecar: Model | None) -> Iterator[Callable[[Model], Block]]:
     """How to get the block for a trunk: the donor's, the sidecar's, else the family's."""
     if donor is not None:
-        from ..api import open_block
+        from ..donors.open_donor import open_block
 
         with open_block(donor) as source:
             yield lambda trunk: source.block
         return
     if sidecar is not None:
-        from ..block.model import block_from_model
+        from ..block.from_gguf import block_from_model
 
         yield lambda trunk: block_from_model(sidecar)
         return
@@ -301,4 +199,3 @@ class _Rows:
             self.engine_died |= isinstance(error, EngineFailed) and error.signal is not None
             notes.append(f"not measured: {error}")
             return None
-

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 import shlex
 import shutil
@@ -11,33 +10,16 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ..errors import DonorMismatch, EngineMissing, FormatError, NextnError, StorageError, UsageError
+from ..errors import EngineMissing, UsageError
 from ..gguf.files import Model, open_model
 
 if TYPE_CHECKING:
     from ..engines import Engine, LlamaServer
     from ..inspection.model import Inspection
+from ..discovery.sidecars import check_beside, find_sidecar
+from ..tuned import TUNED_SUFFIX, Tuned, read_tuned
 
 ENGINES = ("llama-server", "xllamacpp", "ik")
-TUNED_SUFFIX = ".tune.json"
-"""Behind a model's base name: the result of `nextn tune` that serve takes by itself."""
-
-
-@dataclass(frozen=True)
-class Tuned:
-    """What `nextn tune` found fastest on this machine."""
-
-    path: Path
-    n_max: int | None = None
-    """The most tokens drafted at a time; 0: leave MTP off."""
-    p_min: float | None = None
-    threads: int | None = None
-    args: tuple[str, ...] = ()
-    """Further engine arguments."""
-    sidecar: Path | None = None
-    """The file to draft with; None: as without tuned settings."""
-    engine: str | None = None
-    """The engine that `args` are for; None: not told."""
 
 
 @dataclass(frozen=True)
@@ -82,49 +64,6 @@ class Choice:
             "shell": self.shell,
             "notes": list(self.notes),
         }
-
-
-def read_tuned(path: Path) -> Tuned:
-    """A result of `nextn tune`: an object with any of n_max, p_min, threads, args, sidecar and engine.
-
-    Other keys are left alone.
-
-    Raises FormatError, StorageError.
-    """
-    try:
-        data = json.loads(path.read_text(encoding="utf-8"))
-    except OSError as error:
-        raise StorageError(f"{path}: cannot read the tuned settings: {error.strerror or error}.") from error
-    except ValueError as error:
-        raise FormatError("this is no JSON; name a file that 'nextn tune --json' wrote", path=path) from error
-    if not isinstance(data, dict) or data.get("version", 1) != 1:
-        raise FormatError("these are no tuned settings of version 1; run 'nextn tune' again", path=path)
-
-    def number(key: str, least: float, most: float) -> Any:
-        value = data.get(key)
-        if value is None:
-            return None
-        if isinstance(value, bool) or not isinstance(value, int | float) or not least <= value <= most:
-            raise FormatError(f"'{key}' must be a number from {least:g} to {most:g}", path=path)
-        return value
-
-    args = data.get("args") or []
-    if not isinstance(args, list) or not all(isinstance(arg, str) for arg in args):
-        raise FormatError("'args' must be a list of strings", path=path)
-    n_max, threads = number("n_max", 0, 1024), number("threads", 1, 65536)
-    sidecar, engine = data.get("sidecar"), data.get("engine")
-    if sidecar is not None and not isinstance(sidecar, str):
-        raise FormatError("'sidecar' must be the path of a file", path=path)
-    name = engine.get("name") if isinstance(engine, dict) else None
-    return Tuned(
-        path,
-        None if n_max is None else int(n_max),
-        number("p_min", 0, 1),
-        None if threads is None else int(threads),
-        tuple(args),
-        None if sidecar is None else Path(sidecar),
-        name if isinstance(name, str) else None,
-    )
 
 
 def choose(
@@ -254,51 +193,6 @@ def _layout(seen: Inspection, sidecar: str | Path | None, engine: Engine, notes:
         else f"{name} has no MTP block, and nextn knows no engine that drafts with '{seen.architecture}'"
     )
     return "none", None
-
-
-def find_sidecar(model: Model, notes: list[str]) -> Path | None:
-    """The sidecar that belongs to `model`, as llama.cpp's `-hf` would rank the names, or None.
-
-    Looked for in the model's folder and the one above; one whose block does not fit is passed over with a note.
-    """
-    from ..discovery import llama_cpp_names as hf_rules
-
-    root = model.entry.absolute().parent.parent
-    listed = []
-    for folder in (model.entry.absolute().parent, root):
-        try:
-            entries = [path for path in folder.iterdir() if path.is_file()]
-        except OSError:
-            continue
-        listed += [str(path.relative_to(root)) for path in entries if hf_rules.MARK in path.name]
-    own = str(model.entry.absolute().relative_to(root))
-    for name in hf_rules.sidecars(listed, own):
-        path = root / name
-        try:
-            check_beside(open_model(path), model)
-        except NextnError as error:
-            notes.append(f"passed over {path.name}: {error}")
-            continue
-        return path
-    return None
-
-
-def check_beside(sidecar: Model, model: Model) -> None:
-    """Raise unless an engine can draft with `sidecar` beside `model`. Raises DonorMismatch, NoBlock, UsageError."""
-    from ..archs import FAMILIES
-    from ..block.model import block_from_model
-    from ..layouts.fit import check_fit
-
-    block = block_from_model(sidecar)
-    family = FAMILIES.get(model.architecture)
-    if family is None:
-        raise DonorMismatch(f"{sidecar.entry}: no engine drafts with the architecture '{model.architecture}'.")
-    if "token_embd.weight" not in sidecar.tensors:
-        raise UsageError(
-            f"{sidecar.entry}: this is a donor file, which no engine runs; make a sidecar of it with "
-            "'nextn attach MODEL --from' it."
-        )
-    check_fit(block, model, family)
 
 
 def _tuned(model: Model, tuned: str | Path | None, notes: list[str]) -> Tuned:

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING
 from ..errors import OutputExists, UsageError
 from ..gguf.types import parse_type_name
 from ..layouts import naming
+from ..measure.bench_setup import context_for, machine
 from ..measure.target import Target, open_target
 from ..measure.tasks import read_task, shipped_tasks
 from ..measure.trial import SHORT, Ask, Say
@@ -25,9 +26,8 @@ from ..measure.tune_made import Maker
 from ..measure.tune_report import TuneReport, planned_runs
 from ..measure.tune_search import MAX_FINALISTS, Final, Search, Trial, passes_for, screen_asks
 from ..measure.tune_space import BLOCK_TYPES, EMBD_TYPES, HEAD_TYPES, N_MAX, P_MIN, Point, Space
+from ..tuned import TUNED_SUFFIX
 from ..writing.durable import write_file
-from .bench import context_for, machine
-from .serve import TUNED_SUFFIX
 
 if TYPE_CHECKING:
     from ..engines.base import Engine
@@ -274,4 +274,3 @@ def command_line(engine: Engine, model: Path, sidecar: Path | None, point: Point
     return shlex.join([*words, *(["--", *engine_args] if engine_args else [])])
 
 
-__all__ = ["TuneReport", "tune"]

@@ -1,0 +1,28 @@
+"""The block of whatever a user names."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+from ..remote.opening import Opened, opened
+from .from_gguf import block_from_model
+from .model import Block
+
+
+def open_donor(path: Path | str) -> Block:
+    """The block of whatever local thing `path` is: a checkpoint folder, a GGUF, a shard, a folder with one set."""
+    with opened(Path(path)) as source:
+        return block_of(source)
+
+
+def block_of(source: Opened) -> Block:
+    """The block of an opened source, and where it comes from. Raises what `block_from_model` and its kin raise."""
+    if source.model is not None:
+        block = block_from_model(source.model)
+    else:
+        from .from_checkpoint import block_from_checkpoint
+
+        assert source.checkpoint is not None
+        block = block_from_checkpoint(source.checkpoint)
+    return block if source.remote is None else replace(block, revision=source.revision, label=source.name)

@@ -1,1 +1,0 @@
-"""Destinations carry plans out: the only place that writes, with `nextn.durable`."""

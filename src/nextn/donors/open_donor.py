@@ -1,0 +1,100 @@
+"""An open donor: its block, and carrying out a plan that needs its bytes."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from ..writing.execute import check_outputs, execute
+from ..writing.plan import Plan
+
+if TYPE_CHECKING:
+    from ..block.model import Block
+    from ..remote.model import Remote
+from ..writing.result import DonorInfo, Progress, Result
+
+
+@contextmanager
+def open_block(donor: str | Path, limit_rate: float | None = None, *, with_tokenizer: bool = False) -> Iterator[Source]:
+    """The donor's block, here or on a server: headers are read, and its tensors when they are needed.
+
+    `with_tokenizer`: have everything here that makes a checkpoint's tokenizer. Raises what opening raises, and NoBlock.
+    """
+    from ..block.opening import block_of
+    from ..remote.opening import http_options, opened
+
+    with opened(donor, http_options(limit_rate)) as found:
+        if with_tokenizer and found.remote is not None and found.checkpoint is not None:
+            found.remote.fetch_tokenizer()
+        yield Source(block_of(found), found.remote)
+
+
+@dataclass(frozen=True)
+class Source:
+    """An open block."""
+
+    block: Block
+    remote: Remote | None  # None: it is local
+
+    def to_write(self, duplicates: str) -> tuple[Block, list[str]]:
+        """The block, with "drop" without what its model has too, and notes on that. Raises UsageError."""
+        from ..block.duplicates import KEEP, check_choice, without_duplicates
+
+        check_choice(duplicates)
+        if duplicates == KEEP:
+            return self.block, []
+        return without_duplicates(self.block, None if self.remote is None else self.remote.fetch)
+
+    def run(
+        self, plan: Plan, *, expect: str | None, why: str | None, dry_run: bool, progress: Progress | None
+    ) -> Result:
+        """Fetch what the plan needs, compare the block's hash with `expect`, carry the plan out."""
+        from ..block.fingerprint import block_sha256, check_wanted, demand
+
+        wanted = None if expect is None else check_wanted(expect)
+        check_outputs(plan)
+        remote, block = self.remote, self.block
+        needed = list(plan.ranges)
+        if wanted is not None:
+            needed += block.ranges
+        missing = 0 if remote is None else remote.missing_bytes(needed)
+        if remote is not None:
+            plan = replace(plan, notes=(*plan.notes, f"{missing:,} bytes to fetch from {remote.name}"))
+        steps = Steps(progress, 0 if dry_run else missing, plan.bytes_written)
+        if remote is not None and not dry_run:
+            remote.fetch(needed, steps.fetched)
+        if wanted is not None and not (dry_run and missing):
+            demand(block, wanted, block_sha256(block))
+        elif wanted is not None:
+            plan = replace(plan, notes=(*plan.notes, "the block was not fetched, so its hash was not compared"))
+        before = received(remote)
+        done = None
+        if not dry_run:
+            done = execute(plan, progress=lambda n, _: steps.wrote(n, received(remote) - before))
+        info = DonorInfo(block.donor_name, block.revision, done.source_sha256 if done else None, why)
+        return Result(plan, done, info, received(remote), missing if dry_run else 0)
+
+
+def received(remote: Remote | None) -> int:
+    """Bytes that came from a server so far."""
+    return 0 if remote is None else remote.traffic.bytes_received
+
+
+class Steps:
+    """One progress over fetching and writing; what is fetched late, while it is written, counts too."""
+
+    def __init__(self, progress: Progress | None, n_fetch: int, n_write: int) -> None:
+        self.progress, self.n_fetch, self.n_write = progress, n_fetch, n_write
+
+    def fetched(self, done: int, total: int) -> None:
+        """So much of what is fetched ahead is here."""
+        if self.progress is not None:
+            self.progress(done, self.n_fetch + self.n_write)
+
+    def wrote(self, done: int, late: int) -> None:
+        """So much is written, and `late` bytes were fetched meanwhile."""
+        if self.progress is not None:
+            self.progress(self.n_fetch + late + done, self.n_fetch + late + self.n_write)

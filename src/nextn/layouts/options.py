@@ -1,0 +1,66 @@
+"""What the caller may choose: one class of options per layout maker."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from ..gguf.types import TensorType, parse_type_name
+from ..writing.plan import LinkMode
+
+LAYOUTS = ("shards", "sidecar", "bundle")
+
+
+@dataclass(frozen=True)
+class Options:
+    """How to attach; None means the documented default."""
+
+    layout: str | None = None
+    type: TensorType | None = None  # block's matrices
+    draft_head: TensorType | None = None
+    embd_type: TensorType | None = None  # sidecar's embeddings and head; None: carry as they are
+    out: Path | str | None = None
+    link: LinkMode = LinkMode.AUTO
+    qkv: str | None = None  # q, k and v "split", "fused" or "as-trunk"; None: as the family's blocks are published
+    aim: str | None = None  # "llama.cpp", "ik" or "both"; None: whatever takes the file
+
+
+@dataclass(frozen=True)
+class ExtractOptions:
+    """How to extract."""
+
+    donor: bool = False  # nothing but the block
+    type: TensorType | None = None  # None: as it is (checkpoints: q8_0)
+    embd_type: TensorType | None = None  # sidecar's embeddings and head; None: as they are
+    out: Path | str | None = None
+    qkv: str | None = None  # q, k and v "split", "fused" or "as-trunk"; None: as they are
+    aim: str | None = None  # the engine of a runnable sidecar: "llama.cpp", "ik" or "both"; None: any
+    draft_head: TensorType | None = None  # sidecar: type of a head for drafting made from the model's; None: none
+
+
+@dataclass(frozen=True)
+class PackOptions:
+    """How to pack; None means the documented default."""
+
+    out: Path  # the folder
+    layout: str | None = None  # of shard sets; single files always get a sidecar
+    type: TensorType | None = None  # block's matrices
+    draft_head: TensorType | None = None
+    embd_type: TensorType | None = None  # sidecar's embeddings and head; None: carry as they are
+    link: LinkMode = LinkMode.AUTO
+    ready_sidecar: bool = False  # the block is a sidecar that is published as it is
+
+
+AS_IS = "as-is"
+
+
+def named_type(name: str | TensorType | None) -> TensorType | None:
+    """A tensor type by name; None stays None. Raises QuantizeError."""
+    if name is None or isinstance(name, TensorType):
+        return name
+    return parse_type_name(name)
+
+
+def embeddings_type(name: str | TensorType) -> TensorType | None:
+    """The type of a sidecar's embeddings and output head, None for "as-is". Raises QuantizeError."""
+    return None if name == AS_IS else named_type(name)

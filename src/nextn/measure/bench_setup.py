@@ -1,0 +1,94 @@
+"""What is timed against what: the setups of a bench, its context, the machine."""
+
+from __future__ import annotations
+
+import platform
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from ..errors import UsageError
+from ..gguf.types import parse_type_name
+from ..memory.answers import this_machine
+from .target import Target
+from .tasks import Task
+from .trial import Say, Setup
+from .trial_target import loaded_bytes, typed_sidecar
+from .trial_watch import cpu_name, n_cpus
+
+if TYPE_CHECKING:
+    pass
+
+N_MAX = (1, 2, 3)
+"""Draft lengths by default; 3 is what engines take when they are not told."""
+TYPES_N_MAX = (2,)
+"""By default where types are compared: one row a type."""
+LEAST_REPEATS = 3
+SAMPLED_TEMPERATURE = 0.8
+"""The engines' own default."""
+OFF = "off"
+AGAINST = "against "
+"""Before the id of each setup of the other model."""
+_CONTEXT_TOKENS = 1024
+_TOKENS_A_BYTE = 0.6
+"""More than text of any kind takes; only bounds the context."""
+
+
+def machine() -> dict[str, Any]:
+    """The machine, as far as it explains a speed."""
+    return {
+        "cpu": cpu_name(),
+        "n_cpus": n_cpus(),
+        "memory_bytes": this_machine().ram_bytes,
+        "system": f"{platform.system()} {platform.release()}",
+    }
+
+
+def draft_lengths(n_max: Sequence[int] | None, types: Sequence[str]) -> tuple[int, ...]:
+    for name in types:
+        parse_type_name(name)
+    lengths = tuple(sorted(set(n_max))) if n_max is not None else TYPES_N_MAX if types else N_MAX
+    if any(length < 0 for length in lengths):
+        raise UsageError(f"n_max {min(lengths)} is below 0: name how many tokens to draft at most, or 0 for MTP off.")
+    return tuple(length for length in lengths if length)
+
+
+def setups_of(target: Target, lengths: Sequence[int], p_min: float, threads: int | None, mark: str) -> list[Setup]:
+    entry = target.model.entry
+    out = [Setup(f"{mark}{OFF}", entry, threads=threads)]
+    if target.has_block:
+        out += [Setup(f"{mark}n_max {n}", entry, target.sidecar_path, n, p_min, threads) for n in lengths]
+    return out
+
+
+def typed_setups(
+    target: Target,
+    donor: str | Path | None,
+    types: Sequence[str],
+    lengths: Sequence[int],
+    p_min: float,
+    threads: int | None,
+    embd_type: str,
+    folder: Path,
+    say: Say,
+) -> list[Setup]:
+    out = []
+    for name in dict.fromkeys(parse_type_name(one).name.lower() for one in types):
+        say(f"making a block in {name}")
+        made = typed_sidecar(target, donor, name, folder, embd_type)
+        for length in lengths:
+            title = name if len(lengths) == 1 else f"{name} n_max {length}"
+            out.append(Setup(title, target.model.entry, made, length, p_min, threads, name))
+    return out
+
+
+def context_for(tasks: Sequence[Task], n_predict: int) -> int:
+    """Tokens of context that every prompt and its answer fit into."""
+    longest = max(len(prompt.encode()) for task in tasks for prompt in task.prompts)
+    need = int(longest * _TOKENS_A_BYTE) + n_predict + 64
+    return max(_CONTEXT_TOKENS, -(-need // 256) * 256)
+
+
+def setup_bytes(setup: Setup, target: Target, other: Target | None) -> int:
+    of = other if other is not None and setup.id.startswith(AGAINST) else target
+    return loaded_bytes(of.model, setup.sidecar if setup.n_max else None)

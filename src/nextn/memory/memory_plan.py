@@ -1,0 +1,170 @@
+"""What each setup of a model costs, and the questions that this answers."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any
+
+from ..block.model import Block
+from ..gguf.files import Model
+from ..layouts.fit import n_layer_trunk
+from ..units import size
+from .answers import Machine
+from .estimate import COLUMNS, Prediction
+from .measured import Measured
+from .settings import Settings
+from .setups import BUNDLED_OFF, BUNDLED_ON, NO_MTP, SIDECAR, TITLES, Setup
+
+
+@dataclass(frozen=True)
+class Row:
+    """One setup's figures."""
+
+    setup: Setup
+    prediction: Prediction | None  # None: the setup cannot be had
+    measured: Measured | None = None
+    fits: bool | None = None
+    max_n_ctx: int | None = None
+    notes: tuple[str, ...] = ()
+
+    @property
+    def title(self) -> str:
+        """The setup's name for people."""
+        return TITLES[self.setup.id]
+
+    def to_json(self) -> dict[str, Any]:
+        """JSON as in the schema of plan."""
+        setup, found = self.setup, self.prediction
+        return {
+            "id": setup.id,
+            "title": self.title,
+            "mtp": setup.mtp,
+            "available": found is not None,
+            "why_not": setup.why_not,
+            "source": None if found is None else found.source,
+            "disk_bytes": setup.disk_bytes if found else None,
+            "disk_new_bytes": setup.disk_new_bytes if found else None,
+            "files": [file.to_json() for file in setup.files],
+            "devices": [] if found is None else [use.to_json() for use in found.devices],
+            "totals": None
+            if found is None
+            else {**{name: found.sum(name) for name in COLUMNS}, "total_bytes": found.total_bytes,
+                  "needed_bytes": found.sum("needed_bytes")},
+            "measured": None if self.measured is None else self.measured.to_json(),
+            "fits": self.fits,
+            "max_n_ctx": self.max_n_ctx,
+            "notes": list(self.notes),
+        }  # fmt: skip
+
+
+@dataclass(frozen=True)
+class MemoryPlan:
+    """All setups of one model, and what follows from them."""
+
+    model: Model
+    settings: Settings
+    machine: Machine
+    engine: str | None
+    block: Block | None
+    rows: tuple[Row, ...]
+    publishing: dict[str, Any] | None
+    notes: tuple[str, ...] = field(default=())
+    name: str = ""  # what the user called the model
+    engine_died: bool = False  # of a signal, when it ran a setup; the setup's notes say of which
+
+    def row(self, id: str) -> Row:
+        """The setup of that id."""
+        return next(row for row in self.rows if row.setup.id == id)
+
+    def difference(self, id: str, base: str) -> int | None:
+        """Bytes that one setup takes more than another."""
+        left, right = self.row(id).prediction, self.row(base).prediction
+        return None if left is None or right is None else left.total_bytes - right.total_bytes
+
+    @property
+    def answers(self) -> tuple[str, ...]:
+        """The user's questions, answered in sentences."""
+        from .memory_plan import answers
+
+        return answers(self)
+
+    def to_json(self) -> dict[str, Any]:
+        """JSON as in the schema of plan."""
+        block, header = self.block, self.model.header
+        return {
+            "version": 1,
+            "model": self.name,
+            "name": header.get("general.name"),
+            "architecture": self.model.architecture,
+            "n_layer_trunk": n_layer_trunk(self.model),
+            "n_ctx_train": self.model.arch_int("context_length"),
+            "settings": self.settings.to_json(),
+            "engine": self.engine,
+            "machine": self.machine.to_json(),
+            "block": None
+            if block is None
+            else {"source": block.kind, "origin": None if block.kind == "family" else block.donor_name,
+                  "n_layer_nextn": block.n_layer_nextn, "exact": block.kind != "family"},
+            "setups": [row.to_json() for row in self.rows],
+            "publishing": self.publishing,
+            "unused_block_bytes": self.difference(BUNDLED_OFF, NO_MTP),
+            "used_block_bytes": self.difference(BUNDLED_ON, NO_MTP),
+            "sidecar_bytes": self.difference(SIDECAR, NO_MTP),
+            "answers": list(self.answers),
+            "notes": list(self.notes),
+        }  # fmt: skip
+
+
+def answers(plan: MemoryPlan) -> tuple[str, ...]:
+    """Does an unused block cost memory, how much does a used one, does it fit, what does publishing cost."""
+    out = []
+    unused, used = plan.difference("bundled_off", "no_mtp"), plan.difference("bundled_on", "no_mtp")
+    beside = plan.difference("sidecar", "no_mtp")
+    if unused is not None:
+        out.append(
+            "an unused block costs no memory"
+            if unused <= 0
+            else f"an unused block costs {size(unused)} of memory"
+        )
+    if used is not None:
+        more = f", with a sidecar {size(beside)}" if beside is not None else ""
+        out.append(f"drafting costs {size(used)} of memory bundled{more} (n_max {plan.settings.n_max})")
+    out += _fit(plan)
+    if plan.publishing is not None and plan.publishing["how"] is not None:
+        shared = plan.publishing
+        how = {"sidecar": "with a sidecar", "shards": "as shards"}[shared["how"]]
+        out.append(
+            f"publishing with and without MTP takes {size(shared['separate_bytes'])} as separate files and "
+            f"{size(shared['shared_bytes'])} {how}"
+        )
+    return tuple(out)
+
+
+def _fit(plan: MemoryPlan) -> list[str]:
+    machine = plan.machine
+    if machine.ram_bytes is None and machine.gpu_memory_bytes is None:
+        return ["whether it fits is not known: neither this machine's memory nor --gpu-memory is"]
+    where = [f"{size(machine.ram_bytes)} of main memory"] if machine.ram_bytes is not None else []
+    where += [f"{size(machine.gpu_memory_bytes)} of GPU memory"] if machine.gpu_memory_bytes is not None else []
+    out = []
+    for title, rows in _same_fit(plan):
+        longest = rows[0].max_n_ctx
+        verb = "fits" if rows[0].fits else "does not fit"
+        if longest is None:
+            continue
+        trained = plan.model.arch_int("context_length")
+        most = "what the model was trained on" if trained and longest >= trained else "the most that fits"
+        tail = f"n_ctx up to {longest:,} ({most})" if longest else "no context fits"
+        out.append(f"{title}: {verb} in {' and '.join(where)} at n_ctx {plan.settings.n_ctx:,}; {tail}")
+    return out
+
+
+def _same_fit(plan: MemoryPlan) -> list[tuple[str, list[Row]]]:
+    """Setups with the same answer, together."""
+    groups: dict[tuple[bool | None, int | None], list[Row]] = {}
+    for row in plan.rows:
+        if row.prediction is not None:
+            groups.setdefault((row.fits, row.max_n_ctx), []).append(row)
+    if len(groups) == 1:
+        return [("every setup", next(iter(groups.values())))]
+    return [("; ".join(row.title for row in rows), rows) for rows in groups.values()]

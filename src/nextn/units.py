@@ -1,0 +1,16 @@
+"""Bytes in words."""
+
+from __future__ import annotations
+
+UNITS = ("B", "KB", "MB", "GB", "TB")
+
+
+def size(n: float) -> str:
+    """Bytes in decimal units, as disks and the Hub count: `1.41 MB`."""
+    value = float(n)
+    for unit in UNITS:
+        if abs(value) < 1000 or unit == UNITS[-1]:
+            exact = unit == "B" or abs(value) >= 1000
+            return f"{value:,.0f} {unit}" if exact else f"{value:,.3g} {unit}"
+        value /= 1000
+    raise AssertionError("unreachable")

@@ -1,0 +1,104 @@
+"""`nextn attach`: put a donor's MTP block onto a trunk."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from ..errors import UsageError
+from ..gguf.files import open_model
+from ..gguf.types import TensorType
+from ..writing.plan import LinkMode
+
+if TYPE_CHECKING:
+    from ..gguf.files import Model
+from ..donors.open_donor import open_block
+from ..layouts.options import embeddings_type, named_type
+from ..writing.result import Progress, Result, carry_out, link_mode
+
+
+def attach(
+    trunk: str | Path,
+    donor: str | Path | None = None,
+    *,
+    layout: str | None = None,
+    type: str | TensorType | None = None,
+    draft_head: str | TensorType | None = None,
+    embd_type: str | TensorType = "q4_0",
+    out: str | Path | None = None,
+    link: str | LinkMode = LinkMode.AUTO,
+    qkv: str | None = None,
+    aim: str | None = None,
+    duplicates: str = "keep",
+    expect: str | None = None,
+    limit_rate: float | None = None,
+    dry_run: bool = False,
+    progress: Progress | None = None,
+    say: Callable[[str], None] | None = None,
+) -> Result:
+    """Put the donor's MTP block onto a trunk.
+
+    `trunk`: a GGUF, any shard of a set, or a folder with one set; for a dry run also a remote one, of which the header
+    is read. `donor`: a checkpoint folder, a bundled GGUF, a sidecar, a donor file; or ORG/NAME,
+    hf:ORG/NAME@REVISION:FILE or an address; None looks beside the trunk and then where its metadata point, and tells
+    `say` what was chosen and why. `layout`: "shards" (default for a set), "sidecar" (default for a single file) or
+    "bundle". `type`: the block's matrices (default: q8_0 from a checkpoint, unchanged from a GGUF). `draft_head`: type
+    of an extra low-bit head made from the trunk's. `embd_type`: type of a sidecar's embeddings and head, "as-is" to
+    carry the trunk's. `expect`: the sha256 that the donor's block must have (see `fingerprint`), compared before
+    anything is written. `qkv`: q, k and v of the block's attention,
+    in a bundle the trunk's too, "split", "fused" or "as-trunk", moved as rows without quantizing them anew.
+    `aim`: the engines that have to take the file, "llama.cpp", "ik" or "both"; names and types are chosen so, and it
+    is refused with the reason where no such file exists. `duplicates`: "drop" leaves out embeddings and heads that the
+    block brings and that are the model's own (see `duplicates`). `limit_rate`: bytes per second from a server.
+
+    Raises DonorMismatch, BlockPresent, NoBlock, UnsupportedModel, QuantizeError, FormatError, IncompleteModel,
+    OutputExists, NoSpace, StorageError, RemoteError, UsageError; of the last, `sources.infer.Doubt` when several donors
+    fit equally well.
+    """
+    from ..layouts.attach import default_layout, plan_attach
+    from ..layouts.options import Options
+    from ..remote.opening import http_options, opened
+
+    options = Options(
+        layout, named_type(type), named_type(draft_head), embeddings_type(embd_type), out, link_mode(link), qkv, aim
+    )
+    with opened(trunk) as found:
+        if found.model is None:
+            raise UsageError(f"{found.name}: this is a checkpoint, not a GGUF; name the quant to put the block onto.")
+        if found.remote is not None and not dry_run:
+            raise UsageError(
+                f"{found.name}: a block is attached to local files only (a dry run reads the header of a remote one); "
+                "get the model with 'nextn pull', then attach."
+            )
+        why, n_before = None, 0
+        if donor is None:
+            from ..donors.find import find
+
+            wanted = layout or (default_layout(found.model) if aim in (None, "llama.cpp") else "bundle")
+            chosen = find(found.model, layout=wanted, options=http_options(limit_rate))
+            donor, why, n_before = chosen.source, chosen.why, chosen.bytes_downloaded
+            if say is not None:
+                say(why)
+        if (assistant := _assistant(donor)) is not None:
+            from ..layouts.assistant import plan_place
+
+            return carry_out(plan_place(found.model, assistant, options), dry_run, progress)
+        with open_block(donor, limit_rate) as source:
+            block, notes = source.to_write(duplicates)
+            plan = plan_attach(found.model, block, options).noted(notes)
+            result = source.run(plan, expect=expect, why=why, dry_run=dry_run, progress=progress)
+            return replace(result, bytes_downloaded=result.bytes_downloaded + n_before + found.bytes_downloaded)
+
+
+def _assistant(donor: str | Path) -> Model | None:
+    """A local draft that is placed as it is, None for all other donors."""
+    from ..layouts.assistant import is_assistant
+    from ..remote.address import parse_source
+
+    place = parse_source(donor)
+    if not isinstance(place, Path) or place.suffix != ".gguf":
+        return None
+    model = open_model(place)
+    return model if is_assistant(model) else None

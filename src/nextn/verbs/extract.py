@@ -1,0 +1,42 @@
+"""`nextn extract`: write the block to a file of its own."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from ..donors.open_donor import open_block
+from ..gguf.types import TensorType
+from ..layouts.options import embeddings_type, named_type
+from ..writing.result import Progress, Result
+
+
+def extract(
+    donor: str | Path,
+    *,
+    out: str | Path | None = None,
+    donor_file: bool = False,
+    type: str | TensorType | None = None,
+    embd_type: str | TensorType = "q4_0",
+    qkv: str | None = None,
+    aim: str | None = None,
+    duplicates: str = "keep",
+    expect: str | None = None,
+    limit_rate: float | None = None,
+    dry_run: bool = False,
+    progress: Progress | None = None,
+) -> Result:
+    """Write the block to a file of its own: a runnable sidecar, or with `donor_file` nothing but the block.
+
+    `donor`, `expect`, `aim`, `duplicates` and `limit_rate` are as in `attach`, `qkv` too, for GGUF donors.
+
+    Raises NoBlock, UnsupportedModel, QuantizeError, FormatError, DonorMismatch (`expect`), OutputExists, NoSpace,
+    StorageError, RemoteError, UsageError.
+    """
+    from ..layouts.extract import plan_extract
+    from ..layouts.options import ExtractOptions
+
+    options = ExtractOptions(donor_file, named_type(type), embeddings_type(embd_type), out, qkv, aim)
+    with open_block(donor, limit_rate, with_tokenizer=True) as source:
+        block, notes = source.to_write(duplicates)
+        plan = plan_extract(block, options).noted(notes)
+        return source.run(plan, expect=expect, why=None, dry_run=dry_run, progress=progress)

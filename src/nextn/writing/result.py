@@ -1,0 +1,101 @@
+"""What a writing verb did, or with `dry_run` would do."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from ..errors import UsageError
+from .execute import Outcome, check_outputs, execute
+from .plan import LinkMode, Plan
+
+Progress = Callable[[int, int], None]  # (bytes done, bytes in all)
+
+
+@dataclass(frozen=True)
+class Result:
+    """What a writing verb did, or with `dry_run` would do."""
+
+    plan: Plan
+    outcome: Outcome | None  # None after a dry run
+    donor: DonorInfo | None = None  # where the block came from; None: nothing was taken from elsewhere
+    bytes_downloaded: int = 0  # from servers, headers included
+    bytes_to_download: int = 0  # what a dry run left there
+
+    @property
+    def entry(self) -> Path:
+        """The path to load."""
+        return self.plan.entry
+
+    @property
+    def sidecar(self) -> Path | None:
+        """The sidecar to pass with `-md`, or None."""
+        return self.plan.sidecar
+
+    @property
+    def bytes_written(self) -> int:
+        """Bytes of new files."""
+        return self.plan.bytes_written
+
+    @property
+    def bytes_read(self) -> int:
+        """Bytes read from inputs."""
+        return self.outcome.bytes_read if self.outcome else self.plan.bytes_read
+
+    @property
+    def bytes_linked(self) -> int:
+        """Bytes of existing files under new names."""
+        return self.plan.bytes_linked
+
+    @property
+    def files(self) -> tuple[Path, ...]:
+        """All files that were made, links included, the entry's last."""
+        return tuple(self.plan.folder / out.name for out in self.plan.outputs)
+
+    def to_json(self) -> dict[str, Any]:
+        """JSON as in the schema of attach, detach and extract."""
+        done = self.outcome
+        return {
+            "version": 1,
+            "dry_run": done is None,
+            **self.plan.to_json(),
+            "bytes_read": self.bytes_read,
+            "wall_s": done.wall_s if done else 0.0,
+            "tensor_sha256": done.hashes if done else {},
+            "links": done.links if done else {},
+            "donor": self.donor.to_json() if self.donor else None,
+            "bytes_downloaded": self.bytes_downloaded,
+            "bytes_to_download": self.bytes_to_download,
+        }
+
+
+def carry_out(plan: Plan, dry_run: bool, progress: Progress | None) -> Result:
+    """Carry a plan out that needs nothing from a server; with `dry_run` only check that its outputs are free."""
+    if dry_run:
+        check_outputs(plan)
+        return Result(plan, None)
+    return Result(plan, execute(plan, progress=progress))
+
+
+@dataclass(frozen=True)
+class DonorInfo:
+    """Where a block came from."""
+
+    name: str  # a file or folder name, or an address with its commit
+    revision: str | None  # the commit
+    sha256: str | None  # of the block's source bytes (see `fingerprint`); None after a dry run
+    why: str | None = None  # how it was chosen; None: it was named
+
+    def to_json(self) -> dict[str, Any]:
+        """JSON as in the schema of attach and extract."""
+        return {"name": self.name, "revision": self.revision, "sha256": self.sha256, "why": self.why}
+
+
+def link_mode(name: str | LinkMode) -> LinkMode:
+    """A link mode by name. Raises UsageError."""
+    try:
+        return LinkMode(name)
+    except ValueError:
+        raise UsageError(f"there is no link mode '{name}'; choose auto, hard or symlink.") from None

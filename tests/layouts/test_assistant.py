@@ -1,0 +1,83 @@
+"""Gemma 4's assistants: recognised, placed beside their model as they are, and never taken for a block."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import jsonschema
+import pytest
+from ggufmaker import KV, arch_kvs, f32, make, root_tensors, trunk_tensors
+
+import nextn
+from conftest import CHECKPOINT, Q4
+from nextn.errors import BlockPresent, DonorMismatch, UnsupportedModel, UsageError
+from nextn.gguf.files import open_model
+
+TOKENS: list[KV] = [("tokenizer.ggml.tokens", "[str]", ["a", "b", "c", "d"]),
+                    ("tokenizer.ggml.token_type", "[i32]", [1, 1, 1, 3])]  # fmt: skip
+
+
+def sizes(n_layer: int, nextn_layers: int | None, arch: str, hidden: int) -> list[KV]:
+    """All pairs but the tokenizer's."""
+    return [kv for kv in arch_kvs(n_layer, nextn_layers, arch, hidden) if "tokenizer" not in str(kv[0])]
+
+
+@pytest.fixture
+def trunk(tmp_path: Path) -> Path:
+    path = tmp_path / "models" / "gemma-4-x-Q8_0.gguf"
+    path.parent.mkdir()
+    path.write_bytes(make([*sizes(2, None, "gemma4", 8), *TOKENS], [*root_tensors(), *trunk_tensors(2)]).whole)
+    return path
+
+
+def assistant(path: Path, width: int = 8, arch: str = "gemma4-assistant", tokens: list[KV] = TOKENS) -> Path:
+    path.parent.mkdir(exist_ok=True)
+    kvs = [*sizes(2, 2, arch, 4), (f"{arch}.embedding_length_out", "u32", width), *tokens]
+    projections = [f32("nextn.pre_projection.weight", 16, 4), f32("nextn.post_projection.weight", 4, 8)]
+    path.write_bytes(make(kvs, [*root_tensors(4), *projections, *trunk_tensors(2, 4)]).whole)
+    return path
+
+
+@pytest.mark.parametrize("arch", ["gemma4-assistant", "gemma4_mtp"])
+def test_it_is_recognised(arch: str, tmp_path: Path) -> None:
+    import json
+
+    from conftest import ROOT
+
+    found = nextn.inspect(assistant(tmp_path / "gemma-4-x-assistant-F32.gguf", arch=arch))
+    assert (found.shape, found.n_layer_nextn, found.problems) == ("sidecar", 2, ())
+    assert "beside a model of 'gemma4'" in found.runs_on["llama.cpp"] and "nextn attach" in found.hints[-1]
+    jsonschema.validate(found.to_json(), json.loads((ROOT / "src/nextn/schemas/inspect.json").read_text()))
+    note = nextn.doctor(assistant(tmp_path / "mtp-x.gguf", arch=arch)).before
+    assert note.problems == () and [finding.id for finding in note.findings] == ["draft-model"]
+
+
+def test_it_is_placed_as_it_is(trunk: Path, tmp_path: Path) -> None:
+    path = assistant(tmp_path / "down" / "gemma-4-x-assistant-F32.gguf")
+    dry = nextn.attach(trunk, path, dry_run=True)
+    assert dry.outcome is None and len(list(trunk.parent.iterdir())) == 1
+    made = nextn.attach(trunk, path)
+    assert made.sidecar == trunk.parent / "mtp-gemma-4-x-F32.gguf" and made.sidecar.samefile(path)
+    assert made.bytes_written == 0 and made.entry == trunk
+    assert any("placed, not converted" in note for note in made.plan.notes)
+    assert open_model(made.sidecar).kvs == open_model(path).kvs
+    with pytest.raises(BlockPresent, match="beside the model already"):
+        nextn.attach(trunk, made.sidecar)
+
+
+def test_what_does_not_fit_is_refused(trunk: Path, tmp_path: Path) -> None:
+    path = assistant(tmp_path / "down" / "a-F32.gguf")
+    with pytest.raises(DonorMismatch, match="it drafts for 'gemma4', and the model is 'qwen35'"):
+        nextn.attach(Q4, path, out=tmp_path / "x")
+    with pytest.raises(DonorMismatch, match=r"hidden size of 16, and the model's is 8"):
+        nextn.attach(trunk, assistant(tmp_path / "down" / "b-F32.gguf", width=16))
+    other: list[KV] = [("tokenizer.ggml.tokens", "[str]", ["a", "x", "c", "d"]), TOKENS[1]]
+    with pytest.raises(DonorMismatch, match="tokenizers differ"):
+        nextn.attach(trunk, assistant(tmp_path / "down" / "c-F32.gguf", tokens=other))
+    with pytest.raises(UsageError, match="--type has no meaning"):
+        nextn.attach(trunk, path, type="q8_0")
+    with pytest.raises(UsageError, match="--layout has no meaning"):
+        nextn.attach(trunk, path, layout="bundle")
+    assert [each.name for each in trunk.parent.iterdir()] == [trunk.name]
+    with pytest.raises(UnsupportedModel, match="the draft of 'gemma4' is a model of its own"):
+        nextn.attach(trunk, CHECKPOINT)

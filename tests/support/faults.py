@@ -1,0 +1,286 @@
+"""What goes wrong with disks: failing systems, killed processes, sparse giants, counters of real input and output.
+
+As a program it is the command line on a slow disk: `python tests/support/faults.py MILLISECONDS_PER_CALL VERB ...`.
+"""
+
+from __future__ import annotations
+
+import errno
+import hashlib
+import json
+import os
+import shutil
+import struct
+import sys
+import time
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from itertools import pairwise
+from pathlib import Path
+from typing import Any
+
+from nextn.gguf.files import open_model
+from nextn.gguf.header import TensorInfo, build_header, place
+from nextn.gguf.kv import KV, KVType
+from nextn.writing import durable
+from nextn.writing.durable import System
+
+CALLS = (
+    "open_new",
+    "pwrite",
+    "copy_range",
+    "fsync",
+    "link",
+    "symlink",
+    "rename",
+    "unlink",
+    "mkdir",
+    "rmdir",
+)
+KILLED = 137  # what a shell reports for SIGKILL
+
+
+class Faults(System):
+    """Counts calls and lets number `at` go wrong in the way of `mode`.
+
+    eio, enospc: the call fails. dead: it fails and so do all later ones. before, after: Ctrl-C arrives before
+    the call, or when it is done. torn: half of a write is done, then the call fails. kill: the process is gone.
+    torn-kill: half of a write is done, then the process is gone. fsync is only counted: no test pulls the plug.
+    """
+
+    def __init__(self, at: int = 0, mode: str = "") -> None:
+        self.at, self.mode = at, mode
+        self.trace: list[tuple[str, tuple[Any, ...]]] = []
+
+    def step(self, name: str, args: tuple[Any, ...]) -> Any:
+        self.trace.append((name, args))
+        real: Callable[..., Any] = (lambda fd: None) if name == "fsync" else getattr(System(), name)
+        n, mode = len(self.trace), self.mode
+        if not self.at or n < self.at or (n > self.at and mode != "dead"):
+            return real(*args)
+        if mode.startswith("torn"):
+            if name == "pwrite":
+                real(args[0], args[1][: len(args[1]) // 2], args[2])
+            elif name == "copy_range":
+                real(*args[:2], args[2] // 2, *args[3:])
+        if mode.endswith("kill"):
+            os._exit(KILLED)  # as with SIGKILL: nothing is cleaned, the kernel closes and unlocks
+        if mode == "after":
+            real(*args)
+        if mode in ("before", "after"):
+            raise KeyboardInterrupt
+        raise OSError(errno.ENOSPC if mode == "enospc" else errno.EIO, f"injected into {name}")
+
+
+class ShortWrites(Faults):
+    """A system that moves at most a third of what it is asked for, and sometimes one byte."""
+
+    def step(self, name: str, args: tuple[Any, ...]) -> Any:
+        few = len(self.trace) % 5 == 0
+        if name == "pwrite":
+            args = (args[0], args[1][: 1 if few else max(1, len(args[1]) // 3)], args[2])
+        elif name == "copy_range":
+            args = (*args[:2], 1 if few else max(1, args[2] // 3), *args[3:])
+        return super().step(name, args)
+
+
+class Refusing(Faults):
+    """A system whose calls named in `answers` fail with an errno."""
+
+    def __init__(self, **answers: int) -> None:
+        super().__init__()
+        self.answers = answers
+
+    def step(self, name: str, args: tuple[Any, ...]) -> Any:
+        if name in self.answers:
+            self.trace.append((name, args))
+            raise OSError(self.answers[name], os.strerror(self.answers[name]))
+        return super().step(name, args)
+
+
+def _method(name: str) -> Callable[..., Any]:
+    return lambda self, *args: self.step(name, args)
+
+
+for _name in CALLS:
+    setattr(Faults, _name, _method(_name))
+
+
+def in_child(work: Callable[[], object]) -> int:
+    """Run `work` in a forked process; its exit code (0: done, 1: an exception, KILLED: killed on the way)."""
+    pid = os.fork()
+    if pid == 0:
+        code = 1
+        try:
+            work()
+            code = 0
+        finally:
+            os._exit(code)
+    return os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
+
+
+# -- what is on a disk ---------------------------------------------------------------------------------------
+
+
+def listing(folder: Path) -> list[str]:
+    """Every path under `folder`, hidden ones and folders included, sorted."""
+    return sorted(str(path.relative_to(folder)) for path in folder.rglob("*")) if folder.exists() else []
+
+
+def content(folder: Path) -> dict[str, str]:
+    """File name -> sha256 of every file under `folder`, links followed."""
+    return {
+        name: hashlib.sha256((folder / name).read_bytes()).hexdigest()
+        for name in listing(folder)
+        if (folder / name).is_file()
+    }
+
+
+def state(folder: Path) -> dict[str, tuple[int, int, int, str]]:
+    """File name -> inode, mode, mtime and sha256: what must not change in an input."""
+    return {
+        name: ((stat := (folder / name).stat()).st_ino, stat.st_mode, stat.st_mtime_ns, digest)
+        for name, digest in content(folder).items()
+    }
+
+
+def _io_counters() -> tuple[dict[str, int], int]:
+    """The kernel's own count for this process (rchar, wchar: all bytes asked for, caches included), and its length."""
+    text = Path("/proc/self/io").read_bytes()
+    return {key: int(value) for key, value in (line.split(": ") for line in text.decode().splitlines())}, len(text)
+
+
+@dataclass
+class Counted:
+    """Bytes that a piece of work read and wrote, as the kernel counted them."""
+
+    read: int = 0
+    written: int = 0
+
+
+@contextmanager
+def counted() -> Iterator[Counted]:
+    """Count the body's reads and writes; what counting itself reads is taken off."""
+    result = Counted()
+    start, own = _io_counters()
+    yield result
+    end, _ = _io_counters()
+    result.read = end["rchar"] - start["rchar"] - own
+    result.written = end["wchar"] - start["wchar"]
+
+
+@contextmanager
+def small_disk(folder: Path, size: str) -> Iterator[Path | None]:
+    """A file system of its own at `folder`; None when this user may not mount one."""
+    folder.mkdir(parents=True, exist_ok=True)
+    command = f"mount -t tmpfs -o size={size} none '{folder}' 2>/dev/null"
+    if sys.platform != "linux" or shutil.which("mount") is None or os.system(command):
+        yield None
+        return
+    try:
+        yield folder
+    finally:
+        os.system(f"umount '{folder}'")
+
+
+# -- giants that take no room --------------------------------------------------------------------------------
+
+
+@dataclass
+class Giant:
+    """A sparse trunk: the header of a small one with longer tensors, and data of zeros that no disk holds.
+
+    Norms, embeddings and head are the small trunk's, so that its block fits.
+    """
+
+    like: tuple[KV, ...]
+    roots: tuple[TensorInfo, ...]
+    n_layer: int
+    matrix_bytes: int  # of each of the three matrices of a layer
+
+    def tensors(self) -> list[tuple[TensorInfo, int]]:
+        """Infos without places, and stored bytes."""
+        out = [(info, info.computed_size_bytes or 0) for info in self.roots]
+        rows = self.matrix_bytes // (256 * 4)
+        for i in range(self.n_layer):
+            out.append((TensorInfo(f"blk.{i}.attn_norm.weight", (256,), 0, 0), 1024))
+            out += [
+                (TensorInfo(f"blk.{i}.ffn_{x}.weight", (256, rows), 0, 0), rows * 1024) for x in ("gate", "up", "down")
+            ]
+        return out
+
+    def _write(self, path: Path, kvs: Iterable[KV], tensors: list[tuple[TensorInfo, int]]) -> Path:
+        infos, size = place(tensors, 32)
+        header = build_header(list(kvs), infos)
+        path.write_bytes(header)
+        os.truncate(path, len(header) + size)
+        return path
+
+    def single(self, path: Path) -> Path:
+        """The trunk in one file."""
+        return self._write(path, self.like, self.tensors())
+
+    def shards(self, folder: Path, base: str, count: int) -> list[Path]:
+        """The trunk as a set whose first shard holds metadata only."""
+        tensors = self.tensors()
+        cuts = [len(tensors) * i // (count - 1) for i in range(count)]
+        parts = [[], *(tensors[start:end] for start, end in pairwise(cuts))]
+        made = []
+        for no, part in enumerate(parts):
+            split = (
+                KV.make("split.no", KVType.UINT16, no),
+                KV.make("split.count", KVType.UINT16, count),
+                KV.make("split.tensors.count", KVType.INT32, len(tensors)),
+            )
+            name = f"{base}-{no + 1:05d}-of-{count:05d}.gguf"
+            made.append(self._write(folder / name, (*(self.like if no == 0 else ()), *split), part))
+        return made
+
+
+def giant(trunk: Path, total_bytes: int) -> Giant:
+    """A sparse trunk of about `total_bytes` that the block made for `trunk` (hidden size 256) fits."""
+    model = open_model(trunk)
+    names = ("token_embd.weight", "output_norm.weight", "output.weight")
+    roots = tuple(model.tensors[name][1] for name in names if name in model.tensors)
+    n_layer = model.arch_int("block_count")
+    return Giant(model.kvs, roots, n_layer, total_bytes // n_layer // 3)
+
+
+def safetensors(tensors: dict[str, tuple[str, list[int], bytes]]) -> bytes:
+    """A safetensors file from name -> (dtype, shape, data)."""
+    table, data = {}, b""
+    for name, (dtype, shape, raw) in tensors.items():
+        table[name] = {"dtype": dtype, "shape": shape, "data_offsets": [len(data), len(data) + len(raw)]}
+        data += raw
+    head = json.dumps(table).encode()
+    return struct.pack("<Q", len(head)) + head + data
+
+
+# -- a slow disk for real processes --------------------------------------------------------------------------
+
+
+def main(argv: list[str]) -> int:
+    """The command line with a pause before each call, and copies in small steps."""
+    from nextn.cli import main as command_line
+    from nextn.writing import execute as local
+
+    pause = float(argv[0]) / 1000
+    local.COPY_BYTES = 1 << 16
+
+    def slow(name: str) -> Callable[..., Any]:
+        real = getattr(System, name)
+
+        def call(self: System, *args: Any) -> Any:
+            time.sleep(pause)
+            return real(self, *args)
+
+        return call
+
+    for name in CALLS:
+        setattr(durable.System, name, slow(name))
+    return command_line(argv[1:])
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

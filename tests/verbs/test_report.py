@@ -1,0 +1,188 @@
+"""The report: what it reads, that nothing of a model gets out of its place, and that a browser shows the page."""
+
+from __future__ import annotations
+
+import json
+import re
+import shutil
+import subprocess
+from pathlib import Path
+
+import pytest
+
+import nextn
+from conftest import CHECKPOINT, DATA, Q4, need
+from nextn.cli import main
+from nextn.errors import FormatError
+from nextn.report.page import contexts, page
+from nextn.report.results import Section, Table, read_result, read_results
+
+EVIL = "<script>alert(1)</script>\"'&"
+LINEAR = {
+    "fixed_bytes": 1_000_000, "kv": [{"bytes_per_cell": 512, "max_cells": None}],
+    "recurrent_bytes_per_copy": 1000, "recurrent_copies": 4, "compute_fixed_bytes": 0, "compute_bytes_per_token": 1.0,
+}  # fmt: skip
+
+
+def sections(name: str = EVIL) -> list[Section]:
+    plan = {"kind": "memory", "n_ctx": 2048, "n_ctx_train": 4096, "n_parallel": 1,
+            "setups": [{"title": name, "linear": [LINEAR]}]}  # fmt: skip
+    other = [
+        {"kind": "acceptance", "series": {name: [0.9, 0.8]}},
+        {"kind": "speed", "bars": [{"name": name, "median": 9.0, "low": 8.0, "high": 10.0}]},
+        {"kind": "bytes", "files": [{"name": name, "ranges": [{"what": "linked", "size_bytes": 5}]}]},
+    ]
+    return [Section(name, (name,), (Table(name, (name,), ((name,),)),), (plan, *other), (name,))]
+
+
+def test_names_are_escaped() -> None:
+    text = page(sections()).decode()
+    assert "<script>alert" not in text and "&lt;script&gt;alert(1)" in text
+    assert "default-src 'none'" in text and not re.search(r"(?:src|href)=", text)
+
+
+def test_results_of_verbs(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    names = []
+    for i, call in enumerate(
+        (["inspect", Q4], ["attach", Q4, "--from", CHECKPOINT, "--layout", "bundle", "--dry-run"])
+    ):
+        assert main([*map(str, call), "--json"]) == 0
+        names.append(str(tmp_path / f"{i}.json"))
+        Path(names[-1]).write_text(capsys.readouterr().out)
+    made = read_result(Path(names[1])).plots[0]["files"][0]["ranges"]
+    written = json.loads(Path(names[1]).read_text())["bytes_written"]
+    assert sum(part["size_bytes"] for part in made) == written and {p["what"] for p in made} == {
+        "new",
+        "copied",
+        "block",
+    }
+    assert main(["report", *names]) == 0 and "trunk-only" in capsys.readouterr().out
+    out = tmp_path / "page.html"
+    assert main(["report", *names, "-o", str(out)]) == 0 and out.stat().st_size > 200_000
+    assert main(["report", *names, "-o", str(out)]) == 20
+
+
+@pytest.mark.parametrize("text", ["no json", "[]", '{"version": 2}', '{"version": 1, "x": 1}'])
+def test_what_is_no_result(tmp_path: Path, text: str) -> None:
+    (tmp_path / "x.json").write_text(text)
+    with pytest.raises(FormatError):
+        read_result(tmp_path / "x.json")
+
+
+def test_a_browser_draws_it(tmp_path: Path) -> None:
+    chromium = shutil.which("chromium")
+    need("chromium", chromium is not None)
+    (tmp_path / "page.html").write_bytes(page(sections()))
+    flags = "--headless --no-sandbox --disable-gpu --disable-quic --no-first-run --disable-background-networking "
+    flags += "--disable-component-update --disable-sync --enable-logging=stderr --dump-dom"
+    done = subprocess.run(
+        [str(chromium), *flags.split(), f"--user-data-dir={tmp_path / 'profile'}", (tmp_path / "page.html").as_uri()],
+        capture_output=True, text=True, timeout=100, check=False,
+    )  # fmt: skip
+    assert "2,048 tokens" in done.stdout and "2.05 MB" in done.stdout  # 1,000,000 + 512 * 2048 + 4000 + 2048
+    assert "CONSOLE" not in done.stderr, done.stderr
+
+
+def test_the_slider_by_keyboard_and_on_a_phone(tmp_path: Path) -> None:
+    need("chromium", shutil.which("chromium") is not None and shutil.which("chromedriver") is not None)
+    from selenium import webdriver
+    from selenium.webdriver.chrome.service import Service
+    from selenium.webdriver.common.by import By
+    from selenium.webdriver.common.keys import Keys
+
+    (tmp_path / "page.html").write_bytes(page(sections()))
+    options = webdriver.ChromeOptions()
+    options.binary_location = str(shutil.which("chromium"))
+    for flag in ("headless", "no-sandbox", "disable-gpu", "disable-quic", "no-first-run", "window-size=800,900"):
+        options.add_argument(f"--{flag}")
+    options.add_argument(f"--user-data-dir={tmp_path / 'profile'}")
+    options.set_capability("goog:loggingPrefs", {"browser": "ALL"})
+    driver = webdriver.Chrome(options=options, service=Service(shutil.which("chromedriver")))
+    try:
+        driver.get((tmp_path / "page.html").as_uri())
+        slider = driver.find_element(By.CSS_SELECTOR, "input[type=range]")
+        said, table = driver.find_element(By.TAG_NAME, "output"), driver.find_element(By.CSS_SELECTOR, "tbody")
+        seen = {}
+        slider.send_keys(Keys.HOME)
+        for _ in contexts(2048, 4096):
+            seen[said.text] = table.text.split()[-2:]
+            slider.send_keys(Keys.ARROW_RIGHT)
+        totals = {n: 1_000_000 + 512 * n + 4000 + n for n in (512, 1024, 2048, 4096)}
+        assert list(seen) == [f"{n:,} tokens" for n in totals]
+        assert [float(number) for number, _ in seen.values()] == [float(f"{n / 1e6:.3g}") for n in totals.values()]
+        driver.find_element(By.ID, "theme").click()
+        assert driver.find_element(By.TAG_NAME, "html").get_attribute("data-theme") in ("dark", "light")
+        driver.execute_cdp_cmd(
+            "Emulation.setDeviceMetricsOverride", {"width": 360, "height": 740, "deviceScaleFactor": 2, "mobile": True}
+        )
+        driver.refresh()
+        assert driver.execute_script("return document.documentElement.scrollWidth") <= 360
+        assert driver.execute_script("return performance.getEntriesByType('resource').length") == 0
+        assert driver.get_log("browser") == []
+    finally:
+        driver.quit()
+
+
+def test_sequences_share_a_context_that_is_rounded_for_each(tmp_path: Path) -> None:
+    chromium = shutil.which("chromium")
+    need("chromium", chromium is not None)
+    plot = {"kind": "memory", "n_ctx": 1000, "n_ctx_train": 1000, "n_parallel": 3,
+            "setups": [{"title": "one", "linear": [LINEAR]}]}  # fmt: skip
+    (tmp_path / "page.html").write_bytes(page([Section("s", (), (), (plot,))]))
+    flags = "--headless --no-sandbox --disable-gpu --disable-quic --no-first-run --dump-dom"
+    done = subprocess.run(
+        [str(chromium), *flags.split(), f"--user-data-dir={tmp_path / 'profile'}", (tmp_path / "page.html").as_uri()],
+        capture_output=True, text=True, timeout=100, check=False,
+    )  # fmt: skip
+    assert "786 KB" in done.stdout  # 512 bytes * 3 sequences * 512 cells: 1,024 tokens by 3, rounded up
+
+
+def test_where_the_slider_stops() -> None:
+    assert contexts(2048, 4096) == [512, 1024, 2048, 4096]
+    assert contexts(3000, 40960) == [512, 1024, 2048, 3000, 4096, 8192, 16384, 32768, 40960]
+    assert contexts(100, 0)[0] == 100 and contexts(100, 0)[-1] == 131072
+
+
+def test_bench_keeps_what_was_not_used() -> None:
+    found = read_result(DATA / "samples" / "bench.json")
+    data = json.loads((DATA / "samples" / "bench.json").read_text())
+    assert any(f"{data['n_disturbed']} of {len(data['runs'])} runs" in line for line in found.summary)
+    assert len(found.tables[1].rows) == len(data["comparisons"])
+    assert {plot["kind"] for plot in found.plots} == {"speed", "acceptance"}
+
+
+def test_sections_stand_in_an_order_that_tells_a_story(tmp_path: Path) -> None:
+    files = {}
+    for name, data in (
+        ("serve", {"version": 1, "model": "m", "notes": [], "shell": "x", "command": ["x"], "layout": "bundled"}),
+        ("doctor", nextn.doctor(Q4).to_json()),
+        ("attach", nextn.attach(Q4, CHECKPOINT, out=tmp_path, dry_run=True).to_json()),
+        ("inspect", nextn.inspect(Q4).to_json()),
+    ):
+        files[name] = tmp_path / f"{name}.json"
+        files[name].write_text(json.dumps(data))
+    titles = [section.title.partition(":")[0] for section in read_results(list(files.values()))]
+    assert titles == ["Model", "Examined", "Files", "Serving"]
+    doctor = read_results([files["doctor"]])[0]
+    assert doctor.summary[0] == "no problems" and doctor.tables[0].rows[0][1] == "no-block-attached"
+
+
+def test_a_plan_shows_devices_measured_runs_and_what_publishing_takes(tmp_path: Path) -> None:
+    data = json.loads((DATA / "samples" / "plan.json").read_text())
+    one = data["setups"][0]
+    one["devices"] = [{**one["devices"][0], "device": "CUDA0"}, {**one["devices"][0], "device": "Host"}]
+    one["measured"] = {**one["totals"], "rss_anonymous_bytes": 1, "rss_file_bytes": 1, "peak_bytes": 1}
+    one["disk_bytes"] = None
+    data["publishing"] = {"separate_bytes": 5_000_000, "shared_bytes": 3_000_000, "saved_bytes": 2_000_000,
+                          "how": "sidecar", "by_layout": []}  # fmt: skip
+    path = tmp_path / "plan.json"
+    path.write_text(json.dumps(data))
+    (section,) = read_results([path])
+    memory, disk = section.tables
+    names = [row[0] for row in memory.rows]
+    assert names[:3] == [f"{one['title']}: CUDA0", f"{one['title']}: Host", f"{one['title']}, measured"]
+    assert memory.rows[0][1] == "-" and memory.rows[1][1] == ""
+    assert [setup["title"] for setup in section.plots[0]["setups"]][:2] == names[:2]
+    assert ("published with and without MTP, as trunk and sidecar", "", "3 MB", "") in disk.rows
+    text = page([section]).decode()
+    assert '<th scope="col" class="number">total</th>' in text and 'class="wide"' in text
