@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 
+import engine_watch
 import pytest
 import standin_server
 from hub_server import HubServer
