@@ -32,7 +32,7 @@ sys.path.insert(0, str(ROOT / "scripts"))
 sys.path.insert(0, str(ROOT / "tests" / "support"))
 sys.path.insert(0, str(ROOT / "benchmarks"))
 
-engine_watch.install()
+engine_watch.install(pytest.fail.Exception)  # which code that catches exceptions lets through
 
 # A shell starts what runs behind it with SIGINT ignored, children would inherit that, and tests interrupt them.
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
@@ -64,16 +64,14 @@ def need(what: str, there: bool) -> None:
 @pytest.hookimpl(wrapper=True)
 def pytest_runtest_protocol(item: pytest.Item) -> Generator[None, object, object]:
     """A test without the mark `engine` that starts one is stopped, and fails with a sentence that says so."""
-    if item.get_closest_marker("engine") is not None:
-        return (yield)
-    for known in (llama_server._ask, xllamacpp._version):  # an engine that was asked before would not be started
-        known.cache_clear()
-    with tempfile.TemporaryDirectory(prefix="engine-watch-") as folder:
-        os.environ[engine_watch.VARIABLE] = str(Path(folder) / "started")
-        try:
+    with tempfile.TemporaryDirectory(prefix="engine-watch-") as folder, pytest.MonkeyPatch.context() as patch:
+        if item.get_closest_marker("engine") is not None:
+            patch.delenv(engine_watch.VARIABLE, raising=False)
             return (yield)
-        finally:
-            del os.environ[engine_watch.VARIABLE]
+        for known in (llama_server._ask, xllamacpp._version):  # an engine that was asked before would not be started
+            known.cache_clear()
+        patch.setenv(engine_watch.VARIABLE, str(Path(folder) / "started"))
+        return (yield)
 
 
 @pytest.hookimpl(wrapper=True)
@@ -81,9 +79,10 @@ def pytest_runtest_makereport(item: pytest.Item) -> Generator[None, pytest.TestR
     """Makes what was caught on the way, or happened in a child, the test's failure all the same."""
     report = yield
     started = Path(os.environ.get(engine_watch.VARIABLE, os.devnull))
-    if started.is_file() and (engines := started.read_text().splitlines()):
+    if started.is_file():
+        engine, *_ = started.read_text().splitlines()
         started.unlink()
-        report.outcome, report.longrepr = "failed", engine_watch.said(engines[0])
+        report.outcome, report.longrepr = "failed", engine_watch.said(engine)
     return report
 
 

@@ -25,8 +25,7 @@ _QUANTIZER = re.compile(r"/lib(?:ggml|gomp)[^/]*$")
 _STARTS = {"subprocess.Popen", "os.exec", "os.posix_spawn", "os.system"}
 
 
-class EngineStarted(BaseException):
-    """Not for anything to catch that catches exceptions."""
+_raised: type[BaseException] = RuntimeError  # in a child, which ends with it
 
 
 def engine_in(text: str) -> str:
@@ -59,7 +58,7 @@ def _hook(event: str, args: tuple[object, ...]) -> None:
     if text and (engine := engine_in(text)):
         with Path(log).open("a", encoding="utf-8") as file:
             file.write(f"{engine}\n")
-        raise EngineStarted(said(engine))
+        raise _raised(said(engine))
 
 
 def said(engine: str) -> str:
@@ -67,8 +66,13 @@ def said(engine: str) -> str:
     return f"this test starts an engine ({engine}) and bears no mark: put @pytest.mark.engine on it"
 
 
-def install() -> None:
-    """Watch this process from now on; a hook cannot be taken out, and does nothing without `VARIABLE`."""
+def install(raised: type[BaseException] = RuntimeError) -> None:
+    """Watch this process from now on, stopping a start with `raised`.
+
+    A hook cannot be taken out, and does nothing without `VARIABLE`.
+    """
+    global _raised
+    _raised = raised
     named = (os.environ.get("NEXTN_LLAMA_SERVER"), os.environ.get("NEXTN_IK_SERVER"), shutil.which("llama-server"))
     os.environ.setdefault(SERVERS, os.pathsep.join(filter(None, named)))
     sys.addaudithook(_hook)
