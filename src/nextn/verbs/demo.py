@@ -43,6 +43,7 @@ class DemoLayout:
     acceptance: dict[str, list[float]]  # n_max -> share accepted by draft position
     tps_off: float
     tps_on: dict[str, float]  # n_max -> tokens per second
+    reasons: tuple[str, ...]  # of the verdict
 
     def to_json(self) -> dict[str, Any]:
         """JSON of one row."""
@@ -62,6 +63,11 @@ class Demo:
         """Whether all layouts passed and the engine refused the trunk alone."""
         return bool(self.refusal) and all(row.verdict == "passed" for row in self.rows)
 
+    @property
+    def failed(self) -> bool:
+        """Whether a layout failed, or the engine did not refuse the trunk alone; else some could not be told."""
+        return not self.refusal or any(row.verdict == "failed" for row in self.rows)
+
     def to_json(self) -> dict[str, Any]:
         """JSON of the demo."""
         return {
@@ -76,7 +82,8 @@ class Demo:
 def run_demo(folder: Path, engine: Engine | None = None, say: Say | None = None) -> Demo:
     """Show the refusal, attach in all three layouts, verify each on the engine.
 
-    Files go into `folder`, which must be empty or new. Raises EngineMissing, and what attach and verify raise.
+    Files go into `folder`, which must be empty or new. Raises EngineMissing, EngineFailed when the engine fails before
+    anything is attached, and what attach and verify raise.
     """
     from ..engines import find_engine
     from .verify import verify
@@ -116,18 +123,24 @@ def run_demo(folder: Path, engine: Engine | None = None, say: Say | None = None)
                 verdict["acceptance"],
                 tps.get("off") or 0.0,
                 tps.get("on") or {},
+                tuple(verdict["reasons"]),
             )
         )
     return Demo(f"{engine.name} {engine.version}", refusal, tuple(rows))
 
 
 def ask_trunk_alone(engine: Engine, trunk: Path) -> str:
-    """The engine's decisive line when a trunk-only model is asked to draft; empty when it does not refuse."""
+    """The engine's decisive line when a trunk-only model is asked to draft; empty when it does not refuse.
+
+    Raises EngineFailed: an engine that dies has refused nothing.
+    """
     from ..engines.base import Launch
 
     try:
         with engine.start(Launch(model=trunk, n_max=1, threads=N_THREADS)) as running:
             running.complete("def", 4)
-    except (EngineRefused, EngineFailed) as error:
+    except EngineFailed:
+        raise
+    except EngineRefused as error:
         return error.line
     return ""

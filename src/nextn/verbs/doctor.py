@@ -17,7 +17,7 @@ from ..diagnosis.examine import HALVES, Diagnosis, check_source, diagnose, exami
 from ..diagnosis.finding import Finding
 from ..diagnosis.fix_plan import plan_mended
 from ..diagnosis.patient import Patient, quoted
-from ..errors import UsageError
+from ..errors import EngineFailed, UsageError
 from ..gguf.files import Model, open_model
 from ..gguf.types import parse_type_name
 from ..progress import Progress, Say
@@ -33,6 +33,7 @@ class Treatment:
     plan: Plan | None = None  # None: nothing was asked for, or nothing can be mended
     outcome: Outcome | None = None  # None: a dry run, or nothing to do
     after: Diagnosis | None = None  # of what was written; in a dry run of what would be
+    engine_died: bool = False  # when it was asked; the diagnosis is without its answer, and a note says of what
 
     @property
     def remaining(self) -> tuple[Finding, ...]:
@@ -92,18 +93,22 @@ def doctor(
         before = examine(model, donor=block, trunk=target, limit_rate=limit_rate)
         if source is not None and source.remote is not None:
             before = _with_address(before, source.block.origin, str(donor))
+        died = False
         if engine is not None:
-            before = _tried(before, target, engine, threads, say)
+            try:
+                before = _tried(before, target, engine, threads, say)
+            except EngineFailed as error:
+                before, died = replace(before, notes=(*before.notes, str(error))), True
         if not fix or before.model is None or not before.fixable:
-            return Treatment(before)
+            return Treatment(before, engine_died=died)
         plan, after = _planned(before, block, target, out, mode)
         check_outputs(plan)
         if dry_run:
-            return Treatment(before, plan, None, after)
+            return Treatment(before, plan, None, after, died)
         if source is not None and source.remote is not None:
             source.remote.fetch(plan.ranges, progress)
         outcome = execute(plan, progress=progress)
-    return Treatment(before, plan, outcome, examine(plan.sidecar or plan.entry, trunk=target))
+    return Treatment(before, plan, outcome, examine(plan.sidecar or plan.entry, trunk=target), died)
 
 
 def _with_address(before: Diagnosis, place: Path, address: str) -> Diagnosis:

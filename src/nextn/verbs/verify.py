@@ -74,7 +74,8 @@ def verify(
 
     The engine is `engine`, or the server binary `llama_server`, or xllamacpp. Raises NoBlock when there is
     nothing to verify, EngineMissing without an engine, and what opening files raises. A model that the engine
-    refuses is no exception but a failed verdict.
+    refuses with MTP only is no exception but a failed verdict; an engine that dies, or refuses it without MTP too,
+    leaves the verdict open.
     """
     say = heard(say)
     original = None if trunk is None else open_model(trunk)
