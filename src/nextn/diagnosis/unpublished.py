@@ -13,7 +13,7 @@ from typing import Any
 
 from ..archs import BY_CLASS, FAMILIES, loads_only_of
 from ..archs.base import LOADS_ONLY, OTHER_USE
-from .anatomy import DRAFTS, Anatomy
+from ..block.anatomy import DRAFTS, Anatomy
 from .finding import Finding
 from .patient import quoted
 
