@@ -181,7 +181,7 @@ class Family:
     ignores_promise: bool  # the loader takes a trunk as it is, whatever its key promises
     memory: Memory
 
-    runs_on: Mapping[str, str] | None = None  # engine -> since when, or why not
+    runs_on: Mapping[str, str]  # engine -> since when, or why not
     ik: OnIk | None  # None: ik_llama.cpp does not draft with it
     only_ik: bool  # llama.cpp has no such architecture
 
@@ -192,9 +192,9 @@ class Family:
         for wrong, what in (
             (len(set(targets)) < len(targets), "two rules make one tensor"),
             (plain != (self.qkv is not None), "'qkv' and the rules disagree"),
+            (self.only_ik and self.ik is None, "'only_ik' without 'ik'"),
             (self.takes_sidecar != (self.header is not None), "'header' is for those that take a sidecar"),
             (not 0 < self.n_blocks <= self.max_blocks, "'n_blocks' is more than 'max_blocks'"),
-            (self.only_ik and self.ik is None, "'only_ik' without 'ik'"),
         ):
             if wrong:
                 raise ValueError(f"{self.arch}: {what}")

@@ -104,3 +104,9 @@ CLASS_STARTS = (
     ("GraniteFor", "granite"), ("SmolLM3For", "smollm3"), ("SeedOssFor", "seed_oss"), ("MiniMaxM2For", "minimax-m2"),
     ("KimiLinearFor", "kimi-linear"), ("Ernie4_5_MoeFor", "ernie4_5-moe"), ("MellumFor", "mellum"),
 )  # fmt: skip
+
+
+def every_name() -> set[str]:
+    """All architectures, and starts of model classes, that these tables hold."""
+    archs = {*LOADS_ONLY, *ASSISTANTS, *ASSISTANTS.values(), *OTHER_USE, *DRAFTS, *NONE_PUBLISHED, *NOT_RELEASED}
+    return archs | {*LOADS_ONLY_CLASSES} | {start for start, _ in CLASS_STARTS}
