@@ -237,4 +237,6 @@ def test_an_invented_family_needs_the_guides_steps_and_no_other(tmp_path: Path) 
     assert expected | {f"{gguf}.weight" for gguf, _ in ROOTS.values()} == set(made.tensors)
     assert made.header.get("bolt.rope.dimension_count") == D
     planned = run("plan", trunk, "--header-only", "--json")
-    print(json.dumps(planned)[:3000])
+    weights = {setup["id"]: setup["totals"]["weights_bytes"] for setup in planned["setups"]}
+    block_bytes = sum(4 * int(np.prod(shape)) for _, shape in BLOCK.values())
+    assert weights["bundled_on"] - weights["no_mtp"] >= block_bytes > 0

@@ -25,6 +25,11 @@ LOADS_ONLY_CLASSES = {
     "Glm5NextFor": "glm5-next", "BailingMoeV2For": "bailingmoe2", "ExaoneMoEFor": "exaone-moe",
     "ExaoneMoeFor": "exaone-moe", "Exaone4_5_For": "exaone4", "GlmOcrFor": "glm4", "Dots3Note": "dots3note",
 }  # fmt: skip
+# Wrappers whose own class decides, whatever class their text model names.
+TOP_DECIDES = (
+    "StepVLForConditionalGeneration", "Sarashina2VisionForCausalLM", "Exaone4_5_ForConditionalGeneration",
+    "Step3p7ForConditionalGeneration", "KimiK3ForConditionalGeneration",
+)  # fmt: skip
 # Drafts that are sidecars by nature -> the architecture of the models that they draft for.
 ASSISTANTS = {"gemma4-assistant": "gemma4", "gemma4_mtp": "gemma4"}  # the second as ik_llama.cpp's converter names it
 # Architectures that use the key for something else.

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ..archs import BY_CLASS
+from ..archs import of_classes
 from ..block.from_checkpoint import block_from_checkpoint
 from ..block.model import Block
 from ..errors import FormatError, NoBlock, UnsupportedModel
@@ -89,7 +89,7 @@ def inspect_checkpoint(found: Opened) -> CheckpointInspection:
         (problems if "promises" in str(error) else hints).append(str(error))
     except (UnsupportedModel, FormatError) as error:
         problems.append(str(error))
-    family = next((BY_CLASS[name] for name in checkpoint.classes if name in BY_CLASS), None)
+    family = of_classes(checkpoint.classes)
     types: Counter[str] = Counter()
     for tensor in block.tensors if block else ():
         for span in tensor.rows.spans:
