@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from ..archs import BY_CLASS
+from ..archs import of_classes
 from ..block.from_checkpoint import block_from_checkpoint
 from ..block.model import Block
 from ..diagnosis.examine import Diagnosis
@@ -88,7 +88,7 @@ def inspect_checkpoint(found: Opened, diagnosis: Diagnosis) -> CheckpointInspect
     block: Block | None = None
     with suppress(NoBlock, UnsupportedModel, FormatError, IncompleteModel):  # the diagnosis says why not
         block = block_from_checkpoint(checkpoint)
-    family = next((BY_CLASS[name] for name in checkpoint.classes if name in BY_CLASS), None)
+    family = of_classes(checkpoint.classes)
     types: Counter[str] = Counter()
     for tensor in block.tensors if block else ():
         for span in tensor.rows.spans:

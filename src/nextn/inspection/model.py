@@ -209,7 +209,7 @@ def _runs_on(arch: str, shape: str, has_sidecar: bool) -> dict[str, str]:
         return dict.fromkeys(("llama.cpp", "ik_llama.cpp"), "cannot run it: attach it to a model")
     if shape == "sidecar":
         beside = "drafts with it beside its trunk (-m TRUNK -md this file)"
-        words = (family.runs_on or {}).get("ik_llama.cpp", "")
+        words = family.runs_on.get("ik_llama.cpp", "")
         takes = "sidecar" in words and "no sidecar" not in words
         return {"llama.cpp": beside, "ik_llama.cpp": beside if takes else "takes no sidecar of this family"}
-    return dict(family.runs_on or {})
+    return dict(family.runs_on)
