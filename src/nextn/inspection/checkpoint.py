@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections import Counter
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
 
 from ..archs import BY_CLASS
 from ..block.from_checkpoint import block_from_checkpoint
@@ -13,11 +12,13 @@ from ..block.model import Block
 from ..errors import FormatError, NoBlock, UnsupportedModel
 from ..gguf.kv import printable
 from ..remote.opening import Opened
+from ..schemas.base import Documented, filled
+from ..schemas.inspect import Inspect
 from ..sources.checkpoint import Checkpoint
 
 
 @dataclass(frozen=True)
-class CheckpointInspection:
+class CheckpointInspection(Documented):
     """A checkpoint as a donor: what its config, its index and the headers of the block's shards tell."""
 
     checkpoint: Checkpoint
@@ -43,34 +44,21 @@ class CheckpointInspection:
         """Engine -> what it does with it."""
         return {}
 
-    def to_json(self) -> dict[str, Any]:
-        """JSON as in the schema of inspect."""
-        files = set(self.checkpoint.weight_map.values())
-        return {
-            "version": 1,
-            "path": self.where,
-            "revision": self.revision,
-            "name": self.checkpoint.folder.name,
-            "architecture": self.architecture,
-            "n_layer_trunk": self.n_layer_trunk,
-            "n_layer_nextn": self.n_layer_nextn,
-            "shape": self.shape,
-            "block_bytes": self.block_bytes,
-            "size_bytes": self.size_bytes,
-            "n_files": len(files),
-            "n_tensors": len(self.checkpoint.weight_map),
-            "n_vocab": self.checkpoint.integer("vocab_size"),
-            "gguf_version": None,
-            "alignment": None,
-            "types": self.types,
-            "provenance": None,
-            "sidecars": [],
-            "runs_on": self.runs_on,
-            "problems": list(self.problems),
-            "hints": list(self.hints),
-            "block_sha256": self.block_sha256,
-            "bytes_downloaded": self.bytes_downloaded,
-        }
+    @property
+    def document(self) -> Inspect:
+        """What --json prints."""
+        return filled(
+            Inspect,
+            self,
+            path=self.where,
+            name=self.checkpoint.folder.name,
+            n_files=len(set(self.checkpoint.weight_map.values())),
+            n_tensors=len(self.checkpoint.weight_map),
+            n_vocab=self.checkpoint.integer("vocab_size"),
+            gguf_version=None,
+            alignment=None,
+        )
+
 
 
 def inspect_checkpoint(found: Opened) -> CheckpointInspection:

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections import Counter
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
 
 from ..archs import FAMILIES, per_layer_arrays
 from ..archs.base import ASSISTANTS, LOADS_ONLY, OTHER_USE
@@ -16,10 +15,12 @@ from ..gguf.header import pad_to
 from ..gguf.kv import KVType, printable
 from ..layouts.donor_check import n_layer_trunk
 from ..layouts.naming import MAIN_FORBIDDEN
+from ..schemas.base import Documented, filled
+from ..schemas.inspect import Inspect
 
 
 @dataclass(frozen=True)
-class Inspection:
+class Inspection(Documented):
     """A model as it is on disk."""
 
     model: Model
@@ -43,34 +44,24 @@ class Inspection:
         """The path to load, or the address."""
         return self.label or str(self.model.entry)
 
-    def to_json(self) -> dict[str, Any]:
-        """JSON as in the schema of inspect."""
+    @property
+    def document(self) -> Inspect:
+        """What --json prints."""
         header = self.model.header
-        return {
-            "version": 1,
-            "path": self.where,
-            "revision": self.revision,
-            "name": header.get("general.name"),
-            "architecture": self.architecture,
-            "n_layer_trunk": self.n_layer_trunk,
-            "n_layer_nextn": self.n_layer_nextn,
-            "shape": self.shape,
-            "block_bytes": self.block_bytes,
-            "size_bytes": self.model.size_bytes,
-            "n_files": len(self.model.files),
-            "n_tensors": len(self.model.tensors),
-            "n_vocab": _n_tokens(self.model),
-            "gguf_version": header.version,
-            "alignment": header.alignment,
-            "types": self.types,
-            "provenance": provenance(self.model),
-            "sidecars": [str(path) for path in self.sidecars],
-            "runs_on": self.runs_on,
-            "problems": list(self.problems),
-            "hints": list(self.hints),
-            "block_sha256": self.block_sha256,
-            "bytes_downloaded": self.bytes_downloaded,
-        }
+        return filled(
+            Inspect,
+            self,
+            path=self.where,
+            name=header.get("general.name"),
+            size_bytes=self.model.size_bytes,
+            n_files=len(self.model.files),
+            n_tensors=len(self.model.tensors),
+            n_vocab=_n_tokens(self.model),
+            gguf_version=header.version,
+            alignment=header.alignment,
+            provenance=provenance(self.model),
+        )
+
 
 
 def _n_tokens(model: Model) -> int | None:

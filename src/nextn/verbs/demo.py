@@ -6,10 +6,12 @@ import contextlib
 import time
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from ..errors import EngineFailed, EngineRefused
 from ..progress import Say, heard
+from ..schemas.base import Documented, filled
+from ..schemas.demo import Demo as DemoDocument
 from .attach import attach
 
 if TYPE_CHECKING:
@@ -44,13 +46,9 @@ class DemoLayout:
     tps_off: float
     tps_on: dict[str, float]  # n_max -> tokens per second
 
-    def to_json(self) -> dict[str, Any]:
-        """JSON of one row."""
-        return dict(self.__dict__)
-
 
 @dataclass(frozen=True)
-class Demo:
+class Demo(Documented):
     """Everything the demo showed."""
 
     engine: str
@@ -62,15 +60,11 @@ class Demo:
         """Whether all layouts passed and the engine refused the trunk alone."""
         return bool(self.refusal) and all(row.verdict == "passed" for row in self.rows)
 
-    def to_json(self) -> dict[str, Any]:
-        """JSON of the demo."""
-        return {
-            "version": 1,
-            "engine": self.engine,
-            "refusal": self.refusal,
-            "passed": self.passed,
-            "rows": [row.to_json() for row in self.rows],
-        }
+    @property
+    def document(self) -> DemoDocument:
+        """What --json prints."""
+        return filled(DemoDocument, self)
+
 
 
 def run_demo(folder: Path, engine: Engine | None = None, say: Say | None = None) -> Demo:
