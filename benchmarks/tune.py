@@ -26,7 +26,7 @@ import nextn
 from deep_model import make_deep_model
 from nextn.engines.base import Engine, Launch, Running
 from nextn.engines.xllamacpp import Xllamacpp
-from nextn.measure.bench_report import ALL_TASKS, compare_setups, overall_tps, spread_figures
+from nextn.measure.bench_report import ALL_TASKS, compare_setups, overall_tps
 from nextn.measure.bench_setup import machine
 from nextn.measure.candidate_sidecars import Maker
 from nextn.measure.engine_pool import Pool

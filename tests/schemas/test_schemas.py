@@ -10,9 +10,9 @@ import jsonschema
 import pytest
 from documents import ENGINE, FILES, masked, prepare, run_all, shape
 from hub_server import HubServer
-from make_schemas import FOLDER, encoded, schemas
 
 from conftest import CHECKPOINT, DATA, Q4
+from make_schemas import FOLDER, encoded, schemas
 from nextn.errors import FormatError, StorageError
 from nextn.schemas import KINDS, document_type
 from nextn.schemas.reading import read_document

@@ -23,9 +23,11 @@ from nextn.gguf.files import open_model, shard_name
 from nextn.layouts.attach import plan_attach
 from nextn.layouts.options import AttachOptions
 from nextn.writing import durable
-from nextn.writing.durable import JOB_SUFFIX, SUFFIX, Workspace, clean, explain, free_bytes, write_all
+from nextn.writing.durable import Workspace
 from nextn.writing.execute import SLACK_BYTES, execute
+from nextn.writing.leftovers import JOB_SUFFIX, SUFFIX, clean
 from nextn.writing.plan import LinkMode, Plan
+from nextn.writing.system import NO_HARD_LINKS, explain, free_bytes, write_all
 
 MOE = "qwen35moe-fused-bf16"
 
@@ -133,7 +135,7 @@ def test_another_disk_refuses_hard_links_in_one_sentence(plan: Callable[..., Pla
     assert listing(other_disk) == []
 
 
-@pytest.mark.parametrize("number", sorted(durable.NO_HARD_LINKS - {errno.EXDEV}), ids=errno.errorcode.get)
+@pytest.mark.parametrize("number", sorted(NO_HARD_LINKS - {errno.EXDEV}), ids=errno.errorcode.get)
 def test_a_file_system_without_hard_links(plan: Callable[..., Plan], number: int) -> None:
     """New files then get their names by rename, shards by symlink."""
     done = execute(plan(), system=Refusing(link=number))
@@ -184,7 +186,7 @@ def test_ctrl_c_never_takes_the_link_of_another_run(plan: Callable[..., Plan], t
         def step(self, name: str, args: tuple[Any, ...]) -> Any:
             if name == "open_new" and not theirs.exists():
                 os.link(sorted(trunk_set.iterdir())[1], theirs)
-            if name == "link" and args[1] == theirs:
+            if name == "link" and args[1].path == theirs:
                 raise KeyboardInterrupt
             return super().step(name, args)
 
@@ -365,7 +367,7 @@ def test_a_cleaner_that_is_faster_than_the_lock_costs_nothing(tmp_path: Path, mo
         monkeypatch.setattr(durable.fcntl, "flock", flock)
         temp, fd = space.new_file("model.gguf")
         os.write(fd, b"whole")
-        space.publish(temp, "model.gguf")
+        space.publish(temp, "model.gguf", 5)
         space.finish()
     assert n_calls == 3
     assert content(tmp_path).keys() == {"model.gguf"}

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from ..archs import FAMILIES, per_layer_arrays
-from ..archs.base import ASSISTANTS, LOADS_ONLY, OTHER_USE
+from ..archs.others import ASSISTANTS, LOADS_ONLY, OTHER_USE
 from ..block.model import SHARED_MARKS, block_layers, layer_of, suffix_of
 from ..errors import NextnError
 from ..gguf.files import Model, open_model

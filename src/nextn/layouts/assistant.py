@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import os
 
-from ..archs.base import ASSISTANTS
+from ..archs.others import ASSISTANTS
 from ..errors import BlockPresent, DonorMismatch, UsageError
 from ..gguf.files import Model
 from ..writing.plan import Link, Plan

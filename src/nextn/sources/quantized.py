@@ -42,7 +42,7 @@ _FOREIGN = (
     (re.compile(r"\.W_q$"), "HQQ"),
     (re.compile(r"\.(codes|codebooks|Qidxs)$"), "AQLM or QuIP#"),
     (re.compile(r"\.weight\._(data|scale|shift)$"), "quanto"),
-    (re.compile(r"_(blocks|scales)$"), "MXFP4 as gpt-oss has it"),
+    (re.compile(r"_(blocks|scales)$"), "MXFP4 as blocks and scales"),
     (re.compile(r"\.qscale_weight$"), "Mistral's FP8"),
 )
 _TITLES = {"awq": "AWQ", "gptq": "GPTQ", "bitsandbytes": "bitsandbytes", "bitnet": "BitNet", "hqq": "HQQ",
