@@ -26,7 +26,7 @@ import nextn
 from deep_model import make_deep_model
 from nextn.engines.base import Engine, Launch, Running
 from nextn.engines.xllamacpp import Xllamacpp
-from nextn.measure.bench_report import ALL_TASKS, compare_setups, compared_json, overall_tps, spread_json
+from nextn.measure.bench_report import ALL_TASKS, compare_setups, overall_tps
 from nextn.measure.bench_setup import machine
 from nextn.measure.candidate_sidecars import Maker
 from nextn.measure.engine_pool import Pool
@@ -35,6 +35,7 @@ from nextn.measure.target import open_target
 from nextn.measure.tasks import OWN
 from nextn.measure.timed_run import Ask, TimedRun, TimedSetup, mark_slow
 from nextn.measure.tune_space import Artifact, Point, Space
+from nextn.schemas.base import plain
 from nextn.verbs.demo import PROMPTS
 from vocab_model import LAYERS, VOCAB, make_vocab_model
 
@@ -238,7 +239,7 @@ def summary(
         },
         "turn_runs_disturbed": sum(not run.good for run in runs),
         "race_result": report.to_json(),
-        "runs": {"grid": [run.to_json() for run in grid_runs], "turns": [run.to_json() for run in runs]},
+        "runs": {"grid": [plain(run.document) for run in grid_runs], "turns": [plain(run.document) for run in runs]},
     }  # fmt: skip
 
 
