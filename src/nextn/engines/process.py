@@ -11,6 +11,7 @@ import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
+from nextn.engines.deaths import named, signal_of
 from nextn.engines.ring import Drain, LogFile, Ring
 from nextn.errors import EngineMissing
 
@@ -75,10 +76,13 @@ class EngineProcess:
         if code is None:
             return None
         self._settle()
-        number = code - 128 if code > 128 else -code
-        if number in set(signal.Signals):
-            return f"signal {number} ({signal.Signals(number).name})"
-        return f"exit code {code}"
+        return f"exit code {code}" if self.signal is None else named(self.signal)
+
+    @property
+    def signal(self) -> int | None:
+        """The number of the signal that ended the engine; None while it runs, or when it ended by itself."""
+        code = self._guard.poll()
+        return None if code is None else signal_of(code)
 
     def wait_ended(self, timeout_s: float) -> str | None:
         """Like `ended`, giving a dying engine up to `timeout_s` seconds."""

@@ -14,10 +14,11 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from nextn.engines.base import Launch, refuse_parts
+from nextn.engines.deaths import explained, signal_of
 from nextn.engines.process import EngineProcess
 from nextn.engines.ring import ask
 from nextn.engines.running import RunningServer
-from nextn.errors import EngineMissing
+from nextn.errors import EngineFailed, EngineMissing
 
 PACKAGE_ROOT = Path(__file__).resolve().parents[2]  # the folder that holds the nextn package
 _LISTENING = re.compile(r"^nextn: listening on port (\d+)$", re.MULTILINE)
@@ -51,7 +52,10 @@ class Xllamacpp:
 
     @classmethod
     def find(cls) -> Xllamacpp:
-        """The installed wheel. Raises EngineMissing when there is none or it does not load."""
+        """The installed wheel.
+
+        Raises EngineMissing when there is none or it does not load, EngineFailed when it dies of a signal.
+        """
         if not cls.installed():
             raise EngineMissing("xllamacpp is not installed: pip install 'nextn[engine]', or name a llama-server")
         return cls(_version(sys.executable))
@@ -77,7 +81,10 @@ class Xllamacpp:
             "extra": list(launch.extra_args),
         }
         process = EngineProcess(
-            _child(self.python, json.dumps(setup)), env=_environment(), cwd=PACKAGE_ROOT, log=_absolute(launch.log)
+            _child(self.python, json.dumps(setup)),
+            env={**_environment(), **launch.waiting()},
+            cwd=PACKAGE_ROOT,
+            log=_absolute(launch.log),
         )
         return RunningServer(self.name, launch, process, _port)
 
@@ -122,6 +129,9 @@ def _version(python: str) -> str:
         code, said = ask(_child(python, "--version"), env=_environment(), timeout_s=_PROBE_S, cwd=PACKAGE_ROOT)
     except (OSError, subprocess.SubprocessError) as error:
         raise EngineMissing(f"xllamacpp is installed and does not load: {error}") from error
+    if (number := signal_of(code)) is not None:
+        died = explained(number)
+        raise EngineFailed(f"xllamacpp died of {died}, when it was loaded", line=died, signal=number)
     lines = said.strip().splitlines()
     answers = [line for line in lines if line.startswith("{")] if code == 0 else []
     try:

@@ -11,11 +11,13 @@ import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from ..errors import OutputExists, RemoteError, UsageError
 from ..gguf.files import GGUFFile, read_header
 from ..progress import Progress
+from ..schemas.base import Documented, filled
+from ..schemas.pull import Pull, PulledFile
 from ..writing.execute import Outcome, check_outputs, execute
 from ..writing.plan import Link, LinkMode, Plan
 from . import manifest as manifests
@@ -46,7 +48,7 @@ class Step:
 
 
 @dataclass(frozen=True)
-class PullResult:
+class PullResult(Documented):
     """What pulling did, or with `dry_run` would do."""
 
     repo: str
@@ -73,38 +75,19 @@ class PullResult:
         """The path to pass with -md."""
         return None if self.chosen.sidecar is None else self.folder / PurePosixPath(self.chosen.sidecar).name
 
-    def to_json(self) -> dict[str, Any]:
-        """JSON as in schemas/pull.json."""
-        return {
-            "version": 1,
-            "dry_run": self.dry_run,
-            "verb": "pull",
-            "repo": self.repo,
-            "commit": self.commit,
-            "quant": self.chosen.quant,
-            "variant": self.chosen.variant,
-            "why": self.chosen.why,
-            "entry": str(self.entry),
-            "sidecar": None if self.sidecar is None else str(self.sidecar),
-            "bytes_downloaded": self.bytes_downloaded,
-            "size_bytes": self.chosen.size_bytes,
-            "wall_s": self.wall_s,
-            "files": [
-                {
-                    "path": str(self.folder / step.name),
-                    "from": step.file.path,
-                    "size_bytes": step.file.size_bytes,
-                    "sha256": step.file.sha256,
-                    "state": step.state,
-                }
-                for step in self.steps
-            ],
-            "links": self.outcome.links if self.outcome else {},
-        }
+    @property
+    def document(self) -> Pull:
+        """What --json prints."""
+        files = [
+            filled(PulledFile, step.file, path=str(self.folder / step.name), source=step.file.path, state=step.state)
+            for step in self.steps
+        ]
+        chosen = self.chosen
+        return filled(
+            Pull, self, files=files, links=self.outcome.links if self.outcome else {},
+            quant=chosen.quant, variant=chosen.variant, why=chosen.why, size_bytes=chosen.size_bytes,
+        )  # fmt: skip
 
-
-def _unique_bytes(files: Any) -> int:
-    return sum({file.content: file.size_bytes for file in files}.values())
 
 
 def pull(
