@@ -22,7 +22,7 @@ from nextn import workfile
 from nextn.errors import StorageError
 from nextn.gguf.files import open_model
 from nextn.layouts.attach import plan_attach
-from nextn.layouts.options import Options
+from nextn.layouts.options import AttachOptions
 from nextn.workfile import At, Folder, NotOurs, Stamp
 from nextn.writing.durable import Workspace
 from nextn.writing.execute import execute
@@ -286,7 +286,7 @@ def test_a_temporary_file_that_was_swapped_is_never_published(
     from nextn.block.opening import open_donor
 
     out = tmp_path / "out"
-    plan = plan_attach(open_model(Q4), open_donor(CHECKPOINT), Options("bundle", out=out / "made.gguf"))
+    plan = plan_attach(open_model(Q4), open_donor(CHECKPOINT), AttachOptions("bundle", out=out / "made.gguf"))
     with pytest.raises(StorageError, match=r"removed or replaced|was cut or|No such file"):
         execute(plan, system=Swapping(swaps(victim)[how], out, call))
     assert victim.read_bytes() == PRECIOUS
@@ -315,7 +315,7 @@ def test_an_output_folder_that_was_moved_gets_nothing(tmp_path: Path, victim: Pa
     from nextn.block.opening import open_donor
 
     out, other = tmp_path / "out", tmp_path / "other"
-    plan = plan_attach(open_model(Q4), open_donor(CHECKPOINT), Options("bundle", out=out / "made.gguf"))
+    plan = plan_attach(open_model(Q4), open_donor(CHECKPOINT), AttachOptions("bundle", out=out / "made.gguf"))
 
     def move(temp: Path) -> None:
         out.rename(other)

@@ -7,8 +7,8 @@ from collections.abc import Iterator
 from ..archs import BY_CLASS, FAMILIES, loads_only_of
 from ..archs.base import Family, Portrait, Unpublished
 from ..archs.others import CLASS_STARTS, DRAFTS, LOADS_ONLY, NONE_PUBLISHED, NOT_RELEASED, OTHER_USE
+from ..block.anatomy import Anatomy
 from ..sources.checkpoint import Checkpoint
-from .anatomy import Anatomy
 from .finding import Finding
 from .patient import quoted
 

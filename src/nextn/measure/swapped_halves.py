@@ -6,9 +6,9 @@ import tempfile
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from ..block.anatomy import Anatomy
 from ..block.from_gguf import block_from_model
 from ..block.model import EH_PROJ
-from ..diagnosis.anatomy import Anatomy
 from ..diagnosis.finding import Finding
 from ..diagnosis.fix_plan import plan_mended
 from ..diagnosis.halves import swapped_finding, swapped_segments

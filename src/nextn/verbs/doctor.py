@@ -123,7 +123,7 @@ def _tried(
     before: Diagnosis, trunk: Model | None, engine: str, threads: int | None, say: Say | None
 ) -> Diagnosis:
     """The diagnosis with what an engine says of eh_proj."""
-    from ..diagnosis.anatomy import Anatomy
+    from ..block.anatomy import Anatomy
     from ..measure.swapped_halves import try_halves
 
     if before.model is None or before.remote:

@@ -7,7 +7,8 @@ from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
-from ..block.model import Block, block_layers
+from ..block.anatomy import Anatomy
+from ..block.model import Block
 from ..engines.xllamacpp import Xllamacpp
 from ..errors import EngineFailed, EngineMissing, NextnError, UsageError
 from ..gguf.files import Model, open_model
@@ -115,7 +116,7 @@ def _block(donor: str | Path | None, sidecar: Model | None) -> Iterator[Callable
 
 def _found_sidecar(model: Model, notes: list[str]) -> Model | None:
     """The only sidecar beside a trunk-only model."""
-    if block_layers(list(model.tensors)):
+    if Anatomy.of(model).has_block:
         return None
     from ..inspection.model import inspect_model
 
