@@ -10,7 +10,8 @@ from dataclasses import dataclass, field, replace
 from functools import cached_property
 
 from ..archs import FAMILIES, per_layer_arrays
-from ..archs.base import ASSISTANTS, LOADS_ONLY, OTHER_USE, Family
+from ..archs.base import Family
+from ..archs.others import ASSISTANTS, DRAFTS, LOADS_ONLY, OTHER_USE
 from ..gguf.files import GGUFFile, Model
 from ..gguf.kv import INTEGER_TYPES, KVType
 from .model import DRAFT_ROOTS, EH_PROJ, MARK, split_name
@@ -18,15 +19,6 @@ from .model import DRAFT_ROOTS, EH_PROJ, MARK, split_name
 KEY = "nextn_predict_layers"
 SHAPE = "nextn.shape"  # what extract writes into donor files
 TENSOR_NAMES = "nextn.tensor_names"  # what attach notes: the block's tensors
-# Models that are drafts themselves: all their layers are counted by the key, or there is no such key.
-DRAFTS = {
-    "gemma4-assistant": "a draft for Gemma 4, loaded beside it with -md",
-    "gemma4_mtp": "a draft for Gemma 4 as ik_llama.cpp's converter names it, loaded beside it with -md",
-    "eagle3": "an EAGLE-3 draft: pass it with -md DRAFT --spec-type draft-eagle3",
-    "dflash": "a DFlash draft: pass it with -md DRAFT --spec-type draft-dflash",
-}
-# Where the loader takes a trunk as it is, whatever the key promises.
-_PROMISE_IGNORED = frozenset({"deepseek4"})
 
 
 @dataclass(frozen=True)
@@ -104,7 +96,7 @@ class Anatomy:
     @property
     def promise_counts(self) -> bool:
         """Whether an engine believes the key of a model without a block."""
-        return self.arch not in _PROMISE_IGNORED
+        return self.family is None or not self.family.ignores_promise
 
     @cached_property
     def is_donor(self) -> bool:

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from dataclasses import replace
 from functools import partial
 
-from ..archs.base import same_shape
+from ..archs.base import chosen_forms, missing, same_shape
 from ..block.anatomy import Anatomy
 from ..block.model import DRAFT_HEAD, DRAFT_ROOTS, EMBED_TOKENS, Block, BlockTensor, split_name
 from ..gguf.files import Model
@@ -33,10 +33,10 @@ _TOGETHER = (
      "indexer.attn_q_b.weight"),
 )  # fmt: skip
 HEAD_NORM, _LAYER_NORM = "nextn.shared_head_norm.weight", "layer_output_norm.weight"  # MiMo has the second
-_IK_WANTS_NORM = ("glm-dsa",)  # src/llama-load-tensors.cpp: no TENSOR_NOT_REQUIRED
 # Optional in a family's table, and in its blocks where the trunk's layers have them (sinks: some layers).
-_AS_IN_TRUNK = ("attn_sinks.weight", "attn_q.bias", "attn_k.bias", "attn_v.bias", "attn_q_norm.weight",
-                "attn_k_norm.weight", "attn_gate.weight")  # fmt: skip
+_AS_IN_TRUNK = ("attn_sinks.weight", "attn_q.bias", "attn_k.bias", "attn_v.bias", "attn_output.bias",
+                "attn_q_norm.weight", "attn_k_norm.weight", "attn_gate.weight", "exp_probs_b.bias", "exp_probs_b",
+                "ffn_gate_shexp.weight", "ffn_up_shexp.weight", "ffn_down_shexp.weight")  # fmt: skip
 _SPLIT = ("attn_q.weight", "attn_k.weight", "attn_v.weight")
 
 
@@ -48,18 +48,19 @@ def check_blocks(seen: Anatomy, donor: Block | None = None, trunk: Model | None 
         return
     if seen.gone:
         yield _gone(seen, donor)
-    needed = [rule.target for rule in family.rules if not rule.optional]
     known = {rule.target for rule in family.rules}
+    optional = {rule.target for rule in family.rules if rule.optional}
     roots = {rule.target for rule in family.rules if rule.root and rule.target in seen.model.tensors}
     for number, layer in enumerate(sorted((*seen.unmarked, *seen.all_blocks))[: family.max_blocks]):
         if layer in seen.gone:
             continue
         there = frozenset(seen.layers[layer]) | roots
-        lost = [name for name in needed if name not in there and _OTHER_FORM.get(name) not in there]
-        lost += _torn(there & (known - set(needed)))
-        if _QKV in lost and all(name in there for name in _SPLIT):
+        lost = missing(family.rules, there, seen.model.arch_value)
+        lost = [name for name in lost if _OTHER_FORM.get(name) not in there]
+        lost += _torn(there & optional)
+        if family.qkv and not family.qkv.split and _QKV in lost and all(name in there for name in _SPLIT):
             lost.remove(_QKV)
-            yield _split(seen, layer)
+            yield _split(seen, layer, family.qkv.refusal)
         if lost:
             yield _not_whole(seen, layer, number, lost, donor)
         else:
@@ -93,13 +94,13 @@ def _torn(there: frozenset[str]) -> list[str]:
     return [name for group in _TOGETHER if there & set(group) for name in group if name not in there]
 
 
-def _split(seen: Anatomy, layer: int) -> Finding:
+def _split(seen: Anatomy, layer: int, refusal: str) -> Finding:
     return Finding(
         "block-wants-fused-qkv",
         "error",
         f"the MTP block in layer {layer} has q, k and v apart, and the draft graph of '{seen.arch}' wants them fused.",
         f"blk.{layer}.attn_q.weight",
-        "llama.cpp loads it and aborts when it drafts: 'MIMO2 MTP requires fused attn_qkv'",
+        f"llama.cpp loads it and aborts when it drafts: '{refusal}'",
         f"nextn detach {quoted(seen.model.entry)}, then attach the block from the checkpoint",
     )
 
@@ -140,8 +141,8 @@ def _from_donor(seen: Anatomy, donor: Block | None, what: str, *, whole: bool) -
 def _gone(seen: Anatomy, donor: Block | None) -> Finding:
     """Whole blocks that are lost beside others. Those that are left are never renumbered: each is another step."""
     like = {name for layer in seen.blocks for name in seen.layers[layer]}
-    needed = (rule.target for rule in seen.family.rules if not rule.optional and not rule.root) if seen.family else ()
-    like |= {name for name in needed if _OTHER_FORM.get(name) not in like}
+    rules = [rule for rule in seen.family.rules if not rule.root] if seen.family else []
+    like |= {name for name in missing(rules, like, seen.model.arch_value) if _OTHER_FORM.get(name) not in like}
     supply = [] if donor is None else [
         (layer, _supply(seen, seen.all_blocks.index(layer), sorted(like), donor)) for layer in seen.gone
     ]  # fmt: skip
@@ -196,10 +197,12 @@ def _unlike_others(
     seen: Anatomy, layer: int, number: int, there: frozenset[str], donor: Block | None, trunk: Model | None
 ) -> Iterator[Finding]:
     """Tensors that a loader can do without, and a block as it was published cannot."""
-    optional = [rule.target for rule in seen.family.rules if rule.optional] if seen.family else []
+    rules = seen.family.rules if seen.family else ()
+    forms = chosen_forms(rules, there)
+    optional = [rule.target for rule in rules if rule.optional and (not rule.form or rule.form in forms)]
     head_norm = _LAYER_NORM if _LAYER_NORM in optional else HEAD_NORM
     if head_norm in optional and not there & {HEAD_NORM, _LAYER_NORM}:
-        refused = seen.arch in _IK_WANTS_NORM
+        refused = seen.family is not None and seen.family.ik is not None and seen.family.ik.needs_head_norm
         yield _optional(
             seen, layer, number, [head_norm], donor,
             "head-norm-missing", f"lacks '{head_norm}', the norm before its head",

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from ..archs import BY_CLASS
+from ..archs import of_classes
 from ..archs.base import Family
 from ..block.from_checkpoint import block_from_checkpoint, block_names
 from ..errors import FormatError, IncompleteModel, UnsupportedFormat, UnsupportedModel
@@ -31,8 +31,8 @@ def check_checkpoint(checkpoint: Checkpoint) -> Iterator[Finding]:
 
 
 def _findings(checkpoint: Checkpoint) -> Iterator[Finding]:
-    family = next((BY_CLASS[name] for name in checkpoint.classes if name in BY_CLASS), None)
-    words = words_of_class(checkpoint.classes, checkpoint.text_config)
+    family = of_classes(checkpoint.classes)
+    words = words_of_class(checkpoint)
     names = {} if family is None else block_names(checkpoint, family)
     promised = checkpoint.integer(*COUNT_KEYS, *(family.count_keys if family else ()))
     if not names:

@@ -5,10 +5,9 @@ from __future__ import annotations
 from collections import Counter
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
 
 from ..archs import FAMILIES
-from ..archs.base import ASSISTANTS, LOADS_ONLY
+from ..archs.others import ASSISTANTS, LOADS_ONLY
 from ..block.anatomy import Anatomy
 from ..diagnosis.examine import Diagnosis, diagnose
 from ..diagnosis.finding import Finding
@@ -17,10 +16,12 @@ from ..errors import NextnError
 from ..gguf.files import Model, open_model
 from ..gguf.header import TensorInfo
 from ..gguf.kv import KVType
+from ..schemas.base import Documented, filled
+from ..schemas.inspect import Inspect
 
 
 @dataclass(frozen=True)
-class Inspection:
+class Inspection(Documented):
     """A model as it is on disk."""
 
     model: Model
@@ -45,35 +46,25 @@ class Inspection:
         """The path to load, or the address."""
         return self.label or str(self.model.entry)
 
-    def to_json(self) -> dict[str, Any]:
-        """JSON as in the schema of inspect."""
+    @property
+    def document(self) -> Inspect:
+        """What --json prints."""
         header = self.model.header
-        return {
-            "version": 1,
-            "path": self.where,
-            "revision": self.revision,
-            "name": header.get("general.name"),
-            "architecture": self.architecture,
-            "n_layer_trunk": self.n_layer_trunk,
-            "n_layer_nextn": self.n_layer_nextn,
-            "shape": self.shape,
-            "block_bytes": self.block_bytes,
-            "size_bytes": self.model.size_bytes,
-            "n_files": len(self.model.files),
-            "n_tensors": len(self.model.tensors),
-            "n_vocab": _n_tokens(self.model),
-            "gguf_version": header.version,
-            "alignment": header.alignment,
-            "types": self.types,
-            "provenance": provenance(self.model),
-            "sidecars": [str(path) for path in self.sidecars],
-            "runs_on": self.runs_on,
-            "problems": list(self.problems),
-            "hints": list(self.hints),
-            "findings": [finding.to_json() for finding in self.findings],
-            "block_sha256": self.block_sha256,
-            "bytes_downloaded": self.bytes_downloaded,
-        }
+        return filled(
+            Inspect,
+            self,
+            path=self.where,
+            name=header.get("general.name"),
+            size_bytes=self.model.size_bytes,
+            n_files=len(self.model.files),
+            n_tensors=len(self.model.tensors),
+            n_vocab=_n_tokens(self.model),
+            gguf_version=header.version,
+            alignment=header.alignment,
+            provenance=provenance(self.model),
+            findings=[finding.entry for finding in self.findings],
+        )
+
 
 
 def _n_tokens(model: Model) -> int | None:
@@ -134,13 +125,13 @@ def inspection_of(model: Model, diagnosis: Diagnosis, *, neighbours: bool = True
 
 def problems_of(diagnosis: Diagnosis) -> tuple[str, ...]:
     """The sentences of errors and warnings, as doctor shows them."""
-    return tuple(finding.to_json()["what"] for finding in diagnosis.problems)
+    return tuple(finding.entry.what for finding in diagnosis.problems)
 
 
 def hints_of(diagnosis: Diagnosis) -> tuple[str, ...]:
     """Notes: what is worth knowing of a model without a block, and what to do."""
-    notes = (finding.to_json() for finding in diagnosis.findings if not finding.is_problem)
-    return tuple(f"{note['what'].rstrip('.')}: {note['mend']}" for note in notes)
+    notes = (finding.entry for finding in diagnosis.findings if not finding.is_problem)
+    return tuple(f"{note.what.rstrip('.')}: {note.mend}" for note in notes)
 
 
 def _sizes(model: Model) -> tuple[dict[str, int], dict[str, int]]:
@@ -211,7 +202,7 @@ def _runs_on(arch: str, shape: str, has_sidecar: bool) -> dict[str, str]:
         return dict.fromkeys(("llama.cpp", "ik_llama.cpp"), "cannot run it: attach it to a model")
     if shape == "sidecar":
         beside = "drafts with it beside its trunk (-m TRUNK -md this file)"
-        words = (family.runs_on or {}).get("ik_llama.cpp", "")
+        words = family.runs_on.get("ik_llama.cpp", "")
         takes = "sidecar" in words and "no sidecar" not in words
         return {"llama.cpp": beside, "ik_llama.cpp": beside if takes else "takes no sidecar of this family"}
-    return dict(family.runs_on or {})
+    return dict(family.runs_on)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from dataclasses import replace
 from pathlib import Path, PurePosixPath
-from typing import TYPE_CHECKING
 
 from ..block.opening import block_of
 from ..diagnosis.examine import Diagnosis, examined
@@ -13,11 +12,8 @@ from ..errors import NoBlock
 from ..inspection.checkpoint import CheckpointInspection, inspect_checkpoint
 from ..inspection.model import Inspection, inspection_of
 from ..inspection.shard_set import SetInspection
+from ..progress import Progress
 from ..remote.opening import Opened, http_options
-
-if TYPE_CHECKING:
-    from collections.abc import Callable
-    Progress = Callable[[int, int], None]
 
 
 def inspect(

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from ..archs.base import Family, Rule, dimensions, resolve_shape, same_shape
+from ..archs.base import Family, Rule, dimensions, missing, resolve_shape, same_shape, stops
 from ..block.anatomy import Anatomy
 from ..block.model import Block
 from ..errors import BlockPresent, DonorMismatch, UnsupportedModel, UsageError
@@ -113,7 +113,9 @@ def _check_shapes(block: Block, trunk: Model, family: Family, where: str) -> Non
             )
     for layer in range(block.n_layer_nextn):
         there = {tensor.suffix for tensor in block.tensors if tensor.layer == layer}
-        lost = [rule.target for rule in family.rules if not rule.optional and rule.target not in there]
+        if reason := stops(family, there):
+            raise UnsupportedModel(f"{block.origin}: no engine drafts with this block: {reason}.")
+        lost = missing(family.rules, there, trunk.arch_value)
         if lost:
             raise DonorMismatch(
                 f"{block.origin}: the MTP block is not whole ('{lost[0]}' and {len(lost) - 1} more are missing); "
