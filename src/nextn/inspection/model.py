@@ -14,6 +14,7 @@ from ..diagnosis.finding import Finding
 from ..diagnosis.patient import quoted
 from ..errors import NextnError
 from ..gguf.files import Model, open_model
+from ..gguf.header import TensorInfo
 from ..gguf.kv import KVType
 from ..schemas.base import Documented, filled
 from ..schemas.inspect import Inspect
@@ -94,14 +95,9 @@ def inspect_model(model: Model, *, neighbours: bool = True) -> Inspection:
 
 def inspection_of(model: Model, diagnosis: Diagnosis, *, neighbours: bool = True) -> Inspection:
     """The inspection of a model whose header was diagnosed."""
-    seen = Anatomy.of(model)
-    sizes = _sizes(model)
-    types: Counter[str] = Counter()
-    block_bytes = 0
-    for _, info in model.items():
-        size = sizes[info.name]
-        types[info.type_name] += size
-        block_bytes += size if seen.of_block(info.name) else 0
+    seen = diagnosis.anatomy or Anatomy.of(model)
+    sizes, types = _sizes(model)
+    block_bytes = sum(sizes[f"blk.{layer}.{suffix}"] for layer in seen.blocks for suffix in seen.layers[layer])
     sidecars = _sidecars(model) if seen.shape == "trunk-only" and neighbours else ()
     hints = list(hints_of(diagnosis))
     if seen.arch in ASSISTANTS:
@@ -120,7 +116,7 @@ def inspection_of(model: Model, diagnosis: Diagnosis, *, neighbours: bool = True
         block_bytes=block_bytes,
         problems=problems_of(diagnosis),
         hints=tuple(hints),
-        types=dict(types.most_common()),
+        types=types,
         findings=diagnosis.findings,
         sidecars=sidecars,
         runs_on=runs_on,
@@ -138,9 +134,10 @@ def hints_of(diagnosis: Diagnosis) -> tuple[str, ...]:
     return tuple(f"{note.what.rstrip('.')}: {note.mend}" for note in notes)
 
 
-def _sizes(model: Model) -> dict[str, int]:
-    """Stored bytes by tensor; 0 for one behind the end of its file."""
-    sizes = {}
+def _sizes(model: Model) -> tuple[dict[str, int], dict[str, int]]:
+    """Stored bytes by tensor, 0 for one that its file does not hold, and by type's name, the most first."""
+    sizes: dict[str, int] = {}
+    types: Counter[int] = Counter()
     for file in model.files:
         stored, start = file.header.stored_sizes, file.header.data_offset
         for info in file.header.tensors:
@@ -148,8 +145,13 @@ def _sizes(model: Model) -> dict[str, int]:
             size = stored[info.name]
             if size is None:
                 size = max(0, file.size_bytes - at)
-            sizes[info.name] = size if at + size <= file.size_bytes else 0
-    return sizes
+            size = size if at + size <= file.size_bytes else 0
+            sizes[info.name] = size
+            types[info.type_id] += size
+    named: Counter[str] = Counter()
+    for type_id, size in types.items():
+        named[TensorInfo("", (), type_id, 0).type_name] += size
+    return sizes, dict(named.most_common())
 
 
 def _sidecars(model: Model) -> tuple[Path, ...]:
