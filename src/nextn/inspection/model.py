@@ -10,6 +10,7 @@ from typing import Any
 from ..archs import FAMILIES, per_layer_arrays
 from ..archs.base import ASSISTANTS, LOADS_ONLY, OTHER_USE
 from ..block.model import SHARED_MARKS, block_layers, layer_of, suffix_of
+from ..discovery.sidecars import find_sidecars
 from ..errors import NextnError
 from ..gguf.files import Model, open_model
 from ..gguf.header import pad_to
@@ -95,7 +96,7 @@ def inspect(path: Path | str) -> Inspection:
 
 
 def inspect_model(model: Model, *, neighbours: bool = True) -> Inspection:
-    """Look into a model that is open; with `neighbours`, also for its sidecar in the same folder."""
+    """Look into a model that is open; with `neighbours`, also for its sidecars."""
     arch = model.architecture
     names = list(model.tensors)
     layers = block_layers(names)
@@ -117,7 +118,11 @@ def inspect_model(model: Model, *, neighbours: bool = True) -> Inspection:
     _check_arrays(model, len(layers) or promised, n_trunk, problems)
     _check_holes(model, problems)
     _check_names(model, shape, problems, hints)
-    sidecars = _sidecars(model) if shape == "trunk-only" and neighbours else ()
+    sidecars: tuple[Path, ...] = ()
+    if shape == "trunk-only" and neighbours:
+        answer = find_sidecars(model)
+        sidecars = tuple(each.path for each in answer.candidates)
+        hints += answer.hints()
     types: Counter[str] = Counter()
     for _, info in model.items():
         types[info.type_name] += sizes.get(info.name, 0)
@@ -259,25 +264,6 @@ def _check_names(model: Model, shape: str, problems: list[str], hints: list[str]
     long = next((name for name in model.tensors if len(name.encode("utf-8", "surrogateescape")) > 63), None)
     if long is not None:
         problems.append(f"the tensor name '{long[:40]}...' has more than 63 bytes: engines refuse it.")
-
-
-def _sidecars(model: Model) -> tuple[Path, ...]:
-    """Sidecars in the model's folder that could belong to it."""
-    found = []
-    for path in sorted(model.entry.parent.glob("mtp-*.gguf")):
-        if path == model.entry:
-            continue
-        try:
-            other = open_model(path)
-            if not block_layers(list(other.tensors)):
-                continue
-            same = other.architecture == model.architecture
-            width = other.arch_int("embedding_length") == model.arch_int("embedding_length")
-        except NextnError:
-            continue
-        if same and width:
-            found.append(path)
-    return tuple(found)
 
 
 def _with_measured(words: dict[str, str], model: Model, shape: str, has_sidecar: bool) -> dict[str, str]:

@@ -13,7 +13,7 @@ from ..gguf.files import GGUFFile, Model, shard_name
 from ..gguf.header import TensorInfo
 from ..gguf.kv import KV, edit
 from ..writing.plan import Link, LinkMode, NewBytes, NewFile, Plan
-from . import aim, build, metadata, naming, qkv
+from . import aim, build, metadata, naming, places, qkv
 
 # Root tensors that serve drafting only, and that other engines refuse.
 DRAFT_ROOTS = ("output_extra.weight",)
@@ -105,7 +105,7 @@ def plan_detach(
     if form is not None:
         return _reshaped(model, kvs, keep, base, out, n_trunk, form)
     if len(model.files) == 1:
-        folder, name = naming.resolve_output(out, naming.default_folder(model), base + ".gguf")
+        folder, name = naming.resolve_output(out, places.default_folder(model), base + ".gguf")
         naming.check_main_name(name)
         new = _rewritten(name, metadata.as_single_file(kvs, model), model.files[0], keep)
         return _plan(model, folder, (new,), folder / name)
@@ -129,7 +129,7 @@ def _reshaped(
         raise UsageError(
             f"{model.entry}: no layer of '{model.architecture}' has q, k and v to fuse or split; leave out --qkv."
         )
-    folder, name = naming.resolve_output(out, naming.default_folder(model), f"{base}-{form}-qkv.gguf")
+    folder, name = naming.resolve_output(out, places.default_folder(model), f"{base}-{form}-qkv.gguf")
     naming.check_main_name(name)
     parts = build.reshaped(build.trunk_parts(model.files, keep), qkv.trunk_tensors(model, n_trunk, form))
     like = model.header
@@ -146,7 +146,7 @@ def _detach_set(
     out: Path | str | None,
     link: LinkMode,
 ) -> Plan:
-    folder, name = naming.resolve_output(out, naming.default_folder(model) / base, base + ".gguf")
+    folder, name = naming.resolve_output(out, places.default_folder(model) / base, base + ".gguf")
     prefix = naming.set_prefix(name)
     naming.check_main_name(prefix)
     first, *others = model.files

@@ -89,7 +89,7 @@ def doctor(
         source = None if donor is None else stack.enter_context(open_block(donor, limit_rate))
         block = None if source is None else source.block
         target = None if trunk is None else open_model(Path(trunk))
-        before = examine(model, donor=block, trunk=target, limit_rate=limit_rate)
+        before = _with_sidecars(examine(model, donor=block, trunk=target, limit_rate=limit_rate))
         if source is not None and source.remote is not None:
             before = _with_address(before, source.block.origin, str(donor))
         if engine is not None:
@@ -112,6 +112,19 @@ def _with_address(before: Diagnosis, place: Path, address: str) -> Diagnosis:
     return replace(
         before, findings=tuple(replace(each, mend=each.mend.replace(own, asked)) for each in before.findings)
     )
+
+
+def _with_sidecars(before: Diagnosis) -> Diagnosis:
+    """The diagnosis with the sidecars of a model that has no block of its own: then one need not be attached."""
+    from ..discovery.sidecars import find_sidecars
+
+    if before.model is None or before.remote or before.shape != "trunk-only":
+        return before
+    answer = find_sidecars(before.model)
+    findings = before.findings
+    if answer.candidates:
+        findings = tuple(each for each in findings if each.id != "no-block-attached")
+    return replace(before, findings=findings, notes=(*before.notes, *answer.hints()))
 
 
 def _tried(
