@@ -13,12 +13,13 @@ from __future__ import annotations
 import os
 import re
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
 
-from ..archs.base import ASSISTANTS
-from ..block.model import block_layers
+from ..archs.others import ASSISTANTS
+from ..block.anatomy import Anatomy
+from ..diagnosis.examine import Diagnosis, diagnose
 from ..donors.infer import names_of, same_name
 from ..errors import NextnError, UsageError
 from ..gguf.files import Model, open_model, split_shard_name
@@ -114,7 +115,7 @@ class Found:
 
 def find_sidecars(model: Model) -> Found:
     """The sidecars of a trunk-only model; nothing for one that has a block of its own, or is one."""
-    if block_layers(list(model.tensors)) or _is_assistant(model):
+    if Anatomy.of(model).shape != "trunk-only":
         return Found(model)
     own = {_identity(file.path) for file in model.files}
     seen: set[tuple[int, int]] = set()
@@ -133,6 +134,13 @@ def find_sidecars(model: Model) -> Found:
     return Found(
         model, tuple(each for each in judged if each.fits), tuple(each for each in judged if not each.fits)
     )
+
+
+def with_sidecars(diagnosis: Diagnosis, found: Found) -> Diagnosis:
+    """The diagnosis of a model that has a sidecar: then no block need be attached."""
+    if not found.candidates:
+        return diagnosis
+    return replace(diagnosis, findings=tuple(each for each in diagnosis.findings if each.id != "no-block-attached"))
 
 
 def nearer_than(model: Model, fresh: Path) -> Candidate | None:
@@ -304,12 +312,10 @@ class _Fitting:
 
     def judged(self, path: Path, where: int, depth: int) -> list[Candidate]:
         """The file as a candidate; nothing for what is no sidecar and does not claim to be one."""
-        from ..diagnosis.anatomy import Anatomy  # heavy, and only needed where there is something to judge
-
         try:
             sidecar = open_model(path)
             shape = Anatomy.of(sidecar).shape
-            if shape != "sidecar" and not _is_assistant(sidecar) and names.MARK not in path.name:
+            if shape != "sidecar" and names.MARK not in path.name:
                 return []
             differences = self._differences(sidecar, shape)
         except NextnError as error:
@@ -358,8 +364,6 @@ def base_of(name: str) -> str:
 
 def _refuse_errors(sidecar: Model, model: Model | None) -> None:
     """Raise what doctor calls an error, by headers. Raises UsageError."""
-    from ..diagnosis.examine import diagnose
-
     found = diagnose(sidecar, trunk=model, beside=False).findings
     error = next((finding for finding in found if finding.severity == "error"), None)
     if error is not None:

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from ..archs import FAMILIES
-from ..archs.base import ASSISTANTS, LOADS_ONLY
+from ..archs.others import ASSISTANTS, LOADS_ONLY
 from ..block.from_gguf import block_from_model
 from ..errors import DonorMismatch, UsageError
 from ..gguf.files import Model
 from . import qkv
 from .assistant import check_assistant, is_assistant
-from .fit import check_shapes, check_sizes, check_tokens, n_layer_trunk
+from .donor_check import check_shapes, check_sizes, check_tokens, n_layer_trunk
 
 
 def check_beside(sidecar: Model, model: Model) -> list[str]:

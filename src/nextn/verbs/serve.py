@@ -156,12 +156,12 @@ def server(engine: str | None, llama_server: str | Path | None) -> Engine:
 def _layout(seen: Inspection, sidecar: str | Path | None, engine: Engine, notes: list[str]) -> tuple[str, Path | None]:
     """The layout that is served and its sidecar; what the user should know of it goes to `notes`."""
     from ..archs import FAMILIES
-    from ..archs.base import LOADS_ONLY
+    from ..archs.others import LOADS_ONLY
 
     model, name = seen.model, seen.model.entry.name
     family = FAMILIES.get(seen.architecture)
     on_ik = engine.name.startswith("ik")
-    words = (family.runs_on or {}).get("ik_llama.cpp", "") if family and on_ik else ""
+    words = family.runs_on.get("ik_llama.cpp", "") if family and on_ik else ""
     takes_sidecar = not on_ik or ("sidecar" in words and "no sidecar" not in words)
     if words and not words.startswith("bundled"):
         notes.append(f"ik_llama.cpp and '{seen.architecture}': {words}")
