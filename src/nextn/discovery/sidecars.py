@@ -319,7 +319,9 @@ class _Fitting:
                 return []
             differences = self._differences(sidecar, shape)
         except NextnError as error:
-            why = str(error).removeprefix(f"{path}: ").removeprefix(f"{path}, ").rstrip(".")
+            why = str(error).rstrip(".")
+            for known in (f"{path} does not fit {self.model.entry.name}: ", f"{path}: ", f"{path}, "):
+                why = why.removeprefix(known)
             return [Candidate(path, where, False, why, self._rank(path, None, where, depth, True))]
         rank = self._rank(path, sidecar, where, depth, not differences)
         return [Candidate(path, where, True, "; ".join(differences), rank, sidecar)]
