@@ -75,7 +75,7 @@ def duplicates_option(command: F) -> F:
 def sidecar_option(command: F) -> F:
     """`--sidecar` for verbs that run a model's block."""
     return click.option(
-        "--sidecar", metavar="FILE", help="The sidecar that belongs to MODEL. Default: the only one beside it."
+        "--sidecar", metavar="FILE", help="The sidecar that belongs to MODEL. Default: the one that fits best."
     )(command)
 
 
