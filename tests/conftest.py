@@ -112,8 +112,8 @@ def run_nextn(hub: HubServer, tmp_path: Path) -> Callable[..., subprocess.Comple
 
     def call(*args: object, **more: str) -> subprocess.CompletedProcess[str]:
         env = {name: value for name, value in os.environ.items() if not name.startswith(("HF_", "NEXTN_"))}
-        env |= {"HF_ENDPOINT": hub.endpoint, "HF_HOME": str(tmp_path / "hf")}
-        env |= {"NEXTN_CACHE": str(tmp_path / "own"), "NEXTN_DATA": os.environ["NEXTN_DATA"]}
+        env["NEXTN_DATA"] = os.environ["NEXTN_DATA"]
+        env |= {"HF_ENDPOINT": hub.endpoint, "HF_HOME": str(tmp_path / "hf"), "NEXTN_CACHE": str(tmp_path / "own")}
         command = [sys.executable, "-m", "nextn", *map(str, args)]
         return subprocess.run(command, env=env | more, capture_output=True, text=True, check=False, timeout=60)
 

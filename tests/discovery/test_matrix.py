@@ -8,19 +8,21 @@ so).
 from __future__ import annotations
 
 import hashlib
+import json
 import shutil
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import jsonschema
 import pytest
 from faults import small_disk, state
 from sick import rewrite
 from splitting import split_gguf
 
 import nextn
-from conftest import CHECKPOINT, Q4, TRUNKS, TinyModels, mounted
+from conftest import CHECKPOINT, Q4, ROOT, TRUNKS, TinyModels, mounted
 from nextn.discovery.donors import Doubt
 from nextn.discovery.kept import all_kept
 from nextn.errors import BlockPresent, NoBlock, UsageError
@@ -568,8 +570,6 @@ def test_nothing_is_written_into_stores(parts: Parts, tmp_path: Path, monkeypatc
 def test_what_is_kept_is_shown_and_removed(
     parts: Parts, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    import json
-
     from nextn.cli import main
 
     shelf = Shelf(tmp_path, parts)
@@ -582,7 +582,9 @@ def test_what_is_kept_is_shown_and_removed(
     gone.unlink()
     capsys.readouterr()
     assert main(["cache", "--sidecars", "--json"]) == 0
-    shown = {entry["name"]: entry for entry in json.loads(capsys.readouterr().out)["entries"]}
+    document = json.loads(capsys.readouterr().out)
+    jsonschema.validate(document, json.loads((ROOT / "src" / "nextn" / "schemas" / "cache.json").read_text()))
+    shown = {entry["name"]: entry for entry in document["entries"]}
     assert set(shown) == {str(own), str(theirs), str(gone)}
     assert [shown[str(path)]["stale"] for path in (own, theirs, gone)] == [False, False, True]
     assert shown[str(own)]["size_bytes"] > own.stat().st_size > shown[str(theirs)]["size_bytes"]

@@ -8,6 +8,7 @@ from pathlib import Path
 import click
 
 from ..report.text import columns, put_json, say
+from ..schemas.base import plain
 from ..units import size
 
 
@@ -35,22 +36,13 @@ def command(names: tuple[str, ...], sidecars: bool, clear: bool, as_json: bool) 
     found = [entry for entry in cache_entries.entries(root) if not names or any(name in entry.name for name in names)]
     freed, left = cache_entries.clear(found) if clear else (0, found)
     if as_json:
-        put_json(
-            {
-                "version": 1,
-                "folder": str(root),
-                "freed_bytes": freed,
-                "entries": [
-                    {
-                        "name": entry.name,
-                        "path": str(entry.folder),
-                        "size_bytes": entry.size_bytes,
-                        "used": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime(entry.used_s)),
-                    }
-                    for entry in left
-                ],
-            }
-        )
+        from ..schemas.cache import Cache, KeptModel
+
+        entries = [
+            KeptModel(name=one.name, path=str(one.folder), size_bytes=one.size_bytes, used=_utc(one.used_s))
+            for one in left
+        ]
+        put_json(plain(Cache(folder=str(root), freed_bytes=freed, entries=entries)))
         return
     if clear:
         say(f"freed {size(freed)} in {root}")
@@ -76,18 +68,16 @@ def _sidecars(names: tuple[str, ...], clear: bool, as_json: bool) -> None:
     freed = kept.remove(chosen.values()) if clear else 0
     left = {} if clear else chosen
     if as_json:
+        from ..schemas.cache import Cache, KeptModel
+
         entries = [
-            {
-                "name": text,
-                "path": text,
-                "model": None if each.model is None else str(each.model),
-                "stale": each.stale,
-                "size_bytes": each.size_bytes,
-                "used": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime(each.used_s)),
-            }
-            for text, each in left.items()
-        ]
-        put_json({"version": 1, "folder": str(root), "freed_bytes": freed, "entries": entries})
+            KeptModel(
+                name=text, path=text, size_bytes=one.size_bytes, used=_utc(one.used_s),
+                model=None if one.model is None else str(one.model), stale=one.stale,
+            )
+            for text, one in left.items()
+        ]  # fmt: skip
+        put_json(plain(Cache(folder=str(root), freed_bytes=freed, entries=entries)))
         return
     if clear:
         say(f"freed {size(freed)} in {root}")
@@ -106,3 +96,7 @@ def _sidecars(names: tuple[str, ...], clear: bool, as_json: bool) -> None:
 
 def _for(model: Path | None) -> str:
     return "a model that is not known" if model is None else str(model)
+
+
+def _utc(seconds: float) -> str:
+    return time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime(seconds))

@@ -6,14 +6,12 @@ import os
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
 
 from ..archs import FAMILIES
 from ..block.anatomy import Anatomy
 from ..block.model import Block
 from ..errors import UsageError
 from ..gguf.files import Model
-from ..gguf.kv import printable
 from ..remote.address import parse_source
 from ..remote.opening import http_options
 from ..sources.ranges import Reader
@@ -60,16 +58,6 @@ class Diagnosis:
         """What `--fix` can mend with what was given."""
         return tuple(finding for finding in self.findings if finding.fixable)
 
-    def to_json(self) -> dict[str, Any]:
-        """JSON as in the schema of doctor, without version and treatment."""
-        return {
-            "path": self.name,
-            "shape": self.shape,
-            "architecture": None if self.architecture is None else printable(self.architecture),
-            "findings": [finding.to_json() for finding in self.findings],
-            "skipped": [{"check": check, "why": why} for check, why in self.skipped],
-            "notes": list(self.notes),
-        }
 
 
 def diagnose(

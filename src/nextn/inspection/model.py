@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections import Counter
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
 
 from ..archs import FAMILIES
 from ..archs.others import ASSISTANTS, LOADS_ONLY
@@ -16,10 +15,12 @@ from ..diagnosis.patient import quoted
 from ..discovery.sidecars import find_sidecars, with_sidecars
 from ..gguf.files import Model, open_model
 from ..gguf.kv import KVType
+from ..schemas.base import Documented, filled
+from ..schemas.inspect import Inspect
 
 
 @dataclass(frozen=True)
-class Inspection:
+class Inspection(Documented):
     """A model as it is on disk."""
 
     model: Model
@@ -44,35 +45,25 @@ class Inspection:
         """The path to load, or the address."""
         return self.label or str(self.model.entry)
 
-    def to_json(self) -> dict[str, Any]:
-        """JSON as in the schema of inspect."""
+    @property
+    def document(self) -> Inspect:
+        """What --json prints."""
         header = self.model.header
-        return {
-            "version": 1,
-            "path": self.where,
-            "revision": self.revision,
-            "name": header.get("general.name"),
-            "architecture": self.architecture,
-            "n_layer_trunk": self.n_layer_trunk,
-            "n_layer_nextn": self.n_layer_nextn,
-            "shape": self.shape,
-            "block_bytes": self.block_bytes,
-            "size_bytes": self.model.size_bytes,
-            "n_files": len(self.model.files),
-            "n_tensors": len(self.model.tensors),
-            "n_vocab": _n_tokens(self.model),
-            "gguf_version": header.version,
-            "alignment": header.alignment,
-            "types": self.types,
-            "provenance": provenance(self.model),
-            "sidecars": [str(path) for path in self.sidecars],
-            "runs_on": self.runs_on,
-            "problems": list(self.problems),
-            "hints": list(self.hints),
-            "findings": [finding.to_json() for finding in self.findings],
-            "block_sha256": self.block_sha256,
-            "bytes_downloaded": self.bytes_downloaded,
-        }
+        return filled(
+            Inspect,
+            self,
+            path=self.where,
+            name=header.get("general.name"),
+            size_bytes=self.model.size_bytes,
+            n_files=len(self.model.files),
+            n_tensors=len(self.model.tensors),
+            n_vocab=_n_tokens(self.model),
+            gguf_version=header.version,
+            alignment=header.alignment,
+            provenance=provenance(self.model),
+            findings=[finding.entry for finding in self.findings],
+        )
+
 
 
 def _n_tokens(model: Model) -> int | None:
@@ -144,13 +135,13 @@ def inspection_of(model: Model, diagnosis: Diagnosis, *, neighbours: bool = True
 
 def problems_of(diagnosis: Diagnosis) -> tuple[str, ...]:
     """The sentences of errors and warnings, as doctor shows them."""
-    return tuple(finding.to_json()["what"] for finding in diagnosis.problems)
+    return tuple(finding.entry.what for finding in diagnosis.problems)
 
 
 def hints_of(diagnosis: Diagnosis) -> tuple[str, ...]:
     """Notes: what is worth knowing of a model without a block, and what to do."""
-    notes = (finding.to_json() for finding in diagnosis.findings if not finding.is_problem)
-    return tuple(f"{note['what'].rstrip('.')}: {note['mend']}" for note in notes)
+    notes = (finding.entry for finding in diagnosis.findings if not finding.is_problem)
+    return tuple(f"{note.what.rstrip('.')}: {note.mend}" for note in notes)
 
 
 def _sizes(model: Model) -> dict[str, int]:

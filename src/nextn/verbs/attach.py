@@ -34,6 +34,7 @@ def attach(
     duplicates: str = "keep",
     expect: str | None = None,
     limit_rate: float | None = None,
+    remember: bool = True,
     dry_run: bool = False,
     progress: Progress | None = None,
     say: Say | None = None,
@@ -85,13 +86,13 @@ def attach(
             from ..layouts.assistant import plan_place
 
             plan = _preceded(found.model, plan_place(found.model, assistant, options))
-            return _noted(found.model, carry_out(plan, dry_run, progress))
+            return _noted(found.model, carry_out(plan, dry_run, progress), remember)
         with open_block(donor, limit_rate) as source:
             block, notes = source.to_write(duplicates)
             plan = _preceded(found.model, plan_attach(found.model, block, options).noted(notes))
             result = source.run(plan, expect=expect, why=why, dry_run=dry_run, progress=progress)
             result = replace(result, bytes_downloaded=result.bytes_downloaded + n_before + found.bytes_downloaded)
-            return _noted(found.model, result)
+            return _noted(found.model, result, remember)
 
 
 def _preceded(model: Model, plan: Plan) -> Plan:
@@ -104,13 +105,13 @@ def _preceded(model: Model, plan: Plan) -> Plan:
     return plan.noted([f"{found.place} and comes before this one; name this one with --sidecar"])
 
 
-def _noted(model: Model, result: Result) -> Result:
+def _noted(model: Model, result: Result, remember: bool) -> Result:
     """The result; its sidecar is noted down where its place or name does not show whose it is."""
     from ..discovery.kept import note_down
     from ..discovery.sidecars import KEPT, find_sidecars
 
     sidecar = result.sidecar
-    if sidecar is None or result.outcome is None:
+    if sidecar is None or result.outcome is None or not remember:
         return result
     if any(each.path.samefile(sidecar) and each.where < KEPT for each in find_sidecars(model).candidates):
         return result

@@ -8,7 +8,7 @@ import shutil
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from ..errors import EngineMissing, UsageError
 from ..gguf.files import Model, open_model
@@ -19,13 +19,16 @@ if TYPE_CHECKING:
 from ..discovery.sidecars import find_sidecars
 from ..layouts.beside import check_beside
 from ..layouts.places import sidecar_folder
+from ..schemas.base import Documented, filled
+from ..schemas.base import Engine as EngineName
+from ..schemas.serve import Serve
 from ..tuned import TUNED_SUFFIX, Tuned, read_tuned
 
 ENGINES = ("llama-server", "xllamacpp", "ik")
 
 
 @dataclass(frozen=True)
-class Choice:
+class Choice(Documented):
     """How a model is served."""
 
     model: Path
@@ -49,23 +52,11 @@ class Choice:
         before = [f"{name}={shlex.quote(value)}" for name, value in self.env.items()]
         return " ".join([*before, shlex.join(self.command)])
 
-    def to_json(self) -> dict[str, Any]:
-        """JSON as in the schema of serve."""
-        return {
-            "version": 1,
-            "kind": "serve",
-            "model": str(self.model),
-            "layout": self.layout,
-            "sidecar": None if self.sidecar is None else str(self.sidecar),
-            "n_max": self.n_max,
-            "p_min": self.p_min,
-            "threads": self.threads,
-            "engine": {"name": self.engine, "version": self.engine_version},
-            "command": list(self.command),
-            "env": dict(self.env),
-            "shell": self.shell,
-            "notes": list(self.notes),
-        }
+    @property
+    def document(self) -> Serve:
+        """What --json prints."""
+        return filled(Serve, self, engine=EngineName(self.engine, self.engine_version))
+
 
 
 def choose(
