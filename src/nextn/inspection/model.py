@@ -95,21 +95,9 @@ def inspect_model(model: Model, *, neighbours: bool = True) -> Inspection:
 
 def inspection_of(model: Model, diagnosis: Diagnosis, *, neighbours: bool = True) -> Inspection:
     """The inspection of a model whose header was diagnosed."""
-<<<<<<< HEAD
     seen = diagnosis.anatomy or Anatomy.of(model)
     sizes, types = _sizes(model)
     block_bytes = sum(sizes[f"blk.{layer}.{suffix}"] for layer in seen.blocks for suffix in seen.layers[layer])
-    sidecars = _sidecars(model) if seen.shape == "trunk-only" and neighbours else ()
-    hints = list(hints_of(diagnosis))
-=======
-    seen = Anatomy.of(model)
-    sizes = _sizes(model)
-    types: Counter[str] = Counter()
-    block_bytes = 0
-    for _, info in model.items():
-        size = sizes[info.name]
-        types[info.type_name] += size
-        block_bytes += size if seen.of_block(info.name) else 0
     sidecars: tuple[Path, ...] = ()
     found: list[str] = []
     if seen.shape == "trunk-only" and neighbours:
@@ -118,7 +106,6 @@ def inspection_of(model: Model, diagnosis: Diagnosis, *, neighbours: bool = True
         found = answer.hints()
         diagnosis = with_sidecars(diagnosis, answer)
     hints = [*found, *hints_of(diagnosis)]
->>>>>>> finder
     if seen.arch in ASSISTANTS:
         block_bytes = sum(sizes.values())
         words = f"drafts with it beside a model of '{ASSISTANTS[seen.arch]}' (-m MODEL -md this file; "
