@@ -32,7 +32,7 @@ def check_checkpoint(checkpoint: Checkpoint) -> Iterator[Finding]:
     try:
         block = block_from_checkpoint(checkpoint)
     except (UnsupportedFormat, UnsupportedModel) as error:
-        yield _finding("checkpoint-not-read", "note", str(error), checkpoint, "nothing is wrong with it; nextn cannot")
+        yield _finding("checkpoint-not-read", "note", str(error), checkpoint, "nothing to do: the checkpoint is as published")
         return
     except FormatError as error:
         yield _finding(
