@@ -12,10 +12,10 @@ from ..archs.base import Family, Rule, Source, Transform, missing, stops
 from ..archs.hparams import Config
 from ..archs.others import words_of_classes
 from ..errors import FormatError, NoBlock, UnsupportedFormat, UnsupportedModel
-from ..sources.arranged import InterleavedHalves, SideBySide
 from ..sources.checkpoint import CONFIG, INDEX, TOKENIZER, Checkpoint
+from ..sources.matrix_parts import TransposedParts, head_parts, ranked_qkv
 from ..sources.quantized import ADVICE, companions, describes_activations, logical_names, refuse_foreign, whole
-from ..sources.recipes import TransposedParts, head_parts, ranked_qkv
+from ..sources.reordered import InterleavedHalves, SideBySide
 from ..sources.rows import CheckpointRows, RowSource, Span
 from .model import Block, BlockTensor
 

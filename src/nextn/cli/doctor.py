@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from ..errors import EXIT_PROBLEMS
+from ..errors import EXIT_PROBLEMS, EngineFailed
 from ..report.text import put_json, say
 from .common import limit_option, link_option, say_outputs, threads_option, writing_options
 
@@ -66,6 +66,9 @@ def command(
     if done.remaining:
         sys.stdout.flush()
         raise click.exceptions.Exit(EXIT_PROBLEMS)
+    if done.engine_died:
+        sys.stdout.flush()
+        raise click.exceptions.Exit(EngineFailed.exit_code)
 
 
 def _print(done: Treatment, *, fix: bool, quiet: bool) -> None:

@@ -19,7 +19,7 @@ from ..archs.base import Family
 from ..archs.hparams import Config
 from ..errors import DonorMismatch, FormatError, NextnError, NoBlock, UsageError
 from ..gguf.files import Model
-from ..layouts.fit import TOKENS, compare_tokens, n_layer_trunk, n_vocab
+from ..layouts.donor_check import TOKENS, compare_tokens, n_layer_trunk, n_vocab
 from ..layouts.naming import split_quant
 from ..sources.checkpoint import classes_of, plain_name, text_part
 

@@ -19,9 +19,9 @@ from ..gguf.header import Header, TensorInfo
 from ..gguf.kv import KV, KVType
 from ..gguf.types import TensorType, file_type_for, parse_type_name
 from ..sources.checkpoint import CONFIG, Checkpoint
-from ..sources.numbers import FLOAT_DTYPES
 from ..sources.quantized import first_whole
 from ..sources.rows import CheckpointRows, Span
+from ..sources.small_floats import FLOAT_DTYPES
 from ..sources.tokenizer import Tokenizer
 from ..writing.plan import Carry, NewBytes, NewFile, Plan
 from . import build, naming

@@ -11,7 +11,7 @@ from ..archs.base import Family, Rule, dimensions, resolve_shape
 from ..block.model import Block, BlockTensor, layer_of, suffix_of
 from ..errors import UnsupportedModel
 from ..gguf.files import Model
-from ..layouts.fit import n_layer_trunk, n_vocab
+from ..layouts.donor_check import n_layer_trunk, n_vocab
 
 if TYPE_CHECKING:
     from ..sources.ranges import FileRange, Reader

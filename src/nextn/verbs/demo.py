@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import contextlib
 import time
-from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ..errors import EngineFailed, EngineRefused
+from ..progress import Say, heard
 from .attach import attach
 
 if TYPE_CHECKING:
@@ -29,11 +29,10 @@ PROMPTS = (
 )
 N_PREDICT = 128
 N_THREADS = 1  # the model is so small that a second thread only waits for the first
-Say = Callable[[str], None]
 
 
 @dataclass(frozen=True)
-class Row:
+class DemoLayout:
     """One layout: what it took and what the engine said."""
 
     layout: str
@@ -44,6 +43,7 @@ class Row:
     acceptance: dict[str, list[float]]  # n_max -> share accepted by draft position
     tps_off: float
     tps_on: dict[str, float]  # n_max -> tokens per second
+    reasons: tuple[str, ...]  # of the verdict
 
     def to_json(self) -> dict[str, Any]:
         """JSON of one row."""
@@ -56,12 +56,17 @@ class Demo:
 
     engine: str
     refusal: str  # the engine's words when the trunk alone is asked to draft
-    rows: tuple[Row, ...]
+    rows: tuple[DemoLayout, ...]
 
     @property
     def passed(self) -> bool:
         """Whether all layouts passed and the engine refused the trunk alone."""
         return bool(self.refusal) and all(row.verdict == "passed" for row in self.rows)
+
+    @property
+    def failed(self) -> bool:
+        """Whether a layout failed, or the engine did not refuse the trunk alone; else some could not be told."""
+        return not self.refusal or any(row.verdict == "failed" for row in self.rows)
 
     def to_json(self) -> dict[str, Any]:
         """JSON of the demo."""
@@ -77,12 +82,13 @@ class Demo:
 def run_demo(folder: Path, engine: Engine | None = None, say: Say | None = None) -> Demo:
     """Show the refusal, attach in all three layouts, verify each on the engine.
 
-    Files go into `folder`, which must be empty or new. Raises EngineMissing, and what attach and verify raise.
+    Files go into `folder`, which must be empty or new. Raises EngineMissing, EngineFailed when the engine fails before
+    anything is attached, and what attach and verify raise.
     """
     from ..engines import find_engine
     from .verify import verify
 
-    say = say or (lambda text: None)
+    say = heard(say)
     engine = engine or find_engine()
     folder.mkdir(parents=True, exist_ok=True)
     trunk = folder / TRUNK.name
@@ -104,11 +110,11 @@ def run_demo(folder: Path, engine: Engine | None = None, say: Say | None = None)
             prompts=PROMPTS,
             n_predict=N_PREDICT,
             threads=N_THREADS,
-            progress=lambda text, layout=layout: say(f"{layout}: {text}"),  # type: ignore[misc]
+            say=lambda text, layout=layout: say(f"{layout}: {text}"),  # type: ignore[misc]
         ).to_json()
         tps = verdict.get("tps") or {}
         rows.append(
-            Row(
+            DemoLayout(
                 layout,
                 made.bytes_written,
                 wall_s,
@@ -117,18 +123,24 @@ def run_demo(folder: Path, engine: Engine | None = None, say: Say | None = None)
                 verdict["acceptance"],
                 tps.get("off") or 0.0,
                 tps.get("on") or {},
+                tuple(verdict["reasons"]),
             )
         )
     return Demo(f"{engine.name} {engine.version}", refusal, tuple(rows))
 
 
 def ask_trunk_alone(engine: Engine, trunk: Path) -> str:
-    """The engine's decisive line when a trunk-only model is asked to draft; empty when it does not refuse."""
+    """The engine's decisive line when a trunk-only model is asked to draft; empty when it does not refuse.
+
+    Raises EngineFailed: an engine that dies has refused nothing.
+    """
     from ..engines.base import Launch
 
     try:
         with engine.start(Launch(model=trunk, n_max=1, threads=N_THREADS)) as running:
             running.complete("def", 4)
-    except (EngineRefused, EngineFailed) as error:
+    except EngineFailed:
+        raise
+    except EngineRefused as error:
         return error.line
     return ""
