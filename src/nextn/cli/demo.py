@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import tempfile
 from pathlib import Path
 
 import click
@@ -23,10 +22,11 @@ def command(out: str | None, llama_server: str | None, as_json: bool) -> None:
     from ..report.progress import step_progress
     from ..report.text import put_json
     from ..verbs.demo import run_demo
+    from ..writing.scratch import scratch_folder
 
     engine = find_engine(llama_server)
-    with tempfile.TemporaryDirectory(prefix="nextn-demo-") as scratch, step_progress() as say:
-        result = run_demo(Path(out) if out else Path(scratch), engine, say)
+    with scratch_folder("demo") as scratch, step_progress() as say:
+        result = run_demo(Path(out) if out else scratch, engine, say)
     if as_json:
         put_json(result.to_json())
     else:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import math
+import os
 import struct
 from dataclasses import dataclass
 from operator import index
@@ -16,6 +17,7 @@ from typing import Any
 
 from ..errors import FormatError
 from ..gguf.files import open_regular, os_error
+from ..workfile import Stamp
 from .ranges import FileRange
 
 MAX_HEADER_BYTES = 100_000_000  # the reference implementation's limit
@@ -74,6 +76,7 @@ def read_safetensors(path: Path) -> dict[str, SourceTensor]:
     Raises FormatError for a damaged or truncated file, StorageError when it cannot be read.
     """
     fd, size = open_regular(path)
+    stamp = Stamp.of(os.fstat(fd))
     try:
         with open(fd, "rb") as file:  # noqa: PTH123 - Path.open would wait for a pipe
             head = file.read(8)
@@ -93,10 +96,10 @@ def read_safetensors(path: Path) -> dict[str, SourceTensor]:
                 raise FormatError("the file shrank while it was read", path=path, offset=8 + len(raw))
     except OSError as error:
         raise os_error(error, path, "read it") from error
-    return _parse(raw, 8 + length, size, path)
+    return _parse(raw, 8 + length, size, path, stamp)
 
 
-def _parse(raw: bytes, data_start: int, size: int, path: Path) -> dict[str, SourceTensor]:
+def _parse(raw: bytes, data_start: int, size: int, path: Path, stamp: Stamp) -> dict[str, SourceTensor]:
     try:
         table: Any = json.loads(raw)
     except (ValueError, RecursionError) as error:
@@ -126,5 +129,6 @@ def _parse(raw: bytes, data_start: int, size: int, path: Path) -> dict[str, Sour
                 expected=f"{data_start + end:,} bytes",
                 found=f"{size:,}",
             )
-        tensors[name] = SourceTensor(name, dtype, shape, FileRange(path, data_start + start, data_start + end))
+        where = FileRange(path, data_start + start, data_start + end, stamp)
+        tensors[name] = SourceTensor(name, dtype, shape, where)
     return tensors

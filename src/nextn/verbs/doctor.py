@@ -116,7 +116,7 @@ def doctor(
         if not fix or before.model is None or not before.fixable:
             return Treatment(before, engine_died=died)
         plan, after = _planned(before, block, target, out, mode)
-        check_outputs(plan)
+        check_outputs(plan, tidy=not dry_run)
         if dry_run:
             return Treatment(before, plan, None, after, died)
         if source is not None and source.remote is not None:
