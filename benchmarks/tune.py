@@ -22,11 +22,13 @@ from typing import Any
 
 sys.path.insert(0, str(Path(__file__).resolve().parent))
 
+from msgspec import to_builtins
+
 import nextn
 from deep_model import make_deep_model
 from nextn.engines.base import Engine, Launch, Running
 from nextn.engines.xllamacpp import Xllamacpp
-from nextn.measure.bench_report import ALL_TASKS, compare_setups, overall_tps
+from nextn.measure.bench_report import ALL_TASKS, compare_setups, overall_tps, spread_figures
 from nextn.measure.bench_setup import machine
 from nextn.measure.candidate_sidecars import Maker
 from nextn.measure.engine_pool import Pool
@@ -204,9 +206,8 @@ def summary(
         if shown[one] == shown[other]:
             return {"same": True}
         first, second = (setup_of_id(shown[name]) for name in (one, other))
-        return compared_json(
-            compare_setups(first, second, runs, ALL_TASKS, n_tests=1, words=(shown[one].id, shown[other].id))
-        )
+        words = (shown[one].id, shown[other].id)
+        return plain(compare_setups(first, second, runs, ALL_TASKS, n_tests=1, words=words).document)
 
     tuned = turns.get(shown["tuned"]) if "tuned" in shown else None
     best = turns[shown["grid"]]
@@ -228,7 +229,8 @@ def summary(
         "share_of_time": round(race_s / grid_s, 3),
         "distance_to_best": None if tuned is None or best is None else round(1 - tuned.median / best.median, 4),
         "turns": {
-            name: {"setting": point.id, "decode_tps": spread_json(turns[point])} for name, point in shown.items()
+            name: {"setting": point.id, "decode_tps": to_builtins(spread_figures(turns[point]))}
+            for name, point in shown.items()
         },
         "comparisons": {
             "tuned against off": against("tuned", "off"),

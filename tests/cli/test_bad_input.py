@@ -213,9 +213,9 @@ def test_donor_with_another_tokenizer(world: World) -> None:
 
 
 def test_gguf_donor_with_another_tokenizer(world: World) -> None:
-    donor = nextn.extract(world.donor, donor_file=True, out=world.folder / "donor.gguf").entry
+    donor = nextn.extract(world.donor, block_only=True, out=world.folder / "donor.gguf").entry
     bundled = nextn.attach(world.trunk, donor, layout="bundle").entry
-    donor = nextn.extract(bundled, donor_file=True, out=world.folder / "hashed.gguf").entry
+    donor = nextn.extract(bundled, block_only=True, out=world.folder / "hashed.gguf").entry
     tokens = open_model(world.trunk).header.by_key["tokenizer.ggml.tokens"]
     world.rewrite(put=[tokens.with_value(["other", *tokens.value[1:]])])
     world.refuses(13, r"ordinary tokens differ \(sha256 \w{12}", "attach", world.trunk, "--from", donor)
@@ -246,7 +246,7 @@ def test_trunk_that_has_a_block(world: World) -> None:
 
 def test_sidecar_or_donor_given_as_trunk(world: World) -> None:
     sidecar = nextn.attach(world.trunk, world.donor, layout="sidecar").sidecar
-    donor = nextn.extract(world.donor, donor_file=True, out=world.folder / "donor.gguf").entry
+    donor = nextn.extract(world.donor, block_only=True, out=world.folder / "donor.gguf").entry
     assert sidecar is not None
     for path in (sidecar, donor):
         words = f"{path.name}: this is a sidecar or donor file"

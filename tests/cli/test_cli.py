@@ -32,7 +32,7 @@ def run(*args: object) -> subprocess.CompletedProcess[str]:
         (["attach", Q4, "--from", CHECKPOINT, "--layout", "bundle"], 1),
         (["attach", Q4, "--from", CHECKPOINT, "--layout", "shards"], 2),
         (["attach", Q4, "--from", CHECKPOINT], 1),
-        (["extract", CHECKPOINT, "--donor"], 1),
+        (["extract", CHECKPOINT, "--block-only"], 1),
     ],
 )
 def test_json_of_writing_verbs_fits_its_schema(

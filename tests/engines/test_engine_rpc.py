@@ -74,6 +74,6 @@ def test_verify_through_a_worker(worker, tiny_models, capsys) -> None:
     binary = LlamaServer.of_wheel().binary
     prompts = tiny_models.bundled.parent / "prompts.txt"
     prompts.write_text("def read(self):\n---\nimport os\n---\nclass A:\n")
-    call = ["verify", str(tiny_models.bundled), "--llama-server", str(binary), "--threads", "1", "--n-predict", "24"]
+    call = ["verify", str(tiny_models.bundled), "--engine", str(binary), "--threads", "1", "--n-predict", "24"]
     code = main([*call, "--prompts", str(prompts), "-q", "--", "--rpc", f"127.0.0.1:{port}", "-ngl", "99"])
     assert (code, capsys.readouterr().out) == (0, "passed\n")

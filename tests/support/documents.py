@@ -15,7 +15,7 @@ from typing import Any
 from hub_server import HubServer
 from sick import rewrite
 
-TRUNK, DONOR = "tiny-qwen35-Q4_K_M.gguf", "tiny-qwen35-mtp"
+TRUNK, DONOR, OTHER = "tiny-qwen35-Q4_K_M.gguf", "tiny-qwen35-mtp", "tiny-qwen35-Q8_0.gguf"
 Args = tuple[str, ...]
 # In this order: later ones use what earlier ones wrote. Paths are relative to the folder of the run.
 FILES: dict[str, Args] = {
@@ -32,7 +32,7 @@ FILES: dict[str, Args] = {
     "doctor": ("doctor", "sick.gguf"),
     "doctor-fix": ("doctor", "sick.gguf", "--fix", "-o", "fixed.gguf"),
     "doctor-checkpoint": ("doctor", DONOR),
-    "verify-files": ("verify", "plain.gguf", "--trunk", "sick.gguf"),
+    "verify-files": ("verify", "bundle.gguf", "--trunk", OTHER),
     "plan-headers": ("plan", TRUNK, "--from", DONOR, "--header-only"),
     "pack": ("pack", TRUNK, "--from", DONOR, "-o", "pack"),
     "pull": ("pull", "org/tiny", "-o", "pulled"),
@@ -55,10 +55,11 @@ VOLATILE = {"wall_s", "used", "commit", "revision", "tool", "peak_bytes", "ram_b
 WORDS = {"what", "mend", "problems", "hints", "notes", "reasons", "why", "sentence"}  # sentences, which may be reworded
 
 
-def prepare(folder: Path, trunk: Path, checkpoint: Path) -> None:
-    """The inputs, under names of their own in `folder`."""
-    shutil.copy(trunk, folder / TRUNK)
-    shutil.copytree(checkpoint, folder / DONOR)
+def prepare(folder: Path, demo: Path, trunks: Path) -> None:
+    """The inputs, in `folder`."""
+    shutil.copy(demo / TRUNK, folder)
+    shutil.copy(trunks / OTHER, folder)
+    shutil.copytree(demo / DONOR, folder / DONOR)
 
 
 def run_all(

@@ -50,7 +50,7 @@ CASES: dict[str, Make] = {
     "detach a set": lambda inputs, out: plan_detach(open_model(inputs / "set"), out),
     "extract a sidecar": lambda inputs, out: plan_extract(open_donor(inputs / "bundled.gguf"), ExtractOptions(out=out)),
     "extract a donor": lambda inputs, out: plan_extract(
-        open_donor(inputs / "qwen35moe-fused-bf16"), ExtractOptions(donor=True, out=out)
+        open_donor(inputs / "qwen35moe-fused-bf16"), ExtractOptions(block_only=True, out=out)
     ),
 }
 

@@ -13,7 +13,7 @@ from ..errors import FormatError, NoBlock, UnsupportedModel
 from ..gguf.kv import printable
 from ..remote.opening import Opened
 from ..schemas.base import Documented, filled
-from ..schemas.inspect import Inspect
+from ..schemas.inspect import InspectDocument
 from ..sources.checkpoint import Checkpoint
 
 
@@ -45,10 +45,10 @@ class CheckpointInspection(Documented):
         return {}
 
     @property
-    def document(self) -> Inspect:
+    def document(self) -> InspectDocument:
         """What --json prints."""
         return filled(
-            Inspect,
+            InspectDocument,
             self,
             path=self.where,
             name=self.checkpoint.folder.name,

@@ -16,7 +16,7 @@ from ..gguf.kv import KVType, printable
 from ..layouts.donor_check import n_layer_trunk
 from ..layouts.naming import MAIN_FORBIDDEN
 from ..schemas.base import Documented, filled
-from ..schemas.inspect import Inspect
+from ..schemas.inspect import InspectDocument
 
 
 @dataclass(frozen=True)
@@ -45,11 +45,11 @@ class Inspection(Documented):
         return self.label or str(self.model.entry)
 
     @property
-    def document(self) -> Inspect:
+    def document(self) -> InspectDocument:
         """What --json prints."""
         header = self.model.header
         return filled(
-            Inspect,
+            InspectDocument,
             self,
             path=self.where,
             name=header.get("general.name"),

@@ -9,8 +9,8 @@ from dataclasses import dataclass, field
 from statistics import median
 from typing import Any
 
-from ..schemas.base import Documented, filled
-from ..schemas.bench import Bench, BenchSetup
+from ..schemas.base import Documented, EngineName, filled
+from ..schemas.bench import BenchDocument, BenchSetup
 from ..schemas.timing import SetupComparison, SpreadFigures
 from .engine_pool import Memory
 from .stats import Comparison, Spread, compare, spread
@@ -90,7 +90,7 @@ class BenchReport(Documented):
     model: str
     sidecar: str | None
     against: str | None
-    engine: dict[str, str]
+    engine: EngineName
     machine: dict[str, Any]
     settings: dict[str, Any]
     rows: list[SetupFigures]
@@ -106,10 +106,10 @@ class BenchReport(Documented):
         return sum(1 for run in self.runs if not run.good)
 
     @property
-    def document(self) -> Bench:
+    def document(self) -> BenchDocument:
         """What --json prints."""
         return filled(
-            Bench,
+            BenchDocument,
             self,
             setups=[row.document for row in self.rows],
             comparisons=[one.document for one in self.comparisons],
@@ -146,7 +146,7 @@ class BenchReport(Documented):
         rates = (row.acceptance or [])[:N_POSITIONS]
         seen = None if row.memory is None else row.memory.resident
         return [
-            *(one.model, one.sidecar if one.n_max else None, self.engine["name"]),
+            *(one.model, one.sidecar if one.n_max else None, self.engine.name),
             *(one.id, one.type, one.n_max, one.p_min, self.settings["temperature"]),
             *((all_tps.median, all_tps.low, all_tps.high) if all_tps else (None, None, None)),
             row.prompt_tps.median if row.prompt_tps else None,

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Any, Literal, TypeVar
 
-from ..schemas.base import Engine
+from ..schemas.base import EngineName
 from ..schemas.verify import ControlRun, Speeds
 
 T = TypeVar("T")
@@ -99,18 +99,18 @@ class EngineReport:
     def documented(self) -> dict[str, Any]:
         """The fields of a document of verify that only an engine fills."""
         return {
-            "engine": Engine(self.engine, self.engine_version),
+            "engine": EngineName(self.engine, self.engine_version),
             "n_prompts": self.n_prompts,
             "n_drafted": self.n_drafted,
             "same_text": self.same_text,
             "divergences": self.divergences,
-            "acceptance": _by_text(self.acceptance),
+            "acceptance": by_text(self.acceptance),
             "control": ControlRun(self.control_acceptance, self.control_collapsed),
-            "tps": Speeds(self.tps_off, _by_text(self.tps_on)),
+            "tps": Speeds(self.tps_off, by_text(self.tps_on)),
         }
 
 
-def _by_text(by_n_max: dict[int, T]) -> dict[str, T]:
+def by_text(by_n_max: dict[int, T]) -> dict[str, T]:
     """Keys as JSON has them."""
     return {str(n): value for n, value in by_n_max.items()}
 

@@ -7,8 +7,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ..schemas.base import Documented, filled
-from ..schemas.tune import PlannedRuns, Tune, TuneAnswer, TuneCandidate
+from ..schemas.base import Documented, EngineName, filled
+from ..schemas.tune import PlannedRuns, TuneAnswer, TuneCandidate, TuneDocument
 from .bench_report import Compared, overall_tps, spread_figures
 from .timed_run import TimedRun
 from .tune_space import AS_IS, Point
@@ -32,7 +32,7 @@ class TuneReport(Documented):
     args: tuple[str, ...]
     """Engine arguments that all runs had."""
     compared: Compared | None
-    engine: dict[str, str]
+    engine: EngineName
     machine: dict[str, Any]
     settings: dict[str, Any]
     trials: list[tuple[str, Trial]]
@@ -54,12 +54,18 @@ class TuneReport(Documented):
         return sum(1 for run in self.runs if not run.good)
 
     @property
-    def document(self) -> Tune:
+    def when_unprinted(self) -> str:
+        """Whether the settings were kept."""
+        kept = [str(path) for path in self.files if not self.dry_run]
+        return f"the settings are in {kept[-1]}" if kept else "nothing was written"
+
+    @property
+    def document(self) -> TuneDocument:
         """What --json prints, and what is kept beside the model."""
         point = self.point
         types = point.artifact if point else AS_IS
         return filled(
-            Tune,
+            TuneDocument,
             self,
             n_max=point.n_max if point else None,
             p_min=point.p_min if point and point.n_max else None,

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Annotated, Any, Literal, TypeVar
 
 import msgspec
-from msgspec import Meta, Struct
+from msgspec import UNSET, Meta, Struct
 
 T = TypeVar("T", bound=Struct)
 
@@ -34,7 +34,7 @@ class Document(Struct, forbid_unknown_fields=True, tag_field="kind"):
     version: Literal[1] = 1
 
 
-class Engine(Part):
+class EngineName(Part):
     """An engine that was asked."""
 
     name: str
@@ -44,12 +44,13 @@ class Engine(Part):
 def filled(kind: type[T], source: object, /, **given: Any) -> T:
     """A part or document with the attributes of `source` that have its fields' names, or what is `given` for them.
 
-    Objects inside are taken over in the same way, and paths as text. Everything is checked against the types.
+    Objects inside are taken over in the same way, and paths as text; UNSET leaves a field out. Everything is checked
+    against the types.
     """
-    names = [name for name in kind.__struct_fields__ if name not in given and hasattr(source, name)]
+    names = [name for name in kind.__struct_fields__ if name not in {*given, "version"} and hasattr(source, name)]
     values = {**{name: getattr(source, name) for name in names}, **given}
     aliases = dict(zip(kind.__struct_fields__, kind.__struct_encode_fields__, strict=True))
-    found = {aliases[name]: _text(value) for name, value in values.items() if name != "version"}
+    found = {aliases[name]: _text(value) for name, value in values.items() if value is not UNSET}
     tag = kind.__struct_config__.tag
     return msgspec.convert({**found, **({"kind": tag} if tag else {})}, kind, from_attributes=True)
 
@@ -69,6 +70,11 @@ class Documented:
     def document(self) -> Document:
         """What --json prints."""
         raise NotImplementedError
+
+    @property
+    def when_unprinted(self) -> str:
+        """Half a sentence on what was done, for when the document cannot be printed."""
+        return "nothing was written"
 
     def to_json(self) -> dict[str, Any]:
         """The document as plain dictionaries and lists; its schema lies beside this module, as KIND.json."""

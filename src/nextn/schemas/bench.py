@@ -6,7 +6,7 @@ from typing import Annotated, Literal
 
 from msgspec import Meta
 
-from .base import Bytes, Count, Document, Engine, Part, Positive, Share, doc
+from .base import Bytes, Count, Document, EngineName, Part, Positive, Share, doc
 from .timing import Computer, Rates, RawRun, SetupComparison, SpreadFigures
 
 
@@ -73,14 +73,14 @@ class BenchSetup(Part):
     size_bytes: Annotated[Bytes, doc("bytes of the files that are loaded")]
 
 
-class Bench(Document, tag="bench", kw_only=True):
+class BenchDocument(Document, tag="bench", kw_only=True):
     """Speed with and without MTP."""
 
     verb: Literal["bench"] = "bench"
     model: str
     sidecar: str | None
     against: Annotated[str | None, doc("the other model")]
-    engine: Engine
+    engine: EngineName
     machine: Computer
     settings: BenchSettings
     setups: Annotated[list[BenchSetup], Meta(min_length=1)]

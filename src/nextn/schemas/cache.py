@@ -16,7 +16,7 @@ class KeptModel(Part):
     used: Annotated[str, doc("when it was last written to, UTC, as 2026-01-31T23:59:59Z")]
 
 
-class Cache(Document, tag="cache", kw_only=True):
+class CacheDocument(Document, tag="cache", kw_only=True):
     """What is kept of remote models."""
 
     folder: str

@@ -20,7 +20,7 @@ class DemoRow(Part):
     tps_on: Annotated[dict[str, float], doc("the same by n_max")]
 
 
-class Demo(Document, tag="demo", kw_only=True):
+class DemoDocument(Document, tag="demo", kw_only=True):
     """The shipped model through all layouts, on an engine."""
 
     engine: Annotated[str, doc("name and version")]

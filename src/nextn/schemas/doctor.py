@@ -52,7 +52,7 @@ class Mended(Part):
     remaining: Annotated[list[FindingEntry], doc("problems of what was written")]
 
 
-class Doctor(Document, tag="doctor", kw_only=True):
+class DoctorDocument(Document, tag="doctor", kw_only=True):
     """What is wrong with a model."""
 
     path: Annotated[str, doc("or the address with its commit")]

@@ -7,7 +7,7 @@ from typing import Annotated, Literal
 from .base import Bytes, Count, Document, Positive, Sha256, doc
 
 
-class Inspect(Document, tag="inspect", kw_only=True):
+class InspectDocument(Document, tag="inspect", kw_only=True):
     """What is in a model or a checkpoint."""
 
     path: Annotated[str, doc("path to load, or the address")]

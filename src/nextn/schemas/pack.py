@@ -36,7 +36,7 @@ class PackedQuant(Part):
     variants: dict[Literal["plain", "mtp"], PackedVariant]
 
 
-class Pack(Document, tag="pack", kw_only=True):
+class PackDocument(Document, tag="pack", kw_only=True):
     """A folder to publish."""
 
     dry_run: Annotated[bool, doc("true: nothing was written, figures are the plan's")]

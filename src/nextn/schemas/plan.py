@@ -152,7 +152,7 @@ class Publishing(Part):
     by_layout: dict[str, Bytes]
 
 
-class Plan(Document, tag="plan", kw_only=True):
+class PlanDocument(Document, tag="plan", kw_only=True):
     """What each setup of a model costs."""
 
     model: str

@@ -22,7 +22,7 @@ class PulledFile(Part):
     ]
 
 
-class Pull(Document, tag="pull", kw_only=True):
+class PullDocument(Document, tag="pull", kw_only=True):
     """The files of one variant of one quant."""
 
     dry_run: Annotated[bool, doc("true: something is missing and was not downloaded")]

@@ -22,7 +22,7 @@ class ReportSection(Part):
     tables: list[ReportTable]
 
 
-class Report(Document, tag="report", kw_only=True):
+class ReportDocument(Document, tag="report", kw_only=True):
     """Documents as sections of tables."""
 
     sections: list[ReportSection]

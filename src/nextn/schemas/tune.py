@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Annotated, Literal
 
-from .base import Count, Document, Engine, Part, Positive, Seconds, Share, doc
+from .base import Count, Document, EngineName, Part, Positive, Seconds, Share, doc
 from .timing import Computer, RawRun, SetupComparison, SpreadFigures
 
 BlockType = Annotated[str | None, doc("null: as it is in the user's own file")]
@@ -63,7 +63,7 @@ class TuneCandidate(Part):
     n_runs: Count
 
 
-class Tune(Document, tag="tune", kw_only=True):
+class TuneDocument(Document, tag="tune", kw_only=True):
     """The fastest settings on this machine, or that MTP is best left off."""
 
     verb: Literal["tune"] = "tune"
@@ -76,7 +76,7 @@ class Tune(Document, tag="tune", kw_only=True):
     args: Annotated[list[str], doc("engine arguments of all runs")]
     answer: TuneAnswer
     comparison: Annotated[SetupComparison | None, doc("the best MTP setting against MTP off, in the final")]
-    engine: Engine
+    engine: EngineName
     machine: Computer
     settings: TuneSettings
     planned_runs: PlannedRuns

@@ -6,7 +6,7 @@ from typing import Annotated, Literal
 
 from msgspec import UNSET, Meta, UnsetType
 
-from .base import Count, Document, Engine, Part, Share, doc
+from .base import Count, Document, EngineName, Part, Share, doc
 
 
 class FileComparison(Part):
@@ -50,7 +50,7 @@ class Speeds(Part):
     on: Annotated[dict[str, float], doc("by n_max")]
 
 
-class Verify(Document, tag="verify", kw_only=True):
+class VerifyDocument(Document, tag="verify", kw_only=True):
     """Whether a model with its block works, and writes the same text."""
 
     verdict: Literal["passed", "failed", "cannot_tell"]
@@ -64,7 +64,7 @@ class Verify(Document, tag="verify", kw_only=True):
     acceptance: Annotated[dict[str, list[Share]], doc("n_max -> share of drafts accepted at position 1, 2, ...")]
     control: ControlRun | None
     divergences: list[TextDivergence]
-    engine: Annotated[Engine, doc("absent when only files were compared")] | UnsetType = UNSET
+    engine: Annotated[EngineName, doc("absent when only files were compared")] | UnsetType = UNSET
     n_prompts: int | UnsetType = UNSET
     n_drafted: int | UnsetType = UNSET
     tps: Annotated[Speeds, doc("single runs, not a benchmark")] | UnsetType = UNSET

@@ -41,7 +41,7 @@ class Donor(Part):
     why: Annotated[str | None, doc("how it was chosen; null: it was named")]
 
 
-class Result(Document, kw_only=True):
+class WritingDocument(Document, kw_only=True):
     """What attach, detach or extract did, or in a dry run would do."""
 
     dry_run: Annotated[bool, doc("true: nothing was written, figures are the plan's")]

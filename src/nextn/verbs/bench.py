@@ -18,9 +18,10 @@ from ..measure.tasks import Task, read_task, shipped_tasks
 from ..measure.timed_run import SHORT, Ask, TimedRun, TimedSetup, mark_slow
 from ..measure.typed_sidecar import scratch_folder
 from ..progress import Say, heard
+from ..schemas.base import EngineName
 
 if TYPE_CHECKING:
-    from ..engines.base import Engine
+    from ..engines import EngineChoice
 from ..measure.bench_compare import compare_all, comparisons_of, headline, left_open
 from ..measure.bench_setup import (
     AGAINST,
@@ -51,8 +52,7 @@ def bench(
     types: Sequence[str] = (),
     donor: str | Path | None = None,
     embd_type: str = "q4_0",
-    llama_server: str | Path | None = None,
-    engine: Engine | None = None,
+    engine: EngineChoice = None,
     engine_args: Sequence[str] = (),
     n_ctx: int | None = None,
     patience_s: float = DEFAULT_S,
@@ -80,10 +80,9 @@ def bench(
     asked = (read_task(prompts),) if prompts is not None else shipped_tasks(tasks)
     target = open_target(model, sidecar, needs_block=against is None and donor is None)
     other = None if against is None else open_target(against, against_sidecar, needs_block=False)
-    if engine is None:
-        from ..engines import find_engine
+    from ..engines import find_engine
 
-        engine = find_engine(None if llama_server is None else str(llama_server))
+    judge = find_engine(engine)
     with ExitStack() as stack:
         setups = setups_of(target, chosen, p_min, threads, "")
         if types:
@@ -102,7 +101,7 @@ def bench(
             )
         context = n_ctx or context_for(asked, n_predict)
         pool = stack.enter_context(
-            Pool(engine, context, engine_args, asked[0].prompts[0], side_by_side=side_by_side)
+            Pool(judge, context, engine_args, asked[0].prompts[0], side_by_side=side_by_side)
         )
         patience = Patience(pool, patience_s, say)
         runs = _passes(patience, setups, asked, passes, n_predict, temperature, say)
@@ -118,7 +117,7 @@ def bench(
         model=str(target.model.entry),
         sidecar=None if target.sidecar_path is None else str(target.sidecar_path),
         against=None if other is None else str(other.model.entry),
-        engine={"name": engine.name, "version": engine.version},
+        engine=EngineName(judge.name, judge.version),
         machine=machine(),
         settings={
             "tasks": {task.name: len(task.prompts) for task in asked},

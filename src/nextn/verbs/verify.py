@@ -6,7 +6,9 @@ import tempfile
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
+
+from msgspec import UNSET
 
 from ..gguf.files import Model, open_model
 from ..measure.control import make_control
@@ -14,10 +16,11 @@ from ..measure.file_check import FileReport, check_files
 from ..measure.target import MeasuredModel, open_target
 from ..progress import Say, heard
 from ..schemas.base import Documented, filled
-from ..schemas.verify import Verify
+from ..schemas.verify import VerifyDocument
 from ..sources.ranges import Reader
 
 if TYPE_CHECKING:
+    from ..engines import EngineChoice
     from ..engines.base import Engine
     from ..measure.engine_check import EngineReport
 
@@ -39,12 +42,13 @@ class Verdict(Documented):
     notes: tuple[str, ...] = field(default=())
 
     @property
-    def document(self) -> Verify:
+    def document(self) -> VerifyDocument:
         """What --json prints."""
-        seen: dict[str, Any] = {"same_text": None, "acceptance": {}, "control": None, "divergences": []}
-        if self.engine is not None:
+        if self.engine is None:
+            seen: dict[str, Any] = {"same_text": None, "acceptance": {}, "control": None, "divergences": [], "engine": UNSET}
+        else:
             seen = self.engine.documented
-        return filled(Verify, self, **{**seen, "verdict": self.verdict, "reasons": self.reasons})
+        return filled(VerifyDocument, self, **{**seen, "verdict": self.verdict, "reasons": self.reasons})
 
 
 
@@ -53,8 +57,7 @@ def verify(
     *,
     sidecar: str | Path | None = None,
     trunk: str | Path | None = None,
-    llama_server: str | Path | None = None,
-    engine: Engine | None = None,
+    engine: EngineChoice = None,
     prompts: Sequence[str] | None = None,
     n_predict: int = 64,
     n_ctx: int | None = None,
@@ -64,9 +67,10 @@ def verify(
 ) -> Verdict:
     """Prove a model with its block: files against `trunk`, drafts and text on the engine, control included.
 
-    The engine is `engine`, or the server binary `llama_server`, or xllamacpp. Raises NoBlock when there is
-    nothing to verify, EngineMissing without an engine, and what opening files raises. A model that the engine
-    refuses is no exception but a failed verdict.
+    `engine`: "xllamacpp" (default), "llama-server", "ik", the path of a llama-server, or an open `Engine`. `say` hears
+    of each step. A model that the engine refuses is not an exception but a failed verdict.
+
+    Raises NoBlock when there is nothing to verify, EngineMissing without an engine, and what opening files raises.
     """
     say = heard(say)
     original = None if trunk is None else open_model(trunk)
@@ -79,11 +83,9 @@ def verify(
     if files.problems:
         reasons = _summary(files)
         return Verdict(opened.entry, _entry(beside), _entry(original), FAILED, reasons, files, None, notes)
-    if engine is None:
-        from ..engines import find_engine
+    from ..engines import find_engine
 
-        engine = find_engine(None if llama_server is None else str(llama_server))
-    report = _on_engine(engine, target, prompts, n_predict, n_ctx, threads, engine_args, say)
+    report = _on_engine(find_engine(engine), target, prompts, n_predict, n_ctx, threads, engine_args, say)
     return Verdict(
         opened.entry,
         _entry(beside),
