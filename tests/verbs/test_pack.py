@@ -261,9 +261,10 @@ def test_hf_rules() -> None:
 
 
 def verdict(model: str, **more: object) -> dict:
+    files = {**dict.fromkeys(("n_tensors", "n_same_bytes", "n_same_file", "n_hashed"), 0), "changed_keys": []}
     return {
-        "version": 1, "verdict": "passed", "reasons": ["the text is the same"], "notes": [], "model": f"/x/{model}",
-        "sidecar": None, "trunk": None, "files": {}, "same_text": True, "acceptance": {"1": [0.93], "2": [0.9, 0.81]},
+        "kind": "verify", "version": 1, "verdict": "passed", "reasons": ["the text is the same"], "notes": [], "model": f"/x/{model}",
+        "sidecar": None, "trunk": None, "files": {**files, "problems": []}, "same_text": True, "acceptance": {"1": [0.93], "2": [0.9, 0.81]},
         "control": {"acceptance": 0.0, "collapsed": True}, "divergences": [],
         "engine": {"name": "xllamacpp", "version": "1.2"}, "tps": {"off": 50.4, "on": {"1": 80.6}}, **more,
     }  # fmt: skip
@@ -286,10 +287,19 @@ def test_the_card_says_what_was_verified_and_what_was_not(shards: list[Path], pa
     [
         (json.dumps(verdict("other.gguf")), UsageError, "about 'other.gguf'"),
         (json.dumps(verdict(Q4.name, version=2)), UnsupportedFormat, "version 2"),
-        (json.dumps(verdict(Q4.name, verdict="fine")), FormatError, "damaged"),
-        (json.dumps(verdict(Q4.name, acceptance=[])), FormatError, "damaged"),
-        ("{}", FormatError, "not what 'nextn verify --json' prints"),
-        ("{", FormatError, "no valid JSON"),
+        (json.dumps(verdict(Q4.name, verdict="fine")), FormatError, "not what 'nextn verify --json' prints"),
+        (
+            json.dumps(verdict(Q4.name, acceptance=[])),
+            FormatError,
+            r"Expected 'object', got 'array' - at '\$.acceptance'",
+        ),
+        (
+            json.dumps(verdict(Q4.name, kind="bench")),
+            FormatError,
+            "a document of kind 'bench', and verify is read here",
+        ),
+        ("{}", FormatError, "name a file that 'nextn verify --json' wrote"),
+        ("{", FormatError, "not JSON"),
     ],
 )
 def test_a_verdict_that_says_nothing_is_refused(
@@ -387,15 +397,15 @@ def test_manifest_round_trip() -> None:
         (lambda m: m.update(version=0), "'version' is 0"),
         (lambda m: m.pop("files"), "'files'"),
         (lambda m: m["files"][0].update(path="../a.gguf"), "makes no sense"),
-        (lambda m: m["files"][0].update(path="/a.gguf"), "makes no sense"),
-        (lambda m: m["files"][0].update(sha256="xyz"), "makes no sense"),
-        (lambda m: m["files"][0].update(size_bytes=True), "'size_bytes'"),
+        (lambda m: m["files"][0].update(path="/a.gguf"), r"files\[0\].path"),
+        (lambda m: m["files"][0].update(sha256="xyz"), r"files\[0\].sha256"),
+        (lambda m: m["files"][0].update(size_bytes=True), "size_bytes"),
         (lambda m: m["files"].append(m["files"][0]), "named twice"),
         (lambda m: m["quants"][0].update(layout="bundle"), "layout"),
-        (lambda m: m["quants"][0]["variants"].update(half={}), "variants are unknown"),
+        (lambda m: m["quants"][0]["variants"].update(half={}), "half"),
         (lambda m: m["quants"][0]["variants"]["plain"].update(entry="b.gguf"), "not there"),
         (lambda m: m["quants"][0]["variants"]["plain"].update(sidecar="b.gguf"), "not there"),
-        (lambda m: m["quants"][0]["variants"]["plain"]["files"][0].update(part="head"), "not there"),
+        (lambda m: m["quants"][0]["variants"]["plain"]["files"][0].update(part="head"), "head"),
     ],
 )
 def test_damaged_manifests_are_refused(change: object, words: str) -> None:

@@ -24,7 +24,7 @@ from nextn.measure.candidate_sidecars import Maker
 from nextn.measure.target import open_target
 from nextn.measure.timed_run import OTHERS
 from nextn.measure.tune_space import Artifact, Point
-from nextn.report.results import read_result
+from nextn.results.sections import read_section
 from nextn.verbs import serve
 from nextn.verbs.tune import command_line
 
@@ -114,7 +114,7 @@ def test_mtp_wins_with_another_head(bundle: Path) -> None:
     outcomes = {one["id"]: one["outcome"] for one in found["candidates"]}
     assert outcomes["n_max 5, head q4_0"] == "winner" and outcomes["n_max 6"] == "stopped"
     assert "nextn serve" in found["command"] and str(side) in found["command"]
-    assert "n_max 5" in read_result(bundle.parent / "tiny-MTP-Q8_0.tune.json").summary[0]
+    assert "n_max 5" in read_section(bundle.parent / "tiny-MTP-Q8_0.tune.json").summary[0]
 
 
 def test_serve_takes_what_tune_found(bundle: Path, tmp_path: Path) -> None:

@@ -44,12 +44,11 @@ class Verdict(Documented):
     @property
     def document(self) -> VerifyDocument:
         """What --json prints."""
-        if self.engine is None:
-            seen: dict[str, Any] = {"same_text": None, "acceptance": {}, "control": None, "divergences": [], "engine": UNSET}
-        else:
+        if self.engine is not None:
             seen = self.engine.documented
+        else:
+            seen = {"same_text": None, "acceptance": {}, "control": None, "divergences": [], "engine": UNSET}
         return filled(VerifyDocument, self, **{**seen, "verdict": self.verdict, "reasons": self.reasons})
-
 
 
 def verify(
