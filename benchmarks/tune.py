@@ -22,7 +22,6 @@ from typing import Any
 
 sys.path.insert(0, str(Path(__file__).resolve().parent))
 
-from msgspec import to_builtins
 
 import nextn
 from deep_model import make_deep_model
@@ -33,6 +32,7 @@ from nextn.measure.bench_setup import machine
 from nextn.measure.candidate_sidecars import Maker
 from nextn.measure.engine_pool import Pool
 from nextn.measure.patience import Patience
+from nextn.measure.stats import Spread
 from nextn.measure.target import open_target
 from nextn.measure.tasks import OWN
 from nextn.measure.timed_run import Ask, TimedRun, TimedSetup, mark_slow
@@ -200,6 +200,10 @@ def summary(
     """The figures, JSON-ready."""
     turns = {point: overall_tps([run for run in runs if run.setup == point.id]) for point in unique}
 
+    def spread(value: Spread | None) -> dict[str, Any] | None:
+        figures = spread_figures(value)
+        return None if figures is None else plain(figures)
+
     def against(one: str, other: str) -> dict[str, Any] | None:
         if one not in shown or other not in shown:
             return None
@@ -229,8 +233,7 @@ def summary(
         "share_of_time": round(race_s / grid_s, 3),
         "distance_to_best": None if tuned is None or best is None else round(1 - tuned.median / best.median, 4),
         "turns": {
-            name: {"setting": point.id, "decode_tps": to_builtins(spread_figures(turns[point]))}
-            for name, point in shown.items()
+            name: {"setting": point.id, "decode_tps": spread(turns[point])} for name, point in shown.items()
         },
         "comparisons": {
             "tuned against off": against("tuned", "off"),

@@ -35,7 +35,7 @@ EXIT_CODES = {
     0: "done; verify, demo: passed",
     2: "the call makes no sense",
     EXIT_FAILED: "verify, demo: failed",
-    EXIT_CANNOT_TELL: "verify, bench, tune: cannot tell",
+    EXIT_CANNOT_TELL: "verify, demo, bench, tune: cannot tell",
     EXIT_PROBLEMS: "inspect, doctor: problems found",
     10: "a file is damaged, or is not what it should be",
     11: "a format that is known and not supported",
@@ -193,6 +193,13 @@ class EngineRefused(NextnError):
 
 
 class EngineFailed(EngineRefused):
-    """The engine died, hung or answered nonsense after it had loaded."""
+    """The engine died of a signal, at whatever moment, or hung or answered nonsense: no word about the model.
+
+    `signal` is the number of the signal that ended it, None when it was none.
+    """
 
     exit_code = 32
+
+    def __init__(self, message: str, *, line: str = "", log: Path | None = None, signal: int | None = None) -> None:
+        super().__init__(message, line=line, log=log)
+        self.signal = signal

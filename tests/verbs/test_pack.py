@@ -263,10 +263,11 @@ def test_hf_rules() -> None:
 def verdict(model: str, **more: object) -> dict:
     files = {**dict.fromkeys(("n_tensors", "n_same_bytes", "n_same_file", "n_hashed"), 0), "changed_keys": []}
     return {
-        "kind": "verify", "version": 1, "verdict": "passed", "reasons": ["the text is the same"], "notes": [], "model": f"/x/{model}",
-        "sidecar": None, "trunk": None, "files": {**files, "problems": []}, "same_text": True, "acceptance": {"1": [0.93], "2": [0.9, 0.81]},
-        "control": {"acceptance": 0.0, "collapsed": True}, "divergences": [],
-        "engine": {"name": "xllamacpp", "version": "1.2"}, "tps": {"off": 50.4, "on": {"1": 80.6}}, **more,
+        "kind": "verify", "version": 1, "verdict": "passed", "reasons": ["the text is the same"], "notes": [],
+        "model": f"/x/{model}", "sidecar": None, "trunk": None, "files": {**files, "problems": []}, "same_text": True,
+        "acceptance": {"1": [0.93], "2": [0.9, 0.81]}, "control": {"acceptance": 0.0, "collapsed": True},
+        "divergences": [], "engine": {"name": "xllamacpp", "version": "1.2"}, "tps": {"off": 50.4, "on": {"1": 80.6}},
+        **more,
     }  # fmt: skip
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import click
 
-from ..errors import EXIT_FAILED
+from ..errors import EXIT_CANNOT_TELL, EXIT_FAILED
 from .common import examples, json_option, usual_engine_option
 
 
@@ -27,4 +27,4 @@ def command(out: str | None, engine: str | None, as_json: bool) -> None:
         result = demo(out, engine=engine, say=say)
     put_result(result, show, as_json=as_json)
     if not result.passed:
-        raise click.exceptions.Exit(EXIT_FAILED)
+        raise click.exceptions.Exit(EXIT_FAILED if result.failed else EXIT_CANNOT_TELL)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import click
 
-from ..errors import EXIT_PROBLEMS
+from ..errors import EXIT_PROBLEMS, EngineFailed
 from ..report.text import say
 from .common import (
     donor_option,
@@ -64,3 +64,5 @@ def command(
     put_result(done, partial(show, fix=fix), as_json=as_json, quiet=quiet)
     if done.remaining:
         raise click.exceptions.Exit(EXIT_PROBLEMS)
+    if done.engine_died:
+        raise click.exceptions.Exit(EngineFailed.exit_code)

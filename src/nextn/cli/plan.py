@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import click
 
-from ..errors import UsageError
+from ..errors import EngineFailed, UsageError
 from .common import donor_option, examples, json_option, sidecar_option
 
 UNITS = {"": 1, "K": 10**3, "M": 10**6, "G": 10**9, "T": 10**12, "KI": 1 << 10, "MI": 1 << 20, "GI": 1 << 30}
@@ -71,6 +71,8 @@ def command(
             measure=measure, header_only=header_only, say=say,
         )  # fmt: skip
     put_result(found, show, as_json=as_json)
+    if found.engine_died:
+        raise click.exceptions.Exit(EngineFailed.exit_code)
 
 
 def _bytes(text: str) -> int:

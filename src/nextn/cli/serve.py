@@ -59,8 +59,10 @@ def command(
     SIGINT, SIGTERM and SIGHUP are passed on to the server, and its exit status is nextn's. Arguments after -- go to
     the engine (GPU placement, --rpc host:port, context size).
     """
+    from ..engines.deaths import explained, signal_of
+    from ..engines.foreground import PASSED_ON
     from ..report.serve import show_command, show_notes, show_preset
-    from ..report.text import put_json
+    from ..report.text import put_json, say
     from ..verbs.serve import serve
 
     serving = serve(
@@ -79,4 +81,7 @@ def command(
         return
     sys.stdout.flush()
     if code := serving.run():
+        number = signal_of(code)
+        if number is not None and number not in PASSED_ON:  # those are how a server is stopped
+            say(f"{serving.model}: {serving.engine} died of {explained(number)}")
         raise click.exceptions.Exit(code)

@@ -11,8 +11,9 @@ from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 
+from ..block.anatomy import Anatomy
 from ..block.from_gguf import block_from_model
-from ..block.model import Block, block_layers
+from ..block.model import Block
 from ..errors import NoBlock, UsageError
 from ..gguf.files import Model, shard_name
 from ..gguf.header import TensorInfo
@@ -81,7 +82,7 @@ class _Item:
 
 def has_block(model: Model) -> bool:
     """Whether a model carries a block itself."""
-    return bool(block_layers(list(model.tensors)))
+    return Anatomy.of(model).has_block
 
 
 def plan_pack(models: Sequence[Model], block: Block | None, options: PackOptions) -> Pack:

@@ -90,10 +90,8 @@ class Pool:
         launch = setup.launch(self._n_ctx, self._extra_args)
         try:
             return self._engine.start(launch)
-        except EngineFailed:
-            raise
         except EngineRefused as error:
-            if not self._loaded:
+            if not self._loaded or (isinstance(error, EngineFailed) and error.signal is None):
                 raise
             self.drop_all()  # perhaps two did not fit
             with suppress(OSError):

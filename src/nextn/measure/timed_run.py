@@ -62,6 +62,7 @@ class TimedSetup:
             self.threads,
             (*extra_args, *self.extra_args),
             p_min=self.p_min,
+            timed=True,
         )
 
     def same_load(self, other: TimedSetup) -> bool:

@@ -69,6 +69,7 @@ class MemoryPlan(Documented):
     publishing: Publishing | None
     notes: tuple[str, ...] = field(default=())
     name: str = ""  # what the user called the model
+    engine_died: bool = False  # of a signal, when it ran a setup; the setup's notes say of which
 
     def row(self, id: str) -> SetupCost:
         """The setup of that id."""

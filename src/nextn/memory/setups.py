@@ -7,8 +7,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
 
+from ..block.anatomy import Anatomy
 from ..block.from_gguf import block_from_model
-from ..block.model import Block, block_layers, layer_of
+from ..block.model import Block
 from ..errors import NextnError, NoBlock, UsageError
 from ..gguf.files import Model
 from ..layouts.attach import plan_attach
@@ -104,7 +105,7 @@ class _Maker:
 
     def __init__(self, model: Model, scratch: Path) -> None:
         self.model, self.scratch = model, scratch
-        self.has_block = bool(block_layers(list(model.tensors)))
+        self.has_block = Anatomy.of(model).has_block
         self.trunk: Model | None = None if self.has_block else model
         self.trunk_files: tuple[File, ...] = () if self.has_block else _there(model)
         self.trunk_plan: Plan | None = None
@@ -153,12 +154,12 @@ def make_setups(
     `block(trunk)` gives the block to attach when the model has none; None: there is none. Raises UsageError for a
     model without a trunk, NoBlock for a sidecar without a block.
     """
-    names = list(model.tensors)
-    if not any(layer_of(name) == 0 for name in names) or block_layers(names)[:1] == [0]:
+    seen = Anatomy.of(model)
+    if seen.is_block_only or not seen.layers:
         raise UsageError(
             f"{model.entry}: this is no model but a sidecar or donor file; name its trunk, and it with --sidecar."
         )
-    if sidecar is not None and not block_layers(list(sidecar.tensors)):
+    if sidecar is not None and not Anatomy.of(sidecar).has_block:
         raise NoBlock(f"{sidecar.entry}: there is no MTP block in this sidecar.")
     maker = _Maker(model, scratch)
     first = maker.made(NO_MTP, maker.no_mtp)

@@ -114,6 +114,8 @@ def _checked(document: ManifestDocument) -> Manifest:
 def _variant(found: PublishedVariant, known: set[str]) -> Variant:
     names = {file.path for file in found.files}
     named = {found.entry} if found.sidecar is None else {found.entry, found.sidecar}
+    if len(names) != len(found.files):
+        raise _Damaged(f"the variant of {found.entry!r:.200} names a file twice")
     if not named <= names or not names <= known:
         raise _Damaged(f"the variant of {found.entry!r:.200} names files that are not there")
     return Variant(found.entry, found.sidecar, tuple(Role(file.path, file.part) for file in found.files))

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING
@@ -22,6 +22,7 @@ from ..writing.execute import Outcome, check_outputs, execute
 from ..writing.plan import Link, LinkMode, Plan
 from . import manifest as manifests
 from . import sums
+from .accept import check_content, check_names
 from .choose import Chosen, choose
 from .listing import Listed
 from .staging import Staging, mismatch
@@ -131,7 +132,9 @@ def pull(
         here = _Here(repo, folder, listing, hasher)
         have = [file.path for file in listing if here.seems_to_have(file)]
         with remote.renaming():
-            chosen = choose(listing, _manifest(remote, listing), variant, quant or place.file, _header(remote), have)
+            manifest = _manifest(remote, listing)
+            chosen = choose(listing, manifest, variant, quant or place.file, _header(remote), have)
+            check_names(chosen, repo.origin)
     steps = tuple(_steps(here, chosen))
     missing = [step for step in steps if step.state != PRESENT]
     staging = Staging(repo, fetcher, folder)
@@ -139,7 +142,8 @@ def pull(
     check_outputs(_plan(chosen, folder, [(step, Path(step.name), None) for step in missing], link))
     if not dry_run:
         if missing:
-            n_moved, outcome = _carry_out(staging, chosen, folder, missing, link, hasher, progress)
+            promised = None if manifest is None else manifest.architecture
+            n_moved, outcome = _carry_out(staging, chosen, steps, promised, folder, link, hasher, progress)
         staging.clear(step.file.path for step in steps)
     return PullResult(
         place.repo_id, str(repo.revision), chosen, folder, steps, outcome, time.perf_counter() - started, n_moved
@@ -238,11 +242,8 @@ class _Here:
 def _steps(here: _Here, chosen: Chosen) -> list[Step]:
     """What is to be done for each file. Raises OutputExists for a name that another file has."""
     steps = []
-    names: dict[str, str] = {}
     for file in chosen.files:
         name = PurePosixPath(file.path).name
-        if names.setdefault(name, file.path) != file.path:
-            raise UsageError(f"'{file.path}' and '{names[name]}' would get one name; the repository cannot be pulled.")
         path = here.folder / name
         if os.path.lexists(path):
             if not here.is_it(file, path):
@@ -279,13 +280,19 @@ def _plan(chosen: Chosen, folder: Path, found: Sequence[_Found], link: LinkMode)
 def _carry_out(
     staging: Staging,
     chosen: Chosen,
+    steps: Sequence[Step],
+    architecture: str | None,
     folder: Path,
-    missing: Sequence[Step],
     link: LinkMode,
     hasher: sums.Hasher,
     progress: Progress | None,
 ) -> tuple[int, Outcome]:
-    """Fetch, compare with the hashes, give names. Returns the bytes that were moved, too."""
+    """Fetch, compare with the hashes and with what was promised, give names. Returns the bytes moved, too.
+
+    Headers come first, and what they refuse is not downloaded. `architecture` is the manifest's.
+    """
+    missing = [step for step in steps if step.state != PRESENT]
+    local = {step.file.path: step.source or folder / step.name for step in steps if step.state != DOWNLOAD}
     wanted = _unique(missing, DOWNLOAD)
     n_load = sum(staging.missing_bytes(file) for file in wanted)
     done, total = 0, n_load + sum(file.size_bytes for file in _unique(missing))
@@ -298,20 +305,41 @@ def _carry_out(
 
     def fetched(n: int, _: int) -> None:
         nonlocal done
-        done = 0
+        done = n_local + n_heads
         hashed(n)
 
+    hasher.advance = hashed
+    for step in missing:
+        if step.source is not None:
+            _check(staging.repo, step.file, step.source, hasher)
+    n_local = done
     with staging:
-        n_moved = staging.fetch(wanted, fetched)
-        done, hasher.advance = n_load, hashed
+        with staging.dropping(file.path for file in chosen.files):
+            heads = staging.headers(wanted)
+            local |= {step.file.path: heads[step.file.content] for step in missing if step.state == DOWNLOAD}
+            _check_content(staging, chosen, local, architecture)
+        n_heads = n_load - sum(staging.missing_bytes(file) for file in wanted)
+        n_moved = n_heads + staging.fetch(wanted, fetched)
+        done = n_local + n_load
         staged = {file.content: staging.whole(file, hasher) for file in wanted}
         found: list[_Found] = [
             (step, *(staged[step.file.content] if step.source is None else (step.source, None))) for step in missing
         ]
-        for step, path, _ in found:
-            if step.source is not None:
-                _check(staging.repo, step.file, path, hasher)
+        with staging.dropping(file.path for file in chosen.files):
+            _check_content(staging, chosen, local, architecture)  # now of bytes that have the right hash
         return n_moved, execute(_plan(chosen, folder, found, link))
+
+
+def _check_content(staging: Staging, chosen: Chosen, local: Mapping[str, Path], architecture: str | None) -> None:
+    """Raise FormatError when the headers say something else than names and manifest."""
+    known: dict[str, GGUFFile] = {}
+
+    def header(path: str) -> GGUFFile:
+        if path not in known:
+            known[path] = read_header(local[path])
+        return known[path]
+
+    check_content(chosen, header, architecture, staging.repo.origin)
 
 
 def _check(repo: HubRepo, file: Listed, path: Path, hasher: sums.Hasher) -> None:

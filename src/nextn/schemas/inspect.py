@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from typing import Annotated, Literal
 
-from .base import Bytes, Count, Document, Positive, Sha256, doc
+from .base import Bytes, Count, Document, Sha256, doc
+from .doctor import FindingEntry
 
 
 class InspectDocument(Document, tag="inspect", kw_only=True):
@@ -16,10 +17,13 @@ class InspectDocument(Document, tag="inspect", kw_only=True):
     architecture: str
     n_layer_trunk: Annotated[int, doc("layers without the MTP blocks")]
     n_layer_nextn: Annotated[Count, doc("MTP blocks that are really there")]
-    shape: Literal["bundled", "trunk-only", "sidecar", "donor", "checkpoint"]
+    shape: Annotated[
+        Literal["bundled", "trunk-only", "sidecar", "donor", "checkpoint", "set"],
+        doc("set: shards that cannot be opened as one model"),
+    ]
     block_bytes: Bytes
     size_bytes: Annotated[Bytes | None, doc("null: not known without asking for every shard")]
-    n_files: Positive
+    n_files: Annotated[Count, doc("0: of a set that cannot be opened")]
     n_tensors: Count
     n_vocab: int | None
     gguf_version: Annotated[Literal[2, 3] | None, doc("null: a checkpoint")]
@@ -34,7 +38,8 @@ class InspectDocument(Document, tag="inspect", kw_only=True):
             "architecture and layout"
         ),
     ]
-    problems: list[str]
+    problems: Annotated[list[str], doc("sentences of the findings that are errors and warnings")]
     hints: list[str]
+    findings: Annotated[list[FindingEntry], doc("what doctor finds by headers alone")]
     block_sha256: Annotated[Sha256 | None, doc("with --block-hash: what attach --expect takes")]
     bytes_downloaded: Bytes

@@ -48,6 +48,7 @@ class DemoLayout:
     acceptance: dict[str, list[float]]  # n_max -> share accepted by draft position
     tps_off: float
     tps_on: dict[str, float]  # n_max -> tokens per second
+    reasons: tuple[str, ...]  # of the verdict
 
 
 @dataclass(frozen=True)
@@ -64,6 +65,11 @@ class DemoResult(Documented):
         return bool(self.refusal) and all(row.verdict == "passed" for row in self.rows)
 
     @property
+    def failed(self) -> bool:
+        """Whether a layout failed, or the engine did not refuse the trunk alone; else some could not be told."""
+        return not self.refusal or any(row.verdict == "failed" for row in self.rows)
+
+    @property
     def document(self) -> DemoDocument:
         """What --json prints."""
         return filled(DemoDocument, self)
@@ -74,7 +80,8 @@ def demo(out: str | Path | None = None, *, engine: EngineChoice = None, say: Say
     """Show that an engine refuses to draft with a trunk alone, attach in all three layouts, verify each.
 
     Files go into the folder `out`, which must be empty or new, or into a temporary one. `engine`: as in
-    `nextn.verify`. Raises EngineMissing, and what attach and verify raise.
+    `nextn.verify`. Raises EngineMissing, EngineFailed when the engine fails before anything is attached, and what
+    attach and verify raise.
     """
     from ..engines import find_engine
 
@@ -118,18 +125,24 @@ def _run(folder: Path, engine: Engine, say: Say) -> DemoResult:
                 {} if seen is None else by_text(seen.acceptance),
                 (seen.tps_off if seen is not None else None) or 0.0,
                 {} if seen is None else by_text(seen.tps_on),
+                verdict.reasons,
             )
         )
     return DemoResult(f"{engine.name} {engine.version}", refusal, tuple(rows))
 
 
 def ask_trunk_alone(engine: Engine, trunk: Path) -> str:
-    """The engine's decisive line when a trunk-only model is asked to draft; empty when it does not refuse."""
+    """The engine's decisive line when a trunk-only model is asked to draft; empty when it does not refuse.
+
+    Raises EngineFailed: an engine that dies has refused nothing.
+    """
     from ..engines.base import Launch
 
     try:
         with engine.start(Launch(model=trunk, n_max=1, threads=N_THREADS)) as running:
             running.complete("def", 4)
-    except (EngineRefused, EngineFailed) as error:
+    except EngineFailed:
+        raise
+    except EngineRefused as error:
         return error.line
     return ""

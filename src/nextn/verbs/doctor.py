@@ -16,7 +16,7 @@ from ..diagnosis.examine import HALVES, Diagnosis, check_source, diagnose, exami
 from ..diagnosis.finding import Finding
 from ..diagnosis.fix_plan import plan_mended
 from ..diagnosis.patient import Patient, quoted
-from ..errors import UsageError
+from ..errors import EngineFailed, UsageError
 from ..gguf.files import Model, open_model
 from ..gguf.kv import printable
 from ..gguf.types import parse_type_name
@@ -35,6 +35,7 @@ class DoctorResult(Documented):
     plan: Plan | None = None  # None: nothing was asked for, or nothing can be mended
     outcome: Outcome | None = None  # None: a dry run, or nothing to do
     after: Diagnosis | None = None  # of what was written; in a dry run of what would be
+    engine_died: bool = False  # when it was asked; the diagnosis is without its answer, and a note says of what
 
     @property
     def remaining(self) -> tuple[Finding, ...]:
@@ -113,18 +114,22 @@ def doctor(
         before = examine(model, donor=block, trunk=target, limit_rate=limit_rate)
         if source is not None and source.remote is not None:
             before = _with_address(before, source.block.origin, str(donor))
+        died = False
         if engine is not None:
-            before = _tried(before, target, engine, threads, say)
+            try:
+                before = _tried(before, target, engine, threads, say)
+            except EngineFailed as error:
+                before, died = replace(before, notes=(*before.notes, str(error))), True
         if not fix or before.model is None or not before.fixable:
-            return DoctorResult(before)
+            return DoctorResult(before, engine_died=died)
         plan, after = _planned(before, block, target, out, mode)
         check_outputs(plan)
         if dry_run:
-            return DoctorResult(before, plan, None, after)
+            return DoctorResult(before, plan, None, after, died)
         if source is not None and source.remote is not None:
             source.remote.fetch(plan.ranges, progress)
         outcome = execute(plan, progress=progress)
-    return DoctorResult(before, plan, outcome, examine(plan.sidecar or plan.entry, trunk=target))
+    return DoctorResult(before, plan, outcome, examine(plan.sidecar or plan.entry, trunk=target), died)
 
 
 def _with_address(before: Diagnosis, place: Path, address: str) -> Diagnosis:
@@ -139,7 +144,7 @@ def _tried(
     before: Diagnosis, trunk: Model | None, engine: str, threads: int | None, say: Say | None
 ) -> Diagnosis:
     """The diagnosis with what an engine says of eh_proj."""
-    from ..diagnosis.anatomy import Anatomy
+    from ..block.anatomy import Anatomy
     from ..measure.swapped_halves import try_halves
 
     if before.model is None or before.remote:

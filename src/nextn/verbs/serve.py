@@ -144,7 +144,7 @@ def _layout(seen: Inspection, sidecar: str | Path | None, engine: Engine, notes:
     model, name = seen.model, seen.model.entry.name
     family = FAMILIES.get(seen.architecture)
     on_ik = engine.name.startswith("ik")
-    words = (family.runs_on or {}).get("ik_llama.cpp", "") if family and on_ik else ""
+    words = family.runs_on.get("ik_llama.cpp", "") if family and on_ik else ""
     takes_sidecar = not on_ik or ("sidecar" in words and "no sidecar" not in words)
     if words and not words.startswith("bundled"):
         notes.append(f"ik_llama.cpp and '{seen.architecture}': {words}")

@@ -67,7 +67,8 @@ def verify(
     """Prove a model with its block: files against `trunk`, drafts and text on the engine, control included.
 
     `engine`: "xllamacpp" (default), "llama-server", "ik", the path of a llama-server, or an open `Engine`. `say` hears
-    of each step. A model that the engine refuses is not an exception but a failed verdict.
+    of each step. A model that the engine refuses only with MTP is not an exception but a failed verdict; an engine that
+    dies, or refuses it without MTP too, leaves the verdict open.
 
     Raises NoBlock when there is nothing to verify, EngineMissing without an engine, and what opening files raises.
     """
