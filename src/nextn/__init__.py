@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from .diagnosis import Diagnosis, Finding
     from .inspection.checkpoint import CheckpointInspection
     from .inspection.model import Inspection
+    from .inspection.shard_set import SetInspection
     from .measure.bench_report import BenchReport
     from .measure.tune_report import TuneReport
     from .memory.memory_plan import MemoryPlan
@@ -58,6 +59,7 @@ _HOMES = {
     "Result": "writing.result",
     "Say": "progress",
     "Serving": "verbs.serve",
+    "SetInspection": "inspection.shard_set",
     "TuneReport": "measure.tune_report",
     "Verdict": "verbs.verify",
     **{
@@ -86,6 +88,7 @@ __all__ = [
     "Result",
     "Say",
     "Serving",
+    "SetInspection",
     "TuneReport",
     "Verdict",
     "__version__",

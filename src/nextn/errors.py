@@ -15,8 +15,8 @@
     ├── StorageError          22   the operating system refused to read or write
     ├── RemoteError           23   a server refused, or did not answer as it should
     ├── EngineMissing         30   there is no engine
-    ├── EngineRefused         31   the engine did not load the model
-    │   └── EngineFailed      32   the engine died, hung or answered nonsense
+    └── EngineRefused         31   the engine did not load the model
+        └── EngineFailed      32   the engine died, hung or answered nonsense
 
 `EXIT_CODES` is the one table of them, which 'nextn --help' and docs/python-api.md show.
 """

@@ -428,7 +428,7 @@ def test_refusals_of_the_system(
 
 
 def test_unknown_verb(world: World) -> None:
-    words = r"there is no verb 'atach' \(did you mean 'attach'\?\); the verbs are inspect, doctor, attach"
+    words = r"there is no command 'atach' \(did you mean 'attach'\?\); the commands are inspect, doctor, attach"
     world.refuses(2, words, "atach")
 
 

@@ -39,7 +39,6 @@ FILES: dict[str, Args] = {
     "inspect-remote": ("inspect", "org/tiny"),
     "cache": ("cache",),
     "tune-dry-run": ("tune", "bundle.gguf", "--dry-run", "--threads", "1"),
-    "serve": ("serve", "bundle.gguf", "--engine", "xllamacpp"),
 }
 _SHORT = ("--n-predict", "32", "--repeats", "1", "--tasks", "code", "--threads", "1", "--patience", "0")
 ENGINE: dict[str, Args] = {
@@ -49,6 +48,7 @@ ENGINE: dict[str, Args] = {
     "tune": ("tune", TRUNK, "--from", DONOR, "--n-max", "1", "--p-min", "0", "--types", "", "--head-types", "",
              "--embd-types", "", *_SHORT, "-o", "tuned"),
     "demo": ("demo",),
+    "serve": ("serve", "bundle.gguf", "--engine", "xllamacpp"),
 }  # fmt: skip
 VOLATILE = {"wall_s", "used", "commit", "revision", "tool", "peak_bytes", "ram_bytes", "ram_available_bytes",
             "fits", "max_n_ctx", "memory_bytes", "cpu", "n_cpus", "system", "answers", "runs_on", "machine"}

@@ -7,6 +7,7 @@ import io
 import os
 import signal
 import sys
+from collections.abc import Iterable
 from pathlib import Path
 from types import FrameType
 from typing import Any
@@ -36,6 +37,26 @@ VERBS = {
 }
 
 
+class _Formatter(click.HelpFormatter):
+    """Breaks lines at spaces only: options and names with hyphens stay whole."""
+
+    whole = "\N{NON-BREAKING HYPHEN}"
+
+    def write_text(self, text: str) -> None:
+        super().write_text(text.replace("-", self.whole))
+
+    def write_dl(self, rows: Iterable[tuple[str, str]], col_max: int = 30, col_spacing: int = 2) -> None:
+        whole = [(first.replace("-", self.whole), text.replace("-", self.whole)) for first, text in rows]
+        super().write_dl(whole, col_max, col_spacing)
+
+    def getvalue(self) -> str:
+        return super().getvalue().replace(self.whole, "-")
+
+
+class _Context(click.Context):
+    formatter_class = _Formatter
+
+
 class _Verbs(click.Group):
     """A group that knows its verbs' names and help lines without importing them."""
 
@@ -47,10 +68,11 @@ class _Verbs(click.Group):
             return None
         module = importlib.import_module(f".{cmd_name}", __name__)
         command: click.Command = module.command
+        command.context_class = _Context
         return command
 
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
-        with formatter.section("Verbs"):
+        with formatter.section("Commands"):
             formatter.write_dl(list(VERBS.items()))
         with formatter.section("Exit codes"):
             formatter.write_dl([(str(code), meaning) for code, meaning in EXIT_CODES.items()])
@@ -63,7 +85,7 @@ class _Verbs(click.Group):
 
             near = difflib.get_close_matches(args[0], VERBS, 1)
             hint = f" (did you mean '{near[0]}'?)" if near else ""
-            raise click.UsageError(f"there is no verb '{args[0]}'{hint}; the verbs are {', '.join(VERBS)}.", ctx)
+            raise click.UsageError(f"there is no command '{args[0]}'{hint}; the commands are {', '.join(VERBS)}.", ctx)
         return super().resolve_command(ctx, args)
 
 
@@ -78,6 +100,9 @@ def cli() -> None:
     nextn moves only the bytes of a model's MTP block: it attaches the block to a quant, takes it off, and proves on
     a real engine that the text is unchanged and the drafts are accepted. Inputs are never modified.
     """
+
+
+cli.context_class = _Context
 
 
 def _interrupt(signum: int, frame: FrameType | None) -> None:

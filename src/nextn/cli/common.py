@@ -20,7 +20,7 @@ Decorator = Callable[[F], F]
 
 ANY_DONOR = (
     "A checkpoint folder, a GGUF with the block, a sidecar or a donor file; or ORG/NAME, hf:ORG/NAME@REVISION:FILE, "
-    "https://..."
+    "or an address that starts with https://"
 )
 
 

@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 @click.command(
     epilog=examples(
         "nextn pack model-Q4_K_M.gguf model-Q8_0.gguf --from ORG/NAME -o folder",
-        "nextn pack model-Q4_K_M.gguf --sidecar mtp-model.gguf --verified verify.json -o folder",
+        "nextn pack model-Q4_K_M.gguf --sidecar mtp-model.gguf -o folder --dry-run",
     )
 )
 @click.argument("models", metavar="MODEL...", nargs=-1, required=True)

@@ -9,7 +9,7 @@ from .common import examples, json_option
 
 @click.command(
     epilog=examples(
-        "nextn plan model.gguf --json > plan.json && nextn report plan.json",
+        "nextn report plan.json bench.json",
         "nextn report inspect.json plan.json bench.json -o page.html",
     )
 )

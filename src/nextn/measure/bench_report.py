@@ -12,7 +12,7 @@ from typing import Any
 from ..schemas.base import Documented, EngineName, filled
 from ..schemas.bench import BenchDocument, BenchSetup
 from ..schemas.timing import SetupComparison, SpreadFigures
-from .engine_pool import Memory
+from .engine_pool import LoadedMemory
 from .stats import Comparison, Spread, compare, spread
 from .timed_run import SHORT, TimedRun, TimedSetup
 
@@ -37,7 +37,7 @@ class SetupFigures:
     accepted: int
     mean_length: float | None
     """Tokens a verification step yields, the target's own included; None without drafts."""
-    memory: Memory | None
+    memory: LoadedMemory | None
     size_bytes: int
     """Bytes of the files it loads."""
 
@@ -161,7 +161,7 @@ class BenchReport(Documented):
 
 
 def summarize(
-    setup: TimedSetup, runs: Iterable[TimedRun], tasks: Sequence[str], memory: Memory | None, size_bytes: int
+    setup: TimedSetup, runs: Iterable[TimedRun], tasks: Sequence[str], memory: LoadedMemory | None, size_bytes: int
 ) -> SetupFigures:
     """The figures of one setup from all runs, of which those of other setups are left out."""
     own = [run for run in runs if run.setup == setup.id]

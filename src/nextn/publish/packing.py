@@ -15,6 +15,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, cast
 
+from ..brief import Brief
 from ..errors import UsageError
 from ..layouts.naming import plain_base, split_quant
 from ..layouts.pack import Pack
@@ -84,7 +85,7 @@ class _Watching:
 
 
 @dataclass(frozen=True)
-class Package:
+class Package(Brief):
     """All that will be published."""
 
     pack: Pack

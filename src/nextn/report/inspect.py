@@ -4,16 +4,17 @@ from __future__ import annotations
 
 from ..inspection.checkpoint import CheckpointInspection
 from ..inspection.model import Inspection
+from ..inspection.shard_set import SetInspection
 from ..units import counted, size
 from .text import columns
 
 
-def show(seen: Inspection | CheckpointInspection, *, quiet: bool = False) -> None:
+def show(seen: Inspection | CheckpointInspection | SetInspection, *, quiet: bool = False) -> None:
     """Print it on standard output."""
     print(columns(_rows(seen)))
 
 
-def _rows(seen: Inspection | CheckpointInspection) -> list[tuple[str, str]]:
+def _rows(seen: Inspection | CheckpointInspection | SetInspection) -> list[tuple[str, str]]:
     data = seen.document
     files = counted(data.n_files, "shard") if data.n_files > 1 else "1 file"
     total = "size not known" if data.size_bytes is None else size(data.size_bytes)

@@ -8,6 +8,8 @@ from typing import Annotated, Any, Literal, TypeVar
 import msgspec
 from msgspec import UNSET, Meta, Struct
 
+from ..brief import Brief, brief
+
 T = TypeVar("T", bound=Struct)
 
 
@@ -24,7 +26,7 @@ Share = Annotated[float, Meta(ge=0, le=1)]
 Sha256 = Annotated[str, Meta(pattern="^[0-9a-f]{64}$")]
 
 
-class Part(Struct, forbid_unknown_fields=True):
+class DocumentPart(Struct, forbid_unknown_fields=True):
     """An object inside a document."""
 
 
@@ -33,8 +35,11 @@ class Document(Struct, forbid_unknown_fields=True, tag_field="kind"):
 
     version: Literal[1] = 1
 
+    def __repr__(self) -> str:
+        return brief(self, self.__struct_fields__)
 
-class EngineName(Part):
+
+class EngineName(DocumentPart):
     """An engine that was asked."""
 
     name: str
@@ -63,7 +68,7 @@ def _text(value: object) -> object:
     return value
 
 
-class Documented:
+class Documented(Brief):
     """A result that a document describes."""
 
     @property

@@ -6,11 +6,11 @@ from typing import Annotated, Literal
 
 from msgspec import Meta
 
-from .base import Bytes, Count, Document, EngineName, Part, Positive, Share, doc
+from .base import Bytes, Count, Document, DocumentPart, EngineName, Positive, Share, doc
 from .timing import Computer, Rates, RawRun, SetupComparison, SpreadFigures
 
 
-class BenchSettings(Part):
+class BenchSettings(DocumentPart):
     """How it was timed."""
 
     tasks: Annotated[dict[str, Positive], doc("task -> number of its prompts")]
@@ -23,7 +23,7 @@ class BenchSettings(Part):
     loads: Literal["side by side", "one at a time"]
 
 
-class EngineMemory(Part):
+class EngineMemory(DocumentPart):
     """What an engine allocated on one device, by its own account, in MiB."""
 
     device: str
@@ -32,7 +32,7 @@ class EngineMemory(Part):
     compute_mib: float
 
 
-class LoadMemory(Part):
+class LoadMemory(DocumentPart):
     """What a load of one setup takes; null: not known."""
 
     rss_anon_bytes: Annotated[
@@ -43,7 +43,7 @@ class LoadMemory(Part):
     engine: Annotated[list[EngineMemory], doc("by the engine's own account")]
 
 
-class BenchSetup(Part):
+class BenchSetup(DocumentPart):
     """The figures of one setup."""
 
     id: Annotated[str, doc('"off", "n_max 2", "q4_0", ...; of the other model: "against " and the same')]

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from typing import Annotated
 
-from .base import Bytes, Document, Part, doc
+from .base import Bytes, Document, DocumentPart, doc
 
 
-class KeptModel(Part):
+class KeptModel(DocumentPart):
     """Parts of one version of one remote source."""
 
     name: Annotated[str, doc("hf:ORG/NAME@COMMIT, or the address")]

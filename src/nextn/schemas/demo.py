@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from typing import Annotated, Literal
 
-from .base import Bytes, Document, Part, Seconds, Share, doc
+from .base import Bytes, Document, DocumentPart, Seconds, Share, doc
 
 
-class DemoRow(Part):
+class DemoRow(DocumentPart):
     """One layout: what it took and what the engine said."""
 
     layout: Literal["shards", "sidecar", "bundle"]

@@ -6,10 +6,10 @@ from typing import Annotated, Literal
 
 from msgspec import Meta, field
 
-from .base import Bytes, Document, Part, Seconds, Sha256, doc
+from .base import Bytes, Document, DocumentPart, Seconds, Sha256, doc
 
 
-class PulledFile(Part):
+class PulledFile(DocumentPart):
     """One file of the variant."""
 
     path: str

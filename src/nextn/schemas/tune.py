@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from typing import Annotated, Literal
 
-from .base import Count, Document, EngineName, Part, Positive, Seconds, Share, doc
+from .base import Count, Document, DocumentPart, EngineName, Positive, Seconds, Share, doc
 from .timing import Computer, RawRun, SetupComparison, SpreadFigures
 
 BlockType = Annotated[str | None, doc("null: as it is in the user's own file")]
 
 
-class TuneAnswer(Part):
+class TuneAnswer(DocumentPart):
     """What to do."""
 
     word: Literal["mtp", "off", "machine_busy", "not_tried"]
@@ -20,7 +20,7 @@ class TuneAnswer(Part):
     embd_type: BlockType
 
 
-class TuneSettings(Part):
+class TuneSettings(DocumentPart):
     """What was tried, and how."""
 
     tasks: Annotated[dict[str, Positive], doc("task -> number of its prompts")]
@@ -36,14 +36,14 @@ class TuneSettings(Part):
     n_grid: Annotated[Positive, doc("combinations that a search without racing would time")]
 
 
-class PlannedRuns(Part):
+class PlannedRuns(DocumentPart):
     """Runs that were planned, repetitions not counted."""
 
     least: int
     most: int
 
 
-class TuneCandidate(Part):
+class TuneCandidate(DocumentPart):
     """One setting that was tried."""
 
     id: str

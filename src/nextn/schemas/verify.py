@@ -6,10 +6,10 @@ from typing import Annotated, Literal
 
 from msgspec import UNSET, Meta, UnsetType
 
-from .base import Count, Document, EngineName, Part, Share, doc
+from .base import Count, Document, DocumentPart, EngineName, Share, doc
 
 
-class FileComparison(Part):
+class FileComparison(DocumentPart):
     """What comparing files showed."""
 
     n_tensors: Annotated[Count, doc("trunk tensors compared with the original")]
@@ -20,14 +20,14 @@ class FileComparison(Part):
     problems: list[str]
 
 
-class ControlRun(Part):
+class ControlRun(DocumentPart):
     """The same model with the block's weights shuffled: its drafts must no longer be accepted."""
 
     acceptance: Annotated[float | None, doc("accepted at n_max 1 with the block's weights shuffled")]
     collapsed: bool | None
 
 
-class TextDivergence(Part):
+class TextDivergence(DocumentPart):
     """The first place where one prompt's text with MTP parts from the text without."""
 
     n_max: int
@@ -43,7 +43,7 @@ class TextDivergence(Part):
     near_tie: Annotated[bool, doc("rounding explains it")]
 
 
-class Speeds(Part):
+class Speeds(DocumentPart):
     """Decoded tokens per second."""
 
     off: float | None
