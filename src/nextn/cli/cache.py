@@ -39,9 +39,12 @@ def command(names: tuple[str, ...], sidecars: bool, clear: bool, as_json: bool) 
         from ..schemas.cache import Cache, KeptModel
 
         entries = [
-            KeptModel(name=one.name, path=str(one.folder), size_bytes=one.size_bytes, used=_utc(one.used_s))
+            KeptModel(
+                name=one.name, path=str(one.folder), size_bytes=one.size_bytes, used=_utc(one.used_s), model=None,
+                stale=False,
+            )
             for one in left
-        ]
+        ]  # fmt: skip
         put_json(plain(Cache(folder=str(root), freed_bytes=freed, entries=entries)))
         return
     if clear:

@@ -14,8 +14,8 @@ class KeptModel(Part):
     path: Annotated[str, doc("the folder that holds it; with --sidecars the sidecar's path")]
     size_bytes: Annotated[Bytes, doc("what it takes on disk")]
     used: Annotated[str, doc("when it was last written to, UTC, as 2026-01-31T23:59:59Z")]
-    model: Annotated[str | None, doc("with --sidecars the model that it belongs to; null: not known")] = None
-    stale: Annotated[bool, doc("with --sidecars: the file is gone, or is another one by now")] = False
+    model: Annotated[str | None, doc("with --sidecars the model that it belongs to; null: not known")]
+    stale: Annotated[bool, doc("with --sidecars: the file is gone, or is another one by now")]
 
 
 class Cache(Document, tag="cache", kw_only=True):
