@@ -136,9 +136,9 @@ class _Remote:
 
 
 def _on_the_hub(trunk: Model, options: Options | None) -> Found:
-    from ..remote.http import NotThere
     from ..remote.hub import Gated
     from ..remote.model import open_remote
+    from ..remote.target import NotThere
 
     commits: dict[str, str | None] = {}
     looked_at: list[Remote] = []
