@@ -78,6 +78,9 @@ def command(
     TRUNK is a GGUF file, any shard of a set, or a folder with one set. As shards, no trunk data is read or written:
     its files get new names by links. Without --from the donor is found, checked by its header, and named with the
     reason.
+
+    A sidecar goes beside TRUNK. For a model in a cache or in a read-only folder it goes into $NEXTN_DATA, or nextn in
+    the user's data folder, where every command finds it.
     """
     from ..report.attach import show
     from ..report.progress import byte_progress

@@ -49,7 +49,7 @@ def donor_option(default: str) -> Decorator[Any]:
 
 
 sidecar_option = click.option(
-    "--sidecar", metavar="FILE", help="The sidecar that belongs to MODEL. Default: the one beside it."
+    "--sidecar", metavar="FILE", help="The sidecar that belongs to MODEL. Default: the one that fits best."
 )
 expect_option = click.option(
     "--expect", metavar="SHA256",

@@ -14,7 +14,7 @@ from .common import engine_option, examples, threads_option
 )
 @click.argument("model")
 @click.argument("engine_args", nargs=-1, type=click.UNPROCESSED)
-@click.option("--sidecar", metavar="FILE", help="Draft with this sidecar. Default: the one beside MODEL that fits.")
+@click.option("--sidecar", metavar="FILE", help="Draft with this sidecar. Default: the one that fits MODEL best.")
 @engine_option(
     "Default: your own llama-server ($NEXTN_LLAMA_SERVER, PATH), else xllamacpp. ik is the llama-server of "
     "ik_llama.cpp that $NEXTN_IK_SERVER names."
