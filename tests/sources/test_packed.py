@@ -12,11 +12,11 @@ from typing import Any
 
 import numpy as np
 import pytest
+from opened import open_donor
 
 import nextn
 from conftest import DATA, TRUNKS, need, stored
 from nextn.block.from_checkpoint import block_from_checkpoint
-from nextn.block.opening import open_donor
 from nextn.ggml.quantize import dequantize
 from nextn.gguf.files import Model, open_model
 from nextn.gguf.types import parse_type_name

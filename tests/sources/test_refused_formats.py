@@ -12,9 +12,9 @@ from typing import Any
 
 import numpy as np
 import pytest
+from opened import open_donor
 
 import nextn
-from nextn.block.opening import open_donor
 from nextn.cli import main
 from nextn.sources.ranges import Reader
 

@@ -39,7 +39,7 @@ class Case:
 
 
 def nextn_rows(name: str) -> int:
-    from nextn.block.opening import open_donor
+    from opened import open_donor
 
     tensor = open_donor(CHECKPOINT).find(name.partition("blk.4.")[2])
     assert tensor is not None

@@ -196,7 +196,8 @@ def test_files_with_several_names_are_hashed_once(shards: list[Path], tmp_path: 
 
 @pytest.mark.parametrize("mode", ["eio", "before", "after"])
 def test_everything_appears_or_nothing(mode: str, shards: list[Path], packed: Path, tmp_path: Path) -> None:
-    from nextn.block.opening import open_donor
+    from opened import open_donor
+
     from nextn.layouts.options import PackOptions
     from nextn.layouts.pack import plan_pack
 
@@ -236,7 +237,7 @@ def test_the_cards_commands_resolve_to_the_files_they_mean(shards: list[Path], t
         quants = manifest.decode((place / "nextn.json").read_bytes(), "").quants
         wanted = [quant.variants[name] for quant in quants for name in (MTP, PLAIN)]
         tags = re.findall(r"-hf me/x:(\S+)", card)
-        assert [hf_rules.main_file(listing, tag) for tag in tags] == [variant.entry for variant in wanted]
+        assert [hf_rules.main_files(listing, tag)[0] for tag in tags] == [variant.entry for variant in wanted]
         assert len(tags) == n_wanted
         for tag, variant in zip(tags, wanted, strict=True):
             if variant.sidecar:
@@ -248,10 +249,10 @@ def test_the_cards_commands_resolve_to_the_files_they_mean(shards: list[Path], t
 def test_hf_rules() -> None:
     listing = ["UD/x-UD-Q4_K_XL.gguf", "x-Q4_K_M.gguf", "x-Q8_0-00001-of-00002.gguf", "x-Q8_0-00002-of-00002.gguf",
                "mmproj-F16.gguf", "mtp-x-Q4_0.gguf", "mtp-x-Q8_0.gguf", "UD/mtp-y-F16.gguf"]  # fmt: skip
-    assert hf_rules.main_file(listing) == "x-Q4_K_M.gguf"
-    assert hf_rules.main_file(listing, "q8_0") == "x-Q8_0-00001-of-00002.gguf"
-    assert hf_rules.main_file(listing, "Q5_K_M") is None
-    assert hf_rules.main_file(["mtp-x-Q4_K_M.gguf", "only.gguf"]) == "only.gguf"
+    assert hf_rules.main_files(listing, "Q4_K_M") == ["x-Q4_K_M.gguf"]
+    assert hf_rules.main_files(listing, "q8_0") == ["x-Q8_0-00001-of-00002.gguf"]
+    assert hf_rules.main_files(listing, "Q5_K_M") == []
+    assert hf_rules.main_files(["mtp-x-Q4_K_M.gguf", "only.gguf"], "") == ["only.gguf"]
     assert hf_rules.sidecars(listing, "x-Q4_K_M.gguf") == ["mtp-x-Q4_0.gguf", "mtp-x-Q8_0.gguf"]
     assert hf_rules.sidecars(listing, "x-Q4_K_M.gguf", "Q8_0")[0] == "mtp-x-Q8_0.gguf"
     assert hf_rules.sidecars(listing, "UD/x-UD-Q4_K_XL.gguf")[0] == "UD/mtp-y-F16.gguf"

@@ -17,10 +17,10 @@ from pathlib import Path
 
 import pytest
 from faults import KILLED, Faults, ShortWrites, content, giant, in_child, listing, state
+from opened import open_donor
 
 import nextn
 from conftest import CHECKPOINT, Q4, ROOT, TRUNKS
-from nextn.block.opening import open_donor
 from nextn.errors import NextnError, NoSpace, OutputExists, StorageError
 from nextn.gguf.files import open_model
 from nextn.layouts.attach import plan_attach

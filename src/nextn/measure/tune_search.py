@@ -83,7 +83,6 @@ class Search:
         self._pass = 0
         self.trials: dict[str, Trial] = {}
         self.notes: list[str] = []
-        self.n_races = 0
         self._refusals: dict[str, EngineRefused] = {}
 
     # ---- the races ------------------------------------------------------------------------------------------------
@@ -150,7 +149,6 @@ class Search:
         points = list(dict.fromkeys(points))
         ids = {self._name(one): one for one in points}
         self._pass += 1
-        self.n_races += 1
         number = self._pass
         loads = self._patience.pool.n_loads
 
