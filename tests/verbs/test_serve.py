@@ -169,11 +169,12 @@ def test_tuned_settings(tiny_models, tmp_path):
     off = nextn.serve(model, engine=binary, tuned=other)
     assert "--spec-type" not in off.command and off.notes[-1] == "MTP is left off, as off.json says"
     for text, says in (
-        ("no json", "this is no JSON"),
-        ("[]", "no tuned settings of version 1"),
-        ('{"version": 2}', "no tuned settings of version 1"),
-        ('{"n_max": "3"}', "'n_max' must be a number from 0 to 1024"),
-        ('{"args": [1]}', "'args' must be a list of strings"),
+        ("no json", "not settings that 'nextn tune' wrote"),
+        ("[]", "Expected 'object', got 'array'"),
+        ('{"version": 2}', r"Invalid enum value 2 - at '\$.version'"),
+        ('{"n_max": "3"}', r"Expected 'int | null', got 'str' - at '\$.n_max'"),
+        ('{"n_max": 2000}', r"Expected 'int' <= 1024 - at '\$.n_max'"),
+        ('{"args": [1]}', r"Expected 'str', got 'int' - at '\$.args\[0\]'"),
     ):
         other.write_text(text)
         with pytest.raises(FormatError, match=says):

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import Annotated, Literal
 
+from msgspec import Meta, Struct
+
 from .base import Count, Document, DocumentPart, EngineName, Positive, Seconds, Share, doc
 from .timing import Computer, RawRun, SetupComparison, SpreadFigures
 
@@ -87,3 +89,21 @@ class TuneDocument(Document, tag="tune", kw_only=True):
     files: Annotated[list[str], doc("what was written, or with dry_run would be")]
     notes: list[str]
     runs: list[RawRun]
+
+
+class TunedEngine(Struct):
+    """The engine that settings are for."""
+
+    name: str | None = None
+
+
+class TunedSettings(Struct):
+    """What serve reads of NAME.tune.json: any of these, written by tune or by hand; other keys are passed over."""
+
+    version: Literal[1] = 1
+    n_max: Annotated[int, Meta(ge=0, le=1024)] | None = None
+    p_min: Share | None = None
+    threads: Annotated[int, Meta(ge=1, le=65536)] | None = None
+    args: list[str] | None = None
+    sidecar: str | None = None
+    engine: TunedEngine | None = None
