@@ -10,8 +10,7 @@ import msgspec
 from .errors import FormatError, StorageError
 from .schemas.tune import TunedSettings
 
-TUNED_SUFFIX = ".tune.json"
-"""After a model's base name: the result of `nextn tune` that serve takes by itself."""
+TUNED_SUFFIX = ".tune.json"  # after a model's base name: the result of `nextn tune` that serve takes by itself
 
 
 @dataclass(frozen=True)

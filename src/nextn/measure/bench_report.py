@@ -17,8 +17,7 @@ from .stats import Comparison, Spread, compare, spread
 from .timed_run import SHORT, TimedRun, TimedSetup
 
 ALL_TASKS = "all"
-N_POSITIONS = 8
-"""Columns of the CSV for acceptance by position."""
+N_POSITIONS = 8  # columns of the CSV for acceptance by position
 
 
 @dataclass(frozen=True)
@@ -26,20 +25,17 @@ class SetupFigures:
     """The figures of one setup."""
 
     setup: TimedSetup
-    decode_tps: Spread | None
-    """Generated tokens per second, all tasks; None: no undisturbed run of some prompt."""
+    decode_tps: Spread | None  # generated tokens per second, all tasks; None: no undisturbed run of some prompt
     by_task: dict[str, Spread | None]
     prompt_tps: Spread | None
+    # Share of verification steps in which the 1st, 2nd, ... drafted token was accepted; None: not known.
     acceptance: list[float] | None
-    """Share of verification steps in which the 1st, 2nd, ... drafted token was accepted; None: not known."""
     acceptance_by_task: dict[str, list[float]]
     drafted: int
     accepted: int
-    mean_length: float | None
-    """Tokens a verification step yields, the target's own included; None without drafts."""
+    mean_length: float | None  # tokens a verification step yields, the target's own included; None without drafts
     memory: LoadedMemory | None
-    size_bytes: int
-    """Bytes of the files it loads."""
+    size_bytes: int  # bytes of the files it loads
 
     @property
     def document(self) -> BenchSetup:
@@ -96,8 +92,7 @@ class BenchReport(Documented):
     rows: list[SetupFigures]
     runs: list[TimedRun]
     comparisons: list[Compared]
-    verdict: Compared | None
-    """The comparison that counts most; None when there was nothing to compare."""
+    verdict: Compared | None  # the comparison that counts most; None when there was nothing to compare
     notes: list[str] = field(default_factory=list)
 
     @property

@@ -25,10 +25,8 @@ _HEADROOM = 1.25
 class LoadedMemory:
     """What a load of one setup takes."""
 
-    resident: Resident | None
-    """Main memory, the largest that was seen; None: not known."""
-    engine: list[MemoryUse]
-    """By the engine's own account."""
+    resident: Resident | None  # main memory, the largest that was seen; None: not known
+    engine: list[MemoryUse]  # by the engine's own account
 
     @property
     def document(self) -> LoadMemory:

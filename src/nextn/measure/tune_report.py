@@ -22,15 +22,11 @@ class TuneReport(Documented):
     """Everything that tune found, or with `dry_run` would try."""
 
     model: str
-    word: str
-    """"mtp", "off", "machine_busy", or "not_tried"."""
+    word: str  # "mtp", "off", "machine_busy", or "not_tried"
     sentence: str
-    point: Point | None
-    """The settings to run with; None: none were found."""
-    sidecar: str | None
-    """The file to draft with; None: the model's own block, or MTP off."""
-    args: tuple[str, ...]
-    """Engine arguments that all runs had."""
+    point: Point | None  # the settings to run with; None: none were found
+    sidecar: str | None  # the file to draft with; None: the model's own block, or MTP off
+    args: tuple[str, ...]  # engine arguments that all runs had
     compared: Compared | None
     engine: EngineName
     machine: dict[str, Any]
@@ -38,13 +34,10 @@ class TuneReport(Documented):
     trials: list[tuple[str, Trial]]
     runs: list[TimedRun]
     final_runs: list[TimedRun]
-    n_planned: tuple[int, int]
-    """Runs that were planned, at least and at most."""
+    n_planned: tuple[int, int]  # runs that were planned, at least and at most
     wall_s: float
-    command: str | None
-    """The command line of an engine with these settings."""
-    files: tuple[Path, ...] = ()
-    """What was written, or would be: a sidecar, and these settings."""
+    command: str | None  # the command line of an engine with these settings
+    files: tuple[Path, ...] = ()  # what was written, or would be: a sidecar, and these settings
     dry_run: bool = False
     notes: list[str] = field(default_factory=list)
 

@@ -37,8 +37,7 @@ class Serving(Documented):
     engine: str
     engine_version: str
     command: tuple[str, ...]
-    env: Mapping[str, str]
-    """Variables the command needs on top of the environment."""
+    env: Mapping[str, str]  # variables the command needs on top of the environment
     notes: tuple[str, ...]
     extra: tuple[str, ...] = field(default=())
     cwd: Path | None = None

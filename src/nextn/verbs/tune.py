@@ -35,8 +35,7 @@ if TYPE_CHECKING:
     from ..engines import EngineChoice
     from ..engines.base import Engine
 
-PATIENCE_S = 300.0
-"""Seconds that disturbances may cost in all."""
+PATIENCE_S = 300.0  # seconds that disturbances may cost in all
 
 
 def tune(
