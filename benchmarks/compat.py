@@ -291,7 +291,7 @@ def run_all(args: argparse.Namespace) -> Table:
             arch = open_model(trunk).architecture
             alone: dict[str, list[int]] = {}
             for layout in sorted(LAYOUTS, key=lambda layout: layout != "trunk-only"):
-                if layout.startswith("ik-") and not (FAMILIES[arch].ik and FAMILIES[arch].ik.extra_head):
+                if layout.startswith("ik-") and not FAMILIES[arch].ik.extra_head:
                     continue
                 try:
                     model, sidecar = made(trunk, donor, arch, layout, scratch / f"{name} {layout}")

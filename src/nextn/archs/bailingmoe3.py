@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from . import parts
+from dataclasses import replace
+
+from . import engines, parts
 from .base import Family
 
 FAMILY = Family(
@@ -26,5 +28,6 @@ FAMILY = Family(
     root=parts.root(embeddings="word_embeddings"),
     array_tail={"attention.head_count_kv": 1, "swiglu_clamp_exp": 0.0, "swiglu_clamp_shexp": 0.0},
     draft_head=False,
-    runs_on={"llama.cpp": parts.ENGINE_SINGLE, "ik_llama.cpp": parts.IK_IGNORES},
+    llama_cpp=engines.ON_LLAMA_CPP,
+    ik=replace(engines.TRUNK_ON_IK, bundle=engines.Does.LOADS, shards=engines.Does.LOADS),
 )

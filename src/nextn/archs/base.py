@@ -12,6 +12,8 @@ from dataclasses import dataclass
 from enum import Enum
 from typing import Any, TypeAlias
 
+from .engines import IK, Support
+
 
 class Transform(Enum):
     """What happens to a checkpoint tensor on its way."""
@@ -70,15 +72,6 @@ class Rule:
 
 
 @dataclass(frozen=True)
-class OnIk:
-    """How ik_llama.cpp drafts with a family."""
-
-    sidecar: bool = False  # takes the block in a file of its own
-    takes_heads: bool = True  # loads, or passes over, embeddings and head of the block's own; else refuses the file
-    extra_head: bool = False  # knows `output_extra.weight`, a head for drafting
-
-
-@dataclass(frozen=True)
 class Family:
     """A model family whose block some engine drafts with."""
 
@@ -90,11 +83,11 @@ class Family:
     rules: tuple[Rule, ...]
     root: Mapping[str, tuple[str, ...]]  # root tensor -> checkpoint names, for runnable sidecars
     array_tail: Mapping[str, Tail]  # per-layer array (behind `{arch}.`) -> value of a block's layer
+    llama_cpp: Support
+    ik: Support
     id_lists: tuple[tuple[str, str], ...] = ()  # (list of layer numbers, list of their values) behind `{arch}.`
     max_blocks: int = 1  # how many blocks the engine's graph takes
     draft_head: bool = True  # whether the loader takes nextn.shared_head_head
-    runs_on: Mapping[str, str] | None = None  # engine -> since when, or why not
-    ik: OnIk | None = None  # None: ik_llama.cpp does not draft with it
     n_source_layers: int = 1  # layers of the checkpoint that make one block
     behind_trunk: bool = False  # blocks are `{prefix}layers.N`, `N+1`, ... behind the trunk's layers
     layer_mark: str = "layers."  # what stands before a layer's number in the block's names
@@ -104,12 +97,15 @@ class Family:
     sidecar_extra: tuple[str, ...] = ()  # further root tensors that a sidecar carries when the trunk has them
     head_needed: bool = False  # the loader wants output.weight in a sidecar even with a draft head in the block
     head_dims: tuple[str, str] = ("qk_nope_head_dim", "v_head_dim")  # config.json keys: parts of a head in kv_b
-    only_ik: bool = False  # llama.cpp has no such architecture
 
     @property
     def takes_sidecar(self) -> bool:
         """Whether any engine takes the block in a file of its own."""
-        return not self.only_ik or (self.ik is not None and self.ik.sidecar)
+        return self.llama_cpp.drafts_with("sidecar") or self.ik.drafts_with("sidecar")
+
+    def on(self, engine: str) -> Support:
+        """What "llama.cpp" or "ik_llama.cpp" does with it."""
+        return self.ik if engine == IK else self.llama_cpp
 
 
 # Arrays that engines read per layer for any architecture: a block's layer repeats the last used value.

@@ -5,7 +5,7 @@ llama.cpp's converter drops the block of DeepSeek's classes and keeps that of GL
 
 from __future__ import annotations
 
-from . import parts
+from . import engines, parts
 from .base import Family
 
 FAMILY = Family(
@@ -27,5 +27,6 @@ FAMILY = Family(
     ),
     root=parts.root(),
     array_tail={},
-    runs_on={"llama.cpp": parts.ENGINE_SINGLE, "ik_llama.cpp": parts.IK_IGNORES},
+    llama_cpp=engines.ON_LLAMA_CPP,
+    ik=engines.TRUNK_ON_IK,
 )

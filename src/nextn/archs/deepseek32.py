@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from . import parts
+from . import engines, parts
 from .base import Family
 
 FAMILY = Family(
@@ -25,5 +25,6 @@ FAMILY = Family(
     ),
     root=parts.root(),
     array_tail={},
-    runs_on={"llama.cpp": parts.ENGINE_SINGLE, "ik_llama.cpp": parts.NO_IK},
+    llama_cpp=engines.ON_LLAMA_CPP,
+    ik=engines.NOT_ON_IK,
 )

@@ -6,6 +6,7 @@ hold only one of them, so the block is never bundled.
 
 from __future__ import annotations
 
+from . import engines
 from .base import Family, Rule, Source, Transform
 
 
@@ -82,5 +83,6 @@ FAMILY = Family(
     longer_arrays=("attention.compress_ratios",),
     head_needed=True,
     only_sidecar="the mixer before its head has the name of the trunk's, and a file holds one of them",
-    runs_on={"llama.cpp": "sidecar", "ik_llama.cpp": "sidecar (read in its source, not run)"},
+    llama_cpp=engines.SIDECAR_ON_LLAMA_CPP,
+    ik=engines.UNKNOWN_ON_IK,
 )

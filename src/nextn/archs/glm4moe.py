@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from . import parts
-from .base import Family, OnIk
+from . import engines, parts
+from .base import Family
 
 FAMILY = Family(
     arch="glm4moe",
@@ -25,6 +25,6 @@ FAMILY = Family(
     ),
     root=parts.root(),
     array_tail={},
-    runs_on={"llama.cpp": parts.ENGINE_SINGLE, "ik_llama.cpp": "bundled, shards; no sidecar"},
-    ik=OnIk(),
+    llama_cpp=engines.ON_LLAMA_CPP,
+    ik=engines.IN_THE_MODEL_ON_IK,
 )

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from . import parts
+from . import engines, parts
 from .base import Donor, Family, Rule, Source, Transform
 
 
@@ -37,5 +37,6 @@ FAMILY = Family(
     array_tail={"attention.head_count_kv": _kv_heads, "attention.sliding_window_pattern": 1},
     max_blocks=3,
     head_needed=True,
-    runs_on={"llama.cpp": parts.ENGINE_SINGLE, "ik_llama.cpp": parts.IK_IGNORES},
+    llama_cpp=engines.ON_LLAMA_CPP,
+    ik=engines.TRUNK_ON_IK,
 )

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from . import parts
+from . import engines
 from .base import Donor, Family, Rule, Source, Transform
 
 
@@ -80,5 +80,6 @@ FAMILY = Family(
         "feed_forward_length": _from("moe_intermediate_size", "feed_forward_length"),
     },
     draft_head=False,
-    runs_on={"llama.cpp": parts.ENGINE_SINGLE, "ik_llama.cpp": parts.IK_IGNORES},
+    llama_cpp=engines.ON_LLAMA_CPP,
+    ik=engines.NOT_ON_IK,
 )

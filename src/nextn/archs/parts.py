@@ -138,8 +138,5 @@ def root(
     }
 
 
-ENGINE_SINGLE = "bundled, shards, sidecar"
-NO_IK = "no such architecture"
-IK_IGNORES = "does not read the block and refuses files that have one"
 # Blocks behind the trunk's layers: bare, or as multimodal wrappers nest them.
 BEHIND = ("model.", "language_model.model.", "model.language_model.")

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
-from . import qwen
-from .base import Family, OnIk
+from dataclasses import replace
+
+from . import engines, qwen
+from .base import Family
 
 FAMILY = Family(
     arch="qwen35moe",
@@ -14,9 +16,6 @@ FAMILY = Family(
     rules=qwen.COMMON + qwen.MOE,
     root=qwen.ROOT,
     array_tail=qwen.ARRAY_TAIL,
-    runs_on={
-        "llama.cpp": "bundled, shards, sidecar",
-        "ik_llama.cpp": "bundled, shards; no sidecar, no draft head in the file",
-    },
-    ik=OnIk(takes_heads=False, extra_head=True),
+    llama_cpp=engines.ON_LLAMA_CPP,
+    ik=replace(engines.IN_THE_MODEL_ON_IK, takes_heads=False, extra_head=True),
 )

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from . import qwen
+from . import engines, qwen
 from .base import Family
 
 FAMILY = Family(
@@ -14,8 +14,6 @@ FAMILY = Family(
     rules=qwen.COMMON + qwen.MOE,
     root=qwen.ROOT,
     array_tail=qwen.ARRAY_TAIL,
-    runs_on={
-        "llama.cpp": "bundled, shards, sidecar",
-        "ik_llama.cpp": "does not read the block and refuses files that have one",
-    },
+    llama_cpp=engines.ON_LLAMA_CPP,
+    ik=engines.TRUNK_ON_IK,
 )

@@ -6,7 +6,7 @@ place, in the block too. The n-gram embeddings belong to the trunk alone, and a 
 
 from __future__ import annotations
 
-from . import parts, qwen
+from . import engines, parts, qwen
 from .base import Donor, Family, Rule, Source, Transform
 
 
@@ -73,5 +73,6 @@ FAMILY = Family(
     array_tail={**qwen.ARRAY_TAIL, "attention.compress_ratios": _ratio},
     draft_head=False,
     sidecar_drops=("ple.", "embedding_length_per_layer_input"),
-    runs_on={"llama.cpp": parts.ENGINE_SINGLE, "ik_llama.cpp": parts.NO_IK},
+    llama_cpp=engines.ON_LLAMA_CPP,
+    ik=engines.NOT_ON_IK,
 )

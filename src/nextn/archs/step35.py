@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from . import parts
-from .base import Donor, Family, OnIk, Tail
+from . import engines, parts
+from .base import Donor, Family, Tail
 
 
 def _by_kind(full: str, sliding: str) -> Tail:
@@ -62,6 +62,6 @@ FAMILY = Family(
     },
     max_blocks=3,
     sidecar_extra=("rope_freqs.weight",),
-    runs_on={"llama.cpp": parts.ENGINE_SINGLE, "ik_llama.cpp": "bundled, shards, sidecar"},
-    ik=OnIk(sidecar=True),
+    llama_cpp=engines.ON_LLAMA_CPP,
+    ik=engines.ON_IK,
 )

@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from functools import partial
 
 from ..archs.base import same_shape
+from ..archs.engines import IK_UP_TO
 from ..block.model import DRAFT_HEAD, EMBED_TOKENS, Block, BlockTensor, layer_of, suffix_of
 from ..gguf.files import Model
 from ..layouts import build
@@ -206,7 +207,7 @@ def _unlike_others(
             seen, layer, number, [head_norm], donor,
             "head-norm-missing", f"lacks '{head_norm}', the norm before its head",
             "llama.cpp says nothing and drafts with the trunk's output_norm in its place, whose values are others"
-            + ("; ik_llama.cpp refuses to load it" if refused else ""),
+            + (f"; {IK_UP_TO} refuses to load it" if refused else ""),
         )  # fmt: skip
     last = seen.n_trunk - 1
     others = {

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from ..archs import FAMILIES, per_layer_arrays
-from ..archs.base import ASSISTANTS, LOADS_ONLY, OTHER_USE
+from ..archs.base import ASSISTANTS, OTHER_USE
 from ..block.model import SHARED_MARKS, block_layers, layer_of, suffix_of
 from ..errors import NextnError
 from ..gguf.files import Model, open_model
@@ -16,6 +16,7 @@ from ..gguf.header import pad_to
 from ..gguf.kv import KVType, printable
 from ..layouts.fit import n_layer_trunk
 from ..layouts.naming import MAIN_FORBIDDEN
+from .engines import layout_of, runs_on
 
 
 @dataclass(frozen=True)
@@ -116,6 +117,7 @@ def inspect_model(model: Model, *, neighbours: bool = True) -> Inspection:
     _check_block(model, layers, shape, problems)
     _check_arrays(model, len(layers) or promised, n_trunk, problems)
     _check_holes(model, problems)
+    stops = problems[0] if problems else ""  # a name hides a model from searches, and stops no engine
     _check_names(model, shape, problems, hints)
     sidecars = _sidecars(model) if shape == "trunk-only" and neighbours else ()
     types: Counter[str] = Counter()
@@ -136,7 +138,7 @@ def inspect_model(model: Model, *, neighbours: bool = True) -> Inspection:
         hints=tuple(hints),
         types=dict(types.most_common()),
         sidecars=sidecars,
-        runs_on=_with_measured(_runs_on(arch, shape, bool(sidecars)), model, shape, bool(sidecars)),
+        runs_on=runs_on(arch, layout_of(shape, model), sidecars[0] if sidecars else None, stops),
     )
 
 
@@ -278,38 +280,3 @@ def _sidecars(model: Model) -> tuple[Path, ...]:
         if same and width:
             found.append(path)
     return tuple(found)
-
-
-def _with_measured(words: dict[str, str], model: Model, shape: str, has_sidecar: bool) -> dict[str, str]:
-    """The words with what was measured of tiny models of this architecture in this layout."""
-    from ..compat import measured
-
-    layout = {
-        "bundled": "shards" if model.is_sharded else "bundle",
-        "sidecar": "sidecar",
-        "trunk-only": "sidecar" if has_sidecar else "trunk-only",
-    }.get(shape)
-    found = {} if layout is None else measured(model.architecture, layout)
-    return {
-        engine: f"{said} (measured: {found[engine]})" if engine in found else said for engine, said in words.items()
-    }
-
-
-def _runs_on(arch: str, shape: str, has_sidecar: bool) -> dict[str, str]:
-    """Engine -> what it does with this file."""
-    family = FAMILIES.get(arch)
-    if family is None:
-        if arch in LOADS_ONLY:
-            return {"llama.cpp": "loads it; no engine drafts with this architecture"}
-        return {}
-    if shape == "trunk-only":
-        more = "drafts with the sidecar beside it (-md)" if has_sidecar else "runs it without MTP"
-        return {"llama.cpp": more, "ik_llama.cpp": "runs it without MTP"}
-    if shape == "donor":
-        return dict.fromkeys(("llama.cpp", "ik_llama.cpp"), "cannot run it: attach it to a model")
-    if shape == "sidecar":
-        beside = "drafts with it beside its trunk (-m TRUNK -md this file)"
-        words = (family.runs_on or {}).get("ik_llama.cpp", "")
-        takes = "sidecar" in words and "no sidecar" not in words
-        return {"llama.cpp": beside, "ik_llama.cpp": beside if takes else "takes no sidecar of this family"}
-    return dict(family.runs_on or {})

@@ -36,10 +36,10 @@ def plan_extract(block: Block, options: ExtractOptions) -> Plan:
 def _check_aim(block: Block, family: Family, options: ExtractOptions) -> None:
     """Raise UnsupportedModel, QuantizeError when the engine takes no such sidecar."""
     aim.check_name(options.aim)
-    if options.aim in (aim.IK, aim.BOTH) and not (family.ik and family.ik.sidecar):
+    if options.aim in (aim.IK, aim.BOTH) and not family.ik.drafts_with("sidecar"):
         raise UnsupportedModel(
-            f"{block.origin}: ik_llama.cpp takes no sidecar of '{family.arch}'; attach the block to a trunk with "
-            "--layout bundle or shards, or extract it with --donor."
+            f"{block.origin}: {aim.no_sidecar(family)}; attach the block to a trunk with --layout bundle or shards, or "
+            "extract it with --donor."
         )
     kinds = [kind for tensor in block.tensors if (kind := tensor_type(tensor.type_id or 0)) is not None]
     aim.check_block(options.aim, [options.type] if options.type is not None else kinds)
