@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from nextn.archs import FAMILIES
 from nextn.compat import ENGINES, LAYOUTS, EngineBuild, Run, Table
+from nextn.compat.graphs import graphs
 
 SIGNS = {"drafts": "drafts", "runs": "runs, no MTP", "refuses": "refuses", "fails": "fails", "not made": "-"}
 WORDS = {
@@ -49,10 +50,25 @@ def document(table: Table) -> str:
         *families(table),
         "",
     ]
+    lines += _drafts_of_another_kind()
     models = list(dict.fromkeys((run.arch, run.model) for run in table.runs))
     for arch, model in models:
         lines += _family(table, arch, model)
     return "\n".join(lines).rstrip() + "\n"
+
+
+def _drafts_of_another_kind() -> list[str]:
+    known = graphs()
+    taps = ", ".join(f"`{arch}`" for arch in sorted(known.taps))
+    wide = [f"`{arch}` (`{why}`)" for arch, why in known.no_taps.items() if "layer input tensor is null" not in why]
+    return [
+        "## EAGLE-3 and DFlash drafts",
+        "",
+        f"llama.cpp {known.build} takes such a draft beside a model of {taps}.",
+        f"Beside any other it aborts: {len(known.no_taps)} more were tried (`benchmarks/graphs.py`), and all but "
+        f"{', '.join(wide)} end with `layer input tensor is null`.",
+        "",
+    ]
 
 
 def families(table: Table) -> list[str]:
@@ -66,7 +82,12 @@ def families(table: Table) -> list[str]:
 
 
 def _short(table: Table, arch: str, engine: str) -> str:
-    newest = table.builds(engine)[-1].name
+    newest = next(b.name for b in reversed(table.builds(engine)) if table.of(arch, "trunk-only", b.name) is not None)
+    older = "" if newest == table.builds(engine)[-1].name else f" ({newest}, nothing newer was run)"
+    return _of_build(table, arch, newest) + older
+
+
+def _of_build(table: Table, arch: str, newest: str) -> str:
     runs = {layout: table.of(arch, layout, newest) for layout in _IN_SHORT}
     drafts = [words for layout, words in _IN_SHORT.items() if (run := runs[layout]) and run.result == "drafts"]
     if drafts:

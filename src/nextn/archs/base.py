@@ -119,7 +119,6 @@ GENERIC_LAYER_ARRAYS = (
 
 # Architectures that only load a block's tensors, and what to say of them.
 LOADS_ONLY = {
-    "glm5-next": "GLM-5.3-Flash",
     "bailingmoe2": "Ling 2.0",
     "exaone-moe": "EXAONE MoE",
     "exaone4": "EXAONE 4.5",
@@ -127,10 +126,10 @@ LOADS_ONLY = {
     "dots3note": "dots3.note",
 }
 # Per-layer arrays of theirs that the loader wants one entry a layer of, blocks included, beside the generic ones.
-LOADS_ONLY_ARRAYS = {"glm5-next": ("swiglu_clamp_exp", "swiglu_clamp_shexp")}
+LOADS_ONLY_ARRAYS: dict[str, tuple[str, ...]] = {}
 # Starts of their names in config.json's `architectures`.
 LOADS_ONLY_CLASSES = {
-    "Glm5NextFor": "glm5-next", "BailingMoeV2For": "bailingmoe2", "ExaoneMoEFor": "exaone-moe",
+    "BailingMoeV2For": "bailingmoe2", "ExaoneMoEFor": "exaone-moe",
     "ExaoneMoeFor": "exaone-moe", "Exaone4_5_For": "exaone4", "GlmOcrFor": "glm4", "Dots3Note": "dots3note",
 }  # fmt: skip
 # Drafts that are sidecars by nature -> the architecture of the models that they draft for.
@@ -175,10 +174,11 @@ def dimensions(arch_value: Any, n_vocab: int | None) -> dict[str, int]:
         "Lkv": integer("attention.kv_lora_rank"),
         "Lr": integer("attention.kv_lora_rank", plus=rope),
         "Dm": mla,
-        "Dn": mla - rope if mla and rope else None,
+        "Dn": mla - rope if mla and rope is not None else None,
         "Dw": integer("attention.value_length_mla"),
         "I": integer("attention.indexer.head_count"),
         "Di": integer("attention.indexer.key_length"),
+        "Kp": integer("attention.indexer.kpool"),
         "Hc": streams,
         "Lhc": integer("hyper_connection.low_rank"),
         "Hm": (streams + 2) * streams if streams else None,

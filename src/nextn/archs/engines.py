@@ -59,4 +59,5 @@ ON_IK = Support(IK_BUILD)
 IN_THE_MODEL_ON_IK = Support(IK_BUILD, sidecar=Does.REFUSES)
 TRUNK_ON_IK = Support(IK_BUILD, Does.LOADS, Does.REFUSES, Does.REFUSES, Does.REFUSES)
 NOT_ON_IK = replace(TRUNK_ON_IK, trunk=Does.REFUSES)  # it has no such architecture
+NOT_ON_OLD_IK = replace(NOT_ON_IK, build="ik-llama-cpp-python 0.1.5")  # no newer build was measured
 UNKNOWN_ON_IK = Support(IK_BUILD, Does.UNKNOWN, Does.UNKNOWN, Does.UNKNOWN, Does.UNKNOWN)

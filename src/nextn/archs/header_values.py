@@ -177,9 +177,15 @@ def mla_width(config: Config) -> int:
     return config.integer("qk_nope_head_dim") + config.integer("qk_rope_head_dim")
 
 
-def every_layer(key: str) -> Callable[[Config], list[float]]:
-    """One value of config.json for each layer, blocks included."""
-    return lambda config: [config.need(key)] * config.n_layer
+def every_layer(key: str, *, optional: bool = False) -> Callable[[Config], list[float] | None]:
+    """One value of config.json for each layer, blocks included; None without the key, where it is optional."""
+
+    def value(config: Config) -> list[float] | None:
+        if optional and config.values.get(key) is None:
+            return None
+        return [config.need(key)] * config.n_layer
+
+    return value
 
 
 def padded(key: str) -> Callable[[Config], list[float] | None]:
@@ -366,6 +372,48 @@ def indexer_types(config: Config) -> list[bool] | None:
     """GLM-5: whether each layer of the trunk has an indexer of its own; None without the key."""
     found = config.values.get("indexer_types")
     return None if found is None else [kind == "full" for kind in config.numbers("indexer_types")]
+
+
+def full_layers(config: Config) -> list[int]:
+    """GLM-5.3-Flash: 0 for each layer of linear attention, 1 for those of latent attention; a block's is latent."""
+    n_trunk = config.integer("num_hidden_layers")
+    kinds = config.numbers("layer_types", n_trunk)
+    if len(kinds) != n_trunk:
+        raise FormatError(
+            "'layer_types' has the wrong length", path=config.path, expected=f"{n_trunk} ('num_hidden_layers')",
+            found=str(len(kinds)),
+        )  # fmt: skip
+    return [int(kind != "linear_attention") for kind in kinds] + [1] * config.n_layer_nextn
+
+
+def linear_attention(key: str, *, optional: bool = False) -> Callable[[Config], Any]:
+    """GLM-5.3-Flash: a value of `linear_attn_config`. Raises FormatError, UnsupportedFormat."""
+
+    def value(config: Config) -> Any:
+        found = config.need("linear_attn_config")
+        if not isinstance(found, dict):
+            raise FormatError("'linear_attn_config' is no JSON object", path=config.path)
+        if found.get("num_heads") != config.integer("num_attention_heads"):
+            raise UnsupportedFormat(
+                f"linear attention has {found.get('num_heads')!r} heads and latent attention "
+                f"{config.integer('num_attention_heads')}, and engines run only equal numbers",
+                path=config.path,
+            )
+        if found.get(key) is None and not optional:
+            raise FormatError(f"'{key}' is missing in 'linear_attn_config', and an engine needs it", path=config.path)
+        return found.get(key)
+
+    return value
+
+
+def no_rope(config: Config) -> int:
+    """GLM-5.3-Flash: 0, the dimensions that RoPE turns. Raises UnsupportedFormat for a model with any."""
+    if not config.values.get("mla_use_nope") or config.integer("qk_rope_head_dim") != 0:
+        raise UnsupportedFormat(
+            "latent attention has RoPE ('mla_use_nope', 'qk_rope_head_dim'), and engines run it without",
+            path=config.path,
+        )
+    return 0
 
 
 def compress_ratios(config: Config) -> list[int]:

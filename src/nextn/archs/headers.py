@@ -148,6 +148,37 @@ _GLM_DSA = _deepseek(
     Row("attention.indexer.types", ARRAY, v.indexer_types, BOOL),
 )
 
+_GLM5_NEXT = _with(
+    Row("attention.head_count_kv", ARRAY, v.full_layers, I32),
+    Row("rope.freq_base", F32, lambda config: config.rope.get("rope_theta")),  # nothing is turned
+    Row("vocab_size", U32, "vocab_size"),
+    Row("attention.layer_norm_epsilon", F32, lambda config: 1e-6),
+    Row("ssm.conv_kernel", U32, v.linear_attention("short_conv_kernel_size")),
+    Row("kda.head_dim", U32, v.linear_attention("head_dim")),
+    Row("kda.gate_lower_bound", F32, v.linear_attention("gate_lower_bound", optional=True)),
+    *_LATENT,
+    Row("rope.dimension_count", U32, v.no_rope),
+    Row("attention.value_length", U32, "kv_lora_rank"),
+    *_indexer(),
+    Row("attention.indexer.kpool", U32, "index_kpool"),
+    Row(
+        "attention.indexer.kpool_select_tail",
+        BOOL,
+        lambda config: config.values.get("index_kpool_always_select_tail", True),
+    ),
+    Row("attention.indexer.types", ARRAY, v.indexer_types, BOOL),
+    Row("hyper_connection.count", U32, "hc_mult"),
+    Row("hyper_connection.sinkhorn_iterations", U32, "hc_sinkhorn_iters"),
+    Row("hyper_connection.epsilon", F32, "hc_eps"),
+    Row("leading_dense_block_count", U32, "first_k_dense_replace"),
+    _MOE_WIDTH,
+    Row("expert_shared_count", U32, "n_shared_experts"),
+    Row("expert_weights_scale", F32, "routed_scaling_factor"),
+    Row("expert_weights_norm", BOOL, "norm_topk_prob"),
+    Row("swiglu_clamp_exp", ARRAY, v.every_layer("swiglu_limit", optional=True), F32),
+    Row("swiglu_clamp_shexp", ARRAY, v.every_layer("swiglu_limit", optional=True), F32),
+)
+
 _MIMO2 = _with(
     Row("attention.head_count_kv", ARRAY, v.hybrid_heads, I32),
     Row("attention.sliding_window", U32, "sliding_window"),
@@ -307,6 +338,7 @@ HPARAMS: dict[str, HParams] = {
     "deepseek32": HParams(_deepseek(*_indexer())),
     "deepseek4": HParams(_DEEPSEEK4),
     "glm-dsa": HParams(_GLM_DSA),
+    "glm5-next": HParams(_GLM5_NEXT),
     "mimo2": HParams(_MIMO2),
     "hy_v3": HParams(_HY_V3),
     "step35": HParams(_STEP35, Transform.PLUS_ONE, rope_factors=True),

@@ -131,9 +131,14 @@ def root(
     model: str = "model.", embeddings: str = "embed_tokens", last_norm: str = "norm"
 ) -> dict[str, tuple[str, ...]]:
     """Where a checkpoint keeps embeddings, last norm and head."""
+
+    def places(name: str) -> tuple[str, ...]:
+        """Bare, and as multimodal wrappers nest them."""
+        return (f"{model}{name}.weight", f"language_model.{model}{name}.weight", f"{model}language_model.{name}.weight")
+
     return {
-        "token_embd.weight": (f"{model}{embeddings}.weight", f"language_model.{model}{embeddings}.weight"),
-        "output_norm.weight": (f"{model}{last_norm}.weight", f"language_model.{model}{last_norm}.weight"),
+        "token_embd.weight": places(embeddings),
+        "output_norm.weight": places(last_norm),
         "output.weight": ("lm_head.weight", "language_model.lm_head.weight"),
     }
 

@@ -13,15 +13,29 @@ from typing import Any
 
 from ..archs import BY_CLASS, FAMILIES, loads_only_of
 from ..archs.base import LOADS_ONLY, OTHER_USE
+from ..compat.graphs import graphs
 from .anatomy import DRAFTS, Anatomy
 from .finding import Finding
 from .patient import quoted
 
-# How llama.cpp is told of drafts of another kind (common/arg.cpp, common/speculative.cpp at b11434).
-OTHER_DRAFTS = (
-    "an EAGLE-3 or DFlash draft is another mechanism, a model of its own: llama-server -m MODEL -md DRAFT.gguf "
-    "--spec-type draft-eagle3 (or draft-dflash)"
-)
+
+def other_drafts(arch: str) -> str:
+    """What is true of drafts of another kind: without taps in the target's graph they end the process."""
+    known = graphs()
+    has = known.has_taps(arch)
+    if has:  # options: common/arg.cpp, common/speculative.cpp at b11549
+        return (
+            "an EAGLE-3 or DFlash draft is another mechanism, a model of its own: llama-server -m MODEL -md DRAFT.gguf "
+            "--spec-type draft-eagle3 (or draft-dflash)"
+        )
+    if has is None:
+        return f"whether llama.cpp {known.build} takes an EAGLE-3 or DFlash draft beside it was not measured"
+    return (
+        f"an EAGLE-3 or DFlash draft does not help either: llama.cpp up to {known.build} aborts with one, because the "
+        f"graph of '{arch}' hands it no layer inputs"
+    )
+
+
 # general.architecture -> the models. None of these was published with an MTP block.
 NONE_PUBLISHED = {
     "llama": "Llama 1 to 3, Mistral 7B and Mixtral, and what is built like them",
@@ -115,7 +129,7 @@ def kimi_words(last: int) -> str:
     return (
         f"Kimi-K2, K2.5 and K2.6 were published without an MTP block: the checkpoints end at layer {last}, whatever "
         f"config.json says. Third parties publish native blocks (layer {last + 1}; k-l-lambda/Kimi-K2.5-MTP for K2.5, "
-        f"say), which can be attached; {OTHER_DRAFTS}."
+        f"say), which can be attached; {other_drafts('deepseek2')}."
     )
 
 
@@ -133,7 +147,7 @@ def check_unpublished(seen: Anatomy) -> Iterator[Finding]:
         words = kimi_words(max(seen.n_trunk - 1, 0))
         mend = f"nextn attach {quoted(entry)} --from DONOR, where DONOR holds a native block in layer {seen.n_trunk}"
     elif seen.arch == "deepseek2" and seen.n_trunk in _DEEPSEEK2_NONE:
-        words = f"{_DEEPSEEK2_NONE[seen.n_trunk]} had no MTP block when it was published; {OTHER_DRAFTS}."
+        words = f"{_DEEPSEEK2_NONE[seen.n_trunk]} had no MTP block when it was published; {other_drafts(seen.arch)}."
     elif seen.arch in DRAFTS:
         words = f"'{seen.arch}' is {DRAFTS[seen.arch]}; there is no block to attach."
     else:
@@ -169,10 +183,10 @@ def _of_arch(arch: str) -> str | None:
     if arch in OTHER_USE:
         return f"'{arch}' uses the key for {OTHER_USE[arch]}, not for MTP; there is no block to attach."
     if arch in NONE_PUBLISHED:
-        return f"no MTP block was ever published for {NONE_PUBLISHED[arch]} ('{arch}'); {OTHER_DRAFTS}."
+        return f"no MTP block was ever published for {NONE_PUBLISHED[arch]} ('{arch}'); {other_drafts(arch)}."
     if arch in NOT_RELEASED:
-        return f"{NOT_RELEASED[arch]}; {OTHER_DRAFTS}."
-    return f"nextn knows of no MTP block for '{arch}', and of no engine that drafts with one; {OTHER_DRAFTS}."
+        return f"{NOT_RELEASED[arch]}; {other_drafts(arch)}."
+    return f"nextn knows of no MTP block for '{arch}', and of no engine that drafts with one; {other_drafts(arch)}."
 
 
 def words_of_class(classes: tuple[str, ...], config: Mapping[str, Any]) -> str | None:
@@ -188,4 +202,4 @@ def words_of_class(classes: tuple[str, ...], config: Mapping[str, Any]) -> str |
         arch = next((arch for start, arch in _CLASS_ARCH if name.startswith(start)), None)
         if arch is not None:
             return _of_arch(arch)
-    return f"nextn knows of no MTP block for {', '.join(classes) or 'a model without a class'}; {OTHER_DRAFTS}."
+    return f"nextn knows of no MTP block for {', '.join(classes) or 'a model without a class'}."

@@ -37,8 +37,9 @@ _QUANT_TAIL = re.compile(
 # Who publishes the checkpoints of an architecture, for trunks that name the model and not its publisher.
 _PUBLISHERS = {
     "qwen3next": ("Qwen",), "qwen35": ("Qwen",), "qwen35moe": ("Qwen",), "qwen4exp": ("Qwen",),
-    "glm4moe": ("zai-org",), "glm-dsa": ("zai-org",), "deepseek2": ("deepseek-ai",), "deepseek32": ("deepseek-ai",),
-    "deepseek4": ("deepseek-ai",), "mimo2": ("XiaomiMiMo",), "step35": ("stepfun-ai",), "hy_v3": ("tencent",),
+    "glm4moe": ("zai-org",), "glm-dsa": ("zai-org",), "glm5-next": ("zai-org",), "deepseek2": ("deepseek-ai",),
+    "deepseek32": ("deepseek-ai",), "deepseek4": ("deepseek-ai",), "mimo2": ("XiaomiMiMo",), "step35": ("stepfun-ai",),
+    "hy_v3": ("tencent",),
 }  # fmt: skip
 # Header pairs that describe sizes; others (context, RoPE, experts in use) a fine-tune may change.
 _SIZES = (

@@ -77,7 +77,7 @@ def _context_layers(shape: Shape, context: str) -> Iterable[tuple[Layer, str]]:
             continue
         if layer.n_embd_k:
             yield layer, WINDOW if layer.window else FULL
-        if layer.indexer and context == TARGET:
+        if layer.indexer:
             yield layer, INDEXER
 
 

@@ -15,8 +15,13 @@ from ..gguf.files import Model
 
 # Architectures whose engine rolls a rejected draft back by keeping one recurrent state per drafted token.
 ROLLBACK = frozenset(
-    ("qwen35", "qwen35moe", "qwen4exp", "nemotron_h", "nemotron_h_moe", "lfm2", "lfm2moe", "bailingmoe3")
+    (
+        *("qwen35", "qwen35moe", "qwen4exp", "nemotron_h", "nemotron_h_moe", "lfm2", "lfm2moe"),
+        *("bailingmoe3", "glm5-next"),
+    )
 )
+NO_HEADS = ("bailingmoe3", "glm5-next")  # trunk layers without heads of keys are recurrent
+KPOOL_ROW = {"glm5-next": 3}  # an indexer over pools caches its key, the pool's weight and the pooled key
 HYBRID_QWEN = ("qwen3next", "qwen35", "qwen35moe")
 DENSE_FIRST_PATTERN = {"cohere2moe": 4}  # default of `attention.sliding_window_pattern` where it is missing
 GLM_5_2_N_CTX = 1 << 20  # from this trained context on, glm-dsa files without indexer types share indexers
@@ -83,7 +88,7 @@ def _recurrent(model: Model, n_trunk: int, n_all: int, kv_heads: list[int]) -> l
         found = _flags(model.arch_value("attention.recurrent_layers"), n_all)
         interval = max(1, model.arch_int("full_attention_interval", 4))
         return found or [i < n_trunk and (i + 1) % interval != 0 for i in range(n_all)]
-    if arch == "bailingmoe3":
+    if arch in NO_HEADS:
         return [i < n_trunk and kv_heads[i] == 0 for i in range(n_all)]
     return [False] * n_all
 
@@ -112,9 +117,13 @@ def _state(model: Model, n_head: int) -> int:
     return max(0, conv - 1) * (inner + 2 * groups * state) + state * inner
 
 
-def _indexers(model: Model, n_trunk: int, n_all: int) -> list[int]:
-    """Elements of each layer's indexer key; blocks run without their indexer."""
+def _indexers(model: Model, n_trunk: int, n_all: int, kv_heads: list[int]) -> list[int]:
+    """Elements of each layer's indexer row; blocks run without their indexer, but for those with pools."""
     size = model.arch_int("attention.indexer.key_length")
+    if (row := KPOOL_ROW.get(model.architecture)) is not None:
+        full = _flags(model.arch_value("attention.indexer.types"), n_trunk) or [True] * n_trunk
+        own = [bool(heads and has) for heads, has in zip(kv_heads, full, strict=False)]
+        return [row * size * has for has in (*own, *[True] * (n_all - n_trunk))]
     if model.architecture not in ("deepseek32", "glm-dsa") or not size:
         return [0] * n_all
     has = [True] * n_trunk
@@ -142,7 +151,7 @@ def shape_of(model: Model) -> Shape:
     mla = bool(model.arch_int("attention.key_length_mla") and model.arch_int("attention.value_length_mla"))
     recurrent = _recurrent(model, n_trunk, n_all, kv_heads)
     windows = _windows(model, n_trunk, n_all)
-    indexers = _indexers(model, n_trunk, n_all)
+    indexers = _indexers(model, n_trunk, n_all, kv_heads)
     layers = tuple(
         Layer(
             i,
