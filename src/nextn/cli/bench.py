@@ -12,6 +12,7 @@ from .common import (
     names,
     prompt_options,
     sidecar_option,
+    slots_option,
     threads_option,
     timing_options,
     whole_numbers,
@@ -38,6 +39,7 @@ from .common import (
 @click.option("--temperature", type=click.FloatRange(min=0), help="Sample at this temperature; 0 is greedy.")
 @threads_option
 @context_option
+@slots_option
 @timing_options(patience_s=120.0)
 @click.option("--csv", "csv_path", metavar="FILE", help="Also write the figures as CSV, one row a setup or type.")
 @click.option("--json", "as_json", is_flag=True, help="Print JSON on standard output, raw runs included.")
@@ -61,6 +63,7 @@ def command(
     temperature: float | None,
     threads: int | None,
     n_ctx: int | None,
+    slots: int,
     patience: float,
     one_at_a_time: bool,
     llama_server: str | None,
@@ -105,6 +108,7 @@ def command(
             llama_server=llama_server,
             engine_args=engine_args,
             n_ctx=n_ctx,
+            slots=slots,
             patience_s=patience,
             side_by_side=not one_at_a_time,
             progress=say,

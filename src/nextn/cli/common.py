@@ -90,6 +90,14 @@ def threads_option(command: F) -> F:
     return click.option("--threads", type=click.IntRange(1), help="CPU threads. Default: the engine's.")(command)
 
 
+def slots_option(command: F) -> F:
+    """`--slots` for verbs that measure an engine as a server of many runs."""
+    return click.option(
+        "--slots", type=click.IntRange(1), default=1, show_default=True, metavar="N",
+        help="Answers worked on at the same time, as a server with N slots does (llama-server starts with 4).",
+    )(command)  # fmt: skip
+
+
 def prompt_options(command: F) -> F:
     """`--tasks` and `--prompts` for verbs that time answers."""
     for option in (

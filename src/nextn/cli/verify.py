@@ -5,7 +5,7 @@ from __future__ import annotations
 import click
 
 from ..errors import EXIT_VERIFY_CANNOT_TELL, EXIT_VERIFY_FAILED
-from .common import context_option, sidecar_option, threads_option
+from .common import context_option, sidecar_option, slots_option, threads_option
 
 
 @click.command(short_help="prove on files and on the real engine that it works")
@@ -18,6 +18,7 @@ from .common import context_option, sidecar_option, threads_option
 @click.option("--n-predict", type=click.IntRange(8), default=64, show_default=True, help="Tokens of each answer.")
 @context_option
 @threads_option
+@slots_option
 @click.option("--json", "as_json", is_flag=True, help="Print JSON on standard output.")
 @click.option("-q", "--quiet", is_flag=True, help="Print only the verdict.")
 def command(
@@ -30,6 +31,7 @@ def command(
     n_predict: int,
     n_ctx: int | None,
     threads: int | None,
+    slots: int,
     as_json: bool,
     quiet: bool,
 ) -> None:
@@ -55,6 +57,7 @@ def command(
             n_ctx=n_ctx,
             threads=threads,
             engine_args=engine_args,
+            slots=slots,
             progress=say,
         )
     if as_json:

@@ -20,7 +20,7 @@ class Launch:
     n_max: int = 0
     """The most tokens drafted at a time; 0 turns MTP off."""
     n_ctx: int = 1024
-    """Context size in tokens."""
+    """Context size in tokens, of each slot."""
     threads: int | None = None
     """CPU threads; None leaves the choice to the engine."""
     extra_args: tuple[str, ...] = ()
@@ -33,6 +33,8 @@ class Launch:
     """Seconds the engine has to load the model."""
     answer_timeout_s: float = 1800.0
     """Seconds the engine has for one answer."""
+    slots: int = 1
+    """Answers that are worked on at the same time, each with a context of its own."""
 
 
 @dataclass(frozen=True)

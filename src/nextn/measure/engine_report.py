@@ -88,7 +88,9 @@ class EngineReport:
     tps_off: float | None = None
     """Generated tokens per second without MTP, all prompts together."""
     tps_on: dict[int, float] = field(default_factory=dict)
-    """The same by n_max with MTP."""
+    """The same by n_max with MTP; of one slot, where several answered at a time."""
+    slots: int = 1
+    """Prompts that were answered at the same time with MTP."""
 
     def to_json(self) -> dict[str, Any]:
         """A JSON-ready object."""
@@ -98,6 +100,7 @@ class EngineReport:
             "engine": {"name": self.engine, "version": self.engine_version},
             "n_prompts": self.n_prompts,
             "n_drafted": self.n_drafted,
+            "slots": self.slots,
             "same_text": self.same_text,
             "divergences": [{**asdict(one), "near_tie": one.near_tie} for one in self.divergences],
             "acceptance": {str(n): rates for n, rates in self.acceptance.items()},

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from ..engines.base import Completion, Launch, Running
+from .slots import ask_all, together
 from .trial_watch import Usage, Watch, n_cpus
 
 Say = Callable[[str], None]
@@ -82,6 +83,8 @@ class Ask:
     temperature: float = 0.0
     """0 is greedy."""
     seed: int = 0
+    beside: tuple[str, ...] = ()
+    """Prompts that other slots answer at the same time."""
 
     def cell(self, setup: Setup) -> tuple[str, str, int]:
         """As `Run.cell` of what this makes `setup` do."""
@@ -149,8 +152,11 @@ class Run:
 def timed_run(running: Running, setup: Setup, ask: Ask, pass_no: int = 0, attempt: int = 0) -> Run:
     """Ask once, and watch the machine meanwhile. Raises EngineFailed."""
     watch = Watch(running.session)
-    answer = running.complete(ask.prompt, ask.n_predict, seed=ask.seed, temperature=ask.temperature)
-    return judged_run(setup, ask, answer, watch.since(), pass_no, attempt)
+    prompts = (ask.prompt, *ask.beside)
+    answers = ask_all(
+        running, prompts, ask.n_predict, len(prompts), seed=ask.seed, temperature=ask.temperature
+    )
+    return judged_run(setup, ask, together(answers), watch.since(), pass_no, attempt)
 
 
 def judged_run(setup: Setup, ask: Ask, answer: Completion, usage: Usage, pass_no: int, attempt: int) -> Run:

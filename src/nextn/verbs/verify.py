@@ -68,13 +68,14 @@ def verify(
     n_ctx: int | None = None,
     threads: int | None = None,
     engine_args: Sequence[str] = (),
+    slots: int = 1,
     progress: Say | None = None,
 ) -> Verdict:
     """Prove a model with its block: files against `trunk`, drafts and text on the engine, control included.
 
     The engine is `engine`, or the server binary `llama_server`, or xllamacpp. Raises NoBlock when there is
     nothing to verify, EngineMissing without an engine, and what opening files raises. A model that the engine
-    refuses is no exception but a failed verdict.
+    refuses is no exception but a failed verdict. `slots`: so many prompts are answered at a time with MTP.
     """
     say = progress or (lambda text: None)
     original = None if trunk is None else open_model(trunk)
@@ -91,7 +92,7 @@ def verify(
         from ..engines import find_engine
 
         engine = find_engine(None if llama_server is None else str(llama_server))
-    report = _on_engine(engine, target, prompts, n_predict, n_ctx, threads, engine_args, say)
+    report = _on_engine(engine, target, prompts, n_predict, n_ctx, threads, engine_args, slots, say)
     return Verdict(
         opened.entry,
         _entry(beside),
@@ -137,6 +138,7 @@ def _on_engine(
     n_ctx: int | None,
     threads: int | None,
     engine_args: Sequence[str],
+    slots: int,
     say: Say,
 ) -> EngineReport:
     from ..measure.engine_check import check_on_engine
@@ -160,4 +162,5 @@ def _on_engine(
             extra_args=tuple(engine_args),
             scratch=Path(scratch),
             progress=say,
+            slots=slots,
         )
