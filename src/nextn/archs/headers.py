@@ -1,6 +1,6 @@
 """The `{arch}.*` header pairs of each family's sidecar when it is made from a checkpoint alone: one table each.
 
-Keys, types, values and order are those of llama.cpp's converter with `--mtp` (conversion/*.py at b11434); the tests
+Keys, types, values and order are those of llama.cpp's converter with `--mtp` (conversion/*.py at b11549); the tests
 hold them against its output.
 """
 

@@ -1,6 +1,6 @@
 """Models that have no MTP block to attach, said plainly: what is known of whom, and what there is instead.
 
-Sources: the tensor names and config.json of the published checkpoints as llama.cpp's converter (b11434, conversion/)
+Sources: the tensor names and config.json of the published checkpoints as llama.cpp's converter (b11549, conversion/)
 and transformers 5.23 (`_keys_to_ignore_on_load_unexpected`, which names the blocks that it drops) know them. A family
 stands here only when neither knows an MTP block of it, or when they know that its weights were never released.
 """

@@ -69,7 +69,9 @@ def check_on_engine(
     asked = PROMPTS if prompts is None else tuple(prompts)
     check_slots(engine, slots)
     if slots > len(asked):
-        raise UsageError(f"--slots {slots} needs as many prompts, and there are {len(asked)}: name more with --prompts.")
+        raise UsageError(
+            f"--slots {slots} needs as many prompts, and there are {len(asked)}: name more with --prompts."
+        )
     run = _Run(engine, asked, n_predict, threads, n_ctx or _N_CTX, tuple(extra_args), slots)
     lengths = tuple(sorted(set(n_max)))
     n_loads = len(lengths) + 1 + (control is not None and bool(lengths))

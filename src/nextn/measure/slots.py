@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
+from typing import Any
 
 from ..engines.base import Completion, Engine, Running
 from ..errors import UsageError
@@ -21,12 +22,15 @@ def check_slots(engine: Engine, slots: int) -> None:
 
 
 def ask_all(
-    running: Running, prompts: Sequence[str], n_predict: int, slots: int, *, seed: int = 0, temperature: float = 0.0
+    running: Running, prompts: Sequence[str], n_predict: int, slots: int, **settings: Any
 ) -> list[Completion]:
-    """The answers to all prompts, in their order, `slots` of them worked on at a time. Raises EngineFailed."""
+    """The answers to all prompts, in their order, `slots` of them worked on at a time.
+
+    `settings` are those of `Running.complete`. Raises EngineFailed.
+    """
 
     def ask(prompt: str) -> Completion:
-        return running.complete(prompt, n_predict, seed=seed, temperature=temperature)
+        return running.complete(prompt, n_predict, **settings)
 
     if slots == 1:
         return [ask(prompt) for prompt in prompts]

@@ -1,6 +1,6 @@
 """The dimensions of a model that memory depends on, read from its header pairs.
 
-Sources of the rules: llama.cpp b11434, `src/llama-hparams.cpp` (n_embd_k_gqa, n_embd_r, n_embd_s),
+Sources of the rules: llama.cpp b11549, `src/llama-hparams.cpp` (n_embd_k_gqa, n_embd_r, n_embd_s),
 `src/models/*.cpp` (which layers are recurrent or have a sliding window) and `src/llama-arch.cpp`
 (llm_arch_supports_rs_rollback).
 """
