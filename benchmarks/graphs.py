@@ -312,7 +312,7 @@ def differences(found: dict[str, Any], stated: dict[str, Any]) -> list[str]:
 def unstated(found: dict[str, Any]) -> list[str]:
     """Where the families' facts, and the architectures that are said to load only, differ from the MTP graphs."""
     from nextn.archs import FAMILIES
-    from nextn.archs.base import LOADS_ONLY
+    from nextn.archs.others import LOADS_ONLY
 
     def spelled(name: str) -> str:
         return re.sub("[-_]", "", name)

@@ -25,8 +25,8 @@ from nextn.errors import StorageError
 from nextn.gguf.files import open_model, read_header
 from nextn.gguf.header import build_header
 from nextn.gguf.kv import KV, KVType, edit
-from nextn.writing import durable
 from nextn.writing import execute as local
+from nextn.writing import system as disk
 
 DENSE = "qwen35-dense-F32.gguf"
 
@@ -308,7 +308,9 @@ def test_unsupported_trunk(world: World) -> None:
 
 def test_unsupported_checkpoint(world: World) -> None:
     world.config(architectures=["LlamaForCausalLM"])
-    world.attach(16, r"does not know the model class LlamaForCausalLM \(it knows .*Qwen3_5ForCausalLM")
+    world.attach(16, r"no MTP block was ever published for Llama 1 to 3")
+    world.config(architectures=["UnheardOfForCausalLM"], model_type="unheard_of")
+    world.attach(16, r"does not know the model class UnheardOfForCausalLM")
 
 
 @pytest.mark.parametrize("layout", ["bundle", "sidecar"])
@@ -420,7 +422,7 @@ def test_refusals_of_the_system(
     world: World, monkeypatch: pytest.MonkeyPatch, call: str, number: int, words: str
 ) -> None:
     system = Refusing(**{call: number})
-    monkeypatch.setattr(durable.System, call, lambda self, *args: system.step(call, args))
+    monkeypatch.setattr(disk.System, call, lambda self, *args: system.step(call, args))
     world.attach(StorageError.exit_code, words, "--layout", "bundle")
 
 

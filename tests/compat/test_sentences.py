@@ -157,10 +157,10 @@ def test_a_file_for_ik_is_refused_where_none_drafts(tmp_path: Path) -> None:
         runs = [measured(arch, layout, "ik_llama.cpp") for layout in ("bundle", "shards", "sidecar")]
         drafts = any(run is not None and run.result == "drafts" for run in runs)
         if drafts:
-            nextn.attach(trunk, donor, aim="ik", dry_run=True, out=tmp_path / name)
+            nextn.attach(trunk, donor, for_engine="ik", dry_run=True, out=tmp_path / name)
             continue
         with pytest.raises(UnsupportedModel) as error:
-            nextn.attach(trunk, donor, aim="ik", out=tmp_path / name)
+            nextn.attach(trunk, donor, for_engine="ik", out=tmp_path / name)
         run = next(run for run in runs if run is not None)
         assert newest(arch, "ik_llama.cpp").label in str(error.value) and run.says in str(error.value), arch
 

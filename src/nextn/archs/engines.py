@@ -23,17 +23,18 @@ class Does(Enum):
     UNKNOWN = "unknown"  # nextn makes no such file, or the engine refuses every model of the kind that was measured
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Support:
     """What one engine does with the models of a family, layout by layout."""
 
     build: str  # the newest build that was measured
-    trunk: Does = Does.LOADS  # the model without a block
-    bundle: Does = Does.DRAFTS
-    shards: Does = Does.DRAFTS
-    sidecar: Does = Does.DRAFTS
-    takes_heads: bool = True  # loads, or passes over, embeddings and head of the block's own; else refuses the file
-    extra_head: bool = False  # knows `output_extra.weight`, a head for drafting
+    trunk: Does  # the model without a block
+    bundle: Does
+    shards: Does
+    sidecar: Does
+    takes_heads: bool  # loads, or passes over, embeddings and head of the block's own; else refuses the file
+    extra_head: bool  # knows `output_extra.weight`, a head for drafting
+    needs_head_norm: bool  # refuses a block without `nextn.shared_head_norm`
 
     def does(self, layout: str) -> Does:
         """What it does with "trunk-only", "bundle" (or "bundled"), "shards" or "sidecar"."""
@@ -52,12 +53,19 @@ class Support:
         return any(self.drafts_with(layout) for layout in ("bundle", "shards", "sidecar"))
 
 
-ON_LLAMA_CPP = Support(LLAMA_CPP_BUILD)
-NOT_ON_LLAMA_CPP = Support(LLAMA_CPP_BUILD, Does.REFUSES, Does.REFUSES, Does.REFUSES, Does.UNKNOWN)
+ON_LLAMA_CPP = Support(
+    build=LLAMA_CPP_BUILD, trunk=Does.LOADS, bundle=Does.DRAFTS, shards=Does.DRAFTS, sidecar=Does.DRAFTS,
+    takes_heads=True, extra_head=False, needs_head_norm=False,
+)  # fmt: skip
+NOT_ON_LLAMA_CPP = replace(  # it has no such architecture
+    ON_LLAMA_CPP, trunk=Does.REFUSES, bundle=Does.REFUSES, shards=Does.REFUSES, sidecar=Does.UNKNOWN
+)
 SIDECAR_ON_LLAMA_CPP = replace(ON_LLAMA_CPP, bundle=Does.UNKNOWN, shards=Does.UNKNOWN)
-ON_IK = Support(IK_BUILD)
-IN_THE_MODEL_ON_IK = Support(IK_BUILD, sidecar=Does.REFUSES)
-TRUNK_ON_IK = Support(IK_BUILD, Does.LOADS, Does.REFUSES, Does.REFUSES, Does.REFUSES)
+ON_IK = replace(ON_LLAMA_CPP, build=IK_BUILD)
+IN_THE_MODEL_ON_IK = replace(ON_IK, sidecar=Does.REFUSES)
+TRUNK_ON_IK = replace(ON_IK, bundle=Does.REFUSES, shards=Does.REFUSES, sidecar=Does.REFUSES)
 NOT_ON_IK = replace(TRUNK_ON_IK, trunk=Does.REFUSES)  # it has no such architecture
 NOT_ON_OLD_IK = replace(NOT_ON_IK, build="ik-llama-cpp-python 0.1.5")  # no newer build was measured
-UNKNOWN_ON_IK = Support(IK_BUILD, Does.UNKNOWN, Does.UNKNOWN, Does.UNKNOWN, Does.UNKNOWN)
+UNKNOWN_ON_IK = replace(
+    ON_IK, trunk=Does.UNKNOWN, bundle=Does.UNKNOWN, shards=Does.UNKNOWN, sidecar=Does.UNKNOWN
+)

@@ -12,7 +12,7 @@ from ..report.text import put_json, say
 @click.command(short_help="start an engine on a model with the flags that its block needs")
 @click.argument("model")
 @click.argument("engine_args", nargs=-1, type=click.UNPROCESSED)
-@click.option("--sidecar", metavar="FILE", help="Draft with this sidecar. Default: the one beside MODEL that fits.")
+@click.option("--sidecar", metavar="FILE", help="Draft with this sidecar. Default: the one that fits MODEL best.")
 @click.option(
     "--engine",
     type=click.Choice(["llama-server", "xllamacpp", "ik"]),
@@ -58,6 +58,8 @@ def command(
     SIGINT, SIGTERM and SIGHUP go on to the server, and its exit code is nextn's. Arguments after -- go to the
     engine (GPU placement, --rpc host:port, context size).
     """
+    from ..engines.deaths import explained, signal_of
+    from ..engines.foreground import PASSED_ON
     from ..verbs import serve
 
     choice = serve.choose(
@@ -94,4 +96,7 @@ def command(
     say(choice.shell)
     sys.stdout.flush()
     if code := serve.run(choice):
+        number = signal_of(code)
+        if number is not None and number not in PASSED_ON:  # those are how a server is stopped
+            say(f"{choice.model}: {choice.engine} died of {explained(number)}")
         raise click.exceptions.Exit(code)

@@ -58,7 +58,7 @@ def command(
             threads=threads,
             engine_args=engine_args,
             slots=slots,
-            progress=say,
+            say=say,
         )
     if as_json:
         put_json(verdict.to_json())

@@ -152,3 +152,9 @@ def measured(arch: str, layout: str) -> dict[str, str]:
     """Engine -> `Verdict.words` of this architecture and layout; what was not measured is left out."""
     found = {engine: verdict(arch, layout, engine) for engine in ENGINES}
     return {engine: one.words for engine, one in found.items() if one is not None}
+
+
+def said(arch: str, layout: str, engine: str) -> str:
+    """`Verdict.words`, or that nothing was measured: what stands behind the engine's name in a sentence."""
+    found = verdict(arch, layout, engine)
+    return "was not measured with it" if found is None else found.words

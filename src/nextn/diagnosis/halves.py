@@ -1,7 +1,7 @@
 """eh_proj with its halves swapped: the embedding's columns where the hidden state's belong.
 
 Both halves are trained matrices of one size, and no statistic of the file alone tells them apart for certain; a donor
-does at once, and an engine does, too: see `nextn.measure.halves_trial`.
+does at once, and an engine does, too: see `nextn.measure.swapped_halves`.
 """
 
 from __future__ import annotations
@@ -10,13 +10,13 @@ from collections.abc import Iterator
 from functools import partial
 from typing import TYPE_CHECKING
 
+from ..block.anatomy import Anatomy
 from ..block.model import EH_PROJ, Block
 from ..gguf.files import GGUFFile
 from ..gguf.header import TensorInfo
 from ..sources.ranges import FileRange, Reader
 from ..sources.rows import GGUFRows, RowSource
 from ..writing.plan import Copy, Segment
-from .anatomy import Anatomy
 from .counts import doctor_command
 from .finding import Finding
 from .patient import Patient

@@ -5,8 +5,9 @@ from __future__ import annotations
 from pathlib import Path
 
 from ..archs import FAMILIES
-from ..archs.base import LOADS_ONLY
-from ..compat import ENGINES, verdict
+from ..archs.others import LOADS_ONLY
+from ..compat import ENGINES, said, verdict
+from ..compat.graphs import graphs
 from ..gguf.files import Model
 
 
@@ -17,8 +18,7 @@ def layout_of(shape: str, model: Model) -> str:
 
 def measured(engine: str, arch: str, layout: str) -> str:
     """A sentence of what "llama.cpp" or "ik_llama.cpp" does with such a model, with the builds that it holds for."""
-    found = verdict(arch, layout, engine)
-    return f"{engine} was not measured with it" if found is None else f"{engine} {found.words}"
+    return f"{engine} {said(arch, layout, engine)}"
 
 
 def runs_on(arch: str, layout: str, sidecar: Path | None, stops: str) -> dict[str, str]:
@@ -28,7 +28,8 @@ def runs_on(arch: str, layout: str, sidecar: Path | None, stops: str) -> dict[st
     draft with it; "" for nothing. Empty for an architecture that nextn knows nothing of.
     """
     if arch in LOADS_ONLY:
-        return {"llama.cpp": f"not as it is: {stops}" if stops else "loads it; no engine drafts with this architecture"}
+        words = f"loads it; no engine drafts with this architecture up to {graphs().build}"
+        return {"llama.cpp": f"not as it is: {stops}" if stops else words}
     if arch not in FAMILIES:
         return {}
     if layout == "donor":

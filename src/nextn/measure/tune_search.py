@@ -7,13 +7,14 @@ import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 
-from ..errors import EngineFailed, EngineRefused
+from ..errors import EngineRefused
+from ..progress import Say
 from .bench_report import ALL_TASKS, Compared, compare_setups, overall_tps
 from .bench_setup import LEAST_REPEATS
+from .candidate_sidecars import Maker, possible
+from .patience import Patience
 from .stats import Spread, least_pairs
-from .trial import Ask, Run, Say, Setup
-from .trial_patience import Patience
-from .tune_made import Maker, possible
+from .timed_run import Ask, TimedRun, TimedSetup
 from .tune_race import Race, race
 from .tune_space import AS_IS, Point, Space
 
@@ -55,7 +56,7 @@ class Final:
     """"mtp", "off", or "machine_busy"."""
     point: Point
     compared: Compared
-    runs: list[Run]
+    runs: list[TimedRun]
 
 
 class Search:
@@ -78,11 +79,12 @@ class Search:
         self._screen = screen_asks(asks)
         self._repeats = repeats
         self._deadline = None if budget_s is None else clock() + budget_s
-        self._setups: dict[str, Setup] = {}
+        self._setups: dict[str, TimedSetup] = {}
         self._pass = 0
         self.trials: dict[str, Trial] = {}
         self.notes: list[str] = []
         self.n_races = 0
+        self._refusals: dict[str, EngineRefused] = {}
 
     # ---- the races ------------------------------------------------------------------------------------------------
 
@@ -152,7 +154,7 @@ class Search:
         number = self._pass
         loads = self._patience.pool.n_loads
 
-        def measure(one: str, at: int) -> Run | None:
+        def measure(one: str, at: int) -> TimedRun | None:
             self._say(f"{title}, prompt {at + 1} of {len(self._screen)}: {one}")
             return self._run(ids[one], self._screen[at], number, title)
 
@@ -187,20 +189,21 @@ class Search:
                 return {one: None if figure is None else figure * (factor or 1.0) for one, figure in figures.items()}
         return dict.fromkeys(ids)
 
-    def _run(self, point: Point, ask: Ask, number: int, title: str) -> Run | None:
+    def _run(self, point: Point, ask: Ask, number: int, title: str) -> TimedRun | None:
         name = self._name(point)
         try:
             setup = self._setup(point)
             return self._patience.run(setup, ask, number)
-        except (EngineRefused, EngineFailed) as error:
+        except EngineRefused as error:
             if not point.n_max:
                 raise
+            self._refusals[name] = error
             self.trials[name] = Trial(point, [], None, "refused", str(error))
             self.notes.append(f"{name} was not tried: {error}")
             self._patience.pool.drop(name)
             return None
 
-    def _setup(self, point: Point) -> Setup:
+    def _setup(self, point: Point) -> TimedSetup:
         name = self._name(point)
         if name not in self._setups:
             model = self._maker.model
@@ -227,7 +230,7 @@ class Search:
     def _raise_if_refused(self, points: Sequence[Point]) -> None:
         found = [self.trials[self._name(one)] for one in points]
         if all(trial.outcome == "refused" for trial in found) and found:
-            raise EngineRefused(found[0].why or "the engine refused to draft", line=found[0].why or "")
+            raise self._refusals[self._name(points[0])]
 
     # ---- time -----------------------------------------------------------------------------------------------------
 

@@ -11,8 +11,10 @@ from typing import TYPE_CHECKING, Any
 from ..gguf.files import Model, open_model
 from ..measure.control import make_control
 from ..measure.file_check import FileReport, check_files
-from ..measure.target import Target, open_target
-from ..measure.trial import Say
+from ..measure.target import MeasuredModel, open_target
+from ..progress import Say, heard
+from ..schemas.base import Documented, filled
+from ..schemas.verify import Verify
 from ..sources.ranges import Reader
 
 if TYPE_CHECKING:
@@ -24,7 +26,7 @@ MANY_PROBLEMS = 3
 
 
 @dataclass(frozen=True)
-class Verdict:
+class Verdict(Documented):
     """What verifying showed."""
 
     model: Path
@@ -36,24 +38,14 @@ class Verdict:
     engine: EngineReport | None
     notes: tuple[str, ...] = field(default=())
 
-    def to_json(self) -> dict[str, Any]:
-        """JSON as in the schema of verify."""
-        seen = self.engine.to_json() if self.engine is not None else {}
-        return {
-            "same_text": None,
-            "acceptance": {},
-            "control": None,
-            "divergences": [],
-            **seen,
-            "version": 1,
-            "verdict": self.verdict,
-            "reasons": list(self.reasons),
-            "notes": list(self.notes),
-            "model": str(self.model),
-            "sidecar": None if self.sidecar is None else str(self.sidecar),
-            "trunk": None if self.trunk is None else str(self.trunk),
-            "files": self.files.to_json(),
-        }
+    @property
+    def document(self) -> Verify:
+        """What --json prints."""
+        seen: dict[str, Any] = {"same_text": None, "acceptance": {}, "control": None, "divergences": []}
+        if self.engine is not None:
+            seen = self.engine.documented
+        return filled(Verify, self, **{**seen, "verdict": self.verdict, "reasons": self.reasons})
+
 
 
 def verify(
@@ -69,15 +61,16 @@ def verify(
     threads: int | None = None,
     engine_args: Sequence[str] = (),
     slots: int = 1,
-    progress: Say | None = None,
+    say: Say | None = None,
 ) -> Verdict:
     """Prove a model with its block: files against `trunk`, drafts and text on the engine, control included.
 
     The engine is `engine`, or the server binary `llama_server`, or xllamacpp. Raises NoBlock when there is
     nothing to verify, EngineMissing without an engine, and what opening files raises. A model that the engine
-    refuses is no exception but a failed verdict. `slots`: so many prompts are answered at a time with MTP.
+    refuses with MTP only is no exception but a failed verdict; an engine that dies, or refuses it without MTP too,
+    leaves the verdict open. `slots`: so many prompts are answered at a time with MTP.
     """
-    say = progress or (lambda text: None)
+    say = heard(say)
     original = None if trunk is None else open_model(trunk)
     target = open_target(model, sidecar, needs_block=original is None)
     opened, beside, notes = target.model, target.sidecar, target.notes
@@ -132,7 +125,7 @@ def _files(model: Model, beside: Model | None, original: Model | None) -> FileRe
 
 def _on_engine(
     engine: Engine,
-    target: Target,
+    target: MeasuredModel,
     prompts: Sequence[str] | None,
     n_predict: int,
     n_ctx: int | None,
@@ -161,6 +154,6 @@ def _on_engine(
             threads=threads,
             extra_args=tuple(engine_args),
             scratch=Path(scratch),
-            progress=say,
+            say=say,
             slots=slots,
         )
