@@ -1,6 +1,6 @@
 """Rows of `{arch}.*` header pairs that several families' sidecars share when they are made from a checkpoint alone.
 
-Keys, types, values and order are those of llama.cpp's converter with `--mtp` (conversion/*.py at b11434); the tests
+Keys, types, values and order are those of llama.cpp's converter with `--mtp` (conversion/*.py at b11549); the tests
 hold them against its output.
 """
 

@@ -62,13 +62,15 @@ def verify(
     n_ctx: int | None = None,
     threads: int | None = None,
     engine_args: Sequence[str] = (),
+    slots: int = 1,
     say: Say | None = None,
 ) -> Verdict:
     """Prove a model with its block: files against `trunk`, drafts and text on the engine, control included.
 
     `engine`: "xllamacpp" (default), "llama-server", "ik", the path of a llama-server, or an open `Engine`. `say` hears
-    of each step. A model that the engine refuses only with MTP is not an exception but a failed verdict; an engine that
-    dies, or refuses it without MTP too, leaves the verdict open.
+    of each step. `slots`: prompts that are answered at the same time with MTP. A model that the engine refuses only
+    with MTP is not an exception but a failed verdict; an engine that dies, or refuses it without MTP too, leaves the
+    verdict open.
 
     Raises NoBlock when there is nothing to verify, EngineMissing without an engine, and what opening files raises.
     """
@@ -85,7 +87,7 @@ def verify(
         return Verdict(opened.entry, _entry(beside), _entry(original), FAILED, reasons, files, None, notes)
     from ..engines import find_engine
 
-    report = _on_engine(find_engine(engine), target, prompts, n_predict, n_ctx, threads, engine_args, say)
+    report = _on_engine(find_engine(engine), target, prompts, n_predict, n_ctx, threads, engine_args, slots, say)
     return Verdict(
         opened.entry,
         _entry(beside),
@@ -131,6 +133,7 @@ def _on_engine(
     n_ctx: int | None,
     threads: int | None,
     engine_args: Sequence[str],
+    slots: int,
     say: Say,
 ) -> EngineReport:
     from ..measure.engine_check import check_on_engine
@@ -154,4 +157,5 @@ def _on_engine(
             extra_args=tuple(engine_args),
             scratch=Path(scratch),
             say=say,
+            slots=slots,
         )
