@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 
+from ..archs.engines import IK_UP_TO
 from ..block.anatomy import KEY, Anatomy
 from ..block.model import Block
 from ..donors.infer import infer_donors
@@ -253,7 +254,7 @@ def _promise(seen: Anatomy, key: str, donor: Block | None) -> Finding:
         f"and {donor_words(seen)}.",
         key,
         "llama.cpp loads it, or misses the block's tensors, by architecture; asked to draft it aborts: 'MTP block "
-        "missing nextn.eh_proj'; ik_llama.cpp misses tensors",
+        f"missing nextn.eh_proj'; {IK_UP_TO} misses tensors",
         mend,
         header_change(seen, 0, seen.n_trunk),
         attaches=True,

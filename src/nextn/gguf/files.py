@@ -17,6 +17,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
+from ..brief import Brief
 from ..errors import FormatError, IncompleteModel, StorageError, UsageError
 from ..workfile import Stamp
 from .header import Header, TensorInfo
@@ -35,7 +36,7 @@ _GROWTH = 1 << 20
 
 
 @dataclass(frozen=True)
-class GGUFFile:
+class GGUFFile(Brief):
     """One GGUF file: its path, its header, its size."""
 
     path: Path
@@ -129,7 +130,7 @@ def read_header(path: Path) -> GGUFFile:
 
 
 @dataclass(frozen=True)
-class Model:
+class Model(Brief):
     """A model as an engine loads it: one file, or all shards of a set in order."""
 
     files: tuple[GGUFFile, ...]

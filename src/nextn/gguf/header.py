@@ -15,6 +15,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
+from ..brief import Brief
 from ..errors import FormatError
 from .kv import KV, encode_text, printable
 from .types import TensorType, tensor_size, tensor_type
@@ -77,7 +78,7 @@ class TensorInfo:
 
 
 @dataclass(frozen=True)
-class Header:
+class Header(Brief):
     """Everything before the tensor data."""
 
     version: int
@@ -140,15 +141,6 @@ class Header:
                 found=f"{file_size:,}",
             )
         return start, end
-
-    @property
-    def data_end(self) -> int | None:
-        """Absolute end of the last tensor's bytes, or None when its type is not known."""
-        if not self.tensors:
-            return self.data_offset
-        last = max(self.tensors, key=lambda info: info.offset)
-        size = self.stored_sizes[last.name]
-        return None if size is None else self.data_offset + last.offset + size
 
 
 def place(infos: Iterable[tuple[TensorInfo, int]], alignment: int) -> tuple[list[TensorInfo], int]:

@@ -22,7 +22,7 @@ from .qkv import Moved
 
 F32 = parse_type_name("f32")
 Q8_0 = parse_type_name("q8_0")
-# Matrices that llama.cpp (b11434, the end of llama_model::load_tensors) looks for an NVFP4 factor of.
+# Matrices that llama.cpp (b11549, the end of llama_model::load_tensors) looks for an NVFP4 factor of.
 _FACTOR_SLOTS = re.compile(r"(attn_(q|k|v|qkv|output|gate)|ffn_(gate|up|down)(_shexp|_exps)?|"
                            r"nextn\.(eh_proj|shared_head_head))\.weight")  # fmt: skip
 FACTORS_REFUSED = "llama.cpp refuses a model whose block has factors of NVFP4 when it is loaded without MTP"

@@ -14,6 +14,7 @@ from dataclasses import dataclass, replace
 from ..block.anatomy import Anatomy
 from ..block.from_gguf import block_from_model
 from ..block.model import Block
+from ..brief import Brief
 from ..errors import NoBlock, UsageError
 from ..gguf.files import Model, shard_name
 from ..gguf.header import TensorInfo
@@ -56,7 +57,7 @@ class Quant:
 
 
 @dataclass(frozen=True)
-class Pack:
+class Pack(Brief):
     """The model's files as they will be published; card, sums and manifest come on top."""
 
     plan: Plan

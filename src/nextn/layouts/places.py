@@ -1,10 +1,10 @@
 """Where a model lies, and where new files go when nothing may be put beside it.
 
-Three kinds of folders are never written to: caches whose file names are hashes (the Hub's, ollama's, our own), and
-folders that this user cannot write to. A sidecar for a model in one of them goes into a folder of its own below
-`$NEXTN_DATA`, or `nextn` in `$XDG_DATA_HOME`, or `~/.local/share/nextn`: `sidecars/NAME-HASH`, where HASH is the first
-16 digits of the sha256 of the model's header. The header is what tells one model from every other, whichever path,
-link or blob it is opened by.
+Nothing is ever put into a cache whose file names are hashes: the Hub's, ollama's, our own. A new model goes into the
+current folder then. A sidecar for a model in a cache, or in a folder that this user cannot write to, goes into a folder
+of its own below `$NEXTN_DATA`, or `nextn` in `$XDG_DATA_HOME`, or `~/.local/share/nextn`: `sidecars/NAME-HASH`, where
+HASH is the first 16 digits of the sha256 of the model's header. The header is what tells one model from every other,
+whichever path, link or blob it is opened by.
 """
 
 from __future__ import annotations
@@ -103,8 +103,8 @@ def kept_folder(model: Model) -> Path:
 
 
 def default_folder(model: Model) -> Path:
-    """Where new models go without `-o`: beside the model, or into the current folder where that may not be."""
-    return model.entry.parent if may_write_beside(model.entry) else Path.cwd()
+    """Where new models go without `-o`: beside the model, but never into a cache; then into the current folder."""
+    return Path.cwd() if in_store(model.entry) else model.entry.parent
 
 
 def sidecar_folder(model: Model) -> Path:

@@ -18,7 +18,7 @@ from ..errors import OutputExists, RemoteError, UsageError
 from ..gguf.files import GGUFFile, read_header
 from ..progress import Progress
 from ..schemas.base import Documented, filled
-from ..schemas.pull import Pull, PulledFile
+from ..schemas.pull import PullDocument, PulledFile
 from ..workfile import Stamp
 from ..writing.execute import Outcome, check_outputs, execute
 from ..writing.plan import Link, LinkMode, Plan
@@ -79,7 +79,12 @@ class PullResult(Documented):
         return None if self.chosen.sidecar is None else self.folder / PurePosixPath(self.chosen.sidecar).name
 
     @property
-    def document(self) -> Pull:
+    def when_unprinted(self) -> str:
+        """Whether the files are there."""
+        return "nothing was written" if self.dry_run else f"the files are complete, load {self.entry}"
+
+    @property
+    def document(self) -> PullDocument:
         """What --json prints."""
         files = [
             filled(PulledFile, step.file, path=str(self.folder / step.name), source=step.file.path, state=step.state)
@@ -87,7 +92,7 @@ class PullResult(Documented):
         ]
         chosen = self.chosen
         return filled(
-            Pull, self, files=files, links=self.outcome.links if self.outcome else {},
+            PullDocument, self, files=files, links=self.outcome.links if self.outcome else {},
             quant=chosen.quant, variant=chosen.variant, why=chosen.why, size_bytes=chosen.size_bytes,
         )  # fmt: skip
 

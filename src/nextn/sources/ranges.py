@@ -26,7 +26,6 @@ class Meter:
     bytes_read: int = 0
     bytes_written: int = 0
     bytes_linked: int = 0
-    bytes_cloned: int = 0
 
 
 @dataclass(frozen=True)

@@ -12,6 +12,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from ..brief import Brief
 from ..errors import FormatError, NextnError, NoSpace, OutputExists, StorageError
 from ..progress import Progress
 from ..remote.cache import refuse_partial
@@ -27,7 +28,7 @@ SLACK_BYTES = 1 << 20  # room for folders and journal that a file needs beside i
 
 
 @dataclass(frozen=True)
-class Outcome:
+class Outcome(Brief):
     """What a run did."""
 
     plan: Plan

@@ -54,6 +54,11 @@ class Result(Documented):
         return tuple(self.plan.folder / out.name for out in self.plan.outputs)
 
     @property
+    def when_unprinted(self) -> str:
+        """Whether the files are there."""
+        return "nothing was written" if self.outcome is None else f"the files are complete, load {self.entry}"
+
+    @property
     def document(self) -> Document:
         """What --json prints."""
         done = self.outcome
