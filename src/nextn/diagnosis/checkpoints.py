@@ -8,6 +8,7 @@ from ..archs import of_classes
 from ..archs.base import Family
 from ..block.from_checkpoint import block_from_checkpoint, block_names
 from ..errors import FormatError, IncompleteModel, UnsupportedFormat, UnsupportedModel
+from ..shell import quoted
 from ..sources.checkpoint import CONFIG, Checkpoint
 from .finding import Finding, Severity
 from .unpublished import words_of_class
@@ -77,7 +78,8 @@ def _without(checkpoint: Checkpoint, family: Family | None, words: str | None, p
             f"config.json promises {promised} MTP block(s), and no tensor of one is there: fine-tuning and merging "
             f"tools lose it; {base}.",
             checkpoint,
-            f"nextn attach TRUNK --from {_base_of(checkpoint) or 'BASE'}: the base model's block works on a fine-tune",
+            f"nextn attach TRUNK --from {quoted(_base_of(checkpoint) or 'BASE')}: the base model's block works on a "
+            "fine-tune",
             "llama.cpp's converter writes a key without a block, or stops",
         )
     return _finding(
@@ -86,7 +88,7 @@ def _without(checkpoint: Checkpoint, family: Family | None, words: str | None, p
         f"this checkpoint has no MTP block, and config.json promises none; models of its class are published with one, "
         f"and {base}.",
         checkpoint,
-        f"nextn attach TRUNK --from {_base_of(checkpoint) or 'BASE'}",
+        f"nextn attach TRUNK --from {quoted(_base_of(checkpoint) or 'BASE')}",
     )
 
 

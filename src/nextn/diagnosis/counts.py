@@ -11,9 +11,10 @@ from ..donors.infer import infer_donors
 from ..gguf.files import Model
 from ..gguf.kv import INTEGER_TYPES, KV, KVType
 from ..layouts.metadata import OWN_KEYS, UNDO
+from ..shell import quoted
 from .arrays import mended_arrays, told_trunk
 from .finding import Change, Finding
-from .patient import Patient, fix_command, quoted
+from .patient import Patient, fix_command
 
 # What the key is called elsewhere: checkpoints and forks.
 _NAMES = (KEY, "num_nextn_predict_layers", "mtp_num_hidden_layers", "num_mtp_layers", "n_layer_nextn")
@@ -47,7 +48,7 @@ def doctor_command(seen: Anatomy, *more: str) -> str:
 def donor_hint(seen: Anatomy) -> str:
     """`--from` with the surest guess of where the block may be had, and why."""
     guesses = infer_donors(seen.model)
-    return f"--from {guesses[0].repo}" if guesses else "--from DONOR"
+    return f"--from {quoted(guesses[0].repo)}" if guesses else "--from DONOR"
 
 
 def donor_words(seen: Anatomy) -> str:

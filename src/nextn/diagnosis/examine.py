@@ -15,6 +15,7 @@ from ..errors import UsageError
 from ..gguf.files import Model
 from ..remote.address import parse_source
 from ..remote.opening import http_options
+from ..shell import quoted
 from ..sources.ranges import Reader
 from .arrays import check_arrays
 from .blocks import check_blocks
@@ -25,7 +26,7 @@ from .finding import Finding
 from .halves import check_halves
 from .names import check_names
 from .norms import check_norms
-from .patient import fix_command, quoted
+from .patient import fix_command
 from .sidecars import check_sidecar
 from .subject import Subject, subject_of
 from .unpublished import check_unpublished

@@ -10,9 +10,9 @@ from ..archs.others import DRAFTS, LOADS_ONLY, NONE_PUBLISHED, OTHER_USE, words_
 from ..block.anatomy import Anatomy
 from ..block.model import layer_of, suffix_of
 from ..compat.graphs import graphs
+from ..shell import quoted
 from ..sources.checkpoint import Checkpoint
 from .finding import Finding
-from .patient import quoted
 
 NO_ENGINE = "block-without-engine"  # the finding of a block that costs memory and drafts nowhere
 

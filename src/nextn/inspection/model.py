@@ -10,7 +10,6 @@ from ..archs.others import ASSISTANTS
 from ..block.anatomy import Anatomy
 from ..diagnosis.examine import Diagnosis, diagnose
 from ..diagnosis.finding import Finding
-from ..diagnosis.patient import quoted
 from ..diagnosis.unpublished import NO_ENGINE
 from ..discovery.sidecars import find_sidecars, with_sidecars
 from ..gguf.files import Model, open_model
@@ -18,6 +17,7 @@ from ..gguf.header import TensorInfo
 from ..gguf.kv import KVType
 from ..schemas.base import Documented, filled
 from ..schemas.inspect import InspectDocument
+from ..shell import quoted
 from . import engines
 
 

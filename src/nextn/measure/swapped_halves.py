@@ -11,12 +11,13 @@ from ..block.model import EH_PROJ
 from ..diagnosis.finding import Finding
 from ..diagnosis.fix_plan import plan_mended
 from ..diagnosis.halves import swapped_finding, swapped_segments
-from ..diagnosis.patient import Patient, quoted
+from ..diagnosis.patient import Patient
 from ..errors import EngineFailed, EngineRefused
 from ..gguf.files import open_model
 from ..layouts.extract import plan_extract
 from ..layouts.options import ExtractOptions
 from ..progress import Say, heard
+from ..shell import quoted
 from ..writing.execute import execute
 from ..writing.scratch import scratch_folder
 from .engine_check import overall_acceptance

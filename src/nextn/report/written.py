@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from ..gguf.kv import printable
+from ..shell import command_line
 from ..units import size
 from ..writing.plan import Plan
 from ..writing.result import Result
-from .text import say, shell
+from .text import say
 
 
 def say_outputs(plan: Plan, *, done: bool) -> None:
@@ -38,4 +39,4 @@ def say_how_to_load(entry: object, sidecar: object = None, *, drafting: bool = T
     """The command of llama.cpp's server that loads it."""
     beside = () if sidecar is None else ("-md", sidecar)
     draft = ("--spec-type", "draft-mtp") if drafting else ()
-    say(f"load it with: {shell('llama-server', '-m', entry, *beside, *draft)}")
+    say(f"load it with: {command_line('llama-server', '-m', entry, *beside, *draft)}")

@@ -15,7 +15,7 @@ from ..block.model import Block
 from ..diagnosis.examine import HALVES, Diagnosis, check_source, diagnose, examine
 from ..diagnosis.finding import Finding
 from ..diagnosis.fix_plan import plan_mended
-from ..diagnosis.patient import Patient, quoted
+from ..diagnosis.patient import Patient
 from ..errors import EngineFailed, UsageError
 from ..gguf.files import Model, open_model
 from ..gguf.kv import printable
@@ -23,6 +23,7 @@ from ..gguf.types import parse_type_name
 from ..progress import Progress, Say
 from ..schemas.base import Documented, filled
 from ..schemas.doctor import DoctorDocument, Mended, SkippedCheck
+from ..shell import quoted
 from ..writing.execute import Outcome, check_outputs, execute
 from ..writing.plan import LinkMode, Plan
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import shlex
 import shutil
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -21,6 +20,7 @@ from ..layouts.beside import check_beside
 from ..layouts.places import sidecar_folder
 from ..schemas.base import Documented, EngineName, filled
 from ..schemas.serve import ServeDocument
+from ..shell import command_line, quoted
 from ..tuned import TUNED_SUFFIX, Tuned, read_tuned
 
 
@@ -45,8 +45,7 @@ class Serving(Documented):
     @property
     def shell(self) -> str:
         """The command as a line for a POSIX shell."""
-        before = [f"{name}={shlex.quote(value)}" for name, value in self.env.items()]
-        return " ".join([*before, shlex.join(self.command)])
+        return command_line(*self.command, env=self.env)
 
     def run(self) -> int:
         """Start the server, pass signals on to it, and come back with its exit code. Raises EngineMissing."""
@@ -175,7 +174,7 @@ def _layout(seen: Inspection, sidecar: str | Path | None, engine: Engine, notes:
         notes.append(f"{without}: served without MTP; with one of '{arch}', {measured(kind, arch, layout)}")
     else:
         layout = "" if takes_sidecar else " --layout bundle"
-        command = f"nextn attach {shlex.quote(str(model.entry))} --from DONOR{layout}"
+        command = f"nextn attach {quoted(model.entry)} --from DONOR{layout}"
         notes.append(f"{without}: served without MTP; put one on with '{command}'")
     return "none", None
 
