@@ -277,7 +277,7 @@ def dimensions(arch_value: Any, n_vocab: int | None) -> dict[str, int]:
     found = {
         "E": hidden,
         "H": heads,
-        "K": integer("attention.head_count_kv"),
+        "K": heads if arch_value("attention.head_count_kv") is None else integer("attention.head_count_kv"),
         "D": head_dim,
         "Dv": integer("attention.value_length") or head_dim,
         "F": integer("feed_forward_length"),

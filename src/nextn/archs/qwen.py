@@ -146,7 +146,7 @@ def rows(*, moe: bool, sections: Callable[[Config], Any]) -> tuple[Row, ...]:
         Row("block_count", U32, v.block_count),
         headers.CONTEXT_LENGTH,
         headers.EMBEDDING_LENGTH,
-        headers.FEED_FORWARD_LENGTH,
+        headers.FEED_FORWARD_LENGTH if moe else headers.DENSE_FEED_FORWARD_LENGTH,
         headers.HEAD_COUNT,
         headers.HEAD_COUNT_KV,
         *v.ROPE_SCALING,
