@@ -452,6 +452,8 @@ def test_pull_works_where_folders_have_no_descriptors(
     monkeypatch.setattr(workfile, "HAS_DESCRIPTORS", False)
     monkeypatch.setenv("HF_ENDPOINT", hub.endpoint)
     monkeypatch.setattr("huggingface_hub.constants.ENDPOINT", hub.endpoint)
+    template = "/{repo_id}/resolve/{revision}/{filename}"
+    monkeypatch.setattr("huggingface_hub.constants.HUGGINGFACE_CO_URL_TEMPLATE", hub.endpoint + template)
     monkeypatch.setenv("NEXTN_CACHE", str(tmp_path / "own"))
     nextn.pull("me/x", out=tmp_path / "out", variant="plain")
     assert listing(tmp_path / "out") == [NAME]

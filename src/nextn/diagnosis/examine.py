@@ -4,16 +4,14 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
 
 from ..archs import FAMILIES
 from ..block.anatomy import Anatomy
 from ..block.model import Block
 from ..errors import UsageError
 from ..gguf.files import Model
-from ..gguf.kv import printable
 from ..remote.address import parse_source
 from ..remote.opening import http_options
 from ..sources.ranges import Reader
@@ -49,6 +47,7 @@ class Diagnosis:
     notes: tuple[str, ...] = ()  # what else was seen: an engine's trial, say
     model: Model | None = None
     remote: bool = False
+    anatomy: Anatomy | None = field(default=None, compare=False, repr=False)  # of the model
 
     @property
     def problems(self) -> tuple[Finding, ...]:
@@ -60,16 +59,6 @@ class Diagnosis:
         """What `--fix` can mend with what was given."""
         return tuple(finding for finding in self.findings if finding.fixable)
 
-    def to_json(self) -> dict[str, Any]:
-        """JSON as in the schema of doctor, without version and treatment."""
-        return {
-            "path": self.name,
-            "shape": self.shape,
-            "architecture": None if self.architecture is None else printable(self.architecture),
-            "findings": [finding.to_json() for finding in self.findings],
-            "skipped": [{"check": check, "why": why} for check, why in self.skipped],
-            "notes": list(self.notes),
-        }
 
 
 def diagnose(
@@ -116,8 +105,9 @@ def diagnose(
     findings = _untouchable(_block_first(seen, [_as_asked(each, model, donor, trunk) for each in findings]))
     findings.sort(key=lambda found: _ORDER[found.severity])
     return Diagnosis(
-        name or os.fspath(model.entry), seen.shape, seen.arch, tuple(findings), tuple(skipped), model=model
-    )
+        name or os.fspath(model.entry), seen.shape, seen.arch, tuple(findings), tuple(skipped), model=model,
+        anatomy=seen,
+    )  # fmt: skip
 
 
 def _as_asked(finding: Finding, model: Model, donor: Block | None, trunk: Model | None) -> Finding:

@@ -6,7 +6,6 @@ from collections import Counter
 from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
 
 from ..archs import of_classes
 from ..block.from_checkpoint import block_from_checkpoint
@@ -16,12 +15,14 @@ from ..diagnosis.finding import Finding
 from ..errors import FormatError, IncompleteModel, NoBlock, UnsupportedModel
 from ..gguf.kv import printable
 from ..remote.opening import Opened
+from ..schemas.base import Documented, filled
+from ..schemas.inspect import Inspect
 from ..sources.checkpoint import Checkpoint
 from .model import hints_of, problems_of
 
 
 @dataclass(frozen=True)
-class CheckpointInspection:
+class CheckpointInspection(Documented):
     """A checkpoint as a donor: what its config, its index and the headers of the block's shards tell."""
 
     checkpoint: Checkpoint
@@ -50,34 +51,20 @@ class CheckpointInspection:
         """Engine -> what it does with it."""
         return {}
 
-    def to_json(self) -> dict[str, Any]:
-        """JSON as in the schema of inspect."""
-        return {
-            "version": 1,
-            "path": self.where,
-            "revision": self.revision,
-            "name": self.checkpoint.folder.name,
-            "architecture": self.architecture,
-            "n_layer_trunk": self.n_layer_trunk,
-            "n_layer_nextn": self.n_layer_nextn,
-            "shape": self.shape,
-            "block_bytes": self.block_bytes,
-            "size_bytes": self.size_bytes,
-            "n_files": self.n_files,
-            "n_tensors": self.n_tensors,
-            "n_vocab": self.checkpoint.integer("vocab_size"),
-            "gguf_version": None,
-            "alignment": None,
-            "types": self.types,
-            "provenance": None,
-            "sidecars": [],
-            "runs_on": self.runs_on,
-            "problems": list(self.problems),
-            "hints": list(self.hints),
-            "findings": [finding.to_json() for finding in self.findings],
-            "block_sha256": self.block_sha256,
-            "bytes_downloaded": self.bytes_downloaded,
-        }
+    @property
+    def document(self) -> Inspect:
+        """What --json prints."""
+        return filled(
+            Inspect,
+            self,
+            path=self.where,
+            name=self.checkpoint.folder.name,
+            n_vocab=self.checkpoint.integer("vocab_size"),
+            gguf_version=None,
+            alignment=None,
+            findings=[finding.entry for finding in self.findings],
+        )
+
 
 
 def inspect_checkpoint(found: Opened, diagnosis: Diagnosis) -> CheckpointInspection:

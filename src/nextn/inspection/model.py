@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections import Counter
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
 
 from ..archs import FAMILIES
 from ..archs.others import ASSISTANTS, LOADS_ONLY
@@ -13,13 +12,16 @@ from ..block.anatomy import Anatomy
 from ..diagnosis.examine import Diagnosis, diagnose
 from ..diagnosis.finding import Finding
 from ..diagnosis.patient import quoted
-from ..errors import NextnError
+from ..discovery.sidecars import find_sidecars, with_sidecars
 from ..gguf.files import Model, open_model
+from ..gguf.header import TensorInfo
 from ..gguf.kv import KVType
+from ..schemas.base import Documented, filled
+from ..schemas.inspect import Inspect
 
 
 @dataclass(frozen=True)
-class Inspection:
+class Inspection(Documented):
     """A model as it is on disk."""
 
     model: Model
@@ -44,35 +46,25 @@ class Inspection:
         """The path to load, or the address."""
         return self.label or str(self.model.entry)
 
-    def to_json(self) -> dict[str, Any]:
-        """JSON as in the schema of inspect."""
+    @property
+    def document(self) -> Inspect:
+        """What --json prints."""
         header = self.model.header
-        return {
-            "version": 1,
-            "path": self.where,
-            "revision": self.revision,
-            "name": header.get("general.name"),
-            "architecture": self.architecture,
-            "n_layer_trunk": self.n_layer_trunk,
-            "n_layer_nextn": self.n_layer_nextn,
-            "shape": self.shape,
-            "block_bytes": self.block_bytes,
-            "size_bytes": self.model.size_bytes,
-            "n_files": len(self.model.files),
-            "n_tensors": len(self.model.tensors),
-            "n_vocab": _n_tokens(self.model),
-            "gguf_version": header.version,
-            "alignment": header.alignment,
-            "types": self.types,
-            "provenance": provenance(self.model),
-            "sidecars": [str(path) for path in self.sidecars],
-            "runs_on": self.runs_on,
-            "problems": list(self.problems),
-            "hints": list(self.hints),
-            "findings": [finding.to_json() for finding in self.findings],
-            "block_sha256": self.block_sha256,
-            "bytes_downloaded": self.bytes_downloaded,
-        }
+        return filled(
+            Inspect,
+            self,
+            path=self.where,
+            name=header.get("general.name"),
+            size_bytes=self.model.size_bytes,
+            n_files=len(self.model.files),
+            n_tensors=len(self.model.tensors),
+            n_vocab=_n_tokens(self.model),
+            gguf_version=header.version,
+            alignment=header.alignment,
+            provenance=provenance(self.model),
+            findings=[finding.entry for finding in self.findings],
+        )
+
 
 
 def _n_tokens(model: Model) -> int | None:
@@ -97,22 +89,23 @@ def inspect(path: Path | str) -> Inspection:
 
 
 def inspect_model(model: Model, *, neighbours: bool = True) -> Inspection:
-    """Look into a model that is open; with `neighbours`, also for its sidecars in the same folder."""
+    """Look into a model that is open; with `neighbours`, also for its sidecars."""
     return inspection_of(model, diagnose(model, beside=neighbours), neighbours=neighbours)
 
 
 def inspection_of(model: Model, diagnosis: Diagnosis, *, neighbours: bool = True) -> Inspection:
     """The inspection of a model whose header was diagnosed."""
-    seen = Anatomy.of(model)
-    sizes = _sizes(model)
-    types: Counter[str] = Counter()
-    block_bytes = 0
-    for _, info in model.items():
-        size = sizes[info.name]
-        types[info.type_name] += size
-        block_bytes += size if seen.of_block(info.name) else 0
-    sidecars = _sidecars(model) if seen.shape == "trunk-only" and neighbours else ()
-    hints = list(hints_of(diagnosis))
+    seen = diagnosis.anatomy or Anatomy.of(model)
+    sizes, types = _sizes(model)
+    block_bytes = sum(sizes[f"blk.{layer}.{suffix}"] for layer in seen.blocks for suffix in seen.layers[layer])
+    sidecars: tuple[Path, ...] = ()
+    found: list[str] = []
+    if seen.shape == "trunk-only" and neighbours:
+        answer = find_sidecars(model)
+        sidecars = tuple(each.path for each in answer.candidates)
+        found = answer.hints()
+        diagnosis = with_sidecars(diagnosis, answer)
+    hints = [*found, *hints_of(diagnosis)]
     if seen.arch in ASSISTANTS:
         block_bytes = sum(sizes.values())
         words = f"drafts with it beside a model of '{ASSISTANTS[seen.arch]}' (-m MODEL -md this file; "
@@ -129,7 +122,7 @@ def inspection_of(model: Model, diagnosis: Diagnosis, *, neighbours: bool = True
         block_bytes=block_bytes,
         problems=problems_of(diagnosis),
         hints=tuple(hints),
-        types=dict(types.most_common()),
+        types=types,
         findings=diagnosis.findings,
         sidecars=sidecars,
         runs_on=runs_on,
@@ -138,18 +131,19 @@ def inspection_of(model: Model, diagnosis: Diagnosis, *, neighbours: bool = True
 
 def problems_of(diagnosis: Diagnosis) -> tuple[str, ...]:
     """The sentences of errors and warnings, as doctor shows them."""
-    return tuple(finding.to_json()["what"] for finding in diagnosis.problems)
+    return tuple(finding.entry.what for finding in diagnosis.problems)
 
 
 def hints_of(diagnosis: Diagnosis) -> tuple[str, ...]:
     """Notes: what is worth knowing of a model without a block, and what to do."""
-    notes = (finding.to_json() for finding in diagnosis.findings if not finding.is_problem)
-    return tuple(f"{note['what'].rstrip('.')}: {note['mend']}" for note in notes)
+    notes = (finding.entry for finding in diagnosis.findings if not finding.is_problem)
+    return tuple(f"{note.what.rstrip('.')}: {note.mend}" for note in notes)
 
 
-def _sizes(model: Model) -> dict[str, int]:
-    """Stored bytes by tensor; 0 for one behind the end of its file."""
-    sizes = {}
+def _sizes(model: Model) -> tuple[dict[str, int], dict[str, int]]:
+    """Stored bytes by tensor, 0 for one that its file does not hold, and by type's name, the most first."""
+    sizes: dict[str, int] = {}
+    types: Counter[int] = Counter()
     for file in model.files:
         stored, start = file.header.stored_sizes, file.header.data_offset
         for info in file.header.tensors:
@@ -157,27 +151,13 @@ def _sizes(model: Model) -> dict[str, int]:
             size = stored[info.name]
             if size is None:
                 size = max(0, file.size_bytes - at)
-            sizes[info.name] = size if at + size <= file.size_bytes else 0
-    return sizes
-
-
-def _sidecars(model: Model) -> tuple[Path, ...]:
-    """Sidecars in the model's folder that could belong to it."""
-    found = []
-    for path in sorted(model.entry.parent.glob("mtp-*.gguf")):
-        if path == model.entry:
-            continue
-        try:
-            other = open_model(path)
-            if not Anatomy.of(other).has_block:
-                continue
-            same = other.architecture == model.architecture
-            width = other.arch_int("embedding_length") == model.arch_int("embedding_length")
-        except NextnError:
-            continue
-        if same and width:
-            found.append(path)
-    return tuple(found)
+            size = size if at + size <= file.size_bytes else 0
+            sizes[info.name] = size
+            types[info.type_id] += size
+    named: Counter[str] = Counter()
+    for type_id, size in types.items():
+        named[TensorInfo("", (), type_id, 0).type_name] += size
+    return sizes, dict(named.most_common())
 
 
 def _with_measured(words: dict[str, str], model: Model, shape: str, has_sidecar: bool) -> dict[str, str]:

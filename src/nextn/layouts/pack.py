@@ -26,7 +26,6 @@ from .options import AttachOptions, PackOptions
 PLAIN, MTP = "plain", "mtp"
 VARIANTS = (PLAIN, MTP)
 TRUNK, FIRST, TRUNK_SHARD, BLOCK_SHARD, SIDECAR = "trunk", "first-shard", "trunk-shard", "block-shard", "sidecar"
-PARTS = (TRUNK, FIRST, TRUNK_SHARD, BLOCK_SHARD, SIDECAR)
 LAYOUTS = ("shards", "sidecar")
 
 
@@ -35,7 +34,7 @@ class Role:
     """What a file is in one variant."""
 
     name: str
-    part: str  # one of PARTS
+    part: str  # TRUNK, FIRST, TRUNK_SHARD, BLOCK_SHARD or SIDECAR
 
 
 @dataclass(frozen=True)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 from dataclasses import dataclass, field
-from typing import Any
 
 from ..archs import FAMILIES
 from ..archs.base import GENERIC_LAYER_ARRAYS
@@ -27,17 +26,6 @@ class FileReport:
     n_hashed: int = 0  # block tensors whose recorded sha256 was recomputed
     changed_keys: list[str] = field(default_factory=list)  # KV that had to change, and did
     problems: list[str] = field(default_factory=list)
-
-    def to_json(self) -> dict[str, Any]:
-        """JSON keys as in the schema of verify."""
-        return {
-            "n_tensors": self.n_tensors,
-            "n_same_bytes": self.n_same_bytes,
-            "n_same_file": self.n_same_file,
-            "n_hashed": self.n_hashed,
-            "changed_keys": self.changed_keys,
-            "problems": self.problems,
-        }
 
 
 def may_change(arch: str, key: str) -> bool:

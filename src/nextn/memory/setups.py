@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Literal
 
 from ..block.anatomy import Anatomy
 from ..block.from_gguf import block_from_model
@@ -15,6 +15,7 @@ from ..gguf.files import Model
 from ..layouts.attach import plan_attach
 from ..layouts.detach import plan_detach
 from ..layouts.options import AttachOptions
+from ..schemas.plan import Publishing
 from ..writing.plan import Link, Plan
 from .standin import stand_in
 
@@ -36,10 +37,6 @@ class File:
     name: str
     size_bytes: int
     how: str  # "there", "write" or "link"
-
-    def to_json(self) -> dict[str, Any]:
-        """JSON as in the schema of plan."""
-        return {"name": self.name, "size_bytes": self.size_bytes, "how": self.how}
 
 
 @dataclass(frozen=True)
@@ -205,26 +202,26 @@ def _later(maker: _Maker, id: str, layout: str, block: Block) -> Callable[[], Se
     return lambda: maker.attached(id, layout, block)
 
 
-def publishing(setups: Setups) -> dict[str, Any] | None:
+def publishing(setups: Setups) -> Publishing | None:
     """Bytes that the model takes published both with and without its block; None when one of them cannot be had."""
     plain, bundle = setups.get(NO_MTP), setups.get(BUNDLED_ON)
     if plain.model is None or bundle.model is None:
         return None
     separate = plain.disk_bytes + bundle.disk_bytes
-    shared: dict[str, int] = {}
+    shared: dict[Literal["sidecar", "shards"], int] = {}
     beside, shards = setups.get(SIDECAR), setups.get(SHARDS)
     if beside.model is not None:
         shared["sidecar"] = beside.disk_bytes
     if shards.model is not None and len(plain.files) > 1:
         shared["shards"] = plain.disk_bytes + _unshared(plain.files, shards.files)
     best = min(shared, key=lambda how: shared[how], default=None)
-    return {
-        "separate_bytes": separate,
-        "shared_bytes": None if best is None else shared[best],
-        "saved_bytes": None if best is None else separate - shared[best],
-        "how": best,
-        "by_layout": shared,
-    }
+    return Publishing(
+        separate_bytes=separate,
+        shared_bytes=None if best is None else shared[best],
+        saved_bytes=None if best is None else separate - shared[best],
+        how=best,
+        by_layout={str(how): n_bytes for how, n_bytes in shared.items()},
+    )
 
 
 def _unshared(plain: Sequence[File], shards: Sequence[File]) -> int:

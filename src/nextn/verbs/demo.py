@@ -6,10 +6,12 @@ import contextlib
 import time
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from ..errors import EngineFailed, EngineRefused
 from ..progress import Say, heard
+from ..schemas.base import Documented, filled
+from ..schemas.demo import Demo as DemoDocument
 from .attach import attach
 
 if TYPE_CHECKING:
@@ -45,13 +47,9 @@ class DemoLayout:
     tps_on: dict[str, float]  # n_max -> tokens per second
     reasons: tuple[str, ...]  # of the verdict
 
-    def to_json(self) -> dict[str, Any]:
-        """JSON of one row."""
-        return dict(self.__dict__)
-
 
 @dataclass(frozen=True)
-class Demo:
+class Demo(Documented):
     """Everything the demo showed."""
 
     engine: str
@@ -68,15 +66,11 @@ class Demo:
         """Whether a layout failed, or the engine did not refuse the trunk alone; else some could not be told."""
         return not self.refusal or any(row.verdict == "failed" for row in self.rows)
 
-    def to_json(self) -> dict[str, Any]:
-        """JSON of the demo."""
-        return {
-            "version": 1,
-            "engine": self.engine,
-            "refusal": self.refusal,
-            "passed": self.passed,
-            "rows": [row.to_json() for row in self.rows],
-        }
+    @property
+    def document(self) -> DemoDocument:
+        """What --json prints."""
+        return filled(DemoDocument, self)
+
 
 
 def run_demo(folder: Path, engine: Engine | None = None, say: Say | None = None) -> Demo:
@@ -100,7 +94,7 @@ def run_demo(folder: Path, engine: Engine | None = None, say: Say | None = None)
     for layout in LAYOUTS:
         say(f"{layout}: attaching")
         started = time.perf_counter()
-        made = attach(trunk, CHECKPOINT, layout=layout, out=folder / layout)
+        made = attach(trunk, CHECKPOINT, layout=layout, out=folder / layout, remember=False)
         wall_s = time.perf_counter() - started
         verdict = verify(
             made.entry,

@@ -9,7 +9,6 @@ from __future__ import annotations
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
 
 from ..block.from_gguf import block_from_model
 from ..block.model import Block
@@ -19,14 +18,17 @@ from ..diagnosis.fix_plan import plan_mended
 from ..diagnosis.patient import Patient, quoted
 from ..errors import EngineFailed, UsageError
 from ..gguf.files import Model, open_model
+from ..gguf.kv import printable
 from ..gguf.types import parse_type_name
 from ..progress import Progress, Say
+from ..schemas.base import Documented, filled
+from ..schemas.doctor import Doctor, Mended, SkippedCheck
 from ..writing.execute import Outcome, check_outputs, execute
 from ..writing.plan import LinkMode, Plan
 
 
 @dataclass(frozen=True)
-class Treatment:
+class Treatment(Documented):
     """A diagnosis, and what was done about it."""
 
     before: Diagnosis
@@ -40,19 +42,31 @@ class Treatment:
         """Problems that are left."""
         return (self.after or self.before).problems
 
-    def to_json(self) -> dict[str, Any]:
-        """JSON as in schemas/doctor.json."""
-        done = self.outcome
+    @property
+    def document(self) -> Doctor:
+        """What --json prints."""
+        done, before = self.outcome, self.before
         mended = None
         if self.plan is not None and self.after is not None:
-            mended = {
-                "dry_run": done is None,
-                **self.plan.to_json(),
-                "links": done.links if done else {},
-                "wall_s": done.wall_s if done else 0.0,
-                "remaining": [finding.to_json() for finding in self.after.problems],
-            }
-        return {"version": 1, **self.before.to_json(), "mended": mended}
+            mended = filled(
+                Mended,
+                self.plan,
+                dry_run=done is None,
+                files=self.plan.written_files,
+                links=done.links if done else {},
+                wall_s=done.wall_s if done else 0.0,
+                remaining=[finding.entry for finding in self.after.problems],
+            )
+        return filled(
+            Doctor,
+            before,
+            path=before.name,
+            architecture=None if before.architecture is None else printable(before.architecture),
+            findings=[finding.entry for finding in before.findings],
+            skipped=[SkippedCheck(check, why) for check, why in before.skipped],
+            mended=mended,
+        )
+
 
 
 def doctor(
@@ -90,7 +104,7 @@ def doctor(
         source = None if donor is None else stack.enter_context(open_block(donor, limit_rate))
         block = None if source is None else source.block
         target = None if trunk is None else open_model(Path(trunk))
-        before = examine(model, donor=block, trunk=target, limit_rate=limit_rate)
+        before = _with_sidecars(examine(model, donor=block, trunk=target, limit_rate=limit_rate))
         if source is not None and source.remote is not None:
             before = _with_address(before, source.block.origin, str(donor))
         died = False
@@ -117,6 +131,16 @@ def _with_address(before: Diagnosis, place: Path, address: str) -> Diagnosis:
     return replace(
         before, findings=tuple(replace(each, mend=each.mend.replace(own, asked)) for each in before.findings)
     )
+
+
+def _with_sidecars(before: Diagnosis) -> Diagnosis:
+    """The diagnosis with a word on the sidecars of a model that has no block of its own."""
+    from ..discovery.sidecars import find_sidecars, with_sidecars
+
+    if before.model is None or before.remote or before.shape != "trunk-only":
+        return before
+    answer = find_sidecars(before.model)
+    return replace(with_sidecars(before, answer), notes=(*before.notes, *answer.hints()))
 
 
 def _tried(

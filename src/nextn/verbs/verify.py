@@ -13,6 +13,8 @@ from ..measure.control import make_control
 from ..measure.file_check import FileReport, check_files
 from ..measure.target import MeasuredModel, open_target
 from ..progress import Say, heard
+from ..schemas.base import Documented, filled
+from ..schemas.verify import Verify
 from ..sources.ranges import Reader
 
 if TYPE_CHECKING:
@@ -24,7 +26,7 @@ MANY_PROBLEMS = 3
 
 
 @dataclass(frozen=True)
-class Verdict:
+class Verdict(Documented):
     """What verifying showed."""
 
     model: Path
@@ -36,24 +38,14 @@ class Verdict:
     engine: EngineReport | None
     notes: tuple[str, ...] = field(default=())
 
-    def to_json(self) -> dict[str, Any]:
-        """JSON as in the schema of verify."""
-        seen = self.engine.to_json() if self.engine is not None else {}
-        return {
-            "same_text": None,
-            "acceptance": {},
-            "control": None,
-            "divergences": [],
-            **seen,
-            "version": 1,
-            "verdict": self.verdict,
-            "reasons": list(self.reasons),
-            "notes": list(self.notes),
-            "model": str(self.model),
-            "sidecar": None if self.sidecar is None else str(self.sidecar),
-            "trunk": None if self.trunk is None else str(self.trunk),
-            "files": self.files.to_json(),
-        }
+    @property
+    def document(self) -> Verify:
+        """What --json prints."""
+        seen: dict[str, Any] = {"same_text": None, "acceptance": {}, "control": None, "divergences": []}
+        if self.engine is not None:
+            seen = self.engine.documented
+        return filled(Verify, self, **{**seen, "verdict": self.verdict, "reasons": self.reasons})
+
 
 
 def verify(
