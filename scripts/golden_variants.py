@@ -42,7 +42,8 @@ def patch() -> None:
         if "language_config" in config:
             config["text_config"] = config["language_config"]
         text = config.get("text_config", config)
-        if str(text.get("model_type")).startswith(("qwen3_next", "qwen3_5")) and text.get("layer_types") is None:
+        classes = [*config.get("architectures", ()), *text.get("architectures", ())]
+        if any(name.startswith(("Qwen3Next", "Qwen3_5")) for name in classes) and text.get("layer_types") is None:
             every = text.get("full_attention_interval", 4)  # completed by transformers, which is left out here
             kinds = ("full_attention", "linear_attention")
             text["layer_types"] = [kinds[(i + 1) % every != 0] for i in range(text["num_hidden_layers"])]

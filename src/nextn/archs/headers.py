@@ -67,6 +67,12 @@ _BASE = (
 )
 
 
+def width_of_experts(config: Config) -> Any:
+    """Width of one expert; engines make it of the dense width where it is not told. Raises FormatError for neither."""
+    found = config.first("moe_intermediate_size")
+    return config.need("moe_intermediate_size") if found is None and config.first(*_WIDTHS) is None else found
+
+
 def with_base(*rows: Row) -> tuple[Row, ...]:
     """The rows of any model with a family's own: in place of those of the same key, else after them."""
     own = {row.suffix: row for row in rows}

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from ..archs import family_of
-from ..archs.base import Family, dimensions, resolve_shape, same_shape
+from ..archs.base import Family, dimensions, resolve_shape, same_shape, surplus
 from ..archs.hparams import Config, HParams
 from ..block.model import DRAFT_HEAD, Block
 from ..errors import FormatError, UnsupportedModel
@@ -93,6 +93,13 @@ def _check_shapes(block: Block, family: Family, kvs: list[KV], checkpoint: Check
     symbols = dimensions(find, block.n_vocab)
     symbols |= family.symbols(find, symbols) if family.symbols is not None else {}
     rules = {rule.target: rule for rule in family.rules}
+    if unannounced := surplus(family.rules, {tensor.suffix for tensor in block.tensors}, find):
+        key = rules[unannounced[0]].needed_by
+        raise FormatError(
+            f"the block has '{unannounced[0]}', and {CONFIG} says nothing of it ('{family.arch}.{key}' would be "
+            f"{find(key) or 0}), so engines would refuse the file",
+            path=checkpoint.folder,
+        )
     for tensor in block.tensors:
         rule = rules.get(tensor.suffix)
         wanted = resolve_shape(rule.ne, symbols) if rule is not None else None
