@@ -6,9 +6,11 @@ hold them against its output.
 
 from __future__ import annotations
 
+from typing import Any
+
 from ..gguf.kv import KVType
 from . import header_values as v
-from .hparams import ARRAY, F32, U32, Row
+from .hparams import ARRAY, F32, U32, Config, Row
 
 BOOL, I32 = KVType.BOOL, KVType.INT32
 
