@@ -1,4 +1,4 @@
-"""What several checks print and do: the command that mends, where a block may be had, a header that says what is there."""
+"""What several checks share: the command that mends, where a block may be had, a header that says what is there."""
 
 from __future__ import annotations
 

@@ -55,8 +55,8 @@ def effect(seen: Anatomy) -> str:
     count, promised = seen.block_count or 0, seen.promised
     if seen.key_is_stale and not seen.promise_counts:
         return (
-            "llama.cpp passes over the key and runs the model; ik_llama.cpp misses the block's tensors in builds before "
-            "its pull request 2256"
+            "llama.cpp passes over the key and runs the model; builds of ik_llama.cpp before its pull request 2256 "
+            "miss the block's tensors"
         )
     if not seen.promise_counts:
         return f"llama.cpp refuses to load it: 'tensor 'blk.{seen.n_trunk}.attn_norm.weight' not found'"
@@ -68,9 +68,8 @@ def effect(seen: Anatomy) -> str:
     for suffix in seen.family.trunk_arrays if seen.family else ():
         kv = seen.model.header.by_key.get(f"{seen.arch}.{suffix}")
         if kv is not None and kv.type is KVType.ARRAY and kv.n_items != left:
-            return (
-                f"llama.cpp refuses to load it: 'key {kv.key} has wrong array length; expected {left}, got {kv.n_items}'"
-            )
+            wrong = f"key {kv.key} has wrong array length; expected {left}, got {kv.n_items}"
+            return f"llama.cpp refuses to load it: '{wrong}'"
     if not _has_cache(seen, left):
         return "llama.cpp aborts when it loads it: 'GGML_ASSERT(buffer) failed' (no layer with attention is left)"
     layers = f"layer {left}" if promised == 1 else f"layers {left} to {count - 1}"
