@@ -17,9 +17,9 @@ from ..measure.stats import least_pairs
 from ..measure.target import open_target
 from ..measure.tasks import Task, read_task, shipped_tasks
 from ..measure.timed_run import SHORT, Ask, TimedRun, TimedSetup, mark_slow
-from ..measure.typed_sidecar import scratch_folder
 from ..progress import Say, heard
 from ..schemas.base import EngineName
+from ..writing.scratch import scratch_folder
 
 if TYPE_CHECKING:
     from ..engines import EngineChoice
@@ -90,7 +90,7 @@ def bench(
     with ExitStack() as stack:
         setups = setups_of(target, chosen, p_min, threads, "")
         if types:
-            folder = Path(stack.enter_context(scratch_folder()))
+            folder = stack.enter_context(scratch_folder("bench"))
             setups = setups[:1] + typed_setups(target, donor, types, chosen, p_min, threads, embd_type, folder, say)
         if other is not None:
             setups += setups_of(other, chosen, p_min, threads, AGAINST)

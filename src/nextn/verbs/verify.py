@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import tempfile
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -18,6 +17,7 @@ from ..progress import Say, heard
 from ..schemas.base import Documented, filled
 from ..schemas.verify import VerifyDocument
 from ..sources.ranges import Reader
+from ..writing.scratch import scratch_folder
 
 if TYPE_CHECKING:
     from ..engines import EngineChoice
@@ -143,7 +143,7 @@ def _on_engine(
     def control(folder: Path) -> tuple[Path, Path | None]:
         return make_control(model, sidecar, folder, takes_sidecar=engine.name != "ik_llama.cpp")
 
-    with tempfile.TemporaryDirectory(prefix="nextn-verify-") as scratch:
+    with scratch_folder("verify") as scratch:
         return check_on_engine(
             engine,
             model.entry,
@@ -155,7 +155,7 @@ def _on_engine(
             n_ctx=n_ctx,
             threads=threads,
             extra_args=tuple(engine_args),
-            scratch=Path(scratch),
+            scratch=scratch,
             say=say,
             slots=slots,
         )
