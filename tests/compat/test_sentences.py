@@ -135,7 +135,7 @@ def test_serve_drafts_with_what_was_measured_to_draft(engine: str, files: list[M
         for path in (one.entry, one.sidecar, *one.entry.parent.glob(f"{one.entry.name.split('-000')[0]}-0*.gguf")):
             if path is not None and not (folder / path.name).exists():
                 (folder / path.name).symlink_to(path)
-        chosen = serve.choose(folder / one.entry.name, llama_server=binary)
+        chosen = nextn.serve(folder / one.entry.name, engine=binary)
         run = measured(one.arch, one.layout, engine)
         assert chosen.engine == ("llama-server" if engine == "llama.cpp" else engine) and run is not None
         unknown = FAMILIES[one.arch].on(engine).does(one.layout) is Does.UNKNOWN
