@@ -137,7 +137,10 @@ def problems_of(diagnosis: Diagnosis) -> tuple[str, ...]:
 def hints_of(diagnosis: Diagnosis) -> tuple[str, ...]:
     """Notes: what is worth knowing of a model without a block, and what to do."""
     notes = (finding.entry for finding in diagnosis.findings if not finding.is_problem)
-    return tuple(f"{note.what.rstrip('.')}: {note.mend}" for note in notes)
+    return tuple(
+        note.what if note.mend.startswith("nothing to do") else f"{note.what.rstrip('.')}: {note.mend}"
+        for note in notes
+    )
 
 
 def _sizes(model: Model) -> tuple[dict[str, int], dict[str, int]]:
