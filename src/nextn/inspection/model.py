@@ -115,7 +115,7 @@ def inspection_of(model: Model, diagnosis: Diagnosis, *, neighbours: bool = True
         runs_on = _with_measured(_runs_on(seen.arch, seen.shape, bool(sidecars)), model, seen.shape, bool(sidecars))
     return Inspection(
         model=model,
-        architecture=seen.arch,
+        architecture=model.architecture,
         n_layer_trunk=seen.n_layer_trunk,
         n_layer_nextn=seen.n_nextn,
         shape=seen.shape,
