@@ -12,12 +12,14 @@ import re
 import stat
 from collections import Counter
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
 from typing import Any
 
+from ..brief import Brief
 from ..errors import FormatError, IncompleteModel, StorageError, UsageError
+from ..workfile import Stamp
 from . import strangers
 from .header import MAGIC, Header, TensorInfo, pad_to
 from .kv import INTEGER_TYPES, KV, printable
@@ -35,12 +37,13 @@ _GROWTH = 1 << 20
 
 
 @dataclass(frozen=True)
-class GGUFFile:
+class GGUFFile(Brief):
     """One GGUF file: its path, its header, its size."""
 
     path: Path
     header: Header
     size_bytes: int
+    stamp: Stamp | None = field(default=None, compare=False, repr=False)  # of the file when its header was read
 
     def tensor_range(self, info: TensorInfo) -> tuple[int, int]:
         """Absolute `start, end` of the tensor's stored bytes, padding not included."""
@@ -106,6 +109,7 @@ def read_header(path: Path) -> GGUFFile:
     """
     fd, size = open_regular(path)
     try:
+        stamp = Stamp.of(os.fstat(fd))
         parser = HeaderParser(size, path)
         buffer = bytearray()
         want = _FIRST_READ
@@ -118,7 +122,7 @@ def read_header(path: Path) -> GGUFFile:
             header = parser.feed(buffer)
             if header is not None:
                 del buffer[header.data_offset :]
-                return GGUFFile(path, header, size)
+                return GGUFFile(path, header, size, stamp)
             want = parser.guess + min(len(buffer), _GROWTH)
     except OSError as error:
         raise os_error(error, path, "read it") from error
@@ -127,7 +131,7 @@ def read_header(path: Path) -> GGUFFile:
 
 
 @dataclass(frozen=True)
-class Model:
+class Model(Brief):
     """A model as an engine loads it: one file, or all shards of a set in order."""
 
     files: tuple[GGUFFile, ...]

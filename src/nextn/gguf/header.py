@@ -15,6 +15,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
+from ..brief import Brief
 from ..errors import FormatError
 from .kv import KV, encode_text, printable
 from .strangers import cut_short
@@ -78,7 +79,7 @@ class TensorInfo:
 
 
 @dataclass(frozen=True)
-class Header:
+class Header(Brief):
     """Everything before the tensor data."""
 
     version: int

@@ -339,11 +339,3 @@ class HeaderParser:
                 "'general.alignment' is wrong", kv.start, "a power of two from 8 to 1,048,576", f"{value:,}"
             )
         return value
-
-
-def parse_header(buffer: Buffer, file_size: int | None = None, path: Path | None = None) -> Header:
-    """Parse a header that lies wholly in `buffer` (see HeaderParser for one that still arrives)."""
-    header = HeaderParser(len(buffer) if file_size is None else file_size, path).feed(buffer)
-    if header is None:
-        raise FormatError("the buffer ends inside the header", path=path, offset=len(buffer))
-    return header
