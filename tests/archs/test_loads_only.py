@@ -107,7 +107,7 @@ def test_the_key_of_a_router_is_never_taken_for_mtp(spelled: str, tmp_path: Path
         "detach": lambda: nextn.detach(path, out=tmp_path / "out"),
         "detach in another form": lambda: nextn.detach(path, qkv="split", out=tmp_path / "out"),
         "extract": lambda: nextn.extract(path, out=tmp_path / "out"),
-        "extract a donor file": lambda: nextn.extract(path, donor_file=True, out=tmp_path / "out"),
+        "extract a donor file": lambda: nextn.extract(path, block_only=True, out=tmp_path / "out"),
         "pack": lambda: nextn.pack([path], donor=source, out=tmp_path / "out"),
         "pack alone": lambda: nextn.pack([path], out=tmp_path / "out"),
     }

@@ -86,7 +86,7 @@ def test_types_that_an_engine_lacks_are_refused(tmp_path: Path) -> None:
 def test_extract_knows_who_takes_a_sidecar(family: Callable[[str], Path], tmp_path: Path) -> None:
     with pytest.raises(UnsupportedModel, match="refuses a sidecar of 'qwen35' up to 8337e4cd"):
         nextn.extract(CHECKPOINT, for_engine="both", out=tmp_path)
-    assert nextn.extract(CHECKPOINT, for_engine="ik", donor_file=True, out=tmp_path).entry.exists()
+    assert nextn.extract(CHECKPOINT, for_engine="ik", block_only=True, out=tmp_path).entry.exists()
     bundled = nextn.attach(trunk_of("step35"), family("step35"), layout="bundle", out=tmp_path / "step")
     assert nextn.extract(bundled.entry, for_engine="both", out=tmp_path / "side").entry.exists()
 

@@ -8,7 +8,6 @@ from ..archs import FAMILIES, of_classes
 from ..archs.base import Family, Portrait, Unpublished, stops
 from ..archs.others import DRAFTS, LOADS_ONLY, NONE_PUBLISHED, OTHER_USE, words_of, words_of_classes
 from ..block.anatomy import Anatomy
-from ..block.model import layer_of, suffix_of
 from ..compat.graphs import graphs
 from ..sources.checkpoint import Checkpoint
 from .finding import Finding
@@ -73,7 +72,7 @@ def check_unpublished(seen: Anatomy) -> Iterator[Finding]:
     if seen.blocks and seen.is_language_model:
         if seen.arch not in FAMILIES:
             yield _useless(seen)
-        elif reason := stops(FAMILIES[seen.arch], {suffix_of(name) for name in seen.model.tensors if _in(seen, name)}):
+        elif reason := stops(FAMILIES[seen.arch], seen.layers[seen.blocks[0]]):
             yield Finding(
                 NO_ENGINE, "note", f"no engine drafts with this block: {reason}.",
                 f"blk.{seen.blocks[0]}.*", "llama.cpp loads it and aborts when it drafts",
@@ -96,10 +95,6 @@ def check_unpublished(seen: Anatomy) -> Iterator[Finding]:
     if words is not None:
         ident = "draft-model" if seen.arch in DRAFTS else "no-block-published"
         yield Finding(ident, "note", words, entry.name, "", mend or "nothing to do: the model is whole as it is")
-
-
-def _in(seen: Anatomy, name: str) -> bool:
-    return layer_of(name) in seen.blocks
 
 
 def _useless(seen: Anatomy) -> Finding:

@@ -38,10 +38,8 @@ def _environment() -> dict[str, str]:
 class Xllamacpp:
     """llama.cpp as xllamacpp wraps it; implements `Engine`."""
 
-    version: str
-    """The wheel's version, and llama.cpp's build and commit where the wheel knows them."""
-    python: str = sys.executable
-    """The interpreter whose environment has the wheel."""
+    version: str  # the wheel's version, and llama.cpp's build and commit where the wheel knows them
+    python: str = sys.executable  # the interpreter whose environment has the wheel
 
     name = "xllamacpp"
 

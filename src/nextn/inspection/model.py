@@ -17,7 +17,7 @@ from ..gguf.files import Model, open_model
 from ..gguf.header import TensorInfo
 from ..gguf.kv import KVType
 from ..schemas.base import Documented, filled
-from ..schemas.inspect import Inspect
+from ..schemas.inspect import InspectDocument
 from . import engines
 
 
@@ -48,11 +48,11 @@ class Inspection(Documented):
         return self.label or str(self.model.entry)
 
     @property
-    def document(self) -> Inspect:
+    def document(self) -> InspectDocument:
         """What --json prints."""
         header = self.model.header
         return filled(
-            Inspect,
+            InspectDocument,
             self,
             path=self.where,
             name=header.get("general.name"),

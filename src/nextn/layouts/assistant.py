@@ -64,7 +64,7 @@ def plan_place(trunk: Model, assistant: Model, options: AttachOptions) -> Plan:
         notes.append(f"{name} does not start with 'mtp-': engines find it only when it is passed with -md")
     return Plan(
         verb="attach", layout="sidecar", folder=folder,
-        outputs=(Link(name, file.path, file.size_bytes, options.link),),
+        outputs=(Link(name, file.path, file.size_bytes, options.link, file.stamp),),
         entry=trunk.entry, sidecar=target, header_bytes=trunk.header_bytes + assistant.header_bytes, notes=tuple(notes),
     )  # fmt: skip
 

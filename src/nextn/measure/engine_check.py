@@ -32,8 +32,7 @@ from ..progress import Say, heard
 
 __all__ = ["NEAR_TIE_NATS", "Control", "Divergence", "EngineReport", "Verdict", "check_on_engine"]
 
-N_PROBS = 40
-"""How many alternatives are looked up at a divergence."""
+N_PROBS = 40  # how many alternatives are looked up at a divergence
 
 _WARM_UP_TOKENS = 4
 _N_CTX = 1024

@@ -22,13 +22,11 @@ _HEADROOM = 1.25
 
 
 @dataclass
-class Memory:
+class LoadedMemory:
     """What a load of one setup takes."""
 
-    resident: Resident | None
-    """Main memory, the largest that was seen; None: not known."""
-    engine: list[MemoryUse]
-    """By the engine's own account."""
+    resident: Resident | None  # main memory, the largest that was seen; None: not known
+    engine: list[MemoryUse]  # by the engine's own account
 
     @property
     def document(self) -> LoadMemory:
@@ -60,7 +58,7 @@ class Pool:
         self.side_by_side = side_by_side
         """False from the start, or from the moment on when an engine uses other memory than the machine's own, of
         which nobody knows how much is free, or when two loads did not fit."""
-        self.memory: dict[str, Memory] = {}
+        self.memory: dict[str, LoadedMemory] = {}
         self.n_loads = 0
 
     def get(self, setup: TimedSetup) -> Running:
@@ -125,7 +123,7 @@ class Pool:
                 max(old.file_bytes, now.file_bytes),
                 max(old.peak_bytes, now.peak_bytes),
             )
-        self.memory[setup.id] = Memory(now, list(running.memory))
+        self.memory[setup.id] = LoadedMemory(now, list(running.memory))
 
     def drop(self, setup_id: str) -> None:
         """Stop one engine; harmless when it is not loaded."""

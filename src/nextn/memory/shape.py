@@ -51,10 +51,6 @@ class Shape:
         """Whether each drafted token costs one copy of the recurrent state."""
         return self.rollback and self.n_embd_state > 0
 
-    @property
-    def n_recurrent(self) -> int:
-        """Layers with a recurrent state."""
-        return sum(layer.recurrent for layer in self.layers)
 
 
 def _per_layer(value: Any, n: int, default: int = 0) -> list[int]:

@@ -8,7 +8,7 @@ from .base import Bytes, Count, Document, Sha256, doc
 from .doctor import FindingEntry
 
 
-class Inspect(Document, tag="inspect", kw_only=True):
+class InspectDocument(Document, tag="inspect", kw_only=True):
     """What is in a model or a checkpoint."""
 
     path: Annotated[str, doc("path to load, or the address")]

@@ -360,15 +360,6 @@ class Tokenizer:
 _BYTE_OF_CHAR = _byte_of_char()
 
 
-def tokens_of(checkpoint: Checkpoint) -> list[str]:
-    """The token list as a GGUF of this checkpoint has it, `[PADi]` up to `vocab_size` included.
-
-    Raises UsageError without tokenizer.json, UnsupportedFormat when it is no BPE, FormatError when it is damaged
-    or `vocab_size` is missing.
-    """
-    return Tokenizer(checkpoint).tokens[0]
-
-
 def ordinary_hash(tokens: Sequence[str], types: Sequence[int] | None) -> str:
     """sha256 over id (u64) and text (u64 length and bytes) of every ordinary token, hex.
 

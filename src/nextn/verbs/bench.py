@@ -17,11 +17,12 @@ from ..measure.stats import least_pairs
 from ..measure.target import open_target
 from ..measure.tasks import Task, read_task, shipped_tasks
 from ..measure.timed_run import SHORT, Ask, TimedRun, TimedSetup, mark_slow
-from ..measure.typed_sidecar import scratch_folder
 from ..progress import Say, heard
+from ..schemas.base import EngineName
+from ..writing.scratch import scratch_folder
 
 if TYPE_CHECKING:
-    from ..engines.base import Engine
+    from ..engines import EngineChoice
 from ..measure.bench_compare import compare_all, comparisons_of, headline, left_open
 from ..measure.bench_setup import (
     AGAINST,
@@ -52,8 +53,7 @@ def bench(
     types: Sequence[str] = (),
     donor: str | Path | None = None,
     embd_type: str = "q4_0",
-    llama_server: str | Path | None = None,
-    engine: Engine | None = None,
+    engine: EngineChoice = None,
     engine_args: Sequence[str] = (),
     n_ctx: int | None = None,
     slots: int = 1,
@@ -83,15 +83,14 @@ def bench(
     asked = (read_task(prompts),) if prompts is not None else shipped_tasks(tasks)
     target = open_target(model, sidecar, needs_block=against is None and donor is None)
     other = None if against is None else open_target(against, against_sidecar, needs_block=False)
-    if engine is None:
-        from ..engines import find_engine
+    from ..engines import find_engine
 
-        engine = find_engine(None if llama_server is None else str(llama_server))
-    check_slots(engine, slots)
+    judge = find_engine(engine)
+    check_slots(judge, slots)
     with ExitStack() as stack:
         setups = setups_of(target, chosen, p_min, threads, "")
         if types:
-            folder = Path(stack.enter_context(scratch_folder()))
+            folder = stack.enter_context(scratch_folder("bench"))
             setups = setups[:1] + typed_setups(target, donor, types, chosen, p_min, threads, embd_type, folder, say)
         if other is not None:
             setups += setups_of(other, chosen, p_min, threads, AGAINST)
@@ -106,7 +105,7 @@ def bench(
             )
         context = n_ctx or context_for(asked, n_predict)
         pool = stack.enter_context(
-            Pool(engine, context, engine_args, asked[0].prompts[0], side_by_side=side_by_side, slots=slots)
+            Pool(judge, context, engine_args, asked[0].prompts[0], side_by_side=side_by_side, slots=slots)
         )
         patience = Patience(pool, patience_s, say)
         runs = _passes(patience, setups, asked, passes, n_predict, temperature, slots, say)
@@ -122,7 +121,7 @@ def bench(
         model=str(target.model.entry),
         sidecar=None if target.sidecar_path is None else str(target.sidecar_path),
         against=None if other is None else str(other.model.entry),
-        engine={"name": engine.name, "version": engine.version},
+        engine=EngineName(judge.name, judge.version),
         machine=machine(),
         settings={
             "tasks": {task.name: len(task.prompts) for task in asked},
