@@ -11,7 +11,7 @@ from ..block.anatomy import Anatomy
 from ..block.model import DRAFT_HEAD, DRAFT_ROOTS, EMBED_TOKENS, Block, BlockTensor, split_name
 from ..gguf.files import Model
 from ..layouts.metadata import PROVENANCE
-from .counts import doctor_command, donor_hint, donor_words, header_change
+from .commands import doctor_command, donor_hint, donor_words, header_change
 from .finding import Change, Finding
 from .patient import Patient, quoted
 
