@@ -25,6 +25,7 @@ from nextn.archs.base import Family, Memory, Qkv
 from nextn.archs.engines import NOT_ON_IK, NOT_ON_LLAMA_CPP, Support
 from nextn.archs.hparams import HParams
 from nextn.archs.others import every_name
+from nextn.errors import UnsupportedModel
 from nextn.gguf.files import open_model
 from nextn.gguf.header import TensorInfo, build_header, pad_to, place
 from nextn.gguf.kv import KV, KVType
@@ -212,8 +213,8 @@ def test_an_invented_family_needs_the_guides_steps_and_no_other(tmp_path: Path) 
         assert done.returncode == code, (args, done.stdout, done.stderr)
         return json.loads(done.stdout) if "--json" in args else done.stdout
 
-    refused = nextn.inspect(checkpoint).problems  # without the file
-    assert len(refused) == 1 and "BoltForCausalLM" in refused[0]
+    with pytest.raises(UnsupportedModel, match="BoltForCausalLM"):  # without the file
+        nextn.extract(checkpoint, out=tmp_path / "none.gguf")
 
     seen = run("inspect", checkpoint, "--json")
     assert (seen["architecture"], seen["n_layer_trunk"], seen["n_layer_nextn"]) == ("bolt", N, 1)

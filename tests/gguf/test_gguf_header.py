@@ -124,7 +124,9 @@ def test_refused_forms_get_one_sentence(path: Path) -> None:
     assert 0 <= error.offset <= path.stat().st_size
     assert error.path == path
     assert isinstance(error, UnsupportedFormat) == path.stem.startswith(("version", "big"))
-    if not path.stem.startswith(("version-1", "big", "key-twice", "tensor-twice")):
+    if "the header ends inside" in str(error):
+        assert f"ends at byte {path.stat().st_size:,} of at least " in str(error)
+    elif not path.stem.startswith(("version-1", "big", "key-twice", "tensor-twice")):
         assert error.expected
         assert error.found
         assert f"(expected {error.expected}, found {error.found})" in str(error)
@@ -286,7 +288,7 @@ def test_sizes_of_unknown_types_follow_from_the_next_offset() -> None:
         header.data_offset + 64,
         header.data_offset + 70,
     )
-    with pytest.raises(FormatError, match="the file ends inside tensor 'c'"):
+    with pytest.raises(FormatError, match="the download is incomplete, and tensor 'c' is cut"):
         header.data_range(header.by_name["c"], header.data_offset + 63)
 
 

@@ -57,6 +57,12 @@ class Donor:
     config: Mapping[str, Any]  # a checkpoint's config.json, empty for GGUF donors
     trunk: Callable[[str], Any]  # the trunk's `{arch}.{suffix}`, or None
 
+    @property
+    def n_layer(self) -> int:
+        """Layers before the block as config.json counts them, which a deeper trunk may have more of."""
+        found = self.config.get("num_hidden_layers")
+        return found if isinstance(found, int) else self.n_trunk
+
 
 # A per-layer array's value for a block's layer: a constant, or a function of donor and block number (None: unknown).
 Tail: TypeAlias = "Any | Callable[[Donor, int], Any]"
@@ -74,7 +80,7 @@ class Rule:
     as_source: bool = False  # kept in the checkpoint's floating-point type whatever type is asked for
     root: bool = False  # a root tensor of the sidecar: no `blk.N.` before its name
     form: str = ""  # of a part that comes in several forms, `PART.FORM`: only those of one form are there together
-    needed_by: str = ""  # optional where this key after `{arch}.` is 0 or not there
+    needed_by: str = ""  # engines look for it only where this key after `{arch}.` is there and not 0
     stops: str = ""  # why no engine drafts with a block that has it
 
 
@@ -227,13 +233,18 @@ def chosen_forms(rules: Iterable[Rule], there: Collection[str]) -> set[str]:
 def missing(rules: Sequence[Rule], there: Collection[str], find: Lookup) -> list[str]:
     """Targets that a block with the tensors `there` needs and lacks; `find` is its model's `{arch}.*`."""
     chosen = chosen_forms(rules, there)
-    return [
-        rule.target
-        for rule in rules
-        if rule.target not in there
-        and (not rule.optional or (rule.needed_by and find(rule.needed_by)))
-        and (not rule.form or rule.form in chosen)
-    ]
+
+    def needed(rule: Rule) -> bool:
+        if rule.needed_by and find(rule.needed_by):
+            return True
+        return not rule.optional and (not rule.form or rule.form in chosen)
+
+    return [rule.target for rule in rules if rule.target not in there and needed(rule)]
+
+
+def surplus(rules: Sequence[Rule], there: Collection[str], find: Lookup) -> list[str]:
+    """Tensors of `there` that engines do not look for, since the key that announces them is 0 or not there."""
+    return [rule.target for rule in rules if rule.target in there and rule.needed_by and not find(rule.needed_by)]
 
 
 def stops(family: Family, there: Collection[str]) -> str:
@@ -265,6 +276,7 @@ def dimensions(arch_value: Any, n_vocab: int | None) -> dict[str, int]:
 
     hidden, heads = integer("embedding_length"), integer("attention.head_count")
     head_dim = integer("attention.key_length") or (hidden // heads if hidden and heads else None)
+    dense, used = integer("feed_forward_length"), integer("expert_used_count")
     width, shared = integer("expert_feed_forward_length"), integer("expert_shared_count")
     streams = integer("hyper_connection.count")
     groups, rank = integer("attention.output_group_count"), integer("attention.output_lora_rank")
@@ -272,12 +284,12 @@ def dimensions(arch_value: Any, n_vocab: int | None) -> dict[str, int]:
     found = {
         "E": hidden,
         "H": heads,
-        "K": integer("attention.head_count_kv"),
+        "K": heads if arch_value("attention.head_count_kv") is None else integer("attention.head_count_kv"),
         "D": head_dim,
         "Dv": integer("attention.value_length") or head_dim,
-        "F": integer("feed_forward_length"),
+        "F": dense,
         "X": integer("expert_count"),
-        "Fx": width,
+        "Fx": width or (dense // used if dense and used else None),
         "Fs": integer("expert_shared_feed_forward_length") or (width * shared if width and shared else None),
         "M": integer("moe_latent_size") or hidden,
         "Lq": integer("attention.q_lora_rank"),

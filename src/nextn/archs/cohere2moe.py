@@ -35,7 +35,7 @@ def _dense(config: Config) -> int:
 
 
 _ROWS = headers.with_base(
-    Row("attention.layer_norm_rms_epsilon", F32, headers.first_of("rms_norm_eps", "norm_eps")),
+    Row("attention.layer_norm_rms_epsilon", F32, ("rms_norm_eps", "norm_eps"), optional=True),
     Row("rope.scaling.type", KVType.STRING, lambda config: "none"),
     Row("logit_scale", F32, "logit_scale"),
     Row("attention.sliding_window", U32, "sliding_window"),

@@ -65,7 +65,7 @@ FAMILY = Family(
         *parts.mla(),
         *parts.router("mlp.gate.e_score_correction_bias", optional=True),
         *parts.experts(),
-        *parts.shared_experts(),
+        *parts.shared_experts(needed_by="expert_shared_count"),
     ),
     symbols=None,
     not_blocks=(),

@@ -58,7 +58,7 @@ FAMILY = Family(
         *parts.indexer(optional=True),
         *parts.router("mlp.gate.e_score_correction_bias", optional=True),
         *parts.experts(),
-        *parts.shared_experts(),
+        *parts.shared_experts(needed_by="expert_shared_count"),
     ),
     symbols=None,
     not_blocks=(),

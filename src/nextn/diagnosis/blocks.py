@@ -13,7 +13,7 @@ from ..block.model import DRAFT_HEAD, DRAFT_ROOTS, EMBED_TOKENS, Block, BlockTen
 from ..gguf.files import Model
 from ..layouts.metadata import PROVENANCE
 from ..shell import quoted
-from .counts import doctor_command, donor_hint, donor_words, header_change
+from .commands import doctor_command, donor_hint, donor_words, header_change
 from .finding import Change, Finding
 from .patient import Patient
 

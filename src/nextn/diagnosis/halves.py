@@ -17,7 +17,7 @@ from ..gguf.header import TensorInfo
 from ..sources.ranges import FileRange, Reader
 from ..sources.rows import GGUFRows, RowSource
 from ..writing.plan import Copy, Segment
-from .counts import doctor_command
+from .commands import doctor_command
 from .finding import Finding
 from .patient import Patient
 

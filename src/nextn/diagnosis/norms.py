@@ -23,7 +23,7 @@ from ..gguf.header import TensorInfo
 from ..gguf.types import parse_type_name
 from ..sources.ranges import FileRange, Reader
 from ..writing.plan import NewBytes
-from .counts import doctor_command
+from .commands import doctor_command
 from .finding import Finding
 from .patient import Patient
 

@@ -6,9 +6,8 @@ from collections.abc import Iterator
 
 from ..archs import FAMILIES, of_classes
 from ..archs.base import Family, Portrait, Unpublished, stops
-from ..archs.others import DRAFTS, LOADS_ONLY, NONE_PUBLISHED, OTHER_USE, words_of, words_of_classes
+from ..archs.others import ASSISTANTS, DRAFTS, LOADS_ONLY, NONE_PUBLISHED, OTHER_USE, words_of, words_of_classes
 from ..block.anatomy import Anatomy
-from ..block.model import layer_of, suffix_of
 from ..compat.graphs import graphs
 from ..shell import quoted
 from ..sources.checkpoint import Checkpoint
@@ -73,7 +72,7 @@ def check_unpublished(seen: Anatomy) -> Iterator[Finding]:
     if seen.blocks and seen.is_language_model:
         if seen.arch not in FAMILIES:
             yield _useless(seen)
-        elif reason := stops(FAMILIES[seen.arch], {suffix_of(name) for name in seen.model.tensors if _in(seen, name)}):
+        elif reason := stops(FAMILIES[seen.arch], seen.layers[seen.blocks[0]]):
             yield Finding(
                 NO_ENGINE, "note", f"no engine drafts with this block: {reason}.",
                 f"blk.{seen.blocks[0]}.*", "llama.cpp loads it and aborts when it drafts",
@@ -89,17 +88,13 @@ def check_unpublished(seen: Anatomy) -> Iterator[Finding]:
         if found.donor_layer is not None:
             holds = f"DONOR holds a native block in layer {found.donor_layer}"
             mend = f"nextn attach {quoted(entry)} --from DONOR, where {holds}"
-    elif seen.arch in DRAFTS:
-        words = f"'{seen.arch}' is {DRAFTS[seen.arch]}; there is no block to attach."
     else:
         words = _of_arch(seen.arch)
+        if seen.arch in ASSISTANTS.values():
+            mend = f"nextn attach {quoted(entry)} --from DRAFT.gguf puts it beside the model"
     if words is not None:
         ident = "draft-model" if seen.arch in DRAFTS else "no-block-published"
         yield Finding(ident, "note", words, entry.name, "", mend or "nothing to do: the model is whole as it is")
-
-
-def _in(seen: Anatomy, name: str) -> bool:
-    return layer_of(name) in seen.blocks
 
 
 def _useless(seen: Anatomy) -> Finding:
@@ -123,8 +118,8 @@ def _useless(seen: Anatomy) -> Finding:
 def _of_arch(arch: str) -> str | None:
     if arch in FAMILIES:
         return None
-    found = words_of(arch) or f"nextn knows of no MTP block for '{arch}', and of no engine that drafts with one"
-    return f"{found}." if arch in LOADS_ONLY or arch in OTHER_USE else f"{found}; {other_drafts(arch)}."
+    plain = arch in LOADS_ONLY or arch in OTHER_USE or arch in DRAFTS or arch in ASSISTANTS.values()
+    return f"{words_of(arch)}." if plain else f"{words_of(arch)}; {other_drafts(arch)}."
 
 
 def words_of_class(checkpoint: Checkpoint) -> str | None:

@@ -18,6 +18,7 @@ from typing import Any
 from ..brief import Brief
 from ..errors import FormatError
 from .kv import KV, encode_text, printable
+from .strangers import cut_short
 from .types import TensorType, tensor_size, tensor_type
 
 MAGIC = b"GGUF"
@@ -133,14 +134,19 @@ class Header(Brief):
         size = self.stored_sizes[info.name]
         end = file_size if size is None else start + size
         if end > file_size or start > file_size:
-            raise FormatError(
-                f"the file ends inside tensor '{printable(info.name)}': it is truncated, get it again",
-                path=self.path,
-                offset=start,
-                expected=f"{end:,} bytes",
-                found=f"{file_size:,}",
-            )
+            whole = max(start, end, self.data_end or 0)
+            name = "" if self.path is None else self.path.name
+            raise FormatError(cut_short(file_size, whole, f"tensor '{printable(info.name)}'", name), path=self.path)
         return start, end
+
+    @property
+    def data_end(self) -> int | None:
+        """Absolute end of the last tensor's bytes, or None when its type is not known."""
+        if not self.tensors:
+            return self.data_offset
+        last = max(self.tensors, key=lambda info: info.offset)
+        size = self.stored_sizes[last.name]
+        return None if size is None else self.data_offset + last.offset + size
 
 
 def place(infos: Iterable[tuple[TensorInfo, int]], alignment: int) -> tuple[list[TensorInfo], int]:

@@ -17,6 +17,7 @@ from typing import Any
 
 from ..errors import FormatError
 from ..gguf.files import open_regular, os_error
+from ..gguf.strangers import MOST_BYTES, by_content, cut_short
 from ..workfile import Stamp
 from .ranges import FileRange
 
@@ -83,6 +84,9 @@ def read_safetensors(path: Path) -> dict[str, SourceTensor]:
             if len(head) < 8:
                 raise FormatError("this is not a safetensors file: it has fewer than 8 bytes", path=path, offset=0)
             (length,) = struct.unpack("<Q", head)
+            known = by_content(head + file.read(MOST_BYTES)) if length > MAX_HEADER_BYTES else None
+            if known is not None:
+                raise FormatError(known, path=path)
             if length > min(size - 8, MAX_HEADER_BYTES):
                 raise FormatError(
                     "the safetensors header is longer than the file: it is truncated or damaged",
@@ -99,6 +103,17 @@ def read_safetensors(path: Path) -> dict[str, SourceTensor]:
     return _parse(raw, 8 + length, size, path, stamp)
 
 
+_METADATA = "__metadata__"  # an entry that is no tensor
+
+
+def _whole_bytes(table: dict[str, Any], data_start: int) -> int | None:
+    """The length of the whole file by its table; None when an entry is damaged."""
+    try:
+        return data_start + max(index(entry["data_offsets"][1]) for name, entry in table.items() if name != _METADATA)
+    except (KeyError, TypeError, IndexError, ValueError):
+        return None
+
+
 def _parse(raw: bytes, data_start: int, size: int, path: Path, stamp: Stamp) -> dict[str, SourceTensor]:
     try:
         table: Any = json.loads(raw)
@@ -108,7 +123,7 @@ def _parse(raw: bytes, data_start: int, size: int, path: Path, stamp: Stamp) -> 
         raise FormatError("the safetensors header is no JSON object", path=path, offset=8)
     tensors: dict[str, SourceTensor] = {}
     for name, entry in table.items():
-        if name == "__metadata__":
+        if name == _METADATA:
             continue
         try:
             dtype, shape = str(entry["dtype"]), tuple(index(n) for n in entry["shape"])
@@ -122,13 +137,8 @@ def _parse(raw: bytes, data_start: int, size: int, path: Path, stamp: Stamp) -> 
                 f"the size of tensor '{name}' does not fit its shape {list(shape)}", path=path, offset=8
             )
         if data_start + end > size:
-            raise FormatError(
-                f"the file ends inside tensor '{name}': it is truncated, get it again",
-                path=path,
-                offset=data_start + start,
-                expected=f"{data_start + end:,} bytes",
-                found=f"{size:,}",
-            )
+            whole = _whole_bytes(table, data_start)
+            raise FormatError(cut_short(size, whole, f"tensor '{name}'", path.name), path=path)
         where = FileRange(path, data_start + start, data_start + end, stamp)
         tensors[name] = SourceTensor(name, dtype, shape, where)
     return tensors
