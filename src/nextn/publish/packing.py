@@ -20,8 +20,8 @@ from ..errors import UsageError
 from ..gguf.kv import printable
 from ..layouts.naming import plain_base, split_quant
 from ..layouts.pack import Pack
+from ..partial import refuse_partial
 from ..progress import Progress
-from ..remote.cache import refuse_partial
 from ..schemas.base import Documented, filled
 from ..schemas.pack import PackDocument, PackedFile, PackedQuant
 from ..workfile import At
