@@ -24,12 +24,14 @@ if TYPE_CHECKING:
     from .progress import Progress, Say
     from .publish.packing import PackResult
     from .publish.pulling import PullResult
+    from .verbs.assemble import assemble
     from .verbs.attach import attach
     from .verbs.bench import bench
     from .verbs.cache import CacheResult, cache
     from .verbs.demo import DemoResult, demo
     from .verbs.detach import detach
     from .verbs.doctor import DoctorResult, doctor
+    from .verbs.explode import explode
     from .verbs.extract import extract
     from .verbs.inspect import inspect
     from .verbs.pack import pack
@@ -65,7 +67,7 @@ _HOMES = {
     **{
         verb: f"verbs.{verb}"
         for verb in (
-            "attach", "bench", "cache", "demo", "detach", "doctor", "extract", "inspect",
+            "assemble", "attach", "bench", "cache", "demo", "detach", "doctor", "explode", "extract", "inspect",
             "pack", "plan", "pull", "report", "serve", "tune", "verify",
         )
     },
@@ -92,6 +94,7 @@ __all__ = [
     "TuneReport",
     "Verdict",
     "__version__",
+    "assemble",
     "attach",
     "bench",
     "cache",
@@ -99,6 +102,7 @@ __all__ = [
     "detach",
     "doctor",
     "errors",
+    "explode",
     "extract",
     "inspect",
     "pack",

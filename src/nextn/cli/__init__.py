@@ -24,6 +24,8 @@ VERBS = {
     "attach": "put an MTP block onto a quant you already have",
     "detach": "take the MTP block off again",
     "extract": "write the block to a file of its own",
+    "explode": "split a model into shards, down to one tensor per file",
+    "assemble": "put shards together, with tensors from other quants",
     "verify": "prove on an engine that it works and the text is unchanged",
     "plan": "show what each setup takes in memory and on disk",
     "bench": "time it with and without MTP",

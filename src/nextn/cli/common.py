@@ -162,6 +162,23 @@ def names(text: str) -> tuple[str, ...]:
     return tuple(part.strip() for part in text.split(",") if part.strip())
 
 
+_BYTES = {"": 1, "K": 10**3, "M": 10**6, "G": 10**9, "T": 10**12,
+          "KI": 1 << 10, "MI": 1 << 20, "GI": 1 << 30, "TI": 1 << 40}  # fmt: skip
+
+
+def size_in_bytes(text: str, option: str) -> int:
+    """Bytes from a number with a unit, such as 24G or 512 MiB. Raises UsageError."""
+    number = text.strip().upper().removesuffix("B")
+    unit = number.lstrip("0123456789.")
+    try:
+        found = int(float(number.removesuffix(unit)) * _BYTES[unit.strip()])
+    except (KeyError, ValueError, OverflowError):
+        raise UsageError(f"{option}: '{text}' is not a size; write 24G, 24GiB or a number of bytes.") from None
+    if found < 1:
+        raise UsageError(f"{option}: '{text}' is less than one byte.")
+    return found
+
+
 def whole_numbers(text: str, option: str) -> tuple[int, ...]:
     """Whole numbers separated by commas. Raises UsageError."""
     try:

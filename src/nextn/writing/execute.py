@@ -21,7 +21,7 @@ from ..sources.rows import CHUNK_ELEMENTS
 from .durable import Workspace
 from .leftovers import clean
 from .plan import Carry, Convert, Copy, LateHeader, Link, LinkMode, NewBytes, NewFile, Plan, Repack, Segment
-from .system import System, explain, free_bytes, write_all
+from .system import System, allow_open_files, explain, free_bytes, write_all
 
 COPY_BYTES = 64 << 20  # one call of copy_file_range: large enough to be fast, small enough to report progress
 SLACK_BYTES = 1 << 20  # room for folders and journal that a file needs beside its bytes
@@ -136,6 +136,8 @@ def execute(plan: Plan, *, progress: Progress | None = None, system: System | No
     system = system or System()
     meter = Meter()
     links: dict[str, str] = {}
+    n_new = sum(isinstance(out, NewFile) for out in plan.outputs)
+    allow_open_files(n_new + len({where.path for where in plan.ranges}), plan.folder)
     with Reader(meter) as reader, Workspace(plan.folder, system) as space:
         run = _Run(plan, reader, system, progress, min(os.cpu_count() or 1, 8))
         temps: dict[str, Path] = {}

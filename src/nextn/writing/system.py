@@ -61,6 +61,8 @@ class System:
         """os.rmdir: fails when something is in it."""
         os.rmdir(path)  # noqa: PTH106
 
+_OTHER_OPEN_FILES = 128  # standard streams, libraries, a log
+
 
 def explain(error: OSError, path: Path, doing: str) -> NextnError:
     """An OSError as one sentence of the right kind."""
@@ -119,3 +121,24 @@ def free_bytes(folder: Path) -> int:
         folder = folder.parent
     stat = os.statvfs(folder)
     return stat.f_bavail * stat.f_frsize
+
+
+def allow_open_files(n: int, where: Path) -> None:
+    """Let this process keep `n` more files open: each file of a set is held, and locked, until all are published.
+
+    Raises StorageError where the system allows fewer. Systems without such a limit are left alone.
+    """
+    try:
+        import resource
+    except ImportError:
+        return
+    need = n + _OTHER_OPEN_FILES
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if soft == resource.RLIM_INFINITY or need <= soft:
+        return
+    if hard != resource.RLIM_INFINITY and need > hard:
+        raise StorageError(
+            f"{where}: {n:,} files have to be open at once, and this system allows {hard:,} per process; allow more "
+            "per shard, or raise the limit ('ulimit -Hn')."
+        )
+    resource.setrlimit(resource.RLIMIT_NOFILE, (need, hard))
