@@ -162,9 +162,10 @@ class Model(Brief):
         """`general.architecture`. Raises FormatError when it is missing."""
         value = self.header.get("general.architecture")
         if not isinstance(value, str) or not value:
-            raise FormatError(
-                "'general.architecture' is missing: this is not a language model's GGUF", path=self.entry
-            )
+            what = "this is not a language model's GGUF"
+            if any(name.startswith("blk.") and ".nextn." in name for name in self.tensors):
+                what = "it holds an MTP block and no key that says of which model; get a file with its metadata"
+            raise FormatError(f"'general.architecture' is missing: {what}", path=self.entry)
         return value
 
     @property
