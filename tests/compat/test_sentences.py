@@ -21,7 +21,6 @@ from nextn.compat import ENGINES, EngineBuild, Run, table, verdict
 from nextn.errors import NextnError, UnsupportedModel
 from nextn.layouts.pack import MTP, PLAIN, Quant, Variant
 from nextn.publish.card import Card
-from nextn.verbs import serve
 
 IN_WORDS = {"drafts": "drafts with", "runs": "without MTP", "refuses": "refuses", "fails": "fails with"}
 FACT = {"drafts": Does.DRAFTS, "runs": Does.LOADS, "refuses": Does.REFUSES, "fails": Does.REFUSES}
