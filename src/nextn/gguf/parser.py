@@ -189,7 +189,8 @@ class HeaderParser:
         room = self.file_size - pos - 12
         if n_items * least > room:
             raise self._fail(
-                f"the array '{key}' promises more items than the file can hold",
+                f"the array '{key}' promises more items than the file can hold: the download is incomplete, or the "
+                "file is damaged",
                 pos + 4,
                 f"at most {room // least:,}",
                 f"{n_items:,}",
