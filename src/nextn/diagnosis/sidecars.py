@@ -8,9 +8,10 @@ from functools import partial
 from ..block.anatomy import Anatomy
 from ..block.model import DRAFT_HEAD, SHARED_MARKS
 from ..gguf.files import Model
-from .commands import doctor_command
+from .advice import Advice, Help
+from .commands import attach_command, doctor_command
 from .finding import Change, Finding
-from .patient import Patient, quoted
+from .patient import Patient
 
 _ROOTS = ("token_embd.weight", "output_norm.weight", "output.weight")  # of most families
 _TOKENIZER = "tokenizer.ggml.model"
@@ -29,11 +30,13 @@ def check_sidecar(seen: Anatomy, trunk: Model | None = None) -> Iterator[Finding
     has_head = "output.weight" in model.tensors
     own_head = any(f"blk.{layer}.{DRAFT_HEAD}" in model.tensors for layer in seen.blocks)
     change: Change | None = None if trunk is None else lambda patient: patient
-    mend = (
-        f"nextn attach TRUNK --from {quoted(model.entry)} --layout sidecar makes a full one, and so does "
-        + doctor_command(seen, "--trunk TRUNK")
+    advice: Help = (
+        Advice.of(
+            attach_command("TRUNK", "--from", model.entry, "--layout", "sidecar"), " makes a full one, and so does ",
+            doctor_command(seen, "--trunk", "TRUNK"),
+        )
         if trunk is None
-        else doctor_command(seen, f"--trunk {quoted(trunk.entry)}")
+        else doctor_command(seen, "--trunk", trunk.entry)
     )
     if marks:
         yield Finding(
@@ -45,7 +48,7 @@ def check_sidecar(seen: Anatomy, trunk: Model | None = None) -> Iterator[Finding
             f"llama.cpp refuses to draft with it: 'tensor '{lost[0]}' not found'"
             if lost
             else "llama.cpp ignores the mark; a fork leaves the sidecar's own embeddings aside",
-            mend if lost else doctor_command(seen),
+            advice if lost else doctor_command(seen),
             change if lost else partial(_unmarked, marks=tuple(marks)),
             attaches=bool(lost),
         )
@@ -59,7 +62,7 @@ def check_sidecar(seen: Anatomy, trunk: Model | None = None) -> Iterator[Finding
             f"the sidecar has no {' and no '.join(what)}, and an engine takes none of the target's.",
             lost[0] if lost else _TOKENIZER,
             f"llama.cpp loads the target and refuses to draft: '{words}'",
-            mend,
+            advice,
             change,
             attaches=True,
         )
@@ -73,7 +76,7 @@ def check_sidecar(seen: Anatomy, trunk: Model | None = None) -> Iterator[Finding
             "llama.cpp refuses to draft: 'tensor 'output.weight' not found'"
             if needed
             else "llama.cpp takes the embeddings for the head without a word, and hardly a draft is accepted",
-            mend,
+            advice,
             change,
             attaches=True,
         )

@@ -10,8 +10,9 @@ from ..archs.others import DRAFTS, LOADS_ONLY, NONE_PUBLISHED, OTHER_USE, words_
 from ..block.anatomy import Anatomy
 from ..block.model import layer_of, suffix_of
 from ..sources.checkpoint import Checkpoint
+from .advice import Advice, Help
+from .commands import attach_command, detach_command
 from .finding import Finding
-from .patient import quoted
 
 # How llama.cpp is told of drafts of another kind (common/arg.cpp, common/speculative.cpp at b11434).
 OTHER_DRAFTS = (
@@ -63,25 +64,26 @@ def check_unpublished(seen: Anatomy) -> Iterator[Finding]:
             yield Finding(
                 "block-without-engine", "note", f"no engine drafts with this block: {reason}.",
                 f"blk.{seen.blocks[0]}.*", "llama.cpp loads it and aborts when it drafts",
-                f"nextn detach {quoted(seen.model.entry)} takes it off",
+                Advice.of(detach_command(seen), " takes it off"),
             )  # fmt: skip
         return
     if not (seen.trunk or seen.blocks or seen.arch in DRAFTS):
         return
     entry = seen.model.entry
-    words = mend = None
+    words: str | None = None
+    advice: Help = "nothing to do: the model is whole as it is"
     if (found := known_of(seen)) is not None:
         words = f"{found.words}; {OTHER_DRAFTS}."
         if found.donor_layer is not None:
-            holds = f"DONOR holds a native block in layer {found.donor_layer}"
-            mend = f"nextn attach {quoted(entry)} --from DONOR, where {holds}"
+            holds = f", where DONOR holds a native block in layer {found.donor_layer}"
+            advice = Advice.of(attach_command(entry, "--from", "DONOR"), holds)
     elif seen.arch in DRAFTS:
         words = f"'{seen.arch}' is {DRAFTS[seen.arch]}; there is no block to attach."
     else:
         words = _of_arch(seen.arch)
     if words is not None:
         ident = "draft-model" if seen.arch in DRAFTS else "no-block-published"
-        yield Finding(ident, "note", words, entry.name, "", mend or "nothing to do: the model is whole as it is")
+        yield Finding(ident, "note", words, entry.name, "", advice)
 
 
 def _in(seen: Anatomy, name: str) -> bool:
@@ -96,13 +98,13 @@ def _useless(seen: Anatomy) -> Finding:
             "block-without-engine", "error",
             f"an MTP block is there (layer {seen.blocks[0]}), and no loader of '{arch}' knows one.",
             f"blk.{seen.blocks[0]}.*", "llama.cpp refuses to load it: 'wrong number of tensors'",
-            f"nextn detach {quoted(entry)} takes it off",
+            Advice.of(detach_command(seen), " takes it off"),
         )  # fmt: skip
     why = LOADS_ONLY.get(arch)
     what = f"no engine drafts with '{arch}' ({why})" if why else f"nextn knows of no engine that drafts with '{arch}'"
     return Finding(
         "block-without-engine", "note", f"{what}: the block only costs memory.", entry.name, "",
-        f"nextn detach {quoted(entry)} takes it off",
+        Advice.of(detach_command(seen), " takes it off"),
     )  # fmt: skip
 
 

@@ -139,6 +139,15 @@ class Header(Brief):
             raise FormatError(cut_short(file_size, whole, f"tensor '{printable(info.name)}'", name), path=self.path)
         return start, end
 
+    @property
+    def data_end(self) -> int | None:
+        """Absolute end of the last tensor's bytes, or None when its type is not known."""
+        if not self.tensors:
+            return self.data_offset
+        last = max(self.tensors, key=lambda info: info.offset)
+        size = self.stored_sizes[last.name]
+        return None if size is None else self.data_offset + last.offset + size
+
 
 def place(infos: Iterable[tuple[TensorInfo, int]], alignment: int) -> tuple[list[TensorInfo], int]:
     """Give tensors contiguous offsets in their order; `infos` are pairs of (info, stored bytes).

@@ -11,13 +11,13 @@ from ..archs.others import ASSISTANTS, LOADS_ONLY
 from ..block.anatomy import Anatomy
 from ..diagnosis.examine import Diagnosis, diagnose
 from ..diagnosis.finding import Finding
-from ..diagnosis.patient import quoted
 from ..discovery.sidecars import find_sidecars, with_sidecars
 from ..gguf.files import Model, open_model
 from ..gguf.header import TensorInfo
 from ..gguf.kv import KVType
 from ..schemas.base import Documented, filled
 from ..schemas.inspect import InspectDocument
+from ..shell import shell
 
 
 @dataclass(frozen=True)
@@ -110,7 +110,7 @@ def inspection_of(model: Model, diagnosis: Diagnosis, *, neighbours: bool = True
         block_bytes = sum(sizes.values())
         words = f"drafts with it beside a model of '{ASSISTANTS[seen.arch]}' (-m MODEL -md this file; "
         runs_on = dict.fromkeys(("llama.cpp", "ik_llama.cpp"), f"{words}read in its source, not run)")
-        hints.append(f"place it beside its model with 'nextn attach MODEL --from {quoted(model.entry)}'")
+        hints.append(f"place it beside its model with 'nextn attach MODEL --from {shell(model.entry)}'")
     else:
         runs_on = _with_measured(_runs_on(seen.arch, seen.shape, bool(sidecars)), model, seen.shape, bool(sidecars))
     return Inspection(

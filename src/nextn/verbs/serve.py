@@ -21,6 +21,7 @@ from ..layouts.beside import check_beside
 from ..layouts.places import sidecar_folder
 from ..schemas.base import Documented, EngineName, filled
 from ..schemas.serve import ServeDocument
+from ..shell import shell
 from ..tuned import TUNED_SUFFIX, Tuned, read_tuned
 
 
@@ -171,12 +172,12 @@ def _layout(seen: Inspection, sidecar: str | Path | None, engine: Engine, notes:
         notes += answer.notes()
     if found is not None and takes_sidecar:
         return "sidecar", found.path
-    layout = "" if takes_sidecar else " --layout bundle"
+    layout = () if takes_sidecar else ("--layout", "bundle")
     if found is not None:
         notes.append(f"{found.place}, and ik_llama.cpp takes no sidecar of this family")
     notes.append(
         f"{name} has no MTP block: served without MTP; put one on with "
-        f"'nextn attach {shlex.quote(str(model.entry))} --from DONOR{layout}'"
+        f"'{shell('nextn', 'attach', model.entry, '--from', 'DONOR', *layout)}'"
         if family is not None
         else f"{name} has no MTP block, and nextn knows no engine that drafts with '{seen.architecture}'"
     )
