@@ -22,6 +22,9 @@ class Command:
     def __str__(self) -> str:
         return shlex.join(self.words)
 
+    def __format__(self, spec: str) -> str:
+        raise TypeError("a command stands beside text, never inside it: see Advice, or use shell()")
+
     def starts_with(self, other: Command) -> bool:
         """Whether its first words are those of another."""
         return self.words[: len(other.words)] == other.words

@@ -67,7 +67,7 @@ def test_predicted_is_what_the_demo_model_takes(tmp_path: Path) -> None:
 
 
 @pytest.mark.engine
-@pytest.mark.parametrize("kind", ["glm4moe", "deepseek3", "mimo2", "glmdsa", "bailingmoe3"])
+@pytest.mark.parametrize("kind", ["glm4moe", "deepseek3", "mimo2", "glmdsa", "bailingmoe3", "glm5next"])
 def test_predicted_is_what_other_families_take(kind: str, tmp_path: Path) -> None:
     engine()
     donor = family_donor(kind, tmp_path)

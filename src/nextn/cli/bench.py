@@ -17,6 +17,7 @@ from .common import (
     names,
     prompt_options,
     sidecar_option,
+    slots_option,
     threads_option,
     timing_options,
     whole_numbers,
@@ -50,6 +51,7 @@ from .common import (
 @click.option("--temperature", type=click.FloatRange(min=0), metavar="T", help="Sample at this temperature; 0: greedy.")
 @threads_option
 @context_option
+@slots_option
 @timing_options(patience_s=120.0)
 @click.option("--csv", "csv_path", metavar="FILE", help="Also write the figures as CSV, one row per setup or type.")
 @json_option
@@ -73,6 +75,7 @@ def command(
     temperature: float | None,
     threads: int | None,
     n_ctx: int | None,
+    slots: int,
     patience: float,
     one_at_a_time: bool,
     engine: str | None,
@@ -103,7 +106,7 @@ def command(
             n_max=None if n_max is None else whole_numbers(n_max, "--n-max"), p_min=p_min, tasks=listed(tasks),
             prompts=prompts, repeats=repeats, n_predict=n_predict, temperature=temperature, threads=threads,
             types=names(types or ""), donor=donor, embd_type=embd_type, engine=engine, engine_args=engine_args,
-            n_ctx=n_ctx, patience_s=patience, side_by_side=not one_at_a_time, say=say,
+            n_ctx=n_ctx, slots=slots, patience_s=patience, side_by_side=not one_at_a_time, say=say,
         )  # fmt: skip
     if csv_path is not None:
         write_file(Path(csv_path), report.to_csv().encode("utf-8"))

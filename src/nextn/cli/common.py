@@ -129,6 +129,10 @@ context_option = click.option(
 threads_option = click.option(
     "--threads", type=click.IntRange(1), metavar="N", help="CPU threads. Default: the engine's choice."
 )
+slots_option = click.option(
+    "--slots", type=click.IntRange(1), default=1, show_default=True, metavar="N",
+    help="Answers at the same time, as a server with N slots works (llama-server starts with 4).",
+)  # fmt: skip
 prompts_option = click.option(
     "--prompts", metavar="FILE", help="Your own prompts, separated by lines that hold only ---."
 )

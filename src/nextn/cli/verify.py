@@ -11,6 +11,7 @@ from .common import (
     json_option,
     prompts_option,
     sidecar_option,
+    slots_option,
     threads_option,
     usual_engine_option,
 )
@@ -33,6 +34,7 @@ from .common import (
 )
 @context_option
 @threads_option
+@slots_option
 @json_option
 @click.option("-q", "--quiet", is_flag=True, help="Print only the verdict.")
 def command(
@@ -45,6 +47,7 @@ def command(
     n_predict: int,
     n_ctx: int | None,
     threads: int | None,
+    slots: int,
     as_json: bool,
     quiet: bool,
 ) -> None:
@@ -63,7 +66,7 @@ def command(
         verdict = verify(
             model, sidecar=sidecar, trunk=trunk, engine=engine,
             prompts=None if prompts is None else read_task(prompts).prompts,
-            n_predict=n_predict, n_ctx=n_ctx, threads=threads, engine_args=engine_args, say=say,
+            n_predict=n_predict, n_ctx=n_ctx, threads=threads, engine_args=engine_args, slots=slots, say=say,
         )  # fmt: skip
     put_result(verdict, show, as_json=as_json, quiet=quiet)
     code = {"passed": 0, "failed": EXIT_FAILED}.get(verdict.verdict, EXIT_CANNOT_TELL)

@@ -98,8 +98,8 @@ def swapped_segments(file: GGUFFile, info: TensorInfo) -> list[Segment] | None:
     out: list[Segment] = []
     for row in range(start, end, 2 * size):
         out += [
-            Copy(FileRange(file.path, row + size, row + 2 * size)),
-            Copy(FileRange(file.path, row, row + size)),
+            Copy(FileRange.of(file, row + size, row + 2 * size)),
+            Copy(FileRange.of(file, row, row + size)),
         ]
     return out
 

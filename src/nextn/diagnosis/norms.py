@@ -147,7 +147,7 @@ def _values(model: Model, name: str, reader: Reader) -> NDArray[np.float32] | No
 
 def _place(file: GGUFFile, info: TensorInfo) -> FileRange | None:
     try:
-        return FileRange(file.path, *file.tensor_range(info))
+        return FileRange.of(file, *file.tensor_range(info))
     except FormatError:
         return None
 

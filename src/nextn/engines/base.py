@@ -19,7 +19,7 @@ class Launch:
     model: Path  # the model file, or the first shard of a set
     sidecar: Path | None = None  # the file with the MTP block beside a trunk-only model; used only when `n_max` > 0
     n_max: int = 0  # the most tokens drafted at a time; 0 turns MTP off
-    n_ctx: int = 1024  # context size in tokens
+    n_ctx: int = 1024  # context size in tokens, of each slot
     threads: int | None = None  # CPU threads; None leaves the choice to the engine
     # Appended last. llama-server: its own options. xllamacpp: `NAME=VALUE` attributes of CommonParams.
     extra_args: tuple[str, ...] = ()
@@ -30,6 +30,7 @@ class Launch:
     # Seconds in which a loading engine may print nothing, compute nothing and read nothing.
     silence_timeout_s: float = 300.0
     answer_timeout_s: float = 1800.0  # seconds the engine has for one answer
+    slots: int = 1  # answers that are worked on at the same time, each with a context of its own
     timed: bool = False
     """Whether its speed is what counts: then its threads spin while they wait for each other, as the engine means
     them to; else they sleep (see `waiting`)."""

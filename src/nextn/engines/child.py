@@ -61,7 +61,7 @@ def configure(wheel: ModuleType, setup: dict[str, Any]) -> Any:
         put(params, setup["n_ctx"], "n_ctx")
     if "host" not in setup:
         for value, names in (
-            (1, ("n_parallel",)),
+            (setup.get("slots", 1), ("n_parallel",)),
             (False, ("fit_params",)),
             (False, ("warmup",)),
             (False, ("ui", "webui")),

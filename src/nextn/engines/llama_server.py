@@ -118,7 +118,7 @@ class LlamaServer:
 
     def _arguments(self, launch: Launch, port: int) -> list[str]:
         args = ["-m", os.fspath(launch.model), "--host", LOOPBACK, "--port", str(port)]
-        args += ["-c", str(launch.n_ctx), "-np", "1"]
+        args += ["-c", str(launch.n_ctx * launch.slots), "-np", str(launch.slots)]
         if launch.threads is not None:
             args += ["-t", str(launch.threads)]
         args += self.options.quiet()

@@ -74,7 +74,8 @@ class Xllamacpp:
             "sidecar": None if launch.sidecar is None else os.fspath(launch.sidecar.absolute()),
             "n_max": launch.n_max,
             "p_min": launch.p_min,
-            "n_ctx": launch.n_ctx,
+            "n_ctx": launch.n_ctx * launch.slots,
+            "slots": launch.slots,
             "threads": launch.threads,
             "extra": list(launch.extra_args),
         }

@@ -42,7 +42,7 @@ _WRITABLE = frozenset((
 # fmt: on
 _NEEDS_IMATRIX = frozenset(("iq2_xxs", "iq2_xs", "iq1_s"))
 
-# `tensor_type_fallback` in llama-quant.cpp of llama.cpp b11434.
+# `tensor_type_fallback` in llama-quant.cpp of llama.cpp b11549.
 _FALLBACK = {
     **dict.fromkeys(("iq1_s", "iq1_m", "iq2_xxs", "iq2_xs", "iq2_s", "iq3_xxs", "iq3_s", "iq4_xs"), "iq4_nl"),
     **dict.fromkeys(("q2_0", "q2_K", "q3_K", "tq1_0", "tq2_0"), "q4_0"),

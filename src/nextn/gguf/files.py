@@ -12,13 +12,14 @@ import re
 import stat
 from collections import Counter
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 from ..brief import Brief
 from ..errors import FormatError, IncompleteModel, StorageError, UsageError
+from ..workfile import Stamp
 from . import strangers
 from .header import MAGIC, Header, TensorInfo, pad_to
 from .kv import INTEGER_TYPES, KV, printable
@@ -42,6 +43,7 @@ class GGUFFile(Brief):
     path: Path
     header: Header
     size_bytes: int
+    stamp: Stamp | None = field(default=None, compare=False, repr=False)  # of the file when its header was read
 
     def tensor_range(self, info: TensorInfo) -> tuple[int, int]:
         """Absolute `start, end` of the tensor's stored bytes, padding not included."""
@@ -107,6 +109,7 @@ def read_header(path: Path) -> GGUFFile:
     """
     fd, size = open_regular(path)
     try:
+        stamp = Stamp.of(os.fstat(fd))
         parser = HeaderParser(size, path)
         buffer = bytearray()
         want = _FIRST_READ
@@ -119,7 +122,7 @@ def read_header(path: Path) -> GGUFFile:
             header = parser.feed(buffer)
             if header is not None:
                 del buffer[header.data_offset :]
-                return GGUFFile(path, header, size)
+                return GGUFFile(path, header, size, stamp)
             want = parser.guess + min(len(buffer), _GROWTH)
     except OSError as error:
         raise os_error(error, path, "read it") from error
@@ -159,9 +162,10 @@ class Model(Brief):
         """`general.architecture`. Raises FormatError when it is missing."""
         value = self.header.get("general.architecture")
         if not isinstance(value, str) or not value:
-            raise FormatError(
-                "'general.architecture' is missing: this is not a language model's GGUF", path=self.entry
-            )
+            what = "this is not a language model's GGUF"
+            if any(name.startswith("blk.") and ".nextn." in name for name in self.tensors):
+                what = "it holds an MTP block and no key that says of which model; get a file with its metadata"
+            raise FormatError(f"'general.architecture' is missing: {what}", path=self.entry)
         return value
 
     @property

@@ -1,6 +1,6 @@
 """Every tensor type a GGUF file can hold: number, name, layout, and the engines that read it.
 
-Sources: `enum ggml_type` and `type_traits` of llama.cpp b11434 and of ik_llama.cpp; for `general.file_type`
+Sources: `enum ggml_type` and `type_traits` of llama.cpp b11549 and of ik_llama.cpp; for `general.file_type`
 `enum llama_ftype` of both. Only the standard library is used.
 
 Blocks run along ne[0] and never cross a row. A row of n elements takes

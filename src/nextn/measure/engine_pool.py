@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from types import TracebackType
 
 from ..engines.base import Engine, MemoryUse, Running
@@ -46,12 +46,14 @@ class Pool:
     """Loaded engines by setup; a context manager that stops them all."""
 
     def __init__(
-        self, engine: Engine, n_ctx: int, extra_args: Sequence[str], warm_up: str, *, side_by_side: bool = True
+        self, engine: Engine, n_ctx: int, extra_args: Sequence[str], warm_up: str, *, side_by_side: bool = True,
+        slots: int = 1,
     ) -> None:
         self._engine = engine
         self._n_ctx = n_ctx
         self._extra_args = tuple(extra_args)
         self._warm_up = warm_up
+        self._slots = slots
         self._loaded: dict[str, tuple[TimedSetup, Running]] = {}
         self.side_by_side = side_by_side
         """False from the start, or from the moment on when an engine uses other memory than the machine's own, of
@@ -85,7 +87,7 @@ class Pool:
         return running
 
     def _start(self, setup: TimedSetup) -> Running:
-        launch = setup.launch(self._n_ctx, self._extra_args)
+        launch = replace(setup.launch(self._n_ctx, self._extra_args), slots=self._slots)
         try:
             return self._engine.start(launch)
         except EngineRefused as error:

@@ -76,7 +76,9 @@ class EngineReport:
     control_acceptance: float | None = None
     control_collapsed: bool | None = None  # whether the control did what it must; None: not run
     tps_off: float | None = None  # generated tokens per second without MTP, all prompts together
-    tps_on: dict[int, float] = field(default_factory=dict)  # the same by n_max with MTP
+    # The same by n_max with MTP; of one slot, where several answered at a time.
+    tps_on: dict[int, float] = field(default_factory=dict)
+    slots: int = 1  # prompts that were answered at the same time with MTP
 
     @property
     def documented(self) -> dict[str, Any]:
@@ -85,6 +87,7 @@ class EngineReport:
             "engine": EngineName(self.engine, self.engine_version),
             "n_prompts": self.n_prompts,
             "n_drafted": self.n_drafted,
+            "slots": self.slots,
             "same_text": self.same_text,
             "divergences": self.divergences,
             "acceptance": by_text(self.acceptance),

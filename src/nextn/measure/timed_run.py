@@ -15,6 +15,7 @@ from ..engines.base import Completion, Launch, Running
 from ..schemas.base import filled
 from ..schemas.timing import RawRun
 from .cpu_watch import Usage, Watch, n_cpus
+from .slots import ask_all, together
 
 MAX_WAIT_SHARE = 0.05  # more of the wanted CPU time than this not granted: somebody else had it
 MAX_OTHERS_SHARE = 0.15  # share of the machine's CPUs that others may use, where the engine leaves as many free
@@ -69,6 +70,8 @@ class Ask:
     n_predict: int  # tokens to generate at most
     temperature: float = 0.0  # 0 is greedy
     seed: int = 0
+    beside: tuple[str, ...] = ()
+    """Prompts that other slots answer at the same time."""
 
     def cell(self, setup: TimedSetup) -> tuple[str, str, int]:
         """As `TimedRun.cell` of what this makes `setup` do."""
@@ -122,7 +125,9 @@ class TimedRun:
 def timed_run(running: Running, setup: TimedSetup, ask: Ask, pass_no: int = 0, attempt: int = 0) -> TimedRun:
     """Ask once, and watch the machine meanwhile. Raises EngineFailed."""
     watch = Watch(running.session)
-    answer = running.complete(ask.prompt, ask.n_predict, seed=ask.seed, temperature=ask.temperature)
+    prompts = (ask.prompt, *ask.beside)
+    answers = ask_all(running, prompts, ask.n_predict, len(prompts), seed=ask.seed, temperature=ask.temperature)
+    answer = together(answers)
     return judged_run(setup, ask, answer, watch.since(), pass_no, attempt)
 
 

@@ -220,7 +220,7 @@ def pack_up(
     Raises what carrying out any plan raises.
     """
     plan, ledger = package.plan, package._ledger
-    check_outputs(plan)
+    check_outputs(plan, tidy=not dry_run)
     n_hash = package.hash_bytes
     if dry_run:
         return PackResult(package, None, n_hash, {})

@@ -27,10 +27,11 @@ def show(report: BenchReport, *, quiet: bool = False) -> None:
     settings, machine = report.settings, report.machine
     line(f"engine: {report.engine.name} {report.engine.version}")
     line(f"machine: {machine['n_cpus']} CPUs, {machine['cpu']}, {machine['system']}")
+    at_once = f", {settings['slots']} answers at a time" if settings.get("slots", 1) > 1 else ""
     how = "greedy" if settings["temperature"] == 0 else f"sampled at temperature {settings['temperature']:g}"
     line(
         f"{settings['repeats']} interleaved passes of {sum(settings['tasks'].values())} prompts, up to "
-        f"{settings['n_predict']} tokens, {how}, loaded {settings['loads']}"
+        f"{settings['n_predict']} tokens, {how}, loaded {settings['loads']}{at_once}"
     )
     tasks = list(settings["tasks"])
     table = Table()

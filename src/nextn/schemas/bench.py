@@ -18,9 +18,10 @@ class BenchSettings(DocumentPart):
     n_predict: Annotated[Positive, doc("most tokens of an answer")]
     temperature: Annotated[float, Meta(ge=0, description="0: greedy")]
     threads: Annotated[int | None, doc("null: the engine's default")]
-    n_ctx: Annotated[Positive, doc("tokens")]
+    n_ctx: Annotated[Positive, doc("tokens of each slot")]
     engine_args: list[str]
     loads: Literal["side by side", "one at a time"]
+    slots: Annotated[Positive, doc("answers worked on at the same time; speeds are those of all together")] = 1
 
 
 class EngineMemory(DocumentPart):

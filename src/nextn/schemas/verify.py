@@ -6,7 +6,7 @@ from typing import Annotated, Literal
 
 from msgspec import UNSET, Meta, UnsetType
 
-from .base import Count, Document, DocumentPart, EngineName, Share, doc
+from .base import Count, Document, DocumentPart, EngineName, Positive, Share, doc
 
 
 class FileComparison(DocumentPart):
@@ -67,4 +67,5 @@ class VerifyDocument(Document, tag="verify", kw_only=True):
     engine: Annotated[EngineName, doc("absent when only files were compared")] | UnsetType = UNSET
     n_prompts: int | UnsetType = UNSET
     n_drafted: int | UnsetType = UNSET
+    slots: Annotated[Positive, doc("prompts that were answered at the same time with MTP")] | UnsetType = UNSET
     tps: Annotated[Speeds, doc("single runs, not a benchmark")] | UnsetType = UNSET

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import math
+import os
 import struct
 from dataclasses import dataclass
 from operator import index
@@ -17,6 +18,7 @@ from typing import Any
 from ..errors import FormatError
 from ..gguf.files import open_regular, os_error
 from ..gguf.strangers import MOST_BYTES, by_content, cut_short
+from ..workfile import Stamp
 from .ranges import FileRange
 
 MAX_HEADER_BYTES = 100_000_000  # the reference implementation's limit
@@ -75,6 +77,7 @@ def read_safetensors(path: Path) -> dict[str, SourceTensor]:
     Raises FormatError for a damaged or truncated file, StorageError when it cannot be read.
     """
     fd, size = open_regular(path)
+    stamp = Stamp.of(os.fstat(fd))
     try:
         with open(fd, "rb") as file:  # noqa: PTH123 - Path.open would wait for a pipe
             head = file.read(8)
@@ -97,7 +100,7 @@ def read_safetensors(path: Path) -> dict[str, SourceTensor]:
                 raise FormatError("the file shrank while it was read", path=path, offset=8 + len(raw))
     except OSError as error:
         raise os_error(error, path, "read it") from error
-    return _parse(raw, 8 + length, size, path)
+    return _parse(raw, 8 + length, size, path, stamp)
 
 
 _METADATA = "__metadata__"  # an entry that is no tensor
@@ -111,7 +114,7 @@ def _whole_bytes(table: dict[str, Any], data_start: int) -> int | None:
         return None
 
 
-def _parse(raw: bytes, data_start: int, size: int, path: Path) -> dict[str, SourceTensor]:
+def _parse(raw: bytes, data_start: int, size: int, path: Path, stamp: Stamp) -> dict[str, SourceTensor]:
     try:
         table: Any = json.loads(raw)
     except (ValueError, RecursionError) as error:
@@ -136,5 +139,6 @@ def _parse(raw: bytes, data_start: int, size: int, path: Path) -> dict[str, Sour
         if data_start + end > size:
             whole = _whole_bytes(table, data_start)
             raise FormatError(cut_short(size, whole, f"tensor '{name}'", path.name), path=path)
-        tensors[name] = SourceTensor(name, dtype, shape, FileRange(path, data_start + start, data_start + end))
+        where = FileRange(path, data_start + start, data_start + end, stamp)
+        tensors[name] = SourceTensor(name, dtype, shape, where)
     return tensors

@@ -2,7 +2,7 @@
 
 Read from tokenizer.json (vocabulary, merges, pre-tokenizer, added tokens), tokenizer_config.json (special tokens,
 chat template), config.json (`vocab_size`, ids) and the chat template's own files. What is written is what
-llama.cpp's converter writes for byte-level BPE (facts about conversion/base.py and gguf-py's vocab.py at b11434).
+llama.cpp's converter writes for byte-level BPE (facts about conversion/base.py and gguf-py's vocab.py at b11549).
 The converter knows a tokenizer by a hash of what it makes of a sample text; here the pre-tokenizer's regular
 expression decides, which is what `tokenizer.ggml.pre` stands for.
 """

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import tempfile
 import time
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,6 +13,7 @@ from ..measure.engine_report import by_text
 from ..progress import Say, heard
 from ..schemas.base import Documented, filled
 from ..schemas.demo import DemoDocument
+from ..writing.scratch import scratch_folder
 from .attach import attach
 
 if TYPE_CHECKING:
@@ -85,8 +85,8 @@ def demo(out: str | Path | None = None, *, engine: EngineChoice = None, say: Say
     """
     from ..engines import find_engine
 
-    with tempfile.TemporaryDirectory(prefix="nextn-demo-") as scratch:
-        return _run(Path(scratch if out is None else out), find_engine(engine), heard(say))
+    with scratch_folder("demo") as scratch:
+        return _run(scratch if out is None else Path(out), find_engine(engine), heard(say))
 
 
 def _run(folder: Path, engine: Engine, say: Say) -> DemoResult:

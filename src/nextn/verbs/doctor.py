@@ -125,7 +125,7 @@ def doctor(
         if not fix or before.model is None or not before.fixable:
             return DoctorResult(before, engine_died=died)
         plan, after = _planned(before, block, target, out, mode)
-        check_outputs(plan)
+        check_outputs(plan, tidy=not dry_run)
         if dry_run:
             return DoctorResult(before, plan, None, after, died)
         if source is not None and source.remote is not None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import tempfile
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
@@ -23,6 +22,7 @@ from ..memory.memory_plan import MemoryPlan, SetupCost
 from ..memory.settings import DEFAULT_N_CTX, Settings, kv_types
 from ..memory.setups import TITLES, Setup, Setups, make_setups, publishing
 from ..progress import Say, heard
+from ..writing.scratch import scratch_folder
 
 
 def plan(
@@ -56,7 +56,7 @@ def plan(
             raise UsageError(f"{what} is {value:,}; it must be at least 1.")
     kv_type_k, kv_type_v = kv_types(kv_type)
     with ExitStack() as stack:
-        scratch = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="nextn-plan-")))
+        scratch = stack.enter_context(scratch_folder("plan"))
         opened = stack.enter_context(_open(model))
         say("reading headers")
         trained = opened.arch_int("context_length")

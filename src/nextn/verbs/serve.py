@@ -140,48 +140,66 @@ def _server(engine: EngineChoice) -> Engine:
 def _layout(seen: Inspection, sidecar: str | Path | None, engine: Engine, notes: list[str]) -> tuple[str, Path | None]:
     """The layout that is served and its sidecar; what the user should know of it goes to `notes`."""
     from ..archs import FAMILIES
-    from ..archs.others import LOADS_ONLY
+    from ..archs.engines import IK, LLAMA_CPP, Does
+    from ..inspection.engines import measured
 
-    model, name = seen.model, seen.model.entry.name
-    family = FAMILIES.get(seen.architecture)
-    on_ik = engine.name.startswith("ik")
-    words = family.runs_on.get("ik_llama.cpp", "") if family and on_ik else ""
-    takes_sidecar = not on_ik or ("sidecar" in words and "no sidecar" not in words)
-    if words and not words.startswith("bundled"):
-        notes.append(f"ik_llama.cpp and '{seen.architecture}': {words}")
+    model, name, arch = seen.model, seen.model.entry.name, seen.architecture
+    kind = IK if engine.name.startswith("ik") else LLAMA_CPP
+    support = FAMILIES[arch].on(kind) if arch in FAMILIES else None
+    takes_sidecar = support is None or support.does("sidecar") is not Does.REFUSES
     if sidecar is not None:
         beside = open_model(sidecar)
         notes += [f"{beside.entry.name}: {what}" for what in check_beside(beside, model)]
         if seen.shape == "bundled":
             notes.append(f"{name} has a block of its own; the sidecar's is the one that drafts")
         if not takes_sidecar:
-            notes.append(f"ik_llama.cpp takes no sidecar of the family '{seen.architecture}': expect it to refuse")
+            notes.append(f"{beside.entry.name} is a sidecar of '{arch}': {measured(kind, arch, 'sidecar')}")
         return "sidecar", beside.entry
     if seen.shape == "bundled":
-        if family is None:
-            what = "loads it, and no engine drafts" if seen.architecture in LOADS_ONLY else "nextn knows no engine"
-            notes.append(f"{name} has a block, and {what} with the architecture '{seen.architecture}': without MTP")
-            return "none", None
-        if words.startswith("does not read"):
-            notes.append(f"{name}: if it is refused, take the block off with 'nextn detach'")
-            return "none", None
-        return ("shards" if model.is_sharded else "bundled"), None
+        return _bundled(seen, kind, notes), None
     answer = find_sidecars(model)
     found = answer.best()
     if found is None or takes_sidecar:
         notes += answer.notes()
     if found is not None and takes_sidecar:
         return "sidecar", found.path
-    layout = () if takes_sidecar else ("--layout", "bundle")
     if found is not None:
-        notes.append(f"{found.place}, and ik_llama.cpp takes no sidecar of this family")
-    notes.append(
-        f"{name} has no MTP block: served without MTP; put one on with "
-        f"'{shell('nextn', 'attach', model.entry, '--from', 'DONOR', *layout)}'"
-        if family is not None
-        else f"{name} has no MTP block, and nextn knows no engine that drafts with '{seen.architecture}'"
-    )
+        notes.append(
+            f"{found.place}, a sidecar of '{arch}': {measured(kind, arch, 'sidecar')}; to try it with a newer build, "
+            "name it with --sidecar"
+        )
+    without = f"{name} has no MTP block"
+    if support is None:
+        notes.append(f"{without}, and nextn knows no engine that drafts with '{arch}'")
+    elif not support.drafts:
+        layout = "sidecar" if FAMILIES[arch].only_sidecar else "bundle"
+        notes.append(f"{without}: served without MTP; with one of '{arch}', {measured(kind, arch, layout)}")
+    else:
+        more = () if takes_sidecar else ("--layout", "bundle")
+        command = shell("nextn", "attach", model.entry, "--from", "DONOR", *more)
+        notes.append(f"{without}: served without MTP; put one on with '{command}'")
     return "none", None
+
+
+def _bundled(seen: Inspection, kind: str, notes: list[str]) -> str:
+    """The layout of a model with a block on the engine `kind`: "none" where it does not draft with it."""
+    from ..archs import FAMILIES
+    from ..archs.engines import Does
+    from ..archs.others import LOADS_ONLY
+    from ..inspection.engines import measured
+
+    name, arch = seen.model.entry.name, seen.architecture
+    if arch not in FAMILIES:
+        what = "loads it, and no engine drafts" if arch in LOADS_ONLY else "nextn knows no engine"
+        notes.append(f"{name} has a block, and {what} with the architecture '{arch}': without MTP")
+        return "none"
+    layout, support = ("shards" if seen.model.is_sharded else "bundle"), FAMILIES[arch].on(kind)
+    if support.does(layout) not in (Does.LOADS, Does.REFUSES):
+        return "shards" if seen.model.is_sharded else "bundled"
+    refused = support.does(layout) is Does.REFUSES and support.trunk is Does.LOADS
+    off = "; take the block off with 'nextn detach'" if refused else ""
+    notes.append(f"{name} has a block of '{arch}': {measured(kind, arch, layout)}{off}")
+    return "none"
 
 
 def _tuned(model: Model, tuned: str | Path | None, notes: list[str]) -> Tuned:

@@ -25,11 +25,11 @@ from ..measure.tune_cpus import allowed_cpus, thread_counts
 from ..measure.tune_report import TuneReport, planned_runs
 from ..measure.tune_search import MAX_FINALISTS, Final, Search, Trial, passes_for, screen_asks
 from ..measure.tune_space import BLOCK_TYPES, EMBD_TYPES, HEAD_TYPES, N_MAX, P_MIN, Point, Space
-from ..measure.typed_sidecar import scratch_folder
 from ..progress import Say, heard
 from ..schemas.base import EngineName
 from ..tuned import TUNED_SUFFIX
 from ..writing.durable import write_file
+from ..writing.scratch import scratch_folder
 
 if TYPE_CHECKING:
     from ..engines import EngineChoice
@@ -86,7 +86,7 @@ def tune(
     context = n_ctx or context_for(asked, n_predict)
     notes = list(target.notes)
     with ExitStack() as stack:
-        maker = Maker(target, donor, Path(stack.enter_context(scratch_folder())), say)
+        maker = Maker(target, donor, stack.enter_context(scratch_folder("tune")), say)
         space = _space(maker, n_max, p_min, types, head_types, embd_types, threads)
         if not maker.can_make:
             notes.append("the model has a block of its own and a sidecar: other types of the block are not tried")

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import tempfile
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -18,6 +17,7 @@ from ..progress import Say, heard
 from ..schemas.base import Documented, filled
 from ..schemas.verify import VerifyDocument
 from ..sources.ranges import Reader
+from ..writing.scratch import scratch_folder
 
 if TYPE_CHECKING:
     from ..engines import EngineChoice
@@ -62,13 +62,15 @@ def verify(
     n_ctx: int | None = None,
     threads: int | None = None,
     engine_args: Sequence[str] = (),
+    slots: int = 1,
     say: Say | None = None,
 ) -> Verdict:
     """Prove a model with its block: files against `trunk`, drafts and text on the engine, control included.
 
     `engine`: "xllamacpp" (default), "llama-server", "ik", the path of a llama-server, or an open `Engine`. `say` hears
-    of each step. A model that the engine refuses only with MTP is not an exception but a failed verdict; an engine that
-    dies, or refuses it without MTP too, leaves the verdict open.
+    of each step. `slots`: prompts that are answered at the same time with MTP. A model that the engine refuses only
+    with MTP is not an exception but a failed verdict; an engine that dies, or refuses it without MTP too, leaves the
+    verdict open.
 
     Raises NoBlock when there is nothing to verify, EngineMissing without an engine, and what opening files raises.
     """
@@ -85,7 +87,7 @@ def verify(
         return Verdict(opened.entry, _entry(beside), _entry(original), FAILED, reasons, files, None, notes)
     from ..engines import find_engine
 
-    report = _on_engine(find_engine(engine), target, prompts, n_predict, n_ctx, threads, engine_args, say)
+    report = _on_engine(find_engine(engine), target, prompts, n_predict, n_ctx, threads, engine_args, slots, say)
     return Verdict(
         opened.entry,
         _entry(beside),
@@ -131,6 +133,7 @@ def _on_engine(
     n_ctx: int | None,
     threads: int | None,
     engine_args: Sequence[str],
+    slots: int,
     say: Say,
 ) -> EngineReport:
     from ..measure.engine_check import check_on_engine
@@ -140,7 +143,7 @@ def _on_engine(
     def control(folder: Path) -> tuple[Path, Path | None]:
         return make_control(model, sidecar, folder, takes_sidecar=engine.name != "ik_llama.cpp")
 
-    with tempfile.TemporaryDirectory(prefix="nextn-verify-") as scratch:
+    with scratch_folder("verify") as scratch:
         return check_on_engine(
             engine,
             model.entry,
@@ -152,6 +155,7 @@ def _on_engine(
             n_ctx=n_ctx,
             threads=threads,
             extra_args=tuple(engine_args),
-            scratch=Path(scratch),
+            scratch=scratch,
             say=say,
+            slots=slots,
         )

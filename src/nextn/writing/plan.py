@@ -145,7 +145,8 @@ class Link:
     source: Path
     size_bytes: int
     mode: LinkMode = LinkMode.AUTO
-    staged: Stamp | None = None  # of a file of ours on the folder's file system: renamed where it cannot be linked
+    stamp: Stamp | None = field(default=None, compare=False, repr=False)  # of the file that was looked at
+    staged: bool = False  # our own file on the folder's file system: where there are no hard links it is renamed
     twin_of: str | None = None  # the output of this plan, named before, that `source` will be
 
 

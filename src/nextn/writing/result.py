@@ -80,7 +80,7 @@ class Result(Documented):
 def carry_out(plan: Plan, dry_run: bool, progress: Progress | None) -> Result:
     """Carry a plan out that needs nothing from a server; with `dry_run` only check that its outputs are free."""
     if dry_run:
-        check_outputs(plan)
+        check_outputs(plan, tidy=False)
         return Result(plan, None)
     return Result(plan, execute(plan, progress=progress))
 
