@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from ..gguf.kv import printable
+from ..shell import shell
 from ..units import size
 from ..writing.plan import Plan
 from ..writing.result import Result
-from .text import say, shell
+from .text import say
 
 
 def say_outputs(plan: Plan, *, done: bool) -> None:
