@@ -14,6 +14,8 @@
     ├── NoSpace               21   the file system has no room for the output
     ├── StorageError          22   the operating system refused (permission, input/output error)
     ├── RemoteError           23   a server refused, or did not answer as it should
+    ├── InPlaceRefused        24   this file cannot, or must not, be changed in place
+    ├── ChangeUnfinished      25   a change in place was interrupted; `nextn recover` ends it
     ├── EngineMissing         30   no engine to judge with
     ├── EngineRefused         31   the engine did not load the model; its decisive line is quoted
     └── EngineFailed          32   the engine died or answered nonsense; its log is kept
@@ -146,6 +148,18 @@ class RemoteError(NextnError):
     """A server refused, or did not answer as it should."""
 
     exit_code = 23
+
+
+class InPlaceRefused(NextnError):
+    """The file cannot be changed in place (no room for the header), or must not be (in use, shared, in a cache)."""
+
+    exit_code = 24
+
+
+class ChangeUnfinished(NextnError):
+    """A change in place was interrupted, and its journal still lies beside the file."""
+
+    exit_code = 25
 
 
 class EngineMissing(NextnError):

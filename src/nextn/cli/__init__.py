@@ -38,8 +38,9 @@ EXIT_CODES = """\b
 Exit codes: 0 done (verify: passed)   2 wrong call          3 verify: failed    4 verify, bench, tune: cannot tell
   5 inspect, doctor: problems found   10 damaged file   11 unsupported format   12 incomplete model
  13 donor does not fit   14 block already there   15 no block   16 unsupported model   17 type not possible
- 20 output exists   21 no disk space   22 the system refused   23 a server refused   30 no engine   31 engine refused
- 32 engine failed   serve: the server's own   70 a bug in nextn   130 interrupted"""
+ 20 output exists   21 no disk space   22 the system refused   23 a server refused   24 not possible in place
+ 25 a change in place was interrupted   30 no engine   31 engine refused   32 engine failed
+ serve: the server's own   70 a bug in nextn   130 interrupted"""
 
 
 class _Verbs(click.Group):

@@ -8,13 +8,12 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from ..writing.execute import check_outputs, execute
 from ..writing.plan import Plan
 
 if TYPE_CHECKING:
     from ..block.model import Block
     from ..remote.model import Remote
-from ..writing.result import DonorInfo, Progress, Result
+from ..writing.result import DonorInfo, Progress, Result, check, execute
 
 
 @contextmanager
@@ -55,7 +54,7 @@ class Source:
         from ..block.fingerprint import block_sha256, check_wanted, demand
 
         wanted = None if expect is None else check_wanted(expect)
-        check_outputs(plan)
+        check(plan)
         remote, block = self.remote, self.block
         needed = list(plan.ranges)
         if wanted is not None:

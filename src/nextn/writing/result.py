@@ -8,7 +8,10 @@ from pathlib import Path
 from typing import Any
 
 from ..errors import UsageError
-from .execute import Outcome, check_outputs, execute
+from . import execute as new_files
+from . import in_place
+from .durable import System
+from .execute import Outcome
 from .plan import LinkMode, Plan
 
 Progress = Callable[[int, int], None]  # (bytes done, bytes in all)
@@ -51,8 +54,9 @@ class Result:
 
     @property
     def files(self) -> tuple[Path, ...]:
-        """All files that were made, links included, the entry's last."""
-        return tuple(self.plan.folder / out.name for out in self.plan.outputs)
+        """All files that were made or changed, links included, the entry's last."""
+        made = tuple(self.plan.folder / out.name for out in self.plan.outputs)
+        return made + tuple(change.path for change in self.plan.changes)
 
     def to_json(self) -> dict[str, Any]:
         """JSON as in the schema of attach, detach and extract."""
@@ -71,10 +75,24 @@ class Result:
         }
 
 
+def check(plan: Plan) -> None:
+    """Everything that can be known before writing. Raises OutputExists, NoSpace, StorageError, ChangeUnfinished."""
+    if plan.changes:
+        in_place.check_changes(plan)
+    else:
+        new_files.check_outputs(plan)
+
+
+def execute(plan: Plan, *, progress: Progress | None = None, system: System | None = None) -> Outcome:
+    """Write a plan's new files, or change its files in place. Raises what either raises."""
+    run = in_place.change_files if plan.changes else new_files.execute
+    return run(plan, progress=progress, system=system)
+
+
 def carry_out(plan: Plan, dry_run: bool, progress: Progress | None) -> Result:
-    """Carry a plan out that needs nothing from a server; with `dry_run` only check that its outputs are free."""
+    """Carry a plan out that needs nothing from a server; with `dry_run` only check that it can be."""
     if dry_run:
-        check_outputs(plan)
+        check(plan)
         return Result(plan, None)
     return Result(plan, execute(plan, progress=progress))
 
