@@ -156,10 +156,10 @@ def made(trunk: Path, donor: Path, arch: str, layout: str, out: Path) -> tuple[P
         return trunk, None
     kind = layout.removeprefix("ik-").removesuffix("+head")
     head = "q4_0" if layout.endswith("+head") else None
-    aim = "ik" if layout.startswith("ik-") else None
+    for_engine = "ik" if layout.startswith("ik-") else None
     if kind == "shards":  # of a set: the tests' trunks are single files
         trunk = in_two(trunk, out.parent / f"{trunk.stem} set")
-    result = nextn.attach(trunk, donor, layout=kind, draft_head=head, aim=aim, out=out)
+    result = nextn.attach(trunk, donor, layout=kind, draft_head=head, for_engine=for_engine, out=out)
     return result.entry, result.sidecar
 
 

@@ -28,12 +28,12 @@ from nextn.engines.base import Engine, Launch, Running
 from nextn.engines.xllamacpp import Xllamacpp
 from nextn.measure.bench_report import ALL_TASKS, compare_setups, compared_json, overall_tps, spread_json
 from nextn.measure.bench_setup import machine
+from nextn.measure.candidate_sidecars import Maker
+from nextn.measure.engine_pool import Pool
+from nextn.measure.patience import Patience
 from nextn.measure.target import open_target
 from nextn.measure.tasks import OWN
-from nextn.measure.trial import Ask, Run, Setup, mark_slow
-from nextn.measure.trial_patience import Patience
-from nextn.measure.trial_pool import Pool
-from nextn.measure.tune_made import Maker
+from nextn.measure.timed_run import Ask, TimedRun, TimedSetup, mark_slow
 from nextn.measure.tune_space import Artifact, Point, Space
 from nextn.verbs.demo import PROMPTS
 from vocab_model import LAYERS, VOCAB, make_vocab_model
@@ -106,7 +106,7 @@ def prove(case: Case, engine: Engine, folder: Path, passes: int, patience_s: flo
     report = nextn.tune(
         model, engine=engine, n_max=case.n_max, p_min=case.p_min, types=case.blocks, head_types=case.heads,
         embd_types=(), threads=[case.threads], prompts=folder / "prompts.txt", n_predict=case.n_predict, n_ctx=N_CTX,
-        patience_s=patience_s, out=folder / f"tuned-{case.name}", progress=say,
+        patience_s=patience_s, out=folder / f"tuned-{case.name}", say=say,
     )  # fmt: skip
     race_s = time.monotonic() - start
     log(f"{case.name}: raced in {race_s:.0f} s, {len(report.runs)} runs, {report.n_disturbed} disturbed")
@@ -143,14 +143,14 @@ def prove(case: Case, engine: Engine, folder: Path, passes: int, patience_s: flo
     return summary(case, engine, report, shown, unique, speeds, runs, grid_runs, race_s, grid_s)
 
 
-def setup_of(point: Point, maker: Maker) -> Setup:
+def setup_of(point: Point, maker: Maker) -> TimedSetup:
     """To be timed."""
     return point.setup(point.id, maker.model, maker.sidecar(point.artifact) if point.n_max else None)
 
 
 def time_grid(
     case: Case, space: Space, maker: Maker, engine: Engine, asks: Sequence[Ask], patience_s: float
-) -> list[Run]:
+) -> list[TimedRun]:
     """Every setting on every prompt, each loaded once: the cheapest way through the whole grid."""
     points = space.grid()
     with Pool(engine, N_CTX, (), asks[0].prompt, side_by_side=False) as pool:
@@ -170,7 +170,7 @@ def take_turns(
     asks: Sequence[Ask],
     passes: int,
     patience_s: float,
-) -> list[Run]:
+) -> list[TimedRun]:
     """Interleaved passes over all prompts; every second one in reverse."""
     with Pool(engine, N_CTX, (), asks[0].prompt) as pool:
         patience = Patience(pool, patience_s, say)
@@ -189,8 +189,8 @@ def summary(
     shown: dict[str, Point],
     unique: Sequence[Point],
     speeds: dict[Point, float],
-    runs: list[Run],
-    grid_runs: list[Run],
+    runs: list[TimedRun],
+    grid_runs: list[TimedRun],
     race_s: float,
     grid_s: float,
 ) -> dict[str, Any]:
@@ -247,9 +247,9 @@ def shown_grid(speeds: dict[Point, float]) -> list[str]:
     return [point.id for point in speeds]
 
 
-def setup_of_id(point: Point) -> Setup:
+def setup_of_id(point: Point) -> TimedSetup:
     """Only to be compared."""
-    return Setup(point.id, Path(), n_max=point.n_max)
+    return TimedSetup(point.id, Path(), n_max=point.n_max)
 
 
 def docs(results: Sequence[dict[str, Any]]) -> str:

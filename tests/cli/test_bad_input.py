@@ -25,8 +25,8 @@ from nextn.errors import StorageError
 from nextn.gguf.files import open_model, read_header
 from nextn.gguf.header import build_header
 from nextn.gguf.kv import KV, KVType, edit
-from nextn.writing import durable
 from nextn.writing import execute as local
+from nextn.writing import system as disk
 
 DENSE = "qwen35-dense-F32.gguf"
 
@@ -420,7 +420,7 @@ def test_refusals_of_the_system(
     world: World, monkeypatch: pytest.MonkeyPatch, call: str, number: int, words: str
 ) -> None:
     system = Refusing(**{call: number})
-    monkeypatch.setattr(durable.System, call, lambda self, *args: system.step(call, args))
+    monkeypatch.setattr(disk.System, call, lambda self, *args: system.step(call, args))
     world.attach(StorageError.exit_code, words, "--layout", "bundle")
 
 

@@ -46,7 +46,7 @@ def test_the_older_runtime_fails_on_a_block_and_runs_what_detach_makes(tiny_mode
     for number, sick in enumerate((tiny_models.bundled, tiny_models.shards)):
         tokens, said = generate(sick)
         assert tokens == [] and "blk.4.ssm_conv1d.weight" in said and "not found" in said
-        made = nextn.detach(sick, out=tmp_path / str(number), aim="ik")
+        made = nextn.detach(sick, out=tmp_path / str(number), for_engine="ik")
         assert generate(made.entry)[0] == plain
 
 
@@ -57,7 +57,7 @@ def test_it_runs_a_trunk_of_its_own_types_after_attach_and_detach(tmp_path: Path
     subprocess.run([tool, SOURCE, trunk, "IQ4_KS", "1"], check=True, capture_output=True, timeout=200)
     kinds = {info.type_name for _, info in open_model(trunk).items()}
     assert "iq4_ks" in kinds
-    bundled = nextn.attach(trunk, CHECKPOINT, layout="bundle", type="iq4_ks", aim="ik", out=tmp_path / "with")
+    bundled = nextn.attach(trunk, CHECKPOINT, layout="bundle", type="iq4_ks", for_engine="ik", out=tmp_path / "with")
     model = open_model(bundled.entry)
     for name in open_model(trunk).tensors:
         assert stored(model, name) == stored(open_model(trunk), name)
@@ -65,7 +65,7 @@ def test_it_runs_a_trunk_of_its_own_types_after_attach_and_detach(tmp_path: Path
         "iq4_ks", "f32"
     }  # fmt: skip
     with pytest.raises(QuantizeError, match=r"which llama\.cpp cannot read"):
-        nextn.attach(trunk, CHECKPOINT, layout="bundle", aim="both", out=tmp_path / "both")
+        nextn.attach(trunk, CHECKPOINT, layout="bundle", for_engine="both", out=tmp_path / "both")
     plain = nextn.detach(bundled.entry, out=tmp_path / "plain.gguf")
     assert plain.entry.read_bytes() == trunk.read_bytes()
     assert len(generate(plain.entry)[0]) == 16

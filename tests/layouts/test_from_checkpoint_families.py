@@ -16,8 +16,6 @@ from families import CODE, KINDS, trunk_of
 import nextn
 from conftest import DATA, need
 from golden_configs import changed
-from nextn.archs import FAMILIES
-from nextn.archs.headers import HPARAMS
 from nextn.errors import FormatError, NextnError, UnsupportedFormat
 from nextn.gguf.files import open_model
 
@@ -79,10 +77,6 @@ def test_it_drafts_beside_its_trunk(kind: str, family: Callable[[str], Path], tm
     data = nextn.verify(trunk, sidecar=sidecar, prompts=CODE, n_predict=16, threads=1).to_json()
     assert data["verdict"] != "failed", data["reasons"]
     assert data["n_drafted"] > 0 and all(item["near_tie"] for item in data["divergences"])
-
-
-def test_every_family_that_takes_a_sidecar_on_llama_cpp_has_a_table() -> None:
-    assert set(HPARAMS) == {arch for arch, family in FAMILIES.items() if family.takes_sidecar}
 
 
 CONFIGS = json.loads((DATA / "goldens" / "configs" / "families.json").read_text())

@@ -180,7 +180,7 @@ def play(on, **answers):
         return folder / "m.gguf", folder / "s.gguf"
 
     said = []
-    report = check_on_engine(engine, Path("m"), Path("s"), control, ["one"], 3, [1], progress=said.append)
+    report = check_on_engine(engine, Path("m"), Path("s"), control, ["one"], 3, [1], say=said.append)
     return engine, report, said
 
 

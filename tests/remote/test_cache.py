@@ -18,9 +18,14 @@ from nextn.cli.cache import command
 from nextn.errors import NoSpace, StorageError
 from nextn.remote.cache import Identity, PartialFile, cache_root, gaps, guard_of, merged, note_of, refuse_partial
 from nextn.remote.cache_entries import clear, entries
+from nextn.workfile import Folder
 
 DATA = random.Random(1).randbytes(300_000)
 WHO = Identity("hf:org/name@abc:x.gguf", len(DATA), "etag")
+
+
+def partial_file(path: Path, who: Identity = WHO) -> PartialFile:
+    return PartialFile(Folder.private(path.parents[1], (path.parent.name,), make=True), path.name, who)
 
 
 def put(file: PartialFile, start: int, end: int) -> None:
@@ -34,7 +39,7 @@ def path(tmp_path: Path) -> Path:
 
 
 def made(path: Path, *ranges: tuple[int, int]) -> None:
-    file = PartialFile(path, WHO)
+    file = partial_file(path)
     for start, end in ranges:
         put(file, start, end)
     file.publish()
@@ -42,7 +47,7 @@ def made(path: Path, *ranges: tuple[int, int]) -> None:
 
 
 def missing(path: Path, who: Identity = WHO) -> list[tuple[int, int]]:
-    file = PartialFile(path, who)
+    file = partial_file(path, who)
     try:
         return file.missing(0, who.size_bytes)
     finally:
@@ -76,12 +81,12 @@ def test_what_was_noted_is_there_next_time(path: Path) -> None:
 
 
 def test_it_has_no_name_before_its_header_is_there(path: Path) -> None:
-    file = PartialFile(path, WHO)
+    file = partial_file(path)
     put(file, 0, 10)
     assert not path.exists() and file.content_path.exists()
     file.close()
     assert missing(path)[0] == (10, len(DATA))
-    file = PartialFile(path, WHO)
+    file = partial_file(path)
     file.publish()
     file.publish()
     assert path.exists() and file.content_path == path
@@ -89,7 +94,7 @@ def test_it_has_no_name_before_its_header_is_there(path: Path) -> None:
 
 
 def test_bytes_without_a_note_are_a_hole(path: Path) -> None:
-    file = PartialFile(path, WHO)
+    file = partial_file(path)
     file.write(0, DATA[:1000])
     file.publish()
     file.close()
@@ -103,7 +108,7 @@ def test_a_torn_note_loses_its_last_range_at_most(path: Path, lost: int) -> None
     note.write_bytes(note.read_bytes()[:-lost])
     left = missing(path)
     assert left in ([(1000, 5000), (9000, len(DATA))], [(1000, len(DATA))], [(0, len(DATA))])
-    file = PartialFile(path, WHO)
+    file = partial_file(path)
     put(file, 1000, 2000)  # appended behind the torn line
     file.close()
     assert (1000, 2000) not in missing(path) and missing(path)[0][0] >= 0
@@ -149,7 +154,7 @@ def test_another_version_starts_anew(path: Path, other: Identity) -> None:
 
 
 def test_two_runs_at_once_add_up(path: Path) -> None:
-    one, two = PartialFile(path, WHO), PartialFile(path, WHO)
+    one, two = partial_file(path), partial_file(path)
     put(one, 0, 1000)
     put(two, 500, 2000)
     put(one, 4000, 5000)
@@ -178,7 +183,7 @@ def test_guard(path: Path, tmp_path: Path) -> None:
 
 
 def test_a_full_disk_is_one_sentence(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    file = PartialFile(path, WHO)
+    file = partial_file(path)
 
     def full(*args: object) -> int:
         raise OSError(28, "No space left on device")
@@ -192,7 +197,7 @@ def test_a_full_disk_is_one_sentence(path: Path, monkeypatch: pytest.MonkeyPatch
 def test_a_folder_that_cannot_be_made(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("x")
     with pytest.raises(StorageError):
-        PartialFile(tmp_path / "file" / "x.gguf", WHO)
+        partial_file(tmp_path / "file" / "x.gguf")
 
 
 def test_where_the_cache_is(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
@@ -209,7 +214,7 @@ def test_where_the_cache_is(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> 
 def test_entries_and_clearing(path: Path, tmp_path: Path) -> None:
     made(path, (0, 100_000))
     web = tmp_path / "http" / "host--0123" / "files" / "y.gguf"
-    file = PartialFile(web, Identity("https://host/y.gguf", 1000, ""))
+    file = partial_file(web, Identity("https://host/y.gguf", 1000, ""))
     file.close()
     found = entries(tmp_path)
     assert [entry.name for entry in found] == ["hf:org/name@" + "a" * 40, "https://host/y.gguf"]
@@ -220,7 +225,7 @@ def test_entries_and_clearing(path: Path, tmp_path: Path) -> None:
 
 
 def test_what_is_in_use_is_not_cleared(path: Path, tmp_path: Path) -> None:
-    file = PartialFile(path, WHO)
+    file = partial_file(path)
     put(file, 0, 10)
     script = (
         "import sys; from pathlib import Path\n"
@@ -237,7 +242,7 @@ def test_what_is_in_use_is_not_cleared(path: Path, tmp_path: Path) -> None:
 def test_a_killed_run_leaves_what_it_noted(path: Path) -> None:
     script = (
         "import os, sys; sys.path[:0] = sys.argv[1].split(os.pathsep)\nfrom test_cache import *\n"
-        "file = PartialFile(Path(sys.argv[2]), WHO)\nput(file, 0, 1000)\nfile.write(1000, DATA[1000:2000])\n"
+        "file = partial_file(Path(sys.argv[2]))\nput(file, 0, 1000)\nfile.write(1000, DATA[1000:2000])\n"
         "os.kill(os.getpid(), 9)"
     )
     here = os.pathsep.join(str(ROOT / "tests" / part) for part in ("remote", "support", ""))

@@ -303,7 +303,7 @@ def test_one_factor_for_all_in_every_shape_that_is_published(source: Callable[[s
     codes = one.tensors[Q_A][2]
     for shape in ([], [1], [1, 1]):
         one.tensors[f"{Q_A}_scale"] = "F32", shape, struct.pack("<f", 0.125)
-        from nextn.sources.numbers import e4m3_values
+        from nextn.sources.small_floats import e4m3_values
 
         wanted = e4m3_values()[np.frombuffer(codes, np.uint8)].reshape(32, 64) * np.float32(0.125)
         assert (one.floats("attn_q_a.weight") == wanted).all()

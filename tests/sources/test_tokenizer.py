@@ -16,7 +16,7 @@ import pytest
 from conftest import CHECKPOINT, TRUNKS
 from nextn.errors import FormatError, NextnError, UnsupportedFormat, UsageError
 from nextn.gguf.files import open_model
-from nextn.layouts.fit import tokens_hash
+from nextn.layouts.donor_check import tokens_hash
 from nextn.sources.checkpoint import Checkpoint, open_checkpoint
 from nextn.sources.tokenizer import CONTROL, NORMAL, UNUSED, USER_DEFINED, Tokenizer, tokenizer_hash, tokens_of
 

@@ -23,8 +23,7 @@ from typing import Any
 from nextn.gguf.files import open_model
 from nextn.gguf.header import TensorInfo, build_header, place
 from nextn.gguf.kv import KV, KVType
-from nextn.writing import durable
-from nextn.writing.durable import System
+from nextn.writing.system import System
 
 CALLS = (
     "open_new",
@@ -278,7 +277,7 @@ def main(argv: list[str]) -> int:
         return call
 
     for name in CALLS:
-        setattr(durable.System, name, slow(name))
+        setattr(System, name, slow(name))
     return command_line(argv[1:])
 
 

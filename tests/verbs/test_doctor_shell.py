@@ -24,10 +24,9 @@ from splitting import split_gguf
 
 import nextn
 from conftest import CHECKPOINT, Q4, ROOT, TRUNKS, mounted
-from nextn.archs.base import LOADS_ONLY, OTHER_USE
+from nextn.archs.others import LOADS_ONLY, NONE_PUBLISHED, OTHER_USE
 from nextn.cli import main
 from nextn.diagnosis import examine
-from nextn.diagnosis.unpublished import NONE_PUBLISHED
 from nextn.errors import EXIT_PROBLEMS, StorageError
 
 SCHEMA = json.loads((ROOT / "src" / "nextn" / "schemas" / "doctor.json").read_text())

@@ -417,7 +417,7 @@ def test_errors_name_addresses(hub: HubServer, tmp_path: Path) -> None:
 def test_a_folder_without_hard_links_gets_the_file_too(
     hub: HubServer, big: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from nextn.writing.durable import System
+    from nextn.writing.system import System
 
     def no_links(self: System, source: Path, target: Path) -> None:
         raise OSError(errno.EPERM, "not permitted")

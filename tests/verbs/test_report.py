@@ -15,7 +15,7 @@ from conftest import CHECKPOINT, DATA, Q4, need
 from nextn.cli import main
 from nextn.errors import FormatError
 from nextn.report.page import contexts, page
-from nextn.report.results import Section, Table, read_result, read_results
+from nextn.report.results import Section, TextTable, read_result, read_results
 
 EVIL = "<script>alert(1)</script>\"'&"
 LINEAR = {
@@ -32,7 +32,7 @@ def sections(name: str = EVIL) -> list[Section]:
         {"kind": "speed", "bars": [{"name": name, "median": 9.0, "low": 8.0, "high": 10.0}]},
         {"kind": "bytes", "files": [{"name": name, "ranges": [{"what": "linked", "size_bytes": 5}]}]},
     ]
-    return [Section(name, (name,), (Table(name, (name,), ((name,),)),), (plan, *other), (name,))]
+    return [Section(name, (name,), (TextTable(name, (name,), ((name,),)),), (plan, *other), (name,))]
 
 
 def test_names_are_escaped() -> None:

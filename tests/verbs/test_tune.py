@@ -20,9 +20,9 @@ from nextn.engines.llama_server import LlamaServer
 from nextn.engines.xllamacpp import Xllamacpp
 from nextn.errors import EngineRefused, OutputExists, UsageError
 from nextn.gguf.files import open_model
+from nextn.measure.candidate_sidecars import Maker
 from nextn.measure.target import open_target
-from nextn.measure.trial import OTHERS
-from nextn.measure.tune_made import Maker
+from nextn.measure.timed_run import OTHERS
 from nextn.measure.tune_space import Artifact, Point
 from nextn.report.results import read_result
 from nextn.verbs import serve
@@ -260,7 +260,7 @@ def test_a_busy_machine_gives_no_answer_and_no_file(
     bundle: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setattr("nextn.engines.find_engine", lambda name=None: FakeEngine(mtp_wins))
-    monkeypatch.setattr("nextn.measure.trial.disturbances", lambda usage, threads, cpus: (OTHERS,))
+    monkeypatch.setattr("nextn.measure.timed_run.disturbances", lambda usage, threads, cpus: (OTHERS,))
     capsys.readouterr()
     assert main(["tune", str(bundle), "--patience", "0", "--json"]) == 4
     found = json.loads(capsys.readouterr().out)

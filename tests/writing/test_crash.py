@@ -26,7 +26,7 @@ from nextn.gguf.files import open_model
 from nextn.layouts.attach import plan_attach
 from nextn.layouts.detach import plan_detach
 from nextn.layouts.extract import plan_extract
-from nextn.layouts.options import ExtractOptions, Options
+from nextn.layouts.options import AttachOptions, ExtractOptions
 from nextn.writing.execute import execute
 from nextn.writing.plan import Plan
 
@@ -37,7 +37,7 @@ Make = Callable[[Path, Path], Plan]  # (inputs, output folder) -> plan
 
 def attach(trunk: str, donor: str, layout: str) -> Make:
     return lambda inputs, out: plan_attach(
-        open_model(inputs / trunk), open_donor(inputs / donor), Options(layout, out=out)
+        open_model(inputs / trunk), open_donor(inputs / donor), AttachOptions(layout, out=out)
     )
 
 

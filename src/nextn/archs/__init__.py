@@ -23,39 +23,50 @@ from . import (
     qwen35moe,
     step35,
 )
-from .base import (
+from .base import GENERIC_LAYER_ARRAYS, Family, Memory, Tail, TextSplit
+from .others import (
     ASSISTANTS,
-    GENERIC_LAYER_ARRAYS,
     LOADS_ONLY,
     LOADS_ONLY_ARRAYS,
     LOADS_ONLY_CLASSES,
+    LOADS_ONLY_TRUNK_ARRAYS,
     OTHER_USE,
-    Family,
-    Tail,
 )
+from .parts import PLAIN_CACHE
 
-FAMILIES: dict[str, Family] = {
-    module.FAMILY.arch: module.FAMILY
-    for module in (
-        qwen3next,
-        qwen35,
-        qwen35moe,
-        glm4moe,
-        deepseek2,
-        deepseek32,
-        glm_dsa,
-        mimo2,
-        hy_v3,
-        step35,
-        bailingmoe3,
-        cohere2moe,
-        nemotron_h_moe,
-        qwen4exp,
-        deepseek4,
-        openpangu,
-    )
-}
-BY_CLASS: dict[str, Family] = {name: family for family in FAMILIES.values() for name in family.classes}
+FAMILIES: dict[str, Family] = {}
+BY_CLASS: dict[str, Family] = {}
+TEXT_SPLITS: dict[tuple[str, ...], TextSplit] = {}  # by the patterns of tokenizer.json
+
+
+def register(family: Family) -> None:
+    """Add a family. Raises ValueError for an architecture or a class that another one has."""
+    if family.arch in FAMILIES or any(name in BY_CLASS for name in family.classes):
+        raise ValueError(f"'{family.arch}', or a class of it, is in the table already")
+    FAMILIES[family.arch] = family
+    BY_CLASS.update(dict.fromkeys(family.classes, family))
+    TEXT_SPLITS.update({known.patterns: known for known in family.splits})
+
+
+for _module in (
+    qwen3next,
+    qwen35,
+    qwen35moe,
+    glm4moe,
+    deepseek2,
+    deepseek32,
+    glm_dsa,
+    mimo2,
+    hy_v3,
+    step35,
+    bailingmoe3,
+    cohere2moe,
+    nemotron_h_moe,
+    qwen4exp,
+    deepseek4,
+    openpangu,
+):
+    register(_module.FAMILY)
 
 
 def loads_only_of(classes: Iterable[str]) -> str | None:
@@ -69,6 +80,24 @@ def per_layer_arrays(arch: str) -> dict[str, Tail]:
     tails: dict[str, Tail] = dict.fromkeys((*GENERIC_LAYER_ARRAYS, *LOADS_ONLY_ARRAYS.get(arch, ())))
     family = FAMILIES.get(arch)
     return tails if family is None else {**tails, **family.array_tail}
+
+
+def trunk_arrays(arch: str) -> tuple[str, ...]:
+    """Arrays with an entry for each trunk layer only, after `{arch}.`."""
+    family = FAMILIES.get(arch)
+    return LOADS_ONLY_TRUNK_ARRAYS.get(arch, ()) if family is None else family.trunk_arrays
+
+
+def longer_arrays(arch: str) -> tuple[str, ...]:
+    """Per-layer arrays that engines take when they are too long, after `{arch}.`."""
+    family = FAMILIES.get(arch)
+    return () if family is None else family.longer_arrays
+
+
+def memory_of(arch: str) -> Memory:
+    """What an engine keeps for a model; of an architecture that is no family, a plain cache."""
+    family = FAMILIES.get(arch)
+    return PLAIN_CACHE if family is None else family.memory
 
 
 def refuse_other_use(arch: str, where: object) -> None:

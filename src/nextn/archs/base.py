@@ -8,9 +8,11 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from enum import Enum
 from typing import Any, TypeAlias
+
+from .hparams import HParams
 
 
 class Transform(Enum):
@@ -39,7 +41,10 @@ class Source:
 
     name: str
     transform: Transform = Transform.COPY
-    keys: tuple[str, ...] = ()  # config.json keys of counts, multiplied: heads (ROPE_PAIRS) or rows (FIRST_ROWS)
+    # config.json keys: of counts, multiplied: heads (ROPE_PAIRS) or rows (FIRST_ROWS); parts of a head (KEY_HALF,
+    # VALUE_HALF); heads of queries, of keys, width of keys, of values (RANKED_QKV)
+    keys: tuple[str, ...] = ()
+    ranks: tuple[int, ...] = ()  # RANKED_QKV: how many may have written it; where several fit, the first one
     beside: str = ""  # BESIDE: the name of the right matrix
 
 
@@ -69,42 +74,130 @@ class Rule:
     root: bool = False  # a root tensor of the sidecar: no `blk.N.` before its name
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class OnIk:
     """How ik_llama.cpp drafts with a family."""
 
-    sidecar: bool = False  # takes the block in a file of its own
-    takes_heads: bool = True  # loads, or passes over, embeddings and head of the block's own; else refuses the file
-    extra_head: bool = False  # knows `output_extra.weight`, a head for drafting
+    sidecar: bool  # takes the block in a file of its own
+    takes_heads: bool  # loads, or passes over, embeddings and head of the block's own; else refuses the file
+    extra_head: bool  # knows `output_extra.weight`, a head for drafting
+    needs_head_norm: bool  # refuses a block without `nextn.shared_head_norm`
+
+
+Lookup: TypeAlias = "Callable[[str], Any]"  # a model's `{arch}.{suffix}`, or None
+
+
+@dataclass(frozen=True, kw_only=True)
+class Qkv:
+    """How llama.cpp's drafting graph takes queries, keys and values of attention."""
+
+    fused: bool  # as one tensor
+    split: bool  # as three
+    refusal: str  # what it says when it is given three and takes one; empty where it takes three
 
 
 @dataclass(frozen=True)
+class TextSplit:
+    """A tokenizer's way of splitting text before its merges."""
+
+    pre: str  # `tokenizer.ggml.pre`
+    patterns: tuple[str, ...]  # of the Split steps in tokenizer.json, in their order
+    # kind of special token -> its text, whatever the files call it: only with all of them is it this way
+    roles: Mapping[str, str] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Memory:
+    """What llama.cpp keeps in memory for a family beside its tensors, where the sizes in the header do not say it."""
+
+    # [n_all] of (lookup, trunk layers, all layers): which have a recurrent state and no cache; None: none, or unknown
+    recurrent: Callable[[Lookup, int, int], list[bool]] | None
+    rolls_back: bool  # keeps one recurrent state for each drafted token
+    window_period: int | None  # every how many layers attention is full, in a header without a pattern of windows
+    # [n_trunk] of (lookup, trunk layers): which layers cache an indexer's keys; None: none does
+    indexer: Callable[[Lookup, int], list[bool]] | None
+    block_in_target: bool  # the target's own context keeps a cache for the block's layer, too
+    loaded_anyway: tuple[str, ...]  # starts of the block's tensors that are allocated with MTP off, too
+
+
+@dataclass(frozen=True)
+class Portrait:
+    """What tells the models of one architecture apart, of a GGUF or of a config.json."""
+
+    names: tuple[str, ...]  # of the model, its file or its class
+    pre: str  # `tokenizer.ggml.pre`, empty when it is not known
+    n_trunk: int  # 0: not known
+    n_expert: int
+    q_lora_rank: int
+
+
+@dataclass(frozen=True)
+class Unpublished:
+    """What is true of a model of a family that has no block to attach."""
+
+    words: str  # a sentence without its full stop
+    donor_layer: int | None = None  # where a third party's block goes; None: there is none
+
+
+@dataclass(frozen=True, kw_only=True)
 class Family:
-    """A model family whose block some engine drafts with."""
+    """A model family whose block some engine drafts with: all that nextn knows of it.
+
+    No field has a default: what a family's file forgets is an error when it is imported. Raises ValueError for facts
+    that contradict one another.
+    """
 
     arch: str  # general.architecture
     title: str
+
     classes: tuple[str, ...]  # names in config.json's `architectures`
+    publishers: tuple[str, ...]  # who has the checkpoints on the Hub
     count_keys: tuple[str, ...]  # config.json keys that may hold the number of blocks
     prefixes: tuple[str, ...]  # what stands before the block's names in a checkpoint
+    behind_trunk: bool  # blocks are `{prefix}layers.N`, `N+1`, ... after the trunk's layers
+    layer_mark: str  # what stands before a layer's number in the block's names
+    n_source_layers: int  # layers of the checkpoint that make one block
+    n_blocks: int  # blocks of the published models
+    max_blocks: int  # blocks that the engine's graph takes
+    splits: tuple[TextSplit, ...]  # how its tokenizers split text, as far as it is known
+    unpublished: Callable[[Portrait], Unpublished | None] | None  # models without a block; None: all have one
+
     rules: tuple[Rule, ...]
+    symbols: Callable[[Lookup, Mapping[str, int]], Mapping[str, int]] | None  # of shapes, beside `dimensions`
+    qkv: Qkv | None  # None: attention has no q, k and v
     root: Mapping[str, tuple[str, ...]]  # root tensor -> checkpoint names, for runnable sidecars
-    array_tail: Mapping[str, Tail]  # per-layer array (behind `{arch}.`) -> value of a block's layer
-    id_lists: tuple[tuple[str, str], ...] = ()  # (list of layer numbers, list of their values) behind `{arch}.`
-    max_blocks: int = 1  # how many blocks the engine's graph takes
-    draft_head: bool = True  # whether the loader takes nextn.shared_head_head
+
+    header: HParams | None  # of a sidecar made from a checkpoint; None: no engine takes one
+    array_tail: Mapping[str, Tail]  # per-layer array (after `{arch}.`) -> value of a block's layer
+    trunk_arrays: tuple[str, ...]  # arrays that count trunk layers only
+    longer_arrays: tuple[str, ...]  # per-layer arrays that engines take when they are too long
+    id_lists: tuple[tuple[str, str], ...]  # (list of layer numbers, list of their values) after `{arch}.`
+    sidecar_drops: tuple[str, ...]  # starts of keys after `{arch}.` that describe the trunk alone
+
+    draft_head: bool  # whether the loader takes nextn.shared_head_head
+    head_needed: bool  # the loader wants output.weight in a sidecar even with a draft head in the block
+    only_sidecar: str  # why the block cannot be in one model with its trunk; empty: it can
+    sidecar_extra: tuple[str, ...]  # further root tensors that a sidecar carries when the trunk has them
+    ignores_promise: bool  # the loader takes a trunk as it is, whatever its key promises
+    memory: Memory
+
     runs_on: Mapping[str, str] | None = None  # engine -> since when, or why not
-    ik: OnIk | None = None  # None: ik_llama.cpp does not draft with it
-    n_source_layers: int = 1  # layers of the checkpoint that make one block
-    behind_trunk: bool = False  # blocks are `{prefix}layers.N`, `N+1`, ... behind the trunk's layers
-    layer_mark: str = "layers."  # what stands before a layer's number in the block's names
-    longer_arrays: tuple[str, ...] = ()  # per-layer arrays that engines take when they are too long
-    only_sidecar: str = ""  # why the block cannot be in one model with its trunk; empty: it can
-    sidecar_drops: tuple[str, ...] = ()  # starts of keys behind `{arch}.` that describe the trunk alone
-    sidecar_extra: tuple[str, ...] = ()  # further root tensors that a sidecar carries when the trunk has them
-    head_needed: bool = False  # the loader wants output.weight in a sidecar even with a draft head in the block
-    head_dims: tuple[str, str] = ("qk_nope_head_dim", "v_head_dim")  # config.json keys: parts of a head in kv_b
-    only_ik: bool = False  # llama.cpp has no such architecture
+    ik: OnIk | None  # None: ik_llama.cpp does not draft with it
+    only_ik: bool  # llama.cpp has no such architecture
+
+    def __post_init__(self) -> None:
+        """Raises ValueError for facts that contradict one another."""
+        targets = [rule.target for rule in self.rules]
+        plain = "attn_qkv.weight" in targets or {f"attn_{x}.weight" for x in "qkv"} <= set(targets)
+        for wrong, what in (
+            (len(set(targets)) < len(targets), "two rules make one tensor"),
+            (plain != (self.qkv is not None), "'qkv' and the rules disagree"),
+            (self.takes_sidecar != (self.header is not None), "'header' is for those that take a sidecar"),
+            (not 0 < self.n_blocks <= self.max_blocks, "'n_blocks' is more than 'max_blocks'"),
+            (self.only_ik and self.ik is None, "'only_ik' without 'ik'"),
+        ):
+            if wrong:
+                raise ValueError(f"{self.arch}: {what}")
 
     @property
     def takes_sidecar(self) -> bool:
@@ -121,26 +214,12 @@ GENERIC_LAYER_ARRAYS = (
     "expert_feed_forward_length",
 )
 
-# Architectures that only load a block's tensors, and what to say of them.
-LOADS_ONLY = {
-    "glm5-next": "GLM-5.3-Flash",
-    "bailingmoe2": "Ling 2.0",
-    "exaone-moe": "EXAONE MoE",
-    "exaone4": "EXAONE 4.5",
-    "glm4": "GLM-OCR",
-    "dots3note": "dots3.note",
-}
-# Per-layer arrays of theirs that the loader wants one entry a layer of, blocks included, beside the generic ones.
-LOADS_ONLY_ARRAYS = {"glm5-next": ("swiglu_clamp_exp", "swiglu_clamp_shexp")}
-# Starts of their names in config.json's `architectures`.
-LOADS_ONLY_CLASSES = {
-    "Glm5NextFor": "glm5-next", "BailingMoeV2For": "bailingmoe2", "ExaoneMoEFor": "exaone-moe",
-    "ExaoneMoeFor": "exaone-moe", "Exaone4_5_For": "exaone4", "GlmOcrFor": "glm4", "Dots3Note": "dots3note",
-}  # fmt: skip
-# Drafts that are sidecars by nature -> the architecture of the models that they draft for.
-ASSISTANTS = {"gemma4-assistant": "gemma4", "gemma4_mtp": "gemma4"}  # the second as ik_llama.cpp's converter names it
-# Architectures that use the key for something else.
-OTHER_USE = dict.fromkeys(("graniteswitch", "granite-switch"), "a router layer")  # llama.cpp spells it as one word
+
+def flags(value: Any, n: int) -> list[bool] | None:
+    """A per-layer array of truth values as a list of `n`; None for anything else. Layers after its end are False."""
+    if not isinstance(value, list):
+        return None
+    return [bool(v) for v in value[:n]] + [False] * (n - len(value))
 
 
 def dimensions(arch_value: Any, n_vocab: int | None) -> dict[str, int]:

@@ -5,8 +5,37 @@ llama.cpp's converter drops the block of DeepSeek's classes and keeps that of GL
 
 from __future__ import annotations
 
-from . import parts
-from .base import Family
+import re
+
+from . import headers, parts
+from .base import Family, Portrait, Unpublished
+from .hparams import HParams
+
+# Trunk layers of the models of this architecture that were published without a block.
+_WITHOUT = {26: "DeepSeek-V2-Lite", 27: "DeepSeek-V2-Lite, Moonlight, Kimi-VL", 60: "DeepSeek-V2 and V2.5"}
+_KIMI_LAYERS, _KIMI_EXPERTS = 61, 384
+_KIMI = re.compile(r"kimi[-_ .]?k2", re.IGNORECASE)
+
+
+def _unpublished(seen: Portrait) -> Unpublished | None:
+    """Kimi-K2, K2.5, K2.6 have DeepSeek-V3's architecture with 384 experts, and a tokenizer of their own."""
+    n = seen.n_trunk
+    if (
+        any(_KIMI.search(name) for name in seen.names)
+        or seen.pre == "kimi-k2"
+        or (n == _KIMI_LAYERS and seen.n_expert == _KIMI_EXPERTS)
+    ):
+        n = n or _KIMI_LAYERS
+        return Unpublished(
+            f"Kimi-K2, K2.5 and K2.6 were published without an MTP block: the checkpoints end at layer {n - 1}, "
+            f"whatever config.json says. Third parties publish native blocks (layer {n}; k-l-lambda/Kimi-K2.5-MTP for "
+            "K2.5, say), which can be attached",
+            n,
+        )
+    if n in _WITHOUT:
+        return Unpublished(f"{_WITHOUT[n]} had no MTP block when it was published")
+    return None
+
 
 FAMILY = Family(
     arch="deepseek2",
@@ -15,6 +44,13 @@ FAMILY = Family(
     count_keys=("num_nextn_predict_layers",),
     prefixes=parts.BEHIND,
     behind_trunk=True,
+    publishers=("deepseek-ai",),
+    layer_mark="layers.",
+    n_source_layers=1,
+    n_blocks=1,
+    max_blocks=1,
+    splits=(parts.DEEPSEEK3_SPLIT, parts.GLM4_SPLIT),
+    unpublished=_unpublished,
     rules=(
         *parts.nextn(),
         parts.SHARED_HEAD_NORM,
@@ -25,6 +61,21 @@ FAMILY = Family(
         *parts.experts(),
         *parts.shared_experts(),
     ),
+    symbols=None,
+    qkv=None,
+    header=HParams(rows=headers.deepseek(), output_norm_plus_one=False, rope_factors=None),
+    trunk_arrays=(),
+    longer_arrays=(),
+    id_lists=(),
+    sidecar_drops=(),
+    draft_head=True,
+    head_needed=False,
+    only_sidecar="",
+    sidecar_extra=(),
+    ignores_promise=False,
+    memory=parts.PLAIN_CACHE,
+    only_ik=False,
+    ik=None,
     root=parts.root(),
     array_tail={},
     runs_on={"llama.cpp": parts.ENGINE_SINGLE, "ik_llama.cpp": parts.IK_IGNORES},

@@ -2,8 +2,16 @@
 
 from __future__ import annotations
 
-from . import parts
-from .base import Family
+from dataclasses import replace
+
+from . import headers, parts
+from .base import Family, Lookup
+from .hparams import HParams
+
+
+def _indexer(find: Lookup, n_trunk: int) -> list[bool]:
+    return [True] * n_trunk
+
 
 FAMILY = Family(
     arch="deepseek32",
@@ -12,6 +20,13 @@ FAMILY = Family(
     count_keys=("num_nextn_predict_layers",),
     prefixes=parts.BEHIND,
     behind_trunk=True,
+    publishers=("deepseek-ai",),
+    layer_mark="layers.",
+    n_source_layers=1,
+    n_blocks=1,
+    max_blocks=1,
+    splits=(parts.DEEPSEEK3_SPLIT,),
+    unpublished=None,
     rules=(
         *parts.nextn(),
         parts.SHARED_HEAD_NORM,
@@ -23,6 +38,21 @@ FAMILY = Family(
         *parts.experts(),
         *parts.shared_experts(),
     ),
+    symbols=None,
+    qkv=None,
+    header=HParams(rows=headers.deepseek(*headers.indexer()), output_norm_plus_one=False, rope_factors=None),
+    trunk_arrays=(),
+    longer_arrays=(),
+    id_lists=(),
+    sidecar_drops=(),
+    draft_head=True,
+    head_needed=False,
+    only_sidecar="",
+    sidecar_extra=(),
+    ignores_promise=False,
+    memory=replace(parts.PLAIN_CACHE, indexer=_indexer, loaded_anyway=("exp_probs_b",)),
+    only_ik=False,
+    ik=None,
     root=parts.root(),
     array_tail={},
     runs_on={"llama.cpp": parts.ENGINE_SINGLE, "ik_llama.cpp": parts.NO_IK},

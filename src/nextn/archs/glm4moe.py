@@ -2,8 +2,20 @@
 
 from __future__ import annotations
 
-from . import parts
+from . import header_values as v
+from . import headers, parts
 from .base import Family, OnIk
+from .hparams import U32, HParams, Row
+
+_ROWS = headers.with_base(
+    Row("rope.dimension_count", U32, v.rotary(0.5)),
+    headers.MOE_WIDTH,
+    headers.optional("expert_shared_count", U32, "n_shared_experts"),
+    headers.optional("leading_dense_block_count", U32, "first_k_dense_replace"),
+    headers.SIGMOID,
+    *headers.WEIGHTS,
+)
+
 
 FAMILY = Family(
     arch="glm4moe",
@@ -12,6 +24,13 @@ FAMILY = Family(
     count_keys=("num_nextn_predict_layers",),
     prefixes=parts.BEHIND,
     behind_trunk=True,
+    publishers=("zai-org",),
+    layer_mark="layers.",
+    n_source_layers=1,
+    n_blocks=1,
+    max_blocks=1,
+    splits=(parts.GLM4_SPLIT,),
+    unpublished=None,
     rules=(
         *parts.nextn(),
         parts.SHARED_HEAD_NORM,
@@ -23,8 +42,22 @@ FAMILY = Family(
         *parts.experts(),
         *parts.shared_experts(optional=True),
     ),
+    symbols=None,
+    qkv=parts.QKV_EITHER,
+    header=HParams(rows=_ROWS, output_norm_plus_one=False, rope_factors=None),
+    trunk_arrays=(),
+    longer_arrays=(),
+    id_lists=(),
+    sidecar_drops=(),
+    draft_head=True,
+    head_needed=False,
+    only_sidecar="",
+    sidecar_extra=(),
+    ignores_promise=False,
+    memory=parts.PLAIN_CACHE,
+    only_ik=False,
     root=parts.root(),
     array_tail={},
     runs_on={"llama.cpp": parts.ENGINE_SINGLE, "ik_llama.cpp": "bundled, shards; no sidecar"},
-    ik=OnIk(),
+    ik=OnIk(sidecar=False, takes_heads=True, extra_head=False, needs_head_norm=False),
 )

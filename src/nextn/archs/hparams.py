@@ -13,7 +13,6 @@ from typing import Any, TypeAlias
 
 from ..errors import FormatError
 from ..gguf.kv import INTEGER_TYPES, KV, SCALAR_SIZE, KVType
-from .base import Transform
 
 U32, F32, STRING, ARRAY = KVType.UINT32, KVType.FLOAT32, KVType.STRING, KVType.ARRAY
 
@@ -162,13 +161,13 @@ def fits(value: Any, kind: KVType) -> bool:
     return isinstance(value, int) and low <= value < low + (1 << bits)
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class HParams:
     """What a family's own header and root tensors need beside what its `Family` says."""
 
     rows: tuple[Row, ...]
-    output_norm: Transform = Transform.COPY
-    rope_factors: bool = False  # llama3's scaling of positions stands in a tensor, `rope_freqs.weight`
+    output_norm_plus_one: bool  # the last norm is zero-centred in the checkpoint
+    rope_factors: Callable[[Config], list[float] | None] | None  # scaling of positions as a tensor, `rope_freqs.weight`
 
     def kvs(self, arch: str, config: Config) -> list[KV]:
         """All `{arch}.*` pairs. Raises FormatError naming the key and the file when one cannot be made."""

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from .base import Rule, Source, Transform
+from .base import Memory, Qkv, Rule, Source, TextSplit, Transform
 
 L = "layers.{k}."
+KV_B = ("qk_nope_head_dim", "v_head_dim")  # config.json keys of the parts of a head in kv_b
 
 
 def tensor(target: str, ne: str, *names: str, f32: bool = False, optional: bool = False) -> Rule:
@@ -70,8 +71,8 @@ def mla(p: str = "self_attn.", output: str = "o_proj") -> tuple[Rule, ...]:
         tensor("attn_q_b.weight", "Lq H*Dm", f"{p}q_b_proj.weight"),
         tensor("attn_kv_a_mqa.weight", "E Lr", f"{p}kv_a_proj_with_mqa.weight"),
         norm("attn_kv_a_norm.weight", f"{p}kv_a_layernorm.weight", ne="Lkv"),
-        Rule("attn_k_b.weight", "Dn Lkv H", (Source(kv_b, Transform.KEY_HALF),)),
-        Rule("attn_v_b.weight", "Lkv Dw H", (Source(kv_b, Transform.VALUE_HALF),)),
+        Rule("attn_k_b.weight", "Dn Lkv H", (Source(kv_b, Transform.KEY_HALF, KV_B),)),
+        Rule("attn_v_b.weight", "Lkv Dw H", (Source(kv_b, Transform.VALUE_HALF, KV_B),)),
         tensor("attn_output.weight", "H*Dw E", f"{p}{output}.weight"),
     )
 
@@ -143,3 +144,33 @@ NO_IK = "no such architecture"
 IK_IGNORES = "does not read the block and refuses files that have one"
 # Blocks behind the trunk's layers: bare, or as multimodal wrappers nest them.
 BEHIND = ("model.", "language_model.model.", "model.language_model.")
+# llama.cpp's drafting graph looks for q, k and v fused, else for the three.
+QKV_EITHER = Qkv(fused=True, split=True, refusal="")
+QKV_SPLIT = Qkv(fused=False, split=True, refusal="")
+# A cache that the header's sizes describe, and nothing else.
+PLAIN_CACHE = Memory(
+    recurrent=None, rolls_back=False, window_period=None, indexer=None, block_in_target=False, loaded_anyway=()
+)
+
+# How tokenizers split text (regex_exprs in llama.cpp's src/llama-vocab.cpp). The first two differ in where combining
+# marks (\p{M}) go.
+_REGEX = (
+    r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?LETTERS|\p{N}| ?[^\s\p{L}MARK\p{N}]+[\r\n]*"
+    r"|\s*[\r\n]+|\s+(?!\S)|\s+"
+)
+QWEN2_SPLIT = TextSplit("qwen2", (_REGEX.replace("LETTERS", r"\p{L}+").replace("MARK", ""),))
+QWEN35_SPLIT = TextSplit("qwen35", (_REGEX.replace("LETTERS", r"[\p{L}\p{M}]+").replace("MARK", r"\p{M}"),))
+GLM4_SPLIT = TextSplit(  # Llama 3's pattern too, and only GLM has these tokens
+    "glm4",
+    (_REGEX.replace("LETTERS", r"\p{L}+").replace("MARK", "").replace(r"\p{N}|", r"\p{N}{1,3}|"),),
+    {"bos": "[gMASK]", "eot": "<|user|>", "unk": "<|endoftext|>", "eom": "<|observation|>"},
+)
+DEEPSEEK3_SPLIT = TextSplit(
+    "deepseek-v3",
+    (
+        r"\p{N}{1,3}",
+        "[一-龥\u3040-ゟ゠-ヿ]+",
+        "[!\"#$%&'()*+,\\-./:;<=>?@\\[\\\\\\]^_`{|}~][A-Za-z]+|[^\r\n\\p{L}\\p{P}\\p{S}]?[\\p{L}\\p{M}]+"
+        "| ?[\\p{P}\\p{S}]+[\r\n]*|\\s*[\r\n]+|\\s+(?!\\S)|\\s+",
+    ),
+)

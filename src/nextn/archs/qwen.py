@@ -5,7 +5,15 @@ Rows of `q_proj` hold [query, gate] per head and keep that order; nothing is per
 
 from __future__ import annotations
 
-from .base import Rule, Source, Transform
+from collections.abc import Callable
+from typing import Any
+
+from ..errors import FormatError
+from ..gguf.kv import KVType
+from . import header_values as v
+from .base import Lookup, Memory, Rule, Source, Transform, flags
+from .headers import NEXTN
+from .hparams import ARRAY, F32, U32, Config, HParams, Row
 
 PREFIXES = ("mtp.", "model.mtp.", "language_model.mtp.", "model.language_model.mtp.")
 # Wrappers nest the language model; the block's own root tensors are found behind any of these.
@@ -81,3 +89,104 @@ MOE = (
     _matrix("ffn_up_shexp.weight", "E Fs", "layers.{k}.mlp.shared_expert.up_proj.weight"),
     _matrix("ffn_down_shexp.weight", "Fs E", "layers.{k}.mlp.shared_expert.down_proj.weight"),
 )
+
+
+_DEFAULT_SECTIONS = [11, 11, 10]  # Qwen3.5's, for a config without the key; its loader wants the pair
+_DEFAULT_INTERVAL = 4  # every fourth layer has full attention
+
+
+def recurrent_layers(config: Config) -> list[bool]:
+    """For each layer, the blocks included, whether its attention is linear; a block's never is."""
+    n_layer = config.integer("num_hidden_layers")
+    kinds = config.values.get("layer_types")
+    if kinds is None:
+        every = interval(config)
+        recurrent = [(i + 1) % every != 0 for i in range(n_layer)]
+    elif not isinstance(kinds, list) or len(kinds) != n_layer:
+        raise FormatError(
+            "'layer_types' has the wrong length",
+            path=config.path,
+            expected=f"{n_layer} ('num_hidden_layers')",
+            found=str(len(kinds)) if isinstance(kinds, list) else repr(kinds),
+        )
+    else:
+        recurrent = [kind == "linear_attention" for kind in kinds]
+    return recurrent + [False] * config.n_layer_nextn
+
+
+def interval(config: Config) -> int:
+    """Every how many layers attention is full."""
+    if config.values.get("full_attention_interval") is None:
+        return _DEFAULT_INTERVAL
+    every = config.integer("full_attention_interval")
+    if every < 1:
+        raise FormatError(f"'full_attention_interval' is {every}", path=config.path)
+    return every
+
+
+def inner_size(config: Config) -> int:
+    """Width of linear attention."""
+    return config.integer("linear_value_head_dim") * config.integer("linear_num_value_heads")
+
+
+def sections_always(config: Config) -> list[Any]:
+    """The parts of multimodal RoPE, Qwen3.5's for a config without them."""
+    return v.sections(config) or [*_DEFAULT_SECTIONS, 0]
+
+
+def rows(*, moe: bool, sections: Callable[[Config], Any]) -> tuple[Row, ...]:
+    """Qwen3-Next and its descendants: gated linear attention with full attention in between."""
+    expert_counts = (
+        Row("expert_count", U32, "num_experts"),
+        Row("expert_used_count", U32, "num_experts_per_tok"),
+    )
+    expert_sizes = (
+        Row("expert_feed_forward_length", U32, "moe_intermediate_size"),
+        Row("expert_shared_feed_forward_length", U32, "shared_expert_intermediate_size"),
+    )
+    return (
+        Row("block_count", U32, v.block_count),
+        Row("context_length", U32, "max_position_embeddings"),
+        Row("embedding_length", U32, "hidden_size"),
+        Row("feed_forward_length", U32, "intermediate_size", optional=moe),
+        Row("attention.head_count", U32, "num_attention_heads"),
+        Row("attention.head_count_kv", U32, "num_key_value_heads"),
+        *v.ROPE_SCALING,
+        Row("rope.dimension_sections", ARRAY, sections, KVType.INT32),
+        Row("rope.freq_base", F32, v.theta),
+        Row("attention.layer_norm_rms_epsilon", F32, "rms_norm_eps"),
+        *(expert_counts if moe else ()),
+        Row("attention.key_length", U32, "head_dim"),
+        Row("attention.value_length", U32, "head_dim"),
+        *(expert_sizes if moe else ()),
+        NEXTN,
+        Row("ssm.conv_kernel", U32, "linear_conv_kernel_dim"),
+        Row("ssm.state_size", U32, "linear_key_head_dim"),
+        Row("ssm.group_count", U32, "linear_num_key_heads"),
+        Row("ssm.time_step_rank", U32, "linear_num_value_heads"),
+        Row("ssm.inner_size", U32, inner_size),
+        Row("attention.recurrent_layers", ARRAY, recurrent_layers, KVType.BOOL),
+        Row("full_attention_interval", U32, interval),
+        Row("rope.dimension_count", U32, v.rotary(0.25)),
+    )
+
+
+def header(*, moe: bool, sections: Callable[[Config], Any]) -> HParams:
+    """The header of a sidecar."""
+    return HParams(rows=rows(moe=moe, sections=sections), output_norm_plus_one=True, rope_factors=None)
+
+
+def _recurrent(find: Lookup, n_trunk: int, n_all: int) -> list[bool]:
+    """As the header lists them, else all but every n-th."""
+    interval = find("full_attention_interval")
+    every = max(1, interval if isinstance(interval, int) else _DEFAULT_INTERVAL)
+    listed = flags(find("attention.recurrent_layers"), n_all)
+    return listed or [i < n_trunk and (i + 1) % every != 0 for i in range(n_all)]
+
+
+def memory(*, rolls_back: bool) -> Memory:
+    """Linear attention has a state; llama.cpp keeps one for each drafted token, or restores it from a copy."""
+    return Memory(
+        recurrent=_recurrent, rolls_back=rolls_back, window_period=None, indexer=None, block_in_target=False,
+        loaded_anyway=(),
+    )  # fmt: skip

@@ -10,10 +10,10 @@ from dataclasses import replace
 from ..archs import BY_CLASS, family_of, loads_only_of
 from ..archs.base import Family, Rule, Source, Transform
 from ..errors import FormatError, NoBlock, UnsupportedFormat, UnsupportedModel
-from ..sources.arranged import InterleavedHalves, SideBySide
 from ..sources.checkpoint import CONFIG, INDEX, TOKENIZER, Checkpoint
+from ..sources.matrix_parts import TransposedParts, head_parts, ranked_qkv
 from ..sources.quantized import ADVICE, companions, describes_activations, logical_names, refuse_foreign, whole
-from ..sources.recipes import TransposedParts, head_parts, ranked_qkv
+from ..sources.reordered import InterleavedHalves, SideBySide
 from ..sources.rows import CheckpointRows, RowSource, Span
 from .model import Block, BlockTensor
 
@@ -61,19 +61,19 @@ def _no_block(checkpoint: Checkpoint, family: Family) -> NoBlock:
 
 
 def _head_halves(
-    checkpoint: Checkpoint, family: Family, rule: Rule, transform: Transform, name: str
+    checkpoint: Checkpoint, source: Source, name: str
 ) -> tuple[RowSource, tuple[int, ...]]:
     """The keys' or the values' part of every head of kv_b."""
     span = whole(checkpoint, name)
-    nope, value = (checkpoint.integer(key) for key in family.head_dims)
+    nope, value = (checkpoint.integer(key) for key in source.keys)
     n_rows, lora = span.tensor.n_rows, span.n_per_row
     if not nope or not value or n_rows % (nope + value):
         raise FormatError(
-            f"the {n_rows:,} rows of '{name}' are no heads of {' + '.join(family.head_dims)} ({nope} + {value})",
+            f"the {n_rows:,} rows of '{name}' are no heads of {' + '.join(source.keys)} ({nope} + {value})",
             path=checkpoint.folder / CONFIG,
         )
     n_head = n_rows // (nope + value)
-    if transform is Transform.VALUE_HALF:
+    if source.transform is Transform.VALUE_HALF:
         return CheckpointRows(head_parts(span, n_head, nope, nope + value)), (lora, value, n_head)
     return TransposedParts(CheckpointRows(head_parts(span, n_head, 0, nope))), (nope, lora, n_head)
 
@@ -144,18 +144,17 @@ def _half(transform: Transform, fused: Span) -> tuple[tuple[Span, ...], tuple[in
     return spans, (n_embd, half, n_expert)
 
 
-def _ranked_qkv(checkpoint: Checkpoint, family: Family, name: str) -> tuple[RowSource, tuple[int, ...]]:
+def _ranked_qkv(checkpoint: Checkpoint, source: Source, name: str) -> tuple[RowSource, tuple[int, ...]]:
     """q, k and v of one tensor, each whole, with the heads of a layer with a sliding window."""
     span = whole(checkpoint, name, ranked=True)
-    keys = ("num_attention_heads", "swa_num_key_value_heads", "head_dim", "v_head_dim")
-    sizes = [checkpoint.integer(key) for key in keys]
-    for key, size in zip(keys, sizes, strict=True):
+    sizes = [checkpoint.integer(key) for key in source.keys]
+    for key, size in zip(source.keys, sizes, strict=True):
         if size is None:
             raise FormatError(
                 f"'{key}' is missing: the rows of '{name}' cannot be told", path=checkpoint.folder / CONFIG
             )
     n_q, n_kv, key_size, value_size = (size or 0 for size in sizes)
-    spans = ranked_qkv(span, (n_q * key_size, n_kv * key_size, n_kv * value_size))
+    spans = ranked_qkv(span, (n_q * key_size, n_kv * key_size, n_kv * value_size), source.ranks)
     return CheckpointRows(spans), span.shape[::-1]
 
 
@@ -188,9 +187,9 @@ def _read_rule(
         used.update(one for name in found for one in companions(name, names))
         rows: RowSource
         if source.transform in (Transform.KEY_HALF, Transform.VALUE_HALF):
-            rows, ne = _head_halves(checkpoint, family, rule, source.transform, names[found[0]])
+            rows, ne = _head_halves(checkpoint, source, names[found[0]])
         elif source.transform is Transform.RANKED_QKV:
-            rows, ne = _ranked_qkv(checkpoint, family, names[found[0]])
+            rows, ne = _ranked_qkv(checkpoint, source, names[found[0]])
         elif source.transform in _ARRANGED:
             rows, ne = _arranged(checkpoint, source, names[found[0]], names[beside] if beside else None)
         else:

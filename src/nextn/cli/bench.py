@@ -107,7 +107,7 @@ def command(
             n_ctx=n_ctx,
             patience_s=patience,
             side_by_side=not one_at_a_time,
-            progress=say,
+            say=say,
         )
     if csv_path is not None:
         write_file(Path(csv_path), report.to_csv().encode("utf-8"))

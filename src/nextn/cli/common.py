@@ -54,7 +54,7 @@ def qkv_option(*forms: str, text: str) -> Callable[[F], F]:
 def aim_option(command: F) -> F:
     """`--for` for verbs that make files for engines."""
     return click.option(
-        "--for", "aim", type=click.Choice(["llama.cpp", "ik", "both"]),
+        "--for", "for_engine", type=click.Choice(["llama.cpp", "ik", "both"]),
         help="The engines that have to take the file: names and types are chosen so, or it is refused with the reason.",
     )(command)  # fmt: skip
 

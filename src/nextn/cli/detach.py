@@ -19,7 +19,7 @@ from .common import aim_option, finish, link_option, qkv_option, writing_options
 def command(
     model: str,
     qkv: str | None,
-    aim: str | None,
+    for_engine: str | None,
     link: str,
     out: str | None,
     dry_run: bool,
@@ -34,5 +34,5 @@ def command(
     from ..verbs.detach import detach
 
     with byte_progress("detaching", not (quiet or dry_run)) as progress:
-        result = detach(model, out=out, link=link, qkv=qkv, aim=aim, dry_run=dry_run, progress=progress)
+        result = detach(model, out=out, link=link, qkv=qkv, for_engine=for_engine, dry_run=dry_run, progress=progress)
     finish(result, as_json, quiet)

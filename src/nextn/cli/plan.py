@@ -60,7 +60,7 @@ def command(
             gpu_memory_bytes=None if gpu_memory is None else _bytes(gpu_memory),
             run=measure,
             engine=not header_only,
-            progress=say,
+            say=say,
         )
     if as_json:
         put_json(found.to_json())

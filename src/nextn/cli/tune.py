@@ -112,7 +112,7 @@ def command(
             side_by_side=not one_at_a_time,
             out=out,
             dry_run=dry_run,
-            progress=say,
+            say=say,
         )
     if as_json:
         put_json(report.to_json())

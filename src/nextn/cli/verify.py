@@ -55,7 +55,7 @@ def command(
             n_ctx=n_ctx,
             threads=threads,
             engine_args=engine_args,
-            progress=say,
+            say=say,
         )
     if as_json:
         put_json(verdict.to_json())

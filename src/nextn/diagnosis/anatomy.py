@@ -6,22 +6,14 @@ from dataclasses import dataclass
 from functools import cached_property
 
 from ..archs import FAMILIES, per_layer_arrays
-from ..archs.base import LOADS_ONLY, OTHER_USE, Family
+from ..archs.base import Family
+from ..archs.others import DRAFTS, LOADS_ONLY, OTHER_USE
 from ..block.model import EH_PROJ, layer_of, suffix_of
 from ..gguf.files import Model
 from ..gguf.kv import INTEGER_TYPES, KVType
 from ..layouts.metadata import SHAPE
 
 KEY = "nextn_predict_layers"
-# Models that are drafts themselves: all their layers are counted by the key, or there is no such key.
-DRAFTS = {
-    "gemma4-assistant": "a draft for Gemma 4, loaded beside it with -md",
-    "gemma4_mtp": "a draft for Gemma 4 as ik_llama.cpp's converter names it, loaded beside it with -md",
-    "eagle3": "an EAGLE-3 draft: pass it with -md DRAFT --spec-type draft-eagle3",
-    "dflash": "a DFlash draft: pass it with -md DRAFT --spec-type draft-dflash",
-}
-# Where the loader takes a trunk as it is, whatever the key promises.
-_PROMISE_IGNORED = frozenset({"deepseek4"})
 
 
 @dataclass(frozen=True)
@@ -78,7 +70,7 @@ class Anatomy:
     @property
     def promise_counts(self) -> bool:
         """Whether an engine believes the key of a model without a block."""
-        return self.arch not in _PROMISE_IGNORED
+        return self.family is None or not self.family.ignores_promise
 
     @property
     def is_donor(self) -> bool:

@@ -34,7 +34,6 @@ _TOGETHER = (
      "indexer.attn_q_b.weight"),
 )  # fmt: skip
 HEAD_NORM, _LAYER_NORM = "nextn.shared_head_norm.weight", "layer_output_norm.weight"  # MiMo has the second
-_IK_WANTS_NORM = ("glm-dsa",)  # src/llama-load-tensors.cpp: no TENSOR_NOT_REQUIRED
 # Optional in a family's table, and in its blocks where the trunk's layers have them (sinks: some layers).
 _AS_IN_TRUNK = ("attn_sinks.weight", "attn_q.bias", "attn_k.bias", "attn_v.bias", "attn_q_norm.weight",
                 "attn_k_norm.weight", "attn_gate.weight")  # fmt: skip
@@ -58,9 +57,9 @@ def check_blocks(seen: Anatomy, donor: Block | None = None, trunk: Model | None 
         needed = [rule.target for rule in family.rules if not rule.optional]
         lost = [name for name in needed if name not in there and _OTHER_FORM.get(name) not in there]
         lost += _torn(there & {rule.target for rule in family.rules if rule.optional})
-        if _QKV in lost and all(name in there for name in _SPLIT):
+        if family.qkv and not family.qkv.split and _QKV in lost and all(name in there for name in _SPLIT):
             lost.remove(_QKV)
-            yield _split(seen, layer)
+            yield _split(seen, layer, family.qkv.refusal)
         if lost:
             yield _not_whole(seen, layer, number, lost, donor)
         else:
@@ -95,13 +94,13 @@ def _torn(there: set[str]) -> list[str]:
     return [name for group in _TOGETHER if there & set(group) for name in group if name not in there]
 
 
-def _split(seen: Anatomy, layer: int) -> Finding:
+def _split(seen: Anatomy, layer: int, refusal: str) -> Finding:
     return Finding(
         "block-wants-fused-qkv",
         "error",
         f"the MTP block in layer {layer} has q, k and v apart, and the draft graph of '{seen.arch}' wants them fused.",
         f"blk.{layer}.attn_q.weight",
-        "llama.cpp loads it and aborts when it drafts: 'MIMO2 MTP requires fused attn_qkv'",
+        f"llama.cpp loads it and aborts when it drafts: '{refusal}'",
         f"nextn detach {quoted(seen.model.entry)}, then attach the block from the checkpoint",
     )
 
@@ -201,7 +200,7 @@ def _unlike_others(
     optional = [rule.target for rule in seen.family.rules if rule.optional] if seen.family else []
     head_norm = _LAYER_NORM if _LAYER_NORM in optional else HEAD_NORM
     if head_norm in optional and not there & {HEAD_NORM, _LAYER_NORM}:
-        refused = seen.arch in _IK_WANTS_NORM
+        refused = seen.family is not None and seen.family.ik is not None and seen.family.ik.needs_head_norm
         yield _optional(
             seen, layer, number, [head_norm], donor,
             "head-norm-missing", f"lacks '{head_norm}', the norm before its head",

@@ -22,7 +22,7 @@ def check_checkpoint(checkpoint: Checkpoint) -> Iterator[Finding]:
     Raises FormatError and its kin for a folder that cannot be read.
     """
     family = next((BY_CLASS[name] for name in checkpoint.classes if name in BY_CLASS), None)
-    words = words_of_class(checkpoint.classes, checkpoint.text_config)
+    words = words_of_class(checkpoint)
     names = {} if family is None else block_names(checkpoint, family)
     promised = checkpoint.integer(*COUNT_KEYS, *(family.count_keys if family else ()))
     if not names:

@@ -1,7 +1,7 @@
 """eh_proj with its halves swapped: the embedding's columns where the hidden state's belong.
 
 Both halves are trained matrices of one size, and no statistic of the file alone tells them apart for certain; a donor
-does at once, and an engine does, too: see `nextn.measure.halves_trial`.
+does at once, and an engine does, too: see `nextn.measure.swapped_halves`.
 """
 
 from __future__ import annotations

@@ -39,7 +39,7 @@ def check_beside(sidecar: Model, model: Model) -> None:
     """Raise unless an engine can draft with `sidecar` beside `model`. Raises DonorMismatch, NoBlock, UsageError."""
     from ..archs import FAMILIES
     from ..block.from_gguf import block_from_model
-    from ..layouts.fit import check_fit
+    from ..layouts.donor_check import check_fit
 
     block = block_from_model(sidecar)
     family = FAMILIES.get(model.architecture)

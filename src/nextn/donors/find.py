@@ -18,7 +18,7 @@ from ..archs import family_of
 from ..block.from_gguf import block_from_model
 from ..errors import BlockPresent, NextnError, RemoteError
 from ..gguf.files import Model, model_candidates, open_model
-from ..layouts.fit import check_fit, check_trunk
+from ..layouts.donor_check import check_fit, check_trunk
 from ..remote.address import HubSource
 from .infer import Doubt, Evidence, find_donor, names_of, same_name
 

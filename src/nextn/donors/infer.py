@@ -14,13 +14,12 @@ from pathlib import Path, PurePosixPath
 from typing import Any, Protocol, TypeAlias
 from urllib.parse import unquote, urlsplit
 
-from ..archs import BY_CLASS
+from ..archs import BY_CLASS, FAMILIES
 from ..archs.base import Family
-from ..archs.headers import HPARAMS
 from ..archs.hparams import Config
 from ..errors import DonorMismatch, FormatError, NextnError, NoBlock, UsageError
 from ..gguf.files import Model
-from ..layouts.fit import TOKENS, compare_tokens, n_layer_trunk, n_vocab
+from ..layouts.donor_check import TOKENS, compare_tokens, n_layer_trunk, n_vocab
 from ..layouts.naming import split_quant
 from ..sources.checkpoint import text_part
 
@@ -34,12 +33,6 @@ _QUANT_TAIL = re.compile(
     r")\Z",
     re.IGNORECASE,
 )
-# Who publishes the checkpoints of an architecture, for trunks that name the model and not its publisher.
-_PUBLISHERS = {
-    "qwen3next": ("Qwen",), "qwen35": ("Qwen",), "qwen35moe": ("Qwen",), "qwen4exp": ("Qwen",),
-    "glm4moe": ("zai-org",), "glm-dsa": ("zai-org",), "deepseek2": ("deepseek-ai",), "deepseek32": ("deepseek-ai",),
-    "deepseek4": ("deepseek-ai",), "mimo2": ("XiaomiMiMo",), "step35": ("stepfun-ai",), "hy_v3": ("tencent",),
-}  # fmt: skip
 # Header pairs that describe sizes; others (context, RoPE, experts in use) a fine-tune may change.
 _SIZES = (
     "embedding_length", "feed_forward_length", "attention.head_count", "attention.head_count_kv",
@@ -190,7 +183,9 @@ def _guesses(trunk: Model) -> Iterator[Guess]:
     for part in trunk.entry.absolute().parts:
         if match := _CACHE_FOLDER.match(part):
             yield from _with_unquantized(f"{match[1]}/{match[2]}", "the cache folder that it lies in", Strength.DERIVED)
-    publishers = dict.fromkeys(_PUBLISHERS.get(trunk.architecture, ()), f"the publisher of '{trunk.architecture}'")
+    family = FAMILIES.get(trunk.architecture)
+    known = family.publishers if family is not None else ()
+    publishers = dict.fromkeys(known, f"the publisher of '{trunk.architecture}'")
     if organization := _text(trunk, "general.organization"):
         publishers = {organization.replace(" ", "-"): "general.organization", **publishers}
     for publisher, who in publishers.items():
@@ -293,9 +288,9 @@ def _block_marks(family: Family, n_layer: int) -> tuple[str, ...]:
 
 def _same_sizes(trunk: Model, config: Config) -> int:
     """How many further sizes both sides tell, all equal. Raises DonorMismatch for one that is not."""
-    hparams = HPARAMS.get(trunk.architecture)
+    family = FAMILIES.get(trunk.architecture)
     n_same = 0
-    for row in hparams.rows if hparams else ():
+    for row in family.header.rows if family is not None and family.header is not None else ():
         if row.suffix not in _SIZES:
             continue
         try:

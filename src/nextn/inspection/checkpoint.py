@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from ..archs import BY_CLASS
 from ..block.from_checkpoint import block_from_checkpoint
@@ -15,9 +15,6 @@ from ..gguf.kv import printable
 from ..remote.opening import Opened
 from ..sources.checkpoint import Checkpoint
 
-if TYPE_CHECKING:
-    from collections.abc import Callable
-    Progress = Callable[[int, int], None]
 
 @dataclass(frozen=True)
 class CheckpointInspection:

@@ -8,13 +8,13 @@ from pathlib import Path
 from typing import Any
 
 from ..archs import FAMILIES, per_layer_arrays
-from ..archs.base import ASSISTANTS, LOADS_ONLY, OTHER_USE
+from ..archs.others import ASSISTANTS, LOADS_ONLY, OTHER_USE
 from ..block.model import SHARED_MARKS, block_layers, layer_of, suffix_of
 from ..errors import NextnError
 from ..gguf.files import Model, open_model
 from ..gguf.header import pad_to
 from ..gguf.kv import KVType, printable
-from ..layouts.fit import n_layer_trunk
+from ..layouts.donor_check import n_layer_trunk
 from ..layouts.naming import MAIN_FORBIDDEN
 
 

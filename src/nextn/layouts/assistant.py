@@ -8,13 +8,13 @@ from __future__ import annotations
 
 import os
 
-from ..archs.base import ASSISTANTS
+from ..archs.others import ASSISTANTS
 from ..errors import BlockPresent, DonorMismatch, UsageError
 from ..gguf.files import Model
 from ..writing.plan import Link, Plan
 from . import naming
-from .fit import TOKEN_TYPES, TOKENS, compare_tokens
-from .options import Options
+from .donor_check import TOKEN_TYPES, TOKENS, compare_tokens
+from .options import AttachOptions
 
 _WIDTH_OUT = "embedding_length_out"  # hidden size of the target
 
@@ -24,7 +24,7 @@ def is_assistant(model: Model) -> bool:
     return model.header.get("general.architecture") in ASSISTANTS
 
 
-def plan_place(trunk: Model, assistant: Model, options: Options) -> Plan:
+def plan_place(trunk: Model, assistant: Model, options: AttachOptions) -> Plan:
     """A link to `assistant` beside `trunk`, under a name that llama.cpp finds.
 
     Raises DonorMismatch when it is not made for this model, UsageError for options that would change it, BlockPresent

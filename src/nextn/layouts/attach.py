@@ -15,9 +15,9 @@ from ..gguf.header import DEFAULT_ALIGNMENT, build_header, place
 from ..gguf.kv import KV, edit
 from ..gguf.types import TensorType
 from ..writing.plan import Link, NewBytes, NewFile, Plan
-from . import aim, build, in_place, metadata, naming, qkv
-from .fit import check_fit, check_trunk, n_layer_trunk
-from .options import IN_PLACE, LAYOUTS, Options
+from . import build, for_engine, in_place, metadata, naming, qkv
+from .donor_check import check_fit, check_trunk, n_layer_trunk
+from .options import IN_PLACE, LAYOUTS, AttachOptions
 from .sidecar import main_type_of, sidecar_kvs, sidecar_roots, trunk_head
 
 MAX_SHARDS_OLD_IK = 64  # GGML_MAX_CONTEXTS, one context for each shard
@@ -29,10 +29,10 @@ class _Job:
     block: Block
     family: Family
     n_trunk: int
-    options: Options
+    options: AttachOptions
     notes: list[str] = field(default_factory=list)
     qkv: str | None = None  # the form to write
-    aimed: aim.Aimed = field(default_factory=lambda: aim.Aimed("bundle"))
+    engine_form: for_engine.EngineForm = field(default_factory=lambda: for_engine.EngineForm("bundle"))
 
     @property
     def provenance(self) -> tuple[str, str | None]:
@@ -44,12 +44,13 @@ class _Job:
     def block_parts(self) -> list[build.Part]:
         """The block's tensors, and the draft head when one is asked for."""
         wanted = self.options.draft_head
-        skip = [*([DRAFT_HEAD] if wanted is not None else []), *self.aimed.leave_out]
+        skip = [*([DRAFT_HEAD] if wanted is not None else []), *self.engine_form.leave_out]
         parts = build.block_parts(self.block, self.n_trunk, self.options.type, self.notes, skip)
-        aim.check_trunk(self.options.aim, self.trunk.items())
-        aim.check_block(self.options.aim, [part.info.type for part in parts if part.info.type is not None])
-        if wanted is not None and self.aimed.head_name is not None:
-            parts.append(build.from_trunk(self.aimed.head_name, *trunk_head(self.trunk), wanted, self.notes))
+        for_engine.check_trunk(self.options.for_engine, self.trunk.items())
+        kinds = [part.info.type for part in parts if part.info.type is not None]
+        for_engine.check_block(self.options.for_engine, kinds)
+        if wanted is not None and self.engine_form.head_name is not None:
+            parts.append(build.from_trunk(self.engine_form.head_name, *trunk_head(self.trunk), wanted, self.notes))
         elif wanted is not None:
             file, info = trunk_head(self.trunk)
             for layer in range(self.block.n_layer_nextn):
@@ -66,7 +67,7 @@ def default_layout(trunk: Model) -> str:
     return "shards" if len(trunk.files) > 1 and not (family and family.only_sidecar) else "sidecar"
 
 
-def plan_attach(trunk: Model, block: Block, options: Options) -> Plan:
+def plan_attach(trunk: Model, block: Block, options: AttachOptions) -> Plan:
     """The plan that puts `block` onto `trunk`.
 
     Raises DonorMismatch, BlockPresent, UnsupportedModel, QuantizeError, UsageError, FormatError.
@@ -86,18 +87,20 @@ def plan_attach(trunk: Model, block: Block, options: Options) -> Plan:
     if options.layout is not None and options.layout not in LAYOUTS:
         raise UsageError(f"there is no layout '{options.layout}'; choose one of {', '.join(LAYOUTS)}.")
     head = options.draft_head is not None
-    aimed = aim.for_engines(options.aim, family, trunk, block, options.layout, default_layout(trunk), head=head)
-    layout, notes = aimed.layout, [*notes, *aimed.notes]
+    engine_form = for_engine.form_for(
+        options.for_engine, family, trunk, block, options.layout, default_layout(trunk), head=head
+    )
+    layout, notes = engine_form.layout, [*notes, *engine_form.notes]
     if layout != "sidecar" and family.only_sidecar:
         raise UnsupportedModel(
             f"{trunk.entry}: the block of '{family.arch}' runs only beside its trunk ({family.only_sidecar}); "
             "use --layout sidecar."
         )
-    if head and aimed.head_name is None and not family.draft_head:
+    if head and engine_form.head_name is None and not family.draft_head:
         raise UnsupportedModel(
             f"{trunk.entry}: the loader for '{family.arch}' refuses a file with a draft head; leave out --draft-head."
         )
-    job = _Job(trunk, block, family, n_layer_trunk(trunk), options, notes, form, aimed)
+    job = _Job(trunk, block, family, n_layer_trunk(trunk), options, notes, form, engine_form)
     if trunk.header.by_key.keys() & {"quantize.imatrix.file"}:
         job.notes.append("the importance matrix that the trunk was quantized with does not describe the new block")
     return {"shards": _shards, "sidecar": _sidecar, "bundle": _bundle, IN_PLACE: _in_place}[layout](job)

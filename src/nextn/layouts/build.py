@@ -13,8 +13,8 @@ from ..gguf.files import GGUFFile
 from ..gguf.header import Header, TensorInfo, build_header, header_size, pad_to, place
 from ..gguf.kv import KV
 from ..gguf.types import TensorType, parse_type_name, tensor_size
+from ..sources.matrix_parts import Factors, side_factors
 from ..sources.ranges import FileRange
-from ..sources.recipes import Factors, side_factors
 from ..sources.rows import CheckpointRows, GGUFRows, RowSource
 from ..writing.plan import Carry, Convert, Copy, Hashes, LateHeader, NewBytes, Repack, Segment
 from .metadata import padding_kv, padding_least, provenance_kvs

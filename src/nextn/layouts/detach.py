@@ -13,7 +13,7 @@ from ..gguf.files import GGUFFile, Model, shard_name
 from ..gguf.header import TensorInfo
 from ..gguf.kv import KV, edit
 from ..writing.plan import Link, LinkMode, NewBytes, NewFile, Plan
-from . import aim, build, metadata, naming, qkv
+from . import build, for_engine, metadata, naming, qkv
 
 # Root tensors that serve drafting only, and that other engines refuse.
 DRAFT_ROOTS = ("output_extra.weight",)
@@ -96,9 +96,10 @@ def plan_detach(
         raise NoBlock(f"{model.entry}: there is no MTP block in this model, so there is nothing to take off.")
     trunk = trunk_of(model)
     n_trunk, kvs, keep = trunk.n_layers, trunk.kvs, trunk.keeps
-    aim.check_name(engine)
-    aim.check_trunk(engine, (each for each in model.items() if keep(each[1])))
-    if engine in (aim.IK, aim.BOTH) and any(kv.key.endswith(".nextn_predict_layers") and kv.value for kv in kvs):
+    for_engine.check_name(engine)
+    for_engine.check_trunk(engine, (each for each in model.items() if keep(each[1])))
+    counts = any(kv.key.endswith(".nextn_predict_layers") and kv.value for kv in kvs)
+    if engine in (for_engine.IK, for_engine.BOTH) and counts:
         kvs = edit(kvs, put=[metadata.count_kv(model, "block_count", n_trunk)],
                    drop=[f"{model.architecture}.nextn_predict_layers"])  # fmt: skip
     base = naming.trunk_base(model.base_name)

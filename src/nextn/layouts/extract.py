@@ -12,8 +12,8 @@ from ..gguf.header import DEFAULT_ALIGNMENT, Header
 from ..gguf.kv import KV, KVType, edit
 from ..gguf.types import TensorType, tensor_type
 from ..writing.plan import NewFile, Plan
-from . import aim, build, metadata, naming, qkv
-from .fit import TOKENIZER_HASH, tokens_hash
+from . import build, for_engine, metadata, naming, qkv
+from .donor_check import TOKENIZER_HASH, tokens_hash
 from .options import ExtractOptions
 from .sidecar import main_type_of, sidecar_kvs, sidecar_roots, trunk_head
 
@@ -35,14 +35,14 @@ def plan_extract(block: Block, options: ExtractOptions) -> Plan:
 
 def _check_aim(block: Block, family: Family, options: ExtractOptions) -> None:
     """Raise UnsupportedModel, QuantizeError when the engine takes no such sidecar."""
-    aim.check_name(options.aim)
-    if options.aim in (aim.IK, aim.BOTH) and not (family.ik and family.ik.sidecar):
+    for_engine.check_name(options.for_engine)
+    if options.for_engine in (for_engine.IK, for_engine.BOTH) and not (family.ik and family.ik.sidecar):
         raise UnsupportedModel(
             f"{block.origin}: ik_llama.cpp takes no sidecar of '{family.arch}'; attach the block to a trunk with "
             "--layout bundle or shards, or extract it with --donor."
         )
     kinds = [kind for tensor in block.tensors if (kind := tensor_type(tensor.type_id or 0)) is not None]
-    aim.check_block(options.aim, [options.type] if options.type is not None else kinds)
+    for_engine.check_block(options.for_engine, [options.type] if options.type is not None else kinds)
 
 
 def _shaped(block: Block, family: Family, options: ExtractOptions, notes: list[str]) -> Block:

@@ -11,19 +11,17 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from ..archs import family_of
-from ..archs.base import Family, Transform
-from ..archs.headers import HPARAMS
+from ..archs.base import Family
 from ..archs.hparams import Config, HParams
-from ..archs.rope_factors import llama3_factors
 from ..block.model import DRAFT_HEAD, Block
 from ..errors import FormatError, UnsupportedModel
 from ..gguf.header import Header, TensorInfo
 from ..gguf.kv import KV, KVType
 from ..gguf.types import TensorType, file_type_for, parse_type_name
 from ..sources.checkpoint import CONFIG, Checkpoint
-from ..sources.numbers import FLOAT_DTYPES
 from ..sources.quantized import first_whole
 from ..sources.rows import CheckpointRows, Span
+from ..sources.small_floats import FLOAT_DTYPES
 from ..sources.tokenizer import Tokenizer
 from ..writing.plan import Carry, NewBytes, NewFile, Plan
 from . import build, naming
@@ -51,7 +49,7 @@ def plan_checkpoint_sidecar(block: Block, options: ExtractOptions) -> Plan:
     checkpoint = block.checkpoint
     assert checkpoint is not None
     family = family_of(block.architecture, block.origin)
-    hparams = HPARAMS.get(family.arch)
+    hparams = family.header
     if hparams is None:
         raise UnsupportedModel(
             f"{block.origin}: no engine takes the block of '{family.arch}' in a file of its own; use 'nextn attach "
@@ -137,7 +135,7 @@ class _Roots:
             out.append(self._norm(self._need(OUTPUT_NORM)))
         if head is not None:
             out.append(self._matrix(OUTPUT, head))
-        factors = llama3_factors(self.config) if self.hparams.rope_factors else None
+        factors = self.hparams.rope_factors(self.config) if self.hparams.rope_factors else None
         if factors is not None:
             data = struct.pack(f"<{len(factors)}f", *factors)
             info = TensorInfo(ROPE_FREQS, (len(factors),), build.F32.id, 0)
@@ -179,6 +177,6 @@ class _Roots:
 
     def _norm(self, span: Span) -> build.Part:
         self._check(span, (self.n_embd,))
-        add = 1.0 if self.hparams.output_norm is Transform.PLUS_ONE else 0.0
+        add = 1.0 if self.hparams.output_norm_plus_one else 0.0
         rows = CheckpointRows((span,), add)
         return build.converted(OUTPUT_NORM, (self.n_embd,), rows, build.F32, self.notes, of_block=False)

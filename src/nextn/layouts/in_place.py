@@ -244,8 +244,8 @@ def _check_contiguous(file: GGUFFile) -> None:
     for info in header.tensors:
         if info.offset != at:
             raise InPlaceRefused(
-                f"{file.path}: tensor '{info.name}' starts at {info.offset:,} of the data instead of {at:,}, so llama.cpp "
-                "refuses the file as it is; use --layout bundle, which writes a contiguous one."
+                f"{file.path}: tensor '{info.name}' starts at {info.offset:,} of the data instead of {at:,}, so "
+                "llama.cpp refuses the file as it is; use --layout bundle, which writes a contiguous one."
             )
         at += pad_to(file.stored_size(info), header.alignment)
 
@@ -328,7 +328,7 @@ def _restored(model: Model, room: Room, notes: list[str]) -> Change | None:
         not undo.n_tensors or file.header.data_offset == bare_data + undo.room
     )  # fmt: skip
     if not sound or data is None:
-        notes.append("the header was changed since the block was attached, so the original is not restored byte for byte")
+        notes.append("the header was changed since the block was attached: the original is not restored byte for byte")
         return None
     if undo.room and room.grain is None:
         notes.append(
@@ -359,8 +359,8 @@ def _cut_file(file: GGUFFile, trunk: TrunkOf, kvs: Sequence[KV]) -> Change:
     kept = [info for info in header.tensors if trunk.keeps(info)]
     if not kept and file is not trunk.model.files[0]:
         raise InPlaceRefused(
-            f"{file.path}: this shard holds nothing but the block, so nothing has to be changed: 'nextn detach' without "
-            "--in-place links the others to a set without it."
+            f"{file.path}: this shard holds nothing but the block, so nothing has to be changed: 'nextn detach' "
+            "without --in-place links the others to a set without it."
         )
     end = max(pad_to(file.tensor_range(info)[1], alignment) for info in header.tensors)
     gone = [info for info in header.tensors if not trunk.keeps(info)]

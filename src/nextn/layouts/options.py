@@ -31,7 +31,7 @@ class Room:
 
 
 @dataclass(frozen=True)
-class Options:
+class AttachOptions:
     """How to attach; None means the documented default."""
 
     layout: str | None = None
@@ -41,7 +41,7 @@ class Options:
     out: Path | str | None = None
     link: LinkMode = LinkMode.AUTO
     qkv: str | None = None  # q, k and v "split", "fused" or "as-trunk"; None: as the family's blocks are published
-    aim: str | None = None  # "llama.cpp", "ik" or "both"; None: whatever takes the file
+    for_engine: str | None = None  # "llama.cpp", "ik" or "both"; None: whatever takes the file
     room: Room = Room(None)  # in place: what can be done for a longer header
 
 
@@ -54,7 +54,7 @@ class ExtractOptions:
     embd_type: TensorType | None = None  # sidecar's embeddings and head; None: as they are
     out: Path | str | None = None
     qkv: str | None = None  # q, k and v "split", "fused" or "as-trunk"; None: as they are
-    aim: str | None = None  # the engine of a runnable sidecar: "llama.cpp", "ik" or "both"; None: any
+    for_engine: str | None = None  # the engine of a runnable sidecar: "llama.cpp", "ik" or "both"; None: any
     draft_head: TensorType | None = None  # sidecar: type of a head for drafting made from the model's; None: none
 
 

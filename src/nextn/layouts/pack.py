@@ -20,7 +20,7 @@ from ..writing.plan import Link, NewFile, Plan
 from . import naming
 from .attach import plan_attach
 from .detach import plan_detach, without_block
-from .options import Options, PackOptions
+from .options import AttachOptions, PackOptions
 
 PLAIN, MTP = "plain", "mtp"
 VARIANTS = (PLAIN, MTP)
@@ -165,7 +165,7 @@ def _attached(trunk: Model, block: Block, layout: str, options: PackOptions) -> 
     """The plan of an attach into the folder: it checks the fit, and its outputs are what is published."""
     out = f"{options.out}{os.sep}"  # a folder, whatever it is called
     return plan_attach(
-        trunk, block, Options(layout, options.type, options.draft_head, options.embd_type, out, options.link)
+        trunk, block, AttachOptions(layout, options.type, options.draft_head, options.embd_type, out, options.link)
     )
 
 

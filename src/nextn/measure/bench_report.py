@@ -9,9 +9,9 @@ from dataclasses import asdict, dataclass, field
 from statistics import median
 from typing import Any
 
+from .engine_pool import Memory
 from .stats import Comparison, Spread, compare, spread
-from .trial import SHORT, Run, Setup
-from .trial_pool import Memory
+from .timed_run import SHORT, TimedRun, TimedSetup
 
 ALL_TASKS = "all"
 N_POSITIONS = 8
@@ -19,10 +19,10 @@ N_POSITIONS = 8
 
 
 @dataclass(frozen=True)
-class Row:
+class SetupFigures:
     """The figures of one setup."""
 
-    setup: Setup
+    setup: TimedSetup
     decode_tps: Spread | None
     """Generated tokens per second, all tasks; None: no undisturbed run of some prompt."""
     by_task: dict[str, Spread | None]
@@ -60,8 +60,8 @@ class BenchReport:
     engine: dict[str, str]
     machine: dict[str, Any]
     settings: dict[str, Any]
-    rows: list[Row]
-    runs: list[Run]
+    rows: list[SetupFigures]
+    runs: list[TimedRun]
     comparisons: list[Compared]
     verdict: Compared | None
     """The comparison that counts most; None when there was nothing to compare."""
@@ -114,7 +114,7 @@ class BenchReport:
                 writer.writerow(self._csv_row(row, tasks))
         return out.getvalue()
 
-    def _csv_row(self, row: Row, tasks: Sequence[str]) -> list[Any]:
+    def _csv_row(self, row: SetupFigures, tasks: Sequence[str]) -> list[Any]:
         one, all_tps = row.setup, row.decode_tps
         known = next((c for c in self.comparisons if c.setup == one.id and c.task == ALL_TASKS), None)
         rates = (row.acceptance or [])[:N_POSITIONS]
@@ -134,11 +134,13 @@ class BenchReport:
         ]
 
 
-def summarize(setup: Setup, runs: Iterable[Run], tasks: Sequence[str], memory: Memory | None, size_bytes: int) -> Row:
+def summarize(
+    setup: TimedSetup, runs: Iterable[TimedRun], tasks: Sequence[str], memory: Memory | None, size_bytes: int
+) -> SetupFigures:
     """The figures of one setup from all runs, of which those of other setups are left out."""
     own = [run for run in runs if run.setup == setup.id]
     drafted, accepted, steps = (sum(getattr(run, name) for run in own) for name in ("drafted", "accepted", "steps"))
-    return Row(
+    return SetupFigures(
         setup,
         overall_tps(own),
         {task: overall_tps([run for run in own if run.task == task]) for task in tasks},
@@ -153,13 +155,13 @@ def summarize(setup: Setup, runs: Iterable[Run], tasks: Sequence[str], memory: M
     )
 
 
-def overall_tps(runs: Sequence[Run]) -> Spread | None:
+def overall_tps(runs: Sequence[TimedRun]) -> Spread | None:
     """Tokens per second over all prompts: tokens in all by time in all, each prompt by the median of its good runs.
 
     Low and high take the slowest and the fastest good run of every prompt; `n` is the least number of good runs of a
     prompt. None when a prompt has no good run, for then its share of the mix is missing.
     """
-    cells: dict[tuple[str, str, int], list[Run]] = {}
+    cells: dict[tuple[str, str, int], list[TimedRun]] = {}
     for run in runs:
         if SHORT not in run.disturbed:
             cells.setdefault(run.cell, []).append(run)
@@ -176,7 +178,7 @@ def overall_tps(runs: Sequence[Run]) -> Spread | None:
     return Spread(overall("median"), overall("low"), overall("high"), min(len(cell) for cell in good))
 
 
-def acceptance_of(runs: Sequence[Run]) -> list[float] | None:
+def acceptance_of(runs: Sequence[TimedRun]) -> list[float] | None:
     """Acceptance by position over runs, each weighted by its verification steps.
 
     Disturbed runs count too: what slows an engine down does not change what it accepts.
@@ -194,7 +196,7 @@ def acceptance_of(runs: Sequence[Run]) -> list[float] | None:
 
 
 def compare_setups(
-    setup: Setup, base: Setup, runs: Sequence[Run], task: str, *, n_tests: int, words: tuple[str, str]
+    setup: TimedSetup, base: TimedSetup, runs: Sequence[TimedRun], task: str, *, n_tests: int, words: tuple[str, str]
 ) -> Compared:
     """`setup` against `base` on `task`, by pairs of undisturbed runs of the same prompt in the same pass.
 
@@ -208,7 +210,7 @@ def compare_setups(
     return Compared(setup.id, base.id, task, result, sentence(result, *words, n_wanted))
 
 
-def _pairs(setup: str, base: str, runs: Sequence[Run], task: str) -> tuple[list[tuple[float, float]], int]:
+def _pairs(setup: str, base: str, runs: Sequence[TimedRun], task: str) -> tuple[list[tuple[float, float]], int]:
     """Speeds of both in the same prompt and pass, and how many such pairs were asked for."""
     speeds: dict[str, dict[tuple[str, int, int], float]] = {setup: {}, base: {}}
     asked: set[tuple[str, int, int]] = set()
@@ -249,7 +251,7 @@ def spread_json(value: Spread | None) -> dict[str, Any] | None:
     return {k: round(v, 3) if isinstance(v, float) else v for k, v in asdict(value).items()}
 
 
-def _row_json(row: Row) -> dict[str, Any]:
+def _row_json(row: SetupFigures) -> dict[str, Any]:
     one = row.setup
     return {
         "id": one.id,

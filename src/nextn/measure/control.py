@@ -19,8 +19,8 @@ from ..gguf.files import GGUFFile, Model, open_model, read_header
 from ..gguf.header import TensorInfo
 from ..layouts.extract import plan_extract
 from ..layouts.options import ExtractOptions
-from ..writing.durable import free_bytes
 from ..writing.execute import execute
+from ..writing.system import free_bytes
 
 _CHUNK_BYTES = 8 << 20
 SEED = 20_240_601

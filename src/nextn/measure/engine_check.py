@@ -27,7 +27,9 @@ from nextn.measure.engine_report import (
 )
 from nextn.measure.prompts import PROMPTS
 
-__all__ = ["NEAR_TIE_NATS", "Control", "Divergence", "EngineReport", "Progress", "Verdict", "check_on_engine"]
+from ..progress import Say, heard
+
+__all__ = ["NEAR_TIE_NATS", "Control", "Divergence", "EngineReport", "Verdict", "check_on_engine"]
 
 N_PROBS = 40
 """How many alternatives are looked up at a divergence."""
@@ -36,7 +38,6 @@ _WARM_UP_TOKENS = 4
 _N_CTX = 1024
 
 Control = Callable[[Path], tuple[Path, Path | None]]
-Progress = Callable[[str], None]
 
 
 def check_on_engine(
@@ -49,7 +50,7 @@ def check_on_engine(
     n_max: Sequence[int] = (1, 2, 3),
     threads: int | None = None,
     n_ctx: int | None = None,
-    progress: Progress | None = None,
+    say: Say | None = None,
     extra_args: tuple[str, ...] = (),
     scratch: Path | None = None,
 ) -> EngineReport:
@@ -57,7 +58,7 @@ def check_on_engine(
 
     The model is loaded once for each of `n_max`, once without MTP, and once for the control; with no `n_max` only
     the text without MTP is tried. `control(folder)` writes a copy with shuffled block weights into `folder`, a
-    temporary one inside `scratch`, and returns its (model, sidecar). `progress(what)` is called before each load.
+    temporary one inside `scratch`, and returns its (model, sidecar). `say(what)` is called before each load.
     `prompts` None: those of `nextn.measure.prompts`; `n_ctx` None: 1024 tokens.
 
     What the engine refuses becomes the verdict. Raises EngineMissing, and what `control` raises outside the tree
@@ -67,7 +68,7 @@ def check_on_engine(
     run = _Run(engine, asked, n_predict, threads, n_ctx or _N_CTX, tuple(extra_args))
     lengths = tuple(sorted(set(n_max)))
     n_loads = len(lengths) + 1 + (control is not None and bool(lengths))
-    tell = progress or (lambda what: None)
+    tell = heard(say)
     try:
         for load, length in enumerate(lengths, 1):
             tell(f"load {load} of {n_loads}: drafting {length} at a time")

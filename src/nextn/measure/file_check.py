@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -14,9 +13,8 @@ from ..gguf.files import SPLIT_KEYS, GGUFFile, Model
 from ..gguf.header import TensorInfo
 from ..layouts.detach import DRAFT_ROOTS
 from ..layouts.metadata import PREFIX, recorded_hashes
+from ..progress import Progress
 from ..sources.ranges import FileRange, Reader
-
-Progress = Callable[[int, int], None]
 
 
 @dataclass

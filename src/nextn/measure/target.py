@@ -11,7 +11,7 @@ from ..gguf.files import Model, open_model
 
 
 @dataclass(frozen=True)
-class Target:
+class MeasuredModel:
     """A model as an engine loads it."""
 
     model: Model
@@ -37,7 +37,7 @@ class Target:
         return self.sidecar or self.model
 
 
-def open_target(model: str | Path, sidecar: str | Path | None = None, *, needs_block: bool = True) -> Target:
+def open_target(model: str | Path, sidecar: str | Path | None = None, *, needs_block: bool = True) -> MeasuredModel:
     """The model with `sidecar`, or with the only one that lies beside a trunk-only model.
 
     Raises NoBlock (with `needs_block`), UsageError when several sidecars lie there, and what opening files raises.
@@ -54,15 +54,15 @@ def open_target(model: str | Path, sidecar: str | Path | None = None, *, needs_b
         if not block_layers(list(beside.tensors)):
             raise NoBlock(f"{beside.entry}: there is no MTP block in this sidecar.")
         notes = ("the model has a block of its own, which the engine loads as well; the sidecar's is used",)
-        return Target(opened, beside, notes if layers else ())
+        return MeasuredModel(opened, beside, notes if layers else ())
     if layers:
-        return Target(opened, None)
+        return MeasuredModel(opened, None)
     from ..inspection.model import inspect
 
     found = inspect(opened.entry).sidecars
     if len(found) == 1:
         note = f"the sidecar {found[0].name} lies beside the model and was taken"
-        return Target(opened, open_model(found[0]), (note,))
+        return MeasuredModel(opened, open_model(found[0]), (note,))
     if found:
         several = ", ".join(path.name for path in found)
         raise UsageError(f"{opened.entry}: {len(found)} sidecars lie beside it ({several}); name one with --sidecar.")
@@ -71,4 +71,4 @@ def open_target(model: str | Path, sidecar: str | Path | None = None, *, needs_b
             f"{opened.entry}: there is no MTP block in this model and no sidecar beside it; name one with --sidecar, "
             "or attach a block first with 'nextn attach'."
         )
-    return Target(opened, None)
+    return MeasuredModel(opened, None)

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from .bench_report import Compared, compared_json, overall_tps, spread_json
-from .trial import Run
+from .timed_run import TimedRun
 from .tune_space import Point
 
 if TYPE_CHECKING:
@@ -34,8 +34,8 @@ class TuneReport:
     machine: dict[str, Any]
     settings: dict[str, Any]
     trials: list[tuple[str, Trial]]
-    runs: list[Run]
-    final_runs: list[Run]
+    runs: list[TimedRun]
+    final_runs: list[TimedRun]
     n_planned: tuple[int, int]
     """Runs that were planned, at least and at most."""
     wall_s: float

@@ -8,12 +8,13 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 
 from ..errors import EngineFailed, EngineRefused
+from ..progress import Say
 from .bench_report import ALL_TASKS, Compared, compare_setups, overall_tps
 from .bench_setup import LEAST_REPEATS
+from .candidate_sidecars import Maker, possible
+from .patience import Patience
 from .stats import Spread, least_pairs
-from .trial import Ask, Run, Say, Setup
-from .trial_patience import Patience
-from .tune_made import Maker, possible
+from .timed_run import Ask, TimedRun, TimedSetup
 from .tune_race import Race, race
 from .tune_space import AS_IS, Point, Space
 
@@ -55,7 +56,7 @@ class Final:
     """"mtp", "off", or "machine_busy"."""
     point: Point
     compared: Compared
-    runs: list[Run]
+    runs: list[TimedRun]
 
 
 class Search:
@@ -78,7 +79,7 @@ class Search:
         self._screen = screen_asks(asks)
         self._repeats = repeats
         self._deadline = None if budget_s is None else clock() + budget_s
-        self._setups: dict[str, Setup] = {}
+        self._setups: dict[str, TimedSetup] = {}
         self._pass = 0
         self.trials: dict[str, Trial] = {}
         self.notes: list[str] = []
@@ -152,7 +153,7 @@ class Search:
         number = self._pass
         loads = self._patience.pool.n_loads
 
-        def measure(one: str, at: int) -> Run | None:
+        def measure(one: str, at: int) -> TimedRun | None:
             self._say(f"{title}, prompt {at + 1} of {len(self._screen)}: {one}")
             return self._run(ids[one], self._screen[at], number, title)
 
@@ -187,7 +188,7 @@ class Search:
                 return {one: None if figure is None else figure * (factor or 1.0) for one, figure in figures.items()}
         return dict.fromkeys(ids)
 
-    def _run(self, point: Point, ask: Ask, number: int, title: str) -> Run | None:
+    def _run(self, point: Point, ask: Ask, number: int, title: str) -> TimedRun | None:
         name = self._name(point)
         try:
             setup = self._setup(point)
@@ -200,7 +201,7 @@ class Search:
             self._patience.pool.drop(name)
             return None
 
-    def _setup(self, point: Point) -> Setup:
+    def _setup(self, point: Point) -> TimedSetup:
         name = self._name(point)
         if name not in self._setups:
             model = self._maker.model

@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from .trial import Setup
+from .timed_run import TimedSetup
 
 N_MAX = (1, 2, 3, 4, 6)
 P_MIN = (0.0, 0.5, 0.75)
@@ -80,9 +80,9 @@ class Point:
         """Unique among all points: with the threads, where they are not those of the search."""
         return self.id if self.threads == base_threads else f"{self.id}, threads {self.threads}"
 
-    def setup(self, title: str, model: Path, sidecar: Path | None) -> Setup:
+    def setup(self, title: str, model: Path, sidecar: Path | None) -> TimedSetup:
         """To be timed."""
-        return Setup(title, model, sidecar if self.n_max else None, self.n_max, self.p_min, self.threads)
+        return TimedSetup(title, model, sidecar if self.n_max else None, self.n_max, self.p_min, self.threads)
 
     def to_json(self) -> dict[str, Any]:
         """JSON of the settings."""

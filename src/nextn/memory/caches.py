@@ -12,6 +12,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any
 
+from ..archs import memory_of
 from ..errors import UsageError
 from ..gguf.types import TensorType, row_size
 from .settings import N_UBATCH, Settings, padded
@@ -71,8 +72,7 @@ def _context_layers(shape: Shape, context: str) -> Iterable[tuple[Layer, str]]:
     """The layers that a context keeps, with the kind of cache."""
     for layer in shape.layers:
         of_block = layer.index >= shape.n_layer
-        # The hybrid cache of bailingmoe3 is not told to leave the block's layer out.
-        also = of_block and context == TARGET and shape.arch == "bailingmoe3"
+        also = of_block and context == TARGET and memory_of(shape.arch).block_in_target
         if layer.recurrent or not (of_block == (context == DRAFT) or also):
             continue
         if layer.n_embd_k:

@@ -11,15 +11,12 @@ from ..archs.base import Family, Rule, dimensions, resolve_shape
 from ..block.model import Block, BlockTensor, layer_of, suffix_of
 from ..errors import UnsupportedModel
 from ..gguf.files import Model
-from ..layouts.fit import n_layer_trunk, n_vocab
+from ..layouts.donor_check import n_layer_trunk, n_vocab
 
 if TYPE_CHECKING:
     from ..sources.ranges import FileRange, Reader
     from ..sources.rows import Blocks, Rows, Span
     from ..sources.scales import Seen
-
-N_BLOCKS = {"mimo2": 3, "step35": 3}  # blocks of the published models; one elsewhere
-
 
 
 @dataclass(frozen=True)
@@ -64,24 +61,13 @@ def _present(rule: Rule, trunk: Model) -> bool:
     return any(suffix_of(name) == rule.target for name in trunk.tensors if layer_of(name) is not None)
 
 
-def _window_heads(trunk: Model) -> list[int]:
-    """Key and value heads of the layers with a sliding window."""
-    heads = trunk.arch_value("attention.head_count_kv")
-    pattern = trunk.arch_value("attention.sliding_window_pattern")
-    if not isinstance(heads, list) or not isinstance(pattern, list):
-        return []
-    return [n for n, slides in zip(heads, pattern, strict=False) if slides]
-
-
 def family_block(trunk: Model) -> Block:
     """A block of the size that the trunk's family has. Raises UnsupportedModel when the table does not tell it."""
     family: Family = family_of(trunk.architecture, trunk.entry)
     symbols = dimensions(trunk.arch_value, n_vocab(trunk))
-    head, value = symbols.get("D"), symbols.get("Dv")
-    if family.arch == "mimo2" and head and value:  # a block's q, k and v are one matrix, with a window's heads
-        kv_heads = next((n for n in _window_heads(trunk) if n), 0)
-        symbols["Q"] = symbols.get("H", 0) * head + kv_heads * (head + value)
-    n_blocks = N_BLOCKS.get(family.arch, 1)
+    if family.symbols is not None:
+        symbols |= family.symbols(trunk.arch_value, symbols)
+    n_blocks = family.n_blocks
     tensors = []
     for layer in range(n_blocks):
         for rule in family.rules:

@@ -7,7 +7,7 @@ from typing import Any
 
 from ..block.model import Block
 from ..gguf.files import Model
-from ..layouts.fit import n_layer_trunk
+from ..layouts.donor_check import n_layer_trunk
 from ..units import size
 from .answers import Machine
 from .estimate import COLUMNS, Prediction
@@ -17,7 +17,7 @@ from .setups import BUNDLED_OFF, BUNDLED_ON, NO_MTP, SIDECAR, TITLES, Setup
 
 
 @dataclass(frozen=True)
-class Row:
+class SetupCost:
     """One setup's figures."""
 
     setup: Setup
@@ -66,12 +66,12 @@ class MemoryPlan:
     machine: Machine
     engine: str | None
     block: Block | None
-    rows: tuple[Row, ...]
+    rows: tuple[SetupCost, ...]
     publishing: dict[str, Any] | None
     notes: tuple[str, ...] = field(default=())
     name: str = ""  # what the user called the model
 
-    def row(self, id: str) -> Row:
+    def row(self, id: str) -> SetupCost:
         """The setup of that id."""
         return next(row for row in self.rows if row.setup.id == id)
 
@@ -158,9 +158,9 @@ def _fit(plan: MemoryPlan) -> list[str]:
     return out
 
 
-def _same_fit(plan: MemoryPlan) -> list[tuple[str, list[Row]]]:
+def _same_fit(plan: MemoryPlan) -> list[tuple[str, list[SetupCost]]]:
     """Setups with the same answer, together."""
-    groups: dict[tuple[bool | None, int | None], list[Row]] = {}
+    groups: dict[tuple[bool | None, int | None], list[SetupCost]] = {}
     for row in plan.rows:
         if row.prediction is not None:
             groups.setdefault((row.fits, row.max_n_ctx), []).append(row)

@@ -13,7 +13,7 @@ from ..errors import NextnError, NoBlock, UsageError
 from ..gguf.files import Model
 from ..layouts.attach import plan_attach
 from ..layouts.detach import plan_detach
-from ..layouts.options import Options
+from ..layouts.options import AttachOptions
 from ..writing.plan import Link, Plan
 from .standin import stand_in
 
@@ -141,7 +141,7 @@ class _Maker:
             return Setup(id, self.model, files=_there(self.model))
         from ..gguf.types import parse_type_name
 
-        plan = plan_attach(self.trunk, block, Options(layout, embd_type=parse_type_name(EMBD_TYPE)))
+        plan = plan_attach(self.trunk, block, AttachOptions(layout, embd_type=parse_type_name(EMBD_TYPE)))
         model = self.stand(plan, id)
         if layout == "sidecar":
             return Setup(id, self.trunk, model, self.trunk_files + _planned(plan), plan)

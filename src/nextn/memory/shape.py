@@ -10,16 +10,10 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
+from ..archs import memory_of
+from ..archs.base import flags
 from ..block.model import block_layers
 from ..gguf.files import Model
-
-# Architectures whose engine rolls a rejected draft back by keeping one recurrent state per drafted token.
-ROLLBACK = frozenset(
-    ("qwen35", "qwen35moe", "qwen4exp", "nemotron_h", "nemotron_h_moe", "lfm2", "lfm2moe", "bailingmoe3")
-)
-HYBRID_QWEN = ("qwen3next", "qwen35", "qwen35moe")
-DENSE_FIRST_PATTERN = {"cohere2moe": 4}  # default of `attention.sliding_window_pattern` where it is missing
-GLM_5_2_N_CTX = 1 << 20  # from this trained context on, glm-dsa files without indexer types share indexers
 
 
 @dataclass(frozen=True)
@@ -49,12 +43,13 @@ class Shape:
     n_window: int  # tokens of the sliding window; 0 without
     layers: tuple[Layer, ...]  # trunk, then blocks
     n_embd_state: int  # elements of one recurrent state of one layer: convolution and recurrence
+    rollback: bool  # the engine keeps one recurrent state for each drafted token
     unknown: str | None = None  # why figures from the header would be wrong, or None
 
     @property
     def rolls_back(self) -> bool:
         """Whether each drafted token costs one copy of the recurrent state."""
-        return self.arch in ROLLBACK and self.n_embd_state > 0
+        return self.rollback and self.n_embd_state > 0
 
     @property
     def n_recurrent(self) -> int:
@@ -70,32 +65,14 @@ def _per_layer(value: Any, n: int, default: int = 0) -> list[int]:
     return [int(value) if isinstance(value, int) else default] * n
 
 
-def _flags(value: Any, n: int) -> list[bool] | None:
-    """A per-layer array of truth values; None for anything else. Layers behind its end are False."""
-    if not isinstance(value, list):
-        return None
-    return [bool(v) for v in value[:n]] + [False] * (n - len(value))
-
-
-def _recurrent(model: Model, n_trunk: int, n_all: int, kv_heads: list[int]) -> list[bool]:
-    arch = model.architecture
-    if arch in HYBRID_QWEN:
-        found = _flags(model.arch_value("attention.recurrent_layers"), n_all)
-        interval = max(1, model.arch_int("full_attention_interval", 4))
-        return found or [i < n_trunk and (i + 1) % interval != 0 for i in range(n_all)]
-    if arch == "bailingmoe3":
-        return [i < n_trunk and kv_heads[i] == 0 for i in range(n_all)]
-    return [False] * n_all
-
-
 def _windows(model: Model, n_trunk: int, n_all: int) -> list[bool]:
     if not model.arch_int("attention.sliding_window"):
         return [False] * n_all
     pattern = model.arch_value("attention.sliding_window_pattern")
-    flags = _flags(pattern, n_all)
-    if flags is not None:
-        return flags
-    period = pattern if isinstance(pattern, int) else DENSE_FIRST_PATTERN.get(model.architecture)
+    listed = flags(pattern, n_all)
+    if listed is not None:
+        return listed
+    period = pattern if isinstance(pattern, int) else memory_of(model.architecture).window_period
     if period is None:
         return [False] * n_all
     return [i < n_trunk and (period == 0 or i % period != 0) for i in range(n_all)]
@@ -114,14 +91,10 @@ def _state(model: Model, n_head: int) -> int:
 
 def _indexers(model: Model, n_trunk: int, n_all: int) -> list[int]:
     """Elements of each layer's indexer key; blocks run without their indexer."""
-    size = model.arch_int("attention.indexer.key_length")
-    if model.architecture not in ("deepseek32", "glm-dsa") or not size:
+    size, indexer = model.arch_int("attention.indexer.key_length"), memory_of(model.architecture).indexer
+    if indexer is None or not size:
         return [0] * n_all
-    has = [True] * n_trunk
-    if model.architecture == "glm-dsa":
-        shared = model.arch_int("context_length") >= GLM_5_2_N_CTX
-        default = [not shared or i < 2 or (i - 2) % 4 == 0 for i in range(n_trunk)]
-        has = _flags(model.arch_value("attention.indexer.types"), n_trunk) or default
+    has = indexer(model.arch_value, n_trunk)
     return [size if i < n_trunk and has[i] else 0 for i in range(n_all)]
 
 
@@ -140,7 +113,8 @@ def shape_of(model: Model) -> Shape:
     window_k = model.arch_int("attention.key_length_swa", head_k)
     window_v = model.arch_int("attention.value_length_swa", head_v)
     mla = bool(model.arch_int("attention.key_length_mla") and model.arch_int("attention.value_length_mla"))
-    recurrent = _recurrent(model, n_trunk, n_all, kv_heads)
+    memory = memory_of(arch)
+    recurrent = memory.recurrent(model.arch_value, n_trunk, n_all) if memory.recurrent else [False] * n_all
     windows = _windows(model, n_trunk, n_all)
     indexers = _indexers(model, n_trunk, n_all)
     layers = tuple(
@@ -158,7 +132,7 @@ def shape_of(model: Model) -> Shape:
     return Shape(
         arch, n_trunk, n_nextn, n_embd, _n_vocab(model), _widest(model, n_all), n_head,
         model.arch_int("context_length"), model.arch_int("attention.sliding_window"), layers, state,
-        _unknown(model, any(recurrent)),
+        memory.rolls_back, _unknown(model, any(recurrent)),
     )  # fmt: skip
 
 

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 
+from ..archs import memory_of
 from ..block.model import block_layers, layer_of, suffix_of
 from ..gguf.files import GGUFFile, Model
 from ..gguf.header import TensorInfo
@@ -20,17 +21,6 @@ from ..layouts.detach import DRAFT_ROOTS
 HOST, GPU = "Host", "GPU"
 EMBEDDINGS, HEAD = "token_embd.weight", "output.weight"
 
-# Loaders that allocate these tensors of a block with MTP off, too: names behind `blk.N.`.
-LOADED_ANYWAY: dict[str, tuple[str, ...]] = {
-    "hy_v3": ("ffn_gate", "ffn_up", "ffn_down", "exp_probs_b", "nextn.embed_tokens", "nextn.shared_head"),
-    "step35": (
-        *("attn_q_norm", "attn_k_norm", "attn_gate", "ffn_gate", "ffn_up", "ffn_down"),
-        *("nextn.embed_tokens", "nextn.shared_head"),
-    ),
-    "cohere2moe": ("nextn.embed_tokens", "nextn.shared_head"),
-    "glm-dsa": ("exp_probs_b",),
-    "deepseek32": ("exp_probs_b",),
-}
 # Read by rows or small: never in a matrix product that the CPU rearranges weights for.
 NOT_MULTIPLIED = (EMBEDDINGS, "nextn.embed_tokens.weight", "ssm_conv1d.weight")
 
@@ -49,7 +39,7 @@ def loaded(model: Model, *, mtp: bool, unused: frozenset[str] | None = None) -> 
     if unused is not None:
         return [(file, info) for file, info in model.items() if info.name not in unused]
     layers = frozenset(block_layers(list(model.tensors)))
-    anyway = LOADED_ANYWAY.get(model.architecture, ())
+    anyway = memory_of(model.architecture).loaded_anyway
 
     def wanted(name: str) -> bool:
         if mtp:

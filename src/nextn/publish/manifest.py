@@ -23,7 +23,7 @@ _SHA256 = re.compile(r"[0-9a-f]{64}\Z")
 
 
 @dataclass(frozen=True)
-class Entry:
+class Published:
     """One published file."""
 
     path: str
@@ -37,10 +37,10 @@ class Manifest:
 
     model: str  # name for people
     architecture: str
-    files: tuple[Entry, ...]
+    files: tuple[Published, ...]
     quants: tuple[Quant, ...]
 
-    def by_path(self) -> dict[str, Entry]:
+    def by_path(self) -> dict[str, Published]:
         """The files by path."""
         return {entry.path: entry for entry in self.files}
 
@@ -116,7 +116,7 @@ def _need(value: Any, key: str, kind: type) -> Any:
 def _read(value: Any) -> Manifest:
     files = []
     for item in _need(value, "files", list):
-        entry = Entry(_need(item, "path", str), _need(item, "size_bytes", int), _need(item, "sha256", str))
+        entry = Published(_need(item, "path", str), _need(item, "size_bytes", int), _need(item, "sha256", str))
         if not safe_path(entry.path) or entry.size_bytes < 0 or not _SHA256.match(entry.sha256):
             raise _Damaged(f"the entry of {entry.path!r:.200} makes no sense")
         files.append(entry)
@@ -151,5 +151,5 @@ def manifest_of(
 ) -> Manifest:
     """A manifest from what will be published; hashes that are not known yet are left blank."""
     names = dict.fromkeys(role.name for quant in quants for found in quant.variants.values() for role in found.roles)
-    files = tuple(Entry(name, sizes[name], hashes.get(name, BLANK)) for name in sorted(names))
+    files = tuple(Published(name, sizes[name], hashes.get(name, BLANK)) for name in sorted(names))
     return Manifest(model, architecture, files, tuple(quants))

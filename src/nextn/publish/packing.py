@@ -18,10 +18,13 @@ from typing import Any, cast
 from ..errors import UsageError
 from ..layouts.naming import plain_base, split_quant
 from ..layouts.pack import Pack
+from ..progress import Progress
 from ..remote.cache import refuse_partial
-from ..writing.durable import SUFFIX, System
-from ..writing.execute import Outcome, Progress, check_outputs, execute
+from ..workfile import At
+from ..writing.execute import Outcome, check_outputs, execute
+from ..writing.leftovers import SUFFIX
 from ..writing.plan import Hashes, LateHeader, Link, NewBytes, NewFile, Plan
+from ..writing.system import System
 from . import card as cards
 from . import manifest as manifests
 from . import sums
@@ -66,13 +69,13 @@ class _Watching:
         self._inner, self._ledger = inner, ledger
         self._names = {os.fsencode(name)[-200:]: name for name in names}
 
-    def open_new(self, path: Path) -> int:
+    def open_new(self, at: At) -> int:
         """The inner system's, noted."""
-        match = _TEMP.fullmatch(path.name)
+        match = _TEMP.fullmatch(at.name)
         name = self._names.get(os.fsencode(match[1])) if match else None
         if name is not None:
-            self._ledger.temps[name] = path
-        return self._inner.open_new(path)
+            self._ledger.temps[name] = at.path
+        return self._inner.open_new(at)
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self._inner, name)

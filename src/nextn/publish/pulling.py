@@ -15,7 +15,8 @@ from typing import TYPE_CHECKING, Any
 
 from ..errors import OutputExists, RemoteError, UsageError
 from ..gguf.files import GGUFFile, read_header
-from ..writing.execute import Outcome, Progress, check_outputs, execute
+from ..progress import Progress
+from ..writing.execute import Outcome, check_outputs, execute
 from ..writing.plan import Link, LinkMode, Plan
 from . import manifest as manifests
 from . import sums
@@ -27,9 +28,10 @@ if TYPE_CHECKING:
     from ..remote.http import Options
     from ..remote.hub import HubRepo
     from ..remote.model import Remote
+    from ..workfile import Stamp
 
 PRESENT, CACHED, DOWNLOAD = "present", "cached", "download"
-_Found = tuple["Step", Path]  # a file, and where its bytes are
+_Found = tuple["Step", Path, "Stamp | None"]  # a file, where its bytes are, and the stamp of what was fetched
 
 
 @dataclass(frozen=True)
@@ -146,7 +148,7 @@ def pull(
     missing = [step for step in steps if step.state != PRESENT]
     staging = Staging(repo, fetcher, folder)
     n_moved, outcome = sum(staging.missing_bytes(file) for file in _unique(missing, DOWNLOAD)), None
-    check_outputs(_plan(chosen, folder, [(step, Path(step.name)) for step in missing], link))
+    check_outputs(_plan(chosen, folder, [(step, Path(step.name), None) for step in missing], link))
     if not dry_run:
         if missing:
             n_moved, outcome = _carry_out(staging, chosen, folder, missing, link, hasher, progress)
@@ -278,7 +280,7 @@ def _plan(chosen: Chosen, folder: Path, found: Sequence[_Found], link: LinkMode)
         layout=chosen.variant,
         folder=folder,
         outputs=tuple(
-            Link(step.name, path, step.file.size_bytes, link, staged=step.state == DOWNLOAD) for step, path in ordered
+            Link(step.name, path, step.file.size_bytes, link, staged=stamp) for step, path, stamp in ordered
         ),
         entry=folder / PurePosixPath(chosen.entry).name,
         sidecar=sidecar,
@@ -316,10 +318,9 @@ def _carry_out(
         done, hasher.advance = n_load, hashed
         staged = {file.content: staging.whole(file, hasher) for file in wanted}
         found: list[_Found] = [
-            (step, staged[step.file.content] if step.source is None else step.source)
-            for step in missing
+            (step, *(staged[step.file.content] if step.source is None else (step.source, None))) for step in missing
         ]
-        for step, path in found:
+        for step, path, _ in found:
             if step.source is not None:
                 _check(staging.repo, step.file, path, hasher)
         return n_moved, execute(_plan(chosen, folder, found, link))

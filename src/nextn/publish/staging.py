@@ -1,7 +1,7 @@
 """Whole files on their way into a folder: hidden in it until all of their bytes are there and right.
 
 `FOLDER/.nextn-pull/COMMIT/` lies on the folder's own file system, so the last step is a name and never a copy. Its
-files are those of `sources.cache`: what a killed run left counts only as far as its checksums say so.
+files are those of `remote.cache`: what a killed run left counts only as far as its checksums say so.
 """
 
 from __future__ import annotations
@@ -9,13 +9,15 @@ from __future__ import annotations
 import contextlib
 import copy
 import os
-from collections.abc import Callable, Iterable, Sequence
-from pathlib import Path
+from collections.abc import Iterable, Sequence
+from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING
 
 from ..errors import RemoteError
+from ..progress import Progress
 from ..remote.cache import Identity, bytes_left, remove_partial
-from ..writing.durable import explained
+from ..workfile import Folder, NotOurs, Stamp, private_folder
+from ..writing.system import explained
 from . import sums
 from .listing import Listed
 
@@ -41,9 +43,9 @@ class Staging:
         from ..remote.model import Remote
 
         self.repo, self.folder = repo, folder
-        self.home = folder.absolute() / FOLDER
+        self.root = folder.absolute()
         place = copy.copy(repo)
-        place.folder = self.home / str(repo.revision)
+        place.root, place.folder = self.root, self.root / FOLDER / str(repo.revision)
         self._place = place
         self._remote = Remote(place, fetcher)
 
@@ -53,30 +55,29 @@ class Staging:
     def __exit__(self, *error: object) -> None:
         self._remote.__exit__(*error)
 
-    def _path(self, file: Listed) -> Path:
-        return self._place.folder / file.path
-
     def missing_bytes(self, file: Listed) -> int:
         """What is still to be fetched, as far as the note of earlier runs tells."""
         target = self.repo.target(file.path)
         assert target is not None
         identity = Identity(f"{self.repo.origin}:{file.path}", target.size_bytes, target.etag)
-        return bytes_left(self._path(file), identity)
+        return bytes_left(self.root, (FOLDER, str(self.repo.revision), *PurePosixPath(file.path).parts), identity)
 
-    def fetch(self, files: Sequence[Listed], progress: Callable[[int, int], None] | None) -> int:
+    def fetch(self, files: Sequence[Listed], progress: Progress | None) -> int:
         """Have all bytes of these files; returns how many were moved. Raises RemoteError, NoSpace, StorageError."""
         if files:
             with explained(self.folder, "create the folder"):
-                self._place.folder.mkdir(parents=True, exist_ok=True)
+                self.root.mkdir(parents=True, exist_ok=True)
         return self._remote.fetch([self._remote.whole(file.path) for file in files], progress, check=False)
 
-    def whole(self, file: Listed, hasher: sums.Hasher) -> Path:
-        """A fetched file, compared with its hash and synced: only its name is missing.
+    def whole(self, file: Listed, hasher: sums.Hasher) -> tuple[Path, Stamp]:
+        """A fetched file, compared with its hash and synced, and its stamp then: only its name is missing.
 
         Raises RemoteError when it is not what the Hub says; its bytes are dropped then, so another run fetches them
         anew.
         """
         path = self._remote.publish(file.path)
+        with explained(path, "read it"):
+            stamp = Stamp.of(path.lstat())
         why = mismatch(self.repo, file, path, hasher)
         if why is not None:
             self._remote.drop(file.path)
@@ -90,23 +91,28 @@ class Staging:
                 os.fsync(fd)
             finally:
                 os.close(fd)
-        return path
+        return path, stamp
 
     def clear(self, paths: Iterable[str]) -> None:
         """Remove what is left of these files of the repository, now that they have their names.
 
         Parts of other files stay, for the run that goes on with them. Never fails: it is only room.
         """
-        with contextlib.suppress(OSError):
-            for commit in list(self.home.iterdir()):
+        with contextlib.suppress(OSError, NotOurs), private_folder(self.root, (FOLDER,)) as home:
+            for commit in [] if home is None else home.names():
                 for path in paths:
-                    remove_partial(commit / path)
-                for folder in sorted((each for each in commit.rglob("*") if each.is_dir()), reverse=True):
-                    _remove_empty(folder)
-                _remove_empty(commit)
-            _remove_empty(self.home)
+                    *parents, name = PurePosixPath(path).parts
+                    with private_folder(self.root, (FOLDER, commit, *parents)) as folder:
+                        if folder is not None:
+                            remove_partial(folder, name)
+        with contextlib.suppress(OSError, NotOurs), Folder.chosen(self.root) as root:
+            _remove_empty(root, FOLDER)
 
 
-def _remove_empty(folder: Path) -> None:
-    with contextlib.suppress(OSError):
-        folder.rmdir()
+def _remove_empty(outer: Folder, name: str) -> None:
+    """Remove a private folder as far as nothing is in it."""
+    with contextlib.suppress(OSError, NotOurs):
+        with outer.inner(name, make=False) as folder:
+            for each in folder.names():
+                _remove_empty(folder, each)
+        outer.rmdir(name)

@@ -40,10 +40,10 @@ class UrlSource:
     url: str
 
 
-Source: TypeAlias = "Path | HubSource | UrlSource"
+SourceAddress: TypeAlias = "Path | HubSource | UrlSource"
 
 
-def parse_source(text: str | Path) -> Source:
+def parse_source(text: str | Path) -> SourceAddress:
     """What a user names: a local path, a repository on the Hub (`ORG/NAME`, `hf:...`, an address of it), an address.
 
     What exists locally is local. Raises UsageError for an `hf:` name that is none.
@@ -66,7 +66,7 @@ def parse_source(text: str | Path) -> Source:
     return HubSource(match["repo"], match["revision"], match["file"], bare=True)
 
 
-def _from_address(url: str) -> Source:
+def _from_address(url: str) -> SourceAddress:
     parts = urlsplit(url)
     own = urlsplit(os.environ.get("HF_ENDPOINT", "")).netloc
     match = _HUB_PAGE.fullmatch(unquote(parts.path))

@@ -13,7 +13,6 @@ import hashlib
 import json
 import os
 import re
-import secrets
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import partial
@@ -24,10 +23,12 @@ from urllib.parse import quote, unquote, urlsplit, urlunsplit
 from ..errors import NextnError, RemoteError, UsageError
 from ..gguf.files import os_error
 from ..version import __version__
+from ..workfile import Folder, private_folder
 from .http import RETRY_STATUS, Again, Fetcher, NotThere, Target, bare_etag, retry_after
 
 _COMMIT = re.compile(r"[0-9a-f]{40}")
 _LISTING = "listing.json"
+_MAX_LISTING_BYTES = 256 << 20
 
 
 class Gated(RemoteError):
@@ -37,7 +38,8 @@ class Gated(RemoteError):
 class Place(Protocol):
     """A folder of remote files."""
 
-    folder: Path  # where the local copies of its files lie
+    root: Path  # the folder that the user chose for local copies
+    folder: Path  # below it: where the local copies of its files lie
     origin: str  # for people and provenance
     revision: str | None  # the commit, where there is one
 
@@ -88,17 +90,6 @@ def is_safe_name(name: str) -> bool:
     return bool(parts) and not name.startswith("/") and ".." not in parts and "\\" not in name and "\0" not in name
 
 
-def _atomic_write(path: Path, text: str) -> None:
-    temp = path.with_name(f".{path.name}.{secrets.token_hex(4)}")
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        temp.write_text(text)
-        temp.replace(path)
-    except OSError as error:
-        temp.unlink(missing_ok=True)
-        raise os_error(error, path, "write it") from error
-
-
 class HubRepo:
     """A model repository, pinned to a commit when it is opened."""
 
@@ -112,11 +103,12 @@ class HubRepo:
         self.repo_id, self.remark, self.fetcher = repo_id, remark, fetcher
         self.endpoint = (endpoint or constants.ENDPOINT).rstrip("/")
         self._asked = revision or "main"
-        self._base = root / "hub" / ("models--" + repo_id.replace("/", "--"))
+        self.root = root
+        self._parts = ("hub", "models--" + repo_id.replace("/", "--"))
         self.listing = self._open()
         self.revision: str | None = self.listing.commit
         self.origin = f"hf:{repo_id}@{self.listing.commit}"
-        self.folder = self._base / self.listing.commit / repo_id.rpartition("/")[2]
+        self.folder = root.joinpath(*self._parts, self.listing.commit, repo_id.rpartition("/")[2])
 
     # -- commit and files ---------------------------------------------------------------------------------------------
 
@@ -127,9 +119,9 @@ class HubRepo:
             return known
         if not is_offline_mode():
             return self._ask()
-        with contextlib.suppress(OSError):
-            if known := self._stored(self._ref.read_text().strip()):
-                return known
+        commit = self._kept("refs", self._ref_name)
+        if commit is not None and (known := self._stored(commit.decode("utf-8", "replace").strip())):
+            return known
         if known := self._from_hub_cache():
             return known
         raise RemoteError(
@@ -138,14 +130,30 @@ class HubRepo:
         )
 
     @property
-    def _ref(self) -> Path:
-        return self._base / "refs" / quote(self._asked, safe="")
+    def _ref_name(self) -> str:
+        return quote(self._asked, safe="")
+
+    def _kept(self, folder: str, name: str) -> bytes | None:
+        """A small file that `_keep` put into our cache."""
+        try:
+            with private_folder(self.root, (*self._parts, folder)) as home:
+                return None if home is None else home.read(name, _MAX_LISTING_BYTES)
+        except OSError:
+            return None
+
+    def _keep(self, folder: str, name: str, data: bytes) -> None:
+        try:
+            with Folder.private(self.root, (*self._parts, folder), make=True) as home:
+                home.write(name, data)
+        except OSError as error:
+            raise os_error(error, self.root.joinpath(*self._parts, folder, name), "write it") from error
 
     def _stored(self, commit: str) -> Listing | None:
+        found = self._kept(commit, _LISTING) if _COMMIT.fullmatch(commit) else None
         try:
-            data = json.loads((self._base / commit / _LISTING).read_text())
+            data = json.loads(found or b"")
             return Listing(commit, {str(name): HubFile(*entry) for name, entry in data["files"].items()})
-        except (OSError, ValueError, KeyError, TypeError, AttributeError):
+        except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
             return None
 
     def _ask(self) -> Listing:
@@ -184,16 +192,16 @@ class HubRepo:
         self.fetcher.attempts(f"hf:{self.repo_id}", act)
         listing = found[0]
         table = {name: [file.size_bytes, file.sha256, file.blob_id] for name, file in listing.files.items()}
-        _atomic_write(self._base / listing.commit / _LISTING, json.dumps({"version": 1, "files": table}))
+        self._keep(listing.commit, _LISTING, json.dumps({"version": 1, "files": table}).encode())
         if self._asked != listing.commit:
-            _atomic_write(self._ref, listing.commit)
+            self._keep("refs", self._ref_name, listing.commit.encode())
         return listing
 
     def _from_hub_cache(self) -> Listing | None:
         """What the user's Hub cache knows of the revision, for work without the network."""
         from huggingface_hub import constants
 
-        base = Path(constants.HF_HUB_CACHE) / self._base.name
+        base = Path(constants.HF_HUB_CACHE) / self._parts[-1]
         commit = self._asked
         with contextlib.suppress(OSError):
             commit = (base / "refs" / self._asked).read_text().strip()
@@ -297,6 +305,7 @@ class WebFolder:
         self._query, self._host = parts.query, parts.netloc.rpartition("@")[2]
         self._scheme, self.fetcher = parts.scheme, fetcher
         self.name = unquote(self.name)
+        self.root = root
         self._headers: dict[str, str] = {}
         if parts.username is not None:
             user = f"{unquote(parts.username)}:{unquote(parts.password or '')}"

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 from ..units import size
 
 if TYPE_CHECKING:
-    from ..measure.bench_report import BenchReport, Row
+    from ..measure.bench_report import BenchReport, SetupFigures
 
 
 def show(report: BenchReport) -> None:
@@ -51,7 +51,7 @@ def show(report: BenchReport) -> None:
     line(f"verdict: {verdict.sentence}")
 
 
-def _cells(row: Row, tasks: list[str]) -> list[str]:
+def _cells(row: SetupFigures, tasks: list[str]) -> list[str]:
     tps, seen = row.decode_tps, row.memory.resident if row.memory else None
     by_task = [f"{value.median:,.1f}" if (value := row.by_task.get(task)) else "-" for task in tasks]
     return [

@@ -12,7 +12,7 @@ from html import escape
 from pathlib import Path
 from typing import Any
 
-from .results import Section, Table
+from .results import Section, TextTable
 
 _DATA = Path(__file__).with_name("page_data")
 _WORDS = {
@@ -99,7 +99,7 @@ def _plot(name: str, plot: dict[str, Any]) -> str:
     )
 
 
-def _table(table: Table) -> str:
+def _table(table: TextTable) -> str:
     wide = ' class="wide"' if len(table.head) > 3 else ""  # such a one is scrolled, never squeezed
     flush = [_is_figures(table, column) for column in range(len(table.head))]
     head = "".join(
@@ -121,7 +121,7 @@ def _number(right: bool) -> str:
     return ' class="number"' if right else ""
 
 
-def _is_figures(table: Table, column: int) -> bool:
+def _is_figures(table: TextTable, column: int) -> bool:
     """Whether a column holds nothing but figures; of tables of names and values none does, whatever their values."""
     if column == 0 or len(table.head) < 3:
         return False

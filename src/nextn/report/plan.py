@@ -10,7 +10,7 @@ from ..units import size
 
 if TYPE_CHECKING:
     from ..memory.measured import Measured
-    from ..memory.memory_plan import MemoryPlan, Row
+    from ..memory.memory_plan import MemoryPlan, SetupCost
 
 COLUMNS = ("disk", "weights", "KV cache", "recurrent", "compute", "total")
 
@@ -48,7 +48,7 @@ def _source(plan: MemoryPlan) -> str:
     return "headers" if sources == {"header"} else f"{plan.engine} and headers"
 
 
-def _rows(add: Callable[..., None], row: Row) -> None:
+def _rows(add: Callable[..., None], row: SetupCost) -> None:
     found = row.prediction
     if found is None:
         add(row.title, *["n/a"] * len(COLUMNS))

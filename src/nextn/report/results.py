@@ -14,7 +14,7 @@ from ..units import size
 
 
 @dataclass(frozen=True)
-class Table:
+class TextTable:
     """A table of text cells, with a caption that says what it shows."""
 
     caption: str
@@ -28,7 +28,7 @@ class Section:
 
     title: str
     summary: tuple[str, ...]
-    tables: tuple[Table, ...] = ()
+    tables: tuple[TextTable, ...] = ()
     plots: tuple[dict[str, Any], ...] = ()
     """What the page draws: {"kind": "memory" | "acceptance" | "speed" | "bytes", ...}."""
     commands: tuple[str, ...] = field(default=())
@@ -91,7 +91,10 @@ def _inspect(data: dict[str, Any]) -> Section:
     return Section(
         f"Model: {data['name'] or _name(data['path'])}",
         (f"{data['shape']}, {size(data['size_bytes'])}",),
-        (Table("What the model is", ("what", "value"), tuple(rows)), Table("Bytes by type", ("type", "bytes"), types)),
+        (
+            TextTable("What the model is", ("what", "value"), tuple(rows)),
+            TextTable("Bytes by type", ("type", "bytes"), types),
+        ),
     )
 
 
@@ -117,16 +120,18 @@ def _written(data: dict[str, Any]) -> Section:
     return Section(
         f"Files: {data['verb']} as {data['layout']}",
         (f"{would} {size(data['bytes_written'])}, linked {linked} without touching its bytes, read {read}",),
-        (Table("Byte ranges (end exclusive)", ("file", "what", "start", "end", "size"), tuple(rows)),),
+        (TextTable("Byte ranges (end exclusive)", ("file", "what", "start", "end", "size"), tuple(rows)),),
         ({"kind": "bytes", "files": bars},),
         tuple(commands),
     )
 
 
-def _acceptance_table(by: dict[str, Sequence[float]]) -> Table:
+def _acceptance_table(by: dict[str, Sequence[float]]) -> TextTable:
     most = max((len(shares) for shares in by.values()), default=0)
     rows = tuple((name, *(_percent(x) for x in shares), *[""] * (most - len(shares))) for name, shares in by.items())
-    return Table("Share of drafts accepted at position 1, 2, ...", ("setup", *(f"{i + 1}" for i in range(most))), rows)
+    return TextTable(
+        "Share of drafts accepted at position 1, 2, ...", ("setup", *(f"{i + 1}" for i in range(most))), rows
+    )
 
 
 def _verify(data: dict[str, Any]) -> Section:
@@ -173,7 +178,7 @@ def _plan(data: dict[str, Any]) -> Section:
             rows.append((f"{title}, measured", "", *_parts(setup["measured"]), "", ""))
     n_ctx = data["settings"]["n_ctx"]
     head = ("setup", "disk", *_MEMORY, "fits", "longest context")
-    tables = [Table(f"Memory by setup at a context of {n_ctx:,} tokens", head, tuple(rows)), _disk(data)]
+    tables = [TextTable(f"Memory by setup at a context of {n_ctx:,} tokens", head, tuple(rows)), _disk(data)]
     plot = {
         "kind": "memory",
         "n_ctx": n_ctx,
@@ -185,7 +190,7 @@ def _plan(data: dict[str, Any]) -> Section:
     return Section(f"Memory: {_name(data['model'])}", said, tuple(tables), (plot,))
 
 
-def _disk(data: dict[str, Any]) -> Table:
+def _disk(data: dict[str, Any]) -> TextTable:
     """What each setup takes on disk, and what publishing with and without MTP does."""
     rows = [
         (str(one["title"]), str(len(one["files"])), _known(one["disk_bytes"]), _known(one["disk_new_bytes"]))
@@ -198,7 +203,7 @@ def _disk(data: dict[str, Any]) -> Table:
         if shared["how"] is not None:
             how = {"sidecar": "trunk and sidecar", "shards": "shards"}[shared["how"]]
             rows.append((f"published with and without MTP, as {how}", "", size(shared["shared_bytes"]), ""))
-    return Table("Disk", ("setup", "files", "all files", "of these to be written"), tuple(rows))
+    return TextTable("Disk", ("setup", "files", "all files", "of these to be written"), tuple(rows))
 
 
 def _spread(value: dict[str, Any] | None) -> str:
@@ -237,14 +242,14 @@ def _bench(data: dict[str, Any]) -> Section:
         for one in data["setups"]
     )
     head = ("setup", "all tasks", *tasks, "prompt", "tokens a step")
-    tables = [Table("Tokens per second: median (spread)", head, rows)]
+    tables = [TextTable("Tokens per second: median (spread)", head, rows)]
     compared = tuple(
         (one["setup"], one["base"], one["task"], one["word"].replace("_", " "), _ratio(one), str(one["n_pairs"]))
         for one in data["comparisons"]
     )
     if compared:
         columns = ("setup", "against", "task", "verdict", "times as fast (low to high)", "pairs")
-        tables.append(Table("Comparisons", columns, compared))
+        tables.append(TextTable("Comparisons", columns, compared))
     if series:
         tables.append(_acceptance_table(series))
     return Section(f"Speed: {_name(data['model'])}", tuple(said), tuple(tables), tuple(plots))
@@ -262,7 +267,7 @@ def _tune(data: dict[str, Any]) -> Section:
     said = "leave MTP off" if data["n_max"] == 0 else f"draft up to {data['n_max']} tokens at a time"
     if "answer" in data:
         said = data["answer"]["sentence"]
-    return Section("Tuned settings", (said,), (Table("Settings", ("what", "value"), rows),), (), commands)
+    return Section("Tuned settings", (said,), (TextTable("Settings", ("what", "value"), rows),), (), commands)
 
 
 def _doctor(data: dict[str, Any]) -> Section:
@@ -272,7 +277,7 @@ def _doctor(data: dict[str, Any]) -> Section:
     said += [str(note) for note in data["notes"]]
     said += [f"not checked: {one['check']}: {one['why']}" for one in data["skipped"]]
     rows = tuple((str(one["severity"]), str(one["id"]), str(one["what"]), str(one["mend"])) for one in found)
-    table = Table("Findings", ("severity", "finding", "what", "what mends it"), rows)
+    table = TextTable("Findings", ("severity", "finding", "what", "what mends it"), rows)
     return Section(f"Examined: {_name(data['path'])}", tuple(said), (table,) if rows else ())
 
 

@@ -14,11 +14,11 @@ from typing import Any
 from ..errors import FormatError, UnsupportedFormat
 from .checkpoint import CONFIG, Checkpoint
 from .fp8 import block_scale
-from .numbers import BYTE_DTYPES, FLOAT_DTYPES
 from .packed import WORD_BITS, fp4, packed_ints
 from .rows import Span
 from .safetensors import SourceTensor
 from .scales import Scale
+from .small_floats import BYTE_DTYPES, FLOAT_DTYPES
 
 PACKED = "_packed"
 # Companions behind a weight's full name, and in the place of its `weight`.
@@ -42,7 +42,7 @@ _FOREIGN = (
     (re.compile(r"\.W_q$"), "HQQ"),
     (re.compile(r"\.(codes|codebooks|Qidxs)$"), "AQLM or QuIP#"),
     (re.compile(r"\.weight\._(data|scale|shift)$"), "quanto"),
-    (re.compile(r"_(blocks|scales)$"), "MXFP4 as gpt-oss has it"),
+    (re.compile(r"_(blocks|scales)$"), "MXFP4 as blocks and scales"),
     (re.compile(r"\.qscale_weight$"), "Mistral's FP8"),
 )
 _TITLES = {"awq": "AWQ", "gptq": "GPTQ", "bitsandbytes": "bitsandbytes", "bitnet": "BitNet", "hqq": "HQQ",

@@ -14,10 +14,10 @@ from ..errors import QuantizeError, UnsupportedFormat
 from ..gguf.files import GGUFFile
 from ..gguf.header import TensorInfo
 from ..gguf.types import TensorType, row_size
-from .numbers import FLOAT_DTYPES, to_float
 from .ranges import FileRange, Reader
 from .safetensors import SourceTensor
 from .scales import Scale, Seen
+from .small_floats import FLOAT_DTYPES, to_float
 
 if TYPE_CHECKING:
     import numpy as np

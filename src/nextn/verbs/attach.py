@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -10,13 +9,14 @@ from typing import TYPE_CHECKING
 from ..errors import UsageError
 from ..gguf.files import open_model
 from ..gguf.types import TensorType
+from ..progress import Progress, Say, heard
 from ..writing.plan import LinkMode
 
 if TYPE_CHECKING:
     from ..gguf.files import Model
 from ..donors.open_donor import open_block
 from ..layouts.options import embeddings_type, named_type
-from ..writing.result import Progress, Result, carry_out, link_mode
+from ..writing.result import Result, carry_out, link_mode
 
 
 def attach(
@@ -30,13 +30,13 @@ def attach(
     out: str | Path | None = None,
     link: str | LinkMode = LinkMode.AUTO,
     qkv: str | None = None,
-    aim: str | None = None,
+    for_engine: str | None = None,
     duplicates: str = "keep",
     expect: str | None = None,
     limit_rate: float | None = None,
     dry_run: bool = False,
     progress: Progress | None = None,
-    say: Callable[[str], None] | None = None,
+    say: Say | None = None,
 ) -> Result:
     """Put the donor's MTP block onto a trunk.
 
@@ -49,20 +49,21 @@ def attach(
     carry the trunk's. `expect`: the sha256 that the donor's block must have (see `fingerprint`), compared before
     anything is written. `qkv`: q, k and v of the block's attention,
     in a bundle the trunk's too, "split", "fused" or "as-trunk", moved as rows without quantizing them anew.
-    `aim`: the engines that have to take the file, "llama.cpp", "ik" or "both"; names and types are chosen so, and it
-    is refused with the reason where no such file exists. `duplicates`: "drop" leaves out embeddings and heads that the
-    block brings and that are the model's own (see `duplicates`). `limit_rate`: bytes per second from a server.
+    `for_engine`: the engines that have to take the file, "llama.cpp", "ik" or "both"; names and types are chosen so,
+    and it is refused with the reason where no such file exists. `duplicates`: "drop" leaves out embeddings and heads
+    that the block brings and that are the model's own (see `duplicates`). `limit_rate`: bytes per second from a server.
 
     Raises DonorMismatch, BlockPresent, NoBlock, UnsupportedModel, QuantizeError, FormatError, IncompleteModel,
     OutputExists, NoSpace, StorageError, RemoteError, UsageError; of the last, `sources.infer.Doubt` when several donors
     fit equally well.
     """
     from ..layouts.attach import default_layout, plan_attach
-    from ..layouts.options import Options
+    from ..layouts.options import AttachOptions
     from ..remote.opening import http_options, opened
 
-    options = Options(
-        layout, named_type(type), named_type(draft_head), embeddings_type(embd_type), out, link_mode(link), qkv, aim
+    options = AttachOptions(
+        layout, named_type(type), named_type(draft_head), embeddings_type(embd_type), out, link_mode(link), qkv,
+        for_engine,
     )
     with opened(trunk) as found:
         if found.model is None:
@@ -76,11 +77,10 @@ def attach(
         if donor is None:
             from ..donors.find import find
 
-            wanted = layout or (default_layout(found.model) if aim in (None, "llama.cpp") else "bundle")
+            wanted = layout or (default_layout(found.model) if for_engine in (None, "llama.cpp") else "bundle")
             chosen = find(found.model, layout=wanted, options=http_options(limit_rate))
             donor, why, n_before = chosen.source, chosen.why, chosen.bytes_downloaded
-            if say is not None:
-                say(why)
+            heard(say)(why)
         if (assistant := _assistant(donor)) is not None:
             from ..layouts.assistant import plan_place
 

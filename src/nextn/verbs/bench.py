@@ -10,13 +10,14 @@ from typing import TYPE_CHECKING
 
 from ..errors import UsageError
 from ..measure.bench_report import BenchReport, summarize
+from ..measure.engine_pool import Pool
+from ..measure.patience import DEFAULT_S, Patience
 from ..measure.stats import least_pairs
 from ..measure.target import open_target
 from ..measure.tasks import Task, read_task, shipped_tasks
-from ..measure.trial import SHORT, Ask, Run, Say, Setup, mark_slow
-from ..measure.trial_patience import DEFAULT_S, Patience
-from ..measure.trial_pool import Pool
-from ..measure.trial_target import scratch_folder
+from ..measure.timed_run import SHORT, Ask, TimedRun, TimedSetup, mark_slow
+from ..measure.typed_sidecar import scratch_folder
+from ..progress import Say, heard
 
 if TYPE_CHECKING:
     from ..engines.base import Engine
@@ -56,7 +57,7 @@ def bench(
     n_ctx: int | None = None,
     patience_s: float = DEFAULT_S,
     side_by_side: bool = True,
-    progress: Say | None = None,
+    say: Say | None = None,
 ) -> BenchReport:
     """Time a model with MTP off and with drafts of each of `n_max` tokens, in interleaved passes.
 
@@ -68,7 +69,7 @@ def bench(
 
     Raises UsageError, NoBlock, EngineMissing, EngineRefused, EngineFailed, and what opening and making files raises.
     """
-    say = progress or (lambda text: None)
+    say = heard(say)
     if donor is not None and not types:
         raise UsageError("--from names where blocks of other types come from: say which with --types.")
     chosen = draft_lengths(n_max, types)
@@ -139,13 +140,13 @@ def bench(
 
 def _passes(
     patience: Patience,
-    setups: Sequence[Setup],
+    setups: Sequence[TimedSetup],
     tasks: Sequence[Task],
     passes: int,
     n_predict: int,
     temperature: float,
     say: Say,
-) -> list[Run]:
+) -> list[TimedRun]:
     """All runs. Every second pass takes the setups in reverse, so that a drift favours none."""
     for number in range(passes):
         asks = [

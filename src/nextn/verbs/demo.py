@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import contextlib
 import time
-from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ..errors import EngineFailed, EngineRefused
+from ..progress import Say, heard
 from .attach import attach
 
 if TYPE_CHECKING:
@@ -29,11 +29,10 @@ PROMPTS = (
 )
 N_PREDICT = 128
 N_THREADS = 1  # the model is so small that a second thread only waits for the first
-Say = Callable[[str], None]
 
 
 @dataclass(frozen=True)
-class Row:
+class DemoLayout:
     """One layout: what it took and what the engine said."""
 
     layout: str
@@ -56,7 +55,7 @@ class Demo:
 
     engine: str
     refusal: str  # the engine's words when the trunk alone is asked to draft
-    rows: tuple[Row, ...]
+    rows: tuple[DemoLayout, ...]
 
     @property
     def passed(self) -> bool:
@@ -82,7 +81,7 @@ def run_demo(folder: Path, engine: Engine | None = None, say: Say | None = None)
     from ..engines import find_engine
     from .verify import verify
 
-    say = say or (lambda text: None)
+    say = heard(say)
     engine = engine or find_engine()
     folder.mkdir(parents=True, exist_ok=True)
     trunk = folder / TRUNK.name
@@ -104,11 +103,11 @@ def run_demo(folder: Path, engine: Engine | None = None, say: Say | None = None)
             prompts=PROMPTS,
             n_predict=N_PREDICT,
             threads=N_THREADS,
-            progress=lambda text, layout=layout: say(f"{layout}: {text}"),  # type: ignore[misc]
+            say=lambda text, layout=layout: say(f"{layout}: {text}"),  # type: ignore[misc]
         ).to_json()
         tps = verdict.get("tps") or {}
         rows.append(
-            Row(
+            DemoLayout(
                 layout,
                 made.bytes_written,
                 wall_s,

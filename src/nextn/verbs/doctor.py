@@ -6,7 +6,6 @@ The original is never touched: a set gets a new first shard and links, a single 
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -16,12 +15,13 @@ from ..block.from_gguf import block_from_model
 from ..block.model import Block
 from ..diagnosis.examine import HALVES, Diagnosis, check_source, diagnose, examine
 from ..diagnosis.finding import Finding
-from ..diagnosis.mend import plan_mended
+from ..diagnosis.fix_plan import plan_mended
 from ..diagnosis.patient import Patient, quoted
 from ..errors import UsageError
 from ..gguf.files import Model, open_model
 from ..gguf.types import parse_type_name
-from ..writing.execute import Outcome, Progress, check_outputs, execute
+from ..progress import Progress, Say
+from ..writing.execute import Outcome, check_outputs, execute
 from ..writing.plan import LinkMode, Plan
 
 
@@ -67,7 +67,7 @@ def doctor(
     limit_rate: float | None = None,
     dry_run: bool = False,
     progress: Progress | None = None,
-    say: Callable[[str], None] | None = None,
+    say: Say | None = None,
 ) -> Treatment:
     """Say what is wrong with a model, and with `fix` write a mended one beside it.
 
@@ -115,16 +115,16 @@ def _with_address(before: Diagnosis, place: Path, address: str) -> Diagnosis:
 
 
 def _tried(
-    before: Diagnosis, trunk: Model | None, engine: str, threads: int | None, say: Callable[[str], None] | None
+    before: Diagnosis, trunk: Model | None, engine: str, threads: int | None, say: Say | None
 ) -> Diagnosis:
     """The diagnosis with what an engine says of eh_proj."""
     from ..diagnosis.anatomy import Anatomy
-    from ..measure.halves_trial import try_halves
+    from ..measure.swapped_halves import try_halves
 
     if before.model is None or before.remote:
         raise UsageError(f"{before.name}: an engine needs a whole model here; get it first, or leave out --engine.")
     found, words = try_halves(
-        Anatomy.of(before.model), None if trunk is None else trunk.entry, engine=engine, threads=threads, progress=say
+        Anatomy.of(before.model), None if trunk is None else trunk.entry, engine=engine, threads=threads, say=say
     )
     known = {finding.id for finding in before.findings}
     return replace(
@@ -140,7 +140,7 @@ def _planned(
 ) -> tuple[Plan, Diagnosis]:
     """What to write, and the diagnosis of it by headers."""
     from ..layouts.attach import plan_attach
-    from ..layouts.options import Options
+    from ..layouts.options import AttachOptions
 
     model = before.model
     assert model is not None
@@ -155,11 +155,13 @@ def _planned(
         patient = changed
         done.append(finding)
     if attaching and roots and trunk is not None:
-        options = Options("sidecar", embd_type=parse_type_name("q4_0"), out=out or _beside(model, patient), link=link)
+        options = AttachOptions(
+            "sidecar", embd_type=parse_type_name("q4_0"), out=out or _beside(model, patient), link=link
+        )
         return plan_attach(trunk, block_from_model(patient.model), options), _without(before, done)
     if attaching and donor is not None:
         layout = "shards" if len(model.files) > 1 else "bundle"
-        plan = plan_attach(patient.model, donor, Options(layout, out=out, link=link))
+        plan = plan_attach(patient.model, donor, AttachOptions(layout, out=out, link=link))
         return plan, _without(before, done)
     plan = plan_mended(model, patient, out, link)
     if patient.added:  # which the headers in memory do not have

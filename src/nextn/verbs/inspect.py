@@ -9,11 +9,11 @@ from typing import TYPE_CHECKING, Any
 from ..block.opening import block_of
 from ..errors import NoBlock
 from ..inspection.model import Inspection, inspect_model
+from ..progress import Progress
 from ..remote.opening import Opened, http_options, opened
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
-    Progress = Callable[[int, int], None]
+    pass
 from ..inspection.checkpoint import CheckpointInspection, inspect_checkpoint
 
 

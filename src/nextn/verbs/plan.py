@@ -17,11 +17,10 @@ from ..memory.estimate import Prediction, predict
 from ..memory.family_block import family_block
 from ..memory.materialize import RealFiles
 from ..memory.measured import Measured, measure
-from ..memory.memory_plan import MemoryPlan, Row
+from ..memory.memory_plan import MemoryPlan, SetupCost
 from ..memory.settings import DEFAULT_N_CTX, Settings, kv_types
 from ..memory.setups import TITLES, Setup, Setups, make_setups, publishing
-
-Say = Callable[[str], None]
+from ..progress import Say, heard
 
 
 def plan(
@@ -37,7 +36,7 @@ def plan(
     gpu_memory_bytes: int | None = None,
     run: bool = False,
     engine: bool = True,
-    progress: Say | None = None,
+    say: Say | None = None,
 ) -> MemoryPlan:
     """What each setup of `model` costs: disk, weights, kv_cache, recurrent state, compute buffers, by device.
 
@@ -48,7 +47,7 @@ def plan(
 
     Raises UsageError, NoBlock, FormatError, IncompleteModel, StorageError, RemoteError, and with `run` EngineMissing.
     """
-    say = progress or (lambda text: None)
+    say = heard(say)
     for what, value in (("n_ctx", n_ctx), ("n_parallel", n_parallel), ("n_max", n_max)):
         if value is not None and value < 1:
             raise UsageError(f"{what} is {value:,}; it must be at least 1.")
@@ -81,7 +80,7 @@ def plan(
         )  # fmt: skip
 
 
-def _no_gpu(rows: list[Row]) -> bool:
+def _no_gpu(rows: list[SetupCost]) -> bool:
     return all(len(row.prediction.devices) == 1 for row in rows if row.prediction is not None)
 
 
@@ -151,15 +150,15 @@ class _Rows:
         self.engine, self.settings, self.machine, self.scratch = engine, settings, machine, scratch
         self.trained, self.say = trained, say
 
-    def all(self, setups: Setups, run: bool) -> list[Row]:
+    def all(self, setups: Setups, run: bool) -> list[SetupCost]:
         """One row a setup."""
         self.maker = RealFiles(setups, self.scratch / "real")
         return [self.row(setup, run) for setup in setups.all]
 
-    def row(self, setup: Setup, run: bool) -> Row:
+    def row(self, setup: Setup, run: bool) -> SetupCost:
         """The row of one setup."""
         if setup.model is None:
-            return Row(setup, None)
+            return SetupCost(setup, None)
         notes: list[str] = []
         self.say(f"accounting for {TITLES[setup.id]}")
         here = self._account(setup, self.settings, notes)
@@ -168,7 +167,7 @@ class _Rows:
         prediction = predict(setup, self.settings, here, None if there is None else (other, there))
         notes += prediction.notes
         measured = self._measure(setup, prediction, notes) if run else None
-        return Row(
+        return SetupCost(
             setup, prediction, measured,
             fits(prediction, self.machine, self.settings),
             longest_context(prediction, self.machine, self.settings, self.trained),

@@ -154,7 +154,7 @@ def server(engine: str | None, llama_server: str | Path | None) -> Engine:
 def _layout(seen: Inspection, sidecar: str | Path | None, engine: Engine, notes: list[str]) -> tuple[str, Path | None]:
     """The layout that is served and its sidecar; what the user should know of it goes to `notes`."""
     from ..archs import FAMILIES
-    from ..archs.base import LOADS_ONLY
+    from ..archs.others import LOADS_ONLY
 
     model, name = seen.model, seen.model.entry.name
     family = FAMILIES.get(seen.architecture)

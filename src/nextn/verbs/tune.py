@@ -15,17 +15,18 @@ from ..errors import OutputExists, UsageError
 from ..gguf.types import parse_type_name
 from ..layouts import naming
 from ..measure.bench_setup import context_for, machine
-from ..measure.target import Target, open_target
+from ..measure.candidate_sidecars import Maker
+from ..measure.engine_pool import Pool
+from ..measure.patience import Patience
+from ..measure.target import MeasuredModel, open_target
 from ..measure.tasks import read_task, shipped_tasks
-from ..measure.trial import SHORT, Ask, Say
-from ..measure.trial_patience import Patience
-from ..measure.trial_pool import Pool
-from ..measure.trial_target import scratch_folder
+from ..measure.timed_run import SHORT, Ask
 from ..measure.tune_cpus import allowed_cpus, thread_counts
-from ..measure.tune_made import Maker
 from ..measure.tune_report import TuneReport, planned_runs
 from ..measure.tune_search import MAX_FINALISTS, Final, Search, Trial, passes_for, screen_asks
 from ..measure.tune_space import BLOCK_TYPES, EMBD_TYPES, HEAD_TYPES, N_MAX, P_MIN, Point, Space
+from ..measure.typed_sidecar import scratch_folder
+from ..progress import Say, heard
 from ..tuned import TUNED_SUFFIX
 from ..writing.durable import write_file
 
@@ -60,7 +61,7 @@ def tune(
     side_by_side: bool = True,
     out: str | Path | None = None,
     dry_run: bool = False,
-    progress: Say | None = None,
+    say: Say | None = None,
 ) -> TuneReport:
     """Find the fastest way to run a model greedily on this machine, write its settings and, if need be, a sidecar.
 
@@ -72,7 +73,7 @@ def tune(
     Raises UsageError, NoBlock, OutputExists, EngineMissing, EngineRefused, EngineFailed, and what opening and making
     files raises.
     """
-    say = progress or (lambda text: None)
+    say = heard(say)
     started = time.monotonic()
     asked = (read_task(prompts),) if prompts is not None else shipped_tasks(tasks)
     target = open_target(model, sidecar, needs_block=donor is None)
@@ -155,7 +156,7 @@ def tune(
     return report
 
 
-def _outputs(target: Target, out: str | Path | None) -> tuple[Path, Path]:
+def _outputs(target: MeasuredModel, out: str | Path | None) -> tuple[Path, Path]:
     """The sidecar that may be written, and the settings. Raises OutputExists."""
     model = target.model
     folder, file = naming.resolve_output(out, naming.default_folder(model), naming.sidecar_name(model, "tuned"))
@@ -230,7 +231,7 @@ def _planned(space: Space, asks: Sequence[Ask], repeats: int | None) -> tuple[in
 
 
 def _carry_out(
-    final: Final | None, maker: Maker, target: Target, outputs: tuple[Path, Path]
+    final: Final | None, maker: Maker, target: MeasuredModel, outputs: tuple[Path, Path]
 ) -> tuple[Point | None, Path | None]:
     """The settings to keep, and the file to draft with, written under its own name when it is a new one."""
     if final is None or final.word == "machine_busy":

@@ -11,8 +11,8 @@ from typing import TYPE_CHECKING, Any
 from ..gguf.files import Model, open_model
 from ..measure.control import make_control
 from ..measure.file_check import FileReport, check_files
-from ..measure.target import Target, open_target
-from ..measure.trial import Say
+from ..measure.target import MeasuredModel, open_target
+from ..progress import Say, heard
 from ..sources.ranges import Reader
 
 if TYPE_CHECKING:
@@ -68,7 +68,7 @@ def verify(
     n_ctx: int | None = None,
     threads: int | None = None,
     engine_args: Sequence[str] = (),
-    progress: Say | None = None,
+    say: Say | None = None,
 ) -> Verdict:
     """Prove a model with its block: files against `trunk`, drafts and text on the engine, control included.
 
@@ -76,7 +76,7 @@ def verify(
     nothing to verify, EngineMissing without an engine, and what opening files raises. A model that the engine
     refuses is no exception but a failed verdict.
     """
-    say = progress or (lambda text: None)
+    say = heard(say)
     original = None if trunk is None else open_model(trunk)
     target = open_target(model, sidecar, needs_block=original is None)
     opened, beside, notes = target.model, target.sidecar, target.notes
@@ -131,7 +131,7 @@ def _files(model: Model, beside: Model | None, original: Model | None) -> FileRe
 
 def _on_engine(
     engine: Engine,
-    target: Target,
+    target: MeasuredModel,
     prompts: Sequence[str] | None,
     n_predict: int,
     n_ctx: int | None,
@@ -159,5 +159,5 @@ def _on_engine(
             threads=threads,
             extra_args=tuple(engine_args),
             scratch=Path(scratch),
-            progress=say,
+            say=say,
         )

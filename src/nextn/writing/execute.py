@@ -7,21 +7,22 @@ import hashlib
 import os
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
 from ..errors import FormatError, NoSpace, OutputExists, StorageError
+from ..progress import Progress
 from ..remote.cache import refuse_partial
 from ..sources.ranges import Meter, Reader
 from ..sources.rows import CHUNK_ELEMENTS
-from .durable import System, Workspace, clean, explain, free_bytes, write_all
+from .durable import Workspace
+from .leftovers import clean
 from .plan import Carry, Convert, Copy, LateHeader, Link, LinkMode, NewBytes, NewFile, Plan, Repack, Segment
+from .system import System, explain, free_bytes, write_all
 
 COPY_BYTES = 64 << 20  # one call of copy_file_range: large enough to be fast, small enough to report progress
 SLACK_BYTES = 1 << 20  # room for folders and journal that a file needs beside its bytes
-
-Progress = Callable[[int, int], None]  # (bytes done, bytes in all)
 
 
 @dataclass(frozen=True)
@@ -145,8 +146,8 @@ def execute(plan: Plan, *, progress: Progress | None = None, system: System | No
         for out in plan.outputs:
             if out is plan.outputs[-1] and len(plan.outputs) > 1:
                 space.settle()  # the entry never reaches the disk before the others
-            if isinstance(out, Link) and out.staged:
-                links[out.name] = space.adopt(out.source, out.name)
+            if isinstance(out, Link) and out.staged is not None:
+                links[out.name] = space.adopt(out.source, out.name, out.staged)
             elif isinstance(out, Link):
                 links[out.name] = space.add_link(
                     out.source,
@@ -155,7 +156,7 @@ def execute(plan: Plan, *, progress: Progress | None = None, system: System | No
                     symbolic=out.mode is not LinkMode.HARD,
                 )
             else:
-                space.publish(temps[out.name], out.name)
+                space.publish(temps[out.name], out.name, out.size_bytes)
         space.finish()
     return Outcome(
         plan,

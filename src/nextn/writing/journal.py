@@ -15,7 +15,6 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-import stat
 import struct
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -23,9 +22,11 @@ from pathlib import Path
 from typing import Any
 
 from ..errors import StorageError
-from .durable import System, explained, sync_folder, write_all, write_file
+from ..workfile import At, Folder
+from .durable import write_file
 from .plan import Change, Tail
 from .ranges import Span
+from .system import System, explained, sync_open_folder, write_all
 
 SUFFIX = ".nextn-journal"
 MAGIC = b"NXTNJRN1"
@@ -143,43 +144,36 @@ def create(folder: Path, verb: str, files: Sequence[Bare], states: Sequence[Stat
     return open_journal(folder, name, write=True)
 
 
-def remove(journal: Journal, system: System) -> None:
+def remove(path: Path, system: System) -> None:
     """Remove a journal for good: the change is done, or undone. Raises StorageError."""
-    with explained(journal.path, "remove the journal"):
-        system.unlink(journal.path)
-        sync_folder(journal.folder, system)
+    with explained(path, "remove the journal"), Folder.chosen(path.parent) as folder:
+        system.unlink(At(folder, path.name))
+        sync_open_folder(folder, system)
 
 
-def journals_in(folder: Path) -> list[str]:
+def journals_in(path: Path) -> list[str]:
     """Names of the journals in a folder, sorted. Raises OSError."""
-    return sorted(name for name in os.listdir(folder) if name.startswith(".") and name.endswith(SUFFIX))  # noqa: PTH208
+    with Folder.chosen(path) as folder:
+        return [name for name in folder.names() if name.startswith(".") and name.endswith(SUFFIX)]
 
 
-def open_journal(folder: Path, name: str, *, write: bool) -> Journal:
-    """Open and read a journal.
+def open_journal(path: Path, name: str, *, write: bool) -> Journal:
+    """Open and read the journal `name` in the folder `path`.
 
-    Raises TornJournal, StorageError (also for what is not a regular file of this user), OSError.
+    Raises TornJournal, StorageError (for one of another version; NotOurs for a link, a file of another user, or what
+    is not a regular file), OSError.
     """
-    path = folder / name
-    folder_fd = os.open(folder, os.O_RDONLY | getattr(os, "O_DIRECTORY", 0))
+    with Folder.chosen(path) as folder:  # a run killed while the journal got its name leaves it with two
+        fd = folder.open(name, os.O_RDWR if write else os.O_RDONLY, one_name=False)
     try:
-        flags = (os.O_RDWR if write else os.O_RDONLY) | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK
-        fd = os.open(name, flags, dir_fd=folder_fd)
-    finally:
-        os.close(folder_fd)
-    try:
-        found = os.fstat(fd)
-        ours = stat.S_ISREG(found.st_mode) and found.st_uid == os.geteuid()
-        if not ours or found.st_size > MAX_BYTES:
-            raise StorageError(
-                f"{path}: this is not a journal of yours (another user's file, or not a regular file), so it is not "
-                "followed; remove it."
-            )
+        size = os.fstat(fd).st_size
+        if size > MAX_BYTES:
+            raise StorageError(f"{path / name}: this has {size:,} bytes and is not a journal of nextn's; remove it.")
         data = bytearray()
-        while piece := os.pread(fd, found.st_size - len(data), len(data)):
+        while piece := os.pread(fd, size - len(data), len(data)):
             data += piece
-        verb, files, states, end = _parse(bytes(data), path)
-        return Journal(folder, name, fd, verb, files, states, end)
+        verb, files, states, end = _parse(bytes(data), path / name)
+        return Journal(path, name, fd, verb, files, states, end)
     except BaseException:
         os.close(fd)
         raise

@@ -15,6 +15,7 @@ from typing import Any, TypeAlias
 from ..gguf.types import TensorType
 from ..sources.ranges import CHUNK_BYTES, FileRange
 from ..sources.rows import CHUNK_ELEMENTS, RowSource
+from ..workfile import Stamp
 
 # Python, numpy and ggml once loaded: measured 36 to 40 MB, doubled (benchmarks/memory.py).
 BASE_MEMORY_BYTES = 72 << 20
@@ -139,7 +140,7 @@ class Link:
     source: Path
     size_bytes: int
     mode: LinkMode = LinkMode.AUTO
-    staged: bool = False  # our own file on the folder's file system: where there are no hard links it is renamed
+    staged: Stamp | None = None  # of a file of ours on the folder's file system: renamed where it cannot be linked
     twin_of: str | None = None  # the output of this plan, named before, that `source` will be
 
 

@@ -2,19 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from ..errors import UsageError
+from ..progress import Progress
 from . import execute as new_files
 from . import in_place
-from .durable import System
 from .execute import Outcome
 from .plan import LinkMode, Plan
-
-Progress = Callable[[int, int], None]  # (bytes done, bytes in all)
+from .system import System
 
 
 @dataclass(frozen=True)

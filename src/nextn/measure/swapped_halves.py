@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -11,13 +10,14 @@ from ..block.from_gguf import block_from_model
 from ..block.model import EH_PROJ
 from ..diagnosis.anatomy import Anatomy
 from ..diagnosis.finding import Finding
+from ..diagnosis.fix_plan import plan_mended
 from ..diagnosis.halves import swapped_finding, swapped_segments
-from ..diagnosis.mend import plan_mended
 from ..diagnosis.patient import Patient, quoted
 from ..errors import EngineRefused
 from ..gguf.files import open_model
 from ..layouts.extract import plan_extract
 from ..layouts.options import ExtractOptions
+from ..progress import Say, heard
 from ..writing.execute import execute
 from .engine_check import overall_acceptance
 from .prompts import PROMPTS
@@ -37,7 +37,7 @@ def try_halves(
     *,
     engine: str | None = None,
     threads: int | None = None,
-    progress: Callable[[str], None] | None = None,
+    say: Say | None = None,
 ) -> tuple[list[Finding], str]:
     """Findings, and what was seen, as one sentence.
 
@@ -56,7 +56,7 @@ def try_halves(
     if segments is None:
         return [], f"the engine was not asked: the halves of '{name}' cannot be swapped in its type"
     judge = find_engine(engine)
-    tell = progress or (lambda what: None)
+    tell = heard(say)
     with tempfile.TemporaryDirectory(prefix="nextn-doctor-") as folder:
         as_it_is = model.entry
         if seen.has_trunk:

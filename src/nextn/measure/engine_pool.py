@@ -11,8 +11,8 @@ from typing import Any
 from ..engines.base import Engine, MemoryUse, Running
 from ..errors import EngineFailed, EngineRefused
 from ..memory.answers import this_machine
-from .trial import Setup
-from .trial_watch import Resident, resident
+from .cpu_watch import Resident, resident
+from .timed_run import TimedSetup
 
 WARM_UP_TOKENS = 16
 MAX_LOADED = 12
@@ -58,14 +58,14 @@ class Pool:
         self._n_ctx = n_ctx
         self._extra_args = tuple(extra_args)
         self._warm_up = warm_up
-        self._loaded: dict[str, tuple[Setup, Running]] = {}
+        self._loaded: dict[str, tuple[TimedSetup, Running]] = {}
         self.side_by_side = side_by_side
         """False from the start, or from the moment on when an engine uses other memory than the machine's own, of
         which nobody knows how much is free, or when two loads did not fit."""
         self.memory: dict[str, Memory] = {}
         self.n_loads = 0
 
-    def get(self, setup: Setup) -> Running:
+    def get(self, setup: TimedSetup) -> Running:
         """The engine with this setup, loaded and warm. Raises EngineRefused, EngineFailed, EngineMissing."""
         found = self._loaded.get(setup.id)
         if found is not None and found[0].same_load(setup) and found[1].alive:
@@ -90,7 +90,7 @@ class Pool:
             self.side_by_side = False
         return running
 
-    def _start(self, setup: Setup) -> Running:
+    def _start(self, setup: TimedSetup) -> Running:
         launch = setup.launch(self._n_ctx, self._extra_args)
         try:
             return self._engine.start(launch)
@@ -107,7 +107,7 @@ class Pool:
             self.side_by_side = False
             return running
 
-    def _has_room(self, setup: Setup) -> bool:
+    def _has_room(self, setup: TimedSetup) -> bool:
         free = this_machine().ram_available_bytes
         if free is None or len(self._loaded) >= MAX_LOADED:
             return False
@@ -117,7 +117,7 @@ class Pool:
         need += max((one.file_bytes for one in known), default=0) if files - {None} else 0
         return free > _HEADROOM * need + _RESERVE_BYTES
 
-    def note_memory(self, setup: Setup) -> None:
+    def note_memory(self, setup: TimedSetup) -> None:
         """Look at the engine's memory now; the largest figures are kept."""
         running = self._loaded[setup.id][1]
         now = resident(running.session)
@@ -151,5 +151,5 @@ class Pool:
         self.drop_all()
 
 
-def _files(setup: Setup) -> tuple[object, ...]:
+def _files(setup: TimedSetup) -> tuple[object, ...]:
     return setup.model, setup.sidecar if setup.n_max else None

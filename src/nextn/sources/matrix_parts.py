@@ -17,8 +17,6 @@ from .scales import Seen
 if TYPE_CHECKING:
     from .rows import Blocks, Rows
 
-RANKS = (8, 4)  # MiMo's releases are written by so many ranks; where both fit, the converter takes the first
-
 
 @dataclass(frozen=True)
 class TransposedParts(Rearranged):
@@ -114,11 +112,11 @@ def head_parts(whole: Span, n_head: int, start: int, end: int) -> tuple[Span, ..
     return tuple(whole.part(head * size + start, head * size + end) for head in range(n_head))
 
 
-def ranked_qkv(whole: Span, sizes: tuple[int, int, int]) -> tuple[Span, ...]:
+def ranked_qkv(whole: Span, sizes: tuple[int, int, int], ranks: tuple[int, ...]) -> tuple[Span, ...]:
     """All rows of q, then of k, then of v, from a matrix of `sizes` rows of them.
 
     Unquantized it is stored so. In FP8 it is stored as the ranks of a tensor-parallel run wrote it: each rank's q, k
-    and v, with blocks of factors that start anew at each rank; how many ranks follows from the rows of factors.
+    and v, with blocks of factors that start anew at each rank; which of `ranks` follows from the rows of factors.
     Source: MiMo-V2.5's checkpoints as llama.cpp's converter reads them. Raises FormatError when nothing fits.
     """
     scale, n_rows = whole.scale, whole.tensor.n_rows
@@ -133,7 +131,7 @@ def ranked_qkv(whole: Span, sizes: tuple[int, int, int]) -> tuple[Span, ...]:
     if not isinstance(scale, BlockScale) or scale.block_rows in (1, n_rows):
         return (whole,)
     n_factors = scale.tensor.n_rows
-    for n_ranks in RANKS:
+    for n_ranks in ranks:
         rows = n_rows // n_ranks
         if any(n % n_ranks for n in sizes) or n_factors != n_ranks * -(-rows // scale.block_rows):
             continue
@@ -149,7 +147,7 @@ def ranked_qkv(whole: Span, sizes: tuple[int, int, int]) -> tuple[Span, ...]:
         return (whole,)
     raise FormatError(
         f"the factors '{scale.tensor.name}' fit '{whole.tensor.name}' neither whole nor split by "
-        f"{' or '.join(map(str, sorted(RANKS)))} ranks",
+        f"{' or '.join(map(str, sorted(ranks)))} ranks",
         path=scale.tensor.where.path,
         offset=scale.tensor.where.start,
         expected=f"{-(-n_rows // scale.block_rows)} rows",

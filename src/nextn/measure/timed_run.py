@@ -7,15 +7,14 @@ averaged in.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from ..engines.base import Completion, Launch, Running
-from .trial_watch import Usage, Watch, n_cpus
+from .cpu_watch import Usage, Watch, n_cpus
 
-Say = Callable[[str], None]
 """Told what is going on, in a few words."""
 MAX_WAIT_SHARE = 0.05
 """More of the wanted CPU time than this not granted: somebody else had it."""
@@ -36,7 +35,7 @@ CPU_WAIT, OTHERS, STEAL, SLOW, SHORT = "cpu_wait", "others_busy", "cpu_stolen", 
 
 
 @dataclass(frozen=True)
-class Setup:
+class TimedSetup:
     """One way to run a model that is to be timed."""
 
     id: str
@@ -64,7 +63,7 @@ class Setup:
             p_min=self.p_min,
         )
 
-    def same_load(self, other: Setup) -> bool:
+    def same_load(self, other: TimedSetup) -> bool:
         """Whether one engine can serve both."""
         return replace(self, id="", type=None) == replace(other, id="", type=None)
 
@@ -83,13 +82,13 @@ class Ask:
     """0 is greedy."""
     seed: int = 0
 
-    def cell(self, setup: Setup) -> tuple[str, str, int]:
-        """As `Run.cell` of what this makes `setup` do."""
+    def cell(self, setup: TimedSetup) -> tuple[str, str, int]:
+        """As `TimedRun.cell` of what this makes `setup` do."""
         return setup.id, self.task, self.prompt_index
 
 
 @dataclass(frozen=True)
-class Run:
+class TimedRun:
     """One timed run, raw."""
 
     setup: str
@@ -146,19 +145,19 @@ class Run:
         return {**out, "used": self.good}
 
 
-def timed_run(running: Running, setup: Setup, ask: Ask, pass_no: int = 0, attempt: int = 0) -> Run:
+def timed_run(running: Running, setup: TimedSetup, ask: Ask, pass_no: int = 0, attempt: int = 0) -> TimedRun:
     """Ask once, and watch the machine meanwhile. Raises EngineFailed."""
     watch = Watch(running.session)
     answer = running.complete(ask.prompt, ask.n_predict, seed=ask.seed, temperature=ask.temperature)
     return judged_run(setup, ask, answer, watch.since(), pass_no, attempt)
 
 
-def judged_run(setup: Setup, ask: Ask, answer: Completion, usage: Usage, pass_no: int, attempt: int) -> Run:
+def judged_run(setup: TimedSetup, ask: Ask, answer: Completion, usage: Usage, pass_no: int, attempt: int) -> TimedRun:
     """An answer and what happened meanwhile as a run. Pure."""
     disturbed = disturbances(usage, setup.threads or n_cpus(), n_cpus())
     if len(answer.tokens) < SHORTEST_TOKENS:
         disturbed = (*disturbed, SHORT)
-    return Run(
+    return TimedRun(
         setup.id,
         ask.task,
         ask.prompt_index,
@@ -203,7 +202,7 @@ def allowed_others(threads: int, cpus: int) -> float:
     return max(MIN_OTHERS_CPUS, min(cpus - threads, MAX_OTHERS_SHARE * cpus))
 
 
-def mark_slow(runs: Sequence[Run]) -> list[Run]:
+def mark_slow(runs: Sequence[TimedRun]) -> list[TimedRun]:
     """The runs, those marked that were far slower than repeats of the same work. For greedy runs only."""
     best: dict[tuple[str, str, int], float] = {}
     for run in runs:

@@ -12,10 +12,10 @@ from ..errors import NextnError, UsageError
 from ..gguf.types import parse_type_name
 from ..layouts.build import block_parts
 from ..layouts.sidecar import main_type_of
-from .target import Target
-from .trial import Say
-from .trial_target import write_sidecar
+from ..progress import Say
+from .target import MeasuredModel
 from .tune_space import Artifact
+from .typed_sidecar import write_sidecar
 
 _EMBD_TYPE = "q4_0"  # of a sidecar's embeddings and head when attach is not told
 
@@ -23,7 +23,9 @@ _EMBD_TYPE = "q4_0"  # of a sidecar's embeddings and head when attach is not tol
 class Maker:
     """Sidecars of one model by type; those of the search lie in a scratch folder."""
 
-    def __init__(self, target: Target, donor: str | Path | None, folder: Path, say: Say = lambda text: None) -> None:
+    def __init__(
+        self, target: MeasuredModel, donor: str | Path | None, folder: Path, say: Say = lambda text: None
+    ) -> None:
         """`donor`: where the block of a model without one comes from. Raises UsageError."""
         own = replace(target, sidecar=None).has_block
         if donor is not None and target.has_block:

@@ -17,14 +17,14 @@ from ..gguf.header import TensorInfo
 from ..gguf.types import TensorType, tensor_type
 
 LLAMA_CPP, IK, BOTH = "llama.cpp", "ik", "both"
-AIMS = (LLAMA_CPP, IK, BOTH)
+ENGINES = (LLAMA_CPP, IK, BOTH)
 IK_HEAD = "output_extra.weight"  # ik's own low-bit head for drafting, a root tensor
 _FUSED = ("attn_qkv.weight", "ffn_gate_up_exps.weight")
 
 
 @dataclass(frozen=True)
-class Aimed:
-    """What an attach has to do for its aim."""
+class EngineForm:
+    """What an attach has to do so that the engine takes the file."""
 
     layout: str
     head_name: str | None = None  # root tensor that takes the place of the block's draft head
@@ -32,33 +32,33 @@ class Aimed:
     notes: tuple[str, ...] = ()
 
 
-def check_name(aim: str | None) -> None:
-    """Raise UsageError for an aim that there is not."""
-    if aim is not None and aim not in AIMS:
-        raise UsageError(f"there is no engine '{aim}' to write for; choose one of {', '.join(AIMS)}.")
+def check_name(for_engine: str | None) -> None:
+    """Raise UsageError for an unknown name."""
+    if for_engine is not None and for_engine not in ENGINES:
+        raise UsageError(f"there is no engine '{for_engine}' to write for; choose one of {', '.join(ENGINES)}.")
 
 
-def for_engines(
-    aim: str | None, family: Family, trunk: Model, block: Block, layout: str | None, default: str, *, head: bool
-) -> Aimed:
-    """What `aim` asks for; `layout` is what the user asked for, `default` what is taken otherwise.
+def form_for(
+    for_engine: str | None, family: Family, trunk: Model, block: Block, layout: str | None, default: str, *, head: bool
+) -> EngineForm:
+    """What `for_engine` asks for; `layout` is what the user asked for, `default` what is taken otherwise.
 
     Raises UnsupportedModel with the reason when no such file exists, UsageError for options that exclude each other.
     """
-    check_name(aim)
+    check_name(for_engine)
     wanted = layout or default
     if wanted == "sidecar" and not family.takes_sidecar:
         raise UnsupportedModel(
             f"{trunk.entry}: no engine takes the block of '{family.arch}' in a file of its own; use --layout bundle, "
             "or shards."
         )
-    if aim in (LLAMA_CPP, BOTH) and family.only_ik:
+    if for_engine in (LLAMA_CPP, BOTH) and family.only_ik:
         raise UnsupportedModel(
             f"{trunk.entry}: llama.cpp has no architecture '{family.arch}', so there is no file of it for llama.cpp; "
             "use --for ik."
         )
-    if aim in (None, LLAMA_CPP):
-        return Aimed(wanted)
+    if for_engine in (None, LLAMA_CPP):
+        return EngineForm(wanted)
     ik = family.ik
     if ik is None:
         why = (family.runs_on or {}).get("ik_llama.cpp", "nothing is known of it")
@@ -77,7 +77,7 @@ def for_engines(
     leave_out: tuple[str, ...] = ()
     head_name = None
     if head and not ik.takes_heads:
-        if aim == BOTH:
+        if for_engine == BOTH:
             raise UnsupportedModel(
                 f"{trunk.entry}: no draft head is taken by both engines (llama.cpp wants it in the block, ik_llama.cpp "
                 f"as '{IK_HEAD}', and each refuses the other's); leave out --draft-head, or name one engine."
@@ -90,11 +90,11 @@ def for_engines(
     if not ik.takes_heads:
         leave_out = _left_out(block, notes)
     _check_forms(block, family)
-    if aim == BOTH and family.only_sidecar and not ik.sidecar:
+    if for_engine == BOTH and family.only_sidecar and not ik.sidecar:
         raise UnsupportedModel(
             f"{trunk.entry}: llama.cpp takes this block as a sidecar only, and ik_llama.cpp takes no sidecar of it."
         )
-    return Aimed(wanted, head_name, leave_out, tuple(notes))
+    return EngineForm(wanted, head_name, leave_out, tuple(notes))
 
 
 def _left_out(block: Block, notes: list[str]) -> tuple[str, ...]:
@@ -127,9 +127,9 @@ def _check_forms(block: Block, family: Family) -> None:
             )
 
 
-def check_trunk(aim: str | None, trunk: Iterable[tuple[GGUFFile, TensorInfo]]) -> None:
+def check_trunk(for_engine: str | None, trunk: Iterable[tuple[GGUFFile, TensorInfo]]) -> None:
     """Raise QuantizeError when one of the trunk's tensors has a type that the engine lacks."""
-    lacking = _lacking(aim)
+    lacking = _lacking(for_engine)
     for file, info in trunk if lacking else ():
         kind = tensor_type(info.type_id)
         if kind is not None and kind.engine in lacking:
@@ -139,9 +139,9 @@ def check_trunk(aim: str | None, trunk: Iterable[tuple[GGUFFile, TensorInfo]]) -
             )
 
 
-def check_block(aim: str | None, types: Sequence[TensorType]) -> None:
+def check_block(for_engine: str | None, types: Sequence[TensorType]) -> None:
     """Raise QuantizeError when the engine lacks one of the types that the block would be written in."""
-    lacking = _lacking(aim)
+    lacking = _lacking(for_engine)
     for kind in types:
         if kind.engine in lacking:
             raise QuantizeError(
@@ -150,9 +150,9 @@ def check_block(aim: str | None, types: Sequence[TensorType]) -> None:
             )
 
 
-def _lacking(aim: str | None) -> dict[str, str]:
-    """Who alone reads a type -> the engine of the aim that does not."""
+def _lacking(for_engine: str | None) -> dict[str, str]:
+    """Who alone reads a type -> the asked-for engine that does not."""
     return {
-        **({"ik": "llama.cpp"} if aim in (LLAMA_CPP, BOTH) else {}),
-        **({"mainline": "ik_llama.cpp"} if aim in (IK, BOTH) else {}),
+        **({"ik": "llama.cpp"} if for_engine in (LLAMA_CPP, BOTH) else {}),
+        **({"mainline": "ik_llama.cpp"} if for_engine in (IK, BOTH) else {}),
     }

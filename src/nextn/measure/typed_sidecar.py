@@ -11,13 +11,15 @@ from ..gguf.files import Model, open_model
 from ..gguf.types import TensorType, parse_type_name
 from ..layouts.attach import plan_attach
 from ..layouts.extract import plan_extract
-from ..layouts.options import AS_IS, ExtractOptions, Options
+from ..layouts.options import AS_IS, AttachOptions, ExtractOptions
 from ..writing.execute import execute
 from .control import check_room
-from .target import Target
+from .target import MeasuredModel
 
 
-def typed_sidecar(target: Target, donor: str | Path | None, type_name: str, folder: Path, embd_type: str) -> Path:
+def typed_sidecar(
+    target: MeasuredModel, donor: str | Path | None, type_name: str, folder: Path, embd_type: str
+) -> Path:
     """A sidecar in `folder` whose block is of another type: from `donor`, or requantized from the target's own block.
 
     Raises QuantizeError, NoSpace and what attach and extract raise.
@@ -50,7 +52,7 @@ def write_sidecar(
             check_room(plan.folder, plan.bytes_written, "a temporary sidecar")
         execute(plan)
         return out
-    wanted = Options("sidecar", type=type, draft_head=draft_head, embd_type=embd_type, out=out)
+    wanted = AttachOptions("sidecar", type=type, draft_head=draft_head, embd_type=embd_type, out=out)
     with open_block(source) as donor:
         plan = plan_attach(model, donor.block, wanted)
         if scratch:

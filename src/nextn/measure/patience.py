@@ -6,9 +6,10 @@ import time
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 
-from .trial import SHORT, Ask, Run, Say, Setup, allowed_others, mark_slow, timed_run
-from .trial_pool import Pool
-from .trial_watch import busy_cpus, n_cpus
+from ..progress import Say
+from .cpu_watch import busy_cpus, n_cpus
+from .engine_pool import Pool
+from .timed_run import SHORT, Ask, TimedRun, TimedSetup, allowed_others, mark_slow, timed_run
 
 DEFAULT_S = 120.0
 """Seconds that disturbances may cost in all: disturbed runs, and waiting for a quiet machine."""
@@ -23,10 +24,10 @@ class Patience:
     pool: Pool
     budget_s: float = DEFAULT_S
     say: Say = lambda text: None
-    time_run: Callable[..., Run] = timed_run
+    time_run: Callable[..., TimedRun] = timed_run
     busy: Callable[[], float] = busy_cpus
     clock: Callable[[], float] = time.monotonic
-    runs: list[Run] = field(default_factory=list)
+    runs: list[TimedRun] = field(default_factory=list)
     """Every run in the order it was made, disturbed ones included."""
     spent_s: float = 0.0
 
@@ -35,7 +36,7 @@ class Patience:
         """Whether disturbed runs are no longer repeated."""
         return self.spent_s >= self.budget_s
 
-    def run(self, setup: Setup, ask: Ask, pass_no: int = 0) -> Run:
+    def run(self, setup: TimedSetup, ask: Ask, pass_no: int = 0) -> TimedRun:
         """Time one setup on one prompt until a run is undisturbed, and return the last one."""
         attempt = sum(1 for run in self.runs if (run.cell, run.pass_no) == (ask.cell(setup), pass_no))
         last = attempt + ATTEMPTS
@@ -53,7 +54,7 @@ class Patience:
                 return run
             self._wait_quiet(setup)
 
-    def repeat_slow(self, steps: Iterable[tuple[Setup, Ask]], pass_no: int, title: str, *, since: int = 0) -> None:
+    def repeat_slow(self, steps: Iterable[tuple[TimedSetup, Ask]], pass_no: int, title: str, *, since: int = 0) -> None:
         """Repeat what turned out far slower than repeats of the same work, whatever the counters said.
 
         For greedy runs, whose repeats do the same. `title`: what it is a part of, for people. `since`: only runs from
@@ -67,7 +68,7 @@ class Patience:
                 self.say(f"{title}, again: {setup.id}, {ask.task}")
                 self.run(setup, ask, pass_no)
 
-    def _wait_quiet(self, setup: Setup) -> None:
+    def _wait_quiet(self, setup: TimedSetup) -> None:
         cpus = n_cpus()
         allowed = allowed_others(setup.threads or cpus, cpus) + 0.1  # a short look is not exact
         start = self.clock()

@@ -1,0 +1,19 @@
+"""How callers hear of long work: bytes done, steps begun, and the logger "nextn"."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable
+from typing import TypeAlias
+
+Progress: TypeAlias = Callable[[int, int], None]
+"""Called with (bytes done, bytes in all) while bytes are moved."""
+Say: TypeAlias = Callable[[str], None]
+"""Called with a few words when a step begins, or when a choice was made that the caller should know of."""
+
+LOGGER = logging.getLogger("nextn")
+
+
+def heard(say: Say | None) -> Say:
+    """Where steps are told: to `say`, else to the logger "nextn" at level INFO."""
+    return say if say is not None else LOGGER.info
