@@ -30,6 +30,7 @@ if TYPE_CHECKING:
     from .verbs.pack import pack
     from .verbs.plan import plan
     from .verbs.pull import pull
+    from .verbs.recover import Recovery, recover
     from .verbs.tune import tune
     from .verbs.verify import Verdict, verify
     from .writing.result import DonorInfo, Result
@@ -44,6 +45,7 @@ _HOMES = {
     "MemoryPlan": "memory.memory_plan",
     "PackResult": "publish.packing",
     "PullResult": "publish.pulling",
+    "Recovery": "verbs.recover",
     "Result": "writing.result",
     "Treatment": "verbs.doctor",
     "TuneReport": "measure.tune_report",
@@ -51,7 +53,8 @@ _HOMES = {
     **{
         verb: f"verbs.{verb}"
         for verb in (
-            "attach", "bench", "detach", "doctor", "extract", "inspect", "pack", "plan", "pull", "tune", "verify"
+            "attach", "bench", "detach", "doctor", "extract", "inspect", "pack", "plan", "pull", "recover", "tune",
+            "verify",
         )
     },
 }  # fmt: skip
@@ -65,6 +68,7 @@ __all__ = [
     "MemoryPlan",
     "PackResult",
     "PullResult",
+    "Recovery",
     "Result",
     "Treatment",
     "TuneReport",
@@ -80,6 +84,7 @@ __all__ = [
     "pack",
     "plan",
     "pull",
+    "recover",
     "tune",
     "verify",
 ]

@@ -21,6 +21,7 @@ VERBS = {
     "doctor": "what is wrong with a model's block, header or names, and what mends it",
     "attach": "put an MTP block onto a quant you already have",
     "detach": "take the MTP block off again",
+    "recover": "end an attach or detach in place that was interrupted",
     "extract": "write the block to a file of its own",
     "verify": "prove on files and on the real engine that it works and that the text is the same",
     "plan": "what each setup costs in memory and on disk, before you make it",

@@ -11,9 +11,11 @@ if TYPE_CHECKING:
 
 from .common import (
     aim_option,
+    confirmed,
     duplicates_option,
     expect_option,
     finish,
+    in_place_options,
     limit_option,
     link_option,
     qkv_option,
@@ -33,8 +35,8 @@ from .common import (
 )
 @click.option(
     "--layout",
-    type=click.Choice(["shards", "sidecar", "bundle"]),
-    help="Default: shards for a shard set, sidecar for a single file.",
+    type=click.Choice(["shards", "sidecar", "bundle", "in-place"]),
+    help="Default: shards for a shard set, sidecar for a single file. in-place appends the block to TRUNK itself.",
 )
 @click.option(
     "--type",
@@ -59,6 +61,7 @@ from .common import (
 @link_option
 @expect_option
 @limit_option
+@in_place_options
 @writing_options
 def command(
     trunk: str,
@@ -73,6 +76,8 @@ def command(
     link: str,
     expect: str | None,
     limit_rate: float | None,
+    yes: bool,
+    all_links: bool,
     out: str | None,
     dry_run: bool,
     as_json: bool,
@@ -80,7 +85,8 @@ def command(
 ) -> None:
     """Put an MTP block onto TRUNK, a GGUF file, any shard of a set, or a folder with one set.
 
-    Nothing of TRUNK is modified. As shards, no trunk data is read or written: its shards get new names by links.
+    Nothing of TRUNK is modified, except with --layout in-place, which asks first. As shards, no trunk data is read or
+    written: its shards get new names by links.
     Without --from the donor is found, confirmed by headers, and named with the reason.
     """
     from ..report.progress import byte_progress
@@ -103,6 +109,8 @@ def command(
                 link=link,
                 expect=expect,
                 limit_rate=limit_rate,
+                all_links=all_links,
+                confirm=confirmed(yes),
                 dry_run=dry_run,
                 progress=progress,
                 say=None if quiet else say,

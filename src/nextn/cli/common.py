@@ -174,9 +174,44 @@ def settled(run: Callable[[str | None], R], donor: str | None) -> R:
         return run(ask_which(doubt))
 
 
+def in_place_options(command: F) -> F:
+    """`--yes` and `--all-links` for verbs that can change a file itself."""
+    for option in (
+        click.option("--yes", is_flag=True, help="In place: change the file without asking."),
+        click.option("--all-links", is_flag=True, help="In place: also change a file that has several names."),
+    ):
+        command = option(command)
+    return command
+
+
+def confirmed(yes: bool) -> Callable[[Plan], None]:
+    """Asks on a terminal before a plan changes a file itself; elsewhere that wants `--yes`."""
+
+    def confirm(plan: Plan) -> None:
+        if yes:
+            return
+        path = plan.changes[-1].path
+        if not (sys.stdin.isatty() and sys.stderr.isatty()):
+            raise UsageError(
+                f"{path}: this changes the file itself, and without a terminal to ask on that wants --yes; --dry-run "
+                "shows what would be done."
+            )
+        say_outputs(plan, done=False)
+        say(f"{path}: this file itself is changed, and no copy is made; 'nextn detach --in-place' undoes an attach.")
+        click.confirm("change it?", default=False, abort=True, err=True)
+
+    return confirm
+
+
 def say_outputs(plan: Plan, *, done: bool) -> None:
     """What each file of a plan is, or would be, to people."""
     would = "" if done else "would "
+    for change in plan.changes:
+        grows = change.size_after - change.size_bytes
+        sign = "+" if grows >= 0 else "-"
+        say(f"{would}change {size(change.size_after):>8}  {change.path} ({sign}{abs(grows):,} bytes)")
+    for number, step in enumerate(plan.steps if not done else (), start=1):
+        say(f"  {number}. {step}")
     for out in plan.outputs:
         how = "link " if hasattr(out, "source") else "write"
         say(f"{would}{how} {size(out.size_bytes):>9}  {plan.folder / out.name}")
@@ -214,6 +249,6 @@ def _print(result: Result, as_json: bool, quiet: bool) -> None:
             say(f"downloaded {size(result.bytes_downloaded)}, headers included")
         if plan.sidecar is not None and plan.sidecar != plan.entry:
             say(f"load it with: llama-server -m {plan.entry} -md {plan.sidecar} --spec-type draft-mtp")
-        elif plan.layout in ("bundle", "shards"):
+        elif plan.layout in ("bundle", "shards") or (plan.layout == "in-place" and plan.verb == "attach"):
             say(f"load it with: llama-server -m {plan.entry} --spec-type draft-mtp")
     click.echo(str(plan.sidecar if plan.sidecar is not None and plan.verb == "extract" else plan.entry))
