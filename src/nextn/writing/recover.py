@@ -134,7 +134,7 @@ def recover(path: Path, *, system: System | None = None, dry_run: bool = False) 
     folder, name = (real, None) if real.is_dir() else (real.parent, real.name)
     with explained(folder, "look for journals"):
         found = journals.journals_in(folder)
-        if found and not dry_run:
+        if not dry_run:
             clean(folder, system)
     out = []
     for each in found:
