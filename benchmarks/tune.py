@@ -26,15 +26,17 @@ import nextn
 from deep_model import make_deep_model
 from nextn.engines.base import Engine, Launch, Running
 from nextn.engines.xllamacpp import Xllamacpp
-from nextn.measure.bench_report import ALL_TASKS, compare_setups, compared_json, overall_tps, spread_json
+from nextn.measure.bench_report import ALL_TASKS, compare_setups, overall_tps, spread_figures
 from nextn.measure.bench_setup import machine
 from nextn.measure.candidate_sidecars import Maker
 from nextn.measure.engine_pool import Pool
 from nextn.measure.patience import Patience
+from nextn.measure.stats import Spread
 from nextn.measure.target import open_target
 from nextn.measure.tasks import OWN
 from nextn.measure.timed_run import Ask, TimedRun, TimedSetup, mark_slow
 from nextn.measure.tune_space import Artifact, Point, Space
+from nextn.schemas.base import plain
 from nextn.verbs.demo import PROMPTS
 from vocab_model import LAYERS, VOCAB, make_vocab_model
 
@@ -197,15 +199,18 @@ def summary(
     """The figures, JSON-ready."""
     turns = {point: overall_tps([run for run in runs if run.setup == point.id]) for point in unique}
 
+    def spread(value: Spread | None) -> dict[str, Any] | None:
+        figures = spread_figures(value)
+        return None if figures is None else plain(figures)
+
     def against(one: str, other: str) -> dict[str, Any] | None:
         if one not in shown or other not in shown:
             return None
         if shown[one] == shown[other]:
             return {"same": True}
         first, second = (setup_of_id(shown[name]) for name in (one, other))
-        return compared_json(
-            compare_setups(first, second, runs, ALL_TASKS, n_tests=1, words=(shown[one].id, shown[other].id))
-        )
+        words = (shown[one].id, shown[other].id)
+        return plain(compare_setups(first, second, runs, ALL_TASKS, n_tests=1, words=words).document)
 
     tuned = turns.get(shown["tuned"]) if "tuned" in shown else None
     best = turns[shown["grid"]]
@@ -227,7 +232,7 @@ def summary(
         "share_of_time": round(race_s / grid_s, 3),
         "distance_to_best": None if tuned is None or best is None else round(1 - tuned.median / best.median, 4),
         "turns": {
-            name: {"setting": point.id, "decode_tps": spread_json(turns[point])} for name, point in shown.items()
+            name: {"setting": point.id, "decode_tps": spread(turns[point])} for name, point in shown.items()
         },
         "comparisons": {
             "tuned against off": against("tuned", "off"),
@@ -238,7 +243,7 @@ def summary(
         },
         "turn_runs_disturbed": sum(not run.good for run in runs),
         "race_result": report.to_json(),
-        "runs": {"grid": [run.to_json() for run in grid_runs], "turns": [run.to_json() for run in runs]},
+        "runs": {"grid": [plain(run.document) for run in grid_runs], "turns": [plain(run.document) for run in runs]},
     }  # fmt: skip
 
 

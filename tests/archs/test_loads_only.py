@@ -40,6 +40,7 @@ def test_inspect_and_doctor_say_that_no_engine_drafts(bundled: Path) -> None:
     assert found.problems == (), [finding.what for finding in found.problems]
 
 
+@pytest.mark.engine
 def test_detach_leaves_a_model_that_gives_the_same_text(bundled: Path, tmp_path: Path) -> None:
     need("xllamacpp", importlib.util.find_spec("xllamacpp") is not None)
     before = bundled.read_bytes()

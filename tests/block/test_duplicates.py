@@ -62,6 +62,7 @@ def test_copies_are_left_out_and_the_rest_is_untouched(
     assert made.bytes_written < kept.files[0].size_bytes
 
 
+@pytest.mark.engine
 def test_what_is_left_out_of_a_sidecar_is_not_missed_by_the_engine(
     trunk: Path, family: Callable[[str], Path], tmp_path: Path
 ) -> None:

@@ -45,6 +45,7 @@ def test_no_draft_was_counted_where_none_was_made() -> None:
         assert run.result in ("drafts", "runs") or run.says, run
 
 
+@pytest.mark.engine
 @pytest.mark.parametrize(("kind", "layout"), [("qwen35", "bundle"), ("glm4moe", "sidecar"), ("mimo2", "bundle")])
 def test_the_engine_here_does_what_the_table_says(
     kind: str, layout: str, family: Callable[[str], Path], tmp_path: Path

@@ -40,6 +40,7 @@ def generate(model: Path) -> tuple[list[int], str]:
     return (json.loads(done.stdout.splitlines()[-1]) if done.returncode == 0 else []), done.stderr
 
 
+@pytest.mark.engine
 def test_the_older_runtime_fails_on_a_block_and_runs_what_detach_makes(tiny_models: TinyModels, tmp_path: Path) -> None:
     plain, _ = generate(tiny_models.trunk)
     assert len(plain) == 16
@@ -50,6 +51,7 @@ def test_the_older_runtime_fails_on_a_block_and_runs_what_detach_makes(tiny_mode
         assert generate(made.entry)[0] == plain
 
 
+@pytest.mark.engine
 def test_it_runs_a_trunk_of_its_own_types_after_attach_and_detach(tmp_path: Path) -> None:
     """The trunk is quantized by its own tool; nextn carries what it cannot decode."""
     tool = Path(importlib.util.find_spec("ik_llama_cpp").origin).parents[1] / "bin" / "llama-quantize"  # type: ignore[union-attr,arg-type]
@@ -73,6 +75,7 @@ def test_it_runs_a_trunk_of_its_own_types_after_attach_and_detach(tmp_path: Path
     assert seen.to_json()["types"]["iq4_ks"] > 0
 
 
+@pytest.mark.engine
 @pytest.mark.parametrize("name", TYPES)
 def test_its_types_are_written_as_its_own_tool_does(name: str, tmp_path: Path) -> None:
     tool = Path(importlib.util.find_spec("ik_llama_cpp").origin).parents[1] / "bin" / "llama-quantize"  # type: ignore[union-attr,arg-type]

@@ -91,6 +91,7 @@ def test_extract_knows_who_takes_a_sidecar(family: Callable[[str], Path], tmp_pa
     assert nextn.extract(bundled.entry, for_engine="both", out=tmp_path / "side").entry.exists()
 
 
+@pytest.mark.engine
 def test_a_file_for_both_drafts_on_llama_cpp(tmp_path: Path) -> None:
     need("xllamacpp", importlib.util.find_spec("xllamacpp") is not None)
     made = nextn.attach(Q4, CHECKPOINT, for_engine="both", out=tmp_path)

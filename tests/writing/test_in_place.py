@@ -17,7 +17,7 @@ from faults import KILLED, Faults, ShortWrites, content, ext4_disk, in_child, li
 
 import nextn
 from conftest import CHECKPOINT, Q4, ROOT, need
-from nextn.errors import ChangeUnfinished, NextnError, NoSpace, StorageError
+from nextn.errors import EXIT_PROBLEMS, ChangeUnfinished, NextnError, NoSpace, StorageError
 from nextn.gguf.files import open_model
 from nextn.gguf.header import MAGIC
 from nextn.writing.journal import SUFFIX
@@ -100,29 +100,45 @@ def test_a_kill_at_any_call_ends_with_the_old_or_the_new_file_after_recover(case
 
 
 def test_a_kill_in_the_recovery_of_a_kill_is_recovered_too(case: Case) -> None:
-    """At every call of the recovery, half a move of data included, and once more in the recovery of that."""
+    """The recovery is killed at its first call, then the next one at its second, and so on until one comes through."""
     n_nested = 0
-    for k in range(1, case.n_calls + 1, 2):
+    for k in range(1, case.n_calls + 1, 3):
         entry = case.reset()
         assert in_child(lambda k=k: case.run(Faults(k, "torn-kill"))) == KILLED
         if not hot(case):
             continue
-        half = case.folder.with_name(f"{case.folder.name}-half")
-        j = 0
-        while True:
-            j += 1
-            shutil.rmtree(half, ignore_errors=True)
-            case.folder.rename(half)  # the same inodes, so that the journal knows them
-            half.rename(case.folder)
-            code = in_child(lambda j=j: recover(entry, system=Faults(j, "torn-kill")))
-            n_nested += 1
+        for j in range(1, 200):
+            code = in_child(lambda entry=entry, j=j: recover(entry, system=Faults(j, "torn-kill")))
+            n_nested += code == KILLED
             if code == 0:
                 break
             assert code == KILLED
-        recover(entry)
         assert case.state() in ("old", "new"), k
         assert not hot(case)
-    assert n_nested > case.n_calls // 4
+    assert n_nested > 10
+
+
+@pytest.mark.parametrize("name", ["attach before a tail", "detach before a tail"])
+def test_a_kill_at_every_call_of_a_recovery(cases: dict[str, Case], name: str) -> None:
+    """From the same kills each time: those before, within and after the call that moves the data."""
+    case = cases[name]
+    system = Faults()
+    case.reset()
+    case.run(system)
+    calls = [call for call, _ in system.trace]
+    move = 1 + calls.index("insert_range" if case.verb == "attach" else "collapse_range")
+    for k in (move - 2, move, move + 2, len(calls) - 3):
+        for j in range(1, 200):
+            entry = case.reset()
+            assert in_child(lambda k=k: case.run(Faults(k, "torn-kill"))) == KILLED
+            code = in_child(lambda entry=entry, j=j: recover(entry, system=Faults(j, "torn-kill")))
+            recover(entry)
+            assert case.state() in ("old", "new"), (k, j)
+            assert not hot(case)
+            if code == 0:
+                break
+            assert code == KILLED
+        assert j > 8
 
 
 def test_a_disk_that_dies_half_way_is_recovered_when_it_works_again(case: Case) -> None:
@@ -152,8 +168,11 @@ def test_while_a_file_is_neither_no_engine_loads_it(case: Case) -> None:
         assert in_child(lambda k=k: case.run(Faults(k, "kill"))) == KILLED
         if not loadable(case):
             n_unreadable += 1
-            with pytest.raises(ChangeUnfinished, match="nextn recover"):
-                nextn.inspect(entry)
+            seen = nextn.inspect(entry)
+            assert [finding.id for finding in seen.findings] == ["change-unfinished"]
+            assert "nextn recover" in seen.problems[0]
+            with pytest.raises(NextnError):
+                open_model(entry)
         elif content(case.folder)[case.model] not in (case.old[case.model], case.new[case.model]):
             now = open_model(entry)  # the block is being appended, and the old header does not know it
             assert [(kv.key, kv.raw) for kv in now.kvs] == [(kv.key, kv.raw) for kv in old.kvs], k
@@ -187,6 +206,12 @@ def test_the_next_change_recovers_by_itself(cases: dict[str, Case]) -> None:
     assert case.state() == "new"
 
 
+def nextn_command(*args: str | Path) -> subprocess.CompletedProcess[str]:
+    """The command line, with nobody to ask."""
+    command = [sys.executable, "-m", "nextn", *map(str, args)]
+    return subprocess.run(command, capture_output=True, text=True, check=False, stdin=subprocess.DEVNULL)
+
+
 # -- real processes --------------------------------------------------------------------------------------------
 
 
@@ -215,20 +240,18 @@ def test_sigkill_of_a_real_run_and_recover_on_the_command_line(disk: Path, tmp_p
     before = model.read_bytes()
     run = start("attach", model, "--from", CHECKPOINT, "--layout", "in-place", "--yes", ms=25)
     wait_for_journal(folder, run)
-    busy = subprocess.run([sys.executable, "-m", "nextn", "inspect", model], capture_output=True, text=True, check=False)
-    assert busy.returncode and "another run of nextn is changing this file" in busy.stdout + busy.stderr
-    second = subprocess.run(
-        [sys.executable, "-m", "nextn", "attach", model, "--from", CHECKPOINT, "--layout", "in-place", "--yes"],
-        capture_output=True, text=True, check=False,
-    )  # fmt: skip
+    busy = nextn_command("inspect", model)
+    assert busy.returncode == EXIT_PROBLEMS and "another run of nextn is changing this file" in busy.stdout
+    second = nextn_command("attach", model, "--from", CHECKPOINT, "--layout", "in-place", "--yes")
     assert second.returncode == StorageError.exit_code and "another run of nextn" in second.stderr
     time.sleep(wait_s)
     run.kill()
     run.communicate()
     assert run.returncode == -signal.SIGKILL
-    seen = subprocess.run([sys.executable, "-m", "nextn", "inspect", model], capture_output=True, text=True, check=False)
-    assert seen.returncode in (5, ChangeUnfinished.exit_code) and "nextn recover" in seen.stdout + seen.stderr
-    done = subprocess.run([sys.executable, "-m", "nextn", "recover", model], capture_output=True, text=True, check=False)
+    for verb in ("inspect", "doctor"):
+        seen = nextn_command(verb, model)
+        assert seen.returncode == EXIT_PROBLEMS and "nextn recover" in seen.stdout
+    done = nextn_command("recover", model)
     assert done.returncode == 0 and "undone" in done.stderr
     assert model.read_bytes() == before
     assert listing(folder) == [model.name]

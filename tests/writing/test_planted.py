@@ -22,7 +22,7 @@ from nextn import workfile
 from nextn.errors import StorageError
 from nextn.gguf.files import open_model
 from nextn.layouts.attach import plan_attach
-from nextn.layouts.options import Options
+from nextn.layouts.options import AttachOptions
 from nextn.workfile import At, Folder, NotOurs, Stamp
 from nextn.writing.durable import Workspace
 from nextn.writing.execute import execute
@@ -286,7 +286,7 @@ def test_a_temporary_file_that_was_swapped_is_never_published(
     from nextn.block.opening import open_donor
 
     out = tmp_path / "out"
-    plan = plan_attach(open_model(Q4), open_donor(CHECKPOINT), Options("bundle", out=out / "made.gguf"))
+    plan = plan_attach(open_model(Q4), open_donor(CHECKPOINT), AttachOptions("bundle", out=out / "made.gguf"))
     with pytest.raises(StorageError, match=r"removed or replaced|was cut or|No such file"):
         execute(plan, system=Swapping(swaps(victim)[how], out, call))
     assert victim.read_bytes() == PRECIOUS
@@ -315,7 +315,7 @@ def test_an_output_folder_that_was_moved_gets_nothing(tmp_path: Path, victim: Pa
     from nextn.block.opening import open_donor
 
     out, other = tmp_path / "out", tmp_path / "other"
-    plan = plan_attach(open_model(Q4), open_donor(CHECKPOINT), Options("bundle", out=out / "made.gguf"))
+    plan = plan_attach(open_model(Q4), open_donor(CHECKPOINT), AttachOptions("bundle", out=out / "made.gguf"))
 
     def move(temp: Path) -> None:
         out.rename(other)
@@ -452,6 +452,8 @@ def test_pull_works_where_folders_have_no_descriptors(
     monkeypatch.setattr(workfile, "HAS_DESCRIPTORS", False)
     monkeypatch.setenv("HF_ENDPOINT", hub.endpoint)
     monkeypatch.setattr("huggingface_hub.constants.ENDPOINT", hub.endpoint)
+    template = "/{repo_id}/resolve/{revision}/{filename}"
+    monkeypatch.setattr("huggingface_hub.constants.HUGGINGFACE_CO_URL_TEMPLATE", hub.endpoint + template)
     monkeypatch.setenv("NEXTN_CACHE", str(tmp_path / "own"))
     nextn.pull("me/x", out=tmp_path / "out", variant="plain")
     assert listing(tmp_path / "out") == [NAME]

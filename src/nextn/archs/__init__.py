@@ -69,6 +69,11 @@ for _module in (
     register(_module.FAMILY)
 
 
+def of_classes(classes: Iterable[str]) -> Family | None:
+    """The family of a checkpoint's classes, by the first that is known."""
+    return next((BY_CLASS[name] for name in classes if name in BY_CLASS), None)
+
+
 def loads_only_of(classes: Iterable[str]) -> str | None:
     """The architecture of a checkpoint's class whose block engines load and never draft with, or None."""
     found = (arch for name in classes for start, arch in LOADS_ONLY_CLASSES.items() if name.startswith(start))

@@ -87,13 +87,14 @@ FAMILY = Family(
         parts.norm("layer_output_norm.weight", "final_layernorm.weight"),  # applied before the head
         parts.norm("attn_norm.weight", "input_layernorm.weight"),
         parts.norm("ffn_norm.weight", "post_attention_layernorm.weight"),
-        *parts.mla("attention.", "dense"),
+        *parts.mla("attention.", "dense", plain=True),
         parts.tensor("attn_gate.weight", "E H", "attention.g_proj.weight"),
         *parts.router("mlp.gate.expert_bias"),
         *parts.experts(),
         *parts.shared_experts(),
     ),
     symbols=None,
+    not_blocks=(),
     qkv=None,
     header=HParams(rows=_ROWS, output_norm_plus_one=False, rope_factors=None),
     trunk_arrays=(),
@@ -115,7 +116,11 @@ FAMILY = Family(
     only_ik=False,
     ik=None,
     root=parts.root(embeddings="word_embeddings"),
-    array_tail={"attention.head_count_kv": 1, "swiglu_clamp_exp": 0.0, "swiglu_clamp_shexp": 0.0},
+    array_tail={
+        "attention.head_count_kv": 1,
+        "swiglu_clamp_exp": parts.limits("expert_swiglu_limit_list"),
+        "swiglu_clamp_shexp": parts.limits("share_expert_swiglu_limit_list"),
+    },
     draft_head=False,
     runs_on={"llama.cpp": parts.ENGINE_SINGLE, "ik_llama.cpp": parts.IK_IGNORES},
 )

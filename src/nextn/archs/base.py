@@ -7,7 +7,7 @@ with the family's symbols, e.g. `"E 2*H*D"` is ne = (embedding_length, 2 * head_
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import Enum
 from typing import Any, TypeAlias
@@ -72,6 +72,9 @@ class Rule:
     optional: bool = False
     as_source: bool = False  # kept in the checkpoint's floating-point type whatever type is asked for
     root: bool = False  # a root tensor of the sidecar: no `blk.N.` before its name
+    form: str = ""  # of a part that comes in several forms, `PART.FORM`: only those of one form are there together
+    needed_by: str = ""  # optional where this key after `{arch}.` is 0 or not there
+    stops: str = ""  # why no engine drafts with a block that has it
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -153,7 +156,7 @@ class Family:
     classes: tuple[str, ...]  # names in config.json's `architectures`
     publishers: tuple[str, ...]  # who has the checkpoints on the Hub
     count_keys: tuple[str, ...]  # config.json keys that may hold the number of blocks
-    prefixes: tuple[str, ...]  # what stands before the block's names in a checkpoint
+    prefixes: tuple[str, ...]  # what is before the block's names in a checkpoint, a wrapper's apart
     behind_trunk: bool  # blocks are `{prefix}layers.N`, `N+1`, ... after the trunk's layers
     layer_mark: str  # what stands before a layer's number in the block's names
     n_source_layers: int  # layers of the checkpoint that make one block
@@ -165,6 +168,7 @@ class Family:
     rules: tuple[Rule, ...]
     symbols: Callable[[Lookup, Mapping[str, int]], Mapping[str, int]] | None  # of shapes, beside `dimensions`
     qkv: Qkv | None  # None: attention has no q, k and v
+    not_blocks: tuple[tuple[str, str], ...]  # part of a tensor's name among the block's -> what is there in its place
     root: Mapping[str, tuple[str, ...]]  # root tensor -> checkpoint names, for runnable sidecars
 
     header: HParams | None  # of a sidecar made from a checkpoint; None: no engine takes one
@@ -181,7 +185,7 @@ class Family:
     ignores_promise: bool  # the loader takes a trunk as it is, whatever its key promises
     memory: Memory
 
-    runs_on: Mapping[str, str] | None = None  # engine -> since when, or why not
+    runs_on: Mapping[str, str]  # engine -> since when, or why not
     ik: OnIk | None  # None: ik_llama.cpp does not draft with it
     only_ik: bool  # llama.cpp has no such architecture
 
@@ -192,9 +196,9 @@ class Family:
         for wrong, what in (
             (len(set(targets)) < len(targets), "two rules make one tensor"),
             (plain != (self.qkv is not None), "'qkv' and the rules disagree"),
+            (self.only_ik and self.ik is None, "'only_ik' without 'ik'"),
             (self.takes_sidecar != (self.header is not None), "'header' is for those that take a sidecar"),
             (not 0 < self.n_blocks <= self.max_blocks, "'n_blocks' is more than 'max_blocks'"),
-            (self.only_ik and self.ik is None, "'only_ik' without 'ik'"),
         ):
             if wrong:
                 raise ValueError(f"{self.arch}: {what}")
@@ -213,6 +217,33 @@ GENERIC_LAYER_ARRAYS = (
     "expert_used_count",
     "expert_feed_forward_length",
 )
+
+
+def chosen_forms(rules: Iterable[Rule], there: Collection[str]) -> set[str]:
+    """Of each part that comes in several forms the one that most of `there` belongs to, else the first."""
+    forms: dict[str, dict[str, int]] = {}
+    for rule in rules:
+        if rule.form:
+            counts = forms.setdefault(rule.form.partition(".")[0], {})
+            counts[rule.form] = counts.get(rule.form, 0) + (rule.target in there)
+    return {max(counts, key=lambda form: counts[form]) for counts in forms.values()}
+
+
+def missing(rules: Sequence[Rule], there: Collection[str], find: Lookup) -> list[str]:
+    """Targets that a block with the tensors `there` needs and lacks; `find` is its model's `{arch}.*`."""
+    chosen = chosen_forms(rules, there)
+    return [
+        rule.target
+        for rule in rules
+        if rule.target not in there
+        and (not rule.optional or (rule.needed_by and find(rule.needed_by)))
+        and (not rule.form or rule.form in chosen)
+    ]
+
+
+def stops(family: Family, there: Collection[str]) -> str:
+    """Why no engine drafts with a block of these tensors; empty: engines do."""
+    return next((rule.stops for rule in family.rules if rule.stops and rule.target in there), "")
 
 
 def flags(value: Any, n: int) -> list[bool] | None:

@@ -34,11 +34,12 @@ FAMILY = Family(
         parts.norm("ffn_norm.weight", "post_attention_layernorm.weight"),
         *parts.mla(),
         *parts.indexer(optional=False),  # the loader wants it, the draft does not use it
-        *parts.router("mlp.gate.e_score_correction_bias"),
+        *parts.router("mlp.gate.e_score_correction_bias", optional=True),
         *parts.experts(),
         *parts.shared_experts(),
     ),
     symbols=None,
+    not_blocks=(),
     qkv=None,
     header=HParams(rows=headers.deepseek(*headers.indexer()), output_norm_plus_one=False, rope_factors=None),
     trunk_arrays=(),

@@ -117,6 +117,13 @@ FAMILY = Family(
         _t("ffn_up_shexp.weight", "E Fs", "ffn.shared_experts.w3.weight"),
     ),
     symbols=None,
+    not_blocks=(
+        (
+            "markov_head",
+            "'mtp.*' is a DSpark draft in stages and no MTP block: llama.cpp's converter makes a draft of its own of "
+            "it (convert_hf_to_gguf.py --dspark), which is loaded beside the model with -md",
+        ),
+    ),
     qkv=None,
     header=HParams(rows=_ROWS, output_norm_plus_one=False, rope_factors=None),
     trunk_arrays=(),

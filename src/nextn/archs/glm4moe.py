@@ -40,9 +40,10 @@ FAMILY = Family(
         *parts.qk_norms(optional=True),  # the 355B models have them
         *parts.router("mlp.gate.e_score_correction_bias"),
         *parts.experts(),
-        *parts.shared_experts(optional=True),
+        *parts.shared_experts(optional=True, needed_by="expert_shared_count"),
     ),
     symbols=None,
+    not_blocks=(),
     qkv=parts.QKV_EITHER,
     header=HParams(rows=_ROWS, output_norm_plus_one=False, rope_factors=None),
     trunk_arrays=(),

@@ -77,6 +77,7 @@ def indexer(n_heads: str = "index_n_heads", width: str = "index_head_dim", top: 
     )
 
 
+NO_EXPERTS = (Row("expert_count", U32, lambda config: None), Row("expert_used_count", U32, lambda config: None))
 MOE_WIDTH = Row("expert_feed_forward_length", U32, "moe_intermediate_size")
 WEIGHTS = (
     optional("expert_weights_scale", F32, "routed_scaling_factor"),

@@ -173,3 +173,15 @@ class HParams:
         """All `{arch}.*` pairs. Raises FormatError naming the key and the file when one cannot be made."""
         found = (row.kv(arch, config) for row in self.rows)
         return [kv for kv in found if kv is not None]
+
+    def find(self, config: Config) -> Callable[[str], Any]:
+        """Values of `{arch}.*` as this header would have them; None for what config.json does not tell."""
+        rows = {row.suffix: row for row in self.rows}
+
+        def value(suffix: str) -> Any:
+            try:
+                return rows[suffix].value(config) if suffix in rows else None
+            except FormatError:
+                return None
+
+        return value

@@ -86,6 +86,7 @@ FAMILY = Family(
         parts.norm("layer_output_norm.weight", "final_layernorm.weight", optional=True),
     ),
     symbols=_symbols,
+    not_blocks=(),
     qkv=Qkv(fused=True, split=False, refusal="MIMO2 MTP requires fused attn_qkv"),
     header=HParams(rows=_ROWS, output_norm_plus_one=False, rope_factors=None),
     trunk_arrays=(),

@@ -38,6 +38,11 @@ def _at(target: str, ne: str, name: str, *, f32: bool = False, optional: bool = 
     return Rule(target, ne, (Source(name),), f32=f32, optional=optional)
 
 
+def _rope_pairs(target: str, ne: str, name: str, heads: str, *, optional: bool = False) -> Rule:
+    source = Source(f"{A}mixer.{name}", Transform.ROPE_PAIRS, (heads,))
+    return Rule(target, ne, (source,), f32=target.endswith("bias"), optional=optional)
+
+
 A, M = "layers.0.", "layers.1."
 
 
@@ -108,7 +113,7 @@ FAMILY = Family(
     title="Nemotron 3",
     classes=("NemotronHForCausalLM",),
     count_keys=("num_nextn_predict_layers",),
-    prefixes=("mtp.", "language_model.mtp."),
+    prefixes=("mtp.",),
     n_source_layers=2,
     publishers=("nvidia",),
     behind_trunk=False,
@@ -123,18 +128,14 @@ FAMILY = Family(
         _at("nextn.hnorm.weight", "E", f"{A}hnorm.weight", f32=True),
         _at("nextn.shared_head_norm.weight", "E", f"{M}final_layernorm.weight", f32=True),
         _at("attn_norm.weight", "E", f"{A}norm.weight", f32=True),
-        Rule(
-            "attn_q.weight",
-            "E H*D",
-            (Source(f"{A}mixer.q_proj.weight", Transform.ROPE_PAIRS, ("num_attention_heads",)),),
-        ),
-        Rule(
-            "attn_k.weight",
-            "E K*D",
-            (Source(f"{A}mixer.k_proj.weight", Transform.ROPE_PAIRS, ("num_key_value_heads",)),),
-        ),
+        _rope_pairs("attn_q.weight", "E H*D", "q_proj.weight", "num_attention_heads"),
+        _rope_pairs("attn_k.weight", "E K*D", "k_proj.weight", "num_key_value_heads"),
         _at("attn_v.weight", "E K*Dv", f"{A}mixer.v_proj.weight"),
         _at("attn_output.weight", "H*Dv E", f"{A}mixer.o_proj.weight"),
+        _rope_pairs("attn_q.bias", "H*D", "q_proj.bias", "num_attention_heads", optional=True),
+        _rope_pairs("attn_k.bias", "K*D", "k_proj.bias", "num_key_value_heads", optional=True),
+        _at("attn_v.bias", "K*Dv", f"{A}mixer.v_proj.bias", f32=True, optional=True),
+        _at("attn_output.bias", "E", f"{A}mixer.o_proj.bias", f32=True, optional=True),
         _at("post_attention_norm.weight", "E", f"{M}norm.weight", f32=True),
         _at("ffn_gate_inp.weight", "E X", f"{M}mixer.gate.weight"),  # not kept in F32 by the converter here
         _at("exp_probs_b.bias", "X", f"{M}mixer.gate.e_score_correction_bias", f32=True),
@@ -146,6 +147,7 @@ FAMILY = Family(
         _at("ffn_down_shexp.weight", "Fs E", f"{M}mixer.shared_experts.down_proj.weight"),
     ),
     symbols=None,
+    not_blocks=(),
     qkv=parts.QKV_EITHER,
     header=HParams(rows=_ROWS, output_norm_plus_one=False, rope_factors=None),
     trunk_arrays=(),

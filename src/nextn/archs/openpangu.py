@@ -58,6 +58,7 @@ FAMILY = Family(
         *parts.shared_experts(),
     ),
     symbols=None,
+    not_blocks=(),
     qkv=None,
     header=None,
     trunk_arrays=(),

@@ -25,6 +25,11 @@ LOADS_ONLY_CLASSES = {
     "Glm5NextFor": "glm5-next", "BailingMoeV2For": "bailingmoe2", "ExaoneMoEFor": "exaone-moe",
     "ExaoneMoeFor": "exaone-moe", "Exaone4_5_For": "exaone4", "GlmOcrFor": "glm4", "Dots3Note": "dots3note",
 }  # fmt: skip
+# Wrappers whose own class decides, whatever class their text model names.
+TOP_DECIDES = (
+    "StepVLForConditionalGeneration", "Sarashina2VisionForCausalLM", "Exaone4_5_ForConditionalGeneration",
+    "Step3p7ForConditionalGeneration", "KimiK3ForConditionalGeneration",
+)  # fmt: skip
 # Drafts that are sidecars by nature -> the architecture of the models that they draft for.
 ASSISTANTS = {"gemma4-assistant": "gemma4", "gemma4_mtp": "gemma4"}  # the second as ik_llama.cpp's converter names it
 # Architectures that use the key for something else.
@@ -104,3 +109,9 @@ CLASS_STARTS = (
     ("GraniteFor", "granite"), ("SmolLM3For", "smollm3"), ("SeedOssFor", "seed_oss"), ("MiniMaxM2For", "minimax-m2"),
     ("KimiLinearFor", "kimi-linear"), ("Ernie4_5_MoeFor", "ernie4_5-moe"), ("MellumFor", "mellum"),
 )  # fmt: skip
+
+
+def every_name() -> set[str]:
+    """All architectures, and starts of model classes, that these tables hold."""
+    archs = {*LOADS_ONLY, *ASSISTANTS, *ASSISTANTS.values(), *OTHER_USE, *DRAFTS, *NONE_PUBLISHED, *NOT_RELEASED}
+    return archs | {*LOADS_ONLY_CLASSES} | {start for start, _ in CLASS_STARTS}

@@ -11,19 +11,13 @@ from typing import Any
 from ..errors import FormatError
 from ..gguf.kv import KVType
 from . import header_values as v
+from . import parts
 from .base import Lookup, Memory, Rule, Source, Transform, flags
 from .headers import NEXTN
 from .hparams import ARRAY, F32, U32, Config, HParams, Row
 
-PREFIXES = ("mtp.", "model.mtp.", "language_model.mtp.", "model.language_model.mtp.")
-# Wrappers nest the language model; the block's own root tensors are found behind any of these.
-_ROOTS = ("model.", "model.language_model.", "language_model.model.", "language_model.", "")
-
-ROOT = {
-    "token_embd.weight": tuple(f"{root}embed_tokens.weight" for root in _ROOTS),
-    "output_norm.weight": tuple(f"{root}norm.weight" for root in _ROOTS),
-    "output.weight": ("lm_head.weight", "language_model.lm_head.weight", "model.lm_head.weight"),
-}
+PREFIXES = ("mtp.", "model.mtp.")
+ROOT = parts.root()
 ARRAY_TAIL = {"attention.recurrent_layers": False}
 
 
@@ -31,8 +25,8 @@ def _norm(target: str, source: str, ne: str = "E", optional: bool = False) -> Ru
     return Rule(target, ne, (Source(source, Transform.PLUS_ONE),), f32=True, optional=optional)
 
 
-def _matrix(target: str, ne: str, source: str, **options: bool) -> Rule:
-    return Rule(target, ne, (Source(source),), **options)
+def _matrix(target: str, ne: str, source: str, *, f32: bool = False, optional: bool = False) -> Rule:
+    return Rule(target, ne, (Source(source),), f32=f32, optional=optional)
 
 
 def _experts(target: str, ne: str, half: Transform, part: str) -> Rule:

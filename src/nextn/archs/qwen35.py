@@ -21,6 +21,7 @@ FAMILY = Family(
     unpublished=None,
     rules=qwen.COMMON + qwen.DENSE,
     symbols=None,
+    not_blocks=(),
     qkv=parts.QKV_EITHER,
     header=qwen.header(moe=False, sections=qwen.sections_always),
     trunk_arrays=(),

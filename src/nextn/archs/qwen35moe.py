@@ -21,6 +21,7 @@ FAMILY = Family(
     unpublished=None,
     rules=qwen.COMMON + qwen.MOE,
     symbols=None,
+    not_blocks=(),
     qkv=parts.QKV_EITHER,
     header=qwen.header(moe=True, sections=qwen.sections_always),
     trunk_arrays=(),

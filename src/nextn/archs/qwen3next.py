@@ -22,6 +22,7 @@ FAMILY = Family(
     unpublished=None,
     rules=qwen.COMMON + qwen.MOE,
     symbols=None,
+    not_blocks=(),
     qkv=parts.QKV_EITHER,
     header=qwen.header(moe=True, sections=v.sections),
     trunk_arrays=(),

@@ -97,6 +97,7 @@ FAMILY = Family(
         parts.norm_plus_one("indexer.k_norm.weight", "self_attn.indexer.k_layernorm.weight", ne="Di"),
     ),
     symbols=None,
+    not_blocks=(),
     qkv=parts.QKV_SPLIT,
     header=HParams(rows=_ROWS, output_norm_plus_one=True, rope_factors=None),
     trunk_arrays=(),

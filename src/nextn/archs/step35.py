@@ -152,6 +152,8 @@ _LLAMA3 = {
 }  # fmt: skip
 
 
+_EXPERTS = (("gate", "E Fx X"), ("up", "E Fx X"), ("down", "Fx E X"))
+
 FAMILY = Family(
     arch="step35",
     title="Step-3.5 / 3.7",
@@ -175,13 +177,17 @@ FAMILY = Family(
         ),
         parts.norm_plus_one("attn_norm.weight", "input_layernorm.weight"),
         parts.norm_plus_one("ffn_norm.weight", "post_attention_layernorm.weight"),
-        *parts.attention(),
+        *parts.attention(bias=True),
         parts.norm_plus_one("attn_q_norm.weight", "self_attn.q_norm.weight", ne="D", optional=True),
         parts.norm_plus_one("attn_k_norm.weight", "self_attn.k_norm.weight", ne="D", optional=True),
         parts.tensor("attn_gate.weight", "E H", "self_attn.g_proj.weight", optional=True),
-        *parts.dense(),
+        *parts.dense(form=parts.DENSE),
+        *parts.router("moe.router_bias", gate="moe.gate.weight", optional=True, form=parts.EXPERTS),
+        *(parts.tensor(f"ffn_{x}_exps.weight", ne, f"moe.{x}_proj.weight", form=parts.EXPERTS) for x, ne in _EXPERTS),
+        *parts.shared_experts("share_expert.", optional=True, form=parts.EXPERTS),
     ),
     symbols=None,
+    not_blocks=(),
     qkv=parts.QKV_EITHER,
     header=HParams(rows=_ROWS, output_norm_plus_one=True, rope_factors=_llama3_factors),
     trunk_arrays=(),
@@ -205,8 +211,8 @@ FAMILY = Family(
         "attention.head_count": _by_kind("num_attention_heads", "num_attention_heads"),
         "attention.head_count_kv": _by_kind("num_attention_groups", "num_attention_groups"),
         "attention.sliding_window_pattern": _slides,
-        "swiglu_clamp_exp": 0.0,
-        "swiglu_clamp_shexp": 0.0,
+        "swiglu_clamp_exp": parts.limits("swiglu_limits"),
+        "swiglu_clamp_shexp": parts.limits("swiglu_limits_shared"),
     },
     max_blocks=3,
     sidecar_extra=("rope_freqs.weight",),

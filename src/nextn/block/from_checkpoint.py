@@ -7,8 +7,9 @@ import math
 import re
 from dataclasses import replace
 
-from ..archs import BY_CLASS, family_of, loads_only_of
-from ..archs.base import Family, Rule, Source, Transform
+from ..archs import BY_CLASS, family_of, loads_only_of, of_classes
+from ..archs.base import Family, Rule, Source, Transform, missing, stops
+from ..archs.hparams import Config
 from ..errors import FormatError, NoBlock, UnsupportedFormat, UnsupportedModel
 from ..sources.checkpoint import CONFIG, INDEX, TOKENIZER, Checkpoint
 from ..sources.matrix_parts import TransposedParts, head_parts, ranked_qkv
@@ -31,10 +32,10 @@ def block_names(checkpoint: Checkpoint, family: Family) -> dict[str, str]:
         raise FormatError("'num_hidden_layers' is missing: the block cannot be told", path=checkpoint.folder / CONFIG)
     for prefix in family.prefixes:
         found = {}
-        for name in checkpoint.weight_map:
-            if not name.startswith(prefix):
+        for plain, name in checkpoint.plain_names.items():
+            if not plain.startswith(prefix):
                 continue
-            local = name[len(prefix) :]
+            local = plain[len(prefix) :]
             match = _LAYER.match(local)
             if not family.behind_trunk:
                 found[local] = name
@@ -225,7 +226,7 @@ def block_from_checkpoint(checkpoint: Checkpoint) -> Block:
     Raises UnsupportedModel for an unknown class, NoBlock when the tensors are not there (whatever config.json
     says), FormatError for tensors that are damaged, missing or unknown.
     """
-    family = next((BY_CLASS[name] for name in checkpoint.classes if name in BY_CLASS), None)
+    family = of_classes(checkpoint.classes)
     if family is None:
         arch = loads_only_of(checkpoint.classes)
         if arch is not None:
@@ -238,6 +239,9 @@ def block_from_checkpoint(checkpoint: Checkpoint) -> Block:
     names = block_names(checkpoint, family)
     if not names:
         raise _no_block(checkpoint, family)
+    for mark, what in family.not_blocks:
+        if any(mark in name for name in names):
+            raise UnsupportedModel(f"{checkpoint.folder}: {what}.")
     refuse_foreign(checkpoint, names)
     names = logical_names(names)
     numbers = {int(match[1]) for name in names if (match := re.match(rf"{family.layer_mark}(\d+)\.", name))}
@@ -249,16 +253,20 @@ def block_from_checkpoint(checkpoint: Checkpoint) -> Block:
         )
     used: set[str] = set()
     tensors = []
+    config = Config(checkpoint.text_config, checkpoint.folder / CONFIG, n_blocks)
+    find = family.header.find(config) if family.header is not None else lambda suffix: None
     for k in range(n_blocks):
-        for rule in family.rules:
-            tensor = _read_rule(checkpoint, family, rule, names, k, used)
-            if tensor is not None:
-                tensors.append(tensor)
-            elif not rule.optional:
-                wanted = " or ".join(source.name.replace("{k}", str(k)) for source in rule.sources)
-                raise FormatError(
-                    f"the MTP block is not whole: '{wanted}' is missing; take another donor", path=checkpoint.folder
-                )
+        found = [tensor for rule in family.rules if (tensor := _read_rule(checkpoint, family, rule, names, k, used))]
+        tensors += found
+        there = {tensor.suffix for tensor in found}
+        if reason := stops(family, there):
+            raise UnsupportedModel(f"{checkpoint.folder}: no engine drafts with this block: {reason}.")
+        for target in missing(family.rules, there, find):
+            sources = next(rule.sources for rule in family.rules if rule.target == target)
+            wanted = " or ".join(source.name.replace("{k}", str(k)) for source in sources)
+            raise FormatError(
+                f"the MTP block is not whole: '{wanted}' is missing; take another donor", path=checkpoint.folder
+            )
     _refuse_leftovers(checkpoint, names, used)
     return Block(
         origin=checkpoint.folder,

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import click
 
-from ..errors import EXIT_VERIFY_FAILED
+from ..errors import EXIT_VERIFY_CANNOT_TELL, EXIT_VERIFY_FAILED
 
 
 @click.command(short_help="the whole way on a small shipped model")
@@ -32,4 +32,4 @@ def command(out: str | None, llama_server: str | None, as_json: bool) -> None:
     else:
         show(result)
     if not result.passed:
-        raise click.exceptions.Exit(EXIT_VERIFY_FAILED)
+        raise click.exceptions.Exit(EXIT_VERIFY_FAILED if result.failed else EXIT_VERIFY_CANNOT_TELL)

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from ..errors import EXIT_PROBLEMS
+from ..errors import EXIT_PROBLEMS, EngineFailed
 from ..report.text import put_json, say
 from .common import limit_option, link_option, say_outputs, threads_option, writing_options
 
@@ -66,6 +66,9 @@ def command(
     if done.remaining:
         sys.stdout.flush()
         raise click.exceptions.Exit(EXIT_PROBLEMS)
+    if done.engine_died:
+        sys.stdout.flush()
+        raise click.exceptions.Exit(EngineFailed.exit_code)
 
 
 def _print(done: Treatment, *, fix: bool, quiet: bool) -> None:
@@ -96,11 +99,11 @@ def lines(done: Treatment) -> list[str]:
     head = f"{before.name}: {before.shape}" + (f", {before.architecture}" if before.architecture else "")
     out = [f"{head}: " + (f"{n} problem{'s' if n > 1 else ''}" if n else "no problems")]
     for finding in before.findings:
-        data = finding.to_json()
-        out += ["", f"{data['severity']}: {data['id']}", f"  {data['what']}", f"  where   {data['where']}"]
-        if data["engine"]:
-            out.append(f"  effect  {data['engine']}")
-        out.append(f"  mend    {data['mend']}")
+        entry = finding.entry
+        out += ["", f"{entry.severity}: {entry.id}", f"  {entry.what}", f"  where   {entry.where}"]
+        if entry.engine:
+            out.append(f"  effect  {entry.engine}")
+        out.append(f"  mend    {entry.mend}")
     out += [f"note: {note}" for note in before.notes]
     out += [f"not checked: {check}: {why}" for check, why in before.skipped]
     return out

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import click
 
-from ..errors import UsageError
+from ..errors import EngineFailed, UsageError
 
 UNITS = {"": 1, "K": 10**3, "M": 10**6, "G": 10**9, "T": 10**12, "KI": 1 << 10, "MI": 1 << 20, "GI": 1 << 30}
 
@@ -66,6 +66,8 @@ def command(
         put_json(found.to_json())
     else:
         show(found)
+    if found.engine_died:
+        raise click.exceptions.Exit(EngineFailed.exit_code)
 
 
 def _bytes(text: str) -> int:

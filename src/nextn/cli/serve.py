@@ -58,6 +58,8 @@ def command(
     SIGINT, SIGTERM and SIGHUP go on to the server, and its exit code is nextn's. Arguments after -- go to the
     engine (GPU placement, --rpc host:port, context size).
     """
+    from ..engines.deaths import explained, signal_of
+    from ..engines.foreground import PASSED_ON
     from ..verbs import serve
 
     choice = serve.choose(
@@ -94,4 +96,7 @@ def command(
     say(choice.shell)
     sys.stdout.flush()
     if code := serve.run(choice):
+        number = signal_of(code)
+        if number is not None and number not in PASSED_ON:  # those are how a server is stopped
+            say(f"{choice.model}: {choice.engine} died of {explained(number)}")
         raise click.exceptions.Exit(code)

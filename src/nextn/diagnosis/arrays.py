@@ -7,10 +7,10 @@ from typing import Any
 
 from ..archs import longer_arrays, per_layer_arrays, trunk_arrays
 from ..archs.base import Donor
+from ..block.anatomy import Anatomy
 from ..block.model import Block
 from ..gguf.files import Model
 from ..gguf.kv import KV, KVType
-from .anatomy import Anatomy
 from .finding import Change, Finding
 from .patient import fix_command
 
@@ -79,7 +79,7 @@ def check_arrays(seen: Anatomy, donor: Block | None = None, trunk: Model | None 
         return
     told = told_trunk(seen, donor, trunk)
     n_trunk, n_nextn = told or seen.agreed_trunk or seen.n_trunk, len(seen.all_blocks)
-    if seen.unmarked_for(None if donor is None else donor.n_layer_trunk):
+    if seen.unmarked:
         n_trunk, n_nextn = n_trunk - len(seen.unmarked), n_nextn + len(seen.unmarked)
     if not told and seen.blocks and not seen.has_trunk and seen.blocks[0] == 0 and seen.block_count:
         n_trunk = seen.block_count - n_nextn  # numbered from 0: that is another finding

@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from pathlib import Path
 
-from ..archs import BY_CLASS
+from ..archs import of_classes
 from ..archs.base import Family
 from ..block.from_checkpoint import block_from_checkpoint, block_names
-from ..errors import FormatError, UnsupportedFormat, UnsupportedModel
+from ..errors import FormatError, IncompleteModel, UnsupportedFormat, UnsupportedModel
 from ..sources.checkpoint import CONFIG, Checkpoint
 from .finding import Finding, Severity
 from .unpublished import words_of_class
@@ -21,7 +20,18 @@ def check_checkpoint(checkpoint: Checkpoint) -> Iterator[Finding]:
 
     Raises FormatError and its kin for a folder that cannot be read.
     """
-    family = next((BY_CLASS[name] for name in checkpoint.classes if name in BY_CLASS), None)
+    try:
+        yield from _findings(checkpoint)
+    except IncompleteModel as error:
+        what = str(error).removeprefix(f"{checkpoint.folder}").lstrip("/: ").rstrip(".")
+        yield _finding(
+            "shards-missing", "error", f"{what}.", checkpoint, "get it from where the others came from",
+            "llama.cpp's converter stops",
+        )  # fmt: skip
+
+
+def _findings(checkpoint: Checkpoint) -> Iterator[Finding]:
+    family = of_classes(checkpoint.classes)
     words = words_of_class(checkpoint)
     names = {} if family is None else block_names(checkpoint, family)
     promised = checkpoint.integer(*COUNT_KEYS, *(family.count_keys if family else ()))
@@ -96,12 +106,3 @@ def _finding(
     ident: str, severity: Severity, what: str, checkpoint: Checkpoint, mend: str, engine: str = ""
 ) -> Finding:
     return Finding(ident, severity, what, str(checkpoint.folder / CONFIG), engine, mend)
-
-
-def is_checkpoint(path: Path) -> bool:
-    """Whether a path names a checkpoint: its folder, its config.json, or one of its safetensors files."""
-    try:
-        return (path.is_dir() and (path / CONFIG).exists()) or path.name == CONFIG or path.suffix == ".safetensors"
-    except (OSError, ValueError):
-        return False
-

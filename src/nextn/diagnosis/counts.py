@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 
+from ..block.anatomy import KEY, Anatomy
 from ..block.model import Block
 from ..donors.infer import infer_donors
 from ..gguf.files import Model
 from ..gguf.kv import INTEGER_TYPES, KV, KVType
 from ..layouts.metadata import OWN_KEYS, UNDO
-from .anatomy import KEY, Anatomy
 from .arrays import mended_arrays, told_trunk
 from .finding import Change, Finding
 from .patient import Patient, fix_command, quoted
@@ -69,7 +69,7 @@ def check_counts(seen: Anatomy, donor: Block | None = None, trunk: Model | None 
         yield _lost(seen, f"{n:,}{' or more' if n >= 100 else ''} trunk layer(s) have no tensors (the first is "
                           f"{seen.lost_layers[0]})")  # fmt: skip
         return
-    if seen.unmarked_for(None if donor is None else donor.n_layer_trunk):
+    if seen.unmarked:
         yield from _types(seen)  # the header may well be right: see `check_blocks`
         return
     if seen.blocks:
@@ -222,34 +222,22 @@ def _without_block(seen: Anatomy, donor: Block | None) -> Iterator[Finding]:
         yield _wrong_count(seen, "is missing", header_change(seen, 0, there) if not seen.promised else None)
         return
     if seen.promised:
-        if count - seen.promised == there or (count == there and donor is not None and donor.n_layer_trunk == there):
+        if seen.key_is_stale or count - seen.promised == there:
             yield _promise(seen, key, donor)
-        elif count == there:
-            layer = count - seen.promised
-            yield Finding(
-                "block-not-whole",
-                "error",
-                f"'{key}' promises {seen.promised} MTP block(s), '{seen.arch}.block_count' is {count}, and layer "
-                f"{layer} has no tensor named 'nextn.*': either the block lost them, or the trunk has {count} layers "
-                "and the block is gone altogether.",
-                f"blk.{layer}.nextn.*",
-                "llama.cpp loads it and aborts when it drafts: 'MTP block missing nextn.eh_proj'",
-                f"name a donor, which tells: {doctor_command(seen, donor_hint(seen))}",
-            )
         elif count - seen.promised > there:
-            yield _lost(seen, f"the header says {count - seen.promised} trunk layers, and {there} are there")
+            yield _lost(seen, f"the header says {count - seen.promised:,} trunk layers, and {there:,} are there")
         else:
-            yield _wrong_count(seen, f"is {count} with {seen.promised} MTP block(s) promised", None)
+            yield _wrong_count(seen, f"is {count:,} with {seen.promised:,} MTP block(s) promised", None)
     elif count > there:
         n_more = count - there
         family = seen.family
         stripped = there in seen.array_lengths or (family is not None and n_more == family.max_blocks)
         if stripped:
-            yield _wrong_count(seen, f"is {count}", header_change(seen, 0, there))
+            yield _wrong_count(seen, f"is {count:,}", header_change(seen, 0, there))
         else:
-            yield _lost(seen, f"'{seen.arch}.block_count' is {count}, and {there} layers are there")
+            yield _lost(seen, f"'{seen.arch}.block_count' is {count:,}, and {there:,} layers are there")
     elif count < there:
-        yield _wrong_count(seen, f"is {count}", None)
+        yield _wrong_count(seen, f"is {count:,}", None)
 
 
 def _promise(seen: Anatomy, key: str, donor: Block | None) -> Finding:

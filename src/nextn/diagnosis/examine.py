@@ -4,32 +4,30 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable
-from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
 
 from ..archs import FAMILIES
+from ..block.anatomy import Anatomy
 from ..block.model import Block
-from ..errors import FormatError, IncompleteModel, UsageError
-from ..gguf.files import Model, model_candidates, open_model
-from ..gguf.kv import printable
+from ..errors import UsageError
+from ..gguf.files import Model
 from ..remote.address import parse_source
-from ..remote.opening import Opened, http_options, opened
-from ..sources.checkpoint import open_checkpoint
+from ..remote.opening import http_options
 from ..sources.ranges import Reader
-from .anatomy import Anatomy
 from .arrays import check_arrays
 from .blocks import check_blocks
-from .checkpoints import check_checkpoint, is_checkpoint
+from .checkpoints import check_checkpoint
 from .counts import check_counts
+from .data import check_data, check_whole
 from .finding import Finding
 from .halves import check_halves
+from .journals import check_model
 from .names import check_names
 from .norms import check_norms
 from .patient import fix_command, quoted
-from .sets import open_broken_set
 from .sidecars import check_sidecar
+from .subject import Subject, subject_of
 from .unpublished import check_unpublished
 
 _ORDER = {"error": 0, "warning": 1, "note": 2}
@@ -61,16 +59,6 @@ class Diagnosis:
         """What `--fix` can mend with what was given."""
         return tuple(finding for finding in self.findings if finding.fixable)
 
-    def to_json(self) -> dict[str, Any]:
-        """JSON as in the schema of doctor, without version and treatment."""
-        return {
-            "path": self.name,
-            "shape": self.shape,
-            "architecture": None if self.architecture is None else printable(self.architecture),
-            "findings": [finding.to_json() for finding in self.findings],
-            "skipped": [{"check": check, "why": why} for check, why in self.skipped],
-            "notes": list(self.notes),
-        }
 
 
 def diagnose(
@@ -88,19 +76,21 @@ def diagnose(
     to. Without `reader` no tensor data is read, and the checks that need it are named as skipped. `beside`: whether
     the files around it may be looked at. Raises FormatError for a file without an architecture.
     """
-    seen = Anatomy.of(model)
+    seen = Anatomy.of(model).telling(None if donor is None else donor.n_layer_trunk)
     findings: list[Finding] = []
     skipped: list[tuple[str, str]] = []
-    whole = _truncated(model)
-    findings += whole
+    cut = check_whole(model)
+    findings += cut
     findings += check_counts(seen, donor, trunk)
     findings += check_arrays(seen, donor, trunk)
     findings += check_blocks(seen, donor, trunk)
     findings += check_sidecar(seen, trunk)
     findings += check_names(seen, trunk, beside=beside)
+    findings += [] if cut else check_data(model)
+    findings += check_model(model) if beside else []
     if seen.blocks and seen.is_language_model:
-        if reader is None or whole:
-            why = "the file is cut short" if whole else "only headers are read of this model"
+        if reader is None or cut:
+            why = "the file is cut short" if cut else "only headers are read of this model"
             skipped += [(NORMS, why), (HALVES, why)]
         else:
             findings += check_norms(seen, reader)
@@ -161,21 +151,6 @@ def _block_first(seen: Anatomy, findings: list[Finding]) -> list[Finding]:
     ]  # fmt: skip
 
 
-def _truncated(model: Model) -> list[Finding]:
-    try:
-        model.check_whole()
-    except FormatError as error:
-        what = str(error).partition(": ")[2].rstrip(".") or str(error)
-        return [
-            Finding(
-                "file-cut-short", "error", f"{what}.", os.fspath(error.path or model.entry),
-                "llama.cpp refuses to load it: 'tensor ... data is not within the file bounds'",
-                "get this file again from where it came from",
-            )
-        ]  # fmt: skip
-    return []
-
-
 def _could_have_one(seen: Anatomy) -> list[Finding]:
     """A trunk of a family that is published with a block: healthy, and worth a word."""
     if seen.shape != "trunk-only" or seen.arch not in FAMILIES or not seen.is_language_model:
@@ -198,54 +173,36 @@ def examine(
 ) -> Diagnosis:
     """Check whatever a path or an address names. Of remote models headers alone are fetched.
 
-    Raises what opening raises for what is no model at all; sets with holes are findings.
+    Raises what opening raises for what is no model at all; sets and checkpoints with holes are findings.
     """
-    place = parse_source(source)
-    if not isinstance(place, Path):
-        return _remote(source, donor, trunk, limit_rate)
-    if is_checkpoint(place) and not (place.is_dir() and any(place.glob("*.gguf"))):
-        folder = place if place.is_dir() else place.parent
-        findings = tuple(check_checkpoint(open_checkpoint(folder)))
-        return Diagnosis(os.fspath(source), "checkpoint", None, findings)
-    try:
-        model = open_model(place)
-    except IncompleteModel as error:
-        return _broken(place, error, donor, trunk)
-    with Reader() as reader:
-        return diagnose(model, name=os.fspath(source), donor=donor, trunk=trunk, reader=reader)
+    with subject_of(source, http_options(limit_rate)) as subject, Reader() as reader:
+        found = examined(subject, donor=donor, trunk=trunk, reader=reader)
+    return found if found.remote else replace(found, name=os.fspath(source))
 
 
-def _broken(path: Path, error: IncompleteModel, donor: Block | None, trunk: Model | None) -> Diagnosis:
-    """A set that cannot be opened as it is."""
-    first = model_candidates(path)[0] if path.is_dir() else path
-    found = open_broken_set(first, error)
-    if found.model is None:
-        return Diagnosis(os.fspath(path), "set", None, tuple(found.findings))
-    with Reader() as reader:
-        inner = diagnose(found.model, name=os.fspath(path), donor=donor, trunk=trunk, reader=reader)
-    findings = (*found.findings, *(each for each in inner.findings if each.is_problem))
-    return replace(inner, findings=findings)
+def examined(
+    subject: Subject, *, donor: Block | None = None, trunk: Model | None = None, reader: Reader | None = None
+) -> Diagnosis:
+    """Check what was opened; without `reader` by its headers alone, as `inspect` does."""
+    remote = subject.is_remote
+    if subject.checkpoint is not None:
+        made = Diagnosis(subject.name, "checkpoint", None, tuple(check_checkpoint(subject.checkpoint)))
+    elif subject.model is None:
+        made = Diagnosis(subject.name, "set", None, subject.findings)
+    else:
+        made = diagnose(
+            subject.model, name=subject.name, donor=donor, trunk=trunk, reader=None if remote else reader,
+            beside=not remote,
+        )  # fmt: skip
+        if subject.findings:
+            more = (each for each in made.findings if each.is_problem)
+            made = replace(made, findings=(*subject.findings, *more))
+    if not remote:
+        return made
+    return replace(made, remote=True, findings=tuple(_named(each, subject) for each in made.findings))
 
 
-def _remote(source: str | Path, donor: Block | None, trunk: Model | None, limit_rate: float | None) -> Diagnosis:
-    with ExitStack() as stack:
-        try:
-            found = stack.enter_context(opened(source, http_options(limit_rate)))
-        except IncompleteModel as error:
-            finding = Finding(
-                "shards-missing", "error", str(error).partition(": ")[2].rstrip(".") + ".", str(source),
-                "llama.cpp refuses to load the set: 'failed to load GGUF split'", "take another repository",
-            )  # fmt: skip
-            return Diagnosis(str(source), "set", None, (finding,), remote=True)
-        if found.checkpoint is not None:
-            made = Diagnosis(found.name, "checkpoint", None, tuple(check_checkpoint(found.checkpoint)))
-        else:
-            assert found.model is not None
-            made = diagnose(found.model, name=found.name, donor=donor, trunk=trunk, beside=False)
-        return replace(made, remote=True, findings=tuple(_named(each, found) for each in made.findings))
-
-
-def _named(finding: Finding, found: Opened) -> Finding:
+def _named(finding: Finding, found: Subject) -> Finding:
     """The finding with addresses for places in the cache; what changes files needs the files."""
     text: Callable[[str], str] = found.text
     mend = text(finding.mend)

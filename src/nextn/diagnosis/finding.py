@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import Any, Literal, TypeAlias
+from typing import Literal, TypeAlias
 
 from ..gguf.kv import printable
+from ..schemas.doctor import FindingEntry
 from .patient import Patient
 
 Severity: TypeAlias = Literal["error", "warning", "note"]
@@ -39,14 +40,15 @@ class Finding:
         """Errors and warnings are; notes are not."""
         return self.severity != "note"
 
-    def to_json(self) -> dict[str, Any]:
-        """JSON as in the schema of doctor."""
-        return {
-            "id": self.id,
-            "severity": self.severity,
-            "what": printable(self.what, 2000),
-            "where": printable(self.where, 1000),
-            "engine": printable(self.engine, 1000),
-            "mend": printable(self.mend, 2000),
-            "fixable": self.fixable,
-        }
+    @property
+    def entry(self) -> FindingEntry:
+        """What --json prints of it."""
+        return FindingEntry(
+            id=self.id,
+            severity=self.severity,
+            what=printable(self.what, 2000),
+            where=printable(self.where, 1000),
+            engine=printable(self.engine, 1000),
+            mend=printable(self.mend, 2000),
+            fixable=self.fixable,
+        )

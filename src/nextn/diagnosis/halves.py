@@ -10,13 +10,13 @@ from collections.abc import Iterator
 from functools import partial
 from typing import TYPE_CHECKING
 
+from ..block.anatomy import Anatomy
 from ..block.model import EH_PROJ, Block
 from ..gguf.files import GGUFFile
 from ..gguf.header import TensorInfo
 from ..sources.ranges import FileRange, Reader
 from ..sources.rows import GGUFRows, RowSource
 from ..writing.plan import Copy, Segment
-from .anatomy import Anatomy
 from .counts import doctor_command
 from .finding import Finding
 from .patient import Patient

@@ -12,10 +12,10 @@ from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
+from ..block.anatomy import Anatomy
 from ..errors import NextnError
 from ..gguf.files import AUXILIARY_MARKS, Model, open_model, split_shard_name
 from ..layouts import naming
-from .anatomy import Anatomy
 from .counts import doctor_command
 from .finding import Finding
 from .patient import Patient, fix_command, quoted

@@ -16,13 +16,13 @@ from statistics import median
 from typing import TYPE_CHECKING
 
 from ..archs.base import Transform
+from ..block.anatomy import Anatomy
 from ..errors import FormatError
 from ..gguf.files import GGUFFile, Model
 from ..gguf.header import TensorInfo
 from ..gguf.types import parse_type_name
 from ..sources.ranges import FileRange, Reader
 from ..writing.plan import NewBytes
-from .anatomy import Anatomy
 from .counts import doctor_command
 from .finding import Finding
 from .patient import Patient

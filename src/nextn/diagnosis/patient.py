@@ -9,13 +9,16 @@ import os
 import shlex
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from typing import TYPE_CHECKING
 
-from ..block.model import layer_of, suffix_of
+from ..block.model import split_name
 from ..gguf.files import GGUFFile, Model
 from ..gguf.header import TensorInfo
 from ..gguf.kv import KV, edit
-from ..layouts.build import Part
-from ..writing.plan import Segment
+
+if TYPE_CHECKING:
+    from ..layouts.build import Part
+    from ..writing.plan import Segment
 
 
 @dataclass(frozen=True)
@@ -59,10 +62,10 @@ class Patient:
         """The same with layers renumbered."""
 
         def new(info: TensorInfo) -> TensorInfo:
-            layer = layer_of(info.name)
+            layer, suffix = split_name(info.name)
             if layer is None or layer not in layers:
                 return info
-            return replace(info, name=f"blk.{layers[layer]}.{suffix_of(info.name)}")
+            return replace(info, name=f"blk.{layers[layer]}.{suffix}")
 
         return self.with_tensors(new)
 

@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Iterator
 from functools import partial
 
+from ..block.anatomy import Anatomy
 from ..block.model import DRAFT_HEAD, SHARED_MARKS
 from ..gguf.files import Model
-from .anatomy import Anatomy
 from .counts import doctor_command
 from .finding import Change, Finding
 from .patient import Patient, quoted

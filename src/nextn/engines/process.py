@@ -12,6 +12,7 @@ import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
+from nextn.engines.deaths import named, signal_of
 from nextn.errors import EngineMissing, StorageError
 
 STOP_GRACE_S = 5.0
@@ -71,10 +72,13 @@ class EngineProcess:
         code = self._guard.poll()
         if code is None:
             return None
-        number = code - 128 if code > 128 else -code
-        if number in set(signal.Signals):
-            return f"signal {number} ({signal.Signals(number).name})"
-        return f"exit code {code}"
+        return f"exit code {code}" if self.signal is None else named(self.signal)
+
+    @property
+    def signal(self) -> int | None:
+        """The number of the signal that ended the engine; None while it runs, or when it ended by itself."""
+        code = self._guard.poll()
+        return None if code is None else signal_of(code)
 
     def wait_ended(self, timeout_s: float) -> str | None:
         """Like `ended`, giving a dying engine up to `timeout_s` seconds."""

@@ -10,6 +10,7 @@ from typing import Any, NoReturn
 
 from nextn.engines import logs
 from nextn.engines.base import Completion, Launch, MemoryUse
+from nextn.engines.deaths import explained
 from nextn.engines.http import Client
 from nextn.engines.process import EngineProcess
 from nextn.errors import EngineFailed, EngineRefused
@@ -71,10 +72,18 @@ class RunningServer:
             pause = min(0.25, pause * 1.3)
 
     def _refuse(self, ended: str) -> NoReturn:
-        line = logs.decisive_line(self._process.read_log()) or ended
-        if line == "signal 9 (SIGKILL)":
-            line += ", as when memory runs out"
+        said = logs.decisive_line(self._process.read_log())
+        line = said or ended
         beside = f" with {self._launch.sidecar}" if self._launch.sidecar and self._launch.n_max else ""
+        number = self._process.signal
+        if number is not None:
+            why = explained(number) + (f" ({said})" if said else "")
+            raise EngineFailed(
+                f"{self._name} died while loading {self._launch.model}{beside}: {why} (its log: {self.log})",
+                line=line,
+                log=self.log,
+                signal=number,
+            )
         aim = "draft with" if self._launch.n_max else "load"
         raise EngineRefused(
             f"{self._name} refused to {aim} {self._launch.model}{beside}: {line} (its log: {self.log})",
@@ -195,11 +204,17 @@ class RunningServer:
         self._failed = True
         what, line = str(error), error.line
         ended = self._process.wait_ended(0.0 if line or "no answer" in what else _DYING_S)
+        number = self._process.signal
         if ended is not None:
-            line = logs.decisive_line(self._process.read_log()) or ended
-            what = f"died while answering: {ended}" + (f": {line}" if line != ended else "")
+            said = logs.decisive_line(self._process.read_log())
+            line = said or ended
+            what = "died while answering: " + (ended if number is None else explained(number))
+            what += f" ({said})" if said else ""
         raise EngineFailed(
-            f"{self._name} with {self._launch.model} {what} (its log: {self.log})", line=line, log=self.log
+            f"{self._name} with {self._launch.model} {what} (its log: {self.log})",
+            line=line,
+            log=self.log,
+            signal=number,
         ) from error
 
     def stop(self) -> None:

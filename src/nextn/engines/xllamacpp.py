@@ -14,9 +14,10 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from nextn.engines.base import Launch, refuse_parts
+from nextn.engines.deaths import explained, signal_of
 from nextn.engines.process import EngineProcess
 from nextn.engines.running import RunningServer
-from nextn.errors import EngineMissing
+from nextn.errors import EngineFailed, EngineMissing
 
 PACKAGE_ROOT = Path(__file__).resolve().parents[2]  # the folder that holds the nextn package
 _LISTENING = re.compile(r"^nextn: listening on port (\d+)$", re.MULTILINE)
@@ -49,7 +50,10 @@ class Xllamacpp:
 
     @classmethod
     def find(cls) -> Xllamacpp:
-        """The installed wheel. Raises EngineMissing when there is none or it does not load."""
+        """The installed wheel.
+
+        Raises EngineMissing when there is none or it does not load, EngineFailed when it dies of a signal.
+        """
         if not cls.installed():
             raise EngineMissing("xllamacpp is not installed: pip install 'nextn[engine]', or name a llama-server")
         return cls(_version(sys.executable))
@@ -75,7 +79,10 @@ class Xllamacpp:
             "extra": list(launch.extra_args),
         }
         process = EngineProcess(
-            _child(self.python, json.dumps(setup)), env=_environment(), cwd=PACKAGE_ROOT, log=_absolute(launch.log)
+            _child(self.python, json.dumps(setup)),
+            env={**_environment(), **launch.waiting()},
+            cwd=PACKAGE_ROOT,
+            log=_absolute(launch.log),
         )
         return RunningServer(self.name, launch, process, _port)
 
@@ -128,6 +135,10 @@ def _version(python: str) -> str:
         )
         known = json.loads(answer.stdout.splitlines()[-1])
     except (OSError, subprocess.SubprocessError, ValueError, IndexError) as error:
+        number = signal_of(error.returncode) if isinstance(error, subprocess.CalledProcessError) else None
+        if number is not None:
+            died = explained(number)
+            raise EngineFailed(f"xllamacpp died of {died}, when it was loaded", line=died, signal=number) from error
         words = getattr(error, "stderr", None) or str(error).encode()
         last = words.decode("utf-8", "replace").strip().splitlines()[-1:] or ["it gave no reason"]
         raise EngineMissing(f"xllamacpp is installed and does not load: {last[0]}") from error

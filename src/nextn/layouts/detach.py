@@ -7,43 +7,43 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from ..archs import refuse_other_use
-from ..block.model import block_layers, layer_of
-from ..errors import NoBlock, UsageError
+from ..block.anatomy import Anatomy
+from ..errors import FormatError, NoBlock, UsageError
 from ..gguf.files import GGUFFile, Model, shard_name
 from ..gguf.header import TensorInfo
 from ..gguf.kv import KV, edit
 from ..writing.plan import Link, LinkMode, NewBytes, NewFile, Plan
 from . import build, for_engine, metadata, naming, qkv
 
-# Root tensors that serve drafting only, and that other engines refuse.
-DRAFT_ROOTS = ("output_extra.weight",)
-
 
 @dataclass(frozen=True)
 class TrunkOf:
     """What of a model is its trunk."""
 
-    model: Model
+    seen: Anatomy
     n_layers: int
     kvs: list[KV]  # of the model without its block
 
     def keeps(self, info: TensorInfo) -> bool:
         """Whether a tensor belongs to the trunk."""
-        layer = layer_of(info.name)
-        return (layer is None or layer < self.n_layers) and info.name not in DRAFT_ROOTS
+        return self.seen.of_trunk(info.name)
 
 
 def trunk_of(model: Model) -> TrunkOf:
     """The trunk of a model that may have a block. Raises UsageError for sidecars and donor files, FormatError."""
-    names = list(model.tensors)
-    if not any(layer_of(name) == 0 for name in names):
+    seen = Anatomy.of(model)
+    if seen.is_block_only:
         raise UsageError(
             f"{model.entry}: this is a sidecar or donor file; to run without MTP just do not load it beside the trunk."
         )
     model.check_whole()
-    layers = block_layers(names)
-    n_trunk = layers[0] if layers else model.arch_int("block_count")
-    return TrunkOf(model, n_trunk, metadata.detached_kvs(model, n_trunk) if layers else list(model.kvs))
+    if seen.blocks and seen.blocks[0] < seen.n_trunk:
+        raise FormatError(
+            f"the MTP block is in layer {seen.blocks[0]}, and trunk layers are behind it; get the model again",
+            path=model.entry,
+        )
+    n_trunk = seen.n_trunk
+    return TrunkOf(seen, n_trunk, metadata.detached_kvs(model, n_trunk) if seen.blocks else list(model.kvs))
 
 
 def without_block(model: Model) -> Model:
@@ -90,9 +90,7 @@ def plan_detach(
     UsageError for sidecars and donor files, QuantizeError for q, k and v that cannot be moved as they are.
     """
     refuse_other_use(model.architecture, model.entry)
-    names = list(model.tensors)
-    layers = block_layers(names)
-    if not layers and form is None:
+    if not Anatomy.of(model).has_block and form is None:
         raise NoBlock(f"{model.entry}: there is no MTP block in this model, so there is nothing to take off.")
     trunk = trunk_of(model)
     n_trunk, kvs, keep = trunk.n_layers, trunk.kvs, trunk.keeps

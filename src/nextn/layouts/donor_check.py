@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from ..archs.base import Family, Rule, dimensions, resolve_shape, same_shape
-from ..block.model import Block, block_layers, layer_of
+from ..archs.base import Family, Rule, dimensions, missing, resolve_shape, same_shape, stops
+from ..block.anatomy import Anatomy
+from ..block.model import Block
 from ..errors import BlockPresent, DonorMismatch, UnsupportedModel, UsageError
 from ..gguf.files import Model
 from ..sources.tokenizer import ordinary_hash
@@ -17,8 +18,8 @@ NORMAL_TOKEN = 1  # LLAMA_TOKEN_TYPE_NORMAL; others are control, unused, user de
 
 
 def n_layer_trunk(model: Model) -> int:
-    """Layers of the trunk: `block_count` without the blocks that the key promises."""
-    return model.arch_int("block_count") - model.arch_int("nextn_predict_layers")
+    """Layers of the trunk, as they are there."""
+    return Anatomy.of(model).n_layer_trunk
 
 
 def n_vocab(model: Model) -> int | None:
@@ -37,28 +38,36 @@ def tokens_hash(model: Model) -> str | None:
 
 def check_trunk(trunk: Model) -> None:
     """Raise when a block cannot be put onto `trunk`: it has one, it is a sidecar, it is not whole."""
-    names = list(trunk.tensors)
-    layers = block_layers(names)
-    has_trunk = any(layer_of(name) == 0 for name in names)
-    if layers and not has_trunk:
+    seen = Anatomy.of(trunk)
+    if seen.is_block_only:
         raise UsageError(
             f"{trunk.entry}: this is a sidecar or donor file, not a trunk; name the model that it belongs to."
         )
-    if layers:
+    if seen.has_block:
         raise BlockPresent(
-            f"{trunk.entry}: this model already has an MTP block (layer {layers[0]}); "
+            f"{trunk.entry}: this model already has an MTP block (layer {seen.blocks[0]}); "
             "take it off first with 'nextn detach', or use the model as it is."
         )
-    if not has_trunk:
+    if not seen.layers:
         raise UsageError(f"{trunk.entry}: this file has no model layers (it may be a vocabulary or a projector).")
     trunk.check_whole()
-    n_layer = n_layer_trunk(trunk)
-    found = {n for name in names if (n := layer_of(name)) is not None}
-    lost = next((n for n in range(min(n_layer, len(found) + 1)) if n not in found), None)
-    if lost is not None or n_layer <= 0:
+    count = f"{trunk.entry}: '{seen.arch}.block_count'"
+    if seen.block_count is None:
+        raise UsageError(f"{count} is missing, so engines refuse the model; 'nextn doctor' says what mends it.")
+    if seen.unmarked:
         raise UsageError(
-            f"{trunk.entry}: '{trunk.architecture}.block_count' promises {n_layer} layers, and layer {lost or 0} has "
-            "no tensors; the model is not whole."
+            f"{trunk.entry}: layer {seen.unmarked[0]} is an MTP block that lost its 'nextn.*' tensors; complete it "
+            "with 'nextn doctor --fix --from DONOR', or take another copy of the model."
+        )
+    n_layer = seen.block_count if seen.key_is_stale else seen.block_count - seen.promised
+    lost = seen.lost_layers[0] if seen.lost_layers else seen.n_trunk
+    if lost < n_layer:
+        raise UsageError(
+            f"{count} promises {n_layer:,} layers, and layer {lost} has no tensors; the model is not whole."
+        )
+    if n_layer != seen.n_trunk:
+        raise UsageError(
+            f"{count} promises {n_layer:,} layers, and {seen.n_trunk:,} are there; 'nextn doctor' says more."
         )
 
 
@@ -104,7 +113,9 @@ def _check_shapes(block: Block, trunk: Model, family: Family, where: str) -> Non
             )
     for layer in range(block.n_layer_nextn):
         there = {tensor.suffix for tensor in block.tensors if tensor.layer == layer}
-        lost = [rule.target for rule in family.rules if not rule.optional and rule.target not in there]
+        if reason := stops(family, there):
+            raise UnsupportedModel(f"{block.origin}: no engine drafts with this block: {reason}.")
+        lost = missing(family.rules, there, trunk.arch_value)
         if lost:
             raise DonorMismatch(
                 f"{block.origin}: the MTP block is not whole ('{lost[0]}' and {len(lost) - 1} more are missing); "

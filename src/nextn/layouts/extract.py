@@ -6,6 +6,7 @@ from pathlib import Path
 
 from ..archs import family_of
 from ..archs.base import Family
+from ..block.anatomy import SHAPE
 from ..block.model import DRAFT_HEAD, Block
 from ..errors import UnsupportedModel, UsageError
 from ..gguf.header import DEFAULT_ALIGNMENT, Header
@@ -58,6 +59,11 @@ def _shaped(block: Block, family: Family, options: ExtractOptions, notes: list[s
 
 
 def _plan(block: Block, family: Family, options: ExtractOptions) -> Plan:
+    if block.model is not None and block.n_layer_trunk is None:
+        raise UsageError(
+            f"{block.origin}: the block is numbered from 0, and nothing in the header says after how many trunk layers "
+            "it belongs; attach it to its model with 'nextn attach MODEL --from' it."
+        )
     if options.donor:
         return _donor(block, options)
     if block.checkpoint is not None:
@@ -133,7 +139,7 @@ def _donor(block: Block, options: ExtractOptions) -> Plan:
     kind = main_type_of(parts)
     alignment = block.model.header.alignment if block.model else DEFAULT_ALIGNMENT
     version = block.model.header.version if block.model else 3
-    kvs = [*_donor_kvs(block, n_trunk), KV.make(metadata.SHAPE, KVType.STRING, "donor")]
+    kvs = [*_donor_kvs(block, n_trunk), KV.make(SHAPE, KVType.STRING, "donor")]
     if block.n_vocab is not None:
         kvs.append(KV.make("nextn.vocab_size", KVType.UINT32, block.n_vocab))
     base = block.model.base_name if block.model else block.origin.resolve().name

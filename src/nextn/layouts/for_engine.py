@@ -61,7 +61,7 @@ def form_for(
         return EngineForm(wanted)
     ik = family.ik
     if ik is None:
-        why = (family.runs_on or {}).get("ik_llama.cpp", "nothing is known of it")
+        why = family.runs_on.get("ik_llama.cpp", "nothing is known of it")
         raise UnsupportedModel(
             f"{trunk.entry}: there is no file with the block of '{family.arch}' that ik_llama.cpp drafts with ({why}); "
             "leave out --for, and give ik_llama.cpp the model without a block."

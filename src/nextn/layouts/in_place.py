@@ -15,7 +15,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from ..block.model import block_layers
+from ..archs import refuse_other_use
 from ..errors import FormatError, InPlaceRefused, NoBlock
 from ..gguf.files import SPLIT_TENSORS_COUNT, GGUFFile, Model
 from ..gguf.header import Header, TensorInfo, build_header, header_size, pad_to
@@ -294,9 +294,10 @@ def plan_detach(model: Model, room: Room) -> Plan:
 
     Raises NoBlock, InPlaceRefused, UsageError for sidecars and donor files.
     """
-    if not block_layers(list(model.tensors)):
-        raise NoBlock(f"{model.entry}: there is no MTP block in this model, so there is nothing to take off.")
+    refuse_other_use(model.architecture, model.entry)
     trunk = trunk_of(model)
+    if not trunk.seen.blocks:
+        raise NoBlock(f"{model.entry}: there is no MTP block in this model, so there is nothing to take off.")
     notes: list[str] = []
     own = _restored(model, room, notes)
     changes = (own,) if own is not None else _cut(trunk)
@@ -341,7 +342,7 @@ def _restored(model: Model, room: Room, notes: list[str]) -> Change | None:
 
 def _cut(trunk: TrunkOf) -> tuple[Change, ...]:
     """Changes of every file that holds some of the block, and of the first; the first is the last one."""
-    model = trunk.model
+    model = trunk.seen.model
     first, *others = model.files
     n_tensors = sum(trunk.keeps(info) for _, info in model.items())
     put = metadata.split_kvs(0, len(model.files), n_tensors, model) if model.is_sharded else []
@@ -357,7 +358,7 @@ def _cut_file(file: GGUFFile, trunk: TrunkOf, kvs: Sequence[KV]) -> Change:
     header, alignment = file.header, file.header.alignment
     _check_contiguous(file)
     kept = [info for info in header.tensors if trunk.keeps(info)]
-    if not kept and file is not trunk.model.files[0]:
+    if not kept and file is not trunk.seen.model.files[0]:
         raise InPlaceRefused(
             f"{file.path}: this shard holds nothing but the block, so nothing has to be changed: 'nextn detach' "
             "without --in-place links the others to a set without it."

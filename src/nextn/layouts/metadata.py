@@ -13,6 +13,7 @@ from typing import Any
 
 from ..archs import FAMILIES, longer_arrays, per_layer_arrays
 from ..archs.base import Donor
+from ..block.anatomy import SHAPE
 from ..block.model import Block
 from ..errors import DonorMismatch, FormatError
 from ..gguf.files import SPLIT_COUNT, SPLIT_KEYS, SPLIT_NO, SPLIT_TENSORS_COUNT, Model
@@ -24,7 +25,6 @@ from ..writing.plan import Hashes
 PREFIX = "nextn."
 PADDING = "nextn.padding"
 UNDO = "nextn.undo"
-SHAPE = "nextn.shape"
 PROVENANCE = tuple(
     f"nextn.{name}"
     for name in ("tool_version", "donor", "donor_revision", "donor_sha256", "tensor_names", "tensor_sha256")

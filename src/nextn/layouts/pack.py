@@ -11,8 +11,9 @@ from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 
+from ..block.anatomy import Anatomy
 from ..block.from_gguf import block_from_model
-from ..block.model import Block, block_layers
+from ..block.model import Block
 from ..errors import NoBlock, UsageError
 from ..gguf.files import Model, shard_name
 from ..gguf.header import TensorInfo
@@ -25,7 +26,6 @@ from .options import AttachOptions, PackOptions
 PLAIN, MTP = "plain", "mtp"
 VARIANTS = (PLAIN, MTP)
 TRUNK, FIRST, TRUNK_SHARD, BLOCK_SHARD, SIDECAR = "trunk", "first-shard", "trunk-shard", "block-shard", "sidecar"
-PARTS = (TRUNK, FIRST, TRUNK_SHARD, BLOCK_SHARD, SIDECAR)
 LAYOUTS = ("shards", "sidecar")
 
 
@@ -34,7 +34,7 @@ class Role:
     """What a file is in one variant."""
 
     name: str
-    part: str  # one of PARTS
+    part: str  # TRUNK, FIRST, TRUNK_SHARD, BLOCK_SHARD or SIDECAR
 
 
 @dataclass(frozen=True)
@@ -82,7 +82,7 @@ class _Item:
 
 def has_block(model: Model) -> bool:
     """Whether a model carries a block itself."""
-    return bool(block_layers(list(model.tensors)))
+    return Anatomy.of(model).has_block
 
 
 def plan_pack(models: Sequence[Model], block: Block | None, options: PackOptions) -> Pack:

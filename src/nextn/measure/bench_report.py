@@ -5,10 +5,13 @@ from __future__ import annotations
 import csv
 import io
 from collections.abc import Iterable, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from statistics import median
 from typing import Any
 
+from ..schemas.base import Documented, filled
+from ..schemas.bench import Bench, BenchSetup
+from ..schemas.timing import SetupComparison, SpreadFigures
 from .engine_pool import Memory
 from .stats import Comparison, Spread, compare, spread
 from .timed_run import SHORT, TimedRun, TimedSetup
@@ -38,6 +41,21 @@ class SetupFigures:
     size_bytes: int
     """Bytes of the files it loads."""
 
+    @property
+    def document(self) -> BenchSetup:
+        """What --json prints of it."""
+        one = self.setup
+        return filled(
+            BenchSetup,
+            self,
+            **{name: getattr(one, name) for name in ("id", "model", "n_max", "p_min", "threads", "type")},
+            sidecar=one.sidecar if one.n_max else None,
+            decode_tps=spread_figures(self.decode_tps),
+            decode_tps_by_task={task: spread_figures(value) for task, value in self.by_task.items()},
+            prompt_tps=spread_figures(self.prompt_tps),
+            memory=None if self.memory is None else self.memory.document,
+        )
+
 
 @dataclass(frozen=True)
 class Compared:
@@ -49,9 +67,24 @@ class Compared:
     result: Comparison
     sentence: str
 
+    @property
+    def document(self) -> SetupComparison:
+        """What --json prints of it."""
+        result = self.result
+        return filled(
+            SetupComparison,
+            self,
+            word=result.word,
+            ratio=_round(result.ratio),
+            ratio_low=_round(result.low),
+            ratio_high=_round(result.high),
+            p=_round(result.p, 6),
+            n_pairs=result.n_pairs,
+        )
+
 
 @dataclass(frozen=True)
-class BenchReport:
+class BenchReport(Documented):
     """Everything that bench found."""
 
     model: str
@@ -72,24 +105,17 @@ class BenchReport:
         """Runs that were disturbed and so not used."""
         return sum(1 for run in self.runs if not run.good)
 
-    def to_json(self) -> dict[str, Any]:
-        """JSON as in the schema of bench."""
-        return {
-            "version": 1,
-            "verb": "bench",
-            "model": self.model,
-            "sidecar": self.sidecar,
-            "against": self.against,
-            "engine": self.engine,
-            "machine": self.machine,
-            "settings": self.settings,
-            "setups": [_row_json(row) for row in self.rows],
-            "comparisons": [compared_json(one) for one in self.comparisons],
-            "verdict": None if self.verdict is None else compared_json(self.verdict),
-            "n_disturbed": self.n_disturbed,
-            "notes": list(self.notes),
-            "runs": [run.to_json() for run in self.runs],
-        }
+    @property
+    def document(self) -> Bench:
+        """What --json prints."""
+        return filled(
+            Bench,
+            self,
+            setups=[row.document for row in self.rows],
+            comparisons=[one.document for one in self.comparisons],
+            verdict=None if self.verdict is None else self.verdict.document,
+            runs=[run.document for run in self.runs],
+        )
 
     def to_csv(self) -> str:
         """One row a setup; with several types of the block one row a type (and n_max), MTP off as a column."""
@@ -118,7 +144,7 @@ class BenchReport:
         one, all_tps = row.setup, row.decode_tps
         known = next((c for c in self.comparisons if c.setup == one.id and c.task == ALL_TASKS), None)
         rates = (row.acceptance or [])[:N_POSITIONS]
-        memory = row.memory.to_json() if row.memory else {}
+        seen = None if row.memory is None else row.memory.resident
         return [
             *(one.model, one.sidecar if one.n_max else None, self.engine["name"]),
             *(one.id, one.type, one.n_max, one.p_min, self.settings["temperature"]),
@@ -129,7 +155,7 @@ class BenchReport:
             *(rates + [None] * (N_POSITIONS - len(rates))),
             *(tps.median if (tps := row.by_task.get(task)) else None for task in tasks),
             *(next(iter(row.acceptance_by_task.get(task, [])), None) for task in tasks),
-            *(memory.get(f"rss_{kind}_bytes") for kind in ("anon", "file", "peak")),
+            *((seen.anon_bytes, seen.file_bytes, seen.peak_bytes) if seen is not None else [None] * 3),
             row.size_bytes,
         ]
 
@@ -244,51 +270,11 @@ def sentence(result: Comparison, one: str, other: str, n_wanted: int) -> str:
     return f"{one} is {result.word} than {other}: {size} ({interval})."
 
 
-def spread_json(value: Spread | None) -> dict[str, Any] | None:
-    """JSON of a spread."""
+def spread_figures(value: Spread | None) -> SpreadFigures | None:
+    """What --json prints of a spread."""
     if value is None:
         return None
-    return {k: round(v, 3) if isinstance(v, float) else v for k, v in asdict(value).items()}
-
-
-def _row_json(row: SetupFigures) -> dict[str, Any]:
-    one = row.setup
-    return {
-        "id": one.id,
-        "model": str(one.model),
-        "sidecar": str(one.sidecar) if one.sidecar is not None and one.n_max else None,
-        "n_max": one.n_max,
-        "p_min": one.p_min,
-        "threads": one.threads,
-        "type": one.type,
-        "decode_tps": spread_json(row.decode_tps),
-        "decode_tps_by_task": {task: spread_json(value) for task, value in row.by_task.items()},
-        "prompt_tps": spread_json(row.prompt_tps),
-        "acceptance": row.acceptance,
-        "acceptance_by_task": row.acceptance_by_task,
-        "drafted": row.drafted,
-        "accepted": row.accepted,
-        "mean_length": row.mean_length,
-        "memory": row.memory.to_json() if row.memory else None,
-        "size_bytes": row.size_bytes,
-    }
-
-
-def compared_json(one: Compared) -> dict[str, Any]:
-    """JSON of a comparison."""
-    result = one.result
-    return {
-        "setup": one.setup,
-        "base": one.base,
-        "task": one.task,
-        "word": result.word,
-        "ratio": _round(result.ratio),
-        "ratio_low": _round(result.low),
-        "ratio_high": _round(result.high),
-        "p": _round(result.p, 6),
-        "n_pairs": result.n_pairs,
-        "sentence": one.sentence,
-    }
+    return SpreadFigures(round(value.median, 3), round(value.low, 3), round(value.high, 3), value.n)
 
 
 def _round(value: float | None, digits: int = 4) -> float | None:

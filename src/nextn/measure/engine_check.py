@@ -61,8 +61,9 @@ def check_on_engine(
     temporary one inside `scratch`, and returns its (model, sidecar). `say(what)` is called before each load.
     `prompts` None: those of `nextn.measure.prompts`; `n_ctx` None: 1024 tokens.
 
-    What the engine refuses becomes the verdict. Raises EngineMissing, and what `control` raises outside the tree
-    of errors.
+    What the engine refuses with MTP and runs without it has failed. An engine that dies or fails, or does not run the
+    model without MTP either, says nothing about the block: cannot_tell. Raises EngineMissing, and what `control`
+    raises outside the tree of errors.
     """
     asked = PROMPTS if prompts is None else tuple(prompts)
     run = _Run(engine, asked, n_predict, threads, n_ctx or _N_CTX, tuple(extra_args))
@@ -76,12 +77,14 @@ def check_on_engine(
         tell(f"load {len(lengths) + 1} of {n_loads}: the text without MTP")
         run.without_mtp(model)
     except EngineRefused as error:
-        undecided = isinstance(error, EngineFailed) and not run.died
         reasons = [str(error)]
-        if lengths and not run.on and not isinstance(error, EngineFailed):
-            tell("whether the model loads without MTP")
-            reasons += run.refused_alone(model)
-        return run.report("cannot_tell" if undecided else "failed", reasons)
+        drafting = bool(set(lengths) - set(run.on))  # else it was the model without MTP that did not run
+        if not drafting or (isinstance(error, EngineFailed) and error.signal is None):
+            return run.report("cannot_tell", reasons)
+        tell("whether the model loads without MTP")
+        alone = run.refused_alone(model)
+        reasons += [alone] if alone else []
+        return run.report("cannot_tell" if alone or isinstance(error, EngineFailed) else "failed", reasons)
     if not lengths:
         return run.report("passed", ["the engine loads the model and writes text; there was nothing to draft with"])
     first = run.acceptance.get(lengths[0])
@@ -126,28 +129,32 @@ class _Run:
         self.tps_off: float | None = None
         self.tps_on: dict[int, float] = {}
         self.control: float | None = None
-        self.died = False
+        self.answers = False  # whether the engine started last is there to answer
 
     @contextmanager
     def _started(self, model: Path, sidecar: Path | None, n_max: int) -> Iterator[Running]:
         launch = Launch(model, sidecar, n_max, self.n_ctx, self.threads, self.extra_args)
+        self.answers = False
         with self.engine.start(launch) as running:
             try:
                 # pages the weights in, so that the first prompt is as fast as the others
                 running.complete(self.prompts[0], min(_WARM_UP_TOKENS, self.n_predict))
                 yield running
             except EngineFailed:
-                self.died = not running.alive
+                self.answers = running.alive
                 raise
 
-    def refused_alone(self, model: Path) -> list[str]:
-        """A sentence when the engine refuses the model without MTP too: then the block is not to blame."""
+    def refused_alone(self, model: Path) -> str:
+        """A sentence when the engine does not run the model without MTP either: then the block is not to blame."""
         try:
             with self._started(model, None, 0):
-                return []
+                return ""
         except EngineRefused as error:
+            if self.answers:  # what it says is odd; it runs
+                return ""
+            does = "dies of" if isinstance(error, EngineFailed) else "refuses"
             line = error.line or str(error)
-            return [f"the engine refuses the model without MTP, too, so the block is not to blame: {line}"]
+            return f"the engine {does} the model without MTP, too, so the block is not to blame: {line}"
 
     def _ask(self, model: Path, sidecar: Path | None, n_max: int) -> list[Completion]:
         with self._started(model, sidecar, n_max) as running:

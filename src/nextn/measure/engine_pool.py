@@ -6,11 +6,12 @@ from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from types import TracebackType
-from typing import Any
 
 from ..engines.base import Engine, MemoryUse, Running
 from ..errors import EngineFailed, EngineRefused
 from ..memory.answers import this_machine
+from ..schemas.base import filled
+from ..schemas.bench import LoadMemory
 from .cpu_watch import Resident, resident
 from .timed_run import TimedSetup
 
@@ -29,23 +30,18 @@ class Memory:
     engine: list[MemoryUse]
     """By the engine's own account."""
 
-    def to_json(self) -> dict[str, Any]:
-        """A JSON-ready object."""
+    @property
+    def document(self) -> LoadMemory:
+        """What --json prints of it."""
         seen = self.resident
-        return {
-            "rss_anon_bytes": seen.anon_bytes if seen else None,
-            "rss_file_bytes": seen.file_bytes if seen else None,
-            "rss_peak_bytes": seen.peak_bytes if seen else None,
-            "engine": [
-                {
-                    "device": one.device,
-                    "model_mib": one.model_mib,
-                    "context_mib": one.context_mib,
-                    "compute_mib": one.compute_mib,
-                }
-                for one in self.engine
-            ],
-        }
+        return filled(
+            LoadMemory,
+            self,
+            rss_anon_bytes=seen.anon_bytes if seen else None,
+            rss_file_bytes=seen.file_bytes if seen else None,
+            rss_peak_bytes=seen.peak_bytes if seen else None,
+        )
+
 
 
 class Pool:
@@ -94,10 +90,8 @@ class Pool:
         launch = setup.launch(self._n_ctx, self._extra_args)
         try:
             return self._engine.start(launch)
-        except EngineFailed:
-            raise
         except EngineRefused as error:
-            if not self._loaded:
+            if not self._loaded or (isinstance(error, EngineFailed) and error.signal is None):
                 raise
             self.drop_all()  # perhaps two did not fit
             with suppress(OSError):

@@ -2,8 +2,13 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass, field
-from typing import Any, Literal
+from dataclasses import dataclass, field
+from typing import Any, Literal, TypeVar
+
+from ..schemas.base import Engine
+from ..schemas.verify import ControlRun, Speeds
+
+T = TypeVar("T")
 
 Verdict = Literal["passed", "failed", "cannot_tell"]
 
@@ -90,20 +95,25 @@ class EngineReport:
     tps_on: dict[int, float] = field(default_factory=dict)
     """The same by n_max with MTP."""
 
-    def to_json(self) -> dict[str, Any]:
-        """A JSON-ready object."""
+    @property
+    def documented(self) -> dict[str, Any]:
+        """The fields of a document of verify that only an engine fills."""
         return {
-            "verdict": self.verdict,
-            "reasons": list(self.reasons),
-            "engine": {"name": self.engine, "version": self.engine_version},
+            "engine": Engine(self.engine, self.engine_version),
             "n_prompts": self.n_prompts,
             "n_drafted": self.n_drafted,
             "same_text": self.same_text,
-            "divergences": [{**asdict(one), "near_tie": one.near_tie} for one in self.divergences],
-            "acceptance": {str(n): rates for n, rates in self.acceptance.items()},
-            "control": {"acceptance": self.control_acceptance, "collapsed": self.control_collapsed},
-            "tps": {"off": self.tps_off, "on": {str(n): tps for n, tps in self.tps_on.items()}},
+            "divergences": self.divergences,
+            "acceptance": _by_text(self.acceptance),
+            "control": ControlRun(self.control_acceptance, self.control_collapsed),
+            "tps": Speeds(self.tps_off, _by_text(self.tps_on)),
         }
+
+
+def _by_text(by_n_max: dict[int, T]) -> dict[str, T]:
+    """Keys as JSON has them."""
+    return {str(n): value for n, value in by_n_max.items()}
+
 
 
 def judge(

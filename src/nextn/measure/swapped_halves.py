@@ -6,14 +6,14 @@ import tempfile
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from ..block.anatomy import Anatomy
 from ..block.from_gguf import block_from_model
 from ..block.model import EH_PROJ
-from ..diagnosis.anatomy import Anatomy
 from ..diagnosis.finding import Finding
 from ..diagnosis.fix_plan import plan_mended
 from ..diagnosis.halves import swapped_finding, swapped_segments
 from ..diagnosis.patient import Patient, quoted
-from ..errors import EngineRefused
+from ..errors import EngineFailed, EngineRefused
 from ..gguf.files import open_model
 from ..layouts.extract import plan_extract
 from ..layouts.options import ExtractOptions
@@ -42,7 +42,8 @@ def try_halves(
     """Findings, and what was seen, as one sentence.
 
     `trunk` is the model that a sidecar belongs to. Both trials draft one token at a time, from sidecars in a temporary
-    folder: a bundled model's block is extracted, so that llama.cpp takes that one. Raises EngineMissing, NoSpace.
+    folder: a bundled model's block is extracted, so that llama.cpp takes that one. Raises EngineMissing, NoSpace, and
+    EngineFailed when the engine dies of a signal.
     """
     from ..engines import find_engine
 
@@ -74,6 +75,8 @@ def try_halves(
             try:
                 shares.append(_acceptance(judge, target, path, threads))
             except EngineRefused as error:
+                if isinstance(error, EngineFailed) and error.signal is not None:
+                    raise
                 return [], f"the engine was asked and did not draft: {error.line or error}"
     plain, other = shares
     if plain is None or other is None:

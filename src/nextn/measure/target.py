@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
-from ..block.model import block_layers, layer_of
+from ..block.anatomy import Anatomy
 from ..errors import NoBlock, UsageError
 from ..gguf.files import Model, open_model
 
@@ -22,7 +22,7 @@ class MeasuredModel:
     @property
     def has_block(self) -> bool:
         """Whether there is a block to draft with."""
-        return self.sidecar is not None or bool(block_layers(list(self.model.tensors)))
+        return self.sidecar is not None or Anatomy.of(self.model).has_block
 
     @property
     def sidecar_path(self) -> Path | None:
@@ -43,23 +43,22 @@ def open_target(model: str | Path, sidecar: str | Path | None = None, *, needs_b
     Raises NoBlock (with `needs_block`), UsageError when several sidecars lie there, and what opening files raises.
     """
     opened = open_model(model)
-    names = list(opened.tensors)
-    layers = block_layers(names)
-    if layers and not any(layer_of(name) == 0 for name in names):
+    seen = Anatomy.of(opened)
+    if seen.is_block_only:
         raise UsageError(
             f"{opened.entry}: this is a sidecar or donor file; name its trunk, with --sidecar naming this file."
         )
     if sidecar is not None:
         beside = open_model(sidecar)
-        if not block_layers(list(beside.tensors)):
+        if not Anatomy.of(beside).has_block:
             raise NoBlock(f"{beside.entry}: there is no MTP block in this sidecar.")
         notes = ("the model has a block of its own, which the engine loads as well; the sidecar's is used",)
-        return MeasuredModel(opened, beside, notes if layers else ())
-    if layers:
+        return MeasuredModel(opened, beside, notes if seen.has_block else ())
+    if seen.has_block:
         return MeasuredModel(opened, None)
-    from ..inspection.model import inspect
+    from ..inspection.model import inspect_model
 
-    found = inspect(opened.entry).sidecars
+    found = inspect_model(opened).sidecars
     if len(found) == 1:
         note = f"the sidecar {found[0].name} lies beside the model and was taken"
         return MeasuredModel(opened, open_model(found[0]), (note,))

@@ -8,11 +8,12 @@ averaged in.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
 
 from ..engines.base import Completion, Launch, Running
+from ..schemas.base import filled
+from ..schemas.timing import RawRun
 from .cpu_watch import Usage, Watch, n_cpus
 
 """Told what is going on, in a few words."""
@@ -61,6 +62,7 @@ class TimedSetup:
             self.threads,
             (*extra_args, *self.extra_args),
             p_min=self.p_min,
+            timed=True,
         )
 
     def same_load(self, other: TimedSetup) -> bool:
@@ -137,12 +139,12 @@ class TimedRun:
         """Whether its speed counts."""
         return not self.disturbed and self.decode_tps > 0
 
-    def to_json(self) -> dict[str, Any]:
-        """A JSON-ready object; `pass_no` is called "pass" there."""
-        out: dict[str, Any] = {
-            "pass" if name == "pass_no" else name: _rounded(value) for name, value in asdict(self).items()
-        }
-        return {**out, "used": self.good}
+    @property
+    def document(self) -> RawRun:
+        """What --json prints of it."""
+        rounded = {name: round(value, 5) for name, value in vars(self).items() if isinstance(value, float)}
+        return filled(RawRun, self, **rounded, used=self.good)
+
 
 
 def timed_run(running: Running, setup: TimedSetup, ask: Ask, pass_no: int = 0, attempt: int = 0) -> TimedRun:
@@ -214,7 +216,3 @@ def mark_slow(runs: Sequence[TimedRun]) -> list[TimedRun]:
         else run
         for run in runs
     ]
-
-
-def _rounded(value: Any) -> Any:
-    return round(value, 5) if isinstance(value, float) else value

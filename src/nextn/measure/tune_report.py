@@ -7,16 +7,18 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from .bench_report import Compared, compared_json, overall_tps, spread_json
+from ..schemas.base import Documented, filled
+from ..schemas.tune import PlannedRuns, Tune, TuneAnswer, TuneCandidate
+from .bench_report import Compared, overall_tps, spread_figures
 from .timed_run import TimedRun
-from .tune_space import Point
+from .tune_space import AS_IS, Point
 
 if TYPE_CHECKING:
     from .tune_search import Trial
 
 
 @dataclass(frozen=True)
-class TuneReport:
+class TuneReport(Documented):
     """Everything that tune found, or with `dry_run` would try."""
 
     model: str
@@ -51,55 +53,48 @@ class TuneReport:
         """Runs that are not used."""
         return sum(1 for run in self.runs if not run.good)
 
-    def to_json(self) -> dict[str, Any]:
-        """JSON as in the schema of tune."""
+    @property
+    def document(self) -> Tune:
+        """What --json prints, and what is kept beside the model."""
         point = self.point
-        return {
-            "version": 1,
-            "verb": "tune",
-            "dry_run": self.dry_run,
-            "model": self.model,
-            "sidecar": self.sidecar,
-            "n_max": point.n_max if point else None,
-            "p_min": point.p_min if point and point.n_max else None,
-            "threads": point.threads if point else None,
-            "args": list(self.args),
-            "answer": {
-                "word": self.word,
-                "sentence": self.sentence,
-                "block_type": point.artifact.block if point else None,
-                "head_type": point.artifact.head if point else None,
-                "embd_type": point.artifact.embd if point else None,
-            },
-            "comparison": None if self.compared is None else compared_json(self.compared),
-            "engine": self.engine,
-            "machine": self.machine,
-            "settings": self.settings,
-            "planned_runs": {"least": self.n_planned[0], "most": self.n_planned[1]},
-            "candidates": self.candidates(),
-            "n_disturbed": self.n_disturbed,
-            "wall_s": round(self.wall_s, 1),
-            "command": self.command,
-            "files": [str(path) for path in self.files],
-            "notes": list(self.notes),
-            "runs": [run.to_json() for run in self.runs],
-        }
+        types = point.artifact if point else AS_IS
+        return filled(
+            Tune,
+            self,
+            n_max=point.n_max if point else None,
+            p_min=point.p_min if point and point.n_max else None,
+            threads=point.threads if point else None,
+            answer=filled(
+                TuneAnswer, self, block_type=types.block, head_type=types.head, embd_type=types.embd
+            ),
+            comparison=None if self.compared is None else self.compared.document,
+            planned_runs=PlannedRuns(*self.n_planned),
+            candidates=self.candidates(),
+            wall_s=round(self.wall_s, 1),
+            runs=[run.document for run in self.runs],
+        )
 
-    def candidates(self) -> list[dict[str, Any]]:
-        """JSON of every setting, in the order they were tried."""
+    def candidates(self) -> list[TuneCandidate]:
+        """Every setting, in the order they were tried."""
         return [self._candidate(name, trial) for name, trial in self.trials]
 
-    def _candidate(self, name: str, trial: Trial) -> dict[str, Any]:
-        return {
-            "id": name,
-            **trial.point.to_json(),
-            "stages": list(trial.stages),
-            "outcome": trial.outcome,
-            "why": trial.why,
-            "relative": None if trial.relative is None else round(trial.relative, 4),
-            "decode_tps": spread_json(overall_tps([run for run in self.final_runs if run.setup == name])),
-            "n_runs": sum(1 for run in self.runs if run.setup == name),
-        }
+    def _candidate(self, name: str, trial: Trial) -> TuneCandidate:
+        point = trial.point
+        return filled(
+            TuneCandidate,
+            trial,
+            id=name,
+            n_max=point.n_max,
+            p_min=point.p_min,
+            threads=point.threads,
+            block_type=point.artifact.block,
+            head_type=point.artifact.head,
+            embd_type=point.artifact.embd,
+            relative=None if trial.relative is None else round(trial.relative, 4),
+            decode_tps=spread_figures(overall_tps([run for run in self.final_runs if run.setup == name])),
+            n_runs=sum(1 for run in self.runs if run.setup == name),
+        )
+
 
 
 def planned_runs(stages: Sequence[int], n_screen: int, n_final: int, n_finalists: int) -> tuple[int, int]:

@@ -7,7 +7,7 @@ import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 
-from ..errors import EngineFailed, EngineRefused
+from ..errors import EngineRefused
 from ..progress import Say
 from .bench_report import ALL_TASKS, Compared, compare_setups, overall_tps
 from .bench_setup import LEAST_REPEATS
@@ -84,6 +84,7 @@ class Search:
         self.trials: dict[str, Trial] = {}
         self.notes: list[str] = []
         self.n_races = 0
+        self._refusals: dict[str, EngineRefused] = {}
 
     # ---- the races ------------------------------------------------------------------------------------------------
 
@@ -193,9 +194,10 @@ class Search:
         try:
             setup = self._setup(point)
             return self._patience.run(setup, ask, number)
-        except (EngineRefused, EngineFailed) as error:
+        except EngineRefused as error:
             if not point.n_max:
                 raise
+            self._refusals[name] = error
             self.trials[name] = Trial(point, [], None, "refused", str(error))
             self.notes.append(f"{name} was not tried: {error}")
             self._patience.pool.drop(name)
@@ -228,7 +230,7 @@ class Search:
     def _raise_if_refused(self, points: Sequence[Point]) -> None:
         found = [self.trials[self._name(one)] for one in points]
         if all(trial.outcome == "refused" for trial in found) and found:
-            raise EngineRefused(found[0].why or "the engine refused to draft", line=found[0].why or "")
+            raise self._refusals[self._name(points[0])]
 
     # ---- time -----------------------------------------------------------------------------------------------------
 

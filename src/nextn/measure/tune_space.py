@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
 
 from .timed_run import TimedSetup
 
@@ -83,17 +82,6 @@ class Point:
     def setup(self, title: str, model: Path, sidecar: Path | None) -> TimedSetup:
         """To be timed."""
         return TimedSetup(title, model, sidecar if self.n_max else None, self.n_max, self.p_min, self.threads)
-
-    def to_json(self) -> dict[str, Any]:
-        """JSON of the settings."""
-        return {
-            "n_max": self.n_max,
-            "p_min": self.p_min,
-            "threads": self.threads,
-            "block_type": self.artifact.block,
-            "head_type": self.artifact.head,
-            "embd_type": self.artifact.embd,
-        }
 
 
 @dataclass(frozen=True)

@@ -16,10 +16,11 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from ..engines.deaths import explained
 from ..engines.logs import decisive_line
 from ..engines.process import EngineProcess
 from ..engines.xllamacpp import Xllamacpp
-from ..errors import EngineRefused
+from ..errors import EngineFailed, EngineRefused
 from .settings import Settings
 
 MIB = 1 << 20
@@ -144,7 +145,7 @@ def account(
 ) -> Account:
     """The engine's account of one setup, without loading it.
 
-    Raises EngineRefused, with the engine's decisive line, when it cannot be had.
+    Raises EngineRefused, with the engine's decisive line, when it cannot be had; EngineFailed when the engine dies.
     """
     from ..engines.xllamacpp import PACKAGE_ROOT, _environment
 
@@ -162,7 +163,7 @@ def account(
         env=_environment(), cwd=PACKAGE_ROOT, log=scratch / "account.log",
     )  # fmt: skip
     try:
-        ended = process.wait_ended(TIMEOUT_S)
+        ended, number = process.wait_ended(TIMEOUT_S), process.signal
         log = process.read_log()
     finally:
         process.stop()
@@ -170,5 +171,8 @@ def account(
     if len(found.contexts) < (2 if mtp else 1):
         log = log.partition("loading lora adapter from")[0]  # what ends the start is no reason
         why = decisive_line(log) or ended or f"nothing within {TIMEOUT_S:g} s"
+        if number is not None:
+            died = f"{engine.name} died while accounting for {model.name}: {explained(number)}"
+            raise EngineFailed(died + (f" ({why})" if why != ended else ""), line=why, signal=number)
         raise EngineRefused(f"{engine.name} cannot account for {model.name}: {why}", line=why)
     return found

@@ -10,7 +10,6 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import dataclass
-from typing import Any
 
 from ..archs import memory_of
 from ..errors import UsageError
@@ -40,16 +39,6 @@ class CachePart:
     def size_bytes(self, settings: Settings) -> int:
         """Bytes for all sequences."""
         return self.bytes_per_cell * self.cells(settings.n_ctx_seq) * settings.n_parallel
-
-    def to_json(self) -> dict[str, Any]:
-        """JSON as in the schema of plan."""
-        return {
-            "context": self.context,
-            "kind": self.kind,
-            "n_layers": self.n_layers,
-            "bytes_per_cell": self.bytes_per_cell,
-            "max_cells": self.max_cells,
-        }
 
 
 def _row(type: TensorType, n: int, what: str) -> int:

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import Any
 
+from ..schemas.base import filled
+from ..schemas.plan import DeviceMemory, Linear
 from .account import Account, is_host
 from .caches import DRAFT, TARGET, CachePart, cache_parts, state_bytes, state_copies
 from .settings import N_BATCH, N_UBATCH, Settings, padded
@@ -51,22 +52,18 @@ class DeviceUse:
         cache = sum(part.size_bytes(settings) for part in self.kv)
         return fixed + cache + self.compute_fixed_bytes + self.compute_bytes_per_token * padded(settings.n_ctx)
 
-    def to_json(self) -> dict[str, Any]:
-        """JSON as in the schema of plan."""
-        return {
-            "device": self.device,
-            **{name: int(getattr(self, name)) for name in COLUMNS},
-            "total_bytes": self.total_bytes,
-            "needed_bytes": self.needed_bytes,
-            "linear": {
-                "fixed_bytes": self.total_bytes - self.kv_cache_bytes - self.recurrent_bytes - self.compute_bytes,
-                "kv": [part.to_json() for part in self.kv],
-                "recurrent_bytes_per_copy": self.recurrent_copy_bytes,
-                "recurrent_copies": self.recurrent_copies,
-                "compute_fixed_bytes": self.compute_fixed_bytes,
-                "compute_bytes_per_token": round(self.compute_bytes_per_token, 3),
-            },
-        }
+    @property
+    def document(self) -> DeviceMemory:
+        """What --json prints of it."""
+        linear = filled(
+            Linear,
+            self,
+            fixed_bytes=self.total_bytes - self.kv_cache_bytes - self.recurrent_bytes - self.compute_bytes,
+            recurrent_bytes_per_copy=self.recurrent_copy_bytes,
+            compute_bytes_per_token=round(self.compute_bytes_per_token, 3),
+        )
+        return filled(DeviceMemory, self, **{name: int(getattr(self, name)) for name in COLUMNS}, linear=linear)
+
 
 
 @dataclass(frozen=True)

@@ -52,8 +52,19 @@ def _shape(rule: Rule, symbols: Mapping[str, int], trunk: Model) -> tuple[int, .
     return same[-1] if same else None
 
 
-def _present(rule: Rule, trunk: Model) -> bool:
-    """Optional tensors count when the trunk's layers have them; a block's own embeddings and head are rare."""
+def _present(rule: Rule, trunk: Model, family: Family) -> bool:
+    """Optional tensors count when the trunk's layers have them; a block's own embeddings and head are rare.
+
+    Of parts in several forms the family's first one counts; of queries, the trunk's.
+    """
+    if rule.form:
+        part = rule.form.partition(".")[0]
+        forms = list(dict.fromkeys(each.form for each in family.rules if each.form.partition(".")[0] == part))
+        of_trunk = {suffix_of(name) for name in trunk.tensors}
+        there = [form for form in forms if all(
+            each.target in of_trunk for each in family.rules if each.form == form and not each.optional
+        )]  # fmt: skip
+        return rule.form == (forms[0] if forms[0] in there or not there else there[0])
     if not rule.optional:
         return True
     if rule.target.startswith("nextn."):
@@ -71,7 +82,7 @@ def family_block(trunk: Model) -> Block:
     tensors = []
     for layer in range(n_blocks):
         for rule in family.rules:
-            if not _present(rule, trunk):
+            if not _present(rule, trunk, family):
                 continue
             ne = _shape(rule, symbols, trunk)
             if ne is None:

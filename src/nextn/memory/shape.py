@@ -12,7 +12,7 @@ from typing import Any
 
 from ..archs import memory_of
 from ..archs.base import flags
-from ..block.model import block_layers
+from ..block.anatomy import Anatomy
 from ..gguf.files import Model
 
 
@@ -102,7 +102,7 @@ def shape_of(model: Model) -> Shape:
     """The dimensions of a trunk, a bundled model or a sidecar. Raises FormatError without an architecture."""
     arch = model.architecture
     n_all = model.arch_int("block_count")
-    n_nextn = model.arch_int("nextn_predict_layers") if block_layers(list(model.tensors)) else 0
+    n_nextn = model.arch_int("nextn_predict_layers") if Anatomy.of(model).has_block else 0
     n_trunk = max(0, n_all - n_nextn)
     n_embd = model.arch_int("embedding_length")
     heads = _per_layer(model.arch_value("attention.head_count"), n_all)

@@ -13,10 +13,10 @@ from functools import cache
 from pathlib import Path
 
 from ..archs import memory_of
-from ..block.model import block_layers, layer_of, suffix_of
+from ..block.anatomy import Anatomy
+from ..block.model import DRAFT_ROOTS, layer_of, suffix_of
 from ..gguf.files import GGUFFile, Model
 from ..gguf.header import TensorInfo
-from ..layouts.detach import DRAFT_ROOTS
 
 HOST, GPU = "Host", "GPU"
 EMBEDDINGS, HEAD = "token_embd.weight", "output.weight"
@@ -38,13 +38,13 @@ def loaded(model: Model, *, mtp: bool, unused: frozenset[str] | None = None) -> 
     """The tensors that the engine allocates. `unused` are those it said to leave out; None: by the families' rules."""
     if unused is not None:
         return [(file, info) for file, info in model.items() if info.name not in unused]
-    layers = frozenset(block_layers(list(model.tensors)))
+    seen = Anatomy.of(model)
     anyway = memory_of(model.architecture).loaded_anyway
 
     def wanted(name: str) -> bool:
         if mtp:
             return True
-        if layer_of(name) in layers:
+        if seen.of_block(name):
             return suffix_of(name).startswith(anyway) if anyway else False
         return name not in DRAFT_ROOTS
 

@@ -122,12 +122,12 @@ class Card:
                 f"llama-server {self._hf(plain.entry, quant.label)}",
             ]
         family = FAMILIES.get(self.architecture)
-        runs = (family.runs_on or {}).get("llama.cpp") if family else None
+        runs = family.runs_on.get("llama.cpp") if family else None
         return ["## llama.cpp", f"Takes `{self.architecture}` as: {runs}." if runs else "", _code(*lines)]
 
     def _ik(self) -> list[str]:
         family = FAMILIES.get(self.architecture)
-        runs = (family.runs_on or {}).get("ik_llama.cpp", "") if family else ""
+        runs = family.runs_on.get("ik_llama.cpp", "") if family else ""
         out = ["## ik_llama.cpp", f"Takes `{self.architecture}` as: {runs}." if runs else ""]
         lines = []
         for quant in self.quants:

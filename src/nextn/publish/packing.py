@@ -20,6 +20,9 @@ from ..layouts.naming import plain_base, split_quant
 from ..layouts.pack import Pack
 from ..progress import Progress
 from ..remote.cache import refuse_partial
+from ..schemas.base import Documented, filled
+from ..schemas.pack import Pack as PackDocument
+from ..schemas.pack import PackedFile, PackedQuant
 from ..workfile import At
 from ..writing.execute import Outcome, check_outputs, execute
 from ..writing.leftovers import SUFFIX
@@ -101,7 +104,7 @@ class Package:
 
 
 @dataclass(frozen=True)
-class PackResult:
+class PackResult(Documented):
     """What packing did, or with `dry_run` would do."""
 
     package: Package
@@ -121,41 +124,22 @@ class PackResult:
         """Bytes read in all, hashing included."""
         return (self.outcome.bytes_read if self.outcome else self.package.plan.bytes_read) + self.bytes_hashed
 
-    def to_json(self) -> dict[str, Any]:
-        """JSON as in schemas/pack.json."""
+    @property
+    def document(self) -> PackDocument:
+        """What --json prints."""
         plan, done = self.package.plan, self.outcome
-        base = plan.to_json()
         files = [
-            {**file, "sha256": self.sha256.get(out.name)} for file, out in zip(base["files"], plan.outputs, strict=True)
+            filled(PackedFile, file, sha256=self.sha256.get(out.name))
+            for file, out in zip(plan.written_files, plan.outputs, strict=True)
         ]
-        return {
-            "version": 1,
-            "dry_run": done is None,
-            "verb": "pack",
-            "folder": str(plan.folder),
-            "manifest": str(plan.folder / manifests.NAME),
-            "bytes_read": self.bytes_read,
-            "bytes_hashed": self.bytes_hashed,
-            "bytes_written": plan.bytes_written,
-            "bytes_linked": plan.bytes_linked,
-            "bytes_downloaded": self.bytes_downloaded,
-            "why": self.why,
-            "peak_memory_bytes": plan.peak_memory_bytes,
-            "wall_s": done.wall_s if done else 0.0,
-            "files": files,
-            "quants": [
-                {
-                    "quant": quant.label,
-                    "layout": quant.layout,
-                    "variants": {
-                        name: {"entry": one.entry, "sidecar": one.sidecar} for name, one in quant.variants.items()
-                    },
-                }
-                for quant in self.package.pack.quants
-            ],
-            "links": done.links if done else {},
-            "notes": list(plan.notes),
-        }
+        quants = [filled(PackedQuant, quant, quant=quant.label) for quant in self.package.pack.quants]
+        return filled(
+            PackDocument, plan, dry_run=done is None, manifest=str(plan.folder / manifests.NAME),
+            bytes_read=self.bytes_read, bytes_hashed=self.bytes_hashed, bytes_downloaded=self.bytes_downloaded,
+            why=self.why, wall_s=done.wall_s if done else 0.0, files=files, quants=quants,
+            links=done.links if done else {},
+        )  # fmt: skip
+
 
 
 def plan_package(pack: Pack, options: CardOptions | None = None) -> Package:

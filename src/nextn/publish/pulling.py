@@ -8,18 +8,21 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from ..errors import OutputExists, RemoteError, UsageError
 from ..gguf.files import GGUFFile, read_header
 from ..progress import Progress
+from ..schemas.base import Documented, filled
+from ..schemas.pull import Pull, PulledFile
 from ..writing.execute import Outcome, check_outputs, execute
 from ..writing.plan import Link, LinkMode, Plan
 from . import manifest as manifests
 from . import sums
+from .accept import check_content, check_names
 from .choose import Chosen, choose
 from .listing import Listed
 from .staging import Staging, mismatch
@@ -45,7 +48,7 @@ class Step:
 
 
 @dataclass(frozen=True)
-class PullResult:
+class PullResult(Documented):
     """What pulling did, or with `dry_run` would do."""
 
     repo: str
@@ -72,38 +75,19 @@ class PullResult:
         """The path to pass with -md."""
         return None if self.chosen.sidecar is None else self.folder / PurePosixPath(self.chosen.sidecar).name
 
-    def to_json(self) -> dict[str, Any]:
-        """JSON as in schemas/pull.json."""
-        return {
-            "version": 1,
-            "dry_run": self.dry_run,
-            "verb": "pull",
-            "repo": self.repo,
-            "commit": self.commit,
-            "quant": self.chosen.quant,
-            "variant": self.chosen.variant,
-            "why": self.chosen.why,
-            "entry": str(self.entry),
-            "sidecar": None if self.sidecar is None else str(self.sidecar),
-            "bytes_downloaded": self.bytes_downloaded,
-            "size_bytes": self.chosen.size_bytes,
-            "wall_s": self.wall_s,
-            "files": [
-                {
-                    "path": str(self.folder / step.name),
-                    "from": step.file.path,
-                    "size_bytes": step.file.size_bytes,
-                    "sha256": step.file.sha256,
-                    "state": step.state,
-                }
-                for step in self.steps
-            ],
-            "links": self.outcome.links if self.outcome else {},
-        }
+    @property
+    def document(self) -> Pull:
+        """What --json prints."""
+        files = [
+            filled(PulledFile, step.file, path=str(self.folder / step.name), source=step.file.path, state=step.state)
+            for step in self.steps
+        ]
+        chosen = self.chosen
+        return filled(
+            Pull, self, files=files, links=self.outcome.links if self.outcome else {},
+            quant=chosen.quant, variant=chosen.variant, why=chosen.why, size_bytes=chosen.size_bytes,
+        )  # fmt: skip
 
-
-def _unique_bytes(files: Any) -> int:
-    return sum({file.content: file.size_bytes for file in files}.values())
 
 
 def pull(
@@ -143,7 +127,9 @@ def pull(
         here = _Here(repo, folder, listing, hasher)
         have = [file.path for file in listing if here.seems_to_have(file)]
         with remote.renaming():
-            chosen = choose(listing, _manifest(remote, listing), variant, quant or place.file, _header(remote), have)
+            manifest = _manifest(remote, listing)
+            chosen = choose(listing, manifest, variant, quant or place.file, _header(remote), have)
+            check_names(chosen, repo.origin)
     steps = tuple(_steps(here, chosen))
     missing = [step for step in steps if step.state != PRESENT]
     staging = Staging(repo, fetcher, folder)
@@ -151,7 +137,8 @@ def pull(
     check_outputs(_plan(chosen, folder, [(step, Path(step.name), None) for step in missing], link))
     if not dry_run:
         if missing:
-            n_moved, outcome = _carry_out(staging, chosen, folder, missing, link, hasher, progress)
+            promised = None if manifest is None else manifest.architecture
+            n_moved, outcome = _carry_out(staging, chosen, steps, promised, folder, link, hasher, progress)
         staging.clear(step.file.path for step in steps)
     return PullResult(
         place.repo_id, str(repo.revision), chosen, folder, steps, outcome, time.perf_counter() - started, n_moved
@@ -250,11 +237,8 @@ class _Here:
 def _steps(here: _Here, chosen: Chosen) -> list[Step]:
     """What is to be done for each file. Raises OutputExists for a name that another file has."""
     steps = []
-    names: dict[str, str] = {}
     for file in chosen.files:
         name = PurePosixPath(file.path).name
-        if names.setdefault(name, file.path) != file.path:
-            raise UsageError(f"'{file.path}' and '{names[name]}' would get one name; the repository cannot be pulled.")
         path = here.folder / name
         if os.path.lexists(path):
             if not here.is_it(file, path):
@@ -291,13 +275,19 @@ def _plan(chosen: Chosen, folder: Path, found: Sequence[_Found], link: LinkMode)
 def _carry_out(
     staging: Staging,
     chosen: Chosen,
+    steps: Sequence[Step],
+    architecture: str | None,
     folder: Path,
-    missing: Sequence[Step],
     link: LinkMode,
     hasher: sums.Hasher,
     progress: Progress | None,
 ) -> tuple[int, Outcome]:
-    """Fetch, compare with the hashes, give names. Returns the bytes that were moved, too."""
+    """Fetch, compare with the hashes and with what was promised, give names. Returns the bytes moved, too.
+
+    Headers come first, and what they refuse is not downloaded. `architecture` is the manifest's.
+    """
+    missing = [step for step in steps if step.state != PRESENT]
+    local = {step.file.path: step.source or folder / step.name for step in steps if step.state != DOWNLOAD}
     wanted = _unique(missing, DOWNLOAD)
     n_load = sum(staging.missing_bytes(file) for file in wanted)
     done, total = 0, n_load + sum(file.size_bytes for file in _unique(missing))
@@ -310,20 +300,41 @@ def _carry_out(
 
     def fetched(n: int, _: int) -> None:
         nonlocal done
-        done = 0
+        done = n_local + n_heads
         hashed(n)
 
+    hasher.advance = hashed
+    for step in missing:
+        if step.source is not None:
+            _check(staging.repo, step.file, step.source, hasher)
+    n_local = done
     with staging:
-        n_moved = staging.fetch(wanted, fetched)
-        done, hasher.advance = n_load, hashed
+        with staging.dropping(file.path for file in chosen.files):
+            heads = staging.headers(wanted)
+            local |= {step.file.path: heads[step.file.content] for step in missing if step.state == DOWNLOAD}
+            _check_content(staging, chosen, local, architecture)
+        n_heads = n_load - sum(staging.missing_bytes(file) for file in wanted)
+        n_moved = n_heads + staging.fetch(wanted, fetched)
+        done = n_local + n_load
         staged = {file.content: staging.whole(file, hasher) for file in wanted}
         found: list[_Found] = [
             (step, *(staged[step.file.content] if step.source is None else (step.source, None))) for step in missing
         ]
-        for step, path, _ in found:
-            if step.source is not None:
-                _check(staging.repo, step.file, path, hasher)
+        with staging.dropping(file.path for file in chosen.files):
+            _check_content(staging, chosen, local, architecture)  # now of bytes that have the right hash
         return n_moved, execute(_plan(chosen, folder, found, link))
+
+
+def _check_content(staging: Staging, chosen: Chosen, local: Mapping[str, Path], architecture: str | None) -> None:
+    """Raise FormatError when the headers say something else than names and manifest."""
+    known: dict[str, GGUFFile] = {}
+
+    def header(path: str) -> GGUFFile:
+        if path not in known:
+            known[path] = read_header(local[path])
+        return known[path]
+
+    check_content(chosen, header, architecture, staging.repo.origin)
 
 
 def _check(repo: HubRepo, file: Listed, path: Path, hasher: sums.Hasher) -> None:

@@ -9,11 +9,11 @@ from __future__ import annotations
 import contextlib
 import copy
 import os
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING
 
-from ..errors import RemoteError
+from ..errors import FormatError, RemoteError
 from ..progress import Progress
 from ..remote.cache import Identity, bytes_left, remove_partial
 from ..workfile import Folder, NotOurs, Stamp, private_folder
@@ -48,6 +48,7 @@ class Staging:
         place.root, place.folder = self.root, self.root / FOLDER / str(repo.revision)
         self._place = place
         self._remote = Remote(place, fetcher)
+        self._made = False  # whether the user's folder was not there before
 
     def __enter__(self) -> Staging:
         return self
@@ -62,11 +63,34 @@ class Staging:
         identity = Identity(f"{self.repo.origin}:{file.path}", target.size_bytes, target.etag)
         return bytes_left(self.root, (FOLDER, str(self.repo.revision), *PurePosixPath(file.path).parts), identity)
 
-    def fetch(self, files: Sequence[Listed], progress: Progress | None) -> int:
-        """Have all bytes of these files; returns how many were moved. Raises RemoteError, NoSpace, StorageError."""
+    def headers(self, files: Sequence[Listed]) -> dict[str, Path]:
+        """Fetch the headers of these GGUF files; where each lies by its content.
+
+        Raises FormatError for what is no GGUF, RemoteError, StorageError.
+        """
         if files:
             with explained(self.folder, "create the folder"):
+                self._made = not os.path.lexists(self.root)
                 self.root.mkdir(parents=True, exist_ok=True)
+        self._remote.provide_all([file.path for file in files])
+        return {file.content: self._place.folder / file.path for file in files}
+
+    @contextlib.contextmanager
+    def dropping(self, paths: Iterable[str]) -> Iterator[None]:
+        """A FormatError of the body names addresses, and takes what was fetched of these files with it."""
+        try:
+            with self._remote.renaming():
+                yield
+        except FormatError:
+            self._remote.__exit__()
+            self.clear(paths)
+            if self._made:
+                with contextlib.suppress(OSError):
+                    self.root.rmdir()
+            raise
+
+    def fetch(self, files: Sequence[Listed], progress: Progress | None) -> int:
+        """Have all bytes of these files; returns how many were moved. Raises RemoteError, NoSpace, StorageError."""
         return self._remote.fetch([self._remote.whole(file.path) for file in files], progress, check=False)
 
     def whole(self, file: Listed, hasher: sums.Hasher) -> tuple[Path, Stamp]:
@@ -99,8 +123,9 @@ class Staging:
         Parts of other files stay, for the run that goes on with them. Never fails: it is only room.
         """
         with contextlib.suppress(OSError, NotOurs), private_folder(self.root, (FOLDER,)) as home:
+            some = list(paths)
             for commit in [] if home is None else home.names():
-                for path in paths:
+                for path in some:
                     *parents, name = PurePosixPath(path).parts
                     with private_folder(self.root, (FOLDER, commit, *parents)) as folder:
                         if folder is not None:

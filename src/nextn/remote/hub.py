@@ -249,8 +249,8 @@ class HubRepo:
         """The file in the user's Hub cache, when it is there at this commit and whole."""
         from huggingface_hub import try_to_load_from_cache
 
-        found = try_to_load_from_cache(self.repo_id, name, revision=self.listing.commit)
-        with contextlib.suppress(OSError):
+        with contextlib.suppress(OSError, ValueError):  # a name that the Hub's client does not take
+            found = try_to_load_from_cache(self.repo_id, name, revision=self.listing.commit)
             if isinstance(found, str) and os.stat(found).st_size == self.listing.files[name].size_bytes:  # noqa: PTH116
                 return Path(found)
         return None

@@ -216,6 +216,10 @@ class Remote:
         file.here.publish()
         return True
 
+    def provide_all(self, names: Sequence[str]) -> None:
+        """`provide` for several files, some at once."""
+        self._parallel([partial(self.provide, name) for name in names])
+
     def _check_whole(self, name: str, file: RemoteFile) -> None:
         """Compare a file that is whole with the server's hash; drop it when it differs."""
         there = file.here.content_path
@@ -231,7 +235,7 @@ class Remote:
             name[len(self.prefix) :] for name in names
             if name.startswith(f"{self.prefix}additional_chat_templates/") and name.endswith(".jinja")
         ]  # fmt: skip
-        self._parallel([partial(self.provide, name) for name in (*TOKENIZER_FILES, *more)])
+        self.provide_all([*TOKENIZER_FILES, *more])
 
     def _missing(self, ranges: Iterable[FileRange]) -> dict[Path, list[Range]]:
         wanted: dict[Path, list[Range]] = {}
@@ -408,7 +412,7 @@ def _open_gguf(remote: Remote, name: str) -> Remote:
                 f"{remote.place.origin}: {len(lacking)} of {len(names)} shards are missing ({lacking[0]}); take "
                 "another repository."
             )
-        remote._parallel([partial(remote.provide, each) for each in names])
+        remote.provide_all(names)
         remote.model = open_model(remote.folder / name)
         if remote.place.names() is not None:
             remote.name = f"{remote.place.origin}:{name}"

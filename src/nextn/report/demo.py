@@ -36,3 +36,6 @@ def show(demo: Demo) -> None:
             row.verdict,
         )
     console.print(table)
+    for row in demo.rows:
+        for reason in row.reasons if row.verdict != "passed" else ():
+            console.print(f"{row.layout}: {reason}", highlight=False, markup=False)

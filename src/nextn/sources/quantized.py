@@ -108,10 +108,14 @@ def refuse_foreign(checkpoint: Checkpoint, names: Mapping[str, str]) -> None:
 
 
 def first_whole(checkpoint: Checkpoint, names: Sequence[str]) -> Span | None:
-    """All rows of the first of `names` that is there, or None. Raises what `whole` raises."""
-    there = checkpoint.weight_map
-    name = next((name for name in names if name in there or name + PACKED in there), None)
-    return None if name is None else whole(checkpoint, name)
+    """All rows of the first of `names`, as `plain_names` has them, or None. Raises what `whole` raises."""
+    there = checkpoint.plain_names
+    for name in names:
+        if name in there:
+            return whole(checkpoint, there[name])
+        if name + PACKED in there:
+            return whole(checkpoint, there[name + PACKED].removesuffix(PACKED))
+    return None
 
 
 def whole(checkpoint: Checkpoint, name: str, *, ranked: bool = False) -> Span:

@@ -6,10 +6,12 @@ import contextlib
 import time
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from ..errors import EngineFailed, EngineRefused
 from ..progress import Say, heard
+from ..schemas.base import Documented, filled
+from ..schemas.demo import Demo as DemoDocument
 from .attach import attach
 
 if TYPE_CHECKING:
@@ -43,14 +45,11 @@ class DemoLayout:
     acceptance: dict[str, list[float]]  # n_max -> share accepted by draft position
     tps_off: float
     tps_on: dict[str, float]  # n_max -> tokens per second
-
-    def to_json(self) -> dict[str, Any]:
-        """JSON of one row."""
-        return dict(self.__dict__)
+    reasons: tuple[str, ...]  # of the verdict
 
 
 @dataclass(frozen=True)
-class Demo:
+class Demo(Documented):
     """Everything the demo showed."""
 
     engine: str
@@ -62,21 +61,23 @@ class Demo:
         """Whether all layouts passed and the engine refused the trunk alone."""
         return bool(self.refusal) and all(row.verdict == "passed" for row in self.rows)
 
-    def to_json(self) -> dict[str, Any]:
-        """JSON of the demo."""
-        return {
-            "version": 1,
-            "engine": self.engine,
-            "refusal": self.refusal,
-            "passed": self.passed,
-            "rows": [row.to_json() for row in self.rows],
-        }
+    @property
+    def failed(self) -> bool:
+        """Whether a layout failed, or the engine did not refuse the trunk alone; else some could not be told."""
+        return not self.refusal or any(row.verdict == "failed" for row in self.rows)
+
+    @property
+    def document(self) -> DemoDocument:
+        """What --json prints."""
+        return filled(DemoDocument, self)
+
 
 
 def run_demo(folder: Path, engine: Engine | None = None, say: Say | None = None) -> Demo:
     """Show the refusal, attach in all three layouts, verify each on the engine.
 
-    Files go into `folder`, which must be empty or new. Raises EngineMissing, and what attach and verify raise.
+    Files go into `folder`, which must be empty or new. Raises EngineMissing, EngineFailed when the engine fails before
+    anything is attached, and what attach and verify raise.
     """
     from ..engines import find_engine
     from .verify import verify
@@ -116,18 +117,24 @@ def run_demo(folder: Path, engine: Engine | None = None, say: Say | None = None)
                 verdict["acceptance"],
                 tps.get("off") or 0.0,
                 tps.get("on") or {},
+                tuple(verdict["reasons"]),
             )
         )
     return Demo(f"{engine.name} {engine.version}", refusal, tuple(rows))
 
 
 def ask_trunk_alone(engine: Engine, trunk: Path) -> str:
-    """The engine's decisive line when a trunk-only model is asked to draft; empty when it does not refuse."""
+    """The engine's decisive line when a trunk-only model is asked to draft; empty when it does not refuse.
+
+    Raises EngineFailed: an engine that dies has refused nothing.
+    """
     from ..engines.base import Launch
 
     try:
         with engine.start(Launch(model=trunk, n_max=1, threads=N_THREADS)) as running:
             running.complete("def", 4)
-    except (EngineRefused, EngineFailed) as error:
+    except EngineFailed:
+        raise
+    except EngineRefused as error:
         return error.line
     return ""

@@ -9,7 +9,6 @@ from __future__ import annotations
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
 
 from ..block.from_gguf import block_from_model
 from ..block.model import Block
@@ -17,41 +16,57 @@ from ..diagnosis.examine import HALVES, Diagnosis, check_source, diagnose, exami
 from ..diagnosis.finding import Finding
 from ..diagnosis.fix_plan import plan_mended
 from ..diagnosis.patient import Patient, quoted
-from ..errors import UsageError
+from ..errors import EngineFailed, UsageError
 from ..gguf.files import Model, open_model
+from ..gguf.kv import printable
 from ..gguf.types import parse_type_name
 from ..progress import Progress, Say
+from ..schemas.base import Documented, filled
+from ..schemas.doctor import Doctor, Mended, SkippedCheck
 from ..writing.execute import Outcome, check_outputs, execute
 from ..writing.plan import LinkMode, Plan
 
 
 @dataclass(frozen=True)
-class Treatment:
+class Treatment(Documented):
     """A diagnosis, and what was done about it."""
 
     before: Diagnosis
     plan: Plan | None = None  # None: nothing was asked for, or nothing can be mended
     outcome: Outcome | None = None  # None: a dry run, or nothing to do
     after: Diagnosis | None = None  # of what was written; in a dry run of what would be
+    engine_died: bool = False  # when it was asked; the diagnosis is without its answer, and a note says of what
 
     @property
     def remaining(self) -> tuple[Finding, ...]:
         """Problems that are left."""
         return (self.after or self.before).problems
 
-    def to_json(self) -> dict[str, Any]:
-        """JSON as in schemas/doctor.json."""
-        done = self.outcome
+    @property
+    def document(self) -> Doctor:
+        """What --json prints."""
+        done, before = self.outcome, self.before
         mended = None
         if self.plan is not None and self.after is not None:
-            mended = {
-                "dry_run": done is None,
-                **self.plan.to_json(),
-                "links": done.links if done else {},
-                "wall_s": done.wall_s if done else 0.0,
-                "remaining": [finding.to_json() for finding in self.after.problems],
-            }
-        return {"version": 1, **self.before.to_json(), "mended": mended}
+            mended = filled(
+                Mended,
+                self.plan,
+                dry_run=done is None,
+                files=self.plan.written_files,
+                links=done.links if done else {},
+                wall_s=done.wall_s if done else 0.0,
+                remaining=[finding.entry for finding in self.after.problems],
+            )
+        return filled(
+            Doctor,
+            before,
+            path=before.name,
+            architecture=None if before.architecture is None else printable(before.architecture),
+            findings=[finding.entry for finding in before.findings],
+            skipped=[SkippedCheck(check, why) for check, why in before.skipped],
+            mended=mended,
+        )
+
 
 
 def doctor(
@@ -92,18 +107,22 @@ def doctor(
         before = examine(model, donor=block, trunk=target, limit_rate=limit_rate)
         if source is not None and source.remote is not None:
             before = _with_address(before, source.block.origin, str(donor))
+        died = False
         if engine is not None:
-            before = _tried(before, target, engine, threads, say)
+            try:
+                before = _tried(before, target, engine, threads, say)
+            except EngineFailed as error:
+                before, died = replace(before, notes=(*before.notes, str(error))), True
         if not fix or before.model is None or not before.fixable:
-            return Treatment(before)
+            return Treatment(before, engine_died=died)
         plan, after = _planned(before, block, target, out, mode)
         check_outputs(plan)
         if dry_run:
-            return Treatment(before, plan, None, after)
+            return Treatment(before, plan, None, after, died)
         if source is not None and source.remote is not None:
             source.remote.fetch(plan.ranges, progress)
         outcome = execute(plan, progress=progress)
-    return Treatment(before, plan, outcome, examine(plan.sidecar or plan.entry, trunk=target))
+    return Treatment(before, plan, outcome, examine(plan.sidecar or plan.entry, trunk=target), died)
 
 
 def _with_address(before: Diagnosis, place: Path, address: str) -> Diagnosis:
@@ -118,7 +137,7 @@ def _tried(
     before: Diagnosis, trunk: Model | None, engine: str, threads: int | None, say: Say | None
 ) -> Diagnosis:
     """The diagnosis with what an engine says of eh_proj."""
-    from ..diagnosis.anatomy import Anatomy
+    from ..block.anatomy import Anatomy
     from ..measure.swapped_halves import try_halves
 
     if before.model is None or before.remote:

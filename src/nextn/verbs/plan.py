@@ -7,9 +7,10 @@ from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
-from ..block.model import Block, block_layers
+from ..block.anatomy import Anatomy
+from ..block.model import Block
 from ..engines.xllamacpp import Xllamacpp
-from ..errors import EngineMissing, NextnError, UsageError
+from ..errors import EngineFailed, EngineMissing, NextnError, UsageError
 from ..gguf.files import Model, open_model
 from ..memory.account import Account, account
 from ..memory.answers import Machine, fits, longest_context, this_machine
@@ -45,7 +46,8 @@ def plan(
     one the block's size is taken from the family's table. `n_ctx` defaults to 8,192 or what the model was trained
     on. `engine=False` keeps to headers.
 
-    Raises UsageError, NoBlock, FormatError, IncompleteModel, StorageError, RemoteError, and with `run` EngineMissing.
+    Raises UsageError, NoBlock, FormatError, IncompleteModel, StorageError, RemoteError, and with `run` EngineMissing,
+    or EngineFailed when the engine dies before it has run anything.
     """
     say = heard(say)
     for what, value in (("n_ctx", n_ctx), ("n_parallel", n_parallel), ("n_max", n_max)):
@@ -68,7 +70,8 @@ def plan(
         setups = make_setups(opened, block, beside, scratch)
         found = _engine(engine, run, notes)
         machine = this_machine(gpu_memory_bytes)
-        rows = _Rows(found, settings, machine, scratch, trained, say).all(setups, run)
+        maker = _Rows(found, settings, machine, scratch, trained, say)
+        rows = maker.all(setups, run)
         if setups.block is not None and setups.block.kind == "family":
             notes.append("no donor is named: the block's size is its family's, at q8_0")
         if n_gpu_layers and found is not None and _no_gpu(rows):
@@ -76,7 +79,7 @@ def plan(
         title = None if found is None else f"{found.name} {found.version}"
         return MemoryPlan(
             opened, settings, machine, title, setups.block, tuple(rows), publishing(setups),
-            (*setups.notes, *notes), str(model),
+            (*setups.notes, *notes), str(model), maker.engine_died,
         )  # fmt: skip
 
 
@@ -113,7 +116,7 @@ def _block(donor: str | Path | None, sidecar: Model | None) -> Iterator[Callable
 
 def _found_sidecar(model: Model, notes: list[str]) -> Model | None:
     """The only sidecar beside a trunk-only model."""
-    if block_layers(list(model.tensors)):
+    if Anatomy.of(model).has_block:
         return None
     from ..inspection.model import inspect_model
 
@@ -134,7 +137,7 @@ def _engine(wanted: bool, needed: bool, notes: list[str]) -> Xllamacpp | None:
         return None
     try:
         return Xllamacpp.find()
-    except EngineMissing as error:
+    except (EngineMissing, EngineFailed) as error:
         if needed:
             raise
         notes.append(f"figures come from headers alone, compute buffers roughly: {error}")
@@ -149,6 +152,7 @@ class _Rows:
     ) -> None:
         self.engine, self.settings, self.machine, self.scratch = engine, settings, machine, scratch
         self.trained, self.say = trained, say
+        self.engine_died = False
 
     def all(self, setups: Setups, run: bool) -> list[SetupCost]:
         """One row a setup."""
@@ -192,5 +196,6 @@ class _Rows:
             real = setup if setup.is_there else self.maker.make(setup)
             return measure(self.engine, real, self.settings, prediction.sum("output_bytes"), self.scratch)
         except NextnError as error:
+            self.engine_died |= isinstance(error, EngineFailed) and error.signal is not None
             notes.append(f"not measured: {error}")
             return None

@@ -4,37 +4,30 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from ..errors import StorageError
+from ..schemas.base import Document, Documented
+from ..schemas.recover import Recover, RecoveredJournal
 from ..writing import recover as journals
 from ..writing.recover import Recovered
 
 
 @dataclass(frozen=True)
-class Recovery:
+class Recovery(Documented):
     """What was found beside a file or in a folder, and what became of it."""
 
     path: Path
     dry_run: bool
     journals: tuple[Recovered, ...]
 
-    def to_json(self) -> dict[str, Any]:
-        """JSON as in the schema of recover."""
-        return {
-            "version": 1,
-            "dry_run": self.dry_run,
-            "path": str(self.path),
-            "journals": [
-                {
-                    "path": str(each.journal),
-                    "verb": each.verb or None,
-                    "what": each.what,
-                    "files": [str(path) for path in each.files],
-                }
-                for each in self.journals
-            ],
-        }
+    @property
+    def document(self) -> Document:
+        """What --json prints."""
+        found = [
+            RecoveredJournal(str(each.journal), each.verb, each.what, [str(path) for path in each.files])
+            for each in self.journals
+        ]
+        return Recover(dry_run=self.dry_run, path=str(self.path), journals=found)
 
 
 def recover(path: str | Path, *, dry_run: bool = False) -> Recovery:

@@ -8,7 +8,7 @@ import shutil
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from ..errors import EngineMissing, UsageError
 from ..gguf.files import Model, open_model
@@ -17,13 +17,16 @@ if TYPE_CHECKING:
     from ..engines import Engine, LlamaServer
     from ..inspection.model import Inspection
 from ..discovery.sidecars import check_beside, find_sidecar
+from ..schemas.base import Documented, filled
+from ..schemas.base import Engine as EngineName
+from ..schemas.serve import Serve
 from ..tuned import TUNED_SUFFIX, Tuned, read_tuned
 
 ENGINES = ("llama-server", "xllamacpp", "ik")
 
 
 @dataclass(frozen=True)
-class Choice:
+class Choice(Documented):
     """How a model is served."""
 
     model: Path
@@ -47,23 +50,11 @@ class Choice:
         before = [f"{name}={shlex.quote(value)}" for name, value in self.env.items()]
         return " ".join([*before, shlex.join(self.command)])
 
-    def to_json(self) -> dict[str, Any]:
-        """JSON as in the schema of serve."""
-        return {
-            "version": 1,
-            "kind": "serve",
-            "model": str(self.model),
-            "layout": self.layout,
-            "sidecar": None if self.sidecar is None else str(self.sidecar),
-            "n_max": self.n_max,
-            "p_min": self.p_min,
-            "threads": self.threads,
-            "engine": {"name": self.engine, "version": self.engine_version},
-            "command": list(self.command),
-            "env": dict(self.env),
-            "shell": self.shell,
-            "notes": list(self.notes),
-        }
+    @property
+    def document(self) -> Serve:
+        """What --json prints."""
+        return filled(Serve, self, engine=EngineName(self.engine, self.engine_version))
+
 
 
 def choose(
@@ -159,7 +150,7 @@ def _layout(seen: Inspection, sidecar: str | Path | None, engine: Engine, notes:
     model, name = seen.model, seen.model.entry.name
     family = FAMILIES.get(seen.architecture)
     on_ik = engine.name.startswith("ik")
-    words = (family.runs_on or {}).get("ik_llama.cpp", "") if family and on_ik else ""
+    words = family.runs_on.get("ik_llama.cpp", "") if family and on_ik else ""
     takes_sidecar = not on_ik or ("sidecar" in words and "no sidecar" not in words)
     if words and not words.startswith("bundled"):
         notes.append(f"ik_llama.cpp and '{seen.architecture}': {words}")

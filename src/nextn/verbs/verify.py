@@ -13,6 +13,8 @@ from ..measure.control import make_control
 from ..measure.file_check import FileReport, check_files
 from ..measure.target import MeasuredModel, open_target
 from ..progress import Say, heard
+from ..schemas.base import Documented, filled
+from ..schemas.verify import Verify
 from ..sources.ranges import Reader
 
 if TYPE_CHECKING:
@@ -24,7 +26,7 @@ MANY_PROBLEMS = 3
 
 
 @dataclass(frozen=True)
-class Verdict:
+class Verdict(Documented):
     """What verifying showed."""
 
     model: Path
@@ -36,24 +38,14 @@ class Verdict:
     engine: EngineReport | None
     notes: tuple[str, ...] = field(default=())
 
-    def to_json(self) -> dict[str, Any]:
-        """JSON as in the schema of verify."""
-        seen = self.engine.to_json() if self.engine is not None else {}
-        return {
-            "same_text": None,
-            "acceptance": {},
-            "control": None,
-            "divergences": [],
-            **seen,
-            "version": 1,
-            "verdict": self.verdict,
-            "reasons": list(self.reasons),
-            "notes": list(self.notes),
-            "model": str(self.model),
-            "sidecar": None if self.sidecar is None else str(self.sidecar),
-            "trunk": None if self.trunk is None else str(self.trunk),
-            "files": self.files.to_json(),
-        }
+    @property
+    def document(self) -> Verify:
+        """What --json prints."""
+        seen: dict[str, Any] = {"same_text": None, "acceptance": {}, "control": None, "divergences": []}
+        if self.engine is not None:
+            seen = self.engine.documented
+        return filled(Verify, self, **{**seen, "verdict": self.verdict, "reasons": self.reasons})
+
 
 
 def verify(
@@ -74,7 +66,8 @@ def verify(
 
     The engine is `engine`, or the server binary `llama_server`, or xllamacpp. Raises NoBlock when there is
     nothing to verify, EngineMissing without an engine, and what opening files raises. A model that the engine
-    refuses is no exception but a failed verdict.
+    refuses with MTP only is no exception but a failed verdict; an engine that dies, or refuses it without MTP too,
+    leaves the verdict open.
     """
     say = heard(say)
     original = None if trunk is None else open_model(trunk)

@@ -26,7 +26,7 @@ from ..sources.ranges import Meter, Reader
 from . import journal as journals
 from .execute import SLACK_BYTES, Outcome, Run, write_segment
 from .guards import check_unused
-from .journal import FULL, NONE, SHIFTING, Bare, Journal, State
+from .journal import FULL, NONE, SHIFTING, Bare, Journal, State, Verb
 from .plan import Change, Plan
 from .ranges import data_map
 from .recover import locked, unfinished
@@ -66,7 +66,8 @@ def change_files(plan: Plan, *, progress: Progress | None = None, system: System
         attaches = plan.changes[-1].header is not None
         files = [Bare.of(change, os.fstat(fd).st_ino) for change, fd in zip(plan.changes, fds, strict=True)]
         states = [_first_state(change) for change in plan.changes]
-        record = journals.create(plan.changes[-1].path.parent, plan.verb, files, states, system)
+        verb: Verb = "attach" if attaches else "detach"
+        record = journals.create(plan.changes[-1].path.parent, verb, files, states, system)
         try:
             if attaches:
                 _attach(run, plan.changes[-1], record, fds[-1])

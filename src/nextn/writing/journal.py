@@ -19,7 +19,7 @@ import struct
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal, TypeAlias, get_args
 
 from ..errors import StorageError
 from ..workfile import At, Folder
@@ -32,6 +32,7 @@ SUFFIX = ".nextn-journal"
 MAGIC = b"NXTNJRN1"
 MAX_BYTES = 1 << 30  # headers have at most 256 MB; a longer journal is not one of ours
 SPARE_BYTES = 64 << 10  # written ahead for records of states
+Verb: TypeAlias = Literal["attach", "detach"]
 NONE, SHIFTING, FULL = "none", "shifting", "full"
 
 
@@ -83,7 +84,7 @@ class Journal:
     folder: Path
     name: str
     fd: int
-    verb: str
+    verb: Verb
     files: tuple[Bare, ...]
     states: list[State]
     end: int  # where the next record goes
@@ -118,7 +119,7 @@ def _record(payload: bytes) -> bytes:
     return struct.pack("<Q", len(payload)) + payload + hashlib.sha256(payload).digest()
 
 
-def first_bytes(verb: str, files: Sequence[Bare], states: Sequence[State]) -> bytes:
+def first_bytes(verb: Verb, files: Sequence[Bare], states: Sequence[State]) -> bytes:
     """A journal as it is before anything is changed, spare room not counted."""
     place, table = 0, []
     for bare, state in zip(files, states, strict=True):
@@ -137,7 +138,7 @@ def first_bytes(verb: str, files: Sequence[Bare], states: Sequence[State]) -> by
     return MAGIC + _record(b"".join([struct.pack("<Q", len(text)), text, *(bare.head for bare in files)]))
 
 
-def create(folder: Path, verb: str, files: Sequence[Bare], states: Sequence[State], system: System) -> Journal:
+def create(folder: Path, verb: Verb, files: Sequence[Bare], states: Sequence[State], system: System) -> Journal:
     """A new journal; it is whole and on disk when it appears. Raises OutputExists, NoSpace, StorageError."""
     name = journal_name(files[-1].name)
     write_file(folder / name, first_bytes(verb, files, states) + bytes(SPARE_BYTES), system)
@@ -179,7 +180,7 @@ def open_journal(path: Path, name: str, *, write: bool) -> Journal:
         raise
 
 
-def _parse(data: bytes, path: Path) -> tuple[str, tuple[Bare, ...], list[State], int]:
+def _parse(data: bytes, path: Path) -> tuple[Verb, tuple[Bare, ...], list[State], int]:
     if data[: len(MAGIC)] != MAGIC or (first := _payload(data, len(MAGIC))) is None:
         raise TornJournal
     payload, end = first
@@ -199,7 +200,9 @@ def _parse(data: bytes, path: Path) -> tuple[str, tuple[Bare, ...], list[State],
             size, room = int(entry["size_bytes"]), int(entry["room"])
             files.append(Bare(name, int(entry["inode"]), size, heads[start:stop], room, tail))
             states.append(State.from_json(entry["state"]))
-        verb = str(table["verb"])
+        verb: Verb = table["verb"]
+        if verb not in get_args(Verb):
+            raise ValueError("verb")
         while (found := _payload(data, end)) is not None:
             note = json.loads(found[0])
             states[int(note["file"])] = State.from_json(note)

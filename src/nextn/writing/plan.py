@@ -10,9 +10,10 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from enum import Enum
 from pathlib import Path
-from typing import Any, TypeAlias
+from typing import TypeAlias
 
 from ..gguf.types import TensorType
+from ..schemas.written import ByteRange, Kind, WrittenFile
 from ..sources.ranges import CHUNK_BYTES, FileRange
 from ..sources.rows import CHUNK_ELEMENTS, RowSource
 from ..workfile import Stamp
@@ -269,68 +270,55 @@ class Plan:
         parsed = 2 * (self.header_bytes - self.json_bytes) + JSON_MEMORY_FACTOR * self.json_bytes
         return BASE_MEMORY_BYTES + parsed + 2 * headers + chunk
 
-    def to_json(self) -> dict[str, Any]:
-        """What `--dry-run --json` prints, without version."""
-        return {
-            "verb": self.verb,
-            "layout": self.layout,
-            "entry": str(self.entry),
-            "sidecar": None if self.sidecar is None else str(self.sidecar),
-            "bytes_read": self.bytes_read,
-            "bytes_written": self.bytes_written,
-            "bytes_linked": self.bytes_linked,
-            "peak_memory_bytes": self.peak_memory_bytes,
-            "files": [
-                {
-                    "path": str(self.folder / out.name),
-                    "size_bytes": out.size_bytes,
-                    "how": "link" if isinstance(out, Link) else "write",
-                    "source": str(out.source) if isinstance(out, Link) else None,
-                    "ranges": _ranges(out),
-                }
-                for out in self.outputs
-            ]
-            + [
-                {
-                    "path": str(change.path),
-                    "size_bytes": change.size_after,
-                    "how": "change",
-                    "source": None,
-                    "ranges": _changed_ranges(change),
-                }
-                for change in self.changes
-            ],
-            "steps": list(self.steps),
-            "notes": list(self.notes),
-        }
+    @property
+    def written_files(self) -> list[WrittenFile]:
+        """The outputs as documents show them."""
+        new = [
+            WrittenFile(
+                path=str(self.folder / out.name),
+                size_bytes=out.size_bytes,
+                how="link" if isinstance(out, Link) else "write",
+                source=str(out.source) if isinstance(out, Link) else None,
+                ranges=_ranges(out),
+            )
+            for out in self.outputs
+        ]
+        return new + [
+            WrittenFile(
+                path=str(change.path), size_bytes=change.size_after, how="change", source=None,
+                ranges=_changed_ranges(change),
+            )
+            for change in self.changes
+        ]  # fmt: skip
 
 
-def _ranges(out: NewFile | Link) -> list[dict[str, Any]]:
-    """The file's byte ranges in order, neighbours of one kind joined: "linked", "copied", "block" or "new"."""
+def _ranges(out: NewFile | Link) -> list[ByteRange]:
+    """The file's byte ranges in order, neighbours of one kind joined."""
     if isinstance(out, Link):
-        return [{"what": "linked", "size_bytes": out.size_bytes}]
-    found: list[dict[str, Any]] = []
+        return [ByteRange("linked", out.size_bytes)]
+    found: list[ByteRange] = []
     for segment in out.segments:
-        kind = "copied" if isinstance(segment, Copy) else "block" if isinstance(segment, Carry | Convert) else "new"
+        of_block = isinstance(segment, Carry | Convert)
+        kind: Kind = "copied" if isinstance(segment, Copy) else "block" if of_block else "new"
         size = segment.size_bytes
         if isinstance(segment, NewBytes) and not segment.data.strip(b"\0") and found:
-            kind = found[-1]["what"]  # padding belongs to what it pads
-        if found and found[-1]["what"] == kind:
-            found[-1]["size_bytes"] += size
+            kind = found[-1].what  # padding belongs to what it pads
+        if found and found[-1].what == kind:
+            found[-1] = ByteRange(kind, found[-1].size_bytes + size)
         else:
-            found.append({"what": kind, "size_bytes": size})
+            found.append(ByteRange(kind, size))
     return found
 
 
-def _changed_ranges(change: Change) -> list[dict[str, Any]]:
-    """The changed file's byte ranges in order: "new" (the header), "kept", "block"."""
+def _changed_ranges(change: Change) -> list[ByteRange]:
+    """The changed file's byte ranges in order."""
     header = change.header
     head = len(change.bare_head) if header is None else header.size_bytes
     if header is None:
-        found = [("new", head), ("kept", change.bare_size - head)]
+        found = [ByteRange("new", head), ByteRange("kept", change.bare_size - head)]
     else:
         block = sum(segment.size_bytes for segment in change.segments)
         kept = change.block_at + change.room - head
         rest = change.size_after - head - kept - block
-        found = [("new", head), ("kept", kept), ("block", block), ("kept", rest)]
-    return [{"what": what, "size_bytes": size} for what, size in found if size]
+        found = [ByteRange("new", head), ByteRange("kept", kept), ByteRange("block", block), ByteRange("kept", rest)]
+    return [each for each in found if each.size_bytes]

@@ -8,12 +8,13 @@ import os
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Literal
 
 from ..errors import InPlaceRefused, StorageError
 from ..gguf.header import MAGIC
 from . import journal as journals
 from .guards import check_unused
-from .journal import Journal, TornJournal
+from .journal import Journal, TornJournal, Verb
 from .leftovers import clean
 from .restore import restore
 from .system import System, explained
@@ -25,8 +26,8 @@ class Recovered:
 
     journal: Path
     files: tuple[Path, ...]
-    verb: str  # of the interrupted change
-    what: str  # "undone", "finished", or for a torn journal "removed"
+    verb: Verb | None  # of the interrupted change; None: the journal is torn
+    what: Literal["undone", "finished", "removed"]  # removed: a torn journal
 
 
 @dataclass(frozen=True)
@@ -35,7 +36,7 @@ class Unfinished:
 
     journal: Path
     files: tuple[Path, ...]
-    verb: str
+    verb: Verb
     running: bool  # the run that wrote it is alive
 
     def sentence(self) -> str:
@@ -154,7 +155,7 @@ def recover(path: Path, *, system: System | None = None, dry_run: bool = False) 
 
 def _recover(folder: Path, seen: Journal, system: System, *, dry_run: bool) -> list[Recovered]:
     paths = [folder / bare.name for bare in seen.files]
-    what = "undone" if seen.verb == "attach" else "finished"
+    what: Literal["undone", "finished"] = "undone" if seen.verb == "attach" else "finished"
     with locked(paths, [bare.inode for bare in seen.files]) as fds:
         try:
             record = journals.open_journal(folder, seen.name, write=not dry_run)
@@ -185,4 +186,4 @@ def _drop_torn(folder: Path, name: str, system: System, *, dry_run: bool) -> lis
             )
     if not dry_run:
         journals.remove(path, system)
-    return [Recovered(path, (), "", "removed")]
+    return [Recovered(path, (), None, "removed")]

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from ..errors import UsageError
 from ..progress import Progress
+from ..schemas import document_type
+from ..schemas.base import Document, Documented, filled
 from . import execute as new_files
 from . import in_place
 from .execute import Outcome
@@ -16,7 +17,7 @@ from .system import System
 
 
 @dataclass(frozen=True)
-class Result:
+class Result(Documented):
     """What a writing verb did, or with `dry_run` would do."""
 
     plan: Plan
@@ -56,21 +57,23 @@ class Result:
         made = tuple(self.plan.folder / out.name for out in self.plan.outputs)
         return made + tuple(change.path for change in self.plan.changes)
 
-    def to_json(self) -> dict[str, Any]:
-        """JSON as in the schema of attach, detach and extract."""
+    @property
+    def document(self) -> Document:
+        """What --json prints."""
         done = self.outcome
-        return {
-            "version": 1,
-            "dry_run": done is None,
-            **self.plan.to_json(),
-            "bytes_read": self.bytes_read,
-            "wall_s": done.wall_s if done else 0.0,
-            "tensor_sha256": done.hashes if done else {},
-            "links": done.links if done else {},
-            "donor": self.donor.to_json() if self.donor else None,
-            "bytes_downloaded": self.bytes_downloaded,
-            "bytes_to_download": self.bytes_to_download,
-        }
+        return filled(
+            document_type(self.plan.verb),
+            self.plan,
+            dry_run=done is None,
+            files=self.plan.written_files,
+            bytes_read=self.bytes_read,
+            wall_s=done.wall_s if done else 0.0,
+            tensor_sha256=done.hashes if done else {},
+            links=done.links if done else {},
+            donor=self.donor,
+            bytes_downloaded=self.bytes_downloaded,
+            bytes_to_download=self.bytes_to_download,
+        )
 
 
 def check(plan: Plan) -> None:
@@ -103,10 +106,6 @@ class DonorInfo:
     revision: str | None  # the commit
     sha256: str | None  # of the block's source bytes (see `fingerprint`); None after a dry run
     why: str | None = None  # how it was chosen; None: it was named
-
-    def to_json(self) -> dict[str, Any]:
-        """JSON as in the schema of attach and extract."""
-        return {"name": self.name, "revision": self.revision, "sha256": self.sha256, "why": self.why}
 
 
 def link_mode(name: str | LinkMode) -> LinkMode:

@@ -1,0 +1,24 @@
+"""`nextn cache --json`."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+from .base import Bytes, Document, Part, doc
+
+
+class KeptModel(Part):
+    """Parts of one version of one remote source."""
+
+    name: Annotated[str, doc("hf:ORG/NAME@COMMIT, or the address")]
+    path: Annotated[str, doc("the folder that holds it")]
+    size_bytes: Annotated[Bytes, doc("what it takes on disk")]
+    used: Annotated[str, doc("when it was last written to, UTC, as 2026-01-31T23:59:59Z")]
+
+
+class Cache(Document, tag="cache", kw_only=True):
+    """What is kept of remote models."""
+
+    folder: str
+    freed_bytes: Annotated[Bytes, doc("with --clear: what was removed")]
+    entries: Annotated[list[KeptModel], doc("what is kept; with --clear: what was left, since another run uses it")]
