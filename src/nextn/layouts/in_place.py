@@ -38,7 +38,7 @@ class _Undo:
     n_tensors: int
     room: int
     tail: Tail | None
-    dropped: tuple[tuple[int, str], ...]  # place among the original's pairs, base64 of the pair
+    dropped: tuple[tuple[int, str | int], ...]  # place among the original's pairs; base64 of the pair, size of padding
     padding: str  # base64 of what lay between header and data, "" for zeros
 
     def to_json(self) -> dict[str, Any]:
@@ -54,7 +54,7 @@ class _Undo:
     def from_json(cls, note: dict[str, Any]) -> _Undo:
         """The note of a header. Raises ValueError, KeyError, TypeError."""
         tail = None if note["tail"] is None else Tail(*map(int, note["tail"]))
-        dropped = tuple((int(i), str(raw)) for i, raw in note["dropped"])
+        dropped = tuple((int(i), raw if isinstance(raw, int) else str(raw)) for i, raw in note["dropped"])
         n_head, digest = note["head"]
         return cls(
             int(note["size"]), int(n_head), str(digest), int(note["tensors"]), int(note["room"]), tail, dropped,
@@ -63,12 +63,19 @@ class _Undo:
 
     def head(self, new: Header, replaced: dict[str, KV], added: set[str]) -> bytes | None:
         """The original's header, or None when the new one is not what an attach had made of it."""
+        sizes = [raw for _, raw in self.dropped if isinstance(raw, int)]
+        if not 0 <= self.n_tensors <= len(new.tensors) or max([self.head_bytes, *sizes]) > new.data_offset:
+            return None  # not what an attach notes, which only ever makes a header longer
         kvs = [replaced.get(kv.key, kv) for kv in new.kvs if kv.key not in added and kv.key not in metadata.OWN_KEYS]
-        for i, raw in self.dropped:
-            kvs.insert(i, metadata.parse_kv(base64.b64decode(raw)))
+        try:
+            for i, raw in self.dropped:
+                padding = metadata.padding_kv(raw) if isinstance(raw, int) else None
+                kvs.insert(i, padding or metadata.parse_kv(base64.b64decode(str(raw))))
+            behind = base64.b64decode(self.padding)
+        except (ValueError, FormatError):
+            return None
         data = build_header(kvs, new.tensors[: self.n_tensors], version=new.version, alignment=1)
-        padding = base64.b64decode(self.padding) or bytes(max(self.head_bytes - len(data), 0))
-        data += padding
+        data += behind or bytes(max(self.head_bytes - len(data), 0))
         return data if hashlib.sha256(data).hexdigest() == self.head_sha256 else None
 
 
@@ -214,13 +221,18 @@ def _undo_of(file: GGUFFile, head: bytes, kvs: Sequence[KV], room: int, tail: Ta
         len(header.tensors),
         room,
         tail,
-        tuple(
-            (i, base64.b64encode(bytes(kv.raw)).decode())
-            for i, kv in enumerate(header.kvs)
-            if kv.key in metadata.OWN_KEYS
-        ),
+        tuple((i, _dropped(kv)) for i, kv in enumerate(header.kvs) if kv.key in metadata.OWN_KEYS),
         base64.b64encode(padding).decode() if padding.strip(b"\0") else "",
     )
+
+
+def _dropped(kv: KV) -> str | int:
+    """A pair as the note holds it. Padding is noted by its size: it is to be room, not to be kept."""
+    if kv.key == metadata.PADDING and kv.size_bytes >= metadata.padding_least():
+        same = metadata.padding_kv(kv.size_bytes)
+        if same.same_as(kv):
+            return kv.size_bytes
+    return base64.b64encode(bytes(kv.raw)).decode()
 
 
 def _tail_behind(file: GGUFFile, bare_end: int, block_end: int) -> Tail | None:
@@ -299,7 +311,7 @@ def plan_detach(model: Model, room: Room) -> Plan:
     if not trunk.seen.blocks:
         raise NoBlock(f"{model.entry}: there is no MTP block in this model, so there is nothing to take off.")
     notes: list[str] = []
-    own = _restored(model, room, notes)
+    own = _restored(trunk, room, notes)
     changes = (own,) if own is not None else _cut(trunk)
     return Plan(
         verb="detach",
@@ -315,29 +327,41 @@ def plan_detach(model: Model, room: Room) -> Plan:
     )
 
 
-def _restored(model: Model, room: Room, notes: list[str]) -> Change | None:
+def _restored(trunk: TrunkOf, room: Room, notes: list[str]) -> Change | None:
     """The change back to the file that nextn attached to, or None when that is not known."""
-    file = model.files[0]
+    file = trunk.seen.model.files[0]
     found = _note_of(file.header)
     if found is None:
         return None
     undo, replaced, added = found
-    data = undo.head(file.header, replaced, added)
-    tail = undo.tail
-    bare_data = undo.head_bytes if undo.n_tensors else 0
-    sound = data is not None and undo.size_bytes < file.size_bytes and (
-        not undo.n_tensors or file.header.data_offset == bare_data + undo.room
-    )  # fmt: skip
-    if not sound or data is None:
+    data, tail = undo.head(file.header, replaced, added), undo.tail
+    if data is None or not _is_sound(undo, file, trunk):
         notes.append("the header was changed since the block was attached: the original is not restored byte for byte")
         return None
-    if undo.room and room.grain is None:
+    if undo.room and (room.grain is None or undo.room % room.grain):
         notes.append(
             f"this file system cannot take the {undo.room:,} bytes of room out again: they stay as padding, and the "
             "file is not byte for byte the one it was"
         )
         return None
     return Change(file.path.resolve(), file.size_bytes, _head_of(file), undo.size_bytes, data, undo.room, tail)
+
+
+def _is_sound(undo: _Undo, file: GGUFFile, trunk: TrunkOf) -> bool:
+    """Whether the file that a note leads back to holds the whole trunk, and the rest of this one is the block."""
+    infos, tail = file.header.tensors, undo.tail
+    kept, gone = infos[: undo.n_tensors], infos[undo.n_tensors :]
+    if not all(map(trunk.keeps, kept)) or any(map(trunk.keeps, gone)) or not gone:
+        return False
+    if kept and file.header.data_offset != undo.head_bytes + undo.room:
+        return False
+    end = max((file.tensor_range(info)[1] - undo.room for info in kept), default=undo.head_bytes)
+    if not end <= undo.size_bytes < file.size_bytes:
+        return False
+    if tail is None:
+        return True
+    in_order = end <= tail.bare_at <= tail.bare_at + tail.size_bytes == undo.size_bytes <= tail.block_at
+    return in_order and tail.block_at + tail.size_bytes + undo.room == file.size_bytes
 
 
 def _cut(trunk: TrunkOf) -> tuple[Change, ...]:
