@@ -6,7 +6,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
 
-from ..errors import ChangeUnfinished, StorageError, UsageError
+from ..errors import ChangeUnfinished, UsageError
 from ..gguf.files import Model
 from ..layouts.options import Room
 from ..progress import Say, heard
@@ -15,6 +15,7 @@ from ..writing.guards import check_own_file
 from ..writing.plan import Plan
 from ..writing.ranges import grain_of
 from ..writing.recover import recover, unfinished
+from ..writing.system import explained
 
 Confirm = Callable[[Plan], None]
 """Called with the plan before a file is changed in place; raises to stop."""
@@ -49,12 +50,10 @@ def check_files(paths: Sequence[Path], *, all_links: bool) -> None:
 
 
 def room_for(path: Path) -> Room:
-    """What can be done for a longer header of a file (links followed). Raises StorageError."""
+    """What can be done for a longer header of a file (links followed). Raises NoSpace, StorageError."""
     folder = path.resolve().parent
-    try:
+    with explained(folder, "create a file in the folder"):
         return Room(grain_of(folder))
-    except OSError as error:
-        raise StorageError(f"{folder}: cannot create a file in the folder: {error.strerror}.") from error
 
 
 def named(plan: Plan, model: Model) -> Plan:

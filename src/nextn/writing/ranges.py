@@ -62,7 +62,7 @@ def grain_of(folder: Path) -> int | None:
     """The size in bytes that ranges inserted into files of this folder must be a multiple of.
 
     None where none can be inserted. Found by trying, on a file that has no name. Raises OSError for a folder that
-    cannot be written to.
+    cannot be written to, and on a full disk.
     """
     if _fallocate() is None or not hasattr(os, "O_TMPFILE"):
         return None
@@ -81,6 +81,8 @@ def grain_of(folder: Path) -> int | None:
                 collapse_range(fd, 0, grain)
                 return grain
             except OSError as error:
+                if error.errno in (errno.ENOSPC, errno.EDQUOT):
+                    raise
                 if error.errno != errno.EINVAL:
                     return None
         return None
