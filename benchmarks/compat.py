@@ -159,7 +159,7 @@ def made(trunk: Path, donor: Path, arch: str, layout: str, out: Path) -> tuple[P
     for_engine = "ik" if layout.startswith("ik-") else None
     if kind == "shards":  # of a set: the tests' trunks are single files
         trunk = in_two(trunk, out.parent / f"{trunk.stem} set")
-    result = nextn.attach(trunk, donor, layout=kind, draft_head=head, for_engine=for_engine, out=out)
+    result = nextn.attach(trunk, donor, layout=kind, draft_head=head, for_engine=for_engine, out=out, remember=False)
     return result.entry, result.sidecar
 
 

@@ -52,7 +52,7 @@ def sums(totals: dict[str, Any]) -> dict[str, int]:
 
 def main() -> int:
     import nextn
-from nextn.schemas.base import plain
+    from nextn.schemas.base import plain
 
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--json", type=Path)

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import atexit
 import importlib.util
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -45,11 +47,25 @@ CHECKPOINT = DEMO / "tiny-qwen35-mtp"
 Q4 = DEMO / "tiny-qwen35-Q4_K_M.gguf"
 
 
+# What tests keep for a user goes into a folder of each test's own, and of the session's for fixtures that outlive one.
+os.environ["NEXTN_DATA"] = tempfile.mkdtemp(prefix="nextn-test-data-")
+atexit.register(shutil.rmtree, os.environ["NEXTN_DATA"], ignore_errors=True)
+
+
+@pytest.fixture(autouse=True)
+def own_data(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Sidecars that are noted down by one test are not found by another."""
+    monkeypatch.setenv("NEXTN_DATA", str(tmp_path_factory.mktemp("data")))
+
+
 def mounted(disk: Path | None) -> Path:
     """A small disk of a test's own: only root may mount one, and CI is root."""
     need("a tmpfs, which root alone may mount,", disk is not None)
     assert disk is not None
     return disk
+
+
+RANGES = "a file system that inserts ranges (ext4, XFS), or root to mount one,"
 
 
 def need(what: str, there: bool) -> None:
@@ -99,6 +115,7 @@ def run_nextn(hub: HubServer, tmp_path: Path) -> Callable[..., subprocess.Comple
 
     def call(*args: object, **more: str) -> subprocess.CompletedProcess[str]:
         env = {name: value for name, value in os.environ.items() if not name.startswith(("HF_", "NEXTN_"))}
+        env["NEXTN_DATA"] = os.environ["NEXTN_DATA"]
         env |= {"HF_ENDPOINT": hub.endpoint, "HF_HOME": str(tmp_path / "hf"), "NEXTN_CACHE": str(tmp_path / "own")}
         command = [sys.executable, "-m", "nextn", *map(str, args)]
         return subprocess.run(command, env=env | more, capture_output=True, text=True, check=False, timeout=60)

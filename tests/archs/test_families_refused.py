@@ -9,7 +9,7 @@ import pytest
 from ggufmaker import arch_kvs, block_tensors, make, root_tensors, trunk_tensors
 
 import nextn
-from nextn.archs import LOADS_ONLY
+from nextn.archs.others import LOADS_ONLY
 from nextn.block.opening import open_donor
 from nextn.errors import NoBlock, UnsupportedModel
 from nextn.gguf.files import open_model

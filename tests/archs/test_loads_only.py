@@ -13,7 +13,7 @@ from sick import rewrite
 
 import nextn
 from conftest import TRUNKS, need
-from nextn.archs import LOADS_ONLY
+from nextn.archs.others import LOADS_ONLY
 from nextn.engines import find_engine
 from nextn.engines.base import Launch
 from nextn.errors import UnsupportedModel

@@ -308,7 +308,9 @@ def test_unsupported_trunk(world: World) -> None:
 
 def test_unsupported_checkpoint(world: World) -> None:
     world.config(architectures=["LlamaForCausalLM"])
-    world.attach(16, r"does not know the model class LlamaForCausalLM \(it knows .*Qwen3_5ForCausalLM")
+    world.attach(16, r"no MTP block was ever published for Llama 1 to 3")
+    world.config(architectures=["UnheardOfForCausalLM"], model_type="unheard_of")
+    world.attach(16, r"does not know the model class UnheardOfForCausalLM")
 
 
 @pytest.mark.parametrize("layout", ["bundle", "sidecar"])

@@ -21,7 +21,7 @@ from ggufmaker import (
     write_set,
 )
 
-from conftest import DATA
+from conftest import DATA, TinyModels
 from nextn.errors import FormatError, NextnError
 from nextn.inspection.model import Inspection, inspect
 
@@ -281,9 +281,9 @@ def test_a_sidecar_with_another_name(tmp_path: Path) -> None:
     assert problem(found) == "the file name of this sidecar does not contain 'mtp-'."
 
 
-def test_sidecars_beside_a_trunk(tmp_path: Path) -> None:
-    """Those of the same architecture and hidden size, whatever else lies there."""
-    look(tmp_path, arch_kvs(3, 1), SIDECAR, "mtp-M.gguf")
+def test_sidecars_beside_a_trunk(tiny_models: TinyModels, tmp_path: Path) -> None:
+    """Those whose block an engine drafts with, whatever else lies there."""
+    (tmp_path / "mtp-M.gguf").symlink_to(tiny_models.sidecar)
     look(tmp_path, arch_kvs(3, 1, arch="qwen3next"), SIDECAR, "mtp-other-arch.gguf")
     look(tmp_path, arch_kvs(3, 1, hidden=16), SIDECAR, "mtp-other-size.gguf")
     look(tmp_path, arch_kvs(2), TRUNK, "mtp-no-block.gguf")
@@ -291,10 +291,15 @@ def test_sidecars_beside_a_trunk(tmp_path: Path) -> None:
     (tmp_path / "mtp-dangling.gguf").symlink_to("nowhere")
     (tmp_path / "mtp-folder.gguf").mkdir()
     os.mkfifo(tmp_path / "mtp-pipe.gguf")
-    found = look(tmp_path, arch_kvs(2), TRUNK)
+    (tmp_path / "M.gguf").symlink_to(tiny_models.trunk)
+    found = inspect(tmp_path / "M.gguf")
     assert found.sidecars == (tmp_path / "mtp-M.gguf",)
     assert found.runs_on["llama.cpp"].startswith("drafts with the sidecar beside it (-md)")
     assert found.to_json()["sidecars"] == [str(tmp_path / "mtp-M.gguf")]
+    assert found.hints[0] == "the sidecar mtp-M.gguf lies beside it"
+    assert [hint.split(" is no sidecar of it: ")[0] for hint in found.hints[1:]] == [
+        "mtp-damaged.gguf", "mtp-no-block.gguf", "mtp-other-arch.gguf", "mtp-other-size.gguf",
+    ]  # fmt: skip
 
 
 def test_a_trunk_is_not_its_own_sidecar(tmp_path: Path) -> None:

@@ -3,18 +3,19 @@
 from __future__ import annotations
 
 import importlib.util
+import json
 import os
 import shutil
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
 from changes import TAIL, foreign, foreign_set, padded, tensors_of
-from faults import content, giant, listing, small_disk
+from faults import content, giant, listing, ranged_disk, small_disk
 
 import nextn
-from conftest import CHECKPOINT, Q4, TRUNKS, mounted, need
+from conftest import CHECKPOINT, Q4, RANGES, TRUNKS, mounted, need
 from nextn.block.anatomy import Anatomy
 from nextn.block.opening import open_donor
 from nextn.engines import find_engine
@@ -23,7 +24,7 @@ from nextn.errors import EngineRefused, InPlaceRefused, NoBlock, UsageError
 from nextn.gguf.files import Model, open_model
 from nextn.gguf.header import TensorInfo, build_header, header_size, pad_to
 from nextn.gguf.kv import KV
-from nextn.layouts import in_place, metadata
+from nextn.layouts import in_place_detach, metadata
 from nextn.layouts.attach import plan_attach
 from nextn.layouts.detach import trunk_of
 from nextn.layouts.options import AttachOptions, Room, least_room
@@ -33,10 +34,12 @@ PROMPTS = ["def read(self):\n", "import os\n\ndef walk(path):\n    for name in o
 
 
 @pytest.fixture
-def here(tmp_path: Path) -> Path:
+def here(tmp_path: Path) -> Iterator[Path]:
     """A folder on a file system that inserts ranges."""
-    need("a file system that inserts ranges (ext4, XFS)", grain_of(tmp_path) is not None)
-    return tmp_path
+    with ranged_disk(tmp_path / "here") as found:
+        need(RANGES, found is not None)
+        assert found is not None
+        yield found
 
 
 def whole(model: Model) -> dict[str, bytes]:
@@ -78,13 +81,13 @@ def test_a_detach_gives_back_the_very_bytes(here: Path, kind: str, alignment: in
     opened = open_model(model)
     assert opened.header.data_offset % alignment == 0
     assert [infos.offset % alignment for infos in opened.header.tensors] == [0] * len(opened.header.tensors)
-    assert made.plan.changes[0].room % max(alignment, 4096) == 0
+    assert made.plan.changes[0].room % max(alignment, grain_of(here) or 0) == 0
     assert (made.plan.changes[0].room == 0) == (kind == "padded")
     assert model.stat().st_size == made.plan.changes[0].size_after
     assert nextn.inspect(model).problems == ()
     nextn.detach(model, in_place=True)
     assert model.read_bytes() == before
-    assert listing(here) == ["m.gguf"]
+    assert [name for name in listing(here) if name != "lost+found"] == ["m.gguf"]
 
 
 def test_a_set_is_changed_in_its_first_file_only(here: Path, checkpoints: Callable[[str], Path]) -> None:
@@ -319,6 +322,34 @@ def test_the_plan_of_a_detach_is_pure(here: Path) -> None:
     model = Path(shutil.copy(Q4, here / "m.gguf"))
     nextn.attach(model, CHECKPOINT, layout="in-place")
     before = model.read_bytes()
-    plan = in_place.plan_detach(open_model(model), Room(4096))
+    plan = in_place_detach.plan_detach(open_model(model), Room(4096))
     assert plan.changes[0].bare_head == Q4.read_bytes()[: len(plan.changes[0].bare_head)]
     assert plan.steps and model.read_bytes() == before
+
+
+@pytest.mark.parametrize("field", ["size", "head", "tensors", "room", "dropped", "padding", "tail", "all"])
+def test_a_note_that_does_not_lead_back_is_not_followed(here: Path, field: str) -> None:
+    """A header that was edited: the block is cut off all the same, and the trunk is whole."""
+    model = Path(shutil.copy(Q4, here / "m.gguf"))
+    nextn.attach(model, CHECKPOINT, layout="in-place")
+    opened = open_model(model)
+    note = json.loads(opened.header.get(metadata.UNDO))
+    wrong = {
+        "size": 100, "head": [1 << 40, "0" * 64], "tensors": 3, "room": 8192, "dropped": [[0, 1 << 40]],
+        "padding": "no base64", "tail": [5, 5, 5],
+    }  # fmt: skip
+    if field == "all":
+        note["in_place"] = "nonsense"
+    else:
+        note["in_place"][field] = wrong[field]
+    text = json.dumps(note, separators=(",", ":"))
+    kvs = [kv.with_value(text) if kv.key == metadata.UNDO else kv for kv in opened.kvs if kv.key != metadata.PADDING]
+    gap = opened.header.data_offset - header_size(kvs, opened.header.tensors)
+    data = build_header([*kvs, metadata.padding_kv(gap)], opened.header.tensors)
+    assert len(data) == opened.header.data_offset
+    with model.open("r+b") as file:
+        file.write(data)
+    done = nextn.detach(model, in_place=True)
+    assert whole(open_model(model)) == whole(open_model(Q4))
+    assert done.plan.changes[0].room == 0 and nextn.inspect(model).problems == ()
+    assert field == "all" or any("not restored byte for byte" in note for note in done.plan.notes)

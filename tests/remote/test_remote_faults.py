@@ -16,8 +16,10 @@ from conftest import CHECKPOINT
 from nextn.block.from_checkpoint import block_from_checkpoint
 from nextn.errors import FormatError, NextnError, RemoteError
 from nextn.remote.address import HubSource, UrlSource, parse_source
-from nextn.remote.http import NotThere, Options, retry_after
+from nextn.remote.headers import retry_after
+from nextn.remote.http import Options
 from nextn.remote.model import Remote, open_remote
+from nextn.remote.target import NotThere
 from nextn.sources.checkpoint import open_checkpoint
 from nextn.sources.ranges import FileRange
 

@@ -227,6 +227,7 @@ def test_memory_stays_at_some_chunks(name: str, monkeypatch: pytest.MonkeyPatch,
             assert n == 64 and peak < 3 * 4 * chunk + (64 << 10), (n, peak)
 
 
+@pytest.mark.engine
 @pytest.mark.parametrize(
     ("name", "type", "kind"),
     [

@@ -16,7 +16,7 @@ from nextn.block.opening import open_donor
 from nextn.gguf.files import Model, open_model, shard_name
 from nextn.gguf.header import TensorInfo, build_header, pad_to, place
 from nextn.gguf.kv import KV, edit
-from nextn.layouts import in_place, metadata
+from nextn.layouts import in_place_detach, metadata
 from nextn.layouts.attach import plan_attach
 from nextn.layouts.options import AttachOptions, Room
 from nextn.writing.plan import Plan
@@ -103,7 +103,7 @@ class Case:
     def plan(self) -> Plan:
         model = open_model(self.folder / self.model)
         if self.verb == "detach":
-            return in_place.plan_detach(model, self.room)
+            return in_place_detach.plan_detach(model, self.room)
         options = AttachOptions("in-place", room=self.room)
         return plan_attach(model, open_donor(self.donor), options)
 

@@ -67,6 +67,7 @@ def run_all(
     """Name -> document. The bundled model is made sick once it is there, and the pack is published on `hub`."""
     made: dict[str, Any] = {}
     env = {name: value for name, value in os.environ.items() if not name.startswith(("HF_", "NEXTN_"))}
+    env["NEXTN_DATA"] = os.environ["NEXTN_DATA"]
     env |= {"HF_ENDPOINT": hub.endpoint, "HF_HOME": str(folder / "hf"), "NEXTN_CACHE": str(folder / "cache")}
     for name, args in calls.items():
         command = [sys.executable, "-m", "nextn", *change(args), "--json"]

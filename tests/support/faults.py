@@ -23,6 +23,7 @@ from typing import Any
 from nextn.gguf.files import open_model
 from nextn.gguf.header import TensorInfo, build_header, place
 from nextn.gguf.kv import KV, KVType
+from nextn.writing.ranges import grain_of
 from nextn.writing.system import System
 
 CALLS = (
@@ -222,6 +223,17 @@ def ext4_disk(image: Path, size: str, *options: str) -> Iterator[Path | None]:
         yield folder
     finally:
         os.system(f"umount '{folder}'")
+
+
+@contextmanager
+def ranged_disk(folder: Path) -> Iterator[Path | None]:
+    """A folder on a file system that inserts ranges into files: `folder`, or an ext4 in a file; None without either."""
+    folder.mkdir(parents=True, exist_ok=True)
+    if grain_of(folder) is not None:
+        yield folder
+        return
+    with ext4_disk(folder / "image", "256M") as mounted:
+        yield mounted
 
 
 # -- giants that take no room --------------------------------------------------------------------------------

@@ -37,6 +37,7 @@ Done = subprocess.CompletedProcess[str]
 def shell(hub: HubServer, tmp_path: Path) -> Callable[[str], Done]:
     """Runs a command line in which `nextn` is this one."""
     env = {name: value for name, value in os.environ.items() if not name.startswith(("HF_", "NEXTN_"))}
+    env["NEXTN_DATA"] = os.environ["NEXTN_DATA"]
     env |= {"HF_ENDPOINT": hub.endpoint, "HF_HOME": str(tmp_path / "hf"), "NEXTN_CACHE": str(tmp_path / "own")}
 
     def run(line: str) -> Done:

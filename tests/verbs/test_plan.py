@@ -54,6 +54,7 @@ def check_measured(data: dict[str, Any]) -> None:
         assert real["peak_bytes"] >= real["rss_anonymous_bytes"]
 
 
+@pytest.mark.engine
 def test_predicted_is_what_the_demo_model_takes(tmp_path: Path) -> None:
     engine()
     found = nextn.plan(Q4, donor=CHECKPOINT, n_ctx=4096, run=True).to_json()
@@ -65,6 +66,7 @@ def test_predicted_is_what_the_demo_model_takes(tmp_path: Path) -> None:
     assert on["kv_cache_bytes"] == 2 * off["kv_cache_bytes"]  # one attention layer, and the block's
 
 
+@pytest.mark.engine
 @pytest.mark.parametrize("kind", ["glm4moe", "deepseek3", "mimo2", "glmdsa", "bailingmoe3"])
 def test_predicted_is_what_other_families_take(kind: str, tmp_path: Path) -> None:
     engine()
@@ -72,6 +74,7 @@ def test_predicted_is_what_other_families_take(kind: str, tmp_path: Path) -> Non
     check_measured(nextn.plan(TRUNKS / "families" / f"{kind}-Q8_0.gguf", donor=donor, n_ctx=2048, run=True).to_json())
 
 
+@pytest.mark.engine
 @pytest.mark.parametrize("kind", ["step35", "hyv3", "cohere2moe"])
 @pytest.mark.parametrize("kv_type", ["f16", "q8_0,f16"])
 def test_headers_say_what_the_engine_says(kind: str, kv_type: str, tmp_path: Path) -> None:
@@ -88,6 +91,7 @@ def test_headers_say_what_the_engine_says(kind: str, kv_type: str, tmp_path: Pat
         assert right.prediction.total_bytes == pytest.approx(left.prediction.total_bytes, rel=0.35)
 
 
+@pytest.mark.engine
 def test_the_engine_accounts_for_the_same_cache_as_the_formulas(tmp_path: Path) -> None:
     engine()
     from nextn.engines.xllamacpp import Xllamacpp
@@ -267,6 +271,7 @@ def test_a_remote_model_is_planned_from_its_header(tmp_path: Path) -> None:
     assert fetched < trunk.stat().st_size
 
 
+@pytest.mark.engine
 def test_types_that_the_engine_refuses_are_told(tmp_path: Path) -> None:
     engine()
     plan = nextn.plan(TRUNKS / "families" / "deepseek32-Q8_0.gguf", kv_type="q8_0,f16")

@@ -352,6 +352,7 @@ def big(hub: HubServer) -> str:
 
 def _pull_process(hub: HubServer, tmp_path: Path, *args: str) -> subprocess.Popen[str]:
     env = {name: value for name, value in os.environ.items() if not name.startswith(("HF_", "NEXTN_"))}
+    env["NEXTN_DATA"] = os.environ["NEXTN_DATA"]
     env |= {"HF_ENDPOINT": hub.endpoint, "HF_HOME": str(tmp_path / "hf"), "NEXTN_CACHE": str(tmp_path / "own")}
     command = [sys.executable, "-m", "nextn", "pull", "me/big", "--variant", "plain", "-o", str(tmp_path / "out")]
     return subprocess.Popen([*command, *args], env=env, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)

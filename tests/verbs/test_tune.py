@@ -117,6 +117,7 @@ def test_mtp_wins_with_another_head(bundle: Path) -> None:
     assert "n_max 5" in read_result(bundle.parent / "tiny-MTP-Q8_0.tune.json").summary[0]
 
 
+@pytest.mark.engine
 def test_serve_takes_what_tune_found(bundle: Path, tmp_path: Path) -> None:
     tuned(bundle, mtp_wins)
     need("xllamacpp", importlib.util.find_spec("xllamacpp") is not None)
@@ -130,6 +131,7 @@ def test_serve_takes_what_tune_found(bundle: Path, tmp_path: Path) -> None:
     assert alone.layout == "bundled" and any("is not there" in note for note in alone.notes)
 
 
+@pytest.mark.engine
 def test_arguments_of_another_engine_are_left_out(bundle: Path) -> None:
     tuned(bundle, mtp_wins, engine_args=("swa_full=true",))
     need("xllamacpp", importlib.util.find_spec("xllamacpp") is not None)
@@ -137,6 +139,7 @@ def test_arguments_of_another_engine_are_left_out(bundle: Path) -> None:
     assert "swa_full" not in chosen.shell and any("are for fake" in note for note in chosen.notes)
 
 
+@pytest.mark.engine
 def test_off_wins(bundle: Path) -> None:
     found, engine = tuned(bundle, mtp_loses)
     assert found["answer"]["word"] == "off" and found["n_max"] == 0 and found["sidecar"] is None
@@ -232,6 +235,7 @@ def test_a_dry_run_starts_and_writes_nothing(bundle: Path, capsys: pytest.Captur
     assert "n_max 6" in capsys.readouterr().err
 
 
+@pytest.mark.engine
 @pytest.mark.parametrize(
     ("call", "code", "words"),
     [
@@ -294,6 +298,7 @@ def test_the_command_of_a_llama_server() -> None:
     assert command_line(server, Path("/m.gguf"), None, Point(0), []) == "A='b c' /opt/llama-server -m /m.gguf"
 
 
+@pytest.mark.engine
 def test_a_head_of_another_type_than_the_embeddings(tiny_models: Any, tmp_path: Path) -> None:
     made = Maker(open_target(tiny_models.bundled), None, tmp_path).write(
         Artifact("q8_0", "q4_0", "q8_0"), tmp_path / "mtp-a.gguf"
@@ -324,6 +329,7 @@ def test_a_close_length_gets_into_the_final(bundle: Path) -> None:
     assert outcomes["n_max 2"] == "winner" and outcomes["n_max 3"] == "finalist"
 
 
+@pytest.mark.engine
 def test_on_the_real_engine(bundle: Path, capsys: pytest.CaptureFixture[str]) -> None:
     need("xllamacpp", importlib.util.find_spec("xllamacpp") is not None)
     capsys.readouterr()

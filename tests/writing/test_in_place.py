@@ -13,29 +13,24 @@ from pathlib import Path
 
 import pytest
 from changes import NAMES, Case, make_cases, tensors_of
-from faults import KILLED, Faults, ShortWrites, content, ext4_disk, in_child, listing
+from faults import KILLED, Faults, ShortWrites, content, in_child, listing, ranged_disk
 
 import nextn
-from conftest import CHECKPOINT, Q4, ROOT, need
+from conftest import CHECKPOINT, Q4, RANGES, ROOT, need
 from nextn.errors import EXIT_PROBLEMS, ChangeUnfinished, NextnError, NoSpace, StorageError
 from nextn.gguf.files import open_model
 from nextn.gguf.header import MAGIC
 from nextn.writing.journal import SUFFIX
-from nextn.writing.ranges import grain_of
 from nextn.writing.recover import recover, unfinished
 
 
 @pytest.fixture(scope="module")
 def disk(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
-    """A folder on a file system that inserts ranges: this one, or an ext4 in a file."""
-    folder = tmp_path_factory.mktemp("disk")
-    if grain_of(folder) is not None:
-        yield folder
-        return
-    with ext4_disk(folder / "image", "256M") as mounted:
-        need("a file system that inserts ranges (ext4, XFS), or root to mount one,", mounted is not None)
-        assert mounted is not None
-        yield mounted
+    """A folder on a file system that inserts ranges."""
+    with ranged_disk(tmp_path_factory.mktemp("disk")) as found:
+        need(RANGES, found is not None)
+        assert found is not None
+        yield found
 
 
 @pytest.fixture(scope="module")

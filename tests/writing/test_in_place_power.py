@@ -14,15 +14,14 @@ from typing import Any
 
 import pytest
 from changes import NAMES, Case, make_cases, tensors_of
-from faults import Faults, content, ext4_disk, listing
+from faults import Faults, content, ext4_disk, listing, ranged_disk
 from power import Disk, Recorder
 
-from conftest import need
+from conftest import RANGES, need
 from nextn.errors import NextnError
 from nextn.gguf.files import open_model
 from nextn.gguf.header import MAGIC
 from nextn.writing.journal import SUFFIX
-from nextn.writing.ranges import grain_of
 from nextn.writing.recover import recover
 
 SEED = 15
@@ -33,14 +32,11 @@ NO_LOG_FLUSH = 2  # what is in memory only is lost, the file system's own journa
 
 @pytest.fixture(scope="module")
 def disk(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
-    folder = tmp_path_factory.mktemp("disk")
-    if grain_of(folder) is not None:
-        yield folder
-        return
-    with ext4_disk(folder / "image", "256M") as mounted:
-        need("a file system that inserts ranges (ext4, XFS), or root to mount one,", mounted is not None)
-        assert mounted is not None
-        yield mounted
+    """A folder on a file system that inserts ranges."""
+    with ranged_disk(tmp_path_factory.mktemp("disk")) as found:
+        need(RANGES, found is not None)
+        assert found is not None
+        yield found
 
 
 @pytest.fixture(scope="module")

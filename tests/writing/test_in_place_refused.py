@@ -10,26 +10,32 @@ import shutil
 import struct
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from faults import ext4_disk, listing
+from faults import ext4_disk, listing, ranged_disk
 
 import nextn
-from conftest import CHECKPOINT, Q4, need
+from conftest import CHECKPOINT, Q4, RANGES, need
 from nextn.errors import EXIT_INTERRUPTED, InPlaceRefused, NextnError, NoSpace, StorageError, UsageError
 from nextn.writing import guards, journal
 from nextn.writing.journal import SUFFIX
-from nextn.writing.ranges import grain_of, shifted, where_shifted
+from nextn.writing.ranges import shifted, where_shifted
 from nextn.writing.recover import recover, unfinished
 
 HASH = hashlib.sha256(b"model").hexdigest()
 
 
 @pytest.fixture
-def model(tmp_path: Path) -> Path:
-    need("a file system that inserts ranges (ext4, XFS)", grain_of(tmp_path) is not None)
-    return Path(shutil.copy(Q4, tmp_path / "m.gguf"))
+def model(tmp_path: Path) -> Iterator[Path]:
+    """A model on a file system that inserts ranges, in a folder of its own."""
+    with ranged_disk(tmp_path / "disk") as found:
+        need(RANGES, found is not None)
+        assert found is not None
+        folder = found / "here"
+        folder.mkdir()
+        yield Path(shutil.copy(Q4, folder / "m.gguf"))
 
 
 def attach(path: Path, **more: object) -> None:

@@ -26,11 +26,10 @@ from . import (
 from .base import GENERIC_LAYER_ARRAYS, Family, Memory, Tail, TextSplit
 from .others import (
     ASSISTANTS,
-    LOADS_ONLY,
     LOADS_ONLY_ARRAYS,
-    LOADS_ONLY_CLASSES,
     LOADS_ONLY_TRUNK_ARRAYS,
     OTHER_USE,
+    words_of,
 )
 from .parts import PLAIN_CACHE
 
@@ -74,12 +73,6 @@ def of_classes(classes: Iterable[str]) -> Family | None:
     return next((BY_CLASS[name] for name in classes if name in BY_CLASS), None)
 
 
-def loads_only_of(classes: Iterable[str]) -> str | None:
-    """The architecture of a checkpoint's class whose block engines load and never draft with, or None."""
-    found = (arch for name in classes for start, arch in LOADS_ONLY_CLASSES.items() if name.startswith(start))
-    return next(found, None)
-
-
 def per_layer_arrays(arch: str) -> dict[str, Tail]:
     """Arrays with an entry for each layer, behind `{arch}.` -> a block's value (None: repeat the last used one)."""
     tails: dict[str, Tail] = dict.fromkeys((*GENERIC_LAYER_ARRAYS, *LOADS_ONLY_ARRAYS.get(arch, ())))
@@ -119,15 +112,11 @@ def family_of(arch: str, where: object) -> Family:
     family = FAMILIES.get(arch)
     if family is not None:
         return family
-    if arch in LOADS_ONLY:
-        raise UnsupportedModel(
-            f"{where}: no engine drafts with '{arch}' ({LOADS_ONLY[arch]}); a block would only cost memory."
-        )
-    refuse_other_use(arch, where)
+    if (words := words_of(arch)) is not None:
+        raise UnsupportedModel(f"{where}: {words}.")
     draft = next((name for name, target in ASSISTANTS.items() if target == arch), None)
     if draft is not None:
         raise UnsupportedModel(
             f"{where}: the draft of '{arch}' is a model of its own; name its GGUF ('{draft}') with --from."
         )
-    known = ", ".join(sorted(FAMILIES))
-    raise UnsupportedModel(f"{where}: nextn does not know the architecture '{arch}' (it knows {known}).")
+    raise UnsupportedModel(f"{where}: nextn knows neither the architecture '{arch}' nor an engine that drafts with it.")

@@ -96,7 +96,7 @@ FAMILY = Family(
     symbols=None,
     not_blocks=(),
     qkv=None,
-    header=HParams(rows=_ROWS, output_norm_plus_one=False, rope_factors=None),
+    header=HParams(rows=_ROWS, output_norm_plus_one=False, keeps_tied_head=True, rope_factors=None),
     trunk_arrays=(),
     longer_arrays=(),
     id_lists=(),

@@ -12,7 +12,8 @@ from .base import Family, Portrait, Unpublished
 from .hparams import HParams
 
 # Trunk layers of the models of this architecture that were published without a block.
-_WITHOUT = {26: "DeepSeek-V2-Lite", 27: "DeepSeek-V2-Lite, Moonlight, Kimi-VL", 60: "DeepSeek-V2 and V2.5"}
+_WITHOUT = {27: "DeepSeek-V2-Lite, Moonlight, Kimi-VL", 60: "DeepSeek-V2 and V2.5"}
+_GIGACHAT_LAYERS = 26
 _KIMI_LAYERS, _KIMI_EXPERTS = 61, 384
 _KIMI = re.compile(r"kimi[-_ .]?k2", re.IGNORECASE)
 
@@ -31,6 +32,11 @@ def _unpublished(seen: Portrait) -> Unpublished | None:
             f"whatever config.json says. Third parties publish native blocks (layer {n}; k-l-lambda/Kimi-K2.5-MTP for "
             "K2.5, say), which can be attached",
             n,
+        )
+    if n == _GIGACHAT_LAYERS and not seen.q_lora_rank:
+        return Unpublished(
+            "GigaChat3-10B-A1.8B was published with an MTP block, and llama.cpp (b11549) cannot draft with it: its "
+            "graph needs queries of low rank, and this model's are one matrix"
         )
     if n in _WITHOUT:
         return Unpublished(f"{_WITHOUT[n]} had no MTP block when it was published")
@@ -64,7 +70,7 @@ FAMILY = Family(
     symbols=None,
     not_blocks=(),
     qkv=None,
-    header=HParams(rows=headers.deepseek(), output_norm_plus_one=False, rope_factors=None),
+    header=HParams(rows=headers.deepseek(), output_norm_plus_one=False, keeps_tied_head=False, rope_factors=None),
     trunk_arrays=(),
     longer_arrays=(),
     id_lists=(),

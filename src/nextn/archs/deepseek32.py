@@ -41,7 +41,12 @@ FAMILY = Family(
     symbols=None,
     not_blocks=(),
     qkv=None,
-    header=HParams(rows=headers.deepseek(*headers.indexer()), output_norm_plus_one=False, rope_factors=None),
+    header=HParams(
+        rows=headers.deepseek(*headers.indexer()),
+        output_norm_plus_one=False,
+        keeps_tied_head=False,
+        rope_factors=None,
+    ),
     trunk_arrays=(),
     longer_arrays=(),
     id_lists=(),

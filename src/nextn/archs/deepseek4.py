@@ -125,7 +125,7 @@ FAMILY = Family(
         ),
     ),
     qkv=None,
-    header=HParams(rows=_ROWS, output_norm_plus_one=False, rope_factors=None),
+    header=HParams(rows=_ROWS, output_norm_plus_one=False, keeps_tied_head=True, rope_factors=None),
     trunk_arrays=(),
     id_lists=(),
     sidecar_drops=(),

@@ -63,7 +63,7 @@ FAMILY = Family(
     symbols=None,
     not_blocks=(),
     qkv=None,
-    header=HParams(rows=_ROWS, output_norm_plus_one=False, rope_factors=None),
+    header=HParams(rows=_ROWS, output_norm_plus_one=False, keeps_tied_head=False, rope_factors=None),
     trunk_arrays=("attention.indexer.types",),
     longer_arrays=(),
     id_lists=(),

@@ -58,9 +58,8 @@ def sections(config: Config) -> list[Any] | None:
 
 
 def theta(config: Config) -> Any:
-    """The RoPE base."""
-    found = config.rope.get("rope_theta")
-    return config.need("rope_theta") if found is None else found
+    """The RoPE base; None where config.json does not say it, and engines have their own."""
+    return config.rope.get("rope_theta")
 
 
 def scaling(*keys: str, needed: bool = False, only: tuple[str, ...] = _SCALED_ROPE) -> Callable[[Config], Any]:
@@ -105,7 +104,7 @@ def gating(config: Config) -> int | None:
     """How the router scores experts, by llama.cpp's number. Raises UnsupportedFormat for a way that it has not."""
     found = config.first(
         "score_function", "scoring_func", "score_func", "moe_router_activation", "moe_router_activation_func",
-        "expert_selection_fn",
+        "expert_selection_fn", "router_score_func",
     )  # fmt: skip
     if found is None:
         return None

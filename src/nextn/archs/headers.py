@@ -33,31 +33,52 @@ def optional(suffix: str, kind: KVType, key: str) -> Row:
 
 NEXTN = Row("nextn_predict_layers", U32, lambda config: config.n_layer_nextn)
 
+# Sizes of any model, under each name that config.json may have for one.
+CONTEXT_LENGTH = Row(
+    "context_length",
+    U32,
+    need_one(
+        "max_position_embeddings", "n_ctx", "n_positions", "max_length", "max_sequence_length", "model_max_length"
+    ),
+)
+EMBEDDING_LENGTH = Row("embedding_length", U32, need_one("hidden_size", "n_embd", "dim"))
+FEED_FORWARD_LENGTH = Row(
+    "feed_forward_length",
+    U32,
+    first_of("prefix_dense_intermediate_size", "dense_intermediate_size", "intermediate_size", "n_inner", "hidden_dim"),
+)
+HEAD_COUNT = Row("attention.head_count", U32, need_one("num_attention_heads", "n_head", "n_heads"))
+HEAD_COUNT_KV = Row("attention.head_count_kv", U32, first_of("num_key_value_heads", "n_kv_heads"))
+RMS_EPSILON = Row("attention.layer_norm_rms_epsilon", F32, need_one("rms_norm_eps", "norm_eps"))
+EXPERT_COUNT = Row("expert_count", U32, need_one("num_local_experts", "num_experts", "n_routed_experts"))
+EXPERTS_USED = Row(
+    "expert_used_count", U32, need_one("num_experts_per_tok", "num_experts_per_token", "top_k_experts")
+)
+KEY_LENGTHS = (
+    optional("attention.key_length", U32, "head_dim"),
+    optional("attention.value_length", U32, "head_dim"),
+)
+
 # What the converter writes of any model, in its order.
 _BASE = (
     Row("block_count", U32, v.block_count),
-    Row("context_length", U32, "max_position_embeddings"),
-    Row("embedding_length", U32, "hidden_size"),
-    Row(
-        "feed_forward_length",
-        U32,
-        first_of("prefix_dense_intermediate_size", "dense_intermediate_size", "intermediate_size"),
-    ),
-    Row("attention.head_count", U32, "num_attention_heads"),
-    Row("attention.head_count_kv", U32, "num_key_value_heads"),
+    CONTEXT_LENGTH,
+    EMBEDDING_LENGTH,
+    FEED_FORWARD_LENGTH,
+    HEAD_COUNT,
+    HEAD_COUNT_KV,
     *v.ROPE_SCALING,
     Row("rope.dimension_sections", ARRAY, v.sections, I32),
     Row("rope.freq_base", F32, v.theta),
     Row("rope.freq_base_swa", F32, lambda config: config.sliding_theta),
-    Row("attention.layer_norm_rms_epsilon", F32, "rms_norm_eps"),
+    RMS_EPSILON,
     Row("attention.layer_norm_epsilon", F32, first_of("layer_norm_eps", "layer_norm_epsilon", "norm_epsilon")),
-    Row("expert_count", U32, need_one("num_local_experts", "num_experts", "n_routed_experts")),
-    Row("expert_used_count", U32, need_one("num_experts_per_tok", "num_experts_per_token", "top_k_experts")),
+    EXPERT_COUNT,
+    EXPERTS_USED,
     optional("expert_group_count", U32, "n_group"),
     optional("expert_group_used_count", U32, "topk_group"),
     Row("expert_gating_func", U32, v.gating),
-    optional("attention.key_length", U32, "head_dim"),
-    optional("attention.value_length", U32, "head_dim"),
+    *KEY_LENGTHS,
 )
 
 

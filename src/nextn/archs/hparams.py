@@ -167,6 +167,7 @@ class HParams:
 
     rows: tuple[Row, ...]
     output_norm_plus_one: bool  # the last norm is zero-centred in the checkpoint
+    keeps_tied_head: bool  # a head in the checkpoint counts, though config.json ties it to the embeddings
     rope_factors: Callable[[Config], list[float] | None] | None  # scaling of positions as a tensor, `rope_freqs.weight`
 
     def kvs(self, arch: str, config: Config) -> list[KV]:

@@ -88,7 +88,7 @@ FAMILY = Family(
     symbols=_symbols,
     not_blocks=(),
     qkv=Qkv(fused=True, split=False, refusal="MIMO2 MTP requires fused attn_qkv"),
-    header=HParams(rows=_ROWS, output_norm_plus_one=False, rope_factors=None),
+    header=HParams(rows=_ROWS, output_norm_plus_one=False, keeps_tied_head=True, rope_factors=None),
     trunk_arrays=(),
     longer_arrays=(),
     id_lists=(),

@@ -7,6 +7,9 @@ counts as published without a block only when neither knows one.
 
 from __future__ import annotations
 
+import re
+from collections.abc import Iterable
+
 # Architectures that only load a block's tensors, and what to say of them.
 LOADS_ONLY = {
     "glm5-next": "GLM-5.3-Flash",
@@ -91,13 +94,41 @@ NONE_PUBLISHED = {
     "kimi-linear": "Kimi Linear",
     "minimax-m2": "MiniMax M2",
 }
-# Published with a block, or with a key for one, whose weights were not released or which the converter leaves out.
+# Models whose MTP other engines run, and what llama.cpp does with them.
+_DROPS = "llama.cpp's converter (b11549) drops its MTP block, and no graph drafts with it"
+_RUNS = "llama.cpp (b11549) runs it without MTP and has no graph that drafts with it"
+_NO_WEIGHTS = "no MTP weights were released for it, and llama.cpp (b11549) has no graph that drafts with it"
+_UNKNOWN = "llama.cpp (b11549) does not know the model, so no engine here drafts with its MTP block"
+_PUZZLE = "llama.cpp's converter (b11549) drops its MTP block, which is laid out unlike Nemotron 3's"
+_GEMMA4 = (
+    "it is a draft for Gemma 4 and not a block: convert it with llama.cpp's convert_hf_to_gguf.py, and name that GGUF "
+    "with --from"
+)
+_WRAPPER = "it is read by its text model's class, and its config.json names none that nextn knows"
 NOT_RELEASED = {
-    "ernie4_5-moe": "ERNIE 4.5 MoE: llama.cpp's converter drops its block, and no graph drafts with it",
-    "minimax-m3": "MiniMax M3: llama.cpp's converter drops its block, and no graph drafts with it",
-    "mellum": "Mellum: llama.cpp's converter drops its block, and no graph drafts with it",
-    "hy_v4": "Hunyuan V4: llama.cpp's converter drops its block, and no graph drafts with it",
+    "ernie4_5-moe": f"ERNIE 4.5 MoE: {_DROPS}",
+    "minimax-m3": f"MiniMax-M3: {_NO_WEIGHTS}",
+    "mellum": f"Mellum: {_DROPS}",
+    "hy_v4": f"Hunyuan V4: {_DROPS}",
+    "kimi-k3": f"Kimi-K3: {_RUNS}",
 }
+# The same of checkpoints: starts of a class or of `model_type`, in small letters and digits only.
+_NAMED = (
+    (("minimaxm3",), f"MiniMax-M3: {_NO_WEIGHTS}"),
+    (("kimik3",), f"Kimi-K3: {_RUNS}"),
+    (("hyv4", "hunyuanv4"), f"Hunyuan V4: {_DROPS}"),
+    (("inkling",), f"Inkling: {_UNKNOWN}"),
+    (("longcat",), f"LongCat-Flash: {_UNKNOWN}"),
+    (("panguultra",), f"Pangu Ultra: {_UNKNOWN}"),
+    (("mimofor", "mimo7b"), f"MiMo-7B: {_UNKNOWN}"),
+    (("ernie45",), f"ERNIE 4.5: {_DROPS}"),
+    (("bailingmoev25", "bailingmoelinear"), f"Ling 2.5: {_UNKNOWN}"),
+    (("interns2",), f"Intern-S2: {_WRAPPER}"),
+    (("nemotronhpuzzle",), f"Nemotron Puzzle: {_PUZZLE}"),
+    (("gigachat35",), f"GigaChat 3.5: {_UNKNOWN}"),
+    (("deepseekv41",), f"DeepSeek-V4.1: {_UNKNOWN}"),
+    (("gemma4assistant", "gemma4unifiedassistant"), f"Gemma 4's assistant: {_GEMMA4}"),
+)
 # The same for checkpoints, by the beginning of a name in config.json's `architectures`.
 CLASS_STARTS = (
     ("LlamaFor", "llama"), ("Llama4For", "llama4"), ("MistralFor", "llama"), ("MixtralFor", "llama"),
@@ -107,8 +138,29 @@ CLASS_STARTS = (
     ("Gemma3nFor", "gemma3n"), ("Phi3For", "phi3"), ("PhiMoEFor", "phimoe"), ("GptOssFor", "gpt-oss"),
     ("CohereFor", "command-r"), ("Cohere2For", "cohere2"), ("Olmo2For", "olmo2"), ("FalconFor", "falcon"),
     ("GraniteFor", "granite"), ("SmolLM3For", "smollm3"), ("SeedOssFor", "seed_oss"), ("MiniMaxM2For", "minimax-m2"),
-    ("KimiLinearFor", "kimi-linear"), ("Ernie4_5_MoeFor", "ernie4_5-moe"), ("MellumFor", "mellum"),
+    ("KimiLinearFor", "kimi-linear"), ("MellumFor", "mellum"),
 )  # fmt: skip
+
+
+def words_of(arch: str) -> str | None:
+    """What is known of an architecture that is no family, as a clause; None: nothing is."""
+    if arch in LOADS_ONLY:
+        return f"no engine drafts with '{arch}' ({LOADS_ONLY[arch]}): a block would only cost memory"
+    if arch in OTHER_USE:
+        return f"'{arch}' uses the key for {OTHER_USE[arch]}, not for MTP; there is no block to attach"
+    if arch in NONE_PUBLISHED:
+        return f"no MTP block was ever published for {NONE_PUBLISHED[arch]} ('{arch}')"
+    return NOT_RELEASED.get(arch)
+
+
+def words_of_classes(classes: Iterable[str], model_type: object) -> str | None:
+    """What is known of a checkpoint whose class is no family's, as a clause; None: nothing is."""
+    classes = tuple(classes)
+    for start, arch in (*LOADS_ONLY_CLASSES.items(), *CLASS_STARTS):
+        if any(name.startswith(start) for name in classes):
+            return words_of(arch)
+    plain = [re.sub(r"[^a-z0-9]", "", name.lower()) for name in (*classes, str(model_type))]
+    return next((words for starts, words in _NAMED if any(name.startswith(starts) for name in plain)), None)
 
 
 def every_name() -> set[str]:

@@ -11,7 +11,7 @@ from typing import Any
 from ..errors import FormatError
 from ..gguf.kv import KVType
 from . import header_values as v
-from . import parts
+from . import headers, parts
 from .base import Lookup, Memory, Rule, Source, Transform, flags
 from .headers import NEXTN
 from .hparams import ARRAY, F32, U32, Config, HParams, Row
@@ -27,6 +27,10 @@ def _norm(target: str, source: str, ne: str = "E", optional: bool = False) -> Ru
 
 def _matrix(target: str, ne: str, source: str, *, f32: bool = False, optional: bool = False) -> Rule:
     return Rule(target, ne, (Source(source),), f32=f32, optional=optional)
+
+
+def _bias(target: str, ne: str, source: str) -> Rule:
+    return Rule(target, ne, (Source(f"layers.{{k}}.self_attn.{source}"),), f32=True, optional=True)
 
 
 def _experts(target: str, ne: str, half: Transform, part: str) -> Rule:
@@ -53,6 +57,9 @@ COMMON = (
     _matrix("attn_q.weight", "E 2*H*D", "layers.{k}.self_attn.q_proj.weight"),
     _matrix("attn_k.weight", "E K*D", "layers.{k}.self_attn.k_proj.weight"),
     _matrix("attn_v.weight", "E K*Dv", "layers.{k}.self_attn.v_proj.weight"),
+    _bias("attn_q.bias", "2*H*D", "q_proj.bias"),
+    _bias("attn_k.bias", "K*D", "k_proj.bias"),
+    _bias("attn_v.bias", "K*Dv", "v_proj.bias"),
     _matrix("attn_output.weight", "H*Dv E", "layers.{k}.self_attn.o_proj.weight"),
     _norm("attn_q_norm.weight", "layers.{k}.self_attn.q_norm.weight", "D"),
     _norm("attn_k_norm.weight", "layers.{k}.self_attn.k_norm.weight", "D"),
@@ -130,28 +137,24 @@ def sections_always(config: Config) -> list[Any]:
 
 def rows(*, moe: bool, sections: Callable[[Config], Any]) -> tuple[Row, ...]:
     """Qwen3-Next and its descendants: gated linear attention with full attention in between."""
-    expert_counts = (
-        Row("expert_count", U32, "num_experts"),
-        Row("expert_used_count", U32, "num_experts_per_tok"),
-    )
+    expert_counts = (headers.EXPERT_COUNT, headers.EXPERTS_USED)
     expert_sizes = (
         Row("expert_feed_forward_length", U32, "moe_intermediate_size"),
         Row("expert_shared_feed_forward_length", U32, "shared_expert_intermediate_size"),
     )
     return (
         Row("block_count", U32, v.block_count),
-        Row("context_length", U32, "max_position_embeddings"),
-        Row("embedding_length", U32, "hidden_size"),
-        Row("feed_forward_length", U32, "intermediate_size", optional=moe),
-        Row("attention.head_count", U32, "num_attention_heads"),
-        Row("attention.head_count_kv", U32, "num_key_value_heads"),
+        headers.CONTEXT_LENGTH,
+        headers.EMBEDDING_LENGTH,
+        headers.FEED_FORWARD_LENGTH,
+        headers.HEAD_COUNT,
+        headers.HEAD_COUNT_KV,
         *v.ROPE_SCALING,
         Row("rope.dimension_sections", ARRAY, sections, KVType.INT32),
         Row("rope.freq_base", F32, v.theta),
-        Row("attention.layer_norm_rms_epsilon", F32, "rms_norm_eps"),
+        headers.RMS_EPSILON,
         *(expert_counts if moe else ()),
-        Row("attention.key_length", U32, "head_dim"),
-        Row("attention.value_length", U32, "head_dim"),
+        *headers.KEY_LENGTHS,
         *(expert_sizes if moe else ()),
         NEXTN,
         Row("ssm.conv_kernel", U32, "linear_conv_kernel_dim"),
@@ -167,7 +170,8 @@ def rows(*, moe: bool, sections: Callable[[Config], Any]) -> tuple[Row, ...]:
 
 def header(*, moe: bool, sections: Callable[[Config], Any]) -> HParams:
     """The header of a sidecar."""
-    return HParams(rows=rows(moe=moe, sections=sections), output_norm_plus_one=True, rope_factors=None)
+    made = rows(moe=moe, sections=sections)
+    return HParams(rows=made, output_norm_plus_one=True, keeps_tied_head=True, rope_factors=None)
 
 
 def _recurrent(find: Lookup, n_trunk: int, n_all: int) -> list[bool]:

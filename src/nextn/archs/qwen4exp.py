@@ -99,7 +99,7 @@ FAMILY = Family(
     symbols=None,
     not_blocks=(),
     qkv=parts.QKV_SPLIT,
-    header=HParams(rows=_ROWS, output_norm_plus_one=True, rope_factors=None),
+    header=HParams(rows=_ROWS, output_norm_plus_one=True, keeps_tied_head=True, rope_factors=None),
     trunk_arrays=(),
     longer_arrays=(),
     id_lists=(),

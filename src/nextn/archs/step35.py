@@ -189,7 +189,7 @@ FAMILY = Family(
     symbols=None,
     not_blocks=(),
     qkv=parts.QKV_EITHER,
-    header=HParams(rows=_ROWS, output_norm_plus_one=True, rope_factors=_llama3_factors),
+    header=HParams(rows=_ROWS, output_norm_plus_one=True, keeps_tied_head=True, rope_factors=_llama3_factors),
     trunk_arrays=(),
     longer_arrays=(),
     id_lists=(),

@@ -5,7 +5,7 @@ The tensors decide, whatever the header claims; only where they leave a doubt is
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Set
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 
@@ -27,7 +27,7 @@ class Anatomy:
 
     model: Model
     arch: str
-    layers: Mapping[int, frozenset[str]] = field(repr=False)  # layer -> its tensors' names without `blk.N.`
+    layers: Mapping[int, Set[str]] = field(repr=False)  # layer -> its tensors' names without `blk.N.`
     blocks: tuple[int, ...]  # layers with `nextn.*` tensors, whole or not, in order
     trunk: frozenset[int] = field(repr=False)  # all other layers
     promised: int  # the key's value, 0 when it is missing or not a number
@@ -38,19 +38,19 @@ class Anatomy:
     def of(cls, model: Model) -> Anatomy:
         """Raises FormatError for a file without an architecture."""
         arch = model.architecture
-        found: dict[int, list[str]] = {}
+        found: dict[int, set[str]] = {}
         blocks: set[int] = set()
         for name in model.tensors:
             layer, suffix = split_name(name)
             if layer is not None:
-                found.setdefault(layer, []).append(suffix)
+                found.setdefault(layer, set()).add(suffix)
                 if suffix.startswith(MARK):
                     blocks.add(layer)
         count = model.header.by_key.get(f"{arch}.block_count")
         return cls(
             model,
             arch,
-            {layer: frozenset(names) for layer, names in found.items()},
+            found,
             tuple(sorted(blocks)),
             frozenset(found.keys() - blocks),
             max(0, model.arch_int(KEY)),

@@ -7,9 +7,10 @@ import math
 import re
 from dataclasses import replace
 
-from ..archs import BY_CLASS, family_of, loads_only_of, of_classes
+from ..archs import of_classes
 from ..archs.base import Family, Rule, Source, Transform, missing, stops
 from ..archs.hparams import Config
+from ..archs.others import words_of_classes
 from ..errors import FormatError, NoBlock, UnsupportedFormat, UnsupportedModel
 from ..sources.checkpoint import CONFIG, INDEX, TOKENIZER, Checkpoint
 from ..sources.matrix_parts import TransposedParts, head_parts, ranked_qkv
@@ -228,13 +229,12 @@ def block_from_checkpoint(checkpoint: Checkpoint) -> Block:
     """
     family = of_classes(checkpoint.classes)
     if family is None:
-        arch = loads_only_of(checkpoint.classes)
-        if arch is not None:
-            family_of(arch, checkpoint.folder)  # says that no engine drafts with it
-        known = ", ".join(sorted(BY_CLASS))
+        words = words_of_classes(checkpoint.classes, checkpoint.text_config.get("model_type"))
+        if words is not None:
+            raise UnsupportedModel(f"{checkpoint.folder}: {words}.")
         raise UnsupportedModel(
             f"{checkpoint.folder / CONFIG}: nextn does not know the model class "
-            f"{', '.join(checkpoint.classes) or '(none is named)'} (it knows {known})."
+            f"{', '.join(checkpoint.classes) or '(none is named)'}, and so not where its MTP block is."
         )
     names = block_names(checkpoint, family)
     if not names:

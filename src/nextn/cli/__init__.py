@@ -82,7 +82,8 @@ def cli() -> None:
     """Multi-token prediction (MTP, NextN) for the GGUF models you already have.
 
     nextn moves only the bytes of a model's MTP block: it attaches the block to a quant, takes it off, and proves
-    on the real engine that the text is unchanged and the drafts are accepted. Inputs are never modified.
+    on the real engine that the text is unchanged and the drafts are accepted. Inputs are never modified,
+    except by attach --layout in-place and detach --in-place, which ask first.
     """
 
 

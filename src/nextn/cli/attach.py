@@ -88,6 +88,9 @@ def command(
     Nothing of TRUNK is modified, except with --layout in-place, which asks first. As shards, no trunk data is read or
     written: its shards get new names by links.
     Without --from the donor is found, confirmed by headers, and named with the reason.
+
+    A sidecar goes beside TRUNK. For a model in a cache or in a read-only folder it goes into NEXTN_DATA, or nextn in
+    the user's data folder, where every command finds it.
     """
     from ..report.progress import byte_progress
     from ..report.text import say

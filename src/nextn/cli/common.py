@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 import sys
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, TypeVar
@@ -74,7 +75,7 @@ def duplicates_option(command: F) -> F:
 def sidecar_option(command: F) -> F:
     """`--sidecar` for verbs that run a model's block."""
     return click.option(
-        "--sidecar", metavar="FILE", help="The sidecar that belongs to MODEL. Default: the only one beside it."
+        "--sidecar", metavar="FILE", help="The sidecar that belongs to MODEL. Default: the one that fits best."
     )(command)
 
 
@@ -248,7 +249,8 @@ def _print(result: Result, as_json: bool, quiet: bool) -> None:
         if result.bytes_downloaded:
             say(f"downloaded {size(result.bytes_downloaded)}, headers included")
         if plan.sidecar is not None and plan.sidecar != plan.entry:
-            say(f"load it with: llama-server -m {plan.entry} -md {plan.sidecar} --spec-type draft-mtp")
+            beside = ["-md", str(plan.sidecar), "--spec-type", "draft-mtp"]
+            say(f"load it with: {shlex.join(['llama-server', '-m', str(plan.entry), *beside])}")
         elif plan.layout in ("bundle", "shards") or (plan.layout == "in-place" and plan.verb == "attach"):
-            say(f"load it with: llama-server -m {plan.entry} --spec-type draft-mtp")
+            say(f"load it with: {shlex.join(['llama-server', '-m', str(plan.entry), '--spec-type', 'draft-mtp'])}")
     click.echo(str(plan.sidecar if plan.sidecar is not None and plan.verb == "extract" else plan.entry))

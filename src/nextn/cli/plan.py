@@ -12,7 +12,7 @@ UNITS = {"": 1, "K": 10**3, "M": 10**6, "G": 10**9, "T": 10**12, "KI": 1 << 10, 
 @click.command(short_help="what each setup costs in memory and on disk, before you make it")
 @click.argument("model")
 @click.option("--donor", metavar="DONOR", help="Where the block would come from. Default: the family's size.")
-@click.option("--sidecar", metavar="FILE", help="The sidecar to plan with. Default: the only one beside MODEL.")
+@click.option("--sidecar", metavar="FILE", help="The sidecar to plan with. Default: the one that fits MODEL best.")
 @click.option("--ctx", "n_ctx", type=click.IntRange(1), help="Context in tokens. Default: 8192, at most as trained.")
 @click.option("--kv-type", default="f16", show_default=True, metavar="TYPE[,TYPE]", help="KV cache: keys[,values].")
 @click.option("--gpu-layers", type=click.IntRange(0), help="Layers on the GPU. Default: the engine's choice.")

@@ -12,7 +12,7 @@ from ..report.text import put_json, say
 @click.command(short_help="start an engine on a model with the flags that its block needs")
 @click.argument("model")
 @click.argument("engine_args", nargs=-1, type=click.UNPROCESSED)
-@click.option("--sidecar", metavar="FILE", help="Draft with this sidecar. Default: the one beside MODEL that fits.")
+@click.option("--sidecar", metavar="FILE", help="Draft with this sidecar. Default: the one that fits MODEL best.")
 @click.option(
     "--engine",
     type=click.Choice(["llama-server", "xllamacpp", "ik"]),

@@ -54,7 +54,7 @@ def check_blocks(seen: Anatomy, donor: Block | None = None, trunk: Model | None 
     for number, layer in enumerate(sorted((*seen.unmarked, *seen.all_blocks))[: family.max_blocks]):
         if layer in seen.gone:
             continue
-        there = seen.layers[layer] | roots
+        there = frozenset(seen.layers[layer]) | roots
         lost = missing(family.rules, there, seen.model.arch_value)
         lost = [name for name in lost if _OTHER_FORM.get(name) not in there]
         lost += _torn(there & optional)
@@ -210,9 +210,9 @@ def _unlike_others(
             + ("; ik_llama.cpp refuses to load it" if refused else ""),
         )  # fmt: skip
     last = seen.n_trunk - 1
-    others = set().union(*(seen.layers[n] for n in seen.blocks[: seen.family.max_blocks])) if seen.family else set()
-    sinks = (name for names in seen.layers.values() for name in names if "attn_sinks" in name)
-    others |= seen.layers.get(last, frozenset()) | set(sinks)
+    most = seen.family.max_blocks if seen.family else 0
+    others = {name for n in (*seen.blocks[:most], last) for name in seen.layers.get(n, ())}
+    others |= {name for names in seen.layers.values() for name in names if "attn_sinks" in name}
     for name in trunk.tensors if trunk else ():
         n, suffix = split_name(name)
         if n in seen.blocks or n == last or "attn_sinks" in name:

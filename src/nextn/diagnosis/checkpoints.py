@@ -13,6 +13,7 @@ from .finding import Finding, Severity
 from .unpublished import words_of_class
 
 COUNT_KEYS = ("num_nextn_predict_layers", "mtp_num_hidden_layers", "num_mtp_layers")
+_AS_PUBLISHED = "nothing to do: the checkpoint is as published"
 
 
 def check_checkpoint(checkpoint: Checkpoint) -> Iterator[Finding]:
@@ -42,7 +43,7 @@ def _findings(checkpoint: Checkpoint) -> Iterator[Finding]:
     try:
         block = block_from_checkpoint(checkpoint)
     except (UnsupportedFormat, UnsupportedModel) as error:
-        yield _finding("checkpoint-not-read", "note", str(error), checkpoint, "nothing is wrong with it; nextn cannot")
+        yield _finding("checkpoint-not-read", "note", str(error), checkpoint, _AS_PUBLISHED)
         return
     except FormatError as error:
         yield _finding(
@@ -66,7 +67,7 @@ def _findings(checkpoint: Checkpoint) -> Iterator[Finding]:
 
 def _without(checkpoint: Checkpoint, family: Family | None, words: str | None, promised: int | None) -> Finding:
     if words is not None:
-        mend = "nothing to do: the checkpoint is as published"
+        mend = _AS_PUBLISHED
         return _finding("no-block-published", "note", words, checkpoint, mend)
     base = _base_words(checkpoint)
     if promised:

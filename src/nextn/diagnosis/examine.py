@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from ..archs import FAMILIES
@@ -48,6 +48,7 @@ class Diagnosis:
     notes: tuple[str, ...] = ()  # what else was seen: an engine's trial, say
     model: Model | None = None
     remote: bool = False
+    anatomy: Anatomy | None = field(default=None, compare=False, repr=False)  # of the model
 
     @property
     def problems(self) -> tuple[Finding, ...]:
@@ -106,8 +107,9 @@ def diagnose(
     findings = _untouchable(_block_first(seen, [_as_asked(each, model, donor, trunk) for each in findings]))
     findings.sort(key=lambda found: _ORDER[found.severity])
     return Diagnosis(
-        name or os.fspath(model.entry), seen.shape, seen.arch, tuple(findings), tuple(skipped), model=model
-    )
+        name or os.fspath(model.entry), seen.shape, seen.arch, tuple(findings), tuple(skipped), model=model,
+        anatomy=seen,
+    )  # fmt: skip
 
 
 def _as_asked(finding: Finding, model: Model, donor: Block | None, trunk: Model | None) -> Finding:

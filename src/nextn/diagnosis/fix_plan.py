@@ -10,7 +10,7 @@ from pathlib import Path
 from ..gguf.files import GGUFFile, Model, shard_name
 from ..gguf.header import DEFAULT_ALIGNMENT, TensorInfo, build_header, header_size, pad_to, place
 from ..gguf.kv import KV, edit
-from ..layouts import build, metadata, naming
+from ..layouts import build, metadata, naming, places
 from ..sources.ranges import FileRange
 from ..writing.plan import Copy, Link, LinkMode, NewBytes, NewFile, Plan, Segment
 from .patient import Patient
@@ -37,7 +37,7 @@ def _base(original: Model, patient: Patient) -> str:
 
 
 def _folder(original: Model, patient: Patient) -> Path:
-    return naming.default_folder(original) if patient.folder is None else Path(patient.folder)
+    return places.default_folder(original) if patient.folder is None else Path(patient.folder)
 
 
 def _single(original: Model, patient: Patient, out: Path | str | None, link: LinkMode) -> Plan:

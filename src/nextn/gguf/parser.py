@@ -20,7 +20,8 @@ MAX_ARRAY_DEPTH = 4
 MAX_HEADER_BYTES = 1 << 28  # those of real models take about 10 MB; a damaged length may say anything
 _MIN_KV_BYTES = 8 + 1 + 4 + 1
 _MIN_TENSOR_BYTES = 8 + 1 + 4 + 4 + 8
-_U64 = struct.Struct("<Q")
+_U32, _U64 = struct.Struct("<I"), struct.Struct("<Q")
+_TENSOR_TAILS = [struct.Struct(f"<{n_dims}QIQ") for n_dims in range(MAX_DIMS + 1)]  # ne, type, offset
 
 
 class _Short(Exception):
@@ -246,6 +247,36 @@ class HeaderParser:
         return pos
 
     def _tensor(self) -> None:
+        if not self._sound_tensor():
+            self._doubtful_tensor()
+
+    def _sound_tensor(self) -> bool:
+        """Take the next tensor info when it is whole and nothing is wrong with it: the loop of large tables."""
+        buffer, pos = self._buffer, self._pos
+        if pos + 8 > len(buffer):
+            return False
+        end = pos + 8 + int(_U64.unpack_from(buffer, pos)[0])
+        if end + 4 > len(buffer) or end - pos > MAX_NAME_BYTES:
+            return False
+        name = bytes(buffer[pos + 8 : end]).decode("utf-8", "surrogateescape")
+        (n_dims,) = _U32.unpack_from(buffer, end)
+        if n_dims > MAX_DIMS or name in self._names or end + 16 + n_dims * 8 > len(buffer):
+            return False
+        *ne, type_id, offset = _TENSOR_TAILS[n_dims].unpack_from(buffer, end + 4)
+        n_elements = 1
+        for n in ne:
+            n_elements *= n or 1
+        end += 16 + n_dims * 8
+        fits = n_elements < 1 << 62 and not offset % self._alignment and offset <= self.file_size
+        if not fits or end > self.file_size or end > MAX_HEADER_BYTES:
+            return False
+        self._names.add(name)
+        self._tensors.append(TensorInfo(name, tuple(ne), type_id, offset))
+        self._pos = end
+        return True
+
+    def _doubtful_tensor(self) -> None:
+        """The same step by step: says what is wrong, or that more bytes are wanted."""
         start = self._pos
         name, pos = self._text(start, MAX_NAME_BYTES, f"the name of tensor {len(self._tensors)}")
         shown = printable(name)

@@ -12,8 +12,9 @@ from ..block.anatomy import Anatomy
 from ..diagnosis.examine import Diagnosis, diagnose
 from ..diagnosis.finding import Finding
 from ..diagnosis.patient import quoted
-from ..errors import NextnError
+from ..discovery.sidecars import find_sidecars, with_sidecars
 from ..gguf.files import Model, open_model
+from ..gguf.header import TensorInfo
 from ..gguf.kv import KVType
 from ..schemas.base import Documented, filled
 from ..schemas.inspect import Inspect
@@ -88,22 +89,23 @@ def inspect(path: Path | str) -> Inspection:
 
 
 def inspect_model(model: Model, *, neighbours: bool = True) -> Inspection:
-    """Look into a model that is open; with `neighbours`, also for its sidecars in the same folder."""
+    """Look into a model that is open; with `neighbours`, also for its sidecars."""
     return inspection_of(model, diagnose(model, beside=neighbours), neighbours=neighbours)
 
 
 def inspection_of(model: Model, diagnosis: Diagnosis, *, neighbours: bool = True) -> Inspection:
     """The inspection of a model whose header was diagnosed."""
-    seen = Anatomy.of(model)
-    sizes = _sizes(model)
-    types: Counter[str] = Counter()
-    block_bytes = 0
-    for _, info in model.items():
-        size = sizes[info.name]
-        types[info.type_name] += size
-        block_bytes += size if seen.of_block(info.name) else 0
-    sidecars = _sidecars(model) if seen.shape == "trunk-only" and neighbours else ()
-    hints = list(hints_of(diagnosis))
+    seen = diagnosis.anatomy or Anatomy.of(model)
+    sizes, types = _sizes(model)
+    block_bytes = sum(sizes[f"blk.{layer}.{suffix}"] for layer in seen.blocks for suffix in seen.layers[layer])
+    sidecars: tuple[Path, ...] = ()
+    found: list[str] = []
+    if seen.shape == "trunk-only" and neighbours:
+        answer = find_sidecars(model)
+        sidecars = tuple(each.path for each in answer.candidates)
+        found = answer.hints()
+        diagnosis = with_sidecars(diagnosis, answer)
+    hints = [*found, *hints_of(diagnosis)]
     if seen.arch in ASSISTANTS:
         block_bytes = sum(sizes.values())
         words = f"drafts with it beside a model of '{ASSISTANTS[seen.arch]}' (-m MODEL -md this file; "
@@ -120,7 +122,7 @@ def inspection_of(model: Model, diagnosis: Diagnosis, *, neighbours: bool = True
         block_bytes=block_bytes,
         problems=problems_of(diagnosis),
         hints=tuple(hints),
-        types=dict(types.most_common()),
+        types=types,
         findings=diagnosis.findings,
         sidecars=sidecars,
         runs_on=runs_on,
@@ -138,9 +140,10 @@ def hints_of(diagnosis: Diagnosis) -> tuple[str, ...]:
     return tuple(f"{note.what.rstrip('.')}: {note.mend}" for note in notes)
 
 
-def _sizes(model: Model) -> dict[str, int]:
-    """Stored bytes by tensor; 0 for one behind the end of its file."""
-    sizes = {}
+def _sizes(model: Model) -> tuple[dict[str, int], dict[str, int]]:
+    """Stored bytes by tensor, 0 for one that its file does not hold, and by type's name, the most first."""
+    sizes: dict[str, int] = {}
+    types: Counter[int] = Counter()
     for file in model.files:
         stored, start = file.header.stored_sizes, file.header.data_offset
         for info in file.header.tensors:
@@ -148,27 +151,13 @@ def _sizes(model: Model) -> dict[str, int]:
             size = stored[info.name]
             if size is None:
                 size = max(0, file.size_bytes - at)
-            sizes[info.name] = size if at + size <= file.size_bytes else 0
-    return sizes
-
-
-def _sidecars(model: Model) -> tuple[Path, ...]:
-    """Sidecars in the model's folder that could belong to it."""
-    found = []
-    for path in sorted(model.entry.parent.glob("mtp-*.gguf")):
-        if path == model.entry:
-            continue
-        try:
-            other = open_model(path)
-            if not Anatomy.of(other).has_block:
-                continue
-            same = other.architecture == model.architecture
-            width = other.arch_int("embedding_length") == model.arch_int("embedding_length")
-        except NextnError:
-            continue
-        if same and width:
-            found.append(path)
-    return tuple(found)
+            size = size if at + size <= file.size_bytes else 0
+            sizes[info.name] = size
+            types[info.type_id] += size
+    named: Counter[str] = Counter()
+    for type_id, size in types.items():
+        named[TensorInfo("", (), type_id, 0).type_name] += size
+    return sizes, dict(named.most_common())
 
 
 def _with_measured(words: dict[str, str], model: Model, shape: str, has_sidecar: bool) -> dict[str, str]:

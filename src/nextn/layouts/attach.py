@@ -15,7 +15,7 @@ from ..gguf.header import DEFAULT_ALIGNMENT, build_header, place
 from ..gguf.kv import KV, edit
 from ..gguf.types import TensorType
 from ..writing.plan import Link, NewBytes, NewFile, Plan
-from . import build, for_engine, in_place, metadata, naming, qkv
+from . import build, for_engine, in_place, metadata, naming, places, qkv
 from .donor_check import check_fit, check_trunk, n_layer_trunk
 from .options import IN_PLACE, LAYOUTS, AttachOptions
 from .sidecar import main_type_of, sidecar_kvs, sidecar_roots, trunk_head
@@ -138,8 +138,8 @@ def _plan(job: _Job, layout: str, folder: Path, outputs: Iterable[NewFile | Link
 def _bundle(job: _Job) -> Plan:
     """One new file: the trunk's tensors in their order, then the block's."""
     trunk = job.trunk
-    default = naming.bundled_base(trunk.base_name) + ".gguf"
-    folder, name = naming.resolve_output(job.options.out, naming.default_folder(trunk), default)
+    default = naming.bundled_base(places.model_name(trunk)) + ".gguf"
+    folder, name = naming.resolve_output(job.options.out, places.default_folder(trunk), default)
     naming.check_main_name(name)
     new = job.block_parts()
     old = build.trunk_parts(trunk.files)
@@ -157,8 +157,8 @@ def _shards(job: _Job) -> Plan:
     """A new first shard, the others linked, a new last shard with the block."""
     trunk = job.trunk
     count = len(trunk.files) + 1
-    base = naming.bundled_base(trunk.base_name)
-    folder, name = naming.resolve_output(job.options.out, naming.default_folder(trunk) / base, base + ".gguf")
+    base = naming.bundled_base(places.model_name(trunk))
+    folder, name = naming.resolve_output(job.options.out, places.default_folder(trunk) / base, base + ".gguf")
     prefix = naming.set_prefix(name)
     naming.check_main_name(prefix)
     if count > MAX_SHARDS_OLD_IK:
@@ -210,7 +210,7 @@ def _sidecar(job: _Job) -> Plan:
     main_type = main_type_of(block)
     kvs = sidecar_kvs(job.kvs(), main_type, job.family)
     default = naming.sidecar_name(trunk, main_type.label)
-    folder, name = naming.resolve_output(options.out, naming.default_folder(trunk), default)
+    folder, name = naming.resolve_output(options.out, places.sidecar_folder(trunk), default)
     header = build.late_header(kvs, parts, trunk.header, _provenance(job, block))
     segments = (header, *build.data_segments(parts, trunk.header.alignment, trunk.files))
     if not name.startswith("mtp-"):

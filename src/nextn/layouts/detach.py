@@ -13,7 +13,7 @@ from ..gguf.files import GGUFFile, Model, shard_name
 from ..gguf.header import TensorInfo
 from ..gguf.kv import KV, edit
 from ..writing.plan import Link, LinkMode, NewBytes, NewFile, Plan
-from . import build, for_engine, metadata, naming, qkv
+from . import build, for_engine, metadata, naming, places, qkv
 
 
 @dataclass(frozen=True)
@@ -104,7 +104,7 @@ def plan_detach(
     if form is not None:
         return _reshaped(model, kvs, keep, base, out, n_trunk, form)
     if len(model.files) == 1:
-        folder, name = naming.resolve_output(out, naming.default_folder(model), base + ".gguf")
+        folder, name = naming.resolve_output(out, places.default_folder(model), base + ".gguf")
         naming.check_main_name(name)
         new = _rewritten(name, metadata.as_single_file(kvs, model), model.files[0], keep)
         return _plan(model, folder, (new,), folder / name)
@@ -128,7 +128,7 @@ def _reshaped(
         raise UsageError(
             f"{model.entry}: no layer of '{model.architecture}' has q, k and v to fuse or split; leave out --qkv."
         )
-    folder, name = naming.resolve_output(out, naming.default_folder(model), f"{base}-{form}-qkv.gguf")
+    folder, name = naming.resolve_output(out, places.default_folder(model), f"{base}-{form}-qkv.gguf")
     naming.check_main_name(name)
     parts = build.reshaped(build.trunk_parts(model.files, keep), qkv.trunk_tensors(model, n_trunk, form))
     like = model.header
@@ -145,7 +145,7 @@ def _detach_set(
     out: Path | str | None,
     link: LinkMode,
 ) -> Plan:
-    folder, name = naming.resolve_output(out, naming.default_folder(model) / base, base + ".gguf")
+    folder, name = naming.resolve_output(out, places.default_folder(model) / base, base + ".gguf")
     prefix = naming.set_prefix(name)
     naming.check_main_name(prefix)
     first, *others = model.files

@@ -74,6 +74,16 @@ def check_trunk(trunk: Model) -> None:
 def check_fit(block: Block, trunk: Model, family: Family) -> list[str]:
     """Raise DonorMismatch, naming the numbers, when the block does not fit; return warnings."""
     where = f"{block.origin} does not fit {trunk.entry.name}"
+    check_sizes(block, trunk, family, where)
+    theirs, ours = block.n_layer_trunk, n_layer_trunk(trunk)
+    if theirs is not None and theirs != ours:
+        raise DonorMismatch(f"{where}: the donor's number of trunk layers is {theirs:,}, the trunk's {ours:,}.")
+    check_shapes(block, trunk, family, where)
+    return check_tokens(block, trunk, where)
+
+
+def check_sizes(block: Block, trunk: Model, family: Family, where: str) -> None:
+    """Raise DonorMismatch unless architecture, width and vocabulary are the trunk's; UnsupportedModel for too many."""
     if block.architecture != trunk.architecture:
         raise DonorMismatch(
             f"{where}: the donor's architecture is '{block.architecture}', the trunk's '{trunk.architecture}'."
@@ -81,7 +91,6 @@ def check_fit(block: Block, trunk: Model, family: Family) -> list[str]:
     for what, theirs, ours in (
         ("hidden size", block.hidden_size, trunk.arch_int("embedding_length") or None),
         ("vocabulary", block.n_vocab, n_vocab(trunk)),
-        ("number of trunk layers", block.n_layer_trunk, n_layer_trunk(trunk)),
     ):
         if theirs is not None and ours is not None and theirs != ours:
             raise DonorMismatch(f"{where}: the donor's {what} is {theirs:,}, the trunk's {ours:,}.")
@@ -90,11 +99,10 @@ def check_fit(block: Block, trunk: Model, family: Family) -> list[str]:
             f"{block.origin}: it has {block.n_layer_nextn} MTP blocks, and engines take {family.max_blocks} "
             f"for '{family.arch}'."
         )
-    _check_shapes(block, trunk, family, where)
-    return _check_tokens(block, trunk, where)
 
 
-def _check_shapes(block: Block, trunk: Model, family: Family, where: str) -> None:
+def check_shapes(block: Block, trunk: Model, family: Family, where: str) -> None:
+    """Raise DonorMismatch unless the block is whole and its tensors have the shapes that `trunk`'s header asks for."""
     symbols = dimensions(trunk.arch_value, n_vocab(trunk))
     rules = {rule.target: rule for rule in family.rules}
     for tensor in block.tensors:
@@ -135,7 +143,7 @@ def _times(ne: tuple[int, ...]) -> str:
     return " x ".join(f"{n:,}" for n in ne)
 
 
-def _check_tokens(block: Block, trunk: Model, where: str) -> list[str]:
+def check_tokens(block: Block, trunk: Model, where: str) -> list[str]:
     """Compare tokenizers as far as the donor brings one."""
     ours = trunk.header.by_key.get(TOKENS)
     if ours is None:

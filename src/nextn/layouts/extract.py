@@ -13,7 +13,7 @@ from ..gguf.header import DEFAULT_ALIGNMENT, Header
 from ..gguf.kv import KV, KVType, edit
 from ..gguf.types import TensorType, tensor_type
 from ..writing.plan import NewFile, Plan
-from . import build, for_engine, metadata, naming, qkv
+from . import build, for_engine, metadata, naming, places, qkv
 from .donor_check import TOKENIZER_HASH, tokens_hash
 from .options import ExtractOptions
 from .sidecar import main_type_of, sidecar_kvs, sidecar_roots, trunk_head
@@ -95,7 +95,7 @@ def _sidecar(block: Block, family: Family, options: ExtractOptions) -> Plan:
     kind = main_type_of(parts_of_block)
     kvs = edit(sidecar_kvs(model.kvs, kind, family), put=_counts(block), drop_prefixes=("nextn.",))
     folder, name = naming.resolve_output(
-        options.out, naming.default_folder(model), naming.sidecar_name(model, kind.label)
+        options.out, places.default_folder(model), naming.sidecar_name(model, kind.label)
     )
     provenance = build.Provenance(
         block.donor_name, block.revision, tuple(part.info.name for part in parts_of_block)
@@ -145,7 +145,7 @@ def _donor(block: Block, options: ExtractOptions) -> Plan:
     base = block.model.base_name if block.model else block.origin.resolve().name
     folder, name = naming.resolve_output(
         options.out,
-        naming.default_folder(block.model) if block.model else Path.cwd(),
+        places.default_folder(block.model) if block.model else Path.cwd(),
         naming.donor_name(base, kind.label),
     )
     provenance = build.Provenance(

@@ -118,12 +118,13 @@ class _Roots:
         self.tied = config.values.get("tie_word_embeddings") is True
 
     def parts(self, *, with_head: bool) -> list[build.Part]:
-        """token_embd, output_norm and output; no output for a tied model, which engines tie too.
+        """token_embd, output_norm and output; a tied model may have no output, and engines tie it too.
 
         With a draft head in the block, most engines never use `output`, so it is left out. Some families have no
         output_norm, some scale positions by a tensor. Raises FormatError.
         """
-        head = self._find(OUTPUT) if with_head and not self.tied else None
+        uses = with_head and (not self.tied or self.hparams.keeps_tied_head)
+        head = self._find(OUTPUT) if uses else None
         if with_head and not self.tied and head is None:
             raise FormatError(
                 f"there is no head ('{self.family.root[OUTPUT][0]}'), and {CONFIG} does not say that it is the "

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from ..block.anatomy import Anatomy
+from ..discovery.sidecars import find_sidecars
 from ..errors import NoBlock, UsageError
 from ..gguf.files import Model, open_model
 
@@ -38,9 +39,10 @@ class MeasuredModel:
 
 
 def open_target(model: str | Path, sidecar: str | Path | None = None, *, needs_block: bool = True) -> MeasuredModel:
-    """The model with `sidecar`, or with the only one that lies beside a trunk-only model.
+    """The model with `sidecar`, or a trunk-only model with the one that `discovery.sidecars` finds.
 
-    Raises NoBlock (with `needs_block`), UsageError when several sidecars lie there, and what opening files raises.
+    Raises NoBlock (with `needs_block`), UsageError when several sidecars fit equally well, and what opening files
+    raises.
     """
     opened = open_model(model)
     seen = Anatomy.of(opened)
@@ -56,18 +58,14 @@ def open_target(model: str | Path, sidecar: str | Path | None = None, *, needs_b
         return MeasuredModel(opened, beside, notes if seen.has_block else ())
     if seen.has_block:
         return MeasuredModel(opened, None)
-    from ..inspection.model import inspect_model
-
-    found = inspect_model(opened).sidecars
-    if len(found) == 1:
-        note = f"the sidecar {found[0].name} lies beside the model and was taken"
-        return MeasuredModel(opened, open_model(found[0]), (note,))
-    if found:
-        several = ", ".join(path.name for path in found)
-        raise UsageError(f"{opened.entry}: {len(found)} sidecars lie beside it ({several}); name one with --sidecar.")
+    answer = find_sidecars(opened)
+    found = answer.best()
+    if found is not None:
+        return MeasuredModel(opened, found.model, tuple(answer.notes()))
     if needs_block:
+        over = "".join(f" ({note})" for note in answer.notes()[:1])
         raise NoBlock(
-            f"{opened.entry}: there is no MTP block in this model and no sidecar beside it; name one with --sidecar, "
+            f"{opened.entry}: there is no MTP block in this model and no sidecar of it{over}; name one with --sidecar, "
             "or attach a block first with 'nextn attach'."
         )
-    return MeasuredModel(opened, None)
+    return MeasuredModel(opened, None, tuple(answer.notes()))

@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from ..engines.deaths import explained
-from ..engines.logs import decisive_line
+from ..engines.logs import decisive_line, lines_of
 from ..engines.process import EngineProcess
 from ..engines.xllamacpp import Xllamacpp
 from ..errors import EngineFailed, EngineRefused
@@ -77,7 +77,7 @@ def read_account(log: str, *, accounting: bool) -> Account:
     unused: set[str] = set()
     current: ContextUse | None = None
     model: Counter[str] = Counter()
-    for line in log.splitlines():
+    for line in lines_of(log):
         if _LOADER in line:
             if unused or model:
                 account.unused.append(frozenset(unused))

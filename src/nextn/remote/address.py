@@ -72,7 +72,11 @@ def _from_address(url: str) -> SourceAddress:
     match = _HUB_PAGE.fullmatch(unquote(parts.path))
     if match and parts.netloc.lower() in _HUB_HOSTS | ({own.lower()} if own else set()):
         return HubSource(match["repo"], match["revision"], match["file"])
-    if not parts.hostname:
+    try:
+        sound = bool(parts.hostname) and (parts.port or 1) > 0 and bool(str(parts.hostname).encode("idna"))
+    except ValueError:  # a port that is none, a part of a name that is too long
+        sound = False
+    if not sound:
         raise UsageError(f"'{url}' names no host; write https://HOST/FILE.gguf.")
     return UrlSource(url)
 

@@ -14,9 +14,8 @@ import json
 import os
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass
 from functools import partial
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 from typing import Protocol
 from urllib.parse import quote, unquote, urlsplit, urlunsplit
 
@@ -24,11 +23,13 @@ from ..errors import NextnError, RemoteError, UsageError
 from ..gguf.files import os_error
 from ..version import __version__
 from ..workfile import Folder, private_folder
-from .http import RETRY_STATUS, Again, Fetcher, NotThere, Target, bare_etag, retry_after
+from .headers import bare_etag
+from .http import Fetcher
+from .listing import COMMIT, HubFile, Listing, is_safe_name, read_listing
+from .target import NotThere, Target
 
-_COMMIT = re.compile(r"[0-9a-f]{40}")
 _LISTING = "listing.json"
-_MAX_LISTING_BYTES = 256 << 20
+_MAX_LISTING_BYTES = 64 << 20  # 250,000 files
 
 
 class Gated(RemoteError):
@@ -62,34 +63,6 @@ class Place(Protocol):
         """Why the whole file is not what the server says, or None."""
 
 
-@dataclass(frozen=True)
-class HubFile:
-    """A file of a repository at a commit."""
-
-    size_bytes: int
-    sha256: str | None  # of the content, for files kept in LFS or Xet
-    blob_id: str | None  # git's hash, for all others
-
-    @property
-    def etag(self) -> str:
-        """What the Hub answers as the file's ETag."""
-        return self.sha256 or self.blob_id or ""
-
-
-@dataclass(frozen=True)
-class Listing:
-    """A repository at a commit."""
-
-    commit: str
-    files: Mapping[str, HubFile]
-
-
-def is_safe_name(name: str) -> bool:
-    """Whether a name from a server stays inside the folder it is put into."""
-    parts = PurePosixPath(name).parts
-    return bool(parts) and not name.startswith("/") and ".." not in parts and "\\" not in name and "\0" not in name
-
-
 class HubRepo:
     """A model repository, pinned to a commit when it is opened."""
 
@@ -115,7 +88,7 @@ class HubRepo:
     def _open(self) -> Listing:
         from huggingface_hub import is_offline_mode
 
-        if _COMMIT.fullmatch(self._asked) and (known := self._stored(self._asked)):
+        if COMMIT.fullmatch(self._asked) and (known := self._stored(self._asked)):
             return known
         if not is_offline_mode():
             return self._ask()
@@ -149,7 +122,7 @@ class HubRepo:
             raise os_error(error, self.root.joinpath(*self._parts, folder, name), "write it") from error
 
     def _stored(self, commit: str) -> Listing | None:
-        found = self._kept(commit, _LISTING) if _COMMIT.fullmatch(commit) else None
+        found = self._kept(commit, _LISTING) if COMMIT.fullmatch(commit) else None
         try:
             data = json.loads(found or b"")
             return Listing(commit, {str(name): HubFile(*entry) for name, entry in data["files"].items()})
@@ -158,39 +131,17 @@ class HubRepo:
 
     def _ask(self) -> Listing:
         """Commit, names, sizes and hashes, in one request."""
-        from huggingface_hub import HfApi, constants
-        from huggingface_hub.errors import HfHubHTTPError, HFValidationError
+        from huggingface_hub.errors import HFValidationError
+        from huggingface_hub.utils import build_hf_headers, validate_repo_id  # type: ignore[attr-defined]
 
-        api = HfApi(endpoint=self.endpoint, library_name="nextn", library_version=__version__)
-        found: list[Listing] = []
-
-        def act() -> bool:
-            self.fetcher.traffic.add(n_requests=1)
-            try:
-                info = api.model_info(
-                    self.repo_id, revision=self._asked, files_metadata=True, timeout=constants.HF_HUB_ETAG_TIMEOUT
-                )
-            except HFValidationError as error:
-                raise UsageError(f"'{self.repo_id}' is no repository name on the Hub (ORG/NAME).") from error
-            except HfHubHTTPError as error:
-                status, headers = error.response.status_code, error.response.headers
-                if status in RETRY_STATUS:
-                    raise Again(f"the Hub answers {status}", retry_after(headers)) from error
-                raise self._refused(None, status, headers) from error
-            except (ValueError, KeyError, TypeError) as error:
-                raise RemoteError(f"{self.endpoint}: the answer is not that of a Hub; check HF_ENDPOINT.") from error
-            files = {
-                each.rfilename: HubFile(each.size, each.lfs.sha256 if each.lfs else None, each.blob_id)
-                for each in info.siblings or []
-                if each.size is not None and is_safe_name(each.rfilename)
-            }
-            if not _COMMIT.fullmatch(info.sha or ""):
-                raise RemoteError(f"{self.endpoint}: the server does not name a commit; check HF_ENDPOINT.")
-            found.append(Listing(str(info.sha), files))
-            return True
-
-        self.fetcher.attempts(f"hf:{self.repo_id}", act)
-        listing = found[0]
+        try:
+            validate_repo_id(self.repo_id)
+        except HFValidationError as error:
+            raise UsageError(f"'{self.repo_id}' is no repository name on the Hub (ORG/NAME).") from error
+        url = f"{self.endpoint}/api/models/{self.repo_id}/revision/{quote(self._asked, safe='')}?blobs=True"
+        headers = build_hf_headers(library_name="nextn", library_version=__version__)
+        target = Target(url, f"hf:{self.repo_id}", headers=headers, refused=partial(self._refused, None))
+        listing = read_listing(self.fetcher.small(target, _MAX_LISTING_BYTES), self.endpoint)
         table = {name: [file.size_bytes, file.sha256, file.blob_id] for name, file in listing.files.items()}
         self._keep(listing.commit, _LISTING, json.dumps({"version": 1, "files": table}).encode())
         if self._asked != listing.commit:
@@ -206,7 +157,7 @@ class HubRepo:
         with contextlib.suppress(OSError):
             commit = (base / "refs" / self._asked).read_text().strip()
         snapshot = base / "snapshots" / commit
-        if not _COMMIT.fullmatch(commit) or not snapshot.is_dir():
+        if not COMMIT.fullmatch(commit) or not snapshot.is_dir():
             return None
         paths = [path for path in snapshot.rglob("*") if path.is_file()]
         return Listing(

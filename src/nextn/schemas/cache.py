@@ -8,16 +8,18 @@ from .base import Bytes, Document, Part, doc
 
 
 class KeptModel(Part):
-    """Parts of one version of one remote source."""
+    """Parts of one version of one remote source; with --sidecars a sidecar."""
 
-    name: Annotated[str, doc("hf:ORG/NAME@COMMIT, or the address")]
-    path: Annotated[str, doc("the folder that holds it")]
+    name: Annotated[str, doc("hf:ORG/NAME@COMMIT, or the address; with --sidecars the sidecar's path")]
+    path: Annotated[str, doc("the folder that holds it; with --sidecars the sidecar's path")]
     size_bytes: Annotated[Bytes, doc("what it takes on disk")]
     used: Annotated[str, doc("when it was last written to, UTC, as 2026-01-31T23:59:59Z")]
+    model: Annotated[str | None, doc("with --sidecars the model that it belongs to; null: not known")]
+    stale: Annotated[bool, doc("with --sidecars: the file is gone, or is another one by now")]
 
 
 class Cache(Document, tag="cache", kw_only=True):
-    """What is kept of remote models."""
+    """What is kept of remote models, or with --sidecars of sidecars."""
 
     folder: str
     freed_bytes: Annotated[Bytes, doc("with --clear: what was removed")]

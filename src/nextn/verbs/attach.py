@@ -6,11 +6,11 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from ..errors import UsageError
+from ..errors import NextnError, UsageError
 from ..gguf.files import open_model
 from ..gguf.types import TensorType
 from ..progress import Progress, Say, heard
-from ..writing.plan import LinkMode
+from ..writing.plan import LinkMode, Plan
 
 if TYPE_CHECKING:
     from ..gguf.files import Model
@@ -38,6 +38,7 @@ def attach(
     all_links: bool = False,
     room_policy: RoomPolicy = least_room,
     confirm: in_place.Confirm | None = None,
+    remember: bool = True,
     dry_run: bool = False,
     progress: Progress | None = None,
     say: Say | None = None,
@@ -88,7 +89,7 @@ def attach(
             options = replace(options, room=replace(in_place.room_for(found.model.entry), policy=room_policy))
         why, n_before = None, 0
         if donor is None:
-            from ..donors.find import find
+            from ..discovery.donors import find
 
             wanted = layout or (default_layout(found.model) if for_engine in (None, "llama.cpp") else "bundle")
             chosen = find(found.model, layout=wanted, options=http_options(limit_rate))
@@ -97,16 +98,46 @@ def attach(
         if (assistant := _assistant(donor)) is not None:
             from ..layouts.assistant import plan_place
 
-            return carry_out(plan_place(found.model, assistant, options), dry_run, progress)
+            plan = _preceded(found.model, plan_place(found.model, assistant, options))
+            return _noted(found.model, carry_out(plan, dry_run, progress), remember)
         with open_block(donor, limit_rate) as source:
             block, notes = source.to_write(duplicates)
-            plan = plan_attach(found.model, block, options).noted(notes)
+            plan = _preceded(found.model, plan_attach(found.model, block, options).noted(notes))
             if plan.changes:
                 plan = in_place.named(plan, found.model)
                 if confirm is not None and not dry_run:
                     confirm(plan)
             result = source.run(plan, expect=expect, why=why, dry_run=dry_run, progress=progress)
-            return replace(result, bytes_downloaded=result.bytes_downloaded + n_before + found.bytes_downloaded)
+            result = replace(result, bytes_downloaded=result.bytes_downloaded + n_before + found.bytes_downloaded)
+            return _noted(found.model, result, remember)
+
+
+def _preceded(model: Model, plan: Plan) -> Plan:
+    """The plan, with a note where another sidecar of the model is found before the one that it makes."""
+    from ..discovery.sidecars import nearer_than
+
+    found = None if plan.sidecar is None else nearer_than(model, plan.sidecar)
+    if found is None:
+        return plan
+    return plan.noted([f"{found.place} and comes before this one; name this one with --sidecar"])
+
+
+def _noted(model: Model, result: Result, remember: bool) -> Result:
+    """The result; its sidecar is noted down where its place or name does not show whose it is."""
+    from ..discovery.kept import note_down
+    from ..discovery.sidecars import KEPT, find_sidecars
+
+    sidecar = result.sidecar
+    if sidecar is None or result.outcome is None or not remember:
+        return result
+    if any(each.path.samefile(sidecar) and each.where < KEPT for each in find_sidecars(model).candidates):
+        return result
+    try:
+        note_down(model, sidecar)
+    except NextnError as error:
+        more = f"it is not remembered for this model, so name it with --sidecar: {error}"
+        return replace(result, plan=result.plan.noted([more]))
+    return result
 
 
 def _assistant(donor: str | Path) -> Model | None:

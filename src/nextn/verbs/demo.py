@@ -94,7 +94,7 @@ def run_demo(folder: Path, engine: Engine | None = None, say: Say | None = None)
     for layout in LAYOUTS:
         say(f"{layout}: attaching")
         started = time.perf_counter()
-        made = attach(trunk, CHECKPOINT, layout=layout, out=folder / layout)
+        made = attach(trunk, CHECKPOINT, layout=layout, out=folder / layout, remember=False)
         wall_s = time.perf_counter() - started
         verdict = verify(
             made.entry,

@@ -40,7 +40,7 @@ def detach(
     from ..layouts.detach import plan_detach
 
     if in_place:
-        from ..layouts import in_place as layout
+        from ..layouts import in_place_detach as layout
 
         if out is not None or qkv is not None or for_engine is not None:
             raise UsageError(

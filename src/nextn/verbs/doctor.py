@@ -104,7 +104,7 @@ def doctor(
         source = None if donor is None else stack.enter_context(open_block(donor, limit_rate))
         block = None if source is None else source.block
         target = None if trunk is None else open_model(Path(trunk))
-        before = examine(model, donor=block, trunk=target, limit_rate=limit_rate)
+        before = _with_sidecars(examine(model, donor=block, trunk=target, limit_rate=limit_rate))
         if source is not None and source.remote is not None:
             before = _with_address(before, source.block.origin, str(donor))
         died = False
@@ -131,6 +131,16 @@ def _with_address(before: Diagnosis, place: Path, address: str) -> Diagnosis:
     return replace(
         before, findings=tuple(replace(each, mend=each.mend.replace(own, asked)) for each in before.findings)
     )
+
+
+def _with_sidecars(before: Diagnosis) -> Diagnosis:
+    """The diagnosis with a word on the sidecars of a model that has no block of its own."""
+    from ..discovery.sidecars import find_sidecars, with_sidecars
+
+    if before.model is None or before.remote or before.shape != "trunk-only":
+        return before
+    answer = find_sidecars(before.model)
+    return replace(with_sidecars(before, answer), notes=(*before.notes, *answer.hints()))
 
 
 def _tried(

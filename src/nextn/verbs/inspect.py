@@ -74,10 +74,10 @@ def _model(subject: Subject, diagnosis: Diagnosis, digest: str | None) -> Inspec
 
 def _hints(found: Opened, shape: str) -> list[str]:
     """A sidecar in the same repository, by its name: no more headers are read for it."""
-    from ..discovery import llama_cpp_names as hf_rules
+    from ..discovery.sidecars import named
 
     entry = found.path_in_place
-    beside = hf_rules.sidecars(found.beside, entry) if entry is not None and shape == "trunk-only" else []
+    beside = named(found.beside, entry) if entry is not None and shape == "trunk-only" else []
     if not beside:
         return []
     return [f"{PurePosixPath(beside[0]).name} in the same repository is its sidecar by name: 'nextn pull' gets both."]

@@ -73,7 +73,7 @@ def pack(
     opened = [open_model(model) for model in models]
     why, n_before = None, 0
     if donor is None and sidecar is None and opened and not any(map(has_block, opened)):
-        from ..donors.find import find
+        from ..discovery.donors import find
 
         chosen = find(best_source(opened), layout="shards", options=http_options(limit_rate))
         donor, why, n_before = chosen.source, chosen.why, chosen.bytes_downloaded

@@ -7,8 +7,8 @@ from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
-from ..block.anatomy import Anatomy
 from ..block.model import Block
+from ..discovery.sidecars import find_sidecars
 from ..engines.xllamacpp import Xllamacpp
 from ..errors import EngineFailed, EngineMissing, NextnError, UsageError
 from ..gguf.files import Model, open_model
@@ -115,21 +115,11 @@ def _block(donor: str | Path | None, sidecar: Model | None) -> Iterator[Callable
 
 
 def _found_sidecar(model: Model, notes: list[str]) -> Model | None:
-    """The only sidecar beside a trunk-only model."""
-    if Anatomy.of(model).has_block:
-        return None
-    from ..inspection.model import inspect_model
-
-    try:
-        found = inspect_model(model).sidecars
-    except NextnError:
-        return None
-    if len(found) != 1:
-        if found:
-            notes.append(f"{len(found)} sidecars lie beside the model; name one with --sidecar to plan with it")
-        return None
-    notes.append(f"the sidecar {found[0].name} lies beside the model and was taken")
-    return open_model(found[0])
+    """The sidecar that every verb would take. Raises UsageError when several fit equally well."""
+    answer = find_sidecars(model)
+    found = answer.best()
+    notes += answer.notes()
+    return None if found is None else found.model
 
 
 def _engine(wanted: bool, needed: bool, notes: list[str]) -> Xllamacpp | None:

@@ -16,7 +16,9 @@ from ..gguf.files import Model, open_model
 if TYPE_CHECKING:
     from ..engines import Engine, LlamaServer
     from ..inspection.model import Inspection
-from ..discovery.sidecars import check_beside, find_sidecar
+from ..discovery.sidecars import find_sidecars
+from ..layouts.beside import check_beside
+from ..layouts.places import sidecar_folder
 from ..schemas.base import Documented, filled
 from ..schemas.base import Engine as EngineName
 from ..schemas.serve import Serve
@@ -73,7 +75,7 @@ def choose(
 ) -> Choice:
     """Layout, sidecar, flags and command for `model`; nothing is started.
 
-    The sidecar is `sidecar`, or the first beside the model, by llama.cpp's own rules for names, whose block fits.
+    The sidecar is `sidecar`, or the one that `discovery.sidecars` finds.
     Settings that are not given come from `tuned`, or from NAME.tune.json beside the model, else from the engine.
     `engine_args` stand last and win. Raises DonorMismatch, NoBlock, EngineMissing, UsageError, and what opening
     files raises.
@@ -156,7 +158,7 @@ def _layout(seen: Inspection, sidecar: str | Path | None, engine: Engine, notes:
         notes.append(f"ik_llama.cpp and '{seen.architecture}': {words}")
     if sidecar is not None:
         beside = open_model(sidecar)
-        check_beside(beside, model)
+        notes += [f"{beside.entry.name}: {what}" for what in check_beside(beside, model)]
         if seen.shape == "bundled":
             notes.append(f"{name} has a block of its own; the sidecar's is the one that drafts")
         if not takes_sidecar:
@@ -171,12 +173,15 @@ def _layout(seen: Inspection, sidecar: str | Path | None, engine: Engine, notes:
             notes.append(f"{name}: if it is refused, take the block off with 'nextn detach'")
             return "none", None
         return ("shards" if model.is_sharded else "bundled"), None
-    found = find_sidecar(model, notes)
+    answer = find_sidecars(model)
+    found = answer.best()
+    if found is None or takes_sidecar:
+        notes += answer.notes()
     if found is not None and takes_sidecar:
-        return "sidecar", found
+        return "sidecar", found.path
     layout = "" if takes_sidecar else " --layout bundle"
     if found is not None:
-        notes.append(f"{found.name} lies beside it, and ik_llama.cpp takes no sidecar of this family")
+        notes.append(f"{found.place}, and ik_llama.cpp takes no sidecar of this family")
     notes.append(
         f"{name} has no MTP block: served without MTP; put one on with "
         f"'nextn attach {shlex.quote(str(model.entry))} --from DONOR{layout}'"
@@ -187,10 +192,14 @@ def _layout(seen: Inspection, sidecar: str | Path | None, engine: Engine, notes:
 
 
 def _tuned(model: Model, tuned: str | Path | None, notes: list[str]) -> Tuned:
-    path = model.entry.with_name(model.base_name + TUNED_SUFFIX) if tuned is None else Path(tuned)
+    name = model.base_name + TUNED_SUFFIX
+    path = model.entry.with_name(name) if tuned is None else Path(tuned)
+    if tuned is None and not path.is_file():
+        path = sidecar_folder(model) / name
     if tuned is None and not path.is_file():
         return Tuned(path)
-    notes.append(f"settings from {path.name}" + (", found beside the model" if tuned is None else ""))
+    where = "beside the model" if path.parent == model.entry.parent else f"in {path.parent}"
+    notes.append(f"settings from {path.name}" + (f", found {where}" if tuned is None else ""))
     return read_tuned(path)
 
 

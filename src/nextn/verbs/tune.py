@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 
 from ..errors import OutputExists, UsageError
 from ..gguf.types import parse_type_name
-from ..layouts import naming
+from ..layouts import naming, places
 from ..measure.bench_setup import context_for, machine
 from ..measure.candidate_sidecars import Maker
 from ..measure.engine_pool import Pool
@@ -159,7 +159,7 @@ def tune(
 def _outputs(target: MeasuredModel, out: str | Path | None) -> tuple[Path, Path]:
     """The sidecar that may be written, and the settings. Raises OutputExists."""
     model = target.model
-    folder, file = naming.resolve_output(out, naming.default_folder(model), naming.sidecar_name(model, "tuned"))
+    folder, file = naming.resolve_output(out, places.sidecar_folder(model), naming.sidecar_name(model, "tuned"))
     settings = folder / (model.base_name + TUNED_SUFFIX)
     for path in (folder / file, settings):
         if path.exists() or path.is_symlink():

@@ -23,6 +23,7 @@ SERVERS = "ENGINE_WATCH_SERVERS"
 _INSIDE = re.compile(rf"[\w.-]*-packages/(?:{'|'.join(WHEELS)})[^\s'\"]*")
 _QUANTIZER = re.compile(r"/lib(?:ggml|gomp)[^/]*$")
 _STARTS = {"subprocess.Popen", "os.exec", "os.posix_spawn", "os.system"}
+_LOADS = {"import": 1, "ctypes.dlopen": 0}  # event -> which argument has the library's path, where it has one
 
 
 _raised: type[BaseException] = RuntimeError  # in a child, which ends with it
@@ -44,18 +45,14 @@ def _words(value: object) -> str:
 
 
 def _hook(event: str, args: tuple[object, ...]) -> None:
-    log = os.environ.get(VARIABLE)
-    if log is None:
-        return
     if event in _STARTS:
         text = _words(args[:2])
-    elif event == "import":  # with the file name of a library, once it is found
-        text = _words(args[1])
-    elif event == "ctypes.dlopen":
-        text = _words(args[0])
+    elif event in _LOADS:
+        text = _words(args[_LOADS[event]])
     else:
         return
-    if text and (engine := engine_in(text)):
+    log = os.environ.get(VARIABLE) if text else None
+    if log is not None and (engine := engine_in(text)):
         with Path(log).open("a", encoding="utf-8") as file:
             file.write(f"{engine}\n")
         raise _raised(said(engine))

@@ -1,13 +1,12 @@
 """The donor of a trunk when none was named: beside it on disk, or on the Hub where its metadata points.
 
-What lies beside the trunk costs no network and is looked at first: sidecars, donor files and bundled models of the
-trunk's name whose header fits it. Then `sources.infer` guesses repositories from metadata, which are confirmed by their
-headers: config.json, the index, and tokenizer.json of the one that fits so far.
+What is here costs no network and is looked at first: the trunk's sidecar (see `sidecars`), donor files and bundled
+models of the trunk's name beside it whose header fits. Then `donors.infer` guesses repositories from metadata, which
+are confirmed by their headers: config.json, the index, and tokenizer.json of the one that fits so far.
 """
 
 from __future__ import annotations
 
-import re
 from collections.abc import Collection, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
@@ -16,18 +15,19 @@ from typing import TYPE_CHECKING, Any
 
 from ..archs import family_of
 from ..block.from_gguf import block_from_model
+from ..donors.infer import Doubt, Evidence, find_donor, names_of, same_name
 from ..errors import BlockPresent, NextnError, RemoteError
 from ..gguf.files import Model, model_candidates, open_model
 from ..layouts.donor_check import check_fit, check_trunk
+from ..layouts.places import is_named_by_hash
 from ..remote.address import HubSource
-from .infer import Doubt, Evidence, find_donor, names_of, same_name
+from .sidecars import base_of, find_sidecars
 
 if TYPE_CHECKING:
     from ..remote.http import Options
     from ..remote.model import Remote, RemoteCheckpoint
 
 MOST_NEIGHBOURS = 64  # GGUF files beside the trunk whose headers are read
-_OWN_MARKS = re.compile(r"^mtp-|-MTP-donor(?=-|\Z)|-MTP(?=-|\Z)")
 
 
 @dataclass(frozen=True)
@@ -55,14 +55,16 @@ def find(trunk: Model, *, layout: str, options: Options | None = None) -> Found:
 
 
 def _beside(trunk: Model, layout: str) -> Found | None:
-    """A file of the trunk's own name in its folder, whose block fits."""
-    kinds = dict(_neighbours(trunk))
-    sidecars = [path for path, kind in kinds.items() if kind == "sidecar"]
-    if layout == "sidecar" and sidecars:
+    """The trunk's sidecar, or a file of its own name in its folder, whose block fits."""
+    answer = find_sidecars(trunk)
+    if layout == "sidecar" and answer.candidates:
+        several = f" (and {len(answer.equals) - 1} more that fit equally well)" if len(answer.equals) > 1 else ""
         raise BlockPresent(
-            f"{trunk.entry}: its sidecar {sidecars[0].name} lies beside it already; load it with -md, or name a donor "
+            f"{trunk.entry}: {answer.candidates[0].place} already{several}; 'nextn serve' takes it, or name a donor "
             "with --from to make another one."
         )
+    kinds = {each.path: "sidecar" for each in answer.equals}
+    kinds |= {path: kind for path, kind in _neighbours(trunk) if path not in {each.path for each in answer.candidates}}
     if len(kinds) > 1:
         some = "; ".join(f"{path.name} ({kind})" for path, kind in kinds.items())
         raise Doubt(
@@ -71,12 +73,16 @@ def _beside(trunk: Model, layout: str) -> Found | None:
         )
     for path, kind in kinds.items():
         why = f"it lies beside the trunk, is a {kind} file of the same name, and its header fits"
+        if kind == "sidecar" and answer.candidates:
+            why = f"{answer.candidates[0].place}, and its header fits"
         return Found(str(path), f"{trunk.entry.name}: the donor is {path.name}: {why}.")
     return None
 
 
 def _neighbours(trunk: Model) -> Iterator[tuple[Path, str]]:
     """Files of the trunk's name with a block that fits, and their kind."""
+    if is_named_by_hash(trunk.entry):
+        return
     folder = trunk.entry.parent
     names = names_of(trunk)
     own = {file.path.name for file in trunk.files}
@@ -86,8 +92,7 @@ def _neighbours(trunk: Model) -> Iterator[tuple[Path, str]]:
     except (NextnError, OSError):
         return
     for path in paths[:MOST_NEIGHBOURS]:
-        base = _OWN_MARKS.sub("", re.sub(r"(-\d{5}-of-\d{5})?\.gguf\Z", "", path.name))
-        if not any(same_name(base, name) for name in names):
+        if not any(same_name(base_of(path.name), name) for name in names):
             continue
         try:
             block = block_from_model(open_model(path))
@@ -131,9 +136,9 @@ class _Remote:
 
 
 def _on_the_hub(trunk: Model, options: Options | None) -> Found:
-    from ..remote.http import NotThere
     from ..remote.hub import Gated
     from ..remote.model import open_remote
+    from ..remote.target import NotThere
 
     commits: dict[str, str | None] = {}
     looked_at: list[Remote] = []
