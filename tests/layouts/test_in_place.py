@@ -324,7 +324,7 @@ def test_the_plan_of_a_detach_is_pure(here: Path) -> None:
     before = model.read_bytes()
     plan = in_place_detach.plan_detach(open_model(model), Room(4096))
     assert plan.changes[0].bare_head == Q4.read_bytes()[: len(plan.changes[0].bare_head)]
-    assert plan.steps and model.read_bytes() == before
+    assert plan.change_steps and model.read_bytes() == before
 
 
 @pytest.mark.parametrize("field", ["size", "head", "tensors", "room", "dropped", "padding", "tail", "all"])

@@ -211,7 +211,7 @@ def say_outputs(plan: Plan, *, done: bool) -> None:
         grows = change.size_after - change.size_bytes
         sign = "+" if grows >= 0 else "-"
         say(f"{would}change {size(change.size_after):>8}  {change.path} ({sign}{abs(grows):,} bytes)")
-    for number, step in enumerate(plan.steps if not done else (), start=1):
+    for number, step in enumerate(plan.change_steps if not done else (), start=1):
         say(f"  {number}. {step}")
     for out in plan.outputs:
         how = "link " if hasattr(out, "source") else "write"

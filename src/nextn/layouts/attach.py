@@ -225,4 +225,4 @@ def _in_place(job: _Job) -> Plan:
     block = job.block_parts()
     change, steps = in_place.attached(job.trunk, job.kvs(), block, _provenance(job, block), job.options.room)
     plan = _plan(job, IN_PLACE, job.trunk.entry.parent, (), job.trunk.entry)
-    return replace(plan, changes=(change,), steps=steps)
+    return replace(plan, changes=(change,), change_steps=steps)

@@ -38,7 +38,7 @@ def plan_detach(model: Model, room: Room) -> Plan:
         header_bytes=model.header_bytes,
         notes=tuple(notes),
         changes=changes,
-        steps=tuple(_detach_steps(changes)),
+        change_steps=tuple(_detach_steps(changes)),
     )
 
 

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import Annotated, Literal, TypeAlias
 
+from msgspec import UNSET, UnsetType
+
 from .base import Bytes, Document, Part, Seconds, Sha256, doc
 
 Kind: TypeAlias = Literal["linked", "copied", "kept", "block", "new"]
@@ -57,7 +59,6 @@ class Result(Document, kw_only=True):
     bytes_linked: Annotated[Bytes, doc("bytes of existing files under new names")]
     peak_memory_bytes: Annotated[Bytes, doc("upper estimate")]
     files: list[WrittenFile]
-    steps: Annotated[list[str], doc("in place: what is done to the files, in order")]
     notes: list[str]
     wall_s: Seconds
     tensor_sha256: Annotated[dict[str, Sha256], doc("attached tensor -> sha256 of its stored bytes")]
@@ -65,3 +66,4 @@ class Result(Document, kw_only=True):
     donor: Annotated[Donor | None, doc("where the block came from; null for detach")]
     bytes_downloaded: Annotated[Bytes, doc("from servers, headers included")]
     bytes_to_download: Annotated[Bytes, doc("what a dry run left on the server")]
+    steps: Annotated[list[str] | UnsetType, doc("only in place: what is done to the files, in order")] = UNSET

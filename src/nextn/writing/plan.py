@@ -211,7 +211,7 @@ class Plan:
     notes: tuple[str, ...] = ()
     json_bytes: int = 0  # the part of `header_bytes` that is JSON
     changes: tuple[Change, ...] = ()  # existing files, changed in place; the entry's is the last to be whole
-    steps: tuple[str, ...] = ()  # what is done to them, in order, for people
+    change_steps: tuple[str, ...] = ()  # what is done to them, in order, for people
 
     @property
     def bytes_read(self) -> int:

@@ -73,6 +73,7 @@ class Result(Documented):
             donor=self.donor,
             bytes_downloaded=self.bytes_downloaded,
             bytes_to_download=self.bytes_to_download,
+            **({"steps": list(self.plan.change_steps)} if self.plan.changes else {}),
         )
 
 
