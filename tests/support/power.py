@@ -146,6 +146,5 @@ def _redo(path: Path, calls: list[Call]) -> None:
                 half_shifted(call.name.removeprefix("half "), fd, offset, size, at)
             else:
                 getattr(real, call.name)(fd, *call.args)
-        os.fsync(fd)
     finally:
         os.close(fd)

@@ -70,7 +70,7 @@ def test_an_error_or_ctrl_c_at_any_call_ends_with_the_old_or_the_new_file(case: 
         except KeyboardInterrupt:
             done = False
         call = system.trace[k - 1][0]
-        recover(case.folder)  # what is left of a journal that could not be removed
+        recover(case.folder, system=Faults())  # what is left of a journal that could not be removed
         state = case.state()
         assert state in ("old", "new"), (k, call, state)
         assert not done or state == "new", (k, call)
@@ -87,7 +87,7 @@ def test_a_kill_at_any_call_ends_with_the_old_or_the_new_file_after_recover(case
         assert in_child(lambda k=k: case.run(Faults(k, mode))) == KILLED
         if hot(case):
             assert unfinished(entry)[0].running is False
-        recover(entry)
+        recover(entry, system=Faults())
         assert case.state() in ("old", "new"), k
         seen.add(case.state())
         assert not hot(case)
@@ -127,7 +127,7 @@ def test_a_kill_at_every_call_of_a_recovery(cases: dict[str, Case], name: str) -
             entry = case.reset()
             assert in_child(lambda k=k: case.run(Faults(k, "torn-kill"))) == KILLED
             code = in_child(lambda entry=entry, j=j: recover(entry, system=Faults(j, "torn-kill")))
-            recover(entry)
+            recover(entry, system=Faults())
             assert case.state() in ("old", "new"), (k, j)
             assert not hot(case)
             if code == 0:
@@ -149,7 +149,7 @@ def test_a_disk_that_dies_half_way_is_recovered_when_it_works_again(case: Case) 
             assert hot(case)
         except NextnError:
             pass
-        recover(entry)
+        recover(entry, system=Faults())
         assert case.state() in ("old", "new"), k
     assert n_left > 5
 
@@ -172,7 +172,7 @@ def test_while_a_file_is_neither_no_engine_loads_it(case: Case) -> None:
             now = open_model(entry)  # the block is being appended, and the old header does not know it
             assert [(kv.key, kv.raw) for kv in now.kvs] == [(kv.key, kv.raw) for kv in old.kvs], k
             assert tensors_of(now) == tensors_of(old), k
-        recover(entry)
+        recover(entry, system=Faults())
     assert n_unreadable
 
 
