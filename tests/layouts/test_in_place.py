@@ -13,11 +13,11 @@ from pathlib import Path
 import pytest
 from changes import TAIL, foreign, foreign_set, padded, tensors_of
 from faults import content, giant, listing, ranged_disk, small_disk
+from opened import open_donor
 
 import nextn
 from conftest import CHECKPOINT, Q4, RANGES, TRUNKS, mounted, need
 from nextn.block.anatomy import Anatomy
-from nextn.block.opening import open_donor
 from nextn.engines import find_engine
 from nextn.engines.base import Launch
 from nextn.errors import EngineRefused, InPlaceRefused, NoBlock, UsageError
@@ -173,7 +173,7 @@ def test_a_caller_chooses_how_much_room_is_inserted(here: Path) -> None:
 
 def test_500_gb_cost_what_2_mb_cost(here: Path) -> None:
     """A sparse giant: headers and block are written, and nothing else is read or moved."""
-    donor = nextn.extract(CHECKPOINT, out=here / "donor.gguf", donor_file=True).entry
+    donor = nextn.extract(CHECKPOINT, out=here / "donor.gguf", block_only=True).entry
     big = giant(Q4, 500 << 30).single(here / "big.gguf")
     size, blocks = big.stat().st_size, big.stat().st_blocks
     assert size > 500 << 30

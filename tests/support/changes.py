@@ -8,11 +8,11 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from faults import Faults, content
+from opened import open_donor
 
 import nextn
 from conftest import TRUNKS
 from nextn.block.model import layer_of
-from nextn.block.opening import open_donor
 from nextn.gguf.files import Model, open_model, shard_name
 from nextn.gguf.header import TensorInfo, build_header, pad_to, place
 from nextn.gguf.kv import KV, edit
@@ -166,7 +166,7 @@ def make_cases(disk: Path, checkpoints: Callable[[str], Path]) -> dict[str, Case
     donors = {}
     for name in ("qwen35-dense-f32", "qwen35moe-fused-bf16"):
         donors[name] = disk / f"{name}.gguf"
-        nextn.extract(checkpoints(name), out=donors[name], donor_file=True)
+        nextn.extract(checkpoints(name), out=donors[name], block_only=True)
     sources = disk / "sources"
     sources.mkdir()
     dense = donors["qwen35-dense-f32"]

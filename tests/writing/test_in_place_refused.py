@@ -20,7 +20,6 @@ import nextn
 from conftest import CHECKPOINT, Q4, RANGES, need
 from nextn.errors import EXIT_INTERRUPTED, InPlaceRefused, NextnError, NoSpace, StorageError, UsageError
 from nextn.writing import guards, journal
-from nextn.writing.journal import SUFFIX
 from nextn.writing.ranges import shifted, where_shifted
 from nextn.writing.recover import recover, unfinished
 
@@ -325,12 +324,3 @@ def test_on_a_terminal_it_asks(model: Path, answer: str, code: int) -> None:
     assert done == code, shown
     assert "this file itself is changed" in shown and "change it? [y/N]" in shown and "1. write a journal" in shown
     assert (model.read_bytes() == Q4.read_bytes()) == (code != 0)
-
-
-def test_recover_says_when_there_is_nothing_to_do(model: Path) -> None:
-    code, err, out = command("recover", model.parent)
-    assert code == 0 and "no change in place was interrupted" in err and out == ""
-    code, _, out = command("recover", model, "--json")
-    assert code == 0 and json.loads(out)["journals"] == []
-    assert command("recover", model.with_name("none.gguf"))[0] == StorageError.exit_code
-    assert not any(name.endswith(SUFFIX) for name in listing(model.parent))

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from . import headers, parts
+from . import engines, headers, parts
 from .base import Family, Rule, Source, Transform
 from .headers import BOOL, I32
 from .hparams import ARRAY, F32, U32, Config, HParams, Row
@@ -68,6 +68,11 @@ _ROWS = headers.with_base(
     Row("embedding_length_out", U32, _streams_width),
 )
 
+_DSPARK = (
+    "'mtp.*' is a DSpark draft in stages and no MTP block: llama.cpp's converter makes a draft of its own of it "
+    "(convert_hf_to_gguf.py --dspark), which is loaded beside the model with -md"
+)
+
 FAMILY = Family(
     arch="deepseek4",
     title="DeepSeek-V4",
@@ -117,13 +122,7 @@ FAMILY = Family(
         _t("ffn_up_shexp.weight", "E Fs", "ffn.shared_experts.w3.weight"),
     ),
     symbols=None,
-    not_blocks=(
-        (
-            "markov_head",
-            "'mtp.*' is a DSpark draft in stages and no MTP block: llama.cpp's converter makes a draft of its own of "
-            "it (convert_hf_to_gguf.py --dspark), which is loaded beside the model with -md",
-        ),
-    ),
+    not_blocks=tuple((mark, _DSPARK) for mark in ("markov_head", "confidence_head", "main_proj")),
     qkv=None,
     header=HParams(rows=_ROWS, output_norm_plus_one=False, keeps_tied_head=True, rope_factors=None),
     trunk_arrays=(),
@@ -133,8 +132,6 @@ FAMILY = Family(
     sidecar_extra=(),
     ignores_promise=True,
     memory=parts.PLAIN_CACHE,
-    only_ik=False,
-    ik=None,
     root={
         "token_embd.weight": ("embed.weight",),
         "output_norm.weight": ("norm.weight",),
@@ -145,5 +142,6 @@ FAMILY = Family(
     longer_arrays=("attention.compress_ratios",),
     head_needed=True,
     only_sidecar="the mixer before its head has the name of the trunk's, and a file holds one of them",
-    runs_on={"llama.cpp": "sidecar", "ik_llama.cpp": "sidecar (read in its source, not run)"},
+    llama_cpp=engines.SIDECAR_ON_LLAMA_CPP,
+    ik=engines.UNKNOWN_ON_IK,
 )

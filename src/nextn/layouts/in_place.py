@@ -17,7 +17,7 @@ from ..errors import InPlaceRefused
 from ..gguf.files import SPLIT_TENSORS_COUNT, GGUFFile, Model
 from ..gguf.header import Header, TensorInfo, build_header, header_size, pad_to
 from ..gguf.kv import KV, KVType, edit
-from ..gguf.parser import parse_header
+from ..gguf.parser import HeaderParser
 from ..units import size as readable
 from ..writing.plan import Change, Hashes, LateHeader, Tail
 from . import build, metadata
@@ -142,9 +142,9 @@ class _Fitted:
         """Assert that the original header can be had back from this one."""
         blank = "0" * 64
         data = self.build(dict.fromkeys(self.made.names, blank), blank)
-        made = parse_header(data, file_size=1 << 62)
-        found = note_of(made)
-        if found is None or found[0].head(made, found[1], found[2]) != head:
+        made = HeaderParser(1 << 62).feed(data)
+        found = None if made is None else note_of(made)
+        if made is None or found is None or found[0].head(made, found[1], found[2]) != head:
             raise AssertionError("the header would not lead back to the original")
 
 

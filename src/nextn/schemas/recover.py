@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from typing import Annotated, Literal
 
-from .base import Document, Part, doc
+from .base import Document, DocumentPart, doc
 
 
-class RecoveredJournal(Part):
+class RecoveredJournal(DocumentPart):
     """What became of one journal, or in a dry run would."""
 
     path: str
@@ -18,7 +18,7 @@ class RecoveredJournal(Part):
     files: list[str]
 
 
-class Recover(Document, tag="recover", kw_only=True):
+class RecoverDocument(Document, tag="recover", kw_only=True):
     """What interrupted changes in place had left."""
 
     dry_run: Annotated[bool, doc("true: nothing was changed")]

@@ -6,7 +6,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from ..errors import NextnError, UsageError
+from ..errors import NextnError, UnsupportedModel, UsageError
 from ..gguf.files import open_model
 from ..gguf.types import TensorType
 from ..progress import Progress, Say, heard
@@ -15,7 +15,7 @@ from ..writing.plan import LinkMode, Plan
 if TYPE_CHECKING:
     from ..gguf.files import Model
 from ..donors.open_donor import open_block
-from ..layouts.options import IN_PLACE, RoomPolicy, embeddings_type, least_room, named_type
+from ..layouts.options import IN_PLACE, RoomPolicy, embeddings_type, named_type
 from ..writing.result import Result, carry_out, link_mode
 from . import in_place
 
@@ -36,7 +36,7 @@ def attach(
     expect: str | None = None,
     limit_rate: float | None = None,
     all_links: bool = False,
-    room_policy: RoomPolicy = least_room,
+    room_policy: RoomPolicy | None = None,
     confirm: in_place.Confirm | None = None,
     remember: bool = True,
     dry_run: bool = False,
@@ -50,8 +50,8 @@ def attach(
     hf:ORG/NAME@REVISION:FILE or an address; None looks beside the trunk and then where its metadata point, and tells
     `say` what was chosen and why. `layout`: "shards" (default for a set), "sidecar" (default for a single file),
     "bundle", or "in-place", the one layout that changes the trunk's own file (see `writing.in_place`): there
-    `room_policy` says how much room is inserted for a header that does not fit, `all_links` allows a file with several
-    names, and `confirm` is called with the plan before anything is changed. `type`: the block's matrices (default:
+    `room_policy` says how much room is inserted for a header that does not fit (None: as little as possible),
+    `all_links` allows a file with several names, and `confirm` is called with the plan before anything is changed. `type`: the block's matrices (default:
     q8_0 from a checkpoint, unchanged from a GGUF). `draft_head`: type of an extra low-bit head made from the trunk's.
     `embd_type`: type of a sidecar's embeddings and head, "as-is" to carry the trunk's. `expect`: the sha256 that the
     donor's block must have (see `fingerprint`), compared before anything is written. `qkv`: q, k and v of the block's
@@ -64,6 +64,7 @@ def attach(
     OutputExists, NoSpace, StorageError, RemoteError, InPlaceRefused, ChangeUnfinished, UsageError; of the last,
     `sources.infer.Doubt` when several donors fit equally well.
     """
+    from ..diagnosis.renamed import find_renamed
     from ..layouts.attach import default_layout, plan_attach
     from ..layouts.options import AttachOptions
     from ..remote.opening import http_options, opened
@@ -84,9 +85,11 @@ def attach(
                 f"{found.name}: a block is attached to local files only (a dry run reads the header of a remote one); "
                 "get the model with 'nextn pull', then attach."
             )
+        if (renamed := find_renamed(found.model)) is not None:
+            raise UnsupportedModel(f"{found.name}: {renamed.what.rstrip('.')}: {renamed.mend}.")
         if layout == IN_PLACE:
             in_place.check_files([found.model.files[0].path], all_links=all_links)
-            options = replace(options, room=replace(in_place.room_for(found.model.entry), policy=room_policy))
+            options = replace(options, room=in_place.room_for(found.model.entry, room_policy))
         why, n_before = None, 0
         if donor is None:
             from ..discovery.donors import find

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from ..errors import ChangeUnfinished, UsageError
 from ..gguf.files import Model
-from ..layouts.options import Room
+from ..layouts.options import Room, RoomPolicy, least_room
 from ..progress import Say, heard
 from ..remote.address import parse_source
 from ..writing.guards import check_own_file
@@ -49,11 +49,11 @@ def check_files(paths: Sequence[Path], *, all_links: bool) -> None:
         )
 
 
-def room_for(path: Path) -> Room:
+def room_for(path: Path, policy: RoomPolicy | None = None) -> Room:
     """What can be done for a longer header of a file (links followed). Raises NoSpace, StorageError."""
     folder = path.resolve().parent
     with explained(folder, "create a file in the folder"):
-        return Room(grain_of(folder))
+        return Room(grain_of(folder), policy or least_room)
 
 
 def named(plan: Plan, model: Model) -> Plan:

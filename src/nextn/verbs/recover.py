@@ -7,7 +7,7 @@ from pathlib import Path
 
 from ..errors import StorageError
 from ..schemas.base import Document, Documented
-from ..schemas.recover import Recover, RecoveredJournal
+from ..schemas.recover import RecoverDocument, RecoveredJournal
 from ..writing import recover as journals
 from ..writing.recover import Recovered
 
@@ -21,13 +21,18 @@ class Recovery(Documented):
     journals: tuple[Recovered, ...]
 
     @property
+    def when_unprinted(self) -> str:
+        """What was done all the same."""
+        return "nothing was changed" if self.dry_run else "what was interrupted is ended"
+
+    @property
     def document(self) -> Document:
         """What --json prints."""
         found = [
             RecoveredJournal(str(each.journal), each.verb, each.what, [str(path) for path in each.files])
             for each in self.journals
         ]
-        return Recover(dry_run=self.dry_run, path=str(self.path), journals=found)
+        return RecoverDocument(dry_run=self.dry_run, path=str(self.path), journals=found)
 
 
 def recover(path: str | Path, *, dry_run: bool = False) -> Recovery:

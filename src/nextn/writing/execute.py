@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import hashlib
 import os
@@ -11,7 +12,8 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from ..errors import FormatError, NoSpace, OutputExists, StorageError
+from ..brief import Brief
+from ..errors import FormatError, NextnError, NoSpace, OutputExists, StorageError
 from ..progress import Progress
 from ..remote.cache import refuse_partial
 from ..sources.ranges import Meter, Reader
@@ -26,7 +28,7 @@ SLACK_BYTES = 1 << 20  # room for folders and journal that a file needs beside i
 
 
 @dataclass(frozen=True)
-class Outcome:
+class Outcome(Brief):
     """What a run did."""
 
     plan: Plan
@@ -40,7 +42,7 @@ class Outcome:
 
 
 @dataclass
-class Run:
+class WritingRun:
     """What the steps of one run share."""
 
     plan: Plan
@@ -59,8 +61,21 @@ class Run:
             self.progress(self.done, self.plan.bytes_written)
 
 
-def check_outputs(plan: Plan) -> None:
-    """Everything that can be known before writing. Raises OutputExists, NoSpace, StorageError."""
+def check_outputs(plan: Plan, *, tidy: bool = True) -> None:
+    """Everything that can be known before writing. Raises OutputExists, NoSpace, StorageError.
+
+    With `tidy` what killed runs left in the folder is removed also when this one is refused.
+    """
+    try:
+        _check(plan)
+    except NextnError:
+        if tidy:
+            with contextlib.suppress(OSError):
+                clean(plan.folder)
+        raise
+
+
+def _check(plan: Plan) -> None:
     try:
         leftovers = clean(plan.folder, remove=False)
         _check_folder(plan)
@@ -125,7 +140,7 @@ def execute(plan: Plan, *, progress: Progress | None = None, system: System | No
     meter = Meter()
     links: dict[str, str] = {}
     with Reader(meter) as reader, Workspace(plan.folder, system) as space:
-        run = Run(plan, reader, system, progress, min(os.cpu_count() or 1, 8))
+        run = WritingRun(plan, reader, system, progress, min(os.cpu_count() or 1, 8))
         temps: dict[str, Path] = {}
         late: list[tuple[int, LateHeader, Path]] = []
         for out in plan.outputs:
@@ -139,6 +154,7 @@ def execute(plan: Plan, *, progress: Progress | None = None, system: System | No
             write_all(system, fd, data, 0, path)
         for path in temps.values():
             space.sync(path)
+        reader.check_unchanged()
         if len(plan.outputs) > 1:
             space.announce(
                 {out.name: _bytes_of(out, temps) for out in plan.outputs}
@@ -146,12 +162,14 @@ def execute(plan: Plan, *, progress: Progress | None = None, system: System | No
         for out in plan.outputs:
             if out is plan.outputs[-1] and len(plan.outputs) > 1:
                 space.settle()  # the entry never reaches the disk before the others
-            if isinstance(out, Link) and out.staged is not None:
-                links[out.name] = space.adopt(out.source, out.name, out.staged)
+            if isinstance(out, Link) and out.staged:
+                assert out.stamp is not None
+                links[out.name] = space.adopt(out.source, out.name, out.stamp)
             elif isinstance(out, Link):
                 links[out.name] = space.add_link(
                     out.source,
                     out.name,
+                    out.stamp,
                     hard=out.mode is not LinkMode.SYMLINK,
                     symbolic=out.mode is not LinkMode.HARD,
                 )
@@ -177,7 +195,7 @@ def _bytes_of(out: NewFile | Link, temps: Mapping[str, Path]) -> Path:
     return out.source if out.twin_of is None else temps[out.twin_of]
 
 
-def _write_file(run: Run, out: NewFile, fd: int, path: Path) -> list[LateHeader]:
+def _write_file(run: WritingRun, out: NewFile, fd: int, path: Path) -> list[LateHeader]:
     """Write all segments; headers that wait for hashes are left open and returned."""
     late = []
     offset = 0
@@ -192,7 +210,7 @@ def _write_file(run: Run, out: NewFile, fd: int, path: Path) -> list[LateHeader]
     return late
 
 
-def write_segment(run: Run, segment: Segment, fd: int, offset: int, path: Path) -> int:
+def write_segment(run: WritingRun, segment: Segment, fd: int, offset: int, path: Path) -> int:
     """Write one segment (other than a late header) at `offset`; returns its bytes."""
     if isinstance(segment, NewBytes):
         write_all(run.system, fd, segment.data, offset, path)
@@ -207,7 +225,7 @@ def write_segment(run: Run, segment: Segment, fd: int, offset: int, path: Path) 
     raise AssertionError(segment)
 
 
-def _copy(run: Run, segment: Copy, fd: int, offset: int, path: Path) -> int:
+def _copy(run: WritingRun, segment: Copy, fd: int, offset: int, path: Path) -> int:
     """Move a range inside the kernel."""
     where = segment.where
     src = run.reader.fd_for(where)
@@ -239,7 +257,7 @@ def _sendfile(src: int, dst: int, src_offset: int, dst_offset: int, count: int, 
         raise explain(error, path, "write it") from error
 
 
-def _carry(run: Run, segment: Carry, fd: int, offset: int, path: Path) -> int:
+def _carry(run: WritingRun, segment: Carry, fd: int, offset: int, path: Path) -> int:
     digest = hashlib.sha256()
     start = offset
     for data in run.reader.pieces(segment.where):
@@ -253,7 +271,7 @@ def _carry(run: Run, segment: Carry, fd: int, offset: int, path: Path) -> int:
     return offset - start
 
 
-def _converted(run: Run, segment: Convert) -> Iterator[memoryview]:
+def _converted(run: WritingRun, segment: Convert) -> Iterator[memoryview]:
     """The tensor's new bytes in pieces."""
     seen = run.source_hash.update if segment.of_block else None
     if isinstance(segment, Repack):
@@ -267,7 +285,7 @@ def _converted(run: Run, segment: Convert) -> Iterator[memoryview]:
         yield quantize_rows(rows, segment.type, n_threads=few).data.cast("B")
 
 
-def _convert(run: Run, segment: Convert, fd: int, offset: int, path: Path) -> int:
+def _convert(run: WritingRun, segment: Convert, fd: int, offset: int, path: Path) -> int:
     digest = hashlib.sha256()
     start = offset
     for data in _converted(run, segment):

@@ -24,7 +24,7 @@ from ..errors import ChangeUnfinished, NextnError, NoSpace, StorageError
 from ..progress import Progress
 from ..sources.ranges import Meter, Reader
 from . import journal as journals
-from .execute import SLACK_BYTES, Outcome, Run, write_segment
+from .execute import SLACK_BYTES, Outcome, WritingRun, write_segment
 from .guards import check_unused
 from .journal import FULL, NONE, SHIFTING, Bare, Journal, State, Verb
 from .plan import Change, Plan
@@ -59,7 +59,7 @@ def change_files(plan: Plan, *, progress: Progress | None = None, system: System
     check_changes(plan)
     meter = Meter()
     with Reader(meter) as reader, locked([change.path for change in plan.changes]) as fds:
-        run = Run(plan, reader, system, progress, min(os.cpu_count() or 1, 8))
+        run = WritingRun(plan, reader, system, progress, min(os.cpu_count() or 1, 8))
         for change, fd in zip(plan.changes, fds, strict=True):
             _check_planned(change, fd)
             check_unused(change.path, fd)
@@ -115,7 +115,7 @@ def _end(record: Journal, fds: Sequence[int], system: System, error: BaseExcepti
 # -- attach ----------------------------------------------------------------------------------------------------------
 
 
-def _attach(run: Run, change: Change, record: Journal, fd: int) -> None:
+def _attach(run: WritingRun, change: Change, record: Journal, fd: int) -> None:
     system, path, header = run.system, change.path, change.header
     assert header is not None
     state = record.states[-1]

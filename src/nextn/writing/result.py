@@ -58,6 +58,11 @@ class Result(Documented):
         return made + tuple(change.path for change in self.plan.changes)
 
     @property
+    def when_unprinted(self) -> str:
+        """Whether the files are there."""
+        return "nothing was written" if self.outcome is None else f"the files are complete, load {self.entry}"
+
+    @property
     def document(self) -> Document:
         """What --json prints."""
         done = self.outcome
@@ -77,12 +82,12 @@ class Result(Documented):
         )
 
 
-def check(plan: Plan) -> None:
+def check(plan: Plan, *, tidy: bool) -> None:
     """Everything that can be known before writing. Raises OutputExists, NoSpace, StorageError, ChangeUnfinished."""
     if plan.changes:
         in_place.check_changes(plan)
     else:
-        new_files.check_outputs(plan)
+        new_files.check_outputs(plan, tidy=tidy)
 
 
 def execute(plan: Plan, *, progress: Progress | None = None, system: System | None = None) -> Outcome:
@@ -94,7 +99,7 @@ def execute(plan: Plan, *, progress: Progress | None = None, system: System | No
 def carry_out(plan: Plan, dry_run: bool, progress: Progress | None) -> Result:
     """Carry a plan out that needs nothing from a server; with `dry_run` only check that it can be."""
     if dry_run:
-        check(plan)
+        check(plan, tidy=False)
         return Result(plan, None)
     return Result(plan, execute(plan, progress=progress))
 
