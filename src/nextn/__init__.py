@@ -37,6 +37,7 @@ if TYPE_CHECKING:
     from .verbs.pack import pack
     from .verbs.plan import plan
     from .verbs.pull import pull
+    from .verbs.recover import Recovery, recover
     from .verbs.report import ReportResult, report
     from .verbs.serve import Serving, serve
     from .verbs.tune import tune
@@ -57,6 +58,7 @@ _HOMES = {
     "PackResult": "publish.packing",
     "Progress": "progress",
     "PullResult": "publish.pulling",
+    "Recovery": "verbs.recover",
     "ReportResult": "verbs.report",
     "Result": "writing.result",
     "Say": "progress",
@@ -68,7 +70,7 @@ _HOMES = {
         verb: f"verbs.{verb}"
         for verb in (
             "assemble", "attach", "bench", "cache", "demo", "detach", "doctor", "explode", "extract", "inspect",
-            "pack", "plan", "pull", "report", "serve", "tune", "verify",
+            "pack", "plan", "pull", "recover", "report", "serve", "tune", "verify",
         )
     },
 }  # fmt: skip
@@ -86,6 +88,7 @@ __all__ = [
     "PackResult",
     "Progress",
     "PullResult",
+    "Recovery",
     "ReportResult",
     "Result",
     "Say",
@@ -108,6 +111,7 @@ __all__ = [
     "pack",
     "plan",
     "pull",
+    "recover",
     "report",
     "serve",
     "tune",

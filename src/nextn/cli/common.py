@@ -13,6 +13,7 @@ from ..report.text import say
 
 if TYPE_CHECKING:
     from ..donors.infer import Doubt
+    from ..writing.plan import Plan
 
 R = TypeVar("R")
 F = TypeVar("F", bound=Callable[..., Any])
@@ -111,6 +112,11 @@ writing_options = together(
     out_option, dry_run_option, json_option,
     click.option("-q", "--quiet", is_flag=True, help="Print only the path to load."),
 )  # fmt: skip
+
+in_place_options = together(
+    click.option("--yes", is_flag=True, help="In place: change the file without asking."),
+    click.option("--all-links", is_flag=True, help="In place: also change a file that has several names."),
+)
 
 # -- running an engine ------------------------------------------------------------------------------------------------
 
@@ -211,6 +217,27 @@ def settled(run: Callable[[str | None], R], donor: str | None) -> R:
         return run(donor)
     except Doubt as doubt:
         return run(ask_which(doubt))
+
+
+def confirmed(yes: bool) -> Callable[[Plan], None]:
+    """Asks on a terminal before a plan changes a file itself; elsewhere that wants `--yes`."""
+
+    def confirm(plan: Plan) -> None:
+        if yes:
+            return
+        from ..report.written import say_outputs
+
+        path = plan.changes[-1].path
+        if not (sys.stdin.isatty() and sys.stderr.isatty()):
+            raise UsageError(
+                f"{path}: this changes the file itself, and without a terminal to ask on that wants --yes; --dry-run "
+                "shows what would be done."
+            )
+        say_outputs(plan, done=False)
+        say(f"{path}: this file itself is changed, and no copy is made; 'nextn detach --in-place' undoes an attach.")
+        click.confirm("change it?", default=False, abort=True, err=True)
+
+    return confirm
 
 
 def listed(text: str | None) -> Sequence[str] | None:

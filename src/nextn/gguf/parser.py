@@ -9,7 +9,7 @@ from operator import length_hint
 from pathlib import Path
 
 from ..errors import FormatError, UnsupportedFormat
-from .header import DEFAULT_ALIGNMENT, FIXED_BYTES, MAGIC, Header, TensorInfo, pad_to
+from .header import DEFAULT_ALIGNMENT, FIXED_BYTES, MAGIC, UNREADABLE, Header, TensorInfo, pad_to
 from .kv import KV, SCALAR_SIZE, Buffer, KVType, printable
 from .strangers import MOST_BYTES, by_content
 
@@ -99,6 +99,10 @@ class HeaderParser:
     def _fixed(self) -> None:
         self._want(min(4, self.file_size), "the magic number")
         magic = bytes(self._buffer[:4])
+        if magic == UNREADABLE:
+            raise self._fail(
+                "a change in place of this file was interrupted or is under way: end it with 'nextn recover'", 0
+            )
         if magic != MAGIC:
             known = by_content(bytes(self._buffer[:MOST_BYTES]))
             if known is not None:

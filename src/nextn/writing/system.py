@@ -10,6 +10,7 @@ from pathlib import Path
 
 from ..errors import NextnError, NoSpace, OutputExists, StorageError
 from ..workfile import At, Folder
+from . import ranges
 
 # What file systems answer that have no hard links, or none to this file.
 NO_HARD_LINKS = frozenset({errno.EXDEV, errno.EPERM, errno.ENOTSUP, errno.EOPNOTSUPP, errno.EMLINK, errno.ENOSYS})
@@ -29,6 +30,22 @@ class System:
     def copy_range(self, src: int, dst: int, count: int, src_offset: int, dst_offset: int) -> int:
         """Bytes moved by the kernel; reflinked where the file system can."""
         return os.copy_file_range(src, dst, count, src_offset, dst_offset)
+
+    def truncate(self, fd: int, size: int) -> None:
+        """os.ftruncate."""
+        os.ftruncate(fd, size)
+
+    def insert_range(self, fd: int, offset: int, size: int) -> None:
+        """Room at `offset`: what follows moves up."""
+        ranges.insert_range(fd, offset, size)
+
+    def collapse_range(self, fd: int, offset: int, size: int) -> None:
+        """A range taken out: what follows moves down."""
+        ranges.collapse_range(fd, offset, size)
+
+    def punch_hole(self, fd: int, offset: int, size: int) -> None:
+        """A range emptied."""
+        ranges.punch_hole(fd, offset, size)
 
     def fsync(self, fd: int) -> None:
         """os.fsync."""

@@ -1,0 +1,27 @@
+"""Changes in place that were interrupted: a journal lies beside the file."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from pathlib import Path
+
+from ..gguf.files import Model
+from ..writing.recover import unfinished
+from .finding import Finding
+from .patient import quoted
+
+
+def check_journals(path: Path) -> Iterator[Finding]:
+    """A finding for each journal beside a file (links followed), or beside the files of a folder."""
+    for found in unfinished(path):
+        mend = "wait until it is done" if found.running else f"nextn recover {quoted(found.files[-1])}"
+        yield Finding(
+            "change-unfinished", "error", found.sentence().partition(": ")[2], os.fspath(found.files[-1]),
+            "engines refuse to load it, or load it without the change", mend,
+        )  # fmt: skip
+
+
+def check_model(model: Model) -> list[Finding]:
+    """The same for all files of an open model, each journal once."""
+    return list(dict.fromkeys(finding for file in model.files for finding in check_journals(file.path)))
