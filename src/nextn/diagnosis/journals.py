@@ -7,15 +7,16 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from ..gguf.files import Model
+from ..shell import Command
 from ..writing.recover import unfinished
+from .advice import Advice
 from .finding import Finding
-from .patient import quoted
 
 
 def check_journals(path: Path) -> Iterator[Finding]:
     """A finding for each journal beside a file (links followed), or beside the files of a folder."""
     for found in unfinished(path):
-        mend = "wait until it is done" if found.running else f"nextn recover {quoted(found.files[-1])}"
+        mend = Advice.of("wait until it is done" if found.running else Command.of("nextn", "recover", found.files[-1]))
         yield Finding(
             "change-unfinished", "error", found.sentence().partition(": ")[2], os.fspath(found.files[-1]),
             "engines refuse to load it, or load it without the change", mend,
