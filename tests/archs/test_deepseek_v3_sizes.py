@@ -6,16 +6,16 @@ import json
 from pathlib import Path
 
 import pytest
+from opened import open_donor
 
 import nextn
 from nextn.block.duplicates import without_duplicates
-from nextn.block.opening import open_donor
 from nextn.gguf.files import open_model
 from nextn.gguf.header import TensorInfo, build_header, place
 from nextn.gguf.kv import KV, KVType
 from nextn.gguf.types import parse_type_name, tensor_size
 from nextn.layouts.attach import plan_attach
-from nextn.layouts.options import Options
+from nextn.layouts.options import AttachOptions
 from nextn.writing.plan import Plan
 
 E, H, LQ, LKV, NOPE, ROPE, DV, X, FX, F, N, V = 7168, 128, 1536, 512, 128, 64, 128, 256, 2048, 18432, 61, 129280
@@ -113,7 +113,9 @@ def planned(trunk: Path, checkpoint: Path, layout: str, *, drop: bool = False) -
     block, notes = open_donor(checkpoint), []
     if drop:
         block, notes = without_duplicates(block)
-    plan = plan_attach(open_model(trunk), block, Options(layout, embd_type=parse_type_name("q4_0"), out="/nowhere"))
+    plan = plan_attach(
+        open_model(trunk), block, AttachOptions(layout, embd_type=parse_type_name("q4_0"), out="/nowhere")
+    )
     return plan.noted(notes)
 
 

@@ -10,11 +10,12 @@ from pathlib import Path
 
 import pytest
 from families import CODE, KINDS, PACKED, trunk_of
+from opened import open_donor
 
 import nextn
 from conftest import DATA, need, stored
-from nextn.archs import FAMILIES, LOADS_ONLY
-from nextn.block.opening import open_donor
+from nextn.archs import FAMILIES
+from nextn.archs.others import LOADS_ONLY
 from nextn.errors import UnsupportedModel
 from nextn.gguf.files import open_model
 
@@ -47,6 +48,7 @@ def test_blocks_equal_the_upstream_converters(
             assert model.header.get(key) == value, key
 
 
+@pytest.mark.engine
 @pytest.mark.parametrize("kind", [kind for kind in KINDS if kind not in PACKED])
 def test_bundle_and_sidecar_draft_and_keep_the_text(
     kind: str, family: Callable[[str], Path], tmp_path: Path
@@ -96,6 +98,7 @@ def test_deepseek4_in_its_published_form_equals_the_upstream_converters(
             assert hashlib.sha256(stored(made, name)).hexdigest() == sha256, name
 
 
+@pytest.mark.engine
 def test_deepseek4_drafts_beside_a_trunk_with_compressed_attention(
     family: Callable[[str], Path], tmp_path: Path
 ) -> None:

@@ -83,17 +83,17 @@ def test_lists_of_windows_grow_and_shrink(trunk: Path, donor: Path, tmp_path: Pa
 def test_what_no_engine_takes_is_refused(trunk: Path, donor: Path, tmp_path: Path) -> None:
     with pytest.raises(UnsupportedModel, match="no engine takes the block"):
         nextn.attach(trunk, donor, layout="sidecar", out=tmp_path)
-    for aim in ("llama.cpp", "both"):
+    for refused in ("llama.cpp", "both"):
         with pytest.raises(UnsupportedModel, match=r"llama\.cpp has no architecture"):
-            nextn.attach(trunk, donor, aim=aim, out=tmp_path)
+            nextn.attach(trunk, donor, for_engine=refused, out=tmp_path)
     assert nextn.doctor(trunk).before.problems == ()
-    made = nextn.attach(trunk, donor, aim="ik", out=tmp_path)
+    made = nextn.attach(trunk, donor, for_engine="ik", out=tmp_path)
     assert nextn.doctor(made.entry).before.problems == () and nextn.inspect(made.entry).problems == ()
 
 
 @pytest.mark.engine
 def test_it_drafts_on_ik(ik: IkServer, trunk: Path, donor: Path, tmp_path: Path) -> None:
-    made = nextn.attach(trunk, donor, aim="ik", out=tmp_path)
+    made = nextn.attach(trunk, donor, for_engine="ik", out=tmp_path)
     result, says, drafted, _, _ = compat.ask(ik, made.entry, None, 1)
     assert (result, drafted > 0) == ("drafts", True), says
     plain = nextn.detach(made.entry, out=tmp_path / "plain.gguf")

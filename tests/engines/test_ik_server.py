@@ -88,11 +88,11 @@ def test_glm_5_in_its_published_widths_drafts(
 
     monkeypatch.chdir(tmp_path)
     trunk = TRUNKS / "families" / "glmdsa-wide-Q8_0.gguf"
-    made = nextn.attach(trunk, family("glmdsa-wide"), aim="both", out=tmp_path / "both")
+    made = nextn.attach(trunk, family("glmdsa-wide"), for_engine="both", out=tmp_path / "both")
     assert made.plan.layout == "bundle"
     result, says, drafted, accepted, _ = compat.ask(ik, made.entry, None, 1)
     assert (result, drafted > 0, accepted > 0) == ("drafts", True, True), says
-    plain = nextn.detach(made.entry, aim="ik", out=tmp_path / "plain.gguf").entry
+    plain = nextn.detach(made.entry, for_engine="ik", out=tmp_path / "plain.gguf").entry
     assert compat.ask(ik, plain, None, 0)[0] == "runs"
 
 

@@ -61,6 +61,7 @@ def test_the_table_names_an_oldest_build_for_every_family_that_drafts() -> None:
     assert any(name != NEWEST for _, _, name in oldest())
 
 
+@pytest.mark.engine
 @pytest.mark.parametrize(("model", "layout", "name"), oldest())
 def test_it_drafts_and_keeps_the_text(
     model: str,

@@ -40,16 +40,18 @@ def generate(model: Path) -> tuple[list[int], str]:
     return (json.loads(done.stdout.splitlines()[-1]) if done.returncode == 0 else []), done.stderr
 
 
+@pytest.mark.engine
 def test_the_older_runtime_fails_on_a_block_and_runs_what_detach_makes(tiny_models: TinyModels, tmp_path: Path) -> None:
     plain, _ = generate(tiny_models.trunk)
     assert len(plain) == 16
     for number, sick in enumerate((tiny_models.bundled, tiny_models.shards)):
         tokens, said = generate(sick)
         assert tokens == [] and "blk.4.ssm_conv1d.weight" in said and "not found" in said
-        made = nextn.detach(sick, out=tmp_path / str(number), aim="ik")
+        made = nextn.detach(sick, out=tmp_path / str(number), for_engine="ik")
         assert generate(made.entry)[0] == plain
 
 
+@pytest.mark.engine
 def test_it_runs_a_trunk_of_its_own_types_after_attach_and_detach(tmp_path: Path) -> None:
     """The trunk is quantized by its own tool; nextn carries what it cannot decode."""
     tool = Path(importlib.util.find_spec("ik_llama_cpp").origin).parents[1] / "bin" / "llama-quantize"  # type: ignore[union-attr,arg-type]
@@ -57,7 +59,7 @@ def test_it_runs_a_trunk_of_its_own_types_after_attach_and_detach(tmp_path: Path
     subprocess.run([tool, SOURCE, trunk, "IQ4_KS", "1"], check=True, capture_output=True, timeout=200)
     kinds = {info.type_name for _, info in open_model(trunk).items()}
     assert "iq4_ks" in kinds
-    bundled = nextn.attach(trunk, CHECKPOINT, layout="bundle", type="iq4_ks", aim="ik", out=tmp_path / "with")
+    bundled = nextn.attach(trunk, CHECKPOINT, layout="bundle", type="iq4_ks", for_engine="ik", out=tmp_path / "with")
     model = open_model(bundled.entry)
     for name in open_model(trunk).tensors:
         assert stored(model, name) == stored(open_model(trunk), name)
@@ -65,7 +67,7 @@ def test_it_runs_a_trunk_of_its_own_types_after_attach_and_detach(tmp_path: Path
         "iq4_ks", "f32"
     }  # fmt: skip
     with pytest.raises(QuantizeError, match=r"which llama\.cpp cannot read"):
-        nextn.attach(trunk, CHECKPOINT, layout="bundle", aim="both", out=tmp_path / "both")
+        nextn.attach(trunk, CHECKPOINT, layout="bundle", for_engine="both", out=tmp_path / "both")
     plain = nextn.detach(bundled.entry, out=tmp_path / "plain.gguf")
     assert plain.entry.read_bytes() == trunk.read_bytes()
     assert len(generate(plain.entry)[0]) == 16
@@ -73,6 +75,7 @@ def test_it_runs_a_trunk_of_its_own_types_after_attach_and_detach(tmp_path: Path
     assert seen.to_json()["types"]["iq4_ks"] > 0
 
 
+@pytest.mark.engine
 @pytest.mark.parametrize("name", TYPES)
 def test_its_types_are_written_as_its_own_tool_does(name: str, tmp_path: Path) -> None:
     tool = Path(importlib.util.find_spec("ik_llama_cpp").origin).parents[1] / "bin" / "llama-quantize"  # type: ignore[union-attr,arg-type]

@@ -11,11 +11,12 @@ from corpus import CORPUS, VALID, sameness
 from ggufmaker import make, start, text
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
+from opened import parse_header
 
 from nextn.errors import FormatError, NextnError
 from nextn.gguf.files import read_header
 from nextn.gguf.header import build_header
-from nextn.gguf.parser import MAX_HEADER_BYTES, HeaderParser, parse_header
+from nextn.gguf.parser import MAX_HEADER_BYTES, HeaderParser
 
 
 @pytest.mark.parametrize("name", ["all-scalars", "all-arrays", "arrays-of-arrays", "type-unknown", "alignment-64"])

@@ -174,7 +174,7 @@ def test_a_form_that_nothing_can_do_is_refused(family: Callable[[str], Path], tm
     with pytest.raises(NextnError, match="there is no form 'sideways'"):
         nextn.attach(trunk_of("mimo2"), family("mimo2"), qkv="sideways", out=tmp_path)
     with pytest.raises(NextnError, match="needs a model's metadata"):
-        nextn.extract(family("mimo2"), donor_file=True, qkv="split", out=tmp_path)
+        nextn.extract(family("mimo2"), block_only=True, qkv="split", out=tmp_path)
     made = nextn.attach(trunk_of("mimo2"), family("mimo2"), layout="bundle", qkv="split", out=tmp_path / "x.gguf")
     assert any("stops when it drafts" in note for note in made.plan.notes)
 
@@ -186,6 +186,7 @@ def judged(entry: Path, sidecar: Path | None, prompts: list[str] = CODE) -> None
     assert all(item["near_tie"] for item in data["divergences"])
 
 
+@pytest.mark.engine
 @pytest.mark.parametrize("kind", ["mimo2", "glm4moe", "hyv3", "step35"])
 def test_llama_cpp_drafts_with_fused_q_k_v(kind: str, family: Callable[[str], Path], tmp_path: Path) -> None:
     """Trunk and block fused."""
@@ -195,6 +196,7 @@ def test_llama_cpp_drafts_with_fused_q_k_v(kind: str, family: Callable[[str], Pa
     judged(model.entry, None)
 
 
+@pytest.mark.engine
 def test_llama_cpp_drafts_with_split_mimo_trunks_and_fused_ones(family: Callable[[str], Path], tmp_path: Path) -> None:
     """The block as it is published, on a trunk of either form."""
     need("xllamacpp", importlib.util.find_spec("xllamacpp") is not None)
@@ -204,6 +206,7 @@ def test_llama_cpp_drafts_with_split_mimo_trunks_and_fused_ones(family: Callable
         judged(made.entry, None)
 
 
+@pytest.mark.engine
 def test_the_trained_model_guesses_as_well_with_fused_q_k_v(tmp_path: Path) -> None:
     need("xllamacpp", importlib.util.find_spec("xllamacpp") is not None)
     trunk = TRUNKS / "tiny-qwen35-Q8_0.gguf"

@@ -18,24 +18,24 @@ import pytest
 from nextn.engines.base import Completion
 from nextn.measure.bench_compare import headline, left_open
 from nextn.measure.bench_report import ALL_TASKS, Compared, acceptance_of, compare_setups, overall_tps
+from nextn.measure.cpu_watch import Usage, Watch
+from nextn.measure.patience import ATTEMPTS, Patience
 from nextn.measure.stats import Comparison, Word, compare, hodges_lehmann, least_pairs, signed_rank_p, spread
-from nextn.measure.trial import (
+from nextn.measure.timed_run import (
     CPU_WAIT,
     OTHERS,
     SHORT,
     SLOW,
     STEAL,
     Ask,
-    Run,
-    Setup,
+    TimedRun,
+    TimedSetup,
     disturbances,
     judged_run,
     mark_slow,
 )
-from nextn.measure.trial_patience import ATTEMPTS, Patience
-from nextn.measure.trial_watch import Usage, Watch
 
-OFF, ON = Setup("off", Path("m.gguf"), threads=1), Setup("n_max 2", Path("m.gguf"), n_max=2, threads=1)
+OFF, ON = TimedSetup("off", Path("m.gguf"), threads=1), TimedSetup("n_max 2", Path("m.gguf"), n_max=2, threads=1)
 QUIET = Usage(1.0, 1.0, 0.0, 0.0, 0.0, 0)
 
 
@@ -200,9 +200,11 @@ def test_a_real_spinning_neighbour_is_seen() -> None:
     assert CPU_WAIT in disturbances(usage, 1, 2)
 
 
-def run(setup: str, tps: float, pass_no: int = 0, prompt: int = 0, disturbed: tuple[str, ...] = (), n: int = 50) -> Run:
+def run(
+    setup: str, tps: float, pass_no: int = 0, prompt: int = 0, disturbed: tuple[str, ...] = (), n: int = 50
+) -> TimedRun:
     """A run with these figures."""
-    return Run(
+    return TimedRun(
         setup, "code", prompt, pass_no, 0, n, tps, 900.0, 0, 0, 0, None, 1, 1, 1, 0, 0, 0, 0, disturbed=disturbed
     )
 
@@ -287,13 +289,13 @@ class Machine:
     def __init__(self, n_busy: int) -> None:
         self.n_busy, self.now, self.n_runs = n_busy, 0.0, 0
 
-    def get(self, setup: Setup) -> None:
+    def get(self, setup: TimedSetup) -> None:
         """The engine is of no matter here."""
 
-    def note_memory(self, setup: Setup) -> None:
+    def note_memory(self, setup: TimedSetup) -> None:
         """Nor its memory."""
 
-    def time_run(self, running: Any, setup: Setup, ask: Ask, pass_no: int, attempt: int) -> Run:
+    def time_run(self, running: Any, setup: TimedSetup, ask: Ask, pass_no: int, attempt: int) -> TimedRun:
         """One run, disturbed while the machine is busy."""
         self.now += 1
         self.n_runs += 1

@@ -10,13 +10,13 @@ import pytest
 
 from nextn.cli.tune import seconds
 from nextn.errors import UsageError
-from nextn.measure.trial import OTHERS, Run
-from nextn.measure.trial_watch import n_cpus
+from nextn.measure.cpu_watch import n_cpus
+from nextn.measure.timed_run import OTHERS, TimedRun
 from nextn.measure.tune_cpus import allowed_cpus, physical_cores, thread_counts
 from nextn.measure.tune_race import race
 from nextn.measure.tune_space import AS_IS, Artifact, Point, Space
 
-BASE = Run("", "code", 0, 0, 0, 48, 100.0, 900.0, 0, 0, 0, None, 1, 1, 1, 0, 0, 0, 0)
+BASE = TimedRun("", "code", 0, 0, 0, 48, 100.0, 900.0, 0, 0, 0, None, 1, 1, 1, 0, 0, 0, 0)
 
 
 class Speeds:
@@ -26,7 +26,7 @@ class Speeds:
         self.tps, self.busy, self.calls = tps, busy, list[tuple[str, int]]()
         self.draw, self.noise = random.Random(1), noise
 
-    def __call__(self, one: str, at: int) -> Run | None:
+    def __call__(self, one: str, at: int) -> TimedRun | None:
         self.calls.append((one, at))
         if self.tps[one] == 0:
             return None

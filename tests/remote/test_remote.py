@@ -20,7 +20,7 @@ from nextn.block.model import Block
 from nextn.errors import IncompleteModel, StorageError, UsageError
 from nextn.gguf.files import open_model
 from nextn.layouts.attach import plan_attach
-from nextn.layouts.options import Options as Attach
+from nextn.layouts.options import AttachOptions as Attach
 from nextn.remote.address import HubSource, UrlSource, parse_source
 from nextn.remote.cache import guard_of, refuse_partial
 from nextn.remote.fetch import FIRST_READ_BYTES, GROWTH_BYTES, joined

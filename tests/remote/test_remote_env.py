@@ -42,6 +42,7 @@ except NextnError as error:
 def run(hub: HubServer, tmp_path: Path) -> Callable[..., dict[str, Any]]:
     def call(source: str = REPO, **more: str) -> dict[str, Any]:
         env = {name: value for name, value in os.environ.items() if not name.startswith(("HF_", "NEXTN_"))}
+        env["NEXTN_DATA"] = os.environ["NEXTN_DATA"]
         env |= {"HF_ENDPOINT": hub.endpoint, "HF_HOME": str(tmp_path / "hf"), "NEXTN_CACHE": str(tmp_path / "own")}
         done = subprocess.run(
             [sys.executable, "-c", SCRIPT, source], env=env | more, capture_output=True, text=True, timeout=60

@@ -16,8 +16,10 @@ from conftest import CHECKPOINT
 from nextn.block.from_checkpoint import block_from_checkpoint
 from nextn.errors import FormatError, NextnError, RemoteError
 from nextn.remote.address import HubSource, UrlSource, parse_source
-from nextn.remote.http import NotThere, Options, retry_after
+from nextn.remote.headers import retry_after
+from nextn.remote.http import Options
 from nextn.remote.model import Remote, open_remote
+from nextn.remote.target import NotThere
 from nextn.sources.checkpoint import open_checkpoint
 from nextn.sources.ranges import FileRange
 
@@ -244,7 +246,7 @@ def test_a_plain_address_of_nothing(hub: HubServer, opened: Open) -> None:
         opened(hub.serve_plain("x.gguf", b"") + "y.gguf")
     with pytest.raises(NextnError, match=r"neither a \.gguf"):
         opened(hub.serve_plain("page.html", b"<html>"))
-    with pytest.raises(FormatError, match="not a GGUF file"):
+    with pytest.raises(FormatError, match="this is a saved web page"):
         opened(hub.serve_plain("x.gguf", b"<!doctype html>" * 99))
     hub.faults.append(Fault("status", "plain", status=403))
     with pytest.raises(RemoteError, match="may have expired"):

@@ -77,6 +77,7 @@ def proxy() -> Iterator[Proxy]:
 def run(hub: HubServer, tmp_path: Path, *args: object, **more: str) -> dict[str, Any]:
     left_out = ("HF_", "NEXTN_", "HTTP_PROXY", "HTTPS_PROXY", "NO_PROXY", "ALL_PROXY")
     env = {name: value for name, value in os.environ.items() if not name.upper().startswith(left_out)}
+    env["NEXTN_DATA"] = os.environ["NEXTN_DATA"]
     env |= {"HF_ENDPOINT": hub.endpoint, "HF_HOME": str(tmp_path / "hf"), "NEXTN_CACHE": str(tmp_path / "own")}
     command = [sys.executable, "-m", "nextn", *map(str, args), "--json"]
     done = subprocess.run(command, env=env | more, capture_output=True, text=True, check=False, timeout=60)

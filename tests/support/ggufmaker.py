@@ -81,12 +81,12 @@ def make(
     offsets: Sequence[int] | None = None,
 ) -> Made:
     """A file; `alignment` is written as a key only by the caller. `offsets` overrules those that are right."""
-    head = start(version, len(tensors), len(kvs)) + b"".join(pair(*kv) for kv in kvs)
-    data = b""
+    head = bytearray(start(version, len(tensors), len(kvs)) + b"".join(pair(*kv) for kv in kvs))
+    data = bytearray()
     for i, (name, ne, type_id, blob) in enumerate(tensors):
         head += info(name, ne, type_id, len(data) if offsets is None else offsets[i])
-        data = pad(data + blob, alignment)
-    return Made(pad(head, alignment), data, len(head))
+        data += pad(blob, alignment)
+    return Made(pad(bytes(head), alignment), bytes(data), len(head))
 
 
 def f32(name: str, *ne: int, fill: float = 1.0) -> Tensor:

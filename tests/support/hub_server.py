@@ -77,7 +77,8 @@ class Fault:
     "range" (Content-Range of other bytes), "total" (another file size), "no-range" (206 without Content-Range),
     "part" (half of the range, rightly announced), "corrupt" (a byte is wrong), "etag" (another validator), "slow"
     (`after` seconds), "gzip" (says that it is compressed), "html" (200 and a page), "redirect" (to `headers`'
-    location).
+    location), "answer" (`status`, `headers` and `body`, whatever was asked for), "header" (the right body under
+    `headers`), "drip" (the body, a byte every `after` seconds), "drip-head" (a head like that).
     """
 
     kind: str
@@ -87,6 +88,7 @@ class Fault:
     after: float = 0
     status: int = 503
     headers: dict[str, str] = field(default_factory=dict)
+    body: bytes = b""
 
 
 @dataclass(frozen=True)
@@ -239,6 +241,13 @@ class _Handler(BaseHTTPRequestHandler):
                 self._text(fault.status, "sent on purpose", fault.headers)
             elif fault is not None and fault.kind == "redirect":
                 self._text(302, "", fault.headers)
+            elif fault is not None and fault.kind == "answer":
+                self._head(fault.status, {**fault.headers, "Content-Length": str(len(fault.body))})
+                self.wfile.write(fault.body)
+            elif fault is not None and fault.kind == "drip-head":
+                for byte in b"HTTP/1.1 206 Partial Content\r\n" + b"X-Y: z\r\n" * 1000:
+                    self.wfile.write(bytes([byte]))
+                    time.sleep(fault.after)
             elif fault is not None and fault.kind == "html":
                 self._text(200, "<!doctype html><title>log in to this network</title>", {"Content-Type": "text/html"})
             elif self.host == "hub":
@@ -373,6 +382,8 @@ class _Handler(BaseHTTPRequestHandler):
             headers["Content-Range"] = f"bytes {start + shift}-{end - 1 + shift}/{total}"
             if kind == "no-range":
                 del headers["Content-Range"]
+        if kind == "header" and fault is not None:
+            headers |= fault.headers
         body = memoryview(data)[start:end]
         if kind == "corrupt":
             body = memoryview(bytes([body[0] ^ 255]) + bytes(body[1:]))
@@ -389,8 +400,13 @@ class _Handler(BaseHTTPRequestHandler):
         if kind == "drop" and fault is not None:
             body = body[: int(fault.after)]
             self.close_connection = True
-        for low in range(0, len(body), 1 << 16):
-            self.wfile.write(body[low : low + (1 << 16)])
+        step = 1 if kind == "drip" else 1 << 16
+        for low in range(0, len(body), step):
+            self.wfile.write(body[low : low + step])
+            if kind == "drip" and fault is not None:
+                time.sleep(fault.after)
+                self.n_bytes += 1
+                continue
             self.n_bytes += len(body[low : low + (1 << 16)])
 
     def _chunked(self, status: int, body: bytes, headers: dict[str, str]) -> None:

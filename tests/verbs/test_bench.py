@@ -38,6 +38,7 @@ def runs_of(found: dict[str, object], setup: str) -> list[dict[str, float]]:
     return [run for run in found["runs"] if run["setup"] == setup]  # type: ignore[attr-defined]
 
 
+@pytest.mark.engine
 def test_a_bundle(bundle: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     table = tmp_path / "b.csv"
     found = timed(capsys, bundle, "--csv", table)
@@ -56,6 +57,7 @@ def test_a_csv_that_is_there_is_kept(bundle: Path, tmp_path: Path) -> None:
     assert table.read_text() == "mine"
 
 
+@pytest.mark.engine
 def test_a_sidecar_and_another_model(bundle: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["extract", str(CHECKPOINT), "-o", str(tmp_path / "mtp-tiny.gguf"), "-q"]) == 0
     found = timed(capsys, Q4, "--sidecar", tmp_path / "mtp-tiny.gguf", "--against", bundle)
@@ -64,6 +66,7 @@ def test_a_sidecar_and_another_model(bundle: Path, tmp_path: Path, capsys: pytes
     assert all(one["drafted"] > 0 for one in drafting)
 
 
+@pytest.mark.engine
 def test_a_row_for_each_type(bundle: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     table = tmp_path / "b.csv"
     timed(capsys, bundle, "--types", "q8_0,q4_0", "--csv", table)
@@ -71,6 +74,7 @@ def test_a_row_for_each_type(bundle: Path, tmp_path: Path, capsys: pytest.Captur
     assert set(rows) == {"q8_0", "q4_0"} and all(int(row["drafted"]) > 0 for row in rows.values())
 
 
+@pytest.mark.engine
 def test_sampled_with_prompts_of_ones_own(bundle: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     (tmp_path / "p.txt").write_text("def read(self):\n---\nclass A:\n")
     capsys.readouterr()
@@ -81,6 +85,7 @@ def test_sampled_with_prompts_of_ones_own(bundle: Path, tmp_path: Path, capsys: 
     assert found["settings"]["temperature"] == 0.8 and {run["prompt"] for run in found["runs"]} == {0, 1}
 
 
+@pytest.mark.engine
 def test_quiet_is_one_sentence(bundle: Path, capsys: pytest.CaptureFixture[str]) -> None:
     capsys.readouterr()
     assert main(["bench", str(bundle), *SHORT, "-q"]) in VERDICTS

@@ -24,10 +24,9 @@ from splitting import split_gguf
 
 import nextn
 from conftest import CHECKPOINT, Q4, ROOT, TRUNKS, mounted
-from nextn.archs.base import LOADS_ONLY, OTHER_USE
+from nextn.archs.others import LOADS_ONLY, NONE_PUBLISHED, OTHER_USE
 from nextn.cli import main
 from nextn.diagnosis import examine
-from nextn.diagnosis.unpublished import NONE_PUBLISHED
 from nextn.errors import EXIT_PROBLEMS, StorageError
 
 SCHEMA = json.loads((ROOT / "src" / "nextn" / "schemas" / "doctor.json").read_text())
@@ -38,6 +37,7 @@ Done = subprocess.CompletedProcess[str]
 def shell(hub: HubServer, tmp_path: Path) -> Callable[[str], Done]:
     """Runs a command line in which `nextn` is this one."""
     env = {name: value for name, value in os.environ.items() if not name.startswith(("HF_", "NEXTN_"))}
+    env["NEXTN_DATA"] = os.environ["NEXTN_DATA"]
     env |= {"HF_ENDPOINT": hub.endpoint, "HF_HOME": str(tmp_path / "hf"), "NEXTN_CACHE": str(tmp_path / "own")}
 
     def run(line: str) -> Done:
@@ -96,7 +96,7 @@ def test_the_printed_command_mends(
     for finding in findings(seen):
         assert finding["fixable"], finding
         done = shell(f"{command_in(finding['mend'])} -o {quoted(tmp_path / finding['id'])}")
-        assert done.returncode == 0 and "nothing is left to mend" in done.stderr, done.stderr
+        assert done.returncode == 0 and "nothing is left to fix" in done.stderr, done.stderr
         assert ids(examine(done.stdout.rstrip("\n"))) == []
     assert all(hashlib.sha256(each.read_bytes()).hexdigest() == sha for each, sha in before.items())
 

@@ -352,6 +352,7 @@ def big(hub: HubServer) -> str:
 
 def _pull_process(hub: HubServer, tmp_path: Path, *args: str) -> subprocess.Popen[str]:
     env = {name: value for name, value in os.environ.items() if not name.startswith(("HF_", "NEXTN_"))}
+    env["NEXTN_DATA"] = os.environ["NEXTN_DATA"]
     env |= {"HF_ENDPOINT": hub.endpoint, "HF_HOME": str(tmp_path / "hf"), "NEXTN_CACHE": str(tmp_path / "own")}
     command = [sys.executable, "-m", "nextn", "pull", "me/big", "--variant", "plain", "-o", str(tmp_path / "out")]
     return subprocess.Popen([*command, *args], env=env, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
@@ -399,7 +400,7 @@ def test_a_large_file_comes_in_several_streams(
 
 
 def test_bytes_that_are_wrong_are_thrown_away(hub: HubServer, big: str, tmp_path: Path) -> None:
-    hub.faults.append(Fault("corrupt", "^cdn", times=100, skip=1))  # the first answer is the header
+    hub.faults.append(Fault("corrupt", "^cdn", times=100, skip=2))  # the first answers are headers
     with pytest.raises(RemoteError, match=r"what arrived is not the file: its sha256 is .* the Hub says"):
         nextn.pull(big, out=tmp_path / "out", quant="Q8_0", variant="plain")
     assert [path.name for path in (tmp_path / "out").iterdir()] == [".nextn-pull"]
@@ -417,7 +418,7 @@ def test_errors_name_addresses(hub: HubServer, tmp_path: Path) -> None:
 def test_a_folder_without_hard_links_gets_the_file_too(
     hub: HubServer, big: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from nextn.writing.durable import System
+    from nextn.writing.system import System
 
     def no_links(self: System, source: Path, target: Path) -> None:
         raise OSError(errno.EPERM, "not permitted")

@@ -47,7 +47,10 @@ def test_the_donor_is_found_confirmed_and_named(hub: HubServer, run: Run, trunk:
     assert data["donor"]["revision"] == commit and data["donor"]["name"].startswith("hf:org/tiny@")
     assert "the donor is org/tiny" in data["donor"]["why"] and data["donor"]["why"] in done.stderr
     assert data["bytes_downloaded"] == hub.file_bytes() > 1_968_896
-    again = data_of(run("attach", trunk, "--json", "--dry-run", "-o", tmp_path / "two"), "result")
+    there = run("attach", trunk, "--json", "--dry-run", "-o", tmp_path / "two")
+    assert there.returncode == 14 and f"{tmp_path}/out/mtp-tiny-Q8_0.gguf was put there by" in there.stderr
+    more = ("attach", trunk, "--json", "--dry-run", "-o", tmp_path / "two")
+    again = data_of(run(*more, NEXTN_DATA=str(tmp_path / "none")), "result")
     assert again["bytes_to_download"] == 0
 
 
@@ -72,7 +75,7 @@ def test_what_lies_beside_the_trunk_needs_no_network(
     there = run("attach", folder / "tiny-qwen35-Q4_K_M.gguf")
     assert there.returncode == 14 and "lies beside it already" in there.stderr
     data = data_of(run("attach", folder / "tiny-qwen35-Q4_K_M.gguf", "--layout", "bundle", "--json"), "result")
-    assert data["donor"]["name"] == tiny_models.sidecar.name and "beside the trunk" in data["donor"]["why"]
+    assert data["donor"]["name"] == tiny_models.sidecar.name and "lies beside it" in data["donor"]["why"]
     assert hub.requests() == []
 
 

@@ -20,12 +20,11 @@ from nextn.engines.llama_server import LlamaServer
 from nextn.engines.xllamacpp import Xllamacpp
 from nextn.errors import EngineRefused, OutputExists, UsageError
 from nextn.gguf.files import open_model
+from nextn.measure.candidate_sidecars import Maker
 from nextn.measure.target import open_target
-from nextn.measure.trial import OTHERS
-from nextn.measure.tune_made import Maker
+from nextn.measure.timed_run import OTHERS
 from nextn.measure.tune_space import Artifact, Point
-from nextn.report.results import read_result
-from nextn.verbs import serve
+from nextn.results.sections import read_section
 from nextn.verbs.tune import command_line
 
 SCHEMA = json.loads((ROOT / "src/nextn/schemas/tune.json").read_text())
@@ -114,29 +113,32 @@ def test_mtp_wins_with_another_head(bundle: Path) -> None:
     outcomes = {one["id"]: one["outcome"] for one in found["candidates"]}
     assert outcomes["n_max 5, head q4_0"] == "winner" and outcomes["n_max 6"] == "stopped"
     assert "nextn serve" in found["command"] and str(side) in found["command"]
-    assert "n_max 5" in read_result(bundle.parent / "tiny-MTP-Q8_0.tune.json").summary[0]
+    assert "n_max 5" in read_section(bundle.parent / "tiny-MTP-Q8_0.tune.json").summary[0]
 
 
+@pytest.mark.engine
 def test_serve_takes_what_tune_found(bundle: Path, tmp_path: Path) -> None:
     tuned(bundle, mtp_wins)
     need("xllamacpp", importlib.util.find_spec("xllamacpp") is not None)
-    chosen = serve.choose(bundle, engine="xllamacpp")
+    chosen = nextn.serve(bundle, engine="xllamacpp")
     assert (chosen.n_max, chosen.p_min, chosen.threads, chosen.layout) == (5, 0.0, 1, "sidecar")
     side = bundle.parent / "mtp-tiny-tuned.gguf"
     assert chosen.sidecar == side
-    assert serve.choose(bundle, engine="xllamacpp", n_max=0).sidecar is None
+    assert nextn.serve(bundle, engine="xllamacpp", n_max=0).sidecar is None
     side.unlink()
-    alone = serve.choose(bundle, engine="xllamacpp")
+    alone = nextn.serve(bundle, engine="xllamacpp")
     assert alone.layout == "bundled" and any("is not there" in note for note in alone.notes)
 
 
+@pytest.mark.engine
 def test_arguments_of_another_engine_are_left_out(bundle: Path) -> None:
     tuned(bundle, mtp_wins, engine_args=("swa_full=true",))
     need("xllamacpp", importlib.util.find_spec("xllamacpp") is not None)
-    chosen = serve.choose(bundle, engine="xllamacpp")
+    chosen = nextn.serve(bundle, engine="xllamacpp")
     assert "swa_full" not in chosen.shell and any("are for fake" in note for note in chosen.notes)
 
 
+@pytest.mark.engine
 def test_off_wins(bundle: Path) -> None:
     found, engine = tuned(bundle, mtp_loses)
     assert found["answer"]["word"] == "off" and found["n_max"] == 0 and found["sidecar"] is None
@@ -144,7 +146,7 @@ def test_off_wins(bundle: Path) -> None:
     assert sorted(path.name for path in bundle.parent.iterdir()) == ["tiny-MTP-Q8_0.gguf", "tiny-MTP-Q8_0.tune.json"]
     assert len({(one.n_max, one.p_min, one.sidecar) for one in engine.launches}) < found["settings"]["n_grid"] / 3
     need("xllamacpp", importlib.util.find_spec("xllamacpp") is not None)
-    assert serve.choose(bundle, engine="xllamacpp").n_max == 0
+    assert nextn.serve(bundle, engine="xllamacpp").n_max == 0
 
 
 def test_off_also_when_equal(bundle: Path) -> None:
@@ -232,6 +234,7 @@ def test_a_dry_run_starts_and_writes_nothing(bundle: Path, capsys: pytest.Captur
     assert "n_max 6" in capsys.readouterr().err
 
 
+@pytest.mark.engine
 @pytest.mark.parametrize(
     ("call", "code", "words"),
     [
@@ -260,7 +263,7 @@ def test_a_busy_machine_gives_no_answer_and_no_file(
     bundle: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setattr("nextn.engines.find_engine", lambda name=None: FakeEngine(mtp_wins))
-    monkeypatch.setattr("nextn.measure.trial.disturbances", lambda usage, threads, cpus: (OTHERS,))
+    monkeypatch.setattr("nextn.measure.timed_run.disturbances", lambda usage, threads, cpus: (OTHERS,))
     capsys.readouterr()
     assert main(["tune", str(bundle), "--patience", "0", "--json"]) == 4
     found = json.loads(capsys.readouterr().out)
@@ -294,6 +297,7 @@ def test_the_command_of_a_llama_server() -> None:
     assert command_line(server, Path("/m.gguf"), None, Point(0), []) == "A='b c' /opt/llama-server -m /m.gguf"
 
 
+@pytest.mark.engine
 def test_a_head_of_another_type_than_the_embeddings(tiny_models: Any, tmp_path: Path) -> None:
     made = Maker(open_target(tiny_models.bundled), None, tmp_path).write(
         Artifact("q8_0", "q4_0", "q8_0"), tmp_path / "mtp-a.gguf"
@@ -324,6 +328,7 @@ def test_a_close_length_gets_into_the_final(bundle: Path) -> None:
     assert outcomes["n_max 2"] == "winner" and outcomes["n_max 3"] == "finalist"
 
 
+@pytest.mark.engine
 def test_on_the_real_engine(bundle: Path, capsys: pytest.CaptureFixture[str]) -> None:
     need("xllamacpp", importlib.util.find_spec("xllamacpp") is not None)
     capsys.readouterr()

@@ -28,6 +28,7 @@ def engine_is_there() -> None:
     need("xllamacpp", importlib.util.find_spec("xllamacpp") is not None)
 
 
+@pytest.mark.engine
 @pytest.mark.parametrize("layout", ["bundled", "shards", "sidecar"])
 def test_every_layout_passes(layout: str, tiny_models: TinyModels, capsys: pytest.CaptureFixture[str]) -> None:
     args = ["verify", "--trunk", str(TRUNK), "--json", "--threads", "1"]
@@ -69,6 +70,7 @@ def test_a_changed_block_byte_fails(tiny_models: TinyModels, tmp_path: Path) -> 
     assert verdict.verdict == "failed" and "blk.4.ffn_up.weight" in verdict.reasons[0]
 
 
+@pytest.mark.engine
 def test_a_block_that_knows_nothing_cannot_be_told(tiny_models: TinyModels, tmp_path: Path) -> None:
     """The shuffled control itself, verified: the text is right, the drafts are worthless."""
     model, sidecar = make_control(open_model(tiny_models.trunk), tiny_models.sidecar, tmp_path)
@@ -85,8 +87,9 @@ def test_a_block_that_knows_nothing_cannot_be_told(tiny_models: TinyModels, tmp_
     assert main(["verify", str(model), "--sidecar", str(bare), "-q", "--threads", "1"]) == 4
 
 
-def test_a_model_that_the_engine_refuses_fails_with_its_words(tmp_path: Path) -> None:
-    """A promise without a block: loads nowhere, and the engine's line says why."""
+@pytest.mark.engine
+def test_a_model_that_the_engine_refuses_without_mtp_too_cannot_be_told(tmp_path: Path) -> None:
+    """The block is not to blame for what is wrong with the trunk, and the engine's line says what that is."""
     from nextn.gguf.header import build_header
     from nextn.gguf.kv import KV, KVType, edit
 
@@ -96,10 +99,12 @@ def test_a_model_that_the_engine_refuses_fails_with_its_words(tmp_path: Path) ->
     data = model.entry.read_bytes()[model.header.data_offset :]
     broken.write_bytes(build_header(edit(model.kvs, put=[extra]), model.header.tensors) + data)
     verdict = nextn.verify(broken, prompts=CODE, threads=1)
-    assert verdict.verdict == "failed" and verdict.reasons
+    assert verdict.verdict == "cannot_tell"
+    assert "without MTP, too, so the block is not to blame: " in verdict.reasons[1]
     assert "Traceback" not in " ".join(verdict.reasons)
 
 
+@pytest.mark.engine
 def test_a_detached_model_is_compared_and_runs(tiny_models: TinyModels, tmp_path: Path) -> None:
     plain = nextn.detach(tiny_models.bundled, out=tmp_path)
     verdict = nextn.verify(plain.entry, trunk=TRUNK, prompts=CODE, threads=1)
@@ -134,6 +139,7 @@ def test_the_control_changes_matrices_only_and_no_input(tiny_models: TinyModels,
     assert all(path.read_bytes() == data for path, data in before.items())
 
 
+@pytest.mark.engine
 def test_random_families_load_draft_and_keep_the_text(
     checkpoints: Callable[[str], Path], tmp_path: Path
 ) -> None:
@@ -150,6 +156,7 @@ def test_random_families_load_draft_and_keep_the_text(
             assert all(item["near_tie"] for item in data["divergences"])
 
 
+@pytest.mark.engine
 def test_the_demo_shows_the_refusal_and_passes_everywhere(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

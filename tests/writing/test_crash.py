@@ -17,16 +17,16 @@ from pathlib import Path
 
 import pytest
 from faults import KILLED, Faults, ShortWrites, content, giant, in_child, listing, state
+from opened import open_donor
 
 import nextn
 from conftest import CHECKPOINT, Q4, ROOT, TRUNKS
-from nextn.block.opening import open_donor
 from nextn.errors import NextnError, NoSpace, OutputExists, StorageError
 from nextn.gguf.files import open_model
 from nextn.layouts.attach import plan_attach
 from nextn.layouts.detach import plan_detach
 from nextn.layouts.extract import plan_extract
-from nextn.layouts.options import ExtractOptions, Options
+from nextn.layouts.options import AttachOptions, ExtractOptions
 from nextn.writing.execute import execute
 from nextn.writing.plan import Plan
 
@@ -37,7 +37,7 @@ Make = Callable[[Path, Path], Plan]  # (inputs, output folder) -> plan
 
 def attach(trunk: str, donor: str, layout: str) -> Make:
     return lambda inputs, out: plan_attach(
-        open_model(inputs / trunk), open_donor(inputs / donor), Options(layout, out=out)
+        open_model(inputs / trunk), open_donor(inputs / donor), AttachOptions(layout, out=out)
     )
 
 
@@ -50,7 +50,7 @@ CASES: dict[str, Make] = {
     "detach a set": lambda inputs, out: plan_detach(open_model(inputs / "set"), out),
     "extract a sidecar": lambda inputs, out: plan_extract(open_donor(inputs / "bundled.gguf"), ExtractOptions(out=out)),
     "extract a donor": lambda inputs, out: plan_extract(
-        open_donor(inputs / "qwen35moe-fused-bf16"), ExtractOptions(donor=True, out=out)
+        open_donor(inputs / "qwen35moe-fused-bf16"), ExtractOptions(block_only=True, out=out)
     ),
 }
 

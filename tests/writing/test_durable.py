@@ -14,18 +14,20 @@ from typing import Any
 
 import pytest
 from faults import Faults, Refusing, content, listing, small_disk, state
+from opened import open_donor
 
 import nextn
 from conftest import CHECKPOINT, Q4, TRUNKS, mounted
-from nextn.block.opening import open_donor
 from nextn.errors import NoSpace, OutputExists, StorageError
 from nextn.gguf.files import open_model, shard_name
 from nextn.layouts.attach import plan_attach
-from nextn.layouts.options import Options
+from nextn.layouts.options import AttachOptions
 from nextn.writing import durable
-from nextn.writing.durable import JOB_SUFFIX, SUFFIX, Workspace, clean, explain, free_bytes, write_all
+from nextn.writing.durable import Workspace
 from nextn.writing.execute import SLACK_BYTES, execute
+from nextn.writing.leftovers import JOB_SUFFIX, SUFFIX, clean
 from nextn.writing.plan import LinkMode, Plan
+from nextn.writing.system import NO_HARD_LINKS, explain, free_bytes, write_all
 
 MOE = "qwen35moe-fused-bf16"
 
@@ -38,7 +40,9 @@ def trunk_set(tmp_path: Path) -> Path:
 @pytest.fixture
 def plan(tmp_path: Path, trunk_set: Path, checkpoints: Callable[[str], Path]) -> Callable[..., Plan]:
     def make(link: LinkMode = LinkMode.AUTO, out: Path = tmp_path / "out") -> Plan:
-        return plan_attach(open_model(trunk_set), open_donor(checkpoints(MOE)), Options("shards", out=out, link=link))
+        return plan_attach(
+            open_model(trunk_set), open_donor(checkpoints(MOE)), AttachOptions("shards", out=out, link=link)
+        )
 
     return make
 
@@ -82,7 +86,7 @@ def test_bytes_are_on_disk_before_names_and_names_before_the_entry(plan: Callabl
 
 
 def test_one_file_needs_no_note(tmp_path: Path) -> None:
-    made = plan_attach(open_model(Q4), open_donor(CHECKPOINT), Options("bundle", out=tmp_path / "made.gguf"))
+    made = plan_attach(open_model(Q4), open_donor(CHECKPOINT), AttachOptions("bundle", out=tmp_path / "made.gguf"))
     system = Faults()
     execute(made, system=system)
     assert [name for name, _ in system.trace][-4:] == ["fsync", "link", "unlink", "fsync"]
@@ -131,7 +135,7 @@ def test_another_disk_refuses_hard_links_in_one_sentence(plan: Callable[..., Pla
     assert listing(other_disk) == []
 
 
-@pytest.mark.parametrize("number", sorted(durable.NO_HARD_LINKS - {errno.EXDEV}), ids=errno.errorcode.get)
+@pytest.mark.parametrize("number", sorted(NO_HARD_LINKS - {errno.EXDEV}), ids=errno.errorcode.get)
 def test_a_file_system_without_hard_links(plan: Callable[..., Plan], number: int) -> None:
     """New files then get their names by rename, shards by symlink."""
     done = execute(plan(), system=Refusing(link=number))
@@ -182,7 +186,7 @@ def test_ctrl_c_never_takes_the_link_of_another_run(plan: Callable[..., Plan], t
         def step(self, name: str, args: tuple[Any, ...]) -> Any:
             if name == "open_new" and not theirs.exists():
                 os.link(sorted(trunk_set.iterdir())[1], theirs)
-            if name == "link" and args[1] == theirs:
+            if name == "link" and args[1].path == theirs:
                 raise KeyboardInterrupt
             return super().step(name, args)
 
@@ -363,7 +367,7 @@ def test_a_cleaner_that_is_faster_than_the_lock_costs_nothing(tmp_path: Path, mo
         monkeypatch.setattr(durable.fcntl, "flock", flock)
         temp, fd = space.new_file("model.gguf")
         os.write(fd, b"whole")
-        space.publish(temp, "model.gguf")
+        space.publish(temp, "model.gguf", 5)
         space.finish()
     assert n_calls == 3
     assert content(tmp_path).keys() == {"model.gguf"}

@@ -12,6 +12,7 @@ from . import (
     deepseek4,
     deepseek32,
     glm4moe,
+    glm5_next,
     glm_dsa,
     hy_v3,
     mimo2,
@@ -23,45 +24,54 @@ from . import (
     qwen35moe,
     step35,
 )
-from .base import (
-    ASSISTANTS,
-    GENERIC_LAYER_ARRAYS,
-    LOADS_ONLY,
+from .base import GENERIC_LAYER_ARRAYS, Family, Memory, Tail, TextSplit
+from .others import (
     LOADS_ONLY_ARRAYS,
-    LOADS_ONLY_CLASSES,
+    LOADS_ONLY_TRUNK_ARRAYS,
     OTHER_USE,
-    Family,
-    Tail,
+    words_of,
 )
+from .parts import PLAIN_CACHE
 
-FAMILIES: dict[str, Family] = {
-    module.FAMILY.arch: module.FAMILY
-    for module in (
-        qwen3next,
-        qwen35,
-        qwen35moe,
-        glm4moe,
-        deepseek2,
-        deepseek32,
-        glm_dsa,
-        mimo2,
-        hy_v3,
-        step35,
-        bailingmoe3,
-        cohere2moe,
-        nemotron_h_moe,
-        qwen4exp,
-        deepseek4,
-        openpangu,
-    )
-}
-BY_CLASS: dict[str, Family] = {name: family for family in FAMILIES.values() for name in family.classes}
+FAMILIES: dict[str, Family] = {}
+BY_CLASS: dict[str, Family] = {}
+TEXT_SPLITS: dict[tuple[str, ...], TextSplit] = {}  # by the patterns of tokenizer.json
 
 
-def loads_only_of(classes: Iterable[str]) -> str | None:
-    """The architecture of a checkpoint's class whose block engines load and never draft with, or None."""
-    found = (arch for name in classes for start, arch in LOADS_ONLY_CLASSES.items() if name.startswith(start))
-    return next(found, None)
+def register(family: Family) -> None:
+    """Add a family. Raises ValueError for an architecture or a class that another one has."""
+    if family.arch in FAMILIES or any(name in BY_CLASS for name in family.classes):
+        raise ValueError(f"'{family.arch}', or a class of it, is in the table already")
+    FAMILIES[family.arch] = family
+    BY_CLASS.update(dict.fromkeys(family.classes, family))
+    TEXT_SPLITS.update({known.patterns: known for known in family.splits})
+
+
+for _module in (
+    qwen3next,
+    qwen35,
+    qwen35moe,
+    glm4moe,
+    deepseek2,
+    deepseek32,
+    glm_dsa,
+    glm5_next,
+    mimo2,
+    hy_v3,
+    step35,
+    bailingmoe3,
+    cohere2moe,
+    nemotron_h_moe,
+    qwen4exp,
+    deepseek4,
+    openpangu,
+):
+    register(_module.FAMILY)
+
+
+def of_classes(classes: Iterable[str]) -> Family | None:
+    """The family of a checkpoint's classes, by the first that is known."""
+    return next((BY_CLASS[name] for name in classes if name in BY_CLASS), None)
 
 
 def per_layer_arrays(arch: str) -> dict[str, Tail]:
@@ -69,6 +79,24 @@ def per_layer_arrays(arch: str) -> dict[str, Tail]:
     tails: dict[str, Tail] = dict.fromkeys((*GENERIC_LAYER_ARRAYS, *LOADS_ONLY_ARRAYS.get(arch, ())))
     family = FAMILIES.get(arch)
     return tails if family is None else {**tails, **family.array_tail}
+
+
+def trunk_arrays(arch: str) -> tuple[str, ...]:
+    """Arrays with an entry for each trunk layer only, after `{arch}.`."""
+    family = FAMILIES.get(arch)
+    return LOADS_ONLY_TRUNK_ARRAYS.get(arch, ()) if family is None else family.trunk_arrays
+
+
+def longer_arrays(arch: str) -> tuple[str, ...]:
+    """Per-layer arrays that engines take when they are too long, after `{arch}.`."""
+    family = FAMILIES.get(arch)
+    return () if family is None else family.longer_arrays
+
+
+def memory_of(arch: str) -> Memory:
+    """What an engine keeps for a model; of an architecture that is no family, a plain cache."""
+    family = FAMILIES.get(arch)
+    return PLAIN_CACHE if family is None else family.memory
 
 
 def refuse_other_use(arch: str, where: object) -> None:
@@ -85,15 +113,4 @@ def family_of(arch: str, where: object) -> Family:
     family = FAMILIES.get(arch)
     if family is not None:
         return family
-    if arch in LOADS_ONLY:
-        raise UnsupportedModel(
-            f"{where}: no engine drafts with '{arch}' ({LOADS_ONLY[arch]}); a block would only cost memory."
-        )
-    refuse_other_use(arch, where)
-    draft = next((name for name, target in ASSISTANTS.items() if target == arch), None)
-    if draft is not None:
-        raise UnsupportedModel(
-            f"{where}: the draft of '{arch}' is a model of its own; name its GGUF ('{draft}') with --from."
-        )
-    known = ", ".join(sorted(FAMILIES))
-    raise UnsupportedModel(f"{where}: nextn does not know the architecture '{arch}' (it knows {known}).")
+    raise UnsupportedModel(f"{where}: {words_of(arch)}.")

@@ -7,10 +7,13 @@ with the family's symbols, e.g. `"E 2*H*D"` is ne = (embedding_length, 2 * head_
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
 from enum import Enum
 from typing import Any, TypeAlias
+
+from .engines import IK, Support
+from .hparams import HParams
 
 
 class Transform(Enum):
@@ -39,7 +42,10 @@ class Source:
 
     name: str
     transform: Transform = Transform.COPY
-    keys: tuple[str, ...] = ()  # config.json keys of counts, multiplied: heads (ROPE_PAIRS) or rows (FIRST_ROWS)
+    # config.json keys: of counts, multiplied: heads (ROPE_PAIRS) or rows (FIRST_ROWS); parts of a head (KEY_HALF,
+    # VALUE_HALF); heads of queries, of keys, width of keys, of values (RANKED_QKV)
+    keys: tuple[str, ...] = ()
+    ranks: tuple[int, ...] = ()  # RANKED_QKV: how many may have written it; where several fit, the first one
     beside: str = ""  # BESIDE: the name of the right matrix
 
 
@@ -50,6 +56,12 @@ class Donor:
     n_trunk: int
     config: Mapping[str, Any]  # a checkpoint's config.json, empty for GGUF donors
     trunk: Callable[[str], Any]  # the trunk's `{arch}.{suffix}`, or None
+
+    @property
+    def n_layer(self) -> int:
+        """Layers before the block as config.json counts them, which a deeper trunk may have more of."""
+        found = self.config.get("num_hidden_layers")
+        return found if isinstance(found, int) else self.n_trunk
 
 
 # A per-layer array's value for a block's layer: a constant, or a function of donor and block number (None: unknown).
@@ -67,49 +79,135 @@ class Rule:
     optional: bool = False
     as_source: bool = False  # kept in the checkpoint's floating-point type whatever type is asked for
     root: bool = False  # a root tensor of the sidecar: no `blk.N.` before its name
+    form: str = ""  # of a part that comes in several forms, `PART.FORM`: only those of one form are there together
+    needed_by: str = ""  # engines look for it only where this key after `{arch}.` is there and not 0
+    stops: str = ""  # why no engine drafts with a block that has it
+
+
+Lookup: TypeAlias = "Callable[[str], Any]"  # a model's `{arch}.{suffix}`, or None
+
+
+@dataclass(frozen=True, kw_only=True)
+class Qkv:
+    """How llama.cpp's drafting graph takes queries, keys and values of attention."""
+
+    fused: bool  # as one tensor
+    split: bool  # as three
+    refusal: str  # what it says when it is given three and takes one; empty where it takes three
 
 
 @dataclass(frozen=True)
-class OnIk:
-    """How ik_llama.cpp drafts with a family."""
+class TextSplit:
+    """A tokenizer's way of splitting text before its merges."""
 
-    sidecar: bool = False  # takes the block in a file of its own
-    takes_heads: bool = True  # loads, or passes over, embeddings and head of the block's own; else refuses the file
-    extra_head: bool = False  # knows `output_extra.weight`, a head for drafting
+    pre: str  # `tokenizer.ggml.pre`
+    patterns: tuple[str, ...]  # of the Split steps in tokenizer.json, in their order
+    # kind of special token -> its text, whatever the files call it: only with all of them is it this way
+    roles: Mapping[str, str] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Memory:
+    """What llama.cpp keeps in memory for a family beside its tensors, where the sizes in the header do not say it."""
+
+    # [n_all] of (lookup, trunk layers, all layers): which have a recurrent state and no cache; None: none, or unknown
+    recurrent: Callable[[Lookup, int, int], list[bool]] | None
+    rolls_back: bool  # keeps one recurrent state for each drafted token
+    window_period: int | None  # every how many layers attention is full, in a header without a pattern of windows
+    # [n_trunk] of (lookup, trunk layers): which layers cache an indexer's keys; None: none does
+    indexer: Callable[[Lookup, int], list[bool]] | None
+    block_in_target: bool  # the target's own context keeps a cache for the block's layer, too
+    loaded_anyway: tuple[str, ...]  # starts of the block's tensors that are allocated with MTP off, too
+    pool_rows: int  # keys that an indexer over pools caches for a token, blocks included; 0: one, and none in blocks
 
 
 @dataclass(frozen=True)
+class Portrait:
+    """What tells the models of one architecture apart, of a GGUF or of a config.json."""
+
+    names: tuple[str, ...]  # of the model, its file or its class
+    pre: str  # `tokenizer.ggml.pre`, empty when it is not known
+    n_trunk: int  # 0: not known
+    n_expert: int
+    q_lora_rank: int
+
+
+@dataclass(frozen=True)
+class Unpublished:
+    """What is true of a model of a family that has no block to attach."""
+
+    words: str  # a sentence without its full stop
+    donor_layer: int | None = None  # where a third party's block goes; None: there is none
+
+
+@dataclass(frozen=True, kw_only=True)
 class Family:
-    """A model family whose block some engine drafts with."""
+    """A model family whose block some engine drafts with: all that nextn knows of it.
+
+    No field has a default: what a family's file forgets is an error when it is imported. Raises ValueError for facts
+    that contradict one another.
+    """
 
     arch: str  # general.architecture
     title: str
+
     classes: tuple[str, ...]  # names in config.json's `architectures`
+    publishers: tuple[str, ...]  # who has the checkpoints on the Hub
     count_keys: tuple[str, ...]  # config.json keys that may hold the number of blocks
-    prefixes: tuple[str, ...]  # what stands before the block's names in a checkpoint
+    prefixes: tuple[str, ...]  # what is before the block's names in a checkpoint, a wrapper's apart
+    behind_trunk: bool  # blocks are `{prefix}layers.N`, `N+1`, ... after the trunk's layers
+    layer_mark: str  # what stands before a layer's number in the block's names
+    n_source_layers: int  # layers of the checkpoint that make one block
+    n_blocks: int  # blocks of the published models
+    max_blocks: int  # blocks that the engine's graph takes
+    splits: tuple[TextSplit, ...]  # how its tokenizers split text, as far as it is known
+    unpublished: Callable[[Portrait], Unpublished | None] | None  # models without a block; None: all have one
+
     rules: tuple[Rule, ...]
+    symbols: Callable[[Lookup, Mapping[str, int]], Mapping[str, int]] | None  # of shapes, beside `dimensions`
+    qkv: Qkv | None  # None: attention has no q, k and v
+    not_blocks: tuple[tuple[str, str], ...]  # part of a tensor's name among the block's -> what is there in its place
     root: Mapping[str, tuple[str, ...]]  # root tensor -> checkpoint names, for runnable sidecars
-    array_tail: Mapping[str, Tail]  # per-layer array (behind `{arch}.`) -> value of a block's layer
-    id_lists: tuple[tuple[str, str], ...] = ()  # (list of layer numbers, list of their values) behind `{arch}.`
-    max_blocks: int = 1  # how many blocks the engine's graph takes
-    draft_head: bool = True  # whether the loader takes nextn.shared_head_head
-    runs_on: Mapping[str, str] | None = None  # engine -> since when, or why not
-    ik: OnIk | None = None  # None: ik_llama.cpp does not draft with it
-    n_source_layers: int = 1  # layers of the checkpoint that make one block
-    behind_trunk: bool = False  # blocks are `{prefix}layers.N`, `N+1`, ... behind the trunk's layers
-    layer_mark: str = "layers."  # what stands before a layer's number in the block's names
-    longer_arrays: tuple[str, ...] = ()  # per-layer arrays that engines take when they are too long
-    only_sidecar: str = ""  # why the block cannot be in one model with its trunk; empty: it can
-    sidecar_drops: tuple[str, ...] = ()  # starts of keys behind `{arch}.` that describe the trunk alone
-    sidecar_extra: tuple[str, ...] = ()  # further root tensors that a sidecar carries when the trunk has them
-    head_needed: bool = False  # the loader wants output.weight in a sidecar even with a draft head in the block
-    head_dims: tuple[str, str] = ("qk_nope_head_dim", "v_head_dim")  # config.json keys: parts of a head in kv_b
-    only_ik: bool = False  # llama.cpp has no such architecture
+
+    header: HParams | None  # of a sidecar made from a checkpoint; None: no engine takes one
+    array_tail: Mapping[str, Tail]  # per-layer array (after `{arch}.`) -> value of a block's layer
+    trunk_arrays: tuple[str, ...]  # arrays that count trunk layers only
+    longer_arrays: tuple[str, ...]  # per-layer arrays that engines take when they are too long
+    id_lists: tuple[tuple[str, str], ...]  # (list of layer numbers, list of their values) after `{arch}.`
+    sidecar_drops: tuple[str, ...]  # starts of keys after `{arch}.` that describe the trunk alone
+
+    draft_head: bool  # whether the loader takes nextn.shared_head_head
+    head_needed: bool  # the loader wants output.weight in a sidecar even with a draft head in the block
+    only_sidecar: str  # why the block cannot be in one model with its trunk; empty: it can
+    sidecar_extra: tuple[str, ...]  # further root tensors that a sidecar carries when the trunk has them
+    ignores_promise: bool  # the loader takes a trunk as it is, whatever its key promises
+    memory: Memory
+
+    llama_cpp: Support
+    ik: Support
+
+    def __post_init__(self) -> None:
+        """Raises ValueError for facts that contradict one another."""
+        targets = [rule.target for rule in self.rules]
+        plain = "attn_qkv.weight" in targets or {f"attn_{x}.weight" for x in "qkv"} <= set(targets)
+        for wrong, what in (
+            (len(set(targets)) < len(targets), "two rules make one tensor"),
+            (plain != (self.qkv is not None), "'qkv' and the rules disagree"),
+            (not self.llama_cpp.drafts and not self.ik.drafts, "no engine drafts with it"),
+            (self.takes_sidecar != (self.header is not None), "'header' is for those that take a sidecar"),
+            (not 0 < self.n_blocks <= self.max_blocks, "'n_blocks' is more than 'max_blocks'"),
+        ):
+            if wrong:
+                raise ValueError(f"{self.arch}: {what}")
 
     @property
     def takes_sidecar(self) -> bool:
         """Whether any engine takes the block in a file of its own."""
-        return not self.only_ik or (self.ik is not None and self.ik.sidecar)
+        return self.llama_cpp.drafts_with("sidecar") or self.ik.drafts_with("sidecar")
+
+    def on(self, engine: str) -> Support:
+        """What "llama.cpp" or "ik_llama.cpp" does with it."""
+        return self.ik if engine == IK else self.llama_cpp
 
 
 # Arrays that engines read per layer for any architecture: a block's layer repeats the last used value.
@@ -121,26 +219,44 @@ GENERIC_LAYER_ARRAYS = (
     "expert_feed_forward_length",
 )
 
-# Architectures that only load a block's tensors, and what to say of them.
-LOADS_ONLY = {
-    "glm5-next": "GLM-5.3-Flash",
-    "bailingmoe2": "Ling 2.0",
-    "exaone-moe": "EXAONE MoE",
-    "exaone4": "EXAONE 4.5",
-    "glm4": "GLM-OCR",
-    "dots3note": "dots3.note",
-}
-# Per-layer arrays of theirs that the loader wants one entry a layer of, blocks included, beside the generic ones.
-LOADS_ONLY_ARRAYS = {"glm5-next": ("swiglu_clamp_exp", "swiglu_clamp_shexp")}
-# Starts of their names in config.json's `architectures`.
-LOADS_ONLY_CLASSES = {
-    "Glm5NextFor": "glm5-next", "BailingMoeV2For": "bailingmoe2", "ExaoneMoEFor": "exaone-moe",
-    "ExaoneMoeFor": "exaone-moe", "Exaone4_5_For": "exaone4", "GlmOcrFor": "glm4", "Dots3Note": "dots3note",
-}  # fmt: skip
-# Drafts that are sidecars by nature -> the architecture of the models that they draft for.
-ASSISTANTS = {"gemma4-assistant": "gemma4", "gemma4_mtp": "gemma4"}  # the second as ik_llama.cpp's converter names it
-# Architectures that use the key for something else.
-OTHER_USE = dict.fromkeys(("graniteswitch", "granite-switch"), "a router layer")  # llama.cpp spells it as one word
+
+def chosen_forms(rules: Iterable[Rule], there: Collection[str]) -> set[str]:
+    """Of each part that comes in several forms the one that most of `there` belongs to, else the first."""
+    forms: dict[str, dict[str, int]] = {}
+    for rule in rules:
+        if rule.form:
+            counts = forms.setdefault(rule.form.partition(".")[0], {})
+            counts[rule.form] = counts.get(rule.form, 0) + (rule.target in there)
+    return {max(counts, key=lambda form: counts[form]) for counts in forms.values()}
+
+
+def missing(rules: Sequence[Rule], there: Collection[str], find: Lookup) -> list[str]:
+    """Targets that a block with the tensors `there` needs and lacks; `find` is its model's `{arch}.*`."""
+    chosen = chosen_forms(rules, there)
+
+    def needed(rule: Rule) -> bool:
+        if rule.needed_by and find(rule.needed_by):
+            return True
+        return not rule.optional and (not rule.form or rule.form in chosen)
+
+    return [rule.target for rule in rules if rule.target not in there and needed(rule)]
+
+
+def surplus(rules: Sequence[Rule], there: Collection[str], find: Lookup) -> list[str]:
+    """Tensors of `there` that engines do not look for, since the key that announces them is 0 or not there."""
+    return [rule.target for rule in rules if rule.target in there and rule.needed_by and not find(rule.needed_by)]
+
+
+def stops(family: Family, there: Collection[str]) -> str:
+    """Why no engine drafts with a block of these tensors; empty: engines do."""
+    return next((rule.stops for rule in family.rules if rule.stops and rule.target in there), "")
+
+
+def flags(value: Any, n: int) -> list[bool] | None:
+    """A per-layer array of truth values as a list of `n`; None for anything else. Layers after its end are False."""
+    if not isinstance(value, list):
+        return None
+    return [bool(v) for v in value[:n]] + [False] * (n - len(value))
 
 
 def dimensions(arch_value: Any, n_vocab: int | None) -> dict[str, int]:
@@ -160,6 +276,7 @@ def dimensions(arch_value: Any, n_vocab: int | None) -> dict[str, int]:
 
     hidden, heads = integer("embedding_length"), integer("attention.head_count")
     head_dim = integer("attention.key_length") or (hidden // heads if hidden and heads else None)
+    dense, used = integer("feed_forward_length"), integer("expert_used_count")
     width, shared = integer("expert_feed_forward_length"), integer("expert_shared_count")
     streams = integer("hyper_connection.count")
     groups, rank = integer("attention.output_group_count"), integer("attention.output_lora_rank")
@@ -167,22 +284,23 @@ def dimensions(arch_value: Any, n_vocab: int | None) -> dict[str, int]:
     found = {
         "E": hidden,
         "H": heads,
-        "K": integer("attention.head_count_kv"),
+        "K": heads if arch_value("attention.head_count_kv") is None else integer("attention.head_count_kv"),
         "D": head_dim,
         "Dv": integer("attention.value_length") or head_dim,
-        "F": integer("feed_forward_length"),
+        "F": dense,
         "X": integer("expert_count"),
-        "Fx": width,
+        "Fx": width or (dense // used if dense and used else None),
         "Fs": integer("expert_shared_feed_forward_length") or (width * shared if width and shared else None),
         "M": integer("moe_latent_size") or hidden,
         "Lq": integer("attention.q_lora_rank"),
         "Lkv": integer("attention.kv_lora_rank"),
         "Lr": integer("attention.kv_lora_rank", plus=rope),
         "Dm": mla,
-        "Dn": mla - rope if mla and rope else None,
+        "Dn": mla - rope if mla and rope is not None else None,
         "Dw": integer("attention.value_length_mla"),
         "I": integer("attention.indexer.head_count"),
         "Di": integer("attention.indexer.key_length"),
+        "Kp": integer("attention.indexer.kpool"),
         "Hc": streams,
         "Lhc": integer("hyper_connection.low_rank"),
         "Hm": (streams + 2) * streams if streams else None,

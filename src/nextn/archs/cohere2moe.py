@@ -2,8 +2,53 @@
 
 from __future__ import annotations
 
-from . import parts
+from dataclasses import replace
+
+from ..errors import UnsupportedFormat
+from ..gguf.kv import KVType
+from . import engines, headers, parts
 from .base import Family
+from .headers import BOOL
+from .hparams import ARRAY, F32, U32, Config, HParams, Row
+
+
+def _shared(config: Config) -> int | None:
+    """Width of all shared experts, or None without any. Raises UnsupportedFormat."""
+    width = config.integer("intermediate_size") * config.count("num_shared_experts", 0)
+    how = config.values.get("shared_expert_combination_strategy", "average")
+    if width and how != "average":
+        raise UnsupportedFormat(f"shared experts are combined by '{how}', which no engine does", path=config.path)
+    return width or None
+
+
+def _slides(config: Config) -> list[bool]:
+    """The trunk's layers alone; engines count a block's as full attention."""
+    return [kind == "sliding_attention" for kind in config.numbers("layer_types")]
+
+
+def _dense(config: Config) -> int:
+    """How many layers from the first have no experts."""
+    kinds = config.values.get("mlp_layer_types")
+    if isinstance(kinds, list):
+        return next((i for i, kind in enumerate(kinds) if kind != "dense"), len(kinds))
+    return config.count("first_k_dense_replace", 0)
+
+
+_ROWS = headers.with_base(
+    Row("attention.layer_norm_rms_epsilon", F32, ("rms_norm_eps", "norm_eps"), optional=True),
+    Row("rope.scaling.type", KVType.STRING, lambda config: "none"),
+    Row("logit_scale", F32, "logit_scale"),
+    Row("attention.sliding_window", U32, "sliding_window"),
+    Row("attention.sliding_window_pattern", ARRAY, _slides, BOOL),
+    Row("vocab_size", U32, "vocab_size"),
+    Row("expert_feed_forward_length", U32, "intermediate_size"),
+    Row("leading_dense_block_count", U32, _dense),
+    Row("expert_weights_norm", BOOL, lambda config: config.values.get("norm_topk_prob", False)),
+    Row("expert_shared_count", U32, lambda config: config.values.get("num_shared_experts") or None),
+    Row("expert_shared_feed_forward_length", U32, _shared),
+    Row("rope.dimension_count", U32, "head_dim"),
+)
+
 
 FAMILY = Family(
     arch="cohere2moe",
@@ -12,6 +57,13 @@ FAMILY = Family(
     count_keys=("num_nextn_predict_layers",),
     prefixes=parts.BEHIND,
     behind_trunk=True,
+    publishers=("CohereLabs",),
+    layer_mark="layers.",
+    n_source_layers=1,
+    n_blocks=1,
+    max_blocks=1,
+    splits=(),
+    unpublished=None,
     rules=(
         *parts.nextn(),
         parts.SHARED_HEAD_NORM,
@@ -19,9 +71,26 @@ FAMILY = Family(
         *parts.attention(),
         *parts.router(None),
         *parts.experts(),
-        *parts.shared_experts(optional=True),
+        *parts.shared_experts(optional=True, needed_by="expert_shared_count"),
+    ),
+    symbols=None,
+    not_blocks=(),
+    qkv=parts.QKV_EITHER,
+    header=HParams(rows=_ROWS, output_norm_plus_one=False, keeps_tied_head=True, rope_factors=None),
+    trunk_arrays=(),
+    longer_arrays=(),
+    id_lists=(),
+    sidecar_drops=(),
+    draft_head=True,
+    head_needed=False,
+    only_sidecar="",
+    sidecar_extra=(),
+    ignores_promise=False,
+    memory=replace(
+        parts.PLAIN_CACHE, window_period=4, loaded_anyway=("nextn.embed_tokens", "nextn.shared_head")
     ),
     root=parts.root(),
     array_tail={},
-    runs_on={"llama.cpp": parts.ENGINE_SINGLE, "ik_llama.cpp": parts.NO_IK},
+    llama_cpp=engines.ON_LLAMA_CPP,
+    ik=engines.NOT_ON_IK,
 )

@@ -2,8 +2,16 @@
 
 from __future__ import annotations
 
-from . import parts
-from .base import Family
+from dataclasses import replace
+
+from . import engines, headers, parts
+from .base import Family, Lookup
+from .hparams import HParams
+
+
+def _indexer(find: Lookup, n_trunk: int) -> list[bool]:
+    return [True] * n_trunk
+
 
 FAMILY = Family(
     arch="deepseek32",
@@ -12,6 +20,13 @@ FAMILY = Family(
     count_keys=("num_nextn_predict_layers",),
     prefixes=parts.BEHIND,
     behind_trunk=True,
+    publishers=("deepseek-ai",),
+    layer_mark="layers.",
+    n_source_layers=1,
+    n_blocks=1,
+    max_blocks=1,
+    splits=(parts.DEEPSEEK3_SPLIT,),
+    unpublished=None,
     rules=(
         *parts.nextn(),
         parts.SHARED_HEAD_NORM,
@@ -19,11 +34,31 @@ FAMILY = Family(
         parts.norm("ffn_norm.weight", "post_attention_layernorm.weight"),
         *parts.mla(),
         *parts.indexer(optional=False),  # the loader wants it, the draft does not use it
-        *parts.router("mlp.gate.e_score_correction_bias"),
+        *parts.router("mlp.gate.e_score_correction_bias", optional=True),
         *parts.experts(),
-        *parts.shared_experts(),
+        *parts.shared_experts(needed_by="expert_shared_count"),
     ),
+    symbols=None,
+    not_blocks=(),
+    qkv=None,
+    header=HParams(
+        rows=headers.deepseek(*headers.indexer()),
+        output_norm_plus_one=False,
+        keeps_tied_head=False,
+        rope_factors=None,
+    ),
+    trunk_arrays=(),
+    longer_arrays=(),
+    id_lists=(),
+    sidecar_drops=(),
+    draft_head=True,
+    head_needed=False,
+    only_sidecar="",
+    sidecar_extra=(),
+    ignores_promise=False,
+    memory=replace(parts.PLAIN_CACHE, indexer=_indexer, loaded_anyway=("exp_probs_b",)),
     root=parts.root(),
     array_tail={},
-    runs_on={"llama.cpp": parts.ENGINE_SINGLE, "ik_llama.cpp": parts.NO_IK},
+    llama_cpp=engines.ON_LLAMA_CPP,
+    ik=engines.NOT_ON_IK,
 )

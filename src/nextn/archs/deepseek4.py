@@ -1,4 +1,4 @@
-"""DeepSeek-V4: hyper-connections of four streams, one block under `mtp.0.`, a sidecar by nature.
+"""Hyper-connections of four streams, one block under `mtp.0.`, a sidecar by nature.
 
 The mixer in front of the head (`output_hc_*`) has one name for trunk and block, and their values differ: a file can
 hold only one of them, so the block is never bundled.
@@ -6,7 +6,12 @@ hold only one of them, so the block is never bundled.
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
+from . import engines, headers, parts
 from .base import Family, Rule, Source, Transform
+from .headers import BOOL, I32
+from .hparams import ARRAY, F32, U32, Config, HParams, Row
 
 
 def _t(target: str, ne: str, name: str, *, f32: bool = False, optional: bool = False, as_source: bool = False) -> Rule:
@@ -31,6 +36,43 @@ def _experts(target: str, ne: str, part: str) -> Rule:
     return Rule(target, ne, (Source(f"{{k}}.ffn.experts.{{x}}.{part}.weight", Transform.STACK_EXPERTS),))
 
 
+def _streams_width(config: Config) -> int:
+    """Width of all streams of the residual."""
+    return config.integer("hidden_size") * config.integer("hc_mult")
+
+
+def _every_layer(key: str) -> Callable[[Config], list[float]]:
+    """One value of config.json for each layer, blocks included."""
+    return lambda config: [config.need(key)] * config.n_layer
+
+
+_ROWS = headers.with_base(
+    Row("rope.dimension_count", U32, "qk_rope_head_dim"),
+    Row("attention.q_lora_rank", U32, "q_lora_rank"),
+    Row("attention.sliding_window", U32, "sliding_window"),
+    headers.MOE_WIDTH,
+    Row("expert_shared_count", U32, "n_shared_experts"),
+    Row("expert_weights_scale", F32, "routed_scaling_factor"),
+    Row("expert_weights_norm", BOOL, "norm_topk_prob"),
+    Row("swiglu_clamp_exp", ARRAY, _every_layer("swiglu_limit"), F32),
+    Row("swiglu_clamp_shexp", ARRAY, _every_layer("swiglu_limit"), F32),
+    *headers.indexer(),
+    Row("attention.output_group_count", U32, "o_groups"),
+    Row("attention.output_lora_rank", U32, "o_lora_rank"),
+    Row("attention.compress_ratios", ARRAY, "compress_ratios", I32),
+    Row("attention.compress_rope_freq_base", F32, "compress_rope_theta"),
+    Row("hyper_connection.count", U32, "hc_mult"),
+    Row("hyper_connection.sinkhorn_iterations", U32, "hc_sinkhorn_iters"),
+    Row("hyper_connection.epsilon", F32, "hc_eps"),
+    Row("hash_layer_count", U32, "num_hash_layers"),
+    Row("embedding_length_out", U32, _streams_width),
+)
+
+_DSPARK = (
+    "'mtp.*' is a DSpark draft in stages and no MTP block: llama.cpp's converter makes a draft of its own of it "
+    "(convert_hf_to_gguf.py --dspark), which is loaded beside the model with -md"
+)
+
 FAMILY = Family(
     arch="deepseek4",
     title="DeepSeek-V4",
@@ -38,6 +80,13 @@ FAMILY = Family(
     count_keys=("num_nextn_predict_layers",),
     prefixes=("mtp.",),
     layer_mark="",
+    publishers=("deepseek-ai",),
+    behind_trunk=False,
+    n_source_layers=1,
+    n_blocks=1,
+    max_blocks=1,
+    splits=(parts.DEEPSEEK3_SPLIT,),
+    unpublished=None,
     rules=(
         Rule(
             "nextn.eh_proj.weight",
@@ -72,6 +121,17 @@ FAMILY = Family(
         _t("ffn_down_shexp.weight", "Fs E", "ffn.shared_experts.w2.weight"),
         _t("ffn_up_shexp.weight", "E Fs", "ffn.shared_experts.w3.weight"),
     ),
+    symbols=None,
+    not_blocks=tuple((mark, _DSPARK) for mark in ("markov_head", "confidence_head", "main_proj")),
+    qkv=None,
+    header=HParams(rows=_ROWS, output_norm_plus_one=False, keeps_tied_head=True, rope_factors=None),
+    trunk_arrays=(),
+    id_lists=(),
+    sidecar_drops=(),
+    draft_head=True,
+    sidecar_extra=(),
+    ignores_promise=True,
+    memory=parts.PLAIN_CACHE,
     root={
         "token_embd.weight": ("embed.weight",),
         "output_norm.weight": ("norm.weight",),
@@ -82,5 +142,6 @@ FAMILY = Family(
     longer_arrays=("attention.compress_ratios",),
     head_needed=True,
     only_sidecar="the mixer before its head has the name of the trunk's, and a file holds one of them",
-    runs_on={"llama.cpp": "sidecar", "ik_llama.cpp": "sidecar (read in its source, not run)"},
+    llama_cpp=engines.SIDECAR_ON_LLAMA_CPP,
+    ik=engines.UNKNOWN_ON_IK,
 )

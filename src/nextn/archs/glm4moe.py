@@ -2,8 +2,20 @@
 
 from __future__ import annotations
 
-from . import parts
-from .base import Family, OnIk
+from . import engines, headers, parts
+from . import header_values as v
+from .base import Family
+from .hparams import U32, HParams, Row
+
+_ROWS = headers.with_base(
+    Row("rope.dimension_count", U32, v.rotary(0.5)),
+    headers.MOE_WIDTH,
+    headers.optional("expert_shared_count", U32, "n_shared_experts"),
+    headers.optional("leading_dense_block_count", U32, "first_k_dense_replace"),
+    headers.SIGMOID,
+    *headers.WEIGHTS,
+)
+
 
 FAMILY = Family(
     arch="glm4moe",
@@ -12,6 +24,13 @@ FAMILY = Family(
     count_keys=("num_nextn_predict_layers",),
     prefixes=parts.BEHIND,
     behind_trunk=True,
+    publishers=("zai-org",),
+    layer_mark="layers.",
+    n_source_layers=1,
+    n_blocks=1,
+    max_blocks=1,
+    splits=(parts.GLM4_SPLIT,),
+    unpublished=None,
     rules=(
         *parts.nextn(),
         parts.SHARED_HEAD_NORM,
@@ -21,10 +40,24 @@ FAMILY = Family(
         *parts.qk_norms(optional=True),  # the 355B models have them
         *parts.router("mlp.gate.e_score_correction_bias"),
         *parts.experts(),
-        *parts.shared_experts(optional=True),
+        *parts.shared_experts(optional=True, needed_by="expert_shared_count"),
     ),
+    symbols=None,
+    not_blocks=(),
+    qkv=parts.QKV_EITHER,
+    header=HParams(rows=_ROWS, output_norm_plus_one=False, keeps_tied_head=True, rope_factors=None),
+    trunk_arrays=(),
+    longer_arrays=(),
+    id_lists=(),
+    sidecar_drops=(),
+    draft_head=True,
+    head_needed=False,
+    only_sidecar="",
+    sidecar_extra=(),
+    ignores_promise=False,
+    memory=parts.PLAIN_CACHE,
     root=parts.root(),
     array_tail={},
-    runs_on={"llama.cpp": parts.ENGINE_SINGLE, "ik_llama.cpp": "bundled, shards; no sidecar"},
-    ik=OnIk(),
+    llama_cpp=engines.ON_LLAMA_CPP,
+    ik=engines.IN_THE_MODEL_ON_IK,
 )

@@ -2,8 +2,38 @@
 
 from __future__ import annotations
 
-from . import parts
-from .base import Family, OnIk
+from dataclasses import replace
+
+from . import engines, headers, parts
+from . import header_values as v
+from .base import Family, Lookup, flags
+from .headers import BOOL
+from .hparams import ARRAY, U32, Config, HParams, Row
+
+
+def _indexer_types(config: Config) -> list[bool] | None:
+    """Whether each layer of the trunk has an indexer of its own; None without the key."""
+    found = config.values.get("indexer_types")
+    return None if found is None else [kind == "full" for kind in config.numbers("indexer_types")]
+
+
+_ROWS = headers.deepseek(
+    Row("rope.dimension_count", U32, v.rotary(1.0, lambda config: config.integer("qk_rope_head_dim"))),
+    *headers.indexer(),
+    Row("attention.indexer.types", ARRAY, _indexer_types, BOOL),
+)
+
+
+_SHARED_N_CTX = 1 << 20  # from this trained context on (GLM-5.2), files without a list share indexers
+
+
+def _indexer(find: Lookup, n_trunk: int) -> list[bool]:
+    """As the header lists them, else every layer's, or every fourth after the first."""
+    n_ctx = find("context_length")
+    shared = isinstance(n_ctx, int) and n_ctx >= _SHARED_N_CTX
+    usual = [not shared or i < 2 or (i - 2) % 4 == 0 for i in range(n_trunk)]
+    return flags(find("attention.indexer.types"), n_trunk) or usual
+
 
 FAMILY = Family(
     arch="glm-dsa",
@@ -12,6 +42,13 @@ FAMILY = Family(
     count_keys=("num_nextn_predict_layers",),
     prefixes=parts.BEHIND,
     behind_trunk=True,
+    publishers=("zai-org",),
+    layer_mark="layers.",
+    n_source_layers=1,
+    n_blocks=1,
+    max_blocks=1,
+    splits=(parts.GLM4_SPLIT,),
+    unpublished=None,
     rules=(
         *parts.nextn(),
         parts.SHARED_HEAD_NORM,
@@ -19,12 +56,26 @@ FAMILY = Family(
         parts.norm("ffn_norm.weight", "post_attention_layernorm.weight"),
         *parts.mla(),
         *parts.indexer(optional=True),
-        *parts.router("mlp.gate.e_score_correction_bias"),
+        *parts.router("mlp.gate.e_score_correction_bias", optional=True),
         *parts.experts(),
-        *parts.shared_experts(),
+        *parts.shared_experts(needed_by="expert_shared_count"),
     ),
+    symbols=None,
+    not_blocks=(),
+    qkv=None,
+    header=HParams(rows=_ROWS, output_norm_plus_one=False, keeps_tied_head=False, rope_factors=None),
+    trunk_arrays=("attention.indexer.types",),
+    longer_arrays=(),
+    id_lists=(),
+    sidecar_drops=(),
+    draft_head=True,
+    head_needed=False,
+    only_sidecar="",
+    sidecar_extra=(),
+    ignores_promise=False,
+    memory=replace(parts.PLAIN_CACHE, indexer=_indexer, loaded_anyway=("exp_probs_b",)),
     root=parts.root(),
     array_tail={},
-    runs_on={"llama.cpp": parts.ENGINE_SINGLE, "ik_llama.cpp": "bundled, shards; no sidecar"},
-    ik=OnIk(),
+    llama_cpp=engines.ON_LLAMA_CPP,
+    ik=replace(engines.IN_THE_MODEL_ON_IK, needs_head_norm=True),
 )

@@ -2,8 +2,27 @@
 
 from __future__ import annotations
 
-from . import parts
+from dataclasses import replace
+
+from . import engines, headers, parts
 from .base import Family
+from .headers import BOOL
+from .hparams import F32, U32, Config, HParams, Row
+
+
+def _shared(config: Config) -> int:
+    """Width of all shared experts."""
+    return config.integer("moe_intermediate_size") * config.count("num_shared_experts", 1)
+
+
+_ROWS = headers.with_base(
+    headers.MOE_WIDTH,
+    Row("expert_shared_feed_forward_length", U32, _shared),
+    Row("expert_weights_norm", BOOL, lambda config: config.values.get("route_norm", True)),
+    Row("expert_weights_scale", F32, lambda config: config.values.get("router_scaling_factor", 1.0)),
+    headers.SIGMOID,
+)
+
 
 FAMILY = Family(
     arch="hy_v3",
@@ -12,19 +31,48 @@ FAMILY = Family(
     count_keys=("num_nextn_predict_layers",),
     prefixes=parts.BEHIND,
     behind_trunk=True,
+    publishers=("tencent",),
+    layer_mark="layers.",
+    n_source_layers=1,
+    n_blocks=1,
+    splits=(),
+    unpublished=None,
     rules=(
         *parts.nextn(),
         parts.norm("nextn.shared_head_norm.weight", "final_layernorm.weight", "shared_head.norm.weight", optional=True),
         parts.norm("attn_norm.weight", "input_layernorm.weight"),
         parts.norm("ffn_norm.weight", "post_attention_layernorm.weight"),
-        *parts.attention(),
+        *parts.attention(bias=True),
         *parts.qk_norms(),
-        *parts.router("mlp.expert_bias", target="exp_probs_b", gate="mlp.router.gate.weight"),
-        *parts.experts(),
-        *parts.shared_experts("mlp.shared_mlp."),
+        *parts.router(
+            "mlp.expert_bias", target="exp_probs_b", gate="mlp.router.gate.weight", optional=True, form=parts.EXPERTS
+        ),
+        *parts.experts(form=parts.EXPERTS),
+        *parts.shared_experts("mlp.shared_mlp.", optional=True, form=parts.EXPERTS),
+        *parts.dense(form=parts.DENSE),
+    ),
+    symbols=None,
+    not_blocks=(),
+    qkv=parts.QKV_EITHER,
+    header=HParams(rows=_ROWS, output_norm_plus_one=False, keeps_tied_head=True, rope_factors=None),
+    trunk_arrays=(),
+    longer_arrays=(),
+    id_lists=(),
+    sidecar_drops=(),
+    draft_head=True,
+    head_needed=False,
+    only_sidecar="",
+    sidecar_extra=(),
+    ignores_promise=False,
+    memory=replace(
+        parts.PLAIN_CACHE,
+        loaded_anyway=(
+            "ffn_gate", "ffn_up", "ffn_down", "exp_probs_b", "nextn.embed_tokens", "nextn.shared_head",
+        ),
     ),
     root=parts.root(),
     array_tail={},
     max_blocks=8,
-    runs_on={"llama.cpp": parts.ENGINE_SINGLE, "ik_llama.cpp": parts.NO_IK},
+    llama_cpp=engines.ON_LLAMA_CPP,
+    ik=engines.NOT_ON_IK,
 )

@@ -7,10 +7,15 @@ embeddings nor a head in the block. Nemotron-Labs Puzzle models carry blocks of 
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
-from . import parts
+from ..errors import FormatError
+from . import engines, headers, parts
 from .base import Donor, Family, Rule, Source, Transform
+from .headers import BOOL, I32
+from .hparams import ARRAY, F32, U32, Config, HParams, Row
 
 
 def _from(key: str, suffix: str) -> Any:
@@ -33,33 +38,104 @@ def _at(target: str, ne: str, name: str, *, f32: bool = False, optional: bool = 
     return Rule(target, ne, (Source(name),), f32=f32, optional=optional)
 
 
+def _rope_pairs(target: str, ne: str, name: str, heads: str, *, optional: bool = False) -> Rule:
+    source = Source(f"{A}mixer.{name}", Transform.ROPE_PAIRS, (heads,))
+    return Rule(target, ne, (source,), f32=target.endswith("bias"), optional=optional)
+
+
 A, M = "layers.0.", "layers.1."
+
+
+def _layers(letter: str, *names: str) -> Callable[[Config], list[bool]]:
+    """Which layers are of a kind; a block is attention and experts in one. Raises FormatError."""
+
+    def value(config: Config) -> list[bool]:
+        n_trunk = config.integer("num_hidden_layers")
+        pattern = config.values.get("hybrid_override_pattern") or config.need("layers_block_type")
+        if not isinstance(pattern, str | list) or len(pattern) != n_trunk:
+            raise FormatError(
+                "the layers' kinds ('hybrid_override_pattern', else 'layers_block_type') do not fit",
+                path=config.path,
+                expected=f"{n_trunk} ('num_hidden_layers')",
+                found=str(len(pattern)) if isinstance(pattern, str | list) else repr(pattern),
+            )
+        of_trunk = [kind == letter or kind in names for kind in pattern]
+        return of_trunk + [True] * config.n_layer_nextn
+
+    return value
+
+
+def _of_layers(which: Callable[[Config], list[bool]], key: str) -> Callable[[Config], list[int]]:
+    """A count of config.json for the layers of a kind, 0 for all others."""
+    return lambda config: [config.integer(key) if there else 0 for there in which(config)]
+
+
+def _granite_rotary(config: Config) -> int:
+    """The heads' share of the hidden size, whatever their width (the class that it is converted by)."""
+    return config.integer("hidden_size") // max(1, config.integer("num_attention_heads"))
+
+
+def _mamba_size(config: Config) -> int:
+    """Width of a state-space layer."""
+    return config.integer("mamba_num_heads") * config.integer("mamba_head_dim")
+
+
+_ATTENTION = _layers("*", "attention", "full_attention")
+_EXPERTS = _layers("E", "moe")
+_ROWS = headers.with_base(
+    Row("context_length", U32, lambda config: 1 << 20),  # the model has no RoPE, and so no length
+    Row("feed_forward_length", ARRAY, _of_layers(_EXPERTS, "moe_intermediate_size"), I32),
+    Row("attention.head_count_kv", ARRAY, _of_layers(_ATTENTION, "num_key_value_heads"), I32),
+    Row("attention.layer_norm_rms_epsilon", F32, ("rms_norm_eps", "norm_eps"), optional=True),
+    Row("vocab_size", U32, "vocab_size"),
+    Row("rope.freq_base", F32, lambda config: config.rope.get("rope_theta")),
+    Row("rope.dimension_count", U32, _granite_rotary),
+    Row("ssm.conv_kernel", U32, "conv_kernel"),
+    Row("ssm.state_size", U32, "ssm_state_size"),
+    Row("ssm.group_count", U32, "n_groups"),
+    Row("ssm.inner_size", U32, _mamba_size),
+    Row("ssm.time_step_rank", U32, "mamba_num_heads"),
+    Row("rope.scaling.finetuned", BOOL, lambda config: False),
+    Row("attention.key_length", U32, ("head_dim", "attention_head_dim")),
+    Row("attention.value_length", U32, ("head_dim", "attention_head_dim")),
+    headers.MOE_WIDTH,
+    Row("expert_shared_feed_forward_length", U32, "moe_shared_expert_intermediate_size"),
+    Row("expert_count", U32, "n_routed_experts"),
+    Row("expert_shared_count", U32, "n_shared_experts"),
+    Row("expert_weights_norm", BOOL, "norm_topk_prob"),
+    Row("expert_weights_scale", F32, "routed_scaling_factor"),
+    headers.optional("moe_latent_size", U32, "moe_latent_size"),
+)
+
 
 FAMILY = Family(
     arch="nemotron_h_moe",
     title="Nemotron 3",
     classes=("NemotronHForCausalLM",),
     count_keys=("num_nextn_predict_layers",),
-    prefixes=("mtp.", "language_model.mtp."),
+    prefixes=("mtp.",),
     n_source_layers=2,
+    publishers=("nvidia",),
+    behind_trunk=False,
+    layer_mark="layers.",
+    n_blocks=1,
+    max_blocks=1,
+    splits=(),
+    unpublished=None,
     rules=(
         _at("nextn.eh_proj.weight", "2*E E", f"{A}eh_proj.weight"),
         _at("nextn.enorm.weight", "E", f"{A}enorm.weight", f32=True),
         _at("nextn.hnorm.weight", "E", f"{A}hnorm.weight", f32=True),
         _at("nextn.shared_head_norm.weight", "E", f"{M}final_layernorm.weight", f32=True),
         _at("attn_norm.weight", "E", f"{A}norm.weight", f32=True),
-        Rule(
-            "attn_q.weight",
-            "E H*D",
-            (Source(f"{A}mixer.q_proj.weight", Transform.ROPE_PAIRS, ("num_attention_heads",)),),
-        ),
-        Rule(
-            "attn_k.weight",
-            "E K*D",
-            (Source(f"{A}mixer.k_proj.weight", Transform.ROPE_PAIRS, ("num_key_value_heads",)),),
-        ),
+        _rope_pairs("attn_q.weight", "E H*D", "q_proj.weight", "num_attention_heads"),
+        _rope_pairs("attn_k.weight", "E K*D", "k_proj.weight", "num_key_value_heads"),
         _at("attn_v.weight", "E K*Dv", f"{A}mixer.v_proj.weight"),
         _at("attn_output.weight", "H*Dv E", f"{A}mixer.o_proj.weight"),
+        _rope_pairs("attn_q.bias", "H*D", "q_proj.bias", "num_attention_heads", optional=True),
+        _rope_pairs("attn_k.bias", "K*D", "k_proj.bias", "num_key_value_heads", optional=True),
+        _at("attn_v.bias", "K*Dv", f"{A}mixer.v_proj.bias", f32=True, optional=True),
+        _at("attn_output.bias", "E", f"{A}mixer.o_proj.bias", f32=True, optional=True),
         _at("post_attention_norm.weight", "E", f"{M}norm.weight", f32=True),
         _at("ffn_gate_inp.weight", "E X", f"{M}mixer.gate.weight"),  # not kept in F32 by the converter here
         _at("exp_probs_b.bias", "X", f"{M}mixer.gate.e_score_correction_bias", f32=True),
@@ -70,6 +146,19 @@ FAMILY = Family(
         _at("ffn_up_shexp.weight", "E Fs", f"{M}mixer.shared_experts.up_proj.weight"),
         _at("ffn_down_shexp.weight", "Fs E", f"{M}mixer.shared_experts.down_proj.weight"),
     ),
+    symbols=None,
+    not_blocks=(),
+    qkv=parts.QKV_EITHER,
+    header=HParams(rows=_ROWS, output_norm_plus_one=False, keeps_tied_head=True, rope_factors=None),
+    trunk_arrays=(),
+    longer_arrays=(),
+    id_lists=(),
+    sidecar_drops=(),
+    head_needed=False,
+    only_sidecar="",
+    sidecar_extra=(),
+    ignores_promise=False,
+    memory=replace(parts.PLAIN_CACHE, rolls_back=True),
     root={
         "token_embd.weight": ("backbone.embeddings.weight", "model.embeddings.weight"),
         "output_norm.weight": ("backbone.norm_f.weight", "model.norm_f.weight"),
@@ -80,5 +169,6 @@ FAMILY = Family(
         "feed_forward_length": _from("moe_intermediate_size", "feed_forward_length"),
     },
     draft_head=False,
-    runs_on={"llama.cpp": parts.ENGINE_SINGLE, "ik_llama.cpp": parts.IK_IGNORES},
+    llama_cpp=engines.ON_LLAMA_CPP,
+    ik=engines.NOT_ON_IK,
 )

@@ -6,8 +6,10 @@ The block has no hyper-connections, and its attention a window of its own, told 
 
 from __future__ import annotations
 
-from . import parts
-from .base import Family, OnIk, Rule, Source, Transform
+from dataclasses import replace
+
+from . import engines, parts
+from .base import Family, Rule, Source, Transform
 
 _ATTN = f"{parts.L}self_attn."
 _KV_B = f"{_ATTN}kv_b_proj.weight"
@@ -25,6 +27,12 @@ FAMILY = Family(
     count_keys=("num_nextn_predict_layers",),
     prefixes=parts.BEHIND,
     behind_trunk=True,
+    publishers=(),
+    layer_mark="layers.",
+    n_source_layers=1,
+    n_blocks=1,
+    splits=(),
+    unpublished=None,
     rules=(
         *parts.nextn(),
         parts.norm("nextn.shared_head_norm.weight", "shared_head.norm.weight"),
@@ -39,8 +47,8 @@ FAMILY = Family(
         parts.tensor("attn_kv_a_mqa.weight", "E Lr", "self_attn.kv_a_proj_with_mqa.weight"),
         parts.norm("attn_kv_a_norm.weight", "self_attn.kv_a_layernorm.weight", ne="Lkv"),
         # Two axes here, three elsewhere: the same bytes, the heads' rows behind one another.
-        Rule("attn_k_b.weight", "Dp H*Lkv", (Source(_KV_B, Transform.KEY_HALF),)),
-        Rule("attn_v_b.weight", "Lkv H*Dv", (Source(_KV_B, Transform.VALUE_HALF),)),
+        Rule("attn_k_b.weight", "Dp H*Lkv", (Source(_KV_B, Transform.KEY_HALF, parts.KV_B),)),
+        Rule("attn_v_b.weight", "Lkv H*Dv", (Source(_KV_B, Transform.VALUE_HALF, parts.KV_B),)),
         parts.tensor("attn_output.weight", "H*Dv E", "self_attn.o_proj.weight"),
         _kept("attn_qa_conv.weight", "3 Lq", "qa_conv.weight"),
         _kept("attn_compresskv_conv.weight", "3 Lkv", "compresskv_conv.weight"),
@@ -51,11 +59,23 @@ FAMILY = Family(
         *parts.experts(),
         *parts.shared_experts(),
     ),
+    symbols=None,
+    not_blocks=(),
+    qkv=None,
+    header=None,
+    trunk_arrays=(),
+    longer_arrays=(),
+    sidecar_drops=(),
+    draft_head=True,
+    head_needed=False,
+    only_sidecar="",
+    sidecar_extra=(),
+    ignores_promise=False,
+    memory=parts.PLAIN_CACHE,
     root=parts.root(),
     array_tail={},
     id_lists=(("swa_layers", "sliding_window_list"),),
     max_blocks=3,
-    runs_on={"llama.cpp": "no such architecture", "ik_llama.cpp": "bundled, shards; no sidecar"},
-    ik=OnIk(),
-    only_ik=True,
+    llama_cpp=engines.NOT_ON_LLAMA_CPP,
+    ik=replace(engines.IN_THE_MODEL_ON_IK, sidecar=engines.Does.UNKNOWN),
 )

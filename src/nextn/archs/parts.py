@@ -4,19 +4,32 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from .base import Rule, Source, Transform
+from .base import Donor, Memory, Qkv, Rule, Source, Tail, TextSplit, Transform
 
 L = "layers.{k}."
+KV_B = ("qk_nope_head_dim", "v_head_dim")  # config.json keys of the parts of a head in kv_b
 
 
-def tensor(target: str, ne: str, *names: str, f32: bool = False, optional: bool = False) -> Rule:
+def tensor(
+    target: str,
+    ne: str,
+    *names: str,
+    f32: bool = False,
+    optional: bool = False,
+    form: str = "",
+    needed_by: str = "",
+    stops: str = "",
+) -> Rule:
     """A tensor taken as it is from the first of `names` that is there."""
-    return Rule(target, ne, tuple(Source(L + name) for name in names), f32=f32, optional=optional)
+    sources = tuple(Source(L + name) for name in names)
+    return Rule(target, ne, sources, f32=f32, optional=optional, form=form, needed_by=needed_by, stops=stops)
 
 
-def norm(target: str, *names: str, ne: str = "E", optional: bool = False) -> Rule:
+def norm(
+    target: str, *names: str, ne: str = "E", optional: bool = False, form: str = "", needed_by: str = ""
+) -> Rule:
     """A vector, always F32."""
-    return tensor(target, ne, *names, f32=True, optional=optional)
+    return tensor(target, ne, *names, f32=True, optional=optional, form=form, needed_by=needed_by)
 
 
 def norm_plus_one(target: str, *names: str, ne: str = "E", optional: bool = False) -> Rule:
@@ -61,17 +74,30 @@ def qk_norms(*, optional: bool = False) -> tuple[Rule, ...]:
     )
 
 
-def mla(p: str = "self_attn.", output: str = "o_proj") -> tuple[Rule, ...]:
-    """Multi-head latent attention; kv_b becomes two tensors of three axes, the keys' part transposed."""
+NO_PLAIN_QUERIES = (
+    "its queries have no low rank ('q_lora_rank' is null), and llama.cpp's drafting graph needs one; no other donor "
+    "helps"
+)
+
+
+def mla(p: str = "self_attn.", output: str = "o_proj", *, plain: bool = False) -> tuple[Rule, ...]:
+    """Multi-head latent attention; kv_b becomes two tensors of three axes, the keys' part transposed.
+
+    `plain`: engines draft, too, where the queries are one matrix.
+    """
     kv_b = f"{L}{p}kv_b_proj.weight"
+    rank, whole, key = "queries.low-rank", "queries.plain", "attention.q_lora_rank"
     return (
-        tensor("attn_q_a.weight", "E Lq", f"{p}q_a_proj.weight"),
-        norm("attn_q_a_norm.weight", f"{p}q_a_layernorm.weight", ne="Lq"),
-        tensor("attn_q_b.weight", "Lq H*Dm", f"{p}q_b_proj.weight"),
+        tensor("attn_q_a.weight", "E Lq", f"{p}q_a_proj.weight", form=rank, needed_by=key),
+        norm("attn_q_a_norm.weight", f"{p}q_a_layernorm.weight", ne="Lq", form=rank, needed_by=key),
+        tensor("attn_q_b.weight", "Lq H*Dm", f"{p}q_b_proj.weight", form=rank, needed_by=key),
+        tensor(
+            "attn_q.weight", "E H*Dm", f"{p}q_proj.weight", form=whole, stops="" if plain else NO_PLAIN_QUERIES
+        ),
         tensor("attn_kv_a_mqa.weight", "E Lr", f"{p}kv_a_proj_with_mqa.weight"),
         norm("attn_kv_a_norm.weight", f"{p}kv_a_layernorm.weight", ne="Lkv"),
-        Rule("attn_k_b.weight", "Dn Lkv H", (Source(kv_b, Transform.KEY_HALF),)),
-        Rule("attn_v_b.weight", "Lkv Dw H", (Source(kv_b, Transform.VALUE_HALF),)),
+        Rule("attn_k_b.weight", "Dn Lkv H", (Source(kv_b, Transform.KEY_HALF, KV_B),)),
+        Rule("attn_v_b.weight", "Lkv Dw H", (Source(kv_b, Transform.VALUE_HALF, KV_B),)),
         tensor("attn_output.weight", "H*Dw E", f"{p}{output}.weight"),
     )
 
@@ -88,21 +114,24 @@ def indexer(*, optional: bool) -> tuple[Rule, ...]:
     )
 
 
-def dense(p: str = "mlp.") -> tuple[Rule, ...]:
+DENSE, EXPERTS = "feed-forward.dense", "feed-forward.experts"  # forms of a layer that may be either
+
+
+def dense(p: str = "mlp.", *, form: str = "") -> tuple[Rule, ...]:
     """A feed-forward network without experts."""
     return (
-        tensor("ffn_gate.weight", "E F", f"{p}gate_proj.weight"),
-        tensor("ffn_up.weight", "E F", f"{p}up_proj.weight"),
-        tensor("ffn_down.weight", "F E", f"{p}down_proj.weight"),
+        tensor("ffn_gate.weight", "E F", f"{p}gate_proj.weight", form=form),
+        tensor("ffn_up.weight", "E F", f"{p}up_proj.weight", form=form),
+        tensor("ffn_down.weight", "F E", f"{p}down_proj.weight", form=form),
     )
 
 
-def experts(p: str = "mlp.") -> tuple[Rule, ...]:
+def experts(p: str = "mlp.", *, form: str = "") -> tuple[Rule, ...]:
     """Routed experts, published one by one and stacked, or fused already."""
 
     def stacked(target: str, ne: str, part: str, *fused: Source) -> Rule:
         one_by_one = Source(f"{L}{p}experts.{{x}}.{part}.weight", Transform.STACK_EXPERTS)
-        return Rule(target, ne, (one_by_one, *fused))
+        return Rule(target, ne, (one_by_one, *fused), form=form)
 
     both = f"{L}{p}experts.gate_up_proj"
     return (
@@ -112,19 +141,41 @@ def experts(p: str = "mlp.") -> tuple[Rule, ...]:
     )
 
 
-def shared_experts(p: str = "mlp.shared_experts.", *, optional: bool = False) -> tuple[Rule, ...]:
+def shared_experts(
+    p: str = "mlp.shared_experts.", *, optional: bool = False, form: str = "", needed_by: str = ""
+) -> tuple[Rule, ...]:
     """The expert that every token passes through."""
-    return (
-        tensor("ffn_gate_shexp.weight", "E Fs", f"{p}gate_proj.weight", optional=optional),
-        tensor("ffn_up_shexp.weight", "E Fs", f"{p}up_proj.weight", optional=optional),
-        tensor("ffn_down_shexp.weight", "Fs E", f"{p}down_proj.weight", optional=optional),
+    parts = (("gate", "E Fs"), ("up", "E Fs"), ("down", "Fs E"))
+    return tuple(
+        tensor(
+            f"ffn_{x}_shexp.weight", ne, f"{p}{x}_proj.weight", optional=optional, form=form, needed_by=needed_by
+        )
+        for x, ne in parts
     )
 
 
-def router(bias: str | None, *, target: str = "exp_probs_b.bias", gate: str = "mlp.gate.weight") -> tuple[Rule, ...]:
-    """The router, F32, and the bias of its choice."""
-    rule = tensor("ffn_gate_inp.weight", "E X", gate, f32=True)
-    return (rule,) if bias is None else (rule, norm(target, bias, ne="X"))
+def router(
+    bias: str | None,
+    *,
+    target: str = "exp_probs_b.bias",
+    gate: str = "mlp.gate.weight",
+    optional: bool = False,
+    form: str = "",
+) -> tuple[Rule, ...]:
+    """The router, F32, and the bias of its choice (`optional`: loaders do without)."""
+    rule = tensor("ffn_gate_inp.weight", "E X", gate, f32=True, form=form)
+    return (rule,) if bias is None else (rule, norm(target, bias, ne="X", optional=optional, form=form))
+
+
+def limits(key: str) -> Tail:
+    """A layer's clamp limit as config.json lists it, blocks included; null and what it does not reach are 0."""
+
+    def value(donor: Donor, block: int) -> float:
+        listed, at = donor.config.get(key), donor.n_layer + block
+        found = listed[at] if isinstance(listed, list) and at < len(listed) else None
+        return float(found) if isinstance(found, int | float) else 0.0
+
+    return value
 
 
 def root(
@@ -132,14 +183,41 @@ def root(
 ) -> dict[str, tuple[str, ...]]:
     """Where a checkpoint keeps embeddings, last norm and head."""
     return {
-        "token_embd.weight": (f"{model}{embeddings}.weight", f"language_model.{model}{embeddings}.weight"),
-        "output_norm.weight": (f"{model}{last_norm}.weight", f"language_model.{model}{last_norm}.weight"),
-        "output.weight": ("lm_head.weight", "language_model.lm_head.weight"),
+        "token_embd.weight": (f"{model}{embeddings}.weight", f"{embeddings}.weight"),
+        "output_norm.weight": (f"{model}{last_norm}.weight", f"{last_norm}.weight"),
+        "output.weight": ("lm_head.weight", "model.lm_head.weight"),
     }
 
 
-ENGINE_SINGLE = "bundled, shards, sidecar"
-NO_IK = "no such architecture"
-IK_IGNORES = "does not read the block and refuses files that have one"
-# Blocks behind the trunk's layers: bare, or as multimodal wrappers nest them.
-BEHIND = ("model.", "language_model.model.", "model.language_model.")
+BEHIND = ("model.",)  # blocks are layers after the trunk's
+# llama.cpp's drafting graph looks for q, k and v fused, else for the three.
+QKV_EITHER = Qkv(fused=True, split=True, refusal="")
+QKV_SPLIT = Qkv(fused=False, split=True, refusal="")
+# A cache that the header's sizes describe, and nothing else.
+PLAIN_CACHE = Memory(
+    recurrent=None, rolls_back=False, window_period=None, indexer=None, block_in_target=False, loaded_anyway=(),
+    pool_rows=0,
+)  # fmt: skip
+
+# How tokenizers split text (regex_exprs in llama.cpp's src/llama-vocab.cpp). The first two differ in where combining
+# marks (\p{M}) go.
+_REGEX = (
+    r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?LETTERS|\p{N}| ?[^\s\p{L}MARK\p{N}]+[\r\n]*"
+    r"|\s*[\r\n]+|\s+(?!\S)|\s+"
+)
+QWEN2_SPLIT = TextSplit("qwen2", (_REGEX.replace("LETTERS", r"\p{L}+").replace("MARK", ""),))
+QWEN35_SPLIT = TextSplit("qwen35", (_REGEX.replace("LETTERS", r"[\p{L}\p{M}]+").replace("MARK", r"\p{M}"),))
+GLM4_SPLIT = TextSplit(  # Llama 3's pattern too, and only GLM has these tokens
+    "glm4",
+    (_REGEX.replace("LETTERS", r"\p{L}+").replace("MARK", "").replace(r"\p{N}|", r"\p{N}{1,3}|"),),
+    {"bos": "[gMASK]", "eot": "<|user|>", "unk": "<|endoftext|>", "eom": "<|observation|>"},
+)
+DEEPSEEK3_SPLIT = TextSplit(
+    "deepseek-v3",
+    (
+        r"\p{N}{1,3}",
+        "[一-龥\u3040-ゟ゠-ヿ]+",
+        "[!\"#$%&'()*+,\\-./:;<=>?@\\[\\\\\\]^_`{|}~][A-Za-z]+|[^\r\n\\p{L}\\p{P}\\p{S}]?[\\p{L}\\p{M}]+"
+        "| ?[\\p{P}\\p{S}]+[\r\n]*|\\s*[\r\n]+|\\s+(?!\\S)|\\s+",
+    ),
+)

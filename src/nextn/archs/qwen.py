@@ -5,17 +5,19 @@ Rows of `q_proj` hold [query, gate] per head and keep that order; nothing is per
 
 from __future__ import annotations
 
-from .base import Rule, Source, Transform
+from collections.abc import Callable
+from typing import Any
 
-PREFIXES = ("mtp.", "model.mtp.", "language_model.mtp.", "model.language_model.mtp.")
-# Wrappers nest the language model; the block's own root tensors are found behind any of these.
-_ROOTS = ("model.", "model.language_model.", "language_model.model.", "language_model.", "")
+from ..errors import FormatError
+from ..gguf.kv import KVType
+from . import header_values as v
+from . import headers, parts
+from .base import Lookup, Memory, Rule, Source, Transform, flags
+from .headers import NEXTN
+from .hparams import ARRAY, F32, U32, Config, HParams, Row
 
-ROOT = {
-    "token_embd.weight": tuple(f"{root}embed_tokens.weight" for root in _ROOTS),
-    "output_norm.weight": tuple(f"{root}norm.weight" for root in _ROOTS),
-    "output.weight": ("lm_head.weight", "language_model.lm_head.weight", "model.lm_head.weight"),
-}
+PREFIXES = ("mtp.", "model.mtp.")
+ROOT = parts.root()
 ARRAY_TAIL = {"attention.recurrent_layers": False}
 
 
@@ -23,8 +25,12 @@ def _norm(target: str, source: str, ne: str = "E", optional: bool = False) -> Ru
     return Rule(target, ne, (Source(source, Transform.PLUS_ONE),), f32=True, optional=optional)
 
 
-def _matrix(target: str, ne: str, source: str, **options: bool) -> Rule:
-    return Rule(target, ne, (Source(source),), **options)
+def _matrix(target: str, ne: str, source: str, *, f32: bool = False, optional: bool = False) -> Rule:
+    return Rule(target, ne, (Source(source),), f32=f32, optional=optional)
+
+
+def _bias(target: str, ne: str, source: str) -> Rule:
+    return Rule(target, ne, (Source(f"layers.{{k}}.self_attn.{source}"),), f32=True, optional=True)
 
 
 def _experts(target: str, ne: str, half: Transform, part: str) -> Rule:
@@ -51,6 +57,9 @@ COMMON = (
     _matrix("attn_q.weight", "E 2*H*D", "layers.{k}.self_attn.q_proj.weight"),
     _matrix("attn_k.weight", "E K*D", "layers.{k}.self_attn.k_proj.weight"),
     _matrix("attn_v.weight", "E K*Dv", "layers.{k}.self_attn.v_proj.weight"),
+    _bias("attn_q.bias", "2*H*D", "q_proj.bias"),
+    _bias("attn_k.bias", "K*D", "k_proj.bias"),
+    _bias("attn_v.bias", "K*Dv", "v_proj.bias"),
     _matrix("attn_output.weight", "H*Dv E", "layers.{k}.self_attn.o_proj.weight"),
     _norm("attn_q_norm.weight", "layers.{k}.self_attn.q_norm.weight", "D"),
     _norm("attn_k_norm.weight", "layers.{k}.self_attn.k_norm.weight", "D"),
@@ -81,3 +90,101 @@ MOE = (
     _matrix("ffn_up_shexp.weight", "E Fs", "layers.{k}.mlp.shared_expert.up_proj.weight"),
     _matrix("ffn_down_shexp.weight", "Fs E", "layers.{k}.mlp.shared_expert.down_proj.weight"),
 )
+
+
+_DEFAULT_SECTIONS = [11, 11, 10]  # Qwen3.5's, for a config without the key; its loader wants the pair
+_DEFAULT_INTERVAL = 4  # every fourth layer has full attention
+
+
+def recurrent_layers(config: Config) -> list[bool]:
+    """For each layer, the blocks included, whether its attention is linear; a block's never is."""
+    n_layer = config.integer("num_hidden_layers")
+    kinds = config.values.get("layer_types")
+    if kinds is None:
+        every = interval(config)
+        recurrent = [(i + 1) % every != 0 for i in range(n_layer)]
+    elif not isinstance(kinds, list) or len(kinds) != n_layer:
+        raise FormatError(
+            "'layer_types' has the wrong length",
+            path=config.path,
+            expected=f"{n_layer} ('num_hidden_layers')",
+            found=str(len(kinds)) if isinstance(kinds, list) else repr(kinds),
+        )
+    else:
+        recurrent = [kind == "linear_attention" for kind in kinds]
+    return recurrent + [False] * config.n_layer_nextn
+
+
+def interval(config: Config) -> int:
+    """Every how many layers attention is full."""
+    if config.values.get("full_attention_interval") is None:
+        return _DEFAULT_INTERVAL
+    every = config.integer("full_attention_interval")
+    if every < 1:
+        raise FormatError(f"'full_attention_interval' is {every}", path=config.path)
+    return every
+
+
+def inner_size(config: Config) -> int:
+    """Width of linear attention."""
+    return config.integer("linear_value_head_dim") * config.integer("linear_num_value_heads")
+
+
+def sections_always(config: Config) -> list[Any]:
+    """The parts of multimodal RoPE, Qwen3.5's for a config without them."""
+    return v.sections(config) or [*_DEFAULT_SECTIONS, 0]
+
+
+def rows(*, moe: bool, sections: Callable[[Config], Any]) -> tuple[Row, ...]:
+    """Qwen3-Next and its descendants: gated linear attention with full attention in between."""
+    expert_counts = (headers.EXPERT_COUNT, headers.EXPERTS_USED)
+    expert_sizes = (
+        Row("expert_feed_forward_length", U32, headers.width_of_experts),
+        Row("expert_shared_feed_forward_length", U32, "shared_expert_intermediate_size"),
+    )
+    return (
+        Row("block_count", U32, v.block_count),
+        headers.CONTEXT_LENGTH,
+        headers.EMBEDDING_LENGTH,
+        headers.FEED_FORWARD_LENGTH if moe else headers.DENSE_FEED_FORWARD_LENGTH,
+        headers.HEAD_COUNT,
+        headers.HEAD_COUNT_KV,
+        *v.ROPE_SCALING,
+        Row("rope.dimension_sections", ARRAY, sections, KVType.INT32),
+        Row("rope.freq_base", F32, v.theta),
+        headers.RMS_EPSILON,
+        *(expert_counts if moe else ()),
+        *headers.KEY_LENGTHS,
+        *(expert_sizes if moe else ()),
+        NEXTN,
+        Row("ssm.conv_kernel", U32, "linear_conv_kernel_dim"),
+        Row("ssm.state_size", U32, "linear_key_head_dim"),
+        Row("ssm.group_count", U32, "linear_num_key_heads"),
+        Row("ssm.time_step_rank", U32, "linear_num_value_heads"),
+        Row("ssm.inner_size", U32, inner_size),
+        Row("attention.recurrent_layers", ARRAY, recurrent_layers, KVType.BOOL),
+        Row("full_attention_interval", U32, interval),
+        Row("rope.dimension_count", U32, v.rotary(0.25)),
+    )
+
+
+def header(*, moe: bool, sections: Callable[[Config], Any]) -> HParams:
+    """The header of a sidecar."""
+    made = rows(moe=moe, sections=sections)
+    return HParams(rows=made, output_norm_plus_one=True, keeps_tied_head=True, rope_factors=None)
+
+
+def _recurrent(find: Lookup, n_trunk: int, n_all: int) -> list[bool]:
+    """As the header lists them, else all but every n-th."""
+    interval = find("full_attention_interval")
+    every = max(1, interval if isinstance(interval, int) else _DEFAULT_INTERVAL)
+    listed = flags(find("attention.recurrent_layers"), n_all)
+    return listed or [i < n_trunk and (i + 1) % every != 0 for i in range(n_all)]
+
+
+def memory(*, rolls_back: bool) -> Memory:
+    """Linear attention has a state; llama.cpp keeps one for each drafted token, or restores it from a copy."""
+    return Memory(
+        recurrent=_recurrent, rolls_back=rolls_back, window_period=None, indexer=None, block_in_target=False,
+        loaded_anyway=(), pool_rows=0,
+    )  # fmt: skip

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
-from . import qwen
-from .base import Family, OnIk
+from dataclasses import replace
+
+from . import engines, parts, qwen
+from .base import Family
 
 FAMILY = Family(
     arch="qwen35",
@@ -11,12 +13,31 @@ FAMILY = Family(
     classes=("Qwen3_5ForConditionalGeneration", "Qwen3_5ForCausalLM"),
     count_keys=("mtp_num_hidden_layers",),
     prefixes=qwen.PREFIXES,
+    publishers=("Qwen",),
+    behind_trunk=False,
+    layer_mark="layers.",
+    n_source_layers=1,
+    n_blocks=1,
+    max_blocks=1,
+    splits=(parts.QWEN35_SPLIT,),
+    unpublished=None,
     rules=qwen.COMMON + qwen.DENSE,
+    symbols=None,
+    not_blocks=(),
+    qkv=parts.QKV_EITHER,
+    header=qwen.header(moe=False, sections=qwen.sections_always),
+    trunk_arrays=(),
+    longer_arrays=(),
+    id_lists=(),
+    sidecar_drops=(),
+    draft_head=True,
+    head_needed=False,
+    only_sidecar="",
+    sidecar_extra=(),
+    ignores_promise=False,
+    memory=qwen.memory(rolls_back=True),
     root=qwen.ROOT,
     array_tail=qwen.ARRAY_TAIL,
-    runs_on={
-        "llama.cpp": "bundled, shards, sidecar",
-        "ik_llama.cpp": "bundled, shards; no sidecar, no draft head in the file",
-    },
-    ik=OnIk(takes_heads=False, extra_head=True),
+    llama_cpp=engines.ON_LLAMA_CPP,
+    ik=replace(engines.IN_THE_MODEL_ON_IK, takes_heads=False, extra_head=True),
 )

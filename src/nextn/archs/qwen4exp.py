@@ -1,4 +1,4 @@
-"""Qwen3.8-Flash-Next: hyper-connections in place of norms, sparse attention with an indexer, n-gram embeddings.
+"""Hyper-connections in place of norms, sparse attention with an indexer, n-gram embeddings.
 
 The block's fusion is published as two matrices and is one for engines. There is no last norm: a mixer takes its
 place, in the block too. The n-gram embeddings belong to the trunk alone, and a sidecar must not promise them.
@@ -6,8 +6,11 @@ place, in the block too. The n-gram embeddings belong to the trunk alone, and a 
 
 from __future__ import annotations
 
-from . import parts, qwen
+from dataclasses import replace
+
+from . import engines, headers, parts, qwen
 from .base import Donor, Family, Rule, Source, Transform
+from .hparams import ARRAY, U32, Config, HParams, Row
 
 
 def _ratio(donor: Donor, block: int) -> int | None:
@@ -45,12 +48,36 @@ _SHARED = tuple(
     and rule.target not in ("attn_norm.weight", "post_attention_norm.weight"))
 )
 
+
+def _compress_ratios(config: Config) -> list[int]:
+    """The ratio for layers of full attention, 0 for others; a block's is full."""
+    n_trunk, ratio = config.integer("num_hidden_layers"), config.integer("indexer_compress_ratio")
+    kinds = config.numbers("layer_types", n_trunk)[:n_trunk]
+    return [ratio if kind == "full_attention" else 0 for kind in kinds] + [ratio] * config.n_layer_nextn
+
+
+_ROWS = (
+    *qwen.rows(moe=True, sections=qwen.sections_always),
+    Row("hyper_connection.count", U32, "hc_count"),
+    Row("hyper_connection.low_rank", U32, "hc_lowrank"),
+    *headers.indexer("indexer_n_heads", "indexer_head_dim", "indexer_budget"),
+    Row("attention.compress_ratios", ARRAY, _compress_ratios, headers.I32),
+)
+
 FAMILY = Family(
     arch="qwen4exp",
     title="Qwen3.8-Flash-Next",
     classes=("Qwen4ExpForConditionalGeneration", "Qwen4ExpForCausalLM"),
     count_keys=("mtp_num_hidden_layers",),
     prefixes=qwen.PREFIXES,
+    publishers=("Qwen",),
+    behind_trunk=False,
+    layer_mark="layers.",
+    n_source_layers=1,
+    n_blocks=1,
+    max_blocks=1,
+    splits=(parts.QWEN35_SPLIT,),
+    unpublished=None,
     rules=(
         Rule(
             "nextn.eh_proj.weight",
@@ -69,9 +96,22 @@ FAMILY = Family(
         parts.norm_plus_one("indexer.q_norm.weight", "self_attn.indexer.q_layernorm.weight", ne="Di"),
         parts.norm_plus_one("indexer.k_norm.weight", "self_attn.indexer.k_layernorm.weight", ne="Di"),
     ),
+    symbols=None,
+    not_blocks=(),
+    qkv=parts.QKV_SPLIT,
+    header=HParams(rows=_ROWS, output_norm_plus_one=True, keeps_tied_head=True, rope_factors=None),
+    trunk_arrays=(),
+    longer_arrays=(),
+    id_lists=(),
+    head_needed=False,
+    only_sidecar="",
+    sidecar_extra=(),
+    ignores_promise=False,
+    memory=replace(parts.PLAIN_CACHE, rolls_back=True),
     root={name: places for name, places in qwen.ROOT.items() if name != "output_norm.weight"},
     array_tail={**qwen.ARRAY_TAIL, "attention.compress_ratios": _ratio},
     draft_head=False,
     sidecar_drops=("ple.", "embedding_length_per_layer_input"),
-    runs_on={"llama.cpp": parts.ENGINE_SINGLE, "ik_llama.cpp": parts.NO_IK},
+    llama_cpp=engines.ON_LLAMA_CPP,
+    ik=engines.NOT_ON_IK,
 )

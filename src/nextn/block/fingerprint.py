@@ -10,16 +10,16 @@ from __future__ import annotations
 
 import hashlib
 import re
-from collections.abc import Callable
 
 from ..errors import DonorMismatch, UsageError
+from ..progress import Progress
 from ..sources.ranges import Reader
 from .model import Block
 
 _SHA256 = re.compile(r"[0-9a-fA-F]{64}\Z")
 
 
-def block_sha256(block: Block, progress: Callable[[int, int], None] | None = None) -> str:
+def block_sha256(block: Block, progress: Progress | None = None) -> str:
     """The block's hash, hex. Reads the whole block. Raises StorageError, RemoteError, FormatError."""
     digest = hashlib.sha256()
     done, total = 0, block.read_bytes

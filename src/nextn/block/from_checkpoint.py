@@ -7,13 +7,15 @@ import math
 import re
 from dataclasses import replace
 
-from ..archs import BY_CLASS, family_of, loads_only_of
-from ..archs.base import Family, Rule, Source, Transform
+from ..archs import of_classes
+from ..archs.base import Family, Rule, Source, Transform, missing, stops
+from ..archs.hparams import Config
+from ..archs.others import words_of_classes
 from ..errors import FormatError, NoBlock, UnsupportedFormat, UnsupportedModel
-from ..sources.arranged import InterleavedHalves, SideBySide
 from ..sources.checkpoint import CONFIG, INDEX, TOKENIZER, Checkpoint
+from ..sources.matrix_parts import TransposedParts, head_parts, ranked_qkv
 from ..sources.quantized import ADVICE, companions, describes_activations, logical_names, refuse_foreign, whole
-from ..sources.recipes import TransposedParts, head_parts, ranked_qkv
+from ..sources.reordered import InterleavedHalves, SideBySide
 from ..sources.rows import CheckpointRows, RowSource, Span
 from .model import Block, BlockTensor
 
@@ -31,10 +33,10 @@ def block_names(checkpoint: Checkpoint, family: Family) -> dict[str, str]:
         raise FormatError("'num_hidden_layers' is missing: the block cannot be told", path=checkpoint.folder / CONFIG)
     for prefix in family.prefixes:
         found = {}
-        for name in checkpoint.weight_map:
-            if not name.startswith(prefix):
+        for plain, name in checkpoint.plain_names.items():
+            if not plain.startswith(prefix):
                 continue
-            local = name[len(prefix) :]
+            local = plain[len(prefix) :]
             match = _LAYER.match(local)
             if not family.behind_trunk:
                 found[local] = name
@@ -61,19 +63,19 @@ def _no_block(checkpoint: Checkpoint, family: Family) -> NoBlock:
 
 
 def _head_halves(
-    checkpoint: Checkpoint, family: Family, rule: Rule, transform: Transform, name: str
+    checkpoint: Checkpoint, source: Source, name: str
 ) -> tuple[RowSource, tuple[int, ...]]:
     """The keys' or the values' part of every head of kv_b."""
     span = whole(checkpoint, name)
-    nope, value = (checkpoint.integer(key) for key in family.head_dims)
+    nope, value = (checkpoint.integer(key) for key in source.keys)
     n_rows, lora = span.tensor.n_rows, span.n_per_row
     if not nope or not value or n_rows % (nope + value):
         raise FormatError(
-            f"the {n_rows:,} rows of '{name}' are no heads of {' + '.join(family.head_dims)} ({nope} + {value})",
+            f"the {n_rows:,} rows of '{name}' are no heads of {' + '.join(source.keys)} ({nope} + {value})",
             path=checkpoint.folder / CONFIG,
         )
     n_head = n_rows // (nope + value)
-    if transform is Transform.VALUE_HALF:
+    if source.transform is Transform.VALUE_HALF:
         return CheckpointRows(head_parts(span, n_head, nope, nope + value)), (lora, value, n_head)
     return TransposedParts(CheckpointRows(head_parts(span, n_head, 0, nope))), (nope, lora, n_head)
 
@@ -144,18 +146,17 @@ def _half(transform: Transform, fused: Span) -> tuple[tuple[Span, ...], tuple[in
     return spans, (n_embd, half, n_expert)
 
 
-def _ranked_qkv(checkpoint: Checkpoint, family: Family, name: str) -> tuple[RowSource, tuple[int, ...]]:
+def _ranked_qkv(checkpoint: Checkpoint, source: Source, name: str) -> tuple[RowSource, tuple[int, ...]]:
     """q, k and v of one tensor, each whole, with the heads of a layer with a sliding window."""
     span = whole(checkpoint, name, ranked=True)
-    keys = ("num_attention_heads", "swa_num_key_value_heads", "head_dim", "v_head_dim")
-    sizes = [checkpoint.integer(key) for key in keys]
-    for key, size in zip(keys, sizes, strict=True):
+    sizes = [checkpoint.integer(key) for key in source.keys]
+    for key, size in zip(source.keys, sizes, strict=True):
         if size is None:
             raise FormatError(
                 f"'{key}' is missing: the rows of '{name}' cannot be told", path=checkpoint.folder / CONFIG
             )
     n_q, n_kv, key_size, value_size = (size or 0 for size in sizes)
-    spans = ranked_qkv(span, (n_q * key_size, n_kv * key_size, n_kv * value_size))
+    spans = ranked_qkv(span, (n_q * key_size, n_kv * key_size, n_kv * value_size), source.ranks)
     return CheckpointRows(spans), span.shape[::-1]
 
 
@@ -188,9 +189,9 @@ def _read_rule(
         used.update(one for name in found for one in companions(name, names))
         rows: RowSource
         if source.transform in (Transform.KEY_HALF, Transform.VALUE_HALF):
-            rows, ne = _head_halves(checkpoint, family, rule, source.transform, names[found[0]])
+            rows, ne = _head_halves(checkpoint, source, names[found[0]])
         elif source.transform is Transform.RANKED_QKV:
-            rows, ne = _ranked_qkv(checkpoint, family, names[found[0]])
+            rows, ne = _ranked_qkv(checkpoint, source, names[found[0]])
         elif source.transform in _ARRANGED:
             rows, ne = _arranged(checkpoint, source, names[found[0]], names[beside] if beside else None)
         else:
@@ -226,19 +227,21 @@ def block_from_checkpoint(checkpoint: Checkpoint) -> Block:
     Raises UnsupportedModel for an unknown class, NoBlock when the tensors are not there (whatever config.json
     says), FormatError for tensors that are damaged, missing or unknown.
     """
-    family = next((BY_CLASS[name] for name in checkpoint.classes if name in BY_CLASS), None)
+    family = of_classes(checkpoint.classes)
     if family is None:
-        arch = loads_only_of(checkpoint.classes)
-        if arch is not None:
-            family_of(arch, checkpoint.folder)  # says that no engine drafts with it
-        known = ", ".join(sorted(BY_CLASS))
+        words = words_of_classes(checkpoint.classes, checkpoint.text_config.get("model_type"))
+        if words is not None:
+            raise UnsupportedModel(f"{checkpoint.folder}: {words}.")
         raise UnsupportedModel(
             f"{checkpoint.folder / CONFIG}: nextn does not know the model class "
-            f"{', '.join(checkpoint.classes) or '(none is named)'} (it knows {known})."
+            f"{', '.join(checkpoint.classes) or '(none is named)'}, and so not where its MTP block is."
         )
     names = block_names(checkpoint, family)
     if not names:
         raise _no_block(checkpoint, family)
+    for mark, what in family.not_blocks:
+        if any(mark in name for name in names):
+            raise UnsupportedModel(f"{checkpoint.folder}: {what}.")
     refuse_foreign(checkpoint, names)
     names = logical_names(names)
     numbers = {int(match[1]) for name in names if (match := re.match(rf"{family.layer_mark}(\d+)\.", name))}
@@ -250,16 +253,20 @@ def block_from_checkpoint(checkpoint: Checkpoint) -> Block:
         )
     used: set[str] = set()
     tensors = []
+    config = Config(checkpoint.text_config, checkpoint.folder / CONFIG, n_blocks)
+    find = family.header.find(config) if family.header is not None else lambda suffix: None
     for k in range(n_blocks):
-        for rule in family.rules:
-            tensor = _read_rule(checkpoint, family, rule, names, k, used)
-            if tensor is not None:
-                tensors.append(tensor)
-            elif not rule.optional:
-                wanted = " or ".join(source.name.replace("{k}", str(k)) for source in rule.sources)
-                raise FormatError(
-                    f"the MTP block is not whole: '{wanted}' is missing; take another donor", path=checkpoint.folder
-                )
+        found = [tensor for rule in family.rules if (tensor := _read_rule(checkpoint, family, rule, names, k, used))]
+        tensors += found
+        there = {tensor.suffix for tensor in found}
+        if reason := stops(family, there):
+            raise UnsupportedModel(f"{checkpoint.folder}: no engine drafts with this block: {reason}.")
+        for target in missing(family.rules, there, find):
+            sources = next(rule.sources for rule in family.rules if rule.target == target)
+            wanted = " or ".join(source.name.replace("{k}", str(k)) for source in sources)
+            raise FormatError(
+                f"the MTP block is not whole: '{wanted}' is missing; take another donor", path=checkpoint.folder
+            )
     _refuse_leftovers(checkpoint, names, used)
     return Block(
         origin=checkpoint.folder,

@@ -3,19 +3,22 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
+from ..brief import Brief
 from ..gguf.files import Model
 from ..sources.checkpoint import Checkpoint
 from ..sources.ranges import FileRange
 from ..sources.rows import RowSource
 
-_BLOCK_TENSOR = re.compile(r"^blk\.(\d+)\.(.+)$")
+_BLOCK_TENSOR = re.compile(r"blk\.(0|[1-9][0-9]*)\.(.+)", re.DOTALL)
 EH_PROJ = "nextn.eh_proj.weight"
+MARK = "nextn."  # how names begin that only an MTP block's layer has
 DRAFT_HEAD = "nextn.shared_head_head.weight"
 EMBED_TOKENS = "nextn.embed_tokens.weight"
+# Root tensors that serve drafting only, and that other engines refuse.
+DRAFT_ROOTS = ("output_extra.weight",)
 SHARED_MARKS = ("nextn_shared_target_tensors",)  # keys of forks whose sidecars share the target's embeddings
 
 
@@ -39,7 +42,7 @@ class BlockTensor:
 
 
 @dataclass(frozen=True)
-class Block:
+class Block(Brief):
     """One or more predictor layers, with what must fit a trunk."""
 
     origin: Path  # file or folder it comes from
@@ -76,18 +79,23 @@ class Block:
         return next((tensor for tensor in self.tensors if tensor.suffix == suffix), None)
 
 
+def split_name(name: str) -> tuple[int | None, str]:
+    """(layer, the name without `blk.N.`) of a tensor's name; root tensors have no layer and keep their name."""
+    match = _BLOCK_TENSOR.fullmatch(name)
+    return (int(match[1]), match[2]) if match else (None, name)
+
+
 def layer_of(name: str) -> int | None:
     """The layer number in a tensor's name, or None for root tensors."""
-    match = _BLOCK_TENSOR.match(name)
-    return int(match[1]) if match else None
+    return split_name(name)[0]
 
 
 def suffix_of(name: str) -> str:
-    """The name behind `blk.N.`."""
-    match = _BLOCK_TENSOR.match(name)
-    return match[2] if match else name
+    """The name without `blk.N.`."""
+    return split_name(name)[1]
 
 
-def block_layers(names: Iterator[str] | list[str]) -> list[int]:
-    """The layer numbers that carry `nextn.eh_proj`, sorted: an MTP block's certain mark."""
-    return sorted({n for name in names if suffix_of(name) == EH_PROJ and (n := layer_of(name)) is not None})
+def marks_block(name: str) -> bool:
+    """Whether only an MTP block's layer has a tensor of this name."""
+    layer, suffix = split_name(name)
+    return layer is not None and suffix.startswith(MARK)

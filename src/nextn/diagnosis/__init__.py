@@ -1,7 +1,7 @@
 """What is wrong with a model's MTP block, its header, its files and their names; and what mends it.
 
-`diagnose` looks at one open model, `examine` at whatever a path names. One file per kind of finding; `mend.py` turns
-what they would change into a plan, which the verb `doctor` carries out.
+`diagnose` looks at one open model, `examine` at whatever a path names. One file per kind of finding; `fix_plan.py`
+turns what they would change into a plan, which the verb `doctor` carries out.
 """
 
 from __future__ import annotations

@@ -5,19 +5,15 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Any
 
-from ..archs import per_layer_arrays
+from ..archs import longer_arrays, per_layer_arrays, trunk_arrays
 from ..archs.base import Donor
+from ..block.anatomy import Anatomy
 from ..block.model import Block
 from ..gguf.files import Model
 from ..gguf.kv import KV, KVType
-from .anatomy import Anatomy
+from .advice import Advice
 from .finding import Change, Finding
 from .patient import fix_command
-
-# Arrays that must keep the trunk's length, by architecture (llama.cpp compares them with the trunk's layers).
-_TRUNK_ONLY = {"glm-dsa": ("attention.indexer.types",), "glm5-next": ("attention.indexer.types",)}
-# Arrays of which engines ignore what stands behind the last layer.
-_MAY_BE_LONGER = {"deepseek4": ("attention.compress_ratios",)}
 
 
 def _arrays(model: Model) -> Iterator[tuple[KV, Any]]:
@@ -84,7 +80,7 @@ def check_arrays(seen: Anatomy, donor: Block | None = None, trunk: Model | None 
         return
     told = told_trunk(seen, donor, trunk)
     n_trunk, n_nextn = told or seen.agreed_trunk or seen.n_trunk, len(seen.all_blocks)
-    if seen.unmarked_for(None if donor is None else donor.n_layer_trunk):
+    if seen.unmarked:
         n_trunk, n_nextn = n_trunk - len(seen.unmarked), n_nextn + len(seen.unmarked)
     if not told and seen.blocks and not seen.has_trunk and seen.blocks[0] == 0 and seen.block_count:
         n_trunk = seen.block_count - n_nextn  # numbered from 0: that is another finding
@@ -93,7 +89,7 @@ def check_arrays(seen: Anatomy, donor: Block | None = None, trunk: Model | None 
         right |= {n_trunk + seen.promised}
         if seen.block_count is not None and seen.block_count > n_trunk:
             right.add(seen.block_count)
-    longer = _MAY_BE_LONGER.get(seen.arch, ())
+    longer = longer_arrays(seen.arch)
     for kv, tail in _arrays(seen.model):
         if kv.n_items in right or (kv.key.removeprefix(f"{seen.arch}.") in longer and (kv.n_items or 0) > max(right)):
             continue
@@ -106,11 +102,13 @@ def check_arrays(seen: Anatomy, donor: Block | None = None, trunk: Model | None 
             f"llama.cpp refuses to load it: 'key {kv.key} has wrong array length'",
             fix_command(seen.model.entry)
             if fresh is not None
-            else fix_command(seen.model.entry, "--from DONOR")
-            + ", a checkpoint or a bundled GGUF of the same model: nothing here tells the entries",
+            else Advice.of(
+                fix_command(seen.model.entry, "--from", "DONOR"),
+                ", a checkpoint or a bundled GGUF of the same model: nothing here tells the entries",
+            ),
             None if fresh is None else _putting(fresh),
         )
-    for suffix in _TRUNK_ONLY.get(seen.arch, ()):
+    for suffix in trunk_arrays(seen.arch):
         listed = seen.model.header.by_key.get(f"{seen.arch}.{suffix}")
         if listed is None or listed.type is not KVType.ARRAY or listed.n_items == n_trunk:
             continue

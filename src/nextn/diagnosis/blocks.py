@@ -3,18 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import replace
 from functools import partial
 
-from ..archs.base import same_shape
-from ..block.model import DRAFT_HEAD, EMBED_TOKENS, Block, BlockTensor, layer_of, suffix_of
+from ..archs.base import chosen_forms, missing, same_shape
+from ..archs.engines import IK_UP_TO
+from ..block.anatomy import Anatomy
+from ..block.model import DRAFT_HEAD, DRAFT_ROOTS, EMBED_TOKENS, Block, BlockTensor, split_name
 from ..gguf.files import Model
-from ..layouts import build
-from ..layouts.detach import DRAFT_ROOTS
 from ..layouts.metadata import PROVENANCE
-from .anatomy import Anatomy
-from .counts import doctor_command, donor_hint, donor_words, header_change
+from .advice import Advice, Help
+from .commands import detach_command, doctor_command, donor_hint, donor_words, header_change
 from .finding import Change, Finding
-from .patient import Patient, quoted
+from .patient import Patient
 
 _QKV, _GATE_UP, _KV_B = "attn_qkv.weight", "ffn_gate_up_exps.weight", "attn_kv_b.weight"
 # Two forms of the same weights: with one there the other is not missing.
@@ -34,10 +35,10 @@ _TOGETHER = (
      "indexer.attn_q_b.weight"),
 )  # fmt: skip
 HEAD_NORM, _LAYER_NORM = "nextn.shared_head_norm.weight", "layer_output_norm.weight"  # MiMo has the second
-_IK_WANTS_NORM = ("glm-dsa",)  # src/llama-load-tensors.cpp: no TENSOR_NOT_REQUIRED
 # Optional in a family's table, and in its blocks where the trunk's layers have them (sinks: some layers).
-_AS_IN_TRUNK = ("attn_sinks.weight", "attn_q.bias", "attn_k.bias", "attn_v.bias", "attn_q_norm.weight",
-                "attn_k_norm.weight", "attn_gate.weight")  # fmt: skip
+_AS_IN_TRUNK = ("attn_sinks.weight", "attn_q.bias", "attn_k.bias", "attn_v.bias", "attn_output.bias",
+                "attn_q_norm.weight", "attn_k_norm.weight", "attn_gate.weight", "exp_probs_b.bias", "exp_probs_b",
+                "ffn_gate_shexp.weight", "ffn_up_shexp.weight", "ffn_down_shexp.weight")  # fmt: skip
 _SPLIT = ("attn_q.weight", "attn_k.weight", "attn_v.weight")
 
 
@@ -47,25 +48,25 @@ def check_blocks(seen: Anatomy, donor: Block | None = None, trunk: Model | None 
     family = seen.family
     if family is None or not seen.is_language_model:
         return
-    unmarked = seen.unmarked_for(None if donor is None else donor.n_layer_trunk)
     if seen.gone:
         yield _gone(seen, donor)
-    for number, layer in enumerate(sorted((*unmarked, *seen.all_blocks))):
+    known = {rule.target for rule in family.rules}
+    optional = {rule.target for rule in family.rules if rule.optional}
+    roots = {rule.target for rule in family.rules if rule.root and rule.target in seen.model.tensors}
+    for number, layer in enumerate(sorted((*seen.unmarked, *seen.all_blocks))[: family.max_blocks]):
         if layer in seen.gone:
             continue
-        there = {suffix_of(name) for name in seen.model.tensors if layer_of(name) == layer}
-        there |= {rule.target for rule in family.rules if rule.root and rule.target in seen.model.tensors}
-        needed = [rule.target for rule in family.rules if not rule.optional]
-        lost = [name for name in needed if name not in there and _OTHER_FORM.get(name) not in there]
-        lost += _torn(there & {rule.target for rule in family.rules if rule.optional})
-        if _QKV in lost and all(name in there for name in _SPLIT):
+        there = frozenset(seen.layers[layer]) | roots
+        lost = missing(family.rules, there, seen.model.arch_value)
+        lost = [name for name in lost if _OTHER_FORM.get(name) not in there]
+        lost += _torn(there & optional)
+        if family.qkv and not family.qkv.split and _QKV in lost and all(name in there for name in _SPLIT):
             lost.remove(_QKV)
-            yield _split(seen, layer)
+            yield _split(seen, layer, family.qkv.refusal)
         if lost:
             yield _not_whole(seen, layer, number, lost, donor)
         else:
             yield from _unlike_others(seen, layer, number, there, donor, trunk)
-        known = {rule.target for rule in family.rules}
         refused = [name for name in (EMBED_TOKENS, DRAFT_HEAD) if name in there and name not in known]
         if refused:
             names = [f"blk.{layer}.{name}" for name in refused]
@@ -86,23 +87,23 @@ def check_blocks(seen: Anatomy, donor: Block | None = None, trunk: Model | None 
             f"{len(seen.blocks)} MTP blocks are there, and the graph of '{seen.arch}' takes {family.max_blocks}.",
             f"blk.{seen.blocks[len(kept)]}.*",
             "llama.cpp loads it and aborts when it drafts: 'MTP currently only supports a single MTP block'",
-            f"nextn detach {quoted(seen.model.entry)}, then attach a donor with {family.max_blocks}",
+            Advice.of(detach_command(seen), f", then attach a donor with {family.max_blocks}"),
         )
 
 
-def _torn(there: set[str]) -> list[str]:
+def _torn(there: frozenset[str]) -> list[str]:
     """Optional tensors that are missing where others are there that never come without them."""
     return [name for group in _TOGETHER if there & set(group) for name in group if name not in there]
 
 
-def _split(seen: Anatomy, layer: int) -> Finding:
+def _split(seen: Anatomy, layer: int, refusal: str) -> Finding:
     return Finding(
         "block-wants-fused-qkv",
         "error",
         f"the MTP block in layer {layer} has q, k and v apart, and the draft graph of '{seen.arch}' wants them fused.",
         f"blk.{layer}.attn_q.weight",
-        "llama.cpp loads it and aborts when it drafts: 'MIMO2 MTP requires fused attn_qkv'",
-        f"nextn detach {quoted(seen.model.entry)}, then attach the block from the checkpoint",
+        f"llama.cpp loads it and aborts when it drafts: '{refusal}'",
+        Advice.of(detach_command(seen), ", then attach the block from the checkpoint"),
     )
 
 
@@ -119,8 +120,9 @@ def _extra_roots(seen: Anatomy) -> Iterator[Finding]:
                 "warning",
                 f"'{name}' is a head for drafting that ik_llama.cpp alone knows.",
                 name,
-                "llama.cpp refuses to load it: 'wrong number of tensors'; ik_llama.cpp takes it for Qwen3.5 and kin",
-                f"{doctor_command(seen)}, if llama.cpp shall load it",
+                "llama.cpp refuses to load it: 'wrong number of tensors'; ik_llama.cpp 8337e4cd takes it for Qwen3.5 "
+                "and kin",
+                Advice.of(doctor_command(seen), ", if llama.cpp shall load it"),
                 partial(_without, names=[name]),
             )
 
@@ -130,32 +132,34 @@ def _listed(names: list[str]) -> str:
     return shown + (f" and {len(names) - 4} more" if len(names) > 4 else "")
 
 
-def _from_donor(seen: Anatomy, donor: Block | None, what: str, *, whole: bool) -> str:
+def _from_donor(seen: Anatomy, donor: Block | None, what: str, *, whole: bool) -> Help:
     """The command that takes tensors from a donor; of one that does not have them all, that another one is wanted."""
     if donor is None:
-        return doctor_command(seen, donor_hint(seen))
+        return doctor_command(seen, *donor_hint(seen))
     if whole:
-        return doctor_command(seen, f"--from {quoted(donor.origin)}")
+        return doctor_command(seen, "--from", donor.origin)
     return f"name another donor with --from: {donor.donor_name} does not have {what}"
 
 
 def _gone(seen: Anatomy, donor: Block | None) -> Finding:
     """Whole blocks that are lost beside others. Those that are left are never renumbered: each is another step."""
-    like = {suffix_of(name) for name in seen.model.tensors if layer_of(name) in seen.blocks}
-    needed = (rule.target for rule in seen.family.rules if not rule.optional and not rule.root) if seen.family else ()
-    like |= {name for name in needed if _OTHER_FORM.get(name) not in like}
+    like = {name for layer in seen.blocks for name in seen.layers[layer]}
+    rules = [rule for rule in seen.family.rules if not rule.root] if seen.family else []
+    like |= {name for name in missing(rules, like, seen.model.arch_value) if _OTHER_FORM.get(name) not in like}
     supply = [] if donor is None else [
         (layer, _supply(seen, seen.all_blocks.index(layer), sorted(like), donor)) for layer in seen.gone
     ]  # fmt: skip
     whole = bool(supply) and all(like <= tensors.keys() for _, tensors in supply)
     kept = len(seen.blocks)
     change: Change | None = None
-    mend = _from_donor(seen, donor, "them in the right shapes", whole=whole)
+    advice = _from_donor(seen, donor, "them in the right shapes", whole=whole)
     if whole:
         parts = [(layer, tuple(tensors[name] for name in sorted(like))) for layer, tensors in supply]
         change = partial(_all_completed, parts=parts)
     elif donor is None and seen.blocks == seen.all_blocks[:kept]:  # the first ones draft without those behind them
-        mend = f"{doctor_command(seen)} makes it a model with {kept} of them; {mend} puts the others back"
+        advice = Advice.of(
+            doctor_command(seen), f" makes it a model with {kept} of them; ", advice, " puts the others back"
+        )
         change = header_change(seen, kept, seen.n_trunk, PROVENANCE)  # which tells of all of them
     return Finding(
         "block-not-whole",
@@ -164,7 +168,7 @@ def _gone(seen: Anatomy, donor: Block | None) -> Finding:
         f"{', '.join(map(str, seen.gone))}); {donor_words(seen)}.",
         f"blk.{seen.gone[0]}.*",
         "llama.cpp refuses to load it: 'tensor ... not found'",
-        mend,
+        advice,
         change,
     )
 
@@ -195,25 +199,29 @@ def _not_whole(seen: Anatomy, layer: int, number: int, lost: list[str], donor: B
 
 
 def _unlike_others(
-    seen: Anatomy, layer: int, number: int, there: set[str], donor: Block | None, trunk: Model | None
+    seen: Anatomy, layer: int, number: int, there: frozenset[str], donor: Block | None, trunk: Model | None
 ) -> Iterator[Finding]:
     """Tensors that a loader can do without, and a block as it was published cannot."""
-    optional = [rule.target for rule in seen.family.rules if rule.optional] if seen.family else []
+    rules = seen.family.rules if seen.family else ()
+    forms = chosen_forms(rules, there)
+    optional = [rule.target for rule in rules if rule.optional and (not rule.form or rule.form in forms)]
     head_norm = _LAYER_NORM if _LAYER_NORM in optional else HEAD_NORM
     if head_norm in optional and not there & {HEAD_NORM, _LAYER_NORM}:
-        refused = seen.arch in _IK_WANTS_NORM
+        refused = seen.family is not None and seen.family.ik.needs_head_norm
         yield _optional(
             seen, layer, number, [head_norm], donor,
             "head-norm-missing", f"lacks '{head_norm}', the norm before its head",
             "llama.cpp says nothing and drafts with the trunk's output_norm in its place, whose values are others"
-            + ("; ik_llama.cpp refuses to load it" if refused else ""),
+            + (f"; {IK_UP_TO} refuses to load it" if refused else ""),
         )  # fmt: skip
     last = seen.n_trunk - 1
-    others = {
-        suffix_of(name)
-        for name in (*seen.model.tensors, *(trunk.tensors if trunk else ()))
-        if (n := layer_of(name)) in seen.blocks or n == last or "attn_sinks" in name
-    }
+    most = seen.family.max_blocks if seen.family else 0
+    others = {name for n in (*seen.blocks[:most], last) for name in seen.layers.get(n, ())}
+    others |= {name for names in seen.layers.values() for name in names if "attn_sinks" in name}
+    for name in trunk.tensors if trunk else ():
+        n, suffix = split_name(name)
+        if n in seen.blocks or n == last or "attn_sinks" in name:
+            others.add(suffix)
     if donor is not None:
         others |= _supply(seen, number, list(_AS_IN_TRUNK), donor).keys()
     fused = [name for name in _AS_IN_TRUNK if _OTHER_FORM.get(name) in there]
@@ -252,10 +260,10 @@ def _supply(seen: Anatomy, number: int, lost: list[str], donor: Block) -> dict[s
     if seen.trunk - blocks and donor.n_layer_trunk not in (None, seen.n_trunk - len(seen.unmarked)):
         return {}
     found = {tensor.suffix: tensor for tensor in donor.tensors if tensor.layer == number}
-    mine = {suffix_of(name): info for name, (_, info) in seen.model.tensors.items() if layer_of(name) in blocks}
+    mine = {name: seen.model.tensors[f"blk.{n}.{name}"][1] for n in blocks for name in seen.layers.get(n, ())}
     if any(name in found and not same_shape(found[name].ne, info.ne) for name, info in mine.items()):
         return {}
-    here = {suffix_of(name) for name in seen.model.tensors if layer_of(name) == sorted(blocks)[number]}
+    here = seen.layers.get(sorted(blocks)[number], frozenset())
     known = {rule.target for rule in seen.family.rules} if seen.family else set()
     # What a block may be without was most likely lost with the rest: the donor's has it.
     more = [name for name in found if name.startswith("nextn.") and name in known and name not in (*here, *lost)]
@@ -263,11 +271,11 @@ def _supply(seen: Anatomy, number: int, lost: list[str], donor: Block) -> dict[s
 
 
 def _completed(patient: Patient, tensors: tuple[BlockTensor, ...], layer: int) -> Patient:
-    from dataclasses import replace
+    from ..layouts import build  # loads numpy
 
     notes: list[str] = []
     seen = Anatomy.of(patient.model)
-    at = layer if layer in (*seen.all_blocks, *seen.unmarked) else seen.n_trunk + tensors[0].layer
+    at = layer if seen.is_promised(layer) else seen.n_trunk + tensors[0].layer
     names = [tensor.suffix if tensor.root else f"blk.{at}.{tensor.suffix}" for tensor in tensors]
     parts = [build.block_part(tensor, name, None, notes) for tensor, name in zip(tensors, names, strict=True)]
     return replace(patient, added=(*patient.added, *parts))

@@ -3,17 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from pathlib import Path
 
-from ..archs import BY_CLASS
+from ..archs import of_classes
 from ..archs.base import Family
 from ..block.from_checkpoint import block_from_checkpoint, block_names
-from ..errors import FormatError, UnsupportedFormat, UnsupportedModel
+from ..errors import FormatError, IncompleteModel, UnsupportedFormat, UnsupportedModel
 from ..sources.checkpoint import CONFIG, Checkpoint
+from .advice import Advice, Help
+from .commands import attach_command
 from .finding import Finding, Severity
 from .unpublished import words_of_class
 
 COUNT_KEYS = ("num_nextn_predict_layers", "mtp_num_hidden_layers", "num_mtp_layers")
+_AS_PUBLISHED = "nothing to do: the checkpoint is as published"
 
 
 def check_checkpoint(checkpoint: Checkpoint) -> Iterator[Finding]:
@@ -21,8 +23,19 @@ def check_checkpoint(checkpoint: Checkpoint) -> Iterator[Finding]:
 
     Raises FormatError and its kin for a folder that cannot be read.
     """
-    family = next((BY_CLASS[name] for name in checkpoint.classes if name in BY_CLASS), None)
-    words = words_of_class(checkpoint.classes, checkpoint.text_config)
+    try:
+        yield from _findings(checkpoint)
+    except IncompleteModel as error:
+        what = str(error).removeprefix(f"{checkpoint.folder}").lstrip("/: ").rstrip(".")
+        yield _finding(
+            "shards-missing", "error", f"{what}.", checkpoint, "get it from where the others came from",
+            "llama.cpp's converter stops",
+        )  # fmt: skip
+
+
+def _findings(checkpoint: Checkpoint) -> Iterator[Finding]:
+    family = of_classes(checkpoint.classes)
+    words = words_of_class(checkpoint)
     names = {} if family is None else block_names(checkpoint, family)
     promised = checkpoint.integer(*COUNT_KEYS, *(family.count_keys if family else ()))
     if not names:
@@ -32,7 +45,7 @@ def check_checkpoint(checkpoint: Checkpoint) -> Iterator[Finding]:
     try:
         block = block_from_checkpoint(checkpoint)
     except (UnsupportedFormat, UnsupportedModel) as error:
-        yield _finding("checkpoint-not-read", "note", str(error), checkpoint, "nothing is wrong with it; nextn cannot")
+        yield _finding("checkpoint-not-read", "note", str(error), checkpoint, _AS_PUBLISHED)
         return
     except FormatError as error:
         yield _finding(
@@ -40,7 +53,9 @@ def check_checkpoint(checkpoint: Checkpoint) -> Iterator[Finding]:
             "error",
             str(error),
             checkpoint,
-            "take the base model's checkpoint as the donor: nextn attach TRUNK --from BASE",
+            Advice.of(
+                "take the base model's checkpoint as the donor: ", attach_command("TRUNK", "--from", "BASE")
+            ),
             "llama.cpp's converter stops, or writes a model that llama.cpp refuses",
         )
         return
@@ -56,8 +71,7 @@ def check_checkpoint(checkpoint: Checkpoint) -> Iterator[Finding]:
 
 def _without(checkpoint: Checkpoint, family: Family | None, words: str | None, promised: int | None) -> Finding:
     if words is not None:
-        mend = "nothing to do: the checkpoint is as published"
-        return _finding("no-block-published", "note", words, checkpoint, mend)
+        return _finding("no-block-published", "note", words, checkpoint, _AS_PUBLISHED)
     base = _base_words(checkpoint)
     if promised:
         return _finding(
@@ -66,7 +80,10 @@ def _without(checkpoint: Checkpoint, family: Family | None, words: str | None, p
             f"config.json promises {promised} MTP block(s), and no tensor of one is there: fine-tuning and merging "
             f"tools lose it; {base}.",
             checkpoint,
-            f"nextn attach TRUNK --from {_base_of(checkpoint) or 'BASE'}: the base model's block works on a fine-tune",
+            Advice.of(
+                attach_command("TRUNK", "--from", _base_of(checkpoint) or "BASE"),
+                ": the base model's block works on a fine-tune",
+            ),
             "llama.cpp's converter writes a key without a block, or stops",
         )
     return _finding(
@@ -75,7 +92,7 @@ def _without(checkpoint: Checkpoint, family: Family | None, words: str | None, p
         f"this checkpoint has no MTP block, and config.json promises none; models of its class are published with one, "
         f"and {base}.",
         checkpoint,
-        f"nextn attach TRUNK --from {_base_of(checkpoint) or 'BASE'}",
+        attach_command("TRUNK", "--from", _base_of(checkpoint) or "BASE"),
     )
 
 
@@ -93,15 +110,6 @@ def _base_words(checkpoint: Checkpoint) -> str:
 
 
 def _finding(
-    ident: str, severity: Severity, what: str, checkpoint: Checkpoint, mend: str, engine: str = ""
+    ident: str, severity: Severity, what: str, checkpoint: Checkpoint, advice: Help, engine: str = ""
 ) -> Finding:
-    return Finding(ident, severity, what, str(checkpoint.folder / CONFIG), engine, mend)
-
-
-def is_checkpoint(path: Path) -> bool:
-    """Whether a path names a checkpoint: its folder, its config.json, or one of its safetensors files."""
-    try:
-        return (path.is_dir() and (path / CONFIG).exists()) or path.name == CONFIG or path.suffix == ".safetensors"
-    except (OSError, ValueError):
-        return False
-
+    return Finding(ident, severity, what, str(checkpoint.folder / CONFIG), engine, advice)

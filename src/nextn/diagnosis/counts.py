@@ -4,57 +4,20 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 
+from ..block.anatomy import KEY, Anatomy
 from ..block.model import Block
-from ..donors.infer import infer_donors
 from ..gguf.files import Model
 from ..gguf.kv import INTEGER_TYPES, KV, KVType
-from ..layouts.metadata import OWN_KEYS, UNDO
-from .anatomy import KEY, Anatomy
-from .arrays import mended_arrays, told_trunk
+from .advice import Advice
+from .arrays import told_trunk
+from .commands import attach_command, doctor_command, donor_hint, header_change
 from .finding import Change, Finding
-from .patient import Patient, fix_command, quoted
+from .patient import Patient
+from .promise import unkept
 
 # What the key is called elsewhere: checkpoints and forks.
 _NAMES = (KEY, "num_nextn_predict_layers", "mtp_num_hidden_layers", "num_mtp_layers", "n_layer_nextn")
 WRONG_NUMBER = "llama.cpp refuses to load it: 'wrong number of tensors; expected ..., got ...'"
-
-
-def header_change(seen: Anatomy, n_nextn: int, n_trunk: int, drop: Sequence[str] = ()) -> Change:
-    """A header that says what is there: the key, the count, the per-layer arrays."""
-    arch = seen.arch
-
-    def change(patient: Patient) -> Patient:
-        put = [KV.make(f"{arch}.block_count", KVType.UINT32, n_trunk + n_nextn)]
-        gone = list(drop)
-        if n_nextn:
-            put.append(KV.make(f"{arch}.{KEY}", KVType.UINT32, n_nextn))
-        else:
-            gone += [f"{arch}.{KEY}", *OWN_KEYS]  # no block, so nothing to tell of one and nothing to undo
-        put += mended_arrays(patient.model, n_trunk, n_nextn)
-        if UNDO in patient.model.header.by_key:
-            gone.append(UNDO)  # it would put the wrong header back
-        return patient.with_kvs(put, gone)
-
-    return change
-
-
-def doctor_command(seen: Anatomy, *more: str) -> str:
-    """The command that mends this model."""
-    return fix_command(seen.model.entry, *more)
-
-
-def donor_hint(seen: Anatomy) -> str:
-    """`--from` with the surest guess of where the block may be had, and why."""
-    guesses = infer_donors(seen.model)
-    return f"--from {guesses[0].repo}" if guesses else "--from DONOR"
-
-
-def donor_words(seen: Anatomy) -> str:
-    """Which base would supply the block, as half a sentence."""
-    guesses = infer_donors(seen.model)[:3]
-    if not guesses:
-        return "nothing in its metadata names the base that it was made from"
-    return "by its metadata the base is " + ", or ".join(f"{guess.repo} ({guess.why})" for guess in guesses)
 
 
 def check_counts(seen: Anatomy, donor: Block | None = None, trunk: Model | None = None) -> Iterator[Finding]:
@@ -69,7 +32,7 @@ def check_counts(seen: Anatomy, donor: Block | None = None, trunk: Model | None 
         yield _lost(seen, f"{n:,}{' or more' if n >= 100 else ''} trunk layer(s) have no tensors (the first is "
                           f"{seen.lost_layers[0]})")  # fmt: skip
         return
-    if seen.unmarked_for(None if donor is None else donor.n_layer_trunk):
+    if seen.unmarked:
         yield from _types(seen)  # the header may well be right: see `check_blocks`
         return
     if seen.blocks:
@@ -80,14 +43,16 @@ def check_counts(seen: Anatomy, donor: Block | None = None, trunk: Model | None 
 
 
 def _empty(seen: Anatomy) -> Finding:
-    again = f"; a sidecar: nextn attach TRUNK {donor_hint(seen)} --layout sidecar" if seen.promised else ""
+    again = attach_command("TRUNK", *donor_hint(seen), "--layout", "sidecar")
     return Finding(
         "trunk-layers-lost",
         "error",
         f"the header says {seen.block_count} layers, and none has a tensor: neither trunk nor block is there.",
         seen.model.entry.name,
         "llama.cpp refuses to load it: 'missing tensor' or 'tensor ... not found'",
-        f"get the model again from where it came from{again}",
+        Advice.of("get the model again from where it came from", "; a sidecar: ", again)
+        if seen.promised
+        else "get the model again from where it came from",
     )
 
 
@@ -215,61 +180,27 @@ def _lost_number(seen: Anatomy) -> Finding:
 
 
 def _without_block(seen: Anatomy, donor: Block | None) -> Iterator[Finding]:
-    there, count, key = seen.n_trunk, seen.block_count, f"{seen.arch}.{KEY}"
-    if seen.promised and not seen.promise_counts:
-        return
+    there, count = seen.n_trunk, seen.block_count
     if count is None:
         yield _wrong_count(seen, "is missing", header_change(seen, 0, there) if not seen.promised else None)
         return
     if seen.promised:
-        if count - seen.promised == there or (count == there and donor is not None and donor.n_layer_trunk == there):
-            yield _promise(seen, key, donor)
-        elif count == there:
-            layer = count - seen.promised
-            yield Finding(
-                "block-not-whole",
-                "error",
-                f"'{key}' promises {seen.promised} MTP block(s), '{seen.arch}.block_count' is {count}, and layer "
-                f"{layer} has no tensor named 'nextn.*': either the block lost them, or the trunk has {count} layers "
-                "and the block is gone altogether.",
-                f"blk.{layer}.nextn.*",
-                "llama.cpp loads it and aborts when it drafts: 'MTP block missing nextn.eh_proj'",
-                f"name a donor, which tells: {doctor_command(seen, donor_hint(seen))}",
-            )
+        if seen.key_is_stale or count - seen.promised == there:
+            yield unkept(seen, donor)
         elif count - seen.promised > there:
-            yield _lost(seen, f"the header says {count - seen.promised} trunk layers, and {there} are there")
+            yield _lost(seen, f"the header says {count - seen.promised:,} trunk layers, and {there:,} are there")
         else:
-            yield _wrong_count(seen, f"is {count} with {seen.promised} MTP block(s) promised", None)
+            yield _wrong_count(seen, f"is {count:,} with {seen.promised:,} MTP block(s) promised", None)
     elif count > there:
         n_more = count - there
         family = seen.family
         stripped = there in seen.array_lengths or (family is not None and n_more == family.max_blocks)
         if stripped:
-            yield _wrong_count(seen, f"is {count}", header_change(seen, 0, there))
+            yield _wrong_count(seen, f"is {count:,}", header_change(seen, 0, there))
         else:
-            yield _lost(seen, f"'{seen.arch}.block_count' is {count}, and {there} layers are there")
+            yield _lost(seen, f"'{seen.arch}.block_count' is {count:,}, and {there:,} layers are there")
     elif count < there:
-        yield _wrong_count(seen, f"is {count}", None)
-
-
-def _promise(seen: Anatomy, key: str, donor: Block | None) -> Finding:
-    more = f"nextn attach {quoted(seen.model.entry)} {donor_hint(seen)} --layout bundle"
-    get = "no engine would draft with it" if seen.only_loads else f"to get the block: {more}"
-    mend = f"{doctor_command(seen)} makes it an honest model without a block; {get}"
-    if donor is not None:
-        mend = doctor_command(seen, f"--from {quoted(donor.origin)}")
-    return Finding(
-        "key-without-block",
-        "error",
-        f"'{key}' promises {seen.promised} MTP block(s), and none is there: fine-tuning and merging tools lose it, "
-        f"and {donor_words(seen)}.",
-        key,
-        "llama.cpp loads it, or misses the block's tensors, by architecture; asked to draft it aborts: 'MTP block "
-        "missing nextn.eh_proj'; ik_llama.cpp misses tensors",
-        mend,
-        header_change(seen, 0, seen.n_trunk),
-        attaches=True,
-    )
+        yield _wrong_count(seen, f"is {count:,}", None)
 
 
 def _wrong_count(seen: Anatomy, how: str, change: Change | None) -> Finding:

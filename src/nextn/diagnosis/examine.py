@@ -4,32 +4,35 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable
-from contextlib import ExitStack
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
 
 from ..archs import FAMILIES
+from ..block.anatomy import Anatomy
 from ..block.model import Block
-from ..errors import FormatError, IncompleteModel, UsageError
-from ..gguf.files import Model, model_candidates, open_model
-from ..gguf.kv import printable
+from ..brief import Brief
+from ..errors import UsageError
+from ..gguf.files import Model
 from ..remote.address import parse_source
-from ..remote.opening import Opened, http_options, opened
-from ..sources.checkpoint import open_checkpoint
+from ..remote.opening import http_options
+from ..shell import Command
 from ..sources.ranges import Reader
-from .anatomy import Anatomy
+from .advice import Advice
 from .arrays import check_arrays
 from .blocks import check_blocks
-from .checkpoints import check_checkpoint, is_checkpoint
+from .checkpoints import check_checkpoint
+from .commands import attach_command
 from .counts import check_counts
+from .data import check_data, check_whole
 from .finding import Finding
 from .halves import check_halves
+from .journals import check_model
 from .names import check_names
 from .norms import check_norms
-from .patient import fix_command, quoted
-from .sets import open_broken_set
+from .patient import Patient, fix_command
+from .renamed import find_renamed
 from .sidecars import check_sidecar
+from .subject import Subject, subject_of
 from .unpublished import check_unpublished
 
 _ORDER = {"error": 0, "warning": 1, "note": 2}
@@ -39,7 +42,7 @@ NORMS, HALVES = "norms", "eh-proj-halves"
 
 
 @dataclass(frozen=True)
-class Diagnosis:
+class Diagnosis(Brief):
     """What was found, and what was not looked at."""
 
     name: str  # path, or address with its commit
@@ -50,6 +53,7 @@ class Diagnosis:
     notes: tuple[str, ...] = ()  # what else was seen: an engine's trial, say
     model: Model | None = None
     remote: bool = False
+    anatomy: Anatomy | None = field(default=None, compare=False, repr=False)  # of the model
 
     @property
     def problems(self) -> tuple[Finding, ...]:
@@ -61,16 +65,6 @@ class Diagnosis:
         """What `--fix` can mend with what was given."""
         return tuple(finding for finding in self.findings if finding.fixable)
 
-    def to_json(self) -> dict[str, Any]:
-        """JSON as in the schema of doctor, without version and treatment."""
-        return {
-            "path": self.name,
-            "shape": self.shape,
-            "architecture": None if self.architecture is None else printable(self.architecture),
-            "findings": [finding.to_json() for finding in self.findings],
-            "skipped": [{"check": check, "why": why} for check, why in self.skipped],
-            "notes": list(self.notes),
-        }
 
 
 def diagnose(
@@ -88,19 +82,24 @@ def diagnose(
     to. Without `reader` no tensor data is read, and the checks that need it are named as skipped. `beside`: whether
     the files around it may be looked at. Raises FormatError for a file without an architecture.
     """
-    seen = Anatomy.of(model)
+    renamed = find_renamed(model)
+    if renamed is not None:
+        return _as_named(model, renamed, name, donor, trunk, reader, beside)
+    seen = Anatomy.of(model).telling(None if donor is None else donor.n_layer_trunk)
     findings: list[Finding] = []
     skipped: list[tuple[str, str]] = []
-    whole = _truncated(model)
-    findings += whole
+    cut = check_whole(model)
+    findings += cut
     findings += check_counts(seen, donor, trunk)
     findings += check_arrays(seen, donor, trunk)
     findings += check_blocks(seen, donor, trunk)
     findings += check_sidecar(seen, trunk)
     findings += check_names(seen, trunk, beside=beside)
+    findings += [] if cut else check_data(model)
+    findings += check_model(model) if beside else []
     if seen.blocks and seen.is_language_model:
-        if reader is None or whole:
-            why = "the file is cut short" if whole else "only headers are read of this model"
+        if reader is None or cut:
+            why = "the file is cut short" if cut else "only headers are read of this model"
             skipped += [(NORMS, why), (HALVES, why)]
         else:
             findings += check_norms(seen, reader)
@@ -116,34 +115,61 @@ def diagnose(
     findings = _untouchable(_block_first(seen, [_as_asked(each, model, donor, trunk) for each in findings]))
     findings.sort(key=lambda found: _ORDER[found.severity])
     return Diagnosis(
-        name or os.fspath(model.entry), seen.shape, seen.arch, tuple(findings), tuple(skipped), model=model
+        name or os.fspath(model.entry), seen.shape, seen.arch, tuple(findings), tuple(skipped), model=model,
+        anatomy=seen,
+    )  # fmt: skip
+
+
+def _as_named(
+    model: Model,
+    renamed: Finding,
+    name: str | None,
+    donor: Block | None,
+    trunk: Model | None,
+    reader: Reader | None,
+    beside: bool,
+) -> Diagnosis:
+    """The diagnosis under the model's real architecture: whatever else changes, changes that."""
+    assert renamed.change is not None
+    real = renamed.change(Patient(model)).model
+    inner = diagnose(real, name=name, donor=donor, trunk=trunk, reader=reader, beside=beside)
+    findings = (renamed, *inner.problems)
+    return replace(
+        inner,
+        architecture=model.architecture,
+        model=model,
+        findings=tuple(sorted(findings, key=lambda found: _ORDER[found.severity])),
     )
 
 
 def _as_asked(finding: Finding, model: Model, donor: Block | None, trunk: Model | None) -> Finding:
     """The finding with the donor and the trunk that it was told by in its command: without them it may not be found."""
     own = fix_command(model.entry)
-    if not finding.fixable or own not in finding.mend:
-        return finding
-    more = ""
-    if donor is not None and "--from" not in finding.mend:
-        more += f" --from {quoted(donor.origin)}"
-    if trunk is not None and "--trunk" not in finding.mend:
-        more += f" --trunk {quoted(trunk.entry)}"
-    return replace(finding, mend=finding.mend.replace(own, own + more, 1))
+
+    def asked(command: Command) -> Command:
+        if not command.starts_with(own):
+            return command
+        if donor is not None and "--from" not in command.words:
+            command = command.more("--from", donor.origin)
+        if trunk is not None and "--trunk" not in command.words:
+            command = command.more("--trunk", trunk.entry)
+        return command
+
+    return finding.advised(lambda advice: advice.with_commands(asked)) if finding.fixable else finding
 
 
 def _untouchable(findings: list[Finding]) -> list[Finding]:
-    """Nothing is mended of a model that is not whole, or whose layers nothing tells apart: it would look healthy."""
+    """Nothing is fixed of a model that is not whole, or whose layers nothing tells apart: it would look healthy."""
     first = next((each for each in findings if each.id in _NOT_WHOLE and not each.fixable), None)
     if first is None:
         return findings
+    before = first.advice
     out = []
     for each in findings:
         if first.id != "file-cut-short" and each.id == "wrong-array-length":
             continue  # counted by the layers that are there
         if each.fixable:
-            each = replace(each, mend=f"{first.mend}; then: {each.mend}", change=None, attaches=False)
+            each = each.advised(lambda advice: Advice.of(before, "; then: ", advice), by_hand=True)
         out.append(each)
     return out
 
@@ -153,27 +179,12 @@ def _block_first(seen: Anatomy, findings: list[Finding]) -> list[Finding]:
     block = next((each for each in findings if each.id == "block-not-whole"), None)
     if block is None or seen.shape != "sidecar":
         return findings
-    return [
-        replace(each, mend=f"first the block: {block.mend}; then the same for what that writes: {each.mend}",
-                change=None, attaches=False)
-        if each.attaches else each
-        for each in findings
-    ]  # fmt: skip
+    before = block.advice
 
+    def later(advice: Advice) -> Advice:
+        return Advice.of("first the block: ", before, "; then the same for what that writes: ", advice)
 
-def _truncated(model: Model) -> list[Finding]:
-    try:
-        model.check_whole()
-    except FormatError as error:
-        what = str(error).partition(": ")[2].rstrip(".") or str(error)
-        return [
-            Finding(
-                "file-cut-short", "error", f"{what}.", os.fspath(error.path or model.entry),
-                "llama.cpp refuses to load it: 'tensor ... data is not within the file bounds'",
-                "get this file again from where it came from",
-            )
-        ]  # fmt: skip
-    return []
+    return [each.advised(later, by_hand=True) if each.attaches else each for each in findings]
 
 
 def _could_have_one(seen: Anatomy) -> list[Finding]:
@@ -184,7 +195,7 @@ def _could_have_one(seen: Anatomy) -> list[Finding]:
         Finding(
             "no-block-attached", "note",
             f"this model has no MTP block; models of '{seen.arch}' are published with one.",
-            seen.model.entry.name, "", f"nextn attach {quoted(seen.model.entry)} puts it on",
+            seen.model.entry.name, "", Advice.of(attach_command(seen.model.entry), " puts it on"),
         )
     ]  # fmt: skip
 
@@ -198,62 +209,45 @@ def examine(
 ) -> Diagnosis:
     """Check whatever a path or an address names. Of remote models headers alone are fetched.
 
-    Raises what opening raises for what is no model at all; sets with holes are findings.
+    Raises what opening raises for what is no model at all; sets and checkpoints with holes are findings.
     """
-    place = parse_source(source)
-    if not isinstance(place, Path):
-        return _remote(source, donor, trunk, limit_rate)
-    if is_checkpoint(place) and not (place.is_dir() and any(place.glob("*.gguf"))):
-        folder = place if place.is_dir() else place.parent
-        findings = tuple(check_checkpoint(open_checkpoint(folder)))
-        return Diagnosis(os.fspath(source), "checkpoint", None, findings)
-    try:
-        model = open_model(place)
-    except IncompleteModel as error:
-        return _broken(place, error, donor, trunk)
-    with Reader() as reader:
-        return diagnose(model, name=os.fspath(source), donor=donor, trunk=trunk, reader=reader)
+    with subject_of(source, http_options(limit_rate)) as subject, Reader() as reader:
+        found = examined(subject, donor=donor, trunk=trunk, reader=reader)
+    return found if found.remote else replace(found, name=os.fspath(source))
 
 
-def _broken(path: Path, error: IncompleteModel, donor: Block | None, trunk: Model | None) -> Diagnosis:
-    """A set that cannot be opened as it is."""
-    first = model_candidates(path)[0] if path.is_dir() else path
-    found = open_broken_set(first, error)
-    if found.model is None:
-        return Diagnosis(os.fspath(path), "set", None, tuple(found.findings))
-    with Reader() as reader:
-        inner = diagnose(found.model, name=os.fspath(path), donor=donor, trunk=trunk, reader=reader)
-    findings = (*found.findings, *(each for each in inner.findings if each.is_problem))
-    return replace(inner, findings=findings)
+def examined(
+    subject: Subject, *, donor: Block | None = None, trunk: Model | None = None, reader: Reader | None = None
+) -> Diagnosis:
+    """Check what was opened; without `reader` by its headers alone, as `inspect` does."""
+    remote = subject.is_remote
+    if subject.checkpoint is not None:
+        made = Diagnosis(subject.name, "checkpoint", None, tuple(check_checkpoint(subject.checkpoint)))
+    elif subject.model is None:
+        made = Diagnosis(subject.name, "set", None, subject.findings)
+    else:
+        made = diagnose(
+            subject.model, name=subject.name, donor=donor, trunk=trunk, reader=None if remote else reader,
+            beside=not remote,
+        )  # fmt: skip
+        if subject.findings:
+            more = (each for each in made.findings if each.is_problem)
+            made = replace(made, findings=(*subject.findings, *more))
+    if not remote:
+        return made
+    return replace(made, remote=True, findings=tuple(_named(each, subject) for each in made.findings))
 
 
-def _remote(source: str | Path, donor: Block | None, trunk: Model | None, limit_rate: float | None) -> Diagnosis:
-    with ExitStack() as stack:
-        try:
-            found = stack.enter_context(opened(source, http_options(limit_rate)))
-        except IncompleteModel as error:
-            finding = Finding(
-                "shards-missing", "error", str(error).partition(": ")[2].rstrip(".") + ".", str(source),
-                "llama.cpp refuses to load the set: 'failed to load GGUF split'", "take another repository",
-            )  # fmt: skip
-            return Diagnosis(str(source), "set", None, (finding,), remote=True)
-        if found.checkpoint is not None:
-            made = Diagnosis(found.name, "checkpoint", None, tuple(check_checkpoint(found.checkpoint)))
-        else:
-            assert found.model is not None
-            made = diagnose(found.model, name=found.name, donor=donor, trunk=trunk, beside=False)
-        return replace(made, remote=True, findings=tuple(_named(each, found) for each in made.findings))
-
-
-def _named(finding: Finding, found: Opened) -> Finding:
+def _named(finding: Finding, found: Subject) -> Finding:
     """The finding with addresses for places in the cache; what changes files needs the files."""
     text: Callable[[str], str] = found.text
-    mend = text(finding.mend)
-    if finding.change is not None:
-        mend = f"get the model ('nextn pull'), then: {mend}"
-    return replace(
-        finding, what=text(finding.what), where=text(finding.where), mend=mend, change=None, attaches=False
-    )
+
+    def fetched(advice: Advice) -> Advice:
+        there = advice.with_text(text)
+        return Advice.of("get the model ('nextn pull'), then: ", there) if finding.change is not None else there
+
+    named = finding.advised(fetched, by_hand=True)
+    return replace(named, what=text(finding.what), where=text(finding.where))
 
 
 def check_source(source: str | Path) -> Path:

@@ -1,7 +1,7 @@
 """eh_proj with its halves swapped: the embedding's columns where the hidden state's belong.
 
 Both halves are trained matrices of one size, and no statistic of the file alone tells them apart for certain; a donor
-does at once, and an engine does, too: see `nextn.measure.halves_trial`.
+does at once, and an engine does, too: see `nextn.measure.swapped_halves`.
 """
 
 from __future__ import annotations
@@ -10,14 +10,14 @@ from collections.abc import Iterator
 from functools import partial
 from typing import TYPE_CHECKING
 
+from ..block.anatomy import Anatomy
 from ..block.model import EH_PROJ, Block
 from ..gguf.files import GGUFFile
 from ..gguf.header import TensorInfo
 from ..sources.ranges import FileRange, Reader
 from ..sources.rows import GGUFRows, RowSource
 from ..writing.plan import Copy, Segment
-from .anatomy import Anatomy
-from .counts import doctor_command
+from .commands import doctor_command
 from .finding import Finding
 from .patient import Patient
 
@@ -30,7 +30,7 @@ _OTHER = 0.5
 _MOST_ROWS = 64
 
 
-def swapped_finding(seen: Anatomy, layer: int, how: str, *more: str) -> Finding:
+def swapped_finding(seen: Anatomy, layer: int, how: str, *more: object) -> Finding:
     """The finding, told by `how`; `more` is what the command needs to be told so again."""
     name = f"blk.{layer}.{EH_PROJ}"
     file, info = seen.model.tensors[name]
@@ -98,8 +98,8 @@ def swapped_segments(file: GGUFFile, info: TensorInfo) -> list[Segment] | None:
     out: list[Segment] = []
     for row in range(start, end, 2 * size):
         out += [
-            Copy(FileRange(file.path, row + size, row + 2 * size)),
-            Copy(FileRange(file.path, row, row + size)),
+            Copy(FileRange.of(file, row + size, row + 2 * size)),
+            Copy(FileRange.of(file, row, row + size)),
         ]
     return out
 

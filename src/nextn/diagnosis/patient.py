@@ -5,16 +5,19 @@ Checks and layouts take it for any other model, so a treatment is diagnosed befo
 
 from __future__ import annotations
 
-import os
-import shlex
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from typing import TYPE_CHECKING
 
-from ..block.model import layer_of, suffix_of
+from ..block.model import split_name
 from ..gguf.files import GGUFFile, Model
 from ..gguf.header import TensorInfo
 from ..gguf.kv import KV, edit
-from ..layouts.build import Part
+
+if TYPE_CHECKING:
+    from ..layouts.build import Part
+    from ..shell import Command
+from ..shell import Command
 from ..writing.plan import Segment
 
 
@@ -59,10 +62,10 @@ class Patient:
         """The same with layers renumbered."""
 
         def new(info: TensorInfo) -> TensorInfo:
-            layer = layer_of(info.name)
+            layer, suffix = split_name(info.name)
             if layer is None or layer not in layers:
                 return info
-            return replace(info, name=f"blk.{layers[layer]}.{suffix_of(info.name)}")
+            return replace(info, name=f"blk.{layers[layer]}.{suffix}")
 
         return self.with_tensors(new)
 
@@ -77,11 +80,7 @@ def _with_infos(file: GGUFFile, infos: Sequence[TensorInfo]) -> GGUFFile:
     return replace(file, header=replace(file.header, tensors=tuple(infos)))
 
 
-def quoted(path: object) -> str:
-    """A path as it may be pasted into a shell."""
-    return shlex.quote(os.fspath(path) if isinstance(path, os.PathLike) else str(path))
 
-
-def fix_command(path: object, *more: str) -> str:
-    """The command that mends what lies at `path`."""
-    return " ".join(("nextn doctor", quoted(path), "--fix", *more))
+def fix_command(path: object, *more: object) -> Command:
+    """The command that fixes what lies at `path`."""
+    return Command.of("nextn", "doctor", path, "--fix", *more)

@@ -1,1 +1,1 @@
-"""Which files belong together: sidecars of a model, and llama.cpp's rules for their names."""
+"""Which files belong together: sidecars and donors of a model, and llama.cpp's rules for their names."""

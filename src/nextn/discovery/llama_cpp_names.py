@@ -25,15 +25,6 @@ def is_main_name(path: str) -> bool:
     return name.endswith(".gguf") and not any(mark in name for mark in AUXILIARY_MARKS)
 
 
-def main_file(paths: Iterable[str], tag: str = "") -> str | None:
-    """What `-hf repo:tag` loads, or None."""
-    listing = list(paths)
-    for wanted in (tag,) if tag else (*DEFAULT_TAGS, ""):
-        if found := main_files(listing, wanted):
-            return found[0]
-    return None
-
-
 def main_files(paths: Iterable[str], tag: str) -> list[str]:
     """All models that a tag fits, the one that is taken first; an empty tag fits all."""
     listing = [path for path in sorted(paths) if is_main_name(path) and _number(path) == 1]
@@ -61,17 +52,23 @@ def bits(tag: str) -> int:
 
 
 def sidecars(paths: Iterable[str], model: str, tag: str = "") -> list[str]:
-    """The sidecars that are in reach of `model`, the one that `-hf` takes first."""
-    folder = PurePosixPath(model).parent.parts
-    wanted = bits(tag or own_tag(model))
+    """The sidecars that are in reach of `model`, the one that `-hf` takes first.
 
-    def rank(path: str) -> tuple[int, bool, int, str]:
-        depth = len(PurePosixPath(path).parent.parts)
-        exact = bool(tag) and f"-{tag}.".upper() in path.upper()
-        return -depth, not exact, abs(bits(own_tag(path)) - wanted), path
+    Of equals `-hf` takes the first of the listing, which servers sort by path.
+    """
+    folder = PurePosixPath(model).parent.parts
 
     def in_reach(path: str) -> bool:
         own: Sequence[str] = PurePosixPath(path).parent.parts
         return path.endswith(".gguf") and MARK in path and tuple(folder[: len(own)]) == tuple(own)
 
+    def rank(path: str) -> tuple[int, tuple[bool, int], str]:
+        return -len(PurePosixPath(path).parent.parts), distance(path, model, tag), path
+
     return sorted(filter(in_reach, paths), key=rank)
+
+
+def distance(sidecar: str, model: str, tag: str = "") -> tuple[bool, int]:
+    """How far a sidecar's name is from what was asked for, nearer ones smaller: not `-TAG.`, bits apart."""
+    exact = bool(tag) and f"-{tag}.".upper() in sidecar.upper()
+    return not exact, abs(bits(own_tag(sidecar)) - (bits(tag) if tag else bits(own_tag(model))))

@@ -1,53 +1,372 @@
-"""Which sidecar belongs to a model."""
+"""Which sidecar belongs to this model: the one answer that all verbs share.
+
+Looked for, in this order: in the model's folder and those above it, as llama.cpp's `-hf` does (in a cached repository
+up to its root, elsewhere one folder up); under names that llama.cpp does not know; in `MTP/` folders below those; in
+other snapshots of the same cached repository; and where `nextn attach` put it. Each file is judged by its header: what
+is another model's, or what doctor calls an error, is passed over with the reason. A sidecar made for a trunk of other
+depth comes after all others. Within one place the model's own name counts first, then llama.cpp's ranks
+(`llama_cpp_names`). Verbs choose only what to do with the answer.
+"""
 
 from __future__ import annotations
 
+import os
+import re
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, field, replace
+from functools import cached_property
 from pathlib import Path
 
-from ..errors import DonorMismatch, NextnError, UsageError
-from ..gguf.files import Model, open_model
+from ..archs.others import ASSISTANTS
+from ..block.anatomy import Anatomy
+from ..diagnosis.examine import Diagnosis, diagnose
+from ..donors.infer import names_of, same_name
+from ..errors import NextnError, UsageError
+from ..gguf.files import Model, open_model, split_shard_name
+from ..gguf.kv import printable
+from ..layouts.places import hub_repository, in_store, is_named_by_hash, real_place
+from . import llama_cpp_names as names
+from .kept import kept_for
+
+_WORD = re.compile(r"(?:^|[^A-Za-z])MTP(?:[^A-Za-z]|$)", re.IGNORECASE)  # names of the kind X-Q4_K_M-mtp
+_OWN_MARKS = re.compile(r"^mtp-|-MTP-donor(?=-|\Z)|-MTP(?=-|\Z)", re.IGNORECASE)
+_NO_SIDECARS = ("mmproj", "imatrix", "eagle3-", "dflash-", "dspark-")
+_MTP_FOLDER = "mtp"  # letter case apart
+MOST_FILES = 64  # whose headers are read
+_FAR = 100  # more than a path has folders: what links lead to is farther away than where the link lies
+
+# Where a sidecar was found: in this order.
+BESIDE, ABOVE, OTHER_NAME, BELOW, OTHER_SNAPSHOT, KEPT, KEPT_NEAR = range(7)
+WORDS = {
+    BESIDE: "lies beside it",
+    ABOVE: "lies in a folder above it",
+    OTHER_NAME: "lies beside it under a name that llama.cpp does not look for",
+    BELOW: "lies in the MTP folder below it",
+    OTHER_SNAPSHOT: "lies in another snapshot of the same repository",
+    KEPT: "was put there by 'nextn attach'",
+    KEPT_NEAR: "was put there by 'nextn attach' for another file of the same folder",
+}
 
 
-def find_sidecar(model: Model, notes: list[str]) -> Path | None:
-    """The sidecar that belongs to `model`, as llama.cpp's `-hf` would rank the names, or None.
+@dataclass(frozen=True)
+class Candidate:
+    """A file that may be the model's sidecar."""
 
-    Looked for in the model's folder and the one above; one whose block does not fit is passed over with a note.
-    """
-    from . import llama_cpp_names as hf_rules
+    path: Path
+    where: int  # BESIDE to KEPT_NEAR
+    fits: bool
+    why: str  # what sets it apart from one made for this model, '' for its own; or why it was passed over
+    rank: tuple[int, ...]  # the smallest first; equal ranks fit equally well
+    model: Model | None = field(default=None, repr=False)  # None: it could not be opened
 
-    root = model.entry.absolute().parent.parent
-    listed = []
-    for folder in (model.entry.absolute().parent, root):
-        try:
-            entries = [path for path in folder.iterdir() if path.is_file()]
-        except OSError:
+    @property
+    def place(self) -> str:
+        """What and where it is, as half a sentence."""
+        shown = self.path.name if self.where in (BESIDE, ABOVE, OTHER_NAME) else self.path
+        return f"the sidecar {printable(str(shown), 1000)} {WORDS[self.where]}"
+
+
+@dataclass(frozen=True)
+class FoundSidecars:
+    """The answer: sidecars that fit, the best first, and what was passed over."""
+
+    model: Model
+    candidates: tuple[Candidate, ...] = ()
+    passed_over: tuple[Candidate, ...] = ()
+
+    @cached_property
+    def equals(self) -> tuple[Candidate, ...]:
+        """Those that fit as well as the best; more than one: in doubt."""
+        return tuple(each for each in self.candidates if each.rank == self.candidates[0].rank)
+
+    def best(self) -> Candidate | None:
+        """The sidecar to use, or None. Raises UsageError when several fit equally well."""
+        if len(self.equals) > 1:
+            several = ", ".join(printable(str(each.path), 1000) for each in self.equals)
+            raise UsageError(
+                f"{self.model.entry}: {len(self.equals)} sidecars fit it equally well ({several}); name one with "
+                "--sidecar."
+            )
+        return self.candidates[0] if self.candidates else None
+
+    def notes(self) -> list[str]:
+        """What a user should know of the choice: what was passed over for it, and which was taken."""
+        taken = self.candidates[0] if self.candidates else None
+        out = [
+            f"passed over {printable(each.path.name, 200)}: {each.why}"
+            for each in self.passed_over
+            if taken is None or each.rank < taken.rank
+        ]
+        if taken is not None:
+            out.append(f"{taken.place} and was taken" + (f": {taken.why}" if taken.why else ""))
+        return out
+
+    def hints(self) -> list[str]:
+        """What to say of sidecars without taking one."""
+        out = []
+        if len(self.equals) > 1:
+            several = ", ".join(printable(each.path.name, 200) for each in self.equals)
+            out.append(f"{len(self.equals)} sidecars fit it equally well ({several}): name one with --sidecar")
+        elif self.candidates:
+            best = self.candidates[0]
+            out.append(best.place + (f": {best.why}" if best.why else ""))
+        return out + [f"{printable(each.path.name, 200)} is no sidecar of it: {each.why}" for each in self.passed_over]
+
+
+def find_sidecars(model: Model) -> FoundSidecars:
+    """The sidecars of a trunk-only model; nothing for one that has a block of its own, or is one."""
+    if Anatomy.of(model).shape != "trunk-only":
+        return FoundSidecars(model)
+    own = {_identity(file.path) for file in model.files}
+    seen: set[tuple[int, int]] = set()
+    judged: list[Candidate] = []
+    fitting = _Fitting(model)
+    for path, where, depth in _files(model):
+        if (identity := _identity(path)) is None or identity in own:
             continue
-        listed += [str(path.relative_to(root)) for path in entries if hf_rules.MARK in path.name]
-    own = str(model.entry.absolute().relative_to(root))
-    for name in hf_rules.sidecars(listed, own):
-        path = root / name
-        try:
-            check_beside(open_model(path), model)
-        except NextnError as error:
-            notes.append(f"passed over {path.name}: {error}")
+        if len(judged) >= MOST_FILES:
+            break
+        if identity in seen:
             continue
-        return path
-    return None
+        seen.add(identity)
+        judged += fitting.judged(path, where, depth)
+    judged.sort(key=lambda each: (each.rank, each.path.name, each.path))
+    return FoundSidecars(
+        model, tuple(each for each in judged if each.fits), tuple(each for each in judged if not each.fits)
+    )
 
 
-def check_beside(sidecar: Model, model: Model) -> None:
-    """Raise unless an engine can draft with `sidecar` beside `model`. Raises DonorMismatch, NoBlock, UsageError."""
-    from ..archs import FAMILIES
-    from ..block.from_gguf import block_from_model
-    from ..layouts.fit import check_fit
+def with_sidecars(diagnosis: Diagnosis, found: FoundSidecars) -> Diagnosis:
+    """The diagnosis of a model that has a sidecar: then no block need be attached."""
+    if not found.candidates:
+        return diagnosis
+    return replace(diagnosis, findings=tuple(each for each in diagnosis.findings if each.id != "no-block-attached"))
 
-    block = block_from_model(sidecar)
-    family = FAMILIES.get(model.architecture)
-    if family is None:
-        raise DonorMismatch(f"{sidecar.entry}: no engine drafts with the architecture '{model.architecture}'.")
-    if "token_embd.weight" not in sidecar.tensors:
-        raise UsageError(
-            f"{sidecar.entry}: this is a donor file, which no engine runs; make a sidecar of it with "
-            "'nextn attach MODEL --from' it."
+
+def nearer_than(model: Model, fresh: Path) -> Candidate | None:
+    """The sidecar that is found before one at `fresh`, which need not exist yet."""
+    near = fresh.absolute().parent == model.entry.absolute().parent
+    where = (BESIDE if names.MARK in fresh.name else OTHER_NAME) if near else KEPT
+    found = find_sidecars(model).candidates
+    return found[0] if found and found[0].where < where and not found[0].why else None
+
+
+def named(paths: Iterable[str], model: str, tag: str = "") -> list[str]:
+    """Of a repository's listing what are sidecars by name: those in llama.cpp's reach, then those in MTP/ folders."""
+    listing = list(paths)
+    folder = Path(model).parent
+    above = {folder, *folder.parents}
+    below = [
+        path
+        for path in listing
+        if path.endswith(".gguf")
+        and Path(path).parent.name.lower() == _MTP_FOLDER
+        and Path(path).parent.parent in above
+        and not any(mark in Path(path).name for mark in _NO_SIDECARS)
+    ]
+    near = names.sidecars(listing, model, tag)
+    below.sort(key=lambda path: (-len(Path(path).parts), names.distance(path, model, tag), path))
+    return [*near, *(path for path in below if path not in near and path != model)]
+
+
+# -- where to look ----------------------------------------------------------------------------------------------------
+
+
+def _identity(path: Path) -> tuple[int, int] | None:
+    try:
+        found = path.stat()
+    except OSError:
+        return None
+    return found.st_dev, found.st_ino
+
+
+def _files(model: Model) -> Iterator[tuple[Path, int, int]]:
+    """Files to look at, where they are, and how many folders away: nearer ones first."""
+    for i, entry in enumerate(_locations(model.entry)):
+        folders = _in_reach(entry)
+        snapshot = _snapshot(entry)
+        away = i * _FAR
+        for depth, folder in enumerate(folders, away):
+            for path in _ggufs(folder):
+                if names.MARK in path.name:
+                    yield path, BESIDE if depth == away else ABOVE, depth
+        for depth, folder in enumerate(folders, away):
+            for path in _ggufs(folder):
+                if names.MARK not in path.name and _WORD.search(path.stem):
+                    yield path, OTHER_NAME, depth
+        for depth, folder in enumerate(folders, away):
+            for below in _mtp_folders(folder):
+                for path in _ggufs(below):
+                    yield path, BELOW, depth
+        if snapshot is not None:
+            for path, depth in _in_other_snapshots(snapshot, entry):
+                yield path, OTHER_SNAPSHOT, away + depth
+    own, near = kept_for(model)
+    for path in own:
+        yield path, KEPT, 0
+    for path in near:
+        yield path, KEPT_NEAR, 0
+
+
+def _locations(entry: Path) -> list[Path]:
+    """The paths that the model goes by: as it was named, what links lead to, and a blob's names in snapshots."""
+    at = Path(os.path.abspath(entry))  # noqa: PTH100 - links are names here, not places
+    out = [at]
+    for _ in range(8):  # longer chains of links are of nobody's making
+        at = real_place(at)
+        out.append(at)
+        if not at.is_symlink():
+            break
+        at = at.parent / at.readlink()
+    repository = hub_repository(at)
+    if repository is not None and at.parent == repository / "blobs":
+        blob = _identity(at)
+        for snapshot in _snapshots(repository):
+            out += [path for path in sorted(snapshot.rglob("*")) if path.is_symlink() and _identity(path) == blob]
+    return [
+        path
+        for path in dict.fromkeys(out)
+        if not (is_named_by_hash(path) or (in_store(path) and _snapshot(path) is None))
+    ]
+
+
+def _snapshots(repository: Path) -> list[Path]:
+    """The snapshots of a cached repository: `main`'s first, then the newest."""
+    try:
+        main = (repository / "refs" / "main").read_text(encoding="utf-8").strip()
+    except (OSError, UnicodeDecodeError):
+        main = ""
+    try:
+        found = [(path.name != main, -path.stat().st_mtime, path) for path in (repository / "snapshots").iterdir()]
+    except OSError:
+        return []
+    return [path for _, _, path in sorted(found)]
+
+
+def _snapshot(entry: Path) -> Path | None:
+    """The snapshot's folder in a Hub cache that an entry lies in."""
+    repository = hub_repository(entry)
+    if repository is None:
+        return None
+    parts = entry.relative_to(repository).parts
+    return repository / parts[0] / parts[1] if parts[0] == "snapshots" and len(parts) > 2 else None
+
+
+def _in_reach(entry: Path) -> list[Path]:
+    """The entry's folder and those above it that llama.cpp looks into, the nearest first."""
+    snapshot = _snapshot(entry)
+    if snapshot is None:
+        return [entry.parent, entry.parent.parent] if entry.parent != entry.parent.parent else [entry.parent]
+    return [folder for folder in entry.parents if folder.is_relative_to(snapshot)]
+
+
+def _in_other_snapshots(snapshot: Path, entry: Path) -> Iterator[tuple[Path, int]]:
+    """Sidecars by name in other snapshots, and how far from the model's folder there."""
+    relative = entry.relative_to(snapshot)
+    for other in _snapshots(snapshot.parent.parent):
+        if other == snapshot:
+            continue
+        listing = [path.relative_to(other).as_posix() for path in other.rglob("*.gguf")]
+        for name in named(listing, relative.as_posix()):
+            yield other / name, len(relative.parts) - 1 - len(_shared(relative.parent, Path(name).parent))
+
+
+def _shared(left: Path, right: Path) -> tuple[str, ...]:
+    return tuple(a for a, b in zip(left.parts, right.parts, strict=False) if a == b)
+
+
+def _ggufs(folder: Path) -> list[Path]:
+    """GGUF files of a folder, first shards of sets only, sorted; none of a folder that cannot be listed."""
+    try:
+        found = sorted(entry.name for entry in os.scandir(folder) if entry.name.endswith(".gguf") and entry.is_file())
+    except OSError:
+        return []
+    return [
+        folder / name
+        for name in found
+        if not any(mark in name for mark in _NO_SIDECARS) and (split_shard_name(name) or ("", 1, 1))[1] == 1
+    ]
+
+
+def _mtp_folders(folder: Path) -> list[Path]:
+    try:
+        return sorted(
+            Path(entry.path) for entry in os.scandir(folder) if entry.name.lower() == _MTP_FOLDER and entry.is_dir()
         )
-    check_fit(block, model, family)
+    except OSError:
+        return []
+
+
+# -- what fits --------------------------------------------------------------------------------------------------------
+
+
+class _Fitting:
+    """Judges files as sidecars of one model."""
+
+    def __init__(self, model: Model) -> None:
+        self.model = model
+        entries = [path.name for path in _locations(model.entry)] or [model.entry.name]
+        self.name = entries[-1]  # of a blob the name in its snapshot
+        self.file_names = {base_of(name) for name in entries}
+        self.names = names_of(model)
+
+    def judged(self, path: Path, where: int, depth: int) -> list[Candidate]:
+        """The file as a candidate; nothing for what is no sidecar and does not claim to be one."""
+        try:
+            sidecar = open_model(path)
+            shape = Anatomy.of(sidecar).shape
+            if shape != "sidecar" and names.MARK not in path.name:
+                return []
+            differences = self._differences(sidecar, shape)
+        except NextnError as error:
+            why = str(error).rstrip(".")
+            for known in (f"{path} does not fit {self.model.entry.name}: ", f"{path}: ", f"{path}, "):
+                why = why.removeprefix(known)
+            return [Candidate(path, where, False, why, self._rank(path, None, where, depth, True))]
+        rank = self._rank(path, sidecar, where, depth, not differences)
+        return [Candidate(path, where, True, "; ".join(differences), rank, sidecar)]
+
+    def _differences(self, sidecar: Model, shape: str) -> list[str]:
+        """What sets it apart from a sidecar of this model's own. Raises NextnError when no engine drafts with it."""
+        from ..layouts.beside import check_beside
+
+        if not _is_assistant(sidecar):
+            if shape == "bundled":
+                raise UsageError(f"{sidecar.entry}: this is a model with its block, not a sidecar.")
+            if shape == "sidecar":
+                _refuse_errors(sidecar, None)
+        differences = check_beside(sidecar, self.model)
+        if not differences and not _is_assistant(sidecar):
+            _refuse_errors(sidecar, self.model)
+        return differences
+
+    def _rank(self, path: Path, sidecar: Model | None, where: int, depth: int, alike: bool) -> tuple[int, ...]:
+        tag = names.own_tag(self.name)
+        far = names.distance(path.name, self.name, tag)
+        return (int(not alike), where, depth, self._name_apart(path, sidecar), *map(int, far))
+
+    def _name_apart(self, path: Path, sidecar: Model | None) -> int:
+        """0: the file's name is the model's; 1: its metadata name the model; 2: neither."""
+        base = base_of(path.name)
+        if any(same_name(base, name) for name in self.file_names):
+            return 0
+        known = [base, *(names_of(sidecar) if sidecar is not None else ())]
+        return 1 if any(same_name(one, name) for one in known for name in self.names) else 2
+
+
+def _is_assistant(model: Model) -> bool:
+    return model.header.get("general.architecture") in ASSISTANTS
+
+
+def base_of(name: str) -> str:
+    """A GGUF's name without ending, shard numbers and the marks of sidecars, donors and bundles."""
+    parts = split_shard_name(name)
+    return _OWN_MARKS.sub("", parts[0] if parts else name.removesuffix(".gguf"))
+
+
+def _refuse_errors(sidecar: Model, model: Model | None) -> None:
+    """Raise what doctor calls an error, by headers. Raises UsageError."""
+    found = diagnose(sidecar, trunk=model, beside=False).findings
+    error = next((finding for finding in found if finding.severity == "error"), None)
+    if error is not None:
+        raise UsageError(f"{sidecar.entry}: {error.what}")

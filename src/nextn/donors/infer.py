@@ -14,15 +14,14 @@ from pathlib import Path, PurePosixPath
 from typing import Any, Protocol, TypeAlias
 from urllib.parse import unquote, urlsplit
 
-from ..archs import BY_CLASS
+from ..archs import FAMILIES, of_classes
 from ..archs.base import Family
-from ..archs.headers import HPARAMS
 from ..archs.hparams import Config
 from ..errors import DonorMismatch, FormatError, NextnError, NoBlock, UsageError
 from ..gguf.files import Model
-from ..layouts.fit import TOKENS, compare_tokens, n_layer_trunk, n_vocab
+from ..layouts.donor_check import TOKENS, compare_tokens, n_layer_trunk, n_vocab
 from ..layouts.naming import split_quant
-from ..sources.checkpoint import text_part
+from ..sources.checkpoint import classes_of, plain_name, text_part
 
 _HUB_HOSTS = ("huggingface.co", "www.huggingface.co", "hf.co")
 _REPO = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*\Z")
@@ -34,12 +33,6 @@ _QUANT_TAIL = re.compile(
     r")\Z",
     re.IGNORECASE,
 )
-# Who publishes the checkpoints of an architecture, for trunks that name the model and not its publisher.
-_PUBLISHERS = {
-    "qwen3next": ("Qwen",), "qwen35": ("Qwen",), "qwen35moe": ("Qwen",), "qwen4exp": ("Qwen",),
-    "glm4moe": ("zai-org",), "glm-dsa": ("zai-org",), "deepseek2": ("deepseek-ai",), "deepseek32": ("deepseek-ai",),
-    "deepseek4": ("deepseek-ai",), "mimo2": ("XiaomiMiMo",), "step35": ("stepfun-ai",), "hy_v3": ("tencent",),
-}  # fmt: skip
 # Header pairs that describe sizes; others (context, RoPE, experts in use) a fine-tune may change.
 _SIZES = (
     "embedding_length", "feed_forward_length", "attention.head_count", "attention.head_count_kv",
@@ -190,7 +183,9 @@ def _guesses(trunk: Model) -> Iterator[Guess]:
     for part in trunk.entry.absolute().parts:
         if match := _CACHE_FOLDER.match(part):
             yield from _with_unquantized(f"{match[1]}/{match[2]}", "the cache folder that it lies in", Strength.DERIVED)
-    publishers = dict.fromkeys(_PUBLISHERS.get(trunk.architecture, ()), f"the publisher of '{trunk.architecture}'")
+    family = FAMILIES.get(trunk.architecture)
+    known = family.publishers if family is not None else ()
+    publishers = dict.fromkeys(known, f"the publisher of '{trunk.architecture}'")
     if organization := _text(trunk, "general.organization"):
         publishers = {organization.replace(" ", "-"): "general.organization", **publishers}
     for publisher, who in publishers.items():
@@ -255,10 +250,10 @@ def confirm(trunk: Model, guess: Guess, headers: Evidence | NextnError | None) -
 
 def _agreement(trunk: Model, guess: Guess, headers: Evidence) -> str:
     """What agrees, as half a sentence. Raises DonorMismatch, FormatError, NoBlock."""
-    classes = headers.config.get("architectures")
-    family = next((BY_CLASS[name] for name in classes if name in BY_CLASS), None) if isinstance(classes, list) else None
+    classes = classes_of(headers.config)
+    family = of_classes(classes)
     if family is None:
-        raise DonorMismatch(f"its model class is {classes!r:.80}")
+        raise DonorMismatch(f"its model class is {', '.join(classes) or 'not named':.80}")
     if family.arch != trunk.architecture:
         raise DonorMismatch(f"its architecture is '{family.arch}', the trunk's '{trunk.architecture}'")
     config = Config(text_part(headers.config), Path(guess.repo) / "config.json", 0)
@@ -274,7 +269,7 @@ def _agreement(trunk: Model, guess: Guess, headers: Evidence) -> str:
     agreed += [f"{n_same} more sizes"] if (n_same := _same_sizes(trunk, config)) else []
     if headers.tensor_names is not None:
         marks = _block_marks(family, config.integer("num_hidden_layers"))
-        if not any(name.startswith(marks) for name in headers.tensor_names):
+        if not any(plain_name(name).startswith(marks) for name in headers.tensor_names):
             raise NoBlock(f"it has no MTP block (no tensor named {marks[0]}*)")
         agreed.append("it has the block")
     ours_tokens = trunk.header.by_key.get(TOKENS)
@@ -293,9 +288,9 @@ def _block_marks(family: Family, n_layer: int) -> tuple[str, ...]:
 
 def _same_sizes(trunk: Model, config: Config) -> int:
     """How many further sizes both sides tell, all equal. Raises DonorMismatch for one that is not."""
-    hparams = HPARAMS.get(trunk.architecture)
+    family = FAMILIES.get(trunk.architecture)
     n_same = 0
-    for row in hparams.rows if hparams else ():
+    for row in family.header.rows if family is not None and family.header is not None else ():
         if row.suffix not in _SIZES:
             continue
         try:

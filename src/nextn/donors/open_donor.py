@@ -8,17 +8,19 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from ..writing.execute import check_outputs, execute
 from ..writing.plan import Plan
 
 if TYPE_CHECKING:
     from ..block.model import Block
     from ..remote.model import Remote
-from ..writing.result import DonorInfo, Progress, Result
+from ..progress import Progress
+from ..writing.result import DonorInfo, Result, check, execute
 
 
 @contextmanager
-def open_block(donor: str | Path, limit_rate: float | None = None, *, with_tokenizer: bool = False) -> Iterator[Source]:
+def open_block(
+    donor: str | Path, limit_rate: float | None = None, *, with_tokenizer: bool = False
+) -> Iterator[OpenDonor]:
     """The donor's block, here or on a server: headers are read, and its tensors when they are needed.
 
     `with_tokenizer`: have everything here that makes a checkpoint's tokenizer. Raises what opening raises, and NoBlock.
@@ -29,11 +31,11 @@ def open_block(donor: str | Path, limit_rate: float | None = None, *, with_token
     with opened(donor, http_options(limit_rate)) as found:
         if with_tokenizer and found.remote is not None and found.checkpoint is not None:
             found.remote.fetch_tokenizer()
-        yield Source(block_of(found), found.remote)
+        yield OpenDonor(block_of(found), found.remote)
 
 
 @dataclass(frozen=True)
-class Source:
+class OpenDonor:
     """An open block."""
 
     block: Block
@@ -55,7 +57,7 @@ class Source:
         from ..block.fingerprint import block_sha256, check_wanted, demand
 
         wanted = None if expect is None else check_wanted(expect)
-        check_outputs(plan)
+        check(plan, tidy=not dry_run)
         remote, block = self.remote, self.block
         needed = list(plan.ranges)
         if wanted is not None:

@@ -2,80 +2,81 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
 from typing import Protocol
 
+_WAIT_POLICY = "OMP_WAIT_POLICY"  # OpenMP's
+
 
 @dataclass(frozen=True)
 class Launch:
     """How to start an engine on one model."""
 
-    model: Path
-    """The model file, or the first shard of a set."""
-    sidecar: Path | None = None
-    """The file with the MTP block beside a trunk-only model; used only when `n_max` > 0."""
-    n_max: int = 0
-    """The most tokens drafted at a time; 0 turns MTP off."""
-    n_ctx: int = 1024
-    """Context size in tokens."""
-    threads: int | None = None
-    """CPU threads; None leaves the choice to the engine."""
+    model: Path  # the model file, or the first shard of a set
+    sidecar: Path | None = None  # the file with the MTP block beside a trunk-only model; used only when `n_max` > 0
+    n_max: int = 0  # the most tokens drafted at a time; 0 turns MTP off
+    n_ctx: int = 1024  # context size in tokens, of each slot
+    threads: int | None = None  # CPU threads; None leaves the choice to the engine
+    # Appended last. llama-server: its own options. xllamacpp: `NAME=VALUE` attributes of CommonParams.
     extra_args: tuple[str, ...] = ()
-    """Appended last. llama-server: its own options. xllamacpp: `NAME=VALUE` attributes of CommonParams."""
+    # Where the engine's log goes, kept always; None: a temporary file, kept only when something fails.
     log: Path | None = None
-    """Where the engine's log goes, kept always; None: a temporary file, kept only when something fails."""
-    p_min: float = 0.0
-    """The least draft probability at which drafting goes on."""
-    start_timeout_s: float = 1800.0
-    """Seconds the engine has to load the model."""
-    answer_timeout_s: float = 1800.0
-    """Seconds the engine has for one answer."""
+    p_min: float = 0.0  # the least draft probability at which drafting goes on
+    start_timeout_s: float = 1800.0  # seconds the engine has to load the model
+    # Seconds in which a loading engine may print nothing, compute nothing and read nothing.
+    silence_timeout_s: float = 300.0
+    answer_timeout_s: float = 1800.0  # seconds the engine has for one answer
+    slots: int = 1  # answers that are worked on at the same time, each with a context of its own
+    timed: bool = False
+    """Whether its speed is what counts: then its threads spin while they wait for each other, as the engine means
+    them to; else they sleep (see `waiting`)."""
+
+    def waiting(self) -> dict[str, str]:
+        """Variables that make the engine's threads sleep while they wait; none for a timed launch, or over the user's.
+
+        Threads that spin are at a busy machine's mercy: with one of 2 CPUs taken, an answer took up to 40 times as
+        long as the median, and one judged model 151 s in place of 15 s. Sleeping costs speed where the machine is
+        idle: with 2 threads on 2 CPUs (xllamacpp, build 11549) a model of 160 M parameters in q8_0 decoded at 0.61
+        times the speed (quartiles 0.57 and 0.65), the tiny one at 0.53, drafting at 0.55; with 1 thread at 1.00; 12
+        interleaved pairs each. So judges sleep, and what is timed for users spins as their own engine will.
+        """
+        return {} if self.timed or _WAIT_POLICY in os.environ else {_WAIT_POLICY: "passive"}
 
 
 @dataclass(frozen=True)
 class Completion:
     """One answer."""
 
-    tokens: list[int]
-    """The generated token ids, an end-of-text token included."""
-    text: str
-    """The generated text, as the engine decoded it."""
-    decode_tps: float
-    """Generated tokens per second, after the first; 0 where the engine gave none."""
-    prompt_tps: float
-    """Prompt tokens per second; 0 where the engine gave none."""
-    draft_n: int
-    """Tokens drafted."""
-    draft_n_accepted: int
-    """Drafted tokens that were accepted."""
-    draft_steps: int
-    """Verification steps: the denominator of `acceptance_per_pos`."""
+    tokens: list[int]  # the generated token ids, an end-of-text token included
+    text: str  # the generated text, as the engine decoded it
+    decode_tps: float  # generated tokens per second, after the first; 0 where the engine gave none
+    prompt_tps: float  # prompt tokens per second; 0 where the engine gave none
+    draft_n: int  # tokens drafted
+    draft_n_accepted: int  # drafted tokens that were accepted
+    draft_steps: int  # verification steps: the denominator of `acceptance_per_pos`
+    # Share of steps in which the 1st, 2nd, ... drafted token was accepted; None: not known.
     acceptance_per_pos: list[float] | None
-    """Share of steps in which the 1st, 2nd, ... drafted token was accepted; None: not known."""
     top: list[list[tuple[int, float]]]
     """Per generated token the most likely (token id, natural log of its probability), best first.
 
     Empty unless `n_probs` was asked for; engines leave the list of a drafted token empty.
     """
+    # Whether it ended at `n_predict`; ik_llama.cpp then leaves out up to n_max tokens of the last draft.
     at_limit: bool = False
-    """Whether it ended at `n_predict`; ik_llama.cpp then leaves out up to n_max tokens of the last draft."""
 
 
 @dataclass(frozen=True)
 class MemoryUse:
     """What an engine allocated on one device, by its own account, in MiB."""
 
-    device: str
-    """The engine's name of the device; "Host" is main memory."""
-    model_mib: float
-    """Weights, a sidecar's included; mapped ones need not be resident."""
-    context_mib: float
-    """The kv_cache, recurrent state and outputs of all contexts."""
-    compute_mib: float
-    """Compute buffers."""
+    device: str  # the engine's name of the device; "Host" is main memory
+    model_mib: float  # Weights, a sidecar's included; mapped ones need not be resident
+    context_mib: float  # the kv_cache, recurrent state and outputs of all contexts
+    compute_mib: float  # compute buffers
 
 
 class Running(Protocol):
@@ -83,7 +84,7 @@ class Running(Protocol):
 
     @property
     def log(self) -> Path:
-        """The log file; deleted by a clean stop unless `Launch.log` named it."""
+        """The log file, written when it is asked for; deleted by a clean stop unless `Launch.log` named it."""
 
     @property
     def memory(self) -> list[MemoryUse]:
@@ -139,8 +140,8 @@ class Engine(Protocol):
     def start(self, launch: Launch) -> Running:
         """Load the model and come back when it answers.
 
-        Raises EngineRefused (its decisive line quoted) when it ends before that, EngineFailed when it hangs,
-        EngineMissing when the engine itself cannot be run.
+        Raises EngineRefused (its decisive line quoted) when it ends before that, EngineFailed when it hangs or dies
+        of a signal, EngineMissing when the engine itself cannot be run.
         """
 
 

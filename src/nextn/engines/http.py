@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+import contextlib
 import http.client
 import json
+import socket
+import threading
 from collections.abc import Mapping
 from typing import Any
 
 from nextn.errors import EngineFailed
 
 LOOPBACK = "127.0.0.1"
-_QUOTE_CHARS = 300
+MAX_ANSWER_BYTES = 16 << 20  # 1,000 tokens with 100 probabilities each take 10 MB
+_QUOTE_CHARS, _QUOTE_BYTES = 300, 4000
 
 
 class Client:
@@ -24,15 +28,15 @@ class Client:
         """Whether the engine answers `/health` with 200: the model is loaded."""
         try:
             status, _ = self._request("GET", "/health", None, 5.0)
-        except (OSError, http.client.HTTPException):
+        except (OSError, http.client.HTTPException, EngineFailed):
             return False
         return status == http.client.OK
 
     def post(self, path: str, payload: Mapping[str, object]) -> dict[str, Any]:
         """The JSON object that answers `payload`.
 
-        Raises EngineFailed: the connection broke, no answer in `timeout_s` seconds, another status than 200
-        (the engine's message is its `line`), or no JSON object.
+        Raises EngineFailed: the connection broke, no whole answer in `timeout_s` seconds, one without end, another
+        status than 200 (the engine's message is its `line`), or no JSON object.
         """
         try:
             status, body = self._request("POST", path, json.dumps(payload).encode(), self.timeout_s)
@@ -45,7 +49,7 @@ class Client:
             raise EngineFailed(f"answered HTTP {status}: {line}", line=line)
         try:
             answer = json.loads(body)
-        except ValueError as error:
+        except (ValueError, RecursionError) as error:
             line = body[:_QUOTE_CHARS].decode("utf-8", "replace")
             raise EngineFailed(f"answered something that is no JSON: {line!r}", line=line) from error
         if not isinstance(answer, dict):
@@ -54,13 +58,39 @@ class Client:
 
     def _request(self, method: str, path: str, body: bytes | None, timeout_s: float) -> tuple[int, bytes]:
         connection = http.client.HTTPConnection(LOOPBACK, self.port, timeout=timeout_s)
+        late = threading.Event()
+
+        def hang_up(held: socket.socket) -> None:
+            late.set()
+            with contextlib.suppress(OSError):
+                held.shutdown(socket.SHUT_RDWR)
+
+        timer: threading.Timer | None = None
         try:
+            connection.connect()
+            timer = threading.Timer(timeout_s, hang_up, [connection.sock])  # the socket's own limit is for each byte
+            timer.daemon = True
+            timer.start()
             headers = {"Content-Type": "application/json", "Connection": "close"}
             connection.request(method, path, body, headers)
-            answer = connection.getresponse()
-            return answer.status, answer.read()
+            with connection.getresponse() as answer:
+                data = answer.read(MAX_ANSWER_BYTES + 1)
+                if answer.length and len(data) <= MAX_ANSWER_BYTES:
+                    raise http.client.IncompleteRead(data, answer.length)
+                status = answer.status
+        except (OSError, http.client.HTTPException) as error:
+            if late.is_set():
+                raise TimeoutError from error
+            raise
         finally:
+            if timer is not None:
+                timer.cancel()
             connection.close()
+        if late.is_set():
+            raise TimeoutError
+        if len(data) > MAX_ANSWER_BYTES:
+            raise EngineFailed(f"gave an answer of more than {MAX_ANSWER_BYTES:,} bytes")
+        return status, data
 
 
 def _message(body: bytes) -> str:
@@ -68,6 +98,6 @@ def _message(body: bytes) -> str:
     try:
         error = json.loads(body)["error"]
         text = error["message"] if isinstance(error, dict) else error
-    except (ValueError, KeyError, TypeError):
-        text = body.decode("utf-8", "replace")
-    return " ".join(str(text).split())[:_QUOTE_CHARS]
+    except (ValueError, KeyError, TypeError, RecursionError):
+        text = body[:_QUOTE_BYTES].decode("utf-8", "replace")
+    return " ".join(str(text)[:_QUOTE_BYTES].split())[:_QUOTE_CHARS]

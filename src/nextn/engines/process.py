@@ -1,4 +1,4 @@
-"""A guarded engine process and its log file."""
+"""A guarded engine process and its log, of which the first and the last bytes are kept in memory."""
 
 from __future__ import annotations
 
@@ -7,21 +7,23 @@ import os
 import signal
 import subprocess
 import sys
-import tempfile
 import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from nextn.errors import EngineMissing, StorageError
+from nextn.engines.deaths import named, signal_of
+from nextn.engines.ring import Drain, LogFile, Ring
+from nextn.errors import EngineMissing
 
-STOP_GRACE_S = 5.0
-"""Seconds an engine has between SIGTERM and SIGKILL."""
-GUARD = Path(__file__).with_name("guard.py")
-"""The script between nextn and an engine."""
+STOP_GRACE_S = 5.0  # seconds an engine has between SIGTERM and SIGKILL
+_LAST_WORDS_S = 1.0  # how long an engine that has ended may keep its output open through a process it left behind
+GUARD = Path(__file__).with_name("guard.py")  # the script between nextn and an engine
 
 
 class EngineProcess:
     """One engine under its guard, in a session of its own: Ctrl-C reaches nextn only, which then stops it.
+
+    Its log is kept in memory (see `Ring`) and becomes a file when it is asked for, or at the end when `log` names it.
 
     Raises StorageError when the log cannot be written, EngineMissing when no process can be started.
     """
@@ -34,16 +36,9 @@ class EngineProcess:
         cwd: Path | None = None,
         log: Path | None = None,
     ) -> None:
-        self._keep_always = log is not None
-        try:
-            if log is None:
-                handle, name = tempfile.mkstemp(prefix="nextn-engine-", suffix=".log")
-                self.log = Path(name)
-            else:
-                self.log = log
-                handle = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o644)
-        except OSError as error:
-            raise StorageError(f"cannot write the engine's log {log or tempfile.gettempdir()}: {error}") from error
+        self._file = LogFile(log)
+        self._settled = self._stopped = False
+        output, handle = os.pipe()
         guard = [sys.executable, "-I", "-S", str(GUARD), str(STOP_GRACE_S)]
         try:
             self._guard = subprocess.Popen(
@@ -56,10 +51,17 @@ class EngineProcess:
                 start_new_session=True,
             )
         except OSError as error:
-            self.log.unlink(missing_ok=True)
+            os.close(output)
+            self._file.discard()
             raise EngineMissing(f"cannot start a process for {command[0]}: {error}") from error
         finally:
             os.close(handle)
+        self._drain = Drain(output, Ring())
+
+    @property
+    def log(self) -> Path:
+        """The log as a file, as far as the engine has printed it; `stop` completes it. Raises StorageError."""
+        return self._file.save(self._drain.ring.read(), whole=self._stopped)
 
     @property
     def pid(self) -> int:
@@ -71,10 +73,14 @@ class EngineProcess:
         code = self._guard.poll()
         if code is None:
             return None
-        number = code - 128 if code > 128 else -code
-        if number in set(signal.Signals):
-            return f"signal {number} ({signal.Signals(number).name})"
-        return f"exit code {code}"
+        self._settle()
+        return f"exit code {code}" if self.signal is None else named(self.signal)
+
+    @property
+    def signal(self) -> int | None:
+        """The number of the signal that ended the engine; None while it runs, or when it ended by itself."""
+        code = self._guard.poll()
+        return None if code is None else signal_of(code)
 
     def wait_ended(self, timeout_s: float) -> str | None:
         """Like `ended`, giving a dying engine up to `timeout_s` seconds."""
@@ -83,20 +89,18 @@ class EngineProcess:
         return self.ended()
 
     def read_log(self, start: int = 0) -> str:
-        """The log from byte `start` on; "" when there is none any more."""
-        try:
-            with self.log.open("rb") as file:
-                file.seek(start)
-                return file.read().decode("utf-8", "replace")
-        except OSError:
-            return ""
+        """What is kept of the log from byte `start` on."""
+        return self._drain.ring.read(start).decode("utf-8", "replace")
 
     def log_size(self) -> int:
-        """The log's size in bytes."""
-        try:
-            return self.log.stat().st_size
-        except OSError:
-            return 0
+        """Bytes that the engine has printed so far, whatever is kept of them."""
+        return self._drain.ring.size
+
+    def _settle(self) -> None:
+        """Have the last words of an engine that has ended."""
+        if not self._settled:
+            self._settled = True
+            self._drain.wait(_LAST_WORDS_S)
 
     def stop(self) -> None:
         """End the engine's whole group and reap the guard; harmless twice. The log stays."""
@@ -115,10 +119,13 @@ class EngineProcess:
             except KeyboardInterrupt as error:  # a second Ctrl-C must not leave the engine behind
                 interrupted = error
                 deadline = min(deadline, time.monotonic() + STOP_GRACE_S + 1)
+        self._settle()
+        self._stopped = True
+        if self._file.path is not None:
+            self._file.save(self._drain.ring.read(), whole=True)
         if interrupted is not None:
             raise interrupted
 
     def discard_log(self) -> None:
         """Delete the log unless the caller named it."""
-        if not self._keep_always:
-            self.log.unlink(missing_ok=True)
+        self._file.discard()

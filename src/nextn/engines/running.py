@@ -5,14 +5,17 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Callable, Sequence
+from pathlib import Path
 from types import TracebackType
 from typing import Any, NoReturn
 
 from nextn.engines import logs
+from nextn.engines.activity import Silence
 from nextn.engines.base import Completion, Launch, MemoryUse
+from nextn.engines.deaths import explained
 from nextn.engines.http import Client
 from nextn.engines.process import EngineProcess
-from nextn.errors import EngineFailed, EngineRefused
+from nextn.errors import EngineFailed, EngineRefused, StorageError
 
 _LOG_LAG_S = 1.0  # the engine writes its log in a thread of its own, behind its answers
 _DYING_S = 5.0  # between a broken connection and the end of the process
@@ -39,7 +42,6 @@ class RunningServer:
         self._logs_acceptance = True
         self._stopped = False
         self._failed = False
-        self.log = process.log
         self.memory: list[MemoryUse] = []
         try:
             self._wait_ready(port_of)
@@ -49,7 +51,8 @@ class RunningServer:
             raise
 
     def _wait_ready(self, port_of: Callable[[str], int | None]) -> None:
-        deadline = time.monotonic() + self._launch.start_timeout_s
+        began = time.monotonic()
+        silence = Silence(self._process, self._launch.silence_timeout_s, began)
         pause = 0.01
         while True:
             ended = self._process.ended()
@@ -61,26 +64,47 @@ class RunningServer:
                 if self._client.healthy():
                     self.memory = logs.memory_use(self._process.read_log())
                     return
-            if time.monotonic() > deadline:
-                raise EngineFailed(
-                    f"{self._name} had not loaded {self._launch.model} after "
-                    f"{self._launch.start_timeout_s:g} s (its log: {self.log})",
-                    log=self.log,
-                )
+            now, what = time.monotonic(), ""
+            if now - began > self._launch.start_timeout_s:
+                what = f"had not loaded {self._launch.model} after {self._launch.start_timeout_s:g} s"
+            elif silence.seconds(now) > self._launch.silence_timeout_s:
+                limit = self._launch.silence_timeout_s
+                what = f"hangs while it loads {self._launch.model}: for {limit:g} s it said nothing and did nothing"
+            if what:
+                log = self._kept_log()
+                raise EngineFailed(f"{self._name} {what}{_named(log)}", log=log)
             time.sleep(pause)
             pause = min(0.25, pause * 1.3)
 
     def _refuse(self, ended: str) -> NoReturn:
-        line = logs.decisive_line(self._process.read_log()) or ended
-        if line == "signal 9 (SIGKILL)":
-            line += ", as when memory runs out"
+        said = logs.decisive_line(self._process.read_log())
+        line = said or ended
         beside = f" with {self._launch.sidecar}" if self._launch.sidecar and self._launch.n_max else ""
+        number, log = self._process.signal, self._kept_log()
+        if number is not None:
+            why = explained(number) + (f" ({said})" if said else "")
+            raise EngineFailed(
+                f"{self._name} died while loading {self._launch.model}{beside}: {why}{_named(log)}",
+                line=line,
+                log=log,
+                signal=number,
+            )
         aim = "draft with" if self._launch.n_max else "load"
         raise EngineRefused(
-            f"{self._name} refused to {aim} {self._launch.model}{beside}: {line} (its log: {self.log})",
-            line=line,
-            log=self.log,
+            f"{self._name} refused to {aim} {self._launch.model}{beside}: {line}{_named(log)}", line=line, log=log
         )
+
+    @property
+    def log(self) -> Path:
+        """See `Running.log`. Raises StorageError."""
+        return self._process.log
+
+    def _kept_log(self) -> Path | None:
+        """The log of a failure; None where it cannot be written: the failure matters more."""
+        try:
+            return self.log
+        except StorageError:
+            return None
 
     @property
     def session(self) -> int:
@@ -195,11 +219,15 @@ class RunningServer:
         self._failed = True
         what, line = str(error), error.line
         ended = self._process.wait_ended(0.0 if line or "no answer" in what else _DYING_S)
+        number = self._process.signal
         if ended is not None:
-            line = logs.decisive_line(self._process.read_log()) or ended
-            what = f"died while answering: {ended}" + (f": {line}" if line != ended else "")
+            said = logs.decisive_line(self._process.read_log())
+            line = said or ended
+            what = "died while answering: " + (ended if number is None else explained(number))
+            what += f" ({said})" if said else ""
+        log = self._kept_log()
         raise EngineFailed(
-            f"{self._name} with {self._launch.model} {what} (its log: {self.log})", line=line, log=self.log
+            f"{self._name} with {self._launch.model} {what}{_named(log)}", line=line, log=log, signal=number
         ) from error
 
     def stop(self) -> None:
@@ -218,6 +246,10 @@ class RunningServer:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self.stop()
+
+
+def _named(log: Path | None) -> str:
+    return "" if log is None else f" (its log: {log})"
 
 
 def _finite(value: object) -> float:

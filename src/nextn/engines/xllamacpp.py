@@ -14,13 +14,16 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from nextn.engines.base import Launch, refuse_parts
+from nextn.engines.deaths import explained, signal_of
 from nextn.engines.process import EngineProcess
+from nextn.engines.ring import ask
 from nextn.engines.running import RunningServer
-from nextn.errors import EngineMissing
+from nextn.errors import EngineFailed, EngineMissing
 
 PACKAGE_ROOT = Path(__file__).resolve().parents[2]  # the folder that holds the nextn package
 _LISTENING = re.compile(r"^nextn: listening on port (\d+)$", re.MULTILINE)
 _PROBE_S = 60.0
+_QUOTE_CHARS = 300
 
 
 def _child(python: str, *args: str) -> list[str]:
@@ -35,10 +38,8 @@ def _environment() -> dict[str, str]:
 class Xllamacpp:
     """llama.cpp as xllamacpp wraps it; implements `Engine`."""
 
-    version: str
-    """The wheel's version, and llama.cpp's build and commit where the wheel knows them."""
-    python: str = sys.executable
-    """The interpreter whose environment has the wheel."""
+    version: str  # the wheel's version, and llama.cpp's build and commit where the wheel knows them
+    python: str = sys.executable  # the interpreter whose environment has the wheel
 
     name = "xllamacpp"
 
@@ -49,7 +50,10 @@ class Xllamacpp:
 
     @classmethod
     def find(cls) -> Xllamacpp:
-        """The installed wheel. Raises EngineMissing when there is none or it does not load."""
+        """The installed wheel.
+
+        Raises EngineMissing when there is none or it does not load, EngineFailed when it dies of a signal.
+        """
         if not cls.installed():
             raise EngineMissing("xllamacpp is not installed: pip install 'nextn[engine]', or name a llama-server")
         return cls(_version(sys.executable))
@@ -70,12 +74,16 @@ class Xllamacpp:
             "sidecar": None if launch.sidecar is None else os.fspath(launch.sidecar.absolute()),
             "n_max": launch.n_max,
             "p_min": launch.p_min,
-            "n_ctx": launch.n_ctx,
+            "n_ctx": launch.n_ctx * launch.slots,
+            "slots": launch.slots,
             "threads": launch.threads,
             "extra": list(launch.extra_args),
         }
         process = EngineProcess(
-            _child(self.python, json.dumps(setup)), env=_environment(), cwd=PACKAGE_ROOT, log=_absolute(launch.log)
+            _child(self.python, json.dumps(setup)),
+            env={**_environment(), **launch.waiting()},
+            cwd=PACKAGE_ROOT,
+            log=_absolute(launch.log),
         )
         return RunningServer(self.name, launch, process, _port)
 
@@ -117,20 +125,19 @@ def _port(log: str) -> int | None:
 @functools.cache
 def _version(python: str) -> str:
     try:
-        answer = subprocess.run(
-            _child(python, "--version"),
-            env=_environment(),
-            cwd=PACKAGE_ROOT,
-            stdin=subprocess.DEVNULL,
-            capture_output=True,
-            timeout=_PROBE_S,
-            check=True,
-        )
-        known = json.loads(answer.stdout.splitlines()[-1])
-    except (OSError, subprocess.SubprocessError, ValueError, IndexError) as error:
-        words = getattr(error, "stderr", None) or str(error).encode()
-        last = words.decode("utf-8", "replace").strip().splitlines()[-1:] or ["it gave no reason"]
-        raise EngineMissing(f"xllamacpp is installed and does not load: {last[0]}") from error
+        code, said = ask(_child(python, "--version"), env=_environment(), timeout_s=_PROBE_S, cwd=PACKAGE_ROOT)
+    except (OSError, subprocess.SubprocessError) as error:
+        raise EngineMissing(f"xllamacpp is installed and does not load: {error}") from error
+    if (number := signal_of(code)) is not None:
+        died = explained(number)
+        raise EngineFailed(f"xllamacpp died of {died}, when it was loaded", line=died, signal=number)
+    lines = said.strip().splitlines()
+    answers = [line for line in lines if line.startswith("{")] if code == 0 else []
+    try:
+        known = json.loads(answers[-1])
+    except (ValueError, IndexError, RecursionError) as error:
+        last = lines[-1][:_QUOTE_CHARS] if lines else "it gave no reason"
+        raise EngineMissing(f"xllamacpp is installed and does not load: {last}") from error
     version = known.get("version") or "version unknown"
     build = known.get("build_info") or {}
     parts = []

@@ -9,8 +9,9 @@ from operator import length_hint
 from pathlib import Path
 
 from ..errors import FormatError, UnsupportedFormat
-from .header import DEFAULT_ALIGNMENT, FIXED_BYTES, MAGIC, Header, TensorInfo, pad_to
+from .header import DEFAULT_ALIGNMENT, FIXED_BYTES, MAGIC, UNREADABLE, Header, TensorInfo, pad_to
 from .kv import KV, SCALAR_SIZE, Buffer, KVType, printable
+from .strangers import MOST_BYTES, by_content
 
 VERSIONS = (2, 3)
 MAX_DIMS = 4  # GGML_MAX_DIMS
@@ -20,7 +21,8 @@ MAX_ARRAY_DEPTH = 4
 MAX_HEADER_BYTES = 1 << 28  # those of real models take about 10 MB; a damaged length may say anything
 _MIN_KV_BYTES = 8 + 1 + 4 + 1
 _MIN_TENSOR_BYTES = 8 + 1 + 4 + 4 + 8
-_U64 = struct.Struct("<Q")
+_U32, _U64 = struct.Struct("<I"), struct.Struct("<Q")
+_TENSOR_TAILS = [struct.Struct(f"<{n_dims}QIQ") for n_dims in range(MAX_DIMS + 1)]  # ne, type, offset
 
 
 class _Short(Exception):
@@ -80,10 +82,9 @@ class HeaderParser:
     def _want(self, end: int, what: str, guess: int = 0) -> None:
         if end > self.file_size:
             raise self._fail(
-                f"the header ends inside {what}: the file is truncated or damaged, get it again",
+                f"the header ends inside {what}: the file ends at byte {self.file_size:,} of at least {end:,}: the "
+                "download is incomplete, or the file is damaged; resume it, or get the file again",
                 self._pos,
-                f"{end:,} bytes",
-                f"{self.file_size:,}",
             )
         if end > MAX_HEADER_BYTES:
             raise self._fail(
@@ -98,7 +99,14 @@ class HeaderParser:
     def _fixed(self) -> None:
         self._want(min(4, self.file_size), "the magic number")
         magic = bytes(self._buffer[:4])
+        if magic == UNREADABLE:
+            raise self._fail(
+                "a change in place of this file was interrupted or is under way: end it with 'nextn recover'", 0
+            )
         if magic != MAGIC:
+            known = by_content(bytes(self._buffer[:MOST_BYTES]))
+            if known is not None:
+                raise FormatError(known, path=self.path)
             found = "an empty file" if not magic else repr(magic)
             raise self._fail("this is not a GGUF file", 0, "'GGUF'", found)
         self._want(FIXED_BYTES, "the first 24 bytes")
@@ -126,7 +134,8 @@ class HeaderParser:
         ):
             if count * least > room:
                 raise self._fail(
-                    f"the header promises more {what} than the file can hold",
+                    f"the header promises more {what} than the file can hold: the download is incomplete, or the file "
+                    "is damaged",
                     offset,
                     f"at most {room // least:,}",
                     f"{count:,}",
@@ -184,7 +193,8 @@ class HeaderParser:
         room = self.file_size - pos - 12
         if n_items * least > room:
             raise self._fail(
-                f"the array '{key}' promises more items than the file can hold",
+                f"the array '{key}' promises more items than the file can hold: the download is incomplete, or the "
+                "file is damaged",
                 pos + 4,
                 f"at most {room // least:,}",
                 f"{n_items:,}",
@@ -242,6 +252,43 @@ class HeaderParser:
         return pos
 
     def _tensor(self) -> None:
+        if not self._sound_tensor():
+            self._doubtful_tensor()
+
+    def _sound_tensor(self) -> bool:
+        """Take the next tensor info when it is whole and nothing is wrong with it: the loop of large tables."""
+        buffer, pos = self._buffer, self._pos
+        if pos + 8 > len(buffer):
+            return False
+        end = pos + 8 + int(_U64.unpack_from(buffer, pos)[0])
+        if end + 4 > len(buffer) or end - pos > MAX_NAME_BYTES:
+            return False
+        name = bytes(buffer[pos + 8 : end]).decode("utf-8", "surrogateescape")
+        (n_dims,) = _U32.unpack_from(buffer, end)
+        if n_dims > MAX_DIMS or name in self._names or end + 16 + n_dims * 8 > len(buffer):
+            return False
+        *ne, type_id, offset = _TENSOR_TAILS[n_dims].unpack_from(buffer, end + 4)
+        n_elements = 1
+        for n in ne:
+            n_elements *= n or 1
+        end += 16 + n_dims * 8
+        fits = n_elements < 1 << 62 and not offset % self._alignment and self._is_placed(offset)
+        if not fits or end > self.file_size or end > MAX_HEADER_BYTES:
+            return False
+        self._names.add(name)
+        self._tensors.append(TensorInfo(name, tuple(ne), type_id, offset))
+        self._pos = end
+        return True
+
+    def _is_placed(self, offset: int) -> bool:
+        """Whether data lies inside the file, or right after the tensor before, in a file that was cut short."""
+        if offset <= self.file_size:
+            return True
+        size = self._tensors[-1].computed_size_bytes if self._tensors else None
+        return size is not None and offset == pad_to(self._tensors[-1].offset + size, self._alignment)
+
+    def _doubtful_tensor(self) -> None:
+        """The same step by step: says what is wrong, or that more bytes are wanted."""
         start = self._pos
         name, pos = self._text(start, MAX_NAME_BYTES, f"the name of tensor {len(self._tensors)}")
         shown = printable(name)
@@ -259,7 +306,7 @@ class HeaderParser:
             raise self._fail(
                 f"the shape of tensor '{shown}' is absurd", pos + 4, "fewer than 2^62 elements", str(info.ne)
             )
-        if info.offset % self._alignment or info.offset > self.file_size:
+        if info.offset % self._alignment or not self._is_placed(info.offset):
             raise self._fail(
                 f"the offset of tensor '{shown}' is wrong",
                 end - 8,
@@ -297,11 +344,3 @@ class HeaderParser:
                 "'general.alignment' is wrong", kv.start, "a power of two from 8 to 1,048,576", f"{value:,}"
             )
         return value
-
-
-def parse_header(buffer: Buffer, file_size: int | None = None, path: Path | None = None) -> Header:
-    """Parse a header that lies wholly in `buffer` (see HeaderParser for one that still arrives)."""
-    header = HeaderParser(len(buffer) if file_size is None else file_size, path).feed(buffer)
-    if header is None:
-        raise FormatError("the buffer ends inside the header", path=path, offset=len(buffer))
-    return header

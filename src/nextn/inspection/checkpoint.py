@@ -3,24 +3,27 @@
 from __future__ import annotations
 
 from collections import Counter
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
 
-from ..archs import BY_CLASS
+from ..archs import of_classes
 from ..block.from_checkpoint import block_from_checkpoint
 from ..block.model import Block
-from ..errors import FormatError, NoBlock, UnsupportedModel
+from ..diagnosis.examine import Diagnosis
+from ..diagnosis.finding import Finding
+from ..errors import FormatError, IncompleteModel, NoBlock, UnsupportedModel
 from ..gguf.kv import printable
 from ..remote.opening import Opened
+from ..schemas.base import Documented, filled
+from ..schemas.inspect import InspectDocument
+from ..shell import shell
 from ..sources.checkpoint import Checkpoint
+from .model import hints_of, problems_of
 
-if TYPE_CHECKING:
-    from collections.abc import Callable
-    Progress = Callable[[int, int], None]
 
 @dataclass(frozen=True)
-class CheckpointInspection:
+class CheckpointInspection(Documented):
     """A checkpoint as a donor: what its config, its index and the headers of the block's shards tell."""
 
     checkpoint: Checkpoint
@@ -32,6 +35,9 @@ class CheckpointInspection:
     size_bytes: int | None  # of all weight files, as far as the index or the server tells
     problems: tuple[str, ...]
     hints: tuple[str, ...]
+    n_files: int = 0
+    n_tensors: int = 0
+    findings: tuple[Finding, ...] = ()  # those of doctor
     types: dict[str, int] = field(default_factory=dict)  # dtype -> bytes of the block
     revision: str | None = None
     bytes_downloaded: int = 0
@@ -46,56 +52,41 @@ class CheckpointInspection:
         """Engine -> what it does with it."""
         return {}
 
-    def to_json(self) -> dict[str, Any]:
-        """JSON as in the schema of inspect."""
-        files = set(self.checkpoint.weight_map.values())
-        return {
-            "version": 1,
-            "path": self.where,
-            "revision": self.revision,
-            "name": self.checkpoint.folder.name,
-            "architecture": self.architecture,
-            "n_layer_trunk": self.n_layer_trunk,
-            "n_layer_nextn": self.n_layer_nextn,
-            "shape": self.shape,
-            "block_bytes": self.block_bytes,
-            "size_bytes": self.size_bytes,
-            "n_files": len(files),
-            "n_tensors": len(self.checkpoint.weight_map),
-            "n_vocab": self.checkpoint.integer("vocab_size"),
-            "gguf_version": None,
-            "alignment": None,
-            "types": self.types,
-            "provenance": None,
-            "sidecars": [],
-            "runs_on": self.runs_on,
-            "problems": list(self.problems),
-            "hints": list(self.hints),
-            "block_sha256": self.block_sha256,
-            "bytes_downloaded": self.bytes_downloaded,
-        }
+    @property
+    def document(self) -> InspectDocument:
+        """What --json prints."""
+        return filled(
+            InspectDocument,
+            self,
+            path=self.where,
+            name=self.checkpoint.folder.name,
+            n_vocab=self.checkpoint.integer("vocab_size"),
+            gguf_version=None,
+            alignment=None,
+            findings=[finding.entry for finding in self.findings],
+        )
 
 
-def inspect_checkpoint(found: Opened) -> CheckpointInspection:
-    """Look into a checkpoint: what is wrong with its block is a problem in the result."""
+
+def inspect_checkpoint(found: Opened, diagnosis: Diagnosis) -> CheckpointInspection:
+    """Look into a checkpoint whose names were diagnosed."""
     checkpoint = found.checkpoint
     assert checkpoint is not None
-    problems: list[str] = []
-    hints: list[str] = []
+    hints = list(hints_of(diagnosis))
     block: Block | None = None
-    try:
+    with suppress(NoBlock, UnsupportedModel, FormatError, IncompleteModel):  # the diagnosis says why not
         block = block_from_checkpoint(checkpoint)
-    except NoBlock as error:
-        (problems if "promises" in str(error) else hints).append(str(error))
-    except (UnsupportedModel, FormatError) as error:
-        problems.append(str(error))
-    family = next((BY_CLASS[name] for name in checkpoint.classes if name in BY_CLASS), None)
+    family = of_classes(checkpoint.classes)
     types: Counter[str] = Counter()
     for tensor in block.tensors if block else ():
         for span in tensor.rows.spans:
             types[span.tensor.dtype.lower()] += span.read_bytes
     if block is not None:
-        hints.append(f"put its block onto a quant with 'nextn attach TRUNK.gguf --from {found.name}'.")
+        hints.append(f"put its block onto a quant with: {shell('nextn', 'attach', 'TRUNK.gguf', '--from', found.name)}")
+    try:
+        weights = checkpoint.weight_map
+    except IncompleteModel:
+        weights = {}
     return CheckpointInspection(
         checkpoint=checkpoint,
         where=found.name,
@@ -103,20 +94,23 @@ def inspect_checkpoint(found: Opened) -> CheckpointInspection:
         n_layer_trunk=checkpoint.integer("num_hidden_layers") or 0,
         n_layer_nextn=block.n_layer_nextn if block else 0,
         block_bytes=block.read_bytes if block else 0,
-        size_bytes=_size_bytes(found, checkpoint),
-        problems=tuple(printable(found.text(problem), 1000) for problem in problems),
+        size_bytes=_size_bytes(found, set(weights.values())),
+        n_files=len(set(weights.values())),
+        n_tensors=len(weights),
+        problems=problems_of(diagnosis),
         hints=tuple(printable(found.text(hint), 1000) for hint in hints),
+        findings=diagnosis.findings,
         types=dict(types.most_common()),
         revision=found.revision,
         bytes_downloaded=found.bytes_downloaded,
     )
 
 
-def _size_bytes(found: Opened, checkpoint: Checkpoint) -> int | None:
+def _size_bytes(found: Opened, files: set[str]) -> int | None:
     """Bytes of all weight files; no file is asked for it."""
-    files = set(checkpoint.weight_map.values())
     if found.remote is None:
-        paths = [checkpoint.folder / file for file in files]
+        assert found.checkpoint is not None
+        paths = [found.checkpoint.folder / file for file in files]
         return sum(path.stat().st_size for path in paths) if all(path.exists() for path in paths) else None
     sizes = found.remote.place.sizes()
     names = [found.remote.prefix + file for file in files]

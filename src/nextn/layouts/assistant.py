@@ -1,20 +1,20 @@
 """Gemma 4's assistants: drafts that are sidecars by nature. They are placed beside their model, and never converted.
 
 An assistant has no block to attach: all of it drafts, over the target's own embeddings and KV cache. Source: llama.cpp
-b11434, src/models/gemma4-assistant.cpp; ik_llama.cpp 8337e4cd, which also knows its own converter's name for them.
+b11549, src/models/gemma4-assistant.cpp; ik_llama.cpp 8337e4cd, which also knows its own converter's name for them.
 """
 
 from __future__ import annotations
 
 import os
 
-from ..archs.base import ASSISTANTS
+from ..archs.others import ASSISTANTS
 from ..errors import BlockPresent, DonorMismatch, UsageError
 from ..gguf.files import Model
 from ..writing.plan import Link, Plan
-from . import naming
-from .fit import TOKEN_TYPES, TOKENS, compare_tokens
-from .options import Options
+from . import naming, places
+from .donor_check import TOKEN_TYPES, TOKENS, compare_tokens
+from .options import AttachOptions
 
 _WIDTH_OUT = "embedding_length_out"  # hidden size of the target
 
@@ -24,19 +24,13 @@ def is_assistant(model: Model) -> bool:
     return model.header.get("general.architecture") in ASSISTANTS
 
 
-def plan_place(trunk: Model, assistant: Model, options: Options) -> Plan:
+def plan_place(trunk: Model, assistant: Model, options: AttachOptions) -> Plan:
     """A link to `assistant` beside `trunk`, under a name that llama.cpp finds.
 
     Raises DonorMismatch when it is not made for this model, UsageError for options that would change it, BlockPresent
     when it lies there already.
     """
-    wanted = ASSISTANTS[assistant.architecture]
-    where = f"{assistant.entry} does not fit {trunk.entry.name}"
-    if trunk.architecture != wanted:
-        raise DonorMismatch(f"{where}: it drafts for '{wanted}', and the model is '{trunk.architecture}'.")
-    out, own = assistant.arch_int(_WIDTH_OUT), trunk.arch_int("embedding_length")
-    if out and own and out != own:
-        raise DonorMismatch(f"{where}: it is made for a hidden size of {out:,}, and the model's is {own:,}.")
+    about_tokens = check_assistant(trunk, assistant)
     asked = [
         flag
         for flag, value in (
@@ -55,13 +49,13 @@ def plan_place(trunk: Model, assistant: Model, options: Options) -> Plan:
             f"{assistant.entry}: a sidecar is one file, and this is a shard set; engines would not find it."
         )
     notes = ["an assistant of Gemma 4 is a sidecar by nature: it is placed, not converted"]
-    notes += _tokens(trunk, assistant, where)
+    notes += about_tokens
     file = assistant.files[0]
     kind = naming.split_quant(assistant.base_name)[1] or max(
         ((file.stored_size(info), info.type_name.upper()) for info in file.header.tensors), default=(0, "F16")
     )[1]
     folder, name = naming.resolve_output(
-        options.out, naming.default_folder(trunk), naming.sidecar_name(trunk, kind)
+        options.out, places.sidecar_folder(trunk), naming.sidecar_name(trunk, kind)
     )
     target = folder / name
     if target.exists() and os.path.samefile(target, file.path):  # noqa: PTH121 - links are followed
@@ -70,9 +64,21 @@ def plan_place(trunk: Model, assistant: Model, options: Options) -> Plan:
         notes.append(f"{name} does not start with 'mtp-': engines find it only when it is passed with -md")
     return Plan(
         verb="attach", layout="sidecar", folder=folder,
-        outputs=(Link(name, file.path, file.size_bytes, options.link),),
+        outputs=(Link(name, file.path, file.size_bytes, options.link, file.stamp),),
         entry=trunk.entry, sidecar=target, header_bytes=trunk.header_bytes + assistant.header_bytes, notes=tuple(notes),
     )  # fmt: skip
+
+
+def check_assistant(trunk: Model, assistant: Model) -> list[str]:
+    """Raise DonorMismatch when the assistant is not made for this model; return warnings."""
+    wanted = ASSISTANTS[assistant.architecture]
+    where = f"{assistant.entry} does not fit {trunk.entry.name}"
+    if trunk.architecture != wanted:
+        raise DonorMismatch(f"{where}: it drafts for '{wanted}', and the model is '{trunk.architecture}'.")
+    out, own = assistant.arch_int(_WIDTH_OUT), trunk.arch_int("embedding_length")
+    if out and own and out != own:
+        raise DonorMismatch(f"{where}: it is made for a hidden size of {out:,}, and the model's is {own:,}.")
+    return _tokens(trunk, assistant, where)
 
 
 def _tokens(trunk: Model, assistant: Model, where: str) -> list[str]:

@@ -1,4 +1,4 @@
-"""Attach: a block onto a trunk, as shards, as a sidecar, or bundled."""
+"""Attach: a block onto a trunk, as shards, as a sidecar, bundled, or in place."""
 
 from __future__ import annotations
 
@@ -15,9 +15,9 @@ from ..gguf.header import DEFAULT_ALIGNMENT, build_header, place
 from ..gguf.kv import KV, edit
 from ..gguf.types import TensorType
 from ..writing.plan import Link, NewBytes, NewFile, Plan
-from . import aim, build, metadata, naming, qkv
-from .fit import check_fit, check_trunk, n_layer_trunk
-from .options import LAYOUTS, Options
+from . import build, for_engine, in_place, metadata, naming, places, qkv
+from .donor_check import check_fit, check_trunk, n_layer_trunk
+from .options import IN_PLACE, LAYOUTS, AttachOptions
 from .sidecar import main_type_of, sidecar_kvs, sidecar_roots, trunk_head
 
 MAX_SHARDS_OLD_IK = 64  # GGML_MAX_CONTEXTS, one context for each shard
@@ -29,10 +29,10 @@ class _Job:
     block: Block
     family: Family
     n_trunk: int
-    options: Options
+    options: AttachOptions
     notes: list[str] = field(default_factory=list)
     qkv: str | None = None  # the form to write
-    aimed: aim.Aimed = field(default_factory=lambda: aim.Aimed("bundle"))
+    engine_form: for_engine.EngineForm = field(default_factory=lambda: for_engine.EngineForm("bundle"))
 
     @property
     def provenance(self) -> tuple[str, str | None]:
@@ -44,12 +44,13 @@ class _Job:
     def block_parts(self) -> list[build.Part]:
         """The block's tensors, and the draft head when one is asked for."""
         wanted = self.options.draft_head
-        skip = [*([DRAFT_HEAD] if wanted is not None else []), *self.aimed.leave_out]
+        skip = [*([DRAFT_HEAD] if wanted is not None else []), *self.engine_form.leave_out]
         parts = build.block_parts(self.block, self.n_trunk, self.options.type, self.notes, skip)
-        aim.check_trunk(self.options.aim, self.trunk.items())
-        aim.check_block(self.options.aim, [part.info.type for part in parts if part.info.type is not None])
-        if wanted is not None and self.aimed.head_name is not None:
-            parts.append(build.from_trunk(self.aimed.head_name, *trunk_head(self.trunk), wanted, self.notes))
+        for_engine.check_trunk(self.options.for_engine, self.trunk.items())
+        kinds = [part.info.type for part in parts if part.info.type is not None]
+        for_engine.check_block(self.options.for_engine, kinds)
+        if wanted is not None and self.engine_form.head_name is not None:
+            parts.append(build.from_trunk(self.engine_form.head_name, *trunk_head(self.trunk), wanted, self.notes))
         elif wanted is not None:
             file, info = trunk_head(self.trunk)
             for layer in range(self.block.n_layer_nextn):
@@ -66,7 +67,7 @@ def default_layout(trunk: Model) -> str:
     return "shards" if len(trunk.files) > 1 and not (family and family.only_sidecar) else "sidecar"
 
 
-def plan_attach(trunk: Model, block: Block, options: Options) -> Plan:
+def plan_attach(trunk: Model, block: Block, options: AttachOptions) -> Plan:
     """The plan that puts `block` onto `trunk`.
 
     Raises DonorMismatch, BlockPresent, UnsupportedModel, QuantizeError, UsageError, FormatError.
@@ -86,21 +87,23 @@ def plan_attach(trunk: Model, block: Block, options: Options) -> Plan:
     if options.layout is not None and options.layout not in LAYOUTS:
         raise UsageError(f"there is no layout '{options.layout}'; choose one of {', '.join(LAYOUTS)}.")
     head = options.draft_head is not None
-    aimed = aim.for_engines(options.aim, family, trunk, block, options.layout, default_layout(trunk), head=head)
-    layout, notes = aimed.layout, [*notes, *aimed.notes]
+    engine_form = for_engine.form_for(
+        options.for_engine, family, trunk, block, options.layout, default_layout(trunk), head=head
+    )
+    layout, notes = engine_form.layout, [*notes, *engine_form.notes]
     if layout != "sidecar" and family.only_sidecar:
         raise UnsupportedModel(
             f"{trunk.entry}: the block of '{family.arch}' runs only beside its trunk ({family.only_sidecar}); "
             "use --layout sidecar."
         )
-    if head and aimed.head_name is None and not family.draft_head:
+    if head and engine_form.head_name is None and not family.draft_head:
         raise UnsupportedModel(
             f"{trunk.entry}: the loader for '{family.arch}' refuses a file with a draft head; leave out --draft-head."
         )
-    job = _Job(trunk, block, family, n_layer_trunk(trunk), options, notes, form, aimed)
+    job = _Job(trunk, block, family, n_layer_trunk(trunk), options, notes, form, engine_form)
     if trunk.header.by_key.keys() & {"quantize.imatrix.file"}:
         job.notes.append("the importance matrix that the trunk was quantized with does not describe the new block")
-    return {"shards": _shards, "sidecar": _sidecar, "bundle": _bundle}[layout](job)
+    return {"shards": _shards, "sidecar": _sidecar, "bundle": _bundle, IN_PLACE: _in_place}[layout](job)
 
 
 def _shaped(block: Block, form: str | None, trunk: Model, wanted: TensorType | None) -> Block:
@@ -135,8 +138,8 @@ def _plan(job: _Job, layout: str, folder: Path, outputs: Iterable[NewFile | Link
 def _bundle(job: _Job) -> Plan:
     """One new file: the trunk's tensors in their order, then the block's."""
     trunk = job.trunk
-    default = naming.bundled_base(trunk.base_name) + ".gguf"
-    folder, name = naming.resolve_output(job.options.out, naming.default_folder(trunk), default)
+    default = naming.bundled_base(places.model_name(trunk)) + ".gguf"
+    folder, name = naming.resolve_output(job.options.out, places.default_folder(trunk), default)
     naming.check_main_name(name)
     new = job.block_parts()
     old = build.trunk_parts(trunk.files)
@@ -154,8 +157,8 @@ def _shards(job: _Job) -> Plan:
     """A new first shard, the others linked, a new last shard with the block."""
     trunk = job.trunk
     count = len(trunk.files) + 1
-    base = naming.bundled_base(trunk.base_name)
-    folder, name = naming.resolve_output(job.options.out, naming.default_folder(trunk) / base, base + ".gguf")
+    base = naming.bundled_base(places.model_name(trunk))
+    folder, name = naming.resolve_output(job.options.out, places.default_folder(trunk) / base, base + ".gguf")
     prefix = naming.set_prefix(name)
     naming.check_main_name(prefix)
     if count > MAX_SHARDS_OLD_IK:
@@ -179,7 +182,7 @@ def _shards(job: _Job) -> Plan:
         )
     ]
     outputs += [
-        Link(shard_name(prefix, i, count), file.path, file.size_bytes, job.options.link)
+        Link(shard_name(prefix, i, count), file.path, file.size_bytes, job.options.link, file.stamp)
         for i, file in enumerate(trunk.files[1:], start=2)
     ]
     entry = shard_name(prefix, 1, count)
@@ -207,7 +210,7 @@ def _sidecar(job: _Job) -> Plan:
     main_type = main_type_of(block)
     kvs = sidecar_kvs(job.kvs(), main_type, job.family)
     default = naming.sidecar_name(trunk, main_type.label)
-    folder, name = naming.resolve_output(options.out, naming.default_folder(trunk), default)
+    folder, name = naming.resolve_output(options.out, places.sidecar_folder(trunk), default)
     header = build.late_header(kvs, parts, trunk.header, _provenance(job, block))
     segments = (header, *build.data_segments(parts, trunk.header.alignment, trunk.files))
     if not name.startswith("mtp-"):
@@ -215,3 +218,11 @@ def _sidecar(job: _Job) -> Plan:
     if any(part.info.name.endswith(EMBED_TOKENS) for part in block):
         job.notes.append("the block brings its own embeddings")
     return _plan(job, "sidecar", folder, [NewFile(name, segments)], trunk.entry, sidecar=folder / name)
+
+
+def _in_place(job: _Job) -> Plan:
+    """The first file itself, with the block after its last tensor."""
+    block = job.block_parts()
+    change, steps = in_place.attached(job.trunk, job.kvs(), block, _provenance(job, block), job.options.room)
+    plan = _plan(job, IN_PLACE, job.trunk.entry.parent, (), job.trunk.entry)
+    return replace(plan, changes=(change,), change_steps=steps)

@@ -7,43 +7,43 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from ..archs import refuse_other_use
-from ..block.model import block_layers, layer_of
-from ..errors import NoBlock, UsageError
+from ..block.anatomy import Anatomy
+from ..errors import FormatError, NoBlock, UsageError
 from ..gguf.files import GGUFFile, Model, shard_name
 from ..gguf.header import TensorInfo
 from ..gguf.kv import KV, edit
 from ..writing.plan import Link, LinkMode, NewBytes, NewFile, Plan
-from . import aim, build, metadata, naming, qkv
-
-# Root tensors that serve drafting only, and that other engines refuse.
-DRAFT_ROOTS = ("output_extra.weight",)
+from . import build, for_engine, metadata, naming, places, qkv
 
 
 @dataclass(frozen=True)
 class TrunkOf:
     """What of a model is its trunk."""
 
-    model: Model
+    seen: Anatomy
     n_layers: int
     kvs: list[KV]  # of the model without its block
 
     def keeps(self, info: TensorInfo) -> bool:
         """Whether a tensor belongs to the trunk."""
-        layer = layer_of(info.name)
-        return (layer is None or layer < self.n_layers) and info.name not in DRAFT_ROOTS
+        return self.seen.of_trunk(info.name)
 
 
 def trunk_of(model: Model) -> TrunkOf:
     """The trunk of a model that may have a block. Raises UsageError for sidecars and donor files, FormatError."""
-    names = list(model.tensors)
-    if not any(layer_of(name) == 0 for name in names):
+    seen = Anatomy.of(model)
+    if seen.is_block_only:
         raise UsageError(
             f"{model.entry}: this is a sidecar or donor file; to run without MTP just do not load it beside the trunk."
         )
     model.check_whole()
-    layers = block_layers(names)
-    n_trunk = layers[0] if layers else model.arch_int("block_count")
-    return TrunkOf(model, n_trunk, metadata.detached_kvs(model, n_trunk) if layers else list(model.kvs))
+    if seen.blocks and seen.blocks[0] < seen.n_trunk:
+        raise FormatError(
+            f"the MTP block is in layer {seen.blocks[0]}, and trunk layers are behind it; get the model again",
+            path=model.entry,
+        )
+    n_trunk = seen.n_trunk
+    return TrunkOf(seen, n_trunk, metadata.detached_kvs(model, n_trunk) if seen.blocks else list(model.kvs))
 
 
 def without_block(model: Model) -> Model:
@@ -90,22 +90,21 @@ def plan_detach(
     UsageError for sidecars and donor files, QuantizeError for q, k and v that cannot be moved as they are.
     """
     refuse_other_use(model.architecture, model.entry)
-    names = list(model.tensors)
-    layers = block_layers(names)
-    if not layers and form is None:
+    if not Anatomy.of(model).has_block and form is None:
         raise NoBlock(f"{model.entry}: there is no MTP block in this model, so there is nothing to take off.")
     trunk = trunk_of(model)
     n_trunk, kvs, keep = trunk.n_layers, trunk.kvs, trunk.keeps
-    aim.check_name(engine)
-    aim.check_trunk(engine, (each for each in model.items() if keep(each[1])))
-    if engine in (aim.IK, aim.BOTH) and any(kv.key.endswith(".nextn_predict_layers") and kv.value for kv in kvs):
+    for_engine.check_name(engine)
+    for_engine.check_trunk(engine, (each for each in model.items() if keep(each[1])))
+    counts = any(kv.key.endswith(".nextn_predict_layers") and kv.value for kv in kvs)
+    if engine in (for_engine.IK, for_engine.BOTH) and counts:
         kvs = edit(kvs, put=[metadata.count_kv(model, "block_count", n_trunk)],
                    drop=[f"{model.architecture}.nextn_predict_layers"])  # fmt: skip
     base = naming.trunk_base(model.base_name)
     if form is not None:
         return _reshaped(model, kvs, keep, base, out, n_trunk, form)
     if len(model.files) == 1:
-        folder, name = naming.resolve_output(out, naming.default_folder(model), base + ".gguf")
+        folder, name = naming.resolve_output(out, places.default_folder(model), base + ".gguf")
         naming.check_main_name(name)
         new = _rewritten(name, metadata.as_single_file(kvs, model), model.files[0], keep)
         return _plan(model, folder, (new,), folder / name)
@@ -129,7 +128,7 @@ def _reshaped(
         raise UsageError(
             f"{model.entry}: no layer of '{model.architecture}' has q, k and v to fuse or split; leave out --qkv."
         )
-    folder, name = naming.resolve_output(out, naming.default_folder(model), f"{base}-{form}-qkv.gguf")
+    folder, name = naming.resolve_output(out, places.default_folder(model), f"{base}-{form}-qkv.gguf")
     naming.check_main_name(name)
     parts = build.reshaped(build.trunk_parts(model.files, keep), qkv.trunk_tensors(model, n_trunk, form))
     like = model.header
@@ -146,7 +145,7 @@ def _detach_set(
     out: Path | str | None,
     link: LinkMode,
 ) -> Plan:
-    folder, name = naming.resolve_output(out, naming.default_folder(model) / base, base + ".gguf")
+    folder, name = naming.resolve_output(out, places.default_folder(model) / base, base + ".gguf")
     prefix = naming.set_prefix(name)
     naming.check_main_name(prefix)
     first, *others = model.files
@@ -162,7 +161,7 @@ def _detach_set(
         name = shard_name(prefix, no + 1, count)
         whole = all(keep(info) for info in file.header.tensors)
         if whole and file.header.get("split.no") == no:
-            outputs.append(Link(name, file.path, file.size_bytes, link))
+            outputs.append(Link(name, file.path, file.size_bytes, link, file.stamp))
             continue
         own = edit(file.header.kvs, put=metadata.split_kvs(no, count, n_tensors, Model((file,))))
         outputs.append(_rewritten(name, own, file, keep))

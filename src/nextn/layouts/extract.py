@@ -6,14 +6,15 @@ from pathlib import Path
 
 from ..archs import family_of
 from ..archs.base import Family
+from ..block.anatomy import SHAPE
 from ..block.model import DRAFT_HEAD, Block
 from ..errors import UnsupportedModel, UsageError
 from ..gguf.header import DEFAULT_ALIGNMENT, Header
 from ..gguf.kv import KV, KVType, edit
 from ..gguf.types import TensorType, tensor_type
 from ..writing.plan import NewFile, Plan
-from . import aim, build, metadata, naming, qkv
-from .fit import TOKENIZER_HASH, tokens_hash
+from . import build, for_engine, metadata, naming, places, qkv
+from .donor_check import TOKENIZER_HASH, tokens_hash
 from .options import ExtractOptions
 from .sidecar import main_type_of, sidecar_kvs, sidecar_roots, trunk_head
 
@@ -27,7 +28,7 @@ def plan_extract(block: Block, options: ExtractOptions) -> Plan:
     notes: list[str] = []
     if options.qkv is not None:
         block = _shaped(block, family, options, notes)
-    if not options.donor:
+    if not options.block_only:
         _check_aim(block, family, options)
     plan = _plan(block, family, options)
     return plan.noted(notes)
@@ -35,14 +36,14 @@ def plan_extract(block: Block, options: ExtractOptions) -> Plan:
 
 def _check_aim(block: Block, family: Family, options: ExtractOptions) -> None:
     """Raise UnsupportedModel, QuantizeError when the engine takes no such sidecar."""
-    aim.check_name(options.aim)
-    if options.aim in (aim.IK, aim.BOTH) and not (family.ik and family.ik.sidecar):
+    for_engine.check_name(options.for_engine)
+    if options.for_engine in (for_engine.IK, for_engine.BOTH) and not family.ik.drafts_with("sidecar"):
         raise UnsupportedModel(
-            f"{block.origin}: ik_llama.cpp takes no sidecar of '{family.arch}'; attach the block to a trunk with "
-            "--layout bundle or shards, or extract it with --donor."
+            f"{block.origin}: {for_engine.no_sidecar(family)}; attach the block to a trunk with --layout bundle or "
+            "shards, or extract it with --block-only."
         )
     kinds = [kind for tensor in block.tensors if (kind := tensor_type(tensor.type_id or 0)) is not None]
-    aim.check_block(options.aim, [options.type] if options.type is not None else kinds)
+    for_engine.check_block(options.for_engine, [options.type] if options.type is not None else kinds)
 
 
 def _shaped(block: Block, family: Family, options: ExtractOptions, notes: list[str]) -> Block:
@@ -58,7 +59,12 @@ def _shaped(block: Block, family: Family, options: ExtractOptions, notes: list[s
 
 
 def _plan(block: Block, family: Family, options: ExtractOptions) -> Plan:
-    if options.donor:
+    if block.model is not None and block.n_layer_trunk is None:
+        raise UsageError(
+            f"{block.origin}: the block is numbered from 0, and nothing in the header says after how many trunk layers "
+            "it belongs; attach it to its model with 'nextn attach MODEL --from' it."
+        )
+    if options.block_only:
         return _donor(block, options)
     if block.checkpoint is not None:
         from .from_checkpoint import plan_checkpoint_sidecar
@@ -89,7 +95,7 @@ def _sidecar(block: Block, family: Family, options: ExtractOptions) -> Plan:
     kind = main_type_of(parts_of_block)
     kvs = edit(sidecar_kvs(model.kvs, kind, family), put=_counts(block), drop_prefixes=("nextn.",))
     folder, name = naming.resolve_output(
-        options.out, naming.default_folder(model), naming.sidecar_name(model, kind.label)
+        options.out, places.default_folder(model), naming.sidecar_name(model, kind.label)
     )
     provenance = build.Provenance(
         block.donor_name, block.revision, tuple(part.info.name for part in parts_of_block)
@@ -133,13 +139,13 @@ def _donor(block: Block, options: ExtractOptions) -> Plan:
     kind = main_type_of(parts)
     alignment = block.model.header.alignment if block.model else DEFAULT_ALIGNMENT
     version = block.model.header.version if block.model else 3
-    kvs = [*_donor_kvs(block, n_trunk), KV.make(metadata.SHAPE, KVType.STRING, "donor")]
+    kvs = [*_donor_kvs(block, n_trunk), KV.make(SHAPE, KVType.STRING, "donor")]
     if block.n_vocab is not None:
         kvs.append(KV.make("nextn.vocab_size", KVType.UINT32, block.n_vocab))
     base = block.model.base_name if block.model else block.origin.resolve().name
     folder, name = naming.resolve_output(
         options.out,
-        naming.default_folder(block.model) if block.model else Path.cwd(),
+        places.default_folder(block.model) if block.model else Path.cwd(),
         naming.donor_name(base, kind.label),
     )
     provenance = build.Provenance(

@@ -11,22 +11,21 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from ..archs import family_of
-from ..archs.base import Family, Transform
-from ..archs.headers import HPARAMS
+from ..archs.base import Family, dimensions, resolve_shape, same_shape, surplus
 from ..archs.hparams import Config, HParams
-from ..archs.rope_factors import llama3_factors
 from ..block.model import DRAFT_HEAD, Block
 from ..errors import FormatError, UnsupportedModel
 from ..gguf.header import Header, TensorInfo
 from ..gguf.kv import KV, KVType
 from ..gguf.types import TensorType, file_type_for, parse_type_name
+from ..shell import shell
 from ..sources.checkpoint import CONFIG, Checkpoint
-from ..sources.numbers import FLOAT_DTYPES
 from ..sources.quantized import first_whole
 from ..sources.rows import CheckpointRows, Span
+from ..sources.small_floats import FLOAT_DTYPES
 from ..sources.tokenizer import Tokenizer
 from ..writing.plan import Carry, NewBytes, NewFile, Plan
-from . import build, naming
+from . import build, naming, qkv
 from .sidecar import main_type_of
 
 if TYPE_CHECKING:
@@ -51,17 +50,18 @@ def plan_checkpoint_sidecar(block: Block, options: ExtractOptions) -> Plan:
     checkpoint = block.checkpoint
     assert checkpoint is not None
     family = family_of(block.architecture, block.origin)
-    hparams = HPARAMS.get(family.arch)
+    hparams = family.header
     if hparams is None:
         raise UnsupportedModel(
             f"{block.origin}: no engine takes the block of '{family.arch}' in a file of its own; use 'nextn attach "
-            f"TRUNK --from {block.origin} --layout bundle', or extract it with --donor."
+            f"TRUNK --from {shell(block.origin)} --layout bundle', or extract it with --block-only."
         )
     notes: list[str] = []
     config = Config(checkpoint.text_config, checkpoint.folder / CONFIG, block.n_layer_nextn)
     of_block = build.block_parts(block, config.integer("num_hidden_layers"), options.type, notes)
     wanted = options.type or main_type_of(of_block)
     kvs = _kvs(block, checkpoint, config, hparams, wanted)
+    _check_shapes(block, family, kvs, checkpoint)
     has_head = any(part.info.name.endswith(DRAFT_HEAD) for part in of_block)
     roots = _Roots(checkpoint, config, family, hparams, options.embd_type, notes)
     parts = roots.parts(with_head=not has_head or family.head_needed) + of_block
@@ -86,6 +86,31 @@ def plan_checkpoint_sidecar(block: Block, options: ExtractOptions) -> Plan:
         notes=tuple(dict.fromkeys(notes)),
         json_bytes=block.header_bytes,
     )
+
+
+def _check_shapes(block: Block, family: Family, kvs: list[KV], checkpoint: Checkpoint) -> None:
+    """Raise FormatError for a tensor that engines would refuse beside this header."""
+    find = qkv.lookup_of(family.arch, kvs)
+    symbols = dimensions(find, block.n_vocab)
+    symbols |= family.symbols(find, symbols) if family.symbols is not None else {}
+    rules = {rule.target: rule for rule in family.rules}
+    if unannounced := surplus(family.rules, {tensor.suffix for tensor in block.tensors}, find):
+        key = rules[unannounced[0]].needed_by
+        raise FormatError(
+            f"the block has '{unannounced[0]}', and {CONFIG} says nothing of it ('{family.arch}.{key}' would be "
+            f"{find(key) or 0}), so engines would refuse the file",
+            path=checkpoint.folder,
+        )
+    for tensor in block.tensors:
+        rule = rules.get(tensor.suffix)
+        wanted = resolve_shape(rule.ne, symbols) if rule is not None else None
+        if wanted is not None and not same_shape(tensor.ne, wanted):
+            raise FormatError(
+                f"'{tensor.suffix}' does not have the shape that {CONFIG} says",
+                path=checkpoint.folder,
+                expected=" x ".join(f"{n:,}" for n in wanted),
+                found=" x ".join(f"{n:,}" for n in tensor.ne),
+            )
 
 
 def _kvs(block: Block, checkpoint: Checkpoint, config: Config, hparams: HParams, wanted: TensorType) -> list[KV]:
@@ -120,12 +145,13 @@ class _Roots:
         self.tied = config.values.get("tie_word_embeddings") is True
 
     def parts(self, *, with_head: bool) -> list[build.Part]:
-        """token_embd, output_norm and output; no output for a tied model, which engines tie too.
+        """token_embd, output_norm and output; a tied model may have no output, and engines tie it too.
 
         With a draft head in the block, most engines never use `output`, so it is left out. Some families have no
         output_norm, some scale positions by a tensor. Raises FormatError.
         """
-        head = self._find(OUTPUT) if with_head and not self.tied else None
+        uses = with_head and (not self.tied or self.hparams.keeps_tied_head)
+        head = self._find(OUTPUT) if uses else None
         if with_head and not self.tied and head is None:
             raise FormatError(
                 f"there is no head ('{self.family.root[OUTPUT][0]}'), and {CONFIG} does not say that it is the "
@@ -137,7 +163,7 @@ class _Roots:
             out.append(self._norm(self._need(OUTPUT_NORM)))
         if head is not None:
             out.append(self._matrix(OUTPUT, head))
-        factors = llama3_factors(self.config) if self.hparams.rope_factors else None
+        factors = self.hparams.rope_factors(self.config) if self.hparams.rope_factors else None
         if factors is not None:
             data = struct.pack(f"<{len(factors)}f", *factors)
             info = TensorInfo(ROPE_FREQS, (len(factors),), build.F32.id, 0)
@@ -179,6 +205,6 @@ class _Roots:
 
     def _norm(self, span: Span) -> build.Part:
         self._check(span, (self.n_embd,))
-        add = 1.0 if self.hparams.output_norm is Transform.PLUS_ONE else 0.0
+        add = 1.0 if self.hparams.output_norm_plus_one else 0.0
         rows = CheckpointRows((span,), add)
         return build.converted(OUTPUT_NORM, (self.n_embd,), rows, build.F32, self.notes, of_block=False)

@@ -11,8 +11,9 @@ import json
 from collections.abc import Sequence
 from typing import Any
 
-from ..archs import FAMILIES, per_layer_arrays
+from ..archs import FAMILIES, longer_arrays, per_layer_arrays
 from ..archs.base import Donor
+from ..block.anatomy import SHAPE
 from ..block.model import Block
 from ..errors import DonorMismatch, FormatError
 from ..gguf.files import SPLIT_COUNT, SPLIT_KEYS, SPLIT_NO, SPLIT_TENSORS_COUNT, Model
@@ -24,7 +25,6 @@ from ..writing.plan import Hashes
 PREFIX = "nextn."
 PADDING = "nextn.padding"
 UNDO = "nextn.undo"
-SHAPE = "nextn.shape"
 PROVENANCE = tuple(
     f"nextn.{name}"
     for name in ("tool_version", "donor", "donor_revision", "donor_sha256", "tensor_names", "tensor_sha256")
@@ -47,12 +47,12 @@ def growing_arrays(model: Model, n_trunk: int, n_nextn: int) -> list[tuple[str, 
     Raises FormatError for one that has neither the trunk's length nor the new one.
     """
     out = []
-    family = FAMILIES.get(model.architecture)
+    longer = longer_arrays(model.architecture)
     for suffix, tail in per_layer_arrays(model.architecture).items():
         kv = model.header.by_key.get(f"{model.architecture}.{suffix}")
         if kv is None or kv.type is not KVType.ARRAY or kv.n_items == n_trunk + n_nextn:
             continue
-        if (kv.n_items or 0) > n_trunk + n_nextn and family is not None and suffix in family.longer_arrays:
+        if (kv.n_items or 0) > n_trunk + n_nextn and suffix in longer:
             continue
         if kv.n_items != n_trunk:
             raise FormatError(

@@ -12,7 +12,7 @@ from pathlib import Path
 
 from ..errors import UsageError
 from ..gguf.files import AUXILIARY_MARKS, Model, split_shard_name
-from ..remote.cache import in_own_cache
+from .places import model_name
 
 # The last dash-separated part of a file name, if it names a quantization.
 _QUANT_TAG = re.compile(
@@ -52,7 +52,7 @@ def plain_base(base: str) -> str:
 
 def sidecar_name(model: Model, type_name: str) -> str:
     """`mtp-NAME-TYPE.gguf` for a model."""
-    name, _ = split_quant(_MARK.sub("", model.base_name).removeprefix("mtp-"))
+    name, _ = split_quant(_MARK.sub("", model_name(model)).removeprefix("mtp-"))
     return f"mtp-{name}-{type_name}.gguf"
 
 
@@ -83,13 +83,6 @@ def resolve_output(out: Path | str | None, default_folder: Path, default_name: s
     if path.suffix.lower() == ".gguf" and not is_folder and not text.endswith("/"):
         return path.parent, path.name
     return path, default_name
-
-
-def default_folder(model: Model) -> Path:
-    """Where new files go without `-o`: beside the model, but never into a download cache, whose names are hashes."""
-    entry = model.entry
-    in_cache = (entry.is_symlink() and entry.resolve().parent.name == "blobs") or in_own_cache(entry)
-    return Path.cwd() if in_cache else entry.parent
 
 
 def set_prefix(name: str) -> str:

@@ -2,17 +2,36 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
+from ..gguf.header import pad_to
 from ..gguf.types import TensorType, parse_type_name
 from ..writing.plan import LinkMode
 
-LAYOUTS = ("shards", "sidecar", "bundle")
+IN_PLACE = "in-place"
+LAYOUTS = ("shards", "sidecar", "bundle", IN_PLACE)
+
+RoomPolicy = Callable[[int, int], int]
+"""(bytes that the header lacks, grain) -> bytes of room to insert; at least the first, a multiple of the second."""
+
+
+def least_room(lacking: int, grain: int) -> int:
+    """As little room as the file system can insert."""
+    return pad_to(lacking, grain)
 
 
 @dataclass(frozen=True)
-class Options:
+class Room:
+    """What can be done for a header that does not fit."""
+
+    grain: int | None  # inserted room is a multiple of this (see `ranges.grain_of`); None: none can be inserted
+    policy: RoomPolicy = least_room
+
+
+@dataclass(frozen=True)
+class AttachOptions:
     """How to attach; None means the documented default."""
 
     layout: str | None = None
@@ -22,19 +41,20 @@ class Options:
     out: Path | str | None = None
     link: LinkMode = LinkMode.AUTO
     qkv: str | None = None  # q, k and v "split", "fused" or "as-trunk"; None: as the family's blocks are published
-    aim: str | None = None  # "llama.cpp", "ik" or "both"; None: whatever takes the file
+    for_engine: str | None = None  # "llama.cpp", "ik" or "both"; None: whatever takes the file
+    room: Room = Room(None)  # in place: what can be done for a longer header
 
 
 @dataclass(frozen=True)
 class ExtractOptions:
     """How to extract."""
 
-    donor: bool = False  # nothing but the block
+    block_only: bool = False  # nothing but the block
     type: TensorType | None = None  # None: as it is (checkpoints: q8_0)
     embd_type: TensorType | None = None  # sidecar's embeddings and head; None: as they are
     out: Path | str | None = None
     qkv: str | None = None  # q, k and v "split", "fused" or "as-trunk"; None: as they are
-    aim: str | None = None  # the engine of a runnable sidecar: "llama.cpp", "ik" or "both"; None: any
+    for_engine: str | None = None  # the engine of a runnable sidecar: "llama.cpp", "ik" or "both"; None: any
     draft_head: TensorType | None = None  # sidecar: type of a head for drafting made from the model's; None: none
 
 

@@ -11,8 +11,10 @@ from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 
+from ..block.anatomy import Anatomy
 from ..block.from_gguf import block_from_model
-from ..block.model import Block, block_layers
+from ..block.model import Block
+from ..brief import Brief
 from ..errors import NoBlock, UsageError
 from ..gguf.files import Model, shard_name
 from ..gguf.header import TensorInfo
@@ -20,12 +22,11 @@ from ..writing.plan import Link, NewFile, Plan
 from . import naming
 from .attach import plan_attach
 from .detach import plan_detach, without_block
-from .options import Options, PackOptions
+from .options import AttachOptions, PackOptions
 
 PLAIN, MTP = "plain", "mtp"
 VARIANTS = (PLAIN, MTP)
 TRUNK, FIRST, TRUNK_SHARD, BLOCK_SHARD, SIDECAR = "trunk", "first-shard", "trunk-shard", "block-shard", "sidecar"
-PARTS = (TRUNK, FIRST, TRUNK_SHARD, BLOCK_SHARD, SIDECAR)
 LAYOUTS = ("shards", "sidecar")
 
 
@@ -34,7 +35,7 @@ class Role:
     """What a file is in one variant."""
 
     name: str
-    part: str  # one of PARTS
+    part: str  # TRUNK, FIRST, TRUNK_SHARD, BLOCK_SHARD or SIDECAR
 
 
 @dataclass(frozen=True)
@@ -56,7 +57,7 @@ class Quant:
 
 
 @dataclass(frozen=True)
-class Pack:
+class Pack(Brief):
     """The model's files as they will be published; card, sums and manifest come on top."""
 
     plan: Plan
@@ -82,7 +83,7 @@ class _Item:
 
 def has_block(model: Model) -> bool:
     """Whether a model carries a block itself."""
-    return bool(block_layers(list(model.tensors)))
+    return Anatomy.of(model).has_block
 
 
 def plan_pack(models: Sequence[Model], block: Block | None, options: PackOptions) -> Pack:
@@ -165,7 +166,7 @@ def _attached(trunk: Model, block: Block, layout: str, options: PackOptions) -> 
     """The plan of an attach into the folder: it checks the fit, and its outputs are what is published."""
     out = f"{options.out}{os.sep}"  # a folder, whatever it is called
     return plan_attach(
-        trunk, block, Options(layout, options.type, options.draft_head, options.embd_type, out, options.link)
+        trunk, block, AttachOptions(layout, options.type, options.draft_head, options.embd_type, out, options.link)
     )
 
 
@@ -207,7 +208,7 @@ def _sidecar(made: Sequence[tuple[Model, Plan]], block: Block, options: PackOpti
         file = block.model.files[0]
         own = file.path.name
         name = own if own.startswith("mtp-") else naming.sidecar_name(best, quant_label(block.model))
-        return Link(name, file.path, file.size_bytes, options.link)
+        return Link(name, file.path, file.size_bytes, options.link, file.stamp)
     plan = next(plan for trunk, plan in made if trunk is best)
     return plan.outputs[0]
 
@@ -223,7 +224,8 @@ def _plain(item: _Item, options: PackOptions) -> list[NewFile | Link]:
     for name in names:
         naming.check_main_name(name)
     return [
-        Link(name, file.path, file.size_bytes, options.link) for name, file in zip(names, trunk.files, strict=True)
+        Link(name, file.path, file.size_bytes, options.link, file.stamp)
+        for name, file in zip(names, trunk.files, strict=True)
     ]
 
 
@@ -238,7 +240,7 @@ def _twins(
         if new is None or not isinstance(out, Link):
             yield out
         else:
-            yield replace(out, source=options.out / new.name, size_bytes=new.size_bytes, twin_of=new.name)
+            yield replace(out, source=options.out / new.name, size_bytes=new.size_bytes, stamp=None, twin_of=new.name)
 
 
 def _variant(names: Sequence[str], with_block: bool = False) -> Variant:

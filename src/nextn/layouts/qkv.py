@@ -7,12 +7,12 @@ are the fused tensor, and ranges of its rows are the three. No key tells engines
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from ..archs.base import Family
+from ..archs.base import Family, Lookup
 from ..block.model import Block, BlockTensor, layer_of, suffix_of
 from ..errors import FormatError, QuantizeError, UnsupportedModel, UsageError
 from ..ggml.quantize import can_read
@@ -29,14 +29,6 @@ PARTS = ("attn_q", "attn_k", "attn_v")
 ENDINGS = ("weight", "bias")
 SIDES = ("scale", "input_scale")  # factors of NVFP4 tensors
 RECURRENT = ("ssm_", "attn_qkv_gate")  # a layer with these calls something else `attn_qkv`
-
-# Families whose drafting graph in llama.cpp takes the fused tensor, and the one that takes nothing else.
-TAKES_FUSED = frozenset(
-    ("qwen3next", "qwen35", "qwen35moe", "glm4moe", "hy_v3", "step35", "cohere2moe", "nemotron_h_moe", "mimo2")
-)
-NEEDS_FUSED = frozenset(("mimo2",))
-
-Lookup = Callable[[str], Any]  # `{arch}.{suffix}` -> value or None
 
 
 @dataclass(frozen=True)
@@ -119,7 +111,9 @@ def block_form(block: Block) -> str | None:
 def rules_form(family: Family) -> str | None:
     """The form that a family's table is written in."""
     names = {rule.target for rule in family.rules}
-    return FUSED if f"{WHOLE}.weight" in names else SPLIT if f"{PARTS[0]}.weight" in names else None
+    if f"{WHOLE}.weight" in names:
+        return FUSED
+    return SPLIT if {f"{part}.weight" for part in PARTS} <= names else None
 
 
 def shaped(block: Block, form: str | None, find: Lookup, wanted: TensorType | None = None) -> Block:
@@ -278,15 +272,16 @@ def resolve(form: str | None, family: Family, model: Model, n_trunk: int, notes:
 
 def checked(form: str, family: Family, where: Path, notes: list[str]) -> str:
     """`form`, when the family's block can have it and its graph takes it; a note when only the loader does."""
-    if rules_form(family) is None:
+    takes = family.qkv
+    if takes is None:
         raise UsageError(
             f"{where}: the attention of '{family.arch}' blocks has no q, k and v to fuse or split; leave out --qkv."
         )
-    if form == FUSED and family.arch not in TAKES_FUSED:
+    if form == FUSED and not takes.fused:
         raise UnsupportedModel(
             f"{where}: the drafting graph of '{family.arch}' takes q, k and v as three tensors; use --qkv split."
         )
-    if form == SPLIT and family.arch in NEEDS_FUSED:
+    if form == SPLIT and not takes.split:
         notes.append(
             f"llama.cpp loads a '{family.arch}' block with separate q, k and v, and stops when it drafts with it; "
             "use --qkv fused for drafting"

@@ -6,14 +6,14 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from .bench_report import ALL_TASKS, Compared, compare_setups
-from .trial import Run, Setup
+from .timed_run import TimedRun, TimedSetup
 
 if TYPE_CHECKING:
     pass
 from .bench_setup import AGAINST, OFF
 
 
-def comparisons_of(setups: Sequence[Setup]) -> list[tuple[Setup, Setup]]:
+def comparisons_of(setups: Sequence[TimedSetup]) -> list[tuple[TimedSetup, TimedSetup]]:
     """Which setup is compared with which: with MTP off of the same model, and with its like of the other model."""
     by_id = {one.id: one for one in setups}
     out = []
@@ -27,7 +27,11 @@ def comparisons_of(setups: Sequence[Setup]) -> list[tuple[Setup, Setup]]:
 
 
 def compare_all(
-    setups: Sequence[Setup], pairs: Sequence[tuple[Setup, Setup]], runs: Sequence[Run], tasks: Sequence[str], two: bool
+    setups: Sequence[TimedSetup],
+    pairs: Sequence[tuple[TimedSetup, TimedSetup]],
+    runs: Sequence[TimedRun],
+    tasks: Sequence[str],
+    two: bool,
 ) -> list[Compared]:
     """All comparisons; those over all tasks share one error rate, those of single tasks stand each for itself."""
     out = []
@@ -39,7 +43,7 @@ def compare_all(
     return out
 
 
-def _called(setup: Setup, two: bool) -> str:
+def _called(setup: TimedSetup, two: bool) -> str:
     what = "MTP off" if not setup.n_max else f"MTP with n_max {setup.n_max}"
     if setup.type is not None:
         what += f" and the block in {setup.type}"

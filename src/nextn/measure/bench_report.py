@@ -5,38 +5,52 @@ from __future__ import annotations
 import csv
 import io
 from collections.abc import Iterable, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from statistics import median
 from typing import Any
 
+from ..schemas.base import Documented, EngineName, filled
+from ..schemas.bench import BenchDocument, BenchSetup
+from ..schemas.timing import SetupComparison, SpreadFigures
+from .engine_pool import LoadedMemory
 from .stats import Comparison, Spread, compare, spread
-from .trial import SHORT, Run, Setup
-from .trial_pool import Memory
+from .timed_run import SHORT, TimedRun, TimedSetup
 
 ALL_TASKS = "all"
-N_POSITIONS = 8
-"""Columns of the CSV for acceptance by position."""
+N_POSITIONS = 8  # columns of the CSV for acceptance by position
 
 
 @dataclass(frozen=True)
-class Row:
+class SetupFigures:
     """The figures of one setup."""
 
-    setup: Setup
-    decode_tps: Spread | None
-    """Generated tokens per second, all tasks; None: no undisturbed run of some prompt."""
+    setup: TimedSetup
+    decode_tps: Spread | None  # generated tokens per second, all tasks; None: no undisturbed run of some prompt
     by_task: dict[str, Spread | None]
     prompt_tps: Spread | None
+    # Share of verification steps in which the 1st, 2nd, ... drafted token was accepted; None: not known.
     acceptance: list[float] | None
-    """Share of verification steps in which the 1st, 2nd, ... drafted token was accepted; None: not known."""
     acceptance_by_task: dict[str, list[float]]
     drafted: int
     accepted: int
-    mean_length: float | None
-    """Tokens a verification step yields, the target's own included; None without drafts."""
-    memory: Memory | None
-    size_bytes: int
-    """Bytes of the files it loads."""
+    mean_length: float | None  # tokens a verification step yields, the target's own included; None without drafts
+    memory: LoadedMemory | None
+    size_bytes: int  # bytes of the files it loads
+
+    @property
+    def document(self) -> BenchSetup:
+        """What --json prints of it."""
+        one = self.setup
+        return filled(
+            BenchSetup,
+            self,
+            **{name: getattr(one, name) for name in ("id", "model", "n_max", "p_min", "threads", "type")},
+            sidecar=one.sidecar if one.n_max else None,
+            decode_tps=spread_figures(self.decode_tps),
+            decode_tps_by_task={task: spread_figures(value) for task, value in self.by_task.items()},
+            prompt_tps=spread_figures(self.prompt_tps),
+            memory=None if self.memory is None else self.memory.document,
+        )
 
 
 @dataclass(frozen=True)
@@ -49,22 +63,36 @@ class Compared:
     result: Comparison
     sentence: str
 
+    @property
+    def document(self) -> SetupComparison:
+        """What --json prints of it."""
+        result = self.result
+        return filled(
+            SetupComparison,
+            self,
+            word=result.word,
+            ratio=_round(result.ratio),
+            ratio_low=_round(result.low),
+            ratio_high=_round(result.high),
+            p=_round(result.p, 6),
+            n_pairs=result.n_pairs,
+        )
+
 
 @dataclass(frozen=True)
-class BenchReport:
+class BenchReport(Documented):
     """Everything that bench found."""
 
     model: str
     sidecar: str | None
     against: str | None
-    engine: dict[str, str]
+    engine: EngineName
     machine: dict[str, Any]
     settings: dict[str, Any]
-    rows: list[Row]
-    runs: list[Run]
+    rows: list[SetupFigures]
+    runs: list[TimedRun]
     comparisons: list[Compared]
-    verdict: Compared | None
-    """The comparison that counts most; None when there was nothing to compare."""
+    verdict: Compared | None  # the comparison that counts most; None when there was nothing to compare
     notes: list[str] = field(default_factory=list)
 
     @property
@@ -72,24 +100,17 @@ class BenchReport:
         """Runs that were disturbed and so not used."""
         return sum(1 for run in self.runs if not run.good)
 
-    def to_json(self) -> dict[str, Any]:
-        """JSON as in the schema of bench."""
-        return {
-            "version": 1,
-            "verb": "bench",
-            "model": self.model,
-            "sidecar": self.sidecar,
-            "against": self.against,
-            "engine": self.engine,
-            "machine": self.machine,
-            "settings": self.settings,
-            "setups": [_row_json(row) for row in self.rows],
-            "comparisons": [compared_json(one) for one in self.comparisons],
-            "verdict": None if self.verdict is None else compared_json(self.verdict),
-            "n_disturbed": self.n_disturbed,
-            "notes": list(self.notes),
-            "runs": [run.to_json() for run in self.runs],
-        }
+    @property
+    def document(self) -> BenchDocument:
+        """What --json prints."""
+        return filled(
+            BenchDocument,
+            self,
+            setups=[row.document for row in self.rows],
+            comparisons=[one.document for one in self.comparisons],
+            verdict=None if self.verdict is None else self.verdict.document,
+            runs=[run.document for run in self.runs],
+        )
 
     def to_csv(self) -> str:
         """One row a setup; with several types of the block one row a type (and n_max), MTP off as a column."""
@@ -114,13 +135,13 @@ class BenchReport:
                 writer.writerow(self._csv_row(row, tasks))
         return out.getvalue()
 
-    def _csv_row(self, row: Row, tasks: Sequence[str]) -> list[Any]:
+    def _csv_row(self, row: SetupFigures, tasks: Sequence[str]) -> list[Any]:
         one, all_tps = row.setup, row.decode_tps
         known = next((c for c in self.comparisons if c.setup == one.id and c.task == ALL_TASKS), None)
         rates = (row.acceptance or [])[:N_POSITIONS]
-        memory = row.memory.to_json() if row.memory else {}
+        seen = None if row.memory is None else row.memory.resident
         return [
-            *(one.model, one.sidecar if one.n_max else None, self.engine["name"]),
+            *(one.model, one.sidecar if one.n_max else None, self.engine.name),
             *(one.id, one.type, one.n_max, one.p_min, self.settings["temperature"]),
             *((all_tps.median, all_tps.low, all_tps.high) if all_tps else (None, None, None)),
             row.prompt_tps.median if row.prompt_tps else None,
@@ -129,16 +150,18 @@ class BenchReport:
             *(rates + [None] * (N_POSITIONS - len(rates))),
             *(tps.median if (tps := row.by_task.get(task)) else None for task in tasks),
             *(next(iter(row.acceptance_by_task.get(task, [])), None) for task in tasks),
-            *(memory.get(f"rss_{kind}_bytes") for kind in ("anon", "file", "peak")),
+            *((seen.anon_bytes, seen.file_bytes, seen.peak_bytes) if seen is not None else [None] * 3),
             row.size_bytes,
         ]
 
 
-def summarize(setup: Setup, runs: Iterable[Run], tasks: Sequence[str], memory: Memory | None, size_bytes: int) -> Row:
+def summarize(
+    setup: TimedSetup, runs: Iterable[TimedRun], tasks: Sequence[str], memory: LoadedMemory | None, size_bytes: int
+) -> SetupFigures:
     """The figures of one setup from all runs, of which those of other setups are left out."""
     own = [run for run in runs if run.setup == setup.id]
     drafted, accepted, steps = (sum(getattr(run, name) for run in own) for name in ("drafted", "accepted", "steps"))
-    return Row(
+    return SetupFigures(
         setup,
         overall_tps(own),
         {task: overall_tps([run for run in own if run.task == task]) for task in tasks},
@@ -153,13 +176,13 @@ def summarize(setup: Setup, runs: Iterable[Run], tasks: Sequence[str], memory: M
     )
 
 
-def overall_tps(runs: Sequence[Run]) -> Spread | None:
+def overall_tps(runs: Sequence[TimedRun]) -> Spread | None:
     """Tokens per second over all prompts: tokens in all by time in all, each prompt by the median of its good runs.
 
     Low and high take the slowest and the fastest good run of every prompt; `n` is the least number of good runs of a
     prompt. None when a prompt has no good run, for then its share of the mix is missing.
     """
-    cells: dict[tuple[str, str, int], list[Run]] = {}
+    cells: dict[tuple[str, str, int], list[TimedRun]] = {}
     for run in runs:
         if SHORT not in run.disturbed:
             cells.setdefault(run.cell, []).append(run)
@@ -176,7 +199,7 @@ def overall_tps(runs: Sequence[Run]) -> Spread | None:
     return Spread(overall("median"), overall("low"), overall("high"), min(len(cell) for cell in good))
 
 
-def acceptance_of(runs: Sequence[Run]) -> list[float] | None:
+def acceptance_of(runs: Sequence[TimedRun]) -> list[float] | None:
     """Acceptance by position over runs, each weighted by its verification steps.
 
     Disturbed runs count too: what slows an engine down does not change what it accepts.
@@ -194,7 +217,7 @@ def acceptance_of(runs: Sequence[Run]) -> list[float] | None:
 
 
 def compare_setups(
-    setup: Setup, base: Setup, runs: Sequence[Run], task: str, *, n_tests: int, words: tuple[str, str]
+    setup: TimedSetup, base: TimedSetup, runs: Sequence[TimedRun], task: str, *, n_tests: int, words: tuple[str, str]
 ) -> Compared:
     """`setup` against `base` on `task`, by pairs of undisturbed runs of the same prompt in the same pass.
 
@@ -208,7 +231,7 @@ def compare_setups(
     return Compared(setup.id, base.id, task, result, sentence(result, *words, n_wanted))
 
 
-def _pairs(setup: str, base: str, runs: Sequence[Run], task: str) -> tuple[list[tuple[float, float]], int]:
+def _pairs(setup: str, base: str, runs: Sequence[TimedRun], task: str) -> tuple[list[tuple[float, float]], int]:
     """Speeds of both in the same prompt and pass, and how many such pairs were asked for."""
     speeds: dict[str, dict[tuple[str, int, int], float]] = {setup: {}, base: {}}
     asked: set[tuple[str, int, int]] = set()
@@ -242,51 +265,11 @@ def sentence(result: Comparison, one: str, other: str, n_wanted: int) -> str:
     return f"{one} is {result.word} than {other}: {size} ({interval})."
 
 
-def spread_json(value: Spread | None) -> dict[str, Any] | None:
-    """JSON of a spread."""
+def spread_figures(value: Spread | None) -> SpreadFigures | None:
+    """What --json prints of a spread."""
     if value is None:
         return None
-    return {k: round(v, 3) if isinstance(v, float) else v for k, v in asdict(value).items()}
-
-
-def _row_json(row: Row) -> dict[str, Any]:
-    one = row.setup
-    return {
-        "id": one.id,
-        "model": str(one.model),
-        "sidecar": str(one.sidecar) if one.sidecar is not None and one.n_max else None,
-        "n_max": one.n_max,
-        "p_min": one.p_min,
-        "threads": one.threads,
-        "type": one.type,
-        "decode_tps": spread_json(row.decode_tps),
-        "decode_tps_by_task": {task: spread_json(value) for task, value in row.by_task.items()},
-        "prompt_tps": spread_json(row.prompt_tps),
-        "acceptance": row.acceptance,
-        "acceptance_by_task": row.acceptance_by_task,
-        "drafted": row.drafted,
-        "accepted": row.accepted,
-        "mean_length": row.mean_length,
-        "memory": row.memory.to_json() if row.memory else None,
-        "size_bytes": row.size_bytes,
-    }
-
-
-def compared_json(one: Compared) -> dict[str, Any]:
-    """JSON of a comparison."""
-    result = one.result
-    return {
-        "setup": one.setup,
-        "base": one.base,
-        "task": one.task,
-        "word": result.word,
-        "ratio": _round(result.ratio),
-        "ratio_low": _round(result.low),
-        "ratio_high": _round(result.high),
-        "p": _round(result.p, 6),
-        "n_pairs": result.n_pairs,
-        "sentence": one.sentence,
-    }
+    return SpreadFigures(round(value.median, 3), round(value.low, 3), round(value.high, 3), value.n)
 
 
 def _round(value: float | None, digits: int = 4) -> float | None:

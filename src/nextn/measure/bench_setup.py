@@ -10,28 +10,24 @@ from typing import TYPE_CHECKING, Any
 from ..errors import UsageError
 from ..gguf.types import parse_type_name
 from ..memory.answers import this_machine
-from .target import Target
+from ..progress import Say
+from .cpu_watch import cpu_name, n_cpus
+from .target import MeasuredModel
 from .tasks import Task
-from .trial import Say, Setup
-from .trial_target import loaded_bytes, typed_sidecar
-from .trial_watch import cpu_name, n_cpus
+from .timed_run import TimedSetup
+from .typed_sidecar import loaded_bytes, typed_sidecar
 
 if TYPE_CHECKING:
     pass
 
-N_MAX = (1, 2, 3)
-"""Draft lengths by default; 3 is what engines take when they are not told."""
-TYPES_N_MAX = (2,)
-"""By default where types are compared: one row a type."""
+N_MAX = (1, 2, 3)  # draft lengths by default; 3 is what engines take when they are not told
+TYPES_N_MAX = (2,)  # by default where types are compared: one row a type
 LEAST_REPEATS = 3
-SAMPLED_TEMPERATURE = 0.8
-"""The engines' own default."""
+SAMPLED_TEMPERATURE = 0.8  # the engines' own default
 OFF = "off"
-AGAINST = "against "
-"""Before the id of each setup of the other model."""
+AGAINST = "against "  # before the id of each setup of the other model
 _CONTEXT_TOKENS = 1024
-_TOKENS_A_BYTE = 0.6
-"""More than text of any kind takes; only bounds the context."""
+_TOKENS_A_BYTE = 0.6  # more than text of any kind takes; only bounds the context
 
 
 def machine() -> dict[str, Any]:
@@ -53,16 +49,18 @@ def draft_lengths(n_max: Sequence[int] | None, types: Sequence[str]) -> tuple[in
     return tuple(length for length in lengths if length)
 
 
-def setups_of(target: Target, lengths: Sequence[int], p_min: float, threads: int | None, mark: str) -> list[Setup]:
+def setups_of(
+    target: MeasuredModel, lengths: Sequence[int], p_min: float, threads: int | None, mark: str
+) -> list[TimedSetup]:
     entry = target.model.entry
-    out = [Setup(f"{mark}{OFF}", entry, threads=threads)]
+    out = [TimedSetup(f"{mark}{OFF}", entry, threads=threads)]
     if target.has_block:
-        out += [Setup(f"{mark}n_max {n}", entry, target.sidecar_path, n, p_min, threads) for n in lengths]
+        out += [TimedSetup(f"{mark}n_max {n}", entry, target.sidecar_path, n, p_min, threads) for n in lengths]
     return out
 
 
 def typed_setups(
-    target: Target,
+    target: MeasuredModel,
     donor: str | Path | None,
     types: Sequence[str],
     lengths: Sequence[int],
@@ -71,14 +69,14 @@ def typed_setups(
     embd_type: str,
     folder: Path,
     say: Say,
-) -> list[Setup]:
+) -> list[TimedSetup]:
     out = []
     for name in dict.fromkeys(parse_type_name(one).name.lower() for one in types):
         say(f"making a block in {name}")
         made = typed_sidecar(target, donor, name, folder, embd_type)
         for length in lengths:
             title = name if len(lengths) == 1 else f"{name} n_max {length}"
-            out.append(Setup(title, target.model.entry, made, length, p_min, threads, name))
+            out.append(TimedSetup(title, target.model.entry, made, length, p_min, threads, name))
     return out
 
 
@@ -89,6 +87,6 @@ def context_for(tasks: Sequence[Task], n_predict: int) -> int:
     return max(_CONTEXT_TOKENS, -(-need // 256) * 256)
 
 
-def setup_bytes(setup: Setup, target: Target, other: Target | None) -> int:
+def setup_bytes(setup: TimedSetup, target: MeasuredModel, other: MeasuredModel | None) -> int:
     of = other if other is not None and setup.id.startswith(AGAINST) else target
     return loaded_bytes(of.model, setup.sidecar if setup.n_max else None)

@@ -12,15 +12,15 @@ from pathlib import Path
 
 import numpy as np
 
+from ..block.anatomy import Anatomy
 from ..block.from_gguf import block_from_model
-from ..block.model import block_layers, layer_of
 from ..errors import NoSpace
 from ..gguf.files import GGUFFile, Model, open_model, read_header
 from ..gguf.header import TensorInfo
 from ..layouts.extract import plan_extract
 from ..layouts.options import ExtractOptions
-from ..writing.durable import free_bytes
 from ..writing.execute import execute
+from ..writing.system import free_bytes
 
 _CHUNK_BYTES = 8 << 20
 SEED = 20_240_601
@@ -46,21 +46,11 @@ def make_control(
         _shuffle(read_header(made))
         return model.entry, made
     for file in model.files:
-        if _holds_block(model, file):
+        if Anatomy.of(model).holds_block(file):
             _shuffled_copy(file, folder, model)
         else:
             (folder / file.path.name).symlink_to(file.path.resolve())
     return folder / model.entry.name, None
-
-
-def _first_layer(model: Model) -> int:
-    layers = block_layers(list(model.tensors))
-    return layers[0] if layers else 1 << 30
-
-
-def _holds_block(model: Model, file: GGUFFile) -> bool:
-    first = _first_layer(model)
-    return any((layer_of(info.name) or 0) >= first for info in file.header.tensors)
 
 
 def check_room(folder: Path, need: int, what: str = "the control") -> None:
@@ -76,19 +66,18 @@ def _shuffled_copy(file: GGUFFile, folder: Path, model: Model | None = None) -> 
     check_room(folder, file.size_bytes)
     target = folder / file.path.name
     shutil.copyfile(file.path, target)
-    _shuffle(read_header(target), None if model is None else _first_layer(model))
+    _shuffle(read_header(target), model)
     return target
 
 
-def _shuffle(file: GGUFFile, first: int | None = None) -> None:
-    """Shuffle the block's matrices in place (the file is ours)."""
-    if first is None:
-        first = _first_layer(open_model(file.path))
+def _shuffle(file: GGUFFile, model: Model | None = None) -> None:
+    """Shuffle the block's matrices in place (the file is ours); `model`: the set that it is a shard of."""
+    seen = Anatomy.of(model or open_model(file.path))
     rng = np.random.default_rng(SEED)
     fd = os.open(file.path, os.O_RDWR)
     try:
         for info in file.header.tensors:
-            if len(info.ne) > 1 and (layer_of(info.name) or 0) >= first:
+            if len(info.ne) > 1 and seen.of_block(info.name):
                 _shuffle_tensor(fd, file, info, rng)
     finally:
         os.close(fd)

@@ -14,7 +14,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from nextn.engines.base import Completion, Engine, Launch, Running
-from nextn.errors import EngineFailed, EngineRefused, NextnError
+from nextn.errors import EngineFailed, EngineRefused, NextnError, UsageError
 from nextn.measure.engine_report import (
     COLLAPSE_RATIO,
     MIN_ACCEPTANCE,
@@ -26,17 +26,18 @@ from nextn.measure.engine_report import (
     judge,
 )
 from nextn.measure.prompts import PROMPTS
+from nextn.measure.slots import ask_all, check_slots
 
-__all__ = ["NEAR_TIE_NATS", "Control", "Divergence", "EngineReport", "Progress", "Verdict", "check_on_engine"]
+from ..progress import Say, heard
 
-N_PROBS = 40
-"""How many alternatives are looked up at a divergence."""
+__all__ = ["NEAR_TIE_NATS", "Control", "Divergence", "EngineReport", "Verdict", "check_on_engine"]
+
+N_PROBS = 40  # how many alternatives are looked up at a divergence
 
 _WARM_UP_TOKENS = 4
 _N_CTX = 1024
 
 Control = Callable[[Path], tuple[Path, Path | None]]
-Progress = Callable[[str], None]
 
 
 def check_on_engine(
@@ -49,25 +50,33 @@ def check_on_engine(
     n_max: Sequence[int] = (1, 2, 3),
     threads: int | None = None,
     n_ctx: int | None = None,
-    progress: Progress | None = None,
+    say: Say | None = None,
     extra_args: tuple[str, ...] = (),
     scratch: Path | None = None,
+    slots: int = 1,
 ) -> EngineReport:
     """Judge `model` (with `sidecar`) on `engine`.
 
     The model is loaded once for each of `n_max`, once without MTP, and once for the control; with no `n_max` only
     the text without MTP is tried. `control(folder)` writes a copy with shuffled block weights into `folder`, a
-    temporary one inside `scratch`, and returns its (model, sidecar). `progress(what)` is called before each load.
-    `prompts` None: those of `nextn.measure.prompts`; `n_ctx` None: 1024 tokens.
+    temporary one inside `scratch`, and returns its (model, sidecar). `say(what)` is called before each load.
+    `prompts` None: those of `nextn.measure.prompts`; `n_ctx` None: 1024 tokens. With `slots` so many prompts are
+    answered at a time with MTP; the text without it, which is compared with, comes from one prompt at a time.
 
-    What the engine refuses becomes the verdict. Raises EngineMissing, and what `control` raises outside the tree
-    of errors.
+    What the engine refuses with MTP and runs without it has failed. An engine that dies or fails, or does not run the
+    model without MTP either, says nothing about the block: cannot_tell. Raises EngineMissing, and what `control`
+    raises outside the tree of errors.
     """
     asked = PROMPTS if prompts is None else tuple(prompts)
-    run = _Run(engine, asked, n_predict, threads, n_ctx or _N_CTX, tuple(extra_args))
+    check_slots(engine, slots)
+    if slots > len(asked):
+        raise UsageError(
+            f"--slots {slots} needs as many prompts, and there are {len(asked)}: name more with --prompts."
+        )
+    run = _Run(engine, asked, n_predict, threads, n_ctx or _N_CTX, tuple(extra_args), slots)
     lengths = tuple(sorted(set(n_max)))
     n_loads = len(lengths) + 1 + (control is not None and bool(lengths))
-    tell = progress or (lambda what: None)
+    tell = heard(say)
     try:
         for load, length in enumerate(lengths, 1):
             tell(f"load {load} of {n_loads}: drafting {length} at a time")
@@ -75,12 +84,14 @@ def check_on_engine(
         tell(f"load {len(lengths) + 1} of {n_loads}: the text without MTP")
         run.without_mtp(model)
     except EngineRefused as error:
-        undecided = isinstance(error, EngineFailed) and not run.died
         reasons = [str(error)]
-        if lengths and not run.on and not isinstance(error, EngineFailed):
-            tell("whether the model loads without MTP")
-            reasons += run.refused_alone(model)
-        return run.report("cannot_tell" if undecided else "failed", reasons)
+        drafting = bool(set(lengths) - set(run.on))  # else it was the model without MTP that did not run
+        if not drafting or (isinstance(error, EngineFailed) and error.signal is None):
+            return run.report("cannot_tell", reasons)
+        tell("whether the model loads without MTP")
+        alone = run.refused_alone(model)
+        reasons += [alone] if alone else []
+        return run.report("cannot_tell" if alone or isinstance(error, EngineFailed) else "failed", reasons)
     if not lengths:
         return run.report("passed", ["the engine loads the model and writes text; there was nothing to draft with"])
     first = run.acceptance.get(lengths[0])
@@ -111,6 +122,7 @@ class _Run:
         threads: int | None,
         n_ctx: int,
         extra_args: tuple[str, ...],
+        slots: int,
     ) -> None:
         self.engine = engine
         self.prompts = prompts
@@ -118,6 +130,7 @@ class _Run:
         self.threads = threads
         self.n_ctx = n_ctx
         self.extra_args = extra_args
+        self.slots = slots
         self.on: dict[int, list[Completion]] = {}
         self.divergences: list[Divergence] = []
         self.same_text: bool | None = None
@@ -125,32 +138,36 @@ class _Run:
         self.tps_off: float | None = None
         self.tps_on: dict[int, float] = {}
         self.control: float | None = None
-        self.died = False
+        self.answers = False  # whether the engine started last is there to answer
 
     @contextmanager
     def _started(self, model: Path, sidecar: Path | None, n_max: int) -> Iterator[Running]:
-        launch = Launch(model, sidecar, n_max, self.n_ctx, self.threads, self.extra_args)
+        launch = Launch(model, sidecar, n_max, self.n_ctx, self.threads, self.extra_args, slots=self.slots)
+        self.answers = False
         with self.engine.start(launch) as running:
             try:
                 # pages the weights in, so that the first prompt is as fast as the others
                 running.complete(self.prompts[0], min(_WARM_UP_TOKENS, self.n_predict))
                 yield running
             except EngineFailed:
-                self.died = not running.alive
+                self.answers = running.alive
                 raise
 
-    def refused_alone(self, model: Path) -> list[str]:
-        """A sentence when the engine refuses the model without MTP too: then the block is not to blame."""
+    def refused_alone(self, model: Path) -> str:
+        """A sentence when the engine does not run the model without MTP either: then the block is not to blame."""
         try:
             with self._started(model, None, 0):
-                return []
+                return ""
         except EngineRefused as error:
+            if self.answers:  # what it says is odd; it runs
+                return ""
+            does = "dies of" if isinstance(error, EngineFailed) else "refuses"
             line = error.line or str(error)
-            return [f"the engine refuses the model without MTP, too, so the block is not to blame: {line}"]
+            return f"the engine {does} the model without MTP, too, so the block is not to blame: {line}"
 
     def _ask(self, model: Path, sidecar: Path | None, n_max: int) -> list[Completion]:
         with self._started(model, sidecar, n_max) as running:
-            return [running.complete(prompt, self.n_predict) for prompt in self.prompts]
+            return ask_all(running, self.prompts, self.n_predict, self.slots)
 
     def with_mtp(self, model: Path, sidecar: Path | None, n_max: int) -> None:
         """Text, acceptance and speed with drafts of `n_max` tokens."""
@@ -233,6 +250,7 @@ class _Run:
             control_collapsed=self.collapsed(),
             tps_off=self.tps_off,
             tps_on=self.tps_on,
+            slots=self.slots,
         )
 
 

@@ -3,20 +3,17 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import Any
 
 from ..archs import FAMILIES
 from ..archs.base import GENERIC_LAYER_ARRAYS
-from ..block.model import block_layers, layer_of
+from ..block.anatomy import Anatomy
+from ..block.model import DRAFT_ROOTS
 from ..gguf.files import SPLIT_KEYS, GGUFFile, Model
 from ..gguf.header import TensorInfo
-from ..layouts.detach import DRAFT_ROOTS
 from ..layouts.metadata import PREFIX, recorded_hashes
+from ..progress import Progress
 from ..sources.ranges import FileRange, Reader
-
-Progress = Callable[[int, int], None]
 
 
 @dataclass
@@ -29,17 +26,6 @@ class FileReport:
     n_hashed: int = 0  # block tensors whose recorded sha256 was recomputed
     changed_keys: list[str] = field(default_factory=list)  # KV that had to change, and did
     problems: list[str] = field(default_factory=list)
-
-    def to_json(self) -> dict[str, Any]:
-        """JSON keys as in the schema of verify."""
-        return {
-            "n_tensors": self.n_tensors,
-            "n_same_bytes": self.n_same_bytes,
-            "n_same_file": self.n_same_file,
-            "n_hashed": self.n_hashed,
-            "changed_keys": self.changed_keys,
-            "problems": self.problems,
-        }
 
 
 def may_change(arch: str, key: str) -> bool:
@@ -70,12 +56,10 @@ def check_files(
 def _check_tensors(
     model: Model, original: Model, reader: Reader, report: FileReport, progress: Progress | None
 ) -> None:
-    layers = block_layers(list(model.tensors)) or block_layers(list(original.tensors))
-    first = layers[0] if layers else None
+    seen, before = Anatomy.of(model), Anatomy.of(original)
 
     def of_trunk(name: str) -> bool:
-        layer = layer_of(name)
-        return layer is None or first is None or layer < first
+        return not seen.of_block(name) and not before.of_block(name)
 
     total = sum(file.stored_size(info) for file, info in original.items() if of_trunk(info.name))
     done = 0
@@ -108,8 +92,8 @@ def _first_difference(
     mine: tuple[GGUFFile, TensorInfo], theirs: tuple[GGUFFile, TensorInfo], reader: Reader, report: FileReport
 ) -> int | None:
     """The first differing byte of a tensor, or None when it is the same."""
-    left = FileRange(mine[0].path, *mine[0].tensor_range(mine[1]))
-    right = FileRange(theirs[0].path, *theirs[0].tensor_range(theirs[1]))
+    left = FileRange.of(mine[0], *mine[0].tensor_range(mine[1]))
+    right = FileRange.of(theirs[0], *theirs[0].tensor_range(theirs[1]))
     if left.start == right.start and left.path.samefile(right.path):
         report.n_same_file += 1
         return None
@@ -148,7 +132,7 @@ def _check_hashes(model: Model, reader: Reader, report: FileReport) -> None:
             continue
         file, info = found
         digest = hashlib.sha256()
-        for data in reader.pieces(FileRange(file.path, *file.tensor_range(info))):
+        for data in reader.pieces(FileRange.of(file, *file.tensor_range(info))):
             digest.update(data)
         report.n_hashed += 1
         if digest.hexdigest() != wanted:

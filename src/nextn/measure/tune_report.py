@@ -7,42 +7,37 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from .bench_report import Compared, compared_json, overall_tps, spread_json
-from .trial import Run
-from .tune_space import Point
+from ..schemas.base import Documented, EngineName, filled
+from ..schemas.tune import PlannedRuns, TuneAnswer, TuneCandidate, TuneDocument
+from .bench_report import Compared, overall_tps, spread_figures
+from .timed_run import TimedRun
+from .tune_space import AS_IS, Point
 
 if TYPE_CHECKING:
     from .tune_search import Trial
 
 
 @dataclass(frozen=True)
-class TuneReport:
+class TuneReport(Documented):
     """Everything that tune found, or with `dry_run` would try."""
 
     model: str
-    word: str
-    """"mtp", "off", "machine_busy", or "not_tried"."""
+    word: str  # "mtp", "off", "machine_busy", or "not_tried"
     sentence: str
-    point: Point | None
-    """The settings to run with; None: none were found."""
-    sidecar: str | None
-    """The file to draft with; None: the model's own block, or MTP off."""
-    args: tuple[str, ...]
-    """Engine arguments that all runs had."""
+    point: Point | None  # the settings to run with; None: none were found
+    sidecar: str | None  # the file to draft with; None: the model's own block, or MTP off
+    args: tuple[str, ...]  # engine arguments that all runs had
     compared: Compared | None
-    engine: dict[str, str]
+    engine: EngineName
     machine: dict[str, Any]
     settings: dict[str, Any]
     trials: list[tuple[str, Trial]]
-    runs: list[Run]
-    final_runs: list[Run]
-    n_planned: tuple[int, int]
-    """Runs that were planned, at least and at most."""
+    runs: list[TimedRun]
+    final_runs: list[TimedRun]
+    n_planned: tuple[int, int]  # runs that were planned, at least and at most
     wall_s: float
-    command: str | None
-    """The command line of an engine with these settings."""
-    files: tuple[Path, ...] = ()
-    """What was written, or would be: a sidecar, and these settings."""
+    command: str | None  # the command line of an engine with these settings
+    files: tuple[Path, ...] = ()  # what was written, or would be: a sidecar, and these settings
     dry_run: bool = False
     notes: list[str] = field(default_factory=list)
 
@@ -51,55 +46,54 @@ class TuneReport:
         """Runs that are not used."""
         return sum(1 for run in self.runs if not run.good)
 
-    def to_json(self) -> dict[str, Any]:
-        """JSON as in the schema of tune."""
-        point = self.point
-        return {
-            "version": 1,
-            "verb": "tune",
-            "dry_run": self.dry_run,
-            "model": self.model,
-            "sidecar": self.sidecar,
-            "n_max": point.n_max if point else None,
-            "p_min": point.p_min if point and point.n_max else None,
-            "threads": point.threads if point else None,
-            "args": list(self.args),
-            "answer": {
-                "word": self.word,
-                "sentence": self.sentence,
-                "block_type": point.artifact.block if point else None,
-                "head_type": point.artifact.head if point else None,
-                "embd_type": point.artifact.embd if point else None,
-            },
-            "comparison": None if self.compared is None else compared_json(self.compared),
-            "engine": self.engine,
-            "machine": self.machine,
-            "settings": self.settings,
-            "planned_runs": {"least": self.n_planned[0], "most": self.n_planned[1]},
-            "candidates": self.candidates(),
-            "n_disturbed": self.n_disturbed,
-            "wall_s": round(self.wall_s, 1),
-            "command": self.command,
-            "files": [str(path) for path in self.files],
-            "notes": list(self.notes),
-            "runs": [run.to_json() for run in self.runs],
-        }
+    @property
+    def when_unprinted(self) -> str:
+        """Whether the settings were kept."""
+        kept = [str(path) for path in self.files if not self.dry_run]
+        return f"the settings are in {kept[-1]}" if kept else "nothing was written"
 
-    def candidates(self) -> list[dict[str, Any]]:
-        """JSON of every setting, in the order they were tried."""
+    @property
+    def document(self) -> TuneDocument:
+        """What --json prints, and what is kept beside the model."""
+        point = self.point
+        types = point.artifact if point else AS_IS
+        return filled(
+            TuneDocument,
+            self,
+            n_max=point.n_max if point else None,
+            p_min=point.p_min if point and point.n_max else None,
+            threads=point.threads if point else None,
+            answer=filled(
+                TuneAnswer, self, block_type=types.block, head_type=types.head, embd_type=types.embd
+            ),
+            comparison=None if self.compared is None else self.compared.document,
+            planned_runs=PlannedRuns(*self.n_planned),
+            candidates=self.candidates(),
+            wall_s=round(self.wall_s, 1),
+            runs=[run.document for run in self.runs],
+        )
+
+    def candidates(self) -> list[TuneCandidate]:
+        """Every setting, in the order they were tried."""
         return [self._candidate(name, trial) for name, trial in self.trials]
 
-    def _candidate(self, name: str, trial: Trial) -> dict[str, Any]:
-        return {
-            "id": name,
-            **trial.point.to_json(),
-            "stages": list(trial.stages),
-            "outcome": trial.outcome,
-            "why": trial.why,
-            "relative": None if trial.relative is None else round(trial.relative, 4),
-            "decode_tps": spread_json(overall_tps([run for run in self.final_runs if run.setup == name])),
-            "n_runs": sum(1 for run in self.runs if run.setup == name),
-        }
+    def _candidate(self, name: str, trial: Trial) -> TuneCandidate:
+        point = trial.point
+        return filled(
+            TuneCandidate,
+            trial,
+            id=name,
+            n_max=point.n_max,
+            p_min=point.p_min,
+            threads=point.threads,
+            block_type=point.artifact.block,
+            head_type=point.artifact.head,
+            embd_type=point.artifact.embd,
+            relative=None if trial.relative is None else round(trial.relative, 4),
+            decode_tps=spread_figures(overall_tps([run for run in self.final_runs if run.setup == name])),
+            n_runs=sum(1 for run in self.runs if run.setup == name),
+        )
+
 
 
 def planned_runs(stages: Sequence[int], n_screen: int, n_final: int, n_finalists: int) -> tuple[int, int]:

@@ -7,29 +7,25 @@ import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 
-from ..errors import EngineFailed, EngineRefused
+from ..errors import EngineRefused
+from ..progress import Say
 from .bench_report import ALL_TASKS, Compared, compare_setups, overall_tps
 from .bench_setup import LEAST_REPEATS
+from .candidate_sidecars import Maker, possible
+from .patience import Patience
 from .stats import Spread, least_pairs
-from .trial import Ask, Run, Say, Setup
-from .trial_patience import Patience
-from .tune_made import Maker, possible
+from .timed_run import Ask, TimedRun, TimedSetup
 from .tune_race import Race, race
 from .tune_space import AS_IS, Point, Space
 
-KEEP = 0.90
-"""Draft lengths at least this share of the best one's speed are tried again with another type of the head."""
-NEAR = 0.97
-"""A setting at least this share of the leader's speed goes to the final with it."""
+KEEP = 0.90  # draft lengths at least this share of the best one's speed are tried again with another type of the head
+NEAR = 0.97  # a setting at least this share of the leader's speed goes to the final with it
+# Where the best drafts reach less than this share of the speed without MTP, no other types and limits are tried.
 GIVE_UP = 0.85
-"""Where the best drafts reach less than this share of the speed without MTP, other types and limits are not tried."""
-SAME = 0.99
-"""Of finalists at least this share of the fastest one's speed, that nearest to what the user has is taken."""
-LAST = 0.95
-"""Finalists below this share of the best after a whole pass run no further."""
+SAME = 0.99  # of finalists at least this share of the fastest one's speed, that nearest to what the user has is taken
+LAST = 0.95  # finalists below this share of the best after a whole pass run no further
 MAX_FINALISTS = 3
-SCREEN_SHARE = 2
-"""Answers of the races are so many times shorter than those of the final."""
+SCREEN_SHARE = 2  # answers of the races are so many times shorter than those of the final
 LEAST_TOKENS = 24
 
 @dataclass
@@ -37,25 +33,20 @@ class Trial:
     """One setting and what became of it."""
 
     point: Point
-    stages: list[str] = field(default_factory=list)
-    """The races it ran in."""
-    relative: float | None = None
-    """Speed through that of MTP off in its last race; None: no undisturbed run."""
-    outcome: str = "beaten"
-    """"winner", "finalist", "beaten", "stopped", "refused", or "not tried" (a dry run)."""
-    why: str | None = None
-    """Why it was refused."""
+    stages: list[str] = field(default_factory=list)  # the races it ran in
+    relative: float | None = None  # speed through that of MTP off in its last race; None: no undisturbed run
+    outcome: str = "beaten"  # "winner", "finalist", "beaten", "stopped", "refused", or "not tried" (a dry run)
+    why: str | None = None  # why it was refused
 
 
 @dataclass
 class Final:
     """How the final ended."""
 
-    word: str
-    """"mtp", "off", or "machine_busy"."""
+    word: str  # "mtp", "off", or "machine_busy"
     point: Point
     compared: Compared
-    runs: list[Run]
+    runs: list[TimedRun]
 
 
 class Search:
@@ -78,11 +69,11 @@ class Search:
         self._screen = screen_asks(asks)
         self._repeats = repeats
         self._deadline = None if budget_s is None else clock() + budget_s
-        self._setups: dict[str, Setup] = {}
+        self._setups: dict[str, TimedSetup] = {}
         self._pass = 0
         self.trials: dict[str, Trial] = {}
         self.notes: list[str] = []
-        self.n_races = 0
+        self._refusals: dict[str, EngineRefused] = {}
 
     # ---- the races ------------------------------------------------------------------------------------------------
 
@@ -148,11 +139,10 @@ class Search:
         points = list(dict.fromkeys(points))
         ids = {self._name(one): one for one in points}
         self._pass += 1
-        self.n_races += 1
         number = self._pass
         loads = self._patience.pool.n_loads
 
-        def measure(one: str, at: int) -> Run | None:
+        def measure(one: str, at: int) -> TimedRun | None:
             self._say(f"{title}, prompt {at + 1} of {len(self._screen)}: {one}")
             return self._run(ids[one], self._screen[at], number, title)
 
@@ -187,20 +177,21 @@ class Search:
                 return {one: None if figure is None else figure * (factor or 1.0) for one, figure in figures.items()}
         return dict.fromkeys(ids)
 
-    def _run(self, point: Point, ask: Ask, number: int, title: str) -> Run | None:
+    def _run(self, point: Point, ask: Ask, number: int, title: str) -> TimedRun | None:
         name = self._name(point)
         try:
             setup = self._setup(point)
             return self._patience.run(setup, ask, number)
-        except (EngineRefused, EngineFailed) as error:
+        except EngineRefused as error:
             if not point.n_max:
                 raise
+            self._refusals[name] = error
             self.trials[name] = Trial(point, [], None, "refused", str(error))
             self.notes.append(f"{name} was not tried: {error}")
             self._patience.pool.drop(name)
             return None
 
-    def _setup(self, point: Point) -> Setup:
+    def _setup(self, point: Point) -> TimedSetup:
         name = self._name(point)
         if name not in self._setups:
             model = self._maker.model
@@ -227,7 +218,7 @@ class Search:
     def _raise_if_refused(self, points: Sequence[Point]) -> None:
         found = [self.trials[self._name(one)] for one in points]
         if all(trial.outcome == "refused" for trial in found) and found:
-            raise EngineRefused(found[0].why or "the engine refused to draft", line=found[0].why or "")
+            raise self._refusals[self._name(points[0])]
 
     # ---- time -----------------------------------------------------------------------------------------------------
 

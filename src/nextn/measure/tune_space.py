@@ -5,9 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
 
-from .trial import Setup
+from .timed_run import TimedSetup
 
 N_MAX = (1, 2, 3, 4, 6)
 P_MIN = (0.0, 0.5, 0.75)
@@ -20,12 +19,9 @@ EMBD_TYPES = ("q4_0", "q8_0")
 class Artifact:
     """The types of a file with the block. Without any: the user's own file, as it is."""
 
-    block: str | None = None
-    """Of the block's matrices; None: as they are."""
-    head: str | None = None
-    """Of the head that drafts."""
-    embd: str | None = None
-    """Of the embeddings beside it; None exactly when `head` is: the file's own, or the trunk's."""
+    block: str | None = None  # of the block's matrices; None: as they are
+    head: str | None = None  # of the head that drafts
+    embd: str | None = None  # of the embeddings beside it; None exactly when `head` is: the file's own, or the trunk's
 
     @property
     def as_is(self) -> bool:
@@ -55,8 +51,7 @@ AS_IS = Artifact()
 class Point:
     """One way to run the model."""
 
-    n_max: int
-    """0: MTP off."""
+    n_max: int  # 0: MTP off
     p_min: float = 0.0
     artifact: Artifact = AS_IS
     threads: int | None = None
@@ -80,20 +75,9 @@ class Point:
         """Unique among all points: with the threads, where they are not those of the search."""
         return self.id if self.threads == base_threads else f"{self.id}, threads {self.threads}"
 
-    def setup(self, title: str, model: Path, sidecar: Path | None) -> Setup:
+    def setup(self, title: str, model: Path, sidecar: Path | None) -> TimedSetup:
         """To be timed."""
-        return Setup(title, model, sidecar if self.n_max else None, self.n_max, self.p_min, self.threads)
-
-    def to_json(self) -> dict[str, Any]:
-        """JSON of the settings."""
-        return {
-            "n_max": self.n_max,
-            "p_min": self.p_min,
-            "threads": self.threads,
-            "block_type": self.artifact.block,
-            "head_type": self.artifact.head,
-            "embd_type": self.artifact.embd,
-        }
+        return TimedSetup(title, model, sidecar if self.n_max else None, self.n_max, self.p_min, self.threads)
 
 
 @dataclass(frozen=True)
@@ -101,18 +85,14 @@ class Space:
     """All values that may be tried."""
 
     n_max: tuple[int, ...] = N_MAX
-    neighbours: bool = True
-    """Whether lengths between and beyond those of `n_max` may be tried near the best."""
+    neighbours: bool = True  # whether lengths between and beyond those of `n_max` may be tried near the best
     p_min: tuple[float, ...] = P_MIN
     heads: tuple[str, ...] = HEAD_TYPES
     embds: tuple[str, ...] = EMBD_TYPES
     blocks: tuple[str, ...] = BLOCK_TYPES
-    threads: tuple[int | None, ...] = (None,)
-    """The first is that of the search."""
-    separate_head: bool = True
-    """Whether the head may have another type than the embeddings."""
-    own: Artifact = AS_IS
-    """The types that the user's own file has: what equals it is not made again."""
+    threads: tuple[int | None, ...] = (None,)  # the first is that of the search
+    separate_head: bool = True  # whether the head may have another type than the embeddings
+    own: Artifact = AS_IS  # the types that the user's own file has: what equals it is not made again
 
     @property
     def off(self) -> Point:

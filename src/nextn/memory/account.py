@@ -16,15 +16,15 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from ..engines.logs import decisive_line
+from ..engines.deaths import explained
+from ..engines.logs import HOST, decisive_line, is_host, lines_of
 from ..engines.process import EngineProcess
 from ..engines.xllamacpp import Xllamacpp
-from ..errors import EngineRefused
+from ..errors import EngineFailed, EngineRefused
 from .settings import Settings
 
 MIB = 1 << 20
 TIMEOUT_S = 600.0
-HOST = "Host"
 
 _UNUSED = re.compile(r"model has unused tensor (\S+) \(size = (\d+) bytes\)")
 _BREAKDOWN = re.compile(
@@ -48,7 +48,6 @@ class ContextUse:
     output_bytes: float = 0
     compute: dict[str, float] = field(default_factory=dict)  # by device
     kv: dict[str, float] = field(default_factory=dict)  # by device; empty when nothing was allocated
-    n_layers_kv: int = 0
 
 
 @dataclass
@@ -62,11 +61,6 @@ class Account:
     final_compute: Counter[str] = field(default_factory=Counter)  # bytes of all contexts when they ended, by device
 
 
-def is_host(device: str) -> bool:
-    """Whether a buffer's name means main memory."""
-    return device == HOST or device.startswith("CPU") or device.endswith("_Host")
-
-
 def read_account(log: str, *, accounting: bool) -> Account:
     """Read a log: of a start that only accounts (`accounting`), or of one that loads.
 
@@ -76,7 +70,7 @@ def read_account(log: str, *, accounting: bool) -> Account:
     unused: set[str] = set()
     current: ContextUse | None = None
     model: Counter[str] = Counter()
-    for line in log.splitlines():
+    for line in lines_of(log):
         if _LOADER in line:
             if unused or model:
                 account.unused.append(frozenset(unused))
@@ -92,7 +86,6 @@ def read_account(log: str, *, accounting: bool) -> Account:
         elif match := _KV.search(line):
             if current is not None:
                 current.kv_bytes += float(match[1]) * MIB
-                current.n_layers_kv += int(match[3])
         elif match := _STATE.search(line):
             if current is not None:
                 current.state_bytes += float(match[1]) * MIB
@@ -144,7 +137,7 @@ def account(
 ) -> Account:
     """The engine's account of one setup, without loading it.
 
-    Raises EngineRefused, with the engine's decisive line, when it cannot be had.
+    Raises EngineRefused, with the engine's decisive line, when it cannot be had; EngineFailed when the engine dies.
     """
     from ..engines.xllamacpp import PACKAGE_ROOT, _environment
 
@@ -162,7 +155,7 @@ def account(
         env=_environment(), cwd=PACKAGE_ROOT, log=scratch / "account.log",
     )  # fmt: skip
     try:
-        ended = process.wait_ended(TIMEOUT_S)
+        ended, number = process.wait_ended(TIMEOUT_S), process.signal
         log = process.read_log()
     finally:
         process.stop()
@@ -170,5 +163,8 @@ def account(
     if len(found.contexts) < (2 if mtp else 1):
         log = log.partition("loading lora adapter from")[0]  # what ends the start is no reason
         why = decisive_line(log) or ended or f"nothing within {TIMEOUT_S:g} s"
+        if number is not None:
+            died = f"{engine.name} died while accounting for {model.name}: {explained(number)}"
+            raise EngineFailed(died + (f" ({why})" if why != ended else ""), line=why, signal=number)
         raise EngineRefused(f"{engine.name} cannot account for {model.name}: {why}", line=why)
     return found

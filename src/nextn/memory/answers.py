@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from .estimate import Prediction
 from .settings import CTX_GRAIN, Settings
@@ -23,14 +22,6 @@ class Machine:
     def limit(self, device: str) -> int | None:
         """What a device may take. A GPU's memory is only known when the user names it."""
         return self.ram_bytes if device == HOST else self.gpu_memory_bytes
-
-    def to_json(self) -> dict[str, Any]:
-        """JSON as in the schema of plan."""
-        return {
-            "ram_bytes": self.ram_bytes,
-            "ram_available_bytes": self.ram_available_bytes,
-            "gpu_memory_bytes": self.gpu_memory_bytes,
-        }
 
 
 def this_machine(gpu_memory_bytes: int | None = None) -> Machine:

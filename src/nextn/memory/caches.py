@@ -1,6 +1,6 @@
 """kv_cache and recurrent state from a header: which layers of which context keep how much.
 
-Sources: llama.cpp b11434, `src/llama-model.cpp` (create_memory: a context of the target keeps the trunk's layers, a
+Sources: llama.cpp b11549, `src/llama-model.cpp` (create_memory: a context of the target keeps the trunk's layers, a
 context for drafting the blocks'), `src/llama-kv-cache.cpp` (one row of keys and one of values per cell and layer, no
 values for MLA), `src/llama-kv-cache-iswa.cpp` (cells of a sliding window), `src/llama-kv-cache-dsa.cpp` (an indexer's
 keys beside the latent ones), `src/llama-memory-recurrent.cpp` (rows of the recurrent state).
@@ -10,8 +10,8 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import dataclass
-from typing import Any
 
+from ..archs import memory_of
 from ..errors import UsageError
 from ..gguf.types import TensorType, row_size
 from .settings import N_UBATCH, Settings, padded
@@ -40,16 +40,6 @@ class CachePart:
         """Bytes for all sequences."""
         return self.bytes_per_cell * self.cells(settings.n_ctx_seq) * settings.n_parallel
 
-    def to_json(self) -> dict[str, Any]:
-        """JSON as in the schema of plan."""
-        return {
-            "context": self.context,
-            "kind": self.kind,
-            "n_layers": self.n_layers,
-            "bytes_per_cell": self.bytes_per_cell,
-            "max_cells": self.max_cells,
-        }
-
 
 def _row(type: TensorType, n: int, what: str) -> int:
     if type.block_size and n % type.block_size:
@@ -71,13 +61,12 @@ def _context_layers(shape: Shape, context: str) -> Iterable[tuple[Layer, str]]:
     """The layers that a context keeps, with the kind of cache."""
     for layer in shape.layers:
         of_block = layer.index >= shape.n_layer
-        # The hybrid cache of bailingmoe3 is not told to leave the block's layer out.
-        also = of_block and context == TARGET and shape.arch == "bailingmoe3"
+        also = of_block and context == TARGET and memory_of(shape.arch).block_in_target
         if layer.recurrent or not (of_block == (context == DRAFT) or also):
             continue
         if layer.n_embd_k:
             yield layer, WINDOW if layer.window else FULL
-        if layer.indexer and context == TARGET:
+        if layer.indexer:
             yield layer, INDEXER
 
 

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import Any
 
-from .account import Account, is_host
+from ..engines.logs import is_host
+from ..schemas.base import filled
+from ..schemas.plan import DeviceMemory, Linear
+from .account import Account
 from .caches import DRAFT, TARGET, CachePart, cache_parts, state_bytes, state_copies
 from .settings import N_BATCH, N_UBATCH, Settings, padded
 from .setups import Setup
@@ -51,22 +53,18 @@ class DeviceUse:
         cache = sum(part.size_bytes(settings) for part in self.kv)
         return fixed + cache + self.compute_fixed_bytes + self.compute_bytes_per_token * padded(settings.n_ctx)
 
-    def to_json(self) -> dict[str, Any]:
-        """JSON as in the schema of plan."""
-        return {
-            "device": self.device,
-            **{name: int(getattr(self, name)) for name in COLUMNS},
-            "total_bytes": self.total_bytes,
-            "needed_bytes": self.needed_bytes,
-            "linear": {
-                "fixed_bytes": self.total_bytes - self.kv_cache_bytes - self.recurrent_bytes - self.compute_bytes,
-                "kv": [part.to_json() for part in self.kv],
-                "recurrent_bytes_per_copy": self.recurrent_copy_bytes,
-                "recurrent_copies": self.recurrent_copies,
-                "compute_fixed_bytes": self.compute_fixed_bytes,
-                "compute_bytes_per_token": round(self.compute_bytes_per_token, 3),
-            },
-        }
+    @property
+    def document(self) -> DeviceMemory:
+        """What --json prints of it."""
+        linear = filled(
+            Linear,
+            self,
+            fixed_bytes=self.total_bytes - self.kv_cache_bytes - self.recurrent_bytes - self.compute_bytes,
+            recurrent_bytes_per_copy=self.recurrent_copy_bytes,
+            compute_bytes_per_token=round(self.compute_bytes_per_token, 3),
+        )
+        return filled(DeviceMemory, self, **{name: int(getattr(self, name)) for name in COLUMNS}, linear=linear)
+
 
 
 @dataclass(frozen=True)
@@ -161,7 +159,7 @@ def _add_state(
 def output_bytes(shape: Shape, settings: Settings, context: str, mtp: bool) -> int:
     """Logits of a step's outputs; with MTP hidden rows, too: a batch's in the target, one a sequence in the draft.
 
-    Source: llama_context::output_reserve of llama.cpp b11434. Engines grow this buffer with the first answer and do
+    Source: llama_context::output_reserve of llama.cpp b11549. Engines grow this buffer with the first answer and do
     not log it then.
     """
     n_outputs = settings.n_parallel * (1 + (settings.n_max if mtp and context == TARGET else 0))

@@ -11,15 +11,12 @@ from ..archs.base import Family, Rule, dimensions, resolve_shape
 from ..block.model import Block, BlockTensor, layer_of, suffix_of
 from ..errors import UnsupportedModel
 from ..gguf.files import Model
-from ..layouts.fit import n_layer_trunk, n_vocab
+from ..layouts.donor_check import n_layer_trunk, n_vocab
 
 if TYPE_CHECKING:
     from ..sources.ranges import FileRange, Reader
     from ..sources.rows import Blocks, Rows, Span
     from ..sources.scales import Seen
-
-N_BLOCKS = {"mimo2": 3, "step35": 3}  # blocks of the published models; one elsewhere
-
 
 
 @dataclass(frozen=True)
@@ -55,8 +52,19 @@ def _shape(rule: Rule, symbols: Mapping[str, int], trunk: Model) -> tuple[int, .
     return same[-1] if same else None
 
 
-def _present(rule: Rule, trunk: Model) -> bool:
-    """Optional tensors count when the trunk's layers have them; a block's own embeddings and head are rare."""
+def _present(rule: Rule, trunk: Model, family: Family) -> bool:
+    """Optional tensors count when the trunk's layers have them; a block's own embeddings and head are rare.
+
+    Of parts in several forms the family's first one counts; of queries, the trunk's.
+    """
+    if rule.form:
+        part = rule.form.partition(".")[0]
+        forms = list(dict.fromkeys(each.form for each in family.rules if each.form.partition(".")[0] == part))
+        of_trunk = {suffix_of(name) for name in trunk.tensors}
+        there = [form for form in forms if all(
+            each.target in of_trunk for each in family.rules if each.form == form and not each.optional
+        )]  # fmt: skip
+        return rule.form == (forms[0] if forms[0] in there or not there else there[0])
     if not rule.optional:
         return True
     if rule.target.startswith("nextn."):
@@ -64,34 +72,23 @@ def _present(rule: Rule, trunk: Model) -> bool:
     return any(suffix_of(name) == rule.target for name in trunk.tensors if layer_of(name) is not None)
 
 
-def _window_heads(trunk: Model) -> list[int]:
-    """Key and value heads of the layers with a sliding window."""
-    heads = trunk.arch_value("attention.head_count_kv")
-    pattern = trunk.arch_value("attention.sliding_window_pattern")
-    if not isinstance(heads, list) or not isinstance(pattern, list):
-        return []
-    return [n for n, slides in zip(heads, pattern, strict=False) if slides]
-
-
 def family_block(trunk: Model) -> Block:
     """A block of the size that the trunk's family has. Raises UnsupportedModel when the table does not tell it."""
     family: Family = family_of(trunk.architecture, trunk.entry)
     symbols = dimensions(trunk.arch_value, n_vocab(trunk))
-    head, value = symbols.get("D"), symbols.get("Dv")
-    if family.arch == "mimo2" and head and value:  # a block's q, k and v are one matrix, with a window's heads
-        kv_heads = next((n for n in _window_heads(trunk) if n), 0)
-        symbols["Q"] = symbols.get("H", 0) * head + kv_heads * (head + value)
-    n_blocks = N_BLOCKS.get(family.arch, 1)
+    if family.symbols is not None:
+        symbols |= family.symbols(trunk.arch_value, symbols)
+    n_blocks = family.n_blocks
     tensors = []
     for layer in range(n_blocks):
         for rule in family.rules:
-            if not _present(rule, trunk):
+            if not _present(rule, trunk, family):
                 continue
             ne = _shape(rule, symbols, trunk)
             if ne is None:
                 raise UnsupportedModel(
                     f"{trunk.entry}: the shape of '{rule.target}' does not follow from the trunk alone; name a donor "
-                    "with --donor."
+                    "with --from."
                 )
             rows = 1
             for axis in ne[1:]:

@@ -10,7 +10,7 @@ from ..gguf.files import Model, open_model
 from ..gguf.types import parse_type_name
 from ..layouts.attach import plan_attach
 from ..layouts.detach import plan_detach
-from ..layouts.options import Options
+from ..layouts.options import AttachOptions
 from ..writing.execute import execute
 from ..writing.plan import Plan
 from .setups import BUNDLED_OFF, BUNDLED_ON, EMBD_TYPE, NO_MTP, SIDECAR, Setup, Setups
@@ -54,8 +54,8 @@ class RealFiles:
         if layout == "sidecar" and setup.plan is None and setup.sidecar is not None:
             return setup.sidecar  # a real one beside a trunk that has to be made
         if block is None or block.kind == "family":
-            raise UsageError("its block does not exist; name a donor with --donor")
-        options = Options(layout, embd_type=parse_type_name(EMBD_TYPE))
+            raise UsageError("its block does not exist; name a donor with --from")
+        options = AttachOptions(layout, embd_type=parse_type_name(EMBD_TYPE))
         return self._run(plan_attach(self._trunk(), block, options), layout)
 
     def _run(self, plan: Plan, name: str) -> Model:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from ..engines.base import Engine, Launch
 from ..engines.running import RunningServer
@@ -39,10 +38,6 @@ class Measured:
             self.weights_bytes + self.repacked_bytes + self.kv_cache_bytes + self.recurrent_bytes
             + self.compute_bytes + self.output_bytes
         )  # fmt: skip
-
-    def to_json(self) -> dict[str, Any]:
-        """JSON as in the schema of plan."""
-        return {**self.__dict__, "total_bytes": self.total_bytes}
 
 
 def process_memory(pid: int) -> tuple[int, int, int] | None:

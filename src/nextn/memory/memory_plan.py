@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import Any
 
 from ..block.model import Block
 from ..gguf.files import Model
-from ..layouts.fit import n_layer_trunk
+from ..layouts.donor_check import n_layer_trunk
+from ..schemas.base import Documented, filled
+from ..schemas.plan import PlanDocument, PlannedBlock, PlannedSetup, Publishing, Totals
 from ..units import size
 from .answers import Machine
 from .estimate import COLUMNS, Prediction
@@ -17,7 +18,7 @@ from .setups import BUNDLED_OFF, BUNDLED_ON, NO_MTP, SIDECAR, TITLES, Setup
 
 
 @dataclass(frozen=True)
-class Row:
+class SetupCost:
     """One setup's figures."""
 
     setup: Setup
@@ -32,33 +33,31 @@ class Row:
         """The setup's name for people."""
         return TITLES[self.setup.id]
 
-    def to_json(self) -> dict[str, Any]:
-        """JSON as in the schema of plan."""
+    @property
+    def document(self) -> PlannedSetup:
+        """What --json prints of it."""
         setup, found = self.setup, self.prediction
-        return {
-            "id": setup.id,
-            "title": self.title,
-            "mtp": setup.mtp,
-            "available": found is not None,
-            "why_not": setup.why_not,
-            "source": None if found is None else found.source,
-            "disk_bytes": setup.disk_bytes if found else None,
-            "disk_new_bytes": setup.disk_new_bytes if found else None,
-            "files": [file.to_json() for file in setup.files],
-            "devices": [] if found is None else [use.to_json() for use in found.devices],
-            "totals": None
+        return filled(
+            PlannedSetup,
+            self,
+            id=setup.id,
+            mtp=setup.mtp,
+            available=found is not None,
+            why_not=setup.why_not,
+            source=None if found is None else found.source,
+            disk_bytes=setup.disk_bytes if found else None,
+            disk_new_bytes=setup.disk_new_bytes if found else None,
+            files=setup.files,
+            devices=[] if found is None else [use.document for use in found.devices],
+            totals=None
             if found is None
-            else {**{name: found.sum(name) for name in COLUMNS}, "total_bytes": found.total_bytes,
-                  "needed_bytes": found.sum("needed_bytes")},
-            "measured": None if self.measured is None else self.measured.to_json(),
-            "fits": self.fits,
-            "max_n_ctx": self.max_n_ctx,
-            "notes": list(self.notes),
-        }  # fmt: skip
+            else Totals(**{name: found.sum(name) for name in (*COLUMNS, "total_bytes", "needed_bytes")}),
+        )
+
 
 
 @dataclass(frozen=True)
-class MemoryPlan:
+class MemoryPlan(Documented):
     """All setups of one model, and what follows from them."""
 
     model: Model
@@ -66,12 +65,13 @@ class MemoryPlan:
     machine: Machine
     engine: str | None
     block: Block | None
-    rows: tuple[Row, ...]
-    publishing: dict[str, Any] | None
+    rows: tuple[SetupCost, ...]
+    publishing: Publishing | None
     notes: tuple[str, ...] = field(default=())
     name: str = ""  # what the user called the model
+    engine_died: bool = False  # of a signal, when it ran a setup; the setup's notes say of which
 
-    def row(self, id: str) -> Row:
+    def row(self, id: str) -> SetupCost:
         """The setup of that id."""
         return next(row for row in self.rows if row.setup.id == id)
 
@@ -87,31 +87,34 @@ class MemoryPlan:
 
         return answers(self)
 
-    def to_json(self) -> dict[str, Any]:
-        """JSON as in the schema of plan."""
-        block, header = self.block, self.model.header
-        return {
-            "version": 1,
-            "model": self.name,
-            "name": header.get("general.name"),
-            "architecture": self.model.architecture,
-            "n_layer_trunk": n_layer_trunk(self.model),
-            "n_ctx_train": self.model.arch_int("context_length"),
-            "settings": self.settings.to_json(),
-            "engine": self.engine,
-            "machine": self.machine.to_json(),
-            "block": None
+    @property
+    def document(self) -> PlanDocument:
+        """What --json prints."""
+        block = self.block
+        return filled(
+            PlanDocument,
+            self,
+            model=self.name,
+            name=self.model.header.get("general.name"),
+            architecture=self.model.architecture,
+            n_layer_trunk=n_layer_trunk(self.model),
+            n_ctx_train=self.model.arch_int("context_length"),
+            settings=self.settings.document,
+            block=None
             if block is None
-            else {"source": block.kind, "origin": None if block.kind == "family" else block.donor_name,
-                  "n_layer_nextn": block.n_layer_nextn, "exact": block.kind != "family"},
-            "setups": [row.to_json() for row in self.rows],
-            "publishing": self.publishing,
-            "unused_block_bytes": self.difference(BUNDLED_OFF, NO_MTP),
-            "used_block_bytes": self.difference(BUNDLED_ON, NO_MTP),
-            "sidecar_bytes": self.difference(SIDECAR, NO_MTP),
-            "answers": list(self.answers),
-            "notes": list(self.notes),
-        }  # fmt: skip
+            else filled(
+                PlannedBlock,
+                block,
+                source=block.kind,
+                origin=None if block.kind == "family" else block.donor_name,
+                exact=block.kind != "family",
+            ),
+            setups=[row.document for row in self.rows],
+            unused_block_bytes=self.difference(BUNDLED_OFF, NO_MTP),
+            used_block_bytes=self.difference(BUNDLED_ON, NO_MTP),
+            sidecar_bytes=self.difference(SIDECAR, NO_MTP),
+        )
+
 
 
 def answers(plan: MemoryPlan) -> tuple[str, ...]:
@@ -129,12 +132,12 @@ def answers(plan: MemoryPlan) -> tuple[str, ...]:
         more = f", with a sidecar {size(beside)}" if beside is not None else ""
         out.append(f"drafting costs {size(used)} of memory bundled{more} (n_max {plan.settings.n_max})")
     out += _fit(plan)
-    if plan.publishing is not None and plan.publishing["how"] is not None:
+    if plan.publishing is not None and plan.publishing.how is not None:
         shared = plan.publishing
-        how = {"sidecar": "with a sidecar", "shards": "as shards"}[shared["how"]]
+        how = "with a sidecar" if shared.how == "sidecar" else "as shards"
         out.append(
-            f"publishing with and without MTP takes {size(shared['separate_bytes'])} as separate files and "
-            f"{size(shared['shared_bytes'])} {how}"
+            f"publishing with and without MTP takes {size(shared.separate_bytes)} as separate files and "
+            f"{size(shared.shared_bytes or 0)} {how}"
         )
     return tuple(out)
 
@@ -158,9 +161,9 @@ def _fit(plan: MemoryPlan) -> list[str]:
     return out
 
 
-def _same_fit(plan: MemoryPlan) -> list[tuple[str, list[Row]]]:
+def _same_fit(plan: MemoryPlan) -> list[tuple[str, list[SetupCost]]]:
     """Setups with the same answer, together."""
-    groups: dict[tuple[bool | None, int | None], list[Row]] = {}
+    groups: dict[tuple[bool | None, int | None], list[SetupCost]] = {}
     for row in plan.rows:
         if row.prediction is not None:
             groups.setdefault((row.fits, row.max_n_ctx), []).append(row)

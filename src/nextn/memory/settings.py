@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
 
 from ..errors import UsageError
 from ..gguf.types import TensorType, parse_type_name
+from ..schemas.base import filled
+from ..schemas.plan import RunSettings
 
-# Types that engines take for the kv_cache (llama.cpp b11434, common/arg.cpp).
+# Types that engines take for the kv_cache (llama.cpp b11549, common/arg.cpp).
 KV_TYPES = ("f32", "f16", "bf16", "q8_0", "q4_0", "q4_1", "iq4_nl", "q5_0", "q5_1")
 DEFAULT_N_CTX = 8192
 N_BATCH, N_UBATCH = 2048, 512  # the engine's defaults
@@ -35,18 +36,14 @@ class Settings:
         """The same with another context."""
         return Settings(n_ctx, self.kv_type_k, self.kv_type_v, self.n_parallel, self.n_max, self.n_gpu_layers)
 
-    def to_json(self) -> dict[str, Any]:
-        """JSON as in the schema of plan."""
-        return {
-            "n_ctx": self.n_ctx,
-            "kv_type_k": self.kv_type_k.name,
-            "kv_type_v": self.kv_type_v.name,
-            "n_parallel": self.n_parallel,
-            "n_max": self.n_max,
-            "n_gpu_layers": self.n_gpu_layers,
-            "n_batch": N_BATCH,
-            "n_ubatch": N_UBATCH,
-        }
+    @property
+    def document(self) -> RunSettings:
+        """What --json prints of it."""
+        return filled(
+            RunSettings, self, kv_type_k=self.kv_type_k.name, kv_type_v=self.kv_type_v.name,
+            n_batch=N_BATCH, n_ubatch=N_UBATCH,
+        )  # fmt: skip
+
 
 
 def padded(n_ctx: int) -> int:

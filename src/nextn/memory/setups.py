@@ -5,15 +5,17 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Literal
 
+from ..block.anatomy import Anatomy
 from ..block.from_gguf import block_from_model
-from ..block.model import Block, block_layers, layer_of
+from ..block.model import Block
 from ..errors import NextnError, NoBlock, UsageError
 from ..gguf.files import Model
 from ..layouts.attach import plan_attach
 from ..layouts.detach import plan_detach
-from ..layouts.options import Options
+from ..layouts.options import AttachOptions
+from ..schemas.plan import Publishing
 from ..writing.plan import Link, Plan
 from .standin import stand_in
 
@@ -35,10 +37,6 @@ class File:
     name: str
     size_bytes: int
     how: str  # "there", "write" or "link"
-
-    def to_json(self) -> dict[str, Any]:
-        """JSON as in the schema of plan."""
-        return {"name": self.name, "size_bytes": self.size_bytes, "how": self.how}
 
 
 @dataclass(frozen=True)
@@ -107,7 +105,7 @@ class _Maker:
 
     def __init__(self, model: Model, scratch: Path) -> None:
         self.model, self.scratch = model, scratch
-        self.has_block = bool(block_layers(list(model.tensors)))
+        self.has_block = Anatomy.of(model).has_block
         self.trunk: Model | None = None if self.has_block else model
         self.trunk_files: tuple[File, ...] = () if self.has_block else _there(model)
         self.trunk_plan: Plan | None = None
@@ -141,7 +139,7 @@ class _Maker:
             return Setup(id, self.model, files=_there(self.model))
         from ..gguf.types import parse_type_name
 
-        plan = plan_attach(self.trunk, block, Options(layout, embd_type=parse_type_name(EMBD_TYPE)))
+        plan = plan_attach(self.trunk, block, AttachOptions(layout, embd_type=parse_type_name(EMBD_TYPE)))
         model = self.stand(plan, id)
         if layout == "sidecar":
             return Setup(id, self.trunk, model, self.trunk_files + _planned(plan), plan)
@@ -156,18 +154,18 @@ def make_setups(
     `block(trunk)` gives the block to attach when the model has none; None: there is none. Raises UsageError for a
     model without a trunk, NoBlock for a sidecar without a block.
     """
-    names = list(model.tensors)
-    if not any(layer_of(name) == 0 for name in names) or block_layers(names)[:1] == [0]:
+    seen = Anatomy.of(model)
+    if seen.is_block_only or not seen.layers:
         raise UsageError(
             f"{model.entry}: this is no model but a sidecar or donor file; name its trunk, and it with --sidecar."
         )
-    if sidecar is not None and not block_layers(list(sidecar.tensors)):
+    if sidecar is not None and not Anatomy.of(sidecar).has_block:
         raise NoBlock(f"{sidecar.entry}: there is no MTP block in this sidecar.")
     maker = _Maker(model, scratch)
     first = maker.made(NO_MTP, maker.no_mtp)
     notes = [] if first.why_not is None else [first.why_not]
     found: Block | None = None
-    why = "there is no block: name a donor with --donor"
+    why = "there is no block: name a donor with --from"
     try:
         if maker.has_block:
             found = block_from_model(model)
@@ -204,26 +202,26 @@ def _later(maker: _Maker, id: str, layout: str, block: Block) -> Callable[[], Se
     return lambda: maker.attached(id, layout, block)
 
 
-def publishing(setups: Setups) -> dict[str, Any] | None:
+def publishing(setups: Setups) -> Publishing | None:
     """Bytes that the model takes published both with and without its block; None when one of them cannot be had."""
     plain, bundle = setups.get(NO_MTP), setups.get(BUNDLED_ON)
     if plain.model is None or bundle.model is None:
         return None
     separate = plain.disk_bytes + bundle.disk_bytes
-    shared: dict[str, int] = {}
+    shared: dict[Literal["sidecar", "shards"], int] = {}
     beside, shards = setups.get(SIDECAR), setups.get(SHARDS)
     if beside.model is not None:
         shared["sidecar"] = beside.disk_bytes
     if shards.model is not None and len(plain.files) > 1:
         shared["shards"] = plain.disk_bytes + _unshared(plain.files, shards.files)
     best = min(shared, key=lambda how: shared[how], default=None)
-    return {
-        "separate_bytes": separate,
-        "shared_bytes": None if best is None else shared[best],
-        "saved_bytes": None if best is None else separate - shared[best],
-        "how": best,
-        "by_layout": shared,
-    }
+    return Publishing(
+        separate_bytes=separate,
+        shared_bytes=None if best is None else shared[best],
+        saved_bytes=None if best is None else separate - shared[best],
+        how=best,
+        by_layout={str(how): n_bytes for how, n_bytes in shared.items()},
+    )
 
 
 def _unshared(plain: Sequence[File], shards: Sequence[File]) -> int:

@@ -1,6 +1,6 @@
 """The dimensions of a model that memory depends on, read from its header pairs.
 
-Sources of the rules: llama.cpp b11434, `src/llama-hparams.cpp` (n_embd_k_gqa, n_embd_r, n_embd_s),
+Sources of the rules: llama.cpp b11549, `src/llama-hparams.cpp` (n_embd_k_gqa, n_embd_r, n_embd_s),
 `src/models/*.cpp` (which layers are recurrent or have a sliding window) and `src/llama-arch.cpp`
 (llm_arch_supports_rs_rollback).
 """
@@ -10,16 +10,10 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
-from ..block.model import block_layers
+from ..archs import memory_of
+from ..archs.base import flags
+from ..block.anatomy import Anatomy
 from ..gguf.files import Model
-
-# Architectures whose engine rolls a rejected draft back by keeping one recurrent state per drafted token.
-ROLLBACK = frozenset(
-    ("qwen35", "qwen35moe", "qwen4exp", "nemotron_h", "nemotron_h_moe", "lfm2", "lfm2moe", "bailingmoe3")
-)
-HYBRID_QWEN = ("qwen3next", "qwen35", "qwen35moe")
-DENSE_FIRST_PATTERN = {"cohere2moe": 4}  # default of `attention.sliding_window_pattern` where it is missing
-GLM_5_2_N_CTX = 1 << 20  # from this trained context on, glm-dsa files without indexer types share indexers
 
 
 @dataclass(frozen=True)
@@ -49,17 +43,14 @@ class Shape:
     n_window: int  # tokens of the sliding window; 0 without
     layers: tuple[Layer, ...]  # trunk, then blocks
     n_embd_state: int  # elements of one recurrent state of one layer: convolution and recurrence
+    rollback: bool  # the engine keeps one recurrent state for each drafted token
     unknown: str | None = None  # why figures from the header would be wrong, or None
 
     @property
     def rolls_back(self) -> bool:
         """Whether each drafted token costs one copy of the recurrent state."""
-        return self.arch in ROLLBACK and self.n_embd_state > 0
+        return self.rollback and self.n_embd_state > 0
 
-    @property
-    def n_recurrent(self) -> int:
-        """Layers with a recurrent state."""
-        return sum(layer.recurrent for layer in self.layers)
 
 
 def _per_layer(value: Any, n: int, default: int = 0) -> list[int]:
@@ -70,32 +61,14 @@ def _per_layer(value: Any, n: int, default: int = 0) -> list[int]:
     return [int(value) if isinstance(value, int) else default] * n
 
 
-def _flags(value: Any, n: int) -> list[bool] | None:
-    """A per-layer array of truth values; None for anything else. Layers behind its end are False."""
-    if not isinstance(value, list):
-        return None
-    return [bool(v) for v in value[:n]] + [False] * (n - len(value))
-
-
-def _recurrent(model: Model, n_trunk: int, n_all: int, kv_heads: list[int]) -> list[bool]:
-    arch = model.architecture
-    if arch in HYBRID_QWEN:
-        found = _flags(model.arch_value("attention.recurrent_layers"), n_all)
-        interval = max(1, model.arch_int("full_attention_interval", 4))
-        return found or [i < n_trunk and (i + 1) % interval != 0 for i in range(n_all)]
-    if arch == "bailingmoe3":
-        return [i < n_trunk and kv_heads[i] == 0 for i in range(n_all)]
-    return [False] * n_all
-
-
 def _windows(model: Model, n_trunk: int, n_all: int) -> list[bool]:
     if not model.arch_int("attention.sliding_window"):
         return [False] * n_all
     pattern = model.arch_value("attention.sliding_window_pattern")
-    flags = _flags(pattern, n_all)
-    if flags is not None:
-        return flags
-    period = pattern if isinstance(pattern, int) else DENSE_FIRST_PATTERN.get(model.architecture)
+    listed = flags(pattern, n_all)
+    if listed is not None:
+        return listed
+    period = pattern if isinstance(pattern, int) else memory_of(model.architecture).window_period
     if period is None:
         return [False] * n_all
     return [i < n_trunk and (period == 0 or i % period != 0) for i in range(n_all)]
@@ -113,23 +86,19 @@ def _state(model: Model, n_head: int) -> int:
 
 
 def _indexers(model: Model, n_trunk: int, n_all: int) -> list[int]:
-    """Elements of each layer's indexer key; blocks run without their indexer."""
-    size = model.arch_int("attention.indexer.key_length")
-    if model.architecture not in ("deepseek32", "glm-dsa") or not size:
+    """Elements of what each layer's indexer caches of a token; blocks run without their indexer, but for pools."""
+    size, memory = model.arch_int("attention.indexer.key_length"), memory_of(model.architecture)
+    if memory.indexer is None or not size:
         return [0] * n_all
-    has = [True] * n_trunk
-    if model.architecture == "glm-dsa":
-        shared = model.arch_int("context_length") >= GLM_5_2_N_CTX
-        default = [not shared or i < 2 or (i - 2) % 4 == 0 for i in range(n_trunk)]
-        has = _flags(model.arch_value("attention.indexer.types"), n_trunk) or default
-    return [size if i < n_trunk and has[i] else 0 for i in range(n_all)]
+    has = [*memory.indexer(model.arch_value, n_trunk), *[bool(memory.pool_rows)] * (n_all - n_trunk)]
+    return [size * max(1, memory.pool_rows) if each else 0 for each in has]
 
 
 def shape_of(model: Model) -> Shape:
     """The dimensions of a trunk, a bundled model or a sidecar. Raises FormatError without an architecture."""
     arch = model.architecture
     n_all = model.arch_int("block_count")
-    n_nextn = model.arch_int("nextn_predict_layers") if block_layers(list(model.tensors)) else 0
+    n_nextn = model.arch_int("nextn_predict_layers") if Anatomy.of(model).has_block else 0
     n_trunk = max(0, n_all - n_nextn)
     n_embd = model.arch_int("embedding_length")
     heads = _per_layer(model.arch_value("attention.head_count"), n_all)
@@ -140,7 +109,8 @@ def shape_of(model: Model) -> Shape:
     window_k = model.arch_int("attention.key_length_swa", head_k)
     window_v = model.arch_int("attention.value_length_swa", head_v)
     mla = bool(model.arch_int("attention.key_length_mla") and model.arch_int("attention.value_length_mla"))
-    recurrent = _recurrent(model, n_trunk, n_all, kv_heads)
+    memory = memory_of(arch)
+    recurrent = memory.recurrent(model.arch_value, n_trunk, n_all) if memory.recurrent else [False] * n_all
     windows = _windows(model, n_trunk, n_all)
     indexers = _indexers(model, n_trunk, n_all)
     layers = tuple(
@@ -158,7 +128,7 @@ def shape_of(model: Model) -> Shape:
     return Shape(
         arch, n_trunk, n_nextn, n_embd, _n_vocab(model), _widest(model, n_all), n_head,
         model.arch_int("context_length"), model.arch_int("attention.sliding_window"), layers, state,
-        _unknown(model, any(recurrent)),
+        memory.rolls_back, _unknown(model, any(recurrent)),
     )  # fmt: skip
 
 

@@ -1,6 +1,6 @@
 """Weights from headers: which tensors an engine loads, on which device, and which the CPU keeps a second time.
 
-Sources: llama.cpp b11434, `src/llama-model.cpp` (placement of layers, buffer types), `src/models/*.cpp` (which tensors
+Sources: llama.cpp b11549, `src/llama-model.cpp` (placement of layers, buffer types), `src/models/*.cpp` (which tensors
 of a block are skipped without MTP), `ggml/src/ggml-cpu/repack.cpp` (types that the CPU rearranges).
 """
 
@@ -12,25 +12,15 @@ from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 
-from ..block.model import block_layers, layer_of, suffix_of
+from ..archs import memory_of
+from ..block.anatomy import Anatomy
+from ..block.model import DRAFT_ROOTS, layer_of, suffix_of
 from ..gguf.files import GGUFFile, Model
 from ..gguf.header import TensorInfo
-from ..layouts.detach import DRAFT_ROOTS
 
 HOST, GPU = "Host", "GPU"
 EMBEDDINGS, HEAD = "token_embd.weight", "output.weight"
 
-# Loaders that allocate these tensors of a block with MTP off, too: names behind `blk.N.`.
-LOADED_ANYWAY: dict[str, tuple[str, ...]] = {
-    "hy_v3": ("ffn_gate", "ffn_up", "ffn_down", "exp_probs_b", "nextn.embed_tokens", "nextn.shared_head"),
-    "step35": (
-        *("attn_q_norm", "attn_k_norm", "attn_gate", "ffn_gate", "ffn_up", "ffn_down"),
-        *("nextn.embed_tokens", "nextn.shared_head"),
-    ),
-    "cohere2moe": ("nextn.embed_tokens", "nextn.shared_head"),
-    "glm-dsa": ("exp_probs_b",),
-    "deepseek32": ("exp_probs_b",),
-}
 # Read by rows or small: never in a matrix product that the CPU rearranges weights for.
 NOT_MULTIPLIED = (EMBEDDINGS, "nextn.embed_tokens.weight", "ssm_conv1d.weight")
 
@@ -48,13 +38,13 @@ def loaded(model: Model, *, mtp: bool, unused: frozenset[str] | None = None) -> 
     """The tensors that the engine allocates. `unused` are those it said to leave out; None: by the families' rules."""
     if unused is not None:
         return [(file, info) for file, info in model.items() if info.name not in unused]
-    layers = frozenset(block_layers(list(model.tensors)))
-    anyway = LOADED_ANYWAY.get(model.architecture, ())
+    seen = Anatomy.of(model)
+    anyway = memory_of(model.architecture).loaded_anyway
 
     def wanted(name: str) -> bool:
         if mtp:
             return True
-        if layer_of(name) in layers:
+        if seen.of_block(name):
             return suffix_of(name).startswith(anyway) if anyway else False
         return name not in DRAFT_ROOTS
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
-from ..discovery import llama_cpp_names as hf_rules
+from ..discovery.sidecars import named
 from ..errors import BlockPresent, FormatError, IncompleteModel, NoBlock, UsageError
 from ..layouts.pack import MTP, PLAIN, VARIANTS
 from .listing import BROKEN, Group, Headers, Listed, groups, is_sidecar_of, kind_of
@@ -159,8 +159,8 @@ def _cheapest(ways: Iterable[Chosen], have: set[str]) -> Chosen:
 
 
 def _sidecar(files: Sequence[Listed], model: Group, label: str, header: Headers) -> Listed | None:
-    """The sidecar that llama.cpp would take, of those that fit."""
+    """The first by name, of those that fit."""
     listing = {file.path: file for file in files}
-    reach = hf_rules.sidecars(listing, model.entry, label)
+    reach = named(listing, model.entry, label)
     own = header(model.entry) if reach else None
     return next((listing[path] for path in reach if own is not None and is_sidecar_of(header(path), own)), None)

@@ -7,9 +7,10 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import PurePosixPath
 
-from ..block.model import block_layers, layer_of
+from ..block.anatomy import Anatomy
+from ..block.model import marks_block
 from ..discovery import llama_cpp_names as hf_rules
-from ..gguf.files import GGUFFile, shard_name, split_shard_name
+from ..gguf.files import GGUFFile, Model, shard_name, split_shard_name
 from ..layouts.naming import split_quant
 from ..layouts.pack import MTP, PLAIN
 
@@ -92,6 +93,10 @@ def groups(files: Iterable[Listed]) -> list[Group]:
     return list(found.values())
 
 
+def _has_marks(file: GGUFFile) -> bool:
+    return any(marks_block(info.name) for info in file.header.tensors)
+
+
 def kind_of(group: Group, header: Headers) -> str:
     """PLAIN, MTP, BLOCK_ONLY, or BROKEN: its metadata promises a block that no file has.
 
@@ -100,15 +105,14 @@ def kind_of(group: Group, header: Headers) -> str:
     first = header(group.entry)
     arch = first.header.get("general.architecture")
     promised = first.header.get(f"{arch}.nextn_predict_layers")
-    names = [info.name for info in first.header.tensors]
-    found = block_layers(names)
-    if found and len(group.files) == 1 and not any(layer_of(name) == 0 for name in names):
+    found = _has_marks(first)
+    if found and len(group.files) == 1 and arch and Anatomy.of(Model((first,))).is_block_only:
         return BLOCK_ONLY
     if not promised:
         return BROKEN if found else PLAIN
     rest: Sequence[Listed] = () if found else group.files[:0:-1]
     for file in rest:
-        if block_layers([info.name for info in header(file.path).header.tensors]):
+        if _has_marks(header(file.path)):
             return MTP
     return MTP if found else BROKEN
 
@@ -116,11 +120,12 @@ def kind_of(group: Group, header: Headers) -> str:
 def is_sidecar_of(sidecar: GGUFFile, model: GGUFFile) -> bool:
     """Whether an engine could draft with `sidecar` beside `model`, as far as their headers tell."""
     arch = model.header.get("general.architecture")
-    names = {info.name for info in sidecar.header.tensors}
     same = all(
         sidecar.header.get(key) == model.header.get(key) for key in ("general.architecture", f"{arch}.embedding_length")
     )
-    layers = block_layers(list(names))
-    count, promised = (model.header.get(f"{arch}.{key}", 0) for key in ("block_count", "nextn_predict_layers"))
-    n_trunk = count - promised if isinstance(count, int) and isinstance(promised, int) else None
-    return same and bool(layers) and layers[0] == n_trunk and "token_embd.weight" in names
+    if not arch or not same:
+        return False
+    beside = Anatomy.of(Model((sidecar,)))
+    here = Anatomy.of(Model((model,)))  # of a set the first shard, so its header counts
+    fits = beside.shape == "sidecar" and beside.home == here.declared_trunk
+    return fits and "token_embd.weight" in sidecar.header.by_name

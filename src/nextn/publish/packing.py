@@ -15,13 +15,19 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, cast
 
+from ..brief import Brief
 from ..errors import UsageError
 from ..layouts.naming import plain_base, split_quant
 from ..layouts.pack import Pack
+from ..progress import Progress
 from ..remote.cache import refuse_partial
-from ..writing.durable import SUFFIX, System
-from ..writing.execute import Outcome, Progress, check_outputs, execute
+from ..schemas.base import Documented, filled
+from ..schemas.pack import PackDocument, PackedFile, PackedQuant
+from ..workfile import At
+from ..writing.execute import Outcome, check_outputs, execute
+from ..writing.leftovers import SUFFIX
 from ..writing.plan import Hashes, LateHeader, Link, NewBytes, NewFile, Plan
+from ..writing.system import System
 from . import card as cards
 from . import manifest as manifests
 from . import sums
@@ -66,24 +72,25 @@ class _Watching:
         self._inner, self._ledger = inner, ledger
         self._names = {os.fsencode(name)[-200:]: name for name in names}
 
-    def open_new(self, path: Path) -> int:
+    def open_new(self, at: At) -> int:
         """The inner system's, noted."""
-        match = _TEMP.fullmatch(path.name)
+        match = _TEMP.fullmatch(at.name)
         name = self._names.get(os.fsencode(match[1])) if match else None
         if name is not None:
-            self._ledger.temps[name] = path
-        return self._inner.open_new(path)
+            self._ledger.temps[name] = at.path
+        return self._inner.open_new(at)
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self._inner, name)
 
 
 @dataclass(frozen=True)
-class Package:
+class Package(Brief):
     """All that will be published."""
 
     pack: Pack
     plan: Plan  # with card, sums and manifest
+    n_verified: int  # verdicts that the card shows
     _ledger: _Ledger
 
     @property
@@ -98,7 +105,7 @@ class Package:
 
 
 @dataclass(frozen=True)
-class PackResult:
+class PackResult(Documented):
     """What packing did, or with `dry_run` would do."""
 
     package: Package
@@ -118,41 +125,27 @@ class PackResult:
         """Bytes read in all, hashing included."""
         return (self.outcome.bytes_read if self.outcome else self.package.plan.bytes_read) + self.bytes_hashed
 
-    def to_json(self) -> dict[str, Any]:
-        """JSON as in schemas/pack.json."""
+    @property
+    def when_unprinted(self) -> str:
+        """Whether the files are there."""
+        return "nothing was written" if self.outcome is None else f"the folder {self.folder} is complete"
+
+    @property
+    def document(self) -> PackDocument:
+        """What --json prints."""
         plan, done = self.package.plan, self.outcome
-        base = plan.to_json()
         files = [
-            {**file, "sha256": self.sha256.get(out.name)} for file, out in zip(base["files"], plan.outputs, strict=True)
+            filled(PackedFile, file, sha256=self.sha256.get(out.name))
+            for file, out in zip(plan.written_files, plan.outputs, strict=True)
         ]
-        return {
-            "version": 1,
-            "dry_run": done is None,
-            "verb": "pack",
-            "folder": str(plan.folder),
-            "manifest": str(plan.folder / manifests.NAME),
-            "bytes_read": self.bytes_read,
-            "bytes_hashed": self.bytes_hashed,
-            "bytes_written": plan.bytes_written,
-            "bytes_linked": plan.bytes_linked,
-            "bytes_downloaded": self.bytes_downloaded,
-            "why": self.why,
-            "peak_memory_bytes": plan.peak_memory_bytes,
-            "wall_s": done.wall_s if done else 0.0,
-            "files": files,
-            "quants": [
-                {
-                    "quant": quant.label,
-                    "layout": quant.layout,
-                    "variants": {
-                        name: {"entry": one.entry, "sidecar": one.sidecar} for name, one in quant.variants.items()
-                    },
-                }
-                for quant in self.package.pack.quants
-            ],
-            "links": done.links if done else {},
-            "notes": list(plan.notes),
-        }
+        quants = [filled(PackedQuant, quant, quant=quant.label) for quant in self.package.pack.quants]
+        return filled(
+            PackDocument, plan, dry_run=done is None, manifest=str(plan.folder / manifests.NAME),
+            bytes_read=self.bytes_read, bytes_hashed=self.bytes_hashed, bytes_downloaded=self.bytes_downloaded,
+            why=self.why, wall_s=done.wall_s if done else 0.0, files=files, quants=quants,
+            links=done.links if done else {},
+        )  # fmt: skip
+
 
 
 def plan_package(pack: Pack, options: CardOptions | None = None) -> Package:
@@ -198,7 +191,7 @@ def plan_package(pack: Pack, options: CardOptions | None = None) -> Package:
         NewFile(sums.NAME, (LateHeader(len(all_sums({})), build_sums),)),
         NewFile(manifests.NAME, (LateHeader(len(manifest({})), build_manifest),)),
     )
-    return Package(pack, replace(pack.plan, outputs=outputs), ledger)
+    return Package(pack, replace(pack.plan, outputs=outputs), len(options.verified), ledger)
 
 
 def _linked(plan: Plan) -> list[Link]:
@@ -227,7 +220,7 @@ def pack_up(
     Raises what carrying out any plan raises.
     """
     plan, ledger = package.plan, package._ledger
-    check_outputs(plan)
+    check_outputs(plan, tidy=not dry_run)
     n_hash = package.hash_bytes
     if dry_run:
         return PackResult(package, None, n_hash, {})

@@ -6,30 +6,38 @@ rest arrives as ranges in a hidden folder beside (see `staging`), is compared wi
 
 from __future__ import annotations
 
+import contextlib
 import os
 import time
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from ..errors import OutputExists, RemoteError, UsageError
 from ..gguf.files import GGUFFile, read_header
-from ..writing.execute import Outcome, Progress, check_outputs, execute
+from ..progress import Progress
+from ..schemas.base import Documented, filled
+from ..schemas.pull import PullDocument, PulledFile
+from ..workfile import Stamp
+from ..writing.execute import Outcome, check_outputs, execute
 from ..writing.plan import Link, LinkMode, Plan
+from ..writing.system import explained
 from . import manifest as manifests
 from . import sums
+from .accept import check_content, check_names
 from .choose import Chosen, choose
 from .listing import Listed
-from .staging import Staging, mismatch
+from .staging import Staging, mismatch, one_at_a_time
 
 if TYPE_CHECKING:
-    from ..remote.http import Options
+    from ..remote.http import Fetcher, Options
     from ..remote.hub import HubRepo
     from ..remote.model import Remote
+    from ..workfile import Stamp
 
 PRESENT, CACHED, DOWNLOAD = "present", "cached", "download"
-_Found = tuple["Step", Path]  # a file, and where its bytes are
+_Found = tuple["Step", Path, Stamp | None]  # a file, where its bytes are, and the stamp of what was fetched
 
 
 @dataclass(frozen=True)
@@ -43,7 +51,7 @@ class Step:
 
 
 @dataclass(frozen=True)
-class PullResult:
+class PullResult(Documented):
     """What pulling did, or with `dry_run` would do."""
 
     repo: str
@@ -70,38 +78,24 @@ class PullResult:
         """The path to pass with -md."""
         return None if self.chosen.sidecar is None else self.folder / PurePosixPath(self.chosen.sidecar).name
 
-    def to_json(self) -> dict[str, Any]:
-        """JSON as in schemas/pull.json."""
-        return {
-            "version": 1,
-            "dry_run": self.dry_run,
-            "verb": "pull",
-            "repo": self.repo,
-            "commit": self.commit,
-            "quant": self.chosen.quant,
-            "variant": self.chosen.variant,
-            "why": self.chosen.why,
-            "entry": str(self.entry),
-            "sidecar": None if self.sidecar is None else str(self.sidecar),
-            "bytes_downloaded": self.bytes_downloaded,
-            "size_bytes": self.chosen.size_bytes,
-            "wall_s": self.wall_s,
-            "files": [
-                {
-                    "path": str(self.folder / step.name),
-                    "from": step.file.path,
-                    "size_bytes": step.file.size_bytes,
-                    "sha256": step.file.sha256,
-                    "state": step.state,
-                }
-                for step in self.steps
-            ],
-            "links": self.outcome.links if self.outcome else {},
-        }
+    @property
+    def when_unprinted(self) -> str:
+        """Whether the files are there."""
+        return "nothing was written" if self.dry_run else f"the files are complete, load {self.entry}"
 
+    @property
+    def document(self) -> PullDocument:
+        """What --json prints."""
+        files = [
+            filled(PulledFile, step.file, path=str(self.folder / step.name), source=step.file.path, state=step.state)
+            for step in self.steps
+        ]
+        chosen = self.chosen
+        return filled(
+            PullDocument, self, files=files, links=self.outcome.links if self.outcome else {},
+            quant=chosen.quant, variant=chosen.variant, why=chosen.why, size_bytes=chosen.size_bytes,
+        )  # fmt: skip
 
-def _unique_bytes(files: Any) -> int:
-    return sum({file.content: file.size_bytes for file in files}.values())
 
 
 def pull(
@@ -126,7 +120,6 @@ def pull(
     from ..remote.cache import cache_root
     from ..remote.http import Fetcher
     from ..remote.hub import HubRepo
-    from ..remote.model import Remote
 
     started = time.perf_counter()
     place = parse_source(source)
@@ -134,25 +127,46 @@ def pull(
         raise UsageError(f"'{source}' is no repository on the Hub; write ORG/NAME or hf:ORG/NAME@REVISION.")
     fetcher = Fetcher(options)
     repo = HubRepo(place.repo_id, place.revision, fetcher, (root or cache_root()).absolute())
-    listing = [Listed(name, file.size_bytes, file.sha256) for name, file in repo.listing.files.items()]
     folder = Path(out)
+    turn = contextlib.nullcontext() if dry_run else one_at_a_time(repo.root, folder)
+    with turn:
+        return _pull(repo, fetcher, folder, variant, quant or place.file, link, dry_run, progress, started)
+
+
+def _pull(
+    repo: HubRepo,
+    fetcher: Fetcher,
+    folder: Path,
+    variant: str,
+    quant: str | None,
+    link: LinkMode,
+    dry_run: bool,
+    progress: Progress | None,
+    started: float,
+) -> PullResult:
+    from ..remote.model import Remote
+
+    listing = [Listed(name, file.size_bytes, file.sha256) for name, file in repo.listing.files.items()]
     hasher = sums.Hasher()
     with Remote(repo, fetcher) as remote:
         here = _Here(repo, folder, listing, hasher)
         have = [file.path for file in listing if here.seems_to_have(file)]
         with remote.renaming():
-            chosen = choose(listing, _manifest(remote, listing), variant, quant or place.file, _header(remote), have)
+            manifest = _manifest(remote, listing)
+            chosen = choose(listing, manifest, variant, quant, _header(remote), have)
+            check_names(chosen, repo.origin)
     steps = tuple(_steps(here, chosen))
     missing = [step for step in steps if step.state != PRESENT]
     staging = Staging(repo, fetcher, folder)
     n_moved, outcome = sum(staging.missing_bytes(file) for file in _unique(missing, DOWNLOAD)), None
-    check_outputs(_plan(chosen, folder, [(step, Path(step.name)) for step in missing], link))
+    check_outputs(_plan(chosen, folder, [(step, Path(step.name), None) for step in missing], link), tidy=not dry_run)
     if not dry_run:
         if missing:
-            n_moved, outcome = _carry_out(staging, chosen, folder, missing, link, hasher, progress)
+            promised = None if manifest is None else manifest.architecture
+            n_moved, outcome = _carry_out(staging, chosen, steps, promised, folder, link, hasher, progress)
         staging.clear(step.file.path for step in steps)
     return PullResult(
-        place.repo_id, str(repo.revision), chosen, folder, steps, outcome, time.perf_counter() - started, n_moved
+        repo.repo_id, str(repo.revision), chosen, folder, steps, outcome, time.perf_counter() - started, n_moved
     )
 
 
@@ -248,11 +262,8 @@ class _Here:
 def _steps(here: _Here, chosen: Chosen) -> list[Step]:
     """What is to be done for each file. Raises OutputExists for a name that another file has."""
     steps = []
-    names: dict[str, str] = {}
     for file in chosen.files:
         name = PurePosixPath(file.path).name
-        if names.setdefault(name, file.path) != file.path:
-            raise UsageError(f"'{file.path}' and '{names[name]}' would get one name; the repository cannot be pulled.")
         path = here.folder / name
         if os.path.lexists(path):
             if not here.is_it(file, path):
@@ -278,7 +289,8 @@ def _plan(chosen: Chosen, folder: Path, found: Sequence[_Found], link: LinkMode)
         layout=chosen.variant,
         folder=folder,
         outputs=tuple(
-            Link(step.name, path, step.file.size_bytes, link, staged=step.state == DOWNLOAD) for step, path in ordered
+            Link(step.name, path, step.file.size_bytes, link, stamp, staged=step.state == DOWNLOAD)
+            for step, path, stamp in ordered
         ),
         entry=folder / PurePosixPath(chosen.entry).name,
         sidecar=sidecar,
@@ -289,13 +301,19 @@ def _plan(chosen: Chosen, folder: Path, found: Sequence[_Found], link: LinkMode)
 def _carry_out(
     staging: Staging,
     chosen: Chosen,
+    steps: Sequence[Step],
+    architecture: str | None,
     folder: Path,
-    missing: Sequence[Step],
     link: LinkMode,
     hasher: sums.Hasher,
     progress: Progress | None,
 ) -> tuple[int, Outcome]:
-    """Fetch, compare with the hashes, give names. Returns the bytes that were moved, too."""
+    """Fetch, compare with the hashes and with what was promised, give names. Returns the bytes moved, too.
+
+    Headers come first, and what they refuse is not downloaded. `architecture` is the manifest's.
+    """
+    missing = [step for step in steps if step.state != PRESENT]
+    local = {step.file.path: step.source or folder / step.name for step in steps if step.state != DOWNLOAD}
     wanted = _unique(missing, DOWNLOAD)
     n_load = sum(staging.missing_bytes(file) for file in wanted)
     done, total = 0, n_load + sum(file.size_bytes for file in _unique(missing))
@@ -308,28 +326,53 @@ def _carry_out(
 
     def fetched(n: int, _: int) -> None:
         nonlocal done
-        done = 0
+        done = n_local + n_heads
         hashed(n)
 
+    hasher.advance = hashed
+    here: dict[str, Stamp] = {}
+    for step in missing:
+        if step.source is not None:
+            here[step.name] = _check(staging.repo, step.file, step.source, hasher)
+    n_local = done
     with staging:
-        n_moved = staging.fetch(wanted, fetched)
-        done, hasher.advance = n_load, hashed
+        with staging.dropping(file.path for file in chosen.files):
+            heads = staging.headers(wanted)
+            local |= {step.file.path: heads[step.file.content] for step in missing if step.state == DOWNLOAD}
+            _check_content(staging, chosen, local, architecture)
+        n_heads = n_load - sum(staging.missing_bytes(file) for file in wanted)
+        n_moved = n_heads + staging.fetch(wanted, fetched)
+        done = n_local + n_load
         staged = {file.content: staging.whole(file, hasher) for file in wanted}
         found: list[_Found] = [
-            (step, staged[step.file.content] if step.source is None else step.source)
+            (step, *(staged[step.file.content] if step.source is None else (step.source, here[step.name])))
             for step in missing
         ]
-        for step, path in found:
-            if step.source is not None:
-                _check(staging.repo, step.file, path, hasher)
+        with staging.dropping(file.path for file in chosen.files):
+            _check_content(staging, chosen, local, architecture)  # now of bytes that have the right hash
         return n_moved, execute(_plan(chosen, folder, found, link))
 
 
-def _check(repo: HubRepo, file: Listed, path: Path, hasher: sums.Hasher) -> None:
-    """Raise RemoteError when what lies here already is not what the Hub says."""
+def _check_content(staging: Staging, chosen: Chosen, local: Mapping[str, Path], architecture: str | None) -> None:
+    """Raise FormatError when the headers say something else than names and manifest."""
+    known: dict[str, GGUFFile] = {}
+
+    def header(path: str) -> GGUFFile:
+        if path not in known:
+            known[path] = read_header(local[path])
+        return known[path]
+
+    check_content(chosen, header, architecture, staging.repo.origin)
+
+
+def _check(repo: HubRepo, file: Listed, path: Path, hasher: sums.Hasher) -> Stamp:
+    """The stamp of a file that lies here already. Raises RemoteError when it is not what the Hub says."""
+    with explained(path, "read it"):
+        stamp = Stamp.of(path.stat())
     why = mismatch(repo, file, path, hasher)
     if why is not None:
         raise RemoteError(
             f"{repo.origin}:{file.path}: what is in the cache is not the file: {why}; remove {path.resolve()} and run "
             "it again."
         )
+    return stamp

@@ -1,21 +1,26 @@
 """Whole files on their way into a folder: hidden in it until all of their bytes are there and right.
 
 `FOLDER/.nextn-pull/COMMIT/` lies on the folder's own file system, so the last step is a name and never a copy. Its
-files are those of `sources.cache`: what a killed run left counts only as far as its checksums say so.
+files are those of `remote.cache`: what a killed run left counts only as far as its checksums say so.
 """
 
 from __future__ import annotations
 
 import contextlib
 import copy
+import errno
+import fcntl
+import hashlib
 import os
-from collections.abc import Callable, Iterable, Sequence
-from pathlib import Path
+from collections.abc import Iterable, Iterator, Sequence
+from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING
 
-from ..errors import RemoteError
+from ..errors import FormatError, RemoteError
+from ..progress import LOGGER, Progress
 from ..remote.cache import Identity, bytes_left, remove_partial
-from ..writing.durable import explained
+from ..workfile import Folder, NotOurs, Stamp, private_folder
+from ..writing.system import explained
 from . import sums
 from .listing import Listed
 
@@ -24,6 +29,51 @@ if TYPE_CHECKING:
     from ..remote.hub import HubRepo
 
 FOLDER = ".nextn-pull"
+
+
+@contextlib.contextmanager
+def one_at_a_time(root: Path, folder: Path) -> Iterator[None]:
+    """Only one pull into `folder` at a time: others wait, and find its files there. The lock lies in the cache `root`.
+
+    Raises StorageError.
+    """
+    with _locks(root) as locks:
+        name = hashlib.sha256(os.fsencode(folder.resolve())).hexdigest()[:32]
+        with explained(locks.path / name, "lock it"):
+            fd = _lock(locks, name, folder)
+        try:
+            yield
+        finally:
+            with contextlib.suppress(OSError):
+                locks.unlink(name)
+            os.close(fd)
+
+
+def _locks(root: Path) -> Folder:
+    with explained(root / "locks", "use the folder"):
+        return Folder.private(root, ("locks",), make=True)
+
+
+def _lock(locks: Folder, name: str, folder: Path) -> int:
+    """A descriptor that holds the lock; the file goes with whoever held it, so a new one may be needed."""
+    while True:
+        fd = locks.open_or_create(name)
+        try:
+            try:
+                fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                LOGGER.warning("%s: another pull is at work in this folder; waiting for it", folder)
+                fcntl.flock(fd, fcntl.LOCK_EX)
+        except OSError as error:
+            if error.errno not in (errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOSYS, errno.ENOLCK):
+                os.close(fd)
+                raise
+        except BaseException:
+            os.close(fd)
+            raise
+        if os.fstat(fd).st_nlink:
+            return fd
+        os.close(fd)
 
 
 def mismatch(repo: HubRepo, file: Listed, path: Path, hasher: sums.Hasher) -> str | None:
@@ -41,11 +91,12 @@ class Staging:
         from ..remote.model import Remote
 
         self.repo, self.folder = repo, folder
-        self.home = folder.absolute() / FOLDER
+        self.root = folder.absolute()
         place = copy.copy(repo)
-        place.folder = self.home / str(repo.revision)
+        place.root, place.folder = self.root, self.root / FOLDER / str(repo.revision)
         self._place = place
         self._remote = Remote(place, fetcher)
+        self._made = False  # whether the user's folder was not there before
 
     def __enter__(self) -> Staging:
         return self
@@ -53,30 +104,52 @@ class Staging:
     def __exit__(self, *error: object) -> None:
         self._remote.__exit__(*error)
 
-    def _path(self, file: Listed) -> Path:
-        return self._place.folder / file.path
-
     def missing_bytes(self, file: Listed) -> int:
         """What is still to be fetched, as far as the note of earlier runs tells."""
         target = self.repo.target(file.path)
         assert target is not None
         identity = Identity(f"{self.repo.origin}:{file.path}", target.size_bytes, target.etag)
-        return bytes_left(self._path(file), identity)
+        return bytes_left(self.root, (FOLDER, str(self.repo.revision), *PurePosixPath(file.path).parts), identity)
 
-    def fetch(self, files: Sequence[Listed], progress: Callable[[int, int], None] | None) -> int:
-        """Have all bytes of these files; returns how many were moved. Raises RemoteError, NoSpace, StorageError."""
+    def headers(self, files: Sequence[Listed]) -> dict[str, Path]:
+        """Fetch the headers of these GGUF files; where each lies by its content.
+
+        Raises FormatError for what is no GGUF, RemoteError, StorageError.
+        """
         if files:
             with explained(self.folder, "create the folder"):
-                self._place.folder.mkdir(parents=True, exist_ok=True)
+                self._made = not os.path.lexists(self.root)
+                self.root.mkdir(parents=True, exist_ok=True)
+        self._remote.provide_all([file.path for file in files])
+        return {file.content: self._place.folder / file.path for file in files}
+
+    @contextlib.contextmanager
+    def dropping(self, paths: Iterable[str]) -> Iterator[None]:
+        """A FormatError of the body names addresses, and takes what was fetched of these files with it."""
+        try:
+            with self._remote.renaming():
+                yield
+        except FormatError:
+            self._remote.__exit__()
+            self.clear(paths)
+            if self._made:
+                with contextlib.suppress(OSError):
+                    self.root.rmdir()
+            raise
+
+    def fetch(self, files: Sequence[Listed], progress: Progress | None) -> int:
+        """Have all bytes of these files; returns how many were moved. Raises RemoteError, NoSpace, StorageError."""
         return self._remote.fetch([self._remote.whole(file.path) for file in files], progress, check=False)
 
-    def whole(self, file: Listed, hasher: sums.Hasher) -> Path:
-        """A fetched file, compared with its hash and synced: only its name is missing.
+    def whole(self, file: Listed, hasher: sums.Hasher) -> tuple[Path, Stamp]:
+        """A fetched file, compared with its hash and synced, and its stamp then: only its name is missing.
 
         Raises RemoteError when it is not what the Hub says; its bytes are dropped then, so another run fetches them
         anew.
         """
         path = self._remote.publish(file.path)
+        with explained(path, "read it"):
+            stamp = Stamp.of(path.lstat())
         why = mismatch(self.repo, file, path, hasher)
         if why is not None:
             self._remote.drop(file.path)
@@ -90,23 +163,29 @@ class Staging:
                 os.fsync(fd)
             finally:
                 os.close(fd)
-        return path
+        return path, stamp
 
     def clear(self, paths: Iterable[str]) -> None:
         """Remove what is left of these files of the repository, now that they have their names.
 
         Parts of other files stay, for the run that goes on with them. Never fails: it is only room.
         """
-        with contextlib.suppress(OSError):
-            for commit in list(self.home.iterdir()):
-                for path in paths:
-                    remove_partial(commit / path)
-                for folder in sorted((each for each in commit.rglob("*") if each.is_dir()), reverse=True):
-                    _remove_empty(folder)
-                _remove_empty(commit)
-            _remove_empty(self.home)
+        with contextlib.suppress(OSError, NotOurs), private_folder(self.root, (FOLDER,)) as home:
+            some = list(paths)
+            for commit in [] if home is None else home.names():
+                for path in some:
+                    *parents, name = PurePosixPath(path).parts
+                    with private_folder(self.root, (FOLDER, commit, *parents)) as folder:
+                        if folder is not None:
+                            remove_partial(folder, name)
+        with contextlib.suppress(OSError, NotOurs), Folder.chosen(self.root) as root:
+            _remove_empty(root, FOLDER)
 
 
-def _remove_empty(folder: Path) -> None:
-    with contextlib.suppress(OSError):
-        folder.rmdir()
+def _remove_empty(outer: Folder, name: str) -> None:
+    """Remove a private folder as far as nothing is in it."""
+    with contextlib.suppress(OSError, NotOurs):
+        with outer.inner(name, make=False) as folder:
+            for each in folder.names():
+                _remove_empty(folder, each)
+        outer.rmdir(name)

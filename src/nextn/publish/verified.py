@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path, PurePath
-from typing import Any
+from typing import cast
 
-from ..errors import FormatError, UnsupportedFormat, UsageError
+from ..errors import FormatError, UsageError
 from ..gguf.files import open_regular, os_error
+from ..schemas.reading import decode_document
+from ..schemas.verify import VerifyDocument
 
 _LARGEST_BYTES = 16 << 20
 _WORDS = {"passed": "passed", "failed": "FAILED", "cannot_tell": "cannot tell"}
@@ -34,26 +35,17 @@ class Verified:
 def read_verified(path: Path, names: Collection[str]) -> Verified:
     """The verdict in `path`, which must be about one of the files `names`.
 
-    Raises FormatError, UnsupportedFormat, StorageError, and UsageError when it is about another model.
+    Raises FormatError, StorageError, and UsageError when it is about another model.
     """
     fd, size = open_regular(path)
     try:
         with open(fd, "rb") as file:  # noqa: PTH123 - the descriptor is already there
             if size > _LARGEST_BYTES:
                 raise FormatError("this is too large to be a verdict of 'nextn verify --json'", path=path)
-            value = json.load(file)
+            data = file.read(_LARGEST_BYTES)
     except OSError as error:
         raise os_error(error, path, "read it") from error
-    except (ValueError, RecursionError) as error:
-        raise FormatError(f"this is no valid JSON ({error})", path=path) from error
-    if not isinstance(value, dict) or "verdict" not in value:
-        raise FormatError("this is not what 'nextn verify --json' prints", path=path)
-    if value.get("version") != 1:
-        raise UnsupportedFormat(f"the verdict has version {value.get('version')!r}, and 1 is read here", path=path)
-    try:
-        found = _read(value)
-    except (KeyError, TypeError, ValueError, AttributeError) as error:
-        raise FormatError(f"the verdict is damaged ({error!r})", path=path) from error
+    found = _read(cast(VerifyDocument, decode_document(data, path, ["verify"])))
     foreign = [name for name in (found.model, found.sidecar) if name is not None and name not in names]
     if foreign:
         raise UsageError(
@@ -63,19 +55,17 @@ def read_verified(path: Path, names: Collection[str]) -> Verified:
     return found
 
 
-def _read(value: dict[str, Any]) -> Verified:
-    engine, tps, control = (value.get(key) or {} for key in ("engine", "tps", "control"))
-    if value["verdict"] not in _WORDS:
-        raise ValueError(value["verdict"])
+def _read(found: VerifyDocument) -> Verified:
+    tps = found.tps or None
     return Verified(
-        model=PurePath(value["model"]).name,
-        sidecar=PurePath(value["sidecar"]).name if value.get("sidecar") else None,
-        verdict=_WORDS[value["verdict"]],
-        engine=f"{engine['name']} {engine['version']}" if engine else "",
-        same_text=value["same_text"],
-        acceptance={str(n): [float(share) for share in some] for n, some in value["acceptance"].items()},
-        control=None if control.get("acceptance") is None else float(control["acceptance"]),
-        tps_off=None if tps.get("off") is None else float(tps["off"]),
-        tps_on={str(n): float(speed) for n, speed in (tps.get("on") or {}).items()},
-        reasons=[str(reason) for reason in value["reasons"]],
+        model=PurePath(found.model).name,
+        sidecar=PurePath(found.sidecar).name if found.sidecar else None,
+        verdict=_WORDS[found.verdict],
+        engine=f"{found.engine.name} {found.engine.version}" if found.engine else "",
+        same_text=found.same_text,
+        acceptance=found.acceptance,
+        control=None if found.control is None else found.control.acceptance,
+        tps_off=None if tps is None else tps.off,
+        tps_on={} if tps is None else tps.on,
+        reasons=found.reasons,
     )

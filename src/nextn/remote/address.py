@@ -40,10 +40,10 @@ class UrlSource:
     url: str
 
 
-Source: TypeAlias = "Path | HubSource | UrlSource"
+SourceAddress: TypeAlias = "Path | HubSource | UrlSource"
 
 
-def parse_source(text: str | Path) -> Source:
+def parse_source(text: str | Path) -> SourceAddress:
     """What a user names: a local path, a repository on the Hub (`ORG/NAME`, `hf:...`, an address of it), an address.
 
     What exists locally is local. Raises UsageError for an `hf:` name that is none.
@@ -66,13 +66,17 @@ def parse_source(text: str | Path) -> Source:
     return HubSource(match["repo"], match["revision"], match["file"], bare=True)
 
 
-def _from_address(url: str) -> Source:
+def _from_address(url: str) -> SourceAddress:
     parts = urlsplit(url)
     own = urlsplit(os.environ.get("HF_ENDPOINT", "")).netloc
     match = _HUB_PAGE.fullmatch(unquote(parts.path))
     if match and parts.netloc.lower() in _HUB_HOSTS | ({own.lower()} if own else set()):
         return HubSource(match["repo"], match["revision"], match["file"])
-    if not parts.hostname:
+    try:
+        sound = bool(parts.hostname) and (parts.port or 1) > 0 and bool(str(parts.hostname).encode("idna"))
+    except ValueError:  # a port that is none, a part of a name that is too long
+        sound = False
+    if not sound:
         raise UsageError(f"'{url}' names no host; write https://HOST/FILE.gguf.")
     return UrlSource(url)
 

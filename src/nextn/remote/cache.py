@@ -4,7 +4,8 @@ A file `NAME` of which only some bytes were fetched lies in the cache with its f
 fetched, and a note `.NAME.nextn-extents`: one line that says what remote file it is (origin, size, validator), then
 one line per range with the checksum of its bytes. A range counts as there only when its line is whole; ranges from
 earlier runs are checked against their checksums before they are used, so neither a killed run nor a power cut can
-leave bytes that pass for others. `guard_of` refuses every read that touches a hole.
+leave bytes that pass for others. `guard_of` refuses every read that touches a hole. All of these files lie in private
+folders (see `workfile`), and none of them is taken when it is a link or has another name.
 
 Layout: `hub/models--ORG--NAME/COMMIT/NAME/...`, `http/HOST--HASH/...`, under `$NEXTN_CACHE`, or `nextn` in
 `$XDG_CACHE_HOME`, or `~/.cache/nextn`.
@@ -20,15 +21,17 @@ import os
 import threading
 import zlib
 from bisect import bisect_right
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
 from ..errors import NextnError, NoSpace, StorageError
 from ..gguf.files import os_error
+from ..workfile import At, Folder, private_folder, read_beside
 
 NOTE_SUFFIX = ".nextn-extents"
 PART_SUFFIX = ".nextn-part"
+MAX_NOTE_BYTES = 256 << 20  # of the note of one file: a line of 45 bytes per MiB, so 5 TiB
 _BLOCK = 1 << 20
 
 Range = tuple[int, int]  # start, end (exclusive)
@@ -106,14 +109,17 @@ def _failed(error: OSError, path: Path) -> NextnError:
     return os_error(error, path, "write it")
 
 
+def _note_name(name: str) -> str:
+    return f".{name}{NOTE_SUFFIX}"
+
+
+def _part_name(name: str) -> str:
+    return f".{name}{PART_SUFFIX}"
+
+
 def note_of(path: Path) -> Path:
     """Where the note of a partial file lies."""
-    return path.with_name(f".{path.name}{NOTE_SUFFIX}")
-
-
-def part_of(path: Path) -> Path:
-    """Where a partial file lies before it has its name."""
-    return path.with_name(f".{path.name}{PART_SUFFIX}")
+    return path.with_name(_note_name(path.name))
 
 
 def read_note(data: bytes) -> tuple[Identity | None, list[Piece]]:
@@ -151,7 +157,7 @@ class Guard:
         if fill := _fillers.get(self.path):
             fill(start, end)
         try:
-            _, pieces = read_note(note_of(self.path).read_bytes())
+            _, pieces = read_note(read_beside(note_of(self.path), MAX_NOTE_BYTES))
         except OSError as error:
             raise os_error(error, note_of(self.path), "read it") from error
         self._there = merged((piece.start, piece.end) for piece in pieces)
@@ -169,14 +175,17 @@ def guard_of(path: Path) -> Guard | None:
 
 
 def _has_note(real: Path) -> bool:
-    return os.path.exists(note_of(real))  # noqa: PTH110 - never raises, though the note's name may be too long
+    return os.path.lexists(note_of(real))
 
 
 def refuse_partial(path: Path) -> None:
     """Raise StorageError when `path` is a partial file: for verbs that link a file or give it to an engine."""
     real = path.resolve()
     if _has_note(real):
-        _, pieces = read_note(note_of(real).read_bytes())
+        try:
+            _, pieces = read_note(read_beside(note_of(real), MAX_NOTE_BYTES))
+        except OSError as error:
+            raise os_error(error, note_of(real), "read it") from error
         if gaps(merged((piece.start, piece.end) for piece in pieces), 0, real.stat().st_size):
             raise StorageError(
                 f"{path}: this holds only parts of a remote file, which nextn keeps for itself; name a whole "
@@ -199,49 +208,58 @@ class PartialFile:
     Threads may write different ranges at once. A shared lock on the note tells `clear` that it is in use.
     """
 
-    def __init__(self, path: Path, identity: Identity) -> None:
-        """Opens what earlier runs left, or starts anew when that belongs to another version of the remote file."""
-        self.path = path
+    def __init__(self, home: Folder, name: str, identity: Identity) -> None:
+        """`name` in the open folder `home`, which outlives this; what belongs to another version is dropped.
+
+        Raises StorageError, NoSpace, and NotOurs when one of its names is taken by something else.
+        """
+        self.path = home.path / name
         self.identity = identity
+        self._home = home
         self._lock = threading.Lock()
         self._pieces: list[Piece] = []
         self._unchecked: set[Piece] = set()
         self._there: list[Range] = []
-        self._part = part_of(path)
+        self._name, self._part, self._note = name, _part_name(name), _note_name(name)
         self._note_fd = -1
         try:
-            path.parent.mkdir(parents=True, exist_ok=True)
             while not self._open():
                 pass
-        except OSError as error:
+        except BaseException as error:
             self.close()
-            raise _failed(error, path) from error
+            if isinstance(error, OSError):
+                raise _failed(error, self.path) from error
+            raise
 
     def _open(self) -> bool:
         """Whether it is open; False asks for another go."""
-        note = note_of(self.path)
-        self._note_fd = os.open(note, os.O_RDWR | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o666)
+        self._note_fd = self._home.open_or_create(self._note, os.O_RDWR | os.O_APPEND)
         with contextlib.suppress(OSError):  # file systems without locks
             fcntl.flock(self._note_fd, fcntl.LOCK_SH)
-        size = os.fstat(self._note_fd)
-        if size.st_nlink == 0:  # cleared between the two calls
+        found = os.fstat(self._note_fd)
+        if found.st_nlink == 0:  # cleared between the two calls
             self.close()
             return False
-        data = os.pread(self._note_fd, size.st_size, 0)
-        identity, pieces = read_note(data)
+        identity: Identity | None = None
+        pieces: list[Piece] = []
+        data = b""
+        if found.st_size <= MAX_NOTE_BYTES:
+            data = os.pread(self._note_fd, found.st_size, 0)
+            identity, pieces = read_note(data)
         stale = identity is not None and identity != self.identity
-        lost = bool(pieces) and not (self.path.is_file() or self._part.is_file())
-        if stale or lost or self.path.is_symlink():
+        lost = bool(pieces) and not any(map(self._home.is_file, (self._name, self._part)))
+        linked = self._home.readlink(self._name) is not None  # to a copy elsewhere that is no longer whole
+        if stale or lost or linked or found.st_size > MAX_NOTE_BYTES:
             self.close()
-            for old in (self.path, self._part, note):
-                old.unlink(missing_ok=True)
+            for old in (self._name, self._part, self._note):
+                self._home.unlink(old, missing_ok=True)
             return False
         if identity is None:
             body = json.dumps(asdict(self.identity)).encode()
             self._append(b"%b%b %08x\n" % (b"\n" if data else b"", body, zlib.crc32(body)))
         elif not data.endswith(b"\n"):
             self._append(b"\n")
-        with self._data(os.O_CREAT) as fd:
+        with self._data(make=True) as fd:
             if os.fstat(fd).st_size != self.identity.size_bytes:
                 os.ftruncate(fd, self.identity.size_bytes)
         self._pieces, self._unchecked = pieces, set(pieces)
@@ -249,15 +267,15 @@ class PartialFile:
         return True
 
     @contextlib.contextmanager
-    def _data(self, flags: int = 0) -> Iterator[int]:
+    def _data(self, *, make: bool = False) -> Iterator[int]:
         """A descriptor of the data, for one call: a set may have more shards than a process may have open files."""
         try:
-            fd = os.open(self.path, os.O_RDWR | os.O_CLOEXEC)
+            fd = self._home.open(self._name)
         except FileNotFoundError:  # not published yet, or just being so
             try:
-                fd = os.open(self._part, os.O_RDWR | os.O_CLOEXEC | flags, 0o666)
+                fd = self._home.open_or_create(self._part) if make else self._home.open(self._part)
             except FileNotFoundError:
-                fd = os.open(self.path, os.O_RDWR | os.O_CLOEXEC)
+                fd = self._home.open(self._name)
         try:
             yield fd
         finally:
@@ -293,7 +311,7 @@ class PartialFile:
             self._append(b"%b %08x\n" % (body, zlib.crc32(body)))
             self._append("".join(piece.line() for piece in self._pieces).encode())
         except OSError as error:
-            raise _failed(error, note_of(self.path)) from error
+            raise _failed(error, self._home.path / self._note) from error
 
     def read(self, start: int, end: int) -> bytes:
         """Bytes that `missing` said are there."""
@@ -324,7 +342,7 @@ class PartialFile:
                 self._pieces.append(piece)
                 self._there = merged([*self._there, (start, end)])
         except OSError as error:
-            raise _failed(error, note_of(self.path)) from error
+            raise _failed(error, self._home.path / self._note) from error
 
     def drop(self) -> None:
         """Forget all bytes: they are not what they should be."""
@@ -336,12 +354,16 @@ class PartialFile:
     @property
     def content_path(self) -> Path:
         """Where its bytes lie now."""
-        return self._part if self._part.exists() else self.path
+        return self._home.path / (self._part if self._home.is_file(self._part) else self._name)
 
     def publish(self) -> None:
-        """Give it its name."""
-        with self._lock, contextlib.suppress(FileNotFoundError):
-            self._part.rename(self.path)
+        """Give it its name. Raises StorageError."""
+        try:
+            with self._lock, contextlib.suppress(FileNotFoundError):
+                os.close(self._home.open(self._part))
+                self._home.rename(self._part, At(self._home, self._name))
+        except OSError as error:
+            raise os_error(error, self.path, "give it its name") from error
 
     def close(self) -> None:
         """Let go of it; other processes may clear it now."""
@@ -350,27 +372,27 @@ class PartialFile:
             os.close(fd)
 
 
-def bytes_left(path: Path, identity: Identity) -> int:
-    """What of a file is still to be fetched, by its note alone."""
-    try:
-        known, pieces = read_note(note_of(path).read_bytes())
-    except OSError:
-        return identity.size_bytes
+def bytes_left(root: Path, parts: Sequence[str], identity: Identity) -> int:
+    """What of the file `parts` below `root` is still to be fetched, by its note alone. Raises NotOurs."""
+    known: Identity | None = None
+    pieces: list[Piece] = []
+    with contextlib.suppress(OSError), private_folder(root, parts[:-1]) as home:
+        if home is not None:
+            known, pieces = read_note(home.read(_note_name(parts[-1]), MAX_NOTE_BYTES))
     if known != identity:
         return identity.size_bytes
     there = merged((piece.start, piece.end) for piece in pieces)
     return sum(end - start for start, end in gaps(there, 0, identity.size_bytes))
 
 
-def remove_partial(path: Path) -> None:
-    """Remove a partial file, named or not, and its note, unless another run is at it. Raises OSError."""
-    note = note_of(path)
+def remove_partial(home: Folder, name: str) -> None:
+    """Remove a partial file, named or not, and its note, unless another run is at it. Raises OSError, NotOurs."""
     with contextlib.suppress(FileNotFoundError):
-        fd = os.open(note, os.O_RDONLY | os.O_CLOEXEC)
+        fd = home.open(_note_name(name))
         try:
             fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            for each in (path, part_of(path), note):
-                each.unlink(missing_ok=True)
+            for each in (name, _part_name(name), _note_name(name)):
+                home.unlink(each, missing_ok=True)
         except BlockingIOError:
             return
         finally:

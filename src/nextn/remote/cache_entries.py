@@ -5,23 +5,47 @@ from __future__ import annotations
 import contextlib
 import fcntl
 import os
-import shutil
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
 from ..gguf.files import os_error
-from .cache import NOTE_SUFFIX, cache_root, read_note
+from ..workfile import Folder, NotOurs, private_folder
+from .cache import MAX_NOTE_BYTES, NOTE_SUFFIX, cache_root, read_note
+
+HUB, WEB, REFS = "hub", "http", "refs"
 
 
 @dataclass(frozen=True)
-class Entry:
+class CacheEntry:
     """Parts of one version of one remote source."""
 
     name: str  # hf:ORG/NAME@COMMIT, or the address
-    folder: Path
+    root: Path
+    parts: tuple[str, ...]  # of its folder below `root`
     size_bytes: int  # what it takes on disk
     used_s: float  # when it was last written to, seconds since 1970
+
+    @property
+    def folder(self) -> Path:
+        """Its folder."""
+        return self.root.joinpath(*self.parts)
+
+
+def _inner(root: Path, parts: tuple[str, ...]) -> list[tuple[str, ...]]:
+    """The folders in a private folder of the cache; what is none of ours is passed over."""
+    out = []
+    with contextlib.suppress(OSError, NotOurs), private_folder(root, parts) as folder:
+        for name in folder.names() if folder is not None else []:
+            with contextlib.suppress(OSError, NotOurs), private_folder(root, (*parts, name)) as inner:
+                out += [] if inner is None else [(*parts, name)]
+    return out
+
+
+def _folders(root: Path) -> list[tuple[str, ...]]:
+    models = [parts for parts in _inner(root, (HUB,)) if parts[-1].startswith("models--")]
+    commits = [parts for model in models for parts in _inner(root, model) if parts[-1] != REFS]
+    return [*commits, *_inner(root, (WEB,))]
 
 
 def _files(folder: Path) -> Iterator[Path]:
@@ -30,47 +54,70 @@ def _files(folder: Path) -> Iterator[Path]:
             yield Path(parent) / name
 
 
-def entries(root: Path | None = None) -> list[Entry]:
+def entries(root: Path | None = None) -> list[CacheEntry]:
     """Everything that is kept, the largest first."""
     root = root or cache_root()
     out = []
-    folders = [*root.glob("hub/models--*/*"), *root.glob("http/*")]
-    for folder in (path for path in folders if path.is_dir() and path.name != "refs"):
+    for parts in _folders(root):
+        folder = root.joinpath(*parts)
         name, size, used = "", 0, 0.0
         for path in _files(folder):
-            with contextlib.suppress(OSError):
+            with contextlib.suppress(OSError, NotOurs):
                 found = path.lstat()
                 size += found.st_blocks * 512
                 used = max(used, found.st_mtime)
                 if not name and path.name.endswith(NOTE_SUFFIX):
-                    identity, _ = read_note(path.read_bytes())
+                    with Folder.chosen(path.parent) as home:
+                        identity, _ = read_note(home.read(path.name, MAX_NOTE_BYTES))
                     name = identity.origin if identity else ""
-        if folder.parent.parent.name == "hub":
-            name = f"hf:{folder.parent.name.removeprefix('models--').replace('--', '/')}@{folder.name}"
-        out.append(Entry(name or str(folder), folder, size, used))
+        if parts[0] == HUB:
+            name = f"hf:{parts[1].removeprefix('models--').replace('--', '/')}@{parts[2]}"
+        out.append(CacheEntry(name or str(folder), root, parts, size, used))
     return sorted(out, key=lambda entry: (-entry.size_bytes, entry.name))
 
 
-def clear(chosen: Iterable[Entry]) -> tuple[int, list[Entry]]:
-    """Remove entries; returns the bytes set free, and what is in use by another run and was left alone."""
+def clear(chosen: Iterable[CacheEntry]) -> tuple[int, list[CacheEntry]]:
+    """Remove entries; returns the bytes set free, and what is in use by another run and was left alone.
+
+    Raises StorageError.
+    """
     freed, left = 0, []
     for entry in chosen:
-        held: list[int] = []
         try:
-            for note in entry.folder.rglob(f".*{NOTE_SUFFIX}"):
-                held.append(os.open(note, os.O_RDONLY | os.O_CLOEXEC))
-                fcntl.flock(held[-1], fcntl.LOCK_EX | fcntl.LOCK_NB)
-            shutil.rmtree(entry.folder)
-            freed += entry.size_bytes
-        except BlockingIOError:
-            left.append(entry)
+            if _remove(entry):
+                freed += entry.size_bytes
+            else:
+                left.append(entry)
         except OSError as error:
             raise os_error(error, entry.folder, "clear it") from error
-        finally:
-            for fd in held:
-                os.close(fd)
-        with contextlib.suppress(OSError):
-            parent = entry.folder.parent
-            if parent.parent.name == "hub" and not [path for path in parent.iterdir() if path.name != "refs"]:
-                shutil.rmtree(parent)
     return freed, left
+
+
+def _remove(entry: CacheEntry) -> bool:
+    """Whether the entry was not in use, and so was removed."""
+    held: list[int] = []
+    try:
+        with private_folder(entry.root, entry.parts[:-1]) as outer:
+            if outer is None:
+                return True
+            for note in entry.folder.rglob(f".*{NOTE_SUFFIX}"):
+                with Folder.chosen(note.parent) as home:
+                    held.append(home.open(note.name, os.O_RDONLY, one_name=False))
+                fcntl.flock(held[-1], fcntl.LOCK_EX | fcntl.LOCK_NB)
+            _remove_tree(outer, entry.parts[-1])
+            rest = outer.names()
+        if entry.parts[0] == HUB and set(rest) <= {REFS}:
+            with private_folder(entry.root, entry.parts[:-2]) as hub:
+                if hub is not None:
+                    _remove_tree(hub, entry.parts[-2])
+    except BlockingIOError:
+        return False
+    finally:
+        for fd in held:
+            os.close(fd)
+    return True
+
+
+def _remove_tree(folder: Folder, name: str) -> None:
+    folder.inner(name, make=False).close()  # raises for a link and for another user's folder
+    folder.remove_tree(name)

@@ -14,7 +14,8 @@ from ..sources.safetensors import MAX_HEADER_BYTES
 from .cache import PartialFile, Range, merged
 
 if TYPE_CHECKING:
-    from .http import Fetcher, Target
+    from .http import Fetcher
+    from .target import Target
 
 FIRST_READ_BYTES = 1 << 16  # of a GGUF
 SHARD_READ_BYTES = 1 << 14  # of a GGUF shard behind the first one, whose header is short

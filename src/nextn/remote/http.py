@@ -9,21 +9,31 @@ Sources: RFC 9110 (14.2 Range, 15.3.7 206, 15.5.17 416, 10.2.3 Retry-After).
 
 from __future__ import annotations
 
-import email.utils
 import random
-import re
 import threading
 import time
-from collections.abc import Callable, Mapping
+import zlib
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
-from typing import Protocol
-from urllib.parse import urljoin, urlsplit
+from functools import partial
 
 import httpx2
 from huggingface_hub import constants, get_session
 from huggingface_hub.errors import OfflineModeIsEnabled
 
-from ..errors import NextnError, RemoteError
+from ..errors import RemoteError
+from .headers import (
+    bare_etag,
+    content_range,
+    explain_network,
+    number,
+    origin_of,
+    redirected,
+    refused_certificate,
+    retry_after,
+)
+from .target import NotThere, Probe, Sink, Target
+from .within import TooSlow, within
 
 CHUNK_BYTES = 1 << 16
 MAX_REDIRECTS = 10
@@ -31,11 +41,6 @@ PROGRESS_BYTES = 1 << 18  # so much between two failures, and the count of failu
 NOTE_BYTES = 1 << 20  # so often arrived bytes are noted
 RETRY_STATUS = frozenset({408, 425, 429, 500, 502, 503, 504, 520, 521, 522, 523, 524})
 EXPIRED_STATUS = frozenset({400, 401, 403, 404, 410})  # what storage says of a signed address that is too old
-_CONTENT_RANGE = re.compile(r"^bytes (\d+)-(\d+)/(\d+|\*)$")
-
-
-class NotThere(RemoteError):
-    """There is no such file (404)."""
 
 
 @dataclass(frozen=True)
@@ -48,6 +53,9 @@ class Options:
     max_wait_s: float = 120.0  # a Retry-After beyond it ends the run
     limit_rate: float | None = None  # bytes per second, all streams together
     timeout_s: float | None = None  # for one read; None: HF_HUB_DOWNLOAD_TIMEOUT
+    head_s: float = 60.0  # for all of an answer's head, however often a byte of it comes
+    least_rate: float = 1000.0  # bytes per second of a body,
+    slow_s: float = 60.0  # counted over as long
 
 
 @dataclass
@@ -65,57 +73,6 @@ class Traffic:
             self.bytes_received += bytes_received
 
 
-class Sink(Protocol):
-    """Where a range goes."""
-
-    pos: int  # next byte wanted
-
-    def write(self, data: bytes) -> None:
-        """Bytes from `pos` on."""
-
-    def commit(self) -> None:
-        """What was written is good."""
-
-    def discard(self, to: int | None = None) -> None:
-        """What was written since the last commit is not; with `to`, go on from there."""
-
-
-@dataclass
-class Target:
-    """A file on a server."""
-
-    url: str  # where to ask
-    label: str  # for people: without credentials and signatures
-    size_bytes: int = -1  # -1: not known yet
-    etag: str = ""
-    headers: Mapping[str, str] = field(default_factory=dict)  # sent to the origin of `url` only
-    is_hub: bool = False  # whether the origin speaks the Hub's headers
-    refused: Callable[[int, Mapping[str, str]], NextnError | None] | None = None  # a status as a sentence
-    signed: str | None = None  # where the last redirect led
-
-    def check_hub(self, headers: Mapping[str, str]) -> None:
-        """Raise RemoteError when the Hub answers with another file than the one that was opened."""
-        etag, size = headers.get("x-linked-etag"), headers.get("x-linked-size")
-        if self.is_hub and (
-            (etag and self.etag and bare_etag(etag) != self.etag) or (size and size != str(self.size_bytes))
-        ):
-            raise self.changed()
-
-    def changed(self) -> RemoteError:
-        """The file is another one now."""
-        return RemoteError(
-            f"{self.label}: the file changed on the server while it was read; nothing was written, run it again."
-        )
-
-
-@dataclass(frozen=True)
-class Probe:
-    """What a server says of a file."""
-
-    size_bytes: int
-    etag: str
-
-
 class Again(Exception):
     """Worth another attempt, after `wait_s` if the server says so."""
 
@@ -126,42 +83,6 @@ class Again(Exception):
 
 class Stopped(Exception):
     """Another stream failed."""
-
-
-def origin_of(url: str) -> tuple[str, str, int]:
-    """Scheme, host, port."""
-    parts = urlsplit(url)
-    return parts.scheme, (parts.hostname or "").lower(), parts.port or (443 if parts.scheme == "https" else 80)
-
-
-def bare_etag(etag: str | None) -> str:
-    """A validator without quotes and weakness."""
-    return (etag or "").strip().removeprefix("W/").strip('"')
-
-
-def retry_after(headers: Mapping[str, str]) -> float | None:
-    """Seconds to wait: Retry-After as a number or a date, or the Hub's `ratelimit` header."""
-    value = headers.get("retry-after", "").strip()
-    if value.isdigit():
-        return float(value)
-    if value:
-        try:
-            return max(0.0, email.utils.parsedate_to_datetime(value).timestamp() - time.time())
-        except (TypeError, ValueError):
-            return None
-    limit = re.search(r"r\s*=\s*0\s*;\s*t\s*=\s*(\d+)", headers.get("ratelimit", ""))
-    return float(limit[1]) if limit else None
-
-
-def explain_network(error: Exception, label: str) -> RemoteError:
-    """A failure below HTTP as one sentence."""
-    if isinstance(error, OfflineModeIsEnabled):
-        return RemoteError(
-            f"{label}: HF_HUB_OFFLINE is set, and the cache does not have all that is needed; "
-            "unset it, or name a local file."
-        )
-    reason = " ".join(str(error).split()) or type(error).__name__
-    return RemoteError(f"{label}: {reason}.")
 
 
 class Fetcher:
@@ -195,8 +116,12 @@ class Fetcher:
                     return
                 continue
             except (httpx2.TimeoutException, httpx2.NetworkError, httpx2.RemoteProtocolError) as error:
+                if (lasting := refused_certificate(error, label)) is not None:
+                    raise lasting from error
                 again = Again(" ".join(str(error).split()) or type(error).__name__)
-            except (httpx2.HTTPError, httpx2.InvalidURL, OfflineModeIsEnabled) as error:
+            except TooSlow:
+                again = Again("the head of its answer takes too long")
+            except (httpx2.HTTPError, httpx2.InvalidURL, OfflineModeIsEnabled, UnicodeError) as error:
                 raise explain_network(error, label) from error
             except Again as error:
                 again = error
@@ -224,17 +149,17 @@ class Fetcher:
         def act() -> bool:
             with self._send(target, "bytes=0-0") as response:
                 self._check_status(target, response)
-                size = response.headers.get("content-length") if response.status_code == 200 else None
+                size = number(response.headers.get("content-length")) if response.status_code == 200 else None
                 if response.status_code == 206:
-                    match = _CONTENT_RANGE.match(response.headers.get("content-range", "").strip())
-                    size = match[3] if match else None
-                if size is None or not size.isdigit():
+                    span = content_range(response.headers)
+                    size = span[2] if span else None
+                if size is None:
                     raise RemoteError(
                         f"{target.label}: the server does not tell the file's size; download the file and name the "
                         "local copy."
                     )
                 etag = bare_etag(response.headers.get("etag")) or response.headers.get("last-modified", "")
-                found.append(Probe(int(size), etag))
+                found.append(Probe(size, etag))
                 self.traffic.add(bytes_received=1 if response.status_code == 206 else 0)
                 return True
 
@@ -265,19 +190,21 @@ class Fetcher:
                 headers["range"] = byte_range
             self.traffic.add(n_requests=1)
             timeout = self.options.timeout_s or constants.HF_HUB_DOWNLOAD_TIMEOUT
+            head_s = max(self.options.head_s, timeout)
             session = get_session()
             request = session.build_request("GET", url, headers=headers, timeout=timeout)
-            response = session.send(request, stream=True, auth=None, follow_redirects=False)
+            response = within(
+                head_s,
+                partial(session.send, request, stream=True, auth=None, follow_redirects=False),
+                httpx2.Response.close,
+            )
             if not response.has_redirect_location:
                 if url != target.url and response.is_success:
                     target.signed = url
                 return _Stream(response)
             response.close()
             target.check_hub(response.headers)
-            there = urljoin(url, response.headers["location"])
-            if urlsplit(there).scheme not in ("http", "https") or (url.startswith("https:") and there[:6] != "https:"):
-                raise RemoteError(f"{target.label}: the server redirects to an address that is not safe; not followed.")
-            url = there
+            url = redirected(url, response.headers["location"], target.label)
         raise RemoteError(f"{target.label}: the server redirects more than {MAX_REDIRECTS} times.")
 
     def _check_status(self, target: Target, response: httpx2.Response) -> None:
@@ -322,46 +249,105 @@ class Fetcher:
                     "file and name the local copy."
                 )
             sink.discard(0)
-            if length is not None and int(length) != target.size_bytes:
+            if length is not None and number(length) != target.size_bytes:
                 raise target.changed()
             return end
-        match = _CONTENT_RANGE.match(headers.get("content-range", "").strip())
-        if match is None:
+        span = content_range(headers)
+        if span is None:
             raise Again("the server does not say which bytes it sends")
-        first, last, total = int(match[1]), int(match[2]) + 1, match[3]
-        if total not in ("*", str(target.size_bytes)):
+        first, last, total = span
+        if total not in (None, target.size_bytes):
             raise target.changed()
         if first != sink.pos or not first < last <= end:
             raise Again(f"the server sends bytes {first:,} to {last:,}, asked for {sink.pos:,} to {end:,}")
-        if length is not None and int(length) != last - first:
-            raise Again(f"the server announces {int(length):,} bytes for a range of {last - first:,}")
+        if length is not None and number(length) != last - first:
+            raise Again(f"the server announces another length than that of its range of {last - first:,} bytes")
         return last
 
     def _body(self, target: Target, response: httpx2.Response, start: int, end: int, sink: Sink) -> None:
         """Stream a checked body into the sink."""
         last = self._span(target, response, start, end, sink)
         announced = "content-length" in response.headers  # then the transport itself finds a body too short or long
-        mark = sink.pos
+        mark, held = sink.pos, bytearray()
+
+        def put() -> None:
+            nonlocal mark
+            sink.write(bytes(held))
+            held.clear()
+            if announced and sink.pos - mark >= NOTE_BYTES:
+                sink.commit()
+                mark = sink.pos
+
         try:
-            for chunk in response.iter_raw(CHUNK_BYTES):
-                self.traffic.add(bytes_received=len(chunk))
-                if sink.pos + len(chunk) > last:
+            for piece in self._pieces(response):
+                if sink.pos + len(held) + len(piece) > last:
+                    held.clear()
                     sink.discard()
                     raise Again("the server sends more bytes than it said")
-                sink.write(chunk)
-                if announced and sink.pos - mark >= NOTE_BYTES:
-                    sink.commit()
-                    mark = sink.pos
+                held += piece
+                if len(held) >= CHUNK_BYTES:
+                    put()
                 if self.stop.is_set():
                     raise Stopped
-                self._throttle(len(chunk))
+                self._throttle(len(piece))
         finally:
+            if held:
+                put()
             if announced:
                 sink.commit()
         if sink.pos < last:
             sink.discard()
             raise Again(f"the body ends {last - sink.pos:,} bytes too early")
         sink.commit()
+
+    def _pieces(self, response: httpx2.Response) -> Iterator[bytes]:
+        """The body as it comes, counted. Raises Again when it comes more slowly than `least_rate`."""
+        least = self.options.least_rate
+        since, n_bytes, n_waited = time.monotonic(), 0, 0.0
+        for piece in response.iter_raw():
+            now = time.monotonic()
+            n_bytes += len(piece)
+            self.traffic.add(bytes_received=len(piece))
+            if now - since - n_waited > self.options.slow_s:
+                if n_bytes < least * self.options.slow_s:
+                    raise Again(f"the server sends less than {least:,.0f} bytes per second")
+                since, n_bytes, n_waited = now, 0, 0.0
+            before = time.monotonic()
+            yield piece
+            n_waited += time.monotonic() - before  # what the reader does is not the server's slowness
+
+    def small(self, target: Target, limit: int) -> bytes:
+        """All of a small answer, decompressed. Raises RemoteError when it has more than `limit` bytes."""
+        found: list[bytes] = []
+
+        def act() -> bool:
+            with self._send(target, None) as response:
+                status, headers = response.status_code, response.headers
+                if status in RETRY_STATUS:
+                    raise Again(f"the server answers {status}", retry_after(headers))
+                if status != 200:
+                    sentence = target.refused(status, headers) if target.refused is not None else None
+                    raise sentence or RemoteError(f"{target.label}: the server answers {status}.")
+                found.append(self._whole(target, response, limit))
+            return True
+
+        self.attempts(target.label, act)
+        return found[0]
+
+    def _whole(self, target: Target, response: httpx2.Response, limit: int) -> bytes:
+        encoding = response.headers.get("content-encoding", "identity").lower()
+        if encoding not in ("identity", "gzip", "deflate"):
+            raise RemoteError(f"{target.label}: the server compresses its answer in a way that was not asked for.")
+        unpack = None if encoding == "identity" else zlib.decompressobj(zlib.MAX_WBITS | 32)
+        out = bytearray()
+        for piece in self._pieces(response):
+            try:
+                out += piece if unpack is None else unpack.decompress(piece, limit + 1 - len(out))
+            except zlib.error as error:
+                raise Again("the answer is damaged") from error
+            if len(out) > limit:
+                raise RemoteError(f"{target.label}: the server's answer has more than {limit:,} bytes; not read.")
+        return bytes(out)
 
 
 class _Stream:

@@ -13,21 +13,23 @@ import hashlib
 import json
 import os
 import re
-import secrets
 from collections.abc import Mapping
-from dataclasses import dataclass
 from functools import partial
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 from typing import Protocol
 from urllib.parse import quote, unquote, urlsplit, urlunsplit
 
 from ..errors import NextnError, RemoteError, UsageError
 from ..gguf.files import os_error
 from ..version import __version__
-from .http import RETRY_STATUS, Again, Fetcher, NotThere, Target, bare_etag, retry_after
+from ..workfile import Folder, private_folder
+from .headers import bare_etag
+from .http import Fetcher
+from .listing import COMMIT, HubFile, Listing, is_safe_name, read_listing
+from .target import NotThere, Target
 
-_COMMIT = re.compile(r"[0-9a-f]{40}")
 _LISTING = "listing.json"
+_MAX_LISTING_BYTES = 64 << 20  # 250,000 files
 
 
 class Gated(RemoteError):
@@ -37,7 +39,8 @@ class Gated(RemoteError):
 class Place(Protocol):
     """A folder of remote files."""
 
-    folder: Path  # where the local copies of its files lie
+    root: Path  # the folder that the user chose for local copies
+    folder: Path  # below it: where the local copies of its files lie
     origin: str  # for people and provenance
     revision: str | None  # the commit, where there is one
 
@@ -60,45 +63,6 @@ class Place(Protocol):
         """Why the whole file is not what the server says, or None."""
 
 
-@dataclass(frozen=True)
-class HubFile:
-    """A file of a repository at a commit."""
-
-    size_bytes: int
-    sha256: str | None  # of the content, for files kept in LFS or Xet
-    blob_id: str | None  # git's hash, for all others
-
-    @property
-    def etag(self) -> str:
-        """What the Hub answers as the file's ETag."""
-        return self.sha256 or self.blob_id or ""
-
-
-@dataclass(frozen=True)
-class Listing:
-    """A repository at a commit."""
-
-    commit: str
-    files: Mapping[str, HubFile]
-
-
-def is_safe_name(name: str) -> bool:
-    """Whether a name from a server stays inside the folder it is put into."""
-    parts = PurePosixPath(name).parts
-    return bool(parts) and not name.startswith("/") and ".." not in parts and "\\" not in name and "\0" not in name
-
-
-def _atomic_write(path: Path, text: str) -> None:
-    temp = path.with_name(f".{path.name}.{secrets.token_hex(4)}")
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        temp.write_text(text)
-        temp.replace(path)
-    except OSError as error:
-        temp.unlink(missing_ok=True)
-        raise os_error(error, path, "write it") from error
-
-
 class HubRepo:
     """A model repository, pinned to a commit when it is opened."""
 
@@ -112,24 +76,25 @@ class HubRepo:
         self.repo_id, self.remark, self.fetcher = repo_id, remark, fetcher
         self.endpoint = (endpoint or constants.ENDPOINT).rstrip("/")
         self._asked = revision or "main"
-        self._base = root / "hub" / ("models--" + repo_id.replace("/", "--"))
+        self.root = root
+        self._parts = ("hub", "models--" + repo_id.replace("/", "--"))
         self.listing = self._open()
         self.revision: str | None = self.listing.commit
         self.origin = f"hf:{repo_id}@{self.listing.commit}"
-        self.folder = self._base / self.listing.commit / repo_id.rpartition("/")[2]
+        self.folder = root.joinpath(*self._parts, self.listing.commit, repo_id.rpartition("/")[2])
 
     # -- commit and files ---------------------------------------------------------------------------------------------
 
     def _open(self) -> Listing:
         from huggingface_hub import is_offline_mode
 
-        if _COMMIT.fullmatch(self._asked) and (known := self._stored(self._asked)):
+        if COMMIT.fullmatch(self._asked) and (known := self._stored(self._asked)):
             return known
         if not is_offline_mode():
             return self._ask()
-        with contextlib.suppress(OSError):
-            if known := self._stored(self._ref.read_text().strip()):
-                return known
+        commit = self._kept("refs", self._ref_name)
+        if commit is not None and (known := self._stored(commit.decode("utf-8", "replace").strip())):
+            return known
         if known := self._from_hub_cache():
             return known
         raise RemoteError(
@@ -138,67 +103,61 @@ class HubRepo:
         )
 
     @property
-    def _ref(self) -> Path:
-        return self._base / "refs" / quote(self._asked, safe="")
+    def _ref_name(self) -> str:
+        return quote(self._asked, safe="")
+
+    def _kept(self, folder: str, name: str) -> bytes | None:
+        """A small file that `_keep` put into our cache."""
+        try:
+            with private_folder(self.root, (*self._parts, folder)) as home:
+                return None if home is None else home.read(name, _MAX_LISTING_BYTES)
+        except OSError:
+            return None
+
+    def _keep(self, folder: str, name: str, data: bytes) -> None:
+        try:
+            with Folder.private(self.root, (*self._parts, folder), make=True) as home:
+                home.write(name, data)
+        except OSError as error:
+            raise os_error(error, self.root.joinpath(*self._parts, folder, name), "write it") from error
 
     def _stored(self, commit: str) -> Listing | None:
+        found = self._kept(commit, _LISTING) if COMMIT.fullmatch(commit) else None
         try:
-            data = json.loads((self._base / commit / _LISTING).read_text())
+            data = json.loads(found or b"")
             return Listing(commit, {str(name): HubFile(*entry) for name, entry in data["files"].items()})
-        except (OSError, ValueError, KeyError, TypeError, AttributeError):
+        except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
             return None
 
     def _ask(self) -> Listing:
         """Commit, names, sizes and hashes, in one request."""
-        from huggingface_hub import HfApi, constants
-        from huggingface_hub.errors import HfHubHTTPError, HFValidationError
+        from huggingface_hub.errors import HFValidationError
+        from huggingface_hub.utils import build_hf_headers, validate_repo_id  # type: ignore[attr-defined]
 
-        api = HfApi(endpoint=self.endpoint, library_name="nextn", library_version=__version__)
-        found: list[Listing] = []
-
-        def act() -> bool:
-            self.fetcher.traffic.add(n_requests=1)
-            try:
-                info = api.model_info(
-                    self.repo_id, revision=self._asked, files_metadata=True, timeout=constants.HF_HUB_ETAG_TIMEOUT
-                )
-            except HFValidationError as error:
-                raise UsageError(f"'{self.repo_id}' is no repository name on the Hub (ORG/NAME).") from error
-            except HfHubHTTPError as error:
-                status, headers = error.response.status_code, error.response.headers
-                if status in RETRY_STATUS:
-                    raise Again(f"the Hub answers {status}", retry_after(headers)) from error
-                raise self._refused(None, status, headers) from error
-            except (ValueError, KeyError, TypeError) as error:
-                raise RemoteError(f"{self.endpoint}: the answer is not that of a Hub; check HF_ENDPOINT.") from error
-            files = {
-                each.rfilename: HubFile(each.size, each.lfs.sha256 if each.lfs else None, each.blob_id)
-                for each in info.siblings or []
-                if each.size is not None and is_safe_name(each.rfilename)
-            }
-            if not _COMMIT.fullmatch(info.sha or ""):
-                raise RemoteError(f"{self.endpoint}: the server does not name a commit; check HF_ENDPOINT.")
-            found.append(Listing(str(info.sha), files))
-            return True
-
-        self.fetcher.attempts(f"hf:{self.repo_id}", act)
-        listing = found[0]
+        try:
+            validate_repo_id(self.repo_id)
+        except HFValidationError as error:
+            raise UsageError(f"'{self.repo_id}' is no repository name on the Hub (ORG/NAME).") from error
+        url = f"{self.endpoint}/api/models/{self.repo_id}/revision/{quote(self._asked, safe='')}?blobs=True"
+        headers = build_hf_headers(library_name="nextn", library_version=__version__)
+        target = Target(url, f"hf:{self.repo_id}", headers=headers, refused=partial(self._refused, None))
+        listing = read_listing(self.fetcher.small(target, _MAX_LISTING_BYTES), self.endpoint)
         table = {name: [file.size_bytes, file.sha256, file.blob_id] for name, file in listing.files.items()}
-        _atomic_write(self._base / listing.commit / _LISTING, json.dumps({"version": 1, "files": table}))
+        self._keep(listing.commit, _LISTING, json.dumps({"version": 1, "files": table}).encode())
         if self._asked != listing.commit:
-            _atomic_write(self._ref, listing.commit)
+            self._keep("refs", self._ref_name, listing.commit.encode())
         return listing
 
     def _from_hub_cache(self) -> Listing | None:
         """What the user's Hub cache knows of the revision, for work without the network."""
         from huggingface_hub import constants
 
-        base = Path(constants.HF_HUB_CACHE) / self._base.name
+        base = Path(constants.HF_HUB_CACHE) / self._parts[-1]
         commit = self._asked
         with contextlib.suppress(OSError):
             commit = (base / "refs" / self._asked).read_text().strip()
         snapshot = base / "snapshots" / commit
-        if not _COMMIT.fullmatch(commit) or not snapshot.is_dir():
+        if not COMMIT.fullmatch(commit) or not snapshot.is_dir():
             return None
         paths = [path for path in snapshot.rglob("*") if path.is_file()]
         return Listing(
@@ -241,8 +200,8 @@ class HubRepo:
         """The file in the user's Hub cache, when it is there at this commit and whole."""
         from huggingface_hub import try_to_load_from_cache
 
-        found = try_to_load_from_cache(self.repo_id, name, revision=self.listing.commit)
-        with contextlib.suppress(OSError):
+        with contextlib.suppress(OSError, ValueError):  # a name that the Hub's client does not take
+            found = try_to_load_from_cache(self.repo_id, name, revision=self.listing.commit)
             if isinstance(found, str) and os.stat(found).st_size == self.listing.files[name].size_bytes:  # noqa: PTH116
                 return Path(found)
         return None
@@ -297,6 +256,7 @@ class WebFolder:
         self._query, self._host = parts.query, parts.netloc.rpartition("@")[2]
         self._scheme, self.fetcher = parts.scheme, fetcher
         self.name = unquote(self.name)
+        self.root = root
         self._headers: dict[str, str] = {}
         if parts.username is not None:
             user = f"{unquote(parts.username)}:{unquote(parts.password or '')}"

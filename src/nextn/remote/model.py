@@ -9,7 +9,7 @@ ranges that a plan will read. A read of anything else fetches it while the sourc
 from __future__ import annotations
 
 import contextlib
-import os
+import secrets
 import shutil
 import threading
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -17,13 +17,15 @@ from concurrent.futures import FIRST_EXCEPTION, ThreadPoolExecutor, wait
 from dataclasses import dataclass, field
 from functools import cached_property, partial
 from pathlib import Path
-from typing import TYPE_CHECKING, TypeAlias
+from typing import TYPE_CHECKING
 
 from ..errors import FormatError, IncompleteModel, NextnError, NoSpace, RemoteError, StorageError, UsageError
-from ..gguf.files import Model, open_model, shard_name, split_shard_name
+from ..gguf.files import Model, open_model, os_error, shard_name, split_shard_name
+from ..progress import Progress
 from ..sources.checkpoint import CONFIG, INDEX, TOKENIZER, Checkpoint, open_checkpoint
 from ..sources.ranges import FileRange
 from ..sources.safetensors import SourceTensor
+from ..workfile import At, Folder, private_folder
 from .address import HubSource, UrlSource, choose_gguf
 from .cache import Identity, PartialFile, Range, cache_root, fill_with, in_own_cache, merged
 from .fetch import (
@@ -45,7 +47,6 @@ PIECE_BYTES = (4 << 20, 32 << 20)  # least and most that one request asks for
 SINGLE = "model.safetensors"
 TOKENIZER_FILES = (TOKENIZER, "tokenizer_config.json", "generation_config.json", "chat_template.jinja",
                    "chat_template.json")  # fmt: skip
-Progress: TypeAlias = Callable[[int, int], None]  # (bytes done, bytes in all)
 
 
 @dataclass(frozen=True)
@@ -88,6 +89,7 @@ class Remote:
         self.model: Model | None = None
         self.name = place.origin  # for people and provenance
         self._files: dict[Path, RemoteFile] = {}
+        self._homes: dict[Path, Folder] = {}  # the private folders of these files
         self._lock = threading.Lock()
 
     def __enter__(self) -> Remote:
@@ -98,6 +100,9 @@ class Remote:
             fill_with(path, None)
             file.here.close()
         self._files.clear()
+        for home in self._homes.values():
+            home.close()
+        self._homes.clear()
 
     @property
     def revision(self) -> str | None:
@@ -134,23 +139,45 @@ class Remote:
 
     # -- getting files here -------------------------------------------------------------------------------------------
 
-    def _open(self, name: str) -> RemoteFile | None:
-        """A file of the place, or None when a whole copy is here (linked) or there is none of that name."""
+    def _home(self, path: Path) -> Folder:
+        """The private folder that a file of the place lies in. Raises StorageError."""
+        with self._lock:
+            if path.parent not in self._homes:
+                try:
+                    parts = path.parent.relative_to(self.place.root).parts
+                    self._homes[path.parent] = Folder.private(self.place.root, parts, make=True)
+                except OSError as error:
+                    raise os_error(error, path.parent, "use the folder") from error
+            return self._homes[path.parent]
+
+    def _open(self, name: str) -> RemoteFile | Path | None:
+        """A file of the place, the path of a whole copy that was linked, or None: there is none of that name."""
         path = self.place.folder / name
         with self._lock:
             if path in self._files:
                 return self._files[path]
         target = self.place.target(name)
-        if target is None or self._link(name, path):
+        if target is None:
+            self._forget(path)
             return None
+        if self._link(name, path):
+            return path
         origin = f"{self.place.origin}:{name}" if target.is_hub else target.label
-        file = RemoteFile(
-            target, PartialFile(path, Identity(origin, target.size_bytes, target.etag)), self.fetcher
-        )
+        here = PartialFile(self._home(path), path.name, Identity(origin, target.size_bytes, target.etag))
+        file = RemoteFile(target, here, self.fetcher)
         with self._lock:
             self._files[path] = file
         fill_with(path, file.ensure)
         return file
+
+    def _forget(self, path: Path) -> None:
+        """Remove what lies under the name of a file that the place does not have: readers would take it for its own."""
+        with (
+            contextlib.suppress(OSError),
+            private_folder(self.place.root, path.parent.relative_to(self.place.root).parts) as home,
+        ):
+            if home is not None:
+                home.unlink(path.name, missing_ok=True)
 
     def _link(self, name: str, path: Path) -> bool:
         """Whether the user's own cache has the file; then it is linked."""
@@ -158,13 +185,13 @@ class Remote:
         if found is None:
             return False
         real = found.resolve()
-        if path.is_symlink() and path.resolve() == real:
+        home = self._home(path)
+        if home.readlink(path.name) == str(real):
             return True
         with contextlib.suppress(OSError):
-            path.parent.mkdir(parents=True, exist_ok=True)
-            temp = path.with_name(f".{path.name}.link-{os.getpid()}-{threading.get_ident()}")
-            temp.symlink_to(real)
-            temp.replace(path)
+            temp = f".{secrets.token_hex(8)}.link"
+            home.symlink(real, temp)
+            home.rename(temp, At(home, path.name))
             return True
         return False
 
@@ -174,10 +201,9 @@ class Remote:
         Returns whether the place has it. Raises RemoteError, StorageError, FormatError.
         """
         full = self.prefix + name
-        path = self.place.folder / full
         file = self._open(full)
-        if file is None:
-            return path.exists()
+        if not isinstance(file, RemoteFile):
+            return file is not None
         size = file.target.size_bytes
         if name.endswith(".safetensors"):
             fetch_safetensors_header(file, size)
@@ -189,6 +215,10 @@ class Remote:
             self._check_whole(full, file)
         file.here.publish()
         return True
+
+    def provide_all(self, names: Sequence[str]) -> None:
+        """`provide` for several files, some at once."""
+        self._parallel([partial(self.provide, name) for name in names])
 
     def _check_whole(self, name: str, file: RemoteFile) -> None:
         """Compare a file that is whole with the server's hash; drop it when it differs."""
@@ -205,7 +235,7 @@ class Remote:
             name[len(self.prefix) :] for name in names
             if name.startswith(f"{self.prefix}additional_chat_templates/") and name.endswith(".jinja")
         ]  # fmt: skip
-        self._parallel([partial(self.provide, name) for name in (*TOKENIZER_FILES, *more)])
+        self.provide_all([*TOKENIZER_FILES, *more])
 
     def _missing(self, ranges: Iterable[FileRange]) -> dict[Path, list[Range]]:
         wanted: dict[Path, list[Range]] = {}
@@ -230,7 +260,7 @@ class Remote:
     def whole(self, name: str) -> FileRange:
         """All of a file, to be fetched. Raises RemoteError when the place has none of that name."""
         file = self._open(name)
-        if file is None:
+        if not isinstance(file, RemoteFile):
             raise RemoteError(f"{self.place.address(name)}: there is no such file.")
         return FileRange(self.place.folder / name, 0, file.target.size_bytes)
 
@@ -382,7 +412,7 @@ def _open_gguf(remote: Remote, name: str) -> Remote:
                 f"{remote.place.origin}: {len(lacking)} of {len(names)} shards are missing ({lacking[0]}); take "
                 "another repository."
             )
-        remote._parallel([partial(remote.provide, each) for each in names])
+        remote.provide_all(names)
         remote.model = open_model(remote.folder / name)
         if remote.place.names() is not None:
             remote.name = f"{remote.place.origin}:{name}"

@@ -10,12 +10,12 @@ from ..units import size
 
 if TYPE_CHECKING:
     from ..memory.measured import Measured
-    from ..memory.memory_plan import MemoryPlan, Row
+    from ..memory.memory_plan import MemoryPlan, SetupCost
 
 COLUMNS = ("disk", "weights", "KV cache", "recurrent", "compute", "total")
 
 
-def show(plan: MemoryPlan) -> None:
+def show(plan: MemoryPlan, *, quiet: bool = False) -> None:
     """Print the table on standard output; it fits 80 columns."""
     from rich.console import Console
     from rich.table import Table
@@ -48,7 +48,7 @@ def _source(plan: MemoryPlan) -> str:
     return "headers" if sources == {"header"} else f"{plan.engine} and headers"
 
 
-def _rows(add: Callable[..., None], row: Row) -> None:
+def _rows(add: Callable[..., None], row: SetupCost) -> None:
     found = row.prediction
     if found is None:
         add(row.title, *["n/a"] * len(COLUMNS))

@@ -1,58 +1,77 @@
-"""Progress of long work: a bar with bytes, rate and time left on a terminal, nothing in a pipe."""
+"""Progress of long work on standard error: a bar or the current step on a terminal, lines in a pipe."""
 
 from __future__ import annotations
 
 import sys
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
-Advance = Callable[[int, int], None]
+from ..progress import Progress, Say
+from ..units import size
 
-
-def _nothing(done: int, total: int) -> None:
-    """Progress that nobody sees."""
+LINE_EVERY_S = 10.0  # in a pipe: a line at the first step, and then at most this often
 
 
 @contextmanager
-def byte_progress(title: str, enabled: bool = True) -> Iterator[Advance]:
-    """A callable `(bytes done, bytes in all)` that draws a bar on standard error when it is a terminal."""
-    if not enabled or not sys.stderr.isatty():
-        yield _nothing
+def byte_progress(title: str, enabled: bool = True) -> Iterator[Progress]:
+    """A callable `(bytes done, bytes in all)` that draws a bar, or in a pipe prints how far it is."""
+    if not enabled:
+        yield lambda done, total: None
         return
+    if not sys.stderr.isatty():
+        line = _lines(wait_first=True)
+        yield lambda done, total: line(lambda: f"{title}: {size(done)} of {size(total)}")
+        return
+    from rich import progress
     from rich.console import Console
-    from rich.progress import (
-        BarColumn,
-        DownloadColumn,
-        Progress,
-        TextColumn,
-        TimeRemainingColumn,
-        TransferSpeedColumn,
-    )
 
     columns = (
-        TextColumn("{task.description}"),
-        BarColumn(),
-        DownloadColumn(),
-        TransferSpeedColumn(),
-        TimeRemainingColumn(),
+        progress.TextColumn("{task.description}"),
+        progress.BarColumn(),
+        progress.DownloadColumn(),
+        progress.TransferSpeedColumn(),
+        progress.TimeRemainingColumn(),
     )
-    with Progress(*columns, console=Console(stderr=True), transient=True) as bar:
-        task = bar.add_task(title, total=None)
+    bar = progress.Progress(*columns, console=Console(stderr=True), transient=True)
+    task = bar.add_task(title, total=None)
 
-        def advance(done: int, total: int) -> None:
-            bar.update(task, completed=done, total=total)
+    def advance(done: int, total: int) -> None:
+        bar.start()  # only now: a question may come before the first bytes
+        bar.update(task, completed=done, total=total)
 
+    try:
         yield advance
+    finally:
+        bar.stop()
 
 
 @contextmanager
-def step_progress(enabled: bool = True) -> Iterator[Callable[[str], None]]:
-    """A callable that shows what is being done now, on a terminal."""
-    if not enabled or not sys.stderr.isatty():
+def step_progress(enabled: bool = True) -> Iterator[Say]:
+    """A callable that shows what is being done now."""
+    if not enabled:
         yield lambda text: None
+        return
+    if not sys.stderr.isatty():
+        line = _lines()
+        yield lambda text: line(lambda: text)
         return
     from rich.console import Console
 
     console = Console(stderr=True)
     with console.status("starting") as status:
         yield lambda text: status.update(text)
+
+
+def _lines(*, wait_first: bool = False) -> Callable[[Callable[[], str]], None]:
+    """Prints lines, the next one no sooner than LINE_EVERY_S after the last; `wait_first`: nor the first."""
+    last = time.monotonic() if wait_first else None
+
+    def line(text: Callable[[], str]) -> None:
+        nonlocal last
+        now = time.monotonic()
+        if last is None or now - last >= LINE_EVERY_S:
+            last = now
+            print(text(), file=sys.stderr, flush=True)
+
+    return line

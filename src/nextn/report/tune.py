@@ -44,13 +44,13 @@ def _table(report: TuneReport) -> None:
     for title in ("setting", "races", "against MTP off", "tokens/s", "outcome"):
         table.add_column(title, justify="right" if title in ("against MTP off", "tokens/s") else "left")
     for one in report.candidates():
-        tps = one["decode_tps"]
+        tps = one.decode_tps
         table.add_row(
-            one["id"],
-            ", ".join(one["stages"]) or "-",
-            "-" if one["relative"] is None else f"{one['relative']:.2f}",
-            "-" if tps is None else f"{tps['median']:,.1f} ({tps['low']:,.1f} to {tps['high']:,.1f})",
-            one["outcome"],
+            one.id,
+            ", ".join(one.stages) or "-",
+            "-" if one.relative is None else f"{one.relative:.2f}",
+            "-" if tps is None else f"{tps.median:,.1f} ({tps.low:,.1f} to {tps.high:,.1f})",
+            one.outcome,
         )
     if report.trials:
         console.print(table, highlight=False, markup=False)

@@ -16,13 +16,20 @@ from operator import index
 from pathlib import Path
 from typing import Any
 
+from ..archs.others import TOP_DECIDES
 from ..errors import FormatError, IncompleteModel, UsageError
 from ..gguf.files import open_regular, os_error
+from ..gguf.strangers import by_content
 from .safetensors import SourceTensor, read_safetensors
 
 CONFIG = "config.json"
 INDEX = "model.safetensors.index.json"
 TOKENIZER = "tokenizer.json"
+# Where a wrapper's config.json keeps its language model's.
+_TEXT_PLACES = (
+    ("text_config",), ("llm_config",), ("lm_config",), ("thinker_config", "text_config"), ("language_config",),
+)  # fmt: skip
+_WRAPPED = "language_model."  # in a wrapper's names of tensors
 _VOCAB = re.compile(r'"vocab"\s*:\s*\{')
 _ADDED = re.compile(r'"added_tokens"\s*:\s*\[')
 
@@ -32,27 +39,58 @@ def read_json(path: Path) -> dict[str, Any]:
     fd, _ = open_regular(path)
     try:
         with open(fd, "rb") as file:  # noqa: PTH123 - Path.open would wait for a pipe
-            value = json.load(file)
+            text = file.read()
+        value = json.loads(text)
     except OSError as error:
         raise os_error(error, path, "read it") from error
     except (ValueError, RecursionError) as error:
-        raise FormatError(f"this is no valid JSON ({error})", path=path) from error
+        raise FormatError(by_content(text) or f"this is no valid JSON ({error})", path=path) from error
     if not isinstance(value, dict):
         raise FormatError("this is no JSON object", path=path)
     return value
 
 
-def text_part(config: Mapping[str, Any]) -> dict[str, Any]:
-    """The language model's part of config.json: the top level overlaid with `text_config`.
+def _nested(config: Mapping[str, Any]) -> Mapping[str, Any] | None:
+    """The language model's own part of a wrapper's config.json; of several the last, as llama.cpp's converter reads."""
+    found = None
+    for path in _TEXT_PLACES:
+        part: Any = config
+        for key in path:
+            part = part.get(key) if isinstance(part, Mapping) else None
+        found = part if isinstance(part, Mapping) else found
+    return found
 
-    Configs that only list the kinds of their layers (Nemotron's `layers_block_type`) tell their number by it.
+
+def text_part(config: Mapping[str, Any]) -> dict[str, Any]:
+    """The language model's part of config.json: the top level overlaid with its own part, wherever that is.
+
+    Configs that only list the kinds of their layers (`layers_block_type`) tell their number by it.
     """
-    nested = config.get("text_config")
-    found = {**config, **nested} if isinstance(nested, dict) else dict(config)
+    found = {**config, **(_nested(config) or {})}
     kinds = found.get("layers_block_type")
     if found.get("num_hidden_layers") is None and isinstance(kinds, list):
         found["num_hidden_layers"] = len(kinds)
     return found
+
+
+def plain_name(name: str) -> str:
+    """A tensor's name without what wrappers put into it."""
+    return name.replace(_WRAPPED, "")
+
+
+def classes_of(config: Mapping[str, Any]) -> tuple[str, ...]:
+    """Names of the published model classes, the deciding one first.
+
+    A wrapper's language model says its own class, and that decides, but for a few wrappers that are known to be more
+    exact (`TOP_DECIDES`).
+    """
+
+    def names(part: Mapping[str, Any] | None) -> tuple[str, ...]:
+        found = part.get("architectures") if part is not None else None
+        return tuple(str(name) for name in found) if isinstance(found, list) else ()
+
+    top, inner = names(config), names(_nested(config))
+    return (*top, *inner) if top[:1] and top[0] in TOP_DECIDES else (*inner, *top)
 
 
 @dataclass(frozen=True)
@@ -73,9 +111,8 @@ class Checkpoint:
 
     @property
     def classes(self) -> tuple[str, ...]:
-        """`architectures`: the names of the published model classes."""
-        names = self.config.get("architectures")
-        return tuple(str(name) for name in names) if isinstance(names, list) else ()
+        """The names of the published model classes, the deciding one first."""
+        return classes_of(self.config)
 
     def integer(self, *keys: str) -> int | None:
         """The first of `keys` that is an integer in the text config."""
@@ -109,6 +146,12 @@ class Checkpoint:
                 "download the checkpoint's weights (PyTorch .bin files are not read)."
             )
         return {name: file for file in files for name in self._header(file)}
+
+    @cached_property
+    def plain_names(self) -> dict[str, str]:
+        """Tensor name without what wrappers put into it -> the name in the files."""
+        plain = {plain_name(name): name for name in self.weight_map if _WRAPPED in name}
+        return {**plain, **{name: name for name in self.weight_map if _WRAPPED not in name}}
 
     @cached_property
     def _headers(self) -> dict[str, dict[str, SourceTensor]]:

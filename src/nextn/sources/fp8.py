@@ -8,10 +8,10 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, TypeVar
 
-from .numbers import FLOAT_DTYPES, to_float
 from .ranges import FileRange, Reader
 from .safetensors import SourceTensor
 from .scales import RowWindow, Seen, misfit
+from .small_floats import FLOAT_DTYPES, to_float
 
 if TYPE_CHECKING:
     import numpy as np
@@ -88,7 +88,7 @@ def block_scale(
 ) -> BlockScale:
     """The factors of `weight`: one for all, one for each row, or blocks of `size` (None: not known).
 
-    `ranked` leaves the number of rows of factors to `recipes.ranked_qkv`. Raises FormatError when they do not fit.
+    `ranked` leaves the number of rows of factors to `matrix_parts.ranked_qkv`. Raises FormatError when they do not fit.
     """
     what = f"the factors '{factors.name}' do not fit their weight '{weight.name}' {list(weight.shape)}"
     if factors.dtype not in FACTOR_DTYPES:

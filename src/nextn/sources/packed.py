@@ -7,10 +7,10 @@ from typing import TYPE_CHECKING
 
 from ..errors import FormatError
 from ..gguf.types import TensorType, parse_type_name
-from .numbers import FLOAT_DTYPES, e2m1_values, e4m3_values, to_float
 from .ranges import FileRange, Reader
 from .safetensors import SourceTensor
 from .scales import RowWindow, Seen, misfit
+from .small_floats import FLOAT_DTYPES, e2m1_values, e4m3_values, to_float
 
 if TYPE_CHECKING:
     import numpy as np

@@ -1,7 +1,7 @@
 """Which of a checkpoint's tensors are quantized, how, and with which companions.
 
 What counts is each tensor's own dtype and companions: config.json says block and group sizes, but its lists of
-modules that were left out are not asked. Sources: the formats as llama.cpp's converter (b11434) and the
+modules that were left out are not asked. Sources: the formats as llama.cpp's converter (b11549) and the
 compressed-tensors and ModelOpt writers lay them down; OCP MX 1.0 for E8M0 and E2M1.
 """
 
@@ -14,11 +14,11 @@ from typing import Any
 from ..errors import FormatError, UnsupportedFormat
 from .checkpoint import CONFIG, Checkpoint
 from .fp8 import block_scale
-from .numbers import BYTE_DTYPES, FLOAT_DTYPES
 from .packed import WORD_BITS, fp4, packed_ints
 from .rows import Span
 from .safetensors import SourceTensor
 from .scales import Scale
+from .small_floats import BYTE_DTYPES, FLOAT_DTYPES
 
 PACKED = "_packed"
 # Companions behind a weight's full name, and in the place of its `weight`.
@@ -42,7 +42,7 @@ _FOREIGN = (
     (re.compile(r"\.W_q$"), "HQQ"),
     (re.compile(r"\.(codes|codebooks|Qidxs)$"), "AQLM or QuIP#"),
     (re.compile(r"\.weight\._(data|scale|shift)$"), "quanto"),
-    (re.compile(r"_(blocks|scales)$"), "MXFP4 as gpt-oss has it"),
+    (re.compile(r"_(blocks|scales)$"), "MXFP4 as blocks and scales"),
     (re.compile(r"\.qscale_weight$"), "Mistral's FP8"),
 )
 _TITLES = {"awq": "AWQ", "gptq": "GPTQ", "bitsandbytes": "bitsandbytes", "bitnet": "BitNet", "hqq": "HQQ",
@@ -108,10 +108,14 @@ def refuse_foreign(checkpoint: Checkpoint, names: Mapping[str, str]) -> None:
 
 
 def first_whole(checkpoint: Checkpoint, names: Sequence[str]) -> Span | None:
-    """All rows of the first of `names` that is there, or None. Raises what `whole` raises."""
-    there = checkpoint.weight_map
-    name = next((name for name in names if name in there or name + PACKED in there), None)
-    return None if name is None else whole(checkpoint, name)
+    """All rows of the first of `names`, as `plain_names` has them, or None. Raises what `whole` raises."""
+    there = checkpoint.plain_names
+    for name in names:
+        if name in there:
+            return whole(checkpoint, there[name])
+        if name + PACKED in there:
+            return whole(checkpoint, there[name + PACKED].removesuffix(PACKED))
+    return None
 
 
 def whole(checkpoint: Checkpoint, name: str, *, ranked: bool = False) -> Span:

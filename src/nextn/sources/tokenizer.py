@@ -2,7 +2,7 @@
 
 Read from tokenizer.json (vocabulary, merges, pre-tokenizer, added tokens), tokenizer_config.json (special tokens,
 chat template), config.json (`vocab_size`, ids) and the chat template's own files. What is written is what
-llama.cpp's converter writes for byte-level BPE (facts about conversion/base.py and gguf-py's vocab.py at b11434).
+llama.cpp's converter writes for byte-level BPE (facts about conversion/base.py and gguf-py's vocab.py at b11549).
 The converter knows a tokenizer by a hash of what it makes of a sample text; here the pre-tokenizer's regular
 expression decides, which is what `tokenizer.ggml.pre` stands for.
 """
@@ -18,34 +18,16 @@ from pathlib import Path
 from string import ascii_letters, digits
 from typing import Any
 
+from ..archs import TEXT_SPLITS
 from ..errors import FormatError, UnsupportedFormat, UsageError
 from ..gguf.files import open_regular, os_error
 from ..gguf.kv import KV, KVType, encode_text
+from ..shell import shell
 from .checkpoint import CONFIG, TOKENIZER, Checkpoint, read_json
 
 TOKENIZER_CONFIG = "tokenizer_config.json"
 MAX_VOCAB = 1 << 24  # tokens; published models have up to a quarter of a million
 NORMAL, CONTROL, USER_DEFINED, UNUSED = 1, 3, 4, 5  # llama_token_type
-
-# The Split patterns of tokenizer.json -> `tokenizer.ggml.pre` (regex_exprs in llama.cpp's src/llama-vocab.cpp). The
-# first two differ in where combining marks (\p{M}) go.
-_REGEX = (
-    r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?LETTERS|\p{N}| ?[^\s\p{L}MARK\p{N}]+[\r\n]*"
-    r"|\s*[\r\n]+|\s+(?!\S)|\s+"
-)
-PRE_TOKENIZERS = {
-    (_REGEX.replace("LETTERS", r"\p{L}+").replace("MARK", ""),): "qwen2",
-    (_REGEX.replace("LETTERS", r"[\p{L}\p{M}]+").replace("MARK", r"\p{M}"),): "qwen35",
-    (_REGEX.replace("LETTERS", r"\p{L}+").replace("MARK", "").replace(r"\p{N}|", r"\p{N}{1,3}|"),): "glm4",
-    (
-        r"\p{N}{1,3}",
-        "[一-龥\u3040-ゟ゠-ヿ]+",
-        "[!\"#$%&'()*+,\\-./:;<=>?@\\[\\\\\\]^_`{|}~][A-Za-z]+|[^\r\n\\p{L}\\p{P}\\p{S}]?[\\p{L}\\p{M}]+"
-        "| ?[\\p{P}\\p{S}]+[\r\n]*|\\s*[\r\n]+|\\s+(?!\\S)|\\s+",
-    ): "deepseek-v3",
-}
-# GLM's pattern is Llama 3's too, and only GLM has these tokens; its roles are theirs, whatever the files call them.
-_GLM_ROLES = {"bos": "[gMASK]", "eot": "<|user|>", "unk": "<|endoftext|>", "eom": "<|observation|>"}
 
 # Kind of special token -> its key behind `tokenizer.ggml.`, in the order of writing.
 _SPECIAL_IDS = {
@@ -116,7 +98,7 @@ class Tokenizer:
         if not self.path.exists():
             raise UsageError(
                 f"{self.path.parent}: there is no {TOKENIZER} here, and a sidecar made from a checkpoint alone needs "
-                f"one; use 'nextn attach TRUNK --from {self.path.parent} --layout sidecar', which takes the "
+                f"one; use 'nextn attach TRUNK --from {shell(self.path.parent)} --layout sidecar', which takes the "
                 "trunk's tokenizer."
             )
         return read_json(self.path)
@@ -247,17 +229,19 @@ class Tokenizer:
             found.append(str(pattern.get("Regex") if isinstance(pattern, dict) else None))
         if to_bytes.get("use_regex", True):
             raise self._unsupported("splits text in an unknown way")
-        name = PRE_TOKENIZERS.get(tuple(found))
-        if name is None or (name == "glm4" and not self._glm_roles):
+        known = TEXT_SPLITS.get(tuple(found))
+        if known is None or (known.roles and not self._own_roles):
             raise self._unsupported(f"splits text with an unknown regular expression ({', '.join(map(repr, found))})")
-        return name
+        return known.pre
 
     @cached_property
-    def _glm_roles(self) -> dict[str, int]:
-        """GLM's special tokens by their texts, empty for all other models."""
+    def _own_roles(self) -> dict[str, int]:
+        """Special tokens by their texts where a way of splitting belongs to a model that has them; else empty."""
         by_text = {token.text: number for number, token in self.added.items()}
-        found = {kind: by_text[text] for kind, text in _GLM_ROLES.items() if text in by_text}
-        return found if len(found) == len(_GLM_ROLES) else {}
+        for known in TEXT_SPLITS.values():
+            if known.roles and set(known.roles.values()) <= by_text.keys():
+                return {kind: by_text[text] for kind, text in known.roles.items()}
+        return {}
 
     def _check_normalizer(self) -> None:
         """Engines do NFC for none of these tokenizers, and cannot be told anything else."""
@@ -302,7 +286,7 @@ class Tokenizer:
             if not 0 <= number < 1 << 32:
                 raise FormatError(f"'{kind}_token_id' is {number}", path=self.checkpoint.folder / CONFIG)
             found[kind] = number
-        return found | self._glm_roles
+        return found | self._own_roles
 
     @property
     def adds(self) -> dict[str, bool]:
@@ -375,15 +359,6 @@ class Tokenizer:
 
 
 _BYTE_OF_CHAR = _byte_of_char()
-
-
-def tokens_of(checkpoint: Checkpoint) -> list[str]:
-    """The token list as a GGUF of this checkpoint has it, `[PADi]` up to `vocab_size` included.
-
-    Raises UsageError without tokenizer.json, UnsupportedFormat when it is no BPE, FormatError when it is damaged
-    or `vocab_size` is missing.
-    """
-    return Tokenizer(checkpoint).tokens[0]
 
 
 def ordinary_hash(tokens: Sequence[str], types: Sequence[int] | None) -> str:

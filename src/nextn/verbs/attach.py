@@ -2,21 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from ..errors import UsageError
+from ..errors import NextnError, UnsupportedModel, UsageError
 from ..gguf.files import open_model
 from ..gguf.types import TensorType
-from ..writing.plan import LinkMode
+from ..progress import Progress, Say, heard
+from ..writing.plan import LinkMode, Plan
 
 if TYPE_CHECKING:
     from ..gguf.files import Model
 from ..donors.open_donor import open_block
-from ..layouts.options import embeddings_type, named_type
-from ..writing.result import Progress, Result, carry_out, link_mode
+from ..layouts.options import IN_PLACE, RoomPolicy, embeddings_type, named_type
+from ..writing.result import Result, carry_out, link_mode
+from . import in_place
 
 
 def attach(
@@ -30,40 +31,53 @@ def attach(
     out: str | Path | None = None,
     link: str | LinkMode = LinkMode.AUTO,
     qkv: str | None = None,
-    aim: str | None = None,
+    for_engine: str | None = None,
     duplicates: str = "keep",
     expect: str | None = None,
     limit_rate: float | None = None,
+    all_links: bool = False,
+    room_policy: RoomPolicy | None = None,
+    confirm: in_place.Confirm | None = None,
+    remember: bool = True,
     dry_run: bool = False,
     progress: Progress | None = None,
-    say: Callable[[str], None] | None = None,
+    say: Say | None = None,
 ) -> Result:
     """Put the donor's MTP block onto a trunk.
 
     `trunk`: a GGUF, any shard of a set, or a folder with one set; for a dry run also a remote one, of which the header
     is read. `donor`: a checkpoint folder, a bundled GGUF, a sidecar, a donor file; or ORG/NAME,
     hf:ORG/NAME@REVISION:FILE or an address; None looks beside the trunk and then where its metadata point, and tells
-    `say` what was chosen and why. `layout`: "shards" (default for a set), "sidecar" (default for a single file) or
-    "bundle". `type`: the block's matrices (default: q8_0 from a checkpoint, unchanged from a GGUF). `draft_head`: type
-    of an extra low-bit head made from the trunk's. `embd_type`: type of a sidecar's embeddings and head, "as-is" to
-    carry the trunk's. `expect`: the sha256 that the donor's block must have (see `fingerprint`), compared before
-    anything is written. `qkv`: q, k and v of the block's attention,
-    in a bundle the trunk's too, "split", "fused" or "as-trunk", moved as rows without quantizing them anew.
-    `aim`: the engines that have to take the file, "llama.cpp", "ik" or "both"; names and types are chosen so, and it
-    is refused with the reason where no such file exists. `duplicates`: "drop" leaves out embeddings and heads that the
-    block brings and that are the model's own (see `duplicates`). `limit_rate`: bytes per second from a server.
+    `say` what was chosen and why. `layout`: "shards" (default for a set), "sidecar" (default for a single file),
+    "bundle", or "in-place", the one layout that changes the trunk's own file (see `writing.in_place`): there
+    `room_policy` says how much room is inserted for a header that does not fit (None: as little as possible),
+    `all_links` allows a file with several names, and `confirm` is called with the plan before anything is changed.
+    `type`: the block's matrices (default: q8_0 from a checkpoint, unchanged from a GGUF). `draft_head`: type of an
+    extra low-bit head made from the trunk's. `embd_type`: type of a sidecar's embeddings and head, "as-is" to carry
+    the trunk's. `expect`: the sha256 that the donor's block must have (see `fingerprint`), compared before anything
+    is written. `qkv`: q, k and v of the block's attention, in a bundle the trunk's too, "split", "fused" or
+    "as-trunk", moved as rows without quantizing them anew. `for_engine`: the engines that have to take the file,
+    "llama.cpp", "ik" or "both"; names and types are chosen so, and it is refused with the reason where no such file
+    exists. `duplicates`: "drop" leaves out embeddings and heads that the block brings and that are the model's own
+    (see `duplicates`). `limit_rate`: bytes per second from a server.
 
     Raises DonorMismatch, BlockPresent, NoBlock, UnsupportedModel, QuantizeError, FormatError, IncompleteModel,
-    OutputExists, NoSpace, StorageError, RemoteError, UsageError; of the last, `sources.infer.Doubt` when several donors
-    fit equally well.
+    OutputExists, NoSpace, StorageError, RemoteError, InPlaceRefused, ChangeUnfinished, UsageError; of the last,
+    `sources.infer.Doubt` when several donors fit equally well.
     """
+    from ..diagnosis.renamed import find_renamed
     from ..layouts.attach import default_layout, plan_attach
-    from ..layouts.options import Options
+    from ..layouts.options import AttachOptions
     from ..remote.opening import http_options, opened
 
-    options = Options(
-        layout, named_type(type), named_type(draft_head), embeddings_type(embd_type), out, link_mode(link), qkv, aim
+    options = AttachOptions(
+        layout, named_type(type), named_type(draft_head), embeddings_type(embd_type), out, link_mode(link), qkv,
+        for_engine,
     )
+    if layout == IN_PLACE:
+        if out is not None:
+            raise UsageError(f"{trunk}: --layout in-place changes this file itself, so there is no -o; leave it out.")
+        in_place.end_interrupted(trunk, dry_run=dry_run, say=say)
     with opened(trunk) as found:
         if found.model is None:
             raise UsageError(f"{found.name}: this is a checkpoint, not a GGUF; name the quant to put the block onto.")
@@ -72,24 +86,62 @@ def attach(
                 f"{found.name}: a block is attached to local files only (a dry run reads the header of a remote one); "
                 "get the model with 'nextn pull', then attach."
             )
+        if (renamed := find_renamed(found.model)) is not None:
+            raise UnsupportedModel(f"{found.name}: {renamed.what.rstrip('.')}: {renamed.mend}.")
+        if layout == IN_PLACE:
+            in_place.check_files([found.model.files[0].path], all_links=all_links)
+            options = replace(options, room=in_place.room_for(found.model.entry, room_policy))
         why, n_before = None, 0
         if donor is None:
-            from ..donors.find import find
+            from ..discovery.donors import find
 
-            wanted = layout or (default_layout(found.model) if aim in (None, "llama.cpp") else "bundle")
+            wanted = layout or (default_layout(found.model) if for_engine in (None, "llama.cpp") else "bundle")
             chosen = find(found.model, layout=wanted, options=http_options(limit_rate))
             donor, why, n_before = chosen.source, chosen.why, chosen.bytes_downloaded
-            if say is not None:
-                say(why)
+            heard(say)(why)
         if (assistant := _assistant(donor)) is not None:
             from ..layouts.assistant import plan_place
 
-            return carry_out(plan_place(found.model, assistant, options), dry_run, progress)
+            plan = _preceded(found.model, plan_place(found.model, assistant, options))
+            return _noted(found.model, carry_out(plan, dry_run, progress), remember)
         with open_block(donor, limit_rate) as source:
             block, notes = source.to_write(duplicates)
-            plan = plan_attach(found.model, block, options).noted(notes)
+            plan = _preceded(found.model, plan_attach(found.model, block, options).noted(notes))
+            if plan.changes:
+                plan = in_place.named(plan, found.model)
+                if confirm is not None and not dry_run:
+                    confirm(plan)
             result = source.run(plan, expect=expect, why=why, dry_run=dry_run, progress=progress)
-            return replace(result, bytes_downloaded=result.bytes_downloaded + n_before + found.bytes_downloaded)
+            result = replace(result, bytes_downloaded=result.bytes_downloaded + n_before + found.bytes_downloaded)
+            return _noted(found.model, result, remember)
+
+
+def _preceded(model: Model, plan: Plan) -> Plan:
+    """The plan, with a note where another sidecar of the model is found before the one that it makes."""
+    from ..discovery.sidecars import nearer_than
+
+    found = None if plan.sidecar is None else nearer_than(model, plan.sidecar)
+    if found is None:
+        return plan
+    return plan.noted([f"{found.place} and comes before this one; name this one with --sidecar"])
+
+
+def _noted(model: Model, result: Result, remember: bool) -> Result:
+    """The result; its sidecar is noted down where its place or name does not show whose it is."""
+    from ..discovery.kept import note_down
+    from ..discovery.sidecars import KEPT, find_sidecars
+
+    sidecar = result.sidecar
+    if sidecar is None or result.outcome is None or not remember:
+        return result
+    if any(each.path.samefile(sidecar) and each.where < KEPT for each in find_sidecars(model).candidates):
+        return result
+    try:
+        note_down(model, sidecar)
+    except NextnError as error:
+        more = f"it is not remembered for this model, so name it with --sidecar: {error}"
+        return replace(result, plan=result.plan.noted([more]))
+    return result
 
 
 def _assistant(donor: str | Path) -> Model | None:

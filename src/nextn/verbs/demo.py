@@ -4,15 +4,20 @@ from __future__ import annotations
 
 import contextlib
 import time
-from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from ..errors import EngineFailed, EngineRefused
+from ..measure.engine_report import by_text
+from ..progress import Say, heard
+from ..schemas.base import Documented, filled
+from ..schemas.demo import DemoDocument
+from ..writing.scratch import scratch_folder
 from .attach import attach
 
 if TYPE_CHECKING:
+    from ..engines import EngineChoice
     from ..engines.base import Engine
 
 DATA = Path(__file__).resolve().parent.parent / "demo_data"
@@ -29,11 +34,10 @@ PROMPTS = (
 )
 N_PREDICT = 128
 N_THREADS = 1  # the model is so small that a second thread only waits for the first
-Say = Callable[[str], None]
 
 
 @dataclass(frozen=True)
-class Row:
+class DemoLayout:
     """One layout: what it took and what the engine said."""
 
     layout: str
@@ -44,46 +48,50 @@ class Row:
     acceptance: dict[str, list[float]]  # n_max -> share accepted by draft position
     tps_off: float
     tps_on: dict[str, float]  # n_max -> tokens per second
-
-    def to_json(self) -> dict[str, Any]:
-        """JSON of one row."""
-        return dict(self.__dict__)
+    reasons: tuple[str, ...]  # of the verdict
 
 
 @dataclass(frozen=True)
-class Demo:
+class DemoResult(Documented):
     """Everything the demo showed."""
 
     engine: str
     refusal: str  # the engine's words when the trunk alone is asked to draft
-    rows: tuple[Row, ...]
+    rows: tuple[DemoLayout, ...]
 
     @property
     def passed(self) -> bool:
         """Whether all layouts passed and the engine refused the trunk alone."""
         return bool(self.refusal) and all(row.verdict == "passed" for row in self.rows)
 
-    def to_json(self) -> dict[str, Any]:
-        """JSON of the demo."""
-        return {
-            "version": 1,
-            "engine": self.engine,
-            "refusal": self.refusal,
-            "passed": self.passed,
-            "rows": [row.to_json() for row in self.rows],
-        }
+    @property
+    def failed(self) -> bool:
+        """Whether a layout failed, or the engine did not refuse the trunk alone; else some could not be told."""
+        return not self.refusal or any(row.verdict == "failed" for row in self.rows)
+
+    @property
+    def document(self) -> DemoDocument:
+        """What --json prints."""
+        return filled(DemoDocument, self)
 
 
-def run_demo(folder: Path, engine: Engine | None = None, say: Say | None = None) -> Demo:
-    """Show the refusal, attach in all three layouts, verify each on the engine.
 
-    Files go into `folder`, which must be empty or new. Raises EngineMissing, and what attach and verify raise.
+def demo(out: str | Path | None = None, *, engine: EngineChoice = None, say: Say | None = None) -> DemoResult:
+    """Show that an engine refuses to draft with a trunk alone, attach in all three layouts, verify each.
+
+    Files go into the folder `out`, which must be empty or new, or into a temporary one. `engine`: as in
+    `nextn.verify`. Raises EngineMissing, EngineFailed when the engine fails before anything is attached, and what
+    attach and verify raise.
     """
     from ..engines import find_engine
+
+    with scratch_folder("demo") as scratch:
+        return _run(scratch if out is None else Path(out), find_engine(engine), heard(say))
+
+
+def _run(folder: Path, engine: Engine, say: Say) -> DemoResult:
     from .verify import verify
 
-    say = say or (lambda text: None)
-    engine = engine or find_engine()
     folder.mkdir(parents=True, exist_ok=True)
     trunk = folder / TRUNK.name
     with contextlib.suppress(FileExistsError):
@@ -94,7 +102,7 @@ def run_demo(folder: Path, engine: Engine | None = None, say: Say | None = None)
     for layout in LAYOUTS:
         say(f"{layout}: attaching")
         started = time.perf_counter()
-        made = attach(trunk, CHECKPOINT, layout=layout, out=folder / layout)
+        made = attach(trunk, CHECKPOINT, layout=layout, out=folder / layout, remember=False)
         wall_s = time.perf_counter() - started
         verdict = verify(
             made.entry,
@@ -104,31 +112,37 @@ def run_demo(folder: Path, engine: Engine | None = None, say: Say | None = None)
             prompts=PROMPTS,
             n_predict=N_PREDICT,
             threads=N_THREADS,
-            progress=lambda text, layout=layout: say(f"{layout}: {text}"),  # type: ignore[misc]
-        ).to_json()
-        tps = verdict.get("tps") or {}
+            say=lambda text, layout=layout: say(f"{layout}: {text}"),  # type: ignore[misc]
+        )
+        seen = verdict.engine
         rows.append(
-            Row(
+            DemoLayout(
                 layout,
                 made.bytes_written,
                 wall_s,
-                verdict["verdict"],
-                verdict["same_text"],
-                verdict["acceptance"],
-                tps.get("off") or 0.0,
-                tps.get("on") or {},
+                verdict.verdict,
+                None if seen is None else seen.same_text,
+                {} if seen is None else by_text(seen.acceptance),
+                (seen.tps_off if seen is not None else None) or 0.0,
+                {} if seen is None else by_text(seen.tps_on),
+                verdict.reasons,
             )
         )
-    return Demo(f"{engine.name} {engine.version}", refusal, tuple(rows))
+    return DemoResult(f"{engine.name} {engine.version}", refusal, tuple(rows))
 
 
 def ask_trunk_alone(engine: Engine, trunk: Path) -> str:
-    """The engine's decisive line when a trunk-only model is asked to draft; empty when it does not refuse."""
+    """The engine's decisive line when a trunk-only model is asked to draft; empty when it does not refuse.
+
+    Raises EngineFailed: an engine that dies has refused nothing.
+    """
     from ..engines.base import Launch
 
     try:
         with engine.start(Launch(model=trunk, n_max=1, threads=N_THREADS)) as running:
             running.complete("def", 4)
-    except (EngineRefused, EngineFailed) as error:
+    except EngineFailed:
+        raise
+    except EngineRefused as error:
         return error.line
     return ""

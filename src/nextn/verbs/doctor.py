@@ -6,52 +6,76 @@ The original is never touched: a set gets a new first shard and links, a single 
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import os
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
 
 from ..block.from_gguf import block_from_model
 from ..block.model import Block
 from ..diagnosis.examine import HALVES, Diagnosis, check_source, diagnose, examine
 from ..diagnosis.finding import Finding
-from ..diagnosis.mend import plan_mended
-from ..diagnosis.patient import Patient, quoted
-from ..errors import UsageError
+from ..diagnosis.fix_plan import plan_mended
+from ..diagnosis.patient import Patient
+from ..errors import EngineFailed, UsageError
 from ..gguf.files import Model, open_model
+from ..gguf.kv import printable
 from ..gguf.types import parse_type_name
-from ..writing.execute import Outcome, Progress, check_outputs, execute
+from ..progress import Progress, Say
+from ..schemas.base import Documented, filled
+from ..schemas.doctor import DoctorDocument, Mended, SkippedCheck
+from ..shell import Command
+from ..writing.execute import Outcome, check_outputs, execute
 from ..writing.plan import LinkMode, Plan
 
 
 @dataclass(frozen=True)
-class Treatment:
+class DoctorResult(Documented):
     """A diagnosis, and what was done about it."""
 
     before: Diagnosis
     plan: Plan | None = None  # None: nothing was asked for, or nothing can be mended
     outcome: Outcome | None = None  # None: a dry run, or nothing to do
     after: Diagnosis | None = None  # of what was written; in a dry run of what would be
+    engine_died: bool = False  # when it was asked; the diagnosis is without its answer, and a note says of what
 
     @property
     def remaining(self) -> tuple[Finding, ...]:
         """Problems that are left."""
         return (self.after or self.before).problems
 
-    def to_json(self) -> dict[str, Any]:
-        """JSON as in schemas/doctor.json."""
-        done = self.outcome
+    @property
+    def when_unprinted(self) -> str:
+        """Whether the files are there."""
+        if self.plan is None or self.outcome is None:
+            return "nothing was written"
+        return f"the files are complete, load {self.plan.sidecar or self.plan.entry}"
+
+    @property
+    def document(self) -> DoctorDocument:
+        """What --json prints."""
+        done, before = self.outcome, self.before
         mended = None
         if self.plan is not None and self.after is not None:
-            mended = {
-                "dry_run": done is None,
-                **self.plan.to_json(),
-                "links": done.links if done else {},
-                "wall_s": done.wall_s if done else 0.0,
-                "remaining": [finding.to_json() for finding in self.after.problems],
-            }
-        return {"version": 1, **self.before.to_json(), "mended": mended}
+            mended = filled(
+                Mended,
+                self.plan,
+                dry_run=done is None,
+                files=self.plan.written_files,
+                links=done.links if done else {},
+                wall_s=done.wall_s if done else 0.0,
+                remaining=[finding.entry for finding in self.after.problems],
+            )
+        return filled(
+            DoctorDocument,
+            before,
+            path=before.name,
+            architecture=None if before.architecture is None else printable(before.architecture),
+            findings=[finding.entry for finding in before.findings],
+            skipped=[SkippedCheck(check, why) for check, why in before.skipped],
+            mended=mended,
+        )
+
 
 
 def doctor(
@@ -67,8 +91,8 @@ def doctor(
     limit_rate: float | None = None,
     dry_run: bool = False,
     progress: Progress | None = None,
-    say: Callable[[str], None] | None = None,
-) -> Treatment:
+    say: Say | None = None,
+) -> DoctorResult:
     """Say what is wrong with a model, and with `fix` write a mended one beside it.
 
     `model`: a GGUF, any shard, a folder, a checkpoint; or a remote one, of which headers are fetched. `donor`: as in
@@ -89,42 +113,59 @@ def doctor(
         source = None if donor is None else stack.enter_context(open_block(donor, limit_rate))
         block = None if source is None else source.block
         target = None if trunk is None else open_model(Path(trunk))
-        before = examine(model, donor=block, trunk=target, limit_rate=limit_rate)
+        before = _with_sidecars(examine(model, donor=block, trunk=target, limit_rate=limit_rate))
         if source is not None and source.remote is not None:
             before = _with_address(before, source.block.origin, str(donor))
+        died = False
         if engine is not None:
-            before = _tried(before, target, engine, threads, say)
+            try:
+                before = _tried(before, target, engine, threads, say)
+            except EngineFailed as error:
+                before, died = replace(before, notes=(*before.notes, str(error))), True
         if not fix or before.model is None or not before.fixable:
-            return Treatment(before)
+            return DoctorResult(before, engine_died=died)
         plan, after = _planned(before, block, target, out, mode)
-        check_outputs(plan)
+        check_outputs(plan, tidy=not dry_run)
         if dry_run:
-            return Treatment(before, plan, None, after)
+            return DoctorResult(before, plan, None, after, died)
         if source is not None and source.remote is not None:
             source.remote.fetch(plan.ranges, progress)
         outcome = execute(plan, progress=progress)
-    return Treatment(before, plan, outcome, examine(plan.sidecar or plan.entry, trunk=target))
+    return DoctorResult(before, plan, outcome, examine(plan.sidecar or plan.entry, trunk=target), died)
 
 
 def _with_address(before: Diagnosis, place: Path, address: str) -> Diagnosis:
     """The diagnosis with a remote donor's address for its place in the cache, which is no donor by itself."""
-    own, asked = quoted(place), quoted(address)
-    return replace(
-        before, findings=tuple(replace(each, mend=each.mend.replace(own, asked)) for each in before.findings)
-    )
+    own = os.fspath(place)
+
+    def named(command: Command) -> Command:
+        return command.mapped(lambda word: address if word == own else word)
+
+    findings = tuple(each.advised(lambda advice: advice.with_commands(named)) for each in before.findings)
+    return replace(before, findings=findings)
+
+
+def _with_sidecars(before: Diagnosis) -> Diagnosis:
+    """The diagnosis with a word on the sidecars of a model that has no block of its own."""
+    from ..discovery.sidecars import find_sidecars, with_sidecars
+
+    if before.model is None or before.remote or before.shape != "trunk-only":
+        return before
+    answer = find_sidecars(before.model)
+    return replace(with_sidecars(before, answer), notes=(*before.notes, *answer.hints()))
 
 
 def _tried(
-    before: Diagnosis, trunk: Model | None, engine: str, threads: int | None, say: Callable[[str], None] | None
+    before: Diagnosis, trunk: Model | None, engine: str, threads: int | None, say: Say | None
 ) -> Diagnosis:
     """The diagnosis with what an engine says of eh_proj."""
-    from ..diagnosis.anatomy import Anatomy
-    from ..measure.halves_trial import try_halves
+    from ..block.anatomy import Anatomy
+    from ..measure.swapped_halves import try_halves
 
     if before.model is None or before.remote:
         raise UsageError(f"{before.name}: an engine needs a whole model here; get it first, or leave out --engine.")
     found, words = try_halves(
-        Anatomy.of(before.model), None if trunk is None else trunk.entry, engine=engine, threads=threads, progress=say
+        Anatomy.of(before.model), None if trunk is None else trunk.entry, engine=engine, threads=threads, say=say
     )
     known = {finding.id for finding in before.findings}
     return replace(
@@ -140,7 +181,7 @@ def _planned(
 ) -> tuple[Plan, Diagnosis]:
     """What to write, and the diagnosis of it by headers."""
     from ..layouts.attach import plan_attach
-    from ..layouts.options import Options
+    from ..layouts.options import AttachOptions
 
     model = before.model
     assert model is not None
@@ -155,11 +196,13 @@ def _planned(
         patient = changed
         done.append(finding)
     if attaching and roots and trunk is not None:
-        options = Options("sidecar", embd_type=parse_type_name("q4_0"), out=out or _beside(model, patient), link=link)
+        options = AttachOptions(
+            "sidecar", embd_type=parse_type_name("q4_0"), out=out or _beside(model, patient), link=link
+        )
         return plan_attach(trunk, block_from_model(patient.model), options), _without(before, done)
     if attaching and donor is not None:
         layout = "shards" if len(model.files) > 1 else "bundle"
-        plan = plan_attach(patient.model, donor, Options(layout, out=out, link=link))
+        plan = plan_attach(patient.model, donor, AttachOptions(layout, out=out, link=link))
         return plan, _without(before, done)
     plan = plan_mended(model, patient, out, link)
     if patient.added:  # which the headers in memory do not have

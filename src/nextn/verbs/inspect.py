@@ -4,17 +4,16 @@ from __future__ import annotations
 
 from dataclasses import replace
 from pathlib import Path, PurePosixPath
-from typing import TYPE_CHECKING, Any
 
 from ..block.opening import block_of
+from ..diagnosis.examine import Diagnosis, examined
+from ..diagnosis.subject import Subject, subject_of
 from ..errors import NoBlock
-from ..inspection.model import Inspection, inspect_model
-from ..remote.opening import Opened, http_options, opened
-
-if TYPE_CHECKING:
-    from collections.abc import Callable
-    Progress = Callable[[int, int], None]
 from ..inspection.checkpoint import CheckpointInspection, inspect_checkpoint
+from ..inspection.model import Inspection, inspection_of
+from ..inspection.shard_set import SetInspection
+from ..progress import Progress
+from ..remote.opening import Opened, http_options
 
 
 def inspect(
@@ -23,20 +22,25 @@ def inspect(
     block_hash: bool = False,
     limit_rate: float | None = None,
     progress: Progress | None = None,
-) -> Inspection | CheckpointInspection:
+) -> Inspection | CheckpointInspection | SetInspection:
     """Look into a GGUF, a shard set or a checkpoint, here or on a server, by headers alone.
 
-    `source`: a path, ORG/NAME, hf:ORG/NAME@REVISION:FILE or an address. With `block_hash` the block is read (and
-    fetched), and `block_sha256` tells its hash, which `attach` takes as `expect`; `limit_rate` (bytes per second) and
-    `progress` are for that. Raises UsageError, RemoteError, FormatError and its kin for what cannot be read at all;
-    everything else is a problem in the result.
+    Its problems are what `nextn.doctor` finds without reading tensors. `source`: a path, ORG/NAME,
+    hf:ORG/NAME@REVISION:FILE or an address. With `block_hash` the block is read (and fetched), and `block_sha256` tells
+    its hash, which `attach` takes as `expect`; `limit_rate` (bytes per second) and `progress` are for that. Raises
+    UsageError, RemoteError, FormatError and its kin for what cannot be read at all; everything else is a problem in the
+    result.
     """
-    with opened(source, http_options(limit_rate)) as found:
-        digest = _hash(found, progress) if block_hash else None
-        if found.model is not None:
-            return _model(found, found.model, digest)
-        assert found.checkpoint is not None
-        seen = inspect_checkpoint(found)
+    with subject_of(source, http_options(limit_rate)) as subject:
+        diagnosis = examined(subject)
+        found = subject.opened
+        if subject.model is None and subject.checkpoint is None:
+            return SetInspection.of(diagnosis)
+        digest = _hash(found, progress) if block_hash and found is not None else None
+        if subject.model is not None:
+            return _model(subject, diagnosis, digest)
+        assert found is not None
+        seen = inspect_checkpoint(found, diagnosis)
         return replace(seen, block_sha256=digest, bytes_downloaded=found.bytes_downloaded)
 
 
@@ -52,14 +56,15 @@ def _hash(found: Opened, progress: Progress | None) -> str | None:
     return block_sha256(block)
 
 
-def _model(found: Opened, model: Any, digest: str | None) -> Inspection:
-    if found.remote is None:
-        return replace(inspect_model(model), block_sha256=digest)
-    seen = inspect_model(model, neighbours=False)
+def _model(subject: Subject, diagnosis: Diagnosis, digest: str | None) -> Inspection:
+    assert subject.model is not None
+    seen = inspection_of(subject.model, diagnosis, neighbours=not subject.is_remote)
+    found = subject.opened
+    if found is None or not subject.is_remote:
+        return replace(seen, block_sha256=digest)
     return replace(
         seen,
-        problems=tuple(found.text(problem) for problem in seen.problems),
-        hints=(*seen.hints, *_hints(found, seen.shape)),
+        hints=(*(found.text(hint) for hint in seen.hints), *_hints(found, seen.shape)),
         label=found.name,
         revision=found.revision,
         bytes_downloaded=found.bytes_downloaded,
@@ -69,10 +74,10 @@ def _model(found: Opened, model: Any, digest: str | None) -> Inspection:
 
 def _hints(found: Opened, shape: str) -> list[str]:
     """A sidecar in the same repository, by its name: no more headers are read for it."""
-    from ..discovery import llama_cpp_names as hf_rules
+    from ..discovery.sidecars import named
 
     entry = found.path_in_place
-    beside = hf_rules.sidecars(found.beside, entry) if entry is not None and shape == "trunk-only" else []
+    beside = named(found.beside, entry) if entry is not None and shape == "trunk-only" else []
     if not beside:
         return []
     return [f"{PurePosixPath(beside[0]).name} in the same repository is its sidecar by name: 'nextn pull' gets both."]

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from contextlib import ExitStack
 from dataclasses import replace
 from pathlib import Path
@@ -13,8 +13,9 @@ from ..gguf.files import open_model
 from ..gguf.types import TensorType
 from ..layouts.options import PackOptions, embeddings_type, named_type
 from ..layouts.pack import best_source, has_block, plan_pack
+from ..progress import Progress, Say, heard
 from ..publish.packing import CardOptions, PackResult, pack_up, plan_package
-from ..writing.execute import Progress, check_outputs
+from ..writing.execute import check_outputs
 from ..writing.plan import LinkMode
 
 
@@ -37,7 +38,7 @@ def pack(
     limit_rate: float | None = None,
     dry_run: bool = False,
     progress: Progress | None = None,
-    say: Callable[[str], None] | None = None,
+    say: Say | None = None,
 ) -> PackResult:
     """A folder to publish: quants of one model, each with and without an MTP block.
 
@@ -72,12 +73,11 @@ def pack(
     opened = [open_model(model) for model in models]
     why, n_before = None, 0
     if donor is None and sidecar is None and opened and not any(map(has_block, opened)):
-        from ..donors.find import find
+        from ..discovery.donors import find
 
         chosen = find(best_source(opened), layout="shards", options=http_options(limit_rate))
         donor, why, n_before = chosen.source, chosen.why, chosen.bytes_downloaded
-        if say is not None:
-            say(why)
+        heard(say)(why)
     card = CardOptions(title, repo, base_model, [Path(path) for path in verified])
     with ExitStack() as stack:
         source = None
@@ -88,7 +88,7 @@ def pack(
         packed = replace(packed, plan=packed.plan.noted(notes))
         package = plan_package(packed, card)
         remote = source.remote if source else None
-        check_outputs(package.plan)
+        check_outputs(package.plan, tidy=not dry_run)
         missing = remote.missing_bytes(package.plan.ranges) if remote is not None and not dry_run else 0
         steps = Steps(progress, missing, package.hash_bytes + package.plan.bytes_written)
         if remote is not None and not dry_run:

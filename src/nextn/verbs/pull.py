@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from ..progress import Progress
 from ..publish.pulling import PullResult
 from ..publish.pulling import pull as _pull
-from ..writing.execute import Progress
 from ..writing.plan import LinkMode
 
 

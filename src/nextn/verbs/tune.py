@@ -13,27 +13,29 @@ from typing import TYPE_CHECKING
 
 from ..errors import OutputExists, UsageError
 from ..gguf.types import parse_type_name
-from ..layouts import naming
+from ..layouts import naming, places
 from ..measure.bench_setup import context_for, machine
-from ..measure.target import Target, open_target
+from ..measure.candidate_sidecars import Maker
+from ..measure.engine_pool import Pool
+from ..measure.patience import Patience
+from ..measure.target import MeasuredModel, open_target
 from ..measure.tasks import read_task, shipped_tasks
-from ..measure.trial import SHORT, Ask, Say
-from ..measure.trial_patience import Patience
-from ..measure.trial_pool import Pool
-from ..measure.trial_target import scratch_folder
+from ..measure.timed_run import SHORT, Ask
 from ..measure.tune_cpus import allowed_cpus, thread_counts
-from ..measure.tune_made import Maker
 from ..measure.tune_report import TuneReport, planned_runs
 from ..measure.tune_search import MAX_FINALISTS, Final, Search, Trial, passes_for, screen_asks
 from ..measure.tune_space import BLOCK_TYPES, EMBD_TYPES, HEAD_TYPES, N_MAX, P_MIN, Point, Space
+from ..progress import Say, heard
+from ..schemas.base import EngineName
 from ..tuned import TUNED_SUFFIX
 from ..writing.durable import write_file
+from ..writing.scratch import scratch_folder
 
 if TYPE_CHECKING:
+    from ..engines import EngineChoice
     from ..engines.base import Engine
 
-PATIENCE_S = 300.0
-"""Seconds that disturbances may cost in all."""
+PATIENCE_S = 300.0  # seconds that disturbances may cost in all
 
 
 def tune(
@@ -52,15 +54,14 @@ def tune(
     n_predict: int = 96,
     repeats: int | None = None,
     budget_s: float | None = None,
-    llama_server: str | Path | None = None,
-    engine: Engine | None = None,
+    engine: EngineChoice = None,
     engine_args: Sequence[str] = (),
     n_ctx: int | None = None,
     patience_s: float = PATIENCE_S,
     side_by_side: bool = True,
     out: str | Path | None = None,
     dry_run: bool = False,
-    progress: Say | None = None,
+    say: Say | None = None,
 ) -> TuneReport:
     """Find the fastest way to run a model greedily on this machine, write its settings and, if need be, a sidecar.
 
@@ -72,15 +73,11 @@ def tune(
     Raises UsageError, NoBlock, OutputExists, EngineMissing, EngineRefused, EngineFailed, and what opening and making
     files raises.
     """
-    say = progress or (lambda text: None)
+    say = heard(say)
     started = time.monotonic()
     asked = (read_task(prompts),) if prompts is not None else shipped_tasks(tasks)
     target = open_target(model, sidecar, needs_block=donor is None)
     outputs = _outputs(target, out)
-    if not dry_run and engine is None:
-        from ..engines import find_engine
-
-        engine = find_engine(None if llama_server is None else str(llama_server))
     asks = [
         Ask(task.name, index, prompt, n_predict, seed=index)
         for task in asked
@@ -89,7 +86,7 @@ def tune(
     context = n_ctx or context_for(asked, n_predict)
     notes = list(target.notes)
     with ExitStack() as stack:
-        maker = Maker(target, donor, Path(stack.enter_context(scratch_folder())), say)
+        maker = Maker(target, donor, stack.enter_context(scratch_folder("tune")), say)
         space = _space(maker, n_max, p_min, types, head_types, embd_types, threads)
         if not maker.can_make:
             notes.append("the model has a block of its own and a sidecar: other types of the block are not tried")
@@ -111,12 +108,14 @@ def tune(
             points = dict.fromkeys(point for _, stage in _stages(space) for point in stage)
             return TuneReport(
                 str(target.model.entry), "not_tried", "nothing was tried: this is a dry run.", None, None,
-                tuple(engine_args), None, {"name": "", "version": ""}, machine(), settings,
+                tuple(engine_args), None, EngineName("", ""), machine(), settings,
                 [(p.named(space.threads[0]), Trial(p, outcome="not tried")) for p in points], [], [], plan, 0.0, None,
                 outputs, True, notes,
             )  # fmt: skip
-        assert engine is not None
-        pool = stack.enter_context(Pool(engine, context, engine_args, asks[0].prompt, side_by_side=side_by_side))
+        from ..engines import find_engine
+
+        judge = find_engine(engine)
+        pool = stack.enter_context(Pool(judge, context, engine_args, asks[0].prompt, side_by_side=side_by_side))
         patience = Patience(pool, patience_s, say)
         search = Search(space, maker, patience, asks, repeats=repeats, budget_s=budget_s, say=say)
         final = search.run()
@@ -134,7 +133,7 @@ def tune(
         sidecar=None if file is None else str(file.absolute()),
         args=tuple(engine_args),
         compared=None if final is None else final.compared,
-        engine={"name": engine.name, "version": engine.version},
+        engine=EngineName(judge.name, judge.version),
         machine=machine(),
         settings=settings,
         trials=list(search.trials.items()),
@@ -142,7 +141,7 @@ def tune(
         final_runs=[] if final is None else final.runs,
         n_planned=plan,
         wall_s=time.monotonic() - started,
-        command=None if found is None else command_line(engine, target.model.entry, file, found, engine_args),
+        command=None if found is None else command_line(judge, target.model.entry, file, found, engine_args),
         files=(),
         notes=[*notes, *search.notes],
     )
@@ -155,10 +154,10 @@ def tune(
     return report
 
 
-def _outputs(target: Target, out: str | Path | None) -> tuple[Path, Path]:
+def _outputs(target: MeasuredModel, out: str | Path | None) -> tuple[Path, Path]:
     """The sidecar that may be written, and the settings. Raises OutputExists."""
     model = target.model
-    folder, file = naming.resolve_output(out, naming.default_folder(model), naming.sidecar_name(model, "tuned"))
+    folder, file = naming.resolve_output(out, places.sidecar_folder(model), naming.sidecar_name(model, "tuned"))
     settings = folder / (model.base_name + TUNED_SUFFIX)
     for path in (folder / file, settings):
         if path.exists() or path.is_symlink():
@@ -230,7 +229,7 @@ def _planned(space: Space, asks: Sequence[Ask], repeats: int | None) -> tuple[in
 
 
 def _carry_out(
-    final: Final | None, maker: Maker, target: Target, outputs: tuple[Path, Path]
+    final: Final | None, maker: Maker, target: MeasuredModel, outputs: tuple[Path, Path]
 ) -> tuple[Point | None, Path | None]:
     """The settings to keep, and the file to draft with, written under its own name when it is a new one."""
     if final is None or final.word == "machine_busy":

@@ -3,7 +3,8 @@
 Guarantees: a file appears under its final name only when it is whole and on disk; nothing that exists is ever
 overwritten; whatever stops the run (an error, Ctrl-C, SIGKILL, power), the inputs are untouched, and what a
 killed run leaves behind (hidden `.*.nextn-tmp` files and, if it died while publishing a set, its job note) is
-recognised by the next run in the same folder and removed.
+recognised by the next run in the same folder and removed. What is published is the very file that was written: every
+name is given relative to a descriptor of the folder, and a temporary file that was replaced meanwhile is noticed.
 
 Limits: file systems without hard links publish by rename after a check, so two processes that write the same
 name at the same moment can collide there. A disk that lies about fsync voids the guarantee.
@@ -17,112 +18,13 @@ import fcntl
 import json
 import os
 import secrets
-from collections.abc import Iterator
 from dataclasses import astuple, dataclass, field
 from pathlib import Path
-from stat import S_ISLNK
 
-from ..errors import NextnError, NoSpace, OutputExists, StorageError
-
-SUFFIX = ".nextn-tmp"
-JOB_SUFFIX = ".nextn-tmp-job"
-# What file systems answer that have no hard links, or none to this file.
-NO_HARD_LINKS = frozenset({errno.EXDEV, errno.EPERM, errno.ENOTSUP, errno.EOPNOTSUPP, errno.EMLINK, errno.ENOSYS})
-
-
-class System:
-    """The operating system's calls that change a disk; tests pass one that fails after k of them."""
-
-    def open_new(self, path: Path) -> int:
-        """A new file for reading and writing."""
-        return os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL | getattr(os, "O_CLOEXEC", 0), 0o666)
-
-    def pwrite(self, fd: int, data: bytes | memoryview, offset: int) -> int:
-        """os.pwrite."""
-        return os.pwrite(fd, data, offset)
-
-    def copy_range(self, src: int, dst: int, count: int, src_offset: int, dst_offset: int) -> int:
-        """Bytes moved by the kernel; reflinked where the file system can."""
-        return os.copy_file_range(src, dst, count, src_offset, dst_offset)
-
-    def fsync(self, fd: int) -> None:
-        """os.fsync."""
-        os.fsync(fd)
-
-    def link(self, source: Path, target: Path) -> None:
-        """os.link: fails when the target exists."""
-        os.link(source, target)
-
-    def symlink(self, source: Path, target: Path) -> None:
-        """os.symlink: fails when the target exists."""
-        os.symlink(source, target)  # noqa: PTH211 - one place for all calls
-
-    def rename(self, source: Path, target: Path) -> None:
-        """os.rename."""
-        os.rename(source, target)  # noqa: PTH104
-
-    def unlink(self, path: Path) -> None:
-        """os.unlink."""
-        os.unlink(path)  # noqa: PTH108
-
-    def mkdir(self, path: Path) -> None:
-        """os.mkdir."""
-        os.mkdir(path)  # noqa: PTH102
-
-    def rmdir(self, path: Path) -> None:
-        """os.rmdir: fails when something is in it."""
-        os.rmdir(path)  # noqa: PTH106
-
-
-def explain(error: OSError, path: Path, doing: str) -> NextnError:
-    """An OSError as one sentence of the right kind."""
-    if error.errno in (errno.ENOSPC, errno.EDQUOT):
-        return NoSpace(f"{path}: the disk is full (or a quota is reached) while trying to {doing}; free some room.")
-    if error.errno == errno.EEXIST:
-        return OutputExists(f"{path}: this file is already there, and nextn never overwrites; choose another -o.")
-    why = {errno.EROFS: "the file system is read-only", errno.EACCES: "permission denied", errno.EPERM: "not permitted"}
-    if error.errno in why:
-        return StorageError(f"{path}: cannot {doing}: {why[error.errno]}; choose another -o.")
-    return StorageError(f"{path}: cannot {doing}: {error.strerror or error}.")
-
-
-@contextlib.contextmanager
-def explained(path: Path, doing: str) -> Iterator[None]:
-    """OSErrors of the body leave it as sentences."""
-    try:
-        yield
-    except OSError as error:
-        raise explain(error, path, doing) from error
-
-
-@dataclass(frozen=True)
-class Mark:
-    """What tells a name that a run gave from any other file of that name."""
-
-    inode: int
-    size_bytes: int
-    mtime_ns: int
-    source: str | None  # for links: the real file, which a symlink names and a hard link shares its inode with
-
-    @classmethod
-    def of(cls, stat: os.stat_result, source: Path | None = None) -> Mark:
-        """The mark of a file with this `stat`, or of a link to `source`."""
-        return cls(stat.st_ino, stat.st_size, stat.st_mtime_ns, None if source is None else str(source))
-
-    def fits(self, path: Path, *, exactly: bool) -> bool:
-        """Whether `path` is that name; `exactly` when the run is dead and its inode may have been used again.
-
-        Never true for the last name of a linked file: its data would go with it.
-        """
-        try:
-            stat = os.lstat(path)
-            if S_ISLNK(stat.st_mode):
-                return self.source is not None and os.readlink(path) == self.source  # noqa: PTH115 - as it is stored
-        except OSError:
-            return False
-        if stat.st_ino != self.inode or (self.source is not None and stat.st_nlink < 2):
-            return False
-        return not exactly or (stat.st_size, stat.st_mtime_ns) == (self.size_bytes, self.mtime_ns)
+from ..errors import StorageError
+from ..workfile import At, Folder, NotOurs, Stamp, replaced
+from .leftovers import JOB_SUFFIX, SUFFIX, Mark, clean
+from .system import NO_HARD_LINKS, System, explain, explained, sync_folder, sync_open_folder, write_all
 
 
 @dataclass
@@ -137,18 +39,22 @@ class Workspace:
     system: System = field(default_factory=System)
     _fds: list[int] = field(default_factory=list)  # hold the locks until the end
     _temps: dict[Path, int] = field(default_factory=dict)  # path -> descriptor, until it has its name
-    _made: list[Path] = field(default_factory=list)  # temporary files that may be there
-    _published: dict[Path, Mark] = field(default_factory=dict)
+    _made: list[At] = field(default_factory=list)  # temporary files that may be there
+    _published: dict[At, Mark] = field(default_factory=dict)
     _made_folders: list[Path] = field(default_factory=list)
-    _job: Path | None = None
+    _job: At | None = None
+    _home: Folder = field(init=False)
 
     def __enter__(self) -> Workspace:
         try:
             with explained(self.folder, "create or clean the folder"):
                 self._make_folder(self.folder)
+                self._home = Folder.chosen(self.folder)
+            with explained(self.folder, "clean the folder"):
                 clean(self.folder, self.system)
         except BaseException:
             self._roll_back()
+            self._close()
             raise
         return self
 
@@ -158,9 +64,14 @@ class Workspace:
                 self._roll_back()
             self._remove(self._made)
         finally:
-            for fd in self._fds:
-                os.close(fd)
-            self._fds.clear()
+            self._close()
+
+    def _close(self) -> None:
+        for fd in self._fds:
+            os.close(fd)
+        self._fds.clear()
+        if hasattr(self, "_home"):
+            self._home.close()
 
     def _make_folder(self, folder: Path) -> None:
         missing = []
@@ -176,33 +87,33 @@ class Workspace:
                 if error.errno != errno.EEXIST or not path.is_dir():  # made by another run meanwhile
                     raise
 
-    def _create(self, stem: str, suffix: str) -> tuple[Path, int]:
+    def _create(self, stem: str, suffix: str) -> tuple[At, int]:
         """A locked new file. Another run that looks for leftovers may be faster than the lock: then once more."""
         while True:
-            path = self.folder / f".{stem}{secrets.token_hex(4)}{suffix}"
-            self._made.append(path)
+            at = At(self._home, f".{stem}{secrets.token_hex(4)}{suffix}")
+            self._made.append(at)
             try:
-                fd = self.system.open_new(path)
+                fd = self.system.open_new(at)
             except OSError as error:
-                self._made.remove(path)
-                raise explain(error, path, "create a file in the folder") from error
+                self._made.remove(at)
+                raise explain(error, at.path, "create a file in the folder") from error
             self._fds.append(fd)
             try:
                 fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
             except BlockingIOError:
                 continue
             except OSError:  # no locks on this file system: then other runs leave the file alone as well
-                return path, fd
-            with contextlib.suppress(OSError):
-                if path.stat().st_ino == os.fstat(fd).st_ino:
-                    return path, fd
+                return at, fd
+            with contextlib.suppress(OSError, NotOurs):
+                self._home.check_same(at.name, fd)
+                return at, fd
 
     def new_file(self, name: str) -> tuple[Path, int]:
         """A temporary file that will become `name`: its path and a descriptor, locked while the run lives."""
         short = os.fsdecode(os.fsencode(name)[-200:])  # room for what is added: most file systems take 255 bytes
-        path, fd = self._create(f"{short}.", SUFFIX)
-        self._temps[path] = fd
-        return path, fd
+        at, fd = self._create(f"{short}.", SUFFIX)
+        self._temps[at.path] = fd
+        return at.path, fd
 
     def sync(self, path: Path) -> None:
         """fsync a temporary file."""
@@ -223,45 +134,80 @@ class Workspace:
                 note[name] = Mark.of(real.stat(), real) if temp is None else Mark.of(os.fstat(temp))
         data = json.dumps({"version": 1, "names": {name: astuple(mark) for name, mark in note.items()}}).encode()
         self._job, fd = self._create("", JOB_SUFFIX)
-        write_all(self.system, fd, data, 0, self._job)
-        with explained(self._job, "write it to disk"):
+        write_all(self.system, fd, data, 0, self._job.path)
+        with explained(self._job.path, "write it to disk"):
             self.system.fsync(fd)
         self.settle()
 
     def settle(self) -> None:
         """fsync the folder: the names so far are on disk before the next one is."""
         with explained(self.folder, "write it to disk"):
-            sync_folder(self.folder, self.system)
+            sync_open_folder(self._home, self.system)
 
-    def publish(self, temp: Path, name: str) -> None:
-        """Give a synced temporary file its final name; fails when the name is taken."""
-        target = self.folder / name
-        with explained(target, "give it its name"):
-            self._published[target] = Mark.of(os.fstat(self._temps[temp]))
+    def publish(self, temp: Path, name: str, size_bytes: int) -> None:
+        """Give a synced temporary file of `size_bytes` its final name.
+
+        Raises OutputExists when the name is taken, and StorageError also when `temp` was replaced or cut.
+        """
+        source, target = At(self._home, temp.name), At(self._home, name)
+        fd = self._temps[temp]
+        with explained(target.path, "give it its name"):
+            self._check_written(source, fd, size_bytes)
+            self._published[target] = Mark.of(os.fstat(fd))
             try:
-                self.system.link(temp, target)
+                self.system.link(source, target)
             except OSError as error:
                 if error.errno not in NO_HARD_LINKS - {errno.EXDEV}:
                     raise
-                if os.path.lexists(target):
+                if self._is_taken(name):
                     raise FileExistsError(errno.EEXIST, "exists", str(target)) from error
-                self.system.rename(temp, target)
+                self.system.rename(source, target)
             else:
-                self.system.unlink(temp)
+                self._check_named(target, fd, size_bytes)
+                self.system.unlink(source)
+            self._check_named(target, fd, size_bytes)
         del self._temps[temp]
-        self._made.remove(temp)
+        self._made.remove(source)
 
-    def add_link(self, source: Path, name: str, *, hard: bool, symbolic: bool) -> str:
+    def _check_written(self, at: At, fd: int, size_bytes: int) -> None:
+        """Raise StorageError when `at` is not the file that was written, or not as long any more."""
+        at.folder.check_same(at.name, fd)
+        if os.fstat(fd).st_size != size_bytes:
+            raise StorageError(
+                f"{at}: this working file was cut or made longer while it was written, so nothing was published; see "
+                "what else writes to this folder, and run it again."
+            )
+
+    def _check_named(self, target: At, fd: int, size_bytes: int) -> None:
+        """Take a name back that was given to something else than the file that was written."""
+        try:
+            self._check_written(target, fd, size_bytes)
+        except StorageError:
+            del self._published[target]
+            self._remove([target])
+            raise
+
+    def _is_taken(self, name: str) -> bool:
+        try:
+            self._home.lstat(name)
+        except FileNotFoundError:
+            return False
+        return True
+
+    def add_link(self, source: Path, name: str, stamp: Stamp | None, *, hard: bool, symbolic: bool) -> str:
         """A hard link to `source` under `name`, or a symlink where that is allowed and the other cannot be.
 
-        Returns "hard" or "symlink". Raises OutputExists, StorageError.
+        `stamp`: of the file when it was looked at. Returns "hard" or "symlink". Raises OutputExists, StorageError.
         """
-        target = self.folder / name
+        target = At(self._home, name)
         real = source.resolve()
         try:
-            if os.path.lexists(target):
+            if self._is_taken(name):
                 raise FileExistsError(errno.EEXIST, "exists", str(target))
-            self._published[target] = Mark.of(real.stat(), real)
+            found = real.stat()
+            if stamp is not None and Stamp.of(found) != stamp:
+                raise replaced(real)
+            self._published[target] = Mark.of(found, real)
             if hard:
                 try:
                     self.system.link(real, target)
@@ -277,32 +223,43 @@ class Workspace:
         except OSError as error:
             if error.errno == errno.EEXIST:
                 self._published.pop(target, None)
-            raise explain(error, target, f"link it to {real}") from error
+            raise explain(error, target.path, f"link it to {real}") from error
         return "symlink"
 
-    def adopt(self, source: Path, name: str) -> str:
+    def adopt(self, source: Path, name: str, stamp: Stamp) -> str:
         """Give a whole, synced file of ours, on this file system, another name; its old one stays where it can.
 
-        Returns "hard", or "moved" where there are no hard links: rolling back leaves it then, since it is the only
-        name. Raises OutputExists, StorageError.
+        `stamp` is that of the file when it was checked. Returns "hard", or "moved" where there are no hard links:
+        rolling back leaves it then, since it is the only name. Raises OutputExists, StorageError.
         """
-        target = self.folder / name
-        with explained(target, "give it its name"):
+        target = At(self._home, name)
+        with explained(target.path, "give it its name"), Folder.chosen(source.parent) as folder:
+            at, how = At(folder, source.name), "hard"
+            if Stamp.of(folder.lstat(source.name)) != stamp:
+                raise replaced(source)
+            self._published[target] = Mark(stamp.inode, stamp.size_bytes, stamp.mtime_ns, str(source.resolve()))
             try:
-                self._published[target] = Mark.of(source.stat(), source.resolve())
-                self.system.link(source, target)
-                return "hard"
+                self.system.link(at, target)
             except OSError as error:
                 del self._published[target]
                 if error.errno not in NO_HARD_LINKS - {errno.EXDEV}:
                     raise
-                if os.path.lexists(target):
+                if self._is_taken(name):
                     raise FileExistsError(errno.EEXIST, "exists", str(target)) from error
-            self.system.rename(source, target)
-        return "moved"
+                self.system.rename(at, target)
+                how = "moved"
+            if Stamp.of(self._home.lstat(name)) != stamp:
+                self._remove([target])
+                raise replaced(source)
+        return how
 
     def finish(self) -> None:
         """Make the new names permanent. After this the run is done and nothing is rolled back."""
+        if not self._home.is_in_place():
+            raise StorageError(
+                f"{self.folder}: this folder was moved or replaced while it was written to, so nothing was published; "
+                "run it again."
+            )
         self.settle()
         with explained(self.folder, "write it to disk"):
             for made in self._made_folders:
@@ -316,114 +273,30 @@ class Workspace:
             self._made.remove(self._job)
             self._job = None
 
-    def _remove(self, paths: list[Path]) -> list[Path]:
-        """Remove what is there of `paths`; returns those that the system would not let go."""
+    def _remove(self, some: list[At]) -> list[At]:
+        """Remove what is there of `some`; returns those that the system would not let go."""
         left = []
-        for path in paths:
+        for at in some:
             try:
-                self.system.unlink(path)
+                self.system.unlink(at)
             except OSError as error:
-                left += [path] if error.errno != errno.ENOENT else []
+                left += [at] if error.errno != errno.ENOENT else []
         return left
 
     def _roll_back(self) -> None:
         """Remove everything, the entry's name first; the note stays while a name does, for the next run."""
-        names = [path for path, mark in reversed(self._published.items()) if mark.fits(path, exactly=False)]
+        names = [at for at, mark in reversed(self._published.items()) if mark.fits(at, exactly=False)]
         if not self._remove(names):
             self._published.clear()
             if names:
                 with contextlib.suppress(OSError):
-                    sync_folder(self.folder, self.system)
+                    sync_open_folder(self._home, self.system)
             self._drop_job()
-        self._made = self._remove([path for path in self._made if path != self._job])
+        self._made = self._remove([at for at in self._made if at != self._job])
         for folder in reversed(self._made_folders):
             with contextlib.suppress(OSError):
                 self.system.rmdir(folder)
         self._made_folders.clear()
-
-
-def sync_folder(folder: Path, system: System) -> None:
-    """fsync a folder, so that names in it survive a power cut."""
-    fd = os.open(folder, os.O_RDONLY | getattr(os, "O_DIRECTORY", 0))
-    try:
-        system.fsync(fd)
-    except OSError as error:
-        if error.errno not in (errno.EINVAL, errno.ENOTSUP):  # some network file systems cannot
-            raise
-    finally:
-        os.close(fd)
-
-
-@contextlib.contextmanager
-def _if_dead(path: Path) -> Iterator[bool]:
-    """Whether the run that made `path` is gone (its lock is free); the lock is held meanwhile."""
-    fd = None
-    try:
-        fd = os.open(path, os.O_RDWR | getattr(os, "O_CLOEXEC", 0) | getattr(os, "O_NOFOLLOW", 0))
-        fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        dead = True
-    except OSError:
-        dead = False
-    try:
-        yield dead
-    finally:
-        if fd is not None:
-            os.close(fd)
-
-
-def clean(folder: Path, system: System | None = None, *, remove: bool = True) -> list[Path]:
-    """Remove what killed runs left in `folder`; what a living run holds is left alone. Returns what goes.
-
-    Raises OSError. Without `remove` nothing is touched.
-    """
-    system = system or System()
-    gone: list[Path] = []
-    try:
-        names = sorted(entry.name for entry in os.scandir(folder) if entry.name.startswith("."))
-    except OSError:
-        return gone
-    notes = [folder / name for name in names if name.endswith(JOB_SUFFIX)]
-    for path in [*notes, *(folder / name for name in names if name.endswith(SUFFIX))]:
-        with _if_dead(path) as dead:
-            going = [*_half_set(folder, path), path] if dead and path in notes else [path] if dead else []
-            for each in going:
-                if remove:
-                    with contextlib.suppress(FileNotFoundError):
-                        system.unlink(each)
-                gone.append(each)
-    return gone
-
-
-def _half_set(folder: Path, note: Path) -> list[Path]:
-    """The files that a run killed while publishing had already named, unless its entry is there."""
-    try:
-        names = json.loads(note.read_bytes())["names"]
-        marks = {str(name): Mark(*values) for name, values in names.items()}
-    except (ValueError, KeyError, TypeError, AttributeError, OSError):
-        return []
-    if not marks or os.path.lexists(folder / list(marks)[-1]) or any("/" in name for name in marks):
-        return []
-    return [folder / name for name, mark in marks.items() if mark.fits(folder / name, exactly=True)]
-
-
-def write_all(system: System, fd: int, data: bytes | bytearray | memoryview, offset: int, path: Path) -> None:
-    """pwrite everything; short writes go on, errors become sentences."""
-    view = memoryview(data).cast("B")
-    with explained(path, "write it"):
-        while view:
-            n = system.pwrite(fd, view, offset)
-            if n <= 0:
-                raise OSError(errno.EIO, "the system wrote nothing")
-            view = view[n:]
-            offset += n
-
-
-def free_bytes(folder: Path) -> int:
-    """Bytes that this user may still write to the file system of `folder` (or of its nearest parent)."""
-    while not os.path.lexists(folder):
-        folder = folder.parent
-    stat = os.statvfs(folder)
-    return stat.f_bavail * stat.f_frsize
 
 
 def write_file(path: Path, data: bytes, system: System | None = None) -> None:
@@ -435,5 +308,5 @@ def write_file(path: Path, data: bytes, system: System | None = None) -> None:
         temp, fd = space.new_file(path.name)
         write_all(system, fd, data, 0, temp)
         space.sync(temp)
-        space.publish(temp, path.name)
+        space.publish(temp, path.name, len(data))
         space.finish()

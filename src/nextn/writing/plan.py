@@ -10,11 +10,14 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from enum import Enum
 from pathlib import Path
-from typing import Any, TypeAlias
+from typing import TypeAlias
 
+from ..brief import Brief
 from ..gguf.types import TensorType
+from ..schemas.written import ByteRange, Kind, WrittenFile
 from ..sources.ranges import CHUNK_BYTES, FileRange
 from ..sources.rows import CHUNK_ELEMENTS, RowSource
+from ..workfile import Stamp
 
 # Python, numpy and ggml once loaded: measured 36 to 40 MB, doubled (benchmarks/memory.py).
 BASE_MEMORY_BYTES = 72 << 20
@@ -28,6 +31,9 @@ class NewBytes:
     """Bytes that the plan itself holds: padding, a header that needs no hashes."""
 
     data: bytes
+
+    def __repr__(self) -> str:
+        return f"NewBytes({len(self.data):,} bytes)"
 
     @property
     def size_bytes(self) -> int:
@@ -111,7 +117,7 @@ Segment: TypeAlias = "NewBytes | Copy | Carry | Convert | LateHeader"
 
 
 @dataclass(frozen=True)
-class NewFile:
+class NewFile(Brief):
     """A file to be written."""
 
     name: str
@@ -139,12 +145,65 @@ class Link:
     source: Path
     size_bytes: int
     mode: LinkMode = LinkMode.AUTO
+    stamp: Stamp | None = field(default=None, compare=False, repr=False)  # of the file that was looked at
     staged: bool = False  # our own file on the folder's file system: where there are no hard links it is renamed
     twin_of: str | None = None  # the output of this plan, named before, that `source` will be
 
 
 @dataclass(frozen=True)
-class Plan:
+class Tail:
+    """Bytes after the block that stay in the file: a range, and where it lies while there is a block."""
+
+    bare_at: int  # offset in the bare file
+    size_bytes: int
+    block_at: int  # offset in the file with its block, room not counted; never overlaps the range at `bare_at`
+
+
+@dataclass(frozen=True)
+class Change:
+    """An existing file that gets a block, or loses one, where it lies.
+
+    Both ways are told from the *bare* file, the one without the block: what an attach that is stopped falls back to,
+    and what a detach makes. Offsets are the bare file's; `room` bytes at the start of the file come on top of them
+    while it has a block.
+    """
+
+    path: Path  # the file itself, links followed
+    size_bytes: int  # as it is
+    head: bytes = field(repr=False)  # as it is: the header, up to the data
+    bare_size: int
+    bare_head: bytes = field(repr=False)
+    room: int  # bytes inserted at the start of the file for a longer header; 0: it fits
+    tail: Tail | None
+    block_at: int = 0  # attach: where the block's data goes
+    segments: tuple[Segment, ...] = ()  # attach: the block's data
+    header: LateHeader | None = None  # attach: the new header; None: a detach
+
+    @property
+    def size_with_block(self) -> int:
+        """Bytes of the file while it has its block."""
+        if self.header is None:
+            return self.size_bytes
+        end = self.block_at + sum(segment.size_bytes for segment in self.segments)
+        if self.tail is not None:
+            end = max(end, self.tail.block_at + self.tail.size_bytes)
+        return end + self.room
+
+    @property
+    def size_after(self) -> int:
+        """Bytes of the file when the change is done."""
+        return self.bare_size if self.header is None else self.size_with_block
+
+    @property
+    def written_bytes(self) -> int:
+        """Bytes that are written into the file: header, block, moved tail."""
+        head = len(self.bare_head) if self.header is None else self.header.size_bytes
+        tail = 0 if self.tail is None else self.tail.size_bytes
+        return head + tail + sum(segment.size_bytes for segment in self.segments)
+
+
+@dataclass(frozen=True)
+class Plan(Brief):
     """Everything that will happen to disk, in order; the entry's file is the last to appear."""
 
     verb: str
@@ -156,19 +215,29 @@ class Plan:
     header_bytes: int  # bytes of headers that planning has read
     notes: tuple[str, ...] = ()
     json_bytes: int = 0  # the part of `header_bytes` that is JSON
+    changes: tuple[Change, ...] = ()  # existing files, changed in place; the entry's is the last to be whole
+    change_steps: tuple[str, ...] = ()  # what is done to them, in order, for people
 
     @property
     def bytes_read(self) -> int:
         """Bytes read from inputs in all: headers, converted and carried tensors, copied ranges."""
-        return self.header_bytes + sum(
-            segment.read_bytes for out in self.outputs if isinstance(out, NewFile) for segment in out.segments
+        return (
+            self.header_bytes
+            + sum(segment.read_bytes for segment in self._segments)
+            + sum(change.tail.size_bytes for change in self.changes if change.tail is not None)
         )
+
+    @property
+    def _segments(self) -> list[Segment]:
+        """All segments that are written, in order."""
+        pieces = [out.segments for out in self.outputs if isinstance(out, NewFile)]
+        return [segment for some in (*pieces, *(change.segments for change in self.changes)) for segment in some]
 
     @property
     def ranges(self) -> tuple[FileRange, ...]:
         """What a run reads from inputs behind their headers, in order."""
         out: list[FileRange] = []
-        for segment in (s for new in self.outputs if isinstance(new, NewFile) for s in new.segments):
+        for segment in self._segments:
             if isinstance(segment, Copy | Carry):
                 out.append(segment.where)
             elif isinstance(segment, Convert):
@@ -181,8 +250,9 @@ class Plan:
 
     @property
     def bytes_written(self) -> int:
-        """Bytes of new files."""
-        return sum(out.size_bytes for out in self.outputs if isinstance(out, NewFile))
+        """Bytes of new files, and bytes written into files that are changed in place."""
+        new = sum(out.size_bytes for out in self.outputs if isinstance(out, NewFile))
+        return new + sum(change.written_bytes for change in self.changes)
 
     @property
     def bytes_linked(self) -> int:
@@ -194,59 +264,66 @@ class Plan:
         """An upper estimate of the process's memory: what is loaded once, headers, one chunk of a tensor."""
         headers = sum(
             len(segment.data) if isinstance(segment, NewBytes) else segment.size_bytes
-            for out in self.outputs
-            if isinstance(out, NewFile)
-            for segment in out.segments
+            for segment in self._segments
             if isinstance(segment, NewBytes | LateHeader)
         )
-        converts = any(
-            isinstance(segment, Convert | Carry)
-            for out in self.outputs
-            if isinstance(out, NewFile)
-            for segment in out.segments
-        )
+        for change in self.changes:
+            headers += len(change.head) + len(change.bare_head) + (change.header.size_bytes if change.header else 0)
+        converts = any(isinstance(segment, Convert | Carry) for segment in self._segments)
         # A chunk exists as source bytes, as float32 (twice while a constant is added) and as result.
         chunk = max(CHUNK_BYTES, 4 * 4 * CHUNK_ELEMENTS) if converts else 0
         parsed = 2 * (self.header_bytes - self.json_bytes) + JSON_MEMORY_FACTOR * self.json_bytes
         return BASE_MEMORY_BYTES + parsed + 2 * headers + chunk
 
-    def to_json(self) -> dict[str, Any]:
-        """What `--dry-run --json` prints, without version."""
-        return {
-            "verb": self.verb,
-            "layout": self.layout,
-            "entry": str(self.entry),
-            "sidecar": None if self.sidecar is None else str(self.sidecar),
-            "bytes_read": self.bytes_read,
-            "bytes_written": self.bytes_written,
-            "bytes_linked": self.bytes_linked,
-            "peak_memory_bytes": self.peak_memory_bytes,
-            "files": [
-                {
-                    "path": str(self.folder / out.name),
-                    "size_bytes": out.size_bytes,
-                    "how": "link" if isinstance(out, Link) else "write",
-                    "source": str(out.source) if isinstance(out, Link) else None,
-                    "ranges": _ranges(out),
-                }
-                for out in self.outputs
-            ],
-            "notes": list(self.notes),
-        }
+    @property
+    def written_files(self) -> list[WrittenFile]:
+        """The outputs as documents show them."""
+        new = [
+            WrittenFile(
+                path=str(self.folder / out.name),
+                size_bytes=out.size_bytes,
+                how="link" if isinstance(out, Link) else "write",
+                source=str(out.source) if isinstance(out, Link) else None,
+                ranges=_ranges(out),
+            )
+            for out in self.outputs
+        ]
+        return new + [
+            WrittenFile(
+                path=str(change.path), size_bytes=change.size_after, how="change", source=None,
+                ranges=_changed_ranges(change),
+            )
+            for change in self.changes
+        ]  # fmt: skip
 
 
-def _ranges(out: NewFile | Link) -> list[dict[str, Any]]:
-    """The file's byte ranges in order, neighbours of one kind joined: "linked", "copied", "block" or "new"."""
+def _ranges(out: NewFile | Link) -> list[ByteRange]:
+    """The file's byte ranges in order, neighbours of one kind joined."""
     if isinstance(out, Link):
-        return [{"what": "linked", "size_bytes": out.size_bytes}]
-    found: list[dict[str, Any]] = []
+        return [ByteRange("linked", out.size_bytes)]
+    found: list[ByteRange] = []
     for segment in out.segments:
-        kind = "copied" if isinstance(segment, Copy) else "block" if isinstance(segment, Carry | Convert) else "new"
+        of_block = isinstance(segment, Carry | Convert)
+        kind: Kind = "copied" if isinstance(segment, Copy) else "block" if of_block else "new"
         size = segment.size_bytes
         if isinstance(segment, NewBytes) and not segment.data.strip(b"\0") and found:
-            kind = found[-1]["what"]  # padding belongs to what it pads
-        if found and found[-1]["what"] == kind:
-            found[-1]["size_bytes"] += size
+            kind = found[-1].what  # padding belongs to what it pads
+        if found and found[-1].what == kind:
+            found[-1] = ByteRange(kind, found[-1].size_bytes + size)
         else:
-            found.append({"what": kind, "size_bytes": size})
+            found.append(ByteRange(kind, size))
     return found
+
+
+def _changed_ranges(change: Change) -> list[ByteRange]:
+    """The changed file's byte ranges in order."""
+    header = change.header
+    head = len(change.bare_head) if header is None else header.size_bytes
+    if header is None:
+        found = [ByteRange("new", head), ByteRange("kept", change.bare_size - head)]
+    else:
+        block = sum(segment.size_bytes for segment in change.segments)
+        kept = change.block_at + change.room - head
+        rest = change.size_after - head - kept - block
+        found = [ByteRange("new", head), ByteRange("kept", kept), ByteRange("block", block), ByteRange("kept", rest)]
+    return [each for each in found if each.size_bytes]

@@ -2,20 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from ..errors import UsageError
-from .execute import Outcome, check_outputs, execute
+from ..progress import Progress
+from ..schemas import document_type
+from ..schemas.base import Document, Documented, filled
+from . import execute as new_files
+from . import in_place
+from .execute import Outcome
 from .plan import LinkMode, Plan
-
-Progress = Callable[[int, int], None]  # (bytes done, bytes in all)
+from .system import System
 
 
 @dataclass(frozen=True)
-class Result:
+class Result(Documented):
     """What a writing verb did, or with `dry_run` would do."""
 
     plan: Plan
@@ -51,30 +53,53 @@ class Result:
 
     @property
     def files(self) -> tuple[Path, ...]:
-        """All files that were made, links included, the entry's last."""
-        return tuple(self.plan.folder / out.name for out in self.plan.outputs)
+        """All files that were made or changed, links included, the entry's last."""
+        made = tuple(self.plan.folder / out.name for out in self.plan.outputs)
+        return made + tuple(change.path for change in self.plan.changes)
 
-    def to_json(self) -> dict[str, Any]:
-        """JSON as in the schema of attach, detach and extract."""
+    @property
+    def when_unprinted(self) -> str:
+        """Whether the files are there."""
+        return "nothing was written" if self.outcome is None else f"the files are complete, load {self.entry}"
+
+    @property
+    def document(self) -> Document:
+        """What --json prints."""
         done = self.outcome
-        return {
-            "version": 1,
-            "dry_run": done is None,
-            **self.plan.to_json(),
-            "bytes_read": self.bytes_read,
-            "wall_s": done.wall_s if done else 0.0,
-            "tensor_sha256": done.hashes if done else {},
-            "links": done.links if done else {},
-            "donor": self.donor.to_json() if self.donor else None,
-            "bytes_downloaded": self.bytes_downloaded,
-            "bytes_to_download": self.bytes_to_download,
-        }
+        return filled(
+            document_type(self.plan.verb),
+            self.plan,
+            dry_run=done is None,
+            files=self.plan.written_files,
+            bytes_read=self.bytes_read,
+            wall_s=done.wall_s if done else 0.0,
+            tensor_sha256=done.hashes if done else {},
+            links=done.links if done else {},
+            donor=self.donor,
+            bytes_downloaded=self.bytes_downloaded,
+            bytes_to_download=self.bytes_to_download,
+            **({"steps": list(self.plan.change_steps)} if self.plan.changes else {}),
+        )
+
+
+def check(plan: Plan, *, tidy: bool) -> None:
+    """Everything that can be known before writing. Raises OutputExists, NoSpace, StorageError, ChangeUnfinished."""
+    if plan.changes:
+        in_place.check_changes(plan)
+    else:
+        new_files.check_outputs(plan, tidy=tidy)
+
+
+def execute(plan: Plan, *, progress: Progress | None = None, system: System | None = None) -> Outcome:
+    """Write a plan's new files, or change its files in place. Raises what either raises."""
+    run = in_place.change_files if plan.changes else new_files.execute
+    return run(plan, progress=progress, system=system)
 
 
 def carry_out(plan: Plan, dry_run: bool, progress: Progress | None) -> Result:
-    """Carry a plan out that needs nothing from a server; with `dry_run` only check that its outputs are free."""
+    """Carry a plan out that needs nothing from a server; with `dry_run` only check that it can be."""
     if dry_run:
-        check_outputs(plan)
+        check(plan, tidy=False)
         return Result(plan, None)
     return Result(plan, execute(plan, progress=progress))
 
@@ -87,10 +112,6 @@ class DonorInfo:
     revision: str | None  # the commit
     sha256: str | None  # of the block's source bytes (see `fingerprint`); None after a dry run
     why: str | None = None  # how it was chosen; None: it was named
-
-    def to_json(self) -> dict[str, Any]:
-        """JSON as in the schema of attach and extract."""
-        return {"name": self.name, "revision": self.revision, "sha256": self.sha256, "why": self.why}
 
 
 def link_mode(name: str | LinkMode) -> LinkMode:

@@ -1,0 +1,288 @@
+"""What a model is: the one place that decides its shape, its trunk's layers and its block's.
+
+The tensors decide, whatever the header claims; only where they leave a doubt is the header believed.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Set
+from dataclasses import dataclass, field, replace
+from functools import cached_property
+
+from ..archs import FAMILIES, per_layer_arrays
+from ..archs.base import Family, missing
+from ..archs.others import ASSISTANTS, DRAFTS, LOADS_ONLY, OTHER_USE
+from ..gguf.files import GGUFFile, Model
+from ..gguf.kv import INTEGER_TYPES, KVType
+from .model import DRAFT_ROOTS, EH_PROJ, MARK, split_name
+
+KEY = "nextn_predict_layers"
+SHAPE = "nextn.shape"  # what extract writes into donor files
+TENSOR_NAMES = "nextn.tensor_names"  # what attach notes: the block's tensors
+
+
+@dataclass(frozen=True)
+class Anatomy:
+    """Layers by what they hold."""
+
+    model: Model
+    arch: str
+    layers: Mapping[int, Set[str]] = field(repr=False)  # layer -> its tensors' names without `blk.N.`
+    blocks: tuple[int, ...]  # layers with `nextn.*` tensors, whole or not, in order
+    trunk: frozenset[int] = field(repr=False)  # all other layers
+    promised: int  # the key's value, 0 when it is missing or not a number
+    block_count: int | None
+    told: int | None = None  # trunk layers, where a donor of the block tells their number
+
+    @classmethod
+    def of(cls, model: Model) -> Anatomy:
+        """Raises FormatError for a file without an architecture."""
+        arch = model.architecture
+        found: dict[int, set[str]] = {}
+        blocks: set[int] = set()
+        for name in model.tensors:
+            layer, suffix = split_name(name)
+            if layer is not None:
+                found.setdefault(layer, set()).add(suffix)
+                if suffix.startswith(MARK):
+                    blocks.add(layer)
+        count = model.header.by_key.get(f"{arch}.block_count")
+        return cls(
+            model,
+            arch,
+            found,
+            tuple(sorted(blocks)),
+            frozenset(found.keys() - blocks),
+            max(0, model.arch_int(KEY)),
+            int(count.value) if count is not None and count.type in INTEGER_TYPES else None,
+        )
+
+    @property
+    def family(self) -> Family | None:
+        """The table of the architecture."""
+        return FAMILIES.get(self.arch)
+
+    @property
+    def is_language_model(self) -> bool:
+        """Whether there are layers at all and the key means MTP."""
+        return bool(self.trunk or self.blocks) and self.arch not in OTHER_USE and self.arch not in DRAFTS
+
+    @property
+    def is_empty(self) -> bool:
+        """Whether a language model's file has embeddings, and no layer of those that its header promises."""
+        layers = self.trunk or self.blocks or self.arch in DRAFTS
+        return not layers and bool(self.block_count) and "token_embd.weight" in self.model.tensors
+
+    @cached_property
+    def has_trunk(self) -> bool:
+        """Whether there are layers besides the block's, marked as such or not."""
+        return bool(self.trunk - set(self.unmarked))
+
+    @property
+    def has_block(self) -> bool:
+        """Whether there is an MTP block, whole or not."""
+        return bool(self.blocks)
+
+    @property
+    def is_block_only(self) -> bool:
+        """Whether the file is a sidecar or a donor: nothing that an engine could run by itself."""
+        return self.shape in ("sidecar", "donor")
+
+    @property
+    def key_is_stale(self) -> bool:
+        """Whether the key promises a block beside the trunk's own count: it was left over, and no block is there."""
+        return bool(self.promised) and not self.blocks and not self.unmarked and self.block_count == self.n_trunk
+
+    @property
+    def promise_counts(self) -> bool:
+        """Whether an engine believes the key of a model without a block."""
+        return self.family is None or not self.family.ignores_promise
+
+    @cached_property
+    def is_donor(self) -> bool:
+        """Nothing but a block, for no engine to load."""
+        if self.has_trunk or not self.blocks:
+            return False
+        if self.model.header.get(SHAPE) == "donor":
+            return True
+        return "token_embd.weight" not in self.model.tensors and "tokenizer.ggml.model" not in self.model.header.by_key
+
+    @cached_property
+    def shape(self) -> str:
+        """bundled, trunk-only, sidecar or donor."""
+        if self.arch in ASSISTANTS:
+            return "sidecar"  # all of its layers draft, over the target's embeddings and attention cache
+        if not self.blocks and (self.has_trunk or not self.unmarked):
+            return "trunk-only"
+        if self.has_trunk:
+            return "bundled"
+        return "donor" if self.is_donor else "sidecar"
+
+    @cached_property
+    def lost_layers(self) -> tuple[int, ...]:
+        """Numbers below the last trunk layer that no tensor has (at most the first hundred)."""
+        out: list[int] = []
+        there = sorted({*self.trunk, *self.blocks})
+        before = -1
+        last = max(self.trunk - set(self.unmarked), default=-1)
+        if self.unmarked and self.has_trunk:  # then the header was believed
+            last = max(last, (self.block_count or 0) - self.promised - 1)
+        for n in (*(n for n in there if n <= last), last + 1):
+            if len(out) >= 100:
+                break
+            out += range(before + 1, min(n, before + 101))
+            before = n
+        return tuple(out)
+
+    @cached_property
+    def gone(self) -> tuple[int, ...]:
+        """Layers of whole MTP blocks that are lost where others are left: between them, or where the header has them.
+
+        The header is believed when it says where the trunk ends, and the blocks that are left lie behind that.
+        """
+        most = self.family.max_blocks if self.family else 0
+        if not self.blocks or self.blocks[-1] - self.blocks[0] >= most:
+            return ()
+        first, end = self.blocks[0], self.blocks[-1] + 1
+        if self.block_count is not None and len(self.blocks) < self.promised <= most:
+            said = self.block_count - self.promised
+            trunk_fits = said == self.n_trunk if self.has_trunk else said > 0
+            if trunk_fits and said <= first and end <= self.block_count:
+                first, end = said, self.block_count
+        there = {*self.trunk, *self.blocks}
+        return tuple(n for n in range(first, end) if n not in there)
+
+    @cached_property
+    def all_blocks(self) -> tuple[int, ...]:
+        """The blocks' layers with those that are lost as a whole."""
+        return tuple(sorted((*self.blocks, *self.gone)))
+
+    @cached_property
+    def _promised_layers(self) -> tuple[int, ...]:
+        """Layers that the count and the key together call MTP blocks, and that have no `nextn.*` tensor.
+
+        Empty where the key promises more than the family takes (then the key is what is wrong), where the header's
+        layers are not those that are there, and where a trunk may carry the key without a block.
+        """
+        if self.block_count is None or not 0 < self.promised <= (self.family.max_blocks if self.family else 0):
+            return ()
+        first, there = self.block_count - self.promised, self.layers.keys()
+        if first < 1 or max(there, default=-1) != self.block_count - 1 or any(n < first for n in self.blocks):
+            return ()
+        if not self.promise_counts and any(n < first for n in self.trunk):
+            return ()
+        layers = range(first, self.block_count)
+        return tuple(n for n in layers if n in self.trunk) if all(n in there for n in layers) else ()
+
+    @cached_property
+    def unmarked(self) -> tuple[int, ...]:
+        """Layers of MTP blocks that lost all of their `nextn.*` tensors.
+
+        A key that was left over beside the trunk's own count looks the same at first: it calls the last trunk layers
+        blocks. So a trunk's layers are only taken for blocks when a donor says where its trunk ends, when nextn noted
+        that it attached them, or when they cannot be the trunk's.
+        """
+        layers = self._promised_layers
+        if not layers or self.blocks or not any(n < layers[0] for n in self.trunk):
+            return layers
+        if self.told is not None:
+            return layers if self.told == layers[0] else ()
+        noted = self.model.header.get(TENSOR_NAMES)
+        if isinstance(noted, list) and any(str(name).startswith(f"blk.{layers[0]}.") for name in noted):
+            return layers
+        every = self.model.arch_int("full_attention_interval")
+        recurrent = [n for n in layers if every > 1 and (n + 1) % every]
+        return layers if any(not any(name.startswith("ssm_") for name in self.layers[n]) for n in recurrent) else ()
+
+    @property
+    def could_be_blocks(self) -> tuple[int, ...]:
+        """Layers of the trunk that may be blocks which lost their marks: that have all else that the family needs."""
+        rules = self.family.rules if self.family else ()
+        find = self.model.arch_value
+        return tuple(
+            n for n in self._promised_layers
+            if all(name.startswith(MARK) for name in missing(rules, self.layers[n], find))
+        )  # fmt: skip
+
+    def telling(self, n_trunk: int | None) -> Anatomy:
+        """The same, with what a donor says of the number of trunk layers (None: nothing)."""
+        return self if n_trunk is None else replace(self, told=n_trunk)
+
+    def is_promised(self, layer: int) -> bool:
+        """Whether a layer is a block's, or called one by the header."""
+        return layer in self.all_blocks or layer in self._promised_layers
+
+    @cached_property
+    def agreed_trunk(self) -> int | None:
+        """A sidecar's trunk layers where count and arrays agree and its block's number says otherwise."""
+        if self.has_trunk or not self.blocks or self.block_count is None:
+            return None
+        n, first = len(self.all_blocks), self.all_blocks[0]
+        agree = self.block_count in self.array_lengths and first + n not in self.array_lengths
+        return self.block_count - n if agree and 0 < self.block_count - n != first else None
+
+    @cached_property
+    def n_trunk(self) -> int:
+        """Trunk layers by their tensors; of a sidecar what stands before its block."""
+        if self.trunk:
+            return max(self.trunk) + 1
+        return self.all_blocks[0] if self.blocks else 0
+
+    @property
+    def whole_blocks(self) -> bool:
+        """Whether every block has its certain mark."""
+        return all(f"blk.{n}.{EH_PROJ}" in self.model.tensors for n in self.blocks)
+
+    @cached_property
+    def array_lengths(self) -> set[int]:
+        """Lengths of the per-layer arrays that there are."""
+        found = (self.model.header.by_key.get(f"{self.arch}.{suffix}") for suffix in per_layer_arrays(self.arch))
+        return {kv.n_items for kv in found if kv is not None and kv.type is KVType.ARRAY and kv.n_items is not None}
+
+    @property
+    def only_loads(self) -> bool:
+        """Whether engines load such a block and never draft with it."""
+        return self.arch in LOADS_ONLY
+
+    @property
+    def n_nextn(self) -> int:
+        """MTP blocks that are there, whole or not; all layers of a draft that is a model of its own."""
+        return len(self.layers) if self.arch in ASSISTANTS else len(self.blocks)
+
+    @property
+    def declared_trunk(self) -> int:
+        """Trunk layers by the header; 0 where it says nothing of use."""
+        return max(0, (self.block_count or 0) - self.promised)
+
+    @property
+    def n_layer_trunk(self) -> int:
+        """Trunk layers to show: those that are there; of a file without any what its header says."""
+        if self.arch in ASSISTANTS:
+            return 0
+        return self.n_trunk if self.layers else self.declared_trunk
+
+    @property
+    def home(self) -> int | None:
+        """The layer that the first block belongs into, behind its trunk; None: nothing in the file says."""
+        if self.has_trunk or not self.blocks:
+            return self.n_trunk
+        if self.all_blocks[0] == 0:  # numbered for itself
+            said = (self.block_count or 0) - len(self.all_blocks)
+            return said if said > 0 else None
+        return self.agreed_trunk or self.all_blocks[0]
+
+    def of_block(self, name: str) -> bool:
+        """Whether a tensor belongs to an MTP block's layer."""
+        return split_name(name)[0] in self._block_set
+
+    def of_trunk(self, name: str) -> bool:
+        """Whether a tensor belongs to the model without its block."""
+        return name not in DRAFT_ROOTS and not self.of_block(name)
+
+    @cached_property
+    def _block_set(self) -> frozenset[int]:
+        return frozenset(self.blocks)
+
+    def holds_block(self, file: GGUFFile) -> bool:
+        """Whether a file of the model holds a tensor of its block."""
+        return any(self.of_block(info.name) for info in file.header.tensors)

@@ -1,0 +1,175 @@
+"""The donor of a trunk when none was named: beside it on disk, or on the Hub where its metadata points.
+
+What is here costs no network and is looked at first: the trunk's sidecar (see `sidecars`), donor files and bundled
+models of the trunk's name beside it whose header fits. Then `donors.infer` guesses repositories from metadata, which
+are confirmed by their headers: config.json, the index, and tokenizer.json of the one that fits so far.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterator, Mapping
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from ..archs import family_of
+from ..block.anatomy import Anatomy
+from ..block.from_gguf import block_from_model
+from ..diagnosis.unpublished import known_of
+from ..donors.infer import Doubt, Evidence, find_donor, names_of, same_name
+from ..errors import BlockPresent, NextnError, NoBlock, RemoteError
+from ..gguf.files import Model, model_candidates, open_model
+from ..layouts.donor_check import check_fit, check_trunk
+from ..layouts.places import is_named_by_hash
+from ..remote.address import HubSource
+from .sidecars import base_of, find_sidecars
+
+if TYPE_CHECKING:
+    from ..remote.http import Options
+    from ..remote.model import Remote, RemoteCheckpoint
+
+MOST_NEIGHBOURS = 64  # GGUF files beside the trunk whose headers are read
+
+
+@dataclass(frozen=True)
+class FoundDonor:
+    """The donor that was chosen."""
+
+    source: str  # what --from takes, pinned to a commit where there is one
+    why: str  # one sentence: what was chosen, and why
+    bytes_downloaded: int = 0  # what looking at candidates took
+
+
+def find(trunk: Model, *, layout: str, options: Options | None = None) -> FoundDonor:
+    """The donor for `trunk`, to be attached as `layout`.
+
+    Raises Doubt (several fit equally well), NoBlock (none was found; what was tried is named), BlockPresent (its
+    sidecar lies beside it already, and a sidecar is what was asked for), RemoteError, UnsupportedModel (no engine
+    would draft, so nothing is looked for), and what `check_trunk` raises.
+    """
+    family_of(trunk.architecture, trunk.entry)
+    check_trunk(trunk)
+    found = _beside(trunk, layout)
+    if found is None and (known := known_of(Anatomy.of(trunk))) is not None:
+        raise NoBlock(f"{trunk.entry}: {known.words}.")
+    return found or _on_the_hub(trunk, options)
+
+
+# -- beside the trunk -------------------------------------------------------------------------------------------------
+
+
+def _beside(trunk: Model, layout: str) -> FoundDonor | None:
+    """The trunk's sidecar, or a file of its own name in its folder, whose block fits."""
+    answer = find_sidecars(trunk)
+    if layout == "sidecar" and answer.candidates:
+        several = f" (and {len(answer.equals) - 1} more that fit equally well)" if len(answer.equals) > 1 else ""
+        raise BlockPresent(
+            f"{trunk.entry}: {answer.candidates[0].place} already{several}; 'nextn serve' takes it, or name a donor "
+            "with --from to make another one."
+        )
+    kinds = {each.path: "sidecar" for each in answer.equals}
+    kinds |= {path: kind for path, kind in _neighbours(trunk) if path not in {each.path for each in answer.candidates}}
+    if len(kinds) > 1:
+        some = "; ".join(f"{path.name} ({kind})" for path, kind in kinds.items())
+        raise Doubt(
+            f"{trunk.entry.name}: {len(kinds)} files beside it hold a block that fits: {some}; name one with --from.",
+            [(str(path), f"the {kind} file beside the trunk") for path, kind in kinds.items()],
+        )
+    for path, kind in kinds.items():
+        why = f"it lies beside the trunk, is a {kind} file of the same name, and its header fits"
+        if kind == "sidecar" and answer.candidates:
+            why = f"{answer.candidates[0].place}, and its header fits"
+        return FoundDonor(str(path), f"{trunk.entry.name}: the donor is {path.name}: {why}.")
+    return None
+
+
+def _neighbours(trunk: Model) -> Iterator[tuple[Path, str]]:
+    """Files of the trunk's name with a block that fits, and their kind."""
+    if is_named_by_hash(trunk.entry):
+        return
+    folder = trunk.entry.parent
+    names = names_of(trunk)
+    own = {file.path.name for file in trunk.files}
+    try:
+        sidecars = [path for path in folder.glob("mtp-*.gguf") if path.name not in own]
+        paths = sorted({*sidecars, *(path for path in model_candidates(folder) if path.name not in own)})
+    except (NextnError, OSError):
+        return
+    for path in paths[:MOST_NEIGHBOURS]:
+        if not any(same_name(base_of(path.name), name) for name in names):
+            continue
+        try:
+            block = block_from_model(open_model(path))
+            check_fit(block, trunk, family_of(trunk.architecture, trunk.entry))
+        except NextnError:
+            continue
+        yield path, block.kind
+
+
+# -- on the Hub -------------------------------------------------------------------------------------------------------
+
+
+class _Remote:
+    """The headers of a remote checkpoint, each read when it is asked for."""
+
+    def __init__(self, remote: Remote, checkpoint: RemoteCheckpoint) -> None:
+        self.remote, self.checkpoint = remote, checkpoint
+
+    @contextmanager
+    def _explained(self) -> Iterator[None]:
+        try:
+            yield
+        except NextnError as error:
+            self.remote.rename(error)
+            raise
+
+    @property
+    def config(self) -> Mapping[str, Any]:
+        with self._explained():
+            return self.checkpoint.config
+
+    @property
+    def tensor_names(self) -> Collection[str]:
+        with self._explained():
+            return self.checkpoint.weight_map.keys()
+
+    @property
+    def vocabulary(self) -> Mapping[int, str] | None:
+        with self._explained():
+            return self.checkpoint.vocabulary
+
+
+def _on_the_hub(trunk: Model, options: Options | None) -> FoundDonor:
+    from ..remote.hub import Gated
+    from ..remote.model import open_remote
+    from ..remote.target import NotThere
+
+    commits: dict[str, str | None] = {}
+    looked_at: list[Remote] = []
+
+    with ExitStack() as stack:
+
+        def read(repo: str) -> Evidence | NextnError | None:
+            try:
+                remote = stack.enter_context(open_remote(HubSource(repo), options=options, checkpoint_only=True))
+            except NotThere:
+                return None
+            except Gated as error:
+                return error
+            except RemoteError as error:
+                error.args = (
+                    f"{trunk.entry.name}: no donor was named, and the one that its metadata point to cannot be looked "
+                    f"at ({str(error).rstrip('.')}); name one with --from.",
+                )
+                raise
+            looked_at.append(remote)
+            if remote.checkpoint is None:
+                return None
+            commits[repo] = remote.revision
+            return _Remote(remote, remote.checkpoint)
+
+        made = find_donor(trunk, read)
+    commit = commits[made.guess.repo]
+    n_bytes = sum(remote.traffic.bytes_received for remote in looked_at)
+    return FoundDonor(f"hf:{made.guess.repo}" + (f"@{commit}" if commit else ""), made.sentence, n_bytes)

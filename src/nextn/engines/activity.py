@@ -1,0 +1,58 @@
+"""Whether an engine that says nothing does something: its processor time and what it reads, as the kernel counts."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+from pathlib import Path
+
+from nextn.engines.process import EngineProcess
+
+BUSY_CPU = 0.01  # of one processor: an idle server's own waking stays below,
+BUSY_READ_BPS = 100_000  # and what reads more slowly would take weeks to load a model
+LOOKS = 30  # in the time that silence may last: each goes through all processes
+PROC = Path("/proc")
+_SESSION, _UTIME, _STIME = 3, 11, 12  # fields of /proc/PID/stat behind the command's name (proc(5): 6, 14, 15)
+
+
+def activity(session: int) -> tuple[float, int] | None:
+    """Processor seconds and bytes read of a session's living processes, its leader apart; None: not known here."""
+    seconds, n_read, found = 0.0, 0, False
+    try:
+        pids = [path for path in PROC.iterdir() if path.name.isdigit() and path.name != str(session)]
+    except OSError:
+        return None
+    for path in pids:
+        with contextlib.suppress(OSError, ValueError, IndexError):
+            fields = (path / "stat").read_text(errors="replace").rpartition(")")[2].split()
+            if int(fields[_SESSION]) == session:
+                found = True
+                seconds += (int(fields[_UTIME]) + int(fields[_STIME])) / os.sysconf("SC_CLK_TCK")
+                n_read += int((path / "io").read_text().partition("\nread_bytes: ")[2].split()[0])
+    return (seconds, n_read) if found else None
+
+
+class Silence:
+    """How long an engine has printed nothing, computed nothing and read nothing."""
+
+    def __init__(self, process: EngineProcess, limit_s: float, now: float) -> None:
+        self._process, self._every = process, limit_s / LOOKS
+        self._since = self._looked = now
+        self._size = -1
+        self._done: tuple[float, int] | None = None
+
+    def seconds(self, now: float) -> float:
+        """Seconds of silence at `now`; none pass where the kernel does not tell what an engine does."""
+        size, waited = self._process.log_size(), now - self._looked
+        if size == self._size and waited < self._every:
+            return now - self._since
+        before, self._done = self._done, activity(self._process.pid)
+        self._looked = now
+        busy = size != self._size or before is None or self._done is None
+        if not busy and before is not None and self._done is not None:
+            busy = (
+                self._done[0] - before[0] > BUSY_CPU * waited or self._done[1] - before[1] > BUSY_READ_BPS * waited
+            )
+        if busy:
+            self._since, self._size = now, size
+        return now - self._since

@@ -1,0 +1,28 @@
+"""How a process that ended by a signal died, in words."""
+
+from __future__ import annotations
+
+import signal
+
+_SHELL = 128  # shells and the guard answer 128 + n where signal n ended the program
+_KNOWN = frozenset(signal.Signals)
+_WHY = {
+    signal.SIGILL: ": the program was built for another CPU; use a build for this one",
+    signal.SIGKILL: ", as when memory runs out",
+}
+
+
+def signal_of(code: int) -> int | None:
+    """The signal behind an exit code, -n as `subprocess` gives it or 128 + n; None: it ended by itself."""
+    number = -code if code < 0 else code - _SHELL
+    return number if number in _KNOWN else None
+
+
+def named(number: int) -> str:
+    """ "signal 6 (SIGABRT)"."""
+    return f"signal {number} ({signal.Signals(number).name})"
+
+
+def explained(number: int) -> str:
+    """The signal with what it means for the user, where that is known."""
+    return named(number) + _WHY.get(signal.Signals(number), "")

@@ -1,0 +1,54 @@
+"""Does this sidecar fit this model? What an engine that loads the two side by side would trip over."""
+
+from __future__ import annotations
+
+from ..archs import FAMILIES
+from ..archs.others import ASSISTANTS, LOADS_ONLY
+from ..block.from_gguf import block_from_model
+from ..errors import DonorMismatch, UsageError
+from ..gguf.files import Model
+from . import qkv
+from .assistant import check_assistant, is_assistant
+from .donor_check import check_shapes, check_sizes, check_tokens, n_layer_trunk
+
+
+def check_beside(sidecar: Model, model: Model) -> list[str]:
+    """What sets `sidecar` apart from one made for `model`, as clauses; empty for its own.
+
+    An engine loads a sidecar as a model by itself, so only width, vocabulary and tokens have to be the model's: the
+    block of a shallower or unpruned trunk drafts, only worse. Raises DonorMismatch, NoBlock, UnsupportedModel,
+    UsageError (a donor file, which no engine runs) and FormatError.
+    """
+    where = f"{sidecar.entry} does not fit {model.entry.name}"
+    if is_assistant(sidecar):
+        check_assistant(model, sidecar)
+        return []
+    if model.architecture in ASSISTANTS.values():
+        raise DonorMismatch(f"{where}: only assistants draft for '{model.architecture}'.")
+    family = FAMILIES.get(model.architecture)
+    if family is None:
+        known = "no engine drafts" if model.architecture in LOADS_ONLY else "nextn knows no engine that drafts"
+        raise DonorMismatch(f"{where}: {known} with the architecture '{model.architecture}'.")
+    block = block_from_model(sidecar)
+    check_sizes(block, model, family, where)
+    if block.kind == "donor":
+        raise UsageError(
+            f"{sidecar.entry}: this is a donor file, which no engine runs; make a sidecar of it with "
+            "'nextn attach MODEL --from' it."
+        )
+    form = qkv.rules_form(family)
+    if form is not None and form != qkv.block_form(block):
+        block = qkv.shaped(block, form, qkv.lookup_of(model.architecture, list(sidecar.kvs)))
+    check_shapes(block, sidecar, family, where)
+    check_tokens(block, model, where)
+    return _differences(block.n_layer_trunk, sidecar, model)
+
+
+def _differences(theirs: int | None, sidecar: Model, model: Model) -> list[str]:
+    found = []
+    if theirs is not None and theirs != n_layer_trunk(model):
+        found.append(f"it was made for {theirs:,} trunk layers, and the model has {n_layer_trunk(model):,}")
+    experts, own = sidecar.arch_int("expert_count"), model.arch_int("expert_count")
+    if experts != own:
+        found.append(f"it has {experts:,} experts, and the model {own:,}")
+    return found

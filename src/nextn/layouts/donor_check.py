@@ -1,0 +1,197 @@
+"""Does this block fit this trunk? Everything an engine would trip over, before a byte is written."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from ..archs.base import Family, Rule, dimensions, missing, resolve_shape, same_shape, stops, surplus
+from ..block.anatomy import Anatomy
+from ..block.model import Block
+from ..errors import BlockPresent, DonorMismatch, UnsupportedModel, UsageError
+from ..gguf.files import Model
+from ..sources.tokenizer import ordinary_hash
+
+TOKENS = "tokenizer.ggml.tokens"
+TOKEN_TYPES = "tokenizer.ggml.token_type"
+TOKENIZER_HASH = "nextn.tokenizer_sha256"
+NORMAL_TOKEN = 1  # LLAMA_TOKEN_TYPE_NORMAL; others are control, unused, user defined
+
+
+def n_layer_trunk(model: Model) -> int:
+    """Layers of the trunk, as they are there."""
+    return Anatomy.of(model).n_layer_trunk
+
+
+def n_vocab(model: Model) -> int | None:
+    """Rows of the embedding matrix."""
+    found = model.tensors.get("token_embd.weight")
+    return found[1].ne[1] if found and len(found[1].ne) > 1 else None
+
+
+def tokens_hash(model: Model) -> str | None:
+    """sha256 over a model's ordinary tokens, or None when it has no token list."""
+    tokens, types = model.header.get(TOKENS), model.header.get(TOKEN_TYPES)
+    if not isinstance(tokens, list):
+        return None
+    return ordinary_hash(tokens, types if isinstance(types, list) and len(types) == len(tokens) else None)
+
+
+def check_trunk(trunk: Model) -> None:
+    """Raise when a block cannot be put onto `trunk`: it has one, it is a sidecar, it is not whole."""
+    seen = Anatomy.of(trunk)
+    if seen.is_block_only:
+        raise UsageError(
+            f"{trunk.entry}: this is a sidecar or donor file, not a trunk; name the model that it belongs to."
+        )
+    if seen.has_block:
+        raise BlockPresent(
+            f"{trunk.entry}: this model already has an MTP block (layer {seen.blocks[0]}); "
+            "take it off first with 'nextn detach', or use the model as it is."
+        )
+    if not seen.layers:
+        raise UsageError(f"{trunk.entry}: this file has no model layers (it may be a vocabulary or a projector).")
+    trunk.check_whole()
+    count = f"{trunk.entry}: '{seen.arch}.block_count'"
+    if seen.block_count is None:
+        raise UsageError(f"{count} is missing, so engines refuse the model; 'nextn doctor' says what mends it.")
+    if seen.unmarked:
+        raise UsageError(
+            f"{trunk.entry}: layer {seen.unmarked[0]} is an MTP block that lost its 'nextn.*' tensors; complete it "
+            "with 'nextn doctor --fix --from DONOR', or take another copy of the model."
+        )
+    n_layer = seen.block_count if seen.key_is_stale else seen.block_count - seen.promised
+    lost = seen.lost_layers[0] if seen.lost_layers else seen.n_trunk
+    if lost < n_layer:
+        raise UsageError(
+            f"{count} promises {n_layer:,} layers, and layer {lost} has no tensors; the model is not whole."
+        )
+    if n_layer != seen.n_trunk:
+        raise UsageError(
+            f"{count} promises {n_layer:,} layers, and {seen.n_trunk:,} are there; 'nextn doctor' says more."
+        )
+
+
+def check_fit(block: Block, trunk: Model, family: Family) -> list[str]:
+    """Raise DonorMismatch, naming the numbers, when the block does not fit; return warnings."""
+    where = f"{block.origin} does not fit {trunk.entry.name}"
+    check_sizes(block, trunk, family, where)
+    theirs, ours = block.n_layer_trunk, n_layer_trunk(trunk)
+    if theirs is not None and theirs != ours:
+        raise DonorMismatch(f"{where}: the donor's number of trunk layers is {theirs:,}, the trunk's {ours:,}.")
+    check_shapes(block, trunk, family, where)
+    return check_tokens(block, trunk, where)
+
+
+def check_sizes(block: Block, trunk: Model, family: Family, where: str) -> None:
+    """Raise DonorMismatch unless architecture, width and vocabulary are the trunk's; UnsupportedModel for too many."""
+    if block.architecture != trunk.architecture:
+        raise DonorMismatch(
+            f"{where}: the donor's architecture is '{block.architecture}', the trunk's '{trunk.architecture}'."
+        )
+    for what, theirs, ours in (
+        ("hidden size", block.hidden_size, trunk.arch_int("embedding_length") or None),
+        ("vocabulary", block.n_vocab, n_vocab(trunk)),
+    ):
+        if theirs is not None and ours is not None and theirs != ours:
+            raise DonorMismatch(f"{where}: the donor's {what} is {theirs:,}, the trunk's {ours:,}.")
+    if block.n_layer_nextn > family.max_blocks:
+        raise UnsupportedModel(
+            f"{block.origin}: it has {block.n_layer_nextn} MTP blocks, and engines take {family.max_blocks} "
+            f"for '{family.arch}'."
+        )
+
+
+def check_shapes(block: Block, trunk: Model, family: Family, where: str) -> None:
+    """Raise DonorMismatch unless the block is whole and its tensors have the shapes that `trunk`'s header asks for."""
+    symbols = dimensions(trunk.arch_value, n_vocab(trunk))
+    rules = {rule.target: rule for rule in family.rules}
+    for tensor in block.tensors:
+        rule = rules.get(tensor.suffix)
+        if rule is None and _is_factor(tensor.suffix, rules):
+            continue
+        if rule is None:
+            raise DonorMismatch(
+                f"{block.origin}: its block has a tensor '{tensor.suffix}' that the engine's loader does not "
+                f"know for '{family.arch}', and would refuse the file for."
+            )
+        wanted = resolve_shape(rule.ne, symbols)
+        if wanted is not None and not same_shape(tensor.ne, wanted):
+            raise DonorMismatch(
+                f"{where}: tensor '{tensor.suffix}' is {_times(tensor.ne)}, and the trunk needs {_times(wanted)}."
+            )
+    for layer in range(block.n_layer_nextn):
+        there = {tensor.suffix for tensor in block.tensors if tensor.layer == layer}
+        if reason := stops(family, there):
+            raise UnsupportedModel(f"{block.origin}: no engine drafts with this block: {reason}.")
+        if unannounced := surplus(family.rules, there, trunk.arch_value):
+            raise DonorMismatch(
+                f"{where}: the block has '{unannounced[0]}', and the trunk's metadata announce none "
+                f"('{trunk.architecture}.{rules[unannounced[0]].needed_by}')."
+            )
+        lost = missing(family.rules, there, trunk.arch_value)
+        if lost:
+            raise DonorMismatch(
+                f"{block.origin}: the MTP block is not whole ('{lost[0]}' and {len(lost) - 1} more are missing); "
+                "take another donor."
+                if len(lost) > 1
+                else f"{block.origin}: the MTP block is not whole ('{lost[0]}' is missing); take another donor."
+            )
+
+
+def _is_factor(suffix: str, rules: Mapping[str, Rule]) -> bool:
+    """Whether it is what loaders of all families take beside a matrix in NVFP4."""
+    matrix, _, ending = suffix.rpartition(".")
+    return ending in ("scale", "input_scale") and f"{matrix}.weight" in rules
+
+
+def _times(ne: tuple[int, ...]) -> str:
+    return " x ".join(f"{n:,}" for n in ne)
+
+
+def check_tokens(block: Block, trunk: Model, where: str) -> list[str]:
+    """Compare tokenizers as far as the donor brings one."""
+    ours = trunk.header.by_key.get(TOKENS)
+    if ours is None:
+        return ["the trunk has no token list: tokenizers were not compared"]
+    theirs = block.model.header.by_key.get(TOKENS) if block.model else None
+    if theirs is not None:
+        if memoryview(ours.buffer)[ours.value_start : ours.end] == memoryview(theirs.buffer)[
+            theirs.value_start : theirs.end
+        ]:
+            return []
+        return compare_tokens(dict(enumerate(theirs.value)), ours.value, trunk, where)
+    if block.model is not None:
+        known = block.model.header.get(TOKENIZER_HASH)
+        if known is None:
+            return ["the donor brings no tokenizer: tokenizers were not compared"]
+        mine = tokens_hash(trunk)
+        if known != mine:
+            raise DonorMismatch(
+                f"{where}: their ordinary tokens differ (sha256 {str(known)[:12]}... in the donor file, "
+                f"{str(mine)[:12]}... in the trunk)."
+            )
+        return []
+    texts = block.checkpoint.vocabulary if block.checkpoint else None
+    if texts is None:
+        return ["the donor has no tokenizer.json: tokenizers were not compared"]
+    return compare_tokens(texts, ours.value, trunk, where)
+
+
+def compare_tokens(theirs: Mapping[int, str], ours: list[str], trunk: Model, where: str) -> list[str]:
+    """Refuse when ordinary tokens differ; special ones may (fine-tunes rename them) and are only named."""
+    n_theirs = max(theirs, default=-1) + 1
+    types = trunk.header.get(TOKEN_TYPES) or [NORMAL_TOKEN] * len(ours)
+    different = [i for i, text in theirs.items() if i >= len(ours) or ours[i] != text]
+    normal = [i for i in different if i >= len(ours) or types[i] == NORMAL_TOKEN]
+    lacking = [i for i in range(len(ours)) if types[i] == NORMAL_TOKEN and i not in theirs]
+    bad = sorted(set(normal) | set(lacking))
+    if bad:
+        i = bad[0]
+        mine = repr(ours[i]) if i < len(ours) else "nothing"
+        raise DonorMismatch(
+            f"{where}: the tokenizers differ in {len(bad):,} of {max(n_theirs, len(ours)):,} tokens (token {i:,} is "
+            f"{theirs.get(i)!r} in the donor and {mine} in the trunk)."
+        )
+    if different:
+        return [f"{len(different):,} special tokens differ between donor and trunk (the first is {different[0]:,})"]
+    return []

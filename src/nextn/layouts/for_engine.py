@@ -1,0 +1,166 @@
+"""Files for one engine or for both: what each takes, and why there is no such file where there is none.
+
+Rules of ik_llama.cpp (commit 8337e4cd: src/llama-load-tensors.cpp, src/llama-hparams.cpp, common/speculative.cpp) and
+of llama.cpp (b11549). What engines take of a family is in its file, as `Family.llama_cpp` and `Family.ik`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+
+from ..archs.base import Family
+from ..archs.engines import IK_UP_TO, Does
+from ..block.model import DRAFT_HEAD, EMBED_TOKENS, Block
+from ..compat import said, verdict
+from ..errors import QuantizeError, UnsupportedModel, UsageError
+from ..gguf.files import GGUFFile, Model
+from ..gguf.header import TensorInfo
+from ..gguf.types import TensorType, tensor_type
+
+LLAMA_CPP, IK, BOTH = "llama.cpp", "ik", "both"
+ENGINES = (LLAMA_CPP, IK, BOTH)
+IK_HEAD = "output_extra.weight"  # ik's own low-bit head for drafting, a root tensor
+_FUSED = ("attn_qkv.weight", "ffn_gate_up_exps.weight")
+
+
+@dataclass(frozen=True)
+class EngineForm:
+    """What an attach has to do so that the engine takes the file."""
+
+    layout: str
+    head_name: str | None = None  # root tensor that takes the place of the block's draft head
+    leave_out: tuple[str, ...] = ()  # suffixes of the block that an engine refuses
+    notes: tuple[str, ...] = ()
+
+
+def check_name(for_engine: str | None) -> None:
+    """Raise UsageError for an unknown name."""
+    if for_engine is not None and for_engine not in ENGINES:
+        raise UsageError(f"there is no engine '{for_engine}' to write for; choose one of {', '.join(ENGINES)}.")
+
+
+def form_for(
+    for_engine: str | None, family: Family, trunk: Model, block: Block, layout: str | None, default: str, *, head: bool
+) -> EngineForm:
+    """What `for_engine` asks for; `layout` is what the user asked for, `default` what is taken otherwise.
+
+    Raises UnsupportedModel with the reason when no such file exists, UsageError for options that exclude each other.
+    """
+    check_name(for_engine)
+    wanted = layout or default
+    if wanted == "sidecar" and not family.takes_sidecar:
+        raise UnsupportedModel(
+            f"{trunk.entry}: no engine takes the block of '{family.arch}' in a file of its own; use --layout bundle, "
+            "or shards."
+        )
+    if for_engine in (LLAMA_CPP, BOTH) and not family.llama_cpp.drafts:
+        raise UnsupportedModel(
+            f"{trunk.entry}: there is no file with the block of '{family.arch}' for llama.cpp, which "
+            f"{said(family.arch, 'bundle', 'llama.cpp')}; use --for ik."
+        )
+    if for_engine in (None, LLAMA_CPP):
+        return EngineForm(wanted)
+    ik = family.ik
+    if not ik.drafts:
+        kind = "sidecar" if family.only_sidecar else "bundle"
+        plain = ", and give ik_llama.cpp the model without a block" if ik.trunk is Does.LOADS else ""
+        raise UnsupportedModel(
+            f"{trunk.entry}: there is no file with the block of '{family.arch}' that ik_llama.cpp drafts with: it "
+            f"{said(family.arch, kind, 'ik_llama.cpp')}; leave out --for{plain}."
+        )
+    notes: list[str] = []
+    if wanted == "sidecar" and not ik.drafts_with("sidecar"):
+        if layout is not None:
+            raise UnsupportedModel(f"{trunk.entry}: {no_sidecar(family)}; use --layout bundle, or shards.")
+        wanted = "shards" if len(trunk.files) > 1 else "bundle"
+        notes.append(f"{no_sidecar(family)}, so the block goes into the model ({wanted})")
+    leave_out: tuple[str, ...] = ()
+    head_name = None
+    if head and not ik.takes_heads:
+        if for_engine == BOTH:
+            raise UnsupportedModel(
+                f"{trunk.entry}: no draft head is taken by both engines (llama.cpp b11549 wants it in the block, "
+                f"{IK_UP_TO} as '{IK_HEAD}', and each refuses the other's); leave out --draft-head, or name one engine."
+            )
+        if not ik.extra_head:
+            raise UnsupportedModel(
+                f"{trunk.entry}: {IK_UP_TO} takes no draft head of '{family.arch}'; leave out --draft-head."
+            )
+        head_name = IK_HEAD
+    if not ik.takes_heads:
+        leave_out = _left_out(block, notes)
+    _check_forms(block, family)
+    if for_engine == BOTH and family.only_sidecar and not ik.drafts_with("sidecar"):
+        raise UnsupportedModel(
+            f"{trunk.entry}: llama.cpp takes this block as a sidecar only, and {no_sidecar(family)}."
+        )
+    return EngineForm(wanted, head_name, leave_out, tuple(notes))
+
+
+def no_sidecar(family: Family) -> str:
+    """A sentence of what ik_llama.cpp does with a sidecar of the family."""
+    found = verdict(family.arch, "sidecar", "ik_llama.cpp")
+    what = f"a sidecar of '{family.arch}'"
+    return f"{IK_UP_TO} takes no sidecar of '{family.arch}'" if found is None else f"ik_llama.cpp {found.of(what)}"
+
+
+def _left_out(block: Block, notes: list[str]) -> tuple[str, ...]:
+    """The block's own head is left out, since both engines have the trunk's; its own embeddings have no substitute."""
+    if block.find(EMBED_TOKENS) is not None:
+        raise UnsupportedModel(
+            f"{block.origin}: its block brings embeddings of its own, which {IK_UP_TO} refuses for "
+            f"'{block.architecture}'; take another donor."
+        )
+    if block.find(DRAFT_HEAD) is None:
+        return ()
+    notes.append(f"the block's own draft head is left out: {IK_UP_TO} refuses it, and drafts with the trunk's head")
+    return (DRAFT_HEAD,)
+
+
+def _check_forms(block: Block, family: Family) -> None:
+    axes = {rule.target: len(rule.ne.split()) for rule in family.rules}
+    for suffix in _FUSED:
+        if block.find(suffix) is not None:
+            raise UnsupportedModel(
+                f"{block.origin}: its block has '{suffix}', and {IK_UP_TO} takes only separate tensors"
+                + ("; use --qkv split." if suffix == _FUSED[0] else "; take the checkpoint as the donor.")
+            )
+    for suffix in ("attn_k_b.weight", "attn_v_b.weight"):
+        found = block.find(suffix)
+        if found is not None and len(found.ne) != axes.get(suffix, 3):
+            raise UnsupportedModel(
+                f"{block.origin}: '{suffix}' has {len(found.ne)} axes, and engines want {axes.get(suffix, 3)}; take "
+                "the checkpoint as the donor."
+            )
+
+
+def check_trunk(for_engine: str | None, trunk: Iterable[tuple[GGUFFile, TensorInfo]]) -> None:
+    """Raise QuantizeError when one of the trunk's tensors has a type that the engine lacks."""
+    lacking = _lacking(for_engine)
+    for file, info in trunk if lacking else ():
+        kind = tensor_type(info.type_id)
+        if kind is not None and kind.engine in lacking:
+            raise QuantizeError(
+                f"{file.path}: '{info.name}' is stored as {kind.name}, which {lacking[kind.engine]} cannot read, so "
+                "there is no file of this model for it."
+            )
+
+
+def check_block(for_engine: str | None, types: Sequence[TensorType]) -> None:
+    """Raise QuantizeError when the engine lacks one of the types that the block would be written in."""
+    lacking = _lacking(for_engine)
+    for kind in types:
+        if kind.engine in lacking:
+            raise QuantizeError(
+                f"the block would be written as {kind.name}, which {lacking[kind.engine]} cannot read; choose another "
+                "--type."
+            )
+
+
+def _lacking(for_engine: str | None) -> dict[str, str]:
+    """Who alone reads a type -> the asked-for engine that does not."""
+    return {
+        **({"ik": "llama.cpp"} if for_engine in (LLAMA_CPP, BOTH) else {}),
+        **({"mainline": "ik_llama.cpp"} if for_engine in (IK, BOTH) else {}),
+    }

@@ -1,0 +1,112 @@
+"""Where a model lies, and where new files go when nothing may be put beside it.
+
+Nothing is ever put into a cache whose file names are hashes: the Hub's, ollama's, our own. A new model goes into the
+current folder then. A sidecar for a model in a cache, or in a folder that this user cannot write to, goes into a folder
+of its own below `$NEXTN_DATA`, or `nextn` in `$XDG_DATA_HOME`, or `~/.local/share/nextn`: `sidecars/NAME-HASH`, where
+HASH is the first 16 digits of the sha256 of the model's header. The header is what tells one model from every other,
+whichever path, link or blob it is opened by.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import re
+from pathlib import Path
+
+from ..gguf.files import GGUFFile, Model
+from ..remote.cache import in_own_cache
+
+_DIGEST = re.compile(r"(?:sha256[-:])?[0-9a-f]{40,64}\Z")
+_N_DIGITS = 16  # of a header's sha256, in the name of a folder
+_MOST_NAME = 80  # characters of a model's name, in the name of a folder
+
+
+def hub_repository(path: Path) -> Path | None:
+    """The folder `models--ORG--NAME` of a Hub cache that `path` lies in, by a snapshot's path or a blob's."""
+    return next(
+        (
+            folder.parent
+            for folder in path.parents
+            if (folder.name == "snapshots" and (folder.parent / "blobs").is_dir())
+            or (folder.name == "blobs" and (folder.parent / "snapshots").is_dir())
+        ),
+        None,
+    )
+
+
+def is_named_by_hash(path: Path) -> bool:
+    """Whether a file's name is its hash: a blob of ollama or of the Hub's cache."""
+    return path.parent.name == "blobs" and _DIGEST.match(path.name) is not None
+
+
+def in_store(path: Path) -> bool:
+    """Whether a file lies in a cache that belongs to a program: nothing is ever put beside it."""
+    place = real_place(path)
+    return hub_repository(place) is not None or is_named_by_hash(place) or in_own_cache(place) or in_own_cache(path)
+
+
+def real_place(path: Path) -> Path:
+    """The path in its real folder; a link that is the file itself is not followed."""
+    return Path(os.path.realpath(path.parent), path.name)
+
+
+def may_write_beside(path: Path) -> bool:
+    """Whether a new file may be put into the folder of `path`."""
+    return not in_store(path) and os.access(path.parent, os.W_OK | os.X_OK)
+
+
+def data_root() -> Path:
+    """The folder for what nextn keeps for a user: `$NEXTN_DATA`, or `nextn` in the user's data folder."""
+    own = os.environ.get("NEXTN_DATA")
+    if own:
+        return Path(own).expanduser().absolute()
+    base = os.environ.get("XDG_DATA_HOME")
+    return (Path(base) if base else Path.home() / ".local" / "share") / "nextn"
+
+
+def sidecars_root() -> Path:
+    """The folder of the folders that hold sidecars of models in caches and read-only folders."""
+    return data_root() / "sidecars"
+
+
+def header_sha256(file: GGUFFile) -> str:
+    """sha256 over a file's key-value pairs and tensor table, hex: its data is not read."""
+    digest = hashlib.sha256()
+    for kv in file.header.kvs:
+        digest.update(kv.raw)
+    for info in file.header.tensors:
+        digest.update(info.encode())
+    return digest.hexdigest()
+
+
+def model_name(model: Model) -> str:
+    """The file's base name; for a file that is named by its hash, what its metadata call the model."""
+    if not _DIGEST.match(model.base_name):
+        return model.base_name
+    name = model.header.get("general.name")
+    return _plain(name) if isinstance(name, str) and _plain(name) else "model"
+
+
+def _plain(text: str) -> str:
+    return re.sub(r"[^A-Za-z0-9._]+", "-", text).strip("-.")[:_MOST_NAME]
+
+
+def kept_folder(model: Model) -> Path:
+    """The folder that stands for the model's own where that cannot be written to; it need not exist."""
+    root, digits = sidecars_root(), header_sha256(model.files[0])[:_N_DIGITS]
+    try:
+        there = sorted(name for name in os.listdir(root) if name.endswith(f"-{digits}"))  # noqa: PTH208
+    except OSError:
+        there = []
+    return root / (there[0] if there else f"{_plain(model_name(model)) or 'model'}-{digits}")
+
+
+def default_folder(model: Model) -> Path:
+    """Where new models go without `-o`: beside the model, but never into a cache; then into the current folder."""
+    return Path.cwd() if in_store(model.entry) else model.entry.parent
+
+
+def sidecar_folder(model: Model) -> Path:
+    """Where a new sidecar goes without `-o`: beside the model, or where every verb looks for it all the same."""
+    return model.entry.parent if may_write_beside(model.entry) else kept_folder(model)

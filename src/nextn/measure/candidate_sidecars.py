@@ -1,0 +1,95 @@
+"""Files with other types of the block, through the same plans as attach and extract."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+from ..archs import FAMILIES
+from ..block.from_gguf import block_from_model
+from ..block.model import DRAFT_HEAD, layer_of
+from ..errors import NextnError, UsageError
+from ..gguf.types import parse_type_name
+from ..layouts.build import block_parts
+from ..layouts.sidecar import main_type_of
+from ..progress import Say
+from .target import MeasuredModel
+from .tune_space import Artifact
+from .typed_sidecar import write_sidecar
+
+_EMBD_TYPE = "q4_0"  # of a sidecar's embeddings and head when attach is not told
+
+
+class Maker:
+    """Sidecars of one model by type; those of the search lie in a scratch folder."""
+
+    def __init__(
+        self, target: MeasuredModel, donor: str | Path | None, folder: Path, say: Say = lambda text: None
+    ) -> None:
+        """`donor`: where the block of a model without one comes from. Raises UsageError."""
+        own = replace(target, sidecar=None).has_block
+        if donor is not None and target.has_block:
+            raise UsageError(
+                f"{target.model.entry}: there is a block already, so --from names nothing that is needed; leave it out."
+            )
+        self._target, self._folder, self._say = target, folder, say
+        self._bundled = own
+        self._donor = donor if donor is not None else None if own else target.sidecar_path
+        self._made: dict[Artifact, Path] = {}
+        self.can_make = not (own and target.sidecar is not None)
+        """False for a model with a block of its own and a sidecar beside it: which of the two would be changed?"""
+        self.model = target.model.entry
+        family = FAMILIES.get(target.model.architecture)
+        self.separate_head = family is not None and family.draft_head
+
+    @property
+    def own(self) -> Artifact:
+        """The types of the user's own file, as engines use them; without a block, of what attach would make."""
+        if not self._target.has_block:
+            return Artifact(None, _EMBD_TYPE, _EMBD_TYPE)
+        origin = self._target.block_origin
+        block = block_from_model(origin)
+        kind = main_type_of(block_parts(block, block.n_layer_trunk or 0, None, []))
+        kinds = {name: info.type_name for name, (_, info) in origin.tensors.items()}
+        embd = kinds.get("token_embd.weight")
+        heads = [name for name in kinds if name.endswith(DRAFT_HEAD) and layer_of(name) is not None]
+        head = kinds[heads[0]] if heads else kinds.get("output.weight", embd)
+        return Artifact(kind.name, head, embd)
+
+    def sidecar(self, artifact: Artifact) -> Path | None:
+        """The file to draft with, made when it is not there yet. Raises QuantizeError, NoSpace, what making raises."""
+        if artifact.as_is and self._target.has_block:
+            return self._target.sidecar_path
+        if artifact not in self._made:
+            self._say(f"making a sidecar: {artifact.title or 'block as it comes'}")
+            self._made[artifact] = self.write(artifact, self._folder / f"mtp-{artifact.label}.gguf", scratch=True)
+        return self._made[artifact]
+
+    def write(self, artifact: Artifact, out: Path, *, scratch: bool = False) -> Path:
+        """Write the sidecar under its own name. Raises OutputExists, NoSpace, QuantizeError and what making raises."""
+        block, head, embd = (
+            None if name is None else parse_type_name(name) for name in (artifact.block, artifact.head, artifact.embd)
+        )
+        explicit = head if self.separate_head and (artifact.head != artifact.embd or self._has_draft_head()) else None
+        model = self._target.model
+        if self._bundled:
+            return write_sidecar(model, model, out, type=block, embd_type=embd, draft_head=explicit, scratch=scratch)
+        assert self._donor is not None
+        wanted = parse_type_name(_EMBD_TYPE) if artifact.as_is else embd
+        return write_sidecar(
+            model, self._donor, out, type=block, embd_type=wanted, draft_head=explicit, scratch=scratch
+        )
+
+    def _has_draft_head(self) -> bool:
+        if not self._target.has_block:
+            return False
+        return any(name.endswith(DRAFT_HEAD) for name in self._target.block_origin.tensors)
+
+
+def possible(maker: Maker, artifact: Artifact) -> str | None:
+    """Make it, and come back with nothing; or with the sentence that says why it cannot be made."""
+    try:
+        maker.sidecar(artifact)
+    except NextnError as error:
+        return str(error)
+    return None

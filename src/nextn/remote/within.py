@@ -1,0 +1,66 @@
+"""A call that has only so much time, although nothing in it can be told so."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable
+from typing import Generic, TypeVar
+
+T = TypeVar("T")
+
+
+class TooSlow(Exception):
+    """The time was over."""
+
+
+class _Call(Generic[T]):
+    def __init__(self, act: Callable[[], T], drop: Callable[[T], None]) -> None:
+        self._act, self._drop = act, drop
+        self._lock = threading.Lock()
+        self._result: list[T] = []
+        self._error: BaseException | None = None
+        self._left = False  # nobody waits any more
+        self.thread = threading.Thread(target=self._run, daemon=True, name="nextn-within")
+
+    def _run(self) -> None:
+        try:
+            result = self._act()
+        except BaseException as error:  # the caller's to handle
+            self._error = error
+            return
+        with self._lock:
+            if not self._left:
+                self._result.append(result)
+                return
+        self._drop(result)
+
+    def leave(self) -> None:
+        with self._lock:
+            self._left = True
+            late = self._result
+            self._result = []
+        for result in late:
+            self._drop(result)
+
+    def result(self) -> T:
+        if self._error is not None:
+            raise self._error
+        return self._result[0]
+
+
+def within(seconds: float, act: Callable[[], T], drop: Callable[[T], None]) -> T:
+    """The result of `act`, which runs in a thread of its own; `drop` gets one that comes when nobody waits any more.
+
+    Raises TooSlow after `seconds`; the thread then ends when it ends, and holds nothing up.
+    """
+    call = _Call(act, drop)
+    call.thread.start()
+    try:
+        call.thread.join(seconds)
+    except BaseException:
+        call.leave()
+        raise
+    if call.thread.is_alive():
+        call.leave()
+        raise TooSlow
+    return call.result()

@@ -1,0 +1,45 @@
+"""`nextn inspect --json`."""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal
+
+from .base import Bytes, Count, Document, Sha256, doc
+from .doctor import FindingEntry
+
+
+class InspectDocument(Document, tag="inspect", kw_only=True):
+    """What is in a model or a checkpoint."""
+
+    path: Annotated[str, doc("path to load, or the address")]
+    revision: Annotated[str | None, doc("the commit of a remote model")]
+    name: str | None
+    architecture: str
+    n_layer_trunk: Annotated[int, doc("layers without the MTP blocks")]
+    n_layer_nextn: Annotated[Count, doc("MTP blocks that are really there")]
+    shape: Annotated[
+        Literal["bundled", "trunk-only", "sidecar", "donor", "checkpoint", "set"],
+        doc("set: shards that cannot be opened as one model"),
+    ]
+    block_bytes: Bytes
+    size_bytes: Annotated[Bytes | None, doc("null: not known without asking for every shard")]
+    n_files: Annotated[Count, doc("0: of a set that cannot be opened")]
+    n_tensors: Count
+    n_vocab: int | None
+    gguf_version: Annotated[Literal[2, 3] | None, doc("null: a checkpoint")]
+    alignment: Annotated[int | None, doc("of tensor data, in bytes; null: a checkpoint")]
+    types: Annotated[dict[str, int], doc("type name -> stored bytes; of a checkpoint the block's")]
+    provenance: Annotated[dict[str, str] | None, doc("where the block came from, when nextn attached it")]
+    sidecars: Annotated[list[str], doc("paths of sidecars that could belong to it")]
+    runs_on: Annotated[
+        dict[str, str],
+        doc(
+            "engine -> what it does with the file, as measured with tiny models of this architecture and layout, with "
+            "the builds that were measured; 'not as it is: ...' where a finding is an error"
+        ),
+    ]
+    problems: Annotated[list[str], doc("sentences of the findings that are errors and warnings")]
+    hints: list[str]
+    findings: Annotated[list[FindingEntry], doc("what doctor finds by headers alone")]
+    block_sha256: Annotated[Sha256 | None, doc("with --block-hash: what attach --expect takes")]
+    bytes_downloaded: Bytes

@@ -1,0 +1,51 @@
+"""Documents read back: recognised by their `kind`, checked against its definition."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import msgspec
+
+from ..errors import FormatError, StorageError, UnsupportedFormat
+from . import KINDS, document_type
+from .base import Document
+
+
+def read_document(path: Path, kinds: Sequence[str] = KINDS) -> Document:
+    """The document in a file. Raises StorageError, and what `decode_document` raises."""
+    try:
+        data = path.read_bytes()
+    except OSError as error:
+        raise StorageError(f"{path}: cannot read the result: {error.strerror or error}.") from error
+    return decode_document(data, path, kinds)
+
+
+def decode_document(data: bytes, path: Path, kinds: Sequence[str] = KINDS) -> Document:
+    """The document in `data`, of one of `kinds`; `path` names it in errors.
+
+    Raises FormatError for what is no document, for one of another kind, and for one that is damaged, UnsupportedFormat
+    for one of another version.
+    """
+    wanted = ", ".join(kinds[:-1]) + (" or " if kinds[1:] else "") + kinds[-1]
+    take = f"name a file that 'nextn {kinds[0]} --json' wrote" if len(kinds) == 1 else "name a file that --json wrote"
+    try:
+        value = msgspec.json.decode(data)
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
+        raise FormatError(f"this is not JSON ({error}); {take}", path=path) from error
+    if not isinstance(value, dict) or "version" not in value:
+        raise FormatError(f"this is JSON, but not a document of nextn; {take}", path=path)
+    kind = value.get("kind")
+    if value["version"] != 1:
+        raise UnsupportedFormat(f"the document has version {value['version']!r:.40}, and this nextn reads 1", path=path)
+    if kind is None:
+        raise FormatError("the document has no 'kind', so an older nextn wrote it; make it again", path=path)
+    if kind not in kinds:
+        raise FormatError(f"this is a document of kind {kind!r:.40}, and {wanted} is read here", path=path)
+    try:
+        return msgspec.convert(value, document_type(kind))
+    except msgspec.ValidationError as error:
+        raise FormatError(
+            f"this is not what 'nextn {kind} --json' prints ({str(error).replace('`', chr(39))}); make it again",
+            path=path,
+        ) from error
