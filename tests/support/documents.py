@@ -50,7 +50,8 @@ ENGINE: dict[str, Args] = {
     "demo": ("demo",),
     "serve": ("serve", "bundle.gguf", "--engine", "xllamacpp"),
 }  # fmt: skip
-VOLATILE = {"wall_s", "used", "bytes_downloaded", "commit", "revision", "tool", "peak_bytes", "ram_bytes", "ram_available_bytes",
+VOLATILE = {"wall_s", "used", "bytes_downloaded", "commit", "revision", "tool", "peak_bytes", "ram_bytes",
+            "ram_available_bytes",
             "fits", "max_n_ctx", "memory_bytes", "cpu", "n_cpus", "system", "answers", "runs_on", "machine"}
 WORDS = {"what", "mend", "problems", "hints", "notes", "reasons", "why", "sentence"}  # sentences, which may be reworded
 
