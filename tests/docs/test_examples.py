@@ -1,6 +1,6 @@
 """Every command that README and docs show is run, in the order shown, and its output is compared.
 
-A fenced block of the kind `console` is a session: lines that start with `$ ` are commands, what follows is their output.
+A fenced block of the kind `console` is a session: lines that start with `$ ` are commands, and their output follows.
 All blocks of one page run one after the other in one folder, which holds the files of the demo. A comment in front of a
 block says what is special about it:
 
