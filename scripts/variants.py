@@ -140,7 +140,7 @@ def symbols(kind: str) -> dict[str, int]:
     return dimensions(model.arch_value, model.tensors["token_embd.weight"][1].ne[1])
 
 
-class _Base:
+class Base:
     """A kind's own checkpoint, and where its block is."""
 
     def __init__(self, kind: str, folder: Path) -> None:
@@ -151,13 +151,14 @@ class _Base:
         assert found is not None
         self.family: Family = found
         self.n_trunk = len(self.config.get("layers_block_type") or range(self.config["num_hidden_layers"]))
-        self.block = [name for name in self.names if self._in_block(name)]
+        self.block = [name for name in self.names if self.in_block(name)]
 
-    def _in_block(self, name: str) -> bool:
+    def in_block(self, name: str) -> bool:
+        """Whether a tensor, or a pattern of names, is the block's."""
         if not self.family.behind_trunk:
             return any(name.startswith(prefix) for prefix in self.family.prefixes)
         parts = name.removeprefix("model.").split(".")
-        return parts[0] == "layers" and int(parts[1]) >= self.n_trunk
+        return parts[0] == "layers" and (parts[1] == "*" or int(parts[1]) >= self.n_trunk)
 
     def full(self, local: str, k: int = 0) -> str:
         """The full name of one inside the block."""
@@ -169,13 +170,13 @@ class _Base:
 
 def all_of(kind: str, folder: Path) -> Iterator[tuple[str, Variant]]:
     """Every variant of a kind with its name."""
-    at = _Base(kind, folder)
+    at = Base(kind, folder)
     yield from _tensors(at)
     yield from _configs(at)
     yield from _wrappers(at)
 
 
-def _tensors(at: _Base) -> Iterator[tuple[str, Variant]]:
+def _tensors(at: Base) -> Iterator[tuple[str, Variant]]:
     experts = sorted({name.split(".experts.")[0] + ".experts.*" for name in at.block if ".experts." in name})
     for name in [*(name for name in at.block if ".experts." not in name), *experts]:
         if not name.endswith(("_scale_inv", ".scale")):
@@ -206,7 +207,7 @@ def _tensors(at: _Base) -> Iterator[tuple[str, Variant]]:
     yield "with a tensor that nobody knows", Variant(at.kind, add={at.full("layers.{k}.unheard_of.weight"): [8, 8]})
 
 
-def _biases(at: _Base, known: dict[str, int]) -> Iterator[tuple[str, Variant]]:
+def _biases(at: Base, known: dict[str, int]) -> Iterator[tuple[str, Variant]]:
     """q, k, v and o with biases."""
     places = {x: next((n for n in at.block if n.endswith(f".{x}_proj.weight")), "") for x in "qkvo"}
     if not all(places.values()) or any(f"{n.removesuffix('weight')}bias" in at.names for n in places.values()):
@@ -221,12 +222,12 @@ def _biases(at: _Base, known: dict[str, int]) -> Iterator[tuple[str, Variant]]:
 _SHAPES: dict[str, dict[str, Any]] = {}
 
 
-def read_shapes(at: _Base) -> dict[str, Any]:
+def read_shapes(at: Base) -> dict[str, Any]:
     """Tensors of the kind's own checkpoint."""
     return _SHAPES[at.kind]
 
 
-def _forms(at: _Base, known: dict[str, int]) -> Iterator[tuple[str, Variant]]:
+def _forms(at: Base, known: dict[str, int]) -> Iterator[tuple[str, Variant]]:
     """Queries in one matrix, a dense network for experts, and experts for a dense one."""
     hidden = known["E"]
     ends = ("q_a_proj.weight", "q_a_layernorm.weight", "q_b_proj.weight")
@@ -267,7 +268,7 @@ def _ffn(hidden: int, width: int) -> dict[str, list[int]]:
     return {"gate": [width, hidden], "up": [width, hidden], "down": [hidden, width]}
 
 
-def _configs(at: _Base) -> Iterator[tuple[str, Variant]]:
+def _configs(at: Base) -> Iterator[tuple[str, Variant]]:
     for key, value in at.config.items():
         if key in ("architectures", "hidden_size", "num_hidden_layers", "vocab_size"):
             continue
@@ -296,7 +297,7 @@ def _configs(at: _Base) -> Iterator[tuple[str, Variant]]:
     yield "head_dim told", Variant(at.kind, {"head_dim": at.config.get("head_dim") or 32})
 
 
-def _wrappers(at: _Base) -> Iterator[tuple[str, Variant]]:
+def _wrappers(at: Base) -> Iterator[tuple[str, Variant]]:
     classes = at.config["architectures"]
     renames = {
         "language_model.": (("", "language_model."),),

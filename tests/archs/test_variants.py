@@ -23,7 +23,7 @@ from nextn.errors import NextnError
 from nextn.gguf.files import Model, open_model
 from nextn.gguf.header import build_header, pad_to, place
 from nextn.gguf.kv import KV, KVType, edit
-from variants import BASES, TRUNKS, Variant, arch_of, base, make
+from variants import BASES, TRUNKS, Base, Variant, arch_of, base, make
 
 GOLDENS = DATA / "goldens" / "variants"
 TYPES = {"u32": KVType.UINT32, "i32": KVType.INT32, "f32": KVType.FLOAT32, "bool": KVType.BOOL, "str": KVType.STRING}
@@ -104,23 +104,14 @@ def unlike(model: Model, wanted: dict[str, Any], layout: str) -> list[str]:
     return out
 
 
-def outcome(act: Callable[[], Model], wanted: dict[str, Any], layout: str) -> list[str] | NextnError:
-    try:
-        model = act()
-    except NextnError as error:
-        return error
-    return unlike(model, wanted, layout)
-
-
 def complaints(kind: str, name: str, source: Path, folder: Path) -> list[str]:
     """What is wrong with nextn's two answers to a variant; empty: nothing."""
     entry = golden(kind)["variants"][name]
     variant = Variant.of({"kind": kind, **entry["what"]})
     checkpoint = make(variant, source, folder / kind)
-    own = golden(kind)["base"]
+    own, at = golden(kind)["base"], Base(kind, source)
     if any("fails" in entry.get(layout, {}) for layout in own) and knows_more(kind, variant):
         return []
-    of_block = bool(variant.drop or variant.add)
     out = []
     for layout in ("bundle", "sidecar"):
         like = layout if layout in own else "bundle"
@@ -140,19 +131,28 @@ def complaints(kind: str, name: str, source: Path, folder: Path) -> list[str]:
                 made = nextn.extract(checkpoint, **types, out=folder / "mtp-x.gguf")
             return open_model(made.entry)
 
-        found = outcome(act, wanted, layout)
+        found: Model | NextnError
+        try:
+            found = act()
+        except NextnError as error:
+            found = error
         verdict = "converter fails" if "fails" in said else said.get("engine", "drafts")
         if verdict == "drafts":
             if isinstance(found, NextnError):
                 deliberate = REFUSED.get(name, "not it") in str(found)
                 out += [] if deliberate else [f"{layout} is refused: {found}"]
             else:
-                out += [f"{layout}: {words}" for words in found]
-        elif isinstance(found, NextnError) or (layout == "bundle" and not of_block):
+                out += [f"{layout}: {words}" for words in unlike(found, wanted, layout)]
+        elif isinstance(found, NextnError) or (layout == "bundle" and not of_block(variant, at)):
             pass  # a bundle's pairs are the trunk's, good or bad
-        elif verdict != "converter fails" or found or of_block:
+        elif unlike(found, whole(kind, like, {}), layout):  # what the kind's own is, the engine drafts with
             out.append(f"{layout} is made, and the verdict is: {verdict} {said.get('fails', '')}")
     return out
+
+
+def of_block(variant: Variant, at: Base) -> bool:
+    """Whether the block's tensors are others."""
+    return any(at.in_block(name) for name in (*variant.drop, *variant.add))
 
 
 def drops_the_block(kind: str, said: dict[str, Any]) -> bool:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 
+from ..errors import FormatError
 from . import header_values as v
 from . import headers, parts
 from .base import Family, Lookup, OnIk, flags
@@ -12,9 +13,18 @@ from .hparams import ARRAY, U32, Config, HParams, Row
 
 
 def _indexer_types(config: Config) -> list[bool] | None:
-    """Whether each layer of the trunk has an indexer of its own; None without the key."""
-    found = config.values.get("indexer_types")
-    return None if found is None else [kind == "full" for kind in config.numbers("indexer_types")]
+    """Whether each layer of the trunk has an indexer of its own; None without the key. Raises FormatError."""
+    if config.values.get("indexer_types") is None:
+        return None
+    found, n_trunk = config.numbers("indexer_types"), config.integer("num_hidden_layers")
+    if len(found) != n_trunk:
+        raise FormatError(
+            "'indexer_types' has the wrong length",
+            path=config.path,
+            expected=f"{n_trunk} ('num_hidden_layers')",
+            found=str(len(found)),
+        )
+    return [kind == "full" for kind in found]
 
 
 _ROWS = headers.deepseek(
