@@ -94,6 +94,7 @@ def base(kind: str, folder: Path) -> Path:
     return make_checkpoint(kind, folder) if kind in QWEN else make_family(kind, folder)
 
 
+@cache
 def read_tensors(folder: Path) -> dict[str, Any]:
     """All tensors of a checkpoint."""
     out: dict[str, Any] = {}

@@ -7,6 +7,8 @@ and as a sidecar; one that the engine refuses, or that the converter stops at, m
 from __future__ import annotations
 
 import json
+import os
+import tempfile
 from collections import Counter
 from collections.abc import Callable, Iterator
 from functools import cache
@@ -28,8 +30,15 @@ from variants import BASES, TRUNKS, Base, Variant, arch_of, base, make
 GOLDENS = DATA / "goldens" / "variants"
 TYPES = {"u32": KVType.UINT32, "i32": KVType.INT32, "f32": KVType.FLOAT32, "bool": KVType.BOOL, "str": KVType.STRING}
 SHORT = 16  # hex digits of a hash
+MEMORY = next((path for path in ("/dev/shm",) if os.access(path, os.W_OK)), None)  # where syncing costs nothing
 # Where nextn differs on purpose. Without a head and a word of tied embeddings a download is more likely not whole.
 REFUSED = {"without a head": "there is no head"}
+# Loaders do without these one by one, and compute something else then; models have all of their group or none.
+TORN = (
+    "q_norm.weight", "k_norm.weight", "q_proj.bias", "k_proj.bias", "v_proj.bias", "gate_proj.weight",
+    "up_proj.weight", "down_proj.weight", "router.gate.weight", "k_norm.bias", "weights_proj.weight", "wk.weight",
+    "wq_b.weight", "fc1_latent_proj.weight", "fc2_latent_proj.weight",
+)  # fmt: skip
 HEAD, OUTPUT = "nextn.shared_head_head.weight", "output.weight"
 
 
@@ -115,7 +124,7 @@ def complaints(kind: str, name: str, source: Path, folder: Path) -> list[str]:
     out = []
     for layout in ("bundle", "sidecar"):
         like = layout if layout in own else "bundle"
-        if like not in own:
+        if like not in own or (layout == "bundle" and only_pairs(variant)):
             continue
         said = entry.get(like, {})
         if drops_the_block(kind, said):  # by a count that is not there: nextn goes by the tensors
@@ -139,7 +148,7 @@ def complaints(kind: str, name: str, source: Path, folder: Path) -> list[str]:
         verdict = "converter fails" if "fails" in said else said.get("engine", "drafts")
         if verdict == "drafts":
             if isinstance(found, NextnError):
-                deliberate = REFUSED.get(name, "not it") in str(found)
+                deliberate = REFUSED.get(name, "not it") in str(found) or is_torn(name, found)
                 out += [] if deliberate else [f"{layout} is refused: {found}"]
             else:
                 out += [f"{layout}: {words}" for words in unlike(found, wanted, layout)]
@@ -150,9 +159,20 @@ def complaints(kind: str, name: str, source: Path, folder: Path) -> list[str]:
     return out
 
 
+def only_pairs(variant: Variant) -> bool:
+    """Whether only single values of config.json differ: attach takes the trunk's header, whatever they are."""
+    plain = not (variant.drop or variant.add or variant.rename or variant.place or variant.top)
+    return plain and not any(isinstance(x, list | dict) for x in variant.config.values())
+
+
 def of_block(variant: Variant, at: Base) -> bool:
     """Whether the block's tensors are others."""
     return any(at.in_block(name) for name in (*variant.drop, *variant.add))
+
+
+def is_torn(name: str, error: NextnError) -> bool:
+    """Whether one tensor of several that go together is what nextn misses."""
+    return name.endswith(TORN) and "is not whole" in str(error)
 
 
 def drops_the_block(kind: str, said: dict[str, Any]) -> bool:
@@ -178,9 +198,10 @@ def sources(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Path]:
 
 @pytest.mark.parametrize(("kind", "name"), list(all_variants()))
 def test_a_variant_is_what_the_converter_and_the_engine_say(
-    kind: str, name: str, sources: Callable[[str], Path], tmp_path: Path
+    kind: str, name: str, sources: Callable[[str], Path]
 ) -> None:
-    assert complaints(kind, name, sources(kind), tmp_path) == []
+    with tempfile.TemporaryDirectory(dir=MEMORY) as folder:
+        assert complaints(kind, name, sources(kind), Path(folder)) == []
 
 
 def test_every_family_that_llama_cpp_runs_has_variants() -> None:
