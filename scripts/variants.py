@@ -196,7 +196,8 @@ def _tensors(at: Base) -> Iterator[tuple[str, Variant]]:
         source = rule.sources[0]
         shape = resolve_shape(rule.ne, known)
         name = at.full(source.name)
-        if not rule.optional or rule.form or shape is None or "{x}" in name or name in at.names:
+        there = any(at.full(one.name) in at.names for one in rule.sources)
+        if not rule.optional or rule.form or shape is None or "{x}" in name or there:
             continue
         yield f"with {name}", Variant(at.kind, add={name: list(shape[::-1])})
     yield from _biases(at, known)

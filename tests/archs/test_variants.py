@@ -31,8 +31,9 @@ GOLDENS = DATA / "goldens" / "variants"
 TYPES = {"u32": KVType.UINT32, "i32": KVType.INT32, "f32": KVType.FLOAT32, "bool": KVType.BOOL, "str": KVType.STRING}
 SHORT = 16  # hex digits of a hash
 MEMORY = next((path for path in ("/dev/shm",) if os.access(path, os.W_OK)), None)  # where syncing costs nothing
-# Where nextn differs on purpose. Without a head and a word of tied embeddings a download is more likely not whole.
-REFUSED = {"without a head": "there is no head"}
+# Where nextn differs on purpose. Without a head and a word of tied embeddings a download is more likely not whole; the
+# converter writes LongRoPE's name without its factors.
+REFUSED = {"without a head": "there is no head", "rope unknown": "positions are scaled with 'longrope'"}
 # Loaders do without these one by one, and compute something else then; models have all of their group or none.
 TORN = (
     "q_norm.weight", "k_norm.weight", "q_proj.bias", "k_proj.bias", "v_proj.bias", "gate_proj.weight",

@@ -102,12 +102,15 @@ ROPE_SCALING = (
 )
 
 
+_SCORES = (
+    "score_function", "scoring_func", "score_func", "moe_router_activation", "moe_router_activation_func",
+    "expert_selection_fn", "router_score_func",
+)  # fmt: skip
+
+
 def gating(config: Config) -> int | None:
     """How the router scores experts, by llama.cpp's number. Raises UnsupportedFormat for a way that it has not."""
-    found = config.first(
-        "score_function", "scoring_func", "score_func", "moe_router_activation", "moe_router_activation_func",
-        "expert_selection_fn", "router_score_func",
-    )  # fmt: skip
+    found = config.first(*_SCORES)
     if found is None:
         return None
     number = _GATING.get(str(found))
@@ -120,7 +123,8 @@ def needed_gating(config: Config) -> int:
     """The same, where loaders want it. Raises FormatError when config.json does not tell."""
     found = gating(config)
     if found is None:
-        raise FormatError("'scoring_func' is missing, and an engine needs it", path=config.path)
+        names = " or ".join(f"'{key}'" for key in _SCORES)
+        raise FormatError(f"{names} is missing, and an engine needs it", path=config.path)
     return found
 
 
