@@ -23,6 +23,7 @@ from make_tiny_checkpoints import bell, make_checkpoint, safetensors_bytes
 from nextn.archs import FAMILIES, of_classes
 from nextn.archs.base import Family, dimensions, resolve_shape
 from nextn.gguf.files import open_model
+from nextn.sources.checkpoint import plain_name
 from tiny_families import KINDS as FAMILY_KINDS
 from tiny_families import make_family
 
@@ -32,7 +33,7 @@ BASES = {
     "qwen35-dense": "qwen35-dense-F32", "qwen35moe-experts": "qwen35moe-BF16", "qwen3next-experts": "qwen3next-BF16",
     **{kind: f"families/{kind}-Q8_0" for kind in (
         "glm4moe", "glm4moelite", "deepseek32", "glmdsa", "mimo2", "hyv3", "step35", "bailingmoe3", "cohere2moe",
-        "nemotronh", "qwen4exp", "deepseek4",
+        "nemotronh", "qwen4exp", "deepseek4", "glm5next",
     )},
 }  # fmt: skip
 DTYPES = {
@@ -156,15 +157,17 @@ class Base:
 
     def in_block(self, name: str) -> bool:
         """Whether a tensor, or a pattern of names, is the block's."""
+        plain = plain_name(name)
         if not self.family.behind_trunk:
-            return any(name.startswith(prefix) for prefix in self.family.prefixes)
-        parts = name.removeprefix("model.").split(".")
+            return any(plain.startswith(prefix) for prefix in self.family.prefixes)
+        parts = plain.removeprefix("model.").split(".")
         return parts[0] == "layers" and (parts[1] == "*" or int(parts[1]) >= self.n_trunk)
 
     def full(self, local: str, k: int = 0) -> str:
         """The full name of one inside the block."""
         if self.family.behind_trunk:
-            return f"model.layers.{self.n_trunk + k}." + local.removeprefix("layers.{k}.")
+            prefix = self.block[0].split("layers.")[0]
+            return f"{prefix}layers.{self.n_trunk + k}." + local.removeprefix("layers.{k}.")
         prefix = next(p for p in self.family.prefixes if any(name.startswith(p) for name in self.block))
         return prefix + local.replace("{k}", str(k))
 
@@ -305,6 +308,8 @@ def _wrappers(at: Base) -> Iterator[tuple[str, Variant]]:
         "language_model.": (("", "language_model."),),
         "model.language_model.": (("model.", "model.language_model."),),
     }  # fmt: skip
+    if any("language_model." in name for name in at.names):
+        renames = {"language_model.": (("model.language_model.", "language_model.model."),)}
     for place in PLACES:
         outer = {"architectures": ["AnyWrapperForConditionalGeneration"], "model_type": "any_wrapper"}
         inner = Variant(at.kind, rename=renames["language_model."], place=place, top=outer)

@@ -21,7 +21,8 @@ import nextn
 from conftest import ROOT, TRUNKS
 from make_tiny_checkpoints import safetensors_bytes
 from nextn.archs import FAMILIES, register
-from nextn.archs.base import Family, Memory, OnIk, Qkv
+from nextn.archs.base import Family, Memory, Qkv
+from nextn.archs.engines import NOT_ON_IK, NOT_ON_LLAMA_CPP, Support
 from nextn.archs.hparams import HParams
 from nextn.archs.others import every_name
 from nextn.errors import UnsupportedModel
@@ -80,7 +81,7 @@ def test_the_search_finds_a_name_in_a_sentence() -> None:
     assert not words("llama.cpp and llama-server of tiny-qwen35-mtp") & names()
 
 
-@pytest.mark.parametrize("kind", [Family, Memory, OnIk, Qkv, HParams])
+@pytest.mark.parametrize("kind", [Family, Memory, Support, Qkv, HParams])
 def test_no_fact_of_a_family_has_a_default(kind: Any) -> None:
     for field in fields(kind):
         assert field.default is MISSING and field.default_factory is MISSING, field.name
@@ -102,7 +103,7 @@ def test_a_forgotten_fact_is_an_error_when_the_file_is_imported(field: str) -> N
         ({"qkv": None}, "'qkv'"),
         ({"header": None}, "'header'"),
         ({"n_blocks": 2}, "'n_blocks'"),
-        ({"only_ik": True, "ik": None}, "'only_ik'"),
+        ({"llama_cpp": NOT_ON_LLAMA_CPP, "ik": NOT_ON_IK}, "no engine"),
         ({"rules": (*FAMILIES["glm4moe"].rules, FAMILIES["glm4moe"].rules[0])}, "two rules"),
     ],
 )

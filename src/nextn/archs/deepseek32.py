@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from dataclasses import replace
 
+from . import engines, headers, parts
 from . import header_values as v
-from . import headers, parts
 from .base import Family, Lookup
 from .hparams import U32, HParams, Row
 
@@ -58,9 +58,8 @@ FAMILY = Family(
     sidecar_extra=(),
     ignores_promise=False,
     memory=replace(parts.PLAIN_CACHE, indexer=_indexer, loaded_anyway=("exp_probs_b",)),
-    only_ik=False,
-    ik=None,
     root=parts.root(),
     array_tail={},
-    runs_on={"llama.cpp": parts.ENGINE_SINGLE, "ik_llama.cpp": parts.NO_IK},
+    llama_cpp=engines.ON_LLAMA_CPP,
+    ik=engines.NOT_ON_IK,
 )

@@ -1,6 +1,6 @@
 """Rows of `{arch}.*` header pairs that several families' sidecars share when they are made from a checkpoint alone.
 
-Keys, types, values and order are those of llama.cpp's converter with `--mtp` (conversion/*.py at b11434); the tests
+Keys, types, values and order are those of llama.cpp's converter with `--mtp` (conversion/*.py at b11549); the tests
 hold them against its output.
 """
 
@@ -91,7 +91,6 @@ def indexer(n_heads: str = "index_n_heads", width: str = "index_head_dim", top: 
     )
 
 
-NO_EXPERTS = (Row("expert_count", U32, lambda config: None), Row("expert_used_count", U32, lambda config: None))
 MOE_WIDTH = Row("expert_feed_forward_length", U32, "moe_intermediate_size")
 WEIGHTS = (
     optional("expert_weights_scale", F32, "routed_scaling_factor"),

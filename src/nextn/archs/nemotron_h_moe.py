@@ -12,7 +12,7 @@ from dataclasses import replace
 from typing import Any
 
 from ..errors import FormatError
-from . import headers, parts
+from . import engines, headers, parts
 from .base import Donor, Family, Rule, Source, Transform
 from .headers import BOOL, I32
 from .hparams import ARRAY, F32, U32, Config, HParams, Row
@@ -159,8 +159,6 @@ FAMILY = Family(
     sidecar_extra=(),
     ignores_promise=False,
     memory=replace(parts.PLAIN_CACHE, rolls_back=True),
-    only_ik=False,
-    ik=None,
     root={
         "token_embd.weight": ("backbone.embeddings.weight", "model.embeddings.weight"),
         "output_norm.weight": ("backbone.norm_f.weight", "model.norm_f.weight"),
@@ -171,5 +169,6 @@ FAMILY = Family(
         "feed_forward_length": _from("moe_intermediate_size", "feed_forward_length"),
     },
     draft_head=False,
-    runs_on={"llama.cpp": parts.ENGINE_SINGLE, "ik_llama.cpp": parts.IK_IGNORES},
+    llama_cpp=engines.ON_LLAMA_CPP,
+    ik=engines.NOT_ON_IK,
 )

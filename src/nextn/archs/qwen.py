@@ -186,5 +186,5 @@ def memory(*, rolls_back: bool) -> Memory:
     """Linear attention has a state; llama.cpp keeps one for each drafted token, or restores it from a copy."""
     return Memory(
         recurrent=_recurrent, rolls_back=rolls_back, window_period=None, indexer=None, block_in_target=False,
-        loaded_anyway=(),
+        loaded_anyway=(), pool_rows=0,
     )  # fmt: skip

@@ -10,6 +10,7 @@ from pathlib import Path
 from ..archs import FAMILIES
 from ..block.anatomy import Anatomy
 from ..block.model import Block
+from ..brief import Brief
 from ..errors import UsageError
 from ..gguf.files import Model
 from ..remote.address import parse_source
@@ -24,7 +25,8 @@ from .finding import Finding
 from .halves import check_halves
 from .names import check_names
 from .norms import check_norms
-from .patient import fix_command, quoted
+from .patient import Patient, fix_command, quoted
+from .renamed import find_renamed
 from .sidecars import check_sidecar
 from .subject import Subject, subject_of
 from .unpublished import check_unpublished
@@ -36,7 +38,7 @@ NORMS, HALVES = "norms", "eh-proj-halves"
 
 
 @dataclass(frozen=True)
-class Diagnosis:
+class Diagnosis(Brief):
     """What was found, and what was not looked at."""
 
     name: str  # path, or address with its commit
@@ -76,6 +78,9 @@ def diagnose(
     to. Without `reader` no tensor data is read, and the checks that need it are named as skipped. `beside`: whether
     the files around it may be looked at. Raises FormatError for a file without an architecture.
     """
+    renamed = find_renamed(model)
+    if renamed is not None:
+        return _as_named(model, renamed, name, donor, trunk, reader, beside)
     seen = Anatomy.of(model).telling(None if donor is None else donor.n_layer_trunk)
     findings: list[Finding] = []
     skipped: list[tuple[str, str]] = []
@@ -108,6 +113,28 @@ def diagnose(
         name or os.fspath(model.entry), seen.shape, seen.arch, tuple(findings), tuple(skipped), model=model,
         anatomy=seen,
     )  # fmt: skip
+
+
+def _as_named(
+    model: Model,
+    renamed: Finding,
+    name: str | None,
+    donor: Block | None,
+    trunk: Model | None,
+    reader: Reader | None,
+    beside: bool,
+) -> Diagnosis:
+    """The diagnosis under the model's real architecture: whatever else changes, changes that."""
+    assert renamed.change is not None
+    real = renamed.change(Patient(model)).model
+    inner = diagnose(real, name=name, donor=donor, trunk=trunk, reader=reader, beside=beside)
+    findings = (renamed, *inner.problems)
+    return replace(
+        inner,
+        architecture=model.architecture,
+        model=model,
+        findings=tuple(sorted(findings, key=lambda found: _ORDER[found.severity])),
+    )
 
 
 def _as_asked(finding: Finding, model: Model, donor: Block | None, trunk: Model | None) -> Finding:

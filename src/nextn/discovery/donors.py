@@ -14,9 +14,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ..archs import family_of
+from ..block.anatomy import Anatomy
 from ..block.from_gguf import block_from_model
+from ..diagnosis.unpublished import known_of
 from ..donors.infer import Doubt, Evidence, find_donor, names_of, same_name
-from ..errors import BlockPresent, NextnError, RemoteError
+from ..errors import BlockPresent, NextnError, NoBlock, RemoteError
 from ..gguf.files import Model, model_candidates, open_model
 from ..layouts.donor_check import check_fit, check_trunk
 from ..layouts.places import is_named_by_hash
@@ -31,7 +33,7 @@ MOST_NEIGHBOURS = 64  # GGUF files beside the trunk whose headers are read
 
 
 @dataclass(frozen=True)
-class Found:
+class FoundDonor:
     """The donor that was chosen."""
 
     source: str  # what --from takes, pinned to a commit where there is one
@@ -39,7 +41,7 @@ class Found:
     bytes_downloaded: int = 0  # what looking at candidates took
 
 
-def find(trunk: Model, *, layout: str, options: Options | None = None) -> Found:
+def find(trunk: Model, *, layout: str, options: Options | None = None) -> FoundDonor:
     """The donor for `trunk`, to be attached as `layout`.
 
     Raises Doubt (several fit equally well), NoBlock (none was found; what was tried is named), BlockPresent (its
@@ -48,13 +50,16 @@ def find(trunk: Model, *, layout: str, options: Options | None = None) -> Found:
     """
     family_of(trunk.architecture, trunk.entry)
     check_trunk(trunk)
-    return _beside(trunk, layout) or _on_the_hub(trunk, options)
+    found = _beside(trunk, layout)
+    if found is None and (known := known_of(Anatomy.of(trunk))) is not None:
+        raise NoBlock(f"{trunk.entry}: {known.words}.")
+    return found or _on_the_hub(trunk, options)
 
 
 # -- beside the trunk -------------------------------------------------------------------------------------------------
 
 
-def _beside(trunk: Model, layout: str) -> Found | None:
+def _beside(trunk: Model, layout: str) -> FoundDonor | None:
     """The trunk's sidecar, or a file of its own name in its folder, whose block fits."""
     answer = find_sidecars(trunk)
     if layout == "sidecar" and answer.candidates:
@@ -75,7 +80,7 @@ def _beside(trunk: Model, layout: str) -> Found | None:
         why = f"it lies beside the trunk, is a {kind} file of the same name, and its header fits"
         if kind == "sidecar" and answer.candidates:
             why = f"{answer.candidates[0].place}, and its header fits"
-        return Found(str(path), f"{trunk.entry.name}: the donor is {path.name}: {why}.")
+        return FoundDonor(str(path), f"{trunk.entry.name}: the donor is {path.name}: {why}.")
     return None
 
 
@@ -135,7 +140,7 @@ class _Remote:
             return self.checkpoint.vocabulary
 
 
-def _on_the_hub(trunk: Model, options: Options | None) -> Found:
+def _on_the_hub(trunk: Model, options: Options | None) -> FoundDonor:
     from ..remote.hub import Gated
     from ..remote.model import open_remote
     from ..remote.target import NotThere
@@ -167,4 +172,4 @@ def _on_the_hub(trunk: Model, options: Options | None) -> Found:
         made = find_donor(trunk, read)
     commit = commits[made.guess.repo]
     n_bytes = sum(remote.traffic.bytes_received for remote in looked_at)
-    return Found(f"hf:{made.guess.repo}" + (f"@{commit}" if commit else ""), made.sentence, n_bytes)
+    return FoundDonor(f"hf:{made.guess.repo}" + (f"@{commit}" if commit else ""), made.sentence, n_bytes)

@@ -53,7 +53,7 @@ def plan_checkpoint_sidecar(block: Block, options: ExtractOptions) -> Plan:
     if hparams is None:
         raise UnsupportedModel(
             f"{block.origin}: no engine takes the block of '{family.arch}' in a file of its own; use 'nextn attach "
-            f"TRUNK --from {block.origin} --layout bundle', or extract it with --donor."
+            f"TRUNK --from {block.origin} --layout bundle', or extract it with --block-only."
         )
     notes: list[str] = []
     config = Config(checkpoint.text_config, checkpoint.folder / CONFIG, block.n_layer_nextn)

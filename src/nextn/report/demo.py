@@ -5,11 +5,11 @@ from __future__ import annotations
 import sys
 
 from ..units import size
-from ..verbs.demo import Demo
+from ..verbs.demo import DemoResult
 
 
-def show(demo: Demo) -> None:
-    """What the engine said to the trunk alone, and one row a layout."""
+def show(demo: DemoResult, *, quiet: bool = False) -> None:
+    """What the engine said to the trunk alone, and one row per layout."""
     from rich.console import Console
     from rich.table import Table
 

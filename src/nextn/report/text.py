@@ -1,12 +1,19 @@
-"""Numbers and words for people."""
+"""Words for people on standard error, results on standard output."""
 
 from __future__ import annotations
 
 import json
+import os
+import shlex
 import sys
-from typing import Any
+from collections.abc import Callable
+from typing import TypeVar
 
+from ..errors import StorageError
 from ..gguf.kv import printable
+from ..schemas.base import Document, Documented, plain
+
+D = TypeVar("D", bound=Documented)
 
 
 def say(text: str = "") -> None:
@@ -14,11 +21,35 @@ def say(text: str = "") -> None:
     print(text, file=sys.stderr)
 
 
-def put_json(value: dict[str, Any]) -> None:
-    """JSON alone on standard output."""
-    json.dump(value, sys.stdout, indent=1, ensure_ascii=False)
+def put_json(document: Document) -> None:
+    """A document, and nothing else, on standard output."""
+    json.dump(plain(document), sys.stdout, indent=1, ensure_ascii=False)
     sys.stdout.write("\n")
     sys.stdout.flush()
+
+
+def put_result(result: D, show: Callable[..., None], *, as_json: bool, quiet: bool = False) -> None:
+    """The result's document, or what `show(result, quiet=...)` prints of it.
+
+    Raises StorageError when standard output takes no more: then it says what was done.
+    """
+    try:
+        if as_json:
+            put_json(result.document)
+        else:
+            show(result, quiet=quiet)
+        sys.stdout.flush()
+    except BrokenPipeError:
+        raise
+    except OSError as error:
+        raise StorageError(
+            f"standard output: the result could not be printed ({error.strerror}); {result.when_unprinted}."
+        ) from error
+
+
+def shell(*words: object) -> str:
+    """A command to copy, quoted for a POSIX shell."""
+    return shlex.join(os.fspath(word) if isinstance(word, os.PathLike) else str(word) for word in words)
 
 
 def columns(rows: list[tuple[str, str]]) -> str:
