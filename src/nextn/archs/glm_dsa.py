@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from ..errors import FormatError
 from . import engines, headers, parts
 from . import header_values as v
 from .base import Family, Lookup, flags
@@ -16,15 +15,7 @@ def _indexer_types(config: Config) -> list[bool] | None:
     """Whether each layer of the trunk has an indexer of its own; None without the key. Raises FormatError."""
     if config.values.get("indexer_types") is None:
         return None
-    found, n_trunk = config.numbers("indexer_types"), config.integer("num_hidden_layers")
-    if len(found) != n_trunk:
-        raise FormatError(
-            "'indexer_types' has the wrong length",
-            path=config.path,
-            expected=f"{n_trunk} ('num_hidden_layers')",
-            found=str(len(found)),
-        )
-    return [kind == "full" for kind in found]
+    return [kind == "full" for kind in config.of_trunk("indexer_types")]
 
 
 _ROWS = headers.deepseek(
