@@ -50,7 +50,7 @@ ENGINE: dict[str, Args] = {
     "demo": ("demo",),
     "serve": ("serve", "bundle.gguf", "--engine", "xllamacpp"),
 }  # fmt: skip
-VOLATILE = {"wall_s", "used", "commit", "revision", "tool", "peak_bytes", "ram_bytes", "ram_available_bytes",
+VOLATILE = {"wall_s", "used", "bytes_downloaded", "commit", "revision", "tool", "peak_bytes", "ram_bytes", "ram_available_bytes",
             "fits", "max_n_ctx", "memory_bytes", "cpu", "n_cpus", "system", "answers", "runs_on", "machine"}
 WORDS = {"what", "mend", "problems", "hints", "notes", "reasons", "why", "sentence"}  # sentences, which may be reworded
 
@@ -83,6 +83,13 @@ def run_all(
     return made
 
 
+TEXTS = ("README.md", "SHA256SUMS", "nextn.json")
+
+
+def _dicts(value: Any) -> list[dict[str, Any]]:
+    return [each for each in value if isinstance(each, dict)] if isinstance(value, list) else []
+
+
 def masked(value: Any, folder: Path, endpoint: str, key: str = "") -> Any:
     """The document with what depends on the machine, the moment and the folder replaced by a word."""
     if key in VOLATILE and value is not None:
@@ -90,6 +97,10 @@ def masked(value: Any, folder: Path, endpoint: str, key: str = "") -> Any:
     if key in WORDS and (isinstance(value, list) or " " in (value or "")):
         return f"<{key}>"
     if isinstance(value, dict):
+        if str(value.get("path", "")).endswith(TEXTS):  # the length of a text is not a matter of the document
+            value = {**value, **dict.fromkeys({"size_bytes", "ranges", "sha256"} & value.keys(), "<text>")}
+        if any(str(each.get("path", "")).endswith(TEXTS) for each in _dicts(value.get("files"))):
+            value = {**value, "bytes_written": "<with texts>", "peak_memory_bytes": "<with texts>"}
         return {name: masked(each, folder, endpoint, name) for name, each in value.items()}
     if isinstance(value, list):
         return [masked(each, folder, endpoint, key) for each in value]

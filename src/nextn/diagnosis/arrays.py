@@ -11,6 +11,7 @@ from ..block.anatomy import Anatomy
 from ..block.model import Block
 from ..gguf.files import Model
 from ..gguf.kv import KV, KVType
+from .advice import Advice
 from .finding import Change, Finding
 from .patient import fix_command
 
@@ -101,8 +102,10 @@ def check_arrays(seen: Anatomy, donor: Block | None = None, trunk: Model | None 
             f"llama.cpp refuses to load it: 'key {kv.key} has wrong array length'",
             fix_command(seen.model.entry)
             if fresh is not None
-            else fix_command(seen.model.entry, "--from DONOR")
-            + ", a checkpoint or a bundled GGUF of the same model: nothing here tells the entries",
+            else Advice.of(
+                fix_command(seen.model.entry, "--from", "DONOR"),
+                ", a checkpoint or a bundled GGUF of the same model: nothing here tells the entries",
+            ),
             None if fresh is None else _putting(fresh),
         )
     for suffix in trunk_arrays(seen.arch):

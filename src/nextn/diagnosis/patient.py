@@ -5,8 +5,6 @@ Checks and layouts take it for any other model, so a treatment is diagnosed befo
 
 from __future__ import annotations
 
-import os
-import shlex
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
@@ -18,7 +16,9 @@ from ..gguf.kv import KV, edit
 
 if TYPE_CHECKING:
     from ..layouts.build import Part
-    from ..writing.plan import Segment
+    from ..shell import Command
+from ..shell import Command
+from ..writing.plan import Segment
 
 
 @dataclass(frozen=True)
@@ -80,11 +80,7 @@ def _with_infos(file: GGUFFile, infos: Sequence[TensorInfo]) -> GGUFFile:
     return replace(file, header=replace(file.header, tensors=tuple(infos)))
 
 
-def quoted(path: object) -> str:
-    """A path as it may be pasted into a shell."""
-    return shlex.quote(os.fspath(path) if isinstance(path, os.PathLike) else str(path))
 
-
-def fix_command(path: object, *more: str) -> str:
-    """The command that mends what lies at `path`."""
-    return " ".join(("nextn doctor", quoted(path), "--fix", *more))
+def fix_command(path: object, *more: object) -> Command:
+    """The command that fixes what lies at `path`."""
+    return Command.of("nextn", "doctor", path, "--fix", *more)

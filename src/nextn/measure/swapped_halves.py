@@ -11,7 +11,7 @@ from ..block.model import EH_PROJ
 from ..diagnosis.finding import Finding
 from ..diagnosis.fix_plan import plan_mended
 from ..diagnosis.halves import swapped_finding, swapped_segments
-from ..diagnosis.patient import Patient, quoted
+from ..diagnosis.patient import Patient
 from ..errors import EngineFailed, EngineRefused
 from ..gguf.files import open_model
 from ..layouts.extract import plan_extract
@@ -83,9 +83,8 @@ def try_halves(
         return [], "the engine drafted too little to tell"
     words = f"the engine accepts {100 * plain:.0f} % of the drafts as it is and {100 * other:.0f} % with them swapped"
     if other >= LEAST_ACCEPTED and other >= RATIO * plain:
-        asked = f"--engine {quoted(engine or 'xllamacpp')}"
-        of_trunk = () if trunk is None else (f"--trunk {quoted(trunk)}",)
-        return [swapped_finding(seen, layer, words, asked, *of_trunk)], words
+        of_trunk = () if trunk is None else ("--trunk", trunk)
+        return [swapped_finding(seen, layer, words, "--engine", engine or "xllamacpp", *of_trunk)], words
     return [], words
 
 

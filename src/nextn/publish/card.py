@@ -12,6 +12,7 @@ from ..archs.engines import Does
 from ..compat import verdict
 from ..discovery import llama_cpp_names as hf_rules
 from ..layouts.pack import BLOCK_SHARD, FIRST, MTP, PLAIN, SIDECAR, Quant, Variant
+from ..shell import shell
 from ..units import size
 from .manifest import NAME as MANIFEST
 from .sums import NAME as SUMS
@@ -111,17 +112,18 @@ class Card:
         for tag in (label, f"MTP-{label}", _base(entry)):
             if hf_rules.main_files(self.sizes, tag) == [entry] and re.fullmatch(r"[\w.-]+", tag):
                 return f"-hf {self.repo or REPO}:{tag}"
-        return f"-hf {self.repo or REPO} -hff {entry}"
+        return f"-hf {self.repo or REPO} -hff {shell(entry)}"
 
     def _llama_cpp(self) -> list[str]:
         lines = []
         for quant in self.quants:
             plain, mtp = quant.variants[PLAIN], quant.variants[MTP]
-            draft = f" -md {mtp.sidecar}" if mtp.sidecar else ""
+            beside = ("-md", mtp.sidecar) if mtp.sidecar else ()
+            local = shell("llama-server", "-m", mtp.entry, *beside, "--spec-type", "draft-mtp")
             lines += [
                 f"# {quant.label} with MTP, then without",
                 f"llama-server {self._hf(mtp.entry, quant.label)} --spec-type draft-mtp",
-                f"llama-server -m {mtp.entry}{draft} --spec-type draft-mtp   # from local files",
+                f"{local}   # from local files",
                 f"llama-server {self._hf(plain.entry, quant.label)}",
             ]
         return ["## llama.cpp", self._measured("llama.cpp"), _code(*lines)]
@@ -142,10 +144,12 @@ class Card:
         for quant in self.quants:
             mtp = quant.variants[MTP]
             if support is not None and support.drafts_with(quant.layout):
-                draft = f" -md {mtp.sidecar}" if mtp.sidecar else ""
-                lines.append(f"llama-server -m {mtp.entry}{draft} --spec-type mtp:n_max=2,p_min=0.0   # {quant.label}")
+                beside = ("-md", mtp.sidecar) if mtp.sidecar else ()
+                drafting = shell("llama-server", "-m", mtp.entry, *beside, "--spec-type", "mtp:n_max=2,p_min=0.0")
+                lines.append(f"{drafting}   # {quant.label}")
         if support is None or support.trunk is not Does.REFUSES:
-            lines += [f"llama-server -m {quant.variants[PLAIN].entry}   # without MTP" for quant in self.quants]
+            plain = (shell("llama-server", "-m", quant.variants[PLAIN].entry) for quant in self.quants)
+            lines += [f"{command}   # without MTP" for command in plain]
         bundles = support is not None and support.drafts_with("bundle") and not support.drafts_with("sidecar")
         return [
             "## ik_llama.cpp",
@@ -169,7 +173,7 @@ class Card:
         if not beside:
             return ""
         return f"{sentence}\n\n" + _code(
-            *(f"nextn attach {mtp.entry} --from {mtp.sidecar} --layout bundle" for mtp in beside)
+            *(shell("nextn", "attach", mtp.entry, "--from", mtp.sidecar, "--layout", "bundle") for mtp in beside)
         )
 
     def _verified(self) -> list[str]:

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from ..gguf.kv import printable
+from ..shell import shell
 from ..verbs.serve import Serving
-from .text import say, shell
+from .text import say
 
 
 def show_notes(serving: Serving) -> None:

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
-import shlex
 import sys
 from collections.abc import Callable
 from typing import TypeVar
@@ -45,11 +43,6 @@ def put_result(result: D, show: Callable[..., None], *, as_json: bool, quiet: bo
         raise StorageError(
             f"standard output: the result could not be printed ({error.strerror}); {result.when_unprinted}."
         ) from error
-
-
-def shell(*words: object) -> str:
-    """A command to copy, quoted for a POSIX shell."""
-    return shlex.join(os.fspath(word) if isinstance(word, os.PathLike) else str(word) for word in words)
 
 
 def columns(rows: list[tuple[str, str]]) -> str:

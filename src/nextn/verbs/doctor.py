@@ -6,6 +6,7 @@ The original is never touched: a set gets a new first shard and links, a single 
 
 from __future__ import annotations
 
+import os
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -15,7 +16,7 @@ from ..block.model import Block
 from ..diagnosis.examine import HALVES, Diagnosis, check_source, diagnose, examine
 from ..diagnosis.finding import Finding
 from ..diagnosis.fix_plan import plan_mended
-from ..diagnosis.patient import Patient, quoted
+from ..diagnosis.patient import Patient
 from ..errors import EngineFailed, UsageError
 from ..gguf.files import Model, open_model
 from ..gguf.kv import printable
@@ -23,6 +24,7 @@ from ..gguf.types import parse_type_name
 from ..progress import Progress, Say
 from ..schemas.base import Documented, filled
 from ..schemas.doctor import DoctorDocument, Mended, SkippedCheck
+from ..shell import Command
 from ..writing.execute import Outcome, check_outputs, execute
 from ..writing.plan import LinkMode, Plan
 
@@ -134,10 +136,13 @@ def doctor(
 
 def _with_address(before: Diagnosis, place: Path, address: str) -> Diagnosis:
     """The diagnosis with a remote donor's address for its place in the cache, which is no donor by itself."""
-    own, asked = quoted(place), quoted(address)
-    return replace(
-        before, findings=tuple(replace(each, mend=each.mend.replace(own, asked)) for each in before.findings)
-    )
+    own = os.fspath(place)
+
+    def named(command: Command) -> Command:
+        return command.mapped(lambda word: address if word == own else word)
+
+    findings = tuple(each.advised(lambda advice: advice.with_commands(named)) for each in before.findings)
+    return replace(before, findings=findings)
 
 
 def _with_sidecars(before: Diagnosis) -> Diagnosis:

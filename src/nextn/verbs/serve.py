@@ -21,6 +21,7 @@ from ..layouts.beside import check_beside
 from ..layouts.places import sidecar_folder
 from ..schemas.base import Documented, EngineName, filled
 from ..schemas.serve import ServeDocument
+from ..shell import shell
 from ..tuned import TUNED_SUFFIX, Tuned, read_tuned
 
 
@@ -174,8 +175,8 @@ def _layout(seen: Inspection, sidecar: str | Path | None, engine: Engine, notes:
         layout = "sidecar" if FAMILIES[arch].only_sidecar else "bundle"
         notes.append(f"{without}: served without MTP; with one of '{arch}', {measured(kind, arch, layout)}")
     else:
-        layout = "" if takes_sidecar else " --layout bundle"
-        command = f"nextn attach {shlex.quote(str(model.entry))} --from DONOR{layout}"
+        more = () if takes_sidecar else ("--layout", "bundle")
+        command = shell("nextn", "attach", model.entry, "--from", "DONOR", *more)
         notes.append(f"{without}: served without MTP; put one on with '{command}'")
     return "none", None
 
