@@ -151,6 +151,8 @@ def complaints(kind: str, name: str, source: Path, folder: Path) -> list[str]:
         if verdict == "drafts":
             if isinstance(found, NextnError):
                 deliberate = REFUSED.get(name, "not it") in str(found) or is_torn(name, found)
+                bundle = entry.get("bundle", {})  # of a model that no engine runs there is no use in a sidecar
+                deliberate |= "fails" in bundle or bundle.get("engine", "drafts") != "drafts"
                 out += [] if deliberate else [f"{layout} is refused: {found}"]
             else:
                 out += [f"{layout}: {words}" for words in unlike(found, wanted, layout)]
