@@ -62,6 +62,8 @@ ROPES: dict[str, dict[str, Any]] = {
     "unknown": {"rope_scaling": {"type": "longrope", "factor": 2.0}},
     "default": {"rope_parameters": {"rope_theta": 20000.0, "rope_type": "default"}, "rope_theta": None},
 }
+# Keys that transformers, which the converter loads the tokenizer with, cannot do without at tiny sizes.
+UNFIT = (("qwen4exp", "head_dim"),)
 PLACES = ("text_config", "llm_config", "lm_config", "thinker_config.text_config", "language_config")
 
 
@@ -91,8 +93,15 @@ class Variant:
 
 
 def base(kind: str, folder: Path) -> Path:
-    """The kind's own checkpoint."""
-    return make_checkpoint(kind, folder) if kind in QWEN else make_family(kind, folder)
+    """The kind's own checkpoint; DeepSeek-V4 with a layer of compressed attention, without which llama.cpp ends."""
+    if kind in QWEN:
+        return make_checkpoint(kind, folder)
+    make_family(kind, folder)
+    if kind == "deepseek4":
+        path = folder / "config.json"
+        compressed = {"compress_ratios": [0, 4, 0], "index_head_dim": 128}
+        path.write_text(json.dumps({**json.loads(path.read_text()), **compressed}))
+    return folder
 
 
 @cache
@@ -275,7 +284,7 @@ def _ffn(hidden: int, width: int) -> dict[str, list[int]]:
 
 def _configs(at: Base) -> Iterator[tuple[str, Variant]]:
     for key, value in at.config.items():
-        if key in ("architectures", "hidden_size", "num_hidden_layers", "vocab_size"):
+        if key in ("architectures", "hidden_size", "num_hidden_layers", "vocab_size") or (at.kind, key) in UNFIT:
             continue
         yield f"config without {key}", Variant(at.kind, {key: None})
         if isinstance(value, bool):

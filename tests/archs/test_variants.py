@@ -20,7 +20,7 @@ from described import described, stored_sha256
 
 import nextn
 from conftest import DATA
-from nextn.archs import FAMILIES
+from nextn.archs import FAMILIES, per_layer_arrays
 from nextn.errors import NextnError
 from nextn.gguf.files import Model, open_model
 from nextn.gguf.header import build_header, pad_to, place
@@ -29,7 +29,10 @@ from nextn.sources.checkpoint import plain_name
 from variants import BASES, TRUNKS, Base, Variant, arch_of, base, make
 
 GOLDENS = DATA / "goldens" / "variants"
-TYPES = {"u32": KVType.UINT32, "i32": KVType.INT32, "f32": KVType.FLOAT32, "bool": KVType.BOOL, "str": KVType.STRING}
+TYPES = {
+    "u32": KVType.UINT32, "i32": KVType.INT32, "u64": KVType.UINT64, "i64": KVType.INT64, "f32": KVType.FLOAT32,
+    "bool": KVType.BOOL, "str": KVType.STRING,
+}  # fmt: skip
 SHORT = 16  # hex digits of a hash
 MEMORY = next((path for path in ("/dev/shm",) if os.access(path, os.W_OK)), None)  # where syncing costs nothing
 # Where nextn differs on purpose. Without a head and a word of tied embeddings a download is more likely not whole; the
@@ -74,7 +77,8 @@ def trunk_for(kind: str, bundle: dict[str, Any], path: Path) -> Path:
     put = []
     for key, (kind_of, value) in kv.items():
         if kind_of.startswith("arr["):
-            values = value[: n_all - n_nextn] if len(value) == n_all else value
+            by_layer = key.removeprefix(f"{arch}.") in per_layer_arrays(arch)
+            values = value[: n_all - n_nextn] if by_layer and len(value) == n_all else value
             put.append(KV.make(key, KVType.ARRAY, values, TYPES[kind_of[4:-1]]))
         else:
             put.append(KV.make(key, TYPES[kind_of], value - n_nextn if key.endswith(".block_count") else value))
@@ -138,7 +142,7 @@ def complaints(kind: str, name: str, source: Path, folder: Path) -> list[str]:
                 trunk = trunk_for(kind, wanted, folder / "trunk.gguf")
                 made = nextn.attach(trunk, checkpoint, layout=layout, type="bf16", out=folder / layout)
             else:
-                types = {} if kind == "deepseek4" else {"type": "bf16", "embd_type": "bf16"}
+                types = {"embd_type": "bf16"} if kind == "deepseek4" else {"type": "bf16", "embd_type": "bf16"}
                 made = nextn.extract(checkpoint, **types, out=folder / "mtp-x.gguf")
             return open_model(made.entry)
 
