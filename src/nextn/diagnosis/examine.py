@@ -26,6 +26,7 @@ from .counts import check_counts
 from .data import check_data, check_whole
 from .finding import Finding
 from .halves import check_halves
+from .journals import check_model
 from .names import check_names
 from .norms import check_norms
 from .patient import Patient, fix_command
@@ -95,6 +96,7 @@ def diagnose(
     findings += check_sidecar(seen, trunk)
     findings += check_names(seen, trunk, beside=beside)
     findings += [] if cut else check_data(model)
+    findings += check_model(model) if beside else []
     if seen.blocks and seen.is_language_model:
         if reader is None or cut:
             why = "the file is cut short" if cut else "only headers are read of this model"
