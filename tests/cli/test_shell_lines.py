@@ -20,7 +20,7 @@ from nextn.engines import Xllamacpp
 from nextn.errors import UsageError
 from nextn.layouts.pack import MTP, PLAIN, Quant, Role, Variant
 from nextn.publish.card import Card
-from nextn.shell import command_line, quoted
+from nextn.shell import Command, shell
 from nextn.verbs import tune
 
 ODD = [
@@ -45,7 +45,7 @@ def pasted(line: str, folder: Path) -> list[str]:
 
 @pytest.mark.parametrize("word", ODD, ids=ascii)
 def test_a_word_comes_through_a_shell_as_it_was(tmp_path: Path, word: str) -> None:
-    line = command_line("nextn", word, Path(word) if word else "x")
+    line = shell("nextn", word, Path(word) if word else "x")
     assert line.isprintable() and "\n" not in line
     assert pasted(line, tmp_path) == ["nextn", word, str(Path(word)) if word else "x"]
     assert list(tmp_path.iterdir()) == []
@@ -57,13 +57,13 @@ def test_random_words_come_through(tmp_path: Path) -> None:
         os.fsdecode(bytes(dice.choice(b"ab '\"\\$`\n\t*!~-\xff\xc3\xa9") for _ in range(dice.randrange(1, 12))))
         for _ in range(300)
     ]
-    assert pasted(command_line("nextn", *words), tmp_path) == ["nextn", *words]
+    assert pasted(shell("nextn", *words), tmp_path) == ["nextn", *words]
     assert list(tmp_path.iterdir()) == []
 
 
 def test_a_path_with_a_dash_is_no_option() -> None:
-    assert quoted(Path("-rf.gguf")) == "./-rf.gguf" and quoted("--json") == "--json"
-    assert command_line("x", env={"A": "b c"}) == "A='b c' x"
+    assert str(Command.of(Path("-rf.gguf"), "--json")) == "./-rf.gguf --json"
+    assert shell("x", env={"A": "b c"}) == "A='b c' x"
 
 
 # -- what the program prints ------------------------------------------------------------------------------------------

@@ -14,7 +14,7 @@ from ..compat import verdict
 from ..discovery import llama_cpp_names as hf_rules
 from ..gguf.kv import printable
 from ..layouts.pack import BLOCK_SHARD, FIRST, MTP, PLAIN, SIDECAR, Quant, Variant
-from ..shell import command_line
+from ..shell import shell
 from ..units import size
 from .manifest import NAME as MANIFEST
 from .sums import NAME as SUMS
@@ -105,8 +105,8 @@ class Card:
     def _get(self) -> str:
         quant = self.quants[0].label
         return _code(
-            command_line("nextn", "pull", self._repo, "--quant", quant, "--variant", "mtp", "-o", "models/"),
-            command_line("nextn", "pull", self._repo, "--quant", quant, "--variant", "plain", "-o", "models/")
+            shell("nextn", "pull", self._repo, "--quant", quant, "--variant", "mtp", "-o", "models/"),
+            shell("nextn", "pull", self._repo, "--quant", quant, "--variant", "plain", "-o", "models/")
             + "   # only what is missing",
         )
 
@@ -128,9 +128,9 @@ class Card:
             drafting = ("--spec-type", "draft-mtp")
             lines += [
                 f"# {printable(quant.label)} with MTP, then without",
-                command_line("llama-server", *self._hf(mtp.entry, quant.label), *drafting),
-                command_line("llama-server", *_local(mtp), *drafting) + "   # from local files",
-                command_line("llama-server", *self._hf(plain.entry, quant.label)),
+                shell("llama-server", *self._hf(mtp.entry, quant.label), *drafting),
+                shell("llama-server", *_local(mtp), *drafting) + "   # from local files",
+                shell("llama-server", *self._hf(plain.entry, quant.label)),
             ]
         return ["## llama.cpp", self._measured("llama.cpp"), _code(*lines)]
 
@@ -151,10 +151,10 @@ class Card:
             mtp = quant.variants[MTP]
             if support is not None and support.drafts_with(quant.layout):
                 drafting = ("--spec-type", "mtp:n_max=2,p_min=0.0")
-                lines.append(command_line("llama-server", *_local(mtp), *drafting) + f"   # {printable(quant.label)}")
+                lines.append(shell("llama-server", *_local(mtp), *drafting) + f"   # {printable(quant.label)}")
         if support is None or support.trunk is not Does.REFUSES:
             plain = [quant.variants[PLAIN] for quant in self.quants]
-            lines += [command_line("llama-server", *_local(each)) + "   # without MTP" for each in plain]
+            lines += [shell("llama-server", *_local(each)) + "   # without MTP" for each in plain]
         bundles = support is not None and support.drafts_with("bundle") and not support.drafts_with("sidecar")
         return [
             "## ik_llama.cpp",
@@ -179,7 +179,7 @@ class Card:
             return ""
         return f"{sentence}\n\n" + _code(
             *(
-                command_line("nextn", "attach", Path(mtp.entry), "--from", Path(str(mtp.sidecar)), "--layout", "bundle")
+                shell("nextn", "attach", Path(mtp.entry), "--from", Path(str(mtp.sidecar)), "--layout", "bundle")
                 for mtp in beside
             )
         )

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from ..gguf.kv import printable
-from ..shell import command_line
+from ..shell import shell
 from ..verbs.serve import Serving
 from .text import say
 
@@ -21,7 +21,7 @@ def show_preset(serving: Serving, out: str, *, print_only: bool) -> None:
     if print_only:
         print(preset_text(serving), end="")
         return
-    say(f"start the router with: {command_line('llama-server', '--models-preset', out)}")
+    say(f"start the router with: {shell('llama-server', '--models-preset', out)}")
     print(write_preset(serving, out))
 
 

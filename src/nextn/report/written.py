@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from ..gguf.kv import printable
-from ..shell import command_line
+from ..shell import shell
 from ..units import size
 from ..writing.plan import Plan
 from ..writing.result import Result
@@ -13,6 +13,12 @@ from .text import say
 def say_outputs(plan: Plan, *, done: bool) -> None:
     """What each file of a plan is, or would be."""
     would = "" if done else "would "
+    for change in plan.changes:
+        grows = change.size_after - change.size_bytes
+        path, sign = printable(str(change.path), 1000), "+" if grows >= 0 else "-"
+        say(f"{would}change {size(change.size_after):>8}  {path} ({sign}{abs(grows):,} bytes)")
+    for number, step in enumerate(() if done else plan.change_steps, start=1):
+        say(f"  {number}. {printable(step, 1000)}")
     for out in plan.outputs:
         how = "link " if hasattr(out, "source") else "write"
         say(f"{would}{how} {size(out.size_bytes):>9}  {printable(str(plan.folder / out.name), 1000)}")
@@ -39,4 +45,4 @@ def say_how_to_load(entry: object, sidecar: object = None, *, drafting: bool = T
     """The command of llama.cpp's server that loads it."""
     beside = () if sidecar is None else ("-md", sidecar)
     draft = ("--spec-type", "draft-mtp") if drafting else ()
-    say(f"load it with: {command_line('llama-server', '-m', entry, *beside, *draft)}")
+    say(f"load it with: {shell('llama-server', '-m', entry, *beside, *draft)}")

@@ -20,7 +20,7 @@ from ..layouts.beside import check_beside
 from ..layouts.places import sidecar_folder
 from ..schemas.base import Documented, EngineName, filled
 from ..schemas.serve import ServeDocument
-from ..shell import command_line, quoted
+from ..shell import shell
 from ..tuned import TUNED_SUFFIX, Tuned, read_tuned
 
 
@@ -45,7 +45,7 @@ class Serving(Documented):
     @property
     def shell(self) -> str:
         """The command as a line for a POSIX shell."""
-        return command_line(*self.command, env=self.env)
+        return shell(*self.command, env=self.env)
 
     def run(self) -> int:
         """Start the server, pass signals on to it, and come back with its exit code. Raises EngineMissing."""
@@ -173,8 +173,8 @@ def _layout(seen: Inspection, sidecar: str | Path | None, engine: Engine, notes:
         layout = "sidecar" if FAMILIES[arch].only_sidecar else "bundle"
         notes.append(f"{without}: served without MTP; with one of '{arch}', {measured(kind, arch, layout)}")
     else:
-        layout = "" if takes_sidecar else " --layout bundle"
-        command = f"nextn attach {quoted(model.entry)} --from DONOR{layout}"
+        more = () if takes_sidecar else ("--layout", "bundle")
+        command = shell("nextn", "attach", model.entry, "--from", "DONOR", *more)
         notes.append(f"{without}: served without MTP; put one on with '{command}'")
     return "none", None
 

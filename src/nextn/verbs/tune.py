@@ -10,7 +10,6 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from .. import shell
 from ..errors import OutputExists, UsageError
 from ..gguf.types import parse_type_name
 from ..layouts import naming, places
@@ -27,6 +26,7 @@ from ..measure.tune_search import MAX_FINALISTS, Final, Search, Trial, passes_fo
 from ..measure.tune_space import BLOCK_TYPES, EMBD_TYPES, HEAD_TYPES, N_MAX, P_MIN, Point, Space
 from ..progress import Say, heard
 from ..schemas.base import EngineName
+from ..shell import shell
 from ..tuned import TUNED_SUFFIX
 from ..writing.durable import write_file
 from ..writing.scratch import scratch_folder
@@ -263,12 +263,12 @@ def command_line(engine: Engine, model: Path, sidecar: Path | None, point: Point
         if point.n_max:
             words += engine.options.drafting(point.n_max, point.p_min, None if sidecar is None else sidecar.absolute())
         words += [] if point.threads is None else ["-t", str(point.threads)]
-        return shell.command_line(*words, *engine_args, env=engine.env)
+        return shell(*words, *engine_args, env=engine.env)
     words = ["nextn", "serve", entry, "--n-max", str(point.n_max)]
     if point.n_max:
         words += ["--p-min", f"{point.p_min:g}"]
         words += [] if sidecar is None else ["--sidecar", str(sidecar.absolute())]
     words += [] if point.threads is None else ["--threads", str(point.threads)]
-    return shell.command_line(*words, *(["--", *engine_args] if engine_args else []))
+    return shell(*words, *(["--", *engine_args] if engine_args else []))
 
 
