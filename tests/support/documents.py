@@ -50,8 +50,10 @@ ENGINE: dict[str, Args] = {
     "demo": ("demo",),
     "serve": ("serve", "bundle.gguf", "--engine", "xllamacpp"),
 }  # fmt: skip
-VOLATILE = {"wall_s", "used", "bytes_downloaded", "commit", "revision", "tool", "peak_bytes", "ram_bytes", "ram_available_bytes",
-            "fits", "max_n_ctx", "memory_bytes", "cpu", "n_cpus", "system", "answers", "runs_on", "machine"}
+VOLATILE = {"wall_s", "used", "commit", "revision", "tool", "peak_bytes", "ram_bytes", "ram_available_bytes",
+            "fits", "max_n_ctx", "memory_bytes", "bytes_downloaded", "cpu", "n_cpus", "system",
+            "answers", "runs_on", "machine"}
+TEXTS = ("README.md", "SHA256SUMS", "nextn.json")  # of a pack: their length depends on words
 WORDS = {"what", "mend", "problems", "hints", "notes", "reasons", "why", "sentence"}  # sentences, which may be reworded
 
 
@@ -83,24 +85,17 @@ def run_all(
     return made
 
 
-TEXTS = ("README.md", "SHA256SUMS", "nextn.json")
-
-
-def _dicts(value: Any) -> list[dict[str, Any]]:
-    return [each for each in value if isinstance(each, dict)] if isinstance(value, list) else []
-
-
 def masked(value: Any, folder: Path, endpoint: str, key: str = "") -> Any:
     """The document with what depends on the machine, the moment and the folder replaced by a word."""
     if key in VOLATILE and value is not None:
         return f"<{key}>"
     if key in WORDS and (isinstance(value, list) or " " in (value or "")):
         return f"<{key}>"
+    if isinstance(value, dict) and str(value.get("path")).endswith(TEXTS):
+        value = {**value, **dict.fromkeys({"size_bytes", "sha256", "ranges"} & value.keys(), "<text>")}
+    if isinstance(value, dict) and value.get("verb") == "pack":
+        value = {**value, **dict.fromkeys(("bytes_written", "peak_memory_bytes"), "<text>")}
     if isinstance(value, dict):
-        if str(value.get("path", "")).endswith(TEXTS):  # the length of a text is not a matter of the document
-            value = {**value, **dict.fromkeys({"size_bytes", "ranges", "sha256"} & value.keys(), "<text>")}
-        if any(str(each.get("path", "")).endswith(TEXTS) for each in _dicts(value.get("files"))):
-            value = {**value, "bytes_written": "<with texts>", "peak_memory_bytes": "<with texts>"}
         return {name: masked(each, folder, endpoint, name) for name, each in value.items()}
     if isinstance(value, list):
         return [masked(each, folder, endpoint, key) for each in value]

@@ -141,7 +141,7 @@ def test_kimi_is_told_what_is_true(tmp_path: Path) -> None:
     assert found.problems == ()
     (note,) = found.findings
     assert note.id == "no-block-published" and "layer 60" in note.what and "layer 61" in note.what
-    assert "draft-eagle3" in note.what and "draft-dflash" in note.what
+    assert "EAGLE-3 or DFlash" in note.what and "aborts" in note.what
     assert "nextn attach" in note.mend and "layer 61" in note.mend
     checkpoint = tmp_path / "kimi"
     shutil.copytree(CHECKPOINT, checkpoint)

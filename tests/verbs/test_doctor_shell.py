@@ -61,7 +61,7 @@ def findings(done: Done) -> list[dict[str, Any]]:
 def command_in(mend: str) -> str:
     """The first command of doctor's in the words about mending."""
     start = mend.index("nextn doctor ")
-    for end in (" makes it", ", if llama.cpp", ", a checkpoint or"):
+    for end in (" makes it", " drops the key", ", if llama.cpp", ", a checkpoint or"):
         mend = mend.split(end)[0]
     return mend[start:]
 

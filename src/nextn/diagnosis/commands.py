@@ -1,4 +1,4 @@
-"""What several checks share: the command that mends, where a block may be had, a header that says what is there."""
+"""What several checks share: the command that fixes it, where a block may be had, a header that says what is there."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from ..donors.infer import infer_donors
 from ..gguf.kv import KV, KVType
 from ..layouts.metadata import OWN_KEYS, UNDO
 from ..shell import Command
-from .arrays import mended_arrays
+from .arrays import fixed_arrays
 from .finding import Change
 from .patient import Patient, fix_command
 
@@ -25,7 +25,7 @@ def header_change(seen: Anatomy, n_nextn: int, n_trunk: int, drop: Sequence[str]
             put.append(KV.make(f"{arch}.{KEY}", KVType.UINT32, n_nextn))
         else:
             gone += [f"{arch}.{KEY}", *OWN_KEYS]  # no block, so nothing to tell of one and nothing to undo
-        put += mended_arrays(patient.model, n_trunk, n_nextn)
+        put += fixed_arrays(patient.model, n_trunk, n_nextn)
         if UNDO in patient.model.header.by_key:
             gone.append(UNDO)  # it would put the wrong header back
         return patient.with_kvs(put, gone)

@@ -36,7 +36,7 @@ from .subject import Subject, subject_of
 from .unpublished import check_unpublished
 
 _ORDER = {"error": 0, "warning": 1, "note": 2}
-# What has to be mended by hand before anything else.
+# What has to be fixed by hand before anything else.
 _NOT_WHOLE = ("file-cut-short", "trunk-layers-lost", "block-at-wrong-index")
 NORMS, HALVES = "norms", "eh-proj-halves"
 
@@ -62,7 +62,7 @@ class Diagnosis(Brief):
 
     @property
     def fixable(self) -> tuple[Finding, ...]:
-        """What `--fix` can mend with what was given."""
+        """What `--fix` can fix with what was given."""
         return tuple(finding for finding in self.findings if finding.fixable)
 
 
@@ -251,7 +251,7 @@ def _named(finding: Finding, found: Subject) -> Finding:
 
 
 def check_source(source: str | Path) -> Path:
-    """The local path of a model to mend. Raises UsageError for a remote one."""
+    """The local path of a model to fix. Raises UsageError for a remote one."""
     place = parse_source(source)
     if not isinstance(place, Path):
         raise UsageError(f"{source}: --fix writes beside a local file; get the model with 'nextn pull' first.")

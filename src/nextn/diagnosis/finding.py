@@ -1,4 +1,4 @@
-"""A finding: what it is, where, which engine fails how, and what mends it."""
+"""A finding: what it is, where, which engine fails how, and what fixes it."""
 
 from __future__ import annotations
 

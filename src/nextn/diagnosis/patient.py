@@ -1,6 +1,6 @@
-"""A model as it will be after mending: headers changed in memory, data still where they lie.
+"""A model as it will be after fixing: headers changed in memory, data still where they lie.
 
-Checks and layouts take it for any other model, so a treatment is diagnosed before a byte is written.
+Checks and layouts take it for any other model, so a fix is diagnosed before a byte is written.
 """
 
 from __future__ import annotations

@@ -9,7 +9,7 @@ from ..block.anatomy import Anatomy
 from ..block.from_gguf import block_from_model
 from ..block.model import EH_PROJ
 from ..diagnosis.finding import Finding
-from ..diagnosis.fix_plan import plan_mended
+from ..diagnosis.fix_plan import plan_fixed
 from ..diagnosis.halves import swapped_finding, swapped_segments
 from ..diagnosis.patient import Patient
 from ..errors import EngineFailed, EngineRefused
@@ -68,7 +68,7 @@ def try_halves(
         file, info = sidecar.tensors[name]
         patient = Patient(sidecar).with_bytes(name, swapped_segments(file, info) or ())
         crossed = folder / "mtp-swapped.gguf"
-        execute(plan_mended(sidecar, patient, crossed))
+        execute(plan_fixed(sidecar, patient, crossed))
         shares = []
         for what, path in (("as it is", as_it_is), ("with its halves swapped", crossed)):
             tell(f"drafting with eh_proj {what}")
