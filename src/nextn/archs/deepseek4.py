@@ -48,7 +48,7 @@ def _every_layer(key: str) -> Callable[[Config], list[float]]:
 
 
 _ROWS = headers.with_base(
-    Row("attention.head_count_kv", U32, "num_key_value_heads"),
+    Row("attention.head_count_kv", U32, ("num_key_value_heads", "n_kv_heads")),
     Row("expert_gating_func", U32, v.needed_gating),
     Row("rope.dimension_count", U32, "qk_rope_head_dim"),
     Row("attention.q_lora_rank", U32, "q_lora_rank"),
