@@ -1,10 +1,10 @@
-"""Commands to copy: words that are put together last, quoted for a POSIX shell."""
+"""Commands to copy: words that are put together last, quoted for a POSIX shell, on one line that can be printed."""
 
 from __future__ import annotations
 
 import os
 import shlex
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
 
@@ -16,11 +16,11 @@ class Command:
 
     @classmethod
     def of(cls, *words: object) -> Command:
-        """From words and paths."""
-        return cls(tuple(os.fspath(word) if isinstance(word, os.PathLike) else str(word) for word in words))
+        """From words and paths; a path that begins with a dash does not become an option."""
+        return cls(tuple(map(_word, words)))
 
     def __str__(self) -> str:
-        return shlex.join(self.words)
+        return " ".join(map(quoted, self.words))
 
     def __format__(self, spec: str) -> str:
         raise TypeError("a command stands beside text, never inside it: see Advice, or use shell()")
@@ -38,6 +38,32 @@ class Command:
         return Command(tuple(map(change, self.words)))
 
 
-def shell(*words: object) -> str:
-    """A command as one line for a POSIX shell."""
-    return str(Command.of(*words))
+def shell(*words: object, env: Mapping[str, str] | None = None) -> str:
+    """A command as one line for a POSIX shell, after the variables that it needs."""
+    before = [f"{name}={quoted(value)}" for name, value in (env or {}).items()]
+    return " ".join([*before, str(Command.of(*words))])
+
+
+def quoted(text: str) -> str:
+    """A word as it may be pasted into a POSIX shell.
+
+    What cannot be printed (a line end, say) is written as in `$'a\\012b'`, which bash, zsh, ksh and POSIX.1-2024 read.
+    """
+    return shlex.quote(text) if text.isprintable() else "$'" + "".join(map(_escaped, text)) + "'"
+
+
+def _word(word: object) -> str:
+    if not isinstance(word, os.PathLike):
+        return str(word)
+    text: str = os.fsdecode(word)
+    return f"./{text}" if text.startswith("-") else text
+
+
+def _escaped(char: str) -> str:
+    if char in "\\'":
+        return f"\\{char}"
+    if char.isprintable():
+        return char
+    # A byte of a file's name that is no UTF-8 is kept by Python as one of these.
+    how = "surrogateescape" if "\udc80" <= char <= "\udcff" else "surrogatepass"
+    return "".join(f"\\{byte:03o}" for byte in char.encode("utf-8", how))

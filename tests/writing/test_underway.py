@@ -15,10 +15,10 @@ from typing import Any
 import pytest
 from faults import Faults, listing
 from hub_server import Fault, HubServer
+from opened import open_donor
 
 import nextn
 from conftest import CHECKPOINT, Q4, TRUNKS
-from nextn.block.opening import open_donor
 from nextn.errors import FormatError, OutputExists, StorageError
 from nextn.gguf.files import open_model
 from nextn.layouts.attach import plan_attach

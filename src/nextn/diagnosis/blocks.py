@@ -25,15 +25,6 @@ _OTHER_FORM = {
     "ffn_gate_exps.weight": _GATE_UP, "ffn_up_exps.weight": _GATE_UP,
     "attn_k_b.weight": _KV_B, "attn_v_b.weight": _KV_B,
 }  # fmt: skip
-# Optional in a family, and useless apart.
-_TOGETHER = (
-    ("ffn_gate_shexp.weight", "ffn_up_shexp.weight", "ffn_down_shexp.weight"),
-    ("attn_q.bias", "attn_k.bias", "attn_v.bias"),
-    ("attn_q_norm.weight", "attn_k_norm.weight"),
-    ("ffn_latent_down.weight", "ffn_latent_up.weight"),
-    ("indexer.k_norm.weight", "indexer.k_norm.bias", "indexer.proj.weight", "indexer.attn_k.weight",
-     "indexer.attn_q_b.weight"),
-)  # fmt: skip
 HEAD_NORM, _LAYER_NORM = "nextn.shared_head_norm.weight", "layer_output_norm.weight"  # MiMo has the second
 # Optional in a family's table, and in its blocks where the trunk's layers have them (sinks: some layers).
 _AS_IN_TRUNK = ("attn_sinks.weight", "attn_q.bias", "attn_k.bias", "attn_v.bias", "attn_output.bias",
@@ -51,7 +42,6 @@ def check_blocks(seen: Anatomy, donor: Block | None = None, trunk: Model | None 
     if seen.gone:
         yield _gone(seen, donor)
     known = {rule.target for rule in family.rules}
-    optional = {rule.target for rule in family.rules if rule.optional}
     roots = {rule.target for rule in family.rules if rule.root and rule.target in seen.model.tensors}
     for number, layer in enumerate(sorted((*seen.unmarked, *seen.all_blocks))[: family.max_blocks]):
         if layer in seen.gone:
@@ -59,7 +49,6 @@ def check_blocks(seen: Anatomy, donor: Block | None = None, trunk: Model | None 
         there = frozenset(seen.layers[layer]) | roots
         lost = missing(family.rules, there, seen.model.arch_value)
         lost = [name for name in lost if _OTHER_FORM.get(name) not in there]
-        lost += _torn(there & optional)
         if family.qkv and not family.qkv.split and _QKV in lost and all(name in there for name in _SPLIT):
             lost.remove(_QKV)
             yield _split(seen, layer, family.qkv.refusal)
@@ -89,11 +78,6 @@ def check_blocks(seen: Anatomy, donor: Block | None = None, trunk: Model | None 
             "llama.cpp loads it and aborts when it drafts: 'MTP currently only supports a single MTP block'",
             Advice.of(detach_command(seen), f", then attach a donor with {family.max_blocks}"),
         )
-
-
-def _torn(there: frozenset[str]) -> list[str]:
-    """Optional tensors that are missing where others are there that never come without them."""
-    return [name for group in _TOGETHER if there & set(group) for name in group if name not in there]
 
 
 def _split(seen: Anatomy, layer: int, refusal: str) -> Finding:

@@ -158,6 +158,11 @@ class _Roots:
                 "embeddings' ('tie_word_embeddings'); take the whole checkpoint",
                 path=self.checkpoint.folder,
             )
+        if head is None and self.family.head_needed:
+            raise FormatError(
+                f"{CONFIG} ties the head to the embeddings, and engines want one of its own for '{self.family.arch}'",
+                path=self.checkpoint.folder,
+            )
         out = [self._matrix(EMBD, self._need(EMBD))]
         if OUTPUT_NORM in self.family.root:
             out.append(self._norm(self._need(OUTPUT_NORM)))

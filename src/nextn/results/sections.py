@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shlex
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -19,6 +18,7 @@ from ..schemas.timing import SetupComparison, SpreadFigures
 from ..schemas.tune import TuneDocument
 from ..schemas.verify import VerifyDocument
 from ..schemas.written import WritingDocument
+from ..shell import shell
 from ..units import counted, size
 
 # What has a section, in the order in which sections are shown.
@@ -110,9 +110,9 @@ def _written(data: WritingDocument) -> Section:
     linked, read = size(data.bytes_linked), size(data.bytes_read)
     commands = []
     if data.sidecar and data.sidecar != data.entry:
-        commands.append(shlex.join(["nextn", "serve", data.entry, "--sidecar", data.sidecar]))
+        commands.append(shell("nextn", "serve", Path(data.entry), "--sidecar", Path(data.sidecar)))
     elif layout in ("bundle", "shards", "trunk-only"):
-        commands.append(shlex.join(["nextn", "serve", data.entry]))
+        commands.append(shell("nextn", "serve", Path(data.entry)))
     return Section(
         f"Files: {verb} as {layout}",
         (f"{would} {size(data.bytes_written)}, linked {linked} without touching its bytes, read {read}",),
@@ -254,10 +254,11 @@ def _ratio(one: SetupComparison) -> str:
 
 
 def _tune(data: TuneDocument) -> Section:
-    values = (("n_max", data.n_max), ("p_min", data.p_min), ("threads", data.threads), ("args", shlex.join(data.args)))
+    args = shell(*data.args)
+    values = (("n_max", data.n_max), ("p_min", data.p_min), ("threads", data.threads), ("args", args))
     rows = tuple((name, str(value)) for name, value in values if value is not None)
     table = TextTable("Settings", ("what", "value"), rows)
-    command = shlex.join(["nextn", "serve", data.model])
+    command = shell("nextn", "serve", Path(data.model))
     return Section("Tuned settings", (data.answer.sentence,), (table,), (), (command,))
 
 

@@ -53,13 +53,13 @@ def attach(
     `room_policy` says how much room is inserted for a header that does not fit (None: as little as possible),
     `all_links` allows a file with several names, and `confirm` is called with the plan before anything is changed.
     `type`: the block's matrices (default: q8_0 from a checkpoint, unchanged from a GGUF). `draft_head`: type of an
-    extra low-bit head made from the trunk's. `embd_type`: type of a sidecar's embeddings and head, "as-is" to carry the
-    trunk's. `expect`: the sha256 that the donor's block must have (see `fingerprint`), compared before anything is
-    written. `qkv`: q, k and v of the block's attention, in a bundle the trunk's too, "split", "fused" or "as-trunk",
-    moved as rows without quantizing them anew.
-    `for_engine`: the engines that have to take the file, "llama.cpp", "ik" or "both"; names and types are chosen so,
-    and it is refused with the reason where no such file exists. `duplicates`: "drop" leaves out embeddings and heads
-    that the block brings and that are the model's own (see `duplicates`). `limit_rate`: bytes per second from a server.
+    extra low-bit head made from the trunk's. `embd_type`: type of a sidecar's embeddings and head, "as-is" to carry
+    the trunk's. `expect`: the sha256 that the donor's block must have (see `fingerprint`), compared before anything
+    is written. `qkv`: q, k and v of the block's attention, in a bundle the trunk's too, "split", "fused" or
+    "as-trunk", moved as rows without quantizing them anew. `for_engine`: the engines that have to take the file,
+    "llama.cpp", "ik" or "both"; names and types are chosen so, and it is refused with the reason where no such file
+    exists. `duplicates`: "drop" leaves out embeddings and heads that the block brings and that are the model's own
+    (see `duplicates`). `limit_rate`: bytes per second from a server.
 
     Raises DonorMismatch, BlockPresent, NoBlock, UnsupportedModel, QuantizeError, FormatError, IncompleteModel,
     OutputExists, NoSpace, StorageError, RemoteError, InPlaceRefused, ChangeUnfinished, UsageError; of the last,

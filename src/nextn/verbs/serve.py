@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import shlex
 import shutil
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -46,8 +45,7 @@ class Serving(Documented):
     @property
     def shell(self) -> str:
         """The command as a line for a POSIX shell."""
-        before = [f"{name}={shlex.quote(value)}" for name, value in self.env.items()]
-        return " ".join([*before, shlex.join(self.command)])
+        return shell(*self.command, env=self.env)
 
     def run(self) -> int:
         """Start the server, pass signals on to it, and come back with its exit code. Raises EngineMissing."""

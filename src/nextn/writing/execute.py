@@ -14,8 +14,8 @@ from pathlib import Path
 
 from ..brief import Brief
 from ..errors import FormatError, NextnError, NoSpace, OutputExists, StorageError
+from ..partial import refuse_partial
 from ..progress import Progress
-from ..remote.cache import refuse_partial
 from ..sources.ranges import Meter, Reader
 from ..sources.rows import CHUNK_ELEMENTS
 from .durable import Workspace

@@ -10,7 +10,8 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from ..errors import InPlaceRefused, StorageError
-from ..remote.cache import in_own_cache, refuse_partial
+from ..partial import refuse_partial
+from ..remote.cache import in_own_cache
 
 # Names that are a hash: blobs of the Hub's cache (git's SHA-1 or SHA-256), of ollama, of other stores.
 _HASH_NAME = re.compile(r"(?:sha(?:1|256|512)[-_:])?(?:[0-9a-f]{40}|[0-9a-f]{64}|[0-9a-f]{128})(?:\.gguf)?", re.I)
