@@ -164,7 +164,7 @@ def test_disk_figures_are_what_attach_writes(tmp_path: Path) -> None:
         assert plan.row(id).setup.disk_new_bytes == sum(path.stat().st_size for path in made.files)
     shared = plan.publishing
     assert shared is not None
-    assert shared["separate_bytes"] - shared["shared_bytes"] == shared["saved_bytes"] > 0
+    assert shared.separate_bytes - shared.shared_bytes == shared.saved_bytes > 0
 
 
 def test_a_bundled_model_is_taken_apart_on_paper_only(tmp_path: Path) -> None:
