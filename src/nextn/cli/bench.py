@@ -77,7 +77,7 @@ def command(
     from ..measure.bench_setup import SAMPLED_TEMPERATURE
     from ..report.bench import show
     from ..report.progress import step_progress
-    from ..report.text import put_json
+    from ..report.text import put, put_json
     from ..verbs.bench import bench
     from ..writing.durable import write_file
 
@@ -114,7 +114,7 @@ def command(
     if as_json:
         put_json(report.to_json())
     elif quiet:
-        click.echo(report.verdict.sentence if report.verdict else "there was nothing to compare")
+        put(report.verdict.sentence if report.verdict else "there was nothing to compare")
     else:
         show(report)
     if report.verdict is not None and report.verdict.result.word == "machine_busy":

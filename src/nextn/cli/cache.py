@@ -7,7 +7,7 @@ from pathlib import Path
 
 import click
 
-from ..report.text import columns, put_json, say
+from ..report.text import columns, put, put_json, say
 from ..schemas.base import plain
 from ..units import size
 
@@ -55,7 +55,7 @@ def command(names: tuple[str, ...], sidecars: bool, clear: bool, as_json: bool) 
     if not found:
         say(f"nothing is kept in {root}" + (" of that name" if names else ""))
         return
-    click.echo(columns([(f"{size(entry.size_bytes):>9}", entry.name) for entry in found]))
+    put(columns([(f"{size(entry.size_bytes):>9}", entry.name) for entry in found]))
     say(f"{size(sum(entry.size_bytes for entry in found))} in {root}; 'nextn cache --clear' removes it")
 
 
@@ -92,7 +92,7 @@ def _sidecars(names: tuple[str, ...], clear: bool, as_json: bool) -> None:
         (f"{size(each.size_bytes):>9}", text + (" (stale)" if each.stale else f", for {_for(each.model)}"))
         for text, each in chosen.items()
     ]
-    click.echo(columns(rows))
+    put(columns(rows))
     total = sum(each.size_bytes for each in chosen.values())
     say(f"{size(total)} in {root}; 'nextn cache --sidecars --clear' removes it")
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shlex
 import sys
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, TypeVar
@@ -10,7 +9,8 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import click
 
 from ..errors import StorageError, UsageError
-from ..report.text import put_json, say
+from ..printable import shell_line
+from ..report.text import put_json, put_path, say
 from ..units import size
 
 if TYPE_CHECKING:
@@ -215,7 +215,7 @@ def _print(result: Result, as_json: bool, quiet: bool) -> None:
             say(f"downloaded {size(result.bytes_downloaded)}, headers included")
         if plan.sidecar is not None and plan.sidecar != plan.entry:
             beside = ["-md", str(plan.sidecar), "--spec-type", "draft-mtp"]
-            say(f"load it with: {shlex.join(['llama-server', '-m', str(plan.entry), *beside])}")
+            say(f"load it with: {shell_line(['llama-server', '-m', str(plan.entry), *beside])}")
         elif plan.layout in ("bundle", "shards"):
-            say(f"load it with: {shlex.join(['llama-server', '-m', str(plan.entry), '--spec-type', 'draft-mtp'])}")
-    click.echo(str(plan.sidecar if plan.sidecar is not None and plan.verb == "extract" else plan.entry))
+            say(f"load it with: {shell_line(['llama-server', '-m', str(plan.entry), '--spec-type', 'draft-mtp'])}")
+    put_path(plan.sidecar if plan.sidecar is not None and plan.verb == "extract" else plan.entry)

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import click
 
 from ..errors import EXIT_PROBLEMS, EngineFailed
-from ..report.text import put_json, say
+from ..report.text import put, put_json, put_path, say
 from .common import limit_option, link_option, say_outputs, threads_option, writing_options
 
 if TYPE_CHECKING:
@@ -75,7 +75,7 @@ def _print(done: Treatment, *, fix: bool, quiet: bool) -> None:
     if not fix:  # the findings are the result
         if not quiet:
             for line in lines(done):
-                click.echo(line)
+                put(line)
         return
     if not quiet:
         for line in lines(done):
@@ -89,7 +89,7 @@ def _print(done: Treatment, *, fix: bool, quiet: bool) -> None:
         say_outputs(plan, done=done.outcome is not None)
         left = [finding.id for finding in done.remaining]
         say("left: " + ", ".join(left) if left else "nothing is left to mend")
-    click.echo(str(plan.sidecar or plan.entry))
+    put_path(plan.sidecar or plan.entry)
 
 
 def lines(done: Treatment) -> list[str]:

@@ -8,7 +8,7 @@ from typing import Any
 import click
 
 from ..errors import EXIT_PROBLEMS
-from ..report.text import columns, put_json
+from ..report.text import columns, put, put_json
 from ..units import size
 from .common import limit_option
 
@@ -36,7 +36,7 @@ def command(model: str, block_hash: bool, limit_rate: float | None, as_json: boo
     if as_json:
         put_json(data)
     else:
-        click.echo(columns(_rows(data, seen.shape)))
+        put(columns(_rows(data, seen.shape)))
     if seen.problems:
         sys.stdout.flush()
         raise click.exceptions.Exit(EXIT_PROBLEMS)

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import click
 
-from ..report.text import put_json, say
+from ..report.text import put_json, put_path, say
 from ..units import size
 from .common import duplicates_option, limit_option, link_option, say_outputs, settled
 
@@ -112,4 +112,4 @@ def command(
         )
         if not verified:
             say("note: nothing was verified, and the card says so; --verified takes what 'nextn verify --json' prints")
-    click.echo(str(plan.folder))
+    put_path(plan.folder)

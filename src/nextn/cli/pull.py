@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import click
 
-from ..report.text import put_json, say
+from ..printable import shell_line
+from ..report.text import put_json, put_path, say
 from ..units import size
 from .common import limit_option, link_option
 
@@ -61,7 +62,7 @@ def command(
         for step in result.steps:
             say(f"{step.state:<8} {size(step.file.size_bytes):>9}  {result.folder / step.name}")
         say(f"{'would download' if result.dry_run else 'downloaded'} {size(result.bytes_downloaded)}")
-        beside = f" -md {result.sidecar}" if result.sidecar else ""
-        draft = " --spec-type draft-mtp" if variant == "mtp" else ""
-        say(f"load it with: llama-server -m {result.entry}{beside}{draft}")
-    click.echo(str(result.entry))
+        beside = ["-md", result.sidecar] if result.sidecar else []
+        draft = ["--spec-type", "draft-mtp"] if variant == "mtp" else []
+        say(f"load it with: {shell_line(['llama-server', '-m', result.entry, *beside, *draft])}")
+    put_path(result.entry)

@@ -7,7 +7,8 @@ from pathlib import Path
 
 import click
 
-from ..gguf.kv import printable
+from ..printable import printable
+from ..report.text import put_path, say
 
 
 @click.command(short_help="show results as tables, or as one page to look at")
@@ -25,16 +26,17 @@ def command(results: tuple[str, ...], out: str | None, dry_run: bool) -> None:
 
         made = page(sections)
         if dry_run:
-            click.echo(f"would write {len(made):,} bytes", err=True)
+            say(f"would write {len(made):,} bytes")
         else:
             write_file(Path(out), made)
-        click.echo(out)
+        put_path(out)
         return
-    from rich.console import Console
     from rich.markup import escape
     from rich.table import Table
 
-    console = Console(file=sys.stdout, width=None if sys.stdout.isatty() else 110, highlight=False)
+    from ..report.outlet import console as on_stdout
+
+    console = on_stdout(width=None if sys.stdout.isatty() else 110, highlight=False, markup=True)
     for section in sections:
         console.print(f"[bold]{escape(printable(section.title, 200))}[/bold]")
         for line in (*section.summary, *section.commands):

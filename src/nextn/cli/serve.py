@@ -6,7 +6,8 @@ import sys
 
 import click
 
-from ..report.text import put_json, say
+from ..printable import shell_line
+from ..report.text import put, put_json, put_path, say
 
 
 @click.command(short_help="start an engine on a model with the flags that its block needs")
@@ -84,13 +85,13 @@ def command(
         from ..verbs.preset import preset_text, write_preset
 
         if print_only:
-            click.echo(preset_text(choice), nl=False)
+            put(preset_text(choice), end="")
             return
-        say("start the router with: llama-server --models-preset " + preset)
-        click.echo(str(write_preset(choice, preset)))
+        say(f"start the router with: {shell_line(['llama-server', '--models-preset', preset])}")
+        put_path(write_preset(choice, preset))
         return
     if print_only:
-        click.echo(choice.shell)
+        put(choice.shell)
         return
     say(f"engine: {choice.engine} {choice.engine_version}")
     say(choice.shell)

@@ -40,7 +40,7 @@ def command(
     """
     from ..measure.tasks import read_task
     from ..report.progress import step_progress
-    from ..report.text import put_json
+    from ..report.text import put, put_json
     from ..report.verdict import show
     from ..verbs.verify import verify
 
@@ -60,9 +60,9 @@ def command(
     if as_json:
         put_json(verdict.to_json())
     elif quiet:
-        click.echo(verdict.verdict)
+        put(verdict.verdict)
     else:
-        click.echo(show(verdict))
+        put(show(verdict))
     code = {"passed": 0, "failed": EXIT_VERIFY_FAILED}.get(verdict.verdict, EXIT_VERIFY_CANNOT_TELL)
     if code:
         raise click.exceptions.Exit(code)

@@ -11,9 +11,10 @@ from ..block.anatomy import Anatomy
 from ..block.model import DRAFT_HEAD, DRAFT_ROOTS, EMBED_TOKENS, Block, BlockTensor, split_name
 from ..gguf.files import Model
 from ..layouts.metadata import PROVENANCE
+from ..printable import quoted
 from .counts import doctor_command, donor_hint, donor_words, header_change
 from .finding import Change, Finding
-from .patient import Patient, quoted
+from .patient import Patient
 
 _QKV, _GATE_UP, _KV_B = "attn_qkv.weight", "ffn_gate_up_exps.weight", "attn_kv_b.weight"
 # Two forms of the same weights: with one there the other is not missing.

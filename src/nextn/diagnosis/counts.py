@@ -10,9 +10,10 @@ from ..donors.infer import infer_donors
 from ..gguf.files import Model
 from ..gguf.kv import INTEGER_TYPES, KV, KVType
 from ..layouts.metadata import OWN_KEYS, UNDO
+from ..printable import quoted
 from .arrays import mended_arrays, told_trunk
 from .finding import Change, Finding
-from .patient import Patient, fix_command, quoted
+from .patient import Patient, fix_command
 
 # What the key is called elsewhere: checkpoints and forks.
 _NAMES = (KEY, "num_nextn_predict_layers", "mtp_num_hidden_layers", "num_mtp_layers", "n_layer_nextn")

@@ -12,6 +12,7 @@ from ..block.anatomy import Anatomy
 from ..block.model import Block
 from ..errors import UsageError
 from ..gguf.files import Model
+from ..printable import quoted
 from ..remote.address import parse_source
 from ..remote.opening import http_options
 from ..sources.ranges import Reader
@@ -22,9 +23,10 @@ from .counts import check_counts
 from .data import check_data, check_whole
 from .finding import Finding
 from .halves import check_halves
+from .known import check_known
 from .names import check_names
 from .norms import check_norms
-from .patient import fix_command, quoted
+from .patient import fix_command
 from .sidecars import check_sidecar
 from .subject import Subject, subject_of
 from .unpublished import check_unpublished
@@ -81,6 +83,7 @@ def diagnose(
     skipped: list[tuple[str, str]] = []
     cut = check_whole(model)
     findings += cut
+    findings += check_known(model)
     findings += check_counts(seen, donor, trunk)
     findings += check_arrays(seen, donor, trunk)
     findings += check_blocks(seen, donor, trunk)

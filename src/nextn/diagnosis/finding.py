@@ -6,7 +6,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Literal, TypeAlias
 
-from ..gguf.kv import printable
+from ..printable import printable
 from ..schemas.doctor import FindingEntry
 from .patient import Patient
 

@@ -16,9 +16,10 @@ from ..block.anatomy import Anatomy
 from ..errors import NextnError
 from ..gguf.files import AUXILIARY_MARKS, Model, open_model, split_shard_name
 from ..layouts import naming
+from ..printable import quoted
 from .counts import doctor_command
 from .finding import Finding
-from .patient import Patient, fix_command, quoted
+from .patient import Patient, fix_command
 
 _MTP = "mtp-"
 # What to write instead of a mark: people and nextn read it as before, llama.cpp does not.

@@ -5,8 +5,6 @@ Checks and layouts take it for any other model, so a treatment is diagnosed befo
 
 from __future__ import annotations
 
-import os
-import shlex
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
@@ -15,6 +13,7 @@ from ..block.model import split_name
 from ..gguf.files import GGUFFile, Model
 from ..gguf.header import TensorInfo
 from ..gguf.kv import KV, edit
+from ..printable import quoted
 
 if TYPE_CHECKING:
     from ..layouts.build import Part
@@ -78,11 +77,6 @@ def _with_infos(file: GGUFFile, infos: Sequence[TensorInfo]) -> GGUFFile:
     if tuple(infos) == file.header.tensors:
         return file
     return replace(file, header=replace(file.header, tensors=tuple(infos)))
-
-
-def quoted(path: object) -> str:
-    """A path as it may be pasted into a shell."""
-    return shlex.quote(os.fspath(path) if isinstance(path, os.PathLike) else str(path))
 
 
 def fix_command(path: object, *more: str) -> str:

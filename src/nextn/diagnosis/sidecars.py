@@ -8,9 +8,10 @@ from functools import partial
 from ..block.anatomy import Anatomy
 from ..block.model import DRAFT_HEAD, SHARED_MARKS
 from ..gguf.files import Model
+from ..printable import quoted
 from .counts import doctor_command
 from .finding import Change, Finding
-from .patient import Patient, quoted
+from .patient import Patient
 
 _ROOTS = ("token_embd.weight", "output_norm.weight", "output.weight")  # of most families
 _TOKENIZER = "tokenizer.ggml.model"

@@ -9,9 +9,9 @@ from ..archs.base import Family, Portrait, Unpublished, stops
 from ..archs.others import DRAFTS, LOADS_ONLY, NONE_PUBLISHED, OTHER_USE, words_of, words_of_classes
 from ..block.anatomy import Anatomy
 from ..block.model import layer_of, suffix_of
+from ..printable import quoted
 from ..sources.checkpoint import Checkpoint
 from .finding import Finding
-from .patient import quoted
 
 # How llama.cpp is told of drafts of another kind (common/arg.cpp, common/speculative.cpp at b11434).
 OTHER_DRAFTS = (

@@ -18,8 +18,10 @@ from pathlib import Path
 from typing import Any
 
 from ..errors import FormatError, IncompleteModel, StorageError, UsageError
+from ..printable import printable
 from .header import Header, TensorInfo
-from .kv import INTEGER_TYPES, KV, printable
+from .known import ARCHITECTURE, Misfit
+from .kv import INTEGER_TYPES, KV
 from .parser import HeaderParser
 
 SPLIT_NO = "split.no"
@@ -155,12 +157,13 @@ class Model:
     @property
     def architecture(self) -> str:
         """`general.architecture`. Raises FormatError when it is missing."""
-        value = self.header.get("general.architecture")
-        if not isinstance(value, str) or not value:
-            raise FormatError(
-                "'general.architecture' is missing: this is not a language model's GGUF", path=self.entry
-            )
-        return value
+        value = self.header.get(ARCHITECTURE)
+        if value is None:
+            wrong = next((misfit for misfit in self.header.misfits if misfit.name == ARCHITECTURE), None)
+            what = f"{wrong.what}: get the model again" if wrong else f"'{ARCHITECTURE}' is missing: this is not a " \
+                "language model's GGUF"
+            raise FormatError(what, path=self.entry, offset=wrong.kv.start if wrong and wrong.kv else None)
+        return str(value)
 
     @property
     def kvs(self) -> tuple[KV, ...]:
@@ -200,6 +203,22 @@ class Model:
         for file in self.files:
             file.check_whole()
 
+    @property
+    def misfits(self) -> list[Misfit]:
+        """Keys of the first file, and tensors of all, that are not what they have to be."""
+        later = (misfit for file in self.files[1:] for misfit in file.header.misfits)
+        return [*self.header.misfits, *(each for each in later if each.kv is None or each.name in SPLIT_KEYS)]
+
+    def check_known(self) -> None:
+        """Raise FormatError for the first key or tensor that is not what engines need it to be."""
+        wrong = next((misfit for misfit in self.misfits if misfit.for_engines), None)
+        if wrong is not None:
+            raise FormatError(
+                f"{wrong.what}; 'nextn doctor' names all that is wrong",
+                path=self.entry,
+                offset=None if wrong.kv is None else wrong.kv.start,
+            )
+
 
 def model_candidates(folder: Path) -> list[Path]:
     """The models in a folder: single files and first shards, sorted; sidecars and projectors left out.
@@ -223,13 +242,20 @@ def model_candidates(folder: Path) -> list[Path]:
     return list(found.values())
 
 
-def open_model(path: Path | str) -> Model:
+def open_model(path: Path | str, *, misfits: bool = False) -> Model:
     """Open a single GGUF, any shard of a set, or a folder with one set: headers only.
 
-    Raises UsageError (nothing there, or several models in a folder), IncompleteModel (shards missing or of
-    two models), FormatError, UnsupportedFormat, StorageError.
+    With `misfits` also one whose keys and tensors are not what they have to be, to show them. Raises UsageError (none
+    there, or several in a folder), IncompleteModel (shards missing or of two models), FormatError,
+    UnsupportedFormat, StorageError.
     """
-    path = Path(path)
+    model = _opened(Path(path))
+    if not misfits:
+        model.check_known()
+    return model
+
+
+def _opened(path: Path) -> Model:
     if os.path.isdir(path):  # noqa: PTH112 - Path.is_dir may raise
         candidates = model_candidates(path)
         if not candidates:

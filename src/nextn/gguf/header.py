@@ -16,7 +16,9 @@ from pathlib import Path
 from typing import Any
 
 from ..errors import FormatError
-from .kv import KV, encode_text, printable
+from ..printable import printable
+from .known import Misfit, misfit_keys, misfit_tensors
+from .kv import KV, encode_text
 from .types import TensorType, tensor_size, tensor_type
 
 MAGIC = b"GGUF"
@@ -92,8 +94,16 @@ class Header:
 
     @cached_property
     def by_key(self) -> dict[str, KV]:
-        """KV pairs by key."""
-        return {kv.key: kv for kv in self.kvs}
+        """KV pairs by key; known ones only if they are of the kind that they have to be."""
+        found = {kv.key: kv for kv in self.kvs}
+        for misfit in self.misfits:
+            found.pop(misfit.name, None)
+        return found
+
+    @cached_property
+    def misfits(self) -> tuple[Misfit, ...]:
+        """Keys and tensors that are not what they have to be (see `nextn.gguf.known`)."""
+        return (*misfit_keys(self.kvs), *misfit_tensors(self.tensors))
 
     @cached_property
     def by_name(self) -> dict[str, TensorInfo]:

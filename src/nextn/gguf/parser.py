@@ -9,8 +9,9 @@ from operator import length_hint
 from pathlib import Path
 
 from ..errors import FormatError, UnsupportedFormat
+from ..printable import printable
 from .header import DEFAULT_ALIGNMENT, FIXED_BYTES, MAGIC, Header, TensorInfo, pad_to
-from .kv import KV, SCALAR_SIZE, Buffer, KVType, printable
+from .kv import KV, SCALAR_SIZE, Buffer, KVType
 
 VERSIONS = (2, 3)
 MAX_DIMS = 4  # GGML_MAX_DIMS

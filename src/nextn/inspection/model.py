@@ -6,12 +6,13 @@ from collections import Counter
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from nextn.printable import quoted
+
 from ..archs import FAMILIES
 from ..archs.others import ASSISTANTS, LOADS_ONLY
 from ..block.anatomy import Anatomy
 from ..diagnosis.examine import Diagnosis, diagnose
 from ..diagnosis.finding import Finding
-from ..diagnosis.patient import quoted
 from ..discovery.sidecars import find_sidecars, with_sidecars
 from ..gguf.files import Model, open_model
 from ..gguf.header import TensorInfo

@@ -6,13 +6,15 @@ import tempfile
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from nextn.printable import quoted
+
 from ..block.anatomy import Anatomy
 from ..block.from_gguf import block_from_model
 from ..block.model import EH_PROJ
 from ..diagnosis.finding import Finding
 from ..diagnosis.fix_plan import plan_mended
 from ..diagnosis.halves import swapped_finding, swapped_segments
-from ..diagnosis.patient import Patient, quoted
+from ..diagnosis.patient import Patient
 from ..errors import EngineFailed, EngineRefused
 from ..gguf.files import open_model
 from ..layouts.extract import plan_extract

@@ -6,6 +6,7 @@ import sys
 from typing import TYPE_CHECKING
 
 from ..units import size
+from .outlet import console as console_of
 
 if TYPE_CHECKING:
     from ..measure.bench_report import BenchReport, SetupFigures
@@ -13,10 +14,9 @@ if TYPE_CHECKING:
 
 def show(report: BenchReport) -> None:
     """One row a setup, the comparisons by task, and the verdict."""
-    from rich.console import Console
     from rich.table import Table
 
-    console = Console(file=sys.stdout, width=None if sys.stdout.isatty() else 120)
+    console = console_of(width=None if sys.stdout.isatty() else 120)
 
     def line(text: str) -> None:
         console.print(text, highlight=False, markup=False, soft_wrap=True)

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import json
-import shlex
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 from ..errors import FormatError, StorageError
+from ..printable import shell_line
 from ..units import size
 
 
@@ -114,9 +114,9 @@ def _written(data: dict[str, Any]) -> Section:
     linked, read = size(data["bytes_linked"]), size(data["bytes_read"])
     commands = []
     if data["sidecar"] and data["sidecar"] != data["entry"]:
-        commands.append(shlex.join(["nextn", "serve", data["entry"], "--sidecar", data["sidecar"]]))
+        commands.append(shell_line(["nextn", "serve", data["entry"], "--sidecar", data["sidecar"]]))
     elif data["layout"] in ("bundle", "shards", "trunk-only"):
-        commands.append(shlex.join(["nextn", "serve", data["entry"]]))
+        commands.append(shell_line(["nextn", "serve", data["entry"]]))
     return Section(
         f"Files: {data['verb']} as {data['layout']}",
         (f"{would} {size(data['bytes_written'])}, linked {linked} without touching its bytes, read {read}",),
@@ -263,7 +263,7 @@ def _tune(data: dict[str, Any]) -> Section:
     keys = ("n_max", "p_min", "threads", "args")
     rows = tuple((key, str(data[key])) for key in keys if data.get(key) is not None)
     model = data.get("model")
-    commands = () if model is None else (shlex.join(["nextn", "serve", str(model)]),)
+    commands = () if model is None else (shell_line(["nextn", "serve", str(model)]),)
     said = "leave MTP off" if data["n_max"] == 0 else f"draft up to {data['n_max']} tokens at a time"
     if "answer" in data:
         said = data["answer"]["sentence"]

@@ -6,18 +6,27 @@ import json
 import sys
 from typing import Any
 
-from ..gguf.kv import printable
+from ..printable import json_text, one_line, printable, several_lines
 
 
 def say(text: str = "") -> None:
     """A line for people: on standard error, so that standard output stays for results."""
-    print(text, file=sys.stderr)
+    print(one_line(text), file=sys.stderr)
+
+
+def put(text: object, *, end: str = "\n") -> None:
+    """A result on standard output: a path, a command, lines that are laid out already."""
+    print(several_lines(str(text), bytes_too=not sys.stdout.isatty()), end=end)
+
+
+def put_path(path: object) -> None:
+    """A path on standard output, alone on its line."""
+    put(str(path).replace("\n", "\\n"))
 
 
 def put_json(value: dict[str, Any]) -> None:
     """JSON alone on standard output."""
-    json.dump(value, sys.stdout, indent=1, ensure_ascii=False)
-    sys.stdout.write("\n")
+    sys.stdout.write(json_text(json.dumps(value, indent=1, ensure_ascii=False)) + "\n")
     sys.stdout.flush()
 
 

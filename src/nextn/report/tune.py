@@ -5,7 +5,8 @@ from __future__ import annotations
 import sys
 from typing import TYPE_CHECKING
 
-from .text import say
+from .outlet import console as console_of
+from .text import put, say
 
 if TYPE_CHECKING:
     from ..measure.tune_report import TuneReport
@@ -32,14 +33,13 @@ def show(report: TuneReport, *, quiet: bool = False) -> None:
             for path in report.files:
                 say(f"wrote {path}")
     if report.command is not None:
-        print(report.command)
+        put(report.command)
 
 
 def _table(report: TuneReport) -> None:
-    from rich.console import Console
     from rich.table import Table
 
-    console = Console(file=sys.stderr, width=None if sys.stderr.isatty() else 120)
+    console = console_of(stderr=True, width=None if sys.stderr.isatty() else 120)
     table = Table()
     for title in ("setting", "races", "against MTP off", "tokens/s", "outcome"):
         table.add_column(title, justify="right" if title in ("against MTP off", "tokens/s") else "left")

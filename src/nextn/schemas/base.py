@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Annotated, Any, Literal, TypeVar
 
 import msgspec
-from msgspec import Meta, Struct
+from msgspec import UNSET, Meta, Struct
 
 T = TypeVar("T", bound=Struct)
 
@@ -49,7 +49,7 @@ def filled(kind: type[T], source: object, /, **given: Any) -> T:
     names = [name for name in kind.__struct_fields__ if name not in given and hasattr(source, name)]
     values = {**{name: getattr(source, name) for name in names}, **given}
     aliases = dict(zip(kind.__struct_fields__, kind.__struct_encode_fields__, strict=True))
-    found = {aliases[name]: _text(value) for name, value in values.items() if name != "version"}
+    found = {aliases[name]: _text(value) for name, value in values.items() if name != "version" and value is not UNSET}
     tag = kind.__struct_config__.tag
     return msgspec.convert({**found, **({"kind": tag} if tag else {})}, kind, from_attributes=True)
 

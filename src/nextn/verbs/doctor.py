@@ -10,16 +10,18 @@ from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+from nextn.printable import quoted
+
 from ..block.from_gguf import block_from_model
 from ..block.model import Block
 from ..diagnosis.examine import HALVES, Diagnosis, check_source, diagnose, examine
 from ..diagnosis.finding import Finding
 from ..diagnosis.fix_plan import plan_mended
-from ..diagnosis.patient import Patient, quoted
+from ..diagnosis.patient import Patient
 from ..errors import EngineFailed, UsageError
 from ..gguf.files import Model, open_model
-from ..gguf.kv import printable
 from ..gguf.types import parse_type_name
+from ..printable import printable
 from ..progress import Progress, Say
 from ..schemas.base import Documented, filled
 from ..schemas.doctor import Doctor, Mended, SkippedCheck

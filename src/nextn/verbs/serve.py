@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import shlex
 import shutil
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -12,6 +11,7 @@ from typing import TYPE_CHECKING
 
 from ..errors import EngineMissing, UsageError
 from ..gguf.files import Model, open_model
+from ..printable import quoted, shell_line
 
 if TYPE_CHECKING:
     from ..engines import Engine, LlamaServer
@@ -49,8 +49,8 @@ class Choice(Documented):
     @property
     def shell(self) -> str:
         """The command as a line for a POSIX shell."""
-        before = [f"{name}={shlex.quote(value)}" for name, value in self.env.items()]
-        return " ".join([*before, shlex.join(self.command)])
+        before = [f"{name}={quoted(value)}" for name, value in self.env.items()]
+        return " ".join([*before, shell_line(self.command)])
 
     @property
     def document(self) -> Serve:
@@ -184,7 +184,7 @@ def _layout(seen: Inspection, sidecar: str | Path | None, engine: Engine, notes:
         notes.append(f"{found.place}, and ik_llama.cpp takes no sidecar of this family")
     notes.append(
         f"{name} has no MTP block: served without MTP; put one on with "
-        f"'nextn attach {shlex.quote(str(model.entry))} --from DONOR{layout}'"
+        f"'nextn attach {quoted(str(model.entry))} --from DONOR{layout}'"
         if family is not None
         else f"{name} has no MTP block, and nextn knows no engine that drafts with '{seen.architecture}'"
     )

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import shlex
 import time
 from collections.abc import Sequence
 from contextlib import ExitStack
@@ -26,6 +25,7 @@ from ..measure.tune_report import TuneReport, planned_runs
 from ..measure.tune_search import MAX_FINALISTS, Final, Search, Trial, passes_for, screen_asks
 from ..measure.tune_space import BLOCK_TYPES, EMBD_TYPES, HEAD_TYPES, N_MAX, P_MIN, Point, Space
 from ..measure.typed_sidecar import scratch_folder
+from ..printable import quoted, shell_line
 from ..progress import Say, heard
 from ..tuned import TUNED_SUFFIX
 from ..writing.durable import write_file
@@ -265,13 +265,13 @@ def command_line(engine: Engine, model: Path, sidecar: Path | None, point: Point
         if point.n_max:
             words += engine.options.drafting(point.n_max, point.p_min, None if sidecar is None else sidecar.absolute())
         words += [] if point.threads is None else ["-t", str(point.threads)]
-        before = [f"{name}={shlex.quote(value)}" for name, value in engine.env.items()]
-        return " ".join([*before, shlex.join([*words, *engine_args])])
+        before = [f"{name}={quoted(value)}" for name, value in engine.env.items()]
+        return " ".join([*before, shell_line([*words, *engine_args])])
     words = ["nextn", "serve", entry, "--n-max", str(point.n_max)]
     if point.n_max:
         words += ["--p-min", f"{point.p_min:g}"]
         words += [] if sidecar is None else ["--sidecar", str(sidecar.absolute())]
     words += [] if point.threads is None else ["--threads", str(point.threads)]
-    return shlex.join([*words, *(["--", *engine_args] if engine_args else [])])
+    return shell_line([*words, *(["--", *engine_args] if engine_args else [])])
 
 

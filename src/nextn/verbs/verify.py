@@ -8,6 +8,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from msgspec import UNSET
+
 from ..gguf.files import Model, open_model
 from ..measure.control import make_control
 from ..measure.file_check import FileReport, check_files
@@ -42,6 +44,7 @@ class Verdict(Documented):
     def document(self) -> Verify:
         """What --json prints."""
         seen: dict[str, Any] = {"same_text": None, "acceptance": {}, "control": None, "divergences": []}
+        seen["engine"] = UNSET  # only files were compared
         if self.engine is not None:
             seen = self.engine.documented
         return filled(Verify, self, **{**seen, "verdict": self.verdict, "reasons": self.reasons})
