@@ -71,7 +71,7 @@ def main() -> None:
             made = sorted((folder / "out").iterdir())
             new = sum(path.stat().st_size for path in made if path.stat().st_nlink == 1)
             shutil.rmtree(folder / "out")
-            walls["converting"].append(run("extract", args.donor, "--donor", "-q", "-o", folder / "donor.gguf")[0])
+            walls["converting"].append(run("extract", args.donor, "--block-only", "-q", "-o", folder / "donor.gguf")[0])
             (folder / "donor.gguf").unlink()
             walls["nothing"].append(run("--version")[0])
         result = {

@@ -1,7 +1,7 @@
 """What loads, drafts with or refuses what: every family x layout on every engine, measured.
 
     python benchmarks/compat.py --cache FOLDER                 # all of it; commits nothing
-    python benchmarks/compat.py --cache FOLDER --only glm4moe  # some models again, the rest is kept
+    python benchmarks/compat.py --cache FOLDER --only glm4moe  # some models again on the engines at hand
     python benchmarks/compat.py --render                       # docs/compatibility.md from the committed JSON
 
 The engines: the builds of the wheel xllamacpp from 2026.5 on, the wheel ik-llama-cpp-python, each in an environment
@@ -291,7 +291,7 @@ def run_all(args: argparse.Namespace) -> Table:
             arch = open_model(trunk).architecture
             alone: dict[str, list[int]] = {}
             for layout in sorted(LAYOUTS, key=lambda layout: layout != "trunk-only"):
-                if layout.startswith("ik-") and not (FAMILIES[arch].ik and FAMILIES[arch].ik.extra_head):
+                if layout.startswith("ik-") and not FAMILIES[arch].ik.extra_head:
                     continue
                 try:
                     model, sidecar = made(trunk, donor, arch, layout, scratch / f"{name} {layout}")
@@ -312,10 +312,13 @@ def run_all(args: argparse.Namespace) -> Table:
     builds = tuple(build for build, _ in found)
     if args.only:
         old = from_json(json.loads(TABLE.read_text("utf-8")))
-        if [build.name for build in old.engines] != [build.name for build in builds]:
-            sys.exit("the committed table has other engines: measure all of it")
-        runs = [run for run in old.runs if run.model not in args.only] + runs
-    runs.sort(key=lambda run: (run.arch, run.model, LAYOUTS.index(run.layout)))  # engines keep their order
+        here = {build.name for build in builds}
+        if new := here - {build.name for build in old.engines}:
+            sys.exit(f"the committed table does not have {', '.join(sorted(new))}: measure all of it")
+        runs += [run for run in old.runs if run.model not in args.only or run.engine not in here]
+        builds = old.engines
+    age = {build.name: n for n, build in enumerate(builds)}
+    runs.sort(key=lambda run: (run.arch, run.model, LAYOUTS.index(run.layout), age[run.engine]))
     return Table(datetime.date.today().isoformat(), machine(), builds, tuple(runs))
 
 

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from nextn.compat import LAYOUTS, EngineBuild, Run, Table
+from nextn.archs import FAMILIES
+from nextn.compat import ENGINES, LAYOUTS, EngineBuild, Run, Table
+from nextn.compat.graphs import graphs
 
 SIGNS = {"drafts": "drafts", "runs": "runs, no MTP", "refuses": "refuses", "fails": "fails", "not made": "-"}
 WORDS = {
@@ -13,10 +15,12 @@ WORDS = {
     "bundle+head": "one file with `--draft-head`",
     "ik-bundle+head": "one file with `--draft-head`, `--for ik`",
 }
+_IN_SHORT = {"bundle": "one file", "shards": "shards", "sidecar": "sidecar"}
 
 
 def document(table: Table) -> str:
     """The page: one table a family, and the words of engines that refuse."""
+    newest = [table.builds(engine)[-1].name for engine in ENGINES]
     lines = [
         "# What runs what",
         "",
@@ -37,11 +41,63 @@ def document(table: Table) -> str:
         "| --- | --- | --- |",
         *(f"| {build.name} | {build.version} | {build.source} |" for build in table.engines),
         "",
+        "## In short",
+        "",
+        f"What the newest measured builds ({', '.join(newest)}) draft with.",
+        "",
+        "| family (`general.architecture`) | checkpoint class | llama.cpp | ik_llama.cpp |",
+        "| --- | --- | --- | --- |",
+        *families(table),
+        "",
     ]
+    lines += _drafts_of_another_kind()
     models = list(dict.fromkeys((run.arch, run.model) for run in table.runs))
     for arch, model in models:
         lines += _family(table, arch, model)
     return "\n".join(lines).rstrip() + "\n"
+
+
+def _drafts_of_another_kind() -> list[str]:
+    known = graphs()
+    taps = ", ".join(f"`{arch}`" for arch in sorted(known.taps))
+    wide = [f"`{arch}` (`{why}`)" for arch, why in known.no_taps.items() if "layer input tensor is null" not in why]
+    return [
+        "## EAGLE-3 and DFlash drafts",
+        "",
+        f"llama.cpp {known.build} takes such a draft beside a model of {taps}.",
+        f"Beside any other it aborts: {len(known.no_taps)} more were tried (`benchmarks/graphs.py`), and all but "
+        f"{', '.join(wide)} end with `layer input tensor is null`.",
+        "",
+    ]
+
+
+def families(table: Table) -> list[str]:
+    """A row for each family: what each engine's newest measured build does with it."""
+    rows = []
+    for arch, family in FAMILIES.items():
+        classes = ", ".join(f"`{name}`" for name in family.classes)
+        said = " | ".join(_short(table, arch, engine) for engine in ENGINES)
+        rows.append(f"| {family.title} (`{arch}`) | {classes} | {said} |")
+    return rows
+
+
+def _short(table: Table, arch: str, engine: str) -> str:
+    newest = next(b.name for b in reversed(table.builds(engine)) if table.of(arch, "trunk-only", b.name) is not None)
+    older = "" if newest == table.builds(engine)[-1].name else f" ({newest}, nothing newer was run)"
+    return _of_build(table, arch, newest) + older
+
+
+def _of_build(table: Table, arch: str, newest: str) -> str:
+    runs = {layout: table.of(arch, layout, newest) for layout in _IN_SHORT}
+    drafts = [words for layout, words in _IN_SHORT.items() if (run := runs[layout]) and run.result == "drafts"]
+    if drafts:
+        return ", ".join(drafts)
+    trunk = table.of(arch, "trunk-only", newest)
+    if trunk is None or trunk.result != "runs":
+        known = trunk is not None and "unknown model architecture" not in trunk.says
+        return "refuses the tiny model, without a block too" if known else "no such architecture"
+    loads = any(run is not None and run.result == "runs" for run in runs.values())
+    return "runs it without MTP" if loads else "runs it without a block only"
 
 
 def _family(table: Table, arch: str, model: str) -> list[str]:

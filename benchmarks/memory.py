@@ -104,10 +104,10 @@ def main() -> None:
             "big trunk: bundle": ("attach", trunk, "--from", DEMO / "tiny-qwen35-mtp", "--layout", "bundle"),
             "long vocabulary: bundle": ("attach", trunk_long, "--from", checkpoint, "--layout", "bundle"),
             "long vocabulary: sidecar": ("attach", trunk_long, "--from", checkpoint, "--layout", "sidecar"),
-            "long vocabulary: donor file": ("extract", checkpoint, "--donor"),
+            "long vocabulary: donor file": ("extract", checkpoint, "--block-only"),
             "long vocabulary: detach": ("detach", folder / "bundled.gguf"),
         }
-        donor = peak("extract", checkpoint, "--donor", "-o", folder / "donor.gguf")[1]["entry"]
+        donor = peak("extract", checkpoint, "--block-only", "-o", folder / "donor.gguf")[1]["entry"]
         peak("attach", trunk_long, "--from", donor, "--layout", "bundle", "-o", folder / "bundled.gguf")
         rows: dict[str, dict[str, Any]] = {}
         base = [peak()[0] for _ in range(args.repeat)]

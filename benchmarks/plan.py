@@ -61,8 +61,8 @@ def main() -> int:
     rows = []
     with tempfile.TemporaryDirectory(prefix="nextn-bench-") as folder:
         for name, trunk, donor in cases(Path(folder)):
-            found = nextn.plan(trunk, donor=donor, n_ctx=args.ctx, run=True)
-            alone = nextn.plan(trunk, donor=donor, n_ctx=args.ctx, engine=False)
+            found = nextn.plan(trunk, donor=donor, n_ctx=args.ctx, measure=True)
+            alone = nextn.plan(trunk, donor=donor, n_ctx=args.ctx, header_only=True)
             for row, header in zip(found.rows, alone.rows, strict=True):
                 data = plain(row.document)
                 if not data["measured"]:

@@ -22,6 +22,7 @@ from typing import Any
 
 sys.path.insert(0, str(Path(__file__).resolve().parent))
 
+
 import nextn
 from deep_model import make_deep_model
 from nextn.engines.base import Engine, Launch, Running

@@ -42,6 +42,14 @@ VARIANTS: dict[str, tuple[str, dict[str, Any], tuple[str, ...]]] = {
         {"scoring_func": None, "n_group": None, "topk_group": None, "norm_topk_prob": False, "rms_norm_eps": None},
         ("--mtp",),
     ),
+    "glm5next-nested": (
+        "glm5next",
+        {"text_config": {"num_hidden_layers": 2, "max_position_embeddings": 1048576, "routed_scaling_factor": 2.5,
+                         "index_kpool_always_select_tail": False, "rope_theta": 10000.0},
+         "swiglu_limit": None, "indexer_types": None, "index_kpool_always_select_tail": None,
+         "linear_attn_config": {"head_dim": 32, "num_heads": 2, "short_conv_kernel_size": 4}},
+        ("--mtp",),
+    ),
     # The converter drops this block: block_count and nextn_predict_layers are the trunk's.
     "deepseek3-yarn": (
         "deepseek3",

@@ -18,7 +18,8 @@ from typing import Any
 import golden_families
 from golden_families import NO_FLAGS, SIDECAR_ONLY
 from make_goldens import ROOT, convert, prepare, write_golden
-from variants import BASES, Variant, base, folded, make, variants_of
+from tiny_deepseek4 import with_compression
+from variants import BASES, TRUNKS, Variant, base, folded, make, variants_of
 
 OUT = ROOT / "tests" / "data" / "goldens" / "variants"
 CONVERTER, ENGINE = "llama.cpp b11549", "xllamacpp 2026.10.11549"
@@ -40,6 +41,12 @@ def patch() -> None:
             config["text_config"] = config["thinker_config"]["text_config"]
         if "language_config" in config:
             config["text_config"] = config["language_config"]
+        text = config.get("text_config", config)
+        classes = [*config.get("architectures", ()), *text.get("architectures", ())]
+        if any(name.startswith(("Qwen3Next", "Qwen3_5")) for name in classes) and text.get("layer_types") is None:
+            every = text.get("full_attention_interval", 4)  # completed by transformers, which is left out here
+            kinds = ("full_attention", "linear_attention")
+            text["layer_types"] = [kinds[(i + 1) % every != 0] for i in range(text["num_hidden_layers"])]
         return config
 
     conversion.base.ModelBase.load_hparams = staticmethod(raw)
@@ -115,9 +122,9 @@ class Engine:
         script = str(ROOT / "scripts" / "engine_verdict.py")
         self.process = subprocess.Popen([python, script], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
 
-    def verdict(self, path: Path) -> str:
+    def verdict(self, *paths: Path) -> str:
         assert self.process.stdin is not None and self.process.stdout is not None
-        self.process.stdin.write(json.dumps([str(path)]) + "\n")
+        self.process.stdin.write(json.dumps([str(path) for path in paths]) + "\n")
         self.process.stdin.flush()
         return str(json.loads(self.process.stdout.readline()))
 
@@ -129,14 +136,18 @@ def golden(kind: str, source: Path, engine: Engine, scratch: Path) -> dict[str, 
     n_trunk = len(config.get("layers_block_type") or range(config["num_hidden_layers"]))
     own = outputs(kind, source, folder, scratch, n_trunk)
     found: dict[str, Any] = {}
+    trunk = TRUNKS / f"{BASES[kind]}.gguf"
+    if kind == "deepseek4":
+        trunk = with_compression(trunk, scratch / trunk.name)
 
     def judge(name: str, variant: Variant) -> dict[str, Any]:
         made = make(variant, folder, scratch / f"{kind}-{len(found)}-{name.replace('/', ' ')[:60]}" / kind)
         results = outputs(kind, source, made, scratch, n_trunk)
         entry: dict[str, Any] = {layout: difference(result, own[layout]) for layout, result in results.items()}
-        if entry.get("bundle") and "fails" not in entry["bundle"]:
-            entry["engine"] = engine.verdict(scratch / "bundle.gguf")
-        print(kind, name, *(x for x in [entry.get("engine")] if x), flush=True)
+        for layout, files in (("bundle", ()), ("sidecar", (trunk,))):
+            if entry.get(layout) and "fails" not in entry[layout]:
+                entry[layout]["engine"] = engine.verdict(*files, scratch / f"{layout}.gguf")
+        print(kind, name, *(x["engine"] for x in entry.values() if "engine" in x), flush=True)
         return {key: x for key, x in entry.items() if x}
 
     ignored = []

@@ -25,7 +25,7 @@ TRAINED = ROOT / "src" / "nextn" / "demo_data" / "tiny-qwen35-mtp"
 GOLDENS = ROOT / "tests" / "data" / "goldens"
 TRUNKS = ROOT / "tests" / "data" / "trunks"
 
-CONVERTER = "llama.cpp b11434"
+CONVERTER = "llama.cpp b11549"
 OUTTYPES = ("f32", "f16", "bf16", "q8_0")
 
 # Every layout once in bf16; the other dtypes of a checkpoint where only they differ.

@@ -9,10 +9,10 @@ from typing import Any
 import msgspec
 
 from nextn.schemas import KINDS, document_type
-from nextn.schemas.attach import Attach
-from nextn.schemas.detach import Detach
-from nextn.schemas.extract import Extract
-from nextn.schemas.manifest import Manifest
+from nextn.schemas.attach import AttachDocument
+from nextn.schemas.detach import DetachDocument
+from nextn.schemas.extract import ExtractDocument
+from nextn.schemas.manifest import ManifestDocument
 
 FOLDER = Path(__file__).resolve().parent.parent / "src" / "nextn" / "schemas"
 DRAFT = "https://json-schema.org/draft/2020-12/schema"
@@ -21,9 +21,9 @@ DRAFT = "https://json-schema.org/draft/2020-12/schema"
 def schemas() -> dict[str, dict[str, Any]]:
     """File name -> schema."""
     made = {kind: _schema(document_type(kind), f"nextn {kind} --json") for kind in KINDS}
-    made["result"] = _schema(Attach | Detach | Extract, "nextn attach, detach, extract: --json")
+    made["result"] = _schema(AttachDocument | DetachDocument | ExtractDocument, "nextn attach, detach, extract: --json")
     made["tune"]["title"] += ", and NAME.tune.json"
-    made["manifest"] = _schema(Manifest, "nextn.json: the manifest that nextn pack writes beside published models")
+    made["manifest"] = _schema(ManifestDocument, "nextn.json, the manifest of a published folder")
     return {f"{name}.json": schema for name, schema in made.items()}
 
 

@@ -1,6 +1,6 @@
 """The tiny DeepSeek-V4 trunk with a layer of compressed attention, which llama.cpp cannot do without.
 
-llama.cpp (b11434) makes a cache for the layers with a compression ratio of 4, and one without any layer ends with a
+llama.cpp (b11549) makes a cache for the layers with a compression ratio of 4, and one without any layer ends with a
 division by zero (src/llama-kv-cache.cpp, the doubling of `n_rot_k`), whatever the model. The converter's trunk in
 tests/data has no such layer, so one is added here: random tensors in F32, names and shapes of src/models/deepseek4.cpp.
 """

@@ -19,6 +19,7 @@ from make_tiny_checkpoints import TOKENIZER, bell, safetensors_bytes, small_toke
 from tiny_hyper import DEEPSEEK4, QWEN4, deepseek4_tensors
 from tiny_parts import (
     BASE,
+    DI,
     FS,
     FX,
     INDEXER,
@@ -38,6 +39,7 @@ from tiny_parts import (
     N,
     Shapes,
     V,
+    Widths,
     X,
     decoder,
     experts,
@@ -168,6 +170,41 @@ KINDS: dict[str, Kind] = {
         ({"input_layernorm.weight": (E,), **qkv(), "mlp.gate.weight": (X, E), **experts(), **NEXTN, **SHARED_HEAD},),
     ),
 }  # fmt: skip
+# GLM-5.3-Flash: latent attention without RoPE, an indexer over pools of tokens, four streams around trunk layers.
+GLM5_STREAMS, GLM5_POOL = 4, 4
+GLM5_MLA: Shapes = {
+    **mla(w=Widths(rope=0)), **indexer(), "self_attn.indexer.index_kpool_compress_gate": (DI, E),
+    "self_attn.indexer.index_kpool_compress_ape": (GLM5_POOL, DI),
+}  # fmt: skip
+GLM5_KDA: Shapes = {
+    **{f"self_attn.{x}_proj.weight": (H * D, E) for x in "qkv"},
+    **{f"self_attn.{x}_conv1d.weight": (H * D, 1, 4) for x in "qkv"},
+    **{f"self_attn.{x}_a_proj.weight": (D, E) for x in "fg"},
+    **{f"self_attn.{x}_b_proj.weight": (H * D, D) for x in "fg"},
+    "self_attn.b_proj.weight": (H, E), "self_attn.A_log": (H,), "self_attn.dt_bias": (H * D,),
+    "self_attn.o_norm.weight": (D,), "self_attn.o_proj.weight": (E, H * D),
+}  # fmt: skip
+GLM5_HYPER: Shapes = {
+    f"hc_{part}_{name}": shape
+    for part in ("attn", "ffn")
+    for name, shape in (
+        ("fn", ((2 + GLM5_STREAMS) * GLM5_STREAMS, GLM5_STREAMS * E)),
+        ("base", ((2 + GLM5_STREAMS) * GLM5_STREAMS,)),
+        ("scale", (3,)),
+    )
+}
+KINDS["glm5next"] = Kind(
+    "Glm5NextForConditionalGeneration", "glm5_next",
+    {**MOE, **MLA, **INDEXER, "qk_rope_head_dim": 0, "mla_use_nope": True, "rope_interleave": None,
+     "rope_theta": None, "layer_types": ["linear_attention", "full_attention"], "indexer_types": ["full"] * N,
+     "linear_attn_config": {"head_dim": D, "num_heads": H, "short_conv_kernel_size": 4, "gate_lower_bound": -5.0},
+     "index_kpool": GLM5_POOL, "index_kpool_always_select_tail": True, "hc_mult": GLM5_STREAMS,
+     "hc_sinkhorn_iters": 4, "hc_eps": 1e-6, "mhc": True, "swiglu_limit": 10.0},
+    lambda i: {**NORMS, **GLM5_HYPER, **(GLM5_MLA if i else GLM5_KDA), **(moe() if i else ffn("mlp.", F))},
+    ({**NORMS, **GLM5_MLA, **moe(), **NEXTN, **SHARED_HEAD},),
+    layers="model.language_model.layers.",
+    roots=("model.language_model.embed_tokens", "model.language_model.norm", "lm_head"),
+)  # fmt: skip
 # Whose trunks are the same bytes but for their names, so that one file serves both.
 TRUNK_OF = {"deepseek3-wide": "glm4moelite-wide"}
 KINDS["nemotronh"] = Kind(

@@ -1,6 +1,6 @@
 """Tiny models of architectures whose block llama.cpp loads and never drafts with, bundled, in F32.
 
-Written by the names and shapes that its loaders want (b11434, src/models/*.cpp); the tokenizer is another tiny trunk's.
+Written by the names and shapes that its loaders want (b11549, src/models/*.cpp); the tokenizer is another tiny trunk's.
 """
 
 from __future__ import annotations

@@ -1,7 +1,8 @@
 """nextn: multi-token prediction (MTP) for the GGUF models you already have.
 
 Every verb of the command line is a function here: `nextn.inspect(path)`, `nextn.attach(trunk, donor, layout=...)`,
-`nextn.verify(model)` and so on; `nextn.errors` holds every exception that they raise.
+`nextn.verify(model)` and so on; docs/python-api.md lists them. `nextn.errors` holds every exception that they raise.
+Where a caller gives no `say` function, steps are logged to the logger "nextn".
 Names are imported on first use: a tool that only inspects never loads numpy.
 """
 
@@ -16,62 +17,85 @@ if TYPE_CHECKING:
     from .diagnosis import Diagnosis, Finding
     from .inspection.checkpoint import CheckpointInspection
     from .inspection.model import Inspection
+    from .inspection.shard_set import SetInspection
     from .measure.bench_report import BenchReport
     from .measure.tune_report import TuneReport
     from .memory.memory_plan import MemoryPlan
+    from .progress import Progress, Say
     from .publish.packing import PackResult
     from .publish.pulling import PullResult
     from .verbs.attach import attach
     from .verbs.bench import bench
+    from .verbs.cache import CacheResult, cache
+    from .verbs.demo import DemoResult, demo
     from .verbs.detach import detach
-    from .verbs.doctor import Treatment, doctor
+    from .verbs.doctor import DoctorResult, doctor
     from .verbs.extract import extract
     from .verbs.inspect import inspect
     from .verbs.pack import pack
     from .verbs.plan import plan
     from .verbs.pull import pull
+    from .verbs.report import ReportResult, report
+    from .verbs.serve import Serving, serve
     from .verbs.tune import tune
     from .verbs.verify import Verdict, verify
     from .writing.result import DonorInfo, Result
 
 _HOMES = {
     "BenchReport": "measure.bench_report",
+    "CacheResult": "verbs.cache",
     "CheckpointInspection": "inspection.checkpoint",
+    "DemoResult": "verbs.demo",
     "Diagnosis": "diagnosis",
+    "DoctorResult": "verbs.doctor",
     "DonorInfo": "writing.result",
     "Finding": "diagnosis",
     "Inspection": "inspection.model",
     "MemoryPlan": "memory.memory_plan",
     "PackResult": "publish.packing",
+    "Progress": "progress",
     "PullResult": "publish.pulling",
+    "ReportResult": "verbs.report",
     "Result": "writing.result",
-    "Treatment": "verbs.doctor",
+    "Say": "progress",
+    "Serving": "verbs.serve",
+    "SetInspection": "inspection.shard_set",
     "TuneReport": "measure.tune_report",
     "Verdict": "verbs.verify",
     **{
         verb: f"verbs.{verb}"
         for verb in (
-            "attach", "bench", "detach", "doctor", "extract", "inspect", "pack", "plan", "pull", "tune", "verify"
+            "attach", "bench", "cache", "demo", "detach", "doctor", "extract", "inspect",
+            "pack", "plan", "pull", "report", "serve", "tune", "verify",
         )
     },
 }  # fmt: skip
 __all__ = [
     "BenchReport",
+    "CacheResult",
     "CheckpointInspection",
+    "DemoResult",
     "Diagnosis",
+    "DoctorResult",
     "DonorInfo",
     "Finding",
     "Inspection",
     "MemoryPlan",
     "PackResult",
+    "Progress",
     "PullResult",
+    "ReportResult",
     "Result",
-    "Treatment",
+    "Say",
+    "Serving",
+    "SetInspection",
     "TuneReport",
     "Verdict",
     "__version__",
     "attach",
     "bench",
+    "cache",
+    "demo",
     "detach",
     "doctor",
     "errors",
@@ -80,6 +104,8 @@ __all__ = [
     "pack",
     "plan",
     "pull",
+    "report",
+    "serve",
     "tune",
     "verify",
 ]

@@ -1,37 +1,61 @@
-"""Every error a user can cause, and its exit code.
+"""Every error a user can cause, and every exit code.
 
     NextnError                 1   base; never raised itself
-    ├── UsageError             2   the call makes no sense (two options that exclude each other, ...)
-    ├── FormatError           10   a file is not what it says it is: path, byte offset, expected, found
-    │   └── UnsupportedFormat 11   a form that is known and not handled (GGUF v1, big-endian, AWQ, ...)
-    ├── IncompleteModel       12   a shard is missing, a set is mixed from two models
+    ├── UsageError             2   the call makes no sense
+    ├── FormatError           10   a file is damaged, or is not what it should be
+    │   └── UnsupportedFormat 11   a format that is known and not supported
+    ├── IncompleteModel       12   a shard is missing, or shards of two models are mixed
     ├── DonorMismatch         13   the donor's block does not fit the trunk
     ├── BlockPresent          14   the trunk already has a block
-    ├── NoBlock               15   there is no MTP block where one is needed
+    ├── NoBlock               15   there is no MTP block
     ├── UnsupportedModel      16   no engine drafts with this architecture, or nextn does not know it
-    ├── QuantizeError         17   a type cannot be written (needs an importance matrix, is read-only, ...)
+    ├── QuantizeError         17   a tensor type cannot be written or read
     ├── OutputExists          20   an output is already there
     ├── NoSpace               21   the file system has no room for the output
-    ├── StorageError          22   the operating system refused (permission, input/output error)
+    ├── StorageError          22   the operating system refused to read or write
     ├── RemoteError           23   a server refused, or did not answer as it should
-    ├── EngineMissing         30   no engine to judge with
-    ├── EngineRefused         31   the engine did not load the model; its decisive line is quoted
-    └── EngineFailed          32   the engine died of a signal, hung or answered nonsense; its log is kept
+    ├── EngineMissing         30   there is no engine
+    └── EngineRefused         31   the engine did not load the model
+        └── EngineFailed      32   the engine died, hung or answered nonsense
 
-Exit codes 0 (done, or verify: passed), 3 (verify: failed), 4 (verify: cannot tell), 5 (inspect: problems
-found), 70 (a bug in nextn) and 130 (interrupted) do not belong to an error class.
+`EXIT_CODES` is the one table of them, which 'nextn --help' and docs/python-api.md show.
 """
 
 from __future__ import annotations
 
 from pathlib import Path
 
-EXIT_OK = 0
-EXIT_VERIFY_FAILED = 3
-EXIT_VERIFY_CANNOT_TELL = 4
+EXIT_FAILED = 3
+EXIT_CANNOT_TELL = 4
 EXIT_PROBLEMS = 5
 EXIT_BUG = 70
 EXIT_INTERRUPTED = 130
+
+EXIT_CODES = {
+    0: "done; verify, demo: passed",
+    2: "the call makes no sense",
+    EXIT_FAILED: "verify, demo: failed",
+    EXIT_CANNOT_TELL: "verify, demo, bench, tune: cannot tell",
+    EXIT_PROBLEMS: "inspect, doctor: problems found",
+    10: "a file is damaged, or is not what it should be",
+    11: "a format that is known and not supported",
+    12: "a shard is missing, or shards of two models are mixed",
+    13: "the donor's block does not fit the trunk",
+    14: "the trunk already has a block",
+    15: "there is no MTP block",
+    16: "no engine drafts with this architecture, or nextn does not know it",
+    17: "a tensor type cannot be written or read",
+    20: "an output is already there",
+    21: "the file system has no room for the output",
+    22: "the operating system refused to read or write",
+    23: "a server refused, or did not answer as it should",
+    30: "there is no engine",
+    31: "the engine did not load the model",
+    32: "the engine died, hung or answered nonsense",
+    EXIT_BUG: "a bug in nextn",
+    EXIT_INTERRUPTED: "interrupted",
+}
+"""Exit code -> what it means. `nextn serve` passes on the server's own."""
 
 
 class NextnError(Exception):

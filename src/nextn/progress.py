@@ -6,10 +6,9 @@ import logging
 from collections.abc import Callable
 from typing import TypeAlias
 
-Progress: TypeAlias = Callable[[int, int], None]
-"""Called with (bytes done, bytes in all) while bytes are moved."""
+Progress: TypeAlias = Callable[[int, int], None]  # called with (bytes done, bytes in all) while bytes are moved
+# Called with a few words when a step begins, or when a choice was made that the caller should know of.
 Say: TypeAlias = Callable[[str], None]
-"""Called with a few words when a step begins, or when a choice was made that the caller should know of."""
 
 LOGGER = logging.getLogger("nextn")
 

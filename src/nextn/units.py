@@ -1,4 +1,4 @@
-"""Bytes in words."""
+"""Bytes and counts in words."""
 
 from __future__ import annotations
 
@@ -14,3 +14,8 @@ def size(n: float) -> str:
             return f"{value:,.0f} {unit}" if exact else f"{value:,.3g} {unit}"
         value /= 1000
     raise AssertionError("unreachable")
+
+
+def counted(n: int, noun: str, plural: str | None = None) -> str:
+    """A number with its noun: `1 tensor`, `2 files`."""
+    return f"{n:,} {noun if n == 1 else plural or noun + 's'}"

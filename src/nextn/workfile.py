@@ -66,6 +66,10 @@ class Stamp:
         """The stamp of what has this `stat`."""
         return cls(found.st_dev, found.st_ino, found.st_size, found.st_mtime_ns, stat.S_ISREG(found.st_mode))
 
+    def is_of_same_file(self, other: Stamp) -> bool:
+        """Whether it is the same file, at whatever time, of the same size."""
+        return (self.device, self.inode, self.size_bytes) == (other.device, other.inode, other.size_bytes)
+
 
 def replaced(path: Path) -> StorageError:
     """The error for a file that is not what it was."""

@@ -6,10 +6,10 @@ import json
 from pathlib import Path
 
 import pytest
+from opened import open_donor
 
 import nextn
 from nextn.block.duplicates import without_duplicates
-from nextn.block.opening import open_donor
 from nextn.gguf.files import open_model
 from nextn.gguf.header import TensorInfo, build_header, place
 from nextn.gguf.kv import KV, KVType

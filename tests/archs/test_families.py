@@ -10,12 +10,12 @@ from pathlib import Path
 
 import pytest
 from families import CODE, KINDS, PACKED, trunk_of
+from opened import open_donor
 
 import nextn
 from conftest import DATA, need, stored
 from nextn.archs import FAMILIES
 from nextn.archs.others import LOADS_ONLY
-from nextn.block.opening import open_donor
 from nextn.errors import UnsupportedModel
 from nextn.gguf.files import open_model
 

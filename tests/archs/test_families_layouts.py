@@ -60,7 +60,7 @@ def test_shards_sidecar_donor_file_and_bundle_hold_one_block(
     for suffix in ("block_count", "attention.head_count", "attention.head_count_kv", "feed_forward_length"):
         assert open_model(again).arch_value(suffix) == open_model(bundle).arch_value(suffix)
 
-    alone = nextn.extract(bundle, donor_file=True, out=tmp_path / "alone").entry
+    alone = nextn.extract(bundle, block_only=True, out=tmp_path / "alone").entry
     from_file = nextn.attach(trunk, alone, layout="bundle", out=tmp_path / "from file").entry
     assert block_of(open_model(from_file)) == block
     from_bundle = nextn.attach(trunk, bundle, layout="bundle", out=tmp_path / "from bundle").entry

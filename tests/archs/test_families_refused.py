@@ -7,10 +7,10 @@ from pathlib import Path
 
 import pytest
 from ggufmaker import arch_kvs, block_tensors, make, root_tensors, trunk_tensors
+from opened import open_donor
 
 import nextn
 from nextn.archs.others import LOADS_ONLY
-from nextn.block.opening import open_donor
 from nextn.errors import NoBlock, UnsupportedModel
 from nextn.gguf.files import open_model
 from nextn.sources.checkpoint import open_checkpoint

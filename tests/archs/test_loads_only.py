@@ -62,7 +62,6 @@ def test_detach_leaves_a_model_that_gives_the_same_text(bundled: Path, tmp_path:
         "Exaone4_5_ForConditionalGeneration",
         "GlmOcrForConditionalGeneration",
         "BailingMoeV2ForCausalLM",
-        "Glm5NextForConditionalGeneration",
         "Dots3NoteForCausalLM",
         "ExaoneMoEForCausalLM",
         "ExaoneMoeForCausalLM",
@@ -108,7 +107,7 @@ def test_the_key_of_a_router_is_never_taken_for_mtp(spelled: str, tmp_path: Path
         "detach": lambda: nextn.detach(path, out=tmp_path / "out"),
         "detach in another form": lambda: nextn.detach(path, qkv="split", out=tmp_path / "out"),
         "extract": lambda: nextn.extract(path, out=tmp_path / "out"),
-        "extract a donor file": lambda: nextn.extract(path, donor_file=True, out=tmp_path / "out"),
+        "extract a donor file": lambda: nextn.extract(path, block_only=True, out=tmp_path / "out"),
         "pack": lambda: nextn.pack([path], donor=source, out=tmp_path / "out"),
         "pack alone": lambda: nextn.pack([path], out=tmp_path / "out"),
     }
@@ -118,25 +117,3 @@ def test_the_key_of_a_router_is_never_taken_for_mtp(spelled: str, tmp_path: Path
         assert "lost on the way" not in str(error.value), verb
         assert error.value.exit_code == 16, verb
     assert not (tmp_path / "out").exists()
-
-
-def test_detach_shortens_the_limits_of_glm_5_next(tmp_path: Path) -> None:
-    """Its loader wants a limit for each layer, and indexer types for the trunk's alone; no engine has run one here."""
-    arch = "glm5-next"
-    source = make_bundled("exaone-moe", tmp_path / "source.gguf", TOKENIZER)
-    limits = [7.0] * N + [9.0]
-    put = [
-        ("general.architecture", "str", arch), (f"{arch}.block_count", "u32", N + 1),
-        (f"{arch}.nextn_predict_layers", "u32", 1), (f"{arch}.embedding_length", "u32", 64),
-        (f"{arch}.swiglu_clamp_exp", "[f32]", limits), (f"{arch}.swiglu_clamp_shexp", "[f32]", limits),
-        (f"{arch}.attention.indexer.types", "[bool]", [True] * N),
-    ]  # fmt: skip
-    path = rewrite(source, tmp_path / "glm5.gguf", put=put)
-    assert nextn.inspect(path).problems == ()
-    model = open_model(nextn.detach(path, out=tmp_path / "plain.gguf").entry)
-    assert model.arch_int("block_count") == N
-    for key in ("swiglu_clamp_exp", "swiglu_clamp_shexp"):
-        assert model.arch_value(key) == limits[:N]
-    assert model.arch_value("attention.indexer.types") == [True] * N
-    long = rewrite(path, tmp_path / "long.gguf", put=[(f"{arch}.swiglu_clamp_exp", "[f32]", limits * 2)])
-    assert any("swiglu_clamp_exp" in problem for problem in nextn.inspect(long).problems)

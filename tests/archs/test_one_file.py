@@ -21,9 +21,11 @@ import nextn
 from conftest import ROOT, TRUNKS
 from make_tiny_checkpoints import safetensors_bytes
 from nextn.archs import FAMILIES, register
-from nextn.archs.base import Family, Memory, OnIk, Qkv
+from nextn.archs.base import Family, Memory, Qkv
+from nextn.archs.engines import NOT_ON_IK, NOT_ON_LLAMA_CPP, Support
 from nextn.archs.hparams import HParams
 from nextn.archs.others import every_name
+from nextn.errors import UnsupportedModel
 from nextn.gguf.files import open_model
 from nextn.gguf.header import TensorInfo, build_header, pad_to, place
 from nextn.gguf.kv import KV, KVType
@@ -79,7 +81,7 @@ def test_the_search_finds_a_name_in_a_sentence() -> None:
     assert not words("llama.cpp and llama-server of tiny-qwen35-mtp") & names()
 
 
-@pytest.mark.parametrize("kind", [Family, Memory, OnIk, Qkv, HParams])
+@pytest.mark.parametrize("kind", [Family, Memory, Support, Qkv, HParams])
 def test_no_fact_of_a_family_has_a_default(kind: Any) -> None:
     for field in fields(kind):
         assert field.default is MISSING and field.default_factory is MISSING, field.name
@@ -101,7 +103,7 @@ def test_a_forgotten_fact_is_an_error_when_the_file_is_imported(field: str) -> N
         ({"qkv": None}, "'qkv'"),
         ({"header": None}, "'header'"),
         ({"n_blocks": 2}, "'n_blocks'"),
-        ({"only_ik": True, "ik": None}, "'only_ik'"),
+        ({"llama_cpp": NOT_ON_LLAMA_CPP, "ik": NOT_ON_IK}, "no engine"),
         ({"rules": (*FAMILIES["glm4moe"].rules, FAMILIES["glm4moe"].rules[0])}, "two rules"),
     ],
 )
@@ -211,8 +213,8 @@ def test_an_invented_family_needs_the_guides_steps_and_no_other(tmp_path: Path) 
         assert done.returncode == code, (args, done.stdout, done.stderr)
         return json.loads(done.stdout) if "--json" in args else done.stdout
 
-    refused = nextn.inspect(checkpoint).problems  # without the file
-    assert len(refused) == 1 and "BoltForCausalLM" in refused[0]
+    with pytest.raises(UnsupportedModel, match="BoltForCausalLM"):  # without the file
+        nextn.extract(checkpoint, out=tmp_path / "none.gguf")
 
     seen = run("inspect", checkpoint, "--json")
     assert (seen["architecture"], seen["n_layer_trunk"], seen["n_layer_nextn"]) == ("bolt", N, 1)

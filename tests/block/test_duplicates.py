@@ -111,7 +111,7 @@ def test_quantized_copies_of_a_gguf_are_compared_by_direction(
 
 def test_a_donor_file_has_nothing_to_compare_with(trunk: Path, family: Callable[[str], Path], tmp_path: Path) -> None:
     donor = with_copies(family("deepseek3"), tmp_path / "donor")
-    alone = nextn.extract(donor, donor_file=True, out=tmp_path / "donor.gguf").entry
+    alone = nextn.extract(donor, block_only=True, out=tmp_path / "donor.gguf").entry
     made = nextn.attach(trunk, alone, layout="bundle", duplicates="drop", out=tmp_path / "x.gguf")
     assert set(OWN) < set(open_model(made.entry).tensors)
     assert sum("nothing to compare it with" in note for note in made.plan.notes) == 2

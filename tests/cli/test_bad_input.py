@@ -20,8 +20,8 @@ from faults import Refusing, listing, safetensors, small_disk, state
 
 import nextn
 from conftest import CHECKPOINT, Q4, TRUNKS, mounted
-from nextn.cli import EXIT_CODES, main
-from nextn.errors import StorageError
+from nextn.cli import main
+from nextn.errors import EXIT_CODES, StorageError
 from nextn.gguf.files import open_model, read_header
 from nextn.gguf.header import build_header
 from nextn.gguf.kv import KV, KVType, edit
@@ -82,7 +82,7 @@ class World:
             assert re.fullmatch(r"nextn: [^\n]+\n", err)
         assert "Traceback" not in err
         assert "bug in nextn" not in err
-        assert re.search(rf"\b{code} \w", EXIT_CODES), f"exit code {code} is not documented"
+        assert code in EXIT_CODES, f"exit code {code} is not documented"
         assert listing(self.folder) == seen
         assert state(self.folder) == before
 
@@ -110,9 +110,7 @@ def test_trunk_cut_in_its_header(world: World, size: int) -> None:
 def test_trunk_cut_in_its_data(world: World, layout: str) -> None:
     size = world.trunk.stat().st_size
     os.truncate(world.trunk, size - 100)
-    world.attach(
-        10, rf"ends inside tensor '.*truncated.*expected {size:,} bytes, found {size - 100:,}", "--layout", layout
-    )
+    world.attach(10, rf"ends at byte {size - 100:,} of {size:,}: the download is incomplete", "--layout", layout)
 
 
 def test_trunk_that_is_no_gguf(world: World) -> None:
@@ -150,7 +148,7 @@ def test_trunk_without_architecture(world: World) -> None:
 def test_donor_cut(world: World, cut: int) -> None:
     path = world.donor / "model.safetensors"
     os.truncate(path, cut if cut > 0 else path.stat().st_size + cut)
-    world.attach(10, r"model\.safetensors.*(truncated|fewer than 8 bytes)")
+    world.attach(10, r"model\.safetensors.*(truncated|fewer than 8 bytes|the download is incomplete)")
 
 
 def test_donor_with_broken_config(world: World) -> None:
@@ -213,9 +211,9 @@ def test_donor_with_another_tokenizer(world: World) -> None:
 
 
 def test_gguf_donor_with_another_tokenizer(world: World) -> None:
-    donor = nextn.extract(world.donor, donor_file=True, out=world.folder / "donor.gguf").entry
+    donor = nextn.extract(world.donor, block_only=True, out=world.folder / "donor.gguf").entry
     bundled = nextn.attach(world.trunk, donor, layout="bundle").entry
-    donor = nextn.extract(bundled, donor_file=True, out=world.folder / "hashed.gguf").entry
+    donor = nextn.extract(bundled, block_only=True, out=world.folder / "hashed.gguf").entry
     tokens = open_model(world.trunk).header.by_key["tokenizer.ggml.tokens"]
     world.rewrite(put=[tokens.with_value(["other", *tokens.value[1:]])])
     world.refuses(13, r"ordinary tokens differ \(sha256 \w{12}", "attach", world.trunk, "--from", donor)
@@ -246,7 +244,7 @@ def test_trunk_that_has_a_block(world: World) -> None:
 
 def test_sidecar_or_donor_given_as_trunk(world: World) -> None:
     sidecar = nextn.attach(world.trunk, world.donor, layout="sidecar").sidecar
-    donor = nextn.extract(world.donor, donor_file=True, out=world.folder / "donor.gguf").entry
+    donor = nextn.extract(world.donor, block_only=True, out=world.folder / "donor.gguf").entry
     assert sidecar is not None
     for path in (sidecar, donor):
         words = f"{path.name}: this is a sidecar or donor file"
@@ -430,7 +428,7 @@ def test_refusals_of_the_system(
 
 
 def test_unknown_verb(world: World) -> None:
-    words = r"there is no verb 'atach' \(did you mean 'attach'\?\); the verbs are inspect, doctor, attach"
+    words = r"there is no command 'atach' \(did you mean 'attach'\?\); the commands are inspect, doctor, attach"
     world.refuses(2, words, "atach")
 
 

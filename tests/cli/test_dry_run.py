@@ -57,7 +57,7 @@ CASES: dict[str, Callable[[Path, dict[str, Any]], nextn.Result]] = {
     "detach a set with data in the first": lambda f, more: nextn.detach(f / "tensors-first attached", **more),
     "extract": lambda f, more: nextn.extract(f / "bundled.gguf", **more),
     "extract from a sidecar": lambda f, more: nextn.extract(f / "mtp-sidecar.gguf", type="q4_k", **more),
-    "extract a donor": lambda f, more: nextn.extract(f / "moe", donor_file=True, **more),
+    "extract a donor": lambda f, more: nextn.extract(f / "moe", block_only=True, **more),
 }
 
 

@@ -21,8 +21,8 @@ def trunk(tmp_path: Path) -> Path:
     """A trunk between two donors that fit equally well."""
     path = tmp_path / Q4.name
     path.symlink_to(Q4)
-    nextn.extract(CHECKPOINT, out=tmp_path / "tiny-qwen35-MTP-donor-Q8_0.gguf", donor_file=True)
-    nextn.extract(CHECKPOINT, out=tmp_path / "tiny-qwen35-MTP-donor-Q4_0.gguf", donor_file=True, type="q4_0")
+    nextn.extract(CHECKPOINT, out=tmp_path / "tiny-qwen35-MTP-donor-Q8_0.gguf", block_only=True)
+    nextn.extract(CHECKPOINT, out=tmp_path / "tiny-qwen35-MTP-donor-Q4_0.gguf", block_only=True, type="q4_0")
     return path
 
 

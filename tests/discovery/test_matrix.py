@@ -32,7 +32,6 @@ from nextn.measure.target import MeasuredModel, open_target
 from nextn.verbs.attach import attach
 from nextn.verbs.doctor import doctor
 from nextn.verbs.plan import plan
-from nextn.verbs.serve import choose
 
 NONE, OWN, DOUBT = "none", "own block", "doubt"
 OFFLINE = "nothing was found, and the network is not asked here"
@@ -61,7 +60,7 @@ def parts(
     folder = tmp_path_factory.mktemp("parts")
     q8 = tiny_models.sidecar
     q4 = nextn.attach(Q4, CHECKPOINT, layout="sidecar", type="q4_0", out=folder / "mtp-q4.gguf").sidecar
-    donor = nextn.extract(CHECKPOINT, donor_file=True, out=folder / "donor.gguf").entry
+    donor = nextn.extract(CHECKPOINT, block_only=True, out=folder / "donor.gguf").entry
     assert q4 is not None
     cut = folder / "cut.gguf"
     cut.write_bytes(q8.read_bytes()[:-4096])
@@ -415,7 +414,7 @@ def verbs(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> dict[str, Callable
 
     def served(model: Path) -> Path | str:
         try:
-            chosen = choose(model, llama_server=server)
+            chosen = nextn.serve(model, engine=server)
         except UsageError as error:
             assert "fit it equally well" in str(error) and "--sidecar" in str(error)
             return DOUBT
@@ -425,7 +424,7 @@ def verbs(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> dict[str, Callable
 
     def planned(model: Path) -> Path | str:
         try:
-            made = plan(model, engine=False)
+            made = plan(model, header_only=True)
         except UsageError as error:
             assert "fit it equally well" in str(error)
             return DOUBT

@@ -75,7 +75,7 @@ def test_a_decisive_line_is_quoted_with_the_signal(tmp_path: Path) -> None:
 @pytest.mark.parametrize("at", standin_server.STAGES)
 @pytest.mark.parametrize("die", SIGNALS)
 def test_verify_cannot_tell(die: str, at: str, tmp_path: Path, tiny_models: TinyModels, capfd) -> None:
-    call = ["verify", str(tiny_models.bundled), "--llama-server", server(tmp_path, die, at), "--json"]
+    call = ["verify", str(tiny_models.bundled), "--engine", server(tmp_path, die, at), "--json"]
     assert main(call) == (ENGINE_FAILED if at == "start" else CANNOT_TELL)
     said = capfd.readouterr()
     if at == "start":
@@ -91,8 +91,8 @@ def test_verify_cannot_tell(die: str, at: str, tmp_path: Path, tiny_models: Tiny
 @pytest.mark.parametrize(
     ("verb", "option", "more"),
     [
-        ("bench", "--llama-server", ("--n-max", "1", "--tasks", "code", "--repeats", "1")),
-        ("tune", "--llama-server", ("--n-max", "1", "--tasks", "code", "--types", "", "--threads", "1")),
+        ("bench", "--engine", ("--n-max", "1", "--tasks", "code", "--repeats", "1")),
+        ("tune", "--engine", ("--n-max", "1", "--tasks", "code", "--types", "", "--threads", "1")),
         ("doctor", "--engine", ()),
     ],
 )
@@ -111,7 +111,7 @@ def test_bench_tune_and_doctor_exit_with_32(
 
 @pytest.mark.parametrize(("die", "at"), PAIRS)
 def test_the_demo_has_no_verdict(die: str, at: str, tmp_path: Path, capfd) -> None:
-    code = main(["demo", "--llama-server", server(tmp_path, die, at)])
+    code = main(["demo", "--engine", server(tmp_path, die, at)])
     said = capfd.readouterr()
     assert code == (CANNOT_TELL if at == "answer" else ENGINE_FAILED)
     assert says_of_what((said.out + said.err).replace("\n", " "), die) and "failed" not in said.out
@@ -120,7 +120,7 @@ def test_the_demo_has_no_verdict(die: str, at: str, tmp_path: Path, capfd) -> No
 @pytest.mark.parametrize(("die", "at"), [pair for pair in PAIRS if pair[1] != "answer"])
 def test_serve_says_of_what_its_server_died(die: str, at: str, tmp_path: Path, tiny_models: TinyModels, capfd) -> None:
     """The exit code stays the server's: 128 + n, as every program that runs another one has it."""
-    code = main(["serve", str(tiny_models.bundled), "--llama-server", server(tmp_path, die, at)])
+    code = main(["serve", str(tiny_models.bundled), "--engine", server(tmp_path, die, at)])
     assert code == (ENGINE_FAILED if at == "start" else {"SIGILL": 132, "SIGSEGV": 139}[die])
     assert says_of_what(capfd.readouterr().err, die)
 

@@ -71,7 +71,7 @@ def test_verify_through_a_worker(worker, wheel_server: LlamaServer, tiny_models,
     binary = wheel_server.binary
     prompts = tiny_models.bundled.parent / "prompts.txt"
     prompts.write_text("def read(self):\n---\nimport os\n---\nclass A:\n")
-    call = ["verify", str(tiny_models.bundled), "--llama-server", str(binary), "--threads", "1", "--n-predict", "24"]
+    call = ["verify", str(tiny_models.bundled), "--engine", str(binary), "--threads", "1", "--n-predict", "24"]
     code = main([*call, "--prompts", str(prompts), "-q", "--", "--rpc", f"127.0.0.1:{port}", "-ngl", "99"])
     assert (code, capsys.readouterr().out) == (0, "passed\n")
 
@@ -85,6 +85,6 @@ def test_arguments_for_workers_reach_the_server(standin: LlamaServer, tiny_model
         on_worker = [use for use in running.memory if use.device.startswith("RPC")]
         assert on_worker and sum(use.model_mib for use in on_worker) > 1, running.memory
     assert 0 < answer.draft_n_accepted < answer.draft_n
-    call = ["verify", str(tiny_models.bundled), "--llama-server", str(standin.binary), "--n-predict", "24"]
+    call = ["verify", str(tiny_models.bundled), "--engine", str(standin.binary), "--n-predict", "24"]
     assert main([*call, "-q", "--", *extra]) == 0
     assert capsys.readouterr().out == "passed\n"

@@ -11,11 +11,12 @@ from corpus import CORPUS, VALID, sameness
 from ggufmaker import make, start, text
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
+from opened import data_end, parse_header
 
 from nextn.errors import FormatError, NextnError
 from nextn.gguf.files import read_header
 from nextn.gguf.header import build_header
-from nextn.gguf.parser import MAX_HEADER_BYTES, HeaderParser, parse_header
+from nextn.gguf.parser import MAX_HEADER_BYTES, HeaderParser
 
 
 @pytest.mark.parametrize("name", ["all-scalars", "all-arrays", "arrays-of-arrays", "type-unknown", "alignment-64"])
@@ -39,11 +40,11 @@ def test_every_cut_is_refused_or_leaves_a_whole_header(name: str) -> None:
 def test_every_cut_file_is_refused_when_its_data_is_asked_for(name: str, tmp_path: Path) -> None:
     data = (CORPUS / "valid" / f"{name}.gguf").read_bytes()
     whole = parse_header(data)
-    assert whole.data_end is not None
+    assert data_end(whole) is not None
     path = tmp_path / "cut.gguf"
     for n in range(0, len(data), 7):
         path.write_bytes(data[:n])
-        if n < whole.data_end:
+        if n < (data_end(whole) or 0):
             with pytest.raises(FormatError, match="byte"):
                 read_header(path).check_whole()
         else:

@@ -12,13 +12,13 @@ from ggufmaker import KV as Pair
 from hypothesis import given
 from hypothesis import strategies as st
 from kv_strategies import NAMES, PAIRS
+from opened import parse_header
 
 import gguf
 from conftest import DATA
 from nextn.gguf.files import read_header
 from nextn.gguf.header import build_header
 from nextn.gguf.kv import KV, KVType, edit, encode_text, printable
-from nextn.gguf.parser import parse_header
 
 
 def plain(value):

@@ -150,7 +150,7 @@ def test_file_types_equal_gguf_py():
             f"MOSTLY_{type.label}_MOE",
         ]
         known = [numbers[name] for name in names if name in numbers]
-        if type.name in ("q1_0", "q2_0"):  # newer than gguf-py 0.19; numbers of llama.h b11434
+        if type.name in ("q1_0", "q2_0"):  # newer than gguf-py 0.19; numbers of llama.h b11549
             known = known or [{"q1_0": 40, "q2_0": 41}[type.name]]
         assert file_type_for(type) == (known[0] if known else None), type.name
     given_out = [type.file_type for type in TENSOR_TYPES if type.file_type is not None]

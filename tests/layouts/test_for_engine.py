@@ -20,15 +20,15 @@ from nextn.errors import EngineRefused, QuantizeError, UnsupportedModel, UsageEr
 from nextn.gguf.files import open_model
 
 HEAD = "blk.4.nextn.shared_head_head.weight"
-ON_IK = sorted(arch for arch, family in FAMILIES.items() if family.ik is not None)
+ON_IK = sorted(arch for arch, family in FAMILIES.items() if family.ik.drafts)
 
 
 @pytest.mark.parametrize("for_engine", ["ik", "both"])
 def test_a_block_goes_where_ik_finds_it(for_engine: str, tmp_path: Path) -> None:
     made = nextn.attach(Q4, CHECKPOINT, for_engine=for_engine, out=tmp_path)
     assert made.plan.layout == "bundle" and made.sidecar is None  # a single file gets a sidecar otherwise
-    assert any("no sidecar" in note for note in made.plan.notes)
-    with pytest.raises(UnsupportedModel, match="takes no sidecar"):
+    assert any("refuses a sidecar of 'qwen35' up to 8337e4cd" in note for note in made.plan.notes)
+    with pytest.raises(UnsupportedModel, match="refuses a sidecar of"):
         nextn.attach(Q4, CHECKPOINT, for_engine=for_engine, layout="sidecar", out=tmp_path / "x")
     shards = split_gguf(Q4, tmp_path / "set", 3, tensors_first=False)
     assert nextn.attach(shards[0], CHECKPOINT, for_engine=for_engine, out=tmp_path / "y").plan.layout == "shards"
@@ -84,9 +84,9 @@ def test_types_that_an_engine_lacks_are_refused(tmp_path: Path) -> None:
 
 
 def test_extract_knows_who_takes_a_sidecar(family: Callable[[str], Path], tmp_path: Path) -> None:
-    with pytest.raises(UnsupportedModel, match="takes no sidecar of 'qwen35'"):
+    with pytest.raises(UnsupportedModel, match="refuses a sidecar of 'qwen35' up to 8337e4cd"):
         nextn.extract(CHECKPOINT, for_engine="both", out=tmp_path)
-    assert nextn.extract(CHECKPOINT, for_engine="ik", donor_file=True, out=tmp_path).entry.exists()
+    assert nextn.extract(CHECKPOINT, for_engine="ik", block_only=True, out=tmp_path).entry.exists()
     bundled = nextn.attach(trunk_of("step35"), family("step35"), layout="bundle", out=tmp_path / "step")
     assert nextn.extract(bundled.entry, for_engine="both", out=tmp_path / "side").entry.exists()
 

@@ -114,11 +114,11 @@ def test_only_what_is_written_is_read(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(
     "key",
-    ["hidden_size", "intermediate_size", "num_attention_heads", "head_dim", "rms_norm_eps", "linear_key_head_dim"],
+    ["hidden_size", "intermediate_size", "num_attention_heads", "rms_norm_eps", "linear_key_head_dim"],
 )
 def test_a_missing_key_is_named_with_its_file(key: str, edited: Callable[..., Path], tmp_path: Path) -> None:
     folder = edited(config=lambda config: config.pop(key))
-    with pytest.raises(FormatError, match=f"'{key}' is missing") as caught:
+    with pytest.raises(FormatError, match=f"'{key}' (or '.*' )?is missing") as caught:
         nextn.extract(folder, out=tmp_path / "out")
     assert caught.value.path == folder / "config.json"
     assert not (tmp_path / "out").exists()

@@ -122,7 +122,7 @@ def test_every_shape_turns_into_every_other(tmp_path: Path) -> None:
     assert len(wanted) >= 14
     shapes: dict[str, Path] = {"bundled": start}
     shapes["sidecar"] = nextn.extract(start, out=tmp_path / "sidecar").entry
-    shapes["donor"] = nextn.extract(start, out=tmp_path / "donor", donor_file=True).entry
+    shapes["donor"] = nextn.extract(start, out=tmp_path / "donor", block_only=True).entry
     shapes["shards"] = nextn.attach(trunk, start, layout="shards", out=tmp_path / "shards").entry
     assert nextn.inspect(shapes["donor"]).shape == "donor"
     for name, donor in shapes.items():
@@ -133,14 +133,14 @@ def test_every_shape_turns_into_every_other(tmp_path: Path) -> None:
         for donor_file in (True, False):
             if name == "donor" and not donor_file:
                 continue
-            made = nextn.extract(donor, donor_file=donor_file, out=tmp_path / f"{name} extracted {donor_file}")
+            made = nextn.extract(donor, block_only=donor_file, out=tmp_path / f"{name} extracted {donor_file}")
             assert block_of(made.entry) == wanted, name
 
 
 def test_the_smallest_thing_to_share_is_the_donor_file(tmp_path: Path) -> None:
     bundled = nextn.attach(Q4, CHECKPOINT, layout="bundle", out=tmp_path).entry
     sidecar = nextn.extract(bundled, out=tmp_path)
-    donor = nextn.extract(bundled, out=tmp_path, donor_file=True)
+    donor = nextn.extract(bundled, out=tmp_path, block_only=True)
     assert donor.bytes_written < sidecar.bytes_written < bundled.stat().st_size
     assert donor.bytes_written < nextn.inspect(bundled).block_bytes + 16_384
     assert "mtp-" not in donor.entry.name  # discovery must not take it for a sidecar
@@ -319,10 +319,10 @@ def test_a_renamed_special_token_is_a_note_for_every_kind_of_donor(tmp_path: Pat
     (base / "tokenizer.json").write_text(text.replace("<|im_start|>", "<|other|>"), encoding="utf-8")
     direct = nextn.attach(Q4, base, layout="bundle", out=tmp_path / "direct")
     assert any("special tokens differ" in note for note in direct.plan.notes)
-    donor = nextn.extract(base, donor_file=True, out=tmp_path / "donor").entry
+    donor = nextn.extract(base, block_only=True, out=tmp_path / "donor").entry
     assert nextn.attach(Q4, donor, layout="bundle", out=tmp_path / "by file").entry.exists()
     (base / "tokenizer.json").write_text(text.replace('"def"', '"fed"'), encoding="utf-8")
-    other = nextn.extract(base, donor_file=True, out=tmp_path / "other").entry
+    other = nextn.extract(base, block_only=True, out=tmp_path / "other").entry
     for bad in (base, other):
         with pytest.raises(nextn.errors.DonorMismatch, match="token"):
             nextn.attach(Q4, bad, layout="bundle", out=tmp_path / "bad")

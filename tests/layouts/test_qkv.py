@@ -174,7 +174,7 @@ def test_a_form_that_nothing_can_do_is_refused(family: Callable[[str], Path], tm
     with pytest.raises(NextnError, match="there is no form 'sideways'"):
         nextn.attach(trunk_of("mimo2"), family("mimo2"), qkv="sideways", out=tmp_path)
     with pytest.raises(NextnError, match="needs a model's metadata"):
-        nextn.extract(family("mimo2"), donor_file=True, qkv="split", out=tmp_path)
+        nextn.extract(family("mimo2"), block_only=True, qkv="split", out=tmp_path)
     made = nextn.attach(trunk_of("mimo2"), family("mimo2"), layout="bundle", qkv="split", out=tmp_path / "x.gguf")
     assert any("stops when it drafts" in note for note in made.plan.notes)
 

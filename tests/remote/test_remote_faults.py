@@ -246,7 +246,7 @@ def test_a_plain_address_of_nothing(hub: HubServer, opened: Open) -> None:
         opened(hub.serve_plain("x.gguf", b"") + "y.gguf")
     with pytest.raises(NextnError, match=r"neither a \.gguf"):
         opened(hub.serve_plain("page.html", b"<html>"))
-    with pytest.raises(FormatError, match="not a GGUF file"):
+    with pytest.raises(FormatError, match="this is a saved web page"):
         opened(hub.serve_plain("x.gguf", b"<!doctype html>" * 99))
     hub.faults.append(Fault("status", "plain", status=403))
     with pytest.raises(RemoteError, match="may have expired"):

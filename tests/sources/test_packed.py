@@ -12,11 +12,11 @@ from typing import Any
 
 import numpy as np
 import pytest
+from opened import open_donor
 
 import nextn
 from conftest import DATA, TRUNKS, need, stored
 from nextn.block.from_checkpoint import block_from_checkpoint
-from nextn.block.opening import open_donor
 from nextn.ggml.quantize import dequantize
 from nextn.gguf.files import Model, open_model
 from nextn.gguf.types import parse_type_name
@@ -38,7 +38,7 @@ def packed(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Path]:
 
 
 def donor_file(folder: Path, out: Path, type: str | None = None) -> Model:
-    return open_model(nextn.extract(folder, donor_file=True, type=type, out=out).entry)
+    return open_model(nextn.extract(folder, block_only=True, type=type, out=out).entry)
 
 
 @pytest.mark.parametrize("path", GOLDENS, ids=lambda path: path.stem)
@@ -146,7 +146,7 @@ def test_the_plan_covers_what_is_read_and_counts_each_byte(
                     pass
             assert not inside(reader.asked, tensor.rows.ranges), tensor.suffix
             assert reader.meter.bytes_read == tensor.rows.read_bytes == sum(seen), tensor.suffix
-    made = nextn.extract(folder, donor_file=True, out=tmp_path / "x.gguf")
+    made = nextn.extract(folder, block_only=True, out=tmp_path / "x.gguf")
     assert made.outcome is not None and made.outcome.bytes_read == made.plan.bytes_read
 
 
@@ -154,9 +154,9 @@ def test_the_plan_covers_what_is_read_and_counts_each_byte(
 def test_small_chunks_change_nothing(
     path: Path, packed: Callable[[str], Path], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
-    whole = nextn.extract(packed(path.stem), donor_file=True, out=tmp_path / "whole.gguf").outcome
+    whole = nextn.extract(packed(path.stem), block_only=True, out=tmp_path / "whole.gguf").outcome
     monkeypatch.setattr("nextn.sources.rows.CHUNK_ELEMENTS", 3 * 64)
-    small = nextn.extract(packed(path.stem), donor_file=True, out=tmp_path / "small.gguf").outcome
+    small = nextn.extract(packed(path.stem), block_only=True, out=tmp_path / "small.gguf").outcome
     assert whole is not None and small is not None and small.hashes == whole.hashes
 
 

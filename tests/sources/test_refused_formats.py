@@ -12,9 +12,9 @@ from typing import Any
 
 import numpy as np
 import pytest
+from opened import open_donor
 
 import nextn
-from nextn.block.opening import open_donor
 from nextn.cli import main
 from nextn.sources.ranges import Reader
 
@@ -68,7 +68,7 @@ class Source:
     def refused(self, code: int, pattern: str, *options: str) -> None:
         """One sentence that matches, that exit code, and nothing written."""
         folder = self.save()
-        assert main(["extract", "--donor", str(folder), "-o", str(self.out / "x.gguf"), *options]) == code
+        assert main(["extract", "--block-only", str(folder), "-o", str(self.out / "x.gguf"), *options]) == code
         message = self.capsys.readouterr().err.strip()
         assert re.search(pattern, message), message
         assert message.count("\n") == 0 and "Traceback" not in message
@@ -332,5 +332,5 @@ def test_nvfp4_rows_that_ggmls_blocks_do_not_divide_are_converted(source: Callab
     gate, up = block.find("ffn_gate_exps.weight"), block.find("ffn_up_exps.weight")
     assert gate is not None and gate.rows.block_type is None and gate.ne == (48, 64, 4)
     assert up is not None and up.rows.block_type is not None
-    made = nextn.extract(narrow.folder, donor_file=True, type="q4_0", out=narrow.out / "x.gguf")
+    made = nextn.extract(narrow.folder, block_only=True, type="q4_0", out=narrow.out / "x.gguf")
     assert any("ffn_gate_exps" in note and "f16" in note for note in made.plan.notes)

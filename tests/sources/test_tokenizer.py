@@ -18,7 +18,7 @@ from nextn.errors import FormatError, NextnError, UnsupportedFormat, UsageError
 from nextn.gguf.files import open_model
 from nextn.layouts.donor_check import tokens_hash
 from nextn.sources.checkpoint import Checkpoint, open_checkpoint
-from nextn.sources.tokenizer import CONTROL, NORMAL, UNUSED, USER_DEFINED, Tokenizer, tokenizer_hash, tokens_of
+from nextn.sources.tokenizer import CONTROL, NORMAL, UNUSED, USER_DEFINED, Tokenizer, tokenizer_hash
 
 Edit = Callable[[dict[str, Any]], Any]
 MARKS = (
@@ -68,7 +68,7 @@ def test_the_hash_equals_that_of_a_gguf() -> None:
     for name in ("tiny-qwen35-BF16.gguf", "tiny-qwen35-Q8_0.gguf"):
         trunk = open_model(TRUNKS / name)
         checkpoint = open_checkpoint(CHECKPOINT)
-        assert tokens_of(checkpoint) == trunk.header.get("tokenizer.ggml.tokens")
+        assert Tokenizer(checkpoint).tokens[0] == trunk.header.get("tokenizer.ggml.tokens")
         assert tokenizer_hash(checkpoint) == tokens_hash(trunk) is not None
 
 
@@ -267,7 +267,7 @@ def test_without_a_tokenizer_there_is_no_hash(edited: Callable[..., Checkpoint])
     checkpoint = edited(tokenizer=None)
     assert tokenizer_hash(checkpoint) is None
     with pytest.raises(UsageError, match=r"nextn attach TRUNK --from"):
-        tokens_of(checkpoint)
+        _ = Tokenizer(checkpoint).tokens
 
 
 def test_a_tokenizer_of_another_kind_has_no_hash(edited: Callable[..., Checkpoint]) -> None:

@@ -15,7 +15,7 @@ from typing import Any
 from hub_server import HubServer
 from sick import rewrite
 
-TRUNK, DONOR = "tiny-qwen35-Q4_K_M.gguf", "tiny-qwen35-mtp"
+TRUNK, DONOR, OTHER = "tiny-qwen35-Q4_K_M.gguf", "tiny-qwen35-mtp", "tiny-qwen35-Q8_0.gguf"
 Args = tuple[str, ...]
 # In this order: later ones use what earlier ones wrote. Paths are relative to the folder of the run.
 FILES: dict[str, Args] = {
@@ -32,14 +32,13 @@ FILES: dict[str, Args] = {
     "doctor": ("doctor", "sick.gguf"),
     "doctor-fix": ("doctor", "sick.gguf", "--fix", "-o", "fixed.gguf"),
     "doctor-checkpoint": ("doctor", DONOR),
-    "verify-files": ("verify", "plain.gguf", "--trunk", "sick.gguf"),
+    "verify-files": ("verify", "bundle.gguf", "--trunk", OTHER),
     "plan-headers": ("plan", TRUNK, "--from", DONOR, "--header-only"),
     "pack": ("pack", TRUNK, "--from", DONOR, "-o", "pack"),
     "pull": ("pull", "org/tiny", "-o", "pulled"),
     "inspect-remote": ("inspect", "org/tiny"),
     "cache": ("cache",),
     "tune-dry-run": ("tune", "bundle.gguf", "--dry-run", "--threads", "1"),
-    "serve": ("serve", "bundle.gguf", "--engine", "xllamacpp"),
 }
 _SHORT = ("--n-predict", "32", "--repeats", "1", "--tasks", "code", "--threads", "1", "--patience", "0")
 ENGINE: dict[str, Args] = {
@@ -49,16 +48,18 @@ ENGINE: dict[str, Args] = {
     "tune": ("tune", TRUNK, "--from", DONOR, "--n-max", "1", "--p-min", "0", "--types", "", "--head-types", "",
              "--embd-types", "", *_SHORT, "-o", "tuned"),
     "demo": ("demo",),
+    "serve": ("serve", "bundle.gguf", "--engine", "xllamacpp"),
 }  # fmt: skip
 VOLATILE = {"wall_s", "used", "commit", "revision", "tool", "peak_bytes", "ram_bytes", "ram_available_bytes",
             "fits", "max_n_ctx", "memory_bytes", "cpu", "n_cpus", "system", "answers", "runs_on", "machine"}
 WORDS = {"what", "mend", "problems", "hints", "notes", "reasons", "why", "sentence"}  # sentences, which may be reworded
 
 
-def prepare(folder: Path, trunk: Path, checkpoint: Path) -> None:
-    """The inputs, under names of their own in `folder`."""
-    shutil.copy(trunk, folder / TRUNK)
-    shutil.copytree(checkpoint, folder / DONOR)
+def prepare(folder: Path, demo: Path, trunks: Path) -> None:
+    """The inputs, in `folder`."""
+    shutil.copy(demo / TRUNK, folder)
+    shutil.copy(trunks / OTHER, folder)
+    shutil.copytree(demo / DONOR, folder / DONOR)
 
 
 def run_all(

@@ -10,7 +10,7 @@ import jsonschema
 
 from conftest import CHECKPOINT, ROOT
 from nextn.diagnosis import Diagnosis
-from nextn.verbs.doctor import Treatment
+from nextn.verbs.doctor import DoctorResult
 
 SCHEMA = json.loads((ROOT / "src" / "nextn" / "schemas" / "doctor.json").read_text())
 EH = "blk.4.nextn.eh_proj.weight"
@@ -21,7 +21,7 @@ def ids(found: Diagnosis) -> list[str]:
     return [finding.id for finding in found.problems]
 
 
-def checked(done: Treatment) -> Treatment:
+def checked(done: DoctorResult) -> DoctorResult:
     jsonschema.validate(done.to_json(), SCHEMA)
     return done
 
@@ -39,7 +39,7 @@ class Case:
 
 
 def nextn_rows(name: str) -> int:
-    from nextn.block.opening import open_donor
+    from opened import open_donor
 
     tensor = open_donor(CHECKPOINT).find(name.partition("blk.4.")[2])
     assert tensor is not None

@@ -196,7 +196,8 @@ def test_files_with_several_names_are_hashed_once(shards: list[Path], tmp_path: 
 
 @pytest.mark.parametrize("mode", ["eio", "before", "after"])
 def test_everything_appears_or_nothing(mode: str, shards: list[Path], packed: Path, tmp_path: Path) -> None:
-    from nextn.block.opening import open_donor
+    from opened import open_donor
+
     from nextn.layouts.options import PackOptions
     from nextn.layouts.pack import plan_pack
 
@@ -236,7 +237,7 @@ def test_the_cards_commands_resolve_to_the_files_they_mean(shards: list[Path], t
         quants = manifest.decode((place / "nextn.json").read_bytes(), "").quants
         wanted = [quant.variants[name] for quant in quants for name in (MTP, PLAIN)]
         tags = re.findall(r"-hf me/x:(\S+)", card)
-        assert [hf_rules.main_file(listing, tag) for tag in tags] == [variant.entry for variant in wanted]
+        assert [hf_rules.main_files(listing, tag)[0] for tag in tags] == [variant.entry for variant in wanted]
         assert len(tags) == n_wanted
         for tag, variant in zip(tags, wanted, strict=True):
             if variant.sidecar:
@@ -248,10 +249,10 @@ def test_the_cards_commands_resolve_to_the_files_they_mean(shards: list[Path], t
 def test_hf_rules() -> None:
     listing = ["UD/x-UD-Q4_K_XL.gguf", "x-Q4_K_M.gguf", "x-Q8_0-00001-of-00002.gguf", "x-Q8_0-00002-of-00002.gguf",
                "mmproj-F16.gguf", "mtp-x-Q4_0.gguf", "mtp-x-Q8_0.gguf", "UD/mtp-y-F16.gguf"]  # fmt: skip
-    assert hf_rules.main_file(listing) == "x-Q4_K_M.gguf"
-    assert hf_rules.main_file(listing, "q8_0") == "x-Q8_0-00001-of-00002.gguf"
-    assert hf_rules.main_file(listing, "Q5_K_M") is None
-    assert hf_rules.main_file(["mtp-x-Q4_K_M.gguf", "only.gguf"]) == "only.gguf"
+    assert hf_rules.main_files(listing, "Q4_K_M") == ["x-Q4_K_M.gguf"]
+    assert hf_rules.main_files(listing, "q8_0") == ["x-Q8_0-00001-of-00002.gguf"]
+    assert hf_rules.main_files(listing, "Q5_K_M") == []
+    assert hf_rules.main_files(["mtp-x-Q4_K_M.gguf", "only.gguf"], "") == ["only.gguf"]
     assert hf_rules.sidecars(listing, "x-Q4_K_M.gguf") == ["mtp-x-Q4_0.gguf", "mtp-x-Q8_0.gguf"]
     assert hf_rules.sidecars(listing, "x-Q4_K_M.gguf", "Q8_0")[0] == "mtp-x-Q8_0.gguf"
     assert hf_rules.sidecars(listing, "UD/x-UD-Q4_K_XL.gguf")[0] == "UD/mtp-y-F16.gguf"
@@ -261,11 +262,13 @@ def test_hf_rules() -> None:
 
 
 def verdict(model: str, **more: object) -> dict:
+    files = {**dict.fromkeys(("n_tensors", "n_same_bytes", "n_same_file", "n_hashed"), 0), "changed_keys": []}
     return {
-        "version": 1, "verdict": "passed", "reasons": ["the text is the same"], "notes": [], "model": f"/x/{model}",
-        "sidecar": None, "trunk": None, "files": {}, "same_text": True, "acceptance": {"1": [0.93], "2": [0.9, 0.81]},
-        "control": {"acceptance": 0.0, "collapsed": True}, "divergences": [],
-        "engine": {"name": "xllamacpp", "version": "1.2"}, "tps": {"off": 50.4, "on": {"1": 80.6}}, **more,
+        "kind": "verify", "version": 1, "verdict": "passed", "reasons": ["the text is the same"], "notes": [],
+        "model": f"/x/{model}", "sidecar": None, "trunk": None, "files": {**files, "problems": []}, "same_text": True,
+        "acceptance": {"1": [0.93], "2": [0.9, 0.81]}, "control": {"acceptance": 0.0, "collapsed": True},
+        "divergences": [], "engine": {"name": "xllamacpp", "version": "1.2"}, "tps": {"off": 50.4, "on": {"1": 80.6}},
+        **more,
     }  # fmt: skip
 
 
@@ -286,10 +289,19 @@ def test_the_card_says_what_was_verified_and_what_was_not(shards: list[Path], pa
     [
         (json.dumps(verdict("other.gguf")), UsageError, "about 'other.gguf'"),
         (json.dumps(verdict(Q4.name, version=2)), UnsupportedFormat, "version 2"),
-        (json.dumps(verdict(Q4.name, verdict="fine")), FormatError, "damaged"),
-        (json.dumps(verdict(Q4.name, acceptance=[])), FormatError, "damaged"),
-        ("{}", FormatError, "not what 'nextn verify --json' prints"),
-        ("{", FormatError, "no valid JSON"),
+        (json.dumps(verdict(Q4.name, verdict="fine")), FormatError, "not what 'nextn verify --json' prints"),
+        (
+            json.dumps(verdict(Q4.name, acceptance=[])),
+            FormatError,
+            r"Expected 'object', got 'array' - at '\$.acceptance'",
+        ),
+        (
+            json.dumps(verdict(Q4.name, kind="bench")),
+            FormatError,
+            "a document of kind 'bench', and verify is read here",
+        ),
+        ("{}", FormatError, "name a file that 'nextn verify --json' wrote"),
+        ("{", FormatError, "not JSON"),
     ],
 )
 def test_a_verdict_that_says_nothing_is_refused(
@@ -387,15 +399,15 @@ def test_manifest_round_trip() -> None:
         (lambda m: m.update(version=0), "'version' is 0"),
         (lambda m: m.pop("files"), "'files'"),
         (lambda m: m["files"][0].update(path="../a.gguf"), "makes no sense"),
-        (lambda m: m["files"][0].update(path="/a.gguf"), "makes no sense"),
-        (lambda m: m["files"][0].update(sha256="xyz"), "makes no sense"),
-        (lambda m: m["files"][0].update(size_bytes=True), "'size_bytes'"),
+        (lambda m: m["files"][0].update(path="/a.gguf"), r"files\[0\].path"),
+        (lambda m: m["files"][0].update(sha256="xyz"), r"files\[0\].sha256"),
+        (lambda m: m["files"][0].update(size_bytes=True), "size_bytes"),
         (lambda m: m["files"].append(m["files"][0]), "named twice"),
         (lambda m: m["quants"][0].update(layout="bundle"), "layout"),
-        (lambda m: m["quants"][0]["variants"].update(half={}), "variants are unknown"),
+        (lambda m: m["quants"][0]["variants"].update(half={}), "half"),
         (lambda m: m["quants"][0]["variants"]["plain"].update(entry="b.gguf"), "not there"),
         (lambda m: m["quants"][0]["variants"]["plain"].update(sidecar="b.gguf"), "not there"),
-        (lambda m: m["quants"][0]["variants"]["plain"]["files"][0].update(part="head"), "not there"),
+        (lambda m: m["quants"][0]["variants"]["plain"]["files"][0].update(part="head"), "head"),
     ],
 )
 def test_damaged_manifests_are_refused(change: object, words: str) -> None:

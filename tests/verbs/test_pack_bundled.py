@@ -141,7 +141,7 @@ def test_a_set_that_is_taken_apart_appears_whole_or_not(mode: str, bundles: list
 def test_a_donor_that_lies_beside_is_found(tmp_path: Path) -> None:
     trunk = tmp_path / Q4.name
     trunk.symlink_to(Q4)
-    nextn.extract(CHECKPOINT, out=tmp_path / "tiny-qwen35-MTP-donor-Q8_0.gguf", donor_file=True)
+    nextn.extract(CHECKPOINT, out=tmp_path / "tiny-qwen35-MTP-donor-Q8_0.gguf", block_only=True)
     said: list[str] = []
     result = nextn.pack([trunk], out=tmp_path / "out", say=said.append)
     assert said == [result.why] and "lies beside the trunk" in said[0]

@@ -57,7 +57,7 @@ def check_measured(data: dict[str, Any]) -> None:
 @pytest.mark.engine
 def test_predicted_is_what_the_demo_model_takes(tmp_path: Path) -> None:
     engine()
-    found = nextn.plan(Q4, donor=CHECKPOINT, n_ctx=4096, run=True).to_json()
+    found = nextn.plan(Q4, donor=CHECKPOINT, n_ctx=4096, measure=True).to_json()
     jsonschema.validate(found, SCHEMA)
     check_measured(found)
     off, on = (next(s for s in found["setups"] if s["id"] == name)["totals"] for name in ("bundled_off", "bundled_on"))
@@ -67,11 +67,13 @@ def test_predicted_is_what_the_demo_model_takes(tmp_path: Path) -> None:
 
 
 @pytest.mark.engine
-@pytest.mark.parametrize("kind", ["glm4moe", "deepseek3", "mimo2", "glmdsa", "bailingmoe3"])
+@pytest.mark.parametrize("kind", ["glm4moe", "deepseek3", "mimo2", "glmdsa", "bailingmoe3", "glm5next"])
 def test_predicted_is_what_other_families_take(kind: str, tmp_path: Path) -> None:
     engine()
     donor = family_donor(kind, tmp_path)
-    check_measured(nextn.plan(TRUNKS / "families" / f"{kind}-Q8_0.gguf", donor=donor, n_ctx=2048, run=True).to_json())
+    check_measured(
+        nextn.plan(TRUNKS / "families" / f"{kind}-Q8_0.gguf", donor=donor, n_ctx=2048, measure=True).to_json()
+    )
 
 
 @pytest.mark.engine
@@ -82,7 +84,7 @@ def test_headers_say_what_the_engine_says(kind: str, kv_type: str, tmp_path: Pat
     trunk, donor = TRUNKS / "families" / f"{kind}-Q8_0.gguf", family_donor(kind, tmp_path)
     asked: dict[str, Any] = {"donor": donor, "n_ctx": 2000, "n_parallel": 3, "kv_type": kv_type}
     by_engine = nextn.plan(trunk, **asked)
-    by_header = nextn.plan(trunk, **asked, engine=False)
+    by_header = nextn.plan(trunk, **asked, header_only=True)
     for left, right in zip(by_engine.rows, by_header.rows, strict=True):
         assert left.prediction is not None and right.prediction is not None, left.setup.why_not
         assert (left.prediction.source, right.prediction.source) == ("engine", "header"), left.notes
@@ -98,9 +100,9 @@ def test_the_engine_accounts_for_the_same_cache_as_the_formulas(tmp_path: Path) 
     from nextn.memory.account import account
 
     bundle = nextn.attach(Q4, CHECKPOINT, layout="bundle", out=tmp_path).entry
-    settings = nextn.plan(bundle, n_ctx=3000, engine=False, n_max=2).settings
+    settings = nextn.plan(bundle, n_ctx=3000, header_only=True, n_max=2).settings
     found = account(Xllamacpp.find(), bundle, None, settings, mtp=True, scratch=tmp_path)
-    said = nextn.plan(bundle, n_ctx=3000, engine=False, n_max=2).row("bundled_on").prediction
+    said = nextn.plan(bundle, n_ctx=3000, header_only=True, n_max=2).row("bundled_on").prediction
     assert said is not None
     assert near(said.sum("kv_cache_bytes"), round(sum(c.kv_bytes for c in found.contexts)), 0.001)
     assert near(said.sum("recurrent_bytes"), round(sum(c.state_bytes for c in found.contexts)), 0.001)
@@ -108,7 +110,7 @@ def test_the_engine_accounts_for_the_same_cache_as_the_formulas(tmp_path: Path) 
 
 
 def test_linear_parts_give_other_contexts() -> None:
-    short, long = (nextn.plan(Q4, n_ctx=n, engine=False).row("bundled_on").prediction for n in (512, 1024))
+    short, long = (nextn.plan(Q4, n_ctx=n, header_only=True).row("bundled_on").prediction for n in (512, 1024))
     assert short is not None and long is not None
     linear = short.devices[0].document.linear
     cache = sum(part.bytes_per_cell * min(1024, part.max_cells or 1024) for part in linear.kv)
@@ -118,24 +120,24 @@ def test_linear_parts_give_other_contexts() -> None:
 def test_a_sliding_window_caps_its_cells() -> None:
     shape = shape_of(open_model(TRUNKS / "families" / "mimo2-Q8_0.gguf"))
     assert {layer.window for layer in shape.layers} == {True, False}
-    long = nextn.plan(TRUNKS / "families" / "mimo2-Q8_0.gguf", n_ctx=8192, engine=False).row("no_mtp").prediction
+    long = nextn.plan(TRUNKS / "families" / "mimo2-Q8_0.gguf", n_ctx=8192, header_only=True).row("no_mtp").prediction
     assert long is not None
     caps = {part.kind: part.max_cells for part in long.devices[0].kv}
     assert caps["full"] is None and caps["window"] is not None and caps["window"] < 8192
 
 
 def test_gpu_layers_move_the_end_of_the_model_by_headers() -> None:
-    found = nextn.plan(Q4, n_gpu_layers=2, engine=False, gpu_memory_bytes=1 << 30).row("no_mtp").prediction
+    found = nextn.plan(Q4, n_gpu_layers=2, header_only=True, gpu_memory_bytes=1 << 30).row("no_mtp").prediction
     assert found is not None
     host, gpu = (next(use for use in found.devices if use.device == name) for name in ("Host", "GPU"))
-    whole = nextn.plan(Q4, engine=False).row("no_mtp").prediction
+    whole = nextn.plan(Q4, header_only=True).row("no_mtp").prediction
     assert whole is not None and gpu.weights_bytes > 0
     assert host.needed_weights_bytes + gpu.needed_weights_bytes >= whole.sum("needed_weights_bytes")
     assert gpu.kv_cache_bytes > 0 == host.kv_cache_bytes  # the only attention layer is the last
 
 
 def test_what_fits_and_how_long() -> None:
-    plan = nextn.plan(Q4, n_ctx=1024, engine=False)
+    plan = nextn.plan(Q4, n_ctx=1024, header_only=True)
     found = plan.row("bundled_on").prediction
     assert found is not None
     need_now = found.devices[0].needed_at(plan.settings)
@@ -148,15 +150,15 @@ def test_what_fits_and_how_long() -> None:
 
 
 def test_without_a_donor_the_family_tells_the_size() -> None:
-    real = nextn.plan(Q4, donor=CHECKPOINT, engine=False)
-    guess = nextn.plan(Q4, engine=False)
+    real = nextn.plan(Q4, donor=CHECKPOINT, header_only=True)
+    guess = nextn.plan(Q4, header_only=True)
     assert guess.to_json()["block"]["exact"] is False
     assert guess.row("sidecar").setup.disk_bytes == pytest.approx(real.row("sidecar").setup.disk_bytes, rel=0.01)
     assert any("no donor" in note for note in guess.notes)
 
 
 def test_disk_figures_are_what_attach_writes(tmp_path: Path) -> None:
-    plan = nextn.plan(Q4, donor=CHECKPOINT, engine=False)
+    plan = nextn.plan(Q4, donor=CHECKPOINT, header_only=True)
     for id, layout in (("bundled_on", "bundle"), ("sidecar", "sidecar"), ("shards", "shards")):
         made = nextn.attach(Q4, CHECKPOINT, layout=layout, out=tmp_path / layout)
         assert plan.row(id).setup.disk_new_bytes == sum(path.stat().st_size for path in made.files)
@@ -168,7 +170,7 @@ def test_disk_figures_are_what_attach_writes(tmp_path: Path) -> None:
 def test_a_bundled_model_is_taken_apart_on_paper_only(tmp_path: Path) -> None:
     bundle = nextn.attach(Q4, CHECKPOINT, layout="bundle", out=tmp_path).entry
     before = sorted(tmp_path.iterdir())
-    data = nextn.plan(bundle, engine=False).to_json()
+    data = nextn.plan(bundle, header_only=True).to_json()
     jsonschema.validate(data, SCHEMA)
     assert sorted(tmp_path.iterdir()) == before
     by_id = {setup["id"]: setup for setup in data["setups"]}
@@ -179,7 +181,7 @@ def test_a_bundled_model_is_taken_apart_on_paper_only(tmp_path: Path) -> None:
 
 def test_shards_share_bytes() -> None:
     trunk = TRUNKS / "kv-first" / "qwen35moe-BF16-00001-of-00003.gguf"
-    plan = nextn.plan(trunk, engine=False)
+    plan = nextn.plan(trunk, header_only=True)
     assert plan.publishing is not None and plan.publishing["how"] == "shards"
     assert plan.row("shards").setup.disk_new_bytes < plan.row("bundled_on").setup.disk_new_bytes / 3
 
@@ -196,7 +198,7 @@ def test_a_huge_model_is_planned_from_its_header(tmp_path: Path) -> None:
     head = build_header(kvs, infos)
     path = tmp_path / "big.gguf"
     sparse_file(path, head, pad_to(len(head), 32) + 600 * 10**9)
-    plan = nextn.plan(path, engine=False)
+    plan = nextn.plan(path, header_only=True)
     assert plan.row("no_mtp").setup.disk_bytes > 600 * 10**9
     assert plan.row("sidecar").prediction is not None
     assert path.stat().st_blocks * 512 < 1 << 20
@@ -227,7 +229,7 @@ def test_a_sidecar_is_no_model(tmp_path: Path, capsys: pytest.CaptureFixture[str
 
 
 def test_a_donor_that_does_not_fit_leaves_the_plain_row(capsys: pytest.CaptureFixture[str]) -> None:
-    assert main(["plan", str(Q4), "--donor", str(DATA / "trunks" / "qwen35moe-BF16.gguf"), "--header-only"]) == 15
+    assert main(["plan", str(Q4), "--from", str(DATA / "trunks" / "qwen35moe-BF16.gguf"), "--header-only"]) == 15
     assert "no MTP block" in capsys.readouterr().err
 
 
@@ -236,7 +238,7 @@ def test_the_table_fits_a_terminal(
     columns: str, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("COLUMNS", columns)
-    assert main(["plan", str(Q4), "--donor", str(CHECKPOINT), "--header-only"]) == 0
+    assert main(["plan", str(Q4), "--from", str(CHECKPOINT), "--header-only"]) == 0
     out = capsys.readouterr().out
     table = [line for line in out.splitlines() if line.startswith(("┃", "│"))]
     assert len(table) == 6 and max(map(len, table)) <= 80

@@ -14,8 +14,8 @@ import nextn
 from conftest import CHECKPOINT, DATA, Q4, need
 from nextn.cli import main
 from nextn.errors import FormatError
-from nextn.report.page import contexts, page
-from nextn.report.results import Section, TextTable, read_result, read_results
+from nextn.results.page import contexts, page
+from nextn.results.sections import KINDS, Section, TextTable, read_section, read_sections
 
 EVIL = "<script>alert(1)</script>\"'&"
 LINEAR = {
@@ -49,7 +49,7 @@ def test_results_of_verbs(tmp_path: Path, capsys: pytest.CaptureFixture[str]) ->
         assert main([*map(str, call), "--json"]) == 0
         names.append(str(tmp_path / f"{i}.json"))
         Path(names[-1]).write_text(capsys.readouterr().out)
-    made = read_result(Path(names[1])).plots[0]["files"][0]["ranges"]
+    made = read_section(Path(names[1])).plots[0]["files"][0]["ranges"]
     written = json.loads(Path(names[1]).read_text())["bytes_written"]
     assert sum(part["size_bytes"] for part in made) == written and {p["what"] for p in made} == {
         "new",
@@ -62,11 +62,24 @@ def test_results_of_verbs(tmp_path: Path, capsys: pytest.CaptureFixture[str]) ->
     assert main(["report", *names, "-o", str(out)]) == 20
 
 
-@pytest.mark.parametrize("text", ["no json", "[]", '{"version": 2}', '{"version": 1, "x": 1}'])
+@pytest.mark.parametrize("text", ["no json", "[]", '{"version": 2}', '{"version": 1, "kind": "cache"}'])
 def test_what_is_no_result(tmp_path: Path, text: str) -> None:
     (tmp_path / "x.json").write_text(text)
     with pytest.raises(FormatError):
-        read_result(tmp_path / "x.json")
+        nextn.report([tmp_path / "x.json"])
+
+
+def test_sections_as_json(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["report", str(DATA / "samples" / "plan.json"), "--json"]) == 0
+    (section,) = json.loads(capsys.readouterr().out)["sections"]
+    assert section["title"] == "Memory: tiny-qwen35-Q4_K_M.gguf"
+    assert section["tables"][0]["head"][:2] == ["setup", "disk"]
+
+
+def test_every_kind_that_is_read_has_its_section() -> None:
+    from nextn.results.sections import _MAKERS
+
+    assert set(KINDS) == set(_MAKERS) and len(KINDS) == 10
 
 
 def test_a_browser_draws_it(tmp_path: Path) -> None:
@@ -144,7 +157,7 @@ def test_where_the_slider_stops() -> None:
 
 
 def test_bench_keeps_what_was_not_used() -> None:
-    found = read_result(DATA / "samples" / "bench.json")
+    found = read_section(DATA / "samples" / "bench.json")
     data = json.loads((DATA / "samples" / "bench.json").read_text())
     assert any(f"{data['n_disturbed']} of {len(data['runs'])} runs" in line for line in found.summary)
     assert len(found.tables[1].rows) == len(data["comparisons"])
@@ -154,16 +167,16 @@ def test_bench_keeps_what_was_not_used() -> None:
 def test_sections_stand_in_an_order_that_tells_a_story(tmp_path: Path) -> None:
     files = {}
     for name, data in (
-        ("serve", {"version": 1, "model": "m", "notes": [], "shell": "x", "command": ["x"], "layout": "bundled"}),
+        ("serve", json.loads((DATA / "documents" / "serve.json").read_text()) | {"notes": []}),
         ("doctor", nextn.doctor(Q4).to_json()),
         ("attach", nextn.attach(Q4, CHECKPOINT, out=tmp_path, dry_run=True).to_json()),
         ("inspect", nextn.inspect(Q4).to_json()),
     ):
         files[name] = tmp_path / f"{name}.json"
         files[name].write_text(json.dumps(data))
-    titles = [section.title.partition(":")[0] for section in read_results(list(files.values()))]
+    titles = [section.title.partition(":")[0] for section in read_sections(list(files.values()))]
     assert titles == ["Model", "Examined", "Files", "Serving"]
-    doctor = read_results([files["doctor"]])[0]
+    doctor = read_sections([files["doctor"]])[0]
     assert doctor.summary[0] == "no problems" and doctor.tables[0].rows[0][1] == "no-block-attached"
 
 
@@ -171,13 +184,14 @@ def test_a_plan_shows_devices_measured_runs_and_what_publishing_takes(tmp_path: 
     data = json.loads((DATA / "samples" / "plan.json").read_text())
     one = data["setups"][0]
     one["devices"] = [{**one["devices"][0], "device": "CUDA0"}, {**one["devices"][0], "device": "Host"}]
-    one["measured"] = {**one["totals"], "rss_anonymous_bytes": 1, "rss_file_bytes": 1, "peak_bytes": 1}
+    totals = {name: n for name, n in one["totals"].items() if name != "needed_bytes"}
+    one["measured"] = {**totals, "rss_anonymous_bytes": 1, "rss_file_bytes": 1, "peak_bytes": 1}
     one["disk_bytes"] = None
     data["publishing"] = {"separate_bytes": 5_000_000, "shared_bytes": 3_000_000, "saved_bytes": 2_000_000,
-                          "how": "sidecar", "by_layout": []}  # fmt: skip
+                          "how": "sidecar", "by_layout": {}}  # fmt: skip
     path = tmp_path / "plan.json"
     path.write_text(json.dumps(data))
-    (section,) = read_results([path])
+    (section,) = read_sections([path])
     memory, disk = section.tables
     names = [row[0] for row in memory.rows]
     assert names[:3] == [f"{one['title']}: CUDA0", f"{one['title']}: Host", f"{one['title']}, measured"]

@@ -18,12 +18,12 @@ from pathlib import Path
 import jsonschema
 import pytest
 
+import nextn
 from conftest import CHECKPOINT, Q4, ROOT, TRUNKS
 from nextn.cli import main
 from nextn.engines.llama_server import free_port
 from nextn.engines.options import ServerOptions
 from nextn.errors import DonorMismatch, EngineMissing, FormatError, OutputExists, UsageError
-from nextn.verbs import serve
 from nextn.verbs.preset import preset_text, write_preset
 
 PROMPT = "def read(self):\n"
@@ -82,11 +82,11 @@ def test_flags_follow_the_layout(tiny_models, tmp_path):
     end = ["--host", "127.0.0.1", "--port", "8080"]
     for shape in ("bundled", "shards"):
         model = getattr(tiny_models, shape)
-        chosen = serve.choose(model, llama_server=binary)
+        chosen = nextn.serve(model, engine=binary)
         assert (chosen.layout, chosen.sidecar, chosen.n_max) == (shape, None, None)
         assert list(chosen.command) == [*start, str(model), "--spec-type", "draft-mtp", *end]
-    chosen = serve.choose(
-        tiny_models.trunk, sidecar=tiny_models.sidecar, llama_server=binary, n_max=2, p_min=0.25, threads=3,
+    chosen = nextn.serve(
+        tiny_models.trunk, sidecar=tiny_models.sidecar, engine=binary, n_max=2, p_min=0.25, threads=3,
         engine_args=("-ngl", "7"),
     )  # fmt: skip
     assert list(chosen.command) == [
@@ -99,7 +99,7 @@ def test_flags_follow_the_layout(tiny_models, tmp_path):
 
 def test_a_trunk_alone_is_served_without_mtp_and_told_how(tmp_path):
     shutil.copy(Q4, tmp_path / "a b.gguf")
-    chosen = serve.choose(tmp_path / "a b.gguf", llama_server=fake(tmp_path))
+    chosen = nextn.serve(tmp_path / "a b.gguf", engine=fake(tmp_path))
     assert (chosen.layout, chosen.n_max) == ("none", 0) and "--spec-type" not in chosen.command
     assert f"nextn attach '{tmp_path}/a b.gguf' --from DONOR'" in chosen.notes[-1]
 
@@ -112,7 +112,7 @@ def test_the_sidecar_beside_is_found_by_name_and_fit(tiny_models, tmp_path):
     (folder / "mtp-other-Q8_0.gguf").symlink_to(TRUNKS / "qwen35-dense-F32.gguf")
     (folder / "mtp-broken-Q8_0.gguf").write_bytes(b"GGUF")
     (folder / "sidecar-Q8_0.gguf").symlink_to(tiny_models.sidecar)
-    chosen = serve.choose(model, llama_server=fake(tmp_path))
+    chosen = nextn.serve(model, engine=fake(tmp_path))
     assert chosen.layout == "none"
     assert [note.split(":")[0] for note in chosen.notes[:2]] == [
         "passed over mtp-broken-Q8_0.gguf",
@@ -120,34 +120,38 @@ def test_the_sidecar_beside_is_found_by_name_and_fit(tiny_models, tmp_path):
     ]
     above = tmp_path / "repo" / "mtp-tiny-Q8_0.gguf"
     above.symlink_to(tiny_models.sidecar)
-    assert serve.choose(model, llama_server=fake(tmp_path)).sidecar == above
+    assert nextn.serve(model, engine=fake(tmp_path)).sidecar == above
     nearer = folder / "mtp-tiny-Q4_0.gguf"
     nearer.symlink_to(tiny_models.sidecar)
-    assert serve.choose(model, llama_server=fake(tmp_path)).sidecar == nearer
+    assert nextn.serve(model, engine=fake(tmp_path)).sidecar == nearer
 
 
-def test_what_cannot_be_served(tiny_models, tmp_path):
+def test_what_cannot_be_served(tiny_models, tmp_path, monkeypatch):
     binary = fake(tmp_path)
     with pytest.raises(UsageError, match="holds only an MTP block; name the model"):
-        serve.choose(tiny_models.sidecar, llama_server=binary)
+        nextn.serve(tiny_models.sidecar, engine=binary)
     with pytest.raises(DonorMismatch, match="hidden size"):
-        serve.choose(TRUNKS / "qwen35-dense-F32.gguf", sidecar=tiny_models.sidecar, llama_server=binary)
+        nextn.serve(TRUNKS / "qwen35-dense-F32.gguf", sidecar=tiny_models.sidecar, engine=binary)
     with pytest.raises(EngineMissing, match="cannot draft with MTP blocks: use a newer build, or --n-max 0"):
-        serve.choose(tiny_models.bundled, llama_server=fake(tmp_path, "--help\n"))
-    assert serve.choose(tiny_models.bundled, llama_server=fake(tmp_path, "--help\n"), n_max=0).layout == "bundled"
+        nextn.serve(tiny_models.bundled, engine=fake(tmp_path, "--help\n"))
+    assert nextn.serve(tiny_models.bundled, engine=fake(tmp_path, "--help\n"), n_max=0).layout == "bundled"
     with pytest.raises(EngineMissing, match=r"no llama-server of ik_llama\.cpp"):
-        serve.choose(tiny_models.bundled, engine="ik", llama_server=fake(tmp_path))
-    assert main(["serve", str(tiny_models.bundled), "--engine", "xllamacpp", "--llama-server", str(binary)]) == 2
+        monkeypatch.setenv("NEXTN_IK_SERVER", str(fake(tmp_path)))
+        nextn.serve(tiny_models.bundled, engine="ik")
+    with pytest.raises(UsageError, match="there is no engine 'vllm'; choose xllamacpp, llama-server, ik, or the path"):
+        nextn.serve(tiny_models.bundled, engine="vllm")
+    assert main(["serve", str(tiny_models.bundled), "--engine", "vllm"]) == 2
 
 
 def test_ik_gets_its_own_flags_and_no_sidecar_of_this_family(tiny_models, tmp_path):
     binary = fake(tmp_path, IK_HELP)
-    chosen = serve.choose(tiny_models.bundled, llama_server=binary, n_max=2)
+    chosen = nextn.serve(tiny_models.bundled, engine=binary, n_max=2)
     assert chosen.engine == "ik_llama.cpp" and "mtp:n_max=2" in chosen.command
     shutil.copy(tiny_models.trunk, tmp_path / "t.gguf")
     shutil.copy(tiny_models.sidecar, tmp_path / "mtp-t.gguf")
-    chosen = serve.choose(tmp_path / "t.gguf", llama_server=binary)
-    assert chosen.layout == "none" and "takes no sidecar" in chosen.notes[0] and "--layout bundle" in chosen.notes[1]
+    chosen = nextn.serve(tmp_path / "t.gguf", engine=binary)
+    assert chosen.layout == "none" and "ik_llama.cpp refuses it up to 8337e4cd" in chosen.notes[0]
+    assert "--layout bundle" in chosen.notes[1]
     with pytest.raises(UsageError, match="has no router"):
         preset_text(chosen)
 
@@ -157,24 +161,25 @@ def test_tuned_settings(tiny_models, tmp_path):
     model.symlink_to(tiny_models.bundled)
     beside = tmp_path / "m-MTP-Q8_0.tune.json"
     beside.write_text(json.dumps({"version": 1, "n_max": 2, "p_min": 0.5, "threads": 3, "args": ["-fa", "on"]}))
-    chosen = serve.choose(model, llama_server=binary, engine_args=("-c", "99"))
+    chosen = nextn.serve(model, engine=binary, engine_args=("-c", "99"))
     assert (chosen.n_max, chosen.p_min, chosen.threads) == (2, 0.5, 3)
     assert chosen.command[-4:] == ("-fa", "on", "-c", "99")
-    assert serve.choose(model, llama_server=binary, n_max=4).n_max == 4
+    assert nextn.serve(model, engine=binary, n_max=4).n_max == 4
     other = tmp_path / "off.json"
     other.write_text('{"n_max": 0}')
-    off = serve.choose(model, llama_server=binary, tuned=other)
+    off = nextn.serve(model, engine=binary, tuned=other)
     assert "--spec-type" not in off.command and off.notes[-1] == "MTP is left off, as off.json says"
     for text, says in (
-        ("no json", "this is no JSON"),
-        ("[]", "no tuned settings of version 1"),
-        ('{"version": 2}', "no tuned settings of version 1"),
-        ('{"n_max": "3"}', "'n_max' must be a number from 0 to 1024"),
-        ('{"args": [1]}', "'args' must be a list of strings"),
+        ("no json", "not settings that 'nextn tune' wrote"),
+        ("[]", "Expected 'object', got 'array'"),
+        ('{"version": 2}', r"Invalid enum value 2 - at '\$.version'"),
+        ('{"n_max": "3"}', r"Expected 'int | null', got 'str' - at '\$.n_max'"),
+        ('{"n_max": 2000}', r"Expected 'int' <= 1024 - at '\$.n_max'"),
+        ('{"args": [1]}', r"Expected 'str', got 'int' - at '\$.args\[0\]'"),
     ):
         other.write_text(text)
         with pytest.raises(FormatError, match=says):
-            serve.choose(model, llama_server=binary, tuned=other)
+            nextn.serve(model, engine=binary, tuned=other)
 
 
 # ---- presets --------------------------------------------------------------------------------------------------
@@ -182,7 +187,7 @@ def test_tuned_settings(tiny_models, tmp_path):
 
 def test_a_preset_never_replaces_a_file(tiny_models, tmp_path, capsys):
     binary, out = fake(tmp_path), tmp_path / "preset.ini"
-    call = ["serve", str(tiny_models.bundled), "--llama-server", str(binary), "--preset", str(out)]
+    call = ["serve", str(tiny_models.bundled), "--engine", str(binary), "--preset", str(out)]
     assert main([*call, "--print"]) == 0 and not out.exists()
     printed = capsys.readouterr().out
     assert main(call) == 0 and out.read_text() == printed
@@ -195,12 +200,12 @@ def test_what_a_preset_cannot_hold(tiny_models, tmp_path):
     model = tmp_path / "a;b.gguf"
     model.symlink_to(tiny_models.bundled)
     with pytest.raises(UsageError, match="cannot be written"):
-        write_preset(serve.choose(model, llama_server=fake(tmp_path)), tmp_path / "p.ini")
+        write_preset(nextn.serve(model, engine=fake(tmp_path)), tmp_path / "p.ini")
     for args, says in ((("-x", "1", "2"), "is no option"), (("-c=1", "y"), "is no option")):
         with pytest.raises(UsageError, match=says):
-            preset_text(serve.choose(tiny_models.bundled, llama_server=fake(tmp_path), engine_args=args))
-    chosen = serve.choose(
-        tiny_models.bundled, llama_server=fake(tmp_path), engine_args=("--jinja", "--temp", "-1", "-c", "5")
+            preset_text(nextn.serve(tiny_models.bundled, engine=fake(tmp_path), engine_args=args))
+    chosen = nextn.serve(
+        tiny_models.bundled, engine=fake(tmp_path), engine_args=("--jinja", "--temp", "-1", "-c", "5")
     )
     assert preset_text(chosen).endswith("\njinja = true\ntemp = -1\nc = 5\n")
 
@@ -210,7 +215,7 @@ def test_the_router_takes_the_preset_and_drafts(tiny_models, wheel_server, tmp_p
     server = wheel_server
     preset = tmp_path / "preset.ini"
     call = ["serve", str(tiny_models.trunk), "--sidecar", str(tiny_models.sidecar), "--n-max", "2", "--threads", "1"]
-    call += ["--llama-server", str(server.binary), "--preset", str(preset), "--", "-c", "512"]
+    call += ["--engine", str(server.binary), "--preset", str(preset), "--", "-c", "512"]
     assert main(call) == 0
     port = free_port()
     router = [sys.executable, "-c", "import sys; from nextn.engines.foreground import run_foreground\n"
@@ -295,7 +300,7 @@ def serving(*args: object) -> list[str]:
 @linux_only
 @pytest.mark.parametrize("how", [signal.SIGINT, signal.SIGTERM])
 def test_serving_and_stopping(tiny_models, engine, how):
-    which = ["--engine", "xllamacpp"] if engine.name == "xllamacpp" else ["--llama-server", engine.binary]
+    which = ["--engine", "xllamacpp" if engine.name == "xllamacpp" else engine.binary]
     port = free_port()
     common = [*which, "--n-max", 2, "--threads", 1, "--port", port]
     with started(serving(tiny_models.trunk, "--sidecar", tiny_models.sidecar, *common), port) as nextn:
@@ -312,7 +317,7 @@ def test_serving_and_stopping(tiny_models, engine, how):
 @pytest.mark.parametrize("server", [pytest.param("wheel_server", marks=pytest.mark.engine), "standin"])
 def test_a_killed_nextn_leaves_no_server(request, server, tiny_models):
     port = free_port()
-    which = ["--llama-server", request.getfixturevalue(server).binary, "--threads", 1, "--port", port]
+    which = ["--engine", request.getfixturevalue(server).binary, "--threads", 1, "--port", port]
     with started(serving(tiny_models.bundled, *which), port) as nextn:
         below = descendants(nextn.pid)
         nextn.kill()
@@ -330,7 +335,7 @@ def test_signals_are_passed_on_as_they_are(tiny_models, tmp_path, how):
         "echo up > up; while :; do sleep 0.05; done"
     )
     binary = fake(tmp_path, run=run)
-    nextn = subprocess.Popen(serving(tiny_models.bundled, "--llama-server", binary), stderr=subprocess.DEVNULL)
+    nextn = subprocess.Popen(serving(tiny_models.bundled, "--engine", binary), stderr=subprocess.DEVNULL)
     try:
         assert until((tmp_path / "up").exists, 20)
         nextn.send_signal(how)
@@ -346,7 +351,7 @@ def test_signals_are_passed_on_as_they_are(tiny_models, tmp_path, how):
 @pytest.mark.parametrize(("run", "code"), [("exit 7", 7), ("exit 0", 0), ("kill -ABRT $$", 134)])
 def test_the_exit_code_is_the_servers(tiny_models, tmp_path, run, code):
     done = subprocess.run(
-        serving(tiny_models.bundled, "--llama-server", fake(tmp_path, run=f"echo served; {run}")),
+        serving(tiny_models.bundled, "--engine", fake(tmp_path, run=f"echo served; {run}")),
         capture_output=True, text=True, check=False, timeout=60,
     )  # fmt: skip
     assert done.returncode == code and done.stdout == "served\n"
@@ -355,7 +360,7 @@ def test_the_exit_code_is_the_servers(tiny_models, tmp_path, run, code):
 
 def test_print_only_prints(tiny_models, tmp_path, capsys):
     binary = fake(tmp_path, run=f"touch '{tmp_path}/ran'")
-    assert main(["serve", str(tiny_models.bundled), "--llama-server", str(binary), "--print"]) == 0
+    assert main(["serve", str(tiny_models.bundled), "--engine", str(binary), "--print"]) == 0
     line = capsys.readouterr().out.strip()
     assert not (tmp_path / "ran").exists()
     assert subprocess.run(line, shell=True, check=False).returncode == 0 and (tmp_path / "ran").exists()

@@ -24,8 +24,7 @@ from nextn.measure.candidate_sidecars import Maker
 from nextn.measure.target import open_target
 from nextn.measure.timed_run import OTHERS
 from nextn.measure.tune_space import Artifact, Point
-from nextn.report.results import read_result
-from nextn.verbs import serve
+from nextn.results.sections import read_section
 from nextn.verbs.tune import command_line
 
 SCHEMA = json.loads((ROOT / "src/nextn/schemas/tune.json").read_text())
@@ -114,20 +113,20 @@ def test_mtp_wins_with_another_head(bundle: Path) -> None:
     outcomes = {one["id"]: one["outcome"] for one in found["candidates"]}
     assert outcomes["n_max 5, head q4_0"] == "winner" and outcomes["n_max 6"] == "stopped"
     assert "nextn serve" in found["command"] and str(side) in found["command"]
-    assert "n_max 5" in read_result(bundle.parent / "tiny-MTP-Q8_0.tune.json").summary[0]
+    assert "n_max 5" in read_section(bundle.parent / "tiny-MTP-Q8_0.tune.json").summary[0]
 
 
 @pytest.mark.engine
 def test_serve_takes_what_tune_found(bundle: Path, tmp_path: Path) -> None:
     tuned(bundle, mtp_wins)
     need("xllamacpp", importlib.util.find_spec("xllamacpp") is not None)
-    chosen = serve.choose(bundle, engine="xllamacpp")
+    chosen = nextn.serve(bundle, engine="xllamacpp")
     assert (chosen.n_max, chosen.p_min, chosen.threads, chosen.layout) == (5, 0.0, 1, "sidecar")
     side = bundle.parent / "mtp-tiny-tuned.gguf"
     assert chosen.sidecar == side
-    assert serve.choose(bundle, engine="xllamacpp", n_max=0).sidecar is None
+    assert nextn.serve(bundle, engine="xllamacpp", n_max=0).sidecar is None
     side.unlink()
-    alone = serve.choose(bundle, engine="xllamacpp")
+    alone = nextn.serve(bundle, engine="xllamacpp")
     assert alone.layout == "bundled" and any("is not there" in note for note in alone.notes)
 
 
@@ -135,7 +134,7 @@ def test_serve_takes_what_tune_found(bundle: Path, tmp_path: Path) -> None:
 def test_arguments_of_another_engine_are_left_out(bundle: Path) -> None:
     tuned(bundle, mtp_wins, engine_args=("swa_full=true",))
     need("xllamacpp", importlib.util.find_spec("xllamacpp") is not None)
-    chosen = serve.choose(bundle, engine="xllamacpp")
+    chosen = nextn.serve(bundle, engine="xllamacpp")
     assert "swa_full" not in chosen.shell and any("are for fake" in note for note in chosen.notes)
 
 
@@ -147,7 +146,7 @@ def test_off_wins(bundle: Path) -> None:
     assert sorted(path.name for path in bundle.parent.iterdir()) == ["tiny-MTP-Q8_0.gguf", "tiny-MTP-Q8_0.tune.json"]
     assert len({(one.n_max, one.p_min, one.sidecar) for one in engine.launches}) < found["settings"]["n_grid"] / 3
     need("xllamacpp", importlib.util.find_spec("xllamacpp") is not None)
-    assert serve.choose(bundle, engine="xllamacpp").n_max == 0
+    assert nextn.serve(bundle, engine="xllamacpp").n_max == 0
 
 
 def test_off_also_when_equal(bundle: Path) -> None:

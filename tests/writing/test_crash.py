@@ -17,10 +17,10 @@ from pathlib import Path
 
 import pytest
 from faults import KILLED, Faults, ShortWrites, content, giant, in_child, listing, state
+from opened import open_donor
 
 import nextn
 from conftest import CHECKPOINT, Q4, ROOT, TRUNKS
-from nextn.block.opening import open_donor
 from nextn.errors import NextnError, NoSpace, OutputExists, StorageError
 from nextn.gguf.files import open_model
 from nextn.layouts.attach import plan_attach
@@ -50,7 +50,7 @@ CASES: dict[str, Make] = {
     "detach a set": lambda inputs, out: plan_detach(open_model(inputs / "set"), out),
     "extract a sidecar": lambda inputs, out: plan_extract(open_donor(inputs / "bundled.gguf"), ExtractOptions(out=out)),
     "extract a donor": lambda inputs, out: plan_extract(
-        open_donor(inputs / "qwen35moe-fused-bf16"), ExtractOptions(donor=True, out=out)
+        open_donor(inputs / "qwen35moe-fused-bf16"), ExtractOptions(block_only=True, out=out)
     ),
 }
 

@@ -14,10 +14,10 @@ from typing import Any
 
 import pytest
 from faults import Faults, Refusing, content, listing, small_disk, state
+from opened import open_donor
 
 import nextn
 from conftest import CHECKPOINT, Q4, TRUNKS, mounted
-from nextn.block.opening import open_donor
 from nextn.errors import NoSpace, OutputExists, StorageError
 from nextn.gguf.files import open_model, shard_name
 from nextn.layouts.attach import plan_attach

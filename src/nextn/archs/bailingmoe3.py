@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 from ..errors import FormatError, UnsupportedFormat
+from . import engines, headers, parts
 from . import header_values as v
-from . import headers, parts
 from .base import Family, Lookup, Memory
 from .headers import BOOL, I32
 from .hparams import ARRAY, F32, U32, Config, HParams, Row
@@ -112,9 +113,8 @@ FAMILY = Family(
         indexer=None,
         block_in_target=True,  # the hybrid cache is not told to leave it out
         loaded_anyway=(),
+        pool_rows=0,
     ),
-    only_ik=False,
-    ik=None,
     root=parts.root(embeddings="word_embeddings"),
     array_tail={
         "attention.head_count_kv": 1,
@@ -122,5 +122,6 @@ FAMILY = Family(
         "swiglu_clamp_shexp": parts.limits("share_expert_swiglu_limit_list"),
     },
     draft_head=False,
-    runs_on={"llama.cpp": parts.ENGINE_SINGLE, "ik_llama.cpp": parts.IK_IGNORES},
+    llama_cpp=engines.ON_LLAMA_CPP,
+    ik=replace(engines.TRUNK_ON_IK, bundle=engines.Does.LOADS, shards=engines.Does.LOADS),
 )

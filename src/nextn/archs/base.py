@@ -12,6 +12,7 @@ from dataclasses import dataclass, field
 from enum import Enum
 from typing import Any, TypeAlias
 
+from .engines import IK, Support
 from .hparams import HParams
 
 
@@ -73,18 +74,8 @@ class Rule:
     as_source: bool = False  # kept in the checkpoint's floating-point type whatever type is asked for
     root: bool = False  # a root tensor of the sidecar: no `blk.N.` before its name
     form: str = ""  # of a part that comes in several forms, `PART.FORM`: only those of one form are there together
-    needed_by: str = ""  # optional where this key after `{arch}.` is 0 or not there
+    needed_by: str = ""  # engines look for it only where this key after `{arch}.` is there and not 0
     stops: str = ""  # why no engine drafts with a block that has it
-
-
-@dataclass(frozen=True, kw_only=True)
-class OnIk:
-    """How ik_llama.cpp drafts with a family."""
-
-    sidecar: bool  # takes the block in a file of its own
-    takes_heads: bool  # loads, or passes over, embeddings and head of the block's own; else refuses the file
-    extra_head: bool  # knows `output_extra.weight`, a head for drafting
-    needs_head_norm: bool  # refuses a block without `nextn.shared_head_norm`
 
 
 Lookup: TypeAlias = "Callable[[str], Any]"  # a model's `{arch}.{suffix}`, or None
@@ -121,6 +112,7 @@ class Memory:
     indexer: Callable[[Lookup, int], list[bool]] | None
     block_in_target: bool  # the target's own context keeps a cache for the block's layer, too
     loaded_anyway: tuple[str, ...]  # starts of the block's tensors that are allocated with MTP off, too
+    pool_rows: int  # keys that an indexer over pools caches for a token, blocks included; 0: one, and none in blocks
 
 
 @dataclass(frozen=True)
@@ -185,9 +177,8 @@ class Family:
     ignores_promise: bool  # the loader takes a trunk as it is, whatever its key promises
     memory: Memory
 
-    runs_on: Mapping[str, str]  # engine -> since when, or why not
-    ik: OnIk | None  # None: ik_llama.cpp does not draft with it
-    only_ik: bool  # llama.cpp has no such architecture
+    llama_cpp: Support
+    ik: Support
 
     def __post_init__(self) -> None:
         """Raises ValueError for facts that contradict one another."""
@@ -196,7 +187,7 @@ class Family:
         for wrong, what in (
             (len(set(targets)) < len(targets), "two rules make one tensor"),
             (plain != (self.qkv is not None), "'qkv' and the rules disagree"),
-            (self.only_ik and self.ik is None, "'only_ik' without 'ik'"),
+            (not self.llama_cpp.drafts and not self.ik.drafts, "no engine drafts with it"),
             (self.takes_sidecar != (self.header is not None), "'header' is for those that take a sidecar"),
             (not 0 < self.n_blocks <= self.max_blocks, "'n_blocks' is more than 'max_blocks'"),
         ):
@@ -206,7 +197,11 @@ class Family:
     @property
     def takes_sidecar(self) -> bool:
         """Whether any engine takes the block in a file of its own."""
-        return not self.only_ik or (self.ik is not None and self.ik.sidecar)
+        return self.llama_cpp.drafts_with("sidecar") or self.ik.drafts_with("sidecar")
+
+    def on(self, engine: str) -> Support:
+        """What "llama.cpp" or "ik_llama.cpp" does with it."""
+        return self.ik if engine == IK else self.llama_cpp
 
 
 # Arrays that engines read per layer for any architecture: a block's layer repeats the last used value.
@@ -241,6 +236,11 @@ def missing(rules: Sequence[Rule], there: Collection[str], find: Lookup) -> list
     ]
 
 
+def surplus(rules: Sequence[Rule], there: Collection[str], find: Lookup) -> list[str]:
+    """Tensors of `there` that engines do not look for, since the key that announces them is 0 or not there."""
+    return [rule.target for rule in rules if rule.target in there and rule.needed_by and not find(rule.needed_by)]
+
+
 def stops(family: Family, there: Collection[str]) -> str:
     """Why no engine drafts with a block of these tensors; empty: engines do."""
     return next((rule.stops for rule in family.rules if rule.stops and rule.target in there), "")
@@ -270,6 +270,7 @@ def dimensions(arch_value: Any, n_vocab: int | None) -> dict[str, int]:
 
     hidden, heads = integer("embedding_length"), integer("attention.head_count")
     head_dim = integer("attention.key_length") or (hidden // heads if hidden and heads else None)
+    dense, used = integer("feed_forward_length"), integer("expert_used_count")
     width, shared = integer("expert_feed_forward_length"), integer("expert_shared_count")
     streams = integer("hyper_connection.count")
     groups, rank = integer("attention.output_group_count"), integer("attention.output_lora_rank")
@@ -277,22 +278,23 @@ def dimensions(arch_value: Any, n_vocab: int | None) -> dict[str, int]:
     found = {
         "E": hidden,
         "H": heads,
-        "K": integer("attention.head_count_kv"),
+        "K": heads if arch_value("attention.head_count_kv") is None else integer("attention.head_count_kv"),
         "D": head_dim,
         "Dv": integer("attention.value_length") or head_dim,
-        "F": integer("feed_forward_length"),
+        "F": dense,
         "X": integer("expert_count"),
-        "Fx": width,
+        "Fx": width or (dense // used if dense and used else None),
         "Fs": integer("expert_shared_feed_forward_length") or (width * shared if width and shared else None),
         "M": integer("moe_latent_size") or hidden,
         "Lq": integer("attention.q_lora_rank"),
         "Lkv": integer("attention.kv_lora_rank"),
         "Lr": integer("attention.kv_lora_rank", plus=rope),
         "Dm": mla,
-        "Dn": mla - rope if mla and rope else None,
+        "Dn": mla - rope if mla and rope is not None else None,
         "Dw": integer("attention.value_length_mla"),
         "I": integer("attention.indexer.head_count"),
         "Di": integer("attention.indexer.key_length"),
+        "Kp": integer("attention.indexer.kpool"),
         "Hc": streams,
         "Lhc": integer("hyper_connection.low_rank"),
         "Hm": (streams + 2) * streams if streams else None,

@@ -6,7 +6,7 @@ from dataclasses import replace
 
 from ..errors import UnsupportedFormat
 from ..gguf.kv import KVType
-from . import headers, parts
+from . import engines, headers, parts
 from .base import Family
 from .headers import BOOL
 from .hparams import ARRAY, F32, U32, Config, HParams, Row
@@ -35,7 +35,7 @@ def _dense(config: Config) -> int:
 
 
 _ROWS = headers.with_base(
-    Row("attention.layer_norm_rms_epsilon", F32, headers.first_of("rms_norm_eps", "norm_eps")),
+    Row("attention.layer_norm_rms_epsilon", F32, ("rms_norm_eps", "norm_eps"), optional=True),
     Row("rope.scaling.type", KVType.STRING, lambda config: "none"),
     Row("logit_scale", F32, "logit_scale"),
     Row("attention.sliding_window", U32, "sliding_window"),
@@ -89,9 +89,8 @@ FAMILY = Family(
     memory=replace(
         parts.PLAIN_CACHE, window_period=4, loaded_anyway=("nextn.embed_tokens", "nextn.shared_head")
     ),
-    only_ik=False,
-    ik=None,
     root=parts.root(),
     array_tail={},
-    runs_on={"llama.cpp": parts.ENGINE_SINGLE, "ik_llama.cpp": parts.NO_IK},
+    llama_cpp=engines.ON_LLAMA_CPP,
+    ik=engines.NOT_ON_IK,
 )

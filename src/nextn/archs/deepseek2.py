@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import re
 
-from . import headers, parts
+from . import engines, headers, parts
 from .base import Family, Portrait, Unpublished
 from .hparams import HParams
 
@@ -65,7 +65,7 @@ FAMILY = Family(
         *parts.mla(),
         *parts.router("mlp.gate.e_score_correction_bias", optional=True),
         *parts.experts(),
-        *parts.shared_experts(),
+        *parts.shared_experts(needed_by="expert_shared_count"),
     ),
     symbols=None,
     not_blocks=(),
@@ -81,9 +81,8 @@ FAMILY = Family(
     sidecar_extra=(),
     ignores_promise=False,
     memory=parts.PLAIN_CACHE,
-    only_ik=False,
-    ik=None,
     root=parts.root(),
     array_tail={},
-    runs_on={"llama.cpp": parts.ENGINE_SINGLE, "ik_llama.cpp": parts.IK_IGNORES},
+    llama_cpp=engines.ON_LLAMA_CPP,
+    ik=engines.TRUNK_ON_IK,
 )

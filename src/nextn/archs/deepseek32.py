@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from . import headers, parts
+from . import engines, headers, parts
 from .base import Family, Lookup
 from .hparams import HParams
 
@@ -36,7 +36,7 @@ FAMILY = Family(
         *parts.indexer(optional=False),  # the loader wants it, the draft does not use it
         *parts.router("mlp.gate.e_score_correction_bias", optional=True),
         *parts.experts(),
-        *parts.shared_experts(),
+        *parts.shared_experts(needed_by="expert_shared_count"),
     ),
     symbols=None,
     not_blocks=(),
@@ -57,9 +57,8 @@ FAMILY = Family(
     sidecar_extra=(),
     ignores_promise=False,
     memory=replace(parts.PLAIN_CACHE, indexer=_indexer, loaded_anyway=("exp_probs_b",)),
-    only_ik=False,
-    ik=None,
     root=parts.root(),
     array_tail={},
-    runs_on={"llama.cpp": parts.ENGINE_SINGLE, "ik_llama.cpp": parts.NO_IK},
+    llama_cpp=engines.ON_LLAMA_CPP,
+    ik=engines.NOT_ON_IK,
 )

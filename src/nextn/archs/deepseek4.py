@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from . import headers, parts
+from . import engines, headers, parts
 from .base import Family, Rule, Source, Transform
 from .headers import BOOL, I32
 from .hparams import ARRAY, F32, U32, Config, HParams, Row
@@ -133,8 +133,6 @@ FAMILY = Family(
     sidecar_extra=(),
     ignores_promise=True,
     memory=parts.PLAIN_CACHE,
-    only_ik=False,
-    ik=None,
     root={
         "token_embd.weight": ("embed.weight",),
         "output_norm.weight": ("norm.weight",),
@@ -145,5 +143,6 @@ FAMILY = Family(
     longer_arrays=("attention.compress_ratios",),
     head_needed=True,
     only_sidecar="the mixer before its head has the name of the trunk's, and a file holds one of them",
-    runs_on={"llama.cpp": "sidecar", "ik_llama.cpp": "sidecar (read in its source, not run)"},
+    llama_cpp=engines.SIDECAR_ON_LLAMA_CPP,
+    ik=engines.UNKNOWN_ON_IK,
 )

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
+from . import engines, headers, parts
 from . import header_values as v
-from . import headers, parts
-from .base import Family, OnIk
+from .base import Family
 from .hparams import U32, HParams, Row
 
 _ROWS = headers.with_base(
@@ -56,9 +56,8 @@ FAMILY = Family(
     sidecar_extra=(),
     ignores_promise=False,
     memory=parts.PLAIN_CACHE,
-    only_ik=False,
     root=parts.root(),
     array_tail={},
-    runs_on={"llama.cpp": parts.ENGINE_SINGLE, "ik_llama.cpp": "bundled, shards; no sidecar"},
-    ik=OnIk(sidecar=False, takes_heads=True, extra_head=False, needs_head_norm=False),
+    llama_cpp=engines.ON_LLAMA_CPP,
+    ik=engines.IN_THE_MODEL_ON_IK,
 )

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from dataclasses import replace
 
+from . import engines, headers, parts
 from . import header_values as v
-from . import headers, parts
-from .base import Family, Lookup, OnIk, flags
+from .base import Family, Lookup, flags
 from .headers import BOOL
 from .hparams import ARRAY, U32, Config, HParams, Row
 
@@ -58,7 +58,7 @@ FAMILY = Family(
         *parts.indexer(optional=True),
         *parts.router("mlp.gate.e_score_correction_bias", optional=True),
         *parts.experts(),
-        *parts.shared_experts(),
+        *parts.shared_experts(needed_by="expert_shared_count"),
     ),
     symbols=None,
     not_blocks=(),
@@ -74,9 +74,8 @@ FAMILY = Family(
     sidecar_extra=(),
     ignores_promise=False,
     memory=replace(parts.PLAIN_CACHE, indexer=_indexer, loaded_anyway=("exp_probs_b",)),
-    only_ik=False,
     root=parts.root(),
     array_tail={},
-    runs_on={"llama.cpp": parts.ENGINE_SINGLE, "ik_llama.cpp": "bundled, shards; no sidecar"},
-    ik=OnIk(sidecar=False, takes_heads=True, extra_head=False, needs_head_norm=True),
+    llama_cpp=engines.ON_LLAMA_CPP,
+    ik=replace(engines.IN_THE_MODEL_ON_IK, needs_head_norm=True),
 )

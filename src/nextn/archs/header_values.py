@@ -1,6 +1,6 @@
 """Values of a header that take more than a key of config.json, each a function of the whole of it.
 
-Formulas are those of llama.cpp's converter at b11434 (conversion/base.py and the families' files).
+Formulas are those of llama.cpp's converter at b11549 (conversion/base.py and the families' files).
 """
 
 from __future__ import annotations

@@ -1,12 +1,11 @@
 """Rows of `{arch}.*` header pairs that several families' sidecars share when they are made from a checkpoint alone.
 
-Keys, types, values and order are those of llama.cpp's converter with `--mtp` (conversion/*.py at b11434); the tests
+Keys, types, values and order are those of llama.cpp's converter with `--mtp` (conversion/*.py at b11549); the tests
 hold them against its output.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from typing import Any
 
 from ..gguf.kv import KVType
@@ -14,16 +13,6 @@ from . import header_values as v
 from .hparams import ARRAY, F32, U32, Config, Row
 
 BOOL, I32 = KVType.BOOL, KVType.INT32
-
-
-def first_of(*keys: str) -> Callable[[Config], Any]:
-    """The value of the first key that is there, or None."""
-    return lambda config: config.first(*keys)
-
-
-def need_one(*keys: str) -> Callable[[Config], Any]:
-    """The same. Raises FormatError when none is there."""
-    return lambda config: config.one_of(*keys)
 
 
 def optional(suffix: str, kind: KVType, key: str) -> Row:
@@ -37,22 +26,20 @@ NEXTN = Row("nextn_predict_layers", U32, lambda config: config.n_layer_nextn)
 CONTEXT_LENGTH = Row(
     "context_length",
     U32,
-    need_one(
+    (
         "max_position_embeddings", "n_ctx", "n_positions", "max_length", "max_sequence_length", "model_max_length"
     ),
 )
-EMBEDDING_LENGTH = Row("embedding_length", U32, need_one("hidden_size", "n_embd", "dim"))
-FEED_FORWARD_LENGTH = Row(
-    "feed_forward_length",
-    U32,
-    first_of("prefix_dense_intermediate_size", "dense_intermediate_size", "intermediate_size", "n_inner", "hidden_dim"),
-)
-HEAD_COUNT = Row("attention.head_count", U32, need_one("num_attention_heads", "n_head", "n_heads"))
-HEAD_COUNT_KV = Row("attention.head_count_kv", U32, first_of("num_key_value_heads", "n_kv_heads"))
-RMS_EPSILON = Row("attention.layer_norm_rms_epsilon", F32, need_one("rms_norm_eps", "norm_eps"))
-EXPERT_COUNT = Row("expert_count", U32, need_one("num_local_experts", "num_experts", "n_routed_experts"))
+EMBEDDING_LENGTH = Row("embedding_length", U32, ("hidden_size", "n_embd", "dim"))
+_WIDTHS = ("prefix_dense_intermediate_size", "dense_intermediate_size", "intermediate_size", "n_inner", "hidden_dim")
+FEED_FORWARD_LENGTH = Row("feed_forward_length", U32, _WIDTHS, optional=True)
+DENSE_FEED_FORWARD_LENGTH = Row("feed_forward_length", U32, _WIDTHS)  # without experts engines need it
+HEAD_COUNT = Row("attention.head_count", U32, ("num_attention_heads", "n_head", "n_heads"))
+HEAD_COUNT_KV = Row("attention.head_count_kv", U32, ("num_key_value_heads", "n_kv_heads"), optional=True)
+RMS_EPSILON = Row("attention.layer_norm_rms_epsilon", F32, ("rms_norm_eps", "norm_eps"))
+EXPERT_COUNT = Row("expert_count", U32, ("num_local_experts", "num_experts", "n_routed_experts"))
 EXPERTS_USED = Row(
-    "expert_used_count", U32, need_one("num_experts_per_tok", "num_experts_per_token", "top_k_experts")
+    "expert_used_count", U32, ("num_experts_per_tok", "num_experts_per_token", "top_k_experts")
 )
 KEY_LENGTHS = (
     optional("attention.key_length", U32, "head_dim"),
@@ -72,7 +59,7 @@ _BASE = (
     Row("rope.freq_base", F32, v.theta),
     Row("rope.freq_base_swa", F32, lambda config: config.sliding_theta),
     RMS_EPSILON,
-    Row("attention.layer_norm_epsilon", F32, first_of("layer_norm_eps", "layer_norm_epsilon", "norm_epsilon")),
+    Row("attention.layer_norm_epsilon", F32, ("layer_norm_eps", "layer_norm_epsilon", "norm_epsilon"), optional=True),
     EXPERT_COUNT,
     EXPERTS_USED,
     optional("expert_group_count", U32, "n_group"),
@@ -80,6 +67,12 @@ _BASE = (
     Row("expert_gating_func", U32, v.gating),
     *KEY_LENGTHS,
 )
+
+
+def width_of_experts(config: Config) -> Any:
+    """Width of one expert; engines make it of the dense width where it is not told. Raises FormatError for neither."""
+    found = config.first("moe_intermediate_size")
+    return config.need("moe_intermediate_size") if found is None and config.first(*_WIDTHS) is None else found
 
 
 def with_base(*rows: Row) -> tuple[Row, ...]:
@@ -98,7 +91,6 @@ def indexer(n_heads: str = "index_n_heads", width: str = "index_head_dim", top: 
     )
 
 
-NO_EXPERTS = (Row("expert_count", U32, lambda config: None), Row("expert_used_count", U32, lambda config: None))
 MOE_WIDTH = Row("expert_feed_forward_length", U32, "moe_intermediate_size")
 WEIGHTS = (
     optional("expert_weights_scale", F32, "routed_scaling_factor"),
@@ -123,7 +115,7 @@ def deepseek(*more: Row) -> tuple[Row, ...]:
         Row("vocab_size", U32, "vocab_size"),
         *LATENT,
         Row("attention.value_length", U32, "kv_lora_rank"),
-        Row("expert_feed_forward_length", U32, first_of("moe_intermediate_size", "intermediate_size")),
+        Row("expert_feed_forward_length", U32, ("moe_intermediate_size", "intermediate_size"), optional=True),
         Row("expert_shared_count", U32, lambda config: config.values.get("n_shared_experts") or 0),
         WEIGHTS[0],
         Row("expert_weights_norm", BOOL, lambda config: config.values.get("norm_topk_prob") or None),

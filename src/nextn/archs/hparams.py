@@ -111,24 +111,31 @@ _BESIDE_ROPE = {
     "original_max_position_embeddings": ("original_max_position_embeddings",),
 }
 _SLIDING_THETA = ("local_rope_theta", "rope_local_theta", "rope_theta_local", "swa_rope_theta", "rope_local_base_freq")
-Where: TypeAlias = "str | Callable[[Config], Any]"
+Where: TypeAlias = "str | tuple[str, ...] | Callable[[Config], Any]"
 
 
 @dataclass(frozen=True)
 class Row:
     """One header pair. A value of None (or a missing key, where it is optional) leaves the pair out."""
 
-    suffix: str  # key behind `{arch}.`
+    suffix: str  # key after `{arch}.`
     type: KVType
-    where: Where  # a key of config.json, or a function
+    where: Where  # a key of config.json, several names of one, or a function
     item_type: KVType | None = None  # for arrays
     optional: bool = False
 
     def value(self, config: Config) -> Any:
         """The value to write, or None. Raises FormatError for a missing key."""
-        if not isinstance(self.where, str):
+        if callable(self.where):
             return self.where(config)
-        return config.values.get(self.where) if self.optional else config.need(self.where)
+        keys = (self.where,) if isinstance(self.where, str) else self.where
+        return config.first(*keys) if self.optional else config.one_of(*keys)
+
+    def name_in(self, config: Config) -> str:
+        """What errors call it: the key that is there, else the pair."""
+        keys = (self.where,) if isinstance(self.where, str) else () if callable(self.where) else self.where
+        found = next((key for key in keys if key in config.values), None)
+        return f"the value of '{{arch}}.{self.suffix}'" if found is None else f"'{found}'"
 
     def kv(self, arch: str, config: Config) -> KV | None:
         """The pair. Raises FormatError when the value is missing or does not fit its type."""
@@ -141,7 +148,7 @@ class Row:
         kind = self.item_type if self.type is ARRAY and self.item_type is not None else self.type
         for item in items:
             if not fits(item, kind):
-                what = f"'{self.where}'" if isinstance(self.where, str) else f"the value of '{arch}.{self.suffix}'"
+                what = self.name_in(config).replace("{arch}", arch)
                 raise FormatError(f"{what} does not fit ({item!r} as {kind.name.lower()})", path=config.path)
         return KV.make(f"{arch}.{self.suffix}", self.type, value, self.item_type)
 

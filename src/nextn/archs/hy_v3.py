@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from . import headers, parts
+from . import engines, headers, parts
 from .base import Family
 from .headers import BOOL
 from .hparams import F32, U32, Config, HParams, Row
@@ -70,10 +70,9 @@ FAMILY = Family(
             "ffn_gate", "ffn_up", "ffn_down", "exp_probs_b", "nextn.embed_tokens", "nextn.shared_head",
         ),
     ),
-    only_ik=False,
-    ik=None,
     root=parts.root(),
     array_tail={},
     max_blocks=8,
-    runs_on={"llama.cpp": parts.ENGINE_SINGLE, "ik_llama.cpp": parts.NO_IK},
+    llama_cpp=engines.ON_LLAMA_CPP,
+    ik=engines.NOT_ON_IK,
 )

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
+from . import engines, headers, parts
 from . import header_values as v
-from . import headers, parts
 from .base import Donor, Family, Lookup, Qkv, Rule, Source, Transform
 from .headers import I32
 from .hparams import ARRAY, F32, U32, Config, HParams, Row
@@ -98,11 +98,10 @@ FAMILY = Family(
     sidecar_extra=(),
     ignores_promise=False,
     memory=parts.PLAIN_CACHE,
-    only_ik=False,
-    ik=None,
     root=parts.root(),
     array_tail={"attention.head_count_kv": _kv_heads, "attention.sliding_window_pattern": 1},
     max_blocks=3,
     head_needed=True,
-    runs_on={"llama.cpp": parts.ENGINE_SINGLE, "ik_llama.cpp": parts.IK_IGNORES},
+    llama_cpp=engines.ON_LLAMA_CPP,
+    ik=engines.TRUNK_ON_IK,
 )

@@ -12,7 +12,7 @@ from dataclasses import replace
 from typing import Any
 
 from ..errors import FormatError
-from . import headers, parts
+from . import engines, headers, parts
 from .base import Donor, Family, Rule, Source, Transform
 from .headers import BOOL, I32
 from .hparams import ARRAY, F32, U32, Config, HParams, Row
@@ -86,7 +86,7 @@ _ROWS = headers.with_base(
     Row("context_length", U32, lambda config: 1 << 20),  # the model has no RoPE, and so no length
     Row("feed_forward_length", ARRAY, _of_layers(_EXPERTS, "moe_intermediate_size"), I32),
     Row("attention.head_count_kv", ARRAY, _of_layers(_ATTENTION, "num_key_value_heads"), I32),
-    Row("attention.layer_norm_rms_epsilon", F32, headers.first_of("rms_norm_eps", "norm_eps")),
+    Row("attention.layer_norm_rms_epsilon", F32, ("rms_norm_eps", "norm_eps"), optional=True),
     Row("vocab_size", U32, "vocab_size"),
     Row("rope.freq_base", F32, lambda config: config.rope.get("rope_theta")),
     Row("rope.dimension_count", U32, _granite_rotary),
@@ -96,8 +96,8 @@ _ROWS = headers.with_base(
     Row("ssm.inner_size", U32, _mamba_size),
     Row("ssm.time_step_rank", U32, "mamba_num_heads"),
     Row("rope.scaling.finetuned", BOOL, lambda config: False),
-    Row("attention.key_length", U32, headers.need_one("head_dim", "attention_head_dim")),
-    Row("attention.value_length", U32, headers.need_one("head_dim", "attention_head_dim")),
+    Row("attention.key_length", U32, ("head_dim", "attention_head_dim")),
+    Row("attention.value_length", U32, ("head_dim", "attention_head_dim")),
     headers.MOE_WIDTH,
     Row("expert_shared_feed_forward_length", U32, "moe_shared_expert_intermediate_size"),
     Row("expert_count", U32, "n_routed_experts"),
@@ -159,8 +159,6 @@ FAMILY = Family(
     sidecar_extra=(),
     ignores_promise=False,
     memory=replace(parts.PLAIN_CACHE, rolls_back=True),
-    only_ik=False,
-    ik=None,
     root={
         "token_embd.weight": ("backbone.embeddings.weight", "model.embeddings.weight"),
         "output_norm.weight": ("backbone.norm_f.weight", "model.norm_f.weight"),
@@ -171,5 +169,6 @@ FAMILY = Family(
         "feed_forward_length": _from("moe_intermediate_size", "feed_forward_length"),
     },
     draft_head=False,
-    runs_on={"llama.cpp": parts.ENGINE_SINGLE, "ik_llama.cpp": parts.IK_IGNORES},
+    llama_cpp=engines.ON_LLAMA_CPP,
+    ik=engines.NOT_ON_IK,
 )

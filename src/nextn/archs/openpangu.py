@@ -6,8 +6,10 @@ The block has no hyper-connections, and its attention a window of its own, told 
 
 from __future__ import annotations
 
-from . import parts
-from .base import Family, OnIk, Rule, Source, Transform
+from dataclasses import replace
+
+from . import engines, parts
+from .base import Family, Rule, Source, Transform
 
 _ATTN = f"{parts.L}self_attn."
 _KV_B = f"{_ATTN}kv_b_proj.weight"
@@ -74,7 +76,6 @@ FAMILY = Family(
     array_tail={},
     id_lists=(("swa_layers", "sliding_window_list"),),
     max_blocks=3,
-    runs_on={"llama.cpp": "no such architecture", "ik_llama.cpp": "bundled, shards; no sidecar"},
-    ik=OnIk(sidecar=False, takes_heads=True, extra_head=False, needs_head_norm=False),
-    only_ik=True,
+    llama_cpp=engines.NOT_ON_LLAMA_CPP,
+    ik=replace(engines.IN_THE_MODEL_ON_IK, sidecar=engines.Does.UNKNOWN),
 )

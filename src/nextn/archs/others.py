@@ -1,6 +1,6 @@
 """Architectures that are no family: what is known of them, so that each can be told by name.
 
-Sources: the tensor names and config.json of the published checkpoints as llama.cpp's converter (b11434, conversion/)
+Sources: the tensor names and config.json of the published checkpoints as llama.cpp's converter (b11549, conversion/)
 and transformers 5.23 (`_keys_to_ignore_on_load_unexpected`, which names the blocks that it drops) know them. A model
 counts as published without a block only when neither knows one.
 """
@@ -10,9 +10,10 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable
 
+from .engines import LLAMA_CPP_UP_TO
+
 # Architectures that only load a block's tensors, and what to say of them.
 LOADS_ONLY = {
-    "glm5-next": "GLM-5.3-Flash",
     "bailingmoe2": "Ling 2.0",
     "exaone-moe": "EXAONE MoE",
     "exaone4": "EXAONE 4.5",
@@ -20,12 +21,12 @@ LOADS_ONLY = {
     "dots3note": "dots3.note",
 }
 # Per-layer arrays of theirs that the loader wants one entry a layer of, blocks included, beside the generic ones.
-LOADS_ONLY_ARRAYS = {"glm5-next": ("swiglu_clamp_exp", "swiglu_clamp_shexp")}
+LOADS_ONLY_ARRAYS: dict[str, tuple[str, ...]] = {}
 # Arrays of theirs that count trunk layers only.
-LOADS_ONLY_TRUNK_ARRAYS = {"glm5-next": ("attention.indexer.types",)}
+LOADS_ONLY_TRUNK_ARRAYS: dict[str, tuple[str, ...]] = {}
 # Starts of their names in config.json's `architectures`.
 LOADS_ONLY_CLASSES = {
-    "Glm5NextFor": "glm5-next", "BailingMoeV2For": "bailingmoe2", "ExaoneMoEFor": "exaone-moe",
+    "BailingMoeV2For": "bailingmoe2", "ExaoneMoEFor": "exaone-moe",
     "ExaoneMoeFor": "exaone-moe", "Exaone4_5_For": "exaone4", "GlmOcrFor": "glm4", "Dots3Note": "dots3note",
 }  # fmt: skip
 # Wrappers whose own class decides, whatever class their text model names.
@@ -145,7 +146,7 @@ CLASS_STARTS = (
 def words_of(arch: str) -> str | None:
     """What is known of an architecture that is no family, as a clause; None: nothing is."""
     if arch in LOADS_ONLY:
-        return f"no engine drafts with '{arch}' ({LOADS_ONLY[arch]}): a block would only cost memory"
+        return f"no engine drafts with '{arch}' ({LOADS_ONLY[arch]}; {LLAMA_CPP_UP_TO}): a block would only cost memory"
     if arch in OTHER_USE:
         return f"'{arch}' uses the key for {OTHER_USE[arch]}, not for MTP; there is no block to attach"
     if arch in NONE_PUBLISHED:

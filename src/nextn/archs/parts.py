@@ -187,17 +187,15 @@ def root(
     }
 
 
-ENGINE_SINGLE = "bundled, shards, sidecar"
-NO_IK = "no such architecture"
-IK_IGNORES = "does not read the block and refuses files that have one"
 BEHIND = ("model.",)  # blocks are layers after the trunk's
 # llama.cpp's drafting graph looks for q, k and v fused, else for the three.
 QKV_EITHER = Qkv(fused=True, split=True, refusal="")
 QKV_SPLIT = Qkv(fused=False, split=True, refusal="")
 # A cache that the header's sizes describe, and nothing else.
 PLAIN_CACHE = Memory(
-    recurrent=None, rolls_back=False, window_period=None, indexer=None, block_in_target=False, loaded_anyway=()
-)
+    recurrent=None, rolls_back=False, window_period=None, indexer=None, block_in_target=False, loaded_anyway=(),
+    pool_rows=0,
+)  # fmt: skip
 
 # How tokenizers split text (regex_exprs in llama.cpp's src/llama-vocab.cpp). The first two differ in where combining
 # marks (\p{M}) go.

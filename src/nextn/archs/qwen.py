@@ -139,14 +139,14 @@ def rows(*, moe: bool, sections: Callable[[Config], Any]) -> tuple[Row, ...]:
     """Qwen3-Next and its descendants: gated linear attention with full attention in between."""
     expert_counts = (headers.EXPERT_COUNT, headers.EXPERTS_USED)
     expert_sizes = (
-        Row("expert_feed_forward_length", U32, "moe_intermediate_size"),
+        Row("expert_feed_forward_length", U32, headers.width_of_experts),
         Row("expert_shared_feed_forward_length", U32, "shared_expert_intermediate_size"),
     )
     return (
         Row("block_count", U32, v.block_count),
         headers.CONTEXT_LENGTH,
         headers.EMBEDDING_LENGTH,
-        headers.FEED_FORWARD_LENGTH,
+        headers.FEED_FORWARD_LENGTH if moe else headers.DENSE_FEED_FORWARD_LENGTH,
         headers.HEAD_COUNT,
         headers.HEAD_COUNT_KV,
         *v.ROPE_SCALING,
@@ -186,5 +186,5 @@ def memory(*, rolls_back: bool) -> Memory:
     """Linear attention has a state; llama.cpp keeps one for each drafted token, or restores it from a copy."""
     return Memory(
         recurrent=_recurrent, rolls_back=rolls_back, window_period=None, indexer=None, block_in_target=False,
-        loaded_anyway=(),
+        loaded_anyway=(), pool_rows=0,
     )  # fmt: skip

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
-from . import parts, qwen
-from .base import Family, OnIk
+from dataclasses import replace
+
+from . import engines, parts, qwen
+from .base import Family
 
 FAMILY = Family(
     arch="qwen35moe",
@@ -34,12 +36,8 @@ FAMILY = Family(
     sidecar_extra=(),
     ignores_promise=False,
     memory=qwen.memory(rolls_back=True),
-    only_ik=False,
     root=qwen.ROOT,
     array_tail=qwen.ARRAY_TAIL,
-    runs_on={
-        "llama.cpp": "bundled, shards, sidecar",
-        "ik_llama.cpp": "bundled, shards; no sidecar, no draft head in the file",
-    },
-    ik=OnIk(sidecar=False, takes_heads=False, extra_head=True, needs_head_norm=False),
+    llama_cpp=engines.ON_LLAMA_CPP,
+    ik=replace(engines.IN_THE_MODEL_ON_IK, takes_heads=False, extra_head=True),
 )

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+from . import engines, parts, qwen
 from . import header_values as v
-from . import parts, qwen
 from .base import Family
 
 FAMILY = Family(
@@ -35,12 +35,8 @@ FAMILY = Family(
     sidecar_extra=(),
     ignores_promise=False,
     memory=qwen.memory(rolls_back=False),
-    only_ik=False,
-    ik=None,
     root=qwen.ROOT,
     array_tail=qwen.ARRAY_TAIL,
-    runs_on={
-        "llama.cpp": "bundled, shards, sidecar",
-        "ik_llama.cpp": "does not read the block and refuses files that have one",
-    },
+    llama_cpp=engines.ON_LLAMA_CPP,
+    ik=engines.TRUNK_ON_IK,
 )

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from . import headers, parts, qwen
+from . import engines, headers, parts, qwen
 from .base import Donor, Family, Rule, Source, Transform
 from .hparams import ARRAY, U32, Config, HParams, Row
 
@@ -108,11 +108,10 @@ FAMILY = Family(
     sidecar_extra=(),
     ignores_promise=False,
     memory=replace(parts.PLAIN_CACHE, rolls_back=True),
-    only_ik=False,
-    ik=None,
     root={name: places for name, places in qwen.ROOT.items() if name != "output_norm.weight"},
     array_tail={**qwen.ARRAY_TAIL, "attention.compress_ratios": _ratio},
     draft_head=False,
     sidecar_drops=("ple.", "embedding_length_per_layer_input"),
-    runs_on={"llama.cpp": parts.ENGINE_SINGLE, "ik_llama.cpp": parts.NO_IK},
+    llama_cpp=engines.ON_LLAMA_CPP,
+    ik=engines.NOT_ON_IK,
 )

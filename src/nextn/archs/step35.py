@@ -8,9 +8,9 @@ from dataclasses import replace
 from typing import Any
 
 from ..errors import FormatError, UnsupportedFormat
+from . import engines, headers, parts
 from . import header_values as v
-from . import headers, parts
-from .base import Donor, Family, OnIk, Tail
+from .base import Donor, Family, Tail
 from .headers import BOOL, I32
 from .hparams import ARRAY, F32, U32, Config, HParams, Row, fits
 
@@ -205,7 +205,6 @@ FAMILY = Family(
             "nextn.shared_head",
         ),
     ),
-    only_ik=False,
     root=parts.root(),
     array_tail={
         "attention.head_count": _by_kind("num_attention_heads", "num_attention_heads"),
@@ -216,6 +215,6 @@ FAMILY = Family(
     },
     max_blocks=3,
     sidecar_extra=("rope_freqs.weight",),
-    runs_on={"llama.cpp": parts.ENGINE_SINGLE, "ik_llama.cpp": "bundled, shards, sidecar"},
-    ik=OnIk(sidecar=True, takes_heads=True, extra_head=False, needs_head_norm=False),
+    llama_cpp=engines.ON_LLAMA_CPP,
+    ik=engines.ON_IK,
 )

@@ -10,7 +10,7 @@ from dataclasses import dataclass, field, replace
 from functools import cached_property
 
 from ..archs import FAMILIES, per_layer_arrays
-from ..archs.base import Family
+from ..archs.base import Family, missing
 from ..archs.others import ASSISTANTS, DRAFTS, LOADS_ONLY, OTHER_USE
 from ..gguf.files import GGUFFile, Model
 from ..gguf.kv import INTEGER_TYPES, KVType
@@ -193,6 +193,16 @@ class Anatomy:
         every = self.model.arch_int("full_attention_interval")
         recurrent = [n for n in layers if every > 1 and (n + 1) % every]
         return layers if any(not any(name.startswith("ssm_") for name in self.layers[n]) for n in recurrent) else ()
+
+    @property
+    def could_be_blocks(self) -> tuple[int, ...]:
+        """Layers of the trunk that may be blocks which lost their marks: that have all else that the family needs."""
+        rules = self.family.rules if self.family else ()
+        find = self.model.arch_value
+        return tuple(
+            n for n in self._promised_layers
+            if all(name.startswith(MARK) for name in missing(rules, self.layers[n], find))
+        )  # fmt: skip
 
     def telling(self, n_trunk: int | None) -> Anatomy:
         """The same, with what a donor says of the number of trunk layers (None: nothing)."""

@@ -51,7 +51,7 @@ def block_from_model(model: Model) -> Block:
                 suffix,
                 info.ne,
                 GGUFRows(file, info),
-                FileRange(file.path, start, end),
+                FileRange.of(file, start, end),
                 info.type_id,
                 is_f32_only(info.name, len(info.ne)) or (rule is not None and rule.f32),
                 root=is_root,

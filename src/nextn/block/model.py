@@ -6,6 +6,7 @@ import re
 from dataclasses import dataclass
 from pathlib import Path
 
+from ..brief import Brief
 from ..gguf.files import Model
 from ..sources.checkpoint import Checkpoint
 from ..sources.ranges import FileRange
@@ -41,7 +42,7 @@ class BlockTensor:
 
 
 @dataclass(frozen=True)
-class Block:
+class Block(Brief):
     """One or more predictor layers, with what must fit a trunk."""
 
     origin: Path  # file or folder it comes from

@@ -3,17 +3,10 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from pathlib import Path
 
-from ..remote.opening import Opened, opened
+from ..remote.opening import Opened
 from .from_gguf import block_from_model
 from .model import Block
-
-
-def open_donor(path: Path | str) -> Block:
-    """The block of whatever local thing `path` is: a checkpoint folder, a GGUF, a shard, a folder with one set."""
-    with opened(Path(path)) as source:
-        return block_of(source)
 
 
 def block_of(source: Opened) -> Block:

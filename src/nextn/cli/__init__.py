@@ -7,41 +7,56 @@ import io
 import os
 import signal
 import sys
+from collections.abc import Iterable
 from pathlib import Path
 from types import FrameType
 from typing import Any
 
 import click
 
-from ..errors import EXIT_BUG, EXIT_INTERRUPTED, NextnError, StorageError
+from ..errors import EXIT_BUG, EXIT_CODES, EXIT_INTERRUPTED, NextnError, StorageError
 from ..printable import one_line
 from ..report.outlet import outlets
 from ..version import __version__
+from .common import examples
 
 VERBS = {
-    "inspect": "what is in a model, does it carry a block, is it whole, what would run it",
-    "doctor": "what is wrong with a model's block, header or names, and what mends it",
+    "inspect": "show what is in a model and what would run it",
+    "doctor": "find what is wrong with a model's block, header or names, and fix it",
     "attach": "put an MTP block onto a quant you already have",
     "detach": "take the MTP block off again",
     "extract": "write the block to a file of its own",
-    "verify": "prove on files and on the real engine that it works and that the text is the same",
-    "plan": "what each setup costs in memory and on disk, before you make it",
-    "bench": "tokens per second with and without MTP, and whether it pays",
-    "tune": "find the fastest settings and types of the block on this machine, or that MTP is best left off",
-    "serve": "start an engine on a model with the flags that its block needs",
-    "report": "show results as tables, or as one page to look at",
-    "pack": "make a folder ready to publish, each quant with and without its block",
-    "pull": "download just the files that a model with, or without, its block needs",
+    "verify": "prove on an engine that it works and the text is unchanged",
+    "plan": "show what each setup takes in memory and on disk",
+    "bench": "time it with and without MTP",
+    "tune": "find the fastest settings on this machine",
+    "serve": "start an engine with the flags that the block needs",
+    "report": "show results as tables or as one page",
+    "pack": "make a folder to publish, with and without the block",
+    "pull": "download only the files that one variant needs",
     "cache": "show and clear what is kept of remote models",
-    "demo": "the whole way on a small shipped model, in under three minutes",
+    "demo": "run everything once on a small shipped model",
 }
 
-EXIT_CODES = """\b
-Exit codes: 0 done (verify: passed)   2 wrong call          3 verify: failed    4 verify, bench, tune: cannot tell
-  5 inspect, doctor: problems found   10 damaged file   11 unsupported format   12 incomplete model
- 13 donor does not fit   14 block already there   15 no block   16 unsupported model   17 type not possible
- 20 output exists   21 no disk space   22 the system refused   23 a server refused   30 no engine   31 engine refused
- 32 engine failed   serve: the server's own   70 a bug in nextn   130 interrupted"""
+
+class _Formatter(click.HelpFormatter):
+    """Breaks lines at spaces only: options and names with hyphens stay whole."""
+
+    whole = "\N{NON-BREAKING HYPHEN}"
+
+    def write_text(self, text: str) -> None:
+        super().write_text(text.replace("-", self.whole))
+
+    def write_dl(self, rows: Iterable[tuple[str, str]], col_max: int = 30, col_spacing: int = 2) -> None:
+        whole = [(first.replace("-", self.whole), text.replace("-", self.whole)) for first, text in rows]
+        super().write_dl(whole, col_max, col_spacing)
+
+    def getvalue(self) -> str:
+        return super().getvalue().replace(self.whole, "-")
+
+
+class _Context(click.Context):
+    formatter_class = _Formatter
 
 
 class _Verbs(click.Group):
@@ -55,11 +70,14 @@ class _Verbs(click.Group):
             return None
         module = importlib.import_module(f".{cmd_name}", __name__)
         command: click.Command = module.command
+        command.context_class = _Context
         return command
 
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
-        with formatter.section("Verbs"):
+        with formatter.section("Commands"):
             formatter.write_dl(list(VERBS.items()))
+        with formatter.section("Exit codes"):
+            formatter.write_dl([(str(code), meaning) for code, meaning in EXIT_CODES.items()])
 
     def resolve_command(
         self, ctx: click.Context, args: list[str]
@@ -69,21 +87,24 @@ class _Verbs(click.Group):
 
             near = difflib.get_close_matches(args[0], VERBS, 1)
             hint = f" (did you mean '{near[0]}'?)" if near else ""
-            raise click.UsageError(f"there is no verb '{args[0]}'{hint}; the verbs are {', '.join(VERBS)}.", ctx)
+            raise click.UsageError(f"there is no command '{args[0]}'{hint}; the commands are {', '.join(VERBS)}.", ctx)
         return super().resolve_command(ctx, args)
 
 
-SETTINGS = {"help_option_names": ["-h", "--help"], "max_content_width": 110}
+EPILOG = examples("nextn inspect model.gguf", "nextn attach model.gguf --from ORG/NAME")
 
 
-@click.group(cls=_Verbs, epilog=EXIT_CODES, context_settings=SETTINGS)
+@click.group(cls=_Verbs, epilog=EPILOG, context_settings={"help_option_names": ["-h", "--help"]})
 @click.version_option(__version__, prog_name="nextn")
 def cli() -> None:
     """Multi-token prediction (MTP, NextN) for the GGUF models you already have.
 
-    nextn moves only the bytes of a model's MTP block: it attaches the block to a quant, takes it off, and proves
-    on the real engine that the text is unchanged and the drafts are accepted. Inputs are never modified.
+    nextn moves only the bytes of a model's MTP block: it attaches the block to a quant, takes it off, and proves on
+    a real engine that the text is unchanged and the drafts are accepted. Inputs are never modified.
     """
+
+
+cli.context_class = _Context
 
 
 def _interrupt(signum: int, frame: FrameType | None) -> None:

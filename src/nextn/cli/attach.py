@@ -6,55 +6,50 @@ from typing import TYPE_CHECKING
 
 import click
 
-if TYPE_CHECKING:
-    from ..writing.result import Result
-
 from .common import (
-    aim_option,
+    ANY_DONOR,
+    donor_option,
+    draft_head_option,
     duplicates_option,
+    embd_type_option,
+    examples,
     expect_option,
-    finish,
+    for_option,
     limit_option,
     link_option,
     qkv_option,
     settled,
+    type_option,
     writing_options,
 )
 
+if TYPE_CHECKING:
+    from ..writing.result import Result
 
-@click.command(short_help="put an MTP block onto a quant you already have")
+
+@click.command(
+    epilog=examples(
+        "nextn attach model-Q4_K_M.gguf",
+        "nextn attach model-Q4_K_M.gguf --from ORG/NAME --layout bundle",
+    )
+)
 @click.argument("trunk")
-@click.option(
-    "--from",
-    "donor",
-    metavar="DONOR",
-    help="Checkpoint folder, bundled GGUF, sidecar, donor file; or org/repo, hf:org/repo@revision:file.gguf, https://..."
-    "  Default: what lies beside TRUNK and fits, else the repository that TRUNK's metadata point to.",
+@donor_option(
+    f"{ANY_DONOR}. Default: what lies beside TRUNK and fits, else the repository that TRUNK's metadata point to."
 )
 @click.option(
     "--layout",
     type=click.Choice(["shards", "sidecar", "bundle"]),
     help="Default: shards for a shard set, sidecar for a single file.",
 )
-@click.option(
-    "--type",
-    "type_name",
-    metavar="TYPE",
-    help="Type of the block's matrices. Default: q8_0 from a checkpoint, as it is from a GGUF.",
-)
-@click.option("--draft-head", metavar="TYPE", help="Add a low-bit copy of the trunk's LM head for drafting, e.g. q4_0.")
-@click.option(
-    "--embd-type",
-    metavar="TYPE",
-    default="q4_0",
-    show_default=True,
-    help="A sidecar's embeddings and head; 'as-is' carries the trunk's.",
-)
+@type_option
+@draft_head_option
+@embd_type_option("Type of a sidecar's embeddings and output head; 'as-is' keeps the trunk's.")
 @qkv_option(
     "split", "fused", "as-trunk",
-    text="Attention's q, k and v in the block, in a bundle the trunk's too: three tensors, one, or as in the trunk.",
+    text="Attention's q, k and v as three tensors, as one, or as in the trunk; in a bundle the trunk's too.",
 )
-@aim_option
+@for_option
 @duplicates_option
 @link_option
 @expect_option
@@ -78,37 +73,26 @@ def command(
     as_json: bool,
     quiet: bool,
 ) -> None:
-    """Put an MTP block onto TRUNK, a GGUF file, any shard of a set, or a folder with one set.
+    """Put an MTP block onto TRUNK, which stays as it is.
 
-    Nothing of TRUNK is modified. As shards, no trunk data is read or written: its shards get new names by links.
-    Without --from the donor is found, confirmed by headers, and named with the reason.
+    TRUNK is a GGUF file, any shard of a set, or a folder with one set. As shards, no trunk data is read or written:
+    its files get new names by links. Without --from the donor is found, checked by its header, and named with the
+    reason.
 
-    A sidecar goes beside TRUNK. For a model in a cache or in a read-only folder it goes into NEXTN_DATA, or nextn in
+    A sidecar goes beside TRUNK. For a model in a cache or in a read-only folder it goes into $NEXTN_DATA, or nextn in
     the user's data folder, where every command finds it.
     """
+    from ..report.attach import show
     from ..report.progress import byte_progress
-    from ..report.text import say
+    from ..report.text import put_result, say
     from ..verbs.attach import attach
 
     def run(donor: str | None) -> Result:
         with byte_progress("attaching", not (quiet or dry_run)) as progress:
             return attach(
-                trunk,
-                donor,
-                layout=layout,
-                type=type_name,
-                draft_head=draft_head,
-                embd_type=embd_type,
-                qkv=qkv,
-                for_engine=for_engine,
-                duplicates=duplicates,
-                out=out,
-                link=link,
-                expect=expect,
-                limit_rate=limit_rate,
-                dry_run=dry_run,
-                progress=progress,
-                say=None if quiet else say,
-            )
+                trunk, donor, layout=layout, type=type_name, draft_head=draft_head, embd_type=embd_type, qkv=qkv,
+                for_engine=for_engine, duplicates=duplicates, out=out, link=link, expect=expect, limit_rate=limit_rate,
+                dry_run=dry_run, progress=progress, say=None if quiet else say,
+            )  # fmt: skip
 
-    finish(settled(run, donor), as_json, quiet)
+    put_result(settled(run, donor), show, as_json=as_json, quiet=quiet)

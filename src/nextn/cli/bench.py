@@ -6,41 +6,55 @@ from pathlib import Path
 
 import click
 
-from ..errors import EXIT_VERIFY_CANNOT_TELL, OutputExists
+from ..errors import EXIT_CANNOT_TELL, OutputExists
 from .common import (
     context_option,
+    donor_option,
+    embd_type_option,
+    examples,
+    json_option,
+    listed,
     names,
     prompt_options,
     sidecar_option,
+    slots_option,
     threads_option,
     timing_options,
     whole_numbers,
 )
 
 
-@click.command(short_help="tokens per second with and without MTP, and whether it pays")
+@click.command(
+    epilog=examples("nextn bench model-MTP.gguf --n-max 1,2,4", "nextn bench model.gguf --types q8_0,q4_0 --from DONOR")
+)
 @click.argument("model")
 @click.argument("engine_args", nargs=-1, type=click.UNPROCESSED)
 @sidecar_option
 @click.option("--against", metavar="OTHER", help="Another model, timed in the same passes.")
 @click.option("--against-sidecar", metavar="FILE", help="The sidecar that belongs to OTHER.")
 @click.option("--n-max", metavar="N,...", help="Most tokens drafted at a time. Default: 1,2,3; with --types 2.")
-@click.option("--p-min", type=click.FloatRange(0, 1, max_open=True), default=0.0, show_default=True,
-              help="The least draft probability at which drafting goes on.")  # fmt: skip
+@click.option(
+    "--p-min", type=click.FloatRange(0, 1, max_open=True), default=0.0, show_default=True, metavar="P",
+    help="Least draft probability at which drafting continues.",
+)  # fmt: skip
 @click.option("--types", metavar="T,...", help="Compare the block in these types, such as q8_0,q4_0.")
-@click.option("--from", "donor", metavar="DONOR", help="Where --types takes the block from. Default: MODEL itself.")
-@click.option("--embd-type", metavar="TYPE", default="q4_0", show_default=True,
-              help="With --types: embeddings and head of the temporary sidecars.")  # fmt: skip
+@donor_option("Only with --types. Default: MODEL itself.")
+@embd_type_option("With --types: embeddings and output head of the temporary sidecars.")
 @prompt_options
-@click.option("--repeats", type=click.IntRange(1), help="Interleaved passes. Default: 3, or what the test needs.")
-@click.option("--n-predict", type=click.IntRange(8), default=96, show_default=True, help="Tokens of each answer.")
+@click.option(
+    "--repeats", type=click.IntRange(1), metavar="N", help="Interleaved passes. Default: 3, or what the test needs."
+)
+@click.option(
+    "--n-predict", type=click.IntRange(8), default=96, show_default=True, metavar="N", help="Tokens of each answer."
+)
 @click.option("--sampled", is_flag=True, help="Sample at temperature 0.8 instead of greedily.")
-@click.option("--temperature", type=click.FloatRange(min=0), help="Sample at this temperature; 0 is greedy.")
+@click.option("--temperature", type=click.FloatRange(min=0), metavar="T", help="Sample at this temperature; 0: greedy.")
 @threads_option
 @context_option
+@slots_option
 @timing_options(patience_s=120.0)
-@click.option("--csv", "csv_path", metavar="FILE", help="Also write the figures as CSV, one row a setup or type.")
-@click.option("--json", "as_json", is_flag=True, help="Print JSON on standard output, raw runs included.")
+@click.option("--csv", "csv_path", metavar="FILE", help="Also write the figures as CSV, one row per setup or type.")
+@json_option
 @click.option("-q", "--quiet", is_flag=True, help="Print only the verdict.")
 def command(
     model: str,
@@ -61,9 +75,10 @@ def command(
     temperature: float | None,
     threads: int | None,
     n_ctx: int | None,
+    slots: int,
     patience: float,
     one_at_a_time: bool,
-    llama_server: str | None,
+    engine: str | None,
     csv_path: str | None,
     as_json: bool,
     quiet: bool,
@@ -71,13 +86,13 @@ def command(
     """Time MODEL with and without MTP: speed, acceptance by position, prompt speed, memory, and a verdict.
 
     Setups take turns, prompt by prompt. Runs that other work on the machine disturbed are recognised, repeated and
-    never averaged in; on a machine that does not get quiet there is no figure, and the exit code is 4. Arguments
+    never averaged in; on a machine that does not get quiet there is no figure, and the exit status is 4. Arguments
     after -- go to the engine.
     """
     from ..measure.bench_setup import SAMPLED_TEMPERATURE
     from ..report.bench import show
     from ..report.progress import step_progress
-    from ..report.text import put, put_json
+    from ..report.text import put_result
     from ..verbs.bench import bench
     from ..writing.durable import write_file
 
@@ -87,35 +102,14 @@ def command(
         temperature = SAMPLED_TEMPERATURE if sampled else 0.0
     with step_progress(not quiet) as say:
         report = bench(
-            model,
-            sidecar=sidecar,
-            against=against,
-            against_sidecar=against_sidecar,
-            n_max=None if n_max is None else whole_numbers(n_max, "--n-max"),
-            p_min=p_min,
-            tasks=None if tasks is None else names(tasks),
-            prompts=prompts,
-            repeats=repeats,
-            n_predict=n_predict,
-            temperature=temperature,
-            threads=threads,
-            types=names(types or ""),
-            donor=donor,
-            embd_type=embd_type,
-            llama_server=llama_server,
-            engine_args=engine_args,
-            n_ctx=n_ctx,
-            patience_s=patience,
-            side_by_side=not one_at_a_time,
-            say=say,
-        )
+            model, sidecar=sidecar, against=against, against_sidecar=against_sidecar,
+            n_max=None if n_max is None else whole_numbers(n_max, "--n-max"), p_min=p_min, tasks=listed(tasks),
+            prompts=prompts, repeats=repeats, n_predict=n_predict, temperature=temperature, threads=threads,
+            types=names(types or ""), donor=donor, embd_type=embd_type, engine=engine, engine_args=engine_args,
+            n_ctx=n_ctx, slots=slots, patience_s=patience, side_by_side=not one_at_a_time, say=say,
+        )  # fmt: skip
     if csv_path is not None:
         write_file(Path(csv_path), report.to_csv().encode("utf-8"))
-    if as_json:
-        put_json(report.to_json())
-    elif quiet:
-        put(report.verdict.sentence if report.verdict else "there was nothing to compare")
-    else:
-        show(report)
+    put_result(report, show, as_json=as_json, quiet=quiet)
     if report.verdict is not None and report.verdict.result.word == "machine_busy":
-        raise click.exceptions.Exit(EXIT_VERIFY_CANNOT_TELL)
+        raise click.exceptions.Exit(EXIT_CANNOT_TELL)

@@ -1,126 +1,160 @@
-"""Options and endings that verbs share."""
+"""Options that commands share, each defined once: one word for one thing."""
 
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 
-from ..errors import StorageError, UsageError
-from ..printable import shell_line
-from ..report.text import put_json, put_path, say
-from ..units import size
+from ..errors import UsageError
+from ..report.text import say
 
 if TYPE_CHECKING:
     from ..donors.infer import Doubt
-    from ..writing.plan import Plan
-    from ..writing.result import Result
 
 R = TypeVar("R")
 F = TypeVar("F", bound=Callable[..., Any])
+Decorator = Callable[[F], F]
+
+ANY_DONOR = (
+    "A checkpoint folder, a GGUF with the block, a sidecar or a donor file; or ORG/NAME, hf:ORG/NAME@REVISION:FILE, "
+    "or an address that starts with https://"
+)
 
 
-def writing_options(command: F) -> F:
-    """`-o`, `--dry-run`, `--json`, `-q` for verbs that write."""
-    for option in (
-        click.option("-q", "--quiet", is_flag=True, help="Print only the path to load."),
-        click.option("--json", "as_json", is_flag=True, help="Print the result as JSON on standard output."),
-        click.option("--dry-run", is_flag=True, help="Print what would be read, written and linked; write nothing."),
-        click.option(
-            "-o", "--out", metavar="OUT", help="A file (ends in .gguf) or a folder. Existing files are never replaced."
-        ),
-    ):
-        command = option(command)
-    return command
+def examples(*commands: str) -> str:
+    """A command's examples, as the end of its help."""
+    return "\b\nExamples:\n" + "\n".join(f"  {command}" for command in commands)
 
 
-def link_option(command: F) -> F:
-    """`--link` for verbs that take files over whole."""
-    return click.option(
-        "--link",
-        type=click.Choice(["auto", "hard", "symlink"]),
-        default="auto",
-        show_default=True,
-        help="How unchanged shards get their new names: hard links, symlinks, or hard links where they can be.",
-    )(command)
-
-
-def qkv_option(*forms: str, text: str) -> Callable[[F], F]:
-    """`--qkv` for verbs that may rewrite attention."""
-    return click.option("--qkv", type=click.Choice(forms), help=text)
-
-
-def aim_option(command: F) -> F:
-    """`--for` for verbs that make files for engines."""
-    return click.option(
-        "--for", "for_engine", type=click.Choice(["llama.cpp", "ik", "both"]),
-        help="The engines that have to take the file: names and types are chosen so, or it is refused with the reason.",
-    )(command)  # fmt: skip
-
-
-def duplicates_option(command: F) -> F:
-    """--duplicates."""
-    return click.option(
-        "--duplicates",
-        type=click.Choice(["keep", "drop"]),
-        default="keep",
-        show_default=True,
-        help="Embeddings and head that the block brings although they are the model's own (DeepSeek-V3, GLM-4.5): drop "
-        "leaves them out after comparing, 2 GB of DeepSeek-V3's at q8_0; engines draft with the trunk's.",
-    )(command)
-
-
-def sidecar_option(command: F) -> F:
-    """`--sidecar` for verbs that run a model's block."""
-    return click.option(
-        "--sidecar", metavar="FILE", help="The sidecar that belongs to MODEL. Default: the one that fits best."
-    )(command)
-
-
-def context_option(command: F) -> F:
-    """`--ctx` for verbs that run prompts."""
-    return click.option(
-        "--ctx", "n_ctx", type=click.IntRange(64), help="Context size in tokens. Default: what the prompts need."
-    )(command)
-
-
-def threads_option(command: F) -> F:
-    """`--threads` for verbs that run an engine."""
-    return click.option("--threads", type=click.IntRange(1), help="CPU threads. Default: the engine's.")(command)
-
-
-def prompt_options(command: F) -> F:
-    """`--tasks` and `--prompts` for verbs that time answers."""
-    for option in (
-        click.option(
-            "--prompts", metavar="FILE", help="Prompts of your own instead, separated by lines that hold only ---."
-        ),
-        click.option("--tasks", metavar="T,...", help="Which shipped prompts: code, extract, story. Default: all."),
-    ):
-        command = option(command)
-    return command
-
-
-def timing_options(*, patience_s: float) -> Callable[[F], F]:
-    """`--patience`, `--one-at-a-time`, `--llama-server` for verbs that time answers."""
+def together(*options: Decorator[Any]) -> Decorator[Any]:
+    """Several options as one, shown in this order."""
 
     def with_options(command: F) -> F:
-        for option in (
-            click.option(
-                "--llama-server", metavar="PATH", help="Use this llama-server instead of the xllamacpp wheel."
-            ),
-            click.option("--one-at-a-time", is_flag=True, help="Never keep two models loaded."),
-            click.option(
-                "--patience", type=click.FloatRange(min=0), default=patience_s, show_default=True, metavar="SECONDS",
-                help="What disturbed runs and waiting for a quiet machine may cost in all.",
-            ),
-        ):  # fmt: skip
+        for option in reversed(options):
             command = option(command)
         return command
 
     return with_options
+
+
+# -- where a block comes from -----------------------------------------------------------------------------------------
+
+
+def donor_option(default: str) -> Decorator[Any]:
+    """`--from`: the donor, everywhere."""
+    return click.option("--from", "donor", metavar="DONOR", help=f"Where the block comes from. {default}")
+
+
+sidecar_option = click.option(
+    "--sidecar", metavar="FILE", help="The sidecar that belongs to MODEL. Default: the one that fits best."
+)
+expect_option = click.option(
+    "--expect", metavar="SHA256",
+    help="The hash that the donor's block must have, compared before anything is written. 'nextn inspect --block-hash "
+    "DONOR' prints it.",
+)  # fmt: skip
+limit_option = click.option(
+    "--limit-rate", type=click.FloatRange(min=1), metavar="N", help="Bytes per second to take from servers."
+)
+duplicates_option = click.option(
+    "--duplicates",
+    type=click.Choice(["keep", "drop"]),
+    default="keep",
+    show_default=True,
+    help="Embeddings and output head of the block that equal the model's (DeepSeek-V3, GLM-4.5): 'drop' compares them "
+    "and leaves them out, which saves 2 GB with DeepSeek-V3 at q8_0.",
+)
+
+# -- what is written --------------------------------------------------------------------------------------------------
+
+type_option = click.option(
+    "--type", "type_name", metavar="TYPE",
+    help="Type of the block's matrices. Default: q8_0 from a checkpoint, unchanged from a GGUF.",
+)  # fmt: skip
+draft_head_option = click.option(
+    "--draft-head", metavar="TYPE", help="Add a low-bit copy of the output head for drafting, for example q4_0."
+)
+
+
+def embd_type_option(of: str) -> Decorator[Any]:
+    """`--embd-type`: the type of a sidecar's embeddings and output head."""
+    return click.option("--embd-type", metavar="TYPE", default="q4_0", show_default=True, help=of)
+
+
+def qkv_option(*forms: str, text: str) -> Decorator[Any]:
+    """`--qkv` for commands that may rewrite attention."""
+    return click.option("--qkv", type=click.Choice(forms), help=text)
+
+
+for_option = click.option(
+    "--for", "for_engine", type=click.Choice(["llama.cpp", "ik", "both"]),
+    help="Engines that the file must work in. If that is impossible, nextn says why.",
+)  # fmt: skip
+link_option = click.option(
+    "--link",
+    type=click.Choice(["auto", "hard", "symlink"]),
+    default="auto",
+    show_default=True,
+    help="How unchanged files get their new names: auto is hard links where possible, else symlinks.",
+)
+out_option = click.option(
+    "-o", "--out", metavar="OUT", help="A file (ends in .gguf) or a folder. Existing files are never replaced."
+)
+dry_run_option = click.option(
+    "--dry-run", is_flag=True, help="Print what would be read, written and linked; write nothing."
+)
+json_option = click.option("--json", "as_json", is_flag=True, help="Print the result as JSON on standard output.")
+writing_options = together(
+    out_option, dry_run_option, json_option,
+    click.option("-q", "--quiet", is_flag=True, help="Print only the path to load."),
+)  # fmt: skip
+
+# -- running an engine ------------------------------------------------------------------------------------------------
+
+
+def engine_option(default: str) -> Decorator[Any]:
+    """`--engine`: the engine, everywhere."""
+    return click.option(
+        "--engine", metavar="ENGINE", help=f"xllamacpp, llama-server, ik, or the path of a llama-server. {default}"
+    )
+
+
+usual_engine_option = engine_option("Default: xllamacpp.")
+context_option = click.option(
+    "--ctx", "n_ctx", type=click.IntRange(64), metavar="N", help="Context in tokens. Default: what the prompts need."
+)
+threads_option = click.option(
+    "--threads", type=click.IntRange(1), metavar="N", help="CPU threads. Default: the engine's choice."
+)
+slots_option = click.option(
+    "--slots", type=click.IntRange(1), default=1, show_default=True, metavar="N",
+    help="Answers at the same time, as a server with N slots works (llama-server starts with 4).",
+)  # fmt: skip
+prompts_option = click.option(
+    "--prompts", metavar="FILE", help="Your own prompts, separated by lines that hold only ---."
+)
+prompt_options = together(
+    click.option("--tasks", metavar="T,...", help="Which shipped prompts: code, extract, story. Default: all."),
+    prompts_option,
+)
+
+
+def timing_options(*, patience_s: float) -> Decorator[Any]:
+    """`--patience`, `--one-at-a-time`, `--engine` for commands that time answers."""
+    return together(
+        click.option(
+            "--patience", type=click.FloatRange(min=0), default=patience_s, show_default=True, metavar="SECONDS",
+            help="Total time to spend repeating disturbed runs and waiting for an idle machine.",
+        ),
+        click.option("--one-at-a-time", is_flag=True, help="Never keep two models loaded."),
+        usual_engine_option,
+    )  # fmt: skip
+
+
+# -- values -----------------------------------------------------------------------------------------------------------
 
 
 def names(text: str) -> tuple[str, ...]:
@@ -138,20 +172,7 @@ def whole_numbers(text: str, option: str) -> tuple[int, ...]:
         ) from None
 
 
-def limit_option(command: F) -> F:
-    """`--limit-rate` for verbs that may fetch."""
-    return click.option(
-        "--limit-rate", type=click.FloatRange(min=1), metavar="BYTES", help="Bytes per second from servers, in all."
-    )(command)
-
-
-def expect_option(command: F) -> F:
-    """`--expect` for verbs that take a block from somewhere."""
-    return click.option(
-        "--expect", metavar="SHA256",
-        help="The hash that the donor's block must have, compared before anything is written; 'nextn inspect "
-        "--block-hash DONOR' prints it, and attach and extract do.",
-    )(command)  # fmt: skip
+# -- questions --------------------------------------------------------------------------------------------------------
 
 
 def ask_which(doubt: Doubt) -> str:
@@ -175,47 +196,6 @@ def settled(run: Callable[[str | None], R], donor: str | None) -> R:
         return run(ask_which(doubt))
 
 
-def say_outputs(plan: Plan, *, done: bool) -> None:
-    """What each file of a plan is, or would be, to people."""
-    would = "" if done else "would "
-    for out in plan.outputs:
-        how = "link " if hasattr(out, "source") else "write"
-        say(f"{would}{how} {size(out.size_bytes):>9}  {plan.folder / out.name}")
-
-
-def finish(result: Result, as_json: bool, quiet: bool) -> None:
-    """Print what was done: people read standard error, scripts the path or JSON on standard output."""
-    try:
-        _print(result, as_json, quiet)
-        sys.stdout.flush()
-    except BrokenPipeError:
-        raise
-    except OSError as error:
-        done = "nothing was written" if result.outcome is None else f"the files are complete, load {result.entry}"
-        raise StorageError(f"standard output: the result could not be printed ({error.strerror}); {done}.") from error
-
-
-def _print(result: Result, as_json: bool, quiet: bool) -> None:
-    if as_json:
-        put_json(result.to_json())
-        return
-    plan, done = result.plan, result.outcome
-    if not quiet:
-        for note in plan.notes:
-            say(f"note: {note}")
-        say_outputs(plan, done=done is not None)
-        say(
-            f"read {size(result.bytes_read)}, {'would write' if done is None else 'wrote'} {size(result.bytes_written)}"
-            f", linked {size(result.bytes_linked)}"
-            + (f" in {done.wall_s:.2f} s" if done else f", memory up to {size(plan.peak_memory_bytes)}")
-        )
-        if result.donor is not None and result.donor.sha256 is not None:
-            say(f"block from {result.donor.name}, sha256 {result.donor.sha256}")
-        if result.bytes_downloaded:
-            say(f"downloaded {size(result.bytes_downloaded)}, headers included")
-        if plan.sidecar is not None and plan.sidecar != plan.entry:
-            beside = ["-md", str(plan.sidecar), "--spec-type", "draft-mtp"]
-            say(f"load it with: {shell_line(['llama-server', '-m', str(plan.entry), *beside])}")
-        elif plan.layout in ("bundle", "shards"):
-            say(f"load it with: {shell_line(['llama-server', '-m', str(plan.entry), '--spec-type', 'draft-mtp'])}")
-    put_path(plan.sidecar if plan.sidecar is not None and plan.verb == "extract" else plan.entry)
+def listed(text: str | None) -> Sequence[str] | None:
+    """Names separated by commas, when there are any to read."""
+    return None if text is None else names(text)

@@ -2,34 +2,29 @@
 
 from __future__ import annotations
 
-import tempfile
-from pathlib import Path
-
 import click
 
-from ..errors import EXIT_VERIFY_CANNOT_TELL, EXIT_VERIFY_FAILED
+from ..errors import EXIT_CANNOT_TELL, EXIT_FAILED
+from .common import examples, json_option, usual_engine_option
 
 
-@click.command(short_help="the whole way on a small shipped model")
-@click.option("-o", "--out", metavar="FOLDER", help="Keep the files here. Default: a temporary folder that is removed.")
-@click.option("--llama-server", metavar="PATH", help="Judge with this llama-server instead of the xllamacpp wheel.")
-@click.option("--json", "as_json", is_flag=True, help="Print JSON on standard output.")
-def command(out: str | None, llama_server: str | None, as_json: bool) -> None:
-    """Take a shipped trunk-only quant, watch the engine refuse to draft, attach the block in all three layouts,
-    verify each on the engine, and print one table.
+@click.command(epilog=examples("nextn demo", "nextn demo --engine llama-server -o demo"))
+@click.option("-o", "--out", metavar="DIR", help="Keep the files here. Default: a temporary folder that is removed.")
+@usual_engine_option
+@json_option
+def command(out: str | None, engine: str | None, as_json: bool) -> None:
+    """Run everything once on a small trained model that is shipped.
+
+    The engine refuses to draft with the trunk alone; the block is attached in all three layouts, and each is verified
+    on the engine. The result is one table.
     """
-    from ..engines import find_engine
     from ..report.demo import show
     from ..report.progress import step_progress
-    from ..report.text import put_json
-    from ..verbs.demo import run_demo
+    from ..report.text import put_result
+    from ..verbs.demo import demo
 
-    engine = find_engine(llama_server)
-    with tempfile.TemporaryDirectory(prefix="nextn-demo-") as scratch, step_progress() as say:
-        result = run_demo(Path(out) if out else Path(scratch), engine, say)
-    if as_json:
-        put_json(result.to_json())
-    else:
-        show(result)
+    with step_progress() as say:
+        result = demo(out, engine=engine, say=say)
+    put_result(result, show, as_json=as_json)
     if not result.passed:
-        raise click.exceptions.Exit(EXIT_VERIFY_FAILED if result.failed else EXIT_VERIFY_CANNOT_TELL)
+        raise click.exceptions.Exit(EXIT_FAILED if result.failed else EXIT_CANNOT_TELL)

@@ -4,16 +4,16 @@ from __future__ import annotations
 
 import click
 
-from .common import aim_option, finish, link_option, qkv_option, writing_options
+from .common import examples, for_option, link_option, qkv_option, writing_options
 
 
-@click.command(short_help="take the MTP block off again")
+@click.command(epilog=examples("nextn detach model-MTP.gguf", "nextn detach model-MTP.gguf --for ik -o plain.gguf"))
 @click.argument("model")
 @qkv_option(
     "split", "fused",
-    text="Write the model anew as one file, attention's q, k and v as three tensors or as one; needs no block.",
+    text="Write the model anew as one file with attention's q, k and v as three tensors or as one; needs no block.",
 )
-@aim_option
+@for_option
 @link_option
 @writing_options
 def command(
@@ -26,13 +26,15 @@ def command(
     as_json: bool,
     quiet: bool,
 ) -> None:
-    """Make a trunk-only model of MODEL beside it, for engines that refuse a block or load it unasked.
+    """Write MODEL without its MTP block, for engines that refuse a block or load it unasked.
 
-    What nextn attached is undone byte for byte.
+    MODEL stays as it is. What nextn attached is undone byte for byte.
     """
+    from ..report.detach import show
     from ..report.progress import byte_progress
+    from ..report.text import put_result
     from ..verbs.detach import detach
 
     with byte_progress("detaching", not (quiet or dry_run)) as progress:
         result = detach(model, out=out, link=link, qkv=qkv, for_engine=for_engine, dry_run=dry_run, progress=progress)
-    finish(result, as_json, quiet)
+    put_result(result, show, as_json=as_json, quiet=quiet)

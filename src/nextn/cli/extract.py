@@ -4,37 +4,38 @@ from __future__ import annotations
 
 import click
 
-from .common import aim_option, duplicates_option, expect_option, finish, limit_option, qkv_option, writing_options
+from .common import (
+    duplicates_option,
+    embd_type_option,
+    examples,
+    expect_option,
+    for_option,
+    limit_option,
+    qkv_option,
+    type_option,
+    writing_options,
+)
 
 
-@click.command(short_help="write the block to a file of its own")
+@click.command(
+    epilog=examples("nextn extract model-MTP.gguf", "nextn extract ORG/NAME --block-only --type q8_0 -o block.gguf")
+)
 @click.argument("donor")
-@click.option("--donor", "donor_file", is_flag=True, help="Nothing but the block: the smallest thing to share.")
-@click.option(
-    "--type",
-    "type_name",
-    metavar="TYPE",
-    help="Type of the block's matrices. Default: q8_0 from a checkpoint, as it is from a GGUF.",
-)
-@click.option(
-    "--embd-type",
-    metavar="TYPE",
-    default="q4_0",
-    show_default=True,
-    help="The sidecar's embeddings and head; 'as-is' carries them.",
-)
+@click.option("--block-only", is_flag=True, help="Nothing but the block: the smallest file to share, not runnable.")
+@type_option
+@embd_type_option("Type of the sidecar's embeddings and output head; 'as-is' keeps them.")
 @qkv_option(
     "split", "fused", "as-trunk",
-    text="Attention's q, k and v in the block: three tensors, one, or what a GGUF donor's trunk has.",
+    text="Attention's q, k and v in the block as three tensors, as one, or as in a GGUF donor's trunk.",
 )
-@aim_option
+@for_option
 @duplicates_option
 @expect_option
 @limit_option
 @writing_options
 def command(
     donor: str,
-    donor_file: bool,
+    block_only: bool,
     type_name: str | None,
     embd_type: str,
     qkv: str | None,
@@ -47,27 +48,19 @@ def command(
     as_json: bool,
     quiet: bool,
 ) -> None:
-    """Write the MTP block of DONOR as a runnable sidecar, `mtp-NAME-TYPE.gguf`.
+    """Write the MTP block of DONOR to a sidecar, mtp-NAME-TYPE.gguf, that engines load beside the trunk.
 
-    DONOR is a checkpoint folder, a bundled GGUF or set, or a sidecar; or org/repo, hf:org/repo@revision:file.gguf,
-    https://... , of which just the block's bytes are fetched.
+    DONOR is a checkpoint folder, a GGUF or shard set with a block, or a sidecar; or ORG/NAME,
+    hf:ORG/NAME@REVISION:FILE, https://... of which only the block's bytes are downloaded.
     """
+    from ..report.extract import show
     from ..report.progress import byte_progress
+    from ..report.text import put_result
     from ..verbs.extract import extract
 
     with byte_progress("extracting", not (quiet or dry_run)) as progress:
         result = extract(
-            donor,
-            out=out,
-            donor_file=donor_file,
-            type=type_name,
-            embd_type=embd_type,
-            qkv=qkv,
-            for_engine=for_engine,
-            duplicates=duplicates,
-            expect=expect,
-            limit_rate=limit_rate,
-            dry_run=dry_run,
-            progress=progress,
-        )
-    finish(result, as_json, quiet)
+            donor, out=out, block_only=block_only, type=type_name, embd_type=embd_type, qkv=qkv, for_engine=for_engine,
+            duplicates=duplicates, expect=expect, limit_rate=limit_rate, dry_run=dry_run, progress=progress,
+        )  # fmt: skip
+    put_result(result, show, as_json=as_json, quiet=quiet)

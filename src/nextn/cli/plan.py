@@ -5,23 +5,39 @@ from __future__ import annotations
 import click
 
 from ..errors import EngineFailed, UsageError
+from .common import donor_option, examples, json_option, sidecar_option
 
 UNITS = {"": 1, "K": 10**3, "M": 10**6, "G": 10**9, "T": 10**12, "KI": 1 << 10, "MI": 1 << 20, "GI": 1 << 30}
 
 
-@click.command(short_help="what each setup costs in memory and on disk, before you make it")
+@click.command(
+    epilog=examples(
+        "nextn plan model.gguf --from ORG/NAME --ctx 32768",
+        "nextn plan model-MTP.gguf --gpu-memory 24GiB --json",
+    )
+)
 @click.argument("model")
-@click.option("--donor", metavar="DONOR", help="Where the block would come from. Default: the family's size.")
-@click.option("--sidecar", metavar="FILE", help="The sidecar to plan with. Default: the one that fits MODEL best.")
-@click.option("--ctx", "n_ctx", type=click.IntRange(1), help="Context in tokens. Default: 8192, at most as trained.")
+@donor_option("As in attach. Default: none, and the block has its family's usual size.")
+@sidecar_option
+@click.option(
+    "--ctx", "n_ctx", type=click.IntRange(1), metavar="N", help="Context in tokens. Default: 8192, at most as trained."
+)
 @click.option("--kv-type", default="f16", show_default=True, metavar="TYPE[,TYPE]", help="KV cache: keys[,values].")
-@click.option("--gpu-layers", type=click.IntRange(0), help="Layers on the GPU. Default: the engine's choice.")
+@click.option(
+    "--gpu-layers", type=click.IntRange(0), metavar="N", help="Layers on the GPU. Default: the engine's choice."
+)
 @click.option("--gpu-memory", metavar="SIZE", help="The GPU's memory, as 24G or 24GiB: says whether it fits.")
-@click.option("--parallel", type=click.IntRange(1), default=1, show_default=True, help="Sequences sharing the context.")
-@click.option("--n-max", type=click.IntRange(1), default=3, show_default=True, help="Most tokens drafted at a time.")
-@click.option("--measure", is_flag=True, help="Run every setup whose files exist, and show measured beside predicted.")
+@click.option(
+    "--parallel", type=click.IntRange(1), default=1, show_default=True, metavar="N",
+    help="Sequences that share the context.",
+)  # fmt: skip
+@click.option(
+    "--n-max", type=click.IntRange(1), default=3, show_default=True, metavar="N",
+    help="Most tokens drafted at a time.",
+)  # fmt: skip
+@click.option("--measure", is_flag=True, help="Also run every setup that can be run, and show what it took.")
 @click.option("--header-only", is_flag=True, help="Do not ask an engine: figures from headers.")
-@click.option("--json", "as_json", is_flag=True, help="Print JSON on standard output.")
+@json_option
 def command(
     model: str,
     donor: str | None,
@@ -38,34 +54,23 @@ def command(
 ) -> None:
     """Show what MODEL takes without MTP, bundled with MTP off and on, with a sidecar, and as shards.
 
-    Figures are the engine's own account, had without loading the model, or come from headers. Nothing is written.
+    Figures are llama.cpp's own memory report, obtained without loading the weights, or come from headers. Nothing is
+    written.
     """
     from ..report.plan import show
     from ..report.progress import step_progress
-    from ..report.text import put_json
+    from ..report.text import put_result
     from ..verbs.plan import plan
 
     if measure and header_only:
         raise UsageError("--measure needs an engine and --header-only forbids one; leave one of them out.")
     with step_progress() as say:
         found = plan(
-            model,
-            donor=donor,
-            sidecar=sidecar,
-            n_ctx=n_ctx,
-            kv_type=kv_type,
-            n_gpu_layers=gpu_layers,
-            n_parallel=parallel,
-            n_max=n_max,
-            gpu_memory_bytes=None if gpu_memory is None else _bytes(gpu_memory),
-            run=measure,
-            engine=not header_only,
-            say=say,
-        )
-    if as_json:
-        put_json(found.to_json())
-    else:
-        show(found)
+            model, donor=donor, sidecar=sidecar, n_ctx=n_ctx, kv_type=kv_type, n_gpu_layers=gpu_layers,
+            n_parallel=parallel, n_max=n_max, gpu_memory_bytes=None if gpu_memory is None else _bytes(gpu_memory),
+            measure=measure, header_only=header_only, say=say,
+        )  # fmt: skip
+    put_result(found, show, as_json=as_json)
     if found.engine_died:
         raise click.exceptions.Exit(EngineFailed.exit_code)
 
@@ -75,5 +80,5 @@ def _bytes(text: str) -> int:
     unit = number.lstrip("0123456789.")
     try:
         return int(float(number.removesuffix(unit)) * UNITS[unit.strip()])
-    except (KeyError, ValueError):
-        raise UsageError(f"--gpu-memory: '{text}' is no size; write 24G, 24GiB or a number of bytes.") from None
+    except (KeyError, ValueError, OverflowError):
+        raise UsageError(f"--gpu-memory: '{text}' is not a size; write 24G, 24GiB or a number of bytes.") from None

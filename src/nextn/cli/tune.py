@@ -6,8 +6,19 @@ import re
 
 import click
 
-from ..errors import EXIT_VERIFY_CANNOT_TELL, UsageError
-from .common import context_option, names, prompt_options, sidecar_option, timing_options, whole_numbers
+from ..errors import EXIT_CANNOT_TELL, UsageError
+from .common import (
+    context_option,
+    donor_option,
+    examples,
+    json_option,
+    listed,
+    names,
+    prompt_options,
+    sidecar_option,
+    timing_options,
+    whole_numbers,
+)
 
 _UNITS = {"": 1, "s": 1, "m": 60, "h": 3600}
 
@@ -16,7 +27,7 @@ def seconds(text: str) -> float:
     """Seconds from `90`, `90s`, `15m` or `1.5h`. Raises UsageError."""
     match = re.fullmatch(r"(\d+(?:\.\d+)?)([smh]?)", text.strip().lower())
     if match is None or not float(match[1]):
-        raise UsageError(f"--budget takes a time such as 600, 15m or 1h, and '{text}' is none.")
+        raise UsageError(f"--budget takes a time such as 600, 15m or 1h, and '{text}' is not one.")
     return float(match[1]) * _UNITS[match[2]]
 
 
@@ -28,29 +39,42 @@ def fractions(text: str, option: str) -> tuple[float, ...]:
         raise UsageError(f"{option} takes numbers separated by commas, such as 0,0.5, and '{text}' is not.") from None
 
 
-@click.command(short_help="find the fastest settings, or that MTP is best left off")
+@click.command(
+    epilog=examples("nextn tune model-MTP.gguf --budget 15m", "nextn tune model.gguf --from DONOR --dry-run")
+)
 @click.argument("model")
 @click.argument("engine_args", nargs=-1, type=click.UNPROCESSED)
 @sidecar_option
-@click.option("--from", "donor", metavar="DONOR", help="Where the block of a MODEL without one comes from.")
+@donor_option("As in attach, for a MODEL without one.")
 @click.option("--n-max", metavar="N,...", help="Draft lengths. Default: 1,2,3,4,6 and those next to the best.")
 @click.option("--p-min", metavar="P,...", help="Least draft probabilities beside 0. Default: 0.5,0.75.")
 @click.option("--types", metavar="T,...", help="Types of the block; '' for none. Default: q8_0,q4_0.")
-@click.option("--head-types", metavar="T,...", help="Types of the head that drafts; '' for none. Default: q4_0,q8_0.")
+@click.option(
+    "--head-types", metavar="T,...", help="Types of the head that drafts; '' for none. Default: q4_0,q8_0."
+)
 @click.option("--embd-types", metavar="T,...", help="Types of the embeddings beside it. Default: q4_0,q8_0.")
-@click.option("--threads", metavar="N,...", help="CPU threads, those of the search first. Default: all physical "
-              "cores, then half, then all CPUs that may be used.")  # fmt: skip
+@click.option(
+    "--threads", metavar="N,...",
+    help="CPU threads, those of the search first. Default: all physical cores, then half, then all usable CPUs.",
+)  # fmt: skip
 @prompt_options
-@click.option("--n-predict", type=click.IntRange(32), default=96, show_default=True, help="Tokens of each answer in "
-              "the final; half as many in the races.")  # fmt: skip
-@click.option("--repeats", type=click.IntRange(1), help="Passes of the final. Default: as many as the test needs.")
-@click.option("--budget", metavar="TIME", help="What the races may take, such as 600, 15m or 1h. Default: no bound.")
+@click.option(
+    "--n-predict", type=click.IntRange(32), default=96, show_default=True, metavar="N",
+    help="Tokens of each answer in the final; half as many in the races.",
+)  # fmt: skip
+@click.option(
+    "--repeats", type=click.IntRange(1), metavar="N", help="Passes of the final. Default: as many as the test needs."
+)
+@click.option("--budget", metavar="TIME", help="Most time for the races, such as 600, 15m or 1h. Default: no limit.")
 @context_option
 @timing_options(patience_s=300.0)
-@click.option("-o", "--out", metavar="OUT", help="A folder, or the name of the sidecar (ends in .gguf). Default: "
-              "beside MODEL. Existing files are never replaced.")  # fmt: skip
+@click.option(
+    "-o", "--out", metavar="OUT",
+    help="A folder, or the name of the sidecar (ends in .gguf). Default: beside MODEL. Existing files are never "
+    "replaced.",
+)  # fmt: skip
 @click.option("--dry-run", is_flag=True, help="List what would be tried and about how many runs; start nothing.")
-@click.option("--json", "as_json", is_flag=True, help="Print JSON on standard output, raw runs included.")
+@json_option
 @click.option("-q", "--quiet", is_flag=True, help="Print only the command line.")
 def command(
     model: str,
@@ -71,7 +95,7 @@ def command(
     n_ctx: int | None,
     patience: float,
     one_at_a_time: bool,
-    llama_server: str | None,
+    engine: str | None,
     out: str | None,
     dry_run: bool,
     as_json: bool,
@@ -79,44 +103,26 @@ def command(
 ) -> None:
     """Race settings of MODEL against each other and the best against MTP off; keep what wins.
 
-    The settings go to NAME.tune.json beside MODEL, where 'nextn serve' takes them from, with a sidecar when another
-    type of the block or of its head wins. MTP must be significantly faster than MTP off, else the answer is to leave
-    it off. Runs that other work on the machine disturbed are repeated; on a machine that does not get quiet nothing
-    is written, and the exit code is 4. Arguments after -- go to the engine.
+    The settings go to NAME.tune.json beside MODEL, where 'nextn serve' finds them, with a sidecar when another type of
+    the block or of its head wins. MTP must be significantly faster than MTP off, else the answer is to leave it off.
+    Runs that other work on the machine disturbed are repeated; on a machine that does not get quiet nothing is
+    written, and the exit status is 4. Arguments after -- go to the engine.
     """
     from ..report.progress import step_progress
-    from ..report.text import put_json
+    from ..report.text import put_result
     from ..report.tune import show
     from ..verbs.tune import tune
 
     with step_progress(not quiet) as say:
         report = tune(
-            model,
-            sidecar=sidecar,
-            donor=donor,
-            n_max=None if n_max is None else whole_numbers(n_max, "--n-max"),
-            p_min=None if p_min is None else fractions(p_min, "--p-min"),
-            types=None if types is None else names(types),
-            head_types=None if head_types is None else names(head_types),
-            embd_types=None if embd_types is None else names(embd_types),
-            threads=None if threads is None else whole_numbers(threads, "--threads"),
-            tasks=None if tasks is None else names(tasks),
-            prompts=prompts,
-            n_predict=n_predict,
-            repeats=repeats,
-            budget_s=None if budget is None else seconds(budget),
-            llama_server=llama_server,
-            engine_args=engine_args,
-            n_ctx=n_ctx,
-            patience_s=patience,
-            side_by_side=not one_at_a_time,
-            out=out,
-            dry_run=dry_run,
-            say=say,
-        )
-    if as_json:
-        put_json(report.to_json())
-    else:
-        show(report, quiet=quiet)
+            model, sidecar=sidecar, donor=donor, n_max=None if n_max is None else whole_numbers(n_max, "--n-max"),
+            p_min=None if p_min is None else fractions(p_min, "--p-min"), types=listed(types),
+            head_types=listed(head_types), embd_types=listed(embd_types),
+            threads=None if threads is None else whole_numbers(threads, "--threads"), tasks=listed(tasks),
+            prompts=prompts, n_predict=n_predict, repeats=repeats,
+            budget_s=None if budget is None else seconds(budget), engine=engine, engine_args=engine_args, n_ctx=n_ctx,
+            patience_s=patience, side_by_side=not one_at_a_time, out=out, dry_run=dry_run, say=say,
+        )  # fmt: skip
+    put_result(report, show, as_json=as_json, quiet=quiet)
     if report.word == "machine_busy":
-        raise click.exceptions.Exit(EXIT_VERIFY_CANNOT_TELL)
+        raise click.exceptions.Exit(EXIT_CANNOT_TELL)

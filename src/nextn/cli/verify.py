@@ -4,65 +4,71 @@ from __future__ import annotations
 
 import click
 
-from ..errors import EXIT_VERIFY_CANNOT_TELL, EXIT_VERIFY_FAILED
-from .common import context_option, sidecar_option, threads_option
+from ..errors import EXIT_CANNOT_TELL, EXIT_FAILED
+from .common import (
+    context_option,
+    examples,
+    json_option,
+    prompts_option,
+    sidecar_option,
+    slots_option,
+    threads_option,
+    usual_engine_option,
+)
 
 
-@click.command(short_help="prove on files and on the real engine that it works")
+@click.command(
+    epilog=examples(
+        "nextn verify model-MTP.gguf --trunk model.gguf",
+        "nextn verify model.gguf --sidecar mtp-model.gguf --engine llama-server",
+    )
+)
 @click.argument("model")
 @click.argument("engine_args", nargs=-1, type=click.UNPROCESSED)
 @sidecar_option
-@click.option("--trunk", metavar="ORIGINAL", help="The model it was made from: every trunk tensor is compared with it.")
-@click.option("--llama-server", metavar="PATH", help="Judge with this llama-server instead of the xllamacpp wheel.")
-@click.option("--prompts", metavar="FILE", help="Prompts of your own, separated by lines that hold only ---.")
-@click.option("--n-predict", type=click.IntRange(8), default=64, show_default=True, help="Tokens of each answer.")
+@click.option("--trunk", metavar="FILE", help="The model it was made from: every trunk tensor is compared with it.")
+@usual_engine_option
+@prompts_option
+@click.option(
+    "--n-predict", type=click.IntRange(8), default=64, show_default=True, metavar="N", help="Tokens of each answer."
+)
 @context_option
 @threads_option
-@click.option("--json", "as_json", is_flag=True, help="Print JSON on standard output.")
+@slots_option
+@json_option
 @click.option("-q", "--quiet", is_flag=True, help="Print only the verdict.")
 def command(
     model: str,
     engine_args: tuple[str, ...],
     sidecar: str | None,
     trunk: str | None,
-    llama_server: str | None,
+    engine: str | None,
     prompts: str | None,
     n_predict: int,
     n_ctx: int | None,
     threads: int | None,
+    slots: int,
     as_json: bool,
     quiet: bool,
 ) -> None:
-    """Prove MODEL: trunk untouched, block as attached, drafts accepted, greedy text the same with and without MTP.
+    """Prove that MODEL works: trunk untouched, block as attached, drafts accepted, same text with and without MTP.
 
-    A control with the block's weights shuffled must collapse, else the verdict is "cannot tell". Arguments
-    after -- go to the engine.
+    A control with the block's weights shuffled must collapse, else the verdict is "cannot tell". Arguments after --
+    go to the engine.
     """
     from ..measure.tasks import read_task
     from ..report.progress import step_progress
-    from ..report.text import put, put_json
-    from ..report.verdict import show
+    from ..report.text import put_result
+    from ..report.verify import show
     from ..verbs.verify import verify
 
     with step_progress(not quiet) as say:
         verdict = verify(
-            model,
-            sidecar=sidecar,
-            trunk=trunk,
-            llama_server=llama_server,
+            model, sidecar=sidecar, trunk=trunk, engine=engine,
             prompts=None if prompts is None else read_task(prompts).prompts,
-            n_predict=n_predict,
-            n_ctx=n_ctx,
-            threads=threads,
-            engine_args=engine_args,
-            say=say,
-        )
-    if as_json:
-        put_json(verdict.to_json())
-    elif quiet:
-        put(verdict.verdict)
-    else:
-        put(show(verdict))
-    code = {"passed": 0, "failed": EXIT_VERIFY_FAILED}.get(verdict.verdict, EXIT_VERIFY_CANNOT_TELL)
+            n_predict=n_predict, n_ctx=n_ctx, threads=threads, engine_args=engine_args, slots=slots, say=say,
+        )  # fmt: skip
+    put_result(verdict, show, as_json=as_json, quiet=quiet)
+    code = {"passed": 0, "failed": EXIT_FAILED}.get(verdict.verdict, EXIT_CANNOT_TELL)
     if code:
         raise click.exceptions.Exit(code)

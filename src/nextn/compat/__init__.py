@@ -9,13 +9,13 @@ from __future__ import annotations
 
 import functools
 import json
-from collections.abc import Sequence
 from dataclasses import dataclass
 from importlib.resources import files
 from typing import Any
 
 LAYOUTS = ("bundle", "shards", "sidecar", "trunk-only", "bundle+head", "ik-bundle+head")
 """What is measured; "+head" is a file with `--draft-head`, "ik-" one made `--for ik`."""
+ENGINES = ("llama.cpp", "ik_llama.cpp")
 _WORST_FIRST = ("not made", "refuses", "fails", "runs", "drafts")
 
 
@@ -27,6 +27,14 @@ class EngineBuild:
     engine: str  # "llama.cpp" or "ik_llama.cpp"
     version: str  # what it says of itself
     source: str  # the wheel, or the commit it was built from
+
+    @property
+    def label(self) -> str:
+        """The build as users of the engine know it: "b11549" of llama.cpp, the commit of ik_llama.cpp."""
+        package, _, version = self.name.partition(" ")
+        if package == "xllamacpp":  # the wheel's last number is llama.cpp's build
+            return "b" + version.rpartition(".")[2]
+        return version if package == self.engine else self.name
 
 
 @dataclass(frozen=True)
@@ -100,34 +108,53 @@ def table() -> Table:
     return from_json(json.loads(files(__name__).joinpath("table.json").read_text("utf-8")))
 
 
-def measured(arch: str, layout: str) -> dict[str, str]:
-    """Engine -> what its newest measured build did with this architecture and layout, and since which build.
+@dataclass(frozen=True)
+class Verdict:
+    """What an engine did with an architecture in a layout: its newest measured build, and which builds agree."""
 
-    Engines that were not measured with it are left out, and so are files that nextn makes none of.
-    """
-    return {engine: said for engine in ("llama.cpp", "ik_llama.cpp") if (said := _sentence(arch, layout, engine))}
+    run: Run  # of the newest build
+    newest: EngineBuild
+    since: EngineBuild  # the oldest build from which on all did the same
+    oldest: bool  # whether that is the oldest one of all
+
+    @property
+    def words(self) -> str:
+        """`of()` of a file that was named before."""
+        return self.of()
+
+    def of(self, what: str = "it") -> str:
+        """What stands behind the engine's name in a sentence about `what`, with the builds that it holds for."""
+        builds = self.newest.label if self.since == self.newest else f"{self.since.label} to {self.newest.label}"
+        up_to = f"up to {self.newest.label}" if self.oldest else f"on {builds}"
+        says = f": {self.run.says}" if self.run.says else ""
+        if self.run.result == "drafts":
+            return f"drafts with {what} (measured on {builds})"
+        if self.run.result == "runs" and self.run.layout == "trunk-only":
+            return f"runs {what} without MTP (measured on {builds})"
+        does = {"runs": "runs {} without MTP", "refuses": "refuses {}", "fails": "fails with {}"}[self.run.result]
+        return f"{does.format(what)} {up_to}{says}"
 
 
-def _sentence(arch: str, layout: str, engine: str) -> str:
+def verdict(arch: str, layout: str, engine: str) -> Verdict | None:
+    """What was measured; None where nothing was, and where nextn makes no such file."""
     known = table()
     runs = [(build, run) for build in known.builds(engine) if (run := known.of(arch, layout, build.name)) is not None]
     if not runs or runs[-1][1].result == "not made":
-        return ""
+        return None
     newest, run = runs[-1]
-    says = f": {run.says}" if run.says else ""
-    said = {
-        "drafts": f"drafts on {newest.name}",
-        "runs": f"runs without MTP on {newest.name}{says}",
-        "refuses": f"{newest.name} refuses it{says}",
-        "fails": f"{newest.name} fails with it{says}",
-    }[run.result]
-    since = _since(runs, run.result)
-    return f"{said}, since {since}" if since else said
-
-
-def _since(runs: Sequence[tuple[EngineBuild, Run]], result: str) -> str:
-    """The oldest build from which on all did the same, when older ones did otherwise."""
     same = len(runs)
-    while same and runs[same - 1][1].result == result:
+    while same and runs[same - 1][1].result == run.result:
         same -= 1
-    return runs[same][0].name if 0 < same < len(runs) - 1 else ""
+    return Verdict(run, newest, runs[same][0], same == 0)
+
+
+def measured(arch: str, layout: str) -> dict[str, str]:
+    """Engine -> `Verdict.words` of this architecture and layout; what was not measured is left out."""
+    found = {engine: verdict(arch, layout, engine) for engine in ENGINES}
+    return {engine: one.words for engine, one in found.items() if one is not None}
+
+
+def said(arch: str, layout: str, engine: str) -> str:
+    """`Verdict.words`, or that nothing was measured: what stands behind the engine's name in a sentence."""
+    found = verdict(arch, layout, engine)
+    return "was not measured with it" if found is None else found.words

@@ -7,12 +7,13 @@ from dataclasses import replace
 from functools import partial
 
 from ..archs.base import chosen_forms, missing, same_shape
+from ..archs.engines import IK_UP_TO
 from ..block.anatomy import Anatomy
 from ..block.model import DRAFT_HEAD, DRAFT_ROOTS, EMBED_TOKENS, Block, BlockTensor, split_name
 from ..gguf.files import Model
 from ..layouts.metadata import PROVENANCE
 from ..printable import quoted
-from .counts import doctor_command, donor_hint, donor_words, header_change
+from .commands import doctor_command, donor_hint, donor_words, header_change
 from .finding import Change, Finding
 from .patient import Patient
 
@@ -119,7 +120,8 @@ def _extra_roots(seen: Anatomy) -> Iterator[Finding]:
                 "warning",
                 f"'{name}' is a head for drafting that ik_llama.cpp alone knows.",
                 name,
-                "llama.cpp refuses to load it: 'wrong number of tensors'; ik_llama.cpp takes it for Qwen3.5 and kin",
+                "llama.cpp refuses to load it: 'wrong number of tensors'; ik_llama.cpp 8337e4cd takes it for Qwen3.5 "
+                "and kin",
                 f"{doctor_command(seen)}, if llama.cpp shall load it",
                 partial(_without, names=[name]),
             )
@@ -203,12 +205,12 @@ def _unlike_others(
     optional = [rule.target for rule in rules if rule.optional and (not rule.form or rule.form in forms)]
     head_norm = _LAYER_NORM if _LAYER_NORM in optional else HEAD_NORM
     if head_norm in optional and not there & {HEAD_NORM, _LAYER_NORM}:
-        refused = seen.family is not None and seen.family.ik is not None and seen.family.ik.needs_head_norm
+        refused = seen.family is not None and seen.family.ik.needs_head_norm
         yield _optional(
             seen, layer, number, [head_norm], donor,
             "head-norm-missing", f"lacks '{head_norm}', the norm before its head",
             "llama.cpp says nothing and drafts with the trunk's output_norm in its place, whose values are others"
-            + ("; ik_llama.cpp refuses to load it" if refused else ""),
+            + (f"; {IK_UP_TO} refuses to load it" if refused else ""),
         )  # fmt: skip
     last = seen.n_trunk - 1
     most = seen.family.max_blocks if seen.family else 0

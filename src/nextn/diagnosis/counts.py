@@ -6,56 +6,17 @@ from collections.abc import Iterator, Sequence
 
 from ..block.anatomy import KEY, Anatomy
 from ..block.model import Block
-from ..donors.infer import infer_donors
 from ..gguf.files import Model
 from ..gguf.kv import INTEGER_TYPES, KV, KVType
-from ..layouts.metadata import OWN_KEYS, UNDO
-from ..printable import quoted
-from .arrays import mended_arrays, told_trunk
+from .arrays import told_trunk
+from .commands import doctor_command, donor_hint, header_change
 from .finding import Change, Finding
-from .patient import Patient, fix_command
+from .patient import Patient
+from .promise import unkept
 
 # What the key is called elsewhere: checkpoints and forks.
 _NAMES = (KEY, "num_nextn_predict_layers", "mtp_num_hidden_layers", "num_mtp_layers", "n_layer_nextn")
 WRONG_NUMBER = "llama.cpp refuses to load it: 'wrong number of tensors; expected ..., got ...'"
-
-
-def header_change(seen: Anatomy, n_nextn: int, n_trunk: int, drop: Sequence[str] = ()) -> Change:
-    """A header that says what is there: the key, the count, the per-layer arrays."""
-    arch = seen.arch
-
-    def change(patient: Patient) -> Patient:
-        put = [KV.make(f"{arch}.block_count", KVType.UINT32, n_trunk + n_nextn)]
-        gone = list(drop)
-        if n_nextn:
-            put.append(KV.make(f"{arch}.{KEY}", KVType.UINT32, n_nextn))
-        else:
-            gone += [f"{arch}.{KEY}", *OWN_KEYS]  # no block, so nothing to tell of one and nothing to undo
-        put += mended_arrays(patient.model, n_trunk, n_nextn)
-        if UNDO in patient.model.header.by_key:
-            gone.append(UNDO)  # it would put the wrong header back
-        return patient.with_kvs(put, gone)
-
-    return change
-
-
-def doctor_command(seen: Anatomy, *more: str) -> str:
-    """The command that mends this model."""
-    return fix_command(seen.model.entry, *more)
-
-
-def donor_hint(seen: Anatomy) -> str:
-    """`--from` with the surest guess of where the block may be had, and why."""
-    guesses = infer_donors(seen.model)
-    return f"--from {guesses[0].repo}" if guesses else "--from DONOR"
-
-
-def donor_words(seen: Anatomy) -> str:
-    """Which base would supply the block, as half a sentence."""
-    guesses = infer_donors(seen.model)[:3]
-    if not guesses:
-        return "nothing in its metadata names the base that it was made from"
-    return "by its metadata the base is " + ", or ".join(f"{guess.repo} ({guess.why})" for guess in guesses)
 
 
 def check_counts(seen: Anatomy, donor: Block | None = None, trunk: Model | None = None) -> Iterator[Finding]:
@@ -216,15 +177,13 @@ def _lost_number(seen: Anatomy) -> Finding:
 
 
 def _without_block(seen: Anatomy, donor: Block | None) -> Iterator[Finding]:
-    there, count, key = seen.n_trunk, seen.block_count, f"{seen.arch}.{KEY}"
-    if seen.promised and not seen.promise_counts:
-        return
+    there, count = seen.n_trunk, seen.block_count
     if count is None:
         yield _wrong_count(seen, "is missing", header_change(seen, 0, there) if not seen.promised else None)
         return
     if seen.promised:
         if seen.key_is_stale or count - seen.promised == there:
-            yield _promise(seen, key, donor)
+            yield unkept(seen, donor)
         elif count - seen.promised > there:
             yield _lost(seen, f"the header says {count - seen.promised:,} trunk layers, and {there:,} are there")
         else:
@@ -239,26 +198,6 @@ def _without_block(seen: Anatomy, donor: Block | None) -> Iterator[Finding]:
             yield _lost(seen, f"'{seen.arch}.block_count' is {count:,}, and {there:,} layers are there")
     elif count < there:
         yield _wrong_count(seen, f"is {count:,}", None)
-
-
-def _promise(seen: Anatomy, key: str, donor: Block | None) -> Finding:
-    more = f"nextn attach {quoted(seen.model.entry)} {donor_hint(seen)} --layout bundle"
-    get = "no engine would draft with it" if seen.only_loads else f"to get the block: {more}"
-    mend = f"{doctor_command(seen)} makes it an honest model without a block; {get}"
-    if donor is not None:
-        mend = doctor_command(seen, f"--from {quoted(donor.origin)}")
-    return Finding(
-        "key-without-block",
-        "error",
-        f"'{key}' promises {seen.promised} MTP block(s), and none is there: fine-tuning and merging tools lose it, "
-        f"and {donor_words(seen)}.",
-        key,
-        "llama.cpp loads it, or misses the block's tensors, by architecture; asked to draft it aborts: 'MTP block "
-        "missing nextn.eh_proj'; ik_llama.cpp misses tensors",
-        mend,
-        header_change(seen, 0, seen.n_trunk),
-        attaches=True,
-    )
 
 
 def _wrong_count(seen: Anatomy, how: str, change: Change | None) -> Finding:

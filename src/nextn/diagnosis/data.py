@@ -18,10 +18,9 @@ def check_whole(model: Model) -> list[Finding]:
     try:
         model.check_whole()
     except FormatError as error:
-        what = str(error).partition(": ")[2].rstrip(".") or str(error)
         return [
             Finding(
-                "file-cut-short", "error", f"{what}.", os.fspath(error.path or model.entry),
+                "file-cut-short", "error", f"{error.what}.", os.fspath(error.path or model.entry),
                 "llama.cpp refuses to load it: 'tensor ... data is not within the file bounds'",
                 "get this file again from where it came from",
             )

@@ -10,6 +10,7 @@ from pathlib import Path
 from ..archs import FAMILIES
 from ..block.anatomy import Anatomy
 from ..block.model import Block
+from ..brief import Brief
 from ..errors import UsageError
 from ..gguf.files import Model
 from ..printable import quoted
@@ -38,7 +39,7 @@ NORMS, HALVES = "norms", "eh-proj-halves"
 
 
 @dataclass(frozen=True)
-class Diagnosis:
+class Diagnosis(Brief):
     """What was found, and what was not looked at."""
 
     name: str  # path, or address with its commit

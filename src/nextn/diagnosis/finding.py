@@ -6,6 +6,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Literal, TypeAlias
 
+from ..brief import Brief
 from ..printable import printable
 from ..schemas.doctor import FindingEntry
 from .patient import Patient
@@ -18,7 +19,7 @@ Change: TypeAlias = Callable[[Patient], Patient]
 
 
 @dataclass(frozen=True)
-class Finding:
+class Finding(Brief):
     """One thing that is wrong, or worth knowing."""
 
     id: str  # one of the headings in docs/doctor.md

@@ -44,9 +44,10 @@ def _single(original: Model, patient: Patient, out: Path | str | None, link: Lin
     folder, name = naming.resolve_output(out, _folder(original, patient), _base(original, patient) + ".gguf")
     old, new = original.files[0], patient.model.files[0]
     if old.header == new.header and not patient.replaced and not patient.added:
-        return _plan(original, "renamed", folder, (Link(name, old.path, old.size_bytes, link),), folder / name)
-    made = _written(name, new, patient, own=True, added=True)
-    return _plan(original, "mended", folder, (made,), folder / name)
+        made = Link(name, old.path, old.size_bytes, link, old.stamp)
+        return _plan(original, "renamed", folder, (made,), folder / name)
+    written = _written(name, new, patient, own=True, added=True)
+    return _plan(original, "mended", folder, (written,), folder / name)
 
 
 def _set(original: Model, patient: Patient, out: Path | str | None, link: LinkMode) -> Plan:
@@ -87,7 +88,7 @@ def _numbered(file: GGUFFile, no: int, count: int, n_tensors: int) -> list[KV]:
 def _file(name: str, old: GGUFFile, new: GGUFFile, patient: Patient, link: LinkMode) -> NewFile | Link:
     touched = any(info.name in patient.replaced for info in new.header.tensors)
     if old.header == new.header and not touched:
-        return Link(name, old.path, old.size_bytes, link)
+        return Link(name, old.path, old.size_bytes, link, old.stamp)
     return _written(name, new, patient)
 
 
@@ -114,7 +115,7 @@ def _data(file: GGUFFile, sized: list[tuple[TensorInfo, int]], patient: Patient)
         fresh = patient.replaced.get(info.name)
         if fresh is None:
             start, end = file.tensor_range(info)
-            run.append(build.Part(info, size, Copy(FileRange(file.path, start, end))))
+            run.append(build.Part(info, size, Copy(FileRange.of(file, start, end))))
             continue
         yield from build.data_segments(run, alignment, [file])
         run = []

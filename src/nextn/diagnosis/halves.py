@@ -17,7 +17,7 @@ from ..gguf.header import TensorInfo
 from ..sources.ranges import FileRange, Reader
 from ..sources.rows import GGUFRows, RowSource
 from ..writing.plan import Copy, Segment
-from .counts import doctor_command
+from .commands import doctor_command
 from .finding import Finding
 from .patient import Patient
 
@@ -98,8 +98,8 @@ def swapped_segments(file: GGUFFile, info: TensorInfo) -> list[Segment] | None:
     out: list[Segment] = []
     for row in range(start, end, 2 * size):
         out += [
-            Copy(FileRange(file.path, row + size, row + 2 * size)),
-            Copy(FileRange(file.path, row, row + size)),
+            Copy(FileRange.of(file, row + size, row + 2 * size)),
+            Copy(FileRange.of(file, row, row + size)),
         ]
     return out
 

@@ -17,7 +17,7 @@ from ..errors import NextnError
 from ..gguf.files import AUXILIARY_MARKS, Model, open_model, split_shard_name
 from ..layouts import naming
 from ..printable import quoted
-from .counts import doctor_command
+from .commands import doctor_command
 from .finding import Finding
 from .patient import Patient, fix_command
 

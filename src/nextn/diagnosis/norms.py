@@ -23,7 +23,7 @@ from ..gguf.header import TensorInfo
 from ..gguf.types import parse_type_name
 from ..sources.ranges import FileRange, Reader
 from ..writing.plan import NewBytes
-from .counts import doctor_command
+from .commands import doctor_command
 from .finding import Finding
 from .patient import Patient
 
@@ -147,7 +147,7 @@ def _values(model: Model, name: str, reader: Reader) -> NDArray[np.float32] | No
 
 def _place(file: GGUFFile, info: TensorInfo) -> FileRange | None:
     try:
-        return FileRange(file.path, *file.tensor_range(info))
+        return FileRange.of(file, *file.tensor_range(info))
     except FormatError:
         return None
 

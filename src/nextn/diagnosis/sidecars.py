@@ -9,7 +9,7 @@ from ..block.anatomy import Anatomy
 from ..block.model import DRAFT_HEAD, SHARED_MARKS
 from ..gguf.files import Model
 from ..printable import quoted
-from .counts import doctor_command
+from .commands import doctor_command
 from .finding import Change, Finding
 from .patient import Patient
 

@@ -8,16 +8,29 @@ from ..archs import FAMILIES, of_classes
 from ..archs.base import Family, Portrait, Unpublished, stops
 from ..archs.others import DRAFTS, LOADS_ONLY, NONE_PUBLISHED, OTHER_USE, words_of, words_of_classes
 from ..block.anatomy import Anatomy
-from ..block.model import layer_of, suffix_of
+from ..compat.graphs import graphs
 from ..printable import quoted
 from ..sources.checkpoint import Checkpoint
 from .finding import Finding
 
-# How llama.cpp is told of drafts of another kind (common/arg.cpp, common/speculative.cpp at b11434).
-OTHER_DRAFTS = (
-    "an EAGLE-3 or DFlash draft is another mechanism, a model of its own: llama-server -m MODEL -md DRAFT.gguf "
-    "--spec-type draft-eagle3 (or draft-dflash)"
-)
+NO_ENGINE = "block-without-engine"  # the finding of a block that costs memory and drafts nowhere
+
+
+def other_drafts(arch: str) -> str:
+    """What is true of drafts of another kind: without taps in the target's graph they end the process."""
+    known = graphs()
+    has = known.has_taps(arch)
+    if has:  # options: common/arg.cpp, common/speculative.cpp at b11549
+        return (
+            "an EAGLE-3 or DFlash draft is another mechanism, a model of its own: llama-server -m MODEL -md DRAFT.gguf "
+            "--spec-type draft-eagle3 (or draft-dflash)"
+        )
+    if has is None:
+        return f"whether llama.cpp {known.build} takes an EAGLE-3 or DFlash draft beside it was not measured"
+    return (
+        f"an EAGLE-3 or DFlash draft does not help either: llama.cpp up to {known.build} aborts with one, because the "
+        f"graph of '{arch}' hands it no layer inputs"
+    )
 
 
 def known_of(seen: Anatomy) -> Unpublished | None:
@@ -59,9 +72,9 @@ def check_unpublished(seen: Anatomy) -> Iterator[Finding]:
     if seen.blocks and seen.is_language_model:
         if seen.arch not in FAMILIES:
             yield _useless(seen)
-        elif reason := stops(FAMILIES[seen.arch], {suffix_of(name) for name in seen.model.tensors if _in(seen, name)}):
+        elif reason := stops(FAMILIES[seen.arch], seen.layers[seen.blocks[0]]):
             yield Finding(
-                "block-without-engine", "note", f"no engine drafts with this block: {reason}.",
+                NO_ENGINE, "note", f"no engine drafts with this block: {reason}.",
                 f"blk.{seen.blocks[0]}.*", "llama.cpp loads it and aborts when it drafts",
                 f"nextn detach {quoted(seen.model.entry)} takes it off",
             )  # fmt: skip
@@ -71,7 +84,7 @@ def check_unpublished(seen: Anatomy) -> Iterator[Finding]:
     entry = seen.model.entry
     words = mend = None
     if (found := known_of(seen)) is not None:
-        words = f"{found.words}; {OTHER_DRAFTS}."
+        words = f"{found.words}; {other_drafts(seen.arch)}."
         if found.donor_layer is not None:
             holds = f"DONOR holds a native block in layer {found.donor_layer}"
             mend = f"nextn attach {quoted(entry)} --from DONOR, where {holds}"
@@ -84,16 +97,12 @@ def check_unpublished(seen: Anatomy) -> Iterator[Finding]:
         yield Finding(ident, "note", words, entry.name, "", mend or "nothing to do: the model is whole as it is")
 
 
-def _in(seen: Anatomy, name: str) -> bool:
-    return layer_of(name) in seen.blocks
-
-
 def _useless(seen: Anatomy) -> Finding:
     """A block in a model whose loader takes it in vain, or not at all."""
     arch, entry = seen.arch, seen.model.entry
     if arch in NONE_PUBLISHED:
         return Finding(
-            "block-without-engine", "error",
+            NO_ENGINE, "error",
             f"an MTP block is there (layer {seen.blocks[0]}), and no loader of '{arch}' knows one.",
             f"blk.{seen.blocks[0]}.*", "llama.cpp refuses to load it: 'wrong number of tensors'",
             f"nextn detach {quoted(entry)} takes it off",
@@ -101,7 +110,7 @@ def _useless(seen: Anatomy) -> Finding:
     why = LOADS_ONLY.get(arch)
     what = f"no engine drafts with '{arch}' ({why})" if why else f"nextn knows of no engine that drafts with '{arch}'"
     return Finding(
-        "block-without-engine", "note", f"{what}: the block only costs memory.", entry.name, "",
+        NO_ENGINE, "note", f"{what}: the block only costs memory.", entry.name, "",
         f"nextn detach {quoted(entry)} takes it off",
     )  # fmt: skip
 
@@ -110,7 +119,7 @@ def _of_arch(arch: str) -> str | None:
     if arch in FAMILIES:
         return None
     found = words_of(arch) or f"nextn knows of no MTP block for '{arch}', and of no engine that drafts with one"
-    return f"{found}." if arch in LOADS_ONLY or arch in OTHER_USE else f"{found}; {OTHER_DRAFTS}."
+    return f"{found}." if arch in LOADS_ONLY or arch in OTHER_USE else f"{found}; {other_drafts(arch)}."
 
 
 def words_of_class(checkpoint: Checkpoint) -> str | None:
@@ -119,8 +128,8 @@ def words_of_class(checkpoint: Checkpoint) -> str | None:
     family = of_classes(classes)
     if family is not None:
         unpublished = known_of_config(family, checkpoint)
-        return None if unpublished is None else f"{unpublished.words}; {OTHER_DRAFTS}."
+        return None if unpublished is None else f"{unpublished.words}; {other_drafts(family.arch)}."
     found = words_of_classes(classes, checkpoint.text_config.get("model_type"))
     if found is not None:
         return f"{found}."
-    return f"nextn knows of no MTP block for {', '.join(classes) or 'a model without a class'}; {OTHER_DRAFTS}."
+    return f"nextn knows of no MTP block for {', '.join(classes) or 'a model without a class'}."

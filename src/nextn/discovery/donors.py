@@ -31,7 +31,7 @@ MOST_NEIGHBOURS = 64  # GGUF files beside the trunk whose headers are read
 
 
 @dataclass(frozen=True)
-class Found:
+class FoundDonor:
     """The donor that was chosen."""
 
     source: str  # what --from takes, pinned to a commit where there is one
@@ -39,7 +39,7 @@ class Found:
     bytes_downloaded: int = 0  # what looking at candidates took
 
 
-def find(trunk: Model, *, layout: str, options: Options | None = None) -> Found:
+def find(trunk: Model, *, layout: str, options: Options | None = None) -> FoundDonor:
     """The donor for `trunk`, to be attached as `layout`.
 
     Raises Doubt (several fit equally well), NoBlock (none was found; what was tried is named), BlockPresent (its
@@ -54,7 +54,7 @@ def find(trunk: Model, *, layout: str, options: Options | None = None) -> Found:
 # -- beside the trunk -------------------------------------------------------------------------------------------------
 
 
-def _beside(trunk: Model, layout: str) -> Found | None:
+def _beside(trunk: Model, layout: str) -> FoundDonor | None:
     """The trunk's sidecar, or a file of its own name in its folder, whose block fits."""
     answer = find_sidecars(trunk)
     if layout == "sidecar" and answer.candidates:
@@ -75,7 +75,7 @@ def _beside(trunk: Model, layout: str) -> Found | None:
         why = f"it lies beside the trunk, is a {kind} file of the same name, and its header fits"
         if kind == "sidecar" and answer.candidates:
             why = f"{answer.candidates[0].place}, and its header fits"
-        return Found(str(path), f"{trunk.entry.name}: the donor is {path.name}: {why}.")
+        return FoundDonor(str(path), f"{trunk.entry.name}: the donor is {path.name}: {why}.")
     return None
 
 
@@ -135,7 +135,7 @@ class _Remote:
             return self.checkpoint.vocabulary
 
 
-def _on_the_hub(trunk: Model, options: Options | None) -> Found:
+def _on_the_hub(trunk: Model, options: Options | None) -> FoundDonor:
     from ..remote.hub import Gated
     from ..remote.model import open_remote
     from ..remote.target import NotThere
@@ -167,4 +167,4 @@ def _on_the_hub(trunk: Model, options: Options | None) -> Found:
         made = find_donor(trunk, read)
     commit = commits[made.guess.repo]
     n_bytes = sum(remote.traffic.bytes_received for remote in looked_at)
-    return Found(f"hf:{made.guess.repo}" + (f"@{commit}" if commit else ""), made.sentence, n_bytes)
+    return FoundDonor(f"hf:{made.guess.repo}" + (f"@{commit}" if commit else ""), made.sentence, n_bytes)

@@ -25,15 +25,6 @@ def is_main_name(path: str) -> bool:
     return name.endswith(".gguf") and not any(mark in name for mark in AUXILIARY_MARKS)
 
 
-def main_file(paths: Iterable[str], tag: str = "") -> str | None:
-    """What `-hf repo:tag` loads, or None."""
-    listing = list(paths)
-    for wanted in (tag,) if tag else (*DEFAULT_TAGS, ""):
-        if found := main_files(listing, wanted):
-            return found[0]
-    return None
-
-
 def main_files(paths: Iterable[str], tag: str) -> list[str]:
     """All models that a tag fits, the one that is taken first; an empty tag fits all."""
     listing = [path for path in sorted(paths) if is_main_name(path) and _number(path) == 1]

@@ -67,7 +67,7 @@ class Candidate:
 
 
 @dataclass(frozen=True)
-class Found:
+class FoundSidecars:
     """The answer: sidecars that fit, the best first, and what was passed over."""
 
     model: Model
@@ -113,10 +113,10 @@ class Found:
         return out + [f"{printable(each.path.name, 200)} is no sidecar of it: {each.why}" for each in self.passed_over]
 
 
-def find_sidecars(model: Model) -> Found:
+def find_sidecars(model: Model) -> FoundSidecars:
     """The sidecars of a trunk-only model; nothing for one that has a block of its own, or is one."""
     if Anatomy.of(model).shape != "trunk-only":
-        return Found(model)
+        return FoundSidecars(model)
     own = {_identity(file.path) for file in model.files}
     seen: set[tuple[int, int]] = set()
     judged: list[Candidate] = []
@@ -131,12 +131,12 @@ def find_sidecars(model: Model) -> Found:
         seen.add(identity)
         judged += fitting.judged(path, where, depth)
     judged.sort(key=lambda each: (each.rank, each.path.name, each.path))
-    return Found(
+    return FoundSidecars(
         model, tuple(each for each in judged if each.fits), tuple(each for each in judged if not each.fits)
     )
 
 
-def with_sidecars(diagnosis: Diagnosis, found: Found) -> Diagnosis:
+def with_sidecars(diagnosis: Diagnosis, found: FoundSidecars) -> Diagnosis:
     """The diagnosis of a model that has a sidecar: then no block need be attached."""
     if not found.candidates:
         return diagnosis

@@ -58,7 +58,7 @@ class OpenDonor:
         from ..block.fingerprint import block_sha256, check_wanted, demand
 
         wanted = None if expect is None else check_wanted(expect)
-        check_outputs(plan)
+        check_outputs(plan, tidy=not dry_run)
         remote, block = self.remote, self.block
         needed = list(plan.ranges)
         if wanted is not None:

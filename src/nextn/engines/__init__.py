@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
+import os
+from typing import TypeAlias
+
 from nextn.engines.base import Completion, Engine, Launch, MemoryUse, Running
 from nextn.engines.ik import IK_KIND, IkServer
 from nextn.engines.llama_server import LlamaServer
 from nextn.engines.xllamacpp import Xllamacpp
+from nextn.errors import UsageError
 
 __all__ = [
     "Completion",
     "Engine",
+    "EngineChoice",
     "IkServer",
     "Launch",
     "LlamaServer",
@@ -20,12 +25,18 @@ __all__ = [
 ]
 
 
-def find_engine(choice: str | None = None) -> Engine:
-    """The engine called `choice`: "xllamacpp", "llama-server", "ik_llama.cpp" ("ik"), or the path of a `llama-server`.
+EngineChoice: TypeAlias = "str | os.PathLike[str] | Engine | None"
+
+
+def find_engine(choice: EngineChoice = None) -> Engine:
+    """The engine called `choice`: "xllamacpp", "llama-server", "ik", or the path of a `llama-server`; or an `Engine`.
 
     None takes xllamacpp, or failing that the `llama-server` that is found first.
-    Raises EngineMissing.
+    Raises EngineMissing, and UsageError for a word that names neither an engine nor a file.
     """
+    if choice is not None and not isinstance(choice, str | os.PathLike):
+        return choice
+    choice = None if choice is None else os.fspath(choice)
     if choice == Xllamacpp.name:
         return Xllamacpp.find()
     if choice == LlamaServer.name:
@@ -33,6 +44,10 @@ def find_engine(choice: str | None = None) -> Engine:
     if choice in (IkServer.name, "ik"):
         return IkServer.find()
     if choice is not None:
+        if os.sep not in choice and not os.path.lexists(choice):
+            raise UsageError(
+                f"there is no engine '{choice}'; choose xllamacpp, llama-server, ik, or the path of a llama-server."
+            )
         server = LlamaServer.find(choice)
         return IkServer.of(server) if server.kind == IK_KIND else server
     return Xllamacpp.find() if Xllamacpp.installed() else LlamaServer.find()

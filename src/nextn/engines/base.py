@@ -16,28 +16,21 @@ _WAIT_POLICY = "OMP_WAIT_POLICY"  # OpenMP's
 class Launch:
     """How to start an engine on one model."""
 
-    model: Path
-    """The model file, or the first shard of a set."""
-    sidecar: Path | None = None
-    """The file with the MTP block beside a trunk-only model; used only when `n_max` > 0."""
-    n_max: int = 0
-    """The most tokens drafted at a time; 0 turns MTP off."""
-    n_ctx: int = 1024
-    """Context size in tokens."""
-    threads: int | None = None
-    """CPU threads; None leaves the choice to the engine."""
+    model: Path  # the model file, or the first shard of a set
+    sidecar: Path | None = None  # the file with the MTP block beside a trunk-only model; used only when `n_max` > 0
+    n_max: int = 0  # the most tokens drafted at a time; 0 turns MTP off
+    n_ctx: int = 1024  # context size in tokens, of each slot
+    threads: int | None = None  # CPU threads; None leaves the choice to the engine
+    # Appended last. llama-server: its own options. xllamacpp: `NAME=VALUE` attributes of CommonParams.
     extra_args: tuple[str, ...] = ()
-    """Appended last. llama-server: its own options. xllamacpp: `NAME=VALUE` attributes of CommonParams."""
+    # Where the engine's log goes, kept always; None: a temporary file, kept only when something fails.
     log: Path | None = None
-    """Where the engine's log goes, kept always; None: a temporary file, kept only when something fails."""
-    p_min: float = 0.0
-    """The least draft probability at which drafting goes on."""
-    start_timeout_s: float = 1800.0
-    """Seconds the engine has to load the model."""
+    p_min: float = 0.0  # the least draft probability at which drafting goes on
+    start_timeout_s: float = 1800.0  # seconds the engine has to load the model
+    # Seconds in which a loading engine may print nothing, compute nothing and read nothing.
     silence_timeout_s: float = 300.0
-    """Seconds in which a loading engine may print nothing, compute nothing and read nothing."""
-    answer_timeout_s: float = 1800.0
-    """Seconds the engine has for one answer."""
+    answer_timeout_s: float = 1800.0  # seconds the engine has for one answer
+    slots: int = 1  # answers that are worked on at the same time, each with a context of its own
     timed: bool = False
     """Whether its speed is what counts: then its threads spin while they wait for each other, as the engine means
     them to; else they sleep (see `waiting`)."""
@@ -58,43 +51,32 @@ class Launch:
 class Completion:
     """One answer."""
 
-    tokens: list[int]
-    """The generated token ids, an end-of-text token included."""
-    text: str
-    """The generated text, as the engine decoded it."""
-    decode_tps: float
-    """Generated tokens per second, after the first; 0 where the engine gave none."""
-    prompt_tps: float
-    """Prompt tokens per second; 0 where the engine gave none."""
-    draft_n: int
-    """Tokens drafted."""
-    draft_n_accepted: int
-    """Drafted tokens that were accepted."""
-    draft_steps: int
-    """Verification steps: the denominator of `acceptance_per_pos`."""
+    tokens: list[int]  # the generated token ids, an end-of-text token included
+    text: str  # the generated text, as the engine decoded it
+    decode_tps: float  # generated tokens per second, after the first; 0 where the engine gave none
+    prompt_tps: float  # prompt tokens per second; 0 where the engine gave none
+    draft_n: int  # tokens drafted
+    draft_n_accepted: int  # drafted tokens that were accepted
+    draft_steps: int  # verification steps: the denominator of `acceptance_per_pos`
+    # Share of steps in which the 1st, 2nd, ... drafted token was accepted; None: not known.
     acceptance_per_pos: list[float] | None
-    """Share of steps in which the 1st, 2nd, ... drafted token was accepted; None: not known."""
     top: list[list[tuple[int, float]]]
     """Per generated token the most likely (token id, natural log of its probability), best first.
 
     Empty unless `n_probs` was asked for; engines leave the list of a drafted token empty.
     """
+    # Whether it ended at `n_predict`; ik_llama.cpp then leaves out up to n_max tokens of the last draft.
     at_limit: bool = False
-    """Whether it ended at `n_predict`; ik_llama.cpp then leaves out up to n_max tokens of the last draft."""
 
 
 @dataclass(frozen=True)
 class MemoryUse:
     """What an engine allocated on one device, by its own account, in MiB."""
 
-    device: str
-    """The engine's name of the device; "Host" is main memory."""
-    model_mib: float
-    """Weights, a sidecar's included; mapped ones need not be resident."""
-    context_mib: float
-    """The kv_cache, recurrent state and outputs of all contexts."""
-    compute_mib: float
-    """Compute buffers."""
+    device: str  # the engine's name of the device; "Host" is main memory
+    model_mib: float  # Weights, a sidecar's included; mapped ones need not be resident
+    context_mib: float  # the kv_cache, recurrent state and outputs of all contexts
+    compute_mib: float  # compute buffers
 
 
 class Running(Protocol):

@@ -45,7 +45,7 @@ def _extra(params: Any, settings: list[str]) -> None:
         except ValueError:
             value = text
         if not equals or not put(params, value, name):
-            hint = "; options of llama-server need --llama-server PATH" if name.startswith("-") else ""
+            hint = "; options of llama-server need --engine llama-server" if name.startswith("-") else ""
             _give_up(f"xllamacpp has no parameter {name!r} (extra arguments are NAME=VALUE of CommonParams{hint})")
 
 
@@ -61,7 +61,7 @@ def configure(wheel: ModuleType, setup: dict[str, Any]) -> Any:
         put(params, setup["n_ctx"], "n_ctx")
     if "host" not in setup:
         for value, names in (
-            (1, ("n_parallel",)),
+            (setup.get("slots", 1), ("n_parallel",)),
             (False, ("fit_params",)),
             (False, ("warmup",)),
             (False, ("ui", "webui")),

@@ -13,8 +13,7 @@ from nextn.engines.base import Launch
 from nextn.engines.llama_server import LlamaServer
 from nextn.errors import EngineMissing
 
-IK_PATH_VARIABLE = "NEXTN_IK_SERVER"
-"""Environment variable that names the binary to use."""
+IK_PATH_VARIABLE = "NEXTN_IK_SERVER"  # environment variable that names the binary to use
 IK_KIND = "ik_llama.cpp"
 
 

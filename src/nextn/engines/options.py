@@ -29,8 +29,7 @@ _SPELLINGS = {
 class ServerOptions:
     """The options of one `llama-server`, of llama.cpp or of ik_llama.cpp."""
 
-    help: str = field(repr=False)
-    """What its `--help` prints."""
+    help: str = field(repr=False)  # what its `--help` prints
 
     @functools.cached_property
     def _living(self) -> str:

@@ -15,11 +15,9 @@ from nextn.engines.deaths import named, signal_of
 from nextn.engines.ring import Drain, LogFile, Ring
 from nextn.errors import EngineMissing
 
-STOP_GRACE_S = 5.0
-"""Seconds an engine has between SIGTERM and SIGKILL."""
+STOP_GRACE_S = 5.0  # seconds an engine has between SIGTERM and SIGKILL
 _LAST_WORDS_S = 1.0  # how long an engine that has ended may keep its output open through a process it left behind
-GUARD = Path(__file__).with_name("guard.py")
-"""The script between nextn and an engine."""
+GUARD = Path(__file__).with_name("guard.py")  # the script between nextn and an engine
 
 
 class EngineProcess:

@@ -38,10 +38,8 @@ def _environment() -> dict[str, str]:
 class Xllamacpp:
     """llama.cpp as xllamacpp wraps it; implements `Engine`."""
 
-    version: str
-    """The wheel's version, and llama.cpp's build and commit where the wheel knows them."""
-    python: str = sys.executable
-    """The interpreter whose environment has the wheel."""
+    version: str  # the wheel's version, and llama.cpp's build and commit where the wheel knows them
+    python: str = sys.executable  # the interpreter whose environment has the wheel
 
     name = "xllamacpp"
 
@@ -76,7 +74,8 @@ class Xllamacpp:
             "sidecar": None if launch.sidecar is None else os.fspath(launch.sidecar.absolute()),
             "n_max": launch.n_max,
             "p_min": launch.p_min,
-            "n_ctx": launch.n_ctx,
+            "n_ctx": launch.n_ctx * launch.slots,
+            "slots": launch.slots,
             "threads": launch.threads,
             "extra": list(launch.extra_args),
         }

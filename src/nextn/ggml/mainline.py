@@ -19,7 +19,7 @@ from ..errors import QuantizeError
 from ..gguf.types import TENSOR_TYPES, TensorType
 
 PACKAGE = "libggml"
-INSTALL = "libggml-python==0.20.2.post1"
+INSTALL = "'libggml-python>=0.20.2,<0.21'"
 _MIN_VERSION = (0, 20)  # older libraries have fewer types, and asking them for one reads past their table
 _FILE_NAMES = {"darwin": "libggml-base.dylib", "win32": "ggml-base.dll"}
 

@@ -41,9 +41,8 @@ _WRITABLE = frozenset((
 ))
 # fmt: on
 _NEEDS_IMATRIX = frozenset(("iq2_xxs", "iq2_xs", "iq1_s"))
-_WANTS_IMATRIX = _NEEDS_IMATRIX | {"iq3_xxs", "iq2_s", "iq1_m"}
 
-# `tensor_type_fallback` in llama-quant.cpp of llama.cpp b11434.
+# `tensor_type_fallback` in llama-quant.cpp of llama.cpp b11549.
 _FALLBACK = {
     **dict.fromkeys(("iq1_s", "iq1_m", "iq2_xxs", "iq2_xs", "iq2_s", "iq3_xxs", "iq3_s", "iq4_xs"), "iq4_nl"),
     **dict.fromkeys(("q2_0", "q2_K", "q3_K", "tq1_0", "tq2_0"), "q4_0"),
@@ -80,15 +79,6 @@ def check_writable(type: TensorType) -> None:
 def requires_imatrix(type: TensorType) -> bool:
     """Whether ggml cannot quantize this type without an importance matrix."""
     return type.name in _NEEDS_IMATRIX
-
-
-def wants_imatrix(type: TensorType) -> bool:
-    """Whether llama-quantize refuses this type without an importance matrix.
-
-    It does so for all weights but the token embedding and the output. ggml itself can write some of these
-    types (see `requires_imatrix`); the result is poor.
-    """
-    return type.name in _WANTS_IMATRIX
 
 
 def fallback_type(type: TensorType, n_per_row: int) -> TensorType:

@@ -12,14 +12,17 @@ import re
 import stat
 from collections import Counter
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
 from typing import Any
 
+from ..brief import Brief
 from ..errors import FormatError, IncompleteModel, StorageError, UsageError
 from ..printable import printable
-from .header import Header, TensorInfo
+from ..workfile import Stamp
+from . import strangers
+from .header import MAGIC, Header, TensorInfo, pad_to
 from .known import ARCHITECTURE, Misfit
 from .kv import INTEGER_TYPES, KV
 from .parser import HeaderParser
@@ -36,12 +39,13 @@ _GROWTH = 1 << 20
 
 
 @dataclass(frozen=True)
-class GGUFFile:
+class GGUFFile(Brief):
     """One GGUF file: its path, its header, its size."""
 
     path: Path
     header: Header
     size_bytes: int
+    stamp: Stamp | None = field(default=None, compare=False, repr=False)  # of the file when its header was read
 
     def tensor_range(self, info: TensorInfo) -> tuple[int, int]:
         """Absolute `start, end` of the tensor's stored bytes, padding not included."""
@@ -107,6 +111,7 @@ def read_header(path: Path) -> GGUFFile:
     """
     fd, size = open_regular(path)
     try:
+        stamp = Stamp.of(os.fstat(fd))
         parser = HeaderParser(size, path)
         buffer = bytearray()
         want = _FIRST_READ
@@ -119,7 +124,7 @@ def read_header(path: Path) -> GGUFFile:
             header = parser.feed(buffer)
             if header is not None:
                 del buffer[header.data_offset :]
-                return GGUFFile(path, header, size)
+                return GGUFFile(path, header, size, stamp)
             want = parser.guess + min(len(buffer), _GROWTH)
     except OSError as error:
         raise os_error(error, path, "read it") from error
@@ -128,7 +133,7 @@ def read_header(path: Path) -> GGUFFile:
 
 
 @dataclass(frozen=True)
-class Model:
+class Model(Brief):
     """A model as an engine loads it: one file, or all shards of a set in order."""
 
     files: tuple[GGUFFile, ...]
@@ -266,17 +271,47 @@ def _opened(path: Path) -> Model:
         path = candidates[0]
     elif not os.path.lexists(path):
         raise StorageError(f"{path}: there is no such file or folder.")
+    piece = strangers.by_name(path.name)
+    if piece is not None:
+        raise FormatError(piece, path=path)
+    model = _open_named(path)
+    first = model.files[0]
+    stranger = strangers.by_kind(first.header.get("general.type"), first.header.get("general.architecture"))
+    if stranger is not None:
+        raise UsageError(f"{path}: {stranger}.")
+    return model
+
+
+def _open_named(path: Path) -> Model:
+    """The file, or the set that it is a shard of."""
     parts = split_shard_name(path.name)
     if parts is None:
         file = read_header(path)
         count = integer_of(file, SPLIT_COUNT)
         if count is not None and count > 1:
+            if _goes_on(file):
+                raise FormatError(strangers.joined(count), path=path)
             raise IncompleteModel(
                 f"{path}: this is one of {count} shards, but its name does not say which; "
                 f"rename the set to NAME-00001-of-{count:05d}.gguf and so on."
             )
         return Model((file,))
     return _open_set(path, *parts)
+
+
+def _goes_on(file: GGUFFile) -> bool:
+    """Whether another GGUF begins where the file's own tensor data ends."""
+    end = file.header.data_end
+    if end is None:
+        return False
+    at = pad_to(end, file.header.alignment)
+    fd, _ = open_regular(file.path)
+    try:
+        return MAGIC in (os.pread(fd, len(MAGIC), at), os.pread(fd, len(MAGIC), end))
+    except OSError as error:
+        raise os_error(error, file.path, "read it") from error
+    finally:
+        os.close(fd)
 
 
 def _open_set(path: Path, prefix: str, number: int, count: int) -> Model:

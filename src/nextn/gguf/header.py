@@ -15,10 +15,12 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
+from ..brief import Brief
 from ..errors import FormatError
 from ..printable import printable
 from .known import Misfit, misfit_keys, misfit_tensors
 from .kv import KV, encode_text
+from .strangers import cut_short
 from .types import TensorType, tensor_size, tensor_type
 
 MAGIC = b"GGUF"
@@ -79,7 +81,7 @@ class TensorInfo:
 
 
 @dataclass(frozen=True)
-class Header:
+class Header(Brief):
     """Everything before the tensor data."""
 
     version: int
@@ -142,13 +144,9 @@ class Header:
         size = self.stored_sizes[info.name]
         end = file_size if size is None else start + size
         if end > file_size or start > file_size:
-            raise FormatError(
-                f"the file ends inside tensor '{printable(info.name)}': it is truncated, get it again",
-                path=self.path,
-                offset=start,
-                expected=f"{end:,} bytes",
-                found=f"{file_size:,}",
-            )
+            whole = max(start, end, self.data_end or 0)
+            name = "" if self.path is None else self.path.name
+            raise FormatError(cut_short(file_size, whole, f"tensor '{printable(info.name)}'", name), path=self.path)
         return start, end
 
     @property

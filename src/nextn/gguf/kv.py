@@ -87,6 +87,9 @@ class KV:
     value_start: int
     end: int
 
+    def __repr__(self) -> str:
+        return f"KV({self.key!r}, {self.type.name}, {self.size_bytes:,} bytes)"
+
     @property
     def raw(self) -> memoryview:
         """The stored bytes of the whole pair."""

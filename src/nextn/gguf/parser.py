@@ -12,6 +12,7 @@ from ..errors import FormatError, UnsupportedFormat
 from ..printable import printable
 from .header import DEFAULT_ALIGNMENT, FIXED_BYTES, MAGIC, Header, TensorInfo, pad_to
 from .kv import KV, SCALAR_SIZE, Buffer, KVType
+from .strangers import MOST_BYTES, by_content
 
 VERSIONS = (2, 3)
 MAX_DIMS = 4  # GGML_MAX_DIMS
@@ -82,10 +83,9 @@ class HeaderParser:
     def _want(self, end: int, what: str, guess: int = 0) -> None:
         if end > self.file_size:
             raise self._fail(
-                f"the header ends inside {what}: the file is truncated or damaged, get it again",
+                f"the header ends inside {what}: the file ends at byte {self.file_size:,} of at least {end:,}: the "
+                "download is incomplete, or the file is damaged; resume it, or get the file again",
                 self._pos,
-                f"{end:,} bytes",
-                f"{self.file_size:,}",
             )
         if end > MAX_HEADER_BYTES:
             raise self._fail(
@@ -101,6 +101,9 @@ class HeaderParser:
         self._want(min(4, self.file_size), "the magic number")
         magic = bytes(self._buffer[:4])
         if magic != MAGIC:
+            known = by_content(bytes(self._buffer[:MOST_BYTES]))
+            if known is not None:
+                raise FormatError(known, path=self.path)
             found = "an empty file" if not magic else repr(magic)
             raise self._fail("this is not a GGUF file", 0, "'GGUF'", found)
         self._want(FIXED_BYTES, "the first 24 bytes")
@@ -128,7 +131,8 @@ class HeaderParser:
         ):
             if count * least > room:
                 raise self._fail(
-                    f"the header promises more {what} than the file can hold",
+                    f"the header promises more {what} than the file can hold: the download is incomplete, or the file "
+                    "is damaged",
                     offset,
                     f"at most {room // least:,}",
                     f"{count:,}",
@@ -264,13 +268,20 @@ class HeaderParser:
         for n in ne:
             n_elements *= n or 1
         end += 16 + n_dims * 8
-        fits = n_elements < 1 << 62 and not offset % self._alignment and offset <= self.file_size
+        fits = n_elements < 1 << 62 and not offset % self._alignment and self._is_placed(offset)
         if not fits or end > self.file_size or end > MAX_HEADER_BYTES:
             return False
         self._names.add(name)
         self._tensors.append(TensorInfo(name, tuple(ne), type_id, offset))
         self._pos = end
         return True
+
+    def _is_placed(self, offset: int) -> bool:
+        """Whether data lies inside the file, or right after the tensor before, in a file that was cut short."""
+        if offset <= self.file_size:
+            return True
+        size = self._tensors[-1].computed_size_bytes if self._tensors else None
+        return size is not None and offset == pad_to(self._tensors[-1].offset + size, self._alignment)
 
     def _doubtful_tensor(self) -> None:
         """The same step by step: says what is wrong, or that more bytes are wanted."""
@@ -291,7 +302,7 @@ class HeaderParser:
             raise self._fail(
                 f"the shape of tensor '{shown}' is absurd", pos + 4, "fewer than 2^62 elements", str(info.ne)
             )
-        if info.offset % self._alignment or info.offset > self.file_size:
+        if info.offset % self._alignment or not self._is_placed(info.offset):
             raise self._fail(
                 f"the offset of tensor '{shown}' is wrong",
                 end - 8,
@@ -329,11 +340,3 @@ class HeaderParser:
                 "'general.alignment' is wrong", kv.start, "a power of two from 8 to 1,048,576", f"{value:,}"
             )
         return value
-
-
-def parse_header(buffer: Buffer, file_size: int | None = None, path: Path | None = None) -> Header:
-    """Parse a header that lies wholly in `buffer` (see HeaderParser for one that still arrives)."""
-    header = HeaderParser(len(buffer) if file_size is None else file_size, path).feed(buffer)
-    if header is None:
-        raise FormatError("the buffer ends inside the header", path=path, offset=len(buffer))
-    return header

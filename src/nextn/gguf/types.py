@@ -1,6 +1,6 @@
 """Every tensor type a GGUF file can hold: number, name, layout, and the engines that read it.
 
-Sources: `enum ggml_type` and `type_traits` of llama.cpp b11434 and of ik_llama.cpp; for `general.file_type`
+Sources: `enum ggml_type` and `type_traits` of llama.cpp b11549 and of ik_llama.cpp; for `general.file_type`
 `enum llama_ftype` of both. Only the standard library is used.
 
 Blocks run along ne[0] and never cross a row. A row of n elements takes
@@ -23,24 +23,15 @@ Engine = Literal["both", "mainline", "ik"]
 class TensorType:
     """One tensor type."""
 
-    id: int
-    """Number in the file's tensor table."""
-    name: str
-    """As llama.cpp prints it, `q4_K`."""
-    label: str
-    """Upper case, as in file names, `Q4_K`."""
-    block_size: int | None
-    """Elements a block packs; None when the layout is not known."""
-    type_size: int | None
-    """Bytes a block takes; None when the layout is not known."""
-    row_meta_bytes: int
-    """Bytes in front of the blocks of every row."""
-    row_group: int
-    """Rows interleaved with each other; a tensor with more than 1 is only ever copied whole."""
-    engine: Engine
-    """Who reads it: llama.cpp (`mainline`), ik_llama.cpp (`ik`), or both."""
-    file_type: int | None
-    """`general.file_type` of a file that is mainly this type; None when there is no number for it."""
+    id: int  # number in the file's tensor table
+    name: str  # as llama.cpp prints it, `q4_K`
+    label: str  # upper case, as in file names, `Q4_K`
+    block_size: int | None  # elements a block packs; None when the layout is not known
+    type_size: int | None  # bytes a block takes; None when the layout is not known
+    row_meta_bytes: int  # bytes in front of the blocks of every row
+    row_group: int  # rows interleaved with each other; a tensor with more than 1 is only ever copied whole
+    engine: Engine  # who reads it: llama.cpp (`mainline`), ik_llama.cpp (`ik`), or both
+    file_type: int | None  # `general.file_type` of a file that is mainly this type; None when there is no number for it
 
     @property
     def bits_per_weight(self) -> float | None:

@@ -16,7 +16,7 @@ from ..errors import FormatError, IncompleteModel, NoBlock, UnsupportedModel
 from ..printable import printable
 from ..remote.opening import Opened
 from ..schemas.base import Documented, filled
-from ..schemas.inspect import Inspect
+from ..schemas.inspect import InspectDocument
 from ..sources.checkpoint import Checkpoint
 from .model import hints_of, problems_of
 
@@ -52,10 +52,10 @@ class CheckpointInspection(Documented):
         return {}
 
     @property
-    def document(self) -> Inspect:
+    def document(self) -> InspectDocument:
         """What --json prints."""
         return filled(
-            Inspect,
+            InspectDocument,
             self,
             path=self.where,
             name=self.checkpoint.folder.name,

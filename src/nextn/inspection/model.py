@@ -6,19 +6,19 @@ from collections import Counter
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from nextn.printable import quoted
-
-from ..archs import FAMILIES
-from ..archs.others import ASSISTANTS, LOADS_ONLY
+from ..archs.others import ASSISTANTS
 from ..block.anatomy import Anatomy
 from ..diagnosis.examine import Diagnosis, diagnose
 from ..diagnosis.finding import Finding
+from ..diagnosis.unpublished import NO_ENGINE
 from ..discovery.sidecars import find_sidecars, with_sidecars
 from ..gguf.files import Model, open_model
 from ..gguf.header import TensorInfo
 from ..gguf.kv import KVType
+from ..printable import quoted
 from ..schemas.base import Documented, filled
-from ..schemas.inspect import Inspect
+from ..schemas.inspect import InspectDocument
+from . import engines
 
 
 @dataclass(frozen=True)
@@ -48,11 +48,11 @@ class Inspection(Documented):
         return self.label or str(self.model.entry)
 
     @property
-    def document(self) -> Inspect:
+    def document(self) -> InspectDocument:
         """What --json prints."""
         header = self.model.header
         return filled(
-            Inspect,
+            InspectDocument,
             self,
             path=self.where,
             name=header.get("general.name"),
@@ -113,7 +113,10 @@ def inspection_of(model: Model, diagnosis: Diagnosis, *, neighbours: bool = True
         runs_on = dict.fromkeys(("llama.cpp", "ik_llama.cpp"), f"{words}read in its source, not run)")
         hints.append(f"place it beside its model with 'nextn attach MODEL --from {quoted(model.entry)}'")
     else:
-        runs_on = _with_measured(_runs_on(seen.arch, seen.shape, bool(sidecars)), model, seen.shape, bool(sidecars))
+        useless = NO_ENGINE if seen.family is not None else ""  # of other architectures this is all there is to say
+        stops = (each.entry.what for each in diagnosis.findings if each.severity == "error" or each.id == useless)
+        beside = sidecars[0] if sidecars else None
+        runs_on = engines.runs_on(seen.arch, engines.layout_of(seen.shape, model), beside, next(stops, ""))
     return Inspection(
         model=model,
         architecture=seen.arch,
@@ -159,38 +162,3 @@ def _sizes(model: Model) -> tuple[dict[str, int], dict[str, int]]:
     for type_id, size in types.items():
         named[TensorInfo("", (), type_id, 0).type_name] += size
     return sizes, dict(named.most_common())
-
-
-def _with_measured(words: dict[str, str], model: Model, shape: str, has_sidecar: bool) -> dict[str, str]:
-    """The words with what was measured of tiny models of this architecture in this layout."""
-    from ..compat import measured
-
-    layout = {
-        "bundled": "shards" if model.is_sharded else "bundle",
-        "sidecar": "sidecar",
-        "trunk-only": "sidecar" if has_sidecar else "trunk-only",
-    }.get(shape)
-    found = {} if layout is None else measured(model.architecture, layout)
-    return {
-        engine: f"{said} (measured: {found[engine]})" if engine in found else said for engine, said in words.items()
-    }
-
-
-def _runs_on(arch: str, shape: str, has_sidecar: bool) -> dict[str, str]:
-    """Engine -> what it does with this file."""
-    family = FAMILIES.get(arch)
-    if family is None:
-        if arch in LOADS_ONLY:
-            return {"llama.cpp": "loads it; no engine drafts with this architecture"}
-        return {}
-    if shape == "trunk-only":
-        more = "drafts with the sidecar beside it (-md)" if has_sidecar else "runs it without MTP"
-        return {"llama.cpp": more, "ik_llama.cpp": "runs it without MTP"}
-    if shape == "donor":
-        return dict.fromkeys(("llama.cpp", "ik_llama.cpp"), "cannot run it: attach it to a model")
-    if shape == "sidecar":
-        beside = "drafts with it beside its trunk (-m TRUNK -md this file)"
-        words = family.runs_on.get("ik_llama.cpp", "")
-        takes = "sidecar" in words and "no sidecar" not in words
-        return {"llama.cpp": beside, "ik_llama.cpp": beside if takes else "takes no sidecar of this family"}
-    return dict(family.runs_on)

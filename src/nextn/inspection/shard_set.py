@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from ..diagnosis.examine import Diagnosis
 from ..diagnosis.finding import Finding
 from ..schemas.base import Documented, filled
-from ..schemas.inspect import Inspect
+from ..schemas.inspect import InspectDocument
 from .model import hints_of, problems_of
 
 
@@ -30,11 +30,11 @@ class SetInspection(Documented):
         return cls(diagnosis.name, problems_of(diagnosis), hints_of(diagnosis), diagnosis.findings)
 
     @property
-    def document(self) -> Inspect:
+    def document(self) -> InspectDocument:
         """What --json prints."""
         unknown = ("revision", "name", "size_bytes", "n_vocab", "gguf_version", "alignment", "provenance")
         none_there = ("n_layer_trunk", "n_layer_nextn", "block_bytes", "n_files", "n_tensors", "bytes_downloaded")
         return filled(
-            Inspect, self, path=self.where, **dict.fromkeys(unknown), **dict.fromkeys(none_there, 0), types={},
+            InspectDocument, self, path=self.where, **dict.fromkeys(unknown), **dict.fromkeys(none_there, 0), types={},
             sidecars=[], runs_on={}, findings=[finding.entry for finding in self.findings],
         )  # fmt: skip

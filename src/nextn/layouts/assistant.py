@@ -1,7 +1,7 @@
 """Gemma 4's assistants: drafts that are sidecars by nature. They are placed beside their model, and never converted.
 
 An assistant has no block to attach: all of it drafts, over the target's own embeddings and KV cache. Source: llama.cpp
-b11434, src/models/gemma4-assistant.cpp; ik_llama.cpp 8337e4cd, which also knows its own converter's name for them.
+b11549, src/models/gemma4-assistant.cpp; ik_llama.cpp 8337e4cd, which also knows its own converter's name for them.
 """
 
 from __future__ import annotations
@@ -64,7 +64,7 @@ def plan_place(trunk: Model, assistant: Model, options: AttachOptions) -> Plan:
         notes.append(f"{name} does not start with 'mtp-': engines find it only when it is passed with -md")
     return Plan(
         verb="attach", layout="sidecar", folder=folder,
-        outputs=(Link(name, file.path, file.size_bytes, options.link),),
+        outputs=(Link(name, file.path, file.size_bytes, options.link, file.stamp),),
         entry=trunk.entry, sidecar=target, header_bytes=trunk.header_bytes + assistant.header_bytes, notes=tuple(notes),
     )  # fmt: skip
 

@@ -182,7 +182,7 @@ def _shards(job: _Job) -> Plan:
         )
     ]
     outputs += [
-        Link(shard_name(prefix, i, count), file.path, file.size_bytes, job.options.link)
+        Link(shard_name(prefix, i, count), file.path, file.size_bytes, job.options.link, file.stamp)
         for i, file in enumerate(trunk.files[1:], start=2)
     ]
     entry = shard_name(prefix, 1, count)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from ..block.model import Block, BlockTensor
 from ..errors import QuantizeError
@@ -22,7 +22,7 @@ from .qkv import Moved
 
 F32 = parse_type_name("f32")
 Q8_0 = parse_type_name("q8_0")
-# Matrices that llama.cpp (b11434, the end of llama_model::load_tensors) looks for an NVFP4 factor of.
+# Matrices that llama.cpp (b11549, the end of llama_model::load_tensors) looks for an NVFP4 factor of.
 _FACTOR_SLOTS = re.compile(r"(attn_(q|k|v|qkv|output|gate)|ffn_(gate|up|down)(_shexp|_exps)?|"
                            r"nextn\.(eh_proj|shared_head_head))\.weight")  # fmt: skip
 FACTORS_REFUSED = "llama.cpp refuses a model whose block has factors of NVFP4 when it is loaded without MTP"
@@ -42,7 +42,7 @@ class Part:
 def carried(name: str, file: GGUFFile, info: TensorInfo) -> Part:
     """A tensor of the trunk under `name`, byte for byte."""
     start, end = file.tensor_range(info)
-    where = FileRange(file.path, start, end)
+    where = FileRange.of(file, start, end)
     return Part(TensorInfo(name, info.ne, info.type_id, 0), end - start, Carry(name, where, of_block=False))
 
 
@@ -159,7 +159,7 @@ def trunk_parts(files: Sequence[GGUFFile], keep: Callable[[TensorInfo], bool] = 
         for info in sorted(file.header.tensors, key=lambda info: info.offset):
             if keep(info):
                 start, end = file.tensor_range(info)
-                parts.append(Part(info, end - start, Copy(FileRange(file.path, start, end))))
+                parts.append(Part(info, end - start, Copy(FileRange.of(file, start, end))))
     return parts
 
 
@@ -190,11 +190,11 @@ def data_segments(parts: Sequence[Part], alignment: int, files: Sequence[GGUFFil
             where = segment.where
             room = limits[where.path].get(where.end, where.end) - where.end
             if 0 < padding <= room and not part.more:
-                where = FileRange(where.path, where.start, where.end + padding)
+                where = replace(where, end=where.end + padding)
                 padding = 0
             last = out[-1] if out else None
             if isinstance(last, Copy) and last.where.path == where.path and last.where.end == where.start:
-                out[-1] = Copy(FileRange(where.path, last.where.start, where.end))
+                out[-1] = Copy(replace(where, start=last.where.start))
             else:
                 out.append(Copy(where))
         if padding:

@@ -161,7 +161,7 @@ def _detach_set(
         name = shard_name(prefix, no + 1, count)
         whole = all(keep(info) for info in file.header.tensors)
         if whole and file.header.get("split.no") == no:
-            outputs.append(Link(name, file.path, file.size_bytes, link))
+            outputs.append(Link(name, file.path, file.size_bytes, link, file.stamp))
             continue
         own = edit(file.header.kvs, put=metadata.split_kvs(no, count, n_tensors, Model((file,))))
         outputs.append(_rewritten(name, own, file, keep))

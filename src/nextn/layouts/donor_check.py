@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from ..archs.base import Family, Rule, dimensions, missing, resolve_shape, same_shape, stops
+from ..archs.base import Family, Rule, dimensions, missing, resolve_shape, same_shape, stops, surplus
 from ..block.anatomy import Anatomy
 from ..block.model import Block
 from ..errors import BlockPresent, DonorMismatch, UnsupportedModel, UsageError
@@ -123,6 +123,11 @@ def check_shapes(block: Block, trunk: Model, family: Family, where: str) -> None
         there = {tensor.suffix for tensor in block.tensors if tensor.layer == layer}
         if reason := stops(family, there):
             raise UnsupportedModel(f"{block.origin}: no engine drafts with this block: {reason}.")
+        if unannounced := surplus(family.rules, there, trunk.arch_value):
+            raise DonorMismatch(
+                f"{where}: the block has '{unannounced[0]}', and the trunk's metadata announce none "
+                f"('{trunk.architecture}.{rules[unannounced[0]].needed_by}')."
+            )
         lost = missing(family.rules, there, trunk.arch_value)
         if lost:
             raise DonorMismatch(

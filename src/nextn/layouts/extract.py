@@ -28,7 +28,7 @@ def plan_extract(block: Block, options: ExtractOptions) -> Plan:
     notes: list[str] = []
     if options.qkv is not None:
         block = _shaped(block, family, options, notes)
-    if not options.donor:
+    if not options.block_only:
         _check_aim(block, family, options)
     plan = _plan(block, family, options)
     return plan.noted(notes)
@@ -37,10 +37,10 @@ def plan_extract(block: Block, options: ExtractOptions) -> Plan:
 def _check_aim(block: Block, family: Family, options: ExtractOptions) -> None:
     """Raise UnsupportedModel, QuantizeError when the engine takes no such sidecar."""
     for_engine.check_name(options.for_engine)
-    if options.for_engine in (for_engine.IK, for_engine.BOTH) and not (family.ik and family.ik.sidecar):
+    if options.for_engine in (for_engine.IK, for_engine.BOTH) and not family.ik.drafts_with("sidecar"):
         raise UnsupportedModel(
-            f"{block.origin}: ik_llama.cpp takes no sidecar of '{family.arch}'; attach the block to a trunk with "
-            "--layout bundle or shards, or extract it with --donor."
+            f"{block.origin}: {for_engine.no_sidecar(family)}; attach the block to a trunk with --layout bundle or "
+            "shards, or extract it with --block-only."
         )
     kinds = [kind for tensor in block.tensors if (kind := tensor_type(tensor.type_id or 0)) is not None]
     for_engine.check_block(options.for_engine, [options.type] if options.type is not None else kinds)
@@ -64,7 +64,7 @@ def _plan(block: Block, family: Family, options: ExtractOptions) -> Plan:
             f"{block.origin}: the block is numbered from 0, and nothing in the header says after how many trunk layers "
             "it belongs; attach it to its model with 'nextn attach MODEL --from' it."
         )
-    if options.donor:
+    if options.block_only:
         return _donor(block, options)
     if block.checkpoint is not None:
         from .from_checkpoint import plan_checkpoint_sidecar

@@ -1,7 +1,7 @@
 """Files for one engine or for both: what each takes, and why there is no such file where there is none.
 
 Rules of ik_llama.cpp (commit 8337e4cd: src/llama-load-tensors.cpp, src/llama-hparams.cpp, common/speculative.cpp) and
-of llama.cpp (b11434). A family's own rules stand in its table, as `Family.ik`.
+of llama.cpp (b11549). What engines take of a family is in its file, as `Family.llama_cpp` and `Family.ik`.
 """
 
 from __future__ import annotations
@@ -10,7 +10,9 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 from ..archs.base import Family
+from ..archs.engines import IK_UP_TO, Does
 from ..block.model import DRAFT_HEAD, EMBED_TOKENS, Block
+from ..compat import said, verdict
 from ..errors import QuantizeError, UnsupportedModel, UsageError
 from ..gguf.files import GGUFFile, Model
 from ..gguf.header import TensorInfo
@@ -52,61 +54,67 @@ def form_for(
             f"{trunk.entry}: no engine takes the block of '{family.arch}' in a file of its own; use --layout bundle, "
             "or shards."
         )
-    if for_engine in (LLAMA_CPP, BOTH) and family.only_ik:
+    if for_engine in (LLAMA_CPP, BOTH) and not family.llama_cpp.drafts:
         raise UnsupportedModel(
-            f"{trunk.entry}: llama.cpp has no architecture '{family.arch}', so there is no file of it for llama.cpp; "
-            "use --for ik."
+            f"{trunk.entry}: there is no file with the block of '{family.arch}' for llama.cpp, which "
+            f"{said(family.arch, 'bundle', 'llama.cpp')}; use --for ik."
         )
     if for_engine in (None, LLAMA_CPP):
         return EngineForm(wanted)
     ik = family.ik
-    if ik is None:
-        why = family.runs_on.get("ik_llama.cpp", "nothing is known of it")
+    if not ik.drafts:
+        kind = "sidecar" if family.only_sidecar else "bundle"
+        plain = ", and give ik_llama.cpp the model without a block" if ik.trunk is Does.LOADS else ""
         raise UnsupportedModel(
-            f"{trunk.entry}: there is no file with the block of '{family.arch}' that ik_llama.cpp drafts with ({why}); "
-            "leave out --for, and give ik_llama.cpp the model without a block."
+            f"{trunk.entry}: there is no file with the block of '{family.arch}' that ik_llama.cpp drafts with: it "
+            f"{said(family.arch, kind, 'ik_llama.cpp')}; leave out --for{plain}."
         )
     notes: list[str] = []
-    if wanted == "sidecar" and not ik.sidecar:
+    if wanted == "sidecar" and not ik.drafts_with("sidecar"):
         if layout is not None:
-            raise UnsupportedModel(
-                f"{trunk.entry}: ik_llama.cpp takes no sidecar of '{family.arch}'; use --layout bundle, or shards."
-            )
+            raise UnsupportedModel(f"{trunk.entry}: {no_sidecar(family)}; use --layout bundle, or shards.")
         wanted = "shards" if len(trunk.files) > 1 else "bundle"
-        notes.append(f"ik_llama.cpp takes no sidecar of '{family.arch}', so the block goes into the model ({wanted})")
+        notes.append(f"{no_sidecar(family)}, so the block goes into the model ({wanted})")
     leave_out: tuple[str, ...] = ()
     head_name = None
     if head and not ik.takes_heads:
         if for_engine == BOTH:
             raise UnsupportedModel(
-                f"{trunk.entry}: no draft head is taken by both engines (llama.cpp wants it in the block, ik_llama.cpp "
-                f"as '{IK_HEAD}', and each refuses the other's); leave out --draft-head, or name one engine."
+                f"{trunk.entry}: no draft head is taken by both engines (llama.cpp b11549 wants it in the block, "
+                f"{IK_UP_TO} as '{IK_HEAD}', and each refuses the other's); leave out --draft-head, or name one engine."
             )
         if not ik.extra_head:
             raise UnsupportedModel(
-                f"{trunk.entry}: ik_llama.cpp takes no draft head of '{family.arch}'; leave out --draft-head."
+                f"{trunk.entry}: {IK_UP_TO} takes no draft head of '{family.arch}'; leave out --draft-head."
             )
         head_name = IK_HEAD
     if not ik.takes_heads:
         leave_out = _left_out(block, notes)
     _check_forms(block, family)
-    if for_engine == BOTH and family.only_sidecar and not ik.sidecar:
+    if for_engine == BOTH and family.only_sidecar and not ik.drafts_with("sidecar"):
         raise UnsupportedModel(
-            f"{trunk.entry}: llama.cpp takes this block as a sidecar only, and ik_llama.cpp takes no sidecar of it."
+            f"{trunk.entry}: llama.cpp takes this block as a sidecar only, and {no_sidecar(family)}."
         )
     return EngineForm(wanted, head_name, leave_out, tuple(notes))
+
+
+def no_sidecar(family: Family) -> str:
+    """A sentence of what ik_llama.cpp does with a sidecar of the family."""
+    found = verdict(family.arch, "sidecar", "ik_llama.cpp")
+    what = f"a sidecar of '{family.arch}'"
+    return f"{IK_UP_TO} takes no sidecar of '{family.arch}'" if found is None else f"ik_llama.cpp {found.of(what)}"
 
 
 def _left_out(block: Block, notes: list[str]) -> tuple[str, ...]:
     """The block's own head is left out, since both engines have the trunk's; its own embeddings have no substitute."""
     if block.find(EMBED_TOKENS) is not None:
         raise UnsupportedModel(
-            f"{block.origin}: its block brings embeddings of its own, which ik_llama.cpp refuses for "
+            f"{block.origin}: its block brings embeddings of its own, which {IK_UP_TO} refuses for "
             f"'{block.architecture}'; take another donor."
         )
     if block.find(DRAFT_HEAD) is None:
         return ()
-    notes.append("the block's own draft head is left out: ik_llama.cpp refuses it, and drafts with the trunk's head")
+    notes.append(f"the block's own draft head is left out: {IK_UP_TO} refuses it, and drafts with the trunk's head")
     return (DRAFT_HEAD,)
 
 
@@ -115,7 +123,7 @@ def _check_forms(block: Block, family: Family) -> None:
     for suffix in _FUSED:
         if block.find(suffix) is not None:
             raise UnsupportedModel(
-                f"{block.origin}: its block has '{suffix}', and ik_llama.cpp takes only separate tensors"
+                f"{block.origin}: its block has '{suffix}', and {IK_UP_TO} takes only separate tensors"
                 + ("; use --qkv split." if suffix == _FUSED[0] else "; take the checkpoint as the donor.")
             )
     for suffix in ("attn_k_b.weight", "attn_v_b.weight"):

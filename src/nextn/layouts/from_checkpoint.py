@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from ..archs import family_of
-from ..archs.base import Family
+from ..archs.base import Family, dimensions, resolve_shape, same_shape, surplus
 from ..archs.hparams import Config, HParams
 from ..block.model import DRAFT_HEAD, Block
 from ..errors import FormatError, UnsupportedModel
@@ -24,7 +24,7 @@ from ..sources.rows import CheckpointRows, Span
 from ..sources.small_floats import FLOAT_DTYPES
 from ..sources.tokenizer import Tokenizer
 from ..writing.plan import Carry, NewBytes, NewFile, Plan
-from . import build, naming
+from . import build, naming, qkv
 from .sidecar import main_type_of
 
 if TYPE_CHECKING:
@@ -53,13 +53,14 @@ def plan_checkpoint_sidecar(block: Block, options: ExtractOptions) -> Plan:
     if hparams is None:
         raise UnsupportedModel(
             f"{block.origin}: no engine takes the block of '{family.arch}' in a file of its own; use 'nextn attach "
-            f"TRUNK --from {block.origin} --layout bundle', or extract it with --donor."
+            f"TRUNK --from {block.origin} --layout bundle', or extract it with --block-only."
         )
     notes: list[str] = []
     config = Config(checkpoint.text_config, checkpoint.folder / CONFIG, block.n_layer_nextn)
     of_block = build.block_parts(block, config.integer("num_hidden_layers"), options.type, notes)
     wanted = options.type or main_type_of(of_block)
     kvs = _kvs(block, checkpoint, config, hparams, wanted)
+    _check_shapes(block, family, kvs, checkpoint)
     has_head = any(part.info.name.endswith(DRAFT_HEAD) for part in of_block)
     roots = _Roots(checkpoint, config, family, hparams, options.embd_type, notes)
     parts = roots.parts(with_head=not has_head or family.head_needed) + of_block
@@ -84,6 +85,31 @@ def plan_checkpoint_sidecar(block: Block, options: ExtractOptions) -> Plan:
         notes=tuple(dict.fromkeys(notes)),
         json_bytes=block.header_bytes,
     )
+
+
+def _check_shapes(block: Block, family: Family, kvs: list[KV], checkpoint: Checkpoint) -> None:
+    """Raise FormatError for a tensor that engines would refuse beside this header."""
+    find = qkv.lookup_of(family.arch, kvs)
+    symbols = dimensions(find, block.n_vocab)
+    symbols |= family.symbols(find, symbols) if family.symbols is not None else {}
+    rules = {rule.target: rule for rule in family.rules}
+    if unannounced := surplus(family.rules, {tensor.suffix for tensor in block.tensors}, find):
+        key = rules[unannounced[0]].needed_by
+        raise FormatError(
+            f"the block has '{unannounced[0]}', and {CONFIG} says nothing of it ('{family.arch}.{key}' would be "
+            f"{find(key) or 0}), so engines would refuse the file",
+            path=checkpoint.folder,
+        )
+    for tensor in block.tensors:
+        rule = rules.get(tensor.suffix)
+        wanted = resolve_shape(rule.ne, symbols) if rule is not None else None
+        if wanted is not None and not same_shape(tensor.ne, wanted):
+            raise FormatError(
+                f"'{tensor.suffix}' does not have the shape that {CONFIG} says",
+                path=checkpoint.folder,
+                expected=" x ".join(f"{n:,}" for n in wanted),
+                found=" x ".join(f"{n:,}" for n in tensor.ne),
+            )
 
 
 def _kvs(block: Block, checkpoint: Checkpoint, config: Config, hparams: HParams, wanted: TensorType) -> list[KV]:

@@ -29,7 +29,7 @@ class AttachOptions:
 class ExtractOptions:
     """How to extract."""
 
-    donor: bool = False  # nothing but the block
+    block_only: bool = False  # nothing but the block
     type: TensorType | None = None  # None: as it is (checkpoints: q8_0)
     embd_type: TensorType | None = None  # sidecar's embeddings and head; None: as they are
     out: Path | str | None = None

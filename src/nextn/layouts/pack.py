@@ -14,6 +14,7 @@ from dataclasses import dataclass, replace
 from ..block.anatomy import Anatomy
 from ..block.from_gguf import block_from_model
 from ..block.model import Block
+from ..brief import Brief
 from ..errors import NoBlock, UsageError
 from ..gguf.files import Model, shard_name
 from ..gguf.header import TensorInfo
@@ -56,7 +57,7 @@ class Quant:
 
 
 @dataclass(frozen=True)
-class Pack:
+class Pack(Brief):
     """The model's files as they will be published; card, sums and manifest come on top."""
 
     plan: Plan
@@ -207,7 +208,7 @@ def _sidecar(made: Sequence[tuple[Model, Plan]], block: Block, options: PackOpti
         file = block.model.files[0]
         own = file.path.name
         name = own if own.startswith("mtp-") else naming.sidecar_name(best, quant_label(block.model))
-        return Link(name, file.path, file.size_bytes, options.link)
+        return Link(name, file.path, file.size_bytes, options.link, file.stamp)
     plan = next(plan for trunk, plan in made if trunk is best)
     return plan.outputs[0]
 
@@ -223,7 +224,8 @@ def _plain(item: _Item, options: PackOptions) -> list[NewFile | Link]:
     for name in names:
         naming.check_main_name(name)
     return [
-        Link(name, file.path, file.size_bytes, options.link) for name, file in zip(names, trunk.files, strict=True)
+        Link(name, file.path, file.size_bytes, options.link, file.stamp)
+        for name, file in zip(names, trunk.files, strict=True)
     ]
 
 
@@ -238,7 +240,7 @@ def _twins(
         if new is None or not isinstance(out, Link):
             yield out
         else:
-            yield replace(out, source=options.out / new.name, size_bytes=new.size_bytes, twin_of=new.name)
+            yield replace(out, source=options.out / new.name, size_bytes=new.size_bytes, stamp=None, twin_of=new.name)
 
 
 def _variant(names: Sequence[str], with_block: bool = False) -> Variant:

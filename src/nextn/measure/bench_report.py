@@ -9,16 +9,15 @@ from dataclasses import dataclass, field
 from statistics import median
 from typing import Any
 
-from ..schemas.base import Documented, filled
-from ..schemas.bench import Bench, BenchSetup
+from ..schemas.base import Documented, EngineName, filled
+from ..schemas.bench import BenchDocument, BenchSetup
 from ..schemas.timing import SetupComparison, SpreadFigures
-from .engine_pool import Memory
+from .engine_pool import LoadedMemory
 from .stats import Comparison, Spread, compare, spread
 from .timed_run import SHORT, TimedRun, TimedSetup
 
 ALL_TASKS = "all"
-N_POSITIONS = 8
-"""Columns of the CSV for acceptance by position."""
+N_POSITIONS = 8  # columns of the CSV for acceptance by position
 
 
 @dataclass(frozen=True)
@@ -26,20 +25,17 @@ class SetupFigures:
     """The figures of one setup."""
 
     setup: TimedSetup
-    decode_tps: Spread | None
-    """Generated tokens per second, all tasks; None: no undisturbed run of some prompt."""
+    decode_tps: Spread | None  # generated tokens per second, all tasks; None: no undisturbed run of some prompt
     by_task: dict[str, Spread | None]
     prompt_tps: Spread | None
+    # Share of verification steps in which the 1st, 2nd, ... drafted token was accepted; None: not known.
     acceptance: list[float] | None
-    """Share of verification steps in which the 1st, 2nd, ... drafted token was accepted; None: not known."""
     acceptance_by_task: dict[str, list[float]]
     drafted: int
     accepted: int
-    mean_length: float | None
-    """Tokens a verification step yields, the target's own included; None without drafts."""
-    memory: Memory | None
-    size_bytes: int
-    """Bytes of the files it loads."""
+    mean_length: float | None  # tokens a verification step yields, the target's own included; None without drafts
+    memory: LoadedMemory | None
+    size_bytes: int  # bytes of the files it loads
 
     @property
     def document(self) -> BenchSetup:
@@ -90,14 +86,13 @@ class BenchReport(Documented):
     model: str
     sidecar: str | None
     against: str | None
-    engine: dict[str, str]
+    engine: EngineName
     machine: dict[str, Any]
     settings: dict[str, Any]
     rows: list[SetupFigures]
     runs: list[TimedRun]
     comparisons: list[Compared]
-    verdict: Compared | None
-    """The comparison that counts most; None when there was nothing to compare."""
+    verdict: Compared | None  # the comparison that counts most; None when there was nothing to compare
     notes: list[str] = field(default_factory=list)
 
     @property
@@ -106,10 +101,10 @@ class BenchReport(Documented):
         return sum(1 for run in self.runs if not run.good)
 
     @property
-    def document(self) -> Bench:
+    def document(self) -> BenchDocument:
         """What --json prints."""
         return filled(
-            Bench,
+            BenchDocument,
             self,
             setups=[row.document for row in self.rows],
             comparisons=[one.document for one in self.comparisons],
@@ -146,7 +141,7 @@ class BenchReport(Documented):
         rates = (row.acceptance or [])[:N_POSITIONS]
         seen = None if row.memory is None else row.memory.resident
         return [
-            *(one.model, one.sidecar if one.n_max else None, self.engine["name"]),
+            *(one.model, one.sidecar if one.n_max else None, self.engine.name),
             *(one.id, one.type, one.n_max, one.p_min, self.settings["temperature"]),
             *((all_tps.median, all_tps.low, all_tps.high) if all_tps else (None, None, None)),
             row.prompt_tps.median if row.prompt_tps else None,
@@ -161,7 +156,7 @@ class BenchReport(Documented):
 
 
 def summarize(
-    setup: TimedSetup, runs: Iterable[TimedRun], tasks: Sequence[str], memory: Memory | None, size_bytes: int
+    setup: TimedSetup, runs: Iterable[TimedRun], tasks: Sequence[str], memory: LoadedMemory | None, size_bytes: int
 ) -> SetupFigures:
     """The figures of one setup from all runs, of which those of other setups are left out."""
     own = [run for run in runs if run.setup == setup.id]

@@ -20,19 +20,14 @@ from .typed_sidecar import loaded_bytes, typed_sidecar
 if TYPE_CHECKING:
     pass
 
-N_MAX = (1, 2, 3)
-"""Draft lengths by default; 3 is what engines take when they are not told."""
-TYPES_N_MAX = (2,)
-"""By default where types are compared: one row a type."""
+N_MAX = (1, 2, 3)  # draft lengths by default; 3 is what engines take when they are not told
+TYPES_N_MAX = (2,)  # by default where types are compared: one row a type
 LEAST_REPEATS = 3
-SAMPLED_TEMPERATURE = 0.8
-"""The engines' own default."""
+SAMPLED_TEMPERATURE = 0.8  # the engines' own default
 OFF = "off"
-AGAINST = "against "
-"""Before the id of each setup of the other model."""
+AGAINST = "against "  # before the id of each setup of the other model
 _CONTEXT_TOKENS = 1024
-_TOKENS_A_BYTE = 0.6
-"""More than text of any kind takes; only bounds the context."""
+_TOKENS_A_BYTE = 0.6  # more than text of any kind takes; only bounds the context
 
 
 def machine() -> dict[str, Any]:

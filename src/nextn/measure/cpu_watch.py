@@ -29,18 +29,12 @@ def n_cpus() -> int:
 class Usage:
     """What happened between two moments."""
 
-    wall_s: float
-    """Seconds between them."""
-    cpu_s: float | None = None
-    """CPU seconds of the engine, all threads; None: not known (so for all that follow)."""
-    wait_s: float | None = None
-    """Seconds that the engine's threads wanted a CPU and had none, all threads."""
-    others_cpus: float | None = None
-    """CPUs that other processes kept busy on average."""
-    steal_cpus: float | None = None
-    """CPUs that the hypervisor gave to other machines, on average."""
-    n_involuntary: int | None = None
-    """Times the kernel took the CPU from one of the engine's threads."""
+    wall_s: float  # seconds between them
+    cpu_s: float | None = None  # CPU seconds of the engine, all threads; None: not known (so for all that follow)
+    wait_s: float | None = None  # seconds that the engine's threads wanted a CPU and had none, all threads
+    others_cpus: float | None = None  # CPUs that other processes kept busy on average
+    steal_cpus: float | None = None  # CPUs that the hypervisor gave to other machines, on average
+    n_involuntary: int | None = None  # times the kernel took the CPU from one of the engine's threads
 
     @property
     def wait_share(self) -> float | None:
@@ -61,12 +55,9 @@ class Usage:
 class Resident:
     """Main memory that the engine's processes hold, in bytes."""
 
-    anon_bytes: int
-    """Memory of its own."""
-    file_bytes: int
-    """Pages of files, mapped weights above all, that are in memory."""
-    peak_bytes: int
-    """The most that both were together, each process by itself."""
+    anon_bytes: int  # memory of its own
+    file_bytes: int  # pages of files, mapped weights above all, that are in memory
+    peak_bytes: int  # the most that both were together, each process by itself
 
 
 @dataclass(frozen=True)

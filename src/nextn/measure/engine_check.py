@@ -14,7 +14,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from nextn.engines.base import Completion, Engine, Launch, Running
-from nextn.errors import EngineFailed, EngineRefused, NextnError
+from nextn.errors import EngineFailed, EngineRefused, NextnError, UsageError
 from nextn.measure.engine_report import (
     COLLAPSE_RATIO,
     MIN_ACCEPTANCE,
@@ -26,13 +26,13 @@ from nextn.measure.engine_report import (
     judge,
 )
 from nextn.measure.prompts import PROMPTS
+from nextn.measure.slots import ask_all, check_slots
 
 from ..progress import Say, heard
 
 __all__ = ["NEAR_TIE_NATS", "Control", "Divergence", "EngineReport", "Verdict", "check_on_engine"]
 
-N_PROBS = 40
-"""How many alternatives are looked up at a divergence."""
+N_PROBS = 40  # how many alternatives are looked up at a divergence
 
 _WARM_UP_TOKENS = 4
 _N_CTX = 1024
@@ -53,20 +53,27 @@ def check_on_engine(
     say: Say | None = None,
     extra_args: tuple[str, ...] = (),
     scratch: Path | None = None,
+    slots: int = 1,
 ) -> EngineReport:
     """Judge `model` (with `sidecar`) on `engine`.
 
     The model is loaded once for each of `n_max`, once without MTP, and once for the control; with no `n_max` only
     the text without MTP is tried. `control(folder)` writes a copy with shuffled block weights into `folder`, a
     temporary one inside `scratch`, and returns its (model, sidecar). `say(what)` is called before each load.
-    `prompts` None: those of `nextn.measure.prompts`; `n_ctx` None: 1024 tokens.
+    `prompts` None: those of `nextn.measure.prompts`; `n_ctx` None: 1024 tokens. With `slots` so many prompts are
+    answered at a time with MTP; the text without it, which is compared with, comes from one prompt at a time.
 
     What the engine refuses with MTP and runs without it has failed. An engine that dies or fails, or does not run the
     model without MTP either, says nothing about the block: cannot_tell. Raises EngineMissing, and what `control`
     raises outside the tree of errors.
     """
     asked = PROMPTS if prompts is None else tuple(prompts)
-    run = _Run(engine, asked, n_predict, threads, n_ctx or _N_CTX, tuple(extra_args))
+    check_slots(engine, slots)
+    if slots > len(asked):
+        raise UsageError(
+            f"--slots {slots} needs as many prompts, and there are {len(asked)}: name more with --prompts."
+        )
+    run = _Run(engine, asked, n_predict, threads, n_ctx or _N_CTX, tuple(extra_args), slots)
     lengths = tuple(sorted(set(n_max)))
     n_loads = len(lengths) + 1 + (control is not None and bool(lengths))
     tell = heard(say)
@@ -115,6 +122,7 @@ class _Run:
         threads: int | None,
         n_ctx: int,
         extra_args: tuple[str, ...],
+        slots: int,
     ) -> None:
         self.engine = engine
         self.prompts = prompts
@@ -122,6 +130,7 @@ class _Run:
         self.threads = threads
         self.n_ctx = n_ctx
         self.extra_args = extra_args
+        self.slots = slots
         self.on: dict[int, list[Completion]] = {}
         self.divergences: list[Divergence] = []
         self.same_text: bool | None = None
@@ -133,7 +142,7 @@ class _Run:
 
     @contextmanager
     def _started(self, model: Path, sidecar: Path | None, n_max: int) -> Iterator[Running]:
-        launch = Launch(model, sidecar, n_max, self.n_ctx, self.threads, self.extra_args)
+        launch = Launch(model, sidecar, n_max, self.n_ctx, self.threads, self.extra_args, slots=self.slots)
         self.answers = False
         with self.engine.start(launch) as running:
             try:
@@ -158,7 +167,7 @@ class _Run:
 
     def _ask(self, model: Path, sidecar: Path | None, n_max: int) -> list[Completion]:
         with self._started(model, sidecar, n_max) as running:
-            return [running.complete(prompt, self.n_predict) for prompt in self.prompts]
+            return ask_all(running, self.prompts, self.n_predict, self.slots)
 
     def with_mtp(self, model: Path, sidecar: Path | None, n_max: int) -> None:
         """Text, acceptance and speed with drafts of `n_max` tokens."""
@@ -241,6 +250,7 @@ class _Run:
             control_collapsed=self.collapsed(),
             tps_off=self.tps_off,
             tps_on=self.tps_on,
+            slots=self.slots,
         )
 
 

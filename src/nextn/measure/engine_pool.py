@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from types import TracebackType
 
 from ..engines.base import Engine, MemoryUse, Running
@@ -22,13 +22,11 @@ _HEADROOM = 1.25
 
 
 @dataclass
-class Memory:
+class LoadedMemory:
     """What a load of one setup takes."""
 
-    resident: Resident | None
-    """Main memory, the largest that was seen; None: not known."""
-    engine: list[MemoryUse]
-    """By the engine's own account."""
+    resident: Resident | None  # main memory, the largest that was seen; None: not known
+    engine: list[MemoryUse]  # by the engine's own account
 
     @property
     def document(self) -> LoadMemory:
@@ -48,17 +46,19 @@ class Pool:
     """Loaded engines by setup; a context manager that stops them all."""
 
     def __init__(
-        self, engine: Engine, n_ctx: int, extra_args: Sequence[str], warm_up: str, *, side_by_side: bool = True
+        self, engine: Engine, n_ctx: int, extra_args: Sequence[str], warm_up: str, *, side_by_side: bool = True,
+        slots: int = 1,
     ) -> None:
         self._engine = engine
         self._n_ctx = n_ctx
         self._extra_args = tuple(extra_args)
         self._warm_up = warm_up
+        self._slots = slots
         self._loaded: dict[str, tuple[TimedSetup, Running]] = {}
         self.side_by_side = side_by_side
         """False from the start, or from the moment on when an engine uses other memory than the machine's own, of
         which nobody knows how much is free, or when two loads did not fit."""
-        self.memory: dict[str, Memory] = {}
+        self.memory: dict[str, LoadedMemory] = {}
         self.n_loads = 0
 
     def get(self, setup: TimedSetup) -> Running:
@@ -87,7 +87,7 @@ class Pool:
         return running
 
     def _start(self, setup: TimedSetup) -> Running:
-        launch = setup.launch(self._n_ctx, self._extra_args)
+        launch = replace(setup.launch(self._n_ctx, self._extra_args), slots=self._slots)
         try:
             return self._engine.start(launch)
         except EngineRefused as error:
@@ -123,7 +123,7 @@ class Pool:
                 max(old.file_bytes, now.file_bytes),
                 max(old.peak_bytes, now.peak_bytes),
             )
-        self.memory[setup.id] = Memory(now, list(running.memory))
+        self.memory[setup.id] = LoadedMemory(now, list(running.memory))
 
     def drop(self, setup_id: str) -> None:
         """Stop one engine; harmless when it is not loaded."""

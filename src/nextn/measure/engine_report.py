@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Any, Literal, TypeVar
 
-from ..schemas.base import Engine
+from ..schemas.base import EngineName
 from ..schemas.verify import ControlRun, Speeds
 
 T = TypeVar("T")
@@ -20,34 +20,26 @@ difference between the two best tokens moves by up to 0.011 nats (bf16), 0.041 (
 same prefix is decoded as one batch; divergences seen with MTP had gaps of 0.004 and 0.009. The threshold is 2.4 times
 the largest movement, since deeper models add up more of it; a twentieth of all tokens has a gap that small.
 """
-MIN_DRAFTED = 8
-"""With fewer drafted tokens acceptance says nothing."""
-MIN_ACCEPTANCE = 0.1
-"""Below this at the first draft position, a block cannot be told from one that guesses."""
-COLLAPSE_RATIO = 0.5
-"""The control has collapsed when its acceptance is at most this share of the real one."""
+MIN_DRAFTED = 8  # with fewer drafted tokens acceptance says nothing
+MIN_ACCEPTANCE = 0.1  # below this at the first draft position, a block cannot be told from one that guesses
+COLLAPSE_RATIO = 0.5  # the control has collapsed when its acceptance is at most this share of the real one
 
 
 @dataclass(frozen=True)
 class Divergence:
     """The first place where one prompt's text with MTP parts from the text without."""
 
-    n_max: int
-    """The draft length at which it happened."""
-    prompt: int
-    """Index of the prompt."""
-    position: int
-    """Index of the generated token."""
-    token_off: int | None
-    """The token without MTP; None: the text had ended."""
-    token_on: int | None
-    """The token with MTP; None: the text had ended."""
+    n_max: int  # the draft length at which it happened
+    prompt: int  # index of the prompt
+    position: int  # index of the generated token
+    token_off: int | None  # the token without MTP; None: the text had ended
+    token_on: int | None  # the token with MTP; None: the text had ended
+    # By how much the engine without MTP held `token_off` more likely (difference of natural logs); None: unknown.
     gap_nats: float | None = None
-    """By how much the engine without MTP held `token_off` more likely (difference of natural logs); None: unknown."""
+    # `token_on` is not among the looked-up alternatives: the gap is at least `gap_nats`.
     gap_is_lower_bound: bool = False
-    """`token_on` is not among the looked-up alternatives: the gap is at least `gap_nats`."""
+    # How far that gap moves when the engine without MTP decodes the same text as one batch; None: unknown.
     batch_shift_nats: float | None = None
-    """How far that gap moves when the engine without MTP decodes the same text as one batch; None: unknown."""
 
     @property
     def near_tie(self) -> bool:
@@ -68,49 +60,43 @@ class Divergence:
 class EngineReport:
     """What one engine says about one model."""
 
-    engine: str
-    """The engine's name."""
-    engine_version: str
-    """The engine's version."""
+    engine: str  # the engine's name
+    engine_version: str  # the engine's version
+    # Passed: same text, and the block drafts; failed: not so; cannot_tell: the evidence does not reach.
     verdict: Verdict
-    """passed: same text, and the block drafts; failed: not so; cannot_tell: the evidence does not reach."""
-    reasons: list[str]
-    """One sentence each, the decisive ones."""
-    n_prompts: int
-    """Prompts asked."""
-    n_drafted: int = 0
-    """Tokens drafted in all runs with MTP, the control not counted."""
+    reasons: list[str]  # one sentence each, the decisive ones
+    n_prompts: int  # prompts asked
+    n_drafted: int = 0  # tokens drafted in all runs with MTP, the control not counted
+    # Where texts part, at most one for each prompt and n_max.
     divergences: list[Divergence] = field(default_factory=list)
-    """Where texts part, at most one for each prompt and n_max."""
-    same_text: bool | None = None
-    """No divergence at all, near ties included; None: never compared."""
+    same_text: bool | None = None  # no divergence at all, near ties included; None: never compared
+    # By n_max: the share of verification steps in which the 1st, 2nd, ... drafted token was accepted.
     acceptance: dict[int, list[float]] = field(default_factory=dict)
-    """By n_max: the share of verification steps in which the 1st, 2nd, ... drafted token was accepted."""
+    # Acceptance at the first draft position with shuffled block weights; None: not run.
     control_acceptance: float | None = None
-    """Acceptance at the first draft position with shuffled block weights; None: not run."""
-    control_collapsed: bool | None = None
-    """Whether the control did what it must; None: not run."""
-    tps_off: float | None = None
-    """Generated tokens per second without MTP, all prompts together."""
+    control_collapsed: bool | None = None  # whether the control did what it must; None: not run
+    tps_off: float | None = None  # generated tokens per second without MTP, all prompts together
+    # The same by n_max with MTP; of one slot, where several answered at a time.
     tps_on: dict[int, float] = field(default_factory=dict)
-    """The same by n_max with MTP."""
+    slots: int = 1  # prompts that were answered at the same time with MTP
 
     @property
     def documented(self) -> dict[str, Any]:
         """The fields of a document of verify that only an engine fills."""
         return {
-            "engine": Engine(self.engine, self.engine_version),
+            "engine": EngineName(self.engine, self.engine_version),
             "n_prompts": self.n_prompts,
             "n_drafted": self.n_drafted,
+            "slots": self.slots,
             "same_text": self.same_text,
             "divergences": self.divergences,
-            "acceptance": _by_text(self.acceptance),
+            "acceptance": by_text(self.acceptance),
             "control": ControlRun(self.control_acceptance, self.control_collapsed),
-            "tps": Speeds(self.tps_off, _by_text(self.tps_on)),
+            "tps": Speeds(self.tps_off, by_text(self.tps_on)),
         }
 
 
-def _by_text(by_n_max: dict[int, T]) -> dict[str, T]:
+def by_text(by_n_max: dict[int, T]) -> dict[str, T]:
     """Keys as JSON has them."""
     return {str(n): value for n, value in by_n_max.items()}
 

@@ -92,8 +92,8 @@ def _first_difference(
     mine: tuple[GGUFFile, TensorInfo], theirs: tuple[GGUFFile, TensorInfo], reader: Reader, report: FileReport
 ) -> int | None:
     """The first differing byte of a tensor, or None when it is the same."""
-    left = FileRange(mine[0].path, *mine[0].tensor_range(mine[1]))
-    right = FileRange(theirs[0].path, *theirs[0].tensor_range(theirs[1]))
+    left = FileRange.of(mine[0], *mine[0].tensor_range(mine[1]))
+    right = FileRange.of(theirs[0], *theirs[0].tensor_range(theirs[1]))
     if left.start == right.start and left.path.samefile(right.path):
         report.n_same_file += 1
         return None
@@ -132,7 +132,7 @@ def _check_hashes(model: Model, reader: Reader, report: FileReport) -> None:
             continue
         file, info = found
         digest = hashlib.sha256()
-        for data in reader.pieces(FileRange(file.path, *file.tensor_range(info))):
+        for data in reader.pieces(FileRange.of(file, *file.tensor_range(info))):
             digest.update(data)
         report.n_hashed += 1
         if digest.hexdigest() != wanted:

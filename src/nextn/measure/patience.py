@@ -11,10 +11,8 @@ from .cpu_watch import busy_cpus, n_cpus
 from .engine_pool import Pool
 from .timed_run import SHORT, Ask, TimedRun, TimedSetup, allowed_others, mark_slow, timed_run
 
-DEFAULT_S = 120.0
-"""Seconds that disturbances may cost in all: disturbed runs, and waiting for a quiet machine."""
-ATTEMPTS = 4
-"""How often one run is tried."""
+DEFAULT_S = 120.0  # seconds that disturbances may cost in all: disturbed runs, and waiting for a quiet machine
+ATTEMPTS = 4  # how often one run is tried
 _LONGEST_WAIT_S = 10.0
 
 @dataclass
@@ -27,8 +25,7 @@ class Patience:
     time_run: Callable[..., TimedRun] = timed_run
     busy: Callable[[], float] = busy_cpus
     clock: Callable[[], float] = time.monotonic
-    runs: list[TimedRun] = field(default_factory=list)
-    """Every run in the order it was made, disturbed ones included."""
+    runs: list[TimedRun] = field(default_factory=list)  # every run in the order it was made, disturbed ones included
     spent_s: float = 0.0
 
     @property

@@ -18,8 +18,7 @@ from typing import Literal
 
 Word = Literal["faster", "slower", "not_distinguishable", "machine_busy"]
 
-ALPHA = 0.05
-"""The share of comparisons of equal settings that may wrongly be called different."""
+ALPHA = 0.05  # the share of comparisons of equal settings that may wrongly be called different
 MIN_EFFECT = 0.03
 """Differences below this are not called one, however often repeated.
 
@@ -34,10 +33,8 @@ class Spread:
     """A sample in four numbers."""
 
     median: float
-    low: float
-    """The smallest value."""
-    high: float
-    """The largest value."""
+    low: float  # the smallest value
+    high: float  # the largest value
     n: int
 
 
@@ -46,14 +43,11 @@ class Comparison:
     """How one setting compares with another."""
 
     word: Word
+    # Speed of the one through speed of the other; None when it is not to be believed: too few pairs, or none.
     ratio: float | None
-    """Speed of the one through speed of the other; None when it is not to be believed: too few pairs, or none."""
-    low: float | None
-    """Lower end of the interval of `ratio` that holds with 1 - ALPHA."""
-    high: float | None
-    """Upper end."""
-    p: float | None
-    """Two-sided probability of so one-sided a sample if there were no difference."""
+    low: float | None  # lower end of the interval of `ratio` that holds with 1 - ALPHA
+    high: float | None  # upper end
+    p: float | None  # Two-sided probability of so one-sided a sample if there were no difference
     n_pairs: int
 
 

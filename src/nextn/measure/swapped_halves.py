@@ -2,11 +2,8 @@
 
 from __future__ import annotations
 
-import tempfile
 from pathlib import Path
 from typing import TYPE_CHECKING
-
-from nextn.printable import quoted
 
 from ..block.anatomy import Anatomy
 from ..block.from_gguf import block_from_model
@@ -19,8 +16,10 @@ from ..errors import EngineFailed, EngineRefused
 from ..gguf.files import open_model
 from ..layouts.extract import plan_extract
 from ..layouts.options import ExtractOptions
+from ..printable import quoted
 from ..progress import Say, heard
 from ..writing.execute import execute
+from ..writing.scratch import scratch_folder
 from .engine_check import overall_acceptance
 from .prompts import PROMPTS
 
@@ -60,16 +59,16 @@ def try_halves(
         return [], f"the engine was not asked: the halves of '{name}' cannot be swapped in its type"
     judge = find_engine(engine)
     tell = heard(say)
-    with tempfile.TemporaryDirectory(prefix="nextn-doctor-") as folder:
+    with scratch_folder("doctor") as folder:
         as_it_is = model.entry
         if seen.has_trunk:
-            plan = plan_extract(block_from_model(model), ExtractOptions(out=Path(folder) / "mtp-as-it-is.gguf"))
+            plan = plan_extract(block_from_model(model), ExtractOptions(out=folder / "mtp-as-it-is.gguf"))
             execute(plan)
-            as_it_is = Path(folder) / "mtp-as-it-is.gguf"
+            as_it_is = folder / "mtp-as-it-is.gguf"
         sidecar = open_model(as_it_is)
         file, info = sidecar.tensors[name]
         patient = Patient(sidecar).with_bytes(name, swapped_segments(file, info) or ())
-        crossed = Path(folder) / "mtp-swapped.gguf"
+        crossed = folder / "mtp-swapped.gguf"
         execute(plan_mended(sidecar, patient, crossed))
         shares = []
         for what, path in (("as it is", as_it_is), ("with its halves swapped", crossed)):

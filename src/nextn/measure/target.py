@@ -16,8 +16,7 @@ class MeasuredModel:
     """A model as an engine loads it."""
 
     model: Model
-    sidecar: Model | None
-    """The file with the block beside a trunk-only model."""
+    sidecar: Model | None  # the file with the block beside a trunk-only model
     notes: tuple[str, ...] = ()
 
     @property

@@ -9,10 +9,8 @@ from pathlib import Path
 
 from ..errors import StorageError, UsageError
 
-TASKS = ("code", "extract", "story")
-"""Drafts are accepted most often in code, least in prose, with extraction between."""
-OWN = "own"
-"""The name of the task of a user's own prompts."""
+TASKS = ("code", "extract", "story")  # drafts are accepted most often in code, least in prose, with extraction between
+OWN = "own"  # the name of the task of a user's own prompts
 _BETWEEN = "\n---\n"
 
 

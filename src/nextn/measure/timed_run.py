@@ -15,22 +15,16 @@ from ..engines.base import Completion, Launch, Running
 from ..schemas.base import filled
 from ..schemas.timing import RawRun
 from .cpu_watch import Usage, Watch, n_cpus
+from .slots import ask_all, together
 
-"""Told what is going on, in a few words."""
-MAX_WAIT_SHARE = 0.05
-"""More of the wanted CPU time than this not granted: somebody else had it."""
-MAX_OTHERS_SHARE = 0.15
-"""Share of the machine's CPUs that others may use, where the engine leaves as many free."""
-MIN_OTHERS_CPUS = 0.1
-"""What others may always use: a machine is never wholly idle."""
-MAX_STEAL_CPUS = 0.05
-"""CPUs that a hypervisor may take away on average."""
-TICK_ERROR_S = 0.03
-"""How far the kernel's count of busy time, in ticks of 10 ms on each CPU, may be off over one run."""
+MAX_WAIT_SHARE = 0.05  # more of the wanted CPU time than this not granted: somebody else had it
+MAX_OTHERS_SHARE = 0.15  # share of the machine's CPUs that others may use, where the engine leaves as many free
+MIN_OTHERS_CPUS = 0.1  # what others may always use: a machine is never wholly idle
+MAX_STEAL_CPUS = 0.05  # CPUs that a hypervisor may take away on average
+TICK_ERROR_S = 0.03  # how far the kernel's count of busy time, in ticks of 10 ms on each CPU, may be off over one run
+# A greedy run does the same work as its repeats: below this share of the fastest one's speed it was disturbed.
 SLOW_REPEAT = 0.75
-"""A greedy run does the same work as its repeats: below this share of the fastest one's speed it was disturbed."""
-SHORTEST_TOKENS = 4
-"""A run of fewer generated tokens measures nothing."""
+SHORTEST_TOKENS = 4  # a run of fewer generated tokens measures nothing
 
 CPU_WAIT, OTHERS, STEAL, SLOW, SHORT = "cpu_wait", "others_busy", "cpu_stolen", "slower_than_repeats", "too_short"
 
@@ -39,18 +33,14 @@ CPU_WAIT, OTHERS, STEAL, SLOW, SHORT = "cpu_wait", "others_busy", "cpu_stolen", 
 class TimedSetup:
     """One way to run a model that is to be timed."""
 
-    id: str
-    """Short and unique: "off", "n_max 2", ..."""
+    id: str  # short and unique: "off", "n_max 2", ...
     model: Path
     sidecar: Path | None = None
     n_max: int = 0
     p_min: float = 0.0
-    threads: int | None = None
-    """None: the engine's default."""
-    type: str | None = None
-    """Type of the block, where several are compared."""
-    extra_args: tuple[str, ...] = ()
-    """Arguments of this setup alone, behind those of all."""
+    threads: int | None = None  # None: the engine's default
+    type: str | None = None  # type of the block, where several are compared
+    extra_args: tuple[str, ...] = ()  # arguments of this setup alone, behind those of all
 
     def launch(self, n_ctx: int, extra_args: Sequence[str] = ()) -> Launch:
         """How to start it."""
@@ -75,14 +65,13 @@ class Ask:
     """What a run is asked."""
 
     task: str
-    prompt_index: int
-    """Number of the prompt within its task."""
+    prompt_index: int  # number of the prompt within its task
     prompt: str
-    n_predict: int
-    """Tokens to generate at most."""
-    temperature: float = 0.0
-    """0 is greedy."""
+    n_predict: int  # tokens to generate at most
+    temperature: float = 0.0  # 0 is greedy
     seed: int = 0
+    beside: tuple[str, ...] = ()
+    """Prompts that other slots answer at the same time."""
 
     def cell(self, setup: TimedSetup) -> tuple[str, str, int]:
         """As `TimedRun.cell` of what this makes `setup` do."""
@@ -96,38 +85,24 @@ class TimedRun:
     setup: str
     task: str
     prompt: int
-    pass_no: int
-    """Number of the pass over all setups, from 0."""
-    attempt: int
-    """0, and one more for each repetition of a disturbed run."""
-    n_tokens: int
-    """Generated tokens."""
-    decode_tps: float
-    """Generated tokens per second, by the engine's clock."""
-    prompt_tps: float
-    """Prompt tokens per second, by the engine's clock."""
+    pass_no: int  # number of the pass over all setups, from 0
+    attempt: int  # 0, and one more for each repetition of a disturbed run
+    n_tokens: int  # generated tokens
+    decode_tps: float  # generated tokens per second, by the engine's clock
+    prompt_tps: float  # prompt tokens per second, by the engine's clock
     drafted: int
     accepted: int
-    steps: int
-    """Verification steps."""
+    steps: int  # verification steps
+    # Share of steps in which the 1st, 2nd, ... drafted token was accepted; None: not known.
     acceptance: tuple[float, ...] | None
-    """Share of steps in which the 1st, 2nd, ... drafted token was accepted; None: not known."""
-    wall_s: float
-    """From question to answer, prompt included."""
-    cpu_s: float | None
-    """CPU seconds of the engine in that time; None here and below: not known."""
-    cpu_ratio: float | None
-    """`cpu_s` by wall time and threads."""
-    wait_share: float | None
-    """Share of the CPU time that the engine wanted and did not get."""
-    others_cpus: float | None
-    """CPUs that other processes kept busy on average."""
-    steal_cpus: float | None
-    """CPUs that a hypervisor took away on average."""
-    n_involuntary: int | None
-    """Involuntary context switches of the engine's threads."""
-    disturbed: tuple[str, ...] = ()
-    """What disturbed it; empty: nothing that was noticed."""
+    wall_s: float  # from question to answer, prompt included
+    cpu_s: float | None  # CPU seconds of the engine in that time; None here and below: not known
+    cpu_ratio: float | None  # `cpu_s` by wall time and threads
+    wait_share: float | None  # share of the CPU time that the engine wanted and did not get
+    others_cpus: float | None  # CPUs that other processes kept busy on average
+    steal_cpus: float | None  # CPUs that a hypervisor took away on average
+    n_involuntary: int | None  # involuntary context switches of the engine's threads
+    disturbed: tuple[str, ...] = ()  # what disturbed it; empty: nothing that was noticed
 
     @property
     def cell(self) -> tuple[str, str, int]:
@@ -150,7 +125,9 @@ class TimedRun:
 def timed_run(running: Running, setup: TimedSetup, ask: Ask, pass_no: int = 0, attempt: int = 0) -> TimedRun:
     """Ask once, and watch the machine meanwhile. Raises EngineFailed."""
     watch = Watch(running.session)
-    answer = running.complete(ask.prompt, ask.n_predict, seed=ask.seed, temperature=ask.temperature)
+    prompts = (ask.prompt, *ask.beside)
+    answers = ask_all(running, prompts, ask.n_predict, len(prompts), seed=ask.seed, temperature=ask.temperature)
+    answer = together(answers)
     return judged_run(setup, ask, answer, watch.since(), pass_no, attempt)
 
 

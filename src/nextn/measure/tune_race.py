@@ -7,8 +7,8 @@ from dataclasses import dataclass, field
 
 from .timed_run import TimedRun
 
+# After the 1st, 2nd, 3rd prompt: what is slower than this share of the fastest is stopped.
 STOP_BELOW = (0.70, 0.85, 0.90)
-"""After the 1st, 2nd, 3rd prompt: what is slower than this share of the fastest is stopped."""
 
 Measure = Callable[[str, int], "TimedRun | None"]
 """(id, number of the prompt) -> the run; None: the engine refused this setting."""
@@ -18,10 +18,9 @@ Measure = Callable[[str, int], "TimedRun | None"]
 class Race:
     """What one race saw."""
 
+    # Id -> number of the prompt -> the run; only runs whose speed counts.
     runs: dict[str, dict[int, TimedRun]] = field(default_factory=dict)
-    """id -> number of the prompt -> the run; only runs whose speed counts."""
-    stopped: dict[str, int] = field(default_factory=dict)
-    """id -> after so many prompts."""
+    stopped: dict[str, int] = field(default_factory=dict)  # id -> after so many prompts
     refused: list[str] = field(default_factory=list)
 
     def relative(self, one: str, other: str) -> float | None:

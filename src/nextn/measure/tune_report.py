@@ -7,8 +7,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ..schemas.base import Documented, filled
-from ..schemas.tune import PlannedRuns, Tune, TuneAnswer, TuneCandidate
+from ..schemas.base import Documented, EngineName, filled
+from ..schemas.tune import PlannedRuns, TuneAnswer, TuneCandidate, TuneDocument
 from .bench_report import Compared, overall_tps, spread_figures
 from .timed_run import TimedRun
 from .tune_space import AS_IS, Point
@@ -22,29 +22,22 @@ class TuneReport(Documented):
     """Everything that tune found, or with `dry_run` would try."""
 
     model: str
-    word: str
-    """"mtp", "off", "machine_busy", or "not_tried"."""
+    word: str  # "mtp", "off", "machine_busy", or "not_tried"
     sentence: str
-    point: Point | None
-    """The settings to run with; None: none were found."""
-    sidecar: str | None
-    """The file to draft with; None: the model's own block, or MTP off."""
-    args: tuple[str, ...]
-    """Engine arguments that all runs had."""
+    point: Point | None  # the settings to run with; None: none were found
+    sidecar: str | None  # the file to draft with; None: the model's own block, or MTP off
+    args: tuple[str, ...]  # engine arguments that all runs had
     compared: Compared | None
-    engine: dict[str, str]
+    engine: EngineName
     machine: dict[str, Any]
     settings: dict[str, Any]
     trials: list[tuple[str, Trial]]
     runs: list[TimedRun]
     final_runs: list[TimedRun]
-    n_planned: tuple[int, int]
-    """Runs that were planned, at least and at most."""
+    n_planned: tuple[int, int]  # runs that were planned, at least and at most
     wall_s: float
-    command: str | None
-    """The command line of an engine with these settings."""
-    files: tuple[Path, ...] = ()
-    """What was written, or would be: a sidecar, and these settings."""
+    command: str | None  # the command line of an engine with these settings
+    files: tuple[Path, ...] = ()  # what was written, or would be: a sidecar, and these settings
     dry_run: bool = False
     notes: list[str] = field(default_factory=list)
 
@@ -54,12 +47,18 @@ class TuneReport(Documented):
         return sum(1 for run in self.runs if not run.good)
 
     @property
-    def document(self) -> Tune:
+    def when_unprinted(self) -> str:
+        """Whether the settings were kept."""
+        kept = [str(path) for path in self.files if not self.dry_run]
+        return f"the settings are in {kept[-1]}" if kept else "nothing was written"
+
+    @property
+    def document(self) -> TuneDocument:
         """What --json prints, and what is kept beside the model."""
         point = self.point
         types = point.artifact if point else AS_IS
         return filled(
-            Tune,
+            TuneDocument,
             self,
             n_max=point.n_max if point else None,
             p_min=point.p_min if point and point.n_max else None,

@@ -18,19 +18,14 @@ from .timed_run import Ask, TimedRun, TimedSetup
 from .tune_race import Race, race
 from .tune_space import AS_IS, Point, Space
 
-KEEP = 0.90
-"""Draft lengths at least this share of the best one's speed are tried again with another type of the head."""
-NEAR = 0.97
-"""A setting at least this share of the leader's speed goes to the final with it."""
+KEEP = 0.90  # draft lengths at least this share of the best one's speed are tried again with another type of the head
+NEAR = 0.97  # a setting at least this share of the leader's speed goes to the final with it
+# Where the best drafts reach less than this share of the speed without MTP, no other types and limits are tried.
 GIVE_UP = 0.85
-"""Where the best drafts reach less than this share of the speed without MTP, other types and limits are not tried."""
-SAME = 0.99
-"""Of finalists at least this share of the fastest one's speed, that nearest to what the user has is taken."""
-LAST = 0.95
-"""Finalists below this share of the best after a whole pass run no further."""
+SAME = 0.99  # of finalists at least this share of the fastest one's speed, that nearest to what the user has is taken
+LAST = 0.95  # finalists below this share of the best after a whole pass run no further
 MAX_FINALISTS = 3
-SCREEN_SHARE = 2
-"""Answers of the races are so many times shorter than those of the final."""
+SCREEN_SHARE = 2  # answers of the races are so many times shorter than those of the final
 LEAST_TOKENS = 24
 
 @dataclass
@@ -38,22 +33,17 @@ class Trial:
     """One setting and what became of it."""
 
     point: Point
-    stages: list[str] = field(default_factory=list)
-    """The races it ran in."""
-    relative: float | None = None
-    """Speed through that of MTP off in its last race; None: no undisturbed run."""
-    outcome: str = "beaten"
-    """"winner", "finalist", "beaten", "stopped", "refused", or "not tried" (a dry run)."""
-    why: str | None = None
-    """Why it was refused."""
+    stages: list[str] = field(default_factory=list)  # the races it ran in
+    relative: float | None = None  # speed through that of MTP off in its last race; None: no undisturbed run
+    outcome: str = "beaten"  # "winner", "finalist", "beaten", "stopped", "refused", or "not tried" (a dry run)
+    why: str | None = None  # why it was refused
 
 
 @dataclass
 class Final:
     """How the final ended."""
 
-    word: str
-    """"mtp", "off", or "machine_busy"."""
+    word: str  # "mtp", "off", or "machine_busy"
     point: Point
     compared: Compared
     runs: list[TimedRun]
@@ -83,7 +73,6 @@ class Search:
         self._pass = 0
         self.trials: dict[str, Trial] = {}
         self.notes: list[str] = []
-        self.n_races = 0
         self._refusals: dict[str, EngineRefused] = {}
 
     # ---- the races ------------------------------------------------------------------------------------------------
@@ -150,7 +139,6 @@ class Search:
         points = list(dict.fromkeys(points))
         ids = {self._name(one): one for one in points}
         self._pass += 1
-        self.n_races += 1
         number = self._pass
         loads = self._patience.pool.n_loads
 

@@ -19,12 +19,9 @@ EMBD_TYPES = ("q4_0", "q8_0")
 class Artifact:
     """The types of a file with the block. Without any: the user's own file, as it is."""
 
-    block: str | None = None
-    """Of the block's matrices; None: as they are."""
-    head: str | None = None
-    """Of the head that drafts."""
-    embd: str | None = None
-    """Of the embeddings beside it; None exactly when `head` is: the file's own, or the trunk's."""
+    block: str | None = None  # of the block's matrices; None: as they are
+    head: str | None = None  # of the head that drafts
+    embd: str | None = None  # of the embeddings beside it; None exactly when `head` is: the file's own, or the trunk's
 
     @property
     def as_is(self) -> bool:
@@ -54,8 +51,7 @@ AS_IS = Artifact()
 class Point:
     """One way to run the model."""
 
-    n_max: int
-    """0: MTP off."""
+    n_max: int  # 0: MTP off
     p_min: float = 0.0
     artifact: Artifact = AS_IS
     threads: int | None = None
@@ -89,18 +85,14 @@ class Space:
     """All values that may be tried."""
 
     n_max: tuple[int, ...] = N_MAX
-    neighbours: bool = True
-    """Whether lengths between and beyond those of `n_max` may be tried near the best."""
+    neighbours: bool = True  # whether lengths between and beyond those of `n_max` may be tried near the best
     p_min: tuple[float, ...] = P_MIN
     heads: tuple[str, ...] = HEAD_TYPES
     embds: tuple[str, ...] = EMBD_TYPES
     blocks: tuple[str, ...] = BLOCK_TYPES
-    threads: tuple[int | None, ...] = (None,)
-    """The first is that of the search."""
-    separate_head: bool = True
-    """Whether the head may have another type than the embeddings."""
-    own: Artifact = AS_IS
-    """The types that the user's own file has: what equals it is not made again."""
+    threads: tuple[int | None, ...] = (None,)  # the first is that of the search
+    separate_head: bool = True  # whether the head may have another type than the embeddings
+    own: Artifact = AS_IS  # the types that the user's own file has: what equals it is not made again
 
     @property
     def off(self) -> Point:

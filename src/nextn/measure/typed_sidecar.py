@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import tempfile
 from pathlib import Path
 
 from ..block.from_gguf import block_from_model
@@ -59,11 +58,6 @@ def write_sidecar(
             check_room(plan.folder, plan.bytes_written, "a temporary sidecar")
         donor.run(plan, expect=None, why=None, dry_run=False, progress=None)
     return out
-
-
-def scratch_folder() -> tempfile.TemporaryDirectory[str]:
-    """A folder for temporary files, removed with everything in it however the command ends (kill -9 excepted)."""
-    return tempfile.TemporaryDirectory(prefix="nextn-trial-")
 
 
 def loaded_bytes(model: Model, sidecar: Path | None) -> int:

@@ -49,7 +49,6 @@ class ContextUse:
     output_bytes: float = 0
     compute: dict[str, float] = field(default_factory=dict)  # by device
     kv: dict[str, float] = field(default_factory=dict)  # by device; empty when nothing was allocated
-    n_layers_kv: int = 0
 
 
 @dataclass
@@ -93,7 +92,6 @@ def read_account(log: str, *, accounting: bool) -> Account:
         elif match := _KV.search(line):
             if current is not None:
                 current.kv_bytes += float(match[1]) * MIB
-                current.n_layers_kv += int(match[3])
         elif match := _STATE.search(line):
             if current is not None:
                 current.state_bytes += float(match[1]) * MIB

@@ -1,6 +1,6 @@
 """kv_cache and recurrent state from a header: which layers of which context keep how much.
 
-Sources: llama.cpp b11434, `src/llama-model.cpp` (create_memory: a context of the target keeps the trunk's layers, a
+Sources: llama.cpp b11549, `src/llama-model.cpp` (create_memory: a context of the target keeps the trunk's layers, a
 context for drafting the blocks'), `src/llama-kv-cache.cpp` (one row of keys and one of values per cell and layer, no
 values for MLA), `src/llama-kv-cache-iswa.cpp` (cells of a sliding window), `src/llama-kv-cache-dsa.cpp` (an indexer's
 keys beside the latent ones), `src/llama-memory-recurrent.cpp` (rows of the recurrent state).
@@ -66,7 +66,7 @@ def _context_layers(shape: Shape, context: str) -> Iterable[tuple[Layer, str]]:
             continue
         if layer.n_embd_k:
             yield layer, WINDOW if layer.window else FULL
-        if layer.indexer and context == TARGET:
+        if layer.indexer:
             yield layer, INDEXER
 
 

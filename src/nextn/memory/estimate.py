@@ -158,7 +158,7 @@ def _add_state(
 def output_bytes(shape: Shape, settings: Settings, context: str, mtp: bool) -> int:
     """Logits of a step's outputs; with MTP hidden rows, too: a batch's in the target, one a sequence in the draft.
 
-    Source: llama_context::output_reserve of llama.cpp b11434. Engines grow this buffer with the first answer and do
+    Source: llama_context::output_reserve of llama.cpp b11549. Engines grow this buffer with the first answer and do
     not log it then.
     """
     n_outputs = settings.n_parallel * (1 + (settings.n_max if mtp and context == TARGET else 0))

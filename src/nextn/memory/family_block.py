@@ -88,7 +88,7 @@ def family_block(trunk: Model) -> Block:
             if ne is None:
                 raise UnsupportedModel(
                     f"{trunk.entry}: the shape of '{rule.target}' does not follow from the trunk alone; name a donor "
-                    "with --donor."
+                    "with --from."
                 )
             rows = 1
             for axis in ne[1:]:

@@ -54,7 +54,7 @@ class RealFiles:
         if layout == "sidecar" and setup.plan is None and setup.sidecar is not None:
             return setup.sidecar  # a real one beside a trunk that has to be made
         if block is None or block.kind == "family":
-            raise UsageError("its block does not exist; name a donor with --donor")
+            raise UsageError("its block does not exist; name a donor with --from")
         options = AttachOptions(layout, embd_type=parse_type_name(EMBD_TYPE))
         return self._run(plan_attach(self._trunk(), block, options), layout)
 

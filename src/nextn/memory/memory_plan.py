@@ -8,7 +8,7 @@ from ..block.model import Block
 from ..gguf.files import Model
 from ..layouts.donor_check import n_layer_trunk
 from ..schemas.base import Documented, filled
-from ..schemas.plan import Plan, PlannedBlock, PlannedSetup, Publishing, Totals
+from ..schemas.plan import PlanDocument, PlannedBlock, PlannedSetup, Publishing, Totals
 from ..units import size
 from .answers import Machine
 from .estimate import COLUMNS, Prediction
@@ -88,11 +88,11 @@ class MemoryPlan(Documented):
         return answers(self)
 
     @property
-    def document(self) -> Plan:
+    def document(self) -> PlanDocument:
         """What --json prints."""
         block = self.block
         return filled(
-            Plan,
+            PlanDocument,
             self,
             model=self.name,
             name=self.model.header.get("general.name"),

@@ -9,7 +9,7 @@ from ..gguf.types import TensorType, parse_type_name
 from ..schemas.base import filled
 from ..schemas.plan import RunSettings
 
-# Types that engines take for the kv_cache (llama.cpp b11434, common/arg.cpp).
+# Types that engines take for the kv_cache (llama.cpp b11549, common/arg.cpp).
 KV_TYPES = ("f32", "f16", "bf16", "q8_0", "q4_0", "q4_1", "iq4_nl", "q5_0", "q5_1")
 DEFAULT_N_CTX = 8192
 N_BATCH, N_UBATCH = 2048, 512  # the engine's defaults

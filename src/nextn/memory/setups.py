@@ -165,7 +165,7 @@ def make_setups(
     first = maker.made(NO_MTP, maker.no_mtp)
     notes = [] if first.why_not is None else [first.why_not]
     found: Block | None = None
-    why = "there is no block: name a donor with --donor"
+    why = "there is no block: name a donor with --from"
     try:
         if maker.has_block:
             found = block_from_model(model)

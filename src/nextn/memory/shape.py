@@ -1,6 +1,6 @@
 """The dimensions of a model that memory depends on, read from its header pairs.
 
-Sources of the rules: llama.cpp b11434, `src/llama-hparams.cpp` (n_embd_k_gqa, n_embd_r, n_embd_s),
+Sources of the rules: llama.cpp b11549, `src/llama-hparams.cpp` (n_embd_k_gqa, n_embd_r, n_embd_s),
 `src/models/*.cpp` (which layers are recurrent or have a sliding window) and `src/llama-arch.cpp`
 (llm_arch_supports_rs_rollback).
 """
@@ -51,10 +51,6 @@ class Shape:
         """Whether each drafted token costs one copy of the recurrent state."""
         return self.rollback and self.n_embd_state > 0
 
-    @property
-    def n_recurrent(self) -> int:
-        """Layers with a recurrent state."""
-        return sum(layer.recurrent for layer in self.layers)
 
 
 def _per_layer(value: Any, n: int, default: int = 0) -> list[int]:
@@ -90,12 +86,12 @@ def _state(model: Model, n_head: int) -> int:
 
 
 def _indexers(model: Model, n_trunk: int, n_all: int) -> list[int]:
-    """Elements of each layer's indexer key; blocks run without their indexer."""
-    size, indexer = model.arch_int("attention.indexer.key_length"), memory_of(model.architecture).indexer
-    if indexer is None or not size:
+    """Elements of what each layer's indexer caches of a token; blocks run without their indexer, but for pools."""
+    size, memory = model.arch_int("attention.indexer.key_length"), memory_of(model.architecture)
+    if memory.indexer is None or not size:
         return [0] * n_all
-    has = indexer(model.arch_value, n_trunk)
-    return [size if i < n_trunk and has[i] else 0 for i in range(n_all)]
+    has = [*memory.indexer(model.arch_value, n_trunk), *[bool(memory.pool_rows)] * (n_all - n_trunk)]
+    return [size * max(1, memory.pool_rows) if each else 0 for each in has]
 
 
 def shape_of(model: Model) -> Shape:

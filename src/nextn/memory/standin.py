@@ -7,7 +7,6 @@ files are 600 GB long, can be shown to it as sparse files that take a few blocks
 from __future__ import annotations
 
 import os
-from dataclasses import dataclass
 from pathlib import Path
 
 from ..errors import StorageError
@@ -22,15 +21,6 @@ class _Blank(dict[str, str]):
 
     def __missing__(self, name: str) -> str:
         return _NO_HASH
-
-
-@dataclass(frozen=True)
-class StandIn:
-    """A model that may exist only as headers."""
-
-    model: Model
-    plan: Plan | None  # how it would be made; None: it is there
-    real: bool  # whether its data is there
 
 
 def _bytes_of(segment: Segment) -> bytes | None:
@@ -73,18 +63,3 @@ def stand_in(plan: Plan, folder: Path) -> Model:
         raise os_error(error, folder, "make stand-ins") from error
     entry = plan.sidecar if plan.layout == "sidecar" and plan.sidecar is not None else plan.entry
     return open_model(folder / entry.name)
-
-
-def stand_in_headers(model: Model, folder: Path) -> Model:
-    """A model of which only headers are known, as sparse files in `folder`. Raises StorageError."""
-    from ..gguf.header import build_header
-
-    try:
-        folder.mkdir(parents=True)
-    except OSError as error:
-        raise os_error(error, folder, "make stand-ins") from error
-    for file in model.files:
-        header = file.header
-        head = build_header(header.kvs, header.tensors, version=header.version, alignment=header.alignment)
-        sparse_file(folder / file.path.name, head, file.size_bytes)
-    return open_model(folder / model.entry.name)

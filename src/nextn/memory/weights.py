@@ -1,6 +1,6 @@
 """Weights from headers: which tensors an engine loads, on which device, and which the CPU keeps a second time.
 
-Sources: llama.cpp b11434, `src/llama-model.cpp` (placement of layers, buffer types), `src/models/*.cpp` (which tensors
+Sources: llama.cpp b11549, `src/llama-model.cpp` (placement of layers, buffer types), `src/models/*.cpp` (which tensors
 of a block are skipped without MTP), `ggml/src/ggml-cpu/repack.cpp` (types that the CPU rearranges).
 """
 

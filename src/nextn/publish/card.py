@@ -8,6 +8,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from ..archs import FAMILIES
+from ..archs.engines import Does
+from ..compat import verdict
 from ..discovery import llama_cpp_names as hf_rules
 from ..layouts.pack import BLOCK_SHARD, FIRST, MTP, PLAIN, SIDECAR, Quant, Variant
 from ..units import size
@@ -16,6 +18,7 @@ from .sums import NAME as SUMS
 from .verified import Verified
 
 NAME = "README.md"
+_LAYOUTS = {"trunk-only": "without a block", "shards": "shards with a block", "sidecar": "trunk and sidecar"}
 REPO = "ORG/REPO"  # stands for the repository where its name is not given
 
 
@@ -121,21 +124,37 @@ class Card:
                 f"llama-server -m {mtp.entry}{draft} --spec-type draft-mtp   # from local files",
                 f"llama-server {self._hf(plain.entry, quant.label)}",
             ]
-        family = FAMILIES.get(self.architecture)
-        runs = family.runs_on.get("llama.cpp") if family else None
-        return ["## llama.cpp", f"Takes `{self.architecture}` as: {runs}." if runs else "", _code(*lines)]
+        return ["## llama.cpp", self._measured("llama.cpp"), _code(*lines)]
+
+    def _measured(self, engine: str) -> str:
+        """What the engine does with each layout that is here, as measured; nothing where that is not known."""
+        said = []
+        for layout in dict.fromkeys(("trunk-only", *(quant.layout for quant in self.quants))):
+            found = verdict(self.architecture, layout, engine)
+            if found is not None:
+                said.append(f"- {_LAYOUTS[layout]}: {engine} {_plain(found.words)}")
+        return "\n".join((f"Measured with tiny models of `{self.architecture}`:\n", *said)) if said else ""
 
     def _ik(self) -> list[str]:
         family = FAMILIES.get(self.architecture)
-        runs = family.runs_on.get("ik_llama.cpp", "") if family else ""
-        out = ["## ik_llama.cpp", f"Takes `{self.architecture}` as: {runs}." if runs else ""]
+        support = family.ik if family is not None else None
         lines = []
         for quant in self.quants:
             mtp = quant.variants[MTP]
-            if quant.layout == "shards" and "shards" in runs:
-                lines.append(f"llama-server -m {mtp.entry} --spec-type mtp:n_max=2,p_min=0.0   # {quant.label}")
-        lines += [f"llama-server -m {quant.variants[PLAIN].entry}   # without MTP" for quant in self.quants]
-        return [*out, _code(*lines), self._bundling("It takes no sidecar of this family; make one file of both:")]
+            if support is not None and support.drafts_with(quant.layout):
+                draft = f" -md {mtp.sidecar}" if mtp.sidecar else ""
+                lines.append(f"llama-server -m {mtp.entry}{draft} --spec-type mtp:n_max=2,p_min=0.0   # {quant.label}")
+        if support is None or support.trunk is not Does.REFUSES:
+            lines += [f"llama-server -m {quant.variants[PLAIN].entry}   # without MTP" for quant in self.quants]
+        bundles = support is not None and support.drafts_with("bundle") and not support.drafts_with("sidecar")
+        return [
+            "## ik_llama.cpp",
+            self._measured("ik_llama.cpp"),
+            _code(*lines) if lines else "",
+            self._bundling("It drafts with a block in the model, and takes no sidecar; make one file of both:")
+            if bundles
+            else "",
+        ]
 
     def _lm_studio(self) -> list[str]:
         return [

@@ -15,8 +15,7 @@ import msgspec
 from ..errors import FormatError, UnsupportedFormat
 from ..layouts.pack import Quant, Role, Variant
 from ..schemas.base import filled, plain
-from ..schemas.manifest import Manifest as ManifestDocument
-from ..schemas.manifest import PublishedFile, PublishedQuant, PublishedVariant, VariantFile
+from ..schemas.manifest import ManifestDocument, PublishedFile, PublishedQuant, PublishedVariant, VariantFile
 from ..version import __version__
 
 NAME = "nextn.json"

@@ -15,14 +15,14 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, cast
 
+from ..brief import Brief
 from ..errors import UsageError
 from ..layouts.naming import plain_base, split_quant
 from ..layouts.pack import Pack
 from ..progress import Progress
 from ..remote.cache import refuse_partial
 from ..schemas.base import Documented, filled
-from ..schemas.pack import Pack as PackDocument
-from ..schemas.pack import PackedFile, PackedQuant
+from ..schemas.pack import PackDocument, PackedFile, PackedQuant
 from ..workfile import At
 from ..writing.execute import Outcome, check_outputs, execute
 from ..writing.leftovers import SUFFIX
@@ -85,11 +85,12 @@ class _Watching:
 
 
 @dataclass(frozen=True)
-class Package:
+class Package(Brief):
     """All that will be published."""
 
     pack: Pack
     plan: Plan  # with card, sums and manifest
+    n_verified: int  # verdicts that the card shows
     _ledger: _Ledger
 
     @property
@@ -123,6 +124,11 @@ class PackResult(Documented):
     def bytes_read(self) -> int:
         """Bytes read in all, hashing included."""
         return (self.outcome.bytes_read if self.outcome else self.package.plan.bytes_read) + self.bytes_hashed
+
+    @property
+    def when_unprinted(self) -> str:
+        """Whether the files are there."""
+        return "nothing was written" if self.outcome is None else f"the folder {self.folder} is complete"
 
     @property
     def document(self) -> PackDocument:
@@ -185,7 +191,7 @@ def plan_package(pack: Pack, options: CardOptions | None = None) -> Package:
         NewFile(sums.NAME, (LateHeader(len(all_sums({})), build_sums),)),
         NewFile(manifests.NAME, (LateHeader(len(manifest({})), build_manifest),)),
     )
-    return Package(pack, replace(pack.plan, outputs=outputs), ledger)
+    return Package(pack, replace(pack.plan, outputs=outputs), len(options.verified), ledger)
 
 
 def _linked(plan: Plan) -> list[Link]:
@@ -214,7 +220,7 @@ def pack_up(
     Raises what carrying out any plan raises.
     """
     plan, ledger = package.plan, package._ledger
-    check_outputs(plan)
+    check_outputs(plan, tidy=not dry_run)
     n_hash = package.hash_bytes
     if dry_run:
         return PackResult(package, None, n_hash, {})

@@ -6,6 +6,7 @@ rest arrives as ranges in a hidden folder beside (see `staging`), is compared wi
 
 from __future__ import annotations
 
+import contextlib
 import os
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -17,24 +18,26 @@ from ..errors import OutputExists, RemoteError, UsageError
 from ..gguf.files import GGUFFile, read_header
 from ..progress import Progress
 from ..schemas.base import Documented, filled
-from ..schemas.pull import Pull, PulledFile
+from ..schemas.pull import PullDocument, PulledFile
+from ..workfile import Stamp
 from ..writing.execute import Outcome, check_outputs, execute
 from ..writing.plan import Link, LinkMode, Plan
+from ..writing.system import explained
 from . import manifest as manifests
 from . import sums
 from .accept import check_content, check_names
 from .choose import Chosen, choose
 from .listing import Listed
-from .staging import Staging, mismatch
+from .staging import Staging, mismatch, one_at_a_time
 
 if TYPE_CHECKING:
-    from ..remote.http import Options
+    from ..remote.http import Fetcher, Options
     from ..remote.hub import HubRepo
     from ..remote.model import Remote
     from ..workfile import Stamp
 
 PRESENT, CACHED, DOWNLOAD = "present", "cached", "download"
-_Found = tuple["Step", Path, "Stamp | None"]  # a file, where its bytes are, and the stamp of what was fetched
+_Found = tuple["Step", Path, Stamp | None]  # a file, where its bytes are, and the stamp of what was fetched
 
 
 @dataclass(frozen=True)
@@ -76,7 +79,12 @@ class PullResult(Documented):
         return None if self.chosen.sidecar is None else self.folder / PurePosixPath(self.chosen.sidecar).name
 
     @property
-    def document(self) -> Pull:
+    def when_unprinted(self) -> str:
+        """Whether the files are there."""
+        return "nothing was written" if self.dry_run else f"the files are complete, load {self.entry}"
+
+    @property
+    def document(self) -> PullDocument:
         """What --json prints."""
         files = [
             filled(PulledFile, step.file, path=str(self.folder / step.name), source=step.file.path, state=step.state)
@@ -84,7 +92,7 @@ class PullResult(Documented):
         ]
         chosen = self.chosen
         return filled(
-            Pull, self, files=files, links=self.outcome.links if self.outcome else {},
+            PullDocument, self, files=files, links=self.outcome.links if self.outcome else {},
             quant=chosen.quant, variant=chosen.variant, why=chosen.why, size_bytes=chosen.size_bytes,
         )  # fmt: skip
 
@@ -112,7 +120,6 @@ def pull(
     from ..remote.cache import cache_root
     from ..remote.http import Fetcher
     from ..remote.hub import HubRepo
-    from ..remote.model import Remote
 
     started = time.perf_counter()
     place = parse_source(source)
@@ -120,28 +127,46 @@ def pull(
         raise UsageError(f"'{source}' is no repository on the Hub; write ORG/NAME or hf:ORG/NAME@REVISION.")
     fetcher = Fetcher(options)
     repo = HubRepo(place.repo_id, place.revision, fetcher, (root or cache_root()).absolute())
-    listing = [Listed(name, file.size_bytes, file.sha256) for name, file in repo.listing.files.items()]
     folder = Path(out)
+    turn = contextlib.nullcontext() if dry_run else one_at_a_time(repo.root, folder)
+    with turn:
+        return _pull(repo, fetcher, folder, variant, quant or place.file, link, dry_run, progress, started)
+
+
+def _pull(
+    repo: HubRepo,
+    fetcher: Fetcher,
+    folder: Path,
+    variant: str,
+    quant: str | None,
+    link: LinkMode,
+    dry_run: bool,
+    progress: Progress | None,
+    started: float,
+) -> PullResult:
+    from ..remote.model import Remote
+
+    listing = [Listed(name, file.size_bytes, file.sha256) for name, file in repo.listing.files.items()]
     hasher = sums.Hasher()
     with Remote(repo, fetcher) as remote:
         here = _Here(repo, folder, listing, hasher)
         have = [file.path for file in listing if here.seems_to_have(file)]
         with remote.renaming():
             manifest = _manifest(remote, listing)
-            chosen = choose(listing, manifest, variant, quant or place.file, _header(remote), have)
+            chosen = choose(listing, manifest, variant, quant, _header(remote), have)
             check_names(chosen, repo.origin)
     steps = tuple(_steps(here, chosen))
     missing = [step for step in steps if step.state != PRESENT]
     staging = Staging(repo, fetcher, folder)
     n_moved, outcome = sum(staging.missing_bytes(file) for file in _unique(missing, DOWNLOAD)), None
-    check_outputs(_plan(chosen, folder, [(step, Path(step.name), None) for step in missing], link))
+    check_outputs(_plan(chosen, folder, [(step, Path(step.name), None) for step in missing], link), tidy=not dry_run)
     if not dry_run:
         if missing:
             promised = None if manifest is None else manifest.architecture
             n_moved, outcome = _carry_out(staging, chosen, steps, promised, folder, link, hasher, progress)
         staging.clear(step.file.path for step in steps)
     return PullResult(
-        place.repo_id, str(repo.revision), chosen, folder, steps, outcome, time.perf_counter() - started, n_moved
+        repo.repo_id, str(repo.revision), chosen, folder, steps, outcome, time.perf_counter() - started, n_moved
     )
 
 
@@ -264,7 +289,8 @@ def _plan(chosen: Chosen, folder: Path, found: Sequence[_Found], link: LinkMode)
         layout=chosen.variant,
         folder=folder,
         outputs=tuple(
-            Link(step.name, path, step.file.size_bytes, link, staged=stamp) for step, path, stamp in ordered
+            Link(step.name, path, step.file.size_bytes, link, stamp, staged=step.state == DOWNLOAD)
+            for step, path, stamp in ordered
         ),
         entry=folder / PurePosixPath(chosen.entry).name,
         sidecar=sidecar,
@@ -304,9 +330,10 @@ def _carry_out(
         hashed(n)
 
     hasher.advance = hashed
+    here: dict[str, Stamp] = {}
     for step in missing:
         if step.source is not None:
-            _check(staging.repo, step.file, step.source, hasher)
+            here[step.name] = _check(staging.repo, step.file, step.source, hasher)
     n_local = done
     with staging:
         with staging.dropping(file.path for file in chosen.files):
@@ -318,7 +345,8 @@ def _carry_out(
         done = n_local + n_load
         staged = {file.content: staging.whole(file, hasher) for file in wanted}
         found: list[_Found] = [
-            (step, *(staged[step.file.content] if step.source is None else (step.source, None))) for step in missing
+            (step, *(staged[step.file.content] if step.source is None else (step.source, here[step.name])))
+            for step in missing
         ]
         with staging.dropping(file.path for file in chosen.files):
             _check_content(staging, chosen, local, architecture)  # now of bytes that have the right hash
@@ -337,11 +365,14 @@ def _check_content(staging: Staging, chosen: Chosen, local: Mapping[str, Path], 
     check_content(chosen, header, architecture, staging.repo.origin)
 
 
-def _check(repo: HubRepo, file: Listed, path: Path, hasher: sums.Hasher) -> None:
-    """Raise RemoteError when what lies here already is not what the Hub says."""
+def _check(repo: HubRepo, file: Listed, path: Path, hasher: sums.Hasher) -> Stamp:
+    """The stamp of a file that lies here already. Raises RemoteError when it is not what the Hub says."""
+    with explained(path, "read it"):
+        stamp = Stamp.of(path.stat())
     why = mismatch(repo, file, path, hasher)
     if why is not None:
         raise RemoteError(
             f"{repo.origin}:{file.path}: what is in the cache is not the file: {why}; remove {path.resolve()} and run "
             "it again."
         )
+    return stamp

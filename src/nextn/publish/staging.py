@@ -8,13 +8,16 @@ from __future__ import annotations
 
 import contextlib
 import copy
+import errno
+import fcntl
+import hashlib
 import os
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING
 
 from ..errors import FormatError, RemoteError
-from ..progress import Progress
+from ..progress import LOGGER, Progress
 from ..remote.cache import Identity, bytes_left, remove_partial
 from ..workfile import Folder, NotOurs, Stamp, private_folder
 from ..writing.system import explained
@@ -26,6 +29,51 @@ if TYPE_CHECKING:
     from ..remote.hub import HubRepo
 
 FOLDER = ".nextn-pull"
+
+
+@contextlib.contextmanager
+def one_at_a_time(root: Path, folder: Path) -> Iterator[None]:
+    """Only one pull into `folder` at a time: others wait, and find its files there. The lock lies in the cache `root`.
+
+    Raises StorageError.
+    """
+    with _locks(root) as locks:
+        name = hashlib.sha256(os.fsencode(folder.resolve())).hexdigest()[:32]
+        with explained(locks.path / name, "lock it"):
+            fd = _lock(locks, name, folder)
+        try:
+            yield
+        finally:
+            with contextlib.suppress(OSError):
+                locks.unlink(name)
+            os.close(fd)
+
+
+def _locks(root: Path) -> Folder:
+    with explained(root / "locks", "use the folder"):
+        return Folder.private(root, ("locks",), make=True)
+
+
+def _lock(locks: Folder, name: str, folder: Path) -> int:
+    """A descriptor that holds the lock; the file goes with whoever held it, so a new one may be needed."""
+    while True:
+        fd = locks.open_or_create(name)
+        try:
+            try:
+                fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                LOGGER.warning("%s: another pull is at work in this folder; waiting for it", folder)
+                fcntl.flock(fd, fcntl.LOCK_EX)
+        except OSError as error:
+            if error.errno not in (errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOSYS, errno.ENOLCK):
+                os.close(fd)
+                raise
+        except BaseException:
+            os.close(fd)
+            raise
+        if os.fstat(fd).st_nlink:
+            return fd
+        os.close(fd)
 
 
 def mismatch(repo: HubRepo, file: Listed, path: Path, hasher: sums.Hasher) -> str | None:

@@ -10,7 +10,7 @@ from typing import cast
 from ..errors import FormatError, UsageError
 from ..gguf.files import open_regular, os_error
 from ..schemas.reading import decode_document
-from ..schemas.verify import Verify
+from ..schemas.verify import VerifyDocument
 
 _LARGEST_BYTES = 16 << 20
 _WORDS = {"passed": "passed", "failed": "FAILED", "cannot_tell": "cannot tell"}
@@ -45,7 +45,7 @@ def read_verified(path: Path, names: Collection[str]) -> Verified:
             data = file.read(_LARGEST_BYTES)
     except OSError as error:
         raise os_error(error, path, "read it") from error
-    found = _read(cast(Verify, decode_document(data, path, ["verify"])))
+    found = _read(cast(VerifyDocument, decode_document(data, path, ["verify"])))
     foreign = [name for name in (found.model, found.sidecar) if name is not None and name not in names]
     if foreign:
         raise UsageError(
@@ -55,7 +55,7 @@ def read_verified(path: Path, names: Collection[str]) -> Verified:
     return found
 
 
-def _read(found: Verify) -> Verified:
+def _read(found: VerifyDocument) -> Verified:
     tps = found.tps or None
     return Verified(
         model=PurePath(found.model).name,

@@ -12,8 +12,11 @@ if TYPE_CHECKING:
     from ..measure.bench_report import BenchReport, SetupFigures
 
 
-def show(report: BenchReport) -> None:
-    """One row a setup, the comparisons by task, and the verdict."""
+def show(report: BenchReport, *, quiet: bool = False) -> None:
+    """One row per setup, the comparisons by task, and the verdict; `quiet`: only the verdict."""
+    if quiet:
+        print(report.verdict.sentence if report.verdict else "there was nothing to compare")
+        return
     from rich.table import Table
 
     console = console_of(width=None if sys.stdout.isatty() else 120)
@@ -22,12 +25,13 @@ def show(report: BenchReport) -> None:
         console.print(text, highlight=False, markup=False, soft_wrap=True)
 
     settings, machine = report.settings, report.machine
-    line(f"engine: {report.engine['name']} {report.engine['version']}")
+    line(f"engine: {report.engine.name} {report.engine.version}")
     line(f"machine: {machine['n_cpus']} CPUs, {machine['cpu']}, {machine['system']}")
+    at_once = f", {settings['slots']} answers at a time" if settings.get("slots", 1) > 1 else ""
     how = "greedy" if settings["temperature"] == 0 else f"sampled at temperature {settings['temperature']:g}"
     line(
         f"{settings['repeats']} interleaved passes of {sum(settings['tasks'].values())} prompts, up to "
-        f"{settings['n_predict']} tokens, {how}, loaded {settings['loads']}"
+        f"{settings['n_predict']} tokens, {how}, loaded {settings['loads']}{at_once}"
     )
     tasks = list(settings["tasks"])
     table = Table()

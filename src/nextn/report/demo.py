@@ -5,12 +5,12 @@ from __future__ import annotations
 import sys
 
 from ..units import size
-from ..verbs.demo import Demo
+from ..verbs.demo import DemoResult
 from .outlet import console as console_of
 
 
-def show(demo: Demo) -> None:
-    """What the engine said to the trunk alone, and one row a layout."""
+def show(demo: DemoResult, *, quiet: bool = False) -> None:
+    """What the engine said to the trunk alone, and one row per layout."""
     from rich.table import Table
 
     console = console_of(width=None if sys.stdout.isatty() else 110)

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 COLUMNS = ("disk", "weights", "KV cache", "recurrent", "compute", "total")
 
 
-def show(plan: MemoryPlan) -> None:
+def show(plan: MemoryPlan, *, quiet: bool = False) -> None:
     """Print the table on standard output; it fits 80 columns."""
     from rich.table import Table
 

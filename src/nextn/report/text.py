@@ -1,12 +1,18 @@
-"""Numbers and words for people."""
+"""Words for people on standard error, results on standard output."""
 
 from __future__ import annotations
 
 import json
+import os
 import sys
-from typing import Any
+from collections.abc import Callable
+from typing import TypeVar
 
-from ..printable import json_text, one_line, printable, several_lines
+from ..errors import StorageError
+from ..printable import json_text, one_line, printable, shell_line
+from ..schemas.base import Document, Documented, plain
+
+D = TypeVar("D", bound=Documented)
 
 
 def say(text: str = "") -> None:
@@ -14,20 +20,39 @@ def say(text: str = "") -> None:
     print(one_line(text), file=sys.stderr)
 
 
-def put(text: object, *, end: str = "\n") -> None:
-    """A result on standard output: a path, a command, lines that are laid out already."""
-    print(several_lines(str(text), bytes_too=not sys.stdout.isatty()), end=end)
+def put_json(document: Document) -> None:
+    """A document, and nothing else, on standard output."""
+    sys.stdout.write(json_text(json.dumps(plain(document), indent=1, ensure_ascii=False)) + "\n")
+    sys.stdout.flush()
 
 
 def put_path(path: object) -> None:
     """A path on standard output, alone on its line."""
-    put(str(path).replace("\n", "\\n"))
+    print(str(path).replace("\n", "\\n"))
 
 
-def put_json(value: dict[str, Any]) -> None:
-    """JSON alone on standard output."""
-    sys.stdout.write(json_text(json.dumps(value, indent=1, ensure_ascii=False)) + "\n")
-    sys.stdout.flush()
+def put_result(result: D, show: Callable[..., None], *, as_json: bool, quiet: bool = False) -> None:
+    """The result's document, or what `show(result, quiet=...)` prints of it.
+
+    Raises StorageError when standard output takes no more: then it says what was done.
+    """
+    try:
+        if as_json:
+            put_json(result.document)
+        else:
+            show(result, quiet=quiet)
+        sys.stdout.flush()
+    except BrokenPipeError:
+        raise
+    except OSError as error:
+        raise StorageError(
+            f"standard output: the result could not be printed ({error.strerror}); {result.when_unprinted}."
+        ) from error
+
+
+def shell(*words: object) -> str:
+    """A command to copy, quoted for a POSIX shell."""
+    return shell_line(os.fspath(word) if isinstance(word, os.PathLike) else str(word) for word in words)
 
 
 def columns(rows: list[tuple[str, str]]) -> str:

@@ -6,7 +6,7 @@ import sys
 from typing import TYPE_CHECKING
 
 from .outlet import console as console_of
-from .text import put, say
+from .text import say
 
 if TYPE_CHECKING:
     from ..measure.tune_report import TuneReport
@@ -33,7 +33,7 @@ def show(report: TuneReport, *, quiet: bool = False) -> None:
             for path in report.files:
                 say(f"wrote {path}")
     if report.command is not None:
-        put(report.command)
+        print(report.command)
 
 
 def _table(report: TuneReport) -> None:

@@ -1,6 +1,6 @@
 """Every document that nextn prints or writes: one definition for each verb, from which its schema is made.
 
-The module of a verb holds its document under the verb's name (`schemas.plan.Plan`), and `plan.json` beside it is the
+The module of a verb holds its document (`schemas.plan.PlanDocument`), and `plan.json` beside it is the
 JSON Schema that scripts/make_schemas.py makes of it. `manifest` is the `nextn.json` of a published folder.
 """
 
@@ -18,5 +18,5 @@ KINDS = (
 
 def document_type(kind: str) -> type[Document]:
     """The document of that kind, which must be one of KINDS."""
-    found: type[Document] = getattr(importlib.import_module(f".{kind}", __name__), kind.capitalize())
+    found: type[Document] = getattr(importlib.import_module(f".{kind}", __name__), f"{kind.capitalize()}Document")
     return found

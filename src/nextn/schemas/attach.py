@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from typing import Literal
 
-from .written import Result
+from .written import WritingDocument
 
 
-class Attach(Result, tag="attach", kw_only=True):
+class AttachDocument(WritingDocument, tag="attach", kw_only=True):
     """What nextn attach did, or in a dry run would do."""
 
     verb: Literal["attach"] = "attach"

@@ -8,6 +8,8 @@ from typing import Annotated, Any, Literal, TypeVar
 import msgspec
 from msgspec import UNSET, Meta, Struct
 
+from ..brief import Brief, brief
+
 T = TypeVar("T", bound=Struct)
 
 
@@ -24,7 +26,7 @@ Share = Annotated[float, Meta(ge=0, le=1)]
 Sha256 = Annotated[str, Meta(pattern="^[0-9a-f]{64}$")]
 
 
-class Part(Struct, forbid_unknown_fields=True):
+class DocumentPart(Struct, forbid_unknown_fields=True):
     """An object inside a document."""
 
 
@@ -33,8 +35,11 @@ class Document(Struct, forbid_unknown_fields=True, tag_field="kind"):
 
     version: Literal[1] = 1
 
+    def __repr__(self) -> str:
+        return brief(self, self.__struct_fields__)
 
-class Engine(Part):
+
+class EngineName(DocumentPart):
     """An engine that was asked."""
 
     name: str
@@ -44,12 +49,13 @@ class Engine(Part):
 def filled(kind: type[T], source: object, /, **given: Any) -> T:
     """A part or document with the attributes of `source` that have its fields' names, or what is `given` for them.
 
-    Objects inside are taken over in the same way, and paths as text. Everything is checked against the types.
+    Objects inside are taken over in the same way, and paths as text; UNSET leaves a field out. Everything is checked
+    against the types.
     """
-    names = [name for name in kind.__struct_fields__ if name not in given and hasattr(source, name)]
+    names = [name for name in kind.__struct_fields__ if name not in {*given, "version"} and hasattr(source, name)]
     values = {**{name: getattr(source, name) for name in names}, **given}
     aliases = dict(zip(kind.__struct_fields__, kind.__struct_encode_fields__, strict=True))
-    found = {aliases[name]: _text(value) for name, value in values.items() if name != "version" and value is not UNSET}
+    found = {aliases[name]: _text(value) for name, value in values.items() if value is not UNSET}
     tag = kind.__struct_config__.tag
     return msgspec.convert({**found, **({"kind": tag} if tag else {})}, kind, from_attributes=True)
 
@@ -62,13 +68,18 @@ def _text(value: object) -> object:
     return value
 
 
-class Documented:
+class Documented(Brief):
     """A result that a document describes."""
 
     @property
     def document(self) -> Document:
         """What --json prints."""
         raise NotImplementedError
+
+    @property
+    def when_unprinted(self) -> str:
+        """Half a sentence on what was done, for when the document cannot be printed."""
+        return "nothing was written"
 
     def to_json(self) -> dict[str, Any]:
         """The document as plain dictionaries and lists; its schema lies beside this module, as KIND.json."""

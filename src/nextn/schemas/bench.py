@@ -6,11 +6,11 @@ from typing import Annotated, Literal
 
 from msgspec import Meta
 
-from .base import Bytes, Count, Document, Engine, Part, Positive, Share, doc
+from .base import Bytes, Count, Document, DocumentPart, EngineName, Positive, Share, doc
 from .timing import Computer, Rates, RawRun, SetupComparison, SpreadFigures
 
 
-class BenchSettings(Part):
+class BenchSettings(DocumentPart):
     """How it was timed."""
 
     tasks: Annotated[dict[str, Positive], doc("task -> number of its prompts")]
@@ -18,12 +18,13 @@ class BenchSettings(Part):
     n_predict: Annotated[Positive, doc("most tokens of an answer")]
     temperature: Annotated[float, Meta(ge=0, description="0: greedy")]
     threads: Annotated[int | None, doc("null: the engine's default")]
-    n_ctx: Annotated[Positive, doc("tokens")]
+    n_ctx: Annotated[Positive, doc("tokens of each slot")]
     engine_args: list[str]
     loads: Literal["side by side", "one at a time"]
+    slots: Annotated[Positive, doc("answers worked on at the same time; speeds are those of all together")] = 1
 
 
-class EngineMemory(Part):
+class EngineMemory(DocumentPart):
     """What an engine allocated on one device, by its own account, in MiB."""
 
     device: str
@@ -32,7 +33,7 @@ class EngineMemory(Part):
     compute_mib: float
 
 
-class LoadMemory(Part):
+class LoadMemory(DocumentPart):
     """What a load of one setup takes; null: not known."""
 
     rss_anon_bytes: Annotated[
@@ -43,7 +44,7 @@ class LoadMemory(Part):
     engine: Annotated[list[EngineMemory], doc("by the engine's own account")]
 
 
-class BenchSetup(Part):
+class BenchSetup(DocumentPart):
     """The figures of one setup."""
 
     id: Annotated[str, doc('"off", "n_max 2", "q4_0", ...; of the other model: "against " and the same')]
@@ -73,14 +74,14 @@ class BenchSetup(Part):
     size_bytes: Annotated[Bytes, doc("bytes of the files that are loaded")]
 
 
-class Bench(Document, tag="bench", kw_only=True):
+class BenchDocument(Document, tag="bench", kw_only=True):
     """Speed with and without MTP."""
 
     verb: Literal["bench"] = "bench"
     model: str
     sidecar: str | None
     against: Annotated[str | None, doc("the other model")]
-    engine: Engine
+    engine: EngineName
     machine: Computer
     settings: BenchSettings
     setups: Annotated[list[BenchSetup], Meta(min_length=1)]

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from typing import Annotated
 
-from .base import Bytes, Document, Part, doc
+from .base import Bytes, Document, DocumentPart, doc
 
 
-class KeptModel(Part):
+class KeptModel(DocumentPart):
     """Parts of one version of one remote source; with --sidecars a sidecar."""
 
     name: Annotated[str, doc("hf:ORG/NAME@COMMIT, or the address; with --sidecars the sidecar's path")]
@@ -18,7 +18,7 @@ class KeptModel(Part):
     stale: Annotated[bool, doc("with --sidecars: the file is gone, or is another one by now")]
 
 
-class Cache(Document, tag="cache", kw_only=True):
+class CacheDocument(Document, tag="cache", kw_only=True):
     """What is kept of remote models, or with --sidecars of sidecars."""
 
     folder: str

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from typing import Annotated, Literal
 
-from .base import Bytes, Document, Part, Seconds, Share, doc
+from .base import Bytes, Document, DocumentPart, Seconds, Share, doc
 
 
-class DemoRow(Part):
+class DemoRow(DocumentPart):
     """One layout: what it took and what the engine said."""
 
     layout: Literal["shards", "sidecar", "bundle"]
@@ -20,7 +20,7 @@ class DemoRow(Part):
     tps_on: Annotated[dict[str, float], doc("the same by n_max")]
 
 
-class Demo(Document, tag="demo", kw_only=True):
+class DemoDocument(Document, tag="demo", kw_only=True):
     """The shipped model through all layouts, on an engine."""
 
     engine: Annotated[str, doc("name and version")]

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from typing import Literal
 
-from .written import Result
+from .written import WritingDocument
 
 
-class Detach(Result, tag="detach", kw_only=True):
+class DetachDocument(WritingDocument, tag="detach", kw_only=True):
     """What nextn detach did, or in a dry run would do."""
 
     verb: Literal["detach"] = "detach"

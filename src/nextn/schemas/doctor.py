@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from typing import Annotated, Literal
 
-from .base import Bytes, Document, Part, Seconds, doc
+from .base import Bytes, Document, DocumentPart, Seconds, doc
 from .written import WrittenFile
 
 
-class FindingEntry(Part):
+class FindingEntry(DocumentPart):
     """One thing that is wrong, or worth knowing."""
 
     id: Annotated[str, doc("a heading of docs/doctor.md")]
@@ -26,14 +26,14 @@ class FindingEntry(Part):
     fixable: Annotated[bool, doc("--fix can mend it with what was given")]
 
 
-class SkippedCheck(Part):
+class SkippedCheck(DocumentPart):
     """A check that was not made."""
 
     check: str
     why: str
 
 
-class Mended(Part):
+class Mended(DocumentPart):
     """What --fix wrote, or in a dry run would write."""
 
     dry_run: Annotated[bool, doc("true: nothing was written")]
@@ -52,7 +52,7 @@ class Mended(Part):
     remaining: Annotated[list[FindingEntry], doc("problems of what was written")]
 
 
-class Doctor(Document, tag="doctor", kw_only=True):
+class DoctorDocument(Document, tag="doctor", kw_only=True):
     """What is wrong with a model."""
 
     path: Annotated[str, doc("or the address with its commit")]

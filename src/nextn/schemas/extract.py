@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from typing import Literal
 
-from .written import Result
+from .written import WritingDocument
 
 
-class Extract(Result, tag="extract", kw_only=True):
+class ExtractDocument(WritingDocument, tag="extract", kw_only=True):
     """What nextn extract did, or in a dry run would do."""
 
     verb: Literal["extract"] = "extract"

@@ -8,7 +8,7 @@ from .base import Bytes, Count, Document, Sha256, doc
 from .doctor import FindingEntry
 
 
-class Inspect(Document, tag="inspect", kw_only=True):
+class InspectDocument(Document, tag="inspect", kw_only=True):
     """What is in a model or a checkpoint."""
 
     path: Annotated[str, doc("path to load, or the address")]
@@ -34,8 +34,8 @@ class Inspect(Document, tag="inspect", kw_only=True):
     runs_on: Annotated[
         dict[str, str],
         doc(
-            "engine -> what it does with such a file; in brackets what was measured of tiny models of this "
-            "architecture and layout"
+            "engine -> what it does with the file, as measured with tiny models of this architecture and layout, with "
+            "the builds that were measured; 'not as it is: ...' where a finding is an error"
         ),
     ]
     problems: Annotated[list[str], doc("sentences of the findings that are errors and warnings")]

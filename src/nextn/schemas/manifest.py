@@ -51,7 +51,7 @@ class PublishedQuant(ManifestPart):
     variants: dict[Literal["plain", "mtp"], PublishedVariant]
 
 
-class Manifest(ManifestPart, tag_field="kind", tag="manifest", kw_only=True):
+class ManifestDocument(ManifestPart, tag_field="kind", tag="manifest", kw_only=True):
     """Which part every published file is, in every variant of every quant."""
 
     version: Literal[1] = 1

@@ -6,11 +6,11 @@ from typing import Annotated, Literal
 
 from msgspec import Meta
 
-from .base import Bytes, Document, Part, Seconds, Sha256, doc
+from .base import Bytes, Document, DocumentPart, Seconds, Sha256, doc
 from .written import ByteRange
 
 
-class PackedFile(Part):
+class PackedFile(DocumentPart):
     """A file of the folder."""
 
     path: str
@@ -21,14 +21,14 @@ class PackedFile(Part):
     sha256: Annotated[Sha256 | None, doc("null: after a dry run, and for SHA256SUMS itself")]
 
 
-class PackedVariant(Part):
+class PackedVariant(DocumentPart):
     """How one variant is loaded."""
 
     entry: Annotated[str, doc("file to load")]
     sidecar: Annotated[str | None, doc("file to pass with -md")]
 
 
-class PackedQuant(Part):
+class PackedQuant(DocumentPart):
     """One quant, with and without its block."""
 
     quant: str
@@ -36,7 +36,7 @@ class PackedQuant(Part):
     variants: dict[Literal["plain", "mtp"], PackedVariant]
 
 
-class Pack(Document, tag="pack", kw_only=True):
+class PackDocument(Document, tag="pack", kw_only=True):
     """A folder to publish."""
 
     dry_run: Annotated[bool, doc("true: nothing was written, figures are the plan's")]

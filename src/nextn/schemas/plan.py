@@ -6,12 +6,12 @@ from typing import Annotated, Literal
 
 from msgspec import Meta
 
-from .base import Bytes, Count, Document, Part, doc
+from .base import Bytes, Count, Document, DocumentPart, doc
 
 SetupId = Literal["no_mtp", "bundled_off", "bundled_on", "sidecar", "shards"]
 
 
-class RunSettings(Part):
+class RunSettings(DocumentPart):
     """How the model would be run."""
 
     n_ctx: Annotated[Count, doc("tokens")]
@@ -24,7 +24,7 @@ class RunSettings(Part):
     n_ubatch: Annotated[Count, doc("tokens")]
 
 
-class MachineMemory(Part):
+class MachineMemory(DocumentPart):
     """The memory there is; null: not known."""
 
     ram_bytes: int | None
@@ -32,7 +32,7 @@ class MachineMemory(Part):
     gpu_memory_bytes: int | None
 
 
-class PlannedBlock(Part):
+class PlannedBlock(DocumentPart):
     """Where the block's size comes from."""
 
     source: Literal["checkpoint", "bundled", "sidecar", "donor", "family"]
@@ -41,7 +41,7 @@ class PlannedBlock(Part):
     exact: Annotated[bool, doc("false: the size that blocks of this family have")]
 
 
-class SetupFile(Part):
+class SetupFile(DocumentPart):
     """One file of a setup."""
 
     name: str
@@ -49,7 +49,7 @@ class SetupFile(Part):
     how: Annotated[Literal["there", "write", "link"], doc("whether it exists, or how it would be made")]
 
 
-class Columns(Part):
+class Columns(DocumentPart):
     """What memory is taken for."""
 
     weights_bytes: Annotated[Bytes, doc("what is mapped or allocated of the files")]
@@ -61,7 +61,7 @@ class Columns(Part):
     total_bytes: Annotated[Bytes, doc("all of these")]
 
 
-class KvCells(Part):
+class KvCells(DocumentPart):
     """Layers of one context on one device that keep the same number of cells."""
 
     context: Literal["target", "draft"]
@@ -71,7 +71,7 @@ class KvCells(Part):
     max_cells: Annotated[int | None, doc("cells of one sequence at most; null: as many as the context has")]
 
 
-class Linear(Part):
+class Linear(DocumentPart):
     """How the total follows the context."""
 
     fixed_bytes: Annotated[Bytes, doc("weights, copies, outputs: the same for every context")]
@@ -117,7 +117,7 @@ class MeasuredMemory(Columns):
     peak_bytes: Annotated[int | None, doc("VmHWM of the engine's process")]
 
 
-class PlannedSetup(Part):
+class PlannedSetup(DocumentPart):
     """One way to run the model."""
 
     id: SetupId
@@ -142,7 +142,7 @@ class PlannedSetup(Part):
     notes: list[str]
 
 
-class Publishing(Part):
+class Publishing(DocumentPart):
     """Bytes of publishing both with and without MTP."""
 
     separate_bytes: Bytes
@@ -152,7 +152,7 @@ class Publishing(Part):
     by_layout: dict[str, Bytes]
 
 
-class Plan(Document, tag="plan", kw_only=True):
+class PlanDocument(Document, tag="plan", kw_only=True):
     """What each setup of a model costs."""
 
     model: str

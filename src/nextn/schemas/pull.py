@@ -6,10 +6,10 @@ from typing import Annotated, Literal
 
 from msgspec import Meta, field
 
-from .base import Bytes, Document, Part, Seconds, Sha256, doc
+from .base import Bytes, Document, DocumentPart, Seconds, Sha256, doc
 
 
-class PulledFile(Part):
+class PulledFile(DocumentPart):
     """One file of the variant."""
 
     path: str
@@ -22,7 +22,7 @@ class PulledFile(Part):
     ]
 
 
-class Pull(Document, tag="pull", kw_only=True):
+class PullDocument(Document, tag="pull", kw_only=True):
     """The files of one variant of one quant."""
 
     dry_run: Annotated[bool, doc("true: something is missing and was not downloaded")]

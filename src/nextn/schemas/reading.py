@@ -7,7 +7,7 @@ from pathlib import Path
 
 import msgspec
 
-from ..errors import FormatError, StorageError
+from ..errors import FormatError, StorageError, UnsupportedFormat
 from . import KINDS, document_type
 from .base import Document
 
@@ -24,7 +24,8 @@ def read_document(path: Path, kinds: Sequence[str] = KINDS) -> Document:
 def decode_document(data: bytes, path: Path, kinds: Sequence[str] = KINDS) -> Document:
     """The document in `data`, of one of `kinds`; `path` names it in errors.
 
-    Raises FormatError for what is no document, for one of another kind or version, and for one that is damaged.
+    Raises FormatError for what is no document, for one of another kind, and for one that is damaged, UnsupportedFormat
+    for one of another version.
     """
     wanted = ", ".join(kinds[:-1]) + (" or " if kinds[1:] else "") + kinds[-1]
     take = f"name a file that 'nextn {kinds[0]} --json' wrote" if len(kinds) == 1 else "name a file that --json wrote"
@@ -36,7 +37,7 @@ def decode_document(data: bytes, path: Path, kinds: Sequence[str] = KINDS) -> Do
         raise FormatError(f"this is JSON, but not a document of nextn; {take}", path=path)
     kind = value.get("kind")
     if value["version"] != 1:
-        raise FormatError(f"the document has version {value['version']!r:.40}, and this nextn reads 1", path=path)
+        raise UnsupportedFormat(f"the document has version {value['version']!r:.40}, and this nextn reads 1", path=path)
     if kind is None:
         raise FormatError("the document has no 'kind', so an older nextn wrote it; make it again", path=path)
     if kind not in kinds:

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from .base import Document, Part
+from .base import Document, DocumentPart
 
 
-class ReportTable(Part):
+class ReportTable(DocumentPart):
     """A table of text cells."""
 
     caption: str
@@ -13,7 +13,7 @@ class ReportTable(Part):
     rows: list[list[str]]
 
 
-class ReportSection(Part):
+class ReportSection(DocumentPart):
     """What one document says."""
 
     title: str
@@ -22,7 +22,7 @@ class ReportSection(Part):
     tables: list[ReportTable]
 
 
-class Report(Document, tag="report", kw_only=True):
+class ReportDocument(Document, tag="report", kw_only=True):
     """Documents as sections of tables."""
 
     sections: list[ReportSection]

@@ -6,10 +6,10 @@ from typing import Annotated, Literal
 
 from msgspec import Meta
 
-from .base import Count, Document, Engine, Positive, Share, doc
+from .base import Count, Document, EngineName, Positive, Share, doc
 
 
-class Serve(Document, tag="serve", kw_only=True):
+class ServeDocument(Document, tag="serve", kw_only=True):
     """How a model is served."""
 
     model: Annotated[str, doc("path to load")]
@@ -18,7 +18,7 @@ class Serve(Document, tag="serve", kw_only=True):
     n_max: Annotated[Count | None, doc("0: without MTP; null: the engine's default")]
     p_min: Annotated[Share | None, doc("null: the engine's default")]
     threads: Annotated[Positive | None, doc("null: the engine's default")]
-    engine: Engine
+    engine: EngineName
     command: Annotated[list[str], Meta(min_length=1)]
     env: Annotated[dict[str, str], doc("variables it needs on top")]
     shell: Annotated[str, doc("variables and command as one line for a POSIX shell")]

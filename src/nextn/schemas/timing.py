@@ -6,7 +6,7 @@ from typing import Annotated, Literal
 
 from msgspec import Meta, field
 
-from .base import Count, Part, Positive, Seconds, Share, doc
+from .base import Count, DocumentPart, Positive, Seconds, Share, doc
 
 Speed = Annotated[float, Meta(ge=0)]
 Rates = Annotated[
@@ -14,7 +14,7 @@ Rates = Annotated[
 ]
 
 
-class SpreadFigures(Part):
+class SpreadFigures(DocumentPart):
     """Median, least and most of the undisturbed runs."""
 
     median: Annotated[float, Meta(gt=0)]
@@ -23,7 +23,7 @@ class SpreadFigures(Part):
     n: Annotated[Positive, doc("undisturbed runs; over several prompts: of the prompt with the fewest")]
 
 
-class SetupComparison(Part):
+class SetupComparison(DocumentPart):
     """One setup against another."""
 
     setup: Annotated[str, doc("id of the setup")]
@@ -47,7 +47,7 @@ class SetupComparison(Part):
     sentence: str
 
 
-class Computer(Part):
+class Computer(DocumentPart):
     """The machine that figures were measured on."""
 
     cpu: str
@@ -56,7 +56,7 @@ class Computer(Part):
     system: str
 
 
-class RawRun(Part):
+class RawRun(DocumentPart):
     """One timed run; null: not known."""
 
     setup: Annotated[str, doc("id of the setup")]

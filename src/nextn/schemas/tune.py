@@ -4,13 +4,15 @@ from __future__ import annotations
 
 from typing import Annotated, Literal
 
-from .base import Count, Document, Engine, Part, Positive, Seconds, Share, doc
+from msgspec import Meta, Struct
+
+from .base import Count, Document, DocumentPart, EngineName, Positive, Seconds, Share, doc
 from .timing import Computer, RawRun, SetupComparison, SpreadFigures
 
 BlockType = Annotated[str | None, doc("null: as it is in the user's own file")]
 
 
-class TuneAnswer(Part):
+class TuneAnswer(DocumentPart):
     """What to do."""
 
     word: Literal["mtp", "off", "machine_busy", "not_tried"]
@@ -20,7 +22,7 @@ class TuneAnswer(Part):
     embd_type: BlockType
 
 
-class TuneSettings(Part):
+class TuneSettings(DocumentPart):
     """What was tried, and how."""
 
     tasks: Annotated[dict[str, Positive], doc("task -> number of its prompts")]
@@ -36,14 +38,14 @@ class TuneSettings(Part):
     n_grid: Annotated[Positive, doc("combinations that a search without racing would time")]
 
 
-class PlannedRuns(Part):
+class PlannedRuns(DocumentPart):
     """Runs that were planned, repetitions not counted."""
 
     least: int
     most: int
 
 
-class TuneCandidate(Part):
+class TuneCandidate(DocumentPart):
     """One setting that was tried."""
 
     id: str
@@ -63,7 +65,7 @@ class TuneCandidate(Part):
     n_runs: Count
 
 
-class Tune(Document, tag="tune", kw_only=True):
+class TuneDocument(Document, tag="tune", kw_only=True):
     """The fastest settings on this machine, or that MTP is best left off."""
 
     verb: Literal["tune"] = "tune"
@@ -76,7 +78,7 @@ class Tune(Document, tag="tune", kw_only=True):
     args: Annotated[list[str], doc("engine arguments of all runs")]
     answer: TuneAnswer
     comparison: Annotated[SetupComparison | None, doc("the best MTP setting against MTP off, in the final")]
-    engine: Engine
+    engine: EngineName
     machine: Computer
     settings: TuneSettings
     planned_runs: PlannedRuns
@@ -87,3 +89,21 @@ class Tune(Document, tag="tune", kw_only=True):
     files: Annotated[list[str], doc("what was written, or with dry_run would be")]
     notes: list[str]
     runs: list[RawRun]
+
+
+class TunedEngine(Struct):
+    """The engine that settings are for."""
+
+    name: str | None = None
+
+
+class TunedSettings(Struct):
+    """What serve reads of NAME.tune.json: any of these, written by tune or by hand; other keys are passed over."""
+
+    version: Literal[1] = 1
+    n_max: Annotated[int, Meta(ge=0, le=1024)] | None = None
+    p_min: Share | None = None
+    threads: Annotated[int, Meta(ge=1, le=65536)] | None = None
+    args: list[str] | None = None
+    sidecar: str | None = None
+    engine: TunedEngine | None = None

@@ -6,10 +6,10 @@ from typing import Annotated, Literal
 
 from msgspec import UNSET, Meta, UnsetType
 
-from .base import Count, Document, Engine, Part, Share, doc
+from .base import Count, Document, DocumentPart, EngineName, Positive, Share, doc
 
 
-class FileComparison(Part):
+class FileComparison(DocumentPart):
     """What comparing files showed."""
 
     n_tensors: Annotated[Count, doc("trunk tensors compared with the original")]
@@ -20,14 +20,14 @@ class FileComparison(Part):
     problems: list[str]
 
 
-class ControlRun(Part):
+class ControlRun(DocumentPart):
     """The same model with the block's weights shuffled: its drafts must no longer be accepted."""
 
     acceptance: Annotated[float | None, doc("accepted at n_max 1 with the block's weights shuffled")]
     collapsed: bool | None
 
 
-class TextDivergence(Part):
+class TextDivergence(DocumentPart):
     """The first place where one prompt's text with MTP parts from the text without."""
 
     n_max: int
@@ -43,14 +43,14 @@ class TextDivergence(Part):
     near_tie: Annotated[bool, doc("rounding explains it")]
 
 
-class Speeds(Part):
+class Speeds(DocumentPart):
     """Decoded tokens per second."""
 
     off: float | None
     on: Annotated[dict[str, float], doc("by n_max")]
 
 
-class Verify(Document, tag="verify", kw_only=True):
+class VerifyDocument(Document, tag="verify", kw_only=True):
     """Whether a model with its block works, and writes the same text."""
 
     verdict: Literal["passed", "failed", "cannot_tell"]
@@ -64,7 +64,8 @@ class Verify(Document, tag="verify", kw_only=True):
     acceptance: Annotated[dict[str, list[Share]], doc("n_max -> share of drafts accepted at position 1, 2, ...")]
     control: ControlRun | None
     divergences: list[TextDivergence]
-    engine: Annotated[Engine, doc("absent when only files were compared")] | UnsetType = UNSET
+    engine: Annotated[EngineName, doc("absent when only files were compared")] | UnsetType = UNSET
     n_prompts: int | UnsetType = UNSET
     n_drafted: int | UnsetType = UNSET
+    slots: Annotated[Positive, doc("prompts that were answered at the same time with MTP")] | UnsetType = UNSET
     tps: Annotated[Speeds, doc("single runs, not a benchmark")] | UnsetType = UNSET

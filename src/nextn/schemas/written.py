@@ -4,19 +4,19 @@ from __future__ import annotations
 
 from typing import Annotated, Literal, TypeAlias
 
-from .base import Bytes, Document, Part, Seconds, Sha256, doc
+from .base import Bytes, Document, DocumentPart, Seconds, Sha256, doc
 
 Kind: TypeAlias = Literal["linked", "copied", "block", "new"]
 
 
-class ByteRange(Part):
+class ByteRange(DocumentPart):
     """Neighbouring bytes of one kind in a file."""
 
     what: Annotated[Kind, doc("block: tensors of the block or a sidecar, carried or converted; new: headers")]
     size_bytes: Bytes
 
 
-class WrittenFile(Part):
+class WrittenFile(DocumentPart):
     """A file that was written or linked, or in a dry run would be."""
 
     path: str
@@ -26,7 +26,7 @@ class WrittenFile(Part):
     ranges: Annotated[list[ByteRange], doc("the file from its first byte on")]
 
 
-class Donor(Part):
+class DonorSource(DocumentPart):
     """Where a block came from."""
 
     name: Annotated[str, doc("a file or folder name, or an address with its commit")]
@@ -41,7 +41,7 @@ class Donor(Part):
     why: Annotated[str | None, doc("how it was chosen; null: it was named")]
 
 
-class Result(Document, kw_only=True):
+class WritingDocument(Document, kw_only=True):
     """What attach, detach or extract did, or in a dry run would do."""
 
     dry_run: Annotated[bool, doc("true: nothing was written, figures are the plan's")]
@@ -56,6 +56,6 @@ class Result(Document, kw_only=True):
     wall_s: Seconds
     tensor_sha256: Annotated[dict[str, Sha256], doc("attached tensor -> sha256 of its stored bytes")]
     links: Annotated[dict[str, Literal["hard", "symlink", "moved"]], doc("file name -> how it got its new name")]
-    donor: Annotated[Donor | None, doc("where the block came from; null for detach")]
+    donor: Annotated[DonorSource | None, doc("where the block came from; null for detach")]
     bytes_downloaded: Annotated[Bytes, doc("from servers, headers included")]
     bytes_to_download: Annotated[Bytes, doc("what a dry run left on the server")]

@@ -19,6 +19,7 @@ from typing import Any
 from ..archs.others import TOP_DECIDES
 from ..errors import FormatError, IncompleteModel, UsageError
 from ..gguf.files import open_regular, os_error
+from ..gguf.strangers import by_content
 from .safetensors import SourceTensor, read_safetensors
 
 CONFIG = "config.json"
@@ -38,11 +39,12 @@ def read_json(path: Path) -> dict[str, Any]:
     fd, _ = open_regular(path)
     try:
         with open(fd, "rb") as file:  # noqa: PTH123 - Path.open would wait for a pipe
-            value = json.load(file)
+            text = file.read()
+        value = json.loads(text)
     except OSError as error:
         raise os_error(error, path, "read it") from error
     except (ValueError, RecursionError) as error:
-        raise FormatError(f"this is no valid JSON ({error})", path=path) from error
+        raise FormatError(by_content(text) or f"this is no valid JSON ({error})", path=path) from error
     if not isinstance(value, dict):
         raise FormatError("this is no JSON object", path=path)
     return value

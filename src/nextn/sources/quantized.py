@@ -1,7 +1,7 @@
 """Which of a checkpoint's tensors are quantized, how, and with which companions.
 
 What counts is each tensor's own dtype and companions: config.json says block and group sizes, but its lists of
-modules that were left out are not asked. Sources: the formats as llama.cpp's converter (b11434) and the
+modules that were left out are not asked. Sources: the formats as llama.cpp's converter (b11549) and the
 compressed-tensors and ModelOpt writers lay them down; OCP MX 1.0 for E8M0 and E2M1.
 """
 

@@ -5,14 +5,16 @@ A `Meter` counts what was read: a plan's promise is held against it.
 
 from __future__ import annotations
 
+import contextlib
 import os
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
 from ..errors import FormatError
-from ..gguf.files import open_regular, os_error
+from ..gguf.files import GGUFFile, open_regular, os_error
 from ..remote.cache import Guard, guard_of
+from ..workfile import Stamp, replaced
 
 CHUNK_BYTES = 8 << 20
 
@@ -24,7 +26,6 @@ class Meter:
     bytes_read: int = 0
     bytes_written: int = 0
     bytes_linked: int = 0
-    bytes_cloned: int = 0
 
 
 @dataclass(frozen=True)
@@ -34,6 +35,12 @@ class FileRange:
     path: Path
     start: int
     end: int
+    stamp: Stamp | None = field(default=None, compare=False, repr=False)  # of the file that the range was planned for
+
+    @classmethod
+    def of(cls, file: GGUFFile, start: int, end: int) -> FileRange:
+        """A range of a file whose header was read."""
+        return cls(file.path, start, end, file.stamp)
 
     @property
     def size_bytes(self) -> int:
@@ -42,7 +49,7 @@ class FileRange:
 
     def part(self, start: int, end: int) -> FileRange:
         """A range inside this one; `start` and `end` are relative to it."""
-        return FileRange(self.path, self.start + start, self.start + end)
+        return FileRange(self.path, self.start + start, self.start + end, self.stamp)
 
 
 @dataclass
@@ -54,6 +61,7 @@ class Reader:
 
     meter: Meter = field(default_factory=Meter)
     _open: dict[Path, int] = field(default_factory=dict)
+    _stamps: dict[Path, Stamp] = field(default_factory=dict)  # when they were opened
     _guards: dict[Path, Guard] = field(default_factory=dict)
 
     def __enter__(self) -> Reader:
@@ -68,6 +76,7 @@ class Reader:
         """A read-only descriptor of `path`, closed with the reader; StorageError when it is no regular file."""
         if path not in self._open:
             self._open[path], _ = open_regular(path)
+            self._stamps[path] = Stamp.of(os.fstat(self._open[path]))
             guard = guard_of(path)
             if guard is not None:
                 self._guards[path] = guard
@@ -77,9 +86,30 @@ class Reader:
         """A descriptor to read `where` from; a hole of a remote file's local copy is filled or refused first."""
         fd = self.fd(where.path)
         guard = self._guards.get(where.path)
+        if where.stamp is not None and not self._same(where.path, where.stamp, self._stamps[where.path]):
+            raise replaced(where.path)
         if guard is not None:
             guard.check(where.start, where.end)
         return fd
+
+    def _same(self, path: Path, before: Stamp, after: Stamp) -> bool:
+        """Whether nothing was changed; a remote file's local copy changes while it is filled."""
+        return before.is_of_same_file(after) if path in self._guards else before == after
+
+    def check_unchanged(self) -> None:
+        """Raise StorageError when a file that was read is another one now, or was written to.
+
+        One that was only removed is not: what was read of it was whole.
+        """
+        for path, fd in self._open.items():
+            try:
+                now = [Stamp.of(os.fstat(fd))]
+                with contextlib.suppress(FileNotFoundError):
+                    now.append(Stamp.of(os.stat(path)))  # noqa: PTH116 - links are followed
+            except OSError as error:
+                raise os_error(error, path, "read it") from error
+            if not all(self._same(path, self._stamps[path], stamp) for stamp in now):
+                raise replaced(path)
 
     def read(self, where: FileRange) -> bytearray:
         """The whole range in one buffer."""

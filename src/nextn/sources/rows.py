@@ -250,7 +250,7 @@ class GGUFRows:
     def where(self) -> FileRange:
         """The bytes of the rows. Raises QuantizeError for a part of a tensor whose rows have no known size."""
         start, end = self.file.tensor_range(self.info)
-        whole = FileRange(self.file.path, start, end)
+        whole = FileRange.of(self.file, start, end)
         if self.start == 0 and self.end is None:
             return whole
         width = self._row_bytes()

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import math
+import os
 import struct
 from dataclasses import dataclass
 from operator import index
@@ -16,6 +17,8 @@ from typing import Any
 
 from ..errors import FormatError
 from ..gguf.files import open_regular, os_error
+from ..gguf.strangers import MOST_BYTES, by_content, cut_short
+from ..workfile import Stamp
 from .ranges import FileRange
 
 MAX_HEADER_BYTES = 100_000_000  # the reference implementation's limit
@@ -74,12 +77,16 @@ def read_safetensors(path: Path) -> dict[str, SourceTensor]:
     Raises FormatError for a damaged or truncated file, StorageError when it cannot be read.
     """
     fd, size = open_regular(path)
+    stamp = Stamp.of(os.fstat(fd))
     try:
         with open(fd, "rb") as file:  # noqa: PTH123 - Path.open would wait for a pipe
             head = file.read(8)
             if len(head) < 8:
                 raise FormatError("this is not a safetensors file: it has fewer than 8 bytes", path=path, offset=0)
             (length,) = struct.unpack("<Q", head)
+            known = by_content(head + file.read(MOST_BYTES)) if length > MAX_HEADER_BYTES else None
+            if known is not None:
+                raise FormatError(known, path=path)
             if length > min(size - 8, MAX_HEADER_BYTES):
                 raise FormatError(
                     "the safetensors header is longer than the file: it is truncated or damaged",
@@ -93,10 +100,21 @@ def read_safetensors(path: Path) -> dict[str, SourceTensor]:
                 raise FormatError("the file shrank while it was read", path=path, offset=8 + len(raw))
     except OSError as error:
         raise os_error(error, path, "read it") from error
-    return _parse(raw, 8 + length, size, path)
+    return _parse(raw, 8 + length, size, path, stamp)
 
 
-def _parse(raw: bytes, data_start: int, size: int, path: Path) -> dict[str, SourceTensor]:
+_METADATA = "__metadata__"  # an entry that is no tensor
+
+
+def _whole_bytes(table: dict[str, Any], data_start: int) -> int | None:
+    """The length of the whole file by its table; None when an entry is damaged."""
+    try:
+        return data_start + max(index(entry["data_offsets"][1]) for name, entry in table.items() if name != _METADATA)
+    except (KeyError, TypeError, IndexError, ValueError):
+        return None
+
+
+def _parse(raw: bytes, data_start: int, size: int, path: Path, stamp: Stamp) -> dict[str, SourceTensor]:
     try:
         table: Any = json.loads(raw)
     except (ValueError, RecursionError) as error:
@@ -105,7 +123,7 @@ def _parse(raw: bytes, data_start: int, size: int, path: Path) -> dict[str, Sour
         raise FormatError("the safetensors header is no JSON object", path=path, offset=8)
     tensors: dict[str, SourceTensor] = {}
     for name, entry in table.items():
-        if name == "__metadata__":
+        if name == _METADATA:
             continue
         try:
             dtype, shape = str(entry["dtype"]), tuple(index(n) for n in entry["shape"])
@@ -119,12 +137,8 @@ def _parse(raw: bytes, data_start: int, size: int, path: Path) -> dict[str, Sour
                 f"the size of tensor '{name}' does not fit its shape {list(shape)}", path=path, offset=8
             )
         if data_start + end > size:
-            raise FormatError(
-                f"the file ends inside tensor '{name}': it is truncated, get it again",
-                path=path,
-                offset=data_start + start,
-                expected=f"{data_start + end:,} bytes",
-                found=f"{size:,}",
-            )
-        tensors[name] = SourceTensor(name, dtype, shape, FileRange(path, data_start + start, data_start + end))
+            whole = _whole_bytes(table, data_start)
+            raise FormatError(cut_short(size, whole, f"tensor '{name}'", path.name), path=path)
+        where = FileRange(path, data_start + start, data_start + end, stamp)
+        tensors[name] = SourceTensor(name, dtype, shape, where)
     return tensors

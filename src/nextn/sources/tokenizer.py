@@ -2,7 +2,7 @@
 
 Read from tokenizer.json (vocabulary, merges, pre-tokenizer, added tokens), tokenizer_config.json (special tokens,
 chat template), config.json (`vocab_size`, ids) and the chat template's own files. What is written is what
-llama.cpp's converter writes for byte-level BPE (facts about conversion/base.py and gguf-py's vocab.py at b11434).
+llama.cpp's converter writes for byte-level BPE (facts about conversion/base.py and gguf-py's vocab.py at b11549).
 The converter knows a tokenizer by a hash of what it makes of a sample text; here the pre-tokenizer's regular
 expression decides, which is what `tokenizer.ggml.pre` stands for.
 """
@@ -358,15 +358,6 @@ class Tokenizer:
 
 
 _BYTE_OF_CHAR = _byte_of_char()
-
-
-def tokens_of(checkpoint: Checkpoint) -> list[str]:
-    """The token list as a GGUF of this checkpoint has it, `[PADi]` up to `vocab_size` included.
-
-    Raises UsageError without tokenizer.json, UnsupportedFormat when it is no BPE, FormatError when it is damaged
-    or `vocab_size` is missing.
-    """
-    return Tokenizer(checkpoint).tokens[0]
 
 
 def ordinary_hash(tokens: Sequence[str], types: Sequence[int] | None) -> str:

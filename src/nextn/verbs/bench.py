@@ -12,15 +12,17 @@ from ..errors import UsageError
 from ..measure.bench_report import BenchReport, summarize
 from ..measure.engine_pool import Pool
 from ..measure.patience import DEFAULT_S, Patience
+from ..measure.slots import check_slots
 from ..measure.stats import least_pairs
 from ..measure.target import open_target
 from ..measure.tasks import Task, read_task, shipped_tasks
 from ..measure.timed_run import SHORT, Ask, TimedRun, TimedSetup, mark_slow
-from ..measure.typed_sidecar import scratch_folder
 from ..progress import Say, heard
+from ..schemas.base import EngineName
+from ..writing.scratch import scratch_folder
 
 if TYPE_CHECKING:
-    from ..engines.base import Engine
+    from ..engines import EngineChoice
 from ..measure.bench_compare import compare_all, comparisons_of, headline, left_open
 from ..measure.bench_setup import (
     AGAINST,
@@ -51,10 +53,10 @@ def bench(
     types: Sequence[str] = (),
     donor: str | Path | None = None,
     embd_type: str = "q4_0",
-    llama_server: str | Path | None = None,
-    engine: Engine | None = None,
+    engine: EngineChoice = None,
     engine_args: Sequence[str] = (),
     n_ctx: int | None = None,
+    slots: int = 1,
     patience_s: float = DEFAULT_S,
     side_by_side: bool = True,
     say: Say | None = None,
@@ -65,7 +67,8 @@ def bench(
     `types` compares blocks of these types, taken from `donor` or requantized from the model's own; they are temporary
     sidecars whose embeddings and head are of `embd_type`. `prompts` is a file of the user's own, instead of `tasks`.
     `repeats` None: 3, or as many as the test needs to tell anything apart. `temperature` 0 is greedy. `patience_s`
-    bounds what disturbances may cost, in seconds.
+    bounds what disturbances may cost, in seconds. With `slots` so many prompts of a task are answered at a time, and
+    speed is that of all together.
 
     Raises UsageError, NoBlock, EngineMissing, EngineRefused, EngineFailed, and what opening and making files raises.
     """
@@ -80,14 +83,14 @@ def bench(
     asked = (read_task(prompts),) if prompts is not None else shipped_tasks(tasks)
     target = open_target(model, sidecar, needs_block=against is None and donor is None)
     other = None if against is None else open_target(against, against_sidecar, needs_block=False)
-    if engine is None:
-        from ..engines import find_engine
+    from ..engines import find_engine
 
-        engine = find_engine(None if llama_server is None else str(llama_server))
+    judge = find_engine(engine)
+    check_slots(judge, slots)
     with ExitStack() as stack:
         setups = setups_of(target, chosen, p_min, threads, "")
         if types:
-            folder = Path(stack.enter_context(scratch_folder()))
+            folder = stack.enter_context(scratch_folder("bench"))
             setups = setups[:1] + typed_setups(target, donor, types, chosen, p_min, threads, embd_type, folder, say)
         if other is not None:
             setups += setups_of(other, chosen, p_min, threads, AGAINST)
@@ -102,10 +105,10 @@ def bench(
             )
         context = n_ctx or context_for(asked, n_predict)
         pool = stack.enter_context(
-            Pool(engine, context, engine_args, asked[0].prompts[0], side_by_side=side_by_side)
+            Pool(judge, context, engine_args, asked[0].prompts[0], side_by_side=side_by_side, slots=slots)
         )
         patience = Patience(pool, patience_s, say)
-        runs = _passes(patience, setups, asked, passes, n_predict, temperature, say)
+        runs = _passes(patience, setups, asked, passes, n_predict, temperature, slots, say)
         sizes = {one.id: setup_bytes(one, target, other) for one in setups}
     if patience.used_up:
         notes.append(f"disturbances cost {patience.spent_s:.0f} s, after which disturbed runs were not repeated")
@@ -118,7 +121,7 @@ def bench(
         model=str(target.model.entry),
         sidecar=None if target.sidecar_path is None else str(target.sidecar_path),
         against=None if other is None else str(other.model.entry),
-        engine={"name": engine.name, "version": engine.version},
+        engine=EngineName(judge.name, judge.version),
         machine=machine(),
         settings={
             "tasks": {task.name: len(task.prompts) for task in asked},
@@ -127,6 +130,7 @@ def bench(
             "temperature": temperature,
             "threads": threads,
             "n_ctx": context,
+            "slots": slots,
             "engine_args": list(engine_args),
             "loads": "side by side" if pool.side_by_side else "one at a time",
         },
@@ -145,15 +149,19 @@ def _passes(
     passes: int,
     n_predict: int,
     temperature: float,
+    slots: int,
     say: Say,
 ) -> list[TimedRun]:
     """All runs. Every second pass takes the setups in reverse, so that a drift favours none."""
     for number in range(passes):
         asks = [
-            Ask(task.name, index, prompt, n_predict, temperature, seed=1000 * number + index)
+            Ask(
+                task.name, index, prompt, n_predict, temperature, seed=1000 * number + index,
+                beside=tuple(task.prompts[(index + n) % len(task.prompts)] for n in range(1, slots)),
+            )
             for task in tasks
             for index, prompt in enumerate(task.prompts)
-        ]
+        ]  # fmt: skip
         order = list(setups) if number % 2 == 0 else list(reversed(setups))
         if not patience.pool.side_by_side:
             steps = [(one, ask) for one in order for ask in asks]

@@ -9,12 +9,15 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from ..errors import EngineFailed, EngineRefused
+from ..measure.engine_report import by_text
 from ..progress import Say, heard
 from ..schemas.base import Documented, filled
-from ..schemas.demo import Demo as DemoDocument
+from ..schemas.demo import DemoDocument
+from ..writing.scratch import scratch_folder
 from .attach import attach
 
 if TYPE_CHECKING:
+    from ..engines import EngineChoice
     from ..engines.base import Engine
 
 DATA = Path(__file__).resolve().parent.parent / "demo_data"
@@ -49,7 +52,7 @@ class DemoLayout:
 
 
 @dataclass(frozen=True)
-class Demo(Documented):
+class DemoResult(Documented):
     """Everything the demo showed."""
 
     engine: str
@@ -73,17 +76,22 @@ class Demo(Documented):
 
 
 
-def run_demo(folder: Path, engine: Engine | None = None, say: Say | None = None) -> Demo:
-    """Show the refusal, attach in all three layouts, verify each on the engine.
+def demo(out: str | Path | None = None, *, engine: EngineChoice = None, say: Say | None = None) -> DemoResult:
+    """Show that an engine refuses to draft with a trunk alone, attach in all three layouts, verify each.
 
-    Files go into `folder`, which must be empty or new. Raises EngineMissing, EngineFailed when the engine fails before
-    anything is attached, and what attach and verify raise.
+    Files go into the folder `out`, which must be empty or new, or into a temporary one. `engine`: as in
+    `nextn.verify`. Raises EngineMissing, EngineFailed when the engine fails before anything is attached, and what
+    attach and verify raise.
     """
     from ..engines import find_engine
+
+    with scratch_folder("demo") as scratch:
+        return _run(scratch if out is None else Path(out), find_engine(engine), heard(say))
+
+
+def _run(folder: Path, engine: Engine, say: Say) -> DemoResult:
     from .verify import verify
 
-    say = heard(say)
-    engine = engine or find_engine()
     folder.mkdir(parents=True, exist_ok=True)
     trunk = folder / TRUNK.name
     with contextlib.suppress(FileExistsError):
@@ -105,22 +113,22 @@ def run_demo(folder: Path, engine: Engine | None = None, say: Say | None = None)
             n_predict=N_PREDICT,
             threads=N_THREADS,
             say=lambda text, layout=layout: say(f"{layout}: {text}"),  # type: ignore[misc]
-        ).to_json()
-        tps = verdict.get("tps") or {}
+        )
+        seen = verdict.engine
         rows.append(
             DemoLayout(
                 layout,
                 made.bytes_written,
                 wall_s,
-                verdict["verdict"],
-                verdict["same_text"],
-                verdict["acceptance"],
-                tps.get("off") or 0.0,
-                tps.get("on") or {},
-                tuple(verdict["reasons"]),
+                verdict.verdict,
+                None if seen is None else seen.same_text,
+                {} if seen is None else by_text(seen.acceptance),
+                (seen.tps_off if seen is not None else None) or 0.0,
+                {} if seen is None else by_text(seen.tps_on),
+                verdict.reasons,
             )
         )
-    return Demo(f"{engine.name} {engine.version}", refusal, tuple(rows))
+    return DemoResult(f"{engine.name} {engine.version}", refusal, tuple(rows))
 
 
 def ask_trunk_alone(engine: Engine, trunk: Path) -> str:

@@ -10,8 +10,6 @@ from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from nextn.printable import quoted
-
 from ..block.from_gguf import block_from_model
 from ..block.model import Block
 from ..diagnosis.examine import HALVES, Diagnosis, check_source, diagnose, examine
@@ -21,16 +19,16 @@ from ..diagnosis.patient import Patient
 from ..errors import EngineFailed, UsageError
 from ..gguf.files import Model, open_model
 from ..gguf.types import parse_type_name
-from ..printable import printable
+from ..printable import printable, quoted
 from ..progress import Progress, Say
 from ..schemas.base import Documented, filled
-from ..schemas.doctor import Doctor, Mended, SkippedCheck
+from ..schemas.doctor import DoctorDocument, Mended, SkippedCheck
 from ..writing.execute import Outcome, check_outputs, execute
 from ..writing.plan import LinkMode, Plan
 
 
 @dataclass(frozen=True)
-class Treatment(Documented):
+class DoctorResult(Documented):
     """A diagnosis, and what was done about it."""
 
     before: Diagnosis
@@ -45,7 +43,14 @@ class Treatment(Documented):
         return (self.after or self.before).problems
 
     @property
-    def document(self) -> Doctor:
+    def when_unprinted(self) -> str:
+        """Whether the files are there."""
+        if self.plan is None or self.outcome is None:
+            return "nothing was written"
+        return f"the files are complete, load {self.plan.sidecar or self.plan.entry}"
+
+    @property
+    def document(self) -> DoctorDocument:
         """What --json prints."""
         done, before = self.outcome, self.before
         mended = None
@@ -60,7 +65,7 @@ class Treatment(Documented):
                 remaining=[finding.entry for finding in self.after.problems],
             )
         return filled(
-            Doctor,
+            DoctorDocument,
             before,
             path=before.name,
             architecture=None if before.architecture is None else printable(before.architecture),
@@ -85,7 +90,7 @@ def doctor(
     dry_run: bool = False,
     progress: Progress | None = None,
     say: Say | None = None,
-) -> Treatment:
+) -> DoctorResult:
     """Say what is wrong with a model, and with `fix` write a mended one beside it.
 
     `model`: a GGUF, any shard, a folder, a checkpoint; or a remote one, of which headers are fetched. `donor`: as in
@@ -116,15 +121,15 @@ def doctor(
             except EngineFailed as error:
                 before, died = replace(before, notes=(*before.notes, str(error))), True
         if not fix or before.model is None or not before.fixable:
-            return Treatment(before, engine_died=died)
+            return DoctorResult(before, engine_died=died)
         plan, after = _planned(before, block, target, out, mode)
-        check_outputs(plan)
+        check_outputs(plan, tidy=not dry_run)
         if dry_run:
-            return Treatment(before, plan, None, after, died)
+            return DoctorResult(before, plan, None, after, died)
         if source is not None and source.remote is not None:
             source.remote.fetch(plan.ranges, progress)
         outcome = execute(plan, progress=progress)
-    return Treatment(before, plan, outcome, examine(plan.sidecar or plan.entry, trunk=target), died)
+    return DoctorResult(before, plan, outcome, examine(plan.sidecar or plan.entry, trunk=target), died)
 
 
 def _with_address(before: Diagnosis, place: Path, address: str) -> Diagnosis:

@@ -15,7 +15,7 @@ def extract(
     donor: str | Path,
     *,
     out: str | Path | None = None,
-    donor_file: bool = False,
+    block_only: bool = False,
     type: str | TensorType | None = None,
     embd_type: str | TensorType = "q4_0",
     qkv: str | None = None,
@@ -26,7 +26,7 @@ def extract(
     dry_run: bool = False,
     progress: Progress | None = None,
 ) -> Result:
-    """Write the block to a file of its own: a runnable sidecar, or with `donor_file` nothing but the block.
+    """Write the block to a file of its own: a runnable sidecar, or with `block_only` nothing but the block.
 
     `donor`, `expect`, `for_engine`, `duplicates` and `limit_rate` are as in `attach`, `qkv` too, for GGUF donors.
 
@@ -36,7 +36,7 @@ def extract(
     from ..layouts.extract import plan_extract
     from ..layouts.options import ExtractOptions
 
-    options = ExtractOptions(donor_file, named_type(type), embeddings_type(embd_type), out, qkv, for_engine)
+    options = ExtractOptions(block_only, named_type(type), embeddings_type(embd_type), out, qkv, for_engine)
     with open_block(donor, limit_rate, with_tokenizer=True) as source:
         block, notes = source.to_write(duplicates)
         plan = plan_extract(block, options).noted(notes)

@@ -88,7 +88,7 @@ def pack(
         packed = replace(packed, plan=packed.plan.noted(notes))
         package = plan_package(packed, card)
         remote = source.remote if source else None
-        check_outputs(package.plan)
+        check_outputs(package.plan, tidy=not dry_run)
         missing = remote.missing_bytes(package.plan.ranges) if remote is not None and not dry_run else 0
         steps = Steps(progress, missing, package.hash_bytes + package.plan.bytes_written)
         if remote is not None and not dry_run:

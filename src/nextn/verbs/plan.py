@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import tempfile
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
@@ -17,11 +16,13 @@ from ..memory.answers import Machine, fits, longest_context, this_machine
 from ..memory.estimate import Prediction, predict
 from ..memory.family_block import family_block
 from ..memory.materialize import RealFiles
-from ..memory.measured import Measured, measure
+from ..memory.measured import Measured
+from ..memory.measured import measure as measured_run
 from ..memory.memory_plan import MemoryPlan, SetupCost
 from ..memory.settings import DEFAULT_N_CTX, Settings, kv_types
 from ..memory.setups import TITLES, Setup, Setups, make_setups, publishing
 from ..progress import Say, heard
+from ..writing.scratch import scratch_folder
 
 
 def plan(
@@ -35,19 +36,19 @@ def plan(
     n_parallel: int = 1,
     n_max: int = 3,
     gpu_memory_bytes: int | None = None,
-    run: bool = False,
-    engine: bool = True,
+    measure: bool = False,
+    header_only: bool = False,
     say: Say | None = None,
 ) -> MemoryPlan:
     """What each setup of `model` costs: disk, weights, kv_cache, recurrent state, compute buffers, by device.
 
-    Nothing is written beside the model and nothing is loaded, except with `run`, which starts every setup whose files
-    exist, or can be made in the temporary folder, and measures it. `donor` is anything that attach takes; without
-    one the block's size is taken from the family's table. `n_ctx` defaults to 8,192 or what the model was trained
-    on. `engine=False` keeps to headers.
+    Nothing is written beside the model and nothing is loaded, except with `measure`, which starts every setup whose
+    files exist, or can be made in the temporary folder, and measures it. `donor` is anything that attach takes;
+    without one the block's size is taken from the family's table. `n_ctx` defaults to 8,192 or what the model was
+    trained on. `header_only`: no engine is asked.
 
-    Raises UsageError, NoBlock, FormatError, IncompleteModel, StorageError, RemoteError, and with `run` EngineMissing,
-    or EngineFailed when the engine dies before it has run anything.
+    Raises UsageError, NoBlock, FormatError, IncompleteModel, StorageError, RemoteError, and with `measure`
+    EngineMissing, or EngineFailed when the engine dies before it has run anything.
     """
     say = heard(say)
     for what, value in (("n_ctx", n_ctx), ("n_parallel", n_parallel), ("n_max", n_max)):
@@ -55,7 +56,7 @@ def plan(
             raise UsageError(f"{what} is {value:,}; it must be at least 1.")
     kv_type_k, kv_type_v = kv_types(kv_type)
     with ExitStack() as stack:
-        scratch = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="nextn-plan-")))
+        scratch = stack.enter_context(scratch_folder("plan"))
         opened = stack.enter_context(_open(model))
         say("reading headers")
         trained = opened.arch_int("context_length")
@@ -68,10 +69,10 @@ def plan(
         beside = beside or _found_sidecar(opened, notes)
         block = stack.enter_context(_block(donor, beside))
         setups = make_setups(opened, block, beside, scratch)
-        found = _engine(engine, run, notes)
+        found = _engine(not header_only, measure, notes)
         machine = this_machine(gpu_memory_bytes)
         maker = _Rows(found, settings, machine, scratch, trained, say)
-        rows = maker.all(setups, run)
+        rows = maker.all(setups, measure)
         if setups.block is not None and setups.block.kind == "family":
             notes.append("no donor is named: the block's size is its family's, at q8_0")
         if n_gpu_layers and found is not None and _no_gpu(rows):
@@ -144,12 +145,12 @@ class _Rows:
         self.trained, self.say = trained, say
         self.engine_died = False
 
-    def all(self, setups: Setups, run: bool) -> list[SetupCost]:
-        """One row a setup."""
+    def all(self, setups: Setups, measure: bool) -> list[SetupCost]:
+        """One row per setup."""
         self.maker = RealFiles(setups, self.scratch / "real")
-        return [self.row(setup, run) for setup in setups.all]
+        return [self.row(setup, measure) for setup in setups.all]
 
-    def row(self, setup: Setup, run: bool) -> SetupCost:
+    def row(self, setup: Setup, measure: bool) -> SetupCost:
         """The row of one setup."""
         if setup.model is None:
             return SetupCost(setup, None)
@@ -160,7 +161,7 @@ class _Rows:
         there = None if here is None else self._account(setup, other, [])
         prediction = predict(setup, self.settings, here, None if there is None else (other, there))
         notes += prediction.notes
-        measured = self._measure(setup, prediction, notes) if run else None
+        measured = self._measure(setup, prediction, notes) if measure else None
         return SetupCost(
             setup, prediction, measured,
             fits(prediction, self.machine, self.settings),
@@ -184,7 +185,7 @@ class _Rows:
         self.say(f"running {TITLES[setup.id]}")
         try:
             real = setup if setup.is_there else self.maker.make(setup)
-            return measure(self.engine, real, self.settings, prediction.sum("output_bytes"), self.scratch)
+            return measured_run(self.engine, real, self.settings, prediction.sum("output_bytes"), self.scratch)
         except NextnError as error:
             self.engine_died |= isinstance(error, EngineFailed) and error.signal is not None
             notes.append(f"not measured: {error}")

@@ -10,7 +10,7 @@ import re
 from pathlib import Path
 
 from ..errors import UsageError
-from . import serve
+from .serve import Serving
 
 _NO_VALUE = re.compile(r"[;#\r\n]")
 _NO_NAME = re.compile(r"[\[\]:;#\s]+")
@@ -18,7 +18,7 @@ _ROUTERS_OWN = ("--host", "--port")
 _LONG = {"-m": "--model", "-md": "--model-draft", "-t": "--threads"}  # what nextn itself puts into a command
 
 
-def preset_text(choice: serve.Choice) -> str:
+def preset_text(choice: Serving) -> str:
     """The preset file. Raises UsageError when the engine has no router, or a setting cannot be written."""
     from ..engines import LlamaServer
 
@@ -67,7 +67,7 @@ def _is_option(arg: str) -> bool:
     return arg.startswith("-") and not re.fullmatch(r"-\d[\d.]*|-", arg)
 
 
-def write_preset(choice: serve.Choice, out: str | Path) -> Path:
+def write_preset(choice: Serving, out: str | Path) -> Path:
     """Write the preset to `out`, which must not exist. Raises OutputExists, NoSpace, StorageError, UsageError."""
     from ..writing.durable import write_file
 

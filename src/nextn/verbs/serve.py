@@ -14,21 +14,18 @@ from ..gguf.files import Model, open_model
 from ..printable import quoted, shell_line
 
 if TYPE_CHECKING:
-    from ..engines import Engine, LlamaServer
+    from ..engines import Engine, EngineChoice, LlamaServer
     from ..inspection.model import Inspection
 from ..discovery.sidecars import find_sidecars
 from ..layouts.beside import check_beside
 from ..layouts.places import sidecar_folder
-from ..schemas.base import Documented, filled
-from ..schemas.base import Engine as EngineName
-from ..schemas.serve import Serve
+from ..schemas.base import Documented, EngineName, filled
+from ..schemas.serve import ServeDocument
 from ..tuned import TUNED_SUFFIX, Tuned, read_tuned
-
-ENGINES = ("llama-server", "xllamacpp", "ik")
 
 
 @dataclass(frozen=True)
-class Choice(Documented):
+class Serving(Documented):
     """How a model is served."""
 
     model: Path
@@ -40,8 +37,7 @@ class Choice(Documented):
     engine: str
     engine_version: str
     command: tuple[str, ...]
-    env: Mapping[str, str]
-    """Variables the command needs on top of the environment."""
+    env: Mapping[str, str]  # variables the command needs on top of the environment
     notes: tuple[str, ...]
     extra: tuple[str, ...] = field(default=())
     cwd: Path | None = None
@@ -52,19 +48,25 @@ class Choice(Documented):
         before = [f"{name}={quoted(value)}" for name, value in self.env.items()]
         return " ".join([*before, shell_line(self.command)])
 
+    def run(self) -> int:
+        """Start the server, pass signals on to it, and come back with its exit code. Raises EngineMissing."""
+        from ..engines.foreground import run_foreground
+
+        env = {"GGML_NO_BACKTRACE": "1", "PYTHONUNBUFFERED": "1", **self.env}
+        return run_foreground(self.command, env=env, cwd=self.cwd)
+
     @property
-    def document(self) -> Serve:
+    def document(self) -> ServeDocument:
         """What --json prints."""
-        return filled(Serve, self, engine=EngineName(self.engine, self.engine_version))
+        return filled(ServeDocument, self, engine=EngineName(self.engine, self.engine_version))
 
 
 
-def choose(
+def serve(
     model: str | Path,
     *,
     sidecar: str | Path | None = None,
-    engine: str | None = None,
-    llama_server: str | Path | None = None,
+    engine: EngineChoice = None,
     n_max: int | None = None,
     p_min: float | None = None,
     threads: int | None = None,
@@ -72,13 +74,15 @@ def choose(
     host: str = "127.0.0.1",
     port: int = 8080,
     engine_args: Sequence[str] = (),
-) -> Choice:
-    """Layout, sidecar, flags and command for `model`; nothing is started.
+) -> Serving:
+    """Layout, sidecar, flags and command for `model`; nothing is started before `run()` of what comes back.
 
     The sidecar is `sidecar`, or the one that `discovery.sidecars` finds.
     Settings that are not given come from `tuned`, or from NAME.tune.json beside the model, else from the engine.
-    `engine_args` stand last and win. Raises DonorMismatch, NoBlock, EngineMissing, UsageError, and what opening
-    files raises.
+    `engine`: "xllamacpp", "llama-server", "ik", the path of a llama-server, or an open `Engine`; None: a llama-server
+    of the user's own ($NEXTN_LLAMA_SERVER, PATH), else xllamacpp. `engine_args` stand last and win.
+
+    Raises DonorMismatch, NoBlock, EngineMissing, UsageError, and what opening files raises.
     """
     from ..inspection.model import inspect
 
@@ -88,7 +92,7 @@ def choose(
             f"{seen.model.entry}: this file holds only an MTP block; name the model that it belongs to"
             + (", and this file with --sidecar." if seen.shape == "sidecar" else ".")
         )
-    found = server(engine, llama_server)
+    found = _server(engine)
     notes = [f"{seen.model.entry.name}: {problem}" for problem in seen.problems]
     settings = _tuned(seen.model, tuned, notes)
     if sidecar is None and n_max != 0 and (n_max or settings.n_max):
@@ -107,7 +111,7 @@ def choose(
             where = "--n-max 0" if n_max == 0 else settings.path.name
             notes.append(f"MTP is left off, as {where} says")
             beside = None
-    choice = Choice(
+    choice = Serving(
         model=seen.model.entry,
         layout=layout,
         sidecar=beside,
@@ -124,71 +128,77 @@ def choose(
     return _with_command(choice, found, host, port)
 
 
-def server(engine: str | None, llama_server: str | Path | None) -> Engine:
-    """The engine to serve with: as named, else a llama-server of the user's own, else xllamacpp, else the wheel's."""
+def _server(engine: EngineChoice) -> Engine:
     from ..engines import find_engine
     from ..engines.llama_server import PATH_VARIABLE
 
-    if engine is not None and engine not in ENGINES:
-        raise UsageError(f"there is no engine '{engine}'; choose {', '.join(ENGINES)}.")
-    if llama_server is not None:
-        if engine == "xllamacpp":
-            raise UsageError("--engine xllamacpp and --llama-server exclude each other.")
-        if engine == "ik":
-            from ..engines.ik import IkServer
-
-            return IkServer.find(os.fspath(llama_server))
-        return find_engine(os.fspath(llama_server))
-    if engine is None and (os.environ.get(PATH_VARIABLE) or shutil.which("llama-server")):
-        return find_engine("llama-server")
-    return find_engine(engine)
+    own = bool(os.environ.get(PATH_VARIABLE) or shutil.which("llama-server"))
+    return find_engine("llama-server" if engine is None and own else engine)
 
 
 def _layout(seen: Inspection, sidecar: str | Path | None, engine: Engine, notes: list[str]) -> tuple[str, Path | None]:
     """The layout that is served and its sidecar; what the user should know of it goes to `notes`."""
     from ..archs import FAMILIES
-    from ..archs.others import LOADS_ONLY
+    from ..archs.engines import IK, LLAMA_CPP, Does
+    from ..inspection.engines import measured
 
-    model, name = seen.model, seen.model.entry.name
-    family = FAMILIES.get(seen.architecture)
-    on_ik = engine.name.startswith("ik")
-    words = family.runs_on.get("ik_llama.cpp", "") if family and on_ik else ""
-    takes_sidecar = not on_ik or ("sidecar" in words and "no sidecar" not in words)
-    if words and not words.startswith("bundled"):
-        notes.append(f"ik_llama.cpp and '{seen.architecture}': {words}")
+    model, name, arch = seen.model, seen.model.entry.name, seen.architecture
+    kind = IK if engine.name.startswith("ik") else LLAMA_CPP
+    support = FAMILIES[arch].on(kind) if arch in FAMILIES else None
+    takes_sidecar = support is None or support.does("sidecar") is not Does.REFUSES
     if sidecar is not None:
         beside = open_model(sidecar)
         notes += [f"{beside.entry.name}: {what}" for what in check_beside(beside, model)]
         if seen.shape == "bundled":
             notes.append(f"{name} has a block of its own; the sidecar's is the one that drafts")
         if not takes_sidecar:
-            notes.append(f"ik_llama.cpp takes no sidecar of the family '{seen.architecture}': expect it to refuse")
+            notes.append(f"{beside.entry.name} is a sidecar of '{arch}': {measured(kind, arch, 'sidecar')}")
         return "sidecar", beside.entry
     if seen.shape == "bundled":
-        if family is None:
-            what = "loads it, and no engine drafts" if seen.architecture in LOADS_ONLY else "nextn knows no engine"
-            notes.append(f"{name} has a block, and {what} with the architecture '{seen.architecture}': without MTP")
-            return "none", None
-        if words.startswith("does not read"):
-            notes.append(f"{name}: if it is refused, take the block off with 'nextn detach'")
-            return "none", None
-        return ("shards" if model.is_sharded else "bundled"), None
+        return _bundled(seen, kind, notes), None
     answer = find_sidecars(model)
     found = answer.best()
     if found is None or takes_sidecar:
         notes += answer.notes()
     if found is not None and takes_sidecar:
         return "sidecar", found.path
-    layout = "" if takes_sidecar else " --layout bundle"
     if found is not None:
-        notes.append(f"{found.place}, and ik_llama.cpp takes no sidecar of this family")
-    notes.append(
-        f"{name} has no MTP block: served without MTP; put one on with "
-        f"'nextn attach {quoted(str(model.entry))} --from DONOR{layout}'"
-        if family is not None
-        else f"{name} has no MTP block, and nextn knows no engine that drafts with '{seen.architecture}'"
-    )
+        notes.append(
+            f"{found.place}, a sidecar of '{arch}': {measured(kind, arch, 'sidecar')}; to try it with a newer build, "
+            "name it with --sidecar"
+        )
+    without = f"{name} has no MTP block"
+    if support is None:
+        notes.append(f"{without}, and nextn knows no engine that drafts with '{arch}'")
+    elif not support.drafts:
+        layout = "sidecar" if FAMILIES[arch].only_sidecar else "bundle"
+        notes.append(f"{without}: served without MTP; with one of '{arch}', {measured(kind, arch, layout)}")
+    else:
+        layout = "" if takes_sidecar else " --layout bundle"
+        command = f"nextn attach {quoted(str(model.entry))} --from DONOR{layout}"
+        notes.append(f"{without}: served without MTP; put one on with '{command}'")
     return "none", None
+
+
+def _bundled(seen: Inspection, kind: str, notes: list[str]) -> str:
+    """The layout of a model with a block on the engine `kind`: "none" where it does not draft with it."""
+    from ..archs import FAMILIES
+    from ..archs.engines import Does
+    from ..archs.others import LOADS_ONLY
+    from ..inspection.engines import measured
+
+    name, arch = seen.model.entry.name, seen.architecture
+    if arch not in FAMILIES:
+        what = "loads it, and no engine drafts" if arch in LOADS_ONLY else "nextn knows no engine"
+        notes.append(f"{name} has a block, and {what} with the architecture '{arch}': without MTP")
+        return "none"
+    layout, support = ("shards" if seen.model.is_sharded else "bundle"), FAMILIES[arch].on(kind)
+    if support.does(layout) not in (Does.LOADS, Does.REFUSES):
+        return "shards" if seen.model.is_sharded else "bundled"
+    refused = support.does(layout) is Does.REFUSES and support.trunk is Does.LOADS
+    off = "; take the block off with 'nextn detach'" if refused else ""
+    notes.append(f"{name} has a block of '{arch}': {measured(kind, arch, layout)}{off}")
+    return "none"
 
 
 def _tuned(model: Model, tuned: str | Path | None, notes: list[str]) -> Tuned:
@@ -214,7 +224,7 @@ def _tuned_sidecar(tuned: Tuned, notes: list[str]) -> Path | None:
     return None
 
 
-def _with_command(choice: Choice, engine: Engine, host: str, port: int) -> Choice:
+def _with_command(choice: Serving, engine: Engine, host: str, port: int) -> Serving:
     from ..engines.xllamacpp import PACKAGE_ROOT, Xllamacpp
 
     if isinstance(engine, Xllamacpp):
@@ -229,7 +239,7 @@ def _with_command(choice: Choice, engine: Engine, host: str, port: int) -> Choic
     return replace(choice, command=(*command, "--host", host, "--port", str(port), *choice.extra), env=dict(found.env))
 
 
-def drafting(choice: Choice, found: LlamaServer) -> list[str]:
+def drafting(choice: Serving, found: LlamaServer) -> list[str]:
     """The options that turn MTP on for this choice; none when it is off. Raises EngineMissing."""
     if choice.n_max == 0:
         return []
@@ -240,10 +250,3 @@ def drafting(choice: Choice, found: LlamaServer) -> list[str]:
     sidecar = None if choice.sidecar is None else choice.sidecar.absolute()
     return found.options.drafting(choice.n_max, choice.p_min, sidecar)
 
-
-def run(choice: Choice) -> int:
-    """Start the server, pass signals on to it, and come back with its exit code. Raises EngineMissing."""
-    from ..engines.foreground import run_foreground
-
-    env = {"GGML_NO_BACKTRACE": "1", "PYTHONUNBUFFERED": "1", **choice.env}
-    return run_foreground(choice.command, env=env, cwd=choice.cwd)

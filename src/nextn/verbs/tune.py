@@ -24,17 +24,18 @@ from ..measure.tune_cpus import allowed_cpus, thread_counts
 from ..measure.tune_report import TuneReport, planned_runs
 from ..measure.tune_search import MAX_FINALISTS, Final, Search, Trial, passes_for, screen_asks
 from ..measure.tune_space import BLOCK_TYPES, EMBD_TYPES, HEAD_TYPES, N_MAX, P_MIN, Point, Space
-from ..measure.typed_sidecar import scratch_folder
 from ..printable import quoted, shell_line
 from ..progress import Say, heard
+from ..schemas.base import EngineName
 from ..tuned import TUNED_SUFFIX
 from ..writing.durable import write_file
+from ..writing.scratch import scratch_folder
 
 if TYPE_CHECKING:
+    from ..engines import EngineChoice
     from ..engines.base import Engine
 
-PATIENCE_S = 300.0
-"""Seconds that disturbances may cost in all."""
+PATIENCE_S = 300.0  # seconds that disturbances may cost in all
 
 
 def tune(
@@ -53,8 +54,7 @@ def tune(
     n_predict: int = 96,
     repeats: int | None = None,
     budget_s: float | None = None,
-    llama_server: str | Path | None = None,
-    engine: Engine | None = None,
+    engine: EngineChoice = None,
     engine_args: Sequence[str] = (),
     n_ctx: int | None = None,
     patience_s: float = PATIENCE_S,
@@ -78,10 +78,6 @@ def tune(
     asked = (read_task(prompts),) if prompts is not None else shipped_tasks(tasks)
     target = open_target(model, sidecar, needs_block=donor is None)
     outputs = _outputs(target, out)
-    if not dry_run and engine is None:
-        from ..engines import find_engine
-
-        engine = find_engine(None if llama_server is None else str(llama_server))
     asks = [
         Ask(task.name, index, prompt, n_predict, seed=index)
         for task in asked
@@ -90,7 +86,7 @@ def tune(
     context = n_ctx or context_for(asked, n_predict)
     notes = list(target.notes)
     with ExitStack() as stack:
-        maker = Maker(target, donor, Path(stack.enter_context(scratch_folder())), say)
+        maker = Maker(target, donor, stack.enter_context(scratch_folder("tune")), say)
         space = _space(maker, n_max, p_min, types, head_types, embd_types, threads)
         if not maker.can_make:
             notes.append("the model has a block of its own and a sidecar: other types of the block are not tried")
@@ -112,12 +108,14 @@ def tune(
             points = dict.fromkeys(point for _, stage in _stages(space) for point in stage)
             return TuneReport(
                 str(target.model.entry), "not_tried", "nothing was tried: this is a dry run.", None, None,
-                tuple(engine_args), None, {"name": "", "version": ""}, machine(), settings,
+                tuple(engine_args), None, EngineName("", ""), machine(), settings,
                 [(p.named(space.threads[0]), Trial(p, outcome="not tried")) for p in points], [], [], plan, 0.0, None,
                 outputs, True, notes,
             )  # fmt: skip
-        assert engine is not None
-        pool = stack.enter_context(Pool(engine, context, engine_args, asks[0].prompt, side_by_side=side_by_side))
+        from ..engines import find_engine
+
+        judge = find_engine(engine)
+        pool = stack.enter_context(Pool(judge, context, engine_args, asks[0].prompt, side_by_side=side_by_side))
         patience = Patience(pool, patience_s, say)
         search = Search(space, maker, patience, asks, repeats=repeats, budget_s=budget_s, say=say)
         final = search.run()
@@ -135,7 +133,7 @@ def tune(
         sidecar=None if file is None else str(file.absolute()),
         args=tuple(engine_args),
         compared=None if final is None else final.compared,
-        engine={"name": engine.name, "version": engine.version},
+        engine=EngineName(judge.name, judge.version),
         machine=machine(),
         settings=settings,
         trials=list(search.trials.items()),
@@ -143,7 +141,7 @@ def tune(
         final_runs=[] if final is None else final.runs,
         n_planned=plan,
         wall_s=time.monotonic() - started,
-        command=None if found is None else command_line(engine, target.model.entry, file, found, engine_args),
+        command=None if found is None else command_line(judge, target.model.entry, file, found, engine_args),
         files=(),
         notes=[*notes, *search.notes],
     )

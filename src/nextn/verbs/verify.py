@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import tempfile
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from msgspec import UNSET
 
@@ -16,10 +15,12 @@ from ..measure.file_check import FileReport, check_files
 from ..measure.target import MeasuredModel, open_target
 from ..progress import Say, heard
 from ..schemas.base import Documented, filled
-from ..schemas.verify import Verify
+from ..schemas.verify import VerifyDocument
 from ..sources.ranges import Reader
+from ..writing.scratch import scratch_folder
 
 if TYPE_CHECKING:
+    from ..engines import EngineChoice
     from ..engines.base import Engine
     from ..measure.engine_check import EngineReport
 
@@ -41,14 +42,13 @@ class Verdict(Documented):
     notes: tuple[str, ...] = field(default=())
 
     @property
-    def document(self) -> Verify:
+    def document(self) -> VerifyDocument:
         """What --json prints."""
-        seen: dict[str, Any] = {"same_text": None, "acceptance": {}, "control": None, "divergences": []}
-        seen["engine"] = UNSET  # only files were compared
         if self.engine is not None:
             seen = self.engine.documented
-        return filled(Verify, self, **{**seen, "verdict": self.verdict, "reasons": self.reasons})
-
+        else:
+            seen = {"same_text": None, "acceptance": {}, "control": None, "divergences": [], "engine": UNSET}
+        return filled(VerifyDocument, self, **{**seen, "verdict": self.verdict, "reasons": self.reasons})
 
 
 def verify(
@@ -56,21 +56,23 @@ def verify(
     *,
     sidecar: str | Path | None = None,
     trunk: str | Path | None = None,
-    llama_server: str | Path | None = None,
-    engine: Engine | None = None,
+    engine: EngineChoice = None,
     prompts: Sequence[str] | None = None,
     n_predict: int = 64,
     n_ctx: int | None = None,
     threads: int | None = None,
     engine_args: Sequence[str] = (),
+    slots: int = 1,
     say: Say | None = None,
 ) -> Verdict:
     """Prove a model with its block: files against `trunk`, drafts and text on the engine, control included.
 
-    The engine is `engine`, or the server binary `llama_server`, or xllamacpp. Raises NoBlock when there is
-    nothing to verify, EngineMissing without an engine, and what opening files raises. A model that the engine
-    refuses with MTP only is no exception but a failed verdict; an engine that dies, or refuses it without MTP too,
-    leaves the verdict open.
+    `engine`: "xllamacpp" (default), "llama-server", "ik", the path of a llama-server, or an open `Engine`. `say` hears
+    of each step. `slots`: prompts that are answered at the same time with MTP. A model that the engine refuses only
+    with MTP is not an exception but a failed verdict; an engine that dies, or refuses it without MTP too, leaves the
+    verdict open.
+
+    Raises NoBlock when there is nothing to verify, EngineMissing without an engine, and what opening files raises.
     """
     say = heard(say)
     original = None if trunk is None else open_model(trunk)
@@ -83,11 +85,9 @@ def verify(
     if files.problems:
         reasons = _summary(files)
         return Verdict(opened.entry, _entry(beside), _entry(original), FAILED, reasons, files, None, notes)
-    if engine is None:
-        from ..engines import find_engine
+    from ..engines import find_engine
 
-        engine = find_engine(None if llama_server is None else str(llama_server))
-    report = _on_engine(engine, target, prompts, n_predict, n_ctx, threads, engine_args, say)
+    report = _on_engine(find_engine(engine), target, prompts, n_predict, n_ctx, threads, engine_args, slots, say)
     return Verdict(
         opened.entry,
         _entry(beside),
@@ -133,6 +133,7 @@ def _on_engine(
     n_ctx: int | None,
     threads: int | None,
     engine_args: Sequence[str],
+    slots: int,
     say: Say,
 ) -> EngineReport:
     from ..measure.engine_check import check_on_engine
@@ -142,7 +143,7 @@ def _on_engine(
     def control(folder: Path) -> tuple[Path, Path | None]:
         return make_control(model, sidecar, folder, takes_sidecar=engine.name != "ik_llama.cpp")
 
-    with tempfile.TemporaryDirectory(prefix="nextn-verify-") as scratch:
+    with scratch_folder("verify") as scratch:
         return check_on_engine(
             engine,
             model.entry,
@@ -154,6 +155,7 @@ def _on_engine(
             n_ctx=n_ctx,
             threads=threads,
             extra_args=tuple(engine_args),
-            scratch=Path(scratch),
+            scratch=scratch,
             say=say,
+            slots=slots,
         )

@@ -194,17 +194,20 @@ class Workspace:
             return False
         return True
 
-    def add_link(self, source: Path, name: str, *, hard: bool, symbolic: bool) -> str:
+    def add_link(self, source: Path, name: str, stamp: Stamp | None, *, hard: bool, symbolic: bool) -> str:
         """A hard link to `source` under `name`, or a symlink where that is allowed and the other cannot be.
 
-        Returns "hard" or "symlink". Raises OutputExists, StorageError.
+        `stamp`: of the file when it was looked at. Returns "hard" or "symlink". Raises OutputExists, StorageError.
         """
         target = At(self._home, name)
         real = source.resolve()
         try:
             if self._is_taken(name):
                 raise FileExistsError(errno.EEXIST, "exists", str(target))
-            self._published[target] = Mark.of(real.stat(), real)
+            found = real.stat()
+            if stamp is not None and Stamp.of(found) != stamp:
+                raise replaced(real)
+            self._published[target] = Mark.of(found, real)
             if hard:
                 try:
                     self.system.link(real, target)

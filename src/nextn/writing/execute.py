@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import hashlib
 import os
@@ -11,7 +12,8 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from ..errors import FormatError, NoSpace, OutputExists, StorageError
+from ..brief import Brief
+from ..errors import FormatError, NextnError, NoSpace, OutputExists, StorageError
 from ..progress import Progress
 from ..remote.cache import refuse_partial
 from ..sources.ranges import Meter, Reader
@@ -26,7 +28,7 @@ SLACK_BYTES = 1 << 20  # room for folders and journal that a file needs beside i
 
 
 @dataclass(frozen=True)
-class Outcome:
+class Outcome(Brief):
     """What a run did."""
 
     plan: Plan
@@ -56,8 +58,21 @@ class _Run:
             self.progress(self.done, self.plan.bytes_written)
 
 
-def check_outputs(plan: Plan) -> None:
-    """Everything that can be known before writing. Raises OutputExists, NoSpace, StorageError."""
+def check_outputs(plan: Plan, *, tidy: bool = True) -> None:
+    """Everything that can be known before writing. Raises OutputExists, NoSpace, StorageError.
+
+    With `tidy` what killed runs left in the folder is removed also when this one is refused.
+    """
+    try:
+        _check(plan)
+    except NextnError:
+        if tidy:
+            with contextlib.suppress(OSError):
+                clean(plan.folder)
+        raise
+
+
+def _check(plan: Plan) -> None:
     try:
         leftovers = clean(plan.folder, remove=False)
         _check_folder(plan)
@@ -136,6 +151,7 @@ def execute(plan: Plan, *, progress: Progress | None = None, system: System | No
             write_all(system, fd, data, 0, path)
         for path in temps.values():
             space.sync(path)
+        reader.check_unchanged()
         if len(plan.outputs) > 1:
             space.announce(
                 {out.name: _bytes_of(out, temps) for out in plan.outputs}
@@ -143,12 +159,14 @@ def execute(plan: Plan, *, progress: Progress | None = None, system: System | No
         for out in plan.outputs:
             if out is plan.outputs[-1] and len(plan.outputs) > 1:
                 space.settle()  # the entry never reaches the disk before the others
-            if isinstance(out, Link) and out.staged is not None:
-                links[out.name] = space.adopt(out.source, out.name, out.staged)
+            if isinstance(out, Link) and out.staged:
+                assert out.stamp is not None
+                links[out.name] = space.adopt(out.source, out.name, out.stamp)
             elif isinstance(out, Link):
                 links[out.name] = space.add_link(
                     out.source,
                     out.name,
+                    out.stamp,
                     hard=out.mode is not LinkMode.SYMLINK,
                     symbolic=out.mode is not LinkMode.HARD,
                 )

@@ -12,6 +12,7 @@ from enum import Enum
 from pathlib import Path
 from typing import TypeAlias
 
+from ..brief import Brief
 from ..gguf.types import TensorType
 from ..schemas.written import ByteRange, Kind, WrittenFile
 from ..sources.ranges import CHUNK_BYTES, FileRange
@@ -30,6 +31,9 @@ class NewBytes:
     """Bytes that the plan itself holds: padding, a header that needs no hashes."""
 
     data: bytes
+
+    def __repr__(self) -> str:
+        return f"NewBytes({len(self.data):,} bytes)"
 
     @property
     def size_bytes(self) -> int:
@@ -113,7 +117,7 @@ Segment: TypeAlias = "NewBytes | Copy | Carry | Convert | LateHeader"
 
 
 @dataclass(frozen=True)
-class NewFile:
+class NewFile(Brief):
     """A file to be written."""
 
     name: str
@@ -141,12 +145,13 @@ class Link:
     source: Path
     size_bytes: int
     mode: LinkMode = LinkMode.AUTO
-    staged: Stamp | None = None  # of a file of ours on the folder's file system: renamed where it cannot be linked
+    stamp: Stamp | None = field(default=None, compare=False, repr=False)  # of the file that was looked at
+    staged: bool = False  # our own file on the folder's file system: where there are no hard links it is renamed
     twin_of: str | None = None  # the output of this plan, named before, that `source` will be
 
 
 @dataclass(frozen=True)
-class Plan:
+class Plan(Brief):
     """Everything that will happen to disk, in order; the entry's file is the last to appear."""
 
     verb: str

@@ -54,6 +54,11 @@ class Result(Documented):
         return tuple(self.plan.folder / out.name for out in self.plan.outputs)
 
     @property
+    def when_unprinted(self) -> str:
+        """Whether the files are there."""
+        return "nothing was written" if self.outcome is None else f"the files are complete, load {self.entry}"
+
+    @property
     def document(self) -> Document:
         """What --json prints."""
         done = self.outcome
@@ -75,7 +80,7 @@ class Result(Documented):
 def carry_out(plan: Plan, dry_run: bool, progress: Progress | None) -> Result:
     """Carry a plan out that needs nothing from a server; with `dry_run` only check that its outputs are free."""
     if dry_run:
-        check_outputs(plan)
+        check_outputs(plan, tidy=False)
         return Result(plan, None)
     return Result(plan, execute(plan, progress=progress))
 

@@ -22,7 +22,7 @@ import nextn
 from conftest import CHECKPOINT, DATA, Q4, ROOT, TinyModels
 from nextn.diagnosis import examine
 from nextn.errors import EXIT_PROBLEMS, NextnError, UsageError
-from nextn.verbs.doctor import Treatment
+from nextn.verbs.doctor import DoctorResult
 
 SCHEMA = json.loads((ROOT / "src" / "nextn" / "schemas" / "doctor.json").read_text())
 DOCS = (ROOT / "docs" / "doctor.md").read_text()
@@ -81,7 +81,7 @@ def test_bad_files_never_end_in_a_traceback() -> None:
     seen = 0
     for path in sorted((DATA / "gguf_corpus").rglob("*.gguf")):
         try:
-            checked(Treatment(examine(path)))
+            checked(DoctorResult(examine(path)))
         except NextnError as error:
             assert "\n" not in str(error)
         seen += 1

@@ -12,7 +12,7 @@ from html import escape
 from pathlib import Path
 from typing import Any
 
-from .results import Section, TextTable
+from .sections import Section, TextTable
 
 _DATA = Path(__file__).with_name("page_data")
 _WORDS = {

@@ -241,7 +241,7 @@ def test_what_is_in_use_is_not_cleared(path: Path, tmp_path: Path) -> None:
 
 def test_a_killed_run_leaves_what_it_noted(path: Path) -> None:
     script = (
-        "import os, sys; sys.path[:0] = sys.argv[1].split(os.pathsep)\nfrom test_cache import *\n"
+        "import os, sys; sys.path[:0] = sys.argv[1].split(os.pathsep)\nfrom test_partial_files import *\n"
         "file = partial_file(Path(sys.argv[2]))\nput(file, 0, 1000)\nfile.write(1000, DATA[1000:2000])\n"
         "os.kill(os.getpid(), 9)"
     )

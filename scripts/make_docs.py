@@ -1,0 +1,88 @@
+"""Makes docs/python-api.md from the functions of the Python API and the table of exit codes."""
+
+from __future__ import annotations
+
+import importlib
+import inspect
+import re
+from pathlib import Path
+
+from nextn import errors
+from nextn.cli import VERBS
+from nextn.errors import EXIT_CODES, NextnError
+
+API_PAGE = Path(__file__).resolve().parent.parent / "docs" / "python-api.md"
+
+HEAD = """\
+# Python API
+
+Every command is a function of `nextn`, typed, with the same words for the same things:
+
+```python
+import nextn
+
+made = nextn.attach("model-Q4_K_M.gguf", "ORG/NAME", layout="sidecar")
+print(made.entry, made.sidecar, made.to_json()["bytes_written"])
+try:
+    verdict = nextn.verify(made.entry, sidecar=made.sidecar)
+except nextn.errors.EngineMissing as error:
+    print(error)
+```
+
+- **Results** have attributes, `document` (what `--json` prints, typed) and `to_json()` (the same as dictionaries).
+  Their schemas are in [src/nextn/schemas](../src/nextn/schemas).
+- **Progress**: `progress(bytes_done, bytes_in_all)` is called while bytes move, `say(text)` when a step begins. Without
+  `say`, steps are logged to the logger `nextn` at level INFO.
+- **Engines**: `engine` is `"xllamacpp"`, `"llama-server"`, `"ik"`, the path of a llama-server, or an open
+  `nextn.engines.Engine`.
+- **Donors and models** are paths, `ORG/NAME`, `hf:ORG/NAME@REVISION:FILE` or addresses, as on the command line.
+
+This page is made by scripts/make_docs.py.
+"""
+
+
+def api_page() -> str:
+    """The page's text."""
+    parts = [HEAD, "\n## Functions\n"]
+    for verb in VERBS:
+        function = getattr(importlib.import_module(f"nextn.verbs.{verb}"), verb)
+        parts.append(f"\n### {verb}\n\n```python\n{_signature(verb, function)}\n```\n\n{_text(function)}\n")
+    parts.append("\n## Errors\n\nAll are in `nextn.errors`; `str(error)` is one sentence that says what to do.\n")
+    parts.append("\n| class | exit code | when |\n| --- | --- | --- |\n")
+    for found in _classes(NextnError):
+        if found is not NextnError:
+            parts.append(f"| `{found.__name__}` | {found.exit_code} | {EXIT_CODES[found.exit_code]} |\n")
+    parts.append("\n## Exit codes of the command line\n\n| code | meaning |\n| --- | --- |\n")
+    parts += [f"| {code} | {meaning} |\n" for code, meaning in EXIT_CODES.items()]
+    parts.append("\n`nextn serve` passes on the exit code of the server.\n")
+    return "".join(parts)
+
+
+def _signature(verb: str, function: object) -> str:
+    signature = inspect.signature(function)  # type: ignore[arg-type]
+    lines = [f"nextn.{verb}("]
+    keywords = False
+    for parameter in signature.parameters.values():
+        if parameter.kind is parameter.KEYWORD_ONLY and not keywords:
+            keywords = True
+            lines.append("    *,")
+        default = parameter.default
+        value = getattr(default, "value", default)  # of an enumeration
+        ending = "" if default is parameter.empty else f" = {value!r}"
+        lines.append(f"    {parameter.name}: {parameter.annotation}{ending},")
+    return "\n".join([*lines, f") -> {signature.return_annotation}"])
+
+
+def _text(function: object) -> str:
+    text = inspect.getdoc(function) or ""
+    return re.sub(r"(?<=\S)\n(?=\S)", " ", text)
+
+
+def _classes(base: type[NextnError]) -> list[type[NextnError]]:
+    below = [each for each in base.__subclasses__() if each.__module__ == errors.__name__]
+    return [base, *(found for each in below for found in _classes(each))]
+
+
+if __name__ == "__main__":
+    API_PAGE.write_text(api_page(), encoding="utf-8")
+    print(API_PAGE)

@@ -1,0 +1,51 @@
+"""What several checks share: the command that mends, where a block may be had, a header that says what is there."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from ..block.anatomy import KEY, Anatomy
+from ..donors.infer import infer_donors
+from ..gguf.kv import KV, KVType
+from ..layouts.metadata import OWN_KEYS, UNDO
+from .arrays import mended_arrays
+from .finding import Change
+from .patient import Patient, fix_command
+
+
+def header_change(seen: Anatomy, n_nextn: int, n_trunk: int, drop: Sequence[str] = ()) -> Change:
+    """A header that says what is there: the key, the count, the per-layer arrays."""
+    arch = seen.arch
+
+    def change(patient: Patient) -> Patient:
+        put = [KV.make(f"{arch}.block_count", KVType.UINT32, n_trunk + n_nextn)]
+        gone = list(drop)
+        if n_nextn:
+            put.append(KV.make(f"{arch}.{KEY}", KVType.UINT32, n_nextn))
+        else:
+            gone += [f"{arch}.{KEY}", *OWN_KEYS]  # no block, so nothing to tell of one and nothing to undo
+        put += mended_arrays(patient.model, n_trunk, n_nextn)
+        if UNDO in patient.model.header.by_key:
+            gone.append(UNDO)  # it would put the wrong header back
+        return patient.with_kvs(put, gone)
+
+    return change
+
+
+def doctor_command(seen: Anatomy, *more: str) -> str:
+    """The command that mends this model."""
+    return fix_command(seen.model.entry, *more)
+
+
+def donor_hint(seen: Anatomy) -> str:
+    """`--from` with the surest guess of where the block may be had, and why."""
+    guesses = infer_donors(seen.model)
+    return f"--from {guesses[0].repo}" if guesses else "--from DONOR"
+
+
+def donor_words(seen: Anatomy) -> str:
+    """Which base would supply the block, as half a sentence."""
+    guesses = infer_donors(seen.model)[:3]
+    if not guesses:
+        return "nothing in its metadata names the base that it was made from"
+    return "by its metadata the base is " + ", or ".join(f"{guess.repo} ({guess.why})" for guess in guesses)

@@ -1,0 +1,90 @@
+"""A key that promises a block that is not there, and what an engine makes of it.
+
+What is said of llama.cpp was measured with xllamacpp 2026.10.11549 on the trunks of all families: where `block_count`
+counts the promised block, the model runs as it should; where it counts the trunk's layers only, the engine takes the
+last of them for the block and leaves them out.
+"""
+
+from __future__ import annotations
+
+from ..archs.base import flags
+from ..block.anatomy import KEY, Anatomy
+from ..block.model import Block
+from ..gguf.kv import KVType
+from ..printable import quoted
+from .commands import doctor_command, donor_hint, donor_words, header_change
+from .finding import Finding
+
+_DRAFTING = "asked to draft it aborts or refuses: 'MTP block missing nextn.eh_proj'"
+
+
+def unkept(seen: Anatomy, donor: Block | None) -> Finding:
+    """The finding. `--fix` drops the key; with a donor it puts the block on."""
+    key, count = f"{seen.arch}.{KEY}", f"{seen.arch}.block_count"
+    more = f"nextn attach {quoted(seen.model.entry)} {donor_hint(seen)} --layout bundle"
+    only_beside = seen.family is not None and seen.family.only_sidecar
+    get = f"to get the block: {more}"
+    if seen.only_loads:
+        get = "no engine would draft with it"
+    elif only_beside:
+        get = f"then, to get the block: nextn attach IT {donor_hint(seen)} --layout sidecar"
+    mend = f"{doctor_command(seen)} drops the key, which makes it an honest model without a block; {get}"
+    if donor is not None and not only_beside:
+        mend = doctor_command(seen, f"--from {quoted(donor.origin)}")
+    harmless = seen.key_is_stale and not seen.promise_counts
+    lost = "none is there"
+    if seen.key_is_stale:
+        lost = f"none is there, and '{count}' does not count it"
+        if seen.could_be_blocks:
+            lost += f" (unless layer {seen.could_be_blocks[0]} is one that lost its 'nextn.*' tensors: name its donor)"
+    return Finding(
+        "key-without-block",
+        "warning" if harmless else "error",
+        f"'{key}' promises {seen.promised} MTP block(s), and {lost}: fine-tuning and merging tools lose it, and "
+        f"{donor_words(seen)}.",
+        key,
+        effect(seen),
+        mend,
+        header_change(seen, 0, seen.n_trunk),
+        attaches=not only_beside,
+    )
+
+
+def effect(seen: Anatomy) -> str:
+    """What llama.cpp does with a model whose key promises a block that is not there."""
+    count, promised = seen.block_count or 0, seen.promised
+    if seen.key_is_stale and not seen.promise_counts:
+        return (
+            "llama.cpp passes over the key and runs the model; builds of ik_llama.cpp before its pull request 2256 "
+            "miss the block's tensors"
+        )
+    if not seen.promise_counts:
+        return f"llama.cpp refuses to load it: 'tensor 'blk.{seen.n_trunk}.attn_norm.weight' not found'"
+    if not seen.key_is_stale:
+        return f"llama.cpp loads it and runs it as it should; {_DRAFTING}"
+    if promised > count:
+        return "llama.cpp aborts when it loads it: 'GGML_ASSERT(hparams.n_layer_nextn <= hparams.n_layer_all) failed'"
+    left = count - promised
+    for suffix in seen.family.trunk_arrays if seen.family else ():
+        kv = seen.model.header.by_key.get(f"{seen.arch}.{suffix}")
+        if kv is not None and kv.type is KVType.ARRAY and kv.n_items != left:
+            wrong = f"key {kv.key} has wrong array length; expected {left}, got {kv.n_items}"
+            return f"llama.cpp refuses to load it: '{wrong}'"
+    if not _has_cache(seen, left):
+        return "llama.cpp aborts when it loads it: 'GGML_ASSERT(buffer) failed' (no layer with attention is left)"
+    layers = f"layer {left}" if promised == 1 else f"layers {left} to {count - 1}"
+    return (
+        f"llama.cpp loads it and says nothing, and leaves out {layers} of the trunk, which it takes for the block: the "
+        f"text is another; {_DRAFTING}"
+    )
+
+
+def _has_cache(seen: Anatomy, n: int) -> bool:
+    """Whether one of the first `n` layers keeps keys and values of attention."""
+    find = seen.model.arch_value
+    found = seen.family.memory.recurrent if seen.family else None
+    recurrent = found(find, n, n) if found else flags(find("attention.recurrent_layers"), n)
+    if recurrent is not None:
+        return not all(recurrent[:n])
+    heads = find("attention.head_count_kv")
+    return any(heads[:n]) if isinstance(heads, list) else True

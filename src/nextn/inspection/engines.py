@@ -1,0 +1,52 @@
+"""What engines do with a file: what was measured of its kind, unless something in its header stops them."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from ..archs import FAMILIES
+from ..archs.others import LOADS_ONLY
+from ..compat import ENGINES, said, verdict
+from ..compat.graphs import graphs
+from ..gguf.files import Model
+
+
+def layout_of(shape: str, model: Model) -> str:
+    """The layout of the measured table that a shape is: "bundled" is "shards" or "bundle"."""
+    return ("shards" if model.is_sharded else "bundle") if shape == "bundled" else shape
+
+
+def measured(engine: str, arch: str, layout: str) -> str:
+    """A sentence of what "llama.cpp" or "ik_llama.cpp" does with such a model, with the builds that it holds for."""
+    return f"{engine} {said(arch, layout, engine)}"
+
+
+def runs_on(arch: str, layout: str, sidecar: Path | None, stops: str) -> dict[str, str]:
+    """Engine -> what it does with a file of `layout`: "trunk-only", "bundle", "shards", "sidecar" or "donor".
+
+    `sidecar`: what lies beside a trunk. `stops`: what is wrong with the file so that engines do not load it, or do not
+    draft with it; "" for nothing. Empty for an architecture that nextn knows nothing of.
+    """
+    if arch in LOADS_ONLY:
+        words = f"loads it; no engine drafts with this architecture up to {graphs().build}"
+        return {"llama.cpp": f"not as it is: {stops}" if stops else words}
+    if arch not in FAMILIES:
+        return {}
+    if layout == "donor":
+        return dict.fromkeys(ENGINES, "cannot run it: attach it to a model")
+    return {engine: _words(engine, arch, layout, sidecar, stops) for engine in ENGINES}
+
+
+def _words(engine: str, arch: str, layout: str, sidecar: Path | None, stops: str) -> str:
+    support = FAMILIES[arch].on(engine)
+    beside = sidecar is not None and support.drafts_with("sidecar")
+    if beside:
+        layout = "sidecar"
+    found = verdict(arch, layout, engine)
+    if stops and (found is None or found.run.result in ("drafts", "runs")):
+        return f"not as it is: {stops}"
+    if found is None:
+        return "not measured: nextn makes no such file"
+    if beside:
+        return found.of("the sidecar beside it (-md)")
+    return found.of("it beside its trunk (-m TRUNK -md this file)") if layout == "sidecar" else found.words

@@ -1,0 +1,29 @@
+"""What is kept, for people."""
+
+from __future__ import annotations
+
+from ..schemas.cache import KeptModel
+from ..units import size
+from ..verbs.cache import CacheResult
+from .text import columns, say
+
+
+def show(result: CacheResult, *, quiet: bool = False) -> None:
+    """A line per entry on standard output, totals on standard error."""
+    if result.cleared:
+        say(f"freed {size(result.freed_bytes)} in {result.folder}")
+        for entry in result.entries:
+            say(f"left alone, since another run uses it: {entry.name}")
+        return
+    if not result.entries:
+        say(f"nothing is kept in {result.folder}" + (" of that name" if result.names else ""))
+        return
+    print(columns([(f"{size(entry.size_bytes):>9}", _named(entry, result.sidecars)) for entry in result.entries]))
+    total = sum(entry.size_bytes for entry in result.entries)
+    say(f"{size(total)} in {result.folder}; 'nextn cache {'--sidecars ' * result.sidecars}--clear' removes it")
+
+
+def _named(entry: KeptModel, is_sidecar: bool) -> str:
+    if not is_sidecar:
+        return entry.name
+    return entry.name + (" (stale)" if entry.stale else f", for {entry.model or 'a model that is not known'}")

@@ -1,0 +1,41 @@
+"""What inspect found, for people: one fact per line."""
+
+from __future__ import annotations
+
+from ..inspection.checkpoint import CheckpointInspection
+from ..inspection.model import Inspection
+from ..inspection.shard_set import SetInspection
+from ..units import counted, size
+from .text import columns
+
+
+def show(seen: Inspection | CheckpointInspection | SetInspection, *, quiet: bool = False) -> None:
+    """Print it on standard output."""
+    print(columns(_rows(seen)))
+
+
+def _rows(seen: Inspection | CheckpointInspection | SetInspection) -> list[tuple[str, str]]:
+    data = seen.document
+    files = counted(data.n_files, "shard") if data.n_files > 1 else "1 file"
+    total = "size not known" if data.size_bytes is None else size(data.size_bytes)
+    block = f"{data.n_layer_nextn} ({size(data.block_bytes)})" if data.n_layer_nextn else "none"
+    types = "types of the block" if data.shape == "checkpoint" else "types"
+    rows = [
+        ("model", data.name or "-"),
+        ("path", data.path),
+        ("shape", data.shape),
+        ("architecture", data.architecture),
+        ("trunk layers", str(data.n_layer_trunk)),
+        ("MTP blocks", block),
+        ("size", f"{total} in {files}, {counted(data.n_tensors, 'tensor')}"),
+        (types, ", ".join(f"{name} {size(n)}" for name, n in data.types.items()) or "-"),
+    ]
+    if data.provenance:
+        rows.append(("donor", data.provenance.get("donor", "-")))
+        rows.append(("donor's block", f"sha256 {data.provenance.get('donor_sha256', '-')}"))
+    rows += [("block sha256", data.block_sha256)] if data.block_sha256 else []
+    rows += [("downloaded", size(data.bytes_downloaded))] if data.bytes_downloaded else []
+    rows += [("sidecar here", path) for path in data.sidecars]
+    rows += [(f"on {engine}", what) for engine, what in data.runs_on.items()]
+    rows += [("hint", hint) for hint in data.hints]
+    return rows + ([("problem", problem) for problem in data.problems] or [("problems", "none")])

@@ -1,0 +1,25 @@
+"""What pack made, for people; the folder on standard output."""
+
+from __future__ import annotations
+
+from ..publish.packing import PackResult
+from ..units import size
+from .text import put_path, say
+from .written import say_outputs
+
+
+def show(result: PackResult, *, quiet: bool = False) -> None:
+    """Notes, files, figures."""
+    plan = result.package.plan
+    if not quiet:
+        for note in plan.notes:
+            say(f"note: {note}")
+        would = "" if result.outcome else "would "
+        say_outputs(plan, done=result.outcome is not None)
+        say(
+            f"{would}read {size(result.bytes_read)} ({size(result.bytes_hashed)} of it to hash), "
+            f"{would}write {size(plan.bytes_written)}, link {size(plan.bytes_linked)}"
+        )
+        if not result.package.n_verified:
+            say("note: nothing was verified, and the card says so; --verified takes what 'nextn verify --json' prints")
+    put_path(plan.folder)

@@ -1,0 +1,35 @@
+"""Sections as tables on a terminal."""
+
+from __future__ import annotations
+
+import sys
+
+from ..printable import printable
+from ..units import counted
+from ..verbs.report import ReportResult
+from .outlet import console as console_of
+from .text import put_path, say
+
+
+def show(result: ReportResult, *, quiet: bool = False) -> None:
+    """The tables; with a page its path, and in a dry run its size."""
+    if result.page_path is not None:
+        if result.dry_run:
+            say(f"would write {counted(len(result.page), 'byte')}")
+        put_path(result.page_path)
+        return
+    from rich.markup import escape
+    from rich.table import Table
+
+    console = console_of(width=None if sys.stdout.isatty() else 110, highlight=False, markup=True)
+    for section in result.sections:
+        console.print(f"[bold]{escape(printable(section.title, 200))}[/bold]")
+        for line in (*section.summary, *section.commands):
+            console.print(escape(printable(line, 1000)), soft_wrap=True)
+        for one in section.tables:
+            table = Table(title=escape(one.caption), title_justify="left")
+            for head in one.head:
+                table.add_column(escape(head))
+            for row in one.rows:
+                table.add_row(*(escape(printable(cell, 1000)) for cell in row))
+            console.print(table)

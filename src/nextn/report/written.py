@@ -1,0 +1,41 @@
+"""What attach, detach and extract did, for people."""
+
+from __future__ import annotations
+
+from ..printable import printable
+from ..units import size
+from ..writing.plan import Plan
+from ..writing.result import Result
+from .text import say, shell
+
+
+def say_outputs(plan: Plan, *, done: bool) -> None:
+    """What each file of a plan is, or would be."""
+    would = "" if done else "would "
+    for out in plan.outputs:
+        how = "link " if hasattr(out, "source") else "write"
+        say(f"{would}{how} {size(out.size_bytes):>9}  {printable(str(plan.folder / out.name), 1000)}")
+
+
+def say_result(result: Result) -> None:
+    """Notes, files and figures."""
+    plan, done = result.plan, result.outcome
+    for note in plan.notes:
+        say(f"note: {note}")
+    say_outputs(plan, done=done is not None)
+    say(
+        f"read {size(result.bytes_read)}, {'would write' if done is None else 'wrote'} {size(result.bytes_written)}"
+        f", linked {size(result.bytes_linked)}"
+        + (f" in {done.wall_s:.2f} s" if done else f", memory up to {size(plan.peak_memory_bytes)}")
+    )
+    if result.donor is not None and result.donor.sha256 is not None:
+        say(f"block from {printable(result.donor.name, 1000)}, sha256 {result.donor.sha256}")
+    if result.bytes_downloaded:
+        say(f"downloaded {size(result.bytes_downloaded)}, headers included")
+
+
+def say_how_to_load(entry: object, sidecar: object = None, *, drafting: bool = True) -> None:
+    """The command of llama.cpp's server that loads it."""
+    beside = () if sidecar is None else ("-md", sidecar)
+    draft = ("--spec-type", "draft-mtp") if drafting else ()
+    say(f"load it with: {shell('llama-server', '-m', entry, *beside, *draft)}")

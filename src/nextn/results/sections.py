@@ -1,0 +1,288 @@
+"""Documents as sections of tables and plots: what `nextn report` shows."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+from ..printable import shell_line
+from ..schemas.base import plain
+from ..schemas.bench import BenchDocument
+from ..schemas.doctor import DoctorDocument
+from ..schemas.inspect import InspectDocument
+from ..schemas.plan import Columns, PlanDocument
+from ..schemas.reading import read_document
+from ..schemas.serve import ServeDocument
+from ..schemas.timing import SetupComparison, SpreadFigures
+from ..schemas.tune import TuneDocument
+from ..schemas.verify import VerifyDocument
+from ..schemas.written import WritingDocument
+from ..units import counted, size
+
+# What has a section, in the order in which sections are shown.
+KINDS = ("inspect", "doctor", "attach", "extract", "detach", "plan", "verify", "bench", "tune", "serve")
+
+
+@dataclass(frozen=True)
+class TextTable:
+    """A table of text cells, with a caption that says what it shows."""
+
+    caption: str
+    head: tuple[str, ...]
+    rows: tuple[tuple[str, ...], ...]
+
+
+@dataclass(frozen=True)
+class Section:
+    """What one document says."""
+
+    title: str
+    summary: tuple[str, ...]
+    tables: tuple[TextTable, ...] = ()
+    plots: tuple[dict[str, Any], ...] = ()  # of the page: {"kind": "memory", "acceptance", "speed" or "bytes", ...}
+    commands: tuple[str, ...] = field(default=())  # lines for a POSIX shell
+    rank: int = 0  # place on the page: the smallest first, equal ones in the order given
+
+
+def read_sections(paths: Sequence[str | Path]) -> list[Section]:
+    """A section per file: what the model is first, how it is served last.
+
+    Raises StorageError, and FormatError for what is no document of one of KINDS.
+    """
+    return sorted((read_section(Path(path)) for path in paths), key=lambda section: section.rank)
+
+
+def read_section(path: Path) -> Section:
+    """What the document in `path` says. Raises StorageError, FormatError."""
+    document = read_document(path, KINDS)
+    kind = str(type(document).__struct_config__.tag)
+    return replace(_MAKERS[kind](document), rank=KINDS.index(kind))
+
+
+def _percent(share: float | None) -> str:
+    return "-" if share is None else f"{100 * share:.0f} %"
+
+
+def _name(path: str) -> str:
+    return Path(path).name
+
+
+def _known(n_bytes: int | None) -> str:
+    return "-" if n_bytes is None else size(n_bytes)
+
+
+def _inspect(data: InspectDocument) -> Section:
+    rows = [
+        ("path", data.path),
+        ("shape", data.shape),
+        ("architecture", data.architecture),
+        ("trunk layers", str(data.n_layer_trunk)),
+        ("MTP blocks", f"{data.n_layer_nextn} ({size(data.block_bytes)})" if data.n_layer_nextn else "none"),
+        ("size", f"{_known(data.size_bytes)} in {counted(data.n_files, 'file')}"),
+        *((f"on {engine}", what) for engine, what in data.runs_on.items()),
+        *(("problem", problem) for problem in data.problems),
+    ]
+    types = tuple((name, size(n)) for name, n in data.types.items())
+    return Section(
+        f"Model: {data.name or _name(data.path)}",
+        (f"{data.shape}, {_known(data.size_bytes)}",),
+        (
+            TextTable("What the model is", ("what", "value"), tuple(rows)),
+            TextTable("Bytes by type", ("type", "bytes"), types),
+        ),
+    )
+
+
+def _written(data: WritingDocument) -> Section:
+    verb = str(type(data).__struct_config__.tag)
+    layout: str = data.layout  # type: ignore[attr-defined]  # of attach, detach and extract, each with its own values
+    rows, bars = [], []
+    for file in data.files:
+        start = 0
+        for part in file.ranges:
+            end = start + part.size_bytes
+            rows.append((_name(file.path), part.what, f"{start:,}", f"{end:,}", size(part.size_bytes)))
+            start = end
+        bars.append({"name": _name(file.path), "ranges": [plain(part) for part in file.ranges]})
+    would = "would write" if data.dry_run else "wrote"
+    linked, read = size(data.bytes_linked), size(data.bytes_read)
+    commands = []
+    if data.sidecar and data.sidecar != data.entry:
+        commands.append(shell_line(["nextn", "serve", data.entry, "--sidecar", data.sidecar]))
+    elif layout in ("bundle", "shards", "trunk-only"):
+        commands.append(shell_line(["nextn", "serve", data.entry]))
+    return Section(
+        f"Files: {verb} as {layout}",
+        (f"{would} {size(data.bytes_written)}, linked {linked} without touching its bytes, read {read}",),
+        (TextTable("Byte ranges (end exclusive)", ("file", "what", "start", "end", "size"), tuple(rows)),),
+        ({"kind": "bytes", "files": bars},),
+        tuple(commands),
+    )
+
+
+def _acceptance_table(by: Mapping[str, Sequence[float]]) -> TextTable:
+    most = max((len(shares) for shares in by.values()), default=0)
+    rows = tuple((name, *(_percent(x) for x in shares), *[""] * (most - len(shares))) for name, shares in by.items())
+    head = ("setup", *(f"{i + 1}" for i in range(most)))
+    return TextTable("Share of drafts accepted at position 1, 2, ...", head, rows)
+
+
+def _verify(data: VerifyDocument) -> Section:
+    by = {f"n_max {n_max}": shares for n_max, shares in data.acceptance.items()}
+    words = {"passed": "PASSED", "failed": "FAILED", "cannot_tell": "CANNOT TELL"}[data.verdict]
+    return Section(
+        f"Verified: {_name(data.model)}",
+        (words, *data.reasons),
+        (_acceptance_table(by),) if by else (),
+        ({"kind": "acceptance", "series": by},) if by else (),
+    )
+
+
+MEMORY_HEAD = ("weights", "KV cache", "recurrent", "compute", "total")  # columns as in the terminal's table
+
+
+def _parts(use: Columns) -> tuple[str, ...]:
+    sums = (
+        use.weights_bytes + use.repacked_bytes,
+        use.kv_cache_bytes,
+        use.recurrent_bytes,
+        use.compute_bytes + use.output_bytes,
+        use.total_bytes,
+    )
+    return tuple(map(size, sums))
+
+
+def _plan(data: PlanDocument) -> Section:
+    rows: list[tuple[str, ...]] = []
+    plotted = []
+    for setup in data.setups:
+        if not setup.available:
+            rows.append((setup.title, setup.why_not or "not possible", *[""] * (len(MEMORY_HEAD) + 2)))
+            continue
+        fits = {True: "yes", False: "no", None: "not known"}[setup.fits]
+        longest = setup.max_n_ctx
+        end = (fits, "-" if longest is None else f"{longest:,}" if longest else "none")
+        for i, use in enumerate(setup.devices):
+            name = setup.title if len(setup.devices) == 1 else f"{setup.title}: {use.device}"
+            disk = _known(setup.disk_bytes) if i == 0 else ""
+            rows.append((name, disk, *_parts(use), *(end if i == 0 else ("", ""))))
+            plotted.append({"title": name, "linear": [plain(use.linear)]})
+        if setup.measured is not None:
+            rows.append((f"{setup.title}, measured", "", *_parts(setup.measured), "", ""))
+    n_ctx = data.settings.n_ctx
+    head = ("setup", "disk", *MEMORY_HEAD, "fits", "longest context")
+    tables = [TextTable(f"Memory by setup at a context of {n_ctx:,} tokens", head, tuple(rows)), _disk(data)]
+    plot = {
+        "kind": "memory",
+        "n_ctx": n_ctx,
+        "n_ctx_train": data.n_ctx_train,
+        "n_parallel": data.settings.n_parallel,
+        "setups": plotted,
+    }
+    said = (*data.answers, *(f"note: {note}" for note in data.notes))
+    return Section(f"Memory: {_name(data.model)}", said, tuple(tables), (plot,))
+
+
+def _disk(data: PlanDocument) -> TextTable:
+    """What each setup takes on disk, and what publishing with and without MTP does."""
+    rows = [
+        (one.title, str(len(one.files)), _known(one.disk_bytes), _known(one.disk_new_bytes))
+        for one in data.setups
+        if one.available
+    ]
+    shared = data.publishing
+    if shared is not None:
+        rows.append(("published with and without MTP, as separate files", "", size(shared.separate_bytes), ""))
+        if shared.how is not None:
+            how = {"sidecar": "trunk and sidecar", "shards": "shards"}[shared.how]
+            rows.append((f"published with and without MTP, as {how}", "", _known(shared.shared_bytes), ""))
+    return TextTable("Disk", ("setup", "files", "all files", "of these to be written"), tuple(rows))
+
+
+def _spread(value: SpreadFigures | None) -> str:
+    return "-" if value is None else f"{_figure(value.median)} ({_figure(value.low)} to {_figure(value.high)})"
+
+
+def _figure(value: float) -> str:
+    """Three digits or more, never an exponent."""
+    return f"{value:,.0f}" if abs(value) >= 1000 else f"{value:,.3g}"
+
+
+def _bench(data: BenchDocument) -> Section:
+    bars = [
+        {"name": one.id, "median": one.decode_tps.median, "low": one.decode_tps.low, "high": one.decode_tps.high}
+        for one in data.setups
+        if one.decode_tps is not None
+    ]
+    series = {one.id: one.acceptance for one in data.setups if one.acceptance}
+    plots: list[dict[str, Any]] = []
+    if bars:
+        plots.append({"kind": "speed", "bars": bars})
+    if series:
+        plots.append({"kind": "acceptance", "series": series})
+    said = [data.verdict.sentence if data.verdict else "There was nothing to compare."]
+    said.append(f"{data.n_disturbed} of {counted(len(data.runs), 'run')} were disturbed or too short and are not used.")
+    said += [note for note in data.notes if note not in said]
+    tasks = sorted({task for one in data.setups for task in one.decode_tps_by_task})
+    rows = tuple(
+        (
+            one.id,
+            *map(_spread, (one.decode_tps, *(one.decode_tps_by_task.get(task) for task in tasks))),
+            _spread(one.prompt_tps),
+            "-" if one.mean_length is None else f"{one.mean_length:.2f}",
+        )
+        for one in data.setups
+    )
+    head = ("setup", "all tasks", *tasks, "prompt", "tokens per step")
+    tables = [TextTable("Tokens per second: median (spread)", head, rows)]
+    compared = tuple(
+        (one.setup, one.base, one.task, one.word.replace("_", " "), _ratio(one), str(one.n_pairs))
+        for one in data.comparisons
+    )
+    if compared:
+        columns = ("setup", "against", "task", "verdict", "times as fast (low to high)", "pairs")
+        tables.append(TextTable("Comparisons", columns, compared))
+    if series:
+        tables.append(_acceptance_table(series))
+    return Section(f"Speed: {_name(data.model)}", tuple(said), tuple(tables), tuple(plots))
+
+
+def _ratio(one: SetupComparison) -> str:
+    return "-" if one.ratio is None else f"{one.ratio:.2f} ({one.ratio_low or 0:.2f} to {one.ratio_high or 0:.2f})"
+
+
+def _tune(data: TuneDocument) -> Section:
+    values = (("n_max", data.n_max), ("p_min", data.p_min), ("threads", data.threads), ("args", shell_line(data.args)))
+    rows = tuple((name, str(value)) for name, value in values if value is not None)
+    table = TextTable("Settings", ("what", "value"), rows)
+    command = shell_line(["nextn", "serve", data.model])
+    return Section("Tuned settings", (data.answer.sentence,), (table,), (), (command,))
+
+
+def _doctor(data: DoctorDocument) -> Section:
+    n = sum(one.severity != "note" for one in data.findings)
+    said = [counted(n, "problem") if n else "no problems", *data.notes]
+    said += [f"not checked: {one.check}: {one.why}" for one in data.skipped]
+    rows = tuple((one.severity, one.id, one.what, one.mend) for one in data.findings)
+    table = TextTable("Findings", ("severity", "finding", "what", "what fixes it"), rows)
+    return Section(f"Examined: {_name(data.path)}", tuple(said), (table,) if rows else ())
+
+
+def _serve(data: ServeDocument) -> Section:
+    return Section(f"Serving: {_name(data.model)}", tuple(data.notes), commands=(data.shell,))
+
+
+_MAKERS: dict[str, Callable[[Any], Section]] = {
+    "inspect": _inspect,
+    "doctor": _doctor,
+    "attach": _written,
+    "extract": _written,
+    "detach": _written,
+    "plan": _plan,
+    "verify": _verify,
+    "bench": _bench,
+    "tune": _tune,
+    "serve": _serve,
+}

@@ -1,0 +1,64 @@
+"""`nextn report`: documents that other verbs wrote, as tables or as one page."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from ..results.sections import Section, read_sections
+from ..schemas.base import Documented
+from ..schemas.report import ReportDocument, ReportSection, ReportTable
+
+
+@dataclass(frozen=True)
+class ReportResult(Documented):
+    """What the documents say."""
+
+    sections: tuple[Section, ...]  # what the model is first, how it is served last
+    page_path: Path | None = None  # None: no page was asked for
+    dry_run: bool = False
+    page: bytes = field(default=b"", repr=False)  # the page as UTF-8
+
+    @property
+    def when_unprinted(self) -> str:
+        """Whether the page is there."""
+        return "nothing was written" if self.page_path is None or self.dry_run else f"{self.page_path} is complete"
+
+    @property
+    def document(self) -> ReportDocument:
+        """What --json prints."""
+        return ReportDocument(
+            sections=[
+                ReportSection(
+                    title=section.title,
+                    summary=list(section.summary),
+                    commands=list(section.commands),
+                    tables=[
+                        ReportTable(one.caption, list(one.head), list(map(list, one.rows))) for one in section.tables
+                    ],
+                )
+                for section in self.sections
+            ]
+        )
+
+
+def report(
+    results: Sequence[str | Path], *, out: str | Path | None = None, dry_run: bool = False
+) -> ReportResult:
+    """What files written by other verbs' --json say, as tables; with `out` also as one HTML page written there.
+
+    The page needs no network. `dry_run`: the page is made and not written.
+
+    Raises FormatError for a file that is no document of nextn, StorageError, and for the page OutputExists and NoSpace.
+    """
+    sections = tuple(read_sections(results))
+    if out is None:
+        return ReportResult(sections)
+    from ..results.page import page
+    from ..writing.durable import write_file
+
+    made = page(sections)
+    if not dry_run:
+        write_file(Path(out), made)
+    return ReportResult(sections, Path(out), dry_run, made)
