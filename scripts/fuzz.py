@@ -32,7 +32,7 @@ import mutants  # noqa: E402
 import standin_server  # noqa: E402
 
 import nextn  # noqa: E402
-import nextn.verbs.serve  # noqa: E402
+import nextn.engines  # noqa: E402
 from nextn.engines import LlamaServer  # noqa: E402
 from tiny_families import make_family  # noqa: E402
 
@@ -93,7 +93,7 @@ class Models:
             sidecar = nextn.attach(trunk, checkpoint, layout="sidecar", out=out / "sidecar").sidecar
             if sidecar is not None:
                 yield kind, sidecar, checkpoint, trunk
-            yield kind, nextn.extract(checkpoint, donor_file=True, out=out / "donor.gguf").entry, checkpoint, trunk
+            yield kind, nextn.extract(checkpoint, block_only=True, out=out / "donor.gguf").entry, checkpoint, trunk
         yield "qwen35", demo / "tiny-qwen35-Q4_K_M.gguf", demo / "tiny-qwen35-mtp", demo / "tiny-qwen35-Q4_K_M.gguf"
 
     def _qwen(self) -> Path:
@@ -118,7 +118,7 @@ def main() -> int:
         os.environ |= {"NEXTN_DATA": str(folder / "data"), "NEXTN_CACHE": str(folder / "cache")}
         (folder / "stand-in").mkdir()
         engine = LlamaServer.find(standin_server.write(folder / "stand-in"))
-        nextn.verbs.serve.server = lambda *_: engine  # type: ignore[assignment]
+        nextn.engines.find_engine = lambda name=None: all_verbs.engine_or_none(name, engine)
         found = Findings(args.keep)
         models = list(Models(folder / "models").all())
         dice = random.Random(args.seed)

@@ -13,6 +13,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from nextn.cli import main
+from nextn.engines import Engine
+from nextn.errors import EngineMissing
 
 
 @dataclass(frozen=True)
@@ -82,18 +84,18 @@ def on_model(path: Path, donor: Path, trunk: Path, out: Path, *, real: bool = Fa
     yield "attach", path, "--from", donor, "--draft-head", "q8_0", "--type", "bf16", "-o", out / "head", *dry
     yield "detach", path, "-o", out / "detached", *dry
     yield "extract", path, "-o", out / "extracted", *dry
-    yield "extract", path, "--donor", "-o", out / "donor", *dry
+    yield "extract", path, "--block-only", "-o", out / "donor", *dry
     yield "extract", path, "--embd-type", "as-is", "--type", "f16", "--for", "ik", "-o", out / "ik", *dry
     yield "pack", path, "--from", donor, "-o", out / "packed", *dry
     yield "pack", path, "-o", out / "packed-bundled", *dry
     yield "pack", trunk, "--from", path, "-o", out / "packed-from", *dry
     yield "pack", trunk, "--sidecar", path, "-o", out / "packed-sidecar", *dry
     yield "plan", trunk, "--header-only", "--sidecar", path
-    yield "plan", trunk, "--header-only", "--donor", path
+    yield "plan", trunk, "--header-only", "--from", path
     yield "serve", trunk, "--print", "--sidecar", path
-    yield "verify", path, "--llama-server", out / "no-engine", "--trunk", trunk
-    yield "verify", trunk, "--llama-server", out / "no-engine", "--trunk", path
-    yield "verify", path, "--llama-server", out / "no-engine"
+    yield "verify", path, "--engine", "none", "--trunk", trunk
+    yield "verify", trunk, "--engine", "none", "--trunk", path
+    yield "verify", path, "--engine", "none"
 
 
 def on_checkpoint(folder: Path, trunk: Path, out: Path, *, real: bool = False) -> Iterator[Sequence[object]]:
@@ -108,14 +110,21 @@ def on_checkpoint(folder: Path, trunk: Path, out: Path, *, real: bool = False) -
     yield "attach", trunk, "--from", folder, "--qkv", "fused", "--draft-head", "q4_0", "-o", out / "fused", *dry
     yield "attach", trunk, "--from", folder, "--type", "bf16", "--duplicates", "drop", "-o", out / "drop", *dry
     yield "extract", folder, "-o", out / "extracted", *dry
-    yield "extract", folder, "--donor", "-o", out / "donor", *dry
+    yield "extract", folder, "--block-only", "-o", out / "donor", *dry
     yield "extract", folder, "--for", "both", "-o", out / "both", *dry
     yield "pack", trunk, "--from", folder, "-o", out / "packed", *dry
-    yield "plan", trunk, "--header-only", "--donor", folder
+    yield "plan", trunk, "--header-only", "--from", folder
     yield "doctor", trunk, "--from", folder
     yield "plan", folder, "--header-only"
     yield "serve", folder, "--print"
     yield "detach", folder, "-o", out / "detached", *dry
+
+
+def engine_or_none(name: str | None, engine: Engine) -> Engine:
+    """Takes the place of `find_engine`: nothing is started to find one, and verify gets no further than files."""
+    if name == "none":
+        raise EngineMissing("there is no engine of that name.")
+    return engine
 
 
 def emptied(folder: Path) -> Path:

@@ -18,6 +18,7 @@ from collections.abc import Iterable
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
+from ..bounded import MOST_CONFIG, parse_json, read_bounded
 from ..errors import NextnError
 from ..gguf.files import Model, open_model, os_error
 from ..layouts.places import header_sha256, hub_repository, is_named_by_hash, kept_folder, real_place, sidecars_root
@@ -87,11 +88,11 @@ def notes(folder: Path | None = None) -> list[Note]:
 
 def _read(path: Path) -> Note | None:
     try:
-        data = json.loads(path.read_text(encoding="utf-8"))
+        data = parse_json(read_bounded(path, MOST_CONFIG), path)
         if data["version"] != _VERSION or data["kind"] != _KIND:
             return None
         texts = [data[key] for key in ("sidecar", "sidecar_sha256", "model", "model_sha256", "place")]
-    except (OSError, ValueError, KeyError, TypeError):
+    except (NextnError, KeyError, TypeError):
         return None
     if not all(isinstance(text, str) for text in texts):
         return None
