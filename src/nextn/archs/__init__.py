@@ -26,7 +26,6 @@ from . import (
 )
 from .base import GENERIC_LAYER_ARRAYS, Family, Memory, Tail, TextSplit
 from .others import (
-    ASSISTANTS,
     LOADS_ONLY_ARRAYS,
     LOADS_ONLY_TRUNK_ARRAYS,
     OTHER_USE,
@@ -114,11 +113,4 @@ def family_of(arch: str, where: object) -> Family:
     family = FAMILIES.get(arch)
     if family is not None:
         return family
-    if (words := words_of(arch)) is not None:
-        raise UnsupportedModel(f"{where}: {words}.")
-    draft = next((name for name, target in ASSISTANTS.items() if target == arch), None)
-    if draft is not None:
-        raise UnsupportedModel(
-            f"{where}: the draft of '{arch}' is a model of its own; name its GGUF ('{draft}') with --from."
-        )
-    raise UnsupportedModel(f"{where}: nextn knows neither the architecture '{arch}' nor an engine that drafts with it.")
+    raise UnsupportedModel(f"{where}: {words_of(arch)}.")

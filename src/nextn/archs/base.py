@@ -72,6 +72,12 @@ class Donor:
             raise FormatError(f"config.json: '{key}' is no whole number but {str(value)[:40]!r}")
         return value
 
+    @property
+    def n_layer(self) -> int:
+        """Layers before the block as config.json counts them, which a deeper trunk may have more of."""
+        found = self.config.get("num_hidden_layers")
+        return found if isinstance(found, int) else self.n_trunk
+
 
 # A per-layer array's value for a block's layer: a constant, or a function of donor and block number (None: unknown).
 Tail: TypeAlias = "Any | Callable[[Donor, int], Any]"
@@ -242,13 +248,13 @@ def chosen_forms(rules: Iterable[Rule], there: Collection[str]) -> set[str]:
 def missing(rules: Sequence[Rule], there: Collection[str], find: Lookup) -> list[str]:
     """Targets that a block with the tensors `there` needs and lacks; `find` is its model's `{arch}.*`."""
     chosen = chosen_forms(rules, there)
-    return [
-        rule.target
-        for rule in rules
-        if rule.target not in there
-        and (not rule.optional or (rule.needed_by and find(rule.needed_by)))
-        and (not rule.form or rule.form in chosen)
-    ]
+
+    def needed(rule: Rule) -> bool:
+        if rule.needed_by and find(rule.needed_by):
+            return True
+        return not rule.optional and (not rule.form or rule.form in chosen)
+
+    return [rule.target for rule in rules if rule.target not in there and needed(rule)]
 
 
 def surplus(rules: Sequence[Rule], there: Collection[str], find: Lookup) -> list[str]:

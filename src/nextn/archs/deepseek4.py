@@ -68,6 +68,11 @@ _ROWS = headers.with_base(
     Row("embedding_length_out", U32, _streams_width),
 )
 
+_DSPARK = (
+    "'mtp.*' is a DSpark draft in stages and no MTP block: llama.cpp's converter makes a draft of its own of it "
+    "(convert_hf_to_gguf.py --dspark), which is loaded beside the model with -md"
+)
+
 FAMILY = Family(
     arch="deepseek4",
     title="DeepSeek-V4",
@@ -117,13 +122,7 @@ FAMILY = Family(
         _t("ffn_up_shexp.weight", "E Fs", "ffn.shared_experts.w3.weight"),
     ),
     symbols=None,
-    not_blocks=(
-        (
-            "markov_head",
-            "'mtp.*' is a DSpark draft in stages and no MTP block: llama.cpp's converter makes a draft of its own of "
-            "it (convert_hf_to_gguf.py --dspark), which is loaded beside the model with -md",
-        ),
-    ),
+    not_blocks=tuple((mark, _DSPARK) for mark in ("markov_head", "confidence_head", "main_proj")),
     qkv=None,
     header=HParams(rows=_ROWS, output_norm_plus_one=False, keeps_tied_head=True, rope_factors=None),
     trunk_arrays=(),

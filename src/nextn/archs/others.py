@@ -143,15 +143,21 @@ CLASS_STARTS = (
 )  # fmt: skip
 
 
-def words_of(arch: str) -> str | None:
-    """What is known of an architecture that is no family, as a clause; None: nothing is."""
+def words_of(arch: str) -> str:
+    """What is known of an architecture that is no family, as a clause: the same for every verb."""
+    draft = next((name for name, target in ASSISTANTS.items() if target == arch), None)
+    if draft is not None:
+        return f"the draft of '{arch}' is a model of its own ('{draft}'); name its GGUF with --from"
+    if arch in DRAFTS:
+        return f"'{arch}' is {DRAFTS[arch]}; there is no block to attach"
     if arch in LOADS_ONLY:
         return f"no engine drafts with '{arch}' ({LOADS_ONLY[arch]}; {LLAMA_CPP_UP_TO}): a block would only cost memory"
     if arch in OTHER_USE:
         return f"'{arch}' uses the key for {OTHER_USE[arch]}, not for MTP; there is no block to attach"
     if arch in NONE_PUBLISHED:
         return f"no MTP block was ever published for {NONE_PUBLISHED[arch]} ('{arch}')"
-    return NOT_RELEASED.get(arch)
+    unknown = f"nextn knows of no MTP block for '{arch}', and of no engine that drafts with one"
+    return NOT_RELEASED.get(arch, unknown)
 
 
 def words_of_classes(classes: Iterable[str], model_type: object) -> str | None:

@@ -25,9 +25,11 @@ def tensor(
     return Rule(target, ne, sources, f32=f32, optional=optional, form=form, needed_by=needed_by, stops=stops)
 
 
-def norm(target: str, *names: str, ne: str = "E", optional: bool = False, form: str = "") -> Rule:
+def norm(
+    target: str, *names: str, ne: str = "E", optional: bool = False, form: str = "", needed_by: str = ""
+) -> Rule:
     """A vector, always F32."""
-    return tensor(target, ne, *names, f32=True, optional=optional, form=form)
+    return tensor(target, ne, *names, f32=True, optional=optional, form=form, needed_by=needed_by)
 
 
 def norm_plus_one(target: str, *names: str, ne: str = "E", optional: bool = False) -> Rule:
@@ -84,11 +86,11 @@ def mla(p: str = "self_attn.", output: str = "o_proj", *, plain: bool = False) -
     `plain`: engines draft, too, where the queries are one matrix.
     """
     kv_b = f"{L}{p}kv_b_proj.weight"
-    rank, whole = "queries.low-rank", "queries.plain"
+    rank, whole, key = "queries.low-rank", "queries.plain", "attention.q_lora_rank"
     return (
-        tensor("attn_q_a.weight", "E Lq", f"{p}q_a_proj.weight", form=rank),
-        norm("attn_q_a_norm.weight", f"{p}q_a_layernorm.weight", ne="Lq", form=rank),
-        tensor("attn_q_b.weight", "Lq H*Dm", f"{p}q_b_proj.weight", form=rank),
+        tensor("attn_q_a.weight", "E Lq", f"{p}q_a_proj.weight", form=rank, needed_by=key),
+        norm("attn_q_a_norm.weight", f"{p}q_a_layernorm.weight", ne="Lq", form=rank, needed_by=key),
+        tensor("attn_q_b.weight", "Lq H*Dm", f"{p}q_b_proj.weight", form=rank, needed_by=key),
         tensor(
             "attn_q.weight", "E H*Dm", f"{p}q_proj.weight", form=whole, stops="" if plain else NO_PLAIN_QUERIES
         ),
@@ -169,7 +171,7 @@ def limits(key: str) -> Tail:
     """A layer's clamp limit as config.json lists it, blocks included; null and what it does not reach are 0."""
 
     def value(donor: Donor, block: int) -> float:
-        listed, at = donor.config.get(key), donor.n_trunk + block
+        listed, at = donor.config.get(key), donor.n_layer + block
         found = listed[at] if isinstance(listed, list) and at < len(listed) else None
         return float(found) if isinstance(found, int | float) else 0.0
 

@@ -33,7 +33,7 @@ def _slides(donor: Donor, block: int) -> bool | None:
     kinds = donor.config.get("layer_types")
     if not isinstance(kinds, list):
         return None
-    at = donor.n_trunk + block
+    at = donor.n_layer + block
     return at < len(kinds) and kinds[at] == "sliding_attention"
 
 

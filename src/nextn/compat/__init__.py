@@ -109,7 +109,7 @@ def table() -> Table:
 
 
 @dataclass(frozen=True)
-class Verdict:
+class MeasuredVerdict:
     """What an engine did with an architecture in a layout: its newest measured build, and which builds agree."""
 
     run: Run  # of the newest build
@@ -135,7 +135,7 @@ class Verdict:
         return f"{does.format(what)} {up_to}{says}"
 
 
-def verdict(arch: str, layout: str, engine: str) -> Verdict | None:
+def verdict(arch: str, layout: str, engine: str) -> MeasuredVerdict | None:
     """What was measured; None where nothing was, and where nextn makes no such file."""
     known = table()
     runs = [(build, run) for build in known.builds(engine) if (run := known.of(arch, layout, build.name)) is not None]
@@ -145,16 +145,16 @@ def verdict(arch: str, layout: str, engine: str) -> Verdict | None:
     same = len(runs)
     while same and runs[same - 1][1].result == run.result:
         same -= 1
-    return Verdict(run, newest, runs[same][0], same == 0)
+    return MeasuredVerdict(run, newest, runs[same][0], same == 0)
 
 
 def measured(arch: str, layout: str) -> dict[str, str]:
-    """Engine -> `Verdict.words` of this architecture and layout; what was not measured is left out."""
+    """Engine -> `MeasuredVerdict.words` of this architecture and layout; what was not measured is left out."""
     found = {engine: verdict(arch, layout, engine) for engine in ENGINES}
     return {engine: one.words for engine, one in found.items() if one is not None}
 
 
 def said(arch: str, layout: str, engine: str) -> str:
-    """`Verdict.words`, or that nothing was measured: what stands behind the engine's name in a sentence."""
+    """`MeasuredVerdict.words`, or that nothing was measured: what stands behind the engine's name in a sentence."""
     found = verdict(arch, layout, engine)
     return "was not measured with it" if found is None else found.words

@@ -27,7 +27,8 @@ from .halves import check_halves
 from .known import check_known
 from .names import check_names
 from .norms import check_norms
-from .patient import fix_command
+from .patient import Patient, fix_command
+from .renamed import find_renamed
 from .sidecars import check_sidecar
 from .subject import Subject, subject_of
 from .unpublished import check_unpublished
@@ -79,6 +80,9 @@ def diagnose(
     to. Without `reader` no tensor data is read, and the checks that need it are named as skipped. `beside`: whether
     the files around it may be looked at. Raises FormatError for a file without an architecture.
     """
+    renamed = find_renamed(model)
+    if renamed is not None:
+        return _as_named(model, renamed, name, donor, trunk, reader, beside)
     seen = Anatomy.of(model).telling(None if donor is None else donor.n_layer_trunk)
     findings: list[Finding] = []
     skipped: list[tuple[str, str]] = []
@@ -112,6 +116,28 @@ def diagnose(
         name or os.fspath(model.entry), seen.shape, seen.arch, tuple(findings), tuple(skipped), model=model,
         anatomy=seen,
     )  # fmt: skip
+
+
+def _as_named(
+    model: Model,
+    renamed: Finding,
+    name: str | None,
+    donor: Block | None,
+    trunk: Model | None,
+    reader: Reader | None,
+    beside: bool,
+) -> Diagnosis:
+    """The diagnosis under the model's real architecture: whatever else changes, changes that."""
+    assert renamed.change is not None
+    real = renamed.change(Patient(model)).model
+    inner = diagnose(real, name=name, donor=donor, trunk=trunk, reader=reader, beside=beside)
+    findings = (renamed, *inner.problems)
+    return replace(
+        inner,
+        architecture=model.architecture,
+        model=model,
+        findings=tuple(sorted(findings, key=lambda found: _ORDER[found.severity])),
+    )
 
 
 def _as_asked(finding: Finding, model: Model, donor: Block | None, trunk: Model | None) -> Finding:

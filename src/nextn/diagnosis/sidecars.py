@@ -14,6 +14,7 @@ from .finding import Change, Finding
 from .patient import Patient
 
 _ROOTS = ("token_embd.weight", "output_norm.weight", "output.weight")  # of most families
+_TOKEN_TABLES = ("d2t", "t2d")  # token of the draft -> token of the target, and back
 _TOKENIZER = "tokenizer.ggml.model"
 
 
@@ -22,7 +23,8 @@ def check_sidecar(seen: Anatomy, trunk: Model | None = None) -> Iterator[Finding
     if seen.shape != "sidecar" or not seen.is_language_model:
         return
     model = seen.model
-    marks = [kv.key for kv in model.kvs if any(mark in kv.key for mark in SHARED_MARKS)]
+    marked = [kv for kv in model.kvs if any(mark in kv.key for mark in SHARED_MARKS)]
+    marks = [kv.key for kv in marked if kv.value]
     family = seen.family
     roots = _ROOTS if family is None else family.root
     lost = [name for name in roots if name != "output.weight" and name not in model.tensors]
@@ -40,8 +42,8 @@ def check_sidecar(seen: Anatomy, trunk: Model | None = None) -> Iterator[Finding
         yield Finding(
             "sidecar-shares-target",
             "error" if lost else "warning",
-            f"the sidecar is marked '{marks[0]}': it is meant to share the target's embeddings and head, which only "
-            "forks of llama.cpp do.",
+            f"the sidecar is marked '{marks[0]}'{_of_another(seen.arch, marks[0])}: it is meant to share the target's "
+            "embeddings and head, which only forks of llama.cpp do.",
             marks[0],
             f"llama.cpp refuses to draft with it: 'tensor '{lost[0]}' not found'"
             if lost
@@ -51,13 +53,15 @@ def check_sidecar(seen: Anatomy, trunk: Model | None = None) -> Iterator[Finding
             attaches=bool(lost),
         )
         lost = []
+    yield from _compact_head(seen, mend, change)
     if lost or no_tokenizer:
         what = [f"tensor '{name}'" for name in lost] + (["tokenizer"] if no_tokenizer else [])
         words = f"tensor '{lost[0]}' not found" if lost else f"key not found in model: {_TOKENIZER}"
         yield Finding(
             "sidecar-without-roots",
             "error",
-            f"the sidecar has no {' and no '.join(what)}, and an engine takes none of the target's.",
+            f"the sidecar has no {' and no '.join(what)}, and an engine takes none of the target's"
+            + (f" ('{marked[0].key}' says, too, that it shares nothing)." if lost and marked and not marks else "."),
             lost[0] if lost else _TOKENIZER,
             f"llama.cpp loads the target and refuses to draft: '{words}'",
             mend,
@@ -78,6 +82,38 @@ def check_sidecar(seen: Anatomy, trunk: Model | None = None) -> Iterator[Finding
             change,
             attaches=True,
         )
+
+
+def _of_another(arch: str, mark: str) -> str:
+    """That a mark has another architecture's name in front, or none."""
+    prefix = mark.rpartition(".")[0]
+    return "" if prefix == arch else f", a key of '{prefix}'," if prefix else ", without an architecture's name,"
+
+
+def _compact_head(seen: Anatomy, mend: str, change: Change | None) -> Iterator[Finding]:
+    """A head for a part of the vocabulary, with or without the table that maps its tokens."""
+    tensors = seen.model.tensors
+    table = next((name for name in _TOKEN_TABLES if name in tensors), None)
+    head = tensors.get("output.weight")
+    tokens = seen.model.header.by_key.get("tokenizer.ggml.tokens")
+    n_vocab = tokens.n_items if tokens is not None and tokens.n_items else None
+    n_rows = head[1].ne[1] if head is not None and len(head[1].ne) > 1 else None
+    short = n_rows is not None and n_vocab is not None and n_rows < n_vocab
+    if table is None and not short:
+        return
+    covers = f"its head covers {n_rows:,} of {n_vocab:,} tokens" if short else "its head covers a part of the tokens"
+    by_table = f", which '{table}' maps" if table else ""
+    yield Finding(
+        "sidecar-compact-head",
+        "error",
+        f"the sidecar drafts with a compact vocabulary: {covers}{by_table}, which llama.cpp does not read.",
+        "output.weight" if short else str(table),
+        "llama.cpp loads the target and refuses to draft: "
+        + ("'tensor 'output.weight' has wrong shape'" if short else "'wrong number of tensors'"),
+        mend,
+        change,
+        attaches=True,
+    )
 
 
 def _head_is_missing(seen: Anatomy, trunk: Model | None, own_head: bool) -> bool:

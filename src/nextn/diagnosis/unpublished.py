@@ -6,7 +6,7 @@ from collections.abc import Iterator
 
 from ..archs import FAMILIES, of_classes
 from ..archs.base import Family, Portrait, Unpublished, stops
-from ..archs.others import DRAFTS, LOADS_ONLY, NONE_PUBLISHED, OTHER_USE, words_of, words_of_classes
+from ..archs.others import ASSISTANTS, DRAFTS, LOADS_ONLY, NONE_PUBLISHED, OTHER_USE, words_of, words_of_classes
 from ..block.anatomy import Anatomy
 from ..compat.graphs import graphs
 from ..printable import quoted
@@ -88,10 +88,10 @@ def check_unpublished(seen: Anatomy) -> Iterator[Finding]:
         if found.donor_layer is not None:
             holds = f"DONOR holds a native block in layer {found.donor_layer}"
             mend = f"nextn attach {quoted(entry)} --from DONOR, where {holds}"
-    elif seen.arch in DRAFTS:
-        words = f"'{seen.arch}' is {DRAFTS[seen.arch]}; there is no block to attach."
     else:
         words = _of_arch(seen.arch)
+        if seen.arch in ASSISTANTS.values():
+            mend = f"nextn attach {quoted(entry)} --from DRAFT.gguf puts it beside the model"
     if words is not None:
         ident = "draft-model" if seen.arch in DRAFTS else "no-block-published"
         yield Finding(ident, "note", words, entry.name, "", mend or "nothing to do: the model is whole as it is")
@@ -118,8 +118,8 @@ def _useless(seen: Anatomy) -> Finding:
 def _of_arch(arch: str) -> str | None:
     if arch in FAMILIES:
         return None
-    found = words_of(arch) or f"nextn knows of no MTP block for '{arch}', and of no engine that drafts with one"
-    return f"{found}." if arch in LOADS_ONLY or arch in OTHER_USE else f"{found}; {other_drafts(arch)}."
+    plain = arch in LOADS_ONLY or arch in OTHER_USE or arch in DRAFTS or arch in ASSISTANTS.values()
+    return f"{words_of(arch)}." if plain else f"{words_of(arch)}; {other_drafts(arch)}."
 
 
 def words_of_class(checkpoint: Checkpoint) -> str | None:

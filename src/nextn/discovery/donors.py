@@ -14,9 +14,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ..archs import family_of
+from ..block.anatomy import Anatomy
 from ..block.from_gguf import block_from_model
+from ..diagnosis.unpublished import known_of
 from ..donors.infer import Doubt, Evidence, find_donor, names_of, same_name
-from ..errors import BlockPresent, NextnError, RemoteError
+from ..errors import BlockPresent, NextnError, NoBlock, RemoteError
 from ..gguf.files import Model, model_candidates, open_model
 from ..layouts.donor_check import check_fit, check_trunk
 from ..layouts.places import is_named_by_hash
@@ -48,7 +50,10 @@ def find(trunk: Model, *, layout: str, options: Options | None = None) -> FoundD
     """
     family_of(trunk.architecture, trunk.entry)
     check_trunk(trunk)
-    return _beside(trunk, layout) or _on_the_hub(trunk, options)
+    found = _beside(trunk, layout)
+    if found is None and (known := known_of(Anatomy.of(trunk))) is not None:
+        raise NoBlock(f"{trunk.entry}: {known.words}.")
+    return found or _on_the_hub(trunk, options)
 
 
 # -- beside the trunk -------------------------------------------------------------------------------------------------

@@ -23,7 +23,7 @@ from ..printable import printable
 from ..workfile import Stamp
 from . import strangers
 from .header import MAGIC, Header, TensorInfo, pad_to
-from .known import ARCHITECTURE, Misfit
+from .known import ARCHITECTURE, Kind, Misfit
 from .kv import INTEGER_TYPES, KV
 from .parser import HeaderParser
 
@@ -50,6 +50,14 @@ class GGUFFile(Brief):
     def tensor_range(self, info: TensorInfo) -> tuple[int, int]:
         """Absolute `start, end` of the tensor's stored bytes, padding not included."""
         return self.header.data_range(info, self.size_bytes)
+
+    def value_range(self, info: TensorInfo) -> tuple[int, int]:
+        """The same of a tensor that shall be read row by row. Raises FormatError for one without rows or values."""
+        if not info.ne or 0 in info.ne:
+            shape = f"of {' x '.join(map(str, info.ne))} values" if info.ne else "without axes"
+            what = f"tensor '{printable(info.name)}' is {shape}, and nothing can be taken from it; get the model again"
+            raise FormatError(what, path=self.path)
+        return self.tensor_range(info)
 
     def stored_size(self, info: TensorInfo) -> int:
         """Stored bytes of the tensor, padding not included."""
@@ -164,10 +172,12 @@ class Model(Brief):
         """`general.architecture`. Raises FormatError when it is missing."""
         value = self.header.get(ARCHITECTURE)
         if value is None:
-            wrong = next((misfit for misfit in self.header.misfits if misfit.name == ARCHITECTURE), None)
-            what = f"{wrong.what}: get the model again" if wrong else f"'{ARCHITECTURE}' is missing: this is not a " \
-                "language model's GGUF"
-            raise FormatError(what, path=self.entry, offset=wrong.kv.start if wrong and wrong.kv else None)
+            what = "this is not a language model's GGUF"
+            if any(name.startswith("blk.") and ".nextn." in name for name in self.tensors):
+                what = "it holds an MTP block and no key that says of which model; get a file with its metadata"
+            wrong = any(misfit.kv.key == ARCHITECTURE for misfit in self.header.misfits)
+            found = f" or not {Kind.NAME.value}" if wrong else ""
+            raise FormatError(f"'{ARCHITECTURE}' is missing{found}: {what}", path=self.entry)
         return str(value)
 
     @property
@@ -210,19 +220,16 @@ class Model(Brief):
 
     @property
     def misfits(self) -> list[Misfit]:
-        """Keys of the first file, and tensors of all, that are not what they have to be."""
-        later = (misfit for file in self.files[1:] for misfit in file.header.misfits)
-        return [*self.header.misfits, *(each for each in later if each.kv is None or each.name in SPLIT_KEYS)]
+        """Keys that are not what they have to be: all of the first file, of others those that say which shard it is."""
+        later = (misfit for file in self.files[1:] for misfit in file.header.misfits if misfit.kv.key in SPLIT_KEYS)
+        return [*self.header.misfits, *later]
 
     def check_known(self) -> None:
-        """Raise FormatError for the first key or tensor that is not what engines need it to be."""
+        """Raise FormatError for the first key that is not what engines need it to be."""
         wrong = next((misfit for misfit in self.misfits if misfit.for_engines), None)
         if wrong is not None:
-            raise FormatError(
-                f"{wrong.what}; 'nextn doctor' names all that is wrong",
-                path=self.entry,
-                offset=None if wrong.kv is None else wrong.kv.start,
-            )
+            what = f"{wrong.what}; 'nextn doctor' names all that is wrong"
+            raise FormatError(what, path=self.entry, offset=wrong.kv.start)
 
 
 def model_candidates(folder: Path) -> list[Path]:
@@ -247,20 +254,13 @@ def model_candidates(folder: Path) -> list[Path]:
     return list(found.values())
 
 
-def open_model(path: Path | str, *, misfits: bool = False) -> Model:
+def open_model(path: Path | str) -> Model:
     """Open a single GGUF, any shard of a set, or a folder with one set: headers only.
 
-    With `misfits` also one whose keys and tensors are not what they have to be, to show them. Raises UsageError (none
-    there, or several in a folder), IncompleteModel (shards missing or of two models), FormatError,
-    UnsupportedFormat, StorageError.
+    Raises UsageError (nothing there, or several models in a folder), IncompleteModel (shards missing or of
+    two models), FormatError, UnsupportedFormat, StorageError.
     """
-    model = _opened(Path(path))
-    if not misfits:
-        model.check_known()
-    return model
-
-
-def _opened(path: Path) -> Model:
+    path = Path(path)
     if os.path.isdir(path):  # noqa: PTH112 - Path.is_dir may raise
         candidates = model_candidates(path)
         if not candidates:
@@ -279,6 +279,13 @@ def _opened(path: Path) -> Model:
     stranger = strangers.by_kind(first.header.get("general.type"), first.header.get("general.architecture"))
     if stranger is not None:
         raise UsageError(f"{path}: {stranger}.")
+    return model
+
+
+def open_sound(path: Path | str) -> Model:
+    """The same for what shall be written, planned or served: known keys are what they have to be, else FormatError."""
+    model = open_model(path)
+    model.check_known()
     return model
 
 

@@ -18,7 +18,7 @@ from typing import Any
 from ..brief import Brief
 from ..errors import FormatError
 from ..printable import printable
-from .known import Misfit, misfit_keys, misfit_tensors
+from .known import Misfit, misfit_keys
 from .kv import KV, encode_text
 from .strangers import cut_short
 from .types import TensorType, tensor_size, tensor_type
@@ -99,13 +99,13 @@ class Header(Brief):
         """KV pairs by key; known ones only if they are of the kind that they have to be."""
         found = {kv.key: kv for kv in self.kvs}
         for misfit in self.misfits:
-            found.pop(misfit.name, None)
+            found.pop(misfit.kv.key, None)
         return found
 
     @cached_property
     def misfits(self) -> tuple[Misfit, ...]:
-        """Keys and tensors that are not what they have to be (see `nextn.gguf.known`)."""
-        return (*misfit_keys(self.kvs), *misfit_tensors(self.tensors))
+        """Keys that are not what they have to be (see `nextn.gguf.known`)."""
+        return tuple(misfit_keys(self.kvs))
 
     @cached_property
     def by_name(self) -> dict[str, TensorInfo]:

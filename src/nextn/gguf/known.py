@@ -1,7 +1,7 @@
-"""What the keys and tensors that nextn reads have to be: the one place where a header's values are checked.
+"""What the keys that nextn reads have to be: the one place where a header's values are checked.
 
-A key that nextn reads and that is of another kind is a misfit: `Header.by_key` does not hold it, `open_model` refuses
-the file unless it is asked to show such keys, and doctor names it. So no other code meets a string where it counts.
+A key that nextn reads and that is of another kind is a misfit: `Header.by_key` does not hold it, doctor and inspect name
+it, and what writes, plans or serves refuses the file (`open_sound`). So no other code meets a string where it counts.
 """
 
 from __future__ import annotations
@@ -10,31 +10,25 @@ import struct
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from enum import Enum
-from typing import TYPE_CHECKING
 
 from ..printable import printable
 from .kv import INTEGER_TYPES, KV, KVType
 
-if TYPE_CHECKING:
-    from .header import TensorInfo
-
-_MAX_COUNT = (1 << 32) - 1
 _MAX_LAYER_ITEMS = 1 << 16  # engines take 512 layers
 _MAX_TEXT = 1 << 16
 _MAX_LONG = 1 << 24
-_MAX_ARCHITECTURE = 64
 _NUMBERS = INTEGER_TYPES | {KVType.BOOL, KVType.FLOAT32, KVType.FLOAT64}
 
 
 class Kind(Enum):
     """What a value has to be, in words."""
 
-    NAME = f"a printable string of 1 to {_MAX_ARCHITECTURE} bytes"
+    NAME = f"a string of 1 to {_MAX_TEXT:,} bytes"
     TEXT = f"a string of at most {_MAX_TEXT:,} bytes"
     LONG = f"a string of at most {_MAX_LONG:,} bytes"
     TEXTS = "an array of strings"
-    COUNT = f"a whole number from 0 to {_MAX_COUNT:,}"
-    COUNTS = f"a whole number from 0 to {_MAX_COUNT:,}, or an array of at most {_MAX_LAYER_ITEMS:,}"
+    COUNT = "a whole number that is not negative"
+    COUNTS = f"a whole number that is not negative, or an array of at most {_MAX_LAYER_ITEMS:,}"
     NUMBERS = f"a number, or an array of at most {_MAX_LAYER_ITEMS:,}"
     INTEGERS = "an array of whole numbers"
 
@@ -93,22 +87,15 @@ _SIZES = dict.fromkeys(
     ),
     Kind.COUNTS,
 ) | dict.fromkeys(("swiglu_clamp_exp", "swiglu_clamp_shexp"), Kind.NUMBERS)  # fmt: skip
-# Tensors that are taken apart, shortened, compared or counted by their rows: they have to be matrices.
-_MATRICES = frozenset(("token_embd.weight", "output.weight", "output_extra.weight"))
-_BLOCK_MATRICES = (
-    ".nextn.eh_proj.weight", ".nextn.embed_tokens.weight", ".nextn.shared_head_head.weight", ".attn_q.weight",
-    ".attn_k.weight", ".attn_v.weight", ".attn_qkv.weight",
-)  # fmt: skip
 
 
 @dataclass(frozen=True)
 class Misfit:
-    """A key or a tensor that is not what it has to be."""
+    """A key that is not what it has to be."""
 
-    name: str
+    kv: KV
     what: str  # a sentence without its full stop
     for_engines: bool  # engines read it, and refuse the file
-    kv: KV | None = None  # None: a tensor
 
 
 def kind_of(key: str, arch: str | None) -> tuple[Kind, bool] | None:
@@ -133,30 +120,14 @@ def misfit_keys(kvs: Iterable[KV]) -> Iterator[Misfit]:
     for kv in kvs:
         known = kind_of(kv.key, arch)
         if known is not None and not _is(kv, known[0]):
-            yield Misfit(kv.key, f"'{printable(kv.key)}' is {_shown(kv)}, and has to be {known[0].value}", known[1], kv)
-
-
-def misfit_tensors(tensors: Iterable[TensorInfo]) -> Iterator[Misfit]:
-    """Tensors that have to be matrices and are none, or have no values at all."""
-    for info in tensors:
-        ne, wanted = info.ne, ""
-        if info.name in _MATRICES or info.name.endswith(_BLOCK_MATRICES):
-            if len(ne) < 2 or 0 in ne or any(axis != 1 for axis in ne[2:]):
-                wanted = "has to be a matrix"
-        elif (not ne or 0 in ne) and info.name.startswith("blk."):
-            wanted = "has to hold values"
-        if wanted:
-            shape = " x ".join(f"{axis:,}" for axis in ne) if ne else "without axes"
-            yield Misfit(info.name, f"tensor '{printable(info.name)}' is {shape}, and {wanted}", True)
+            yield Misfit(kv, f"'{printable(kv.key)}' is {_shown(kv)}, and has to be {known[0].value}", known[1])
 
 
 def _is(kv: KV, kind: Kind) -> bool:
     if kind in (Kind.NAME, Kind.TEXT, Kind.LONG):
         size = kv.end - kv.value_start - 8
-        most = {Kind.NAME: _MAX_ARCHITECTURE, Kind.TEXT: _MAX_TEXT, Kind.LONG: _MAX_LONG}[kind]
-        if kv.type is not KVType.STRING or size > most:
-            return False
-        return kind is not Kind.NAME or (size > 0 and str(kv.value).isprintable())
+        most = _MAX_LONG if kind is Kind.LONG else _MAX_TEXT
+        return kv.type is KVType.STRING and size <= most and (size > 0 or kind is not Kind.NAME)
     if kv.type is not KVType.ARRAY:
         if kind is Kind.NUMBERS:
             return kv.type in _NUMBERS
@@ -180,7 +151,7 @@ def _counts(kv: KV) -> bool:
     if kv_type not in INTEGER_TYPES:
         return False
     values = kv.value if kv.type is KVType.ARRAY else [kv.value]
-    return not values or (min(values) >= 0 and max(values) <= _MAX_COUNT)
+    return not values or min(values) >= 0
 
 
 def _shown(kv: KV) -> str:

@@ -119,7 +119,7 @@ def inspection_of(model: Model, diagnosis: Diagnosis, *, neighbours: bool = True
         runs_on = engines.runs_on(seen.arch, engines.layout_of(seen.shape, model), beside, next(stops, ""))
     return Inspection(
         model=model,
-        architecture=seen.arch,
+        architecture=model.architecture,
         n_layer_trunk=seen.n_layer_trunk,
         n_layer_nextn=seen.n_nextn,
         shape=seen.shape,
@@ -141,7 +141,10 @@ def problems_of(diagnosis: Diagnosis) -> tuple[str, ...]:
 def hints_of(diagnosis: Diagnosis) -> tuple[str, ...]:
     """Notes: what is worth knowing of a model without a block, and what to do."""
     notes = (finding.entry for finding in diagnosis.findings if not finding.is_problem)
-    return tuple(f"{note.what.rstrip('.')}: {note.mend}" for note in notes)
+    return tuple(
+        note.what if note.mend.startswith("nothing to do") else f"{note.what.rstrip('.')}: {note.mend}"
+        for note in notes
+    )
 
 
 def _sizes(model: Model) -> tuple[dict[str, int], dict[str, int]]:

@@ -413,7 +413,7 @@ def _open_gguf(remote: Remote, name: str) -> Remote:
                 "another repository."
             )
         remote.provide_all(names)
-        remote.model = open_model(remote.folder / name, misfits=True)  # shown, or refused by who opened it
+        remote.model = open_model(remote.folder / name)
         if remote.place.names() is not None:
             remote.name = f"{remote.place.origin}:{name}"
     except BaseException as error:

@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from ..errors import RemoteError, UsageError
-from ..gguf.files import Model, open_model
+from ..gguf.files import Model, open_model, open_sound
 from ..sources.checkpoint import CONFIG, INDEX, Checkpoint, open_checkpoint
 from .address import HubSource, parse_source
 
@@ -74,8 +74,8 @@ def http_options(limit_rate: float | None) -> Options | None:
 def opened(source: str | Path, options: Options | None = None, *, misfits: bool = False) -> Iterator[Opened]:
     """Whatever `source` names (see `spec.parse_source`): its headers are read, and nothing else.
 
-    Locally: a GGUF, any shard of a set, a folder with one set, a checkpoint folder or a file of one. `misfits` is as in
-    `open_model`. Raises UsageError, RemoteError, IncompleteModel, FormatError, StorageError.
+    Locally: a GGUF, any shard of a set, a folder with one set, a checkpoint folder or a file of one. With `misfits`
+    also a model whose keys are not what they have to be, to show them. Raises UsageError, RemoteError, IncompleteModel, FormatError, StorageError.
     """
     place = parse_source(source)
     if isinstance(place, Path):
@@ -109,5 +109,5 @@ def _local(path: Path, misfits: bool) -> Opened:
             )
         if has_config and (not has_gguf or any(path.glob("*.safetensors")) or (path / INDEX).exists()):
             return Opened(str(path), None, open_checkpoint(path))
-    model = open_model(path, misfits=misfits)
+    model = open_model(path) if misfits else open_sound(path)
     return Opened(str(model.entry), model, None)

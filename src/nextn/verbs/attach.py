@@ -6,8 +6,8 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from ..errors import NextnError, UsageError
-from ..gguf.files import open_model
+from ..errors import NextnError, UnsupportedModel, UsageError
+from ..gguf.files import open_sound
 from ..gguf.types import TensorType
 from ..progress import Progress, Say, heard
 from ..writing.plan import LinkMode, Plan
@@ -58,6 +58,7 @@ def attach(
     OutputExists, NoSpace, StorageError, RemoteError, UsageError; of the last, `sources.infer.Doubt` when several donors
     fit equally well.
     """
+    from ..diagnosis.renamed import find_renamed
     from ..layouts.attach import default_layout, plan_attach
     from ..layouts.options import AttachOptions
     from ..remote.opening import http_options, opened
@@ -74,6 +75,8 @@ def attach(
                 f"{found.name}: a block is attached to local files only (a dry run reads the header of a remote one); "
                 "get the model with 'nextn pull', then attach."
             )
+        if (renamed := find_renamed(found.model)) is not None:
+            raise UnsupportedModel(f"{found.name}: {renamed.what.rstrip('.')}: {renamed.mend}.")
         why, n_before = None, 0
         if donor is None:
             from ..discovery.donors import find
@@ -131,5 +134,5 @@ def _assistant(donor: str | Path) -> Model | None:
     place = parse_source(donor)
     if not isinstance(place, Path) or place.suffix != ".gguf":
         return None
-    model = open_model(place)
+    model = open_sound(place)
     return model if is_assistant(model) else None

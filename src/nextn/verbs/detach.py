@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from ..gguf.files import open_model
+from ..gguf.files import open_sound
 from ..progress import Progress
 from ..writing.plan import LinkMode
 from ..writing.result import Result, carry_out, link_mode
@@ -29,4 +29,4 @@ def detach(
     """
     from ..layouts.detach import plan_detach
 
-    return carry_out(plan_detach(open_model(model), out, link_mode(link), qkv, for_engine), dry_run, progress)
+    return carry_out(plan_detach(open_sound(model), out, link_mode(link), qkv, for_engine), dry_run, progress)
