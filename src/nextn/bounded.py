@@ -51,7 +51,8 @@ def read_text(path: Path, most: int) -> str:
     try:
         return read_bounded(path, most).decode("utf-8")
     except UnicodeDecodeError as error:
-        raise FormatError("this is no UTF-8 text", path=path, offset=error.start) from error
+        what = "this is no UTF-8 text, so no valid JSON or template"
+        raise FormatError(what, path=path, offset=error.start) from error
 
 
 def parse_json(data: bytes | str, path: Path | str) -> Any:

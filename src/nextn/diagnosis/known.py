@@ -19,3 +19,7 @@ def check_known(model: Model) -> Iterator[Finding]:
         if misfit.for_engines:
             effect = f"llama.cpp refuses to load it: 'key {key} has wrong type', or counts with nonsense"
         yield Finding("wrong-key-type", severity, f"{misfit.what}.", key, effect, _AGAIN)
+    more = model.header.known.n_misfits - len(model.header.misfits)
+    if more > 0:
+        what = f"{more:,} more keys that say where the model comes from are of the wrong kind."
+        yield Finding("wrong-key-type", "warning", what, model.entry.name, "engines pass over them", _AGAIN)

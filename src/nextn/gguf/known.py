@@ -1,13 +1,14 @@
 """What the keys that nextn reads have to be: the one place where a header's values are checked.
 
-A key that nextn reads and that is of another kind is a misfit: `Header.by_key` does not hold it, doctor and inspect name
-it, and what writes, plans or serves refuses the file (`open_sound`). So no other code meets a string where it counts.
+A key that nextn reads and that is of another kind is a misfit: `Header.by_key` does not hold it, doctor and inspect
+name it, and what writes, plans or serves refuses the file (`open_sound`). So no other code meets a string where it
+counts.
 """
 
 from __future__ import annotations
 
 import struct
-from collections.abc import Iterable, Iterator
+from collections.abc import Sequence
 from dataclasses import dataclass
 from enum import Enum
 
@@ -17,6 +18,7 @@ from .kv import INTEGER_TYPES, KV, KVType
 _MAX_LAYER_ITEMS = 1 << 16  # engines take 512 layers
 _MAX_TEXT = 1 << 16
 _MAX_LONG = 1 << 24
+_MOST_NOTES = 20  # wrong ones that are named
 _NUMBERS = INTEGER_TYPES | {KVType.BOOL, KVType.FLOAT32, KVType.FLOAT64}
 
 
@@ -98,29 +100,37 @@ class Misfit:
     for_engines: bool  # engines read it, and refuse the file
 
 
-def kind_of(key: str, arch: str | None) -> tuple[Kind, bool] | None:
-    """What a key has to be and whether engines read it; None for those that are only carried."""
-    if (kind := _READ_BY_ENGINES.get(key)) is not None:
-        return kind, True
-    if (kind := _NOTES.get(key)) is not None:
-        return kind, False
-    if key.startswith(_BASE_MODEL):
-        return (Kind.COUNT if key == _BASE_MODEL + "count" else Kind.TEXT), False
-    if arch is not None and key.startswith(f"{arch}."):
-        kind = _SIZES.get(key[len(arch) + 1 :])
-        return None if kind is None else (kind, True)
-    return None
+@dataclass(frozen=True)
+class Reading:
+    """A header's pairs, told apart."""
+
+    by_key: dict[str, KV]  # all but the misfits
+    misfits: tuple[Misfit, ...]  # those that engines read all, of notes the first few
+    n_misfits: int
 
 
-def misfit_keys(kvs: Iterable[KV]) -> Iterator[Misfit]:
-    """The known keys of another kind, in the order of the file."""
-    kvs = list(kvs)
+def read_known(kvs: Sequence[KV]) -> Reading:
+    """Tell the misfits from the rest."""
     found = next((kv for kv in kvs if kv.key == ARCHITECTURE), None)
     arch = str(found.value) if found is not None and _is(found, Kind.NAME) else None
-    for kv in kvs:
-        known = kind_of(kv.key, arch)
-        if known is not None and not _is(kv, known[0]):
-            yield Misfit(kv, f"'{printable(kv.key)}' is {_shown(kv)}, and has to be {known[0].value}", known[1])
+    known = {**_READ_BY_ENGINES, **_NOTES}
+    if arch is not None:
+        known |= {f"{arch}.{suffix}": kind for suffix, kind in _SIZES.items()}
+    by_key, misfits, n_notes = {kv.key: kv for kv in kvs}, [], 0
+    for key, kv in list(by_key.items()):
+        kind = known.get(key)
+        if kind is None:
+            if not key.startswith(_BASE_MODEL):
+                continue
+            kind = Kind.COUNT if key == _BASE_MODEL + "count" else Kind.TEXT
+        if _is(kv, kind):
+            continue
+        del by_key[key]
+        for_engines = key not in _NOTES and not key.startswith(_BASE_MODEL)
+        n_notes += not for_engines
+        if for_engines or n_notes <= _MOST_NOTES:
+            misfits.append(Misfit(kv, f"'{printable(key)}' is {_shown(kv)}, and has to be {kind.value}", for_engines))
+    return Reading(by_key, tuple(misfits), len(kvs) - len(by_key))
 
 
 def _is(kv: KV, kind: Kind) -> bool:

@@ -8,9 +8,8 @@ from __future__ import annotations
 
 import struct
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, replace
 from enum import IntEnum
-from typing import Any, TypeAlias
+from typing import Any, NamedTuple, TypeAlias
 
 from ..errors import FormatError
 from ..printable import printable
@@ -70,8 +69,7 @@ def encode_text(text: str) -> bytes:
     return struct.pack("<Q", len(data)) + data
 
 
-@dataclass(frozen=True, slots=True)
-class KV:
+class KV(NamedTuple):
     """One key-value pair, a window on the header's bytes.
 
     `buffer[start:end]` is the whole pair as stored, `buffer[value_start:end]` its value without the type tag
@@ -146,8 +144,7 @@ class KV:
         old_key = len(encode_text(self.key))
         data = encode_text(key) + bytes(self.raw[old_key:])
         shift = len(data) - self.size_bytes
-        return replace(
-            self,
+        return self._replace(
             key=key,
             buffer=data,
             start=0,

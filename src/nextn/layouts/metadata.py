@@ -19,7 +19,7 @@ from ..block.model import Block
 from ..bounded import parse_json
 from ..errors import DonorMismatch, FormatError
 from ..gguf.files import SPLIT_COUNT, SPLIT_KEYS, SPLIT_NO, SPLIT_TENSORS_COUNT, Model
-from ..gguf.known import ARCHITECTURE, misfit_keys
+from ..gguf.known import ARCHITECTURE, read_known
 from ..gguf.kv import INTEGER_TYPES, KV, KVType, edit
 from ..gguf.parser import HeaderParser
 from ..version import __version__
@@ -198,7 +198,7 @@ def _read_undo(model: Model) -> tuple[list[KV], list[str]] | None:
         return None
     named = KV.make(ARCHITECTURE, KVType.STRING, model.architecture)
     others = [kv for kv in put if kv.key != ARCHITECTURE]
-    if [kv.key for kv in others] != list(raws) or any(misfit_keys([named, *others])):
+    if [kv.key for kv in others] != list(raws) or read_known([named, *others]).misfits:
         return None
     return put, added
 
@@ -263,7 +263,7 @@ def as_single_file(kvs: Sequence[KV], model: Model) -> list[KV]:
     except (ValueError, TypeError, AttributeError, binascii.Error, FormatError):
         return out
     for i, kv in pairs:
-        if kv.key in SPLIT_KEYS and 0 <= i <= len(out) and not any(misfit_keys([kv])):
+        if kv.key in SPLIT_KEYS and 0 <= i <= len(out) and not read_known([kv]).misfits:
             out.insert(i, kv)
     return out
 
