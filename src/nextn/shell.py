@@ -7,6 +7,8 @@ import shlex
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
+from .printable import is_plain
+
 
 @dataclass(frozen=True)
 class Command:
@@ -49,7 +51,7 @@ def quoted(text: str) -> str:
 
     What cannot be printed (a line end, say) is written as in `$'a\\012b'`, which bash, zsh, ksh and POSIX.1-2024 read.
     """
-    return shlex.quote(text) if text.isprintable() else "$'" + "".join(map(_escaped, text)) + "'"
+    return shlex.quote(text) if all(map(is_plain, text)) else "$'" + "".join(map(_escaped, text)) + "'"
 
 
 def _word(word: object) -> str:
@@ -62,7 +64,7 @@ def _word(word: object) -> str:
 def _escaped(char: str) -> str:
     if char in "\\'":
         return f"\\{char}"
-    if char.isprintable():
+    if is_plain(char):
         return char
     # A byte of a file's name that is no UTF-8 is kept by Python as one of these.
     how = "surrogateescape" if "\udc80" <= char <= "\udcff" else "surrogatepass"

@@ -7,7 +7,8 @@ from pathlib import Path
 
 import msgspec
 
-from .errors import FormatError, StorageError
+from .bounded import MOST_DOCUMENT, read_bounded
+from .errors import FormatError
 from .schemas.tune import TunedSettings
 
 TUNED_SUFFIX = ".tune.json"  # after a model's base name: the result of `nextn tune` that serve takes by itself
@@ -32,9 +33,7 @@ def read_tuned(path: Path) -> Tuned:
     Raises FormatError, StorageError.
     """
     try:
-        found = msgspec.json.decode(path.read_bytes(), type=TunedSettings)
-    except OSError as error:
-        raise StorageError(f"{path}: cannot read the tuned settings: {error.strerror or error}.") from error
+        found = msgspec.json.decode(read_bounded(path, MOST_DOCUMENT, "read the tuned settings"), type=TunedSettings)
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
         words = str(error).replace("`", "'")
         what = f"these are not settings that 'nextn tune' wrote ({words}); run it again"

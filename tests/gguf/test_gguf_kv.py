@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import struct
 from pathlib import Path
 
 import pytest
@@ -16,9 +15,11 @@ from opened import parse_header
 
 import gguf
 from conftest import DATA
+from nextn.errors import FormatError
 from nextn.gguf.files import read_header
 from nextn.gguf.header import build_header
-from nextn.gguf.kv import KV, KVType, edit, encode_text, printable
+from nextn.gguf.kv import KV, KVType, edit, encode_text
+from nextn.printable import printable
 
 
 def plain(value):
@@ -75,7 +76,7 @@ def test_limits_of_numbers(kind: str) -> None:
     low, high = (0, 2**bits - 1) if kind[0] == "u" else (-(2 ** (bits - 1)), 2 ** (bits - 1) - 1)
     assert [one("a", kind, low).value, one("a", kind, high).value] == [low, high]
     for wrong in (low - 1, high + 1):
-        with pytest.raises(struct.error):
+        with pytest.raises(FormatError):
             KV.make("a", KVType[NAMES[kind]], wrong)
 
 

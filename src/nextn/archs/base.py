@@ -12,8 +12,10 @@ from dataclasses import dataclass, field
 from enum import Enum
 from typing import Any, TypeAlias
 
+from ..errors import FormatError
+from ..gguf.kv import KVType
 from .engines import IK, Support
-from .hparams import HParams
+from .hparams import HParams, fits
 
 
 class Transform(Enum):
@@ -56,6 +58,19 @@ class Donor:
     n_trunk: int
     config: Mapping[str, Any]  # a checkpoint's config.json, empty for GGUF donors
     trunk: Callable[[str], Any]  # the trunk's `{arch}.{suffix}`, or None
+
+    def count(self, key: str, within: str = "") -> int | None:
+        """A whole number of config.json, or of the object `within` it; None where it is missing or null.
+
+        Raises FormatError.
+        """
+        place = self.config.get(within) or {} if within else self.config
+        if not isinstance(place, Mapping):
+            raise FormatError(f"config.json: '{within}' is no JSON object")
+        value = place.get(key)
+        if value is not None and not fits(value, KVType.UINT32):
+            raise FormatError(f"config.json: '{key}' is no whole number but {str(value)[:40]!r}")
+        return value
 
     @property
     def n_layer(self) -> int:
@@ -262,6 +277,11 @@ def surplus(rules: Sequence[Rule], there: Collection[str], find: Lookup) -> list
 def stops(family: Family, there: Collection[str]) -> str:
     """Why no engine drafts with a block of these tensors; empty: engines do."""
     return next((rule.stops for rule in family.rules if rule.stops and rule.target in there), "")
+
+
+def listed(value: Any) -> list[Any]:
+    """A per-layer array; empty for what is none."""
+    return value if isinstance(value, list) else []
 
 
 def flags(value: Any, n: int) -> list[bool] | None:

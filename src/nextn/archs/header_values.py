@@ -9,9 +9,8 @@ from collections.abc import Callable
 from typing import Any
 
 from ..errors import FormatError, UnsupportedFormat
-from .hparams import F32, STRING, U32, Config, Row, fits
+from .hparams import F32, MAX_LAYERS, STRING, U32, Config, Row, fits
 
-_MAX_LAYERS = 512  # LLAMA_MAX_LAYERS
 _SCALED_ROPE = ("linear", "yarn")
 LLAMA3 = "llama3"
 SIGMOID = 2  # LLAMA_EXPERT_GATING_FUNC_TYPE_SIGMOID
@@ -20,8 +19,8 @@ SIGMOID = 2  # LLAMA_EXPERT_GATING_FUNC_TYPE_SIGMOID
 def block_count(config: Config) -> int:
     """Layers of the file. Raises FormatError for more than engines take."""
     n_layer = config.integer("num_hidden_layers")
-    if not 0 < n_layer <= _MAX_LAYERS - config.n_layer_nextn:
-        raise FormatError(f"'num_hidden_layers' is {n_layer:,}, and engines take {_MAX_LAYERS}", path=config.path)
+    if not 0 < n_layer <= MAX_LAYERS - config.n_layer_nextn:
+        raise FormatError(f"'num_hidden_layers' is {n_layer:,}, and engines take {MAX_LAYERS}", path=config.path)
     return n_layer + config.n_layer_nextn
 
 

@@ -17,6 +17,10 @@ from ..gguf.kv import INTEGER_TYPES, KV, SCALAR_SIZE, KVType
 U32, F32, STRING, ARRAY = KVType.UINT32, KVType.FLOAT32, KVType.STRING, KVType.ARRAY
 
 
+LAYERS = "num_hidden_layers"
+MAX_LAYERS = 512  # LLAMA_MAX_LAYERS
+
+
 @dataclass(frozen=True)
 class Config:
     """config.json of a language model, with the errors that its reading can cause."""
@@ -36,7 +40,10 @@ class Config:
         """A whole number. Raises FormatError."""
         value = self.need(key)
         if not isinstance(value, int) or isinstance(value, bool):
-            raise FormatError(f"'{key}' is no whole number but {value!r}", path=self.path)
+            raise FormatError(f"'{key}' is no whole number but {value!r:.40}", path=self.path)
+        most = MAX_LAYERS if key == LAYERS else (1 << 32) - 1
+        if not 0 <= value <= most:
+            raise FormatError(f"'{key}' is {value:,}, and engines take 0 to {most:,}", path=self.path)
         return value
 
     def count(self, key: str, usual: int) -> int:
@@ -81,7 +88,7 @@ class Config:
     @property
     def n_layer(self) -> int:
         """Layers of the file, blocks included. Raises FormatError."""
-        return self.integer("num_hidden_layers") + self.n_layer_nextn
+        return self.integer(LAYERS) + self.n_layer_nextn
 
     @property
     def rope(self) -> dict[str, Any]:

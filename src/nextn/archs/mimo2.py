@@ -6,18 +6,18 @@ from collections.abc import Mapping
 
 from . import engines, headers, parts
 from . import header_values as v
-from .base import Donor, Family, Lookup, Qkv, Rule, Source, Transform
+from .base import Donor, Family, Lookup, Qkv, Rule, Source, Transform, listed
 from .headers import I32
 from .hparams import ARRAY, F32, U32, Config, HParams, Row
 
 
 def _kv_heads(donor: Donor, block: int) -> int | None:
     """A block's layer is like the trunk's layers with a sliding window."""
-    found = donor.config.get("swa_num_key_value_heads")
+    found = donor.count("swa_num_key_value_heads")
     if found is not None:
-        return int(found)
-    pattern, heads = donor.trunk("attention.sliding_window_pattern"), donor.trunk("attention.head_count_kv")
-    return next((n for n, slides in zip(heads or (), pattern or (), strict=False) if slides), None)
+        return found
+    pattern, heads = (listed(donor.trunk(f"attention.{key}")) for key in ("sliding_window_pattern", "head_count_kv"))
+    return next((n for n, slides in zip(heads, pattern, strict=False) if slides), None)
 
 
 def _hybrid_pattern(config: Config) -> list[int]:

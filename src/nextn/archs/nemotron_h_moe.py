@@ -13,7 +13,7 @@ from typing import Any
 
 from ..errors import FormatError
 from . import engines, headers, parts
-from .base import Donor, Family, Rule, Source, Transform
+from .base import Donor, Family, Rule, Source, Transform, listed
 from .headers import BOOL, I32
 from .hparams import ARRAY, F32, U32, Config, HParams, Row
 
@@ -22,10 +22,8 @@ def _from(key: str, suffix: str) -> Any:
     """The block is an attention layer with experts: its counts are what the trunk's layers of either kind have."""
 
     def value(donor: Donor, block: int) -> int | None:
-        found = donor.config.get(key)
-        if found is None:
-            found = next((n for n in donor.trunk(suffix) or () if n), None)
-        return None if found is None else int(found)
+        found = donor.count(key)
+        return found if found is not None else next((n for n in listed(donor.trunk(suffix)) if n), None)
 
     return value
 

@@ -9,16 +9,15 @@ from __future__ import annotations
 from dataclasses import replace
 
 from . import engines, headers, parts, qwen
-from .base import Donor, Family, Rule, Source, Transform
+from .base import Donor, Family, Rule, Source, Transform, listed
 from .hparams import ARRAY, U32, Config, HParams, Row
 
 
 def _ratio(donor: Donor, block: int) -> int | None:
     """The block's attention is compressed as the trunk's full attention is."""
-    found = donor.config.get("indexer_compress_ratio")
-    if found is None:
-        found = next((n for n in donor.trunk("attention.compress_ratios") or () if n), None)
-    return None if found is None else int(found)
+    found = donor.count("indexer_compress_ratio")
+    ratios = listed(donor.trunk("attention.compress_ratios"))
+    return found if found is not None else next((n for n in ratios if n), None)
 
 
 def _mixer(place: str, names: str, *, inject: bool) -> tuple[Rule, ...]:

@@ -22,9 +22,8 @@ def _by_kind(full: str, sliding: str) -> Tail:
         slides = _slides(donor, block)
         if slides is None:
             return None
-        other = donor.config.get("attention_other_setting") or {}
-        found = other.get(sliding, donor.config.get(full)) if slides else donor.config.get(full)
-        return None if found is None else int(found)
+        found = donor.count(sliding, "attention_other_setting") if slides else None
+        return donor.count(full) if found is None else found
 
     return value
 

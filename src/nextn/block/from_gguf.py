@@ -44,7 +44,7 @@ def block_from_model(model: Model) -> Block:
             layer = first
         if layer is None or not first <= layer < first + len(layers):
             continue
-        start, end = file.tensor_range(info)
+        start, end = file.value_range(info)
         tensors.append(
             BlockTensor(
                 layer - first,
@@ -58,7 +58,7 @@ def block_from_model(model: Model) -> Block:
             )
         )
     embd = model.tensors.get("token_embd.weight")
-    vocab = embd[1].ne[1] if embd else model.header.get("nextn.vocab_size")
+    vocab = embd[1].ne[1] if embd and len(embd[1].ne) > 1 else model.header.get("nextn.vocab_size")
     return Block(
         origin=model.entry,
         kind=seen.shape,

@@ -15,6 +15,8 @@ from typing import Any
 import click
 
 from ..errors import EXIT_BUG, EXIT_CODES, EXIT_INTERRUPTED, NextnError, StorageError
+from ..printable import one_line
+from ..report.outlet import outlets
 from ..version import __version__
 from .common import examples
 
@@ -123,6 +125,11 @@ def main(argv: list[str] | None = None) -> int:
             signal.signal(getattr(signal, name), _interrupt)
     if isinstance(sys.stdout, io.TextIOWrapper):
         sys.stdout.reconfigure(errors="surrogateescape")  # file names that are no UTF-8 go out as they are
+    with outlets():
+        return _main(argv)
+
+
+def _main(argv: list[str] | None) -> int:
     try:
         code: Any = cli.main(args=argv, prog_name="nextn", standalone_mode=False)
         sys.stdout.flush()
@@ -130,10 +137,10 @@ def main(argv: list[str] | None = None) -> int:
     except click.exceptions.Exit as done:
         return done.exit_code
     except click.ClickException as error:
-        error.show()
+        error.show(sys.stderr)
         return error.exit_code
     except NextnError as error:
-        print(f"nextn: {error}", file=sys.stderr)
+        print(f"nextn: {one_line(str(error))}", file=sys.stderr)
         return error.exit_code
     except (KeyboardInterrupt, click.exceptions.Abort):
         print("nextn: interrupted; no unfinished file has a final name, and the inputs are untouched.", file=sys.stderr)
@@ -146,7 +153,7 @@ def main(argv: list[str] | None = None) -> int:
         return EXIT_BUG
     except OSError as error:
         where = f"{error.filename}: " if error.filename else ""
-        print(f"nextn: {where}the system refused: {error.strerror or error}.", file=sys.stderr)
+        print(one_line(f"nextn: {where}the system refused: {error.strerror or error}."), file=sys.stderr)
         return StorageError.exit_code
     except Exception as error:
         if os.environ.get("NEXTN_TRACEBACK"):

@@ -27,6 +27,7 @@ from .data import check_data, check_whole
 from .finding import Finding
 from .halves import check_halves
 from .journals import check_model
+from .known import check_known
 from .names import check_names
 from .norms import check_norms
 from .patient import Patient, fix_command
@@ -90,6 +91,7 @@ def diagnose(
     skipped: list[tuple[str, str]] = []
     cut = check_whole(model)
     findings += cut
+    findings += check_known(model)
     findings += check_counts(seen, donor, trunk)
     findings += check_arrays(seen, donor, trunk)
     findings += check_blocks(seen, donor, trunk)

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field, replace
 from typing import Literal, TypeAlias
 
 from ..brief import Brief
-from ..gguf.kv import printable
+from ..printable import printable
 from ..schemas.doctor import FindingEntry
 from .advice import Advice, Help
 from .patient import Patient

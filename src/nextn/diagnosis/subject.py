@@ -48,7 +48,7 @@ def subject_of(source: str | Path, options: Options | None = None) -> Iterator[S
     """
     with ExitStack() as stack:
         try:
-            found = stack.enter_context(opened(source, options))
+            found = stack.enter_context(opened(source, options, misfits=True))
             subject = Subject(
                 found.name, found.model, found.checkpoint, opened=found, is_remote=found.remote is not None
             )

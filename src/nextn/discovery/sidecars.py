@@ -23,8 +23,8 @@ from ..diagnosis.examine import Diagnosis, diagnose
 from ..donors.infer import names_of, same_name
 from ..errors import NextnError, UsageError
 from ..gguf.files import Model, open_model, split_shard_name
-from ..gguf.kv import printable
 from ..layouts.places import hub_repository, in_store, is_named_by_hash, real_place
+from ..printable import printable
 from . import llama_cpp_names as names
 from .kept import kept_for
 

@@ -19,10 +19,12 @@ from typing import Any
 
 from ..brief import Brief
 from ..errors import FormatError, IncompleteModel, StorageError, UsageError
+from ..printable import printable
 from ..workfile import Stamp
 from . import strangers
 from .header import MAGIC, Header, TensorInfo, pad_to
-from .kv import INTEGER_TYPES, KV, printable
+from .known import ARCHITECTURE, Kind, Misfit
+from .kv import INTEGER_TYPES, KV
 from .parser import HeaderParser
 
 SPLIT_NO = "split.no"
@@ -48,6 +50,14 @@ class GGUFFile(Brief):
     def tensor_range(self, info: TensorInfo) -> tuple[int, int]:
         """Absolute `start, end` of the tensor's stored bytes, padding not included."""
         return self.header.data_range(info, self.size_bytes)
+
+    def value_range(self, info: TensorInfo) -> tuple[int, int]:
+        """The same of a tensor that shall be read row by row. Raises FormatError for one without rows or values."""
+        if not info.ne or 0 in info.ne:
+            shape = f"of {' x '.join(map(str, info.ne))} values" if info.ne else "without axes"
+            what = f"tensor '{printable(info.name)}' is {shape}, and nothing can be taken from it; get the model again"
+            raise FormatError(what, path=self.path)
+        return self.tensor_range(info)
 
     def stored_size(self, info: TensorInfo) -> int:
         """Stored bytes of the tensor, padding not included."""
@@ -160,13 +170,15 @@ class Model(Brief):
     @property
     def architecture(self) -> str:
         """`general.architecture`. Raises FormatError when it is missing."""
-        value = self.header.get("general.architecture")
-        if not isinstance(value, str) or not value:
+        value = self.header.get(ARCHITECTURE)
+        if value is None:
             what = "this is not a language model's GGUF"
             if any(name.startswith("blk.") and ".nextn." in name for name in self.tensors):
                 what = "it holds an MTP block and no key that says of which model; get a file with its metadata"
-            raise FormatError(f"'general.architecture' is missing: {what}", path=self.entry)
-        return value
+            wrong = any(misfit.kv.key == ARCHITECTURE for misfit in self.header.misfits)
+            found = f" or not {Kind.NAME.value}" if wrong else ""
+            raise FormatError(f"'{ARCHITECTURE}' is missing{found}: {what}", path=self.entry)
+        return str(value)
 
     @property
     def kvs(self) -> tuple[KV, ...]:
@@ -205,6 +217,19 @@ class Model(Brief):
         """Raise FormatError when a file is shorter than its tensors."""
         for file in self.files:
             file.check_whole()
+
+    @property
+    def misfits(self) -> list[Misfit]:
+        """Keys that are not what they have to be: all of the first file, of others those that say which shard it is."""
+        later = (misfit for file in self.files[1:] for misfit in file.header.misfits if misfit.kv.key in SPLIT_KEYS)
+        return [*self.header.misfits, *later]
+
+    def check_known(self) -> None:
+        """Raise FormatError for the first key that is not what engines need it to be."""
+        wrong = next((misfit for misfit in self.misfits if misfit.for_engines), None)
+        if wrong is not None:
+            what = f"{wrong.what}; 'nextn doctor' names all that is wrong"
+            raise FormatError(what, path=self.entry, offset=wrong.kv.start)
 
 
 def model_candidates(folder: Path) -> list[Path]:
@@ -254,6 +279,13 @@ def open_model(path: Path | str) -> Model:
     stranger = strangers.by_kind(first.header.get("general.type"), first.header.get("general.architecture"))
     if stranger is not None:
         raise UsageError(f"{path}: {stranger}.")
+    return model
+
+
+def open_sound(path: Path | str) -> Model:
+    """The same for what shall be written, planned or served: known keys are what they have to be, else FormatError."""
+    model = open_model(path)
+    model.check_known()
     return model
 
 

@@ -17,7 +17,9 @@ from typing import Any
 
 from ..brief import Brief
 from ..errors import FormatError
-from .kv import KV, encode_text, printable
+from ..printable import printable
+from .known import Misfit, Reading, read_known
+from .kv import KV, encode_text
 from .strangers import cut_short
 from .types import TensorType, tensor_size, tensor_type
 
@@ -94,9 +96,19 @@ class Header(Brief):
     known_sizes: Mapping[str, int | None] | None = field(default=None, compare=False, repr=False)
 
     @cached_property
+    def known(self) -> Reading:
+        """The pairs, those apart that are not what they have to be (see `nextn.gguf.known`)."""
+        return read_known(self.kvs)
+
+    @property
     def by_key(self) -> dict[str, KV]:
-        """KV pairs by key."""
-        return {kv.key: kv for kv in self.kvs}
+        """KV pairs by key; known ones only if they are of the kind that they have to be."""
+        return self.known.by_key
+
+    @property
+    def misfits(self) -> tuple[Misfit, ...]:
+        """Keys that are not what they have to be."""
+        return self.known.misfits
 
     @cached_property
     def by_name(self) -> dict[str, TensorInfo]:

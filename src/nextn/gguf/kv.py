@@ -8,9 +8,11 @@ from __future__ import annotations
 
 import struct
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, replace
 from enum import IntEnum
-from typing import Any, TypeAlias
+from typing import Any, NamedTuple, TypeAlias
+
+from ..errors import FormatError
+from ..printable import printable
 
 Buffer: TypeAlias = "bytes | bytearray | memoryview"
 
@@ -67,17 +69,7 @@ def encode_text(text: str) -> bytes:
     return struct.pack("<Q", len(data)) + data
 
 
-def printable(text: str, limit: int = 120) -> str:
-    """A key or name as it may stand in a message: one line, no control characters, not endless."""
-    if len(text) > limit:
-        text = text[: limit - 3] + "..."
-    if text.isprintable():
-        return text
-    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode("ascii") for c in text)
-
-
-@dataclass(frozen=True, slots=True)
-class KV:
+class KV(NamedTuple):
     """One key-value pair, a window on the header's bytes.
 
     `buffer[start:end]` is the whole pair as stored, `buffer[value_start:end]` its value without the type tag
@@ -122,7 +114,10 @@ class KV:
 
     @classmethod
     def make(cls, key: str, kv_type: KVType, value: Any, item_type: KVType | None = None) -> KV:
-        """Encode a new pair. `value` is a list when `kv_type` is ARRAY."""
+        """Encode a new pair. `value` is a list when `kv_type` is ARRAY.
+
+        Raises FormatError for a value that has no place in the type.
+        """
         head = encode_text(key) + struct.pack("<I", kv_type)
         n_items: int | None = None
         if kv_type is KVType.ARRAY:
@@ -130,10 +125,13 @@ class KV:
                 raise TypeError(f"an array needs an item type: {key}")
             n_items = len(value)
             head += struct.pack("<IQ", item_type, n_items)
-            body = _encode_items(item_type, value)
         else:
             item_type = None
-            body = _encode_scalar(kv_type, value)
+        try:
+            body = _encode_scalar(kv_type, value) if item_type is None else _encode_items(item_type, value)
+        except (struct.error, OverflowError, AttributeError) as error:
+            what = f"{printable(repr(value), 40)} does not fit its type, {(item_type or kv_type).name.lower()}"
+            raise FormatError(f"'{printable(key)}' cannot be written: {what}") from error
         data = head + body
         return cls(key, kv_type, item_type, n_items, data, 0, len(head), len(data))
 
@@ -146,8 +144,7 @@ class KV:
         old_key = len(encode_text(self.key))
         data = encode_text(key) + bytes(self.raw[old_key:])
         shift = len(data) - self.size_bytes
-        return replace(
-            self,
+        return self._replace(
             key=key,
             buffer=data,
             start=0,

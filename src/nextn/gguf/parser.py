@@ -9,8 +9,9 @@ from operator import length_hint
 from pathlib import Path
 
 from ..errors import FormatError, UnsupportedFormat
+from ..printable import printable
 from .header import DEFAULT_ALIGNMENT, FIXED_BYTES, MAGIC, UNREADABLE, Header, TensorInfo, pad_to
-from .kv import KV, SCALAR_SIZE, Buffer, KVType, printable
+from .kv import KV, SCALAR_SIZE, Buffer, KVType
 from .strangers import MOST_BYTES, by_content
 
 VERSIONS = (2, 3)
@@ -21,6 +22,9 @@ MAX_ARRAY_DEPTH = 4
 MAX_HEADER_BYTES = 1 << 28  # those of real models take about 10 MB; a damaged length may say anything
 _MIN_KV_BYTES = 8 + 1 + 4 + 1
 _MIN_TENSOR_BYTES = 8 + 1 + 4 + 4 + 8
+_ARRAY_HEAD = struct.Struct("<IQ")
+_ITEM_SIZES = {int(kv_type): size for kv_type, size in SCALAR_SIZE.items()}
+_SCALARS = {int(kv_type): kv_type for kv_type in KVType if kv_type is not KVType.ARRAY}
 _U32, _U64 = struct.Struct("<I"), struct.Struct("<Q")
 _TENSOR_TAILS = [struct.Struct(f"<{n_dims}QIQ") for n_dims in range(MAX_DIMS + 1)]  # ne, type, offset
 
@@ -68,7 +72,8 @@ class HeaderParser:
             if self._n_kv < 0:
                 self._fixed()
             while len(self._kvs) < self._n_kv:
-                self._kv()
+                if not self._sound_kv():
+                    self._kv()
             while len(self._tensors) < self._n_tensors:
                 self._tensor()
             return self._finish()
@@ -185,6 +190,31 @@ class HeaderParser:
         self._walk = None
         self._pos = end
 
+    def _sound_kv(self) -> bool:
+        """Take the next pair when it is a number or a string, whole and not there yet: the loop of long headers."""
+        buffer, start = self._buffer, self._pos
+        size = len(buffer)
+        if start + 12 > size:
+            return False
+        key_end = start + 8 + int(_U64.unpack_from(buffer, start)[0])
+        value = key_end + 4
+        if value + 8 > size or key_end - start > MAX_KEY_BYTES:
+            return False
+        key = bytes(buffer[start + 8 : key_end]).decode("utf-8", "surrogateescape")
+        kv_type = _SCALARS.get(_U32.unpack_from(buffer, key_end)[0])
+        if kv_type is None or key in self._keys or key == "general.alignment":
+            return False
+        if kv_type is KVType.STRING:
+            end = value + 8 + int(_U64.unpack_from(buffer, value)[0])
+        else:
+            end = value + SCALAR_SIZE[kv_type]
+        if end > size or end > MAX_HEADER_BYTES:
+            return False
+        self._keys.add(key)
+        self._kvs.append(KV(key, kv_type, None, None, buffer, start, value, end))
+        self._pos = end
+        return True
+
     def _array_head(self, pos: int, key: str) -> tuple[KVType, int, int]:
         self._want(pos + 12, f"the array '{key}'")
         number, n_items = struct.unpack_from("<IQ", self._buffer, pos)
@@ -214,17 +244,34 @@ class HeaderParser:
         if item_type is KVType.STRING:
             return self._skip_strings(pos, n_items, key, resumable=depth == 1)
         if item_type is KVType.ARRAY:
-            if depth >= MAX_ARRAY_DEPTH:
-                raise self._fail(
-                    f"the array '{key}' is nested too deeply", pos, f"at most {MAX_ARRAY_DEPTH}", "more"
-                )
-            for _ in range(n_items):
-                inner, count, pos = self._array_head(pos, key)
-                pos = self._skip_items(pos, inner, count, key, depth + 1)
-            return pos
+            return self._skip_arrays(pos, n_items, key, depth)
         end = pos + n_items * SCALAR_SIZE[item_type]
         self._want(end, f"the array '{key}'")
         return end
+
+    def _skip_arrays(self, first: int, n_items: int, key: str, depth: int) -> int:
+        """Walk over `n_items` arrays; at the first level each is walked once, however often bytes are wanted."""
+        if depth >= MAX_ARRAY_DEPTH:
+            raise self._fail(f"the array '{key}' is nested too deeply", first, f"at most {MAX_ARRAY_DEPTH}", "more")
+        pos, left = first, n_items
+        if depth == 1 and self._walk is not None and self._walk[0] == first:
+            _, pos, left = self._walk
+        buffer, end, unpack, sizes = self._buffer, len(self._buffer), _ARRAY_HEAD.unpack_from, _ITEM_SIZES
+        try:
+            while left:
+                after = pos + 12
+                if after <= end:
+                    number, count = unpack(buffer, pos)
+                    if number in sizes and (after := after + count * sizes[number]) <= end:
+                        pos, left = after, left - 1
+                        continue
+                inner, count, after = self._array_head(pos, key)  # strings, arrays, what is wrong or not there yet
+                pos, left = self._skip_items(after, inner, count, key, depth + 1), left - 1
+        except _Short as short:
+            if depth == 1:
+                self._walk = (first, pos, left)
+            raise _Short(short.need, max(short.guess, end + end // 2)) from None
+        return pos
 
     def _skip_strings(self, first: int, n_items: int, key: str, resumable: bool) -> int:
         """Walk over `n_items` strings without making one: the only loop that sees every token."""

@@ -13,7 +13,7 @@ from ..block.model import Block
 from ..diagnosis.examine import Diagnosis
 from ..diagnosis.finding import Finding
 from ..errors import FormatError, IncompleteModel, NoBlock, UnsupportedModel
-from ..gguf.kv import printable
+from ..printable import printable
 from ..remote.opening import Opened
 from ..schemas.base import Documented, filled
 from ..schemas.inspect import InspectDocument

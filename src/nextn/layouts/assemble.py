@@ -26,7 +26,8 @@ from ..gguf.files import (
     read_header,
     split_shard_name,
 )
-from ..gguf.kv import edit, printable
+from ..gguf.kv import edit
+from ..printable import printable
 from ..writing.plan import LinkMode, NewBytes, NewFile, Plan
 from . import naming
 from .explode import Tensor, segments, set_plan

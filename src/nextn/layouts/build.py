@@ -74,6 +74,7 @@ def from_trunk(name: str, file: GGUFFile, info: TensorInfo, wanted: TensorType |
     """A GGUF tensor in another type (None: as it is); carried when it already has that type."""
     if wanted is None or info.type_id == wanted.id:
         return carried(name, file, info)
+    file.value_range(info)
     if info.type is None or not can_read(info.type):
         raise QuantizeError(
             f"{file.path}: '{info.name}' is stored as {info.type_name}, which ggml cannot decode here; "

@@ -30,10 +30,14 @@ def n_vocab(model: Model) -> int | None:
 
 def tokens_hash(model: Model) -> str | None:
     """sha256 over a model's ordinary tokens, or None when it has no token list."""
-    tokens, types = model.header.get(TOKENS), model.header.get(TOKEN_TYPES)
-    if not isinstance(tokens, list):
-        return None
-    return ordinary_hash(tokens, types if isinstance(types, list) and len(types) == len(tokens) else None)
+    tokens = model.header.get(TOKENS)
+    return None if tokens is None else ordinary_hash(tokens, token_types(model, len(tokens)))
+
+
+def token_types(model: Model, n_tokens: int) -> list[int] | None:
+    """The kind of each token, or None when there is no list, or one of another length."""
+    types = model.header.get(TOKEN_TYPES)
+    return types if types is not None and len(types) == n_tokens else None
 
 
 def check_trunk(trunk: Model) -> None:
@@ -180,7 +184,7 @@ def check_tokens(block: Block, trunk: Model, where: str) -> list[str]:
 def compare_tokens(theirs: Mapping[int, str], ours: list[str], trunk: Model, where: str) -> list[str]:
     """Refuse when ordinary tokens differ; special ones may (fine-tunes rename them) and are only named."""
     n_theirs = max(theirs, default=-1) + 1
-    types = trunk.header.get(TOKEN_TYPES) or [NORMAL_TOKEN] * len(ours)
+    types = token_types(trunk, len(ours)) or [NORMAL_TOKEN] * len(ours)
     different = [i for i, text in theirs.items() if i >= len(ours) or ours[i] != text]
     normal = [i for i in different if i >= len(ours) or types[i] == NORMAL_TOKEN]
     lacking = [i for i in range(len(ours)) if types[i] == NORMAL_TOKEN and i not in theirs]

@@ -9,14 +9,17 @@ import base64
 import binascii
 import json
 from collections.abc import Sequence
+from operator import index
 from typing import Any
 
 from ..archs import FAMILIES, longer_arrays, per_layer_arrays
 from ..archs.base import Donor
 from ..block.anatomy import SHAPE
 from ..block.model import Block
+from ..bounded import parse_json
 from ..errors import DonorMismatch, FormatError
 from ..gguf.files import SPLIT_COUNT, SPLIT_KEYS, SPLIT_NO, SPLIT_TENSORS_COUNT, Model
+from ..gguf.known import ARCHITECTURE, read_known
 from ..gguf.kv import INTEGER_TYPES, KV, KVType, edit
 from ..gguf.parser import HeaderParser
 from ..version import __version__
@@ -187,13 +190,15 @@ def _read_undo(model: Model) -> tuple[list[KV], list[str]] | None:
     if not isinstance(text, str):
         return None
     try:
-        note = json.loads(text)
+        note = parse_json(text, model.entry)
         raws = {str(key): base64.b64decode(raw) for key, raw in note["replaced"].items()}
         added = [str(key) for key in note["added"]]
         put = [parse_kv(raw) for raw in raws.values()]
     except (ValueError, KeyError, TypeError, AttributeError, binascii.Error, FormatError):
         return None
-    if [kv.key for kv in put] != list(raws):
+    named = KV.make(ARCHITECTURE, KVType.STRING, model.architecture)
+    others = [kv for kv in put if kv.key != ARCHITECTURE]
+    if [kv.key for kv in others] != list(raws) or read_known([named, *others]).misfits:
         return None
     return put, added
 
@@ -253,12 +258,12 @@ def as_single_file(kvs: Sequence[KV], model: Model) -> list[KV]:
     """A detached model's pairs for one file: split keys only where the original had them, in their places."""
     out = without_split(kvs)
     try:
-        split = json.loads(model.header.get(UNDO) or "{}").get("split", [])
-        pairs = [(int(i), parse_kv(base64.b64decode(raw))) for i, raw in split]
+        split = parse_json(model.header.get(UNDO) or "{}", model.entry).get("split", [])
+        pairs = [(index(i), parse_kv(base64.b64decode(raw))) for i, raw in split]
     except (ValueError, TypeError, AttributeError, binascii.Error, FormatError):
         return out
     for i, kv in pairs:
-        if kv.key in SPLIT_KEYS:
+        if kv.key in SPLIT_KEYS and 0 <= i <= len(out) and not read_known([kv]).misfits:
             out.insert(i, kv)
     return out
 

@@ -7,6 +7,7 @@ are the fused tensor, and ranges of its rows are the three. No key tells engines
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -97,6 +98,24 @@ def _no_parts(kind: TensorType | None, n_rows: Iterable[int], what: str, where: 
         )
 
 
+def check_parts(shapes: Mapping[str, tuple[int, ...]], form: str, where: Path, layer: str) -> None:
+    """Raise FormatError unless q, k and v of one layer go together: all there, as wide, a bias for every row.
+
+    `shapes`: ne by name without the layer; `layer` names it in errors.
+    """
+    names = (WHOLE,) if form == FUSED else PARTS
+    weights = [shapes.get(f"{name}.weight") for name in names]
+    if None in weights or any(len(ne) < 2 for ne in weights if ne) or len({ne[0] for ne in weights if ne}) != 1:
+        wanted = ", ".join(f"{name}.weight" for name in names)
+        raise FormatError(f"{layer} has no {wanted} that go together", path=where)
+    biases = {name: math.prod(shapes[f"{name}.bias"]) for name in names if f"{name}.bias" in shapes}
+    for name, weight in zip(names, weights, strict=True):
+        rows = weight[1] if weight else 0
+        if biases and biases.get(name) != rows:
+            had = f"{biases[name]:,} values" if name in biases else "none"
+            raise FormatError(f"the bias of {name} in {layer} has {had}, and its matrix {rows:,} rows", path=where)
+
+
 # -- a block -------------------------------------------------------------------------------------------------
 
 
@@ -129,6 +148,7 @@ def shaped(block: Block, form: str | None, find: Lookup, wanted: TensorType | No
     for layer in range(block.n_layer_nextn):
         mine = [tensor for tensor in block.tensors if tensor.layer == layer]
         by_name = {tensor.suffix: tensor for tensor in mine}
+        check_parts({name: tensor.ne for name, tensor in by_name.items()}, now, block.origin, f"MTP block {layer}")
         new = _fused(block, by_name, wanted) if form == FUSED else _split(block, by_name, find)
         old = {f"{name}.{end}" for name in (WHOLE, *PARTS) for end in (*ENDINGS, *SIDES)}
         first = next(i for i, tensor in enumerate(mine) if tensor.suffix in old)
@@ -150,8 +170,6 @@ def _fused(block: Block, by_name: Mapping[str, BlockTensor], wanted: TensorType 
         parts = [by_name[f"{part}.{ending}"] for part in PARTS if f"{part}.{ending}" in by_name]
         if not parts:
             continue
-        if len(parts) < len(PARTS):
-            raise FormatError(f"the block has some of {', '.join(PARTS)} with a {ending} and some without", path=where)
         if ending == "weight":
             _check_types(where, [(tensor.suffix, tensor.type_id) for tensor in parts], wanted)
         rows = _joined([tensor.rows for tensor in parts])
@@ -308,6 +326,7 @@ def trunk_tensors(model: Model, n_trunk: int, form: str) -> dict[str, tuple[Move
             continue
         prefix = f"blk.{layer}."
         there = {name: model.tensors[prefix + name] for name in _names(now) if prefix + name in model.tensors}
+        check_parts({name: info.ne for name, (_, info) in there.items()}, now, model.entry, f"layer {layer}")
         made = _fuse_stored(model, prefix, there) if form == FUSED else _split_stored(model, prefix, there, layer)
         names = [prefix + name for name in there]
         out.update(dict.fromkeys(names, ()))
@@ -333,8 +352,6 @@ def _fuse_stored(model: Model, prefix: str, there: Mapping[str, tuple[GGUFFile, 
         parts = [there[f"{part}.{ending}"] for part in PARTS if f"{part}.{ending}" in there]
         if not parts:
             continue
-        if len(parts) < len(PARTS):
-            raise FormatError(f"layer '{prefix}*' has some of {', '.join(PARTS)} with a {ending} only", path=where)
         _check_types(where, [(info.name, info.type_id) for _, info in parts], None)
         if ending == "weight":
             _no_parts(parts[0][1].type, [info.ne[-1] for _, info in parts], f"'{parts[0][1].name}'", where)

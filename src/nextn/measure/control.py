@@ -77,7 +77,7 @@ def _shuffle(file: GGUFFile, model: Model | None = None) -> None:
     fd = os.open(file.path, os.O_RDWR)
     try:
         for info in file.header.tensors:
-            if len(info.ne) > 1 and seen.of_block(info.name):
+            if len(info.ne) > 1 and 0 not in info.ne and seen.of_block(info.name):
                 _shuffle_tensor(fd, file, info, rng)
     finally:
         os.close(fd)

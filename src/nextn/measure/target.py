@@ -8,7 +8,7 @@ from pathlib import Path
 from ..block.anatomy import Anatomy
 from ..discovery.sidecars import find_sidecars
 from ..errors import NoBlock, UsageError
-from ..gguf.files import Model, open_model
+from ..gguf.files import Model, open_sound
 
 
 @dataclass(frozen=True)
@@ -43,14 +43,14 @@ def open_target(model: str | Path, sidecar: str | Path | None = None, *, needs_b
     Raises NoBlock (with `needs_block`), UsageError when several sidecars fit equally well, and what opening files
     raises.
     """
-    opened = open_model(model)
+    opened = open_sound(model)
     seen = Anatomy.of(opened)
     if seen.is_block_only:
         raise UsageError(
             f"{opened.entry}: this is a sidecar or donor file; name its trunk, with --sidecar naming this file."
         )
     if sidecar is not None:
-        beside = open_model(sidecar)
+        beside = open_sound(sidecar)
         if not Anatomy.of(beside).has_block:
             raise NoBlock(f"{beside.entry}: there is no MTP block in this sidecar.")
         notes = ("the model has a block of its own, which the engine loads as well; the sidecar's is used",)

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from importlib import resources
 from pathlib import Path
 
+from ..bounded import MOST_DOCUMENT, read_bounded
 from ..errors import StorageError, UsageError
 
 TASKS = ("code", "extract", "story")  # drafts are accepted most often in code, least in prose, with extraction between
@@ -38,8 +39,8 @@ def shipped_tasks(names: Sequence[str] | None = None) -> tuple[Task, ...]:
 def read_task(path: Path | str) -> Task:
     """A user's prompts, separated by lines that hold only `---`. Raises StorageError."""
     try:
-        text = Path(path).read_text(encoding="utf-8")
-    except (OSError, UnicodeDecodeError) as error:
+        text = read_bounded(Path(path), MOST_DOCUMENT, "read the prompts").decode("utf-8")
+    except UnicodeDecodeError as error:
         raise StorageError(f"{path}: cannot read the prompts: {error}.") from error
     prompts = split_prompts(text)
     if not prompts:

@@ -85,7 +85,7 @@ def family_block(trunk: Model) -> Block:
             if not _present(rule, trunk, family):
                 continue
             ne = _shape(rule, symbols, trunk)
-            if ne is None:
+            if not ne or 0 in ne:
                 raise UnsupportedModel(
                     f"{trunk.entry}: the shape of '{rule.target}' does not follow from the trunk alone; name a donor "
                     "with --from."

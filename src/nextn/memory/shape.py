@@ -12,7 +12,9 @@ from typing import Any
 
 from ..archs import memory_of
 from ..archs.base import flags
+from ..archs.hparams import MAX_LAYERS
 from ..block.anatomy import Anatomy
+from ..errors import FormatError
 from ..gguf.files import Model
 
 
@@ -98,6 +100,9 @@ def shape_of(model: Model) -> Shape:
     """The dimensions of a trunk, a bundled model or a sidecar. Raises FormatError without an architecture."""
     arch = model.architecture
     n_all = model.arch_int("block_count")
+    if n_all > MAX_LAYERS:
+        what = f"'{arch}.block_count' is {n_all:,}, and engines take {MAX_LAYERS}; 'nextn doctor' says more"
+        raise FormatError(what, path=model.entry)
     n_nextn = model.arch_int("nextn_predict_layers") if Anatomy.of(model).has_block else 0
     n_trunk = max(0, n_all - n_nextn)
     n_embd = model.arch_int("embedding_length")

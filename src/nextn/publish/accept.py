@@ -13,8 +13,8 @@ from pathlib import PurePosixPath
 
 from ..errors import FormatError
 from ..gguf.files import SPLIT_COUNT, SPLIT_NO, integer_of, split_shard_name
-from ..gguf.kv import printable
 from ..layouts.pack import MTP, PLAIN
+from ..printable import printable
 from .choose import Chosen
 from .listing import Group, Headers, is_sidecar_of, kind_of
 

@@ -12,8 +12,8 @@ from ..archs import FAMILIES
 from ..archs.engines import Does
 from ..compat import verdict
 from ..discovery import llama_cpp_names as hf_rules
-from ..gguf.kv import printable
 from ..layouts.pack import BLOCK_SHARD, FIRST, MTP, PLAIN, SIDECAR, Quant, Variant
+from ..printable import printable
 from ..shell import shell
 from ..units import size
 from .manifest import NAME as MANIFEST

@@ -17,10 +17,10 @@ from typing import Any, cast
 
 from ..brief import Brief
 from ..errors import UsageError
-from ..gguf.kv import printable
 from ..layouts.naming import plain_base, split_quant
 from ..layouts.pack import Pack
 from ..partial import refuse_partial
+from ..printable import printable
 from ..progress import Progress
 from ..schemas.base import Documented, filled
 from ..schemas.pack import PackDocument, PackedFile, PackedQuant

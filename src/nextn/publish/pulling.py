@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING
 
+from ..bounded import MOST_DOCUMENT, read_bounded
 from ..errors import OutputExists, RemoteError, UsageError
 from ..gguf.files import GGUFFile, read_header
 from ..progress import Progress
@@ -182,12 +183,7 @@ def _manifest(remote: Remote, listing: Sequence[Listed]) -> manifests.Manifest |
     if not any(file.path == manifests.NAME for file in listing):
         return None
     remote.provide(manifests.NAME)
-    try:
-        data = (remote.folder / manifests.NAME).read_bytes()
-    except OSError as error:
-        from ..gguf.files import os_error
-
-        raise os_error(error, remote.folder / manifests.NAME, "read it") from error
+    data = read_bounded(remote.folder / manifests.NAME, MOST_DOCUMENT)
     return manifests.decode(data, f"{remote.name}:{manifests.NAME}")
 
 

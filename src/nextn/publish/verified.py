@@ -7,8 +7,8 @@ from dataclasses import dataclass
 from pathlib import Path, PurePath
 from typing import cast
 
-from ..errors import FormatError, UsageError
-from ..gguf.files import open_regular, os_error
+from ..bounded import read_bounded
+from ..errors import UsageError
 from ..schemas.reading import decode_document
 from ..schemas.verify import VerifyDocument
 
@@ -37,14 +37,7 @@ def read_verified(path: Path, names: Collection[str]) -> Verified:
 
     Raises FormatError, StorageError, and UsageError when it is about another model.
     """
-    fd, size = open_regular(path)
-    try:
-        with open(fd, "rb") as file:  # noqa: PTH123 - the descriptor is already there
-            if size > _LARGEST_BYTES:
-                raise FormatError("this is too large to be a verdict of 'nextn verify --json'", path=path)
-            data = file.read(_LARGEST_BYTES)
-    except OSError as error:
-        raise os_error(error, path, "read it") from error
+    data = read_bounded(path, _LARGEST_BYTES)
     found = _read(cast(VerifyDocument, decode_document(data, path, ["verify"])))
     foreign = [name for name in (found.model, found.sidecar) if name is not None and name not in names]
     if foreign:

@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from ..errors import RemoteError, UsageError
-from ..gguf.files import Model, open_model
+from ..gguf.files import Model, open_model, open_sound
 from ..sources.checkpoint import CONFIG, INDEX, Checkpoint, open_checkpoint
 from .address import HubSource, parse_source
 
@@ -71,15 +71,16 @@ def http_options(limit_rate: float | None) -> Options | None:
 
 
 @contextmanager
-def opened(source: str | Path, options: Options | None = None) -> Iterator[Opened]:
+def opened(source: str | Path, options: Options | None = None, *, misfits: bool = False) -> Iterator[Opened]:
     """Whatever `source` names (see `spec.parse_source`): its headers are read, and nothing else.
 
-    Locally: a GGUF, any shard of a set, a folder with one set, a checkpoint folder or a file of one. Raises UsageError,
-    RemoteError, IncompleteModel, FormatError, StorageError.
+    also a model whose keys are not what they have to be, to show them. Raises UsageError, RemoteError,
+    a model whose keys are not what they have to be, to show them. Raises UsageError, RemoteError, IncompleteModel,
+    FormatError, StorageError.
     """
     place = parse_source(source)
     if isinstance(place, Path):
-        yield _local(place)
+        yield _local(place, misfits)
         return
     from .model import open_remote
 
@@ -90,10 +91,12 @@ def opened(source: str | Path, options: Options | None = None) -> Iterator[Opene
             error.args = (f"{str(error).rstrip('.')}; there is no local path '{source}' either.",)
         raise
     with remote, remote.renaming():
+        if remote.model is not None and not misfits:
+            remote.model.check_known()
         yield Opened(remote.name, remote.model, remote.checkpoint, remote)
 
 
-def _local(path: Path) -> Opened:
+def _local(path: Path, misfits: bool) -> Opened:
     if path.name == CONFIG or path.suffix == ".safetensors":
         path = path.parent
         return Opened(str(path), None, open_checkpoint(path))
@@ -107,5 +110,5 @@ def _local(path: Path) -> Opened:
             )
         if has_config and (not has_gguf or any(path.glob("*.safetensors")) or (path / INDEX).exists()):
             return Opened(str(path), None, open_checkpoint(path))
-    model = open_model(path)
+    model = open_model(path) if misfits else open_sound(path)
     return Opened(str(model.entry), model, None)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from ..writing.result import Result
+from .text import put_path
 from .written import say_how_to_load, say_result
 
 
@@ -11,4 +12,4 @@ def show(result: Result, *, quiet: bool = False) -> None:
     if not quiet:
         say_result(result)
         say_how_to_load(result.entry, None if result.sidecar == result.entry else result.sidecar)
-    print(result.entry)
+    put_path(result.entry)

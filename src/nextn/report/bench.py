@@ -6,6 +6,7 @@ import sys
 from typing import TYPE_CHECKING
 
 from ..units import size
+from .outlet import console as console_of
 
 if TYPE_CHECKING:
     from ..measure.bench_report import BenchReport, SetupFigures
@@ -16,10 +17,9 @@ def show(report: BenchReport, *, quiet: bool = False) -> None:
     if quiet:
         print(report.verdict.sentence if report.verdict else "there was nothing to compare")
         return
-    from rich.console import Console
     from rich.table import Table
 
-    console = Console(file=sys.stdout, width=None if sys.stdout.isatty() else 120)
+    console = console_of(width=None if sys.stdout.isatty() else 120)
 
     def line(text: str) -> None:
         console.print(text, highlight=False, markup=False, soft_wrap=True)

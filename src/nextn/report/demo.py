@@ -6,14 +6,14 @@ import sys
 
 from ..units import size
 from ..verbs.demo import DemoResult
+from .outlet import console as console_of
 
 
 def show(demo: DemoResult, *, quiet: bool = False) -> None:
     """What the engine said to the trunk alone, and one row per layout."""
-    from rich.console import Console
     from rich.table import Table
 
-    console = Console(file=sys.stdout, width=None if sys.stdout.isatty() else 110)
+    console = console_of(width=None if sys.stdout.isatty() else 110)
     console.print(f"engine: {demo.engine}", highlight=False)
     console.print(f"trunk alone, asked to draft: {demo.refusal or 'not refused'}", highlight=False)
     table = Table()

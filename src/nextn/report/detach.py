@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from ..writing.result import Result
+from .text import put_path
 from .written import say_result
 
 
@@ -10,4 +11,4 @@ def show(result: Result, *, quiet: bool = False) -> None:
     """Files and figures."""
     if not quiet:
         say_result(result)
-    print(result.entry)
+    put_path(result.entry)

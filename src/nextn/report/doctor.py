@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from ..gguf.kv import printable
+from ..printable import printable
 from ..units import counted
 from ..verbs.doctor import DoctorResult
-from .text import say
+from .text import put_path, say
 from .written import say_outputs
 
 
@@ -28,7 +28,7 @@ def show(done: DoctorResult, *, fix: bool, quiet: bool = False) -> None:
         say_outputs(plan, done=done.outcome is not None)
         left = [finding.id for finding in done.remaining]
         say("left: " + ", ".join(left) if left else "nothing is left to fix")
-    print(plan.sidecar or plan.entry)
+    put_path(plan.sidecar or plan.entry)
 
 
 def lines(done: DoctorResult) -> list[str]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from ..publish.packing import PackResult
 from ..units import size
-from .text import say
+from .text import put_path, say
 from .written import say_outputs
 
 
@@ -22,4 +22,4 @@ def show(result: PackResult, *, quiet: bool = False) -> None:
         )
         if not result.package.n_verified:
             say("note: nothing was verified, and the card says so; --verified takes what 'nextn verify --json' prints")
-    print(plan.folder)
+    put_path(plan.folder)

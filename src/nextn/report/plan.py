@@ -6,7 +6,9 @@ import sys
 from collections.abc import Callable
 from typing import TYPE_CHECKING
 
+from ..printable import one_line
 from ..units import size
+from .outlet import console as console_of
 
 if TYPE_CHECKING:
     from ..memory.measured import Measured
@@ -17,15 +19,14 @@ COLUMNS = ("disk", "weights", "KV cache", "recurrent", "compute", "total")
 
 def show(plan: MemoryPlan, *, quiet: bool = False) -> None:
     """Print the table on standard output; it fits 80 columns."""
-    from rich.console import Console
     from rich.table import Table
 
-    console = Console(file=sys.stdout, width=None if sys.stdout.isatty() else 100, highlight=False)
+    console = console_of(width=None if sys.stdout.isatty() else 100, highlight=False)
     keys, values = plan.settings.kv_type_k.name, plan.settings.kv_type_v.name
     types = keys if keys == values else f"{keys}, {values}"
     settings = plan.settings
     many = f", {settings.n_parallel} sequences" if settings.n_parallel > 1 else ""
-    console.print(f"{plan.name}", markup=False)
+    console.print(one_line(str(plan.name)), markup=False)
     console.print(
         f"n_ctx {settings.n_ctx:,}, KV cache {types}, n_max {settings.n_max}{many}; "
         f"figures: {_source(plan)}", markup=False

@@ -7,8 +7,10 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
+from ..printable import one_line
 from ..progress import Progress, Say
 from ..units import size
+from .outlet import console
 
 LINE_EVERY_S = 10.0  # in a pipe: a line at the first step, and then at most this often
 
@@ -24,7 +26,6 @@ def byte_progress(title: str, enabled: bool = True) -> Iterator[Progress]:
         yield lambda done, total: line(lambda: f"{title}: {size(done)} of {size(total)}")
         return
     from rich import progress
-    from rich.console import Console
 
     columns = (
         progress.TextColumn("{task.description}"),
@@ -33,7 +34,7 @@ def byte_progress(title: str, enabled: bool = True) -> Iterator[Progress]:
         progress.TransferSpeedColumn(),
         progress.TimeRemainingColumn(),
     )
-    bar = progress.Progress(*columns, console=Console(stderr=True), transient=True)
+    bar = progress.Progress(*columns, console=console(stderr=True), transient=True)
     task = bar.add_task(title, total=None)
 
     def advance(done: int, total: int) -> None:
@@ -56,11 +57,10 @@ def step_progress(enabled: bool = True) -> Iterator[Say]:
         line = _lines()
         yield lambda text: line(lambda: text)
         return
-    from rich.console import Console
+    from rich.markup import escape
 
-    console = Console(stderr=True)
-    with console.status("starting") as status:
-        yield lambda text: status.update(text)
+    with console(stderr=True).status("starting") as status:
+        yield lambda text: status.update(escape(one_line(text)))
 
 
 def _lines(*, wait_first: bool = False) -> Callable[[Callable[[], str]], None]:
@@ -72,6 +72,6 @@ def _lines(*, wait_first: bool = False) -> Callable[[Callable[[], str]], None]:
         now = time.monotonic()
         if last is None or now - last >= LINE_EVERY_S:
             last = now
-            print(text(), file=sys.stderr, flush=True)
+            print(one_line(text()), file=sys.stderr, flush=True)
 
     return line

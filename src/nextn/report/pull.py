@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from ..gguf.kv import printable
+from ..printable import printable
 from ..publish.pulling import PullResult
 from ..units import size
-from .text import say
+from .text import put_path, say
 from .written import say_how_to_load
 
 
@@ -18,4 +18,4 @@ def show(result: PullResult, *, quiet: bool = False) -> None:
             say(f"{step.state:<8} {size(step.file.size_bytes):>9}  {where}")
         say(f"{'would download' if result.dry_run else 'downloaded'} {size(result.bytes_downloaded)}")
         say_how_to_load(result.entry, result.sidecar, drafting=result.chosen.variant == "mtp")
-    print(result.entry)
+    put_path(result.entry)

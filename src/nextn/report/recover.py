@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from ..gguf.kv import printable
+from ..printable import printable
 from ..verbs.recover import Recovery
 from .text import say
 

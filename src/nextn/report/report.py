@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import sys
 
-from ..gguf.kv import printable
+from ..printable import printable
 from ..units import counted
 from ..verbs.report import ReportResult
-from .text import say
+from .outlet import console as console_of
+from .text import put_path, say
 
 
 def show(result: ReportResult, *, quiet: bool = False) -> None:
@@ -15,13 +16,12 @@ def show(result: ReportResult, *, quiet: bool = False) -> None:
     if result.page_path is not None:
         if result.dry_run:
             say(f"would write {counted(len(result.page), 'byte')}")
-        print(result.page_path)
+        put_path(result.page_path)
         return
-    from rich.console import Console
     from rich.markup import escape
     from rich.table import Table
 
-    console = Console(file=sys.stdout, width=None if sys.stdout.isatty() else 110, highlight=False)
+    console = console_of(width=None if sys.stdout.isatty() else 110, highlight=False, markup=True)
     for section in result.sections:
         console.print(f"[bold]{escape(printable(section.title, 200))}[/bold]")
         for line in (*section.summary, *section.commands):

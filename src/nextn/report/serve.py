@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from ..gguf.kv import printable
+from ..printable import printable
 from ..shell import shell
 from ..verbs.serve import Serving
-from .text import say
+from .text import put_path, say
 
 
 def show_notes(serving: Serving) -> None:
@@ -22,7 +22,7 @@ def show_preset(serving: Serving, out: str, *, print_only: bool) -> None:
         print(preset_text(serving), end="")
         return
     say(f"start the router with: {shell('llama-server', '--models-preset', out)}")
-    print(write_preset(serving, out))
+    put_path(write_preset(serving, out))
 
 
 def show_command(serving: Serving, *, print_only: bool) -> None:

@@ -8,7 +8,7 @@ from collections.abc import Callable
 from typing import TypeVar
 
 from ..errors import StorageError
-from ..gguf.kv import printable
+from ..printable import json_text, one_line, printable
 from ..schemas.base import Document, Documented, plain
 
 D = TypeVar("D", bound=Documented)
@@ -16,14 +16,18 @@ D = TypeVar("D", bound=Documented)
 
 def say(text: str = "") -> None:
     """A line for people: on standard error, so that standard output stays for results."""
-    print(text, file=sys.stderr)
+    print(one_line(text), file=sys.stderr)
 
 
 def put_json(document: Document) -> None:
     """A document, and nothing else, on standard output."""
-    json.dump(plain(document), sys.stdout, indent=1, ensure_ascii=False)
-    sys.stdout.write("\n")
+    sys.stdout.write(json_text(json.dumps(plain(document), indent=1, ensure_ascii=False)) + "\n")
     sys.stdout.flush()
+
+
+def put_path(path: object) -> None:
+    """A path on standard output, alone on its line."""
+    print(str(path).replace("\n", "\\n"))
 
 
 def put_result(result: D, show: Callable[..., None], *, as_json: bool, quiet: bool = False) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import sys
 from typing import TYPE_CHECKING
 
+from .outlet import console as console_of
 from .text import say
 
 if TYPE_CHECKING:
@@ -36,10 +37,9 @@ def show(report: TuneReport, *, quiet: bool = False) -> None:
 
 
 def _table(report: TuneReport) -> None:
-    from rich.console import Console
     from rich.table import Table
 
-    console = Console(file=sys.stderr, width=None if sys.stderr.isatty() else 120)
+    console = console_of(stderr=True, width=None if sys.stderr.isatty() else 120)
     table = Table()
     for title in ("setting", "races", "against MTP off", "tokens/s", "outcome"):
         table.add_column(title, justify="right" if title in ("against MTP off", "tokens/s") else "left")

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from ..gguf.kv import printable
+from ..printable import printable
 from ..shell import shell
 from ..units import size
 from ..writing.plan import Plan

@@ -7,18 +7,15 @@ from pathlib import Path
 
 import msgspec
 
-from ..errors import FormatError, StorageError, UnsupportedFormat
+from ..bounded import MOST_DOCUMENT, check_depth, read_bounded
+from ..errors import FormatError, UnsupportedFormat
 from . import KINDS, document_type
 from .base import Document
 
 
 def read_document(path: Path, kinds: Sequence[str] = KINDS) -> Document:
     """The document in a file. Raises StorageError, and what `decode_document` raises."""
-    try:
-        data = path.read_bytes()
-    except OSError as error:
-        raise StorageError(f"{path}: cannot read the result: {error.strerror or error}.") from error
-    return decode_document(data, path, kinds)
+    return decode_document(read_bounded(path, MOST_DOCUMENT, "read the result"), path, kinds)
 
 
 def decode_document(data: bytes, path: Path, kinds: Sequence[str] = KINDS) -> Document:
@@ -33,6 +30,7 @@ def decode_document(data: bytes, path: Path, kinds: Sequence[str] = KINDS) -> Do
         value = msgspec.json.decode(data)
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
         raise FormatError(f"this is not JSON ({error}); {take}", path=path) from error
+    check_depth(value, path)
     if not isinstance(value, dict) or "version" not in value:
         raise FormatError(f"this is JSON, but not a document of nextn; {take}", path=path)
     kind = value.get("kind")

@@ -17,8 +17,8 @@ from pathlib import Path
 from typing import Any
 
 from ..archs.others import TOP_DECIDES
+from ..bounded import MOST_CONFIG, MOST_INDEX, MOST_TOKENIZER, parse_json, read_bounded, read_text
 from ..errors import FormatError, IncompleteModel, UsageError
-from ..gguf.files import open_regular, os_error
 from ..gguf.strangers import by_content
 from .safetensors import SourceTensor, read_safetensors
 
@@ -34,17 +34,17 @@ _VOCAB = re.compile(r'"vocab"\s*:\s*\{')
 _ADDED = re.compile(r'"added_tokens"\s*:\s*\[')
 
 
-def read_json(path: Path) -> dict[str, Any]:
-    """A JSON object from a file. Raises FormatError for anything else, StorageError when it cannot be read."""
-    fd, _ = open_regular(path)
+def read_json(path: Path, most: int = MOST_CONFIG) -> dict[str, Any]:
+    """A JSON object from a file of at most `most` bytes.
+
+    Raises FormatError for anything else, StorageError when it cannot be read.
+    """
+    data = read_bounded(path, most)
     try:
-        with open(fd, "rb") as file:  # noqa: PTH123 - Path.open would wait for a pipe
-            text = file.read()
-        value = json.loads(text)
-    except OSError as error:
-        raise os_error(error, path, "read it") from error
-    except (ValueError, RecursionError) as error:
-        raise FormatError(by_content(text) or f"this is no valid JSON ({error})", path=path) from error
+        value = parse_json(data, path)
+    except FormatError as error:
+        stranger = by_content(data)
+        raise error if stranger is None else FormatError(stranger, path=path) from error
     if not isinstance(value, dict):
         raise FormatError("this is no JSON object", path=path)
     return value
@@ -130,7 +130,7 @@ class Checkpoint:
         """
         listing = self.folder / INDEX
         if os.path.exists(listing):  # noqa: PTH110 - Path.exists may raise
-            found = read_json(listing).get("weight_map")
+            found = read_json(listing, MOST_INDEX).get("weight_map")
             if not isinstance(found, dict):
                 raise FormatError("'weight_map' is missing", path=listing)
             for file in found.values():
@@ -202,17 +202,10 @@ def _token_tables(path: Path) -> tuple[Any, Any]:
     The merges are not parsed: of a 250,000-token tokenizer they would take 150 MB. Text inside JSON strings has its
     quotes escaped, so the patterns match keys only; a file that they do not fit is parsed whole.
     """
-    fd, _ = open_regular(path)
-    try:
-        with open(fd, encoding="utf-8") as file:  # noqa: PTH123 - Path.open would wait for a pipe
-            text = file.read()
-    except OSError as error:
-        raise os_error(error, path, "read it") from error
-    except ValueError as error:
-        raise FormatError(f"this is no valid JSON ({error})", path=path) from error
+    text = read_text(path, MOST_TOKENIZER)
     vocab, added = _VOCAB.search(text), _ADDED.search(text)
     if vocab is None or (added is None and '"added_tokens"' in text):
-        data = read_json(path)
+        data = read_json(path, MOST_TOKENIZER)
         model = data.get("model")
         return (model.get("vocab") if isinstance(model, dict) else None), data.get("added_tokens")
     decode = json.JSONDecoder().raw_decode

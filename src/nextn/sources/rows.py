@@ -238,13 +238,13 @@ class GGUFRows:
     @property
     def n_rows(self) -> int:
         """Rows in all."""
-        end = self.info.n_elements // self.n_per_row if self.end is None else self.end
+        end = self.info.n_elements // max(1, self.n_per_row) if self.end is None else self.end
         return end - self.start
 
     @property
     def n_per_row(self) -> int:
         """Elements of a row."""
-        return self.info.ne[0]
+        return self.info.ne[0] if self.info.ne else 1
 
     @property
     def where(self) -> FileRange:

@@ -19,8 +19,8 @@ from string import ascii_letters, digits
 from typing import Any
 
 from ..archs import TEXT_SPLITS
+from ..bounded import MOST_CONFIG, MOST_TOKENIZER, read_text
 from ..errors import FormatError, UnsupportedFormat, UsageError
-from ..gguf.files import open_regular, os_error
 from ..gguf.kv import KV, KVType, encode_text
 from ..shell import shell
 from .checkpoint import CONFIG, TOKENIZER, Checkpoint, read_json
@@ -57,17 +57,6 @@ class Added:
     normalized: bool
 
 
-def _read_text(path: Path) -> str:
-    fd, _ = open_regular(path)
-    try:
-        with open(fd, encoding="utf-8") as file:  # noqa: PTH123 - Path.open would wait for a pipe
-            return file.read()
-    except OSError as error:
-        raise os_error(error, path, "read it") from error
-    except UnicodeDecodeError as error:
-        raise FormatError("this is no UTF-8 text", path=path, offset=error.start) from error
-
-
 def _text_of(entry: Any) -> str | None:
     """The text of a special token: a string, or an object with `content`."""
     found = entry.get("content") if isinstance(entry, dict) else entry
@@ -101,13 +90,13 @@ class Tokenizer:
                 f"one; use 'nextn attach TRUNK --from {shell(self.path.parent)} --layout sidecar', which takes the "
                 "trunk's tokenizer."
             )
-        return read_json(self.path)
+        return read_json(self.path, MOST_TOKENIZER)
 
     @cached_property
     def settings(self) -> dict[str, Any]:
         """tokenizer_config.json, empty without that file."""
         path = self.checkpoint.folder / TOKENIZER_CONFIG
-        return read_json(path) if path.exists() else {}
+        return read_json(path, MOST_TOKENIZER) if path.exists() else {}
 
     @cached_property
     def model(self) -> dict[str, Any]:
@@ -324,8 +313,8 @@ class Tokenizer:
         jinja, old = folder / "chat_template.jinja", folder / "chat_template.json"
         if jinja.exists():
             more = sorted((folder / "additional_chat_templates").glob("*.jinja"))
-            named = [{"name": path.stem, "template": _read_text(path)} for path in more]
-            return [{"name": "default", "template": _read_text(jinja)}, *named]
+            named = [{"name": path.stem, "template": read_text(path, MOST_CONFIG)} for path in more]
+            return [{"name": "default", "template": read_text(jinja, MOST_CONFIG)}, *named]
         return read_json(old).get("chat_template") if old.exists() else None
 
     def kvs(self) -> list[KV]:

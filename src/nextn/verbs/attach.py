@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from ..errors import NextnError, UnsupportedModel, UsageError
-from ..gguf.files import open_model
+from ..gguf.files import open_sound
 from ..gguf.types import TensorType
 from ..progress import Progress, Say, heard
 from ..writing.plan import LinkMode, Plan
@@ -152,5 +152,5 @@ def _assistant(donor: str | Path) -> Model | None:
     place = parse_source(donor)
     if not isinstance(place, Path) or place.suffix != ".gguf":
         return None
-    model = open_model(place)
+    model = open_sound(place)
     return model if is_assistant(model) else None

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from ..errors import UsageError
-from ..gguf.files import open_model
+from ..gguf.files import open_sound
 from ..progress import Progress, Say
 from ..writing.plan import LinkMode
 from ..writing.result import Result, carry_out, link_mode
@@ -48,11 +48,11 @@ def detach(
                 "meaning; leave them out."
             )
         changing.end_interrupted(model, dry_run=dry_run, say=say)
-        opened = open_model(model)
+        opened = open_sound(model)
         plan = changing.named(layout.plan_detach(opened, changing.room_for(opened.entry)), opened)
         changing.check_files([change.path for change in plan.changes], all_links=all_links)
         if confirm is not None and not dry_run:
             confirm(plan)
         return carry_out(plan, dry_run, progress)
 
-    return carry_out(plan_detach(open_model(model), out, link_mode(link), qkv, for_engine), dry_run, progress)
+    return carry_out(plan_detach(open_sound(model), out, link_mode(link), qkv, for_engine), dry_run, progress)

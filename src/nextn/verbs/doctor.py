@@ -18,9 +18,9 @@ from ..diagnosis.finding import Finding
 from ..diagnosis.fix_plan import plan_fixed
 from ..diagnosis.patient import Patient
 from ..errors import EngineFailed, UsageError
-from ..gguf.files import Model, open_model
-from ..gguf.kv import printable
+from ..gguf.files import Model, open_sound
 from ..gguf.types import parse_type_name
+from ..printable import printable
 from ..progress import Progress, Say
 from ..schemas.base import Documented, filled
 from ..schemas.doctor import DoctorDocument, Mended, SkippedCheck
@@ -112,7 +112,7 @@ def doctor(
     with ExitStack() as stack:
         source = None if donor is None else stack.enter_context(open_block(donor, limit_rate))
         block = None if source is None else source.block
-        target = None if trunk is None else open_model(Path(trunk))
+        target = None if trunk is None else open_sound(Path(trunk))
         before = _with_sidecars(examine(model, donor=block, trunk=target, limit_rate=limit_rate))
         if source is not None and source.remote is not None:
             before = _with_address(before, source.block.origin, str(donor))

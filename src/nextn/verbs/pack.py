@@ -9,7 +9,7 @@ from pathlib import Path
 
 from ..donors.open_donor import Steps, open_block, received
 from ..errors import UsageError
-from ..gguf.files import open_model
+from ..gguf.files import open_sound
 from ..gguf.types import TensorType
 from ..layouts.options import PackOptions, embeddings_type, named_type
 from ..layouts.pack import best_source, has_block, plan_pack
@@ -70,7 +70,7 @@ def pack(
         LinkMode(link),
         ready_sidecar=sidecar is not None,
     )
-    opened = [open_model(model) for model in models]
+    opened = [open_sound(model) for model in models]
     why, n_before = None, 0
     if donor is None and sidecar is None and opened and not any(map(has_block, opened)):
         from ..discovery.donors import find

@@ -10,7 +10,7 @@ from ..block.model import Block
 from ..discovery.sidecars import find_sidecars
 from ..engines.xllamacpp import Xllamacpp
 from ..errors import EngineFailed, EngineMissing, NextnError, UsageError
-from ..gguf.files import Model, open_model
+from ..gguf.files import Model, open_sound
 from ..memory.account import Account, account
 from ..memory.answers import Machine, fits, longest_context, this_machine
 from ..memory.estimate import Prediction, predict
@@ -64,7 +64,7 @@ def plan(
             n_ctx or min(DEFAULT_N_CTX, trained or DEFAULT_N_CTX),
             kv_type_k, kv_type_v, n_parallel, n_max, n_gpu_layers,
         )  # fmt: skip
-        beside = None if sidecar is None else open_model(sidecar)
+        beside = None if sidecar is None else open_sound(sidecar)
         notes: list[str] = []
         beside = beside or _found_sidecar(opened, notes)
         block = stack.enter_context(_block(donor, beside))

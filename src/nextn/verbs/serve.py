@@ -10,7 +10,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from ..errors import EngineMissing, UsageError
-from ..gguf.files import Model, open_model
+from ..gguf.files import Model, open_sound
+from ..shell import shell
 
 if TYPE_CHECKING:
     from ..engines import Engine, EngineChoice, LlamaServer
@@ -20,7 +21,6 @@ from ..layouts.beside import check_beside
 from ..layouts.places import sidecar_folder
 from ..schemas.base import Documented, EngineName, filled
 from ..schemas.serve import ServeDocument
-from ..shell import shell
 from ..tuned import TUNED_SUFFIX, Tuned, read_tuned
 
 
@@ -86,6 +86,7 @@ def serve(
     from ..inspection.model import inspect
 
     seen = inspect(model)
+    seen.model.check_known()
     if seen.shape in ("sidecar", "donor"):
         raise UsageError(
             f"{seen.model.entry}: this file holds only an MTP block; name the model that it belongs to"
@@ -146,7 +147,7 @@ def _layout(seen: Inspection, sidecar: str | Path | None, engine: Engine, notes:
     support = FAMILIES[arch].on(kind) if arch in FAMILIES else None
     takes_sidecar = support is None or support.does("sidecar") is not Does.REFUSES
     if sidecar is not None:
-        beside = open_model(sidecar)
+        beside = open_sound(sidecar)
         notes += [f"{beside.entry.name}: {what}" for what in check_beside(beside, model)]
         if seen.shape == "bundled":
             notes.append(f"{name} has a block of its own; the sidecar's is the one that drafts")

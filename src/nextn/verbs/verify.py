@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 from msgspec import UNSET
 
-from ..gguf.files import Model, open_model
+from ..gguf.files import Model, open_sound
 from ..measure.control import make_control
 from ..measure.file_check import FileReport, check_files
 from ..measure.target import MeasuredModel, open_target
@@ -75,7 +75,7 @@ def verify(
     Raises NoBlock when there is nothing to verify, EngineMissing without an engine, and what opening files raises.
     """
     say = heard(say)
-    original = None if trunk is None else open_model(trunk)
+    original = None if trunk is None else open_sound(trunk)
     target = open_target(model, sidecar, needs_block=original is None)
     opened, beside, notes = target.model, target.sidecar, target.notes
     if not target.has_block:

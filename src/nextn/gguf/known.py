@@ -1,0 +1,176 @@
+"""What the keys that nextn reads have to be: the one place where a header's values are checked.
+
+A key that nextn reads and that is of another kind is a misfit: `Header.by_key` does not hold it, doctor and inspect
+name it, and what writes, plans or serves refuses the file (`open_sound`). So no other code meets a string where it
+counts.
+"""
+
+from __future__ import annotations
+
+import struct
+from collections.abc import Sequence
+from dataclasses import dataclass
+from enum import Enum
+
+from ..printable import printable
+from .kv import INTEGER_TYPES, KV, KVType
+
+_MAX_LAYER_ITEMS = 1 << 16  # engines take 512 layers
+_MAX_TEXT = 1 << 16
+_MAX_LONG = 1 << 24
+_MOST_NOTES = 20  # wrong ones that are named
+_NUMBERS = INTEGER_TYPES | {KVType.BOOL, KVType.FLOAT32, KVType.FLOAT64}
+
+
+class Kind(Enum):
+    """What a value has to be, in words."""
+
+    NAME = f"a string of 1 to {_MAX_TEXT:,} bytes"
+    TEXT = f"a string of at most {_MAX_TEXT:,} bytes"
+    LONG = f"a string of at most {_MAX_LONG:,} bytes"
+    TEXTS = "an array of strings"
+    COUNT = "a whole number that is not negative"
+    COUNTS = f"a whole number that is not negative, or an array of at most {_MAX_LAYER_ITEMS:,}"
+    NUMBERS = f"a number, or an array of at most {_MAX_LAYER_ITEMS:,}"
+    INTEGERS = "an array of whole numbers"
+
+
+ARCHITECTURE = "general.architecture"
+# Keys that engines read, too: they refuse a file in which one has the wrong type.
+_READ_BY_ENGINES = {
+    ARCHITECTURE: Kind.NAME,
+    "general.name": Kind.TEXT,
+    "general.file_type": Kind.COUNT,
+    "split.no": Kind.COUNT,
+    "split.count": Kind.COUNT,
+    "split.tensors.count": Kind.COUNT,
+    "tokenizer.ggml.model": Kind.TEXT,
+    "tokenizer.ggml.pre": Kind.TEXT,
+    "tokenizer.ggml.tokens": Kind.TEXTS,
+    "tokenizer.ggml.token_type": Kind.INTEGERS,
+}
+# Keys that say where a model comes from, and nextn's own. No engine looks at them.
+_NOTES = {
+    "nextn.undo": Kind.LONG,
+    "nextn.tensor_names": Kind.TEXTS,
+    "nextn.tensor_sha256": Kind.TEXTS,
+    "nextn.vocab_size": Kind.COUNT,
+    **dict.fromkeys(
+        (
+            "general.basename", "general.organization", "general.finetune", "general.size_label", "general.version",
+            "general.url", "general.repo_url", "general.source.url", "general.source.repo_url",
+            "general.source.huggingface.repository", "general.license.link", "general.type", "nextn.donor",
+            "nextn.donor_revision", "nextn.donor_sha256", "nextn.shape", "nextn.tokenizer_sha256", "nextn.tool_version",
+        ),
+        Kind.TEXT,
+    ),
+}  # fmt: skip
+_BASE_MODEL = "general.base_model."
+# After `{architecture}.`: sizes, and what there is once or once for each layer.
+_SIZES = dict.fromkeys(
+    (
+        "block_count", "nextn_predict_layers", "embedding_length", "context_length", "vocab_size",
+        "full_attention_interval", "attention.indexer.head_count", "attention.indexer.key_length",
+        "attention.key_length_mla", "attention.value_length_mla", "attention.kv_lora_rank", "attention.q_lora_rank",
+        "attention.output_group_count", "attention.output_lora_rank", "hyper_connection.count",
+        "hyper_connection.low_rank", "ssm.conv_kernel", "ssm.group_count", "ssm.inner_size", "ssm.state_size",
+        "kda.head_dim", "mhc_num_stream", "param_sink_number", "moe_latent_size", "rope.dimension_count",
+        "attention.sliding_window", "expert_count", "expert_shared_count", "expert_shared_feed_forward_length",
+        "leading_dense_block_count",
+    ),
+    Kind.COUNT,
+) | dict.fromkeys(
+    (
+        "attention.head_count", "attention.head_count_kv", "attention.key_length", "attention.value_length",
+        "attention.key_length_swa", "attention.value_length_swa", "feed_forward_length",
+        "expert_feed_forward_length", "expert_used_count", "attention.sliding_window_pattern",
+        "attention.recurrent_layers", "attention.compress_ratios", "attention.indexer.types", "swa_layers",
+        "sliding_window_list",
+    ),
+    Kind.COUNTS,
+) | dict.fromkeys(("swiglu_clamp_exp", "swiglu_clamp_shexp"), Kind.NUMBERS)  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Misfit:
+    """A key that is not what it has to be."""
+
+    kv: KV
+    what: str  # a sentence without its full stop
+    for_engines: bool  # engines read it, and refuse the file
+
+
+@dataclass(frozen=True)
+class Reading:
+    """A header's pairs, told apart."""
+
+    by_key: dict[str, KV]  # all but the misfits
+    misfits: tuple[Misfit, ...]  # those that engines read all, of notes the first few
+    n_misfits: int
+
+
+def read_known(kvs: Sequence[KV]) -> Reading:
+    """Tell the misfits from the rest."""
+    found = next((kv for kv in kvs if kv.key == ARCHITECTURE), None)
+    arch = str(found.value) if found is not None and _is(found, Kind.NAME) else None
+    known = {**_READ_BY_ENGINES, **_NOTES}
+    if arch is not None:
+        known |= {f"{arch}.{suffix}": kind for suffix, kind in _SIZES.items()}
+    by_key, misfits, n_notes = {kv.key: kv for kv in kvs}, [], 0
+    for key, kv in list(by_key.items()):
+        kind = known.get(key)
+        if kind is None:
+            if not key.startswith(_BASE_MODEL):
+                continue
+            kind = Kind.COUNT if key == _BASE_MODEL + "count" else Kind.TEXT
+        if _is(kv, kind):
+            continue
+        del by_key[key]
+        for_engines = key not in _NOTES and not key.startswith(_BASE_MODEL)
+        n_notes += not for_engines
+        if for_engines or n_notes <= _MOST_NOTES:
+            misfits.append(Misfit(kv, f"'{printable(key)}' is {_shown(kv)}, and has to be {kind.value}", for_engines))
+    return Reading(by_key, tuple(misfits), len(kvs) - len(by_key))
+
+
+def _is(kv: KV, kind: Kind) -> bool:
+    if kind in (Kind.NAME, Kind.TEXT, Kind.LONG):
+        size = kv.end - kv.value_start - 8
+        most = _MAX_LONG if kind is Kind.LONG else _MAX_TEXT
+        return kv.type is KVType.STRING and size <= most and (size > 0 or kind is not Kind.NAME)
+    if kv.type is not KVType.ARRAY:
+        if kind is Kind.NUMBERS:
+            return kv.type in _NUMBERS
+        return kind in (Kind.COUNT, Kind.COUNTS) and _counts(kv)
+    if kind is Kind.TEXTS:
+        return kv.item_type is KVType.STRING
+    if kind is Kind.INTEGERS:
+        return kv.item_type in INTEGER_TYPES
+    if (kv.n_items or 0) > _MAX_LAYER_ITEMS:
+        return False
+    if kind is Kind.NUMBERS:
+        return kv.item_type in _NUMBERS
+    return kind is Kind.COUNTS and _counts(kv)
+
+
+def _counts(kv: KV) -> bool:
+    """Whether a number, or each of an array, is one that an engine could count with."""
+    kv_type = kv.item_type if kv.type is KVType.ARRAY else kv.type
+    if kv_type is KVType.BOOL:
+        return True
+    if kv_type not in INTEGER_TYPES:
+        return False
+    values = kv.value if kv.type is KVType.ARRAY else [kv.value]
+    return not values or min(values) >= 0
+
+
+def _shown(kv: KV) -> str:
+    """A value's type, and the value where it is a number."""
+    if kv.type is KVType.ARRAY:
+        assert kv.item_type is not None
+        of = {KVType.ARRAY: "arrays", KVType.STRING: "strings"}.get(kv.item_type, kv.item_type.name.lower())
+        return f"an array of {kv.n_items:,} {of}"
+    if kv.type is KVType.STRING:
+        (length,) = struct.unpack_from("<Q", kv.buffer, kv.value_start)
+        return f"a string of {length:,} bytes"
+    return f"{kv.value} ({kv.type.name.lower()})"
