@@ -12,6 +12,7 @@ from ..archs.engines import Does
 from ..compat import verdict
 from ..discovery import llama_cpp_names as hf_rules
 from ..layouts.pack import BLOCK_SHARD, FIRST, MTP, PLAIN, SIDECAR, Quant, Variant
+from ..printable import one_line, quoted, several_lines
 from ..units import size
 from .manifest import NAME as MANIFEST
 from .sums import NAME as SUMS
@@ -52,7 +53,7 @@ class Card:
             f"`{SUMS}` has the sha256 of every file (`sha256sum -c {SUMS}`); `{MANIFEST}` names each file's part in "
             "every variant. Made with `nextn pack`.",
         ]
-        return "\n\n".join(block for block in blocks if block) + "\n"
+        return several_lines("\n\n".join(block for block in blocks if block)) + "\n"
 
     # -- parts --------------------------------------------------------------------------------------------------------
 
@@ -84,10 +85,11 @@ class Card:
         for quant in self.quants:
             plain = {role.name for role in quant.variants[PLAIN].roles}
             for name, variant in quant.variants.items():
-                load = f"`{variant.entry}`" + (f" with `{variant.sidecar}`" if variant.sidecar else "")
+                load = f"`{one_line(variant.entry)}`"
+                load += f" with `{one_line(variant.sidecar)}`" if variant.sidecar else ""
                 own = self._own(variant, plain) if name == MTP else None
                 how = {"shards": "shards", "sidecar": "trunk and sidecar"}[quant.layout] if name == MTP else "trunk"
-                cells = (quant.label, name, how, load, str(len(variant.roles)), size(self._bytes(variant)))
+                cells = (one_line(quant.label), name, how, load, str(len(variant.roles)), size(self._bytes(variant)))
                 rows.append("| " + " | ".join((*cells, "-" if own is None else size(own))) + " |")
         return "\n".join(rows)
 
@@ -100,7 +102,7 @@ class Card:
         )
 
     def _get(self) -> str:
-        quant = self.quants[0].label
+        quant = quoted(self.quants[0].label)
         return _code(
             f"nextn pull {self.repo or REPO} --quant {quant} --variant mtp -o models/",
             f"nextn pull {self.repo or REPO} --quant {quant} --variant plain -o models/   # only what is missing",
@@ -111,17 +113,17 @@ class Card:
         for tag in (label, f"MTP-{label}", _base(entry)):
             if hf_rules.main_files(self.sizes, tag) == [entry] and re.fullmatch(r"[\w.-]+", tag):
                 return f"-hf {self.repo or REPO}:{tag}"
-        return f"-hf {self.repo or REPO} -hff {entry}"
+        return f"-hf {self.repo or REPO} -hff {quoted(entry)}"
 
     def _llama_cpp(self) -> list[str]:
         lines = []
         for quant in self.quants:
             plain, mtp = quant.variants[PLAIN], quant.variants[MTP]
-            draft = f" -md {mtp.sidecar}" if mtp.sidecar else ""
+            draft = f" -md {quoted(mtp.sidecar)}" if mtp.sidecar else ""
             lines += [
-                f"# {quant.label} with MTP, then without",
+                f"# {one_line(quant.label)} with MTP, then without",
                 f"llama-server {self._hf(mtp.entry, quant.label)} --spec-type draft-mtp",
-                f"llama-server -m {mtp.entry}{draft} --spec-type draft-mtp   # from local files",
+                f"llama-server -m {quoted(mtp.entry)}{draft} --spec-type draft-mtp   # from local files",
                 f"llama-server {self._hf(plain.entry, quant.label)}",
             ]
         return ["## llama.cpp", self._measured("llama.cpp"), _code(*lines)]
@@ -142,10 +144,11 @@ class Card:
         for quant in self.quants:
             mtp = quant.variants[MTP]
             if support is not None and support.drafts_with(quant.layout):
-                draft = f" -md {mtp.sidecar}" if mtp.sidecar else ""
-                lines.append(f"llama-server -m {mtp.entry}{draft} --spec-type mtp:n_max=2,p_min=0.0   # {quant.label}")
+                draft = f" -md {quoted(mtp.sidecar)}" if mtp.sidecar else ""
+                flags = f"{draft} --spec-type mtp:n_max=2,p_min=0.0"
+                lines.append(f"llama-server -m {quoted(mtp.entry)}{flags}   # {one_line(quant.label)}")
         if support is None or support.trunk is not Does.REFUSES:
-            lines += [f"llama-server -m {quant.variants[PLAIN].entry}   # without MTP" for quant in self.quants]
+            lines += [f"llama-server -m {quoted(quant.variants[PLAIN].entry)}   # without MTP" for quant in self.quants]
         bundles = support is not None and support.drafts_with("bundle") and not support.drafts_with("sidecar")
         return [
             "## ik_llama.cpp",
@@ -169,7 +172,7 @@ class Card:
         if not beside:
             return ""
         return f"{sentence}\n\n" + _code(
-            *(f"nextn attach {mtp.entry} --from {mtp.sidecar} --layout bundle" for mtp in beside)
+            *(f"nextn attach {quoted(mtp.entry)} --from {quoted(mtp.sidecar)} --layout bundle" for mtp in beside)
         )
 
     def _verified(self) -> list[str]:
