@@ -13,6 +13,7 @@ from nextn.schemas.attach import AttachDocument
 from nextn.schemas.detach import DetachDocument
 from nextn.schemas.extract import ExtractDocument
 from nextn.schemas.manifest import ManifestDocument
+from nextn.schemas.recipe import RecipeDocument
 
 FOLDER = Path(__file__).resolve().parent.parent / "src" / "nextn" / "schemas"
 DRAFT = "https://json-schema.org/draft/2020-12/schema"
@@ -23,6 +24,7 @@ def schemas() -> dict[str, dict[str, Any]]:
     made = {kind: _schema(document_type(kind), f"nextn {kind} --json") for kind in KINDS}
     made["result"] = _schema(AttachDocument | DetachDocument | ExtractDocument, "nextn attach, detach, extract: --json")
     made["tune"]["title"] += ", and NAME.tune.json"
+    made["recipe"] = _schema(RecipeDocument, "NAME.recipe.json, which nextn assemble --pick writes beside the model")
     made["manifest"] = _schema(ManifestDocument, "nextn.json, the manifest of a published folder")
     return {f"{name}.json": schema for name, schema in made.items()}
 

@@ -23,6 +23,7 @@ from make_tiny_checkpoints import bell, make_checkpoint, safetensors_bytes
 from nextn.archs import FAMILIES, of_classes
 from nextn.archs.base import Family, dimensions, resolve_shape
 from nextn.gguf.files import open_model
+from nextn.sources.checkpoint import plain_name
 from tiny_families import KINDS as FAMILY_KINDS
 from tiny_families import make_family
 
@@ -32,7 +33,7 @@ BASES = {
     "qwen35-dense": "qwen35-dense-F32", "qwen35moe-experts": "qwen35moe-BF16", "qwen3next-experts": "qwen3next-BF16",
     **{kind: f"families/{kind}-Q8_0" for kind in (
         "glm4moe", "glm4moelite", "deepseek32", "glmdsa", "mimo2", "hyv3", "step35", "bailingmoe3", "cohere2moe",
-        "nemotronh", "qwen4exp", "deepseek4",
+        "nemotronh", "qwen4exp", "deepseek4", "glm5next",
     )},
 }  # fmt: skip
 DTYPES = {
@@ -61,6 +62,8 @@ ROPES: dict[str, dict[str, Any]] = {
     "unknown": {"rope_scaling": {"type": "longrope", "factor": 2.0}},
     "default": {"rope_parameters": {"rope_theta": 20000.0, "rope_type": "default"}, "rope_theta": None},
 }
+# Keys that transformers, which the converter loads the tokenizer with, cannot do without at tiny sizes.
+UNFIT = (("qwen4exp", "head_dim"),)
 PLACES = ("text_config", "llm_config", "lm_config", "thinker_config.text_config", "language_config")
 
 
@@ -90,10 +93,18 @@ class Variant:
 
 
 def base(kind: str, folder: Path) -> Path:
-    """The kind's own checkpoint."""
-    return make_checkpoint(kind, folder) if kind in QWEN else make_family(kind, folder)
+    """The kind's own checkpoint; DeepSeek-V4 with a layer of compressed attention, without which llama.cpp ends."""
+    if kind in QWEN:
+        return make_checkpoint(kind, folder)
+    make_family(kind, folder)
+    if kind == "deepseek4":
+        path = folder / "config.json"
+        compressed = {"compress_ratios": [0, 4, 0], "index_head_dim": 128}
+        path.write_text(json.dumps({**json.loads(path.read_text()), **compressed}))
+    return folder
 
 
+@cache
 def read_tensors(folder: Path) -> dict[str, Any]:
     """All tensors of a checkpoint."""
     out: dict[str, Any] = {}
@@ -140,7 +151,7 @@ def symbols(kind: str) -> dict[str, int]:
     return dimensions(model.arch_value, model.tensors["token_embd.weight"][1].ne[1])
 
 
-class _Base:
+class Base:
     """A kind's own checkpoint, and where its block is."""
 
     def __init__(self, kind: str, folder: Path) -> None:
@@ -151,31 +162,34 @@ class _Base:
         assert found is not None
         self.family: Family = found
         self.n_trunk = len(self.config.get("layers_block_type") or range(self.config["num_hidden_layers"]))
-        self.block = [name for name in self.names if self._in_block(name)]
+        self.block = [name for name in self.names if self.in_block(name)]
 
-    def _in_block(self, name: str) -> bool:
+    def in_block(self, name: str) -> bool:
+        """Whether a tensor, or a pattern of names, is the block's."""
+        plain = plain_name(name)
         if not self.family.behind_trunk:
-            return any(name.startswith(prefix) for prefix in self.family.prefixes)
-        parts = name.removeprefix("model.").split(".")
-        return parts[0] == "layers" and int(parts[1]) >= self.n_trunk
+            return any(plain.startswith(prefix) for prefix in self.family.prefixes)
+        parts = plain.removeprefix("model.").split(".")
+        return parts[0] == "layers" and (parts[1] == "*" or int(parts[1]) >= self.n_trunk)
 
     def full(self, local: str, k: int = 0) -> str:
         """The full name of one inside the block."""
         if self.family.behind_trunk:
-            return f"model.layers.{self.n_trunk + k}." + local.removeprefix("layers.{k}.")
+            prefix = self.block[0].split("layers.")[0]
+            return f"{prefix}layers.{self.n_trunk + k}." + local.removeprefix("layers.{k}.")
         prefix = next(p for p in self.family.prefixes if any(name.startswith(p) for name in self.block))
         return prefix + local.replace("{k}", str(k))
 
 
 def all_of(kind: str, folder: Path) -> Iterator[tuple[str, Variant]]:
     """Every variant of a kind with its name."""
-    at = _Base(kind, folder)
+    at = Base(kind, folder)
     yield from _tensors(at)
     yield from _configs(at)
     yield from _wrappers(at)
 
 
-def _tensors(at: _Base) -> Iterator[tuple[str, Variant]]:
+def _tensors(at: Base) -> Iterator[tuple[str, Variant]]:
     experts = sorted({name.split(".experts.")[0] + ".experts.*" for name in at.block if ".experts." in name})
     for name in [*(name for name in at.block if ".experts." not in name), *experts]:
         if not name.endswith(("_scale_inv", ".scale")):
@@ -194,7 +208,8 @@ def _tensors(at: _Base) -> Iterator[tuple[str, Variant]]:
         source = rule.sources[0]
         shape = resolve_shape(rule.ne, known)
         name = at.full(source.name)
-        if not rule.optional or rule.form or shape is None or "{x}" in name or name in at.names:
+        there = any(at.full(one.name) in at.names for one in rule.sources)
+        if not rule.optional or rule.form or shape is None or "{x}" in name or there:
             continue
         yield f"with {name}", Variant(at.kind, add={name: list(shape[::-1])})
     yield from _biases(at, known)
@@ -206,7 +221,7 @@ def _tensors(at: _Base) -> Iterator[tuple[str, Variant]]:
     yield "with a tensor that nobody knows", Variant(at.kind, add={at.full("layers.{k}.unheard_of.weight"): [8, 8]})
 
 
-def _biases(at: _Base, known: dict[str, int]) -> Iterator[tuple[str, Variant]]:
+def _biases(at: Base, known: dict[str, int]) -> Iterator[tuple[str, Variant]]:
     """q, k, v and o with biases."""
     places = {x: next((n for n in at.block if n.endswith(f".{x}_proj.weight")), "") for x in "qkvo"}
     if not all(places.values()) or any(f"{n.removesuffix('weight')}bias" in at.names for n in places.values()):
@@ -221,12 +236,12 @@ def _biases(at: _Base, known: dict[str, int]) -> Iterator[tuple[str, Variant]]:
 _SHAPES: dict[str, dict[str, Any]] = {}
 
 
-def read_shapes(at: _Base) -> dict[str, Any]:
+def read_shapes(at: Base) -> dict[str, Any]:
     """Tensors of the kind's own checkpoint."""
     return _SHAPES[at.kind]
 
 
-def _forms(at: _Base, known: dict[str, int]) -> Iterator[tuple[str, Variant]]:
+def _forms(at: Base, known: dict[str, int]) -> Iterator[tuple[str, Variant]]:
     """Queries in one matrix, a dense network for experts, and experts for a dense one."""
     hidden = known["E"]
     ends = ("q_a_proj.weight", "q_a_layernorm.weight", "q_b_proj.weight")
@@ -267,9 +282,9 @@ def _ffn(hidden: int, width: int) -> dict[str, list[int]]:
     return {"gate": [width, hidden], "up": [width, hidden], "down": [hidden, width]}
 
 
-def _configs(at: _Base) -> Iterator[tuple[str, Variant]]:
+def _configs(at: Base) -> Iterator[tuple[str, Variant]]:
     for key, value in at.config.items():
-        if key in ("architectures", "hidden_size", "num_hidden_layers", "vocab_size"):
+        if key in ("architectures", "hidden_size", "num_hidden_layers", "vocab_size") or (at.kind, key) in UNFIT:
             continue
         yield f"config without {key}", Variant(at.kind, {key: None})
         if isinstance(value, bool):
@@ -296,12 +311,14 @@ def _configs(at: _Base) -> Iterator[tuple[str, Variant]]:
     yield "head_dim told", Variant(at.kind, {"head_dim": at.config.get("head_dim") or 32})
 
 
-def _wrappers(at: _Base) -> Iterator[tuple[str, Variant]]:
+def _wrappers(at: Base) -> Iterator[tuple[str, Variant]]:
     classes = at.config["architectures"]
     renames = {
         "language_model.": (("", "language_model."),),
         "model.language_model.": (("model.", "model.language_model."),),
     }  # fmt: skip
+    if any("language_model." in name for name in at.names):
+        renames = {"language_model.": (("model.language_model.", "language_model.model."),)}
     for place in PLACES:
         outer = {"architectures": ["AnyWrapperForConditionalGeneration"], "model_type": "any_wrapper"}
         inner = Variant(at.kind, rename=renames["language_model."], place=place, top=outer)

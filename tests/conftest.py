@@ -65,6 +65,9 @@ def mounted(disk: Path | None) -> Path:
     return disk
 
 
+RANGES = "a file system that inserts ranges (ext4, XFS), or root to mount one,"
+
+
 def need(what: str, there: bool) -> None:
     """A missing engine is a visible skip here and a failure in CI."""
     if there:

@@ -24,17 +24,20 @@ if TYPE_CHECKING:
     from .progress import Progress, Say
     from .publish.packing import PackResult
     from .publish.pulling import PullResult
+    from .verbs.assemble import assemble
     from .verbs.attach import attach
     from .verbs.bench import bench
     from .verbs.cache import CacheResult, cache
     from .verbs.demo import DemoResult, demo
     from .verbs.detach import detach
     from .verbs.doctor import DoctorResult, doctor
+    from .verbs.explode import explode
     from .verbs.extract import extract
     from .verbs.inspect import inspect
     from .verbs.pack import pack
     from .verbs.plan import plan
     from .verbs.pull import pull
+    from .verbs.recover import Recovery, recover
     from .verbs.report import ReportResult, report
     from .verbs.serve import Serving, serve
     from .verbs.tune import tune
@@ -55,6 +58,7 @@ _HOMES = {
     "PackResult": "publish.packing",
     "Progress": "progress",
     "PullResult": "publish.pulling",
+    "Recovery": "verbs.recover",
     "ReportResult": "verbs.report",
     "Result": "writing.result",
     "Say": "progress",
@@ -65,8 +69,8 @@ _HOMES = {
     **{
         verb: f"verbs.{verb}"
         for verb in (
-            "attach", "bench", "cache", "demo", "detach", "doctor", "extract", "inspect",
-            "pack", "plan", "pull", "report", "serve", "tune", "verify",
+            "assemble", "attach", "bench", "cache", "demo", "detach", "doctor", "explode", "extract", "inspect",
+            "pack", "plan", "pull", "recover", "report", "serve", "tune", "verify",
         )
     },
 }  # fmt: skip
@@ -84,6 +88,7 @@ __all__ = [
     "PackResult",
     "Progress",
     "PullResult",
+    "Recovery",
     "ReportResult",
     "Result",
     "Say",
@@ -92,6 +97,7 @@ __all__ = [
     "TuneReport",
     "Verdict",
     "__version__",
+    "assemble",
     "attach",
     "bench",
     "cache",
@@ -99,11 +105,13 @@ __all__ = [
     "detach",
     "doctor",
     "errors",
+    "explode",
     "extract",
     "inspect",
     "pack",
     "plan",
     "pull",
+    "recover",
     "report",
     "serve",
     "tune",

@@ -14,6 +14,8 @@
     ├── NoSpace               21   the file system has no room for the output
     ├── StorageError          22   the operating system refused to read or write
     ├── RemoteError           23   a server refused, or did not answer as it should
+    ├── InPlaceRefused        24   the file cannot, or must not, be changed in place
+    ├── ChangeUnfinished      25   a change in place was interrupted
     ├── EngineMissing         30   there is no engine
     └── EngineRefused         31   the engine did not load the model
         └── EngineFailed      32   the engine died, hung or answered nonsense
@@ -49,6 +51,8 @@ EXIT_CODES = {
     21: "the file system has no room for the output",
     22: "the operating system refused to read or write",
     23: "a server refused, or did not answer as it should",
+    24: "the file cannot, or must not, be changed in place",
+    25: "a change in place was interrupted",
     30: "there is no engine",
     31: "the engine did not load the model",
     32: "the engine died, hung or answered nonsense",
@@ -170,6 +174,18 @@ class RemoteError(NextnError):
     """A server refused, or did not answer as it should."""
 
     exit_code = 23
+
+
+class InPlaceRefused(NextnError):
+    """The file cannot be changed in place (no room for the header), or must not be (in use, shared, in a cache)."""
+
+    exit_code = 24
+
+
+class ChangeUnfinished(NextnError):
+    """A change in place was interrupted, and its journal still lies beside the file."""
+
+    exit_code = 25
 
 
 class EngineMissing(NextnError):

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import re
-import shlex
-from collections.abc import Iterable
 
 # What `str.isprintable` lets through and no terminal shows: fillers and joiners that engines' own names never hold.
 _INVISIBLE = "\u034f\u115f\u1160\u17b4\u17b5\u3164\uffa0"
@@ -15,7 +13,8 @@ def _escape(char: str) -> str:
     return char.encode("unicode_escape").decode("ascii")
 
 
-def _is_plain(char: str) -> bool:
+def is_plain(char: str) -> bool:
+    """Whether a terminal shows a character as itself."""
     return char.isprintable() and char not in _INVISIBLE
 
 
@@ -30,7 +29,7 @@ def one_line(text: str) -> str:
     """The same of any length."""
     if text.isascii() and text.isprintable():
         return text
-    return _SUSPECT.sub(lambda match: match[0] if _is_plain(match[0]) else _escape(match[0]), text)
+    return _SUSPECT.sub(lambda match: match[0] if is_plain(match[0]) else _escape(match[0]), text)
 
 
 def several_lines(text: str, *, bytes_too: bool = False) -> str:
@@ -39,31 +38,16 @@ def several_lines(text: str, *, bytes_too: bool = False) -> str:
     def shown(match: re.Match[str]) -> str:
         char = match[0]
         stays = char == "\n" or (char.isspace() and char > "\x9f" and char not in "\u2028\u2029")
-        return char if stays or _is_plain(char) or (bytes_too and "\udc80" <= char <= "\udcff") else _escape(char)
+        return char if stays or is_plain(char) or (bytes_too and "\udc80" <= char <= "\udcff") else _escape(char)
 
     return _SUSPECT.sub(shown, text)
 
 
 def json_text(text: str) -> str:
     """JSON with everything escaped that no terminal should get; it says the same."""
-    return re.sub(r"[^\x0a\x20-\x7e]", lambda match: match[0] if _is_plain(match[0]) else _json_escape(match[0]), text)
+    return re.sub(r"[^\x0a\x20-\x7e]", lambda match: match[0] if is_plain(match[0]) else _json_escape(match[0]), text)
 
 
 def _json_escape(char: str) -> str:
     units = char.encode("utf-16-be", "surrogatepass")
     return "".join(f"\\u{units[i] << 8 | units[i + 1]:04x}" for i in range(0, len(units), 2))
-
-
-def quoted(word: object) -> str:
-    """A word as it may be pasted into a shell; one with control characters as `$'...'`, which shells read back."""
-    text = str(word)
-    if all(map(_is_plain, text)):
-        return shlex.quote(text)
-    data = text.encode("utf-8", "surrogateescape")
-    plain = (chr(byte) if 32 <= byte < 127 and chr(byte) not in "\\'" else f"\\{byte:03o}" for byte in data)
-    return "$'" + "".join(plain) + "'"
-
-
-def shell_line(words: Iterable[object]) -> str:
-    """Words as one line for a shell."""
-    return " ".join(map(quoted, words))

@@ -38,7 +38,7 @@ def test_the_router_layer_of_granite_switch_is_no_block(tmp_path: Path) -> None:
     path.write_bytes(make(arch_kvs(3, 1, "granite-switch"), [*root_tensors(), *trunk_tensors(3)]).whole)
     found = nextn.inspect(path)
     assert (found.shape, found.n_layer_trunk, found.n_layer_nextn, found.problems) == ("trunk-only", 3, 0, ())
-    with pytest.raises(UnsupportedModel, match="a router layer, not for an MTP block"):
+    with pytest.raises(UnsupportedModel, match="a router layer, not for MTP"):
         nextn.detach(path)
 
 

@@ -112,7 +112,7 @@ def test_the_key_of_a_router_is_never_taken_for_mtp(spelled: str, tmp_path: Path
         "pack alone": lambda: nextn.pack([path], out=tmp_path / "out"),
     }
     for verb, refused in refusals.items():
-        with pytest.raises(UnsupportedModel, match="a router layer, not for an MTP block") as error:
+        with pytest.raises(UnsupportedModel, match="a router layer, not for MTP") as error:
             refused()
         assert "lost on the way" not in str(error.value), verb
         assert error.value.exit_code == 16, verb

@@ -519,7 +519,7 @@ def test_why_a_file_was_passed_over(parts: Parts, tmp_path: Path) -> None:
     said = {name.removeprefix("mtp-").removesuffix("-Q4_K_M.gguf"): why for name, why in hints.items()}
     for name, words in {
         "headless": "no tensor 'token_embd.weight'",
-        "cut": "ends inside tensor",
+        "cut": "the download is incomplete, and tensor",
         "other_arch": "the donor's architecture is 'glm4moe', the trunk's 'qwen35'",
         "other_width": "the donor's hidden size is 64, the trunk's 256",
         "donor": "a donor file, which no engine runs",

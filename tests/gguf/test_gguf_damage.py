@@ -11,7 +11,7 @@ from corpus import CORPUS, VALID, sameness
 from ggufmaker import make, start, text
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
-from opened import data_end, parse_header
+from opened import parse_header
 
 from nextn.errors import FormatError, NextnError
 from nextn.gguf.files import read_header
@@ -40,11 +40,11 @@ def test_every_cut_is_refused_or_leaves_a_whole_header(name: str) -> None:
 def test_every_cut_file_is_refused_when_its_data_is_asked_for(name: str, tmp_path: Path) -> None:
     data = (CORPUS / "valid" / f"{name}.gguf").read_bytes()
     whole = parse_header(data)
-    assert data_end(whole) is not None
+    assert whole.data_end is not None
     path = tmp_path / "cut.gguf"
     for n in range(0, len(data), 7):
         path.write_bytes(data[:n])
-        if n < (data_end(whole) or 0):
+        if n < whole.data_end:
             with pytest.raises(FormatError, match="byte"):
                 read_header(path).check_whole()
         else:

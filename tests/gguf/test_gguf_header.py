@@ -13,7 +13,7 @@ from ggufmaker import F32, IQ4_KS, Q4_K, Q8_0, f32, info, make
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from kv_strategies import PAIRS
-from opened import data_end, parse_header
+from opened import parse_header
 
 import gguf
 from conftest import DATA
@@ -283,7 +283,7 @@ def test_tensor_infos_know_their_sizes() -> None:
 def test_sizes_of_unknown_types_follow_from_the_next_offset() -> None:
     header = parse_header((CORPUS / "valid" / "type-unknown.gguf").read_bytes())
     assert header.stored_sizes == {"a": 32, "b": 16, "c": None}
-    assert data_end(header) is None
+    assert header.data_end is None
     assert header.data_range(header.by_name["c"], header.data_offset + 70) == (
         header.data_offset + 64,
         header.data_offset + 70,
@@ -299,8 +299,8 @@ def test_upstream_files_come_back_byte_for_byte(path: Path) -> None:
     data = path.read_bytes()
     built = build_header(header.kvs, header.tensors, version=header.version, alignment=header.alignment)
     assert built == data[: header.data_offset]
-    end = data_end(header)
-    assert end is not None and pad_to(end, header.alignment) == len(data)
+    assert header.data_end is not None
+    assert pad_to(header.data_end, header.alignment) == len(data)
     theirs = {tensor.name: tensor.data_offset for tensor in gguf.GGUFReader(path).tensors}
     assert {tensor.name: file.tensor_range(tensor)[0] for tensor in header.tensors} == theirs
 

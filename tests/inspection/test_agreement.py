@@ -24,7 +24,6 @@ from splitting import split_gguf
 import nextn
 from conftest import CHECKPOINT, DATA, DEMO, Q4, ROOT, TRUNKS
 from nextn.cli import main
-from nextn.diagnosis import examine
 from nextn.errors import NextnError
 from nextn.gguf.files import open_model
 
@@ -36,7 +35,7 @@ Answer: TypeAlias = tuple[Any, ...]
 
 def answer_of_doctor(source: str | Path) -> Answer:
     try:
-        found = examine(source)
+        found = nextn.doctor(source).before
     except NextnError as error:
         return type(error), error.exit_code, str(error)
     return found.shape, [each.entry for each in found.findings if each.id not in READ]

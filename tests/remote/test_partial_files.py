@@ -16,7 +16,8 @@ import pytest
 from conftest import ROOT
 from nextn.cli.cache import command
 from nextn.errors import NoSpace, StorageError
-from nextn.remote.cache import Identity, PartialFile, cache_root, gaps, guard_of, merged, note_of, refuse_partial
+from nextn.partial import Identity, gaps, guard_of, merged, note_of, refuse_partial
+from nextn.remote.cache import PartialFile, cache_root
 from nextn.remote.cache_entries import clear, entries
 from nextn.workfile import Folder
 

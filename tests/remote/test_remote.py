@@ -21,8 +21,8 @@ from nextn.errors import IncompleteModel, StorageError, UsageError
 from nextn.gguf.files import open_model
 from nextn.layouts.attach import plan_attach
 from nextn.layouts.options import AttachOptions as Attach
+from nextn.partial import guard_of, refuse_partial
 from nextn.remote.address import HubSource, UrlSource, parse_source
-from nextn.remote.cache import guard_of, refuse_partial
 from nextn.remote.fetch import FIRST_READ_BYTES, GROWTH_BYTES, joined
 from nextn.remote.http import Options
 from nextn.remote.model import Remote, open_remote

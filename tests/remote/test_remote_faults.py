@@ -306,6 +306,24 @@ def test_an_interrupt_keeps_what_arrived(hub: HubServer, opened: Open, monkeypat
     assert content(places) == truth()
 
 
+@pytest.mark.parametrize("at", range(1, 12))
+def test_a_progress_that_raises_never_shifts_a_byte(hub: HubServer, opened: Open, at: int) -> None:
+    """The error comes when the bytes are written: they are neither lost nor written again behind themselves."""
+    remote = opened(options=Options(backoff_s=0.005, n_retries=3, timeout_s=5, n_streams=1))
+    places, n_calls = ranges(remote), 0
+
+    def fail(done: int, total: int) -> None:
+        nonlocal n_calls
+        n_calls += 1
+        if n_calls == at + 1:  # the first is that of the beginning
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        remote.fetch(places, fail)
+    remote.fetch(places)
+    assert content(places) == truth()
+
+
 def test_how_long_to_wait() -> None:
     assert retry_after({"retry-after": "7"}) == 7
     soon = email.utils.formatdate(time.time() + 30, usegmt=True)

@@ -51,7 +51,9 @@ ENGINE: dict[str, Args] = {
     "serve": ("serve", "bundle.gguf", "--engine", "xllamacpp"),
 }  # fmt: skip
 VOLATILE = {"wall_s", "used", "commit", "revision", "tool", "peak_bytes", "ram_bytes", "ram_available_bytes",
-            "fits", "max_n_ctx", "memory_bytes", "cpu", "n_cpus", "system", "answers", "runs_on", "machine"}
+            "fits", "max_n_ctx", "memory_bytes", "bytes_downloaded", "cpu", "n_cpus", "system",
+            "answers", "runs_on", "machine"}
+TEXTS = ("README.md", "SHA256SUMS", "nextn.json")  # of a pack: their length depends on words
 WORDS = {"what", "mend", "problems", "hints", "notes", "reasons", "why", "sentence"}  # sentences, which may be reworded
 
 
@@ -89,6 +91,10 @@ def masked(value: Any, folder: Path, endpoint: str, key: str = "") -> Any:
         return f"<{key}>"
     if key in WORDS and (isinstance(value, list) or " " in (value or "")):
         return f"<{key}>"
+    if isinstance(value, dict) and str(value.get("path")).endswith(TEXTS):
+        value = {**value, **dict.fromkeys({"size_bytes", "sha256", "ranges"} & value.keys(), "<text>")}
+    if isinstance(value, dict) and value.get("verb") == "pack":
+        value = {**value, **dict.fromkeys(("bytes_written", "peak_memory_bytes"), "<text>")}
     if isinstance(value, dict):
         return {name: masked(each, folder, endpoint, name) for name, each in value.items()}
     if isinstance(value, list):

@@ -23,12 +23,17 @@ from typing import Any
 from nextn.gguf.files import open_model
 from nextn.gguf.header import TensorInfo, build_header, place
 from nextn.gguf.kv import KV, KVType
+from nextn.writing.ranges import grain_of
 from nextn.writing.system import System
 
 CALLS = (
     "open_new",
     "pwrite",
     "copy_range",
+    "truncate",
+    "insert_range",
+    "collapse_range",
+    "punch_hole",
     "fsync",
     "link",
     "symlink",
@@ -45,7 +50,7 @@ class Faults(System):
 
     eio, enospc: the call fails. dead: it fails and so do all later ones. before, after: Ctrl-C arrives before
     the call, or when it is done. torn: half of a write is done, then the call fails. kill: the process is gone.
-    torn-kill: half of a write is done, then the process is gone. fsync is only counted: no test pulls the plug.
+    torn-kill: half of a write is done, then the process is gone. fsync is only counted; `power.py` pulls the plug.
     """
 
     def __init__(self, at: int = 0, mode: str = "") -> None:
@@ -63,6 +68,8 @@ class Faults(System):
                 real(args[0], args[1][: len(args[1]) // 2], args[2])
             elif name == "copy_range":
                 real(*args[:2], args[2] // 2, *args[3:])
+            elif name in ("insert_range", "collapse_range"):
+                half_shifted(name, *args)
         if mode.endswith("kill"):
             os._exit(KILLED)  # as with SIGKILL: nothing is cleaned, the kernel closes and unlocks
         if mode == "after":
@@ -70,6 +77,20 @@ class Faults(System):
         if mode in ("before", "after"):
             raise KeyboardInterrupt
         raise OSError(errno.ENOSPC if mode == "enospc" else errno.EIO, f"injected into {name}")
+
+
+def half_shifted(name: str, fd: int, offset: int, size: int, at: float = 0.5) -> None:
+    """What ext4 and XFS leave of an insert or a collapse that stopped half way: the end has moved, the start not."""
+    block = os.fstatvfs(fd).f_frsize
+    real = System()
+    if name == "collapse_range":
+        real.collapse_range(fd, offset, size)
+    end = os.fstat(fd).st_size
+    middle = (offset + int((end - offset) * at)) // block * block
+    if offset <= middle < end:
+        real.insert_range(fd, middle, size)
+    else:
+        os.truncate(fd, end + size)  # the file has its new length, and nothing has moved
 
 
 class ShortWrites(Faults):
@@ -181,6 +202,38 @@ def small_disk(folder: Path, size: str) -> Iterator[Path | None]:
         yield folder
     finally:
         os.system(f"umount '{folder}'")
+
+
+@contextmanager
+def ext4_disk(image: Path, size: str, *options: str) -> Iterator[Path | None]:
+    """An ext4 file system in the file `image`, mounted beside it; None when this user may not mount one."""
+    folder = image.with_suffix(".mounted")
+    folder.mkdir(parents=True, exist_ok=True)
+    if sys.platform != "linux" or shutil.which("mkfs.ext4") is None or os.geteuid():
+        yield None
+        return
+    made = os.system(
+        f"truncate -s {size} '{image}' && mkfs.ext4 -q {' '.join(options)} '{image}' 2>/dev/null"
+        f" && mount -o loop '{image}' '{folder}' 2>/dev/null"
+    )
+    if made:
+        yield None
+        return
+    try:
+        yield folder
+    finally:
+        os.system(f"umount '{folder}'")
+
+
+@contextmanager
+def ranged_disk(folder: Path) -> Iterator[Path | None]:
+    """A folder on a file system that inserts ranges into files: `folder`, or an ext4 in a file; None without either."""
+    folder.mkdir(parents=True, exist_ok=True)
+    if grain_of(folder) is not None:
+        yield folder
+        return
+    with ext4_disk(folder / "image", "256M") as mounted:
+        yield mounted
 
 
 # -- giants that take no room --------------------------------------------------------------------------------

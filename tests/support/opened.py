@@ -24,10 +24,3 @@ def parse_header(buffer: bytes, file_size: int | None = None, path: Path | None 
     if header is None:
         raise FormatError("the buffer ends inside the header", path=path, offset=len(buffer))
     return header
-
-
-def data_end(header: Header) -> int | None:
-    """Absolute end of the last tensor's bytes; None when its type is not known."""
-    last = max(header.tensors, key=lambda info: info.offset)
-    size = header.stored_sizes[last.name]
-    return None if size is None else header.data_offset + last.offset + size

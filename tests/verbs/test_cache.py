@@ -31,7 +31,7 @@ def test_shown_and_cleared(
     assert entry.name in said.stdout and f"in {folder}; 'nextn cache --clear' removes it" in said.stderr
     data = json.loads(run_nextn("cache", "--json").stdout)
     assert (data["kind"], data["folder"], data["freed_bytes"]) == ("cache", str(folder), 0)
-    assert data["entries"][0]["used"].endswith("Z") and data["entries"][0]["path"] == str(entry.folder)
+    assert data["entries"][0]["used"].endswith("Z") and data["entries"][0]["path"] == entry.path
     done = nextn.cache(["org/tiny"], clear=True)
     assert (done.entries, done.freed_bytes) == ((), entry.size_bytes)
     assert run_nextn("cache", "org/tiny").stderr == f"nothing is kept in {folder} of that name\n"

@@ -60,7 +60,7 @@ def test_exit_codes_and_where_text_goes(run: Run, sick: Path, tmp_path: Path) ->
     dry = run(sick, "--fix", "--dry-run", "--json", "-o", tmp_path / "out")
     assert dry.returncode == 0 and data_of(dry)["mended"]["dry_run"] and not (tmp_path / "out").exists()
     done = run(sick, "--fix", "-o", tmp_path / "out")
-    assert done.returncode == 0 and "nothing is left to mend" in done.stderr
+    assert done.returncode == 0 and "nothing is left to fix" in done.stderr
     mended = Path(done.stdout.strip())
     assert mended.parent == tmp_path / "out" and run(mended).returncode == 0
     again = run(sick, "--fix", "-o", tmp_path / "out")
@@ -141,7 +141,7 @@ def test_kimi_is_told_what_is_true(tmp_path: Path) -> None:
     assert found.problems == ()
     (note,) = found.findings
     assert note.id == "no-block-published" and "layer 60" in note.what and "layer 61" in note.what
-    assert "draft-eagle3" in note.what and "draft-dflash" in note.what
+    assert "EAGLE-3 or DFlash" in note.what and "aborts" in note.what
     assert "nextn attach" in note.mend and "layer 61" in note.mend
     checkpoint = tmp_path / "kimi"
     shutil.copytree(CHECKPOINT, checkpoint)

@@ -399,7 +399,7 @@ def test_manifest_round_trip() -> None:
         (lambda m: m.update(version=0), "'version' is 0"),
         (lambda m: m.pop("files"), "'files'"),
         (lambda m: m["files"][0].update(path="../a.gguf"), "makes no sense"),
-        (lambda m: m["files"][0].update(path="/a.gguf"), r"files\[0\].path"),
+        (lambda m: m["files"][0].update(path="/a.gguf"), "makes no sense"),
         (lambda m: m["files"][0].update(sha256="xyz"), r"files\[0\].sha256"),
         (lambda m: m["files"][0].update(size_bytes=True), "size_bytes"),
         (lambda m: m["files"].append(m["files"][0]), "named twice"),

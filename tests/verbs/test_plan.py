@@ -164,7 +164,7 @@ def test_disk_figures_are_what_attach_writes(tmp_path: Path) -> None:
         assert plan.row(id).setup.disk_new_bytes == sum(path.stat().st_size for path in made.files)
     shared = plan.publishing
     assert shared is not None
-    assert shared["separate_bytes"] - shared["shared_bytes"] == shared["saved_bytes"] > 0
+    assert shared.separate_bytes - shared.shared_bytes == shared.saved_bytes > 0
 
 
 def test_a_bundled_model_is_taken_apart_on_paper_only(tmp_path: Path) -> None:
@@ -182,7 +182,7 @@ def test_a_bundled_model_is_taken_apart_on_paper_only(tmp_path: Path) -> None:
 def test_shards_share_bytes() -> None:
     trunk = TRUNKS / "kv-first" / "qwen35moe-BF16-00001-of-00003.gguf"
     plan = nextn.plan(trunk, header_only=True)
-    assert plan.publishing is not None and plan.publishing["how"] == "shards"
+    assert plan.publishing is not None and plan.publishing.how == "shards"
     assert plan.row("shards").setup.disk_new_bytes < plan.row("bundled_on").setup.disk_new_bytes / 3
 
 
@@ -210,7 +210,7 @@ def test_a_huge_model_is_planned_from_its_header(tmp_path: Path) -> None:
         (["missing.gguf"], 22, "no such file"),
         ([str(Q4), "--kv-type", "q9"], 2, "no type of a kv_cache"),
         ([str(Q4), "--kv-type", "f16,f16,f16"], 2, "no type of a kv_cache"),
-        ([str(Q4), "--gpu-memory", "lots"], 2, "is no size"),
+        ([str(Q4), "--gpu-memory", "lots"], 2, "is not a size"),
         ([str(Q4), "--sidecar", str(Q4)], 15, "no MTP block in this sidecar"),
         ([str(Q4), "--measure", "--header-only"], 2, "--measure needs an engine"),
     ],

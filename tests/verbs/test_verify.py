@@ -88,8 +88,8 @@ def test_a_block_that_knows_nothing_cannot_be_told(tiny_models: TinyModels, tmp_
 
 
 @pytest.mark.engine
-def test_a_model_that_the_engine_refuses_fails_with_its_words(tmp_path: Path) -> None:
-    """A promise without a block: loads nowhere, and the engine's line says why."""
+def test_a_model_that_the_engine_refuses_without_mtp_too_cannot_be_told(tmp_path: Path) -> None:
+    """The block is not to blame for what is wrong with the trunk, and the engine's line says what that is."""
     from nextn.gguf.header import build_header
     from nextn.gguf.kv import KV, KVType, edit
 
@@ -99,7 +99,8 @@ def test_a_model_that_the_engine_refuses_fails_with_its_words(tmp_path: Path) ->
     data = model.entry.read_bytes()[model.header.data_offset :]
     broken.write_bytes(build_header(edit(model.kvs, put=[extra]), model.header.tensors) + data)
     verdict = nextn.verify(broken, prompts=CODE, threads=1)
-    assert verdict.verdict == "failed" and verdict.reasons
+    assert verdict.verdict == "cannot_tell"
+    assert "without MTP, too, so the block is not to blame: " in verdict.reasons[1]
     assert "Traceback" not in " ".join(verdict.reasons)
 
 

@@ -15,6 +15,7 @@ from typing import Any
 import pytest
 from faults import Faults, listing
 from hub_server import HubServer
+from opened import open_donor
 
 import nextn
 from conftest import CHECKPOINT, Q4
@@ -283,7 +284,6 @@ def test_a_temporary_file_that_was_swapped_is_never_published(
     tmp_path: Path, victim: Path, how: str, call: str
 ) -> None:
     """Just before it gets its name, and before it is synced."""
-    from opened import open_donor
 
     out = tmp_path / "out"
     plan = plan_attach(open_model(Q4), open_donor(CHECKPOINT), AttachOptions("bundle", out=out / "made.gguf"))
@@ -312,7 +312,6 @@ def test_where_there_are_no_hard_links_a_swap_is_noticed_too(tmp_path: Path, vic
 
 @pytest.mark.parametrize("how", ["moved", "replaced", "linked"])
 def test_an_output_folder_that_was_moved_gets_nothing(tmp_path: Path, victim: Path, how: str) -> None:
-    from opened import open_donor
 
     out, other = tmp_path / "out", tmp_path / "other"
     plan = plan_attach(open_model(Q4), open_donor(CHECKPOINT), AttachOptions("bundle", out=out / "made.gguf"))

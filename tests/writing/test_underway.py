@@ -15,10 +15,10 @@ from typing import Any
 import pytest
 from faults import Faults, listing
 from hub_server import Fault, HubServer
+from opened import open_donor
 
 import nextn
 from conftest import CHECKPOINT, Q4, TRUNKS
-from nextn.block.opening import open_donor
 from nextn.errors import FormatError, OutputExists, StorageError
 from nextn.gguf.files import open_model
 from nextn.layouts.attach import plan_attach
@@ -245,7 +245,7 @@ def test_a_killed_verb_leaves_nothing_for_long(tmp_path: Path, verb: str) -> Non
     made = nextn.attach(Q4, CHECKPOINT, layout="bundle", out=tmp_path / "made.gguf").entry
     more = {"verify": [], "bench": ["--types", "q8_0,q4_0"], "tune": ["-o", str(tmp_path / "tuned")]}[verb]
     environment = {**os.environ, "TMPDIR": str(temp), "HF_HUB_OFFLINE": "1"}
-    command = [sys.executable, "-m", "nextn", verb, str(made), "--llama-server", str(server), *more]
+    command = [sys.executable, "-m", "nextn", verb, str(made), "--engine", str(server), *more]
     running = subprocess.Popen(command, env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
     deadline = time.monotonic() + 120
     while not any(path.is_dir() for path in temp.iterdir()) and time.monotonic() < deadline:

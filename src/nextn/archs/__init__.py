@@ -102,7 +102,7 @@ def memory_of(arch: str) -> Memory:
 def refuse_other_use(arch: str, where: object) -> None:
     """Raise UnsupportedModel for an architecture that uses the key for something else."""
     if arch in OTHER_USE:
-        raise UnsupportedModel(f"{where}: '{arch}' uses the key for {OTHER_USE[arch]}, not for an MTP block.")
+        raise UnsupportedModel(f"{where}: {words_of(arch)}.")
 
 
 def family_of(arch: str, where: object) -> Family:

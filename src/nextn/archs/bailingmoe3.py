@@ -43,6 +43,7 @@ def _sections(config: Config) -> list[Any] | None:
 
 
 _ROWS = headers.with_base(
+    Row("expert_gating_func", U32, v.needed_gating),
     Row("attention.head_count_kv", ARRAY, _heads, I32),
     Row("rope.dimension_sections", ARRAY, _sections, I32),
     Row("vocab_size", U32, "vocab_size"),

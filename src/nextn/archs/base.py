@@ -7,7 +7,7 @@ with the family's symbols, e.g. `"E 2*H*D"` is ne = (embedding_length, 2 * head_
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence, Set
 from dataclasses import dataclass, field
 from enum import Enum
 from typing import Any, TypeAlias
@@ -245,12 +245,24 @@ def chosen_forms(rules: Iterable[Rule], there: Collection[str]) -> set[str]:
     return {max(counts, key=lambda form: counts[form]) for counts in forms.values()}
 
 
-def missing(rules: Sequence[Rule], there: Collection[str], find: Lookup) -> list[str]:
+# Optional in some families, and useless apart: loaders may do without one, and no model is published so.
+_TOGETHER = (
+    ("ffn_gate_shexp.weight", "ffn_up_shexp.weight", "ffn_down_shexp.weight"),
+    ("attn_q.bias", "attn_k.bias", "attn_v.bias"),
+    ("attn_q_norm.weight", "attn_k_norm.weight"),
+    ("ffn_latent_down.weight", "ffn_latent_up.weight"),
+    ("indexer.k_norm.weight", "indexer.k_norm.bias", "indexer.proj.weight", "indexer.attn_k.weight",
+     "indexer.attn_q_b.weight"),
+)  # fmt: skip
+
+
+def missing(rules: Sequence[Rule], there: Set[str], find: Lookup) -> list[str]:
     """Targets that a block with the tensors `there` needs and lacks; `find` is its model's `{arch}.*`."""
     chosen = chosen_forms(rules, there)
+    torn = {target for group in _TOGETHER if not there.isdisjoint(group) for target in group}
 
     def needed(rule: Rule) -> bool:
-        if rule.needed_by and find(rule.needed_by):
+        if rule.target in torn or (rule.needed_by and find(rule.needed_by)):
             return True
         return not rule.optional and (not rule.form or rule.form in chosen)
 

@@ -23,7 +23,7 @@ def _shared(config: Config) -> int | None:
 
 def _slides(config: Config) -> list[bool]:
     """The trunk's layers alone; engines count a block's as full attention."""
-    return [kind == "sliding_attention" for kind in config.numbers("layer_types")]
+    return [kind == "sliding_attention" for kind in config.of_trunk("layer_types")]
 
 
 def _dense(config: Config) -> int:

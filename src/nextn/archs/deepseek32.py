@@ -5,8 +5,9 @@ from __future__ import annotations
 from dataclasses import replace
 
 from . import engines, headers, parts
+from . import header_values as v
 from .base import Family, Lookup
-from .hparams import HParams
+from .hparams import U32, HParams, Row
 
 
 def _indexer(find: Lookup, n_trunk: int) -> list[bool]:
@@ -42,7 +43,7 @@ FAMILY = Family(
     not_blocks=(),
     qkv=None,
     header=HParams(
-        rows=headers.deepseek(*headers.indexer()),
+        rows=headers.deepseek(Row("expert_gating_func", U32, v.needed_gating), *headers.indexer()),
         output_norm_plus_one=False,
         keeps_tied_head=False,
         rope_factors=None,

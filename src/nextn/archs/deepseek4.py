@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from . import engines, headers, parts
+from . import header_values as v
 from .base import Family, Rule, Source, Transform
 from .headers import BOOL, I32
 from .hparams import ARRAY, F32, U32, Config, HParams, Row
@@ -47,6 +48,8 @@ def _every_layer(key: str) -> Callable[[Config], list[float]]:
 
 
 _ROWS = headers.with_base(
+    Row("attention.head_count_kv", U32, ("num_key_value_heads", "n_kv_heads")),
+    Row("expert_gating_func", U32, v.needed_gating),
     Row("rope.dimension_count", U32, "qk_rope_head_dim"),
     Row("attention.q_lora_rank", U32, "q_lora_rank"),
     Row("attention.sliding_window", U32, "sliding_window"),
@@ -59,7 +62,12 @@ _ROWS = headers.with_base(
     *headers.indexer(),
     Row("attention.output_group_count", U32, "o_groups"),
     Row("attention.output_lora_rank", U32, "o_lora_rank"),
-    Row("attention.compress_ratios", ARRAY, "compress_ratios", I32),
+    Row(
+        "attention.compress_ratios",
+        ARRAY,
+        lambda config: config.numbers("compress_ratios", config.integer("num_hidden_layers")),
+        I32,
+    ),
     Row("attention.compress_rope_freq_base", F32, "compress_rope_theta"),
     Row("hyper_connection.count", U32, "hc_mult"),
     Row("hyper_connection.sinkhorn_iterations", U32, "hc_sinkhorn_iters"),
@@ -95,7 +103,7 @@ FAMILY = Family(
         ),
         _t("nextn.enorm.weight", "E", "enorm.weight", f32=True),
         _t("nextn.hnorm.weight", "E", "hnorm.weight", f32=True),
-        _t("nextn.shared_head_norm.weight", "E", "norm.weight", f32=True),
+        _t("nextn.shared_head_norm.weight", "E", "norm.weight", f32=True, optional=True),
         _head("fn", "Hc*E Hc"),
         _head("base", "Hc"),
         _head("scale", "1"),

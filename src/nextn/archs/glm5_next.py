@@ -33,13 +33,7 @@ def _limit(donor: Donor, block: int) -> float | None:
 
 def _heads(config: Config) -> list[int]:
     """0 for each layer of linear attention, 1 for those of latent attention; a block's is latent."""
-    n_trunk = config.integer("num_hidden_layers")
-    kinds = config.numbers("layer_types", n_trunk)
-    if len(kinds) != n_trunk:
-        raise FormatError(
-            "'layer_types' has the wrong length", path=config.path, expected=f"{n_trunk} ('num_hidden_layers')",
-            found=str(len(kinds)),
-        )  # fmt: skip
+    kinds = config.of_trunk("layer_types")
     return [int(kind != _LINEAR) for kind in kinds] + [1] * config.n_layer_nextn
 
 
@@ -82,7 +76,7 @@ def _limits(config: Config) -> list[Any] | None:
 def _types(config: Config) -> list[bool] | None:
     """Whether each layer of the trunk has an indexer of its own; None without the key."""
     found = config.values.get("indexer_types")
-    return None if found is None else [kind == "full" for kind in config.numbers("indexer_types")]
+    return None if found is None else [kind == "full" for kind in config.of_trunk("indexer_types")]
 
 
 _ROWS = headers.with_base(
@@ -168,7 +162,7 @@ FAMILY = Family(
     id_lists=(),
     sidecar_drops=(),
     draft_head=True,
-    head_needed=False,
+    head_needed=True,
     only_sidecar="",
     sidecar_extra=(),
     ignores_promise=False,

@@ -12,9 +12,10 @@ from .hparams import ARRAY, U32, Config, HParams, Row
 
 
 def _indexer_types(config: Config) -> list[bool] | None:
-    """Whether each layer of the trunk has an indexer of its own; None without the key."""
-    found = config.values.get("indexer_types")
-    return None if found is None else [kind == "full" for kind in config.numbers("indexer_types")]
+    """Whether each layer of the trunk has an indexer of its own; None without the key. Raises FormatError."""
+    if config.values.get("indexer_types") is None:
+        return None
+    return [kind == "full" for kind in config.of_trunk("indexer_types")]
 
 
 _ROWS = headers.deepseek(

@@ -31,14 +31,16 @@ def head_size(config: Config) -> int:
     return config.integer("hidden_size") // max(1, config.integer("num_attention_heads"))
 
 
-def rotary(default: float, width: Callable[[Config], int] = head_size) -> Callable[[Config], int]:
-    """How many dimensions of a head RoPE turns, with the family's share for a config without one.
+def rotary(default: float | None, width: Callable[[Config], int] = head_size) -> Callable[[Config], int]:
+    """How many dimensions of a head RoPE turns, with the family's share for a config without one (None: an error).
 
     `width`: of how many dimensions that is a share.
     """
 
     def value(config: Config) -> int:
         part = config.rope.get("partial_rotary_factor", default)
+        if part is None:
+            raise FormatError("'partial_rotary_factor' is missing, and an engine needs it", path=config.path)
         if not fits(part, F32):
             raise FormatError(f"'partial_rotary_factor' is no number but {part!r}", path=config.path)
         return int(width(config) * part)
@@ -99,18 +101,30 @@ ROPE_SCALING = (
 )
 
 
+_SCORES = (
+    "score_function", "scoring_func", "score_func", "moe_router_activation", "moe_router_activation_func",
+    "expert_selection_fn", "router_score_func",
+)  # fmt: skip
+
+
 def gating(config: Config) -> int | None:
     """How the router scores experts, by llama.cpp's number. Raises UnsupportedFormat for a way that it has not."""
-    found = config.first(
-        "score_function", "scoring_func", "score_func", "moe_router_activation", "moe_router_activation_func",
-        "expert_selection_fn", "router_score_func",
-    )  # fmt: skip
+    found = config.first(*_SCORES)
     if found is None:
         return None
     number = _GATING.get(str(found))
     if number is None:
         raise UnsupportedFormat(f"experts are scored with '{found}', which no engine does", path=config.path)
     return number
+
+
+def needed_gating(config: Config) -> int:
+    """The same, where loaders want it. Raises FormatError when config.json does not tell."""
+    found = gating(config)
+    if found is None:
+        names = " or ".join(f"'{key}'" for key in _SCORES)
+        raise FormatError(f"{names} is missing, and an engine needs it", path=config.path)
+    return found
 
 
 _GATING = {"softmax": 1, "sigmoid": SIGMOID, "sqrtsoftplus": 4}

@@ -73,6 +73,18 @@ class Config:
             )
         return found
 
+    def of_trunk(self, key: str) -> list[Any]:
+        """A list of one entry for each layer of the trunk. Raises FormatError."""
+        found, n_trunk = self.need(key), self.integer("num_hidden_layers")
+        if not isinstance(found, list) or len(found) != n_trunk:
+            raise FormatError(
+                f"'{key}' has the wrong length",
+                path=self.path,
+                expected=f"{n_trunk} ('num_hidden_layers')",
+                found=str(len(found)) if isinstance(found, list) else repr(found),
+            )
+        return found
+
     @property
     def n_layer(self) -> int:
         """Layers of the file, blocks included. Raises FormatError."""

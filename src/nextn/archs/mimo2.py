@@ -33,12 +33,13 @@ def _hybrid_heads(config: Config) -> list[int]:
 
 
 _ROWS = headers.with_base(
+    headers.DENSE_FEED_FORWARD_LENGTH,
     Row("attention.head_count_kv", ARRAY, _hybrid_heads, I32),
     Row("attention.sliding_window", U32, "sliding_window"),
     Row("attention.sliding_window_pattern", ARRAY, _hybrid_pattern, I32),
     Row("attention.value_length", U32, "v_head_dim"),
     headers.MOE_WIDTH,
-    Row("rope.dimension_count", U32, v.rotary(1.0)),
+    Row("rope.dimension_count", U32, v.rotary(None)),
     Row("attention.layer_norm_rms_epsilon", F32, lambda config: config.values.get("layernorm_epsilon", 1e-5)),
     headers.optional("attention.value_scale", F32, "attention_value_scale"),
 )

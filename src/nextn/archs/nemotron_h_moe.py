@@ -81,6 +81,8 @@ def _mamba_size(config: Config) -> int:
 _ATTENTION = _layers("*", "attention", "full_attention")
 _EXPERTS = _layers("E", "moe")
 _ROWS = headers.with_base(
+    Row("expert_group_count", U32, "n_group"),
+    Row("attention.layer_norm_epsilon", F32, ("layer_norm_eps", "layer_norm_epsilon", "norm_epsilon")),
     Row("context_length", U32, lambda config: 1 << 20),  # the model has no RoPE, and so no length
     Row("feed_forward_length", ARRAY, _of_layers(_EXPERTS, "moe_intermediate_size"), I32),
     Row("attention.head_count_kv", ARRAY, _of_layers(_ATTENTION, "num_key_value_heads"), I32),

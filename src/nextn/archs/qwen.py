@@ -99,19 +99,11 @@ _DEFAULT_INTERVAL = 4  # every fourth layer has full attention
 def recurrent_layers(config: Config) -> list[bool]:
     """For each layer, the blocks included, whether its attention is linear; a block's never is."""
     n_layer = config.integer("num_hidden_layers")
-    kinds = config.values.get("layer_types")
-    if kinds is None:
+    if config.values.get("layer_types") is None:
         every = interval(config)
         recurrent = [(i + 1) % every != 0 for i in range(n_layer)]
-    elif not isinstance(kinds, list) or len(kinds) != n_layer:
-        raise FormatError(
-            "'layer_types' has the wrong length",
-            path=config.path,
-            expected=f"{n_layer} ('num_hidden_layers')",
-            found=str(len(kinds)) if isinstance(kinds, list) else repr(kinds),
-        )
     else:
-        recurrent = [kind == "linear_attention" for kind in kinds]
+        recurrent = [kind == "linear_attention" for kind in config.of_trunk("layer_types")]
     return recurrent + [False] * config.n_layer_nextn
 
 

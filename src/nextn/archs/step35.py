@@ -61,6 +61,8 @@ def _thetas(config: Config) -> tuple[Any, Any]:
     """The RoPE bases of full and of sliding attention; of a list the first two."""
     if isinstance(config.values.get("rope_theta"), list):
         full, sliding = config.numbers("rope_theta", 2)[:2]
+        if full is None or sliding is None:
+            raise FormatError("'rope_theta' has no base for a kind of layers", path=config.path)
         return full, sliding
     return v.theta(config), config.sliding_theta
 
@@ -90,6 +92,9 @@ def _first_moe_layer(config: Config) -> int:
 
 
 _ROWS = headers.with_base(
+    headers.DENSE_FEED_FORWARD_LENGTH,
+    Row("attention.key_length", U32, "head_dim"),
+    Row("attention.value_length", U32, "head_dim"),
     Row("attention.head_count", ARRAY, _heads("num_attention_heads"), I32),
     Row("attention.head_count_kv", ARRAY, _heads("num_attention_groups"), I32),
     Row("attention.layer_norm_rms_epsilon", F32, lambda config: config.values.get("rms_norm_eps", 1e-5)),

@@ -118,6 +118,9 @@ def _arranged(
     count = math.prod(checkpoint.integer(key) or 0 for key in source.keys)
     keys = " * ".join(source.keys)
     if source.transform is Transform.ROPE_PAIRS:
+        if len(left.shape) == 1:  # a bias: rows of one element
+            left = replace(left, tensor=replace(left.tensor, shape=(n_columns, 1)), end=n_columns)
+            n_rows, n_columns = n_columns, 1
         if count <= 0 or n_rows % (2 * count):
             raise FormatError(
                 f"the {n_rows:,} rows of '{name}' are no {count} heads ({keys})", path=checkpoint.folder / CONFIG

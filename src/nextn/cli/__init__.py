@@ -26,7 +26,10 @@ VERBS = {
     "doctor": "find what is wrong with a model's block, header or names, and fix it",
     "attach": "put an MTP block onto a quant you already have",
     "detach": "take the MTP block off again",
+    "recover": "end an attach or detach in place that was interrupted",
     "extract": "write the block to a file of its own",
+    "explode": "split a model into shards, down to one tensor per file",
+    "assemble": "put shards together, with tensors from other quants",
     "verify": "prove on an engine that it works and the text is unchanged",
     "plan": "show what each setup takes in memory and on disk",
     "bench": "time it with and without MTP",
@@ -101,7 +104,8 @@ def cli() -> None:
     """Multi-token prediction (MTP, NextN) for the GGUF models you already have.
 
     nextn moves only the bytes of a model's MTP block: it attaches the block to a quant, takes it off, and proves on
-    a real engine that the text is unchanged and the drafts are accepted. Inputs are never modified.
+    a real engine that the text is unchanged and the drafts are accepted. Inputs are never modified,
+    except by attach --layout in-place and detach --in-place, which ask first.
     """
 
 

@@ -8,6 +8,7 @@ import click
 
 from .common import (
     ANY_DONOR,
+    confirmed,
     donor_option,
     draft_head_option,
     duplicates_option,
@@ -15,6 +16,7 @@ from .common import (
     examples,
     expect_option,
     for_option,
+    in_place_options,
     limit_option,
     link_option,
     qkv_option,
@@ -39,8 +41,8 @@ if TYPE_CHECKING:
 )
 @click.option(
     "--layout",
-    type=click.Choice(["shards", "sidecar", "bundle"]),
-    help="Default: shards for a shard set, sidecar for a single file.",
+    type=click.Choice(["shards", "sidecar", "bundle", "in-place"]),
+    help="Default: shards for a shard set, sidecar for a single file. in-place appends the block to TRUNK itself.",
 )
 @type_option
 @draft_head_option
@@ -54,6 +56,7 @@ if TYPE_CHECKING:
 @link_option
 @expect_option
 @limit_option
+@in_place_options
 @writing_options
 def command(
     trunk: str,
@@ -68,6 +71,8 @@ def command(
     link: str,
     expect: str | None,
     limit_rate: float | None,
+    yes: bool,
+    all_links: bool,
     out: str | None,
     dry_run: bool,
     as_json: bool,
@@ -77,7 +82,7 @@ def command(
 
     TRUNK is a GGUF file, any shard of a set, or a folder with one set. As shards, no trunk data is read or written:
     its files get new names by links. Without --from the donor is found, checked by its header, and named with the
-    reason.
+    reason. --layout in-place is the exception: it appends the block to TRUNK itself, and asks first.
 
     A sidecar goes beside TRUNK. For a model in a cache or in a read-only folder it goes into $NEXTN_DATA, or nextn in
     the user's data folder, where every command finds it.
@@ -92,7 +97,8 @@ def command(
             return attach(
                 trunk, donor, layout=layout, type=type_name, draft_head=draft_head, embd_type=embd_type, qkv=qkv,
                 for_engine=for_engine, duplicates=duplicates, out=out, link=link, expect=expect, limit_rate=limit_rate,
-                dry_run=dry_run, progress=progress, say=None if quiet else say,
+                all_links=all_links, confirm=confirmed(yes), dry_run=dry_run, progress=progress,
+                say=None if quiet else say,
             )  # fmt: skip
 
     put_result(settled(run, donor), show, as_json=as_json, quiet=quiet)

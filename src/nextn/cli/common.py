@@ -13,6 +13,7 @@ from ..report.text import say
 
 if TYPE_CHECKING:
     from ..donors.infer import Doubt
+    from ..writing.plan import Plan
 
 R = TypeVar("R")
 F = TypeVar("F", bound=Callable[..., Any])
@@ -112,6 +113,11 @@ writing_options = together(
     click.option("-q", "--quiet", is_flag=True, help="Print only the path to load."),
 )  # fmt: skip
 
+in_place_options = together(
+    click.option("--yes", is_flag=True, help="In place: change the file without asking."),
+    click.option("--all-links", is_flag=True, help="In place: also change a file that has several names."),
+)
+
 # -- running an engine ------------------------------------------------------------------------------------------------
 
 
@@ -162,6 +168,23 @@ def names(text: str) -> tuple[str, ...]:
     return tuple(part.strip() for part in text.split(",") if part.strip())
 
 
+_BYTES = {"": 1, "K": 10**3, "M": 10**6, "G": 10**9, "T": 10**12,
+          "KI": 1 << 10, "MI": 1 << 20, "GI": 1 << 30, "TI": 1 << 40}  # fmt: skip
+
+
+def size_in_bytes(text: str, option: str) -> int:
+    """Bytes from a number with a unit, such as 24G or 512 MiB. Raises UsageError."""
+    number = text.strip().upper().removesuffix("B")
+    unit = number.lstrip("0123456789.")
+    try:
+        found = int(float(number.removesuffix(unit)) * _BYTES[unit.strip()])
+    except (KeyError, ValueError, OverflowError):
+        raise UsageError(f"{option}: '{text}' is not a size; write 24G, 24GiB or a number of bytes.") from None
+    if found < 1:
+        raise UsageError(f"{option}: '{text}' is less than one byte.")
+    return found
+
+
 def whole_numbers(text: str, option: str) -> tuple[int, ...]:
     """Whole numbers separated by commas. Raises UsageError."""
     try:
@@ -194,6 +217,27 @@ def settled(run: Callable[[str | None], R], donor: str | None) -> R:
         return run(donor)
     except Doubt as doubt:
         return run(ask_which(doubt))
+
+
+def confirmed(yes: bool) -> Callable[[Plan], None]:
+    """Asks on a terminal before a plan changes a file itself; elsewhere that wants `--yes`."""
+
+    def confirm(plan: Plan) -> None:
+        if yes:
+            return
+        from ..report.written import say_outputs
+
+        path = plan.changes[-1].path
+        if not (sys.stdin.isatty() and sys.stderr.isatty()):
+            raise UsageError(
+                f"{path}: this changes the file itself, and without a terminal to ask on that wants --yes; --dry-run "
+                "shows what would be done."
+            )
+        say_outputs(plan, done=False)
+        say(f"{path}: this file itself is changed, and no copy is made; 'nextn detach --in-place' undoes an attach.")
+        click.confirm("change it?", default=False, abort=True, err=True)
+
+    return confirm
 
 
 def listed(text: str | None) -> Sequence[str] | None:

@@ -5,9 +5,7 @@ from __future__ import annotations
 import click
 
 from ..errors import EngineFailed, UsageError
-from .common import donor_option, examples, json_option, sidecar_option
-
-UNITS = {"": 1, "K": 10**3, "M": 10**6, "G": 10**9, "T": 10**12, "KI": 1 << 10, "MI": 1 << 20, "GI": 1 << 30}
+from .common import donor_option, examples, json_option, sidecar_option, size_in_bytes
 
 
 @click.command(
@@ -67,18 +65,10 @@ def command(
     with step_progress() as say:
         found = plan(
             model, donor=donor, sidecar=sidecar, n_ctx=n_ctx, kv_type=kv_type, n_gpu_layers=gpu_layers,
-            n_parallel=parallel, n_max=n_max, gpu_memory_bytes=None if gpu_memory is None else _bytes(gpu_memory),
+            n_parallel=parallel, n_max=n_max,
+            gpu_memory_bytes=None if gpu_memory is None else size_in_bytes(gpu_memory, "--gpu-memory"),
             measure=measure, header_only=header_only, say=say,
         )  # fmt: skip
     put_result(found, show, as_json=as_json)
     if found.engine_died:
         raise click.exceptions.Exit(EngineFailed.exit_code)
-
-
-def _bytes(text: str) -> int:
-    number = text.strip().upper().removesuffix("B")
-    unit = number.lstrip("0123456789.")
-    try:
-        return int(float(number.removesuffix(unit)) * UNITS[unit.strip()])
-    except (KeyError, ValueError, OverflowError):
-        raise UsageError(f"--gpu-memory: '{text}' is not a size; write 24G, 24GiB or a number of bytes.") from None

@@ -1,4 +1,4 @@
-"""What is wrong with a model's MTP block, its header, its files and their names; and what mends it.
+"""What is wrong with a model's MTP block, its header, its files and their names; and what fixes it.
 
 `diagnose` looks at one open model, `examine` at whatever a path names. One file per kind of finding; `fix_plan.py`
 turns what they would change into a plan, which the verb `doctor` carries out.

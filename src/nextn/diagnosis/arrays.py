@@ -11,6 +11,7 @@ from ..block.anatomy import Anatomy
 from ..block.model import Block
 from ..gguf.files import Model
 from ..gguf.kv import KV, KVType
+from .advice import Advice
 from .finding import Change, Finding
 from .patient import fix_command
 
@@ -36,7 +37,7 @@ def _entry(model: Model, kv: KV, tail: Any, n_trunk: int, block: int, donor: Blo
     return next((value for value in reversed(values) if value), values[-1])
 
 
-def _mended(model: Model, kv: KV, tail: Any, n_trunk: int, n_nextn: int, donor: Block | None) -> KV | None:
+def _fixed(model: Model, kv: KV, tail: Any, n_trunk: int, n_nextn: int, donor: Block | None) -> KV | None:
     """The array with the right length, or None when its values cannot be told."""
     values = kv.value
     if kv.item_type is KVType.ARRAY or len(values) < max(1, n_trunk):
@@ -50,12 +51,12 @@ def _mended(model: Model, kv: KV, tail: Any, n_trunk: int, n_nextn: int, donor: 
     return kv.with_value(new)
 
 
-def mended_arrays(model: Model, n_trunk: int, n_nextn: int, donor: Block | None = None) -> list[KV]:
+def fixed_arrays(model: Model, n_trunk: int, n_nextn: int, donor: Block | None = None) -> list[KV]:
     """All arrays that have another length than the layers and whose values can be told."""
     out = []
     for kv, tail in _arrays(model):
         if kv.n_items != n_trunk + n_nextn:
-            fresh = _mended(model, kv, tail, n_trunk, n_nextn, donor)
+            fresh = _fixed(model, kv, tail, n_trunk, n_nextn, donor)
             if fresh is not None:
                 out.append(fresh)
     return out
@@ -92,7 +93,7 @@ def check_arrays(seen: Anatomy, donor: Block | None = None, trunk: Model | None 
     for kv, tail in _arrays(seen.model):
         if kv.n_items in right or (kv.key.removeprefix(f"{seen.arch}.") in longer and (kv.n_items or 0) > max(right)):
             continue
-        fresh = _mended(seen.model, kv, tail, n_trunk, n_nextn, donor)
+        fresh = _fixed(seen.model, kv, tail, n_trunk, n_nextn, donor)
         yield Finding(
             "wrong-array-length",
             "error",
@@ -101,8 +102,10 @@ def check_arrays(seen: Anatomy, donor: Block | None = None, trunk: Model | None 
             f"llama.cpp refuses to load it: 'key {kv.key} has wrong array length'",
             fix_command(seen.model.entry)
             if fresh is not None
-            else fix_command(seen.model.entry, "--from DONOR")
-            + ", a checkpoint or a bundled GGUF of the same model: nothing here tells the entries",
+            else Advice.of(
+                fix_command(seen.model.entry, "--from", "DONOR"),
+                ", a checkpoint or a bundled GGUF of the same model: nothing here tells the entries",
+            ),
             None if fresh is None else _putting(fresh),
         )
     for suffix in trunk_arrays(seen.arch):

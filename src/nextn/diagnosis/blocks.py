@@ -12,8 +12,8 @@ from ..block.anatomy import Anatomy
 from ..block.model import DRAFT_HEAD, DRAFT_ROOTS, EMBED_TOKENS, Block, BlockTensor, split_name
 from ..gguf.files import Model
 from ..layouts.metadata import PROVENANCE
-from ..printable import quoted
-from .commands import doctor_command, donor_hint, donor_words, header_change
+from .advice import Advice, Help
+from .commands import detach_command, doctor_command, donor_hint, donor_words, header_change
 from .finding import Change, Finding
 from .patient import Patient
 
@@ -25,15 +25,6 @@ _OTHER_FORM = {
     "ffn_gate_exps.weight": _GATE_UP, "ffn_up_exps.weight": _GATE_UP,
     "attn_k_b.weight": _KV_B, "attn_v_b.weight": _KV_B,
 }  # fmt: skip
-# Optional in a family, and useless apart.
-_TOGETHER = (
-    ("ffn_gate_shexp.weight", "ffn_up_shexp.weight", "ffn_down_shexp.weight"),
-    ("attn_q.bias", "attn_k.bias", "attn_v.bias"),
-    ("attn_q_norm.weight", "attn_k_norm.weight"),
-    ("ffn_latent_down.weight", "ffn_latent_up.weight"),
-    ("indexer.k_norm.weight", "indexer.k_norm.bias", "indexer.proj.weight", "indexer.attn_k.weight",
-     "indexer.attn_q_b.weight"),
-)  # fmt: skip
 HEAD_NORM, _LAYER_NORM = "nextn.shared_head_norm.weight", "layer_output_norm.weight"  # MiMo has the second
 # Optional in a family's table, and in its blocks where the trunk's layers have them (sinks: some layers).
 _AS_IN_TRUNK = ("attn_sinks.weight", "attn_q.bias", "attn_k.bias", "attn_v.bias", "attn_output.bias",
@@ -51,7 +42,6 @@ def check_blocks(seen: Anatomy, donor: Block | None = None, trunk: Model | None 
     if seen.gone:
         yield _gone(seen, donor)
     known = {rule.target for rule in family.rules}
-    optional = {rule.target for rule in family.rules if rule.optional}
     roots = {rule.target for rule in family.rules if rule.root and rule.target in seen.model.tensors}
     for number, layer in enumerate(sorted((*seen.unmarked, *seen.all_blocks))[: family.max_blocks]):
         if layer in seen.gone:
@@ -59,7 +49,6 @@ def check_blocks(seen: Anatomy, donor: Block | None = None, trunk: Model | None 
         there = frozenset(seen.layers[layer]) | roots
         lost = missing(family.rules, there, seen.model.arch_value)
         lost = [name for name in lost if _OTHER_FORM.get(name) not in there]
-        lost += _torn(there & optional)
         if family.qkv and not family.qkv.split and _QKV in lost and all(name in there for name in _SPLIT):
             lost.remove(_QKV)
             yield _split(seen, layer, family.qkv.refusal)
@@ -87,13 +76,8 @@ def check_blocks(seen: Anatomy, donor: Block | None = None, trunk: Model | None 
             f"{len(seen.blocks)} MTP blocks are there, and the graph of '{seen.arch}' takes {family.max_blocks}.",
             f"blk.{seen.blocks[len(kept)]}.*",
             "llama.cpp loads it and aborts when it drafts: 'MTP currently only supports a single MTP block'",
-            f"nextn detach {quoted(seen.model.entry)}, then attach a donor with {family.max_blocks}",
+            Advice.of(detach_command(seen), f", then attach a donor with {family.max_blocks}"),
         )
-
-
-def _torn(there: frozenset[str]) -> list[str]:
-    """Optional tensors that are missing where others are there that never come without them."""
-    return [name for group in _TOGETHER if there & set(group) for name in group if name not in there]
 
 
 def _split(seen: Anatomy, layer: int, refusal: str) -> Finding:
@@ -103,7 +87,7 @@ def _split(seen: Anatomy, layer: int, refusal: str) -> Finding:
         f"the MTP block in layer {layer} has q, k and v apart, and the draft graph of '{seen.arch}' wants them fused.",
         f"blk.{layer}.attn_q.weight",
         f"llama.cpp loads it and aborts when it drafts: '{refusal}'",
-        f"nextn detach {quoted(seen.model.entry)}, then attach the block from the checkpoint",
+        Advice.of(detach_command(seen), ", then attach the block from the checkpoint"),
     )
 
 
@@ -122,7 +106,7 @@ def _extra_roots(seen: Anatomy) -> Iterator[Finding]:
                 name,
                 "llama.cpp refuses to load it: 'wrong number of tensors'; ik_llama.cpp 8337e4cd takes it for Qwen3.5 "
                 "and kin",
-                f"{doctor_command(seen)}, if llama.cpp shall load it",
+                Advice.of(doctor_command(seen), ", if llama.cpp shall load it"),
                 partial(_without, names=[name]),
             )
 
@@ -132,12 +116,12 @@ def _listed(names: list[str]) -> str:
     return shown + (f" and {len(names) - 4} more" if len(names) > 4 else "")
 
 
-def _from_donor(seen: Anatomy, donor: Block | None, what: str, *, whole: bool) -> str:
+def _from_donor(seen: Anatomy, donor: Block | None, what: str, *, whole: bool) -> Help:
     """The command that takes tensors from a donor; of one that does not have them all, that another one is wanted."""
     if donor is None:
-        return doctor_command(seen, donor_hint(seen))
+        return doctor_command(seen, *donor_hint(seen))
     if whole:
-        return doctor_command(seen, f"--from {quoted(donor.origin)}")
+        return doctor_command(seen, "--from", donor.origin)
     return f"name another donor with --from: {donor.donor_name} does not have {what}"
 
 
@@ -152,12 +136,14 @@ def _gone(seen: Anatomy, donor: Block | None) -> Finding:
     whole = bool(supply) and all(like <= tensors.keys() for _, tensors in supply)
     kept = len(seen.blocks)
     change: Change | None = None
-    mend = _from_donor(seen, donor, "them in the right shapes", whole=whole)
+    advice = _from_donor(seen, donor, "them in the right shapes", whole=whole)
     if whole:
         parts = [(layer, tuple(tensors[name] for name in sorted(like))) for layer, tensors in supply]
         change = partial(_all_completed, parts=parts)
     elif donor is None and seen.blocks == seen.all_blocks[:kept]:  # the first ones draft without those behind them
-        mend = f"{doctor_command(seen)} makes it a model with {kept} of them; {mend} puts the others back"
+        advice = Advice.of(
+            doctor_command(seen), f" makes it a model with {kept} of them; ", advice, " puts the others back"
+        )
         change = header_change(seen, kept, seen.n_trunk, PROVENANCE)  # which tells of all of them
     return Finding(
         "block-not-whole",
@@ -166,7 +152,7 @@ def _gone(seen: Anatomy, donor: Block | None) -> Finding:
         f"{', '.join(map(str, seen.gone))}); {donor_words(seen)}.",
         f"blk.{seen.gone[0]}.*",
         "llama.cpp refuses to load it: 'tensor ... not found'",
-        mend,
+        advice,
         change,
     )
 

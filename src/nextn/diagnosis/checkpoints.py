@@ -9,6 +9,8 @@ from ..archs.base import Family
 from ..block.from_checkpoint import block_from_checkpoint, block_names
 from ..errors import FormatError, IncompleteModel, UnsupportedFormat, UnsupportedModel
 from ..sources.checkpoint import CONFIG, Checkpoint
+from .advice import Advice, Help
+from .commands import attach_command
 from .finding import Finding, Severity
 from .unpublished import words_of_class
 
@@ -51,7 +53,9 @@ def _findings(checkpoint: Checkpoint) -> Iterator[Finding]:
             "error",
             str(error),
             checkpoint,
-            "take the base model's checkpoint as the donor: nextn attach TRUNK --from BASE",
+            Advice.of(
+                "take the base model's checkpoint as the donor: ", attach_command("TRUNK", "--from", "BASE")
+            ),
             "llama.cpp's converter stops, or writes a model that llama.cpp refuses",
         )
         return
@@ -67,8 +71,7 @@ def _findings(checkpoint: Checkpoint) -> Iterator[Finding]:
 
 def _without(checkpoint: Checkpoint, family: Family | None, words: str | None, promised: int | None) -> Finding:
     if words is not None:
-        mend = _AS_PUBLISHED
-        return _finding("no-block-published", "note", words, checkpoint, mend)
+        return _finding("no-block-published", "note", words, checkpoint, _AS_PUBLISHED)
     base = _base_words(checkpoint)
     if promised:
         return _finding(
@@ -77,7 +80,10 @@ def _without(checkpoint: Checkpoint, family: Family | None, words: str | None, p
             f"config.json promises {promised} MTP block(s), and no tensor of one is there: fine-tuning and merging "
             f"tools lose it; {base}.",
             checkpoint,
-            f"nextn attach TRUNK --from {_base_of(checkpoint) or 'BASE'}: the base model's block works on a fine-tune",
+            Advice.of(
+                attach_command("TRUNK", "--from", _base_of(checkpoint) or "BASE"),
+                ": the base model's block works on a fine-tune",
+            ),
             "llama.cpp's converter writes a key without a block, or stops",
         )
     return _finding(
@@ -86,7 +92,7 @@ def _without(checkpoint: Checkpoint, family: Family | None, words: str | None, p
         f"this checkpoint has no MTP block, and config.json promises none; models of its class are published with one, "
         f"and {base}.",
         checkpoint,
-        f"nextn attach TRUNK --from {_base_of(checkpoint) or 'BASE'}",
+        attach_command("TRUNK", "--from", _base_of(checkpoint) or "BASE"),
     )
 
 
@@ -104,6 +110,6 @@ def _base_words(checkpoint: Checkpoint) -> str:
 
 
 def _finding(
-    ident: str, severity: Severity, what: str, checkpoint: Checkpoint, mend: str, engine: str = ""
+    ident: str, severity: Severity, what: str, checkpoint: Checkpoint, advice: Help, engine: str = ""
 ) -> Finding:
-    return Finding(ident, severity, what, str(checkpoint.folder / CONFIG), engine, mend)
+    return Finding(ident, severity, what, str(checkpoint.folder / CONFIG), engine, advice)

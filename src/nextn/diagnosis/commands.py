@@ -1,4 +1,4 @@
-"""What several checks share: the command that mends, where a block may be had, a header that says what is there."""
+"""What several checks share: the command that fixes it, where a block may be had, a header that says what is there."""
 
 from __future__ import annotations
 
@@ -8,7 +8,8 @@ from ..block.anatomy import KEY, Anatomy
 from ..donors.infer import infer_donors
 from ..gguf.kv import KV, KVType
 from ..layouts.metadata import OWN_KEYS, UNDO
-from .arrays import mended_arrays
+from ..shell import Command
+from .arrays import fixed_arrays
 from .finding import Change
 from .patient import Patient, fix_command
 
@@ -24,7 +25,7 @@ def header_change(seen: Anatomy, n_nextn: int, n_trunk: int, drop: Sequence[str]
             put.append(KV.make(f"{arch}.{KEY}", KVType.UINT32, n_nextn))
         else:
             gone += [f"{arch}.{KEY}", *OWN_KEYS]  # no block, so nothing to tell of one and nothing to undo
-        put += mended_arrays(patient.model, n_trunk, n_nextn)
+        put += fixed_arrays(patient.model, n_trunk, n_nextn)
         if UNDO in patient.model.header.by_key:
             gone.append(UNDO)  # it would put the wrong header back
         return patient.with_kvs(put, gone)
@@ -32,15 +33,25 @@ def header_change(seen: Anatomy, n_nextn: int, n_trunk: int, drop: Sequence[str]
     return change
 
 
-def doctor_command(seen: Anatomy, *more: str) -> str:
-    """The command that mends this model."""
+def doctor_command(seen: Anatomy, *more: object) -> Command:
+    """The command that fixes this model."""
     return fix_command(seen.model.entry, *more)
 
 
-def donor_hint(seen: Anatomy) -> str:
-    """`--from` with the surest guess of where the block may be had, and why."""
+def attach_command(trunk: object, *more: object) -> Command:
+    """The command that attaches a block."""
+    return Command.of("nextn", "attach", trunk, *more)
+
+
+def detach_command(seen: Anatomy) -> Command:
+    """The command that takes the block off this model."""
+    return Command.of("nextn", "detach", seen.model.entry)
+
+
+def donor_hint(seen: Anatomy) -> tuple[str, str]:
+    """`--from` and the surest guess of where the block may be had."""
     guesses = infer_donors(seen.model)
-    return f"--from {guesses[0].repo}" if guesses else "--from DONOR"
+    return "--from", guesses[0].repo if guesses else "DONOR"
 
 
 def donor_words(seen: Anatomy) -> str:

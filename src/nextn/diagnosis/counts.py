@@ -8,8 +8,9 @@ from ..block.anatomy import KEY, Anatomy
 from ..block.model import Block
 from ..gguf.files import Model
 from ..gguf.kv import INTEGER_TYPES, KV, KVType
+from .advice import Advice
 from .arrays import told_trunk
-from .commands import doctor_command, donor_hint, header_change
+from .commands import attach_command, doctor_command, donor_hint, header_change
 from .finding import Change, Finding
 from .patient import Patient
 from .promise import unkept
@@ -42,14 +43,16 @@ def check_counts(seen: Anatomy, donor: Block | None = None, trunk: Model | None 
 
 
 def _empty(seen: Anatomy) -> Finding:
-    again = f"; a sidecar: nextn attach TRUNK {donor_hint(seen)} --layout sidecar" if seen.promised else ""
+    again = attach_command("TRUNK", *donor_hint(seen), "--layout", "sidecar")
     return Finding(
         "trunk-layers-lost",
         "error",
         f"the header says {seen.block_count} layers, and none has a tensor: neither trunk nor block is there.",
         seen.model.entry.name,
         "llama.cpp refuses to load it: 'missing tensor' or 'tensor ... not found'",
-        f"get the model again from where it came from{again}",
+        Advice.of("get the model again from where it came from", "; a sidecar: ", again)
+        if seen.promised
+        else "get the model again from where it came from",
     )
 
 

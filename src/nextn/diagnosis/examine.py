@@ -13,17 +13,20 @@ from ..block.model import Block
 from ..brief import Brief
 from ..errors import UsageError
 from ..gguf.files import Model
-from ..printable import quoted
 from ..remote.address import parse_source
 from ..remote.opening import http_options
+from ..shell import Command
 from ..sources.ranges import Reader
+from .advice import Advice
 from .arrays import check_arrays
 from .blocks import check_blocks
 from .checkpoints import check_checkpoint
+from .commands import attach_command
 from .counts import check_counts
 from .data import check_data, check_whole
 from .finding import Finding
 from .halves import check_halves
+from .journals import check_model
 from .known import check_known
 from .names import check_names
 from .norms import check_norms
@@ -34,7 +37,7 @@ from .subject import Subject, subject_of
 from .unpublished import check_unpublished
 
 _ORDER = {"error": 0, "warning": 1, "note": 2}
-# What has to be mended by hand before anything else.
+# What has to be fixed by hand before anything else.
 _NOT_WHOLE = ("file-cut-short", "trunk-layers-lost", "block-at-wrong-index")
 NORMS, HALVES = "norms", "eh-proj-halves"
 
@@ -60,7 +63,7 @@ class Diagnosis(Brief):
 
     @property
     def fixable(self) -> tuple[Finding, ...]:
-        """What `--fix` can mend with what was given."""
+        """What `--fix` can fix with what was given."""
         return tuple(finding for finding in self.findings if finding.fixable)
 
 
@@ -95,6 +98,7 @@ def diagnose(
     findings += check_sidecar(seen, trunk)
     findings += check_names(seen, trunk, beside=beside)
     findings += [] if cut else check_data(model)
+    findings += check_model(model) if beside else []
     if seen.blocks and seen.is_language_model:
         if reader is None or cut:
             why = "the file is cut short" if cut else "only headers are read of this model"
@@ -143,27 +147,31 @@ def _as_named(
 def _as_asked(finding: Finding, model: Model, donor: Block | None, trunk: Model | None) -> Finding:
     """The finding with the donor and the trunk that it was told by in its command: without them it may not be found."""
     own = fix_command(model.entry)
-    if not finding.fixable or own not in finding.mend:
-        return finding
-    more = ""
-    if donor is not None and "--from" not in finding.mend:
-        more += f" --from {quoted(donor.origin)}"
-    if trunk is not None and "--trunk" not in finding.mend:
-        more += f" --trunk {quoted(trunk.entry)}"
-    return replace(finding, mend=finding.mend.replace(own, own + more, 1))
+
+    def asked(command: Command) -> Command:
+        if not command.starts_with(own):
+            return command
+        if donor is not None and "--from" not in command.words:
+            command = command.more("--from", donor.origin)
+        if trunk is not None and "--trunk" not in command.words:
+            command = command.more("--trunk", trunk.entry)
+        return command
+
+    return finding.advised(lambda advice: advice.with_commands(asked)) if finding.fixable else finding
 
 
 def _untouchable(findings: list[Finding]) -> list[Finding]:
-    """Nothing is mended of a model that is not whole, or whose layers nothing tells apart: it would look healthy."""
+    """Nothing is fixed of a model that is not whole, or whose layers nothing tells apart: it would look healthy."""
     first = next((each for each in findings if each.id in _NOT_WHOLE and not each.fixable), None)
     if first is None:
         return findings
+    before = first.advice
     out = []
     for each in findings:
         if first.id != "file-cut-short" and each.id == "wrong-array-length":
             continue  # counted by the layers that are there
         if each.fixable:
-            each = replace(each, mend=f"{first.mend}; then: {each.mend}", change=None, attaches=False)
+            each = each.advised(lambda advice: Advice.of(before, "; then: ", advice), by_hand=True)
         out.append(each)
     return out
 
@@ -173,12 +181,12 @@ def _block_first(seen: Anatomy, findings: list[Finding]) -> list[Finding]:
     block = next((each for each in findings if each.id == "block-not-whole"), None)
     if block is None or seen.shape != "sidecar":
         return findings
-    return [
-        replace(each, mend=f"first the block: {block.mend}; then the same for what that writes: {each.mend}",
-                change=None, attaches=False)
-        if each.attaches else each
-        for each in findings
-    ]  # fmt: skip
+    before = block.advice
+
+    def later(advice: Advice) -> Advice:
+        return Advice.of("first the block: ", before, "; then the same for what that writes: ", advice)
+
+    return [each.advised(later, by_hand=True) if each.attaches else each for each in findings]
 
 
 def _could_have_one(seen: Anatomy) -> list[Finding]:
@@ -189,7 +197,7 @@ def _could_have_one(seen: Anatomy) -> list[Finding]:
         Finding(
             "no-block-attached", "note",
             f"this model has no MTP block; models of '{seen.arch}' are published with one.",
-            seen.model.entry.name, "", f"nextn attach {quoted(seen.model.entry)} puts it on",
+            seen.model.entry.name, "", Advice.of(attach_command(seen.model.entry), " puts it on"),
         )
     ]  # fmt: skip
 
@@ -235,16 +243,17 @@ def examined(
 def _named(finding: Finding, found: Subject) -> Finding:
     """The finding with addresses for places in the cache; what changes files needs the files."""
     text: Callable[[str], str] = found.text
-    mend = text(finding.mend)
-    if finding.change is not None:
-        mend = f"get the model ('nextn pull'), then: {mend}"
-    return replace(
-        finding, what=text(finding.what), where=text(finding.where), mend=mend, change=None, attaches=False
-    )
+
+    def fetched(advice: Advice) -> Advice:
+        there = advice.with_text(text)
+        return Advice.of("get the model ('nextn pull'), then: ", there) if finding.change is not None else there
+
+    named = finding.advised(fetched, by_hand=True)
+    return replace(named, what=text(finding.what), where=text(finding.where))
 
 
 def check_source(source: str | Path) -> Path:
-    """The local path of a model to mend. Raises UsageError for a remote one."""
+    """The local path of a model to fix. Raises UsageError for a remote one."""
     place = parse_source(source)
     if not isinstance(place, Path):
         raise UsageError(f"{source}: --fix writes beside a local file; get the model with 'nextn pull' first.")

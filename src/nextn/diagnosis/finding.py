@@ -1,14 +1,15 @@
-"""A finding: what it is, where, which engine fails how, and what mends it."""
+"""A finding: what it is, where, which engine fails how, and what fixes it."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Literal, TypeAlias
 
 from ..brief import Brief
 from ..printable import printable
 from ..schemas.doctor import FindingEntry
+from .advice import Advice, Help
 from .patient import Patient
 
 Severity: TypeAlias = Literal["error", "warning", "note"]
@@ -27,13 +28,25 @@ class Finding(Brief):
     what: str  # one sentence
     where: str  # file, key or tensor
     engine: str  # which engine fails how; "" for notes
-    mend: str  # a command, or what to get from where
+    advice: Help  # a command, or what to get from where
     change: Change | None = field(default=None, compare=False, repr=False)  # what --fix does to the headers in memory
     attaches: bool = field(default=False, compare=False, repr=False)  # --fix then also attaches a block, or roots
 
     @property
+    def mend(self) -> str:
+        """What helps, as text."""
+        return str(self.advice)
+
+    def advised(self, change: Callable[[Advice], Help], *, by_hand: bool = False) -> Finding:
+        """The same with other advice; `by_hand`: `--fix` no longer does it."""
+        advice = change(Advice.of(self.advice))
+        if by_hand:
+            return replace(self, advice=advice, change=None, attaches=False)
+        return replace(self, advice=advice)
+
+    @property
     def fixable(self) -> bool:
-        """Whether `--fix` can mend it with what was given."""
+        """Whether `--fix` can fix it with what was given."""
         return self.change is not None
 
     @property

@@ -18,7 +18,7 @@ from .patient import Patient
 _SHARD_TAIL = re.compile(r"-\d{5}-of-\d{5}\Z")
 
 
-def plan_mended(
+def plan_fixed(
     original: Model, patient: Patient, out: Path | str | None = None, link: LinkMode = LinkMode.AUTO
 ) -> Plan:
     """The plan that writes `patient` beside `original`, which stays as it is.

@@ -30,7 +30,7 @@ _OTHER = 0.5
 _MOST_ROWS = 64
 
 
-def swapped_finding(seen: Anatomy, layer: int, how: str, *more: str) -> Finding:
+def swapped_finding(seen: Anatomy, layer: int, how: str, *more: object) -> Finding:
     """The finding, told by `how`; `more` is what the command needs to be told so again."""
     name = f"blk.{layer}.{EH_PROJ}"
     file, info = seen.model.tensors[name]

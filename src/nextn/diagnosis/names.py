@@ -16,7 +16,7 @@ from ..block.anatomy import Anatomy
 from ..errors import NextnError
 from ..gguf.files import AUXILIARY_MARKS, Model, open_model, split_shard_name
 from ..layouts import naming
-from ..printable import quoted
+from .advice import Advice
 from .commands import doctor_command
 from .finding import Finding
 from .patient import Patient, fix_command
@@ -61,7 +61,7 @@ def _main(seen: Anatomy) -> Iterator[Finding]:
         name,
         "llama.cpp's -hf, and its list of cached models, never take it for a model; mtp-, dflash- and dspark- in front "
         "hide it from --models-dir, too; -m PATH loads it",
-        f"rename it to {base}.gguf, or: {doctor_command(seen)}",
+        Advice.of(f"rename it to {base}.gguf, or: ", doctor_command(seen)),
         partial(_renamed, base=base),
     )
 
@@ -87,7 +87,7 @@ def _sidecar(seen: Anatomy, trunk: Model | None) -> Iterator[Finding]:
             f"the file name of this sidecar does not contain '{_MTP}'.",
             model.entry.name,
             engine,
-            f"rename it to {fresh}.gguf, or: {doctor_command(seen)}",
+            Advice.of(f"rename it to {fresh}.gguf, or: ", doctor_command(seen)),
             partial(_renamed, base=fresh),
         )
     elif trunk is not None and not _in_reach(model.entry, trunk.entry):
@@ -99,7 +99,7 @@ def _sidecar(seen: Anatomy, trunk: Model | None) -> Iterator[Finding]:
             "above it.",
             os.fspath(model.entry),
             engine,
-            f"move it to {home}, or: {doctor_command(seen, f'--trunk {quoted(trunk.entry)}')}",
+            Advice.of(f"move it to {home}, or: ", doctor_command(seen, "--trunk", trunk.entry)),
             partial(_renamed, base=base, folder=os.fspath(home)),
         )
 
@@ -131,8 +131,9 @@ def _deep_sidecars(seen: Anatomy) -> Iterator[Finding]:
                     f"a sidecar that fits lies below the model, in {path}.",
                     os.fspath(Path(path, name)),
                     "llama.cpp's -hf looks in the model's own folder and those above it; -md PATH loads it",
-                    f"move it to {folder}, or: "
-                    + fix_command(Path(path, name), "--trunk", quoted(seen.model.entry)),
+                    Advice.of(
+                        f"move it to {folder}, or: ", fix_command(Path(path, name), "--trunk", seen.model.entry)
+                    ),
                 )
 
 

@@ -1,6 +1,6 @@
-"""A model as it will be after mending: headers changed in memory, data still where they lie.
+"""A model as it will be after fixing: headers changed in memory, data still where they lie.
 
-Checks and layouts take it for any other model, so a treatment is diagnosed before a byte is written.
+Checks and layouts take it for any other model, so a fix is diagnosed before a byte is written.
 """
 
 from __future__ import annotations
@@ -13,11 +13,12 @@ from ..block.model import split_name
 from ..gguf.files import GGUFFile, Model
 from ..gguf.header import TensorInfo
 from ..gguf.kv import KV, edit
-from ..printable import quoted
 
 if TYPE_CHECKING:
     from ..layouts.build import Part
-    from ..writing.plan import Segment
+    from ..shell import Command
+from ..shell import Command
+from ..writing.plan import Segment
 
 
 @dataclass(frozen=True)
@@ -79,6 +80,7 @@ def _with_infos(file: GGUFFile, infos: Sequence[TensorInfo]) -> GGUFFile:
     return replace(file, header=replace(file.header, tensors=tuple(infos)))
 
 
-def fix_command(path: object, *more: str) -> str:
-    """The command that mends what lies at `path`."""
-    return " ".join(("nextn doctor", quoted(path), "--fix", *more))
+
+def fix_command(path: object, *more: object) -> Command:
+    """The command that fixes what lies at `path`."""
+    return Command.of("nextn", "doctor", path, "--fix", *more)

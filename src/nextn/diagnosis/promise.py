@@ -11,8 +11,8 @@ from ..archs.base import flags
 from ..block.anatomy import KEY, Anatomy
 from ..block.model import Block
 from ..gguf.kv import KVType
-from ..printable import quoted
-from .commands import doctor_command, donor_hint, donor_words, header_change
+from .advice import Advice, Help
+from .commands import attach_command, doctor_command, donor_hint, donor_words, header_change
 from .finding import Finding
 
 _DRAFTING = "asked to draft it aborts or refuses: 'MTP block missing nextn.eh_proj'"
@@ -21,16 +21,19 @@ _DRAFTING = "asked to draft it aborts or refuses: 'MTP block missing nextn.eh_pr
 def unkept(seen: Anatomy, donor: Block | None) -> Finding:
     """The finding. `--fix` drops the key; with a donor it puts the block on."""
     key, count = f"{seen.arch}.{KEY}", f"{seen.arch}.block_count"
-    more = f"nextn attach {quoted(seen.model.entry)} {donor_hint(seen)} --layout bundle"
+    more = attach_command(seen.model.entry, *donor_hint(seen), "--layout", "bundle")
     only_beside = seen.family is not None and seen.family.only_sidecar
-    get = f"to get the block: {more}"
+    get: Help = Advice.of("to get the block: ", more)
     if seen.only_loads:
         get = "no engine would draft with it"
     elif only_beside:
-        get = f"then, to get the block: nextn attach IT {donor_hint(seen)} --layout sidecar"
-    mend = f"{doctor_command(seen)} drops the key, which makes it an honest model without a block; {get}"
+        beside = attach_command("IT", *donor_hint(seen), "--layout", "sidecar")
+        get = Advice.of("then, to get the block: ", beside)
+    advice: Help = Advice.of(
+        doctor_command(seen), " drops the key, which makes it an honest model without a block; ", get
+    )
     if donor is not None and not only_beside:
-        mend = doctor_command(seen, f"--from {quoted(donor.origin)}")
+        advice = doctor_command(seen, "--from", donor.origin)
     harmless = seen.key_is_stale and not seen.promise_counts
     lost = "none is there"
     if seen.key_is_stale:
@@ -44,7 +47,7 @@ def unkept(seen: Anatomy, donor: Block | None) -> Finding:
         f"{donor_words(seen)}.",
         key,
         effect(seen),
-        mend,
+        advice,
         header_change(seen, 0, seen.n_trunk),
         attaches=not only_beside,
     )

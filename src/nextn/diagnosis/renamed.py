@@ -13,6 +13,7 @@ from ..block.anatomy import Anatomy
 from ..block.model import MARK
 from ..gguf.files import Model
 from ..gguf.kv import KV, KVType
+from .advice import Advice
 from .finding import Finding
 from .patient import Patient, fix_command
 
@@ -40,7 +41,7 @@ def find_renamed(model: Model) -> Finding | None:
         f"'{_ARCHITECTURE}' is '{arch}', which no engine knows; keys and tensors are those of '{real}'.",
         _ARCHITECTURE,
         f"llama.cpp refuses to load it: 'unknown model architecture: '{arch}''",
-        f"{fix_command(model.entry)} names it '{real}' again",
+        Advice.of(fix_command(model.entry), f" names it '{real}' again"),
         partial(_named, arch=arch, real=real),
     )
 

@@ -1,4 +1,4 @@
-"""Shard sets with holes, wrong counts, strangers: opened as far as they can be, so that there is something to mend."""
+"""Shard sets with holes, wrong counts, strangers: opened as far as they can be, so that there is something to fix."""
 
 from __future__ import annotations
 
@@ -121,7 +121,7 @@ def _other_counts(path: Path) -> str:
 
 
 def _strangers(files: tuple[GGUFFile, ...]) -> list[Finding]:
-    """Shards of two models, which nothing can mend."""
+    """Shards of two models, which nothing can fix."""
     names = Counter(info.name for file in files for info in file.header.tensors)
     twice = [name for name, n in names.items() if n > 1]
     what = None

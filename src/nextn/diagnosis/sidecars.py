@@ -8,8 +8,8 @@ from functools import partial
 from ..block.anatomy import Anatomy
 from ..block.model import DRAFT_HEAD, SHARED_MARKS
 from ..gguf.files import Model
-from ..printable import quoted
-from .commands import doctor_command
+from .advice import Advice, Help
+from .commands import attach_command, doctor_command
 from .finding import Change, Finding
 from .patient import Patient
 
@@ -32,11 +32,13 @@ def check_sidecar(seen: Anatomy, trunk: Model | None = None) -> Iterator[Finding
     has_head = "output.weight" in model.tensors
     own_head = any(f"blk.{layer}.{DRAFT_HEAD}" in model.tensors for layer in seen.blocks)
     change: Change | None = None if trunk is None else lambda patient: patient
-    mend = (
-        f"nextn attach TRUNK --from {quoted(model.entry)} --layout sidecar makes a full one, and so does "
-        + doctor_command(seen, "--trunk TRUNK")
+    advice: Help = (
+        Advice.of(
+            attach_command("TRUNK", "--from", model.entry, "--layout", "sidecar"), " makes a full one, and so does ",
+            doctor_command(seen, "--trunk", "TRUNK"),
+        )
         if trunk is None
-        else doctor_command(seen, f"--trunk {quoted(trunk.entry)}")
+        else doctor_command(seen, "--trunk", trunk.entry)
     )
     if marks:
         yield Finding(
@@ -48,12 +50,12 @@ def check_sidecar(seen: Anatomy, trunk: Model | None = None) -> Iterator[Finding
             f"llama.cpp refuses to draft with it: 'tensor '{lost[0]}' not found'"
             if lost
             else "llama.cpp ignores the mark; a fork leaves the sidecar's own embeddings aside",
-            mend if lost else doctor_command(seen),
+            advice if lost else doctor_command(seen),
             change if lost else partial(_unmarked, marks=tuple(marks)),
             attaches=bool(lost),
         )
         lost = []
-    yield from _compact_head(seen, mend, change)
+    yield from _compact_head(seen, advice, change)
     if lost or no_tokenizer:
         what = [f"tensor '{name}'" for name in lost] + (["tokenizer"] if no_tokenizer else [])
         words = f"tensor '{lost[0]}' not found" if lost else f"key not found in model: {_TOKENIZER}"
@@ -64,7 +66,7 @@ def check_sidecar(seen: Anatomy, trunk: Model | None = None) -> Iterator[Finding
             + (f" ('{marked[0].key}' says, too, that it shares nothing)." if lost and marked and not marks else "."),
             lost[0] if lost else _TOKENIZER,
             f"llama.cpp loads the target and refuses to draft: '{words}'",
-            mend,
+            advice,
             change,
             attaches=True,
         )
@@ -78,7 +80,7 @@ def check_sidecar(seen: Anatomy, trunk: Model | None = None) -> Iterator[Finding
             "llama.cpp refuses to draft: 'tensor 'output.weight' not found'"
             if needed
             else "llama.cpp takes the embeddings for the head without a word, and hardly a draft is accepted",
-            mend,
+            advice,
             change,
             attaches=True,
         )
@@ -90,7 +92,7 @@ def _of_another(arch: str, mark: str) -> str:
     return "" if prefix == arch else f", a key of '{prefix}'," if prefix else ", without an architecture's name,"
 
 
-def _compact_head(seen: Anatomy, mend: str, change: Change | None) -> Iterator[Finding]:
+def _compact_head(seen: Anatomy, advice: Help, change: Change | None) -> Iterator[Finding]:
     """A head for a part of the vocabulary, with or without the table that maps its tokens."""
     tensors = seen.model.tensors
     table = next((name for name in _TOKEN_TABLES if name in tensors), None)
@@ -110,7 +112,7 @@ def _compact_head(seen: Anatomy, mend: str, change: Change | None) -> Iterator[F
         "output.weight" if short else str(table),
         "llama.cpp loads the target and refuses to draft: "
         + ("'tensor 'output.weight' has wrong shape'" if short else "'wrong number of tensors'"),
-        mend,
+        advice,
         change,
         attaches=True,
     )

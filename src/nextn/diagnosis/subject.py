@@ -1,4 +1,7 @@
-"""What a path or an address names, opened as far as it can be: a set with holes is a finding, not an error."""
+"""What a path or an address names, opened as far as it can be.
+
+A set with holes is a finding, not an error; so is a file whose change in place was interrupted.
+"""
 
 from __future__ import annotations
 
@@ -8,12 +11,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from ..errors import IncompleteModel
+from ..errors import FormatError, IncompleteModel
 from ..gguf.files import Model, model_candidates
 from ..remote.address import parse_source
 from ..remote.opening import Opened, opened
 from ..sources.checkpoint import Checkpoint
 from .finding import Finding
+from .journals import check_journals
 from .sets import open_broken_set
 
 if TYPE_CHECKING:
@@ -40,7 +44,7 @@ class Subject:
 def subject_of(source: str | Path, options: Options | None = None) -> Iterator[Subject]:
     """Open a GGUF, any shard of a set, a folder or a checkpoint, here or on a server; sets with holes, too.
 
-    Raises what `remote.opening.opened` raises, IncompleteModel apart.
+    Raises what `remote.opening.opened` raises, IncompleteModel apart, and FormatError where a journal tells why.
     """
     with ExitStack() as stack:
         try:
@@ -50,7 +54,17 @@ def subject_of(source: str | Path, options: Options | None = None) -> Iterator[S
             )
         except IncompleteModel as error:
             subject = _incomplete(source, error)
+        except FormatError:
+            found_beside = _unfinished(source)
+            if not found_beside:
+                raise
+            subject = Subject(str(source), None, findings=found_beside)
         yield subject
+
+
+def _unfinished(source: str | Path) -> tuple[Finding, ...]:
+    place = parse_source(source)
+    return tuple(check_journals(place)) if isinstance(place, Path) else ()
 
 
 def _incomplete(source: str | Path, error: IncompleteModel) -> Subject:

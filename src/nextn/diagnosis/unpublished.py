@@ -9,8 +9,9 @@ from ..archs.base import Family, Portrait, Unpublished, stops
 from ..archs.others import ASSISTANTS, DRAFTS, LOADS_ONLY, NONE_PUBLISHED, OTHER_USE, words_of, words_of_classes
 from ..block.anatomy import Anatomy
 from ..compat.graphs import graphs
-from ..printable import quoted
 from ..sources.checkpoint import Checkpoint
+from .advice import Advice, Help
+from .commands import attach_command, detach_command
 from .finding import Finding
 
 NO_ENGINE = "block-without-engine"  # the finding of a block that costs memory and drafts nowhere
@@ -76,25 +77,26 @@ def check_unpublished(seen: Anatomy) -> Iterator[Finding]:
             yield Finding(
                 NO_ENGINE, "note", f"no engine drafts with this block: {reason}.",
                 f"blk.{seen.blocks[0]}.*", "llama.cpp loads it and aborts when it drafts",
-                f"nextn detach {quoted(seen.model.entry)} takes it off",
+                Advice.of(detach_command(seen), " takes it off"),
             )  # fmt: skip
         return
     if not (seen.trunk or seen.blocks or seen.arch in DRAFTS):
         return
     entry = seen.model.entry
-    words = mend = None
+    words: str | None = None
+    advice: Help = "nothing to do: the model is whole as it is"
     if (found := known_of(seen)) is not None:
         words = f"{found.words}; {other_drafts(seen.arch)}."
         if found.donor_layer is not None:
-            holds = f"DONOR holds a native block in layer {found.donor_layer}"
-            mend = f"nextn attach {quoted(entry)} --from DONOR, where {holds}"
+            holds = f", where DONOR holds a native block in layer {found.donor_layer}"
+            advice = Advice.of(attach_command(entry, "--from", "DONOR"), holds)
     else:
         words = _of_arch(seen.arch)
         if seen.arch in ASSISTANTS.values():
-            mend = f"nextn attach {quoted(entry)} --from DRAFT.gguf puts it beside the model"
+            advice = Advice.of(attach_command(entry, "--from", "DRAFT.gguf"), " puts it beside the model")
     if words is not None:
         ident = "draft-model" if seen.arch in DRAFTS else "no-block-published"
-        yield Finding(ident, "note", words, entry.name, "", mend or "nothing to do: the model is whole as it is")
+        yield Finding(ident, "note", words, entry.name, "", advice)
 
 
 def _useless(seen: Anatomy) -> Finding:
@@ -105,13 +107,13 @@ def _useless(seen: Anatomy) -> Finding:
             NO_ENGINE, "error",
             f"an MTP block is there (layer {seen.blocks[0]}), and no loader of '{arch}' knows one.",
             f"blk.{seen.blocks[0]}.*", "llama.cpp refuses to load it: 'wrong number of tensors'",
-            f"nextn detach {quoted(entry)} takes it off",
+            Advice.of(detach_command(seen), " takes it off"),
         )  # fmt: skip
     why = LOADS_ONLY.get(arch)
     what = f"no engine drafts with '{arch}' ({why})" if why else f"nextn knows of no engine that drafts with '{arch}'"
     return Finding(
         NO_ENGINE, "note", f"{what}: the block only costs memory.", entry.name, "",
-        f"nextn detach {quoted(entry)} takes it off",
+        Advice.of(detach_command(seen), " takes it off"),
     )  # fmt: skip
 
 

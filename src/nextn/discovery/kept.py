@@ -18,14 +18,15 @@ from collections.abc import Iterable
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-from ..bounded import MOST_CONFIG, parse_json, read_bounded
 from ..errors import NextnError
 from ..gguf.files import Model, open_model, os_error
 from ..layouts.places import header_sha256, hub_repository, is_named_by_hash, kept_folder, real_place, sidecars_root
+from ..workfile import Folder, NotOurs
 from ..writing.durable import write_file
 
 NOTE_SUFFIX = ".note.json"
 _VERSION, _KIND = 1, "kept-sidecar"
+_MAX_NOTE_BYTES = 1 << 20
 
 
 @dataclass(frozen=True)
@@ -88,11 +89,12 @@ def notes(folder: Path | None = None) -> list[Note]:
 
 def _read(path: Path) -> Note | None:
     try:
-        data = parse_json(read_bounded(path, MOST_CONFIG), path)
+        with Folder.chosen(path.parent) as folder:
+            data = json.loads(folder.read(path.name, _MAX_NOTE_BYTES))
         if data["version"] != _VERSION or data["kind"] != _KIND:
             return None
         texts = [data[key] for key in ("sidecar", "sidecar_sha256", "model", "model_sha256", "place")]
-    except (NextnError, KeyError, TypeError):
+    except (OSError, ValueError, KeyError, TypeError, RecursionError, NotOurs):
         return None
     if not all(isinstance(text, str) for text in texts):
         return None

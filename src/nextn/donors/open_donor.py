@@ -8,14 +8,13 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from ..writing.execute import check_outputs, execute
 from ..writing.plan import Plan
 
 if TYPE_CHECKING:
     from ..block.model import Block
     from ..remote.model import Remote
 from ..progress import Progress
-from ..writing.result import DonorInfo, Result
+from ..writing.result import DonorInfo, Result, check, execute
 
 
 @contextmanager
@@ -58,7 +57,7 @@ class OpenDonor:
         from ..block.fingerprint import block_sha256, check_wanted, demand
 
         wanted = None if expect is None else check_wanted(expect)
-        check_outputs(plan, tidy=not dry_run)
+        check(plan, tidy=not dry_run)
         remote, block = self.remote, self.block
         needed = list(plan.ranges)
         if wanted is not None:

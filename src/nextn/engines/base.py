@@ -147,7 +147,7 @@ class Engine(Protocol):
 
 def refuse_parts(launch: Launch) -> None:
     """Raise StorageError for a file of which only parts were fetched: an engine would take its holes for zeros."""
-    from ..remote.cache import refuse_partial
+    from ..partial import refuse_partial
 
     for path in filter(None, (launch.model, launch.sidecar)):
         refuse_partial(path)

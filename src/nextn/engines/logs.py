@@ -123,7 +123,14 @@ def verification_steps(accepted: int, drafted: int, n_max: int, per_pos: list[fl
 
 
 _BUFFER = re.compile(r"buffer size = {1,40}(\d{1,12}(?:\.\d{1,9})?) MiB")
+HOST = "Host"
+"""What main memory is called."""
 _NEW_CONTEXT = re.compile(r"constructing llama_context|output buffer size")
+
+
+def is_host(buffer: str) -> bool:
+    """Whether a buffer's name means main memory: those of ggml-cpu (`AMX` is one), and pinned ones of GPUs."""
+    return buffer in (HOST, "AMX") or buffer.startswith("CPU") or buffer.endswith("_Host")
 
 
 def memory_use(text: str) -> list[MemoryUse]:
@@ -148,7 +155,7 @@ def memory_use(text: str) -> list[MemoryUse]:
         # "load_tensors:   CPU_Mapped model buffer size", and of ik_llama.cpp "llm_load_tensors:        CPU buffer size"
         named = len(words) > 1 and not words[-2].endswith(":")
         name, kind, size = words[-2 if named else -1], words[-1] if named else "model", float(match[1])
-        device = "Host" if name.startswith("CPU") or name.endswith("_Host") else name
+        device = HOST if is_host(name) else name
         if kind == "compute":
             current[device] = max(size, current.get(device, 0.0))
         else:

@@ -24,6 +24,7 @@ from .strangers import cut_short
 from .types import TensorType, tensor_size, tensor_type
 
 MAGIC = b"GGUF"
+UNREADABLE = b"NXTN"  # in the place of MAGIC while a file is changed in place: no reader takes the file then
 DEFAULT_ALIGNMENT = 32
 FIXED_BYTES = 24
 

@@ -10,7 +10,7 @@ from pathlib import Path
 
 from ..errors import FormatError, UnsupportedFormat
 from ..printable import printable
-from .header import DEFAULT_ALIGNMENT, FIXED_BYTES, MAGIC, Header, TensorInfo, pad_to
+from .header import DEFAULT_ALIGNMENT, FIXED_BYTES, MAGIC, UNREADABLE, Header, TensorInfo, pad_to
 from .kv import KV, SCALAR_SIZE, Buffer, KVType
 from .strangers import MOST_BYTES, by_content
 
@@ -104,6 +104,10 @@ class HeaderParser:
     def _fixed(self) -> None:
         self._want(min(4, self.file_size), "the magic number")
         magic = bytes(self._buffer[:4])
+        if magic == UNREADABLE:
+            raise self._fail(
+                "a change in place of this file was interrupted or is under way: end it with 'nextn recover'", 0
+            )
         if magic != MAGIC:
             known = by_content(bytes(self._buffer[:MOST_BYTES]))
             if known is not None:
@@ -219,7 +223,8 @@ class HeaderParser:
         room = self.file_size - pos - 12
         if n_items * least > room:
             raise self._fail(
-                f"the array '{key}' promises more items than the file can hold",
+                f"the array '{key}' promises more items than the file can hold: the download is incomplete, or the "
+                "file is damaged",
                 pos + 4,
                 f"at most {room // least:,}",
                 f"{n_items:,}",

@@ -17,6 +17,7 @@ from ..printable import printable
 from ..remote.opening import Opened
 from ..schemas.base import Documented, filled
 from ..schemas.inspect import InspectDocument
+from ..shell import shell
 from ..sources.checkpoint import Checkpoint
 from .model import hints_of, problems_of
 
@@ -81,7 +82,7 @@ def inspect_checkpoint(found: Opened, diagnosis: Diagnosis) -> CheckpointInspect
         for span in tensor.rows.spans:
             types[span.tensor.dtype.lower()] += span.read_bytes
     if block is not None:
-        hints.append(f"put its block onto a quant with 'nextn attach TRUNK.gguf --from {found.name}'.")
+        hints.append(f"put its block onto a quant with: {shell('nextn', 'attach', 'TRUNK.gguf', '--from', found.name)}")
     try:
         weights = checkpoint.weight_map
     except IncompleteModel:

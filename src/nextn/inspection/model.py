@@ -15,9 +15,9 @@ from ..discovery.sidecars import find_sidecars, with_sidecars
 from ..gguf.files import Model, open_model
 from ..gguf.header import TensorInfo
 from ..gguf.kv import KVType
-from ..printable import quoted
 from ..schemas.base import Documented, filled
 from ..schemas.inspect import InspectDocument
+from ..shell import shell
 from . import engines
 
 
@@ -111,7 +111,7 @@ def inspection_of(model: Model, diagnosis: Diagnosis, *, neighbours: bool = True
         block_bytes = sum(sizes.values())
         words = f"drafts with it beside a model of '{ASSISTANTS[seen.arch]}' (-m MODEL -md this file; "
         runs_on = dict.fromkeys(("llama.cpp", "ik_llama.cpp"), f"{words}read in its source, not run)")
-        hints.append(f"place it beside its model with 'nextn attach MODEL --from {quoted(model.entry)}'")
+        hints.append(f"place it beside its model with 'nextn attach MODEL --from {shell(model.entry)}'")
     else:
         useless = NO_ENGINE if seen.family is not None else ""  # of other architectures this is all there is to say
         stops = (each.entry.what for each in diagnosis.findings if each.severity == "error" or each.id == useless)

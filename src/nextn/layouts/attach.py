@@ -1,4 +1,4 @@
-"""Attach: a block onto a trunk, as shards, as a sidecar, or bundled."""
+"""Attach: a block onto a trunk, as shards, as a sidecar, bundled, or in place."""
 
 from __future__ import annotations
 
@@ -15,9 +15,9 @@ from ..gguf.header import DEFAULT_ALIGNMENT, build_header, place
 from ..gguf.kv import KV, edit
 from ..gguf.types import TensorType
 from ..writing.plan import Link, NewBytes, NewFile, Plan
-from . import build, for_engine, metadata, naming, places, qkv
+from . import build, for_engine, in_place, metadata, naming, places, qkv
 from .donor_check import check_fit, check_trunk, n_layer_trunk
-from .options import LAYOUTS, AttachOptions
+from .options import IN_PLACE, LAYOUTS, AttachOptions
 from .sidecar import main_type_of, sidecar_kvs, sidecar_roots, trunk_head
 
 MAX_SHARDS_OLD_IK = 64  # GGML_MAX_CONTEXTS, one context for each shard
@@ -103,7 +103,7 @@ def plan_attach(trunk: Model, block: Block, options: AttachOptions) -> Plan:
     job = _Job(trunk, block, family, n_layer_trunk(trunk), options, notes, form, engine_form)
     if trunk.header.by_key.keys() & {"quantize.imatrix.file"}:
         job.notes.append("the importance matrix that the trunk was quantized with does not describe the new block")
-    return {"shards": _shards, "sidecar": _sidecar, "bundle": _bundle}[layout](job)
+    return {"shards": _shards, "sidecar": _sidecar, "bundle": _bundle, IN_PLACE: _in_place}[layout](job)
 
 
 def _shaped(block: Block, form: str | None, trunk: Model, wanted: TensorType | None) -> Block:
@@ -218,3 +218,11 @@ def _sidecar(job: _Job) -> Plan:
     if any(part.info.name.endswith(EMBED_TOKENS) for part in block):
         job.notes.append("the block brings its own embeddings")
     return _plan(job, "sidecar", folder, [NewFile(name, segments)], trunk.entry, sidecar=folder / name)
+
+
+def _in_place(job: _Job) -> Plan:
+    """The first file itself, with the block after its last tensor."""
+    block = job.block_parts()
+    change, steps = in_place.attached(job.trunk, job.kvs(), block, _provenance(job, block), job.options.room)
+    plan = _plan(job, IN_PLACE, job.trunk.entry.parent, (), job.trunk.entry)
+    return replace(plan, changes=(change,), change_steps=steps)

@@ -57,7 +57,7 @@ def check_trunk(trunk: Model) -> None:
     trunk.check_whole()
     count = f"{trunk.entry}: '{seen.arch}.block_count'"
     if seen.block_count is None:
-        raise UsageError(f"{count} is missing, so engines refuse the model; 'nextn doctor' says what mends it.")
+        raise UsageError(f"{count} is missing, so engines refuse the model; 'nextn doctor' says what fixes it.")
     if seen.unmarked:
         raise UsageError(
             f"{trunk.entry}: layer {seen.unmarked[0]} is an MTP block that lost its 'nextn.*' tensors; complete it "

@@ -18,6 +18,7 @@ from ..errors import FormatError, UnsupportedModel
 from ..gguf.header import Header, TensorInfo
 from ..gguf.kv import KV, KVType
 from ..gguf.types import TensorType, file_type_for, parse_type_name
+from ..shell import shell
 from ..sources.checkpoint import CONFIG, Checkpoint
 from ..sources.quantized import first_whole
 from ..sources.rows import CheckpointRows, Span
@@ -53,7 +54,7 @@ def plan_checkpoint_sidecar(block: Block, options: ExtractOptions) -> Plan:
     if hparams is None:
         raise UnsupportedModel(
             f"{block.origin}: no engine takes the block of '{family.arch}' in a file of its own; use 'nextn attach "
-            f"TRUNK --from {block.origin} --layout bundle', or extract it with --block-only."
+            f"TRUNK --from {shell(block.origin)} --layout bundle', or extract it with --block-only."
         )
     notes: list[str] = []
     config = Config(checkpoint.text_config, checkpoint.folder / CONFIG, block.n_layer_nextn)
@@ -155,6 +156,11 @@ class _Roots:
             raise FormatError(
                 f"there is no head ('{self.family.root[OUTPUT][0]}'), and {CONFIG} does not say that it is the "
                 "embeddings' ('tie_word_embeddings'); take the whole checkpoint",
+                path=self.checkpoint.folder,
+            )
+        if head is None and self.family.head_needed:
+            raise FormatError(
+                f"{CONFIG} ties the head to the embeddings, and engines want one of its own for '{self.family.arch}'",
                 path=self.checkpoint.folder,
             )
         out = [self._matrix(EMBD, self._need(EMBD))]

@@ -2,13 +2,32 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
+from ..gguf.header import pad_to
 from ..gguf.types import TensorType, parse_type_name
 from ..writing.plan import LinkMode
 
-LAYOUTS = ("shards", "sidecar", "bundle")
+IN_PLACE = "in-place"
+LAYOUTS = ("shards", "sidecar", "bundle", IN_PLACE)
+
+RoomPolicy = Callable[[int, int], int]
+"""(bytes that the header lacks, grain) -> bytes of room to insert; at least the first, a multiple of the second."""
+
+
+def least_room(lacking: int, grain: int) -> int:
+    """As little room as the file system can insert."""
+    return pad_to(lacking, grain)
+
+
+@dataclass(frozen=True)
+class Room:
+    """What can be done for a header that does not fit."""
+
+    grain: int | None  # inserted room is a multiple of this (see `ranges.grain_of`); None: none can be inserted
+    policy: RoomPolicy = least_room
 
 
 @dataclass(frozen=True)
@@ -23,6 +42,7 @@ class AttachOptions:
     link: LinkMode = LinkMode.AUTO
     qkv: str | None = None  # q, k and v "split", "fused" or "as-trunk"; None: as the family's blocks are published
     for_engine: str | None = None  # "llama.cpp", "ik" or "both"; None: whatever takes the file
+    room: Room = Room(None)  # in place: what can be done for a longer header
 
 
 @dataclass(frozen=True)

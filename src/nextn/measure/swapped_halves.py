@@ -9,14 +9,13 @@ from ..block.anatomy import Anatomy
 from ..block.from_gguf import block_from_model
 from ..block.model import EH_PROJ
 from ..diagnosis.finding import Finding
-from ..diagnosis.fix_plan import plan_mended
+from ..diagnosis.fix_plan import plan_fixed
 from ..diagnosis.halves import swapped_finding, swapped_segments
 from ..diagnosis.patient import Patient
 from ..errors import EngineFailed, EngineRefused
 from ..gguf.files import open_model
 from ..layouts.extract import plan_extract
 from ..layouts.options import ExtractOptions
-from ..printable import quoted
 from ..progress import Say, heard
 from ..writing.execute import execute
 from ..writing.scratch import scratch_folder
@@ -69,7 +68,7 @@ def try_halves(
         file, info = sidecar.tensors[name]
         patient = Patient(sidecar).with_bytes(name, swapped_segments(file, info) or ())
         crossed = folder / "mtp-swapped.gguf"
-        execute(plan_mended(sidecar, patient, crossed))
+        execute(plan_fixed(sidecar, patient, crossed))
         shares = []
         for what, path in (("as it is", as_it_is), ("with its halves swapped", crossed)):
             tell(f"drafting with eh_proj {what}")
@@ -84,9 +83,8 @@ def try_halves(
         return [], "the engine drafted too little to tell"
     words = f"the engine accepts {100 * plain:.0f} % of the drafts as it is and {100 * other:.0f} % with them swapped"
     if other >= LEAST_ACCEPTED and other >= RATIO * plain:
-        asked = f"--engine {quoted(engine or 'xllamacpp')}"
-        of_trunk = () if trunk is None else (f"--trunk {quoted(trunk)}",)
-        return [swapped_finding(seen, layer, words, asked, *of_trunk)], words
+        of_trunk = () if trunk is None else ("--trunk", trunk)
+        return [swapped_finding(seen, layer, words, "--engine", engine or "xllamacpp", *of_trunk)], words
     return [], words
 
 

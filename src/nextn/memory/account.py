@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from ..engines.deaths import explained
-from ..engines.logs import decisive_line, lines_of
+from ..engines.logs import HOST, decisive_line, is_host, lines_of
 from ..engines.process import EngineProcess
 from ..engines.xllamacpp import Xllamacpp
 from ..errors import EngineFailed, EngineRefused
@@ -25,7 +25,6 @@ from .settings import Settings
 
 MIB = 1 << 20
 TIMEOUT_S = 600.0
-HOST = "Host"
 
 _UNUSED = re.compile(r"model has unused tensor (\S+) \(size = (\d+) bytes\)")
 _BREAKDOWN = re.compile(
@@ -60,11 +59,6 @@ class Account:
     model: list[Counter[str]] = field(default_factory=list)  # per loaded model: bytes of weights by buffer, MiB-exact
     buffers: Counter[str] = field(default_factory=Counter)  # bytes of weights that were allocated, by buffer
     final_compute: Counter[str] = field(default_factory=Counter)  # bytes of all contexts when they ended, by device
-
-
-def is_host(device: str) -> bool:
-    """Whether a buffer's name means main memory."""
-    return device == HOST or device.startswith("CPU") or device.endswith("_Host")
 
 
 def read_account(log: str, *, accounting: bool) -> Account:

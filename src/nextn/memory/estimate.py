@@ -5,9 +5,10 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
+from ..engines.logs import is_host
 from ..schemas.base import filled
 from ..schemas.plan import DeviceMemory, Linear
-from .account import Account, is_host
+from .account import Account
 from .caches import DRAFT, TARGET, CachePart, cache_parts, state_bytes, state_copies
 from .settings import N_BATCH, N_UBATCH, Settings, padded
 from .setups import Setup

@@ -6,13 +6,15 @@ import json
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
 from ..archs import FAMILIES
 from ..archs.engines import Does
 from ..compat import verdict
 from ..discovery import llama_cpp_names as hf_rules
 from ..layouts.pack import BLOCK_SHARD, FIRST, MTP, PLAIN, SIDECAR, Quant, Variant
-from ..printable import one_line, quoted, several_lines
+from ..printable import printable, several_lines
+from ..shell import shell
 from ..units import size
 from .manifest import NAME as MANIFEST
 from .sums import NAME as SUMS
@@ -85,11 +87,10 @@ class Card:
         for quant in self.quants:
             plain = {role.name for role in quant.variants[PLAIN].roles}
             for name, variant in quant.variants.items():
-                load = f"`{one_line(variant.entry)}`"
-                load += f" with `{one_line(variant.sidecar)}`" if variant.sidecar else ""
+                load = _span(variant.entry) + (f" with {_span(variant.sidecar)}" if variant.sidecar else "")
                 own = self._own(variant, plain) if name == MTP else None
                 how = {"shards": "shards", "sidecar": "trunk and sidecar"}[quant.layout] if name == MTP else "trunk"
-                cells = (one_line(quant.label), name, how, load, str(len(variant.roles)), size(self._bytes(variant)))
+                cells = (quant.label, name, how, load, str(len(variant.roles)), size(self._bytes(variant)))
                 rows.append("| " + " | ".join((*cells, "-" if own is None else size(own))) + " |")
         return "\n".join(rows)
 
@@ -102,29 +103,34 @@ class Card:
         )
 
     def _get(self) -> str:
-        quant = quoted(self.quants[0].label)
+        quant = self.quants[0].label
         return _code(
-            f"nextn pull {self.repo or REPO} --quant {quant} --variant mtp -o models/",
-            f"nextn pull {self.repo or REPO} --quant {quant} --variant plain -o models/   # only what is missing",
+            shell("nextn", "pull", self._repo, "--quant", quant, "--variant", "mtp", "-o", "models/"),
+            shell("nextn", "pull", self._repo, "--quant", quant, "--variant", "plain", "-o", "models/")
+            + "   # only what is missing",
         )
 
-    def _hf(self, entry: str, label: str) -> str:
+    @property
+    def _repo(self) -> str:
+        return self.repo or REPO
+
+    def _hf(self, entry: str, label: str) -> tuple[str, ...]:
         """`-hf` for this very file: by a tag that fits no other model here, else by its name."""
         for tag in (label, f"MTP-{label}", _base(entry)):
             if hf_rules.main_files(self.sizes, tag) == [entry] and re.fullmatch(r"[\w.-]+", tag):
-                return f"-hf {self.repo or REPO}:{tag}"
-        return f"-hf {self.repo or REPO} -hff {quoted(entry)}"
+                return "-hf", f"{self._repo}:{tag}"
+        return "-hf", self._repo, "-hff", entry
 
     def _llama_cpp(self) -> list[str]:
         lines = []
         for quant in self.quants:
             plain, mtp = quant.variants[PLAIN], quant.variants[MTP]
-            draft = f" -md {quoted(mtp.sidecar)}" if mtp.sidecar else ""
+            drafting = ("--spec-type", "draft-mtp")
             lines += [
-                f"# {one_line(quant.label)} with MTP, then without",
-                f"llama-server {self._hf(mtp.entry, quant.label)} --spec-type draft-mtp",
-                f"llama-server -m {quoted(mtp.entry)}{draft} --spec-type draft-mtp   # from local files",
-                f"llama-server {self._hf(plain.entry, quant.label)}",
+                f"# {printable(quant.label)} with MTP, then without",
+                shell("llama-server", *self._hf(mtp.entry, quant.label), *drafting),
+                shell("llama-server", *_local(mtp), *drafting) + "   # from local files",
+                shell("llama-server", *self._hf(plain.entry, quant.label)),
             ]
         return ["## llama.cpp", self._measured("llama.cpp"), _code(*lines)]
 
@@ -144,11 +150,11 @@ class Card:
         for quant in self.quants:
             mtp = quant.variants[MTP]
             if support is not None and support.drafts_with(quant.layout):
-                draft = f" -md {quoted(mtp.sidecar)}" if mtp.sidecar else ""
-                flags = f"{draft} --spec-type mtp:n_max=2,p_min=0.0"
-                lines.append(f"llama-server -m {quoted(mtp.entry)}{flags}   # {one_line(quant.label)}")
+                drafting = ("--spec-type", "mtp:n_max=2,p_min=0.0")
+                lines.append(shell("llama-server", *_local(mtp), *drafting) + f"   # {printable(quant.label)}")
         if support is None or support.trunk is not Does.REFUSES:
-            lines += [f"llama-server -m {quoted(quant.variants[PLAIN].entry)}   # without MTP" for quant in self.quants]
+            plain = [quant.variants[PLAIN] for quant in self.quants]
+            lines += [shell("llama-server", *_local(each)) + "   # without MTP" for each in plain]
         bundles = support is not None and support.drafts_with("bundle") and not support.drafts_with("sidecar")
         return [
             "## ik_llama.cpp",
@@ -172,7 +178,10 @@ class Card:
         if not beside:
             return ""
         return f"{sentence}\n\n" + _code(
-            *(f"nextn attach {quoted(mtp.entry)} --from {quoted(mtp.sidecar)} --layout bundle" for mtp in beside)
+            *(
+                shell("nextn", "attach", Path(mtp.entry), "--from", Path(str(mtp.sidecar)), "--layout", "bundle")
+                for mtp in beside
+            )
         )
 
     def _verified(self) -> list[str]:
@@ -189,7 +198,7 @@ class Card:
                 f"n_max {n}: " + " ".join(f"{100 * share:.0f} %" for share in some)
                 for n, some in one.acceptance.items()
             )
-            model = f"`{one.model}`" + (f" with `{one.sidecar}`" if one.sidecar else "")
+            model = _span(one.model) + (f" with {_span(one.sidecar)}" if one.sidecar else "")
             cells = (
                 model, _plain(one.engine) or "none: files only", one.verdict, text, accepted or "-",
                 "-" if one.control is None else f"{100 * one.control:.0f} %",
@@ -201,7 +210,7 @@ class Card:
         left = [quant.label for quant in self.quants if not named & {v.entry for v in quant.variants.values()}]
         notes = ["Tokens per second are single runs on the publisher's machine, not a benchmark."]
         notes += [f"Not verified: {', '.join(left)}."] if left else []
-        because = [f"- `{one.model}`: {_plain(reason)}" for one in self.verified for reason in one.reasons]
+        because = [f"- {_span(one.model)}: {_plain(reason)}" for one in self.verified for reason in one.reasons]
         return ["\n".join(rows), "\n".join(because), " ".join(notes)]
 
 
@@ -209,8 +218,24 @@ def _base(entry: str) -> str:
     return re.sub(r"(-\d{5}-of-\d{5})?\.gguf\Z", "", entry)
 
 
+def _local(variant: Variant) -> tuple[object, ...]:
+    """The words that name a variant's files."""
+    beside = () if variant.sidecar is None else ("-md", Path(variant.sidecar))
+    return ("-m", Path(variant.entry), *beside)
+
+
 def _code(*lines: str) -> str:
-    return "\n".join(("```", *lines, "```"))
+    """A block of commands; its fence is longer than any that a name in them could make."""
+    fence = "`" * max(3, 1 + max((len(run) for line in lines for run in re.findall("`+", line)), default=0))
+    return "\n".join((fence, *lines, fence))
+
+
+def _span(text: str) -> str:
+    """A name as code inside of text or of a table's cell."""
+    shown = printable(text, 1000).replace("|", "\\|")
+    fence = "`" * (1 + max((len(run) for run in re.findall("`+", shown)), default=0))
+    pad = " " if len(fence) > 1 else ""
+    return f"{fence}{pad}{shown}{pad}{fence}"
 
 
 def _plain(text: str) -> str:

@@ -19,8 +19,9 @@ from ..brief import Brief
 from ..errors import UsageError
 from ..layouts.naming import plain_base, split_quant
 from ..layouts.pack import Pack
+from ..partial import refuse_partial
+from ..printable import printable
 from ..progress import Progress
-from ..remote.cache import refuse_partial
 from ..schemas.base import Documented, filled
 from ..schemas.pack import PackDocument, PackedFile, PackedQuant
 from ..workfile import At
@@ -31,6 +32,7 @@ from ..writing.system import System
 from . import card as cards
 from . import manifest as manifests
 from . import sums
+from .accept import wrong_name
 from .card import Card
 from .verified import read_verified
 
@@ -154,7 +156,7 @@ def plan_package(pack: Pack, options: CardOptions | None = None) -> Package:
     Raises UsageError (a verdict about another model, names that cannot be told apart), FormatError, StorageError.
     """
     options = options or CardOptions()
-    _check_telling(pack.plan)
+    _check_names(pack.plan)
     for link in _linked(pack.plan):
         refuse_partial(link.source)
     sizes = {out.name: out.size_bytes for out in pack.plan.outputs}
@@ -205,8 +207,14 @@ def _sha256(data: bytes) -> str:
     return hashlib.sha256(data).hexdigest()
 
 
-def _check_telling(plan: Plan) -> None:
-    """Temporary files are told apart by the end of their output's name."""
+def _check_names(plan: Plan) -> None:
+    """Names that `pull` takes; and temporary files are told apart by the end of their output's name."""
+    for out in plan.outputs:
+        if (why := wrong_name(out.name)) is not None:
+            raise UsageError(
+                f"'{printable(out.name)}': this name {why}, so nobody could pull the file; rename the model and pack "
+                "it again."
+            )
     ends = Counter(os.fsencode(out.name)[-200:] for out in plan.outputs)
     if max(ends.values()) > 1:
         raise UsageError("two names are longer than 200 bytes and differ only in front; give the models shorter names.")

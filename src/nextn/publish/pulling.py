@@ -35,7 +35,6 @@ if TYPE_CHECKING:
     from ..remote.http import Fetcher, Options
     from ..remote.hub import HubRepo
     from ..remote.model import Remote
-    from ..workfile import Stamp
 
 PRESENT, CACHED, DOWNLOAD = "present", "cached", "download"
 _Found = tuple["Step", Path, Stamp | None]  # a file, where its bytes are, and the stamp of what was fetched

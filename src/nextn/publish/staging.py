@@ -17,8 +17,9 @@ from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING
 
 from ..errors import FormatError, RemoteError
+from ..partial import Identity
 from ..progress import LOGGER, Progress
-from ..remote.cache import Identity, bytes_left, remove_partial
+from ..remote.cache import bytes_left, remove_partial
 from ..workfile import Folder, NotOurs, Stamp, private_folder
 from ..writing.system import explained
 from . import sums

@@ -1,11 +1,9 @@
-"""Parts of remote files kept on disk: sparse files, and a note beside each of which bytes are there.
+"""Parts of remote files kept on disk: sparse files, and a note beside each of which bytes are there (see `partial`).
 
 A file `NAME` of which only some bytes were fetched lies in the cache with its full size, holes where nothing was
-fetched, and a note `.NAME.nextn-extents`: one line that says what remote file it is (origin, size, validator), then
-one line per range with the checksum of its bytes. A range counts as there only when its line is whole; ranges from
-earlier runs are checked against their checksums before they are used, so neither a killed run nor a power cut can
-leave bytes that pass for others. `guard_of` refuses every read that touches a hole. All of these files lie in private
-folders (see `workfile`), and none of them is taken when it is a link or has another name.
+fetched, and its note. Ranges from earlier runs are checked against their checksums before they are used, so neither a
+killed run nor a power cut can leave bytes that pass for others. All of these files lie in private folders (see
+`workfile`), and none of them is taken when it is a link or has another name.
 
 Layout: `hub/models--ORG--NAME/COMMIT/NAME/...`, `http/HOST--HASH/...`, under `$NEXTN_CACHE`, or `nextn` in
 `$XDG_CACHE_HOME`, or `~/.cache/nextn`.
@@ -20,22 +18,17 @@ import json
 import os
 import threading
 import zlib
-from bisect import bisect_right
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import asdict, dataclass, field
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict
 from pathlib import Path
 
-from ..errors import NextnError, NoSpace, StorageError
+from ..errors import NextnError, NoSpace
 from ..gguf.files import os_error
-from ..workfile import At, Folder, private_folder, read_beside
+from ..partial import MAX_NOTE_BYTES, Identity, Piece, Range, gaps, merged, note_name, read_note
+from ..workfile import At, Folder, private_folder
 
-NOTE_SUFFIX = ".nextn-extents"
 PART_SUFFIX = ".nextn-part"
-MAX_NOTE_BYTES = 256 << 20  # of the note of one file: a line of 45 bytes per MiB, so 5 TiB
 _BLOCK = 1 << 20
-
-Range = tuple[int, int]  # start, end (exclusive)
-
 
 def cache_root() -> Path:
     """The folder that holds everything: `$NEXTN_CACHE`, or `nextn` in the user's cache folder."""
@@ -51,53 +44,8 @@ def in_own_cache(path: Path) -> bool:
     return path.absolute().is_relative_to(cache_root().absolute())
 
 
-def merged(ranges: Iterable[Range]) -> list[Range]:
-    """Sorted, disjoint ranges; those that touch become one."""
-    out: list[Range] = []
-    for start, end in sorted(ranges):
-        if out and start <= out[-1][1]:
-            out[-1] = (out[-1][0], max(end, out[-1][1]))
-        elif end > start:
-            out.append((start, end))
-    return out
-
-
-def gaps(there: list[Range], start: int, end: int) -> list[Range]:
-    """What of `start, end` the merged ranges `there` do not cover."""
-    out: list[Range] = []
-    at = max(0, bisect_right(there, (start, start)) - 1)
-    for low, high in there[at:]:
-        if low >= end:
-            break
-        if low > start:
-            out.append((start, low))
-        start = max(start, high)
-    if start < end:
-        out.append((start, end))
-    return out
-
-
-@dataclass(frozen=True)
-class Identity:
-    """What tells a version of a remote file from every other: bytes of another identity are never used."""
-
-    origin: str  # hf:ORG/NAME@COMMIT:FILE, or an address without its query
-    size_bytes: int
-    etag: str  # the server's validator; may be empty
-
-
-@dataclass(frozen=True)
-class Piece:
-    """A range that is there."""
-
-    start: int
-    end: int
-    crc: int  # crc32 of its bytes
-
-    def line(self) -> str:
-        """Its line in the note, closed by a checksum of the line itself."""
-        text = f"{self.start} {self.end} {self.crc:08x}"
-        return f"{text} {zlib.crc32(text.encode()):08x}\n"
+def _part_name(name: str) -> str:
+    return f".{name}{PART_SUFFIX}"
 
 
 def _failed(error: OSError, path: Path) -> NextnError:
@@ -107,98 +55,6 @@ def _failed(error: OSError, path: Path) -> NextnError:
             "NEXTN_CACHE to a folder elsewhere."
         )
     return os_error(error, path, "write it")
-
-
-def _note_name(name: str) -> str:
-    return f".{name}{NOTE_SUFFIX}"
-
-
-def _part_name(name: str) -> str:
-    return f".{name}{PART_SUFFIX}"
-
-
-def note_of(path: Path) -> Path:
-    """Where the note of a partial file lies."""
-    return path.with_name(_note_name(path.name))
-
-
-def read_note(data: bytes) -> tuple[Identity | None, list[Piece]]:
-    """Identity and whole lines; torn lines are skipped."""
-    identity: Identity | None = None
-    pieces: list[Piece] = []
-    for line in data.split(b"\n"):
-        body, _, check = line.rpartition(b" ")
-        with contextlib.suppress(ValueError, TypeError):
-            if not body or int(check, 16) != zlib.crc32(body):
-                continue
-            if identity is None:
-                identity = Identity(**json.loads(body))
-            else:
-                start, end, crc = body.split()
-                pieces.append(Piece(int(start), int(end), int(crc, 16)))
-    return identity, pieces
-
-
-# Partial files that this process can fill: real path -> have this range there.
-_fillers: dict[Path, Callable[[int, int], None]] = {}
-
-
-@dataclass
-class Guard:
-    """Keeps holes from being read as zeros: fetches them while the source is open, refuses them otherwise."""
-
-    path: Path
-    _there: list[Range] = field(default_factory=list)
-
-    def check(self, start: int, end: int) -> None:
-        """Have the range there. Raises StorageError when a byte of it is a hole, RemoteError when it does not come."""
-        if not gaps(self._there, start, end):
-            return
-        if fill := _fillers.get(self.path):
-            fill(start, end)
-        try:
-            _, pieces = read_note(read_beside(note_of(self.path), MAX_NOTE_BYTES))
-        except OSError as error:
-            raise os_error(error, note_of(self.path), "read it") from error
-        self._there = merged((piece.start, piece.end) for piece in pieces)
-        if holes := gaps(self._there, start, end):
-            raise StorageError(
-                f"{self.path}: bytes {holes[0][0]:,} to {holes[0][1]:,} were never fetched: this is a part of a remote "
-                "file that nextn keeps for itself; name the remote file, or a whole copy of it."
-            )
-
-
-def guard_of(path: Path) -> Guard | None:
-    """The guard of a partial file (links are followed), or None for any other file."""
-    real = path.resolve()
-    return Guard(real) if _has_note(real) else None
-
-
-def _has_note(real: Path) -> bool:
-    return os.path.lexists(note_of(real))
-
-
-def refuse_partial(path: Path) -> None:
-    """Raise StorageError when `path` is a partial file: for verbs that link a file or give it to an engine."""
-    real = path.resolve()
-    if _has_note(real):
-        try:
-            _, pieces = read_note(read_beside(note_of(real), MAX_NOTE_BYTES))
-        except OSError as error:
-            raise os_error(error, note_of(real), "read it") from error
-        if gaps(merged((piece.start, piece.end) for piece in pieces), 0, real.stat().st_size):
-            raise StorageError(
-                f"{path}: this holds only parts of a remote file, which nextn keeps for itself; name a whole "
-                "copy of it."
-            )
-
-
-def fill_with(path: Path, fill: Callable[[int, int], None] | None) -> None:
-    """From now on holes of this partial file are filled by `fill`; None ends that."""
-    if fill is None:
-        _fillers.pop(path.resolve(), None)
-    else:
-        _fillers[path.resolve()] = fill
 
 
 class PartialFile:
@@ -220,7 +76,7 @@ class PartialFile:
         self._pieces: list[Piece] = []
         self._unchecked: set[Piece] = set()
         self._there: list[Range] = []
-        self._name, self._part, self._note = name, _part_name(name), _note_name(name)
+        self._name, self._part, self._note = name, _part_name(name), note_name(name)
         self._note_fd = -1
         try:
             while not self._open():
@@ -378,7 +234,7 @@ def bytes_left(root: Path, parts: Sequence[str], identity: Identity) -> int:
     pieces: list[Piece] = []
     with contextlib.suppress(OSError), private_folder(root, parts[:-1]) as home:
         if home is not None:
-            known, pieces = read_note(home.read(_note_name(parts[-1]), MAX_NOTE_BYTES))
+            known, pieces = read_note(home.read(note_name(parts[-1]), MAX_NOTE_BYTES))
     if known != identity:
         return identity.size_bytes
     there = merged((piece.start, piece.end) for piece in pieces)
@@ -388,10 +244,10 @@ def bytes_left(root: Path, parts: Sequence[str], identity: Identity) -> int:
 def remove_partial(home: Folder, name: str) -> None:
     """Remove a partial file, named or not, and its note, unless another run is at it. Raises OSError, NotOurs."""
     with contextlib.suppress(FileNotFoundError):
-        fd = home.open(_note_name(name))
+        fd = home.open(note_name(name))
         try:
             fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            for each in (name, _part_name(name), _note_name(name)):
+            for each in (name, _part_name(name), note_name(name)):
                 home.unlink(each, missing_ok=True)
         except BlockingIOError:
             return

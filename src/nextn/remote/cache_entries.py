@@ -10,8 +10,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from ..gguf.files import os_error
+from ..partial import MAX_NOTE_BYTES, NOTE_SUFFIX, read_note
 from ..workfile import Folder, NotOurs, private_folder
-from .cache import MAX_NOTE_BYTES, NOTE_SUFFIX, cache_root, read_note
+from .cache import cache_root
 
 HUB, WEB, REFS = "hub", "http", "refs"
 

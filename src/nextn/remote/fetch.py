@@ -10,8 +10,9 @@ from itertools import pairwise
 from typing import TYPE_CHECKING
 
 from ..gguf.parser import HeaderParser
+from ..partial import Range, merged
 from ..sources.safetensors import MAX_HEADER_BYTES
-from .cache import PartialFile, Range, merged
+from .cache import PartialFile
 
 if TYPE_CHECKING:
     from .http import Fetcher

@@ -89,7 +89,7 @@ def _causes(error: BaseException | None) -> Iterator[BaseException]:
 
 
 def refused_certificate(error: Exception, label: str) -> RemoteError | None:
-    """The failure of a connection that no other attempt would mend, as one sentence; None for any other."""
+    """The failure of a connection that no other attempt would help, as one sentence; None for any other."""
     for cause in _causes(error):
         if isinstance(cause, ssl.SSLCertVerificationError):
             return RemoteError(

@@ -272,8 +272,9 @@ class Fetcher:
 
         def put() -> None:
             nonlocal mark
-            sink.write(bytes(held))
-            held.clear()
+            data = bytes(held)
+            held.clear()  # first: a write that fails when it is done must not be repeated
+            sink.write(data)
             if announced and sink.pos - mark >= NOTE_BYTES:
                 sink.commit()
                 mark = sink.pos

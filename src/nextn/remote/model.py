@@ -21,13 +21,14 @@ from typing import TYPE_CHECKING
 
 from ..errors import FormatError, IncompleteModel, NextnError, NoSpace, RemoteError, StorageError, UsageError
 from ..gguf.files import Model, open_model, os_error, shard_name, split_shard_name
+from ..partial import Identity, Range, fill_with, merged
 from ..progress import Progress
 from ..sources.checkpoint import CONFIG, INDEX, TOKENIZER, Checkpoint, open_checkpoint
 from ..sources.ranges import FileRange
 from ..sources.safetensors import SourceTensor
 from ..workfile import At, Folder, private_folder
 from .address import HubSource, UrlSource, choose_gguf
-from .cache import Identity, PartialFile, Range, cache_root, fill_with, in_own_cache, merged
+from .cache import PartialFile, cache_root, in_own_cache
 from .fetch import (
     FIRST_READ_BYTES,
     JOIN_SHARE,

@@ -34,13 +34,17 @@ def byte_progress(title: str, enabled: bool = True) -> Iterator[Progress]:
         progress.TransferSpeedColumn(),
         progress.TimeRemainingColumn(),
     )
-    with progress.Progress(*columns, console=console(stderr=True), transient=True) as bar:
-        task = bar.add_task(title, total=None)
+    bar = progress.Progress(*columns, console=console(stderr=True), transient=True)
+    task = bar.add_task(title, total=None)
 
-        def advance(done: int, total: int) -> None:
-            bar.update(task, completed=done, total=total)
+    def advance(done: int, total: int) -> None:
+        bar.start()  # only now: a question may come before the first bytes
+        bar.update(task, completed=done, total=total)
 
+    try:
         yield advance
+    finally:
+        bar.stop()
 
 
 @contextmanager

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from ..printable import printable
+from ..shell import shell
 from ..verbs.serve import Serving
-from .text import put_path, say, shell
+from .text import put_path, say
 
 
 def show_notes(serving: Serving) -> None:

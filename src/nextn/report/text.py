@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import json
-import os
 import sys
 from collections.abc import Callable
 from typing import TypeVar
 
 from ..errors import StorageError
-from ..printable import json_text, one_line, printable, shell_line
+from ..printable import json_text, one_line, printable
 from ..schemas.base import Document, Documented, plain
 
 D = TypeVar("D", bound=Documented)
@@ -48,11 +47,6 @@ def put_result(result: D, show: Callable[..., None], *, as_json: bool, quiet: bo
         raise StorageError(
             f"standard output: the result could not be printed ({error.strerror}); {result.when_unprinted}."
         ) from error
-
-
-def shell(*words: object) -> str:
-    """A command to copy, quoted for a POSIX shell."""
-    return shell_line(os.fspath(word) if isinstance(word, os.PathLike) else str(word) for word in words)
 
 
 def columns(rows: list[tuple[str, str]]) -> str:

@@ -3,15 +3,22 @@
 from __future__ import annotations
 
 from ..printable import printable
+from ..shell import shell
 from ..units import size
 from ..writing.plan import Plan
 from ..writing.result import Result
-from .text import say, shell
+from .text import say
 
 
 def say_outputs(plan: Plan, *, done: bool) -> None:
     """What each file of a plan is, or would be."""
     would = "" if done else "would "
+    for change in plan.changes:
+        grows = change.size_after - change.size_bytes
+        path, sign = printable(str(change.path), 1000), "+" if grows >= 0 else "-"
+        say(f"{would}change {size(change.size_after):>8}  {path} ({sign}{abs(grows):,} bytes)")
+    for number, step in enumerate(() if done else plan.change_steps, start=1):
+        say(f"  {number}. {printable(step, 1000)}")
     for out in plan.outputs:
         how = "link " if hasattr(out, "source") else "write"
         say(f"{would}{how} {size(out.size_bytes):>9}  {printable(str(plan.folder / out.name), 1000)}")

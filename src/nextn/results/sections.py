@@ -7,7 +7,6 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from ..printable import shell_line
 from ..schemas.base import plain
 from ..schemas.bench import BenchDocument
 from ..schemas.doctor import DoctorDocument
@@ -19,6 +18,7 @@ from ..schemas.timing import SetupComparison, SpreadFigures
 from ..schemas.tune import TuneDocument
 from ..schemas.verify import VerifyDocument
 from ..schemas.written import WritingDocument
+from ..shell import shell
 from ..units import counted, size
 
 # What has a section, in the order in which sections are shown.
@@ -110,9 +110,9 @@ def _written(data: WritingDocument) -> Section:
     linked, read = size(data.bytes_linked), size(data.bytes_read)
     commands = []
     if data.sidecar and data.sidecar != data.entry:
-        commands.append(shell_line(["nextn", "serve", data.entry, "--sidecar", data.sidecar]))
+        commands.append(shell("nextn", "serve", Path(data.entry), "--sidecar", Path(data.sidecar)))
     elif layout in ("bundle", "shards", "trunk-only"):
-        commands.append(shell_line(["nextn", "serve", data.entry]))
+        commands.append(shell("nextn", "serve", Path(data.entry)))
     return Section(
         f"Files: {verb} as {layout}",
         (f"{would} {size(data.bytes_written)}, linked {linked} without touching its bytes, read {read}",),
@@ -254,10 +254,11 @@ def _ratio(one: SetupComparison) -> str:
 
 
 def _tune(data: TuneDocument) -> Section:
-    values = (("n_max", data.n_max), ("p_min", data.p_min), ("threads", data.threads), ("args", shell_line(data.args)))
+    args = shell(*data.args)
+    values = (("n_max", data.n_max), ("p_min", data.p_min), ("threads", data.threads), ("args", args))
     rows = tuple((name, str(value)) for name, value in values if value is not None)
     table = TextTable("Settings", ("what", "value"), rows)
-    command = shell_line(["nextn", "serve", data.model])
+    command = shell("nextn", "serve", Path(data.model))
     return Section("Tuned settings", (data.answer.sentence,), (table,), (), (command,))
 
 

@@ -11,4 +11,4 @@ class AttachDocument(WritingDocument, tag="attach", kw_only=True):
     """What nextn attach did, or in a dry run would do."""
 
     verb: Literal["attach"] = "attach"
-    layout: Literal["shards", "sidecar", "bundle"]
+    layout: Literal["shards", "sidecar", "bundle", "in-place"]

@@ -11,4 +11,4 @@ class DetachDocument(WritingDocument, tag="detach", kw_only=True):
     """What nextn detach did, or in a dry run would do."""
 
     verb: Literal["detach"] = "detach"
-    layout: Literal["trunk-only"]
+    layout: Literal["trunk-only", "in-place"]

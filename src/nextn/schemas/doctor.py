@@ -23,7 +23,7 @@ class FindingEntry(DocumentPart):
     where: Annotated[str, doc("file, key or tensor")]
     engine: Annotated[str, doc("which engine fails how; empty for notes")]
     mend: Annotated[str, doc("a command, or what to get from where")]
-    fixable: Annotated[bool, doc("--fix can mend it with what was given")]
+    fixable: Annotated[bool, doc("--fix can fix it with what was given")]
 
 
 class SkippedCheck(DocumentPart):
@@ -64,4 +64,4 @@ class DoctorDocument(Document, tag="doctor", kw_only=True):
     findings: list[FindingEntry]
     skipped: Annotated[list[SkippedCheck], doc("checks that were not made")]
     notes: list[str]
-    mended: Annotated[Mended | None, doc("null: no --fix, or nothing to mend")]
+    mended: Annotated[Mended | None, doc("null: no --fix, or nothing to fix")]

@@ -8,8 +8,8 @@ from msgspec import Meta, Struct
 
 from .base import Bytes, Sha256, doc
 
-# A path in the repository; `publish.manifest` also refuses parts such as '..'.
-RepositoryPath = Annotated[str, Meta(min_length=1, pattern=r"^[^/\\]+(/[^/\\]+)*$")]
+# A path in the repository: `publish.manifest` refuses others with a sentence of its own, and parts such as '..', too.
+RepositoryPath = Annotated[str, Meta(min_length=1, extra_json_schema={"pattern": r"^[^/\\]+(/[^/\\]+)*$"})]
 Name = Annotated[str, Meta(min_length=1)]
 
 

@@ -4,15 +4,22 @@ from __future__ import annotations
 
 from typing import Annotated, Literal, TypeAlias
 
+from msgspec import UNSET, UnsetType
+
 from .base import Bytes, Document, DocumentPart, Seconds, Sha256, doc
 
-Kind: TypeAlias = Literal["linked", "copied", "block", "new"]
+Kind: TypeAlias = Literal["linked", "copied", "kept", "block", "new"]
 
 
 class ByteRange(DocumentPart):
     """Neighbouring bytes of one kind in a file."""
 
-    what: Annotated[Kind, doc("block: tensors of the block or a sidecar, carried or converted; new: headers")]
+    what: Annotated[
+        Kind,
+        doc(
+            "block: tensors of the block or a sidecar, carried or converted; new: headers; kept: what was there"
+        ),
+    ]
     size_bytes: Bytes
 
 
@@ -21,7 +28,7 @@ class WrittenFile(DocumentPart):
 
     path: str
     size_bytes: Bytes
-    how: Literal["write", "link"]
+    how: Annotated[Literal["write", "link", "change"], doc("change: a file that was there, in place")]
     source: Annotated[str | None, doc("the file that a link leads to")]
     ranges: Annotated[list[ByteRange], doc("the file from its first byte on")]
 
@@ -59,3 +66,4 @@ class WritingDocument(Document, kw_only=True):
     donor: Annotated[DonorSource | None, doc("where the block came from; null for detach")]
     bytes_downloaded: Annotated[Bytes, doc("from servers, headers included")]
     bytes_to_download: Annotated[Bytes, doc("what a dry run left on the server")]
+    steps: Annotated[list[str] | UnsetType, doc("only in place: what is done to the files, in order")] = UNSET

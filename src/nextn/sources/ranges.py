@@ -13,7 +13,7 @@ from pathlib import Path
 
 from ..errors import FormatError
 from ..gguf.files import GGUFFile, open_regular, os_error
-from ..remote.cache import Guard, guard_of
+from ..partial import Guard, guard_of
 from ..workfile import Stamp, replaced
 
 CHUNK_BYTES = 8 << 20

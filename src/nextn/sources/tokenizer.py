@@ -22,6 +22,7 @@ from ..archs import TEXT_SPLITS
 from ..bounded import MOST_CONFIG, MOST_TOKENIZER, read_text
 from ..errors import FormatError, UnsupportedFormat, UsageError
 from ..gguf.kv import KV, KVType, encode_text
+from ..shell import shell
 from .checkpoint import CONFIG, TOKENIZER, Checkpoint, read_json
 
 TOKENIZER_CONFIG = "tokenizer_config.json"
@@ -86,7 +87,7 @@ class Tokenizer:
         if not self.path.exists():
             raise UsageError(
                 f"{self.path.parent}: there is no {TOKENIZER} here, and a sidecar made from a checkpoint alone needs "
-                f"one; use 'nextn attach TRUNK --from {self.path.parent} --layout sidecar', which takes the "
+                f"one; use 'nextn attach TRUNK --from {shell(self.path.parent)} --layout sidecar', which takes the "
                 "trunk's tokenizer."
             )
         return read_json(self.path, MOST_TOKENIZER)

@@ -15,8 +15,9 @@ from ..writing.plan import LinkMode, Plan
 if TYPE_CHECKING:
     from ..gguf.files import Model
 from ..donors.open_donor import open_block
-from ..layouts.options import embeddings_type, named_type
+from ..layouts.options import IN_PLACE, RoomPolicy, embeddings_type, named_type
 from ..writing.result import Result, carry_out, link_mode
+from . import in_place
 
 
 def attach(
@@ -34,6 +35,9 @@ def attach(
     duplicates: str = "keep",
     expect: str | None = None,
     limit_rate: float | None = None,
+    all_links: bool = False,
+    room_policy: RoomPolicy | None = None,
+    confirm: in_place.Confirm | None = None,
     remember: bool = True,
     dry_run: bool = False,
     progress: Progress | None = None,
@@ -44,19 +48,22 @@ def attach(
     `trunk`: a GGUF, any shard of a set, or a folder with one set; for a dry run also a remote one, of which the header
     is read. `donor`: a checkpoint folder, a bundled GGUF, a sidecar, a donor file; or ORG/NAME,
     hf:ORG/NAME@REVISION:FILE or an address; None looks beside the trunk and then where its metadata point, and tells
-    `say` what was chosen and why. `layout`: "shards" (default for a set), "sidecar" (default for a single file) or
-    "bundle". `type`: the block's matrices (default: q8_0 from a checkpoint, unchanged from a GGUF). `draft_head`: type
-    of an extra low-bit head made from the trunk's. `embd_type`: type of a sidecar's embeddings and head, "as-is" to
-    carry the trunk's. `expect`: the sha256 that the donor's block must have (see `fingerprint`), compared before
-    anything is written. `qkv`: q, k and v of the block's attention,
-    in a bundle the trunk's too, "split", "fused" or "as-trunk", moved as rows without quantizing them anew.
-    `for_engine`: the engines that have to take the file, "llama.cpp", "ik" or "both"; names and types are chosen so,
-    and it is refused with the reason where no such file exists. `duplicates`: "drop" leaves out embeddings and heads
-    that the block brings and that are the model's own (see `duplicates`). `limit_rate`: bytes per second from a server.
+    `say` what was chosen and why. `layout`: "shards" (default for a set), "sidecar" (default for a single file),
+    "bundle", or "in-place", the one layout that changes the trunk's own file (see `writing.in_place`): there
+    `room_policy` says how much room is inserted for a header that does not fit (None: as little as possible),
+    `all_links` allows a file with several names, and `confirm` is called with the plan before anything is changed.
+    `type`: the block's matrices (default: q8_0 from a checkpoint, unchanged from a GGUF). `draft_head`: type of an
+    extra low-bit head made from the trunk's. `embd_type`: type of a sidecar's embeddings and head, "as-is" to carry
+    the trunk's. `expect`: the sha256 that the donor's block must have (see `fingerprint`), compared before anything
+    is written. `qkv`: q, k and v of the block's attention, in a bundle the trunk's too, "split", "fused" or
+    "as-trunk", moved as rows without quantizing them anew. `for_engine`: the engines that have to take the file,
+    "llama.cpp", "ik" or "both"; names and types are chosen so, and it is refused with the reason where no such file
+    exists. `duplicates`: "drop" leaves out embeddings and heads that the block brings and that are the model's own
+    (see `duplicates`). `limit_rate`: bytes per second from a server.
 
     Raises DonorMismatch, BlockPresent, NoBlock, UnsupportedModel, QuantizeError, FormatError, IncompleteModel,
-    OutputExists, NoSpace, StorageError, RemoteError, UsageError; of the last, `sources.infer.Doubt` when several donors
-    fit equally well.
+    OutputExists, NoSpace, StorageError, RemoteError, InPlaceRefused, ChangeUnfinished, UsageError; of the last,
+    `sources.infer.Doubt` when several donors fit equally well.
     """
     from ..diagnosis.renamed import find_renamed
     from ..layouts.attach import default_layout, plan_attach
@@ -67,6 +74,10 @@ def attach(
         layout, named_type(type), named_type(draft_head), embeddings_type(embd_type), out, link_mode(link), qkv,
         for_engine,
     )
+    if layout == IN_PLACE:
+        if out is not None:
+            raise UsageError(f"{trunk}: --layout in-place changes this file itself, so there is no -o; leave it out.")
+        in_place.end_interrupted(trunk, dry_run=dry_run, say=say)
     with opened(trunk) as found:
         if found.model is None:
             raise UsageError(f"{found.name}: this is a checkpoint, not a GGUF; name the quant to put the block onto.")
@@ -77,6 +88,9 @@ def attach(
             )
         if (renamed := find_renamed(found.model)) is not None:
             raise UnsupportedModel(f"{found.name}: {renamed.what.rstrip('.')}: {renamed.mend}.")
+        if layout == IN_PLACE:
+            in_place.check_files([found.model.files[0].path], all_links=all_links)
+            options = replace(options, room=in_place.room_for(found.model.entry, room_policy))
         why, n_before = None, 0
         if donor is None:
             from ..discovery.donors import find
@@ -93,6 +107,10 @@ def attach(
         with open_block(donor, limit_rate) as source:
             block, notes = source.to_write(duplicates)
             plan = _preceded(found.model, plan_attach(found.model, block, options).noted(notes))
+            if plan.changes:
+                plan = in_place.named(plan, found.model)
+                if confirm is not None and not dry_run:
+                    confirm(plan)
             result = source.run(plan, expect=expect, why=why, dry_run=dry_run, progress=progress)
             result = replace(result, bytes_downloaded=result.bytes_downloaded + n_before + found.bytes_downloaded)
             return _noted(found.model, result, remember)

@@ -1,4 +1,4 @@
-"""Mending: what the findings would change, as one plan; diagnosed before a byte is written, and again when it is done.
+"""Doctor: what the findings would change, as one plan; diagnosed before a byte is written, and again when it is done.
 
 The original is never touched: a set gets a new first shard and links, a single file a copy that the kernel makes
 (cloned where the file system can).
@@ -6,6 +6,7 @@ The original is never touched: a set gets a new first shard and links, a single 
 
 from __future__ import annotations
 
+import os
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -14,15 +15,16 @@ from ..block.from_gguf import block_from_model
 from ..block.model import Block
 from ..diagnosis.examine import HALVES, Diagnosis, check_source, diagnose, examine
 from ..diagnosis.finding import Finding
-from ..diagnosis.fix_plan import plan_mended
+from ..diagnosis.fix_plan import plan_fixed
 from ..diagnosis.patient import Patient
 from ..errors import EngineFailed, UsageError
 from ..gguf.files import Model, open_sound
 from ..gguf.types import parse_type_name
-from ..printable import printable, quoted
+from ..printable import printable
 from ..progress import Progress, Say
 from ..schemas.base import Documented, filled
 from ..schemas.doctor import DoctorDocument, Mended, SkippedCheck
+from ..shell import Command
 from ..writing.execute import Outcome, check_outputs, execute
 from ..writing.plan import LinkMode, Plan
 
@@ -32,7 +34,7 @@ class DoctorResult(Documented):
     """A diagnosis, and what was done about it."""
 
     before: Diagnosis
-    plan: Plan | None = None  # None: nothing was asked for, or nothing can be mended
+    plan: Plan | None = None  # None: nothing was asked for, or nothing can be fixed
     outcome: Outcome | None = None  # None: a dry run, or nothing to do
     after: Diagnosis | None = None  # of what was written; in a dry run of what would be
     engine_died: bool = False  # when it was asked; the diagnosis is without its answer, and a note says of what
@@ -91,14 +93,14 @@ def doctor(
     progress: Progress | None = None,
     say: Say | None = None,
 ) -> DoctorResult:
-    """Say what is wrong with a model, and with `fix` write a mended one beside it.
+    """Say what is wrong with a model, and with `fix` write a fixed one beside it.
 
     `model`: a GGUF, any shard, a folder, a checkpoint; or a remote one, of which headers are fetched. `donor`: as in
     `nextn.attach`; it tells what the model alone cannot, and completes a half-lost block. `trunk`: the model that a
     sidecar belongs to. `engine`: asks an engine whether the halves of `eh_proj` are swapped ("xllamacpp", or the path
     of a llama-server). The original is never changed.
 
-    Raises UsageError (a remote model to mend), what opening and attaching raise, and OutputExists, NoSpace,
+    Raises UsageError (a remote model to fix), what opening and attaching raise, and OutputExists, NoSpace,
     StorageError.
     """
     from ..donors.open_donor import open_block
@@ -134,10 +136,13 @@ def doctor(
 
 def _with_address(before: Diagnosis, place: Path, address: str) -> Diagnosis:
     """The diagnosis with a remote donor's address for its place in the cache, which is no donor by itself."""
-    own, asked = quoted(place), quoted(address)
-    return replace(
-        before, findings=tuple(replace(each, mend=each.mend.replace(own, asked)) for each in before.findings)
-    )
+    own = os.fspath(place)
+
+    def named(command: Command) -> Command:
+        return command.mapped(lambda word: address if word == own else word)
+
+    findings = tuple(each.advised(lambda advice: advice.with_commands(named)) for each in before.findings)
+    return replace(before, findings=findings)
 
 
 def _with_sidecars(before: Diagnosis) -> Diagnosis:
@@ -199,7 +204,7 @@ def _planned(
         layout = "shards" if len(model.files) > 1 else "bundle"
         plan = plan_attach(patient.model, donor, AttachOptions(layout, out=out, link=link))
         return plan, _without(before, done)
-    plan = plan_mended(model, patient, out, link)
+    plan = plan_fixed(model, patient, out, link)
     if patient.added:  # which the headers in memory do not have
         return plan, _without(before, done)
     return plan, diagnose(patient.model, name=str(plan.entry), trunk=trunk, beside=False)

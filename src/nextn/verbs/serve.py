@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 
 from ..errors import EngineMissing, UsageError
 from ..gguf.files import Model, open_sound
-from ..printable import quoted, shell_line
+from ..shell import shell
 
 if TYPE_CHECKING:
     from ..engines import Engine, EngineChoice, LlamaServer
@@ -45,8 +45,7 @@ class Serving(Documented):
     @property
     def shell(self) -> str:
         """The command as a line for a POSIX shell."""
-        before = [f"{name}={quoted(value)}" for name, value in self.env.items()]
-        return " ".join([*before, shell_line(self.command)])
+        return shell(*self.command, env=self.env)
 
     def run(self) -> int:
         """Start the server, pass signals on to it, and come back with its exit code. Raises EngineMissing."""
@@ -175,8 +174,8 @@ def _layout(seen: Inspection, sidecar: str | Path | None, engine: Engine, notes:
         layout = "sidecar" if FAMILIES[arch].only_sidecar else "bundle"
         notes.append(f"{without}: served without MTP; with one of '{arch}', {measured(kind, arch, layout)}")
     else:
-        layout = "" if takes_sidecar else " --layout bundle"
-        command = f"nextn attach {quoted(str(model.entry))} --from DONOR{layout}"
+        more = () if takes_sidecar else ("--layout", "bundle")
+        command = shell("nextn", "attach", model.entry, "--from", "DONOR", *more)
         notes.append(f"{without}: served without MTP; put one on with '{command}'")
     return "none", None
 

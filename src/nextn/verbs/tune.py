@@ -24,9 +24,9 @@ from ..measure.tune_cpus import allowed_cpus, thread_counts
 from ..measure.tune_report import TuneReport, planned_runs
 from ..measure.tune_search import MAX_FINALISTS, Final, Search, Trial, passes_for, screen_asks
 from ..measure.tune_space import BLOCK_TYPES, EMBD_TYPES, HEAD_TYPES, N_MAX, P_MIN, Point, Space
-from ..printable import quoted, shell_line
 from ..progress import Say, heard
 from ..schemas.base import EngineName
+from ..shell import shell
 from ..tuned import TUNED_SUFFIX
 from ..writing.durable import write_file
 from ..writing.scratch import scratch_folder
@@ -263,13 +263,12 @@ def command_line(engine: Engine, model: Path, sidecar: Path | None, point: Point
         if point.n_max:
             words += engine.options.drafting(point.n_max, point.p_min, None if sidecar is None else sidecar.absolute())
         words += [] if point.threads is None else ["-t", str(point.threads)]
-        before = [f"{name}={quoted(value)}" for name, value in engine.env.items()]
-        return " ".join([*before, shell_line([*words, *engine_args])])
+        return shell(*words, *engine_args, env=engine.env)
     words = ["nextn", "serve", entry, "--n-max", str(point.n_max)]
     if point.n_max:
         words += ["--p-min", f"{point.p_min:g}"]
         words += [] if sidecar is None else ["--sidecar", str(sidecar.absolute())]
     words += [] if point.threads is None else ["--threads", str(point.threads)]
-    return shell_line([*words, *(["--", *engine_args] if engine_args else [])])
+    return shell(*words, *(["--", *engine_args] if engine_args else []))
 
 

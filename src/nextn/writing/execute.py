@@ -14,14 +14,14 @@ from pathlib import Path
 
 from ..brief import Brief
 from ..errors import FormatError, NextnError, NoSpace, OutputExists, StorageError
+from ..partial import refuse_partial
 from ..progress import Progress
-from ..remote.cache import refuse_partial
 from ..sources.ranges import Meter, Reader
 from ..sources.rows import CHUNK_ELEMENTS
 from .durable import Workspace
 from .leftovers import clean
 from .plan import Carry, Convert, Copy, LateHeader, Link, LinkMode, NewBytes, NewFile, Plan, Repack, Segment
-from .system import System, explain, free_bytes, write_all
+from .system import System, allow_open_files, explain, free_bytes, write_all
 
 COPY_BYTES = 64 << 20  # one call of copy_file_range: large enough to be fast, small enough to report progress
 SLACK_BYTES = 1 << 20  # room for folders and journal that a file needs beside its bytes
@@ -42,7 +42,9 @@ class Outcome(Brief):
 
 
 @dataclass
-class _Run:
+class WritingRun:
+    """What the steps of one run share."""
+
     plan: Plan
     reader: Reader
     system: System
@@ -53,6 +55,7 @@ class _Run:
     source_hash: hashlib._Hash = field(default_factory=hashlib.sha256)
 
     def advance(self, n: int) -> None:
+        """Count bytes written, for whoever watches."""
         self.done += n
         if self.progress is not None:
             self.progress(self.done, self.plan.bytes_written)
@@ -136,8 +139,10 @@ def execute(plan: Plan, *, progress: Progress | None = None, system: System | No
     system = system or System()
     meter = Meter()
     links: dict[str, str] = {}
+    n_new = sum(isinstance(out, NewFile) for out in plan.outputs)
+    allow_open_files(n_new + len({where.path for where in plan.ranges}), plan.folder)
     with Reader(meter) as reader, Workspace(plan.folder, system) as space:
-        run = _Run(plan, reader, system, progress, min(os.cpu_count() or 1, 8))
+        run = WritingRun(plan, reader, system, progress, min(os.cpu_count() or 1, 8))
         temps: dict[str, Path] = {}
         late: list[tuple[int, LateHeader, Path]] = []
         for out in plan.outputs:
@@ -192,7 +197,7 @@ def _bytes_of(out: NewFile | Link, temps: Mapping[str, Path]) -> Path:
     return out.source if out.twin_of is None else temps[out.twin_of]
 
 
-def _write_file(run: _Run, out: NewFile, fd: int, path: Path) -> list[LateHeader]:
+def _write_file(run: WritingRun, out: NewFile, fd: int, path: Path) -> list[LateHeader]:
     """Write all segments; headers that wait for hashes are left open and returned."""
     late = []
     offset = 0
@@ -200,14 +205,15 @@ def _write_file(run: _Run, out: NewFile, fd: int, path: Path) -> list[LateHeader
         if isinstance(segment, LateHeader):
             late.append(segment)
         else:
-            written = _write_segment(run, segment, fd, offset, path)
+            written = write_segment(run, segment, fd, offset, path)
             if written != segment.size_bytes:
                 raise AssertionError(f"{segment} was planned with {segment.size_bytes} bytes and made {written}")
         offset += segment.size_bytes
     return late
 
 
-def _write_segment(run: _Run, segment: Segment, fd: int, offset: int, path: Path) -> int:
+def write_segment(run: WritingRun, segment: Segment, fd: int, offset: int, path: Path) -> int:
+    """Write one segment (other than a late header) at `offset`; returns its bytes."""
     if isinstance(segment, NewBytes):
         write_all(run.system, fd, segment.data, offset, path)
         run.advance(segment.size_bytes)
@@ -221,7 +227,7 @@ def _write_segment(run: _Run, segment: Segment, fd: int, offset: int, path: Path
     raise AssertionError(segment)
 
 
-def _copy(run: _Run, segment: Copy, fd: int, offset: int, path: Path) -> int:
+def _copy(run: WritingRun, segment: Copy, fd: int, offset: int, path: Path) -> int:
     """Move a range inside the kernel."""
     where = segment.where
     src = run.reader.fd_for(where)
@@ -253,7 +259,7 @@ def _sendfile(src: int, dst: int, src_offset: int, dst_offset: int, count: int, 
         raise explain(error, path, "write it") from error
 
 
-def _carry(run: _Run, segment: Carry, fd: int, offset: int, path: Path) -> int:
+def _carry(run: WritingRun, segment: Carry, fd: int, offset: int, path: Path) -> int:
     digest = hashlib.sha256()
     start = offset
     for data in run.reader.pieces(segment.where):
@@ -267,7 +273,7 @@ def _carry(run: _Run, segment: Carry, fd: int, offset: int, path: Path) -> int:
     return offset - start
 
 
-def _converted(run: _Run, segment: Convert) -> Iterator[memoryview]:
+def _converted(run: WritingRun, segment: Convert) -> Iterator[memoryview]:
     """The tensor's new bytes in pieces."""
     seen = run.source_hash.update if segment.of_block else None
     if isinstance(segment, Repack):
@@ -281,7 +287,7 @@ def _converted(run: _Run, segment: Convert) -> Iterator[memoryview]:
         yield quantize_rows(rows, segment.type, n_threads=few).data.cast("B")
 
 
-def _convert(run: _Run, segment: Convert, fd: int, offset: int, path: Path) -> int:
+def _convert(run: WritingRun, segment: Convert, fd: int, offset: int, path: Path) -> int:
     digest = hashlib.sha256()
     start = offset
     for data in _converted(run, segment):

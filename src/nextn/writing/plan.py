@@ -151,6 +151,58 @@ class Link:
 
 
 @dataclass(frozen=True)
+class Tail:
+    """Bytes after the block that stay in the file: a range, and where it lies while there is a block."""
+
+    bare_at: int  # offset in the bare file
+    size_bytes: int
+    block_at: int  # offset in the file with its block, room not counted; never overlaps the range at `bare_at`
+
+
+@dataclass(frozen=True)
+class Change:
+    """An existing file that gets a block, or loses one, where it lies.
+
+    Both ways are told from the *bare* file, the one without the block: what an attach that is stopped falls back to,
+    and what a detach makes. Offsets are the bare file's; `room` bytes at the start of the file come on top of them
+    while it has a block.
+    """
+
+    path: Path  # the file itself, links followed
+    size_bytes: int  # as it is
+    head: bytes = field(repr=False)  # as it is: the header, up to the data
+    bare_size: int
+    bare_head: bytes = field(repr=False)
+    room: int  # bytes inserted at the start of the file for a longer header; 0: it fits
+    tail: Tail | None
+    block_at: int = 0  # attach: where the block's data goes
+    segments: tuple[Segment, ...] = ()  # attach: the block's data
+    header: LateHeader | None = None  # attach: the new header; None: a detach
+
+    @property
+    def size_with_block(self) -> int:
+        """Bytes of the file while it has its block."""
+        if self.header is None:
+            return self.size_bytes
+        end = self.block_at + sum(segment.size_bytes for segment in self.segments)
+        if self.tail is not None:
+            end = max(end, self.tail.block_at + self.tail.size_bytes)
+        return end + self.room
+
+    @property
+    def size_after(self) -> int:
+        """Bytes of the file when the change is done."""
+        return self.bare_size if self.header is None else self.size_with_block
+
+    @property
+    def written_bytes(self) -> int:
+        """Bytes that are written into the file: header, block, moved tail."""
+        head = len(self.bare_head) if self.header is None else self.header.size_bytes
+        tail = 0 if self.tail is None else self.tail.size_bytes
+        return head + tail + sum(segment.size_bytes for segment in self.segments)
+
+
+@dataclass(frozen=True)
 class Plan(Brief):
     """Everything that will happen to disk, in order; the entry's file is the last to appear."""
 
@@ -163,19 +215,29 @@ class Plan(Brief):
     header_bytes: int  # bytes of headers that planning has read
     notes: tuple[str, ...] = ()
     json_bytes: int = 0  # the part of `header_bytes` that is JSON
+    changes: tuple[Change, ...] = ()  # existing files, changed in place; the entry's is the last to be whole
+    change_steps: tuple[str, ...] = ()  # what is done to them, in order, for people
 
     @property
     def bytes_read(self) -> int:
         """Bytes read from inputs in all: headers, converted and carried tensors, copied ranges."""
-        return self.header_bytes + sum(
-            segment.read_bytes for out in self.outputs if isinstance(out, NewFile) for segment in out.segments
+        return (
+            self.header_bytes
+            + sum(segment.read_bytes for segment in self._segments)
+            + sum(change.tail.size_bytes for change in self.changes if change.tail is not None)
         )
+
+    @property
+    def _segments(self) -> list[Segment]:
+        """All segments that are written, in order."""
+        pieces = [out.segments for out in self.outputs if isinstance(out, NewFile)]
+        return [segment for some in (*pieces, *(change.segments for change in self.changes)) for segment in some]
 
     @property
     def ranges(self) -> tuple[FileRange, ...]:
         """What a run reads from inputs behind their headers, in order."""
         out: list[FileRange] = []
-        for segment in (s for new in self.outputs if isinstance(new, NewFile) for s in new.segments):
+        for segment in self._segments:
             if isinstance(segment, Copy | Carry):
                 out.append(segment.where)
             elif isinstance(segment, Convert):
@@ -188,8 +250,9 @@ class Plan(Brief):
 
     @property
     def bytes_written(self) -> int:
-        """Bytes of new files."""
-        return sum(out.size_bytes for out in self.outputs if isinstance(out, NewFile))
+        """Bytes of new files, and bytes written into files that are changed in place."""
+        new = sum(out.size_bytes for out in self.outputs if isinstance(out, NewFile))
+        return new + sum(change.written_bytes for change in self.changes)
 
     @property
     def bytes_linked(self) -> int:
@@ -201,17 +264,12 @@ class Plan(Brief):
         """An upper estimate of the process's memory: what is loaded once, headers, one chunk of a tensor."""
         headers = sum(
             len(segment.data) if isinstance(segment, NewBytes) else segment.size_bytes
-            for out in self.outputs
-            if isinstance(out, NewFile)
-            for segment in out.segments
+            for segment in self._segments
             if isinstance(segment, NewBytes | LateHeader)
         )
-        converts = any(
-            isinstance(segment, Convert | Carry)
-            for out in self.outputs
-            if isinstance(out, NewFile)
-            for segment in out.segments
-        )
+        for change in self.changes:
+            headers += len(change.head) + len(change.bare_head) + (change.header.size_bytes if change.header else 0)
+        converts = any(isinstance(segment, Convert | Carry) for segment in self._segments)
         # A chunk exists as source bytes, as float32 (twice while a constant is added) and as result.
         chunk = max(CHUNK_BYTES, 4 * 4 * CHUNK_ELEMENTS) if converts else 0
         parsed = 2 * (self.header_bytes - self.json_bytes) + JSON_MEMORY_FACTOR * self.json_bytes
@@ -220,7 +278,7 @@ class Plan(Brief):
     @property
     def written_files(self) -> list[WrittenFile]:
         """The outputs as documents show them."""
-        return [
+        new = [
             WrittenFile(
                 path=str(self.folder / out.name),
                 size_bytes=out.size_bytes,
@@ -230,6 +288,13 @@ class Plan(Brief):
             )
             for out in self.outputs
         ]
+        return new + [
+            WrittenFile(
+                path=str(change.path), size_bytes=change.size_after, how="change", source=None,
+                ranges=_changed_ranges(change),
+            )
+            for change in self.changes
+        ]  # fmt: skip
 
 
 def _ranges(out: NewFile | Link) -> list[ByteRange]:
@@ -248,3 +313,17 @@ def _ranges(out: NewFile | Link) -> list[ByteRange]:
         else:
             found.append(ByteRange(kind, size))
     return found
+
+
+def _changed_ranges(change: Change) -> list[ByteRange]:
+    """The changed file's byte ranges in order."""
+    header = change.header
+    head = len(change.bare_head) if header is None else header.size_bytes
+    if header is None:
+        found = [ByteRange("new", head), ByteRange("kept", change.bare_size - head)]
+    else:
+        block = sum(segment.size_bytes for segment in change.segments)
+        kept = change.block_at + change.room - head
+        rest = change.size_after - head - kept - block
+        found = [ByteRange("new", head), ByteRange("kept", kept), ByteRange("block", block), ByteRange("kept", rest)]
+    return [each for each in found if each.size_bytes]

@@ -9,8 +9,11 @@ from ..errors import UsageError
 from ..progress import Progress
 from ..schemas import document_type
 from ..schemas.base import Document, Documented, filled
-from .execute import Outcome, check_outputs, execute
+from . import execute as new_files
+from . import in_place
+from .execute import Outcome
 from .plan import LinkMode, Plan
+from .system import System
 
 
 @dataclass(frozen=True)
@@ -50,8 +53,9 @@ class Result(Documented):
 
     @property
     def files(self) -> tuple[Path, ...]:
-        """All files that were made, links included, the entry's last."""
-        return tuple(self.plan.folder / out.name for out in self.plan.outputs)
+        """All files that were made or changed, links included, the entry's last."""
+        made = tuple(self.plan.folder / out.name for out in self.plan.outputs)
+        return made + tuple(change.path for change in self.plan.changes)
 
     @property
     def when_unprinted(self) -> str:
@@ -74,13 +78,28 @@ class Result(Documented):
             donor=self.donor,
             bytes_downloaded=self.bytes_downloaded,
             bytes_to_download=self.bytes_to_download,
+            **({"steps": list(self.plan.change_steps)} if self.plan.changes else {}),
         )
 
 
+def check(plan: Plan, *, tidy: bool) -> None:
+    """Everything that can be known before writing. Raises OutputExists, NoSpace, StorageError, ChangeUnfinished."""
+    if plan.changes:
+        in_place.check_changes(plan)
+    else:
+        new_files.check_outputs(plan, tidy=tidy)
+
+
+def execute(plan: Plan, *, progress: Progress | None = None, system: System | None = None) -> Outcome:
+    """Write a plan's new files, or change its files in place. Raises what either raises."""
+    run = in_place.change_files if plan.changes else new_files.execute
+    return run(plan, progress=progress, system=system)
+
+
 def carry_out(plan: Plan, dry_run: bool, progress: Progress | None) -> Result:
-    """Carry a plan out that needs nothing from a server; with `dry_run` only check that its outputs are free."""
+    """Carry a plan out that needs nothing from a server; with `dry_run` only check that it can be."""
     if dry_run:
-        check_outputs(plan, tidy=False)
+        check(plan, tidy=False)
         return Result(plan, None)
     return Result(plan, execute(plan, progress=progress))
 

@@ -10,6 +10,7 @@ from pathlib import Path
 
 from ..errors import NextnError, NoSpace, OutputExists, StorageError
 from ..workfile import At, Folder
+from . import ranges
 
 # What file systems answer that have no hard links, or none to this file.
 NO_HARD_LINKS = frozenset({errno.EXDEV, errno.EPERM, errno.ENOTSUP, errno.EOPNOTSUPP, errno.EMLINK, errno.ENOSYS})
@@ -29,6 +30,22 @@ class System:
     def copy_range(self, src: int, dst: int, count: int, src_offset: int, dst_offset: int) -> int:
         """Bytes moved by the kernel; reflinked where the file system can."""
         return os.copy_file_range(src, dst, count, src_offset, dst_offset)
+
+    def truncate(self, fd: int, size: int) -> None:
+        """os.ftruncate."""
+        os.ftruncate(fd, size)
+
+    def insert_range(self, fd: int, offset: int, size: int) -> None:
+        """Room at `offset`: what follows moves up."""
+        ranges.insert_range(fd, offset, size)
+
+    def collapse_range(self, fd: int, offset: int, size: int) -> None:
+        """A range taken out: what follows moves down."""
+        ranges.collapse_range(fd, offset, size)
+
+    def punch_hole(self, fd: int, offset: int, size: int) -> None:
+        """A range emptied."""
+        ranges.punch_hole(fd, offset, size)
 
     def fsync(self, fd: int) -> None:
         """os.fsync."""
@@ -60,6 +77,8 @@ class System:
     def rmdir(self, path: Path) -> None:
         """os.rmdir: fails when something is in it."""
         os.rmdir(path)  # noqa: PTH106
+
+_OTHER_OPEN_FILES = 128  # standard streams, libraries, a log
 
 
 def explain(error: OSError, path: Path, doing: str) -> NextnError:
@@ -119,3 +138,24 @@ def free_bytes(folder: Path) -> int:
         folder = folder.parent
     stat = os.statvfs(folder)
     return stat.f_bavail * stat.f_frsize
+
+
+def allow_open_files(n: int, where: Path) -> None:
+    """Let this process keep `n` more files open: each file of a set is held, and locked, until all are published.
+
+    Raises StorageError where the system allows fewer. Systems without such a limit are left alone.
+    """
+    try:
+        import resource
+    except ImportError:
+        return
+    need = n + _OTHER_OPEN_FILES
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if soft == resource.RLIM_INFINITY or need <= soft:
+        return
+    if hard != resource.RLIM_INFINITY and need > hard:
+        raise StorageError(
+            f"{where}: {n:,} files have to be open at once, and this system allows {hard:,} per process; allow more "
+            "per shard, or raise the limit ('ulimit -Hn')."
+        )
+    resource.setrlimit(resource.RLIMIT_NOFILE, (need, hard))

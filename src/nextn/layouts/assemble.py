@@ -1,0 +1,284 @@
+"""Assemble: shards, or files of single tensors, as one file or one set; named tensors from other sets of the model.
+
+The base is the set that is assembled. A pick takes the tensors whose names match from another set of the same model:
+another quant of them, tensors that the base lacks, or a block. Whatever shard is taken over whole under its own number
+is linked.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from ..errors import DonorMismatch, IncompleteModel, UsageError
+from ..gguf.files import (
+    SPLIT_COUNT,
+    SPLIT_KEYS,
+    SPLIT_NO,
+    SPLIT_TENSORS_COUNT,
+    GGUFFile,
+    Model,
+    integer_of,
+    model_candidates,
+    os_error,
+    read_header,
+    split_shard_name,
+)
+from ..gguf.kv import edit
+from ..printable import printable
+from ..writing.plan import LinkMode, NewBytes, NewFile, Plan
+from . import naming
+from .explode import Tensor, segments, set_plan
+
+ARCHITECTURE = "general.architecture"
+
+
+@dataclass(frozen=True)
+class Pieces:
+    """Files of one model, some of which may be missing."""
+
+    where: str  # what the user named
+    files: tuple[GGUFFile, ...]  # in the order of their numbers
+    count: int  # shards that the set has
+
+    @property
+    def first(self) -> GGUFFile | None:
+        """The file with the model's metadata."""
+        return next((file for file in self.files if ARCHITECTURE in file.header.by_key), None)
+
+    @property
+    def tensors(self) -> dict[str, Tensor]:
+        """All tensors by name."""
+        return {info.name: (file, info) for file in self.files for info in file.header.tensors}
+
+    @property
+    def base_name(self) -> str:
+        """Name without shard numbers and `.gguf`."""
+        name = self.files[0].path.name
+        parts = split_shard_name(name)
+        return parts[0] if parts else name.removesuffix(".gguf")
+
+
+@dataclass(frozen=True)
+class Pick:
+    """Tensors to take from another set."""
+
+    pattern: str  # a regular expression that the whole name matches
+    source: Pieces
+
+
+@dataclass(frozen=True)
+class Taken:
+    """One tensor that a pick supplies."""
+
+    name: str
+    pattern: str
+    file: GGUFFile
+    type_name: str
+    replaces: str | None  # the type that the base had; None: the base has no such tensor
+
+
+@dataclass(frozen=True)
+class Assembly:
+    """What was put together."""
+
+    plan: Plan
+    taken: tuple[Taken, ...]
+
+
+def open_pieces(paths: Sequence[Path | str]) -> Pieces:
+    """The shards in a folder, or the files that are named; some may be missing.
+
+    Raises UsageError (nothing there, or several models in the folder), FormatError, StorageError.
+    """
+    named = [Path(path) for path in paths]
+    where = str(named[0]) if len(named) == 1 else f"{named[0]} and {len(named) - 1} more"
+    if len(named) == 1:
+        named = _shards_at(named[0])
+    read = sorted((read_header(path) for path in named), key=_number)
+    seen: dict[str, GGUFFile] = {}
+    for file in read:
+        for info in file.header.tensors:
+            other = seen.setdefault(info.name, file)
+            if other is not file:
+                raise IncompleteModel(
+                    f"{file.path}: tensor '{printable(info.name)}' is also in {other.path.name}; name the files of one "
+                    "model."
+                )
+    counts = [parts[2] for file in read if (parts := split_shard_name(file.path.name))]
+    first = next((file for file in read if ARCHITECTURE in file.header.by_key), None)
+    said = integer_of(first, SPLIT_COUNT) if first is not None else None
+    return Pieces(where, tuple(read), said or max([len(read), *counts]))
+
+
+def _shards_at(path: Path) -> list[Path]:
+    """All files of the one set in a folder, or of the set that a file belongs to."""
+    if path.is_dir():
+        found = model_candidates(path)
+        if not found:
+            raise UsageError(f"{path}: there is no GGUF file in this folder; name a file or another folder.")
+        if len(found) > 1:
+            raise UsageError(
+                f"{path}: this folder holds {len(found)} models ({', '.join(each.name for each in found[:4])}); name "
+                "one of them."
+            )
+        path = found[0]
+    parts = split_shard_name(path.name)
+    if parts is None:
+        return [path]
+    prefix, _, count = parts
+    try:
+        names = sorted(entry.name for entry in path.parent.iterdir())
+    except OSError as error:
+        raise os_error(error, path.parent, "list the folder") from error
+    wanted = [(name, split_shard_name(name)) for name in names]
+    return [path.parent / name for name, own in wanted if own is not None and (own[0], own[2]) == (prefix, count)]
+
+
+def _number(file: GGUFFile) -> int:
+    """The shard's number from 0: by its key, else by its name; a file without either comes first."""
+    number = integer_of(file, SPLIT_NO)
+    if number is not None:
+        return number
+    parts = split_shard_name(file.path.name)
+    return parts[1] - 1 if parts else -1
+
+
+def plan_assemble(
+    base: Pieces, picks: Sequence[Pick], out: Path | str | None, link: LinkMode = LinkMode.AUTO
+) -> Assembly:
+    """The plan that puts the base together, with the picked tensors.
+
+    `out`: a file that ends in `.gguf` gets everything; a folder gets a set with the base's shards.
+
+    Raises UsageError (a pick that matches nothing, no metadata), DonorMismatch (another model, another shape),
+    IncompleteModel (a tensor or shard is missing and no pick supplies it), FormatError for a cut file.
+    """
+    first = base.first
+    if first is None:
+        raise UsageError(
+            f"{base.where}: no file here holds the model's metadata ('{ARCHITECTURE}'); name the first shard too."
+        )
+    notes: list[str] = []
+    for pick in picks:
+        _check_same_model(first, pick, notes)
+    taken = _taken(base, picks)
+    slots = _slots(base, taken)
+    for file, _ in (tensor for slot in slots for tensor in slot):
+        if file.size_bytes < file.header.data_offset:
+            file.check_whole()
+    for file in {tensor[0].path: tensor[0] for slot in slots for tensor in slot}.values():
+        file.check_whole()
+    model = Model((first, *(file for file in base.files if file is not first)))
+    default = base.base_name + ".gguf"
+    folder, name = naming.resolve_output(out, Path.cwd(), default)
+    single = out is None or str(out).lower().endswith(".gguf")
+    if not single:
+        plan = set_plan(
+            "assemble", first.header.kvs, model, slots, folder, naming.set_prefix(default), link, notes
+        )
+    else:
+        kvs = edit(first.header.kvs, drop=SPLIT_KEYS)
+        group = [tensor for slot in slots for tensor in slot]
+        new = NewFile(name, segments(kvs, group, first.header.version, first.header.alignment))
+        plan = Plan(
+            verb="assemble", layout="single", folder=folder, outputs=(new,), entry=folder / name, sidecar=None,
+            header_bytes=model.header_bytes, notes=tuple(notes),
+        )  # fmt: skip
+    return Assembly(plan, tuple(taken.values()))
+
+
+def with_recipe(assembly: Assembly, name: str, data: bytes) -> Assembly:
+    """The assembly that also writes its recipe beside the model."""
+    plan = assembly.plan
+    recipe = NewFile(name, (NewBytes(data),))
+    return replace(assembly, plan=replace(plan, outputs=(recipe, *plan.outputs)))
+
+
+def _check_same_model(first: GGUFFile, pick: Pick, notes: list[str]) -> None:
+    """Refuse a set of another model, as far as its metadata say."""
+    other = pick.source.first
+    if other is None:
+        notes.append(f"{pick.source.where} has no metadata: only its tensors' shapes were compared")
+        return
+    arch = first.header.get(ARCHITECTURE)
+    for key in (ARCHITECTURE, f"{arch}.embedding_length", f"{arch}.attention.head_count"):
+        mine, theirs = first.header.get(key), other.header.get(key)
+        if mine != theirs:
+            raise DonorMismatch(
+                f"{pick.source.where}: '{key}' is {theirs!r:.80} there and {mine!r:.80} in {first.path.name}: this is "
+                "another model; take the tensors from a set of the same one."
+            )
+    tokens = [file.header.by_key.get("tokenizer.ggml.tokens") for file in (first, other)]
+    sizes = [None if kv is None else kv.n_items for kv in tokens]
+    if None not in sizes and sizes[0] != sizes[1]:
+        raise DonorMismatch(
+            f"{pick.source.where}: its vocabulary has {sizes[1]:,} tokens and that of {first.path.name} has "
+            f"{sizes[0]:,}: this is another model; take the tensors from a set of the same one."
+        )
+
+
+def _taken(base: Pieces, picks: Iterable[Pick]) -> dict[str, Taken]:
+    """Tensor name -> what supplies it. The first pick that matches a name supplies it."""
+    own = base.tensors
+    out: dict[str, Taken] = {}
+    for pick in picks:
+        try:
+            matches = re.compile(pick.pattern).fullmatch
+        except (re.error, RecursionError, OverflowError) as error:
+            raise UsageError(f"--pick: '{pick.pattern}' is not a regular expression ({error}).") from None
+        found = {name: tensor for name, tensor in pick.source.tensors.items() if matches(name)}
+        if not found:
+            raise UsageError(f"--pick: no tensor of {pick.source.where} matches '{pick.pattern}'.")
+        for name, (file, info) in found.items():
+            if name in out:
+                continue
+            mine = own.get(name)
+            if mine is not None and mine[1].ne != info.ne:
+                raise DonorMismatch(
+                    f"{file.path}: the shape of '{printable(name)}' is {list(info.ne)}, and in {base.where} it is "
+                    f"{list(mine[1].ne)}; take it from a set of the same model."
+                )
+            out[name] = Taken(name, pick.pattern, file, info.type_name, None if mine is None else mine[1].type_name)
+    return out
+
+
+def _slots(base: Pieces, taken: dict[str, Taken]) -> list[list[Tensor]]:
+    """The tensors of each shard of the result, in order. Raises IncompleteModel."""
+    by_number = {max(0, _number(file)): file for file in base.files}
+    one_file = base.count <= 1 or len(by_number) != len(base.files)
+    slots: list[list[Tensor]] = []
+    left = dict(taken)
+
+    def supplied(name: str) -> Tensor:
+        file = left.pop(name).file
+        return file, file.header.by_name[name]
+
+    ordered = dict(enumerate(base.files)) if one_file else by_number
+    missing = []
+    for number in range(len(base.files) if one_file else base.count):
+        file = ordered.get(number)
+        if file is not None:
+            slots.append([supplied(i.name) if i.name in left else (file, i) for i in file.header.tensors])
+            continue
+        new = [each for each in left.values() if each.replaces is None and _number(each.file) == number]
+        slots.append([supplied(each.name) for each in new])
+        if not new:
+            missing.append(number)
+    rest = [supplied(name) for name in list(left)]
+    if rest and missing:
+        slots[missing.pop(0)] = rest
+    elif rest:
+        slots.append(rest)
+    wanted = None if base.first is None else integer_of(base.first, SPLIT_TENSORS_COUNT)
+    there = sum(map(len, slots))
+    if wanted is not None and base.count > 1 and there < wanted:
+        some = ", ".join(str(number + 1) for number in missing[:5])
+        more = f" (shard {some}{' and others' if len(missing) > 5 else ''} of {base.count} missing)" if missing else ""
+        raise IncompleteModel(
+            f"{base.where}: the set should hold {wanted:,} tensors, and {there:,} are there{more}; get the others, or "
+            "supply them with --pick 'REGEX=DIR'."
+        )
+    return [slot for number, slot in enumerate(slots) if slot or number not in missing]

@@ -1,0 +1,186 @@
+"""In place: a block appended to the file itself. Pure planning; `writing.in_place` carries it out.
+
+The block's data goes after the last tensor of the first file, whose header has to change anyway: so one file is one
+transaction, also of a set. Data of a GGUF has to be contiguous (llama.cpp compares each tensor's offset with the sum of
+the padded sizes before it), so the header cannot grow into the data: it grows into padding, into room that the file
+system inserts at the start of the file, or not at all.
+"""
+
+from __future__ import annotations
+
+import base64
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from ..errors import InPlaceRefused
+from ..gguf.files import SPLIT_TENSORS_COUNT, GGUFFile, Model
+from ..gguf.header import Header, TensorInfo, build_header, header_size, pad_to
+from ..gguf.kv import KV, KVType, edit
+from ..gguf.parser import HeaderParser
+from ..units import size as readable
+from ..writing.plan import Change, Hashes, LateHeader, Tail
+from . import build, metadata
+from .in_place_undo import Undo, check_contiguous, head_of, note_of, undo_of
+from .options import Room
+
+
+def attached(
+    trunk: Model, kvs: Sequence[KV], parts: Sequence[build.Part], made: build.Provenance, room: Room
+) -> tuple[Change, tuple[str, ...]]:
+    """The change that puts `parts` into the trunk's first file, and its steps.
+
+    `kvs`: the trunk's pairs with what a block changes, and the note of it.
+    Raises InPlaceRefused when there is no room for the header.
+    """
+    file = trunk.files[0]
+    header, alignment, head = file.header, file.header.alignment, head_of(file)
+    check_contiguous(file)
+    kvs = _with_count(kvs, trunk, len(trunk.tensors) + len(parts))
+    has_data = bool(header.tensors)
+    bare_end = max((pad_to(file.tensor_range(info)[1], alignment) for info in header.tensors), default=len(head))
+    relative = bare_end - header.data_offset if has_data else 0
+    infos = list(header.tensors)
+    for part in parts:
+        infos.append(part.info.at(relative))
+        relative += pad_to(part.size_bytes, alignment)
+    n_data = sum(pad_to(part.size_bytes, alignment) for part in parts)
+
+    def fitted(inserted: int) -> _Fitted:
+        limit = header.data_offset + inserted if has_data else None
+        data_at = bare_end
+        while True:  # without data the header may end anywhere; where it ends, its own note says
+            tail = _tail_behind(file, bare_end, data_at + n_data)
+            undo = undo_of(file, head, inserted, tail)
+            draft = _Fitted(kvs, infos, made, header, undo, limit)
+            if has_data or draft.data_offset == data_at:
+                return draft
+            data_at = draft.data_offset
+
+    inserted = 0
+    draft = fitted(0)
+    while draft.lacking:
+        if room.grain is None:
+            raise InPlaceRefused(_no_room(file, draft))
+        grain = max(room.grain, alignment)
+        more = room.policy(inserted + draft.lacking, grain)
+        if more < inserted + draft.lacking or more % grain:
+            raise ValueError(f"the policy gave {more} bytes of room, not a multiple of {grain} and enough")
+        inserted = more
+        draft = fitted(inserted)
+    data_at = bare_end if has_data else draft.data_offset
+    change = Change(
+        path=file.path.resolve(),
+        size_bytes=file.size_bytes,
+        head=head,
+        bare_size=file.size_bytes,
+        bare_head=head,
+        room=inserted,
+        tail=draft.undo.tail,
+        block_at=data_at,
+        segments=tuple(build.data_segments(parts, alignment, [])),
+        header=LateHeader(draft.size_bytes, draft.build),
+    )
+    draft.check(head)
+    return change, _attach_steps(change, n_data)
+
+
+@dataclass(frozen=True)
+class _Fitted:
+    """A header for a place of so many bytes."""
+
+    kvs: Sequence[KV]
+    infos: Sequence[TensorInfo]
+    made: build.Provenance
+    like: Header
+    undo: Undo
+    limit: int | None  # where data begins, None: wherever the header ends
+
+    def _pairs(self, hashes: Hashes, source_hash: str, slack: int = 0) -> list[KV]:
+        note = {**json.loads(next(kv.value for kv in self.kvs if kv.key == metadata.UNDO)), "in_place": None}
+        note["in_place"] = self.undo.to_json()
+        text = json.dumps(note, separators=(",", ":")) + " " * slack
+        chosen = {name: hashes[name] for name in self.made.names}
+        put = [KV.make(metadata.UNDO, KVType.STRING, text)]
+        own = metadata.provenance_kvs(self.made.donor, self.made.revision, chosen, source_hash)
+        return [*edit(self.kvs, put=put), *own]
+
+    @property
+    def _least(self) -> int:
+        blank = "0" * 64
+        return header_size(self._pairs(dict.fromkeys(self.made.names, blank), blank), self.infos)
+
+    @property
+    def lacking(self) -> int:
+        """Bytes by which the header is too long; 0: it fits."""
+        return 0 if self.limit is None else max(self._least - self.limit, 0)
+
+    @property
+    def data_offset(self) -> int:
+        """Where the data begins."""
+        return pad_to(self._least, self.like.alignment) if self.limit is None else self.limit
+
+    @property
+    def size_bytes(self) -> int:
+        """Bytes of the header with its padding."""
+        return self.data_offset
+
+    def build(self, hashes: Hashes, source_hash: str) -> bytes:
+        """The header, filled up to the data: with a pair of spaces, or what is too little for one in the note."""
+        gap = self.data_offset - self._least
+        extra = []
+        slack = 0
+        if gap >= self.like.alignment:
+            if gap >= metadata.padding_least():
+                extra = [metadata.padding_kv(gap)]
+            else:
+                slack = gap
+        pairs = [*self._pairs(hashes, source_hash, slack), *extra]
+        return build_header(pairs, self.infos, version=self.like.version, alignment=self.like.alignment)
+
+    def check(self, head: bytes) -> None:
+        """Assert that the original header can be had back from this one."""
+        blank = "0" * 64
+        data = self.build(dict.fromkeys(self.made.names, blank), blank)
+        made = HeaderParser(1 << 62).feed(data)
+        found = None if made is None else note_of(made)
+        if made is None or found is None or found[0].head(made, found[1], found[2]) != head:
+            raise AssertionError("the header would not lead back to the original")
+
+
+def _tail_behind(file: GGUFFile, bare_end: int, block_end: int) -> Tail | None:
+    """What lies after the last tensor, whatever it is: it is kept after the block."""
+    n = file.size_bytes - bare_end
+    return None if n <= 0 else Tail(bare_end, n, max(block_end, bare_end + n))
+
+
+def _with_count(kvs: Sequence[KV], trunk: Model, n_tensors: int) -> list[KV]:
+    """The pairs with the set's new number of tensors, noted so that a detach puts the old one back."""
+    old = trunk.header.by_key.get(SPLIT_TENSORS_COUNT)
+    if len(trunk.files) == 1 or old is None:
+        return list(kvs)
+    note = json.loads(next(kv.value for kv in kvs if kv.key == metadata.UNDO))
+    note["replaced"][old.key] = base64.b64encode(bytes(old.raw)).decode()
+    return edit(kvs, put=[old.with_value(n_tensors), KV.make(metadata.UNDO, KVType.STRING, json.dumps(note))])
+
+
+def _no_room(file: GGUFFile, draft: _Fitted) -> str:
+    return (
+        f"{file.path}: the header grows by {draft.lacking:,} bytes beyond the {file.header.data_offset:,} before the "
+        "data; there is no padding for them, and this file system cannot insert room into a file (ext4 and XFS can); "
+        "use --layout sidecar (a new file for the block), or bundle or shards."
+    )
+
+
+def _attach_steps(change: Change, n_data: int) -> tuple[str, ...]:
+    header = change.header
+    assert header is not None
+    steps = [f"write a journal beside it ({readable(len(change.head))}): it is what leads back if the run is stopped"]
+    if change.tail is not None:
+        steps.append(f"copy the {change.tail.size_bytes:,} bytes after its last tensor to after the block")
+    steps.append(f"append the block: {n_data:,} bytes at byte {change.block_at:,}")
+    if change.room:
+        steps.append(f"insert {change.room:,} bytes at the start of the file (no data is moved on the disk)")
+    steps.append(f"write the new header: {header.size_bytes:,} bytes")
+    steps.append("remove the journal: from here on the change is done")
+    return tuple(steps)

@@ -1,0 +1,124 @@
+"""What the header of a model with a block in place says of the file without it, so that it can be had back."""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+import json
+from dataclasses import dataclass
+from typing import Any
+
+from ..errors import FormatError, InPlaceRefused
+from ..gguf.files import GGUFFile
+from ..gguf.header import Header, build_header, pad_to
+from ..gguf.kv import KV
+from ..writing.plan import Tail
+from . import metadata
+
+
+@dataclass(frozen=True)
+class Undo:
+    """What of the original file its new header does not say: a detach gives it back byte for byte."""
+
+    size_bytes: int
+    head_bytes: int
+    head_sha256: str
+    n_tensors: int
+    room: int
+    tail: Tail | None
+    dropped: tuple[tuple[int, str | int], ...]  # place among the original's pairs; base64 of the pair, size of padding
+    padding: str  # base64 of what lay between header and data, "" for zeros
+
+    def to_json(self) -> dict[str, Any]:
+        """As the header's note holds it."""
+        tail = self.tail
+        return {
+            "size": self.size_bytes, "head": [self.head_bytes, self.head_sha256], "tensors": self.n_tensors,
+            "room": self.room, "tail": None if tail is None else [tail.bare_at, tail.size_bytes, tail.block_at],
+            "dropped": [list(pair) for pair in self.dropped], "padding": self.padding,
+        }  # fmt: skip
+
+    @classmethod
+    def from_json(cls, note: dict[str, Any]) -> Undo:
+        """The note of a header. Raises ValueError, KeyError, TypeError."""
+        tail = None if note["tail"] is None else Tail(*map(int, note["tail"]))
+        dropped = tuple((int(i), raw if isinstance(raw, int) else str(raw)) for i, raw in note["dropped"])
+        n_head, digest = note["head"]
+        return cls(
+            int(note["size"]), int(n_head), str(digest), int(note["tensors"]), int(note["room"]), tail, dropped,
+            str(note["padding"]),
+        )  # fmt: skip
+
+    def head(self, new: Header, replaced: dict[str, KV], added: set[str]) -> bytes | None:
+        """The original's header, or None when the new one is not what an attach had made of it."""
+        sizes = [raw for _, raw in self.dropped if isinstance(raw, int)]
+        if not 0 <= self.n_tensors <= len(new.tensors) or max([self.head_bytes, *sizes]) > new.data_offset:
+            return None  # not what an attach notes, which only ever makes a header longer
+        kvs = [replaced.get(kv.key, kv) for kv in new.kvs if kv.key not in added and kv.key not in metadata.OWN_KEYS]
+        try:
+            for i, raw in self.dropped:
+                padding = metadata.padding_kv(raw) if isinstance(raw, int) else None
+                kvs.insert(i, padding or metadata.parse_kv(base64.b64decode(str(raw))))
+            behind = base64.b64decode(self.padding)
+        except (ValueError, FormatError):
+            return None
+        data = build_header(kvs, new.tensors[: self.n_tensors], version=new.version, alignment=1)
+        data += behind or bytes(max(self.head_bytes - len(data), 0))
+        return data if hashlib.sha256(data).hexdigest() == self.head_sha256 else None
+
+
+def undo_of(file: GGUFFile, head: bytes, room: int, tail: Tail | None) -> Undo:
+    """What a header in the place of `head` has to say of the file as it is."""
+    header = file.header
+    padding = head[header.header_end :]
+    return Undo(
+        file.size_bytes,
+        len(head),
+        hashlib.sha256(head).hexdigest(),
+        len(header.tensors),
+        room,
+        tail,
+        tuple((i, _dropped(kv)) for i, kv in enumerate(header.kvs) if kv.key in metadata.OWN_KEYS),
+        base64.b64encode(padding).decode() if padding.strip(b"\0") else "",
+    )
+
+
+def _dropped(kv: KV) -> str | int:
+    """A pair as the note holds it. Padding is noted by its size: it is to be room, not to be kept."""
+    if kv.key == metadata.PADDING and kv.size_bytes >= metadata.padding_least():
+        same = metadata.padding_kv(kv.size_bytes)
+        if same.same_as(kv):
+            return kv.size_bytes
+    return base64.b64encode(bytes(kv.raw)).decode()
+
+
+def note_of(header: Header) -> tuple[Undo, dict[str, KV], set[str]] | None:
+    """What an attach in place noted: undo, pairs that it replaced, keys that it added."""
+    text = header.get(metadata.UNDO)
+    if not isinstance(text, str):
+        return None
+    try:
+        note = json.loads(text)
+        undo = Undo.from_json(note["in_place"])
+        replaced = [metadata.parse_kv(base64.b64decode(raw)) for raw in note["replaced"].values()]
+        return undo, {kv.key: kv for kv in replaced}, set(map(str, note["added"]))
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError, FormatError):
+        return None
+
+
+def head_of(file: GGUFFile) -> bytes:
+    """The file's bytes up to its data, as they were read with its header."""
+    header = file.header
+    return bytes(header.kvs[0].buffer[: header.data_offset if header.tensors else header.header_end])
+
+
+def check_contiguous(file: GGUFFile) -> None:
+    """Raise InPlaceRefused for a file whose data has holes or another order: no engine takes it as it is."""
+    header, at = file.header, 0
+    for info in header.tensors:
+        if info.offset != at:
+            raise InPlaceRefused(
+                f"{file.path}: tensor '{info.name}' starts at {info.offset:,} of the data instead of {at:,}, so "
+                "llama.cpp refuses the file as it is; use --layout bundle, which writes a contiguous one."
+            )
+        at += pad_to(file.stored_size(info), header.alignment)

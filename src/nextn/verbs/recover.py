@@ -1,0 +1,47 @@
+"""`nextn recover`: end what an interrupted change in place has left."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from ..errors import StorageError
+from ..schemas.base import Document, Documented
+from ..schemas.recover import RecoverDocument, RecoveredJournal
+from ..writing import recover as journals
+from ..writing.recover import Recovered
+
+
+@dataclass(frozen=True)
+class Recovery(Documented):
+    """What was found beside a file or in a folder, and what became of it."""
+
+    path: Path
+    dry_run: bool
+    journals: tuple[Recovered, ...]
+
+    @property
+    def when_unprinted(self) -> str:
+        """What was done all the same."""
+        return "nothing was changed" if self.dry_run else "what was interrupted is ended"
+
+    @property
+    def document(self) -> Document:
+        """What --json prints."""
+        found = [
+            RecoveredJournal(str(each.journal), each.verb, each.what, [str(path) for path in each.files])
+            for each in self.journals
+        ]
+        return RecoverDocument(dry_run=self.dry_run, path=str(self.path), journals=found)
+
+
+def recover(path: str | Path, *, dry_run: bool = False) -> Recovery:
+    """End what an interrupted change in place has left of a file, of the set it belongs to, or in a folder.
+
+    An interrupted attach is undone, an interrupted detach finished: both give the model without the block. Raises
+    StorageError (also for a change that is under way), InPlaceRefused when an engine has the file open.
+    """
+    place = Path(path)
+    if not place.exists():
+        raise StorageError(f"{path}: there is no such file or folder.")
+    return Recovery(place, dry_run, tuple(journals.recover(place, dry_run=dry_run)))

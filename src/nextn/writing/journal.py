@@ -1,0 +1,226 @@
+"""The journal of a change in place: what a file was, or is to be, without its block, and how far the change has come.
+
+It lies beside the file as `.NAME.nextn-journal`, is written and synced before the file is touched, and is removed when
+the change is done: that is the commit. A journal that is there while no run holds the file's lock is *hot*.
+
+Format: the eight bytes of MAGIC, then records of u64 length, payload and the payload's SHA-256. The first record
+holds JSON (u64 length in front) and the bare headers that it names by their places; each later one is the JSON of one
+file's `State`. Reading ends at the first record that is not whole: it was being written when the run died, and what it
+would have announced had not begun. Space for later records is written ahead, so that a full disk cannot stop the way
+back.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import struct
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal, TypeAlias, get_args
+
+from ..errors import StorageError
+from ..workfile import At, Folder
+from .durable import write_file
+from .plan import Change, Tail
+from .ranges import Span
+from .system import System, explained, sync_open_folder, write_all
+
+SUFFIX = ".nextn-journal"
+MAGIC = b"NXTNJRN1"
+MAX_BYTES = 1 << 30  # headers have at most 256 MB; a longer journal is not one of ours
+SPARE_BYTES = 64 << 10  # written ahead for records of states
+Verb: TypeAlias = Literal["attach", "detach"]
+NONE, SHIFTING, FULL = "none", "shifting", "full"
+
+
+class TornJournal(Exception):
+    """The first record is not whole: nothing was changed yet."""
+
+
+@dataclass(frozen=True)
+class Bare:
+    """One file as it is without its block."""
+
+    name: str  # in the journal's folder
+    inode: int
+    size_bytes: int
+    head: bytes = field(repr=False)
+    room: int  # bytes that are inserted at the start of the file for the time of the block
+    tail: Tail | None
+
+    @classmethod
+    def of(cls, change: Change, inode: int) -> Bare:
+        """What a change falls back to, or makes."""
+        return cls(change.path.name, inode, change.bare_size, change.bare_head, change.room, change.tail)
+
+
+@dataclass(frozen=True)
+class State:
+    """How far the change of one file has come. Each state is on disk before what it announces begins."""
+
+    room: str  # none; shifting: being inserted or taken out, nothing lies in it; full: there, and maybe written to
+    tail_saved: bool  # the tail lies whole at its place after the block, and maybe no longer at its bare place
+    size_bytes: int = 0  # shifting: of the file without room
+    spans: tuple[Span, ...] = ()  # shifting: its data, room not counted (see `ranges.data_map`)
+
+    def to_json(self) -> dict[str, Any]:
+        """As a record holds it."""
+        return {"room": self.room, "tail_saved": self.tail_saved, "size_bytes": self.size_bytes, "spans": self.spans}
+
+    @classmethod
+    def from_json(cls, data: dict[str, Any]) -> State:
+        """The state of a record."""
+        spans = tuple((int(start), int(end)) for start, end in data["spans"])
+        return cls(str(data["room"]), bool(data["tail_saved"]), int(data["size_bytes"]), spans)
+
+
+@dataclass
+class Journal:
+    """An open journal. The states are the last ones on disk."""
+
+    folder: Path
+    name: str
+    fd: int
+    verb: Verb
+    files: tuple[Bare, ...]
+    states: list[State]
+    end: int  # where the next record goes
+
+    @property
+    def path(self) -> Path:
+        """The journal's path."""
+        return self.folder / self.name
+
+    def note(self, index: int, state: State, system: System) -> None:
+        """Put a file's new state on disk. Raises NoSpace, StorageError."""
+        payload = json.dumps({"file": index, **state.to_json()}, separators=(",", ":")).encode()
+        data = _record(payload)
+        write_all(system, self.fd, data, self.end, self.path)
+        with explained(self.path, "write it to disk"):
+            system.fsync(self.fd)
+        self.end += len(data)
+        self.states[index] = state
+
+    def close(self) -> None:
+        """Close it; the file stays."""
+        os.close(self.fd)
+
+
+def journal_name(name: str) -> str:
+    """The name of the journal for a file."""
+    short = os.fsdecode(os.fsencode(name)[-200:])  # room for what is added: most file systems take 255 bytes
+    return f".{short}{SUFFIX}"
+
+
+def _record(payload: bytes) -> bytes:
+    return struct.pack("<Q", len(payload)) + payload + hashlib.sha256(payload).digest()
+
+
+def first_bytes(verb: Verb, files: Sequence[Bare], states: Sequence[State]) -> bytes:
+    """A journal as it is before anything is changed, spare room not counted."""
+    place, table = 0, []
+    for bare, state in zip(files, states, strict=True):
+        tail = bare.tail
+        table.append({
+            "name": os.fsencode(bare.name).decode("latin-1"),
+            "inode": bare.inode,
+            "size_bytes": bare.size_bytes,
+            "head": [place, place + len(bare.head)],
+            "room": bare.room,
+            "tail": None if tail is None else [tail.bare_at, tail.size_bytes, tail.block_at],
+            "state": state.to_json(),
+        })  # fmt: skip
+        place += len(bare.head)
+    text = json.dumps({"version": 1, "verb": verb, "files": table}, separators=(",", ":")).encode()
+    return MAGIC + _record(b"".join([struct.pack("<Q", len(text)), text, *(bare.head for bare in files)]))
+
+
+def create(folder: Path, verb: Verb, files: Sequence[Bare], states: Sequence[State], system: System) -> Journal:
+    """A new journal; it is whole and on disk when it appears. Raises OutputExists, NoSpace, StorageError."""
+    name = journal_name(files[-1].name)
+    write_file(folder / name, first_bytes(verb, files, states) + bytes(SPARE_BYTES), system)
+    return open_journal(folder, name, write=True)
+
+
+def remove(path: Path, system: System) -> None:
+    """Remove a journal for good: the change is done, or undone. Raises StorageError."""
+    with explained(path, "remove the journal"), Folder.chosen(path.parent) as folder:
+        system.unlink(At(folder, path.name))
+        sync_open_folder(folder, system)
+
+
+def journals_in(path: Path) -> list[str]:
+    """Names of the journals in a folder, sorted. Raises OSError."""
+    with Folder.chosen(path) as folder:
+        return [name for name in folder.names() if name.startswith(".") and name.endswith(SUFFIX)]
+
+
+def open_journal(path: Path, name: str, *, write: bool) -> Journal:
+    """Open and read the journal `name` in the folder `path`.
+
+    Raises TornJournal, StorageError (for one of another version; NotOurs for a link, a file of another user, or what
+    is not a regular file), OSError.
+    """
+    with Folder.chosen(path) as folder:  # a run killed while the journal got its name leaves it with two
+        fd = folder.open(name, os.O_RDWR if write else os.O_RDONLY, one_name=False)
+    try:
+        size = os.fstat(fd).st_size
+        if size > MAX_BYTES:
+            raise StorageError(f"{path / name}: this has {size:,} bytes and is not a journal of nextn's; remove it.")
+        data = bytearray()
+        while piece := os.pread(fd, size - len(data), len(data)):
+            data += piece
+        verb, files, states, end = _parse(bytes(data), path / name)
+        return Journal(path, name, fd, verb, files, states, end)
+    except BaseException:
+        os.close(fd)
+        raise
+
+
+def _parse(data: bytes, path: Path) -> tuple[Verb, tuple[Bare, ...], list[State], int]:
+    if data[: len(MAGIC)] != MAGIC or (first := _payload(data, len(MAGIC))) is None:
+        raise TornJournal
+    payload, end = first
+    try:
+        (n_text,) = struct.unpack_from("<Q", payload)
+        table = json.loads(payload[8 : 8 + n_text])
+        if table["version"] != 1:
+            raise ValueError("version")
+        heads = payload[8 + n_text :]
+        files, states = [], []
+        for entry in table["files"]:
+            start, stop = entry["head"]
+            name = os.fsdecode(entry["name"].encode("latin-1"))
+            if "/" in name or "\0" in name or name in ("", ".", ".."):
+                raise ValueError("name")
+            tail = None if entry["tail"] is None else Tail(*map(int, entry["tail"]))
+            size, room = int(entry["size_bytes"]), int(entry["room"])
+            files.append(Bare(name, int(entry["inode"]), size, heads[start:stop], room, tail))
+            states.append(State.from_json(entry["state"]))
+        verb: Verb = table["verb"]
+        if verb not in get_args(Verb):
+            raise ValueError("verb")
+        while (found := _payload(data, end)) is not None:
+            note = json.loads(found[0])
+            states[int(note["file"])] = State.from_json(note)
+            end = found[1]
+    except (ValueError, KeyError, TypeError, AttributeError, IndexError, RecursionError, struct.error) as error:
+        raise StorageError(
+            f"{path}: this journal was written by another version of nextn; recover the file with that version."
+        ) from error
+    return verb, tuple(files), states, end
+
+
+def _payload(data: bytes, at: int) -> tuple[bytes, int] | None:
+    """The record at `at` and where the next one starts, or None when it is not whole."""
+    if at + 8 > len(data):
+        return None
+    (length,) = struct.unpack_from("<Q", data, at)
+    end = at + 8 + length + 32
+    if not length or end > len(data):
+        return None
+    payload = data[at + 8 : end - 32]
+    return (payload, end) if hashlib.sha256(payload).digest() == data[end - 32 : end] else None

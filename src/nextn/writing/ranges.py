@@ -1,0 +1,144 @@
+"""Room inside a file without moving its data: ranges inserted, taken out, or emptied by the file system.
+
+Linux only: fallocate(2) with FALLOC_FL_INSERT_RANGE and FALLOC_FL_COLLAPSE_RANGE (ext4 with extents, XFS) and
+FALLOC_FL_PUNCH_HOLE. The first two take whole blocks (on ext4 with bigalloc whole clusters) and change only the map
+from a file's offsets to the disk, extent by extent, not all in one transaction: a power cut in between can leave a
+file of which the end is moved and the start is not. `where_shifted` finds that place again.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import errno
+import os
+import sys
+from collections.abc import Sequence
+from functools import cache
+from pathlib import Path
+
+_KEEP_SIZE, _PUNCH_HOLE, _COLLAPSE_RANGE, _INSERT_RANGE = 0x01, 0x02, 0x08, 0x20  # linux/falloc.h
+_CLUSTERS = (64 << 10, 1 << 20)  # what ext4 with bigalloc or a realtime XFS may want instead of blocks
+
+Span = tuple[int, int]  # start, end
+
+
+@cache
+def _fallocate() -> ctypes._NamedFuncPointer | None:
+    if not sys.platform.startswith("linux"):
+        return None
+    library = ctypes.CDLL(None, use_errno=True)
+    found = getattr(library, "fallocate64", None) or getattr(library, "fallocate", None)
+    if found is not None:
+        found.argtypes = [ctypes.c_int, ctypes.c_int, ctypes.c_int64, ctypes.c_int64]
+    return found
+
+
+def _call(fd: int, mode: int, offset: int, size: int) -> None:
+    function = _fallocate()
+    if function is None:
+        raise OSError(errno.EOPNOTSUPP, os.strerror(errno.EOPNOTSUPP))
+    while function(fd, mode, offset, size):
+        number = ctypes.get_errno()
+        if number != errno.EINTR:
+            raise OSError(number, os.strerror(number))
+
+
+def insert_range(fd: int, offset: int, size: int) -> None:
+    """Move everything from `offset` on by `size` bytes; what lies there then reads as zeros."""
+    _call(fd, _INSERT_RANGE, offset, size)
+
+
+def collapse_range(fd: int, offset: int, size: int) -> None:
+    """Take `size` bytes at `offset` out; the range must not reach the end of the file."""
+    _call(fd, _COLLAPSE_RANGE, offset, size)
+
+
+def punch_hole(fd: int, offset: int, size: int) -> None:
+    """Give the range's blocks back; it reads as zeros, and the file keeps its size."""
+    _call(fd, _PUNCH_HOLE | _KEEP_SIZE, offset, size)
+
+
+def grain_of(folder: Path) -> int | None:
+    """The size in bytes that ranges inserted into files of this folder must be a multiple of.
+
+    None where none can be inserted. Found by trying, on a file that has no name. Raises OSError for a folder that
+    cannot be written to, and on a full disk.
+    """
+    if _fallocate() is None or not hasattr(os, "O_TMPFILE"):
+        return None
+    try:
+        fd = os.open(folder, os.O_RDWR | os.O_TMPFILE | os.O_CLOEXEC, 0o600)
+    except OSError as error:
+        if error.errno in (errno.EOPNOTSUPP, errno.EISDIR, errno.EINVAL):  # no unnamed files, so no ranges either
+            return None
+        raise
+    try:
+        for grain in sorted({os.fstatvfs(fd).f_frsize, *_CLUSTERS}):
+            try:
+                os.ftruncate(fd, 0)
+                os.pwrite(fd, b"x", 2 * grain)
+                insert_range(fd, 0, grain)
+                collapse_range(fd, 0, grain)
+                return grain
+            except OSError as error:
+                if error.errno in (errno.ENOSPC, errno.EDQUOT):
+                    raise
+                if error.errno != errno.EINVAL:
+                    return None
+        return None
+    finally:
+        os.close(fd)
+
+
+def data_map(fd: int) -> list[Span]:
+    """The spans of a file that hold data, in order and disjoint, ends rounded up to whole blocks.
+
+    The rest are holes. The file has to be synced: blocks that wait to be written may count as either.
+    """
+    block = os.fstatvfs(fd).f_frsize
+    out: list[Span] = []
+    end, size = 0, os.fstat(fd).st_size
+    while end < size:
+        try:
+            start = os.lseek(fd, end, os.SEEK_DATA)
+        except OSError as error:
+            if error.errno == errno.ENXIO:  # nothing but a hole up to the end
+                break
+            raise
+        end = -(-os.lseek(fd, start, os.SEEK_HOLE) // block) * block
+        if out and out[-1][1] >= start:
+            out[-1] = (out[-1][0], end)
+        else:
+            out.append((start, end))
+    return out
+
+
+def shifted(spans: Sequence[Span], at: int, by: int) -> list[Span]:
+    """`spans` when everything from `at` on has moved up by `by` bytes."""
+    out: list[Span] = []
+    for start, end in spans:
+        for piece, move in (((start, min(end, at)), 0), ((max(start, at), end), by)):
+            if piece[0] < piece[1]:
+                out.append((piece[0] + move, piece[1] + move))
+    return out
+
+
+def where_shifted(before: Sequence[Span], now: Sequence[Span], by: int) -> int | None:
+    """From which offset of the file that `before` maps on everything has moved up by `by` bytes.
+
+    `now` maps the file as it is, with nothing in the `by` bytes at that offset. The end of `before` when nothing has
+    moved; None when `now` is no such file.
+    """
+    end = before[-1][1] if before else 0
+    at = end
+    left = list(now)
+    for start, stop in before:  # the first byte that had data and has none
+        while left and left[0][1] <= start:
+            left.pop(0)
+        if not left or left[0][0] > start:
+            at = start
+            break
+        if left[0][1] < stop:
+            at = left[0][1]
+            break
+    return at if shifted(before, at, by) == list(now) else None

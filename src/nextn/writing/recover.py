@@ -1,0 +1,189 @@
+"""What interrupted changes in place leave: found by the journal beside the file, and ended."""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import os
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+from ..errors import InPlaceRefused, StorageError
+from ..gguf.header import MAGIC
+from . import journal as journals
+from .guards import check_unused
+from .journal import Journal, TornJournal, Verb
+from .leftovers import clean
+from .restore import restore
+from .system import System, explained
+
+
+@dataclass(frozen=True)
+class Recovered:
+    """What became of one journal."""
+
+    journal: Path
+    files: tuple[Path, ...]
+    verb: Verb | None  # of the interrupted change; None: the journal is torn
+    what: Literal["undone", "finished", "removed"]  # removed: a torn journal
+
+
+@dataclass(frozen=True)
+class Unfinished:
+    """A journal beside a file."""
+
+    journal: Path
+    files: tuple[Path, ...]
+    verb: Verb
+    running: bool  # the run that wrote it is alive
+
+    def sentence(self) -> str:
+        """What it means and what to do, for people."""
+        path = self.files[-1]
+        if self.running:
+            return f"{path}: another run of nextn is changing this file in place; wait until it is done."
+        return (
+            f"{path}: a change in place ({self.verb}) was interrupted, and its journal {self.journal.name} lies beside "
+            "the file; end it with 'nextn recover', and move or load the file only after that."
+        )
+
+
+@contextlib.contextmanager
+def locked(paths: Sequence[Path], inodes: Sequence[int | None] | None = None) -> Iterator[list[int]]:
+    """The files open for reading and writing, locked; with `inodes` they have to be these.
+
+    Raises StorageError when another run holds one, and for what cannot be opened.
+    """
+    fds: list[int] = []
+    try:
+        for path, inode in zip(paths, inodes or [None] * len(paths), strict=True):
+            with explained(path, "open it for writing"):
+                fds.append(os.open(path, os.O_RDWR | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK))
+            if inode is not None and os.fstat(fds[-1]).st_ino != inode:
+                raise StorageError(
+                    f"{path}: this is not the file that the journal beside it was written for: it was replaced, and is "
+                    "left as it is; if it is whole, remove the journal."
+                )
+            try:
+                fcntl.flock(fds[-1], fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                raise StorageError(
+                    f"{path}: another run of nextn is changing this file; wait until it is done."
+                ) from None
+            except OSError as error:
+                raise InPlaceRefused(
+                    f"{path}: its file system has no locks ({error.strerror}), so two runs could change it at once; "
+                    "use --layout sidecar, shards or bundle."
+                ) from error
+        yield fds
+    finally:
+        for fd in fds:
+            os.close(fd)
+
+
+def unfinished(path: Path) -> list[Unfinished]:
+    """The journals that a file (links followed) or a folder's files have beside them; nothing is changed.
+
+    Journals that cannot be read are left out: nothing had begun.
+    """
+    real = path.resolve()
+    folder, name = (real, None) if real.is_dir() else (real.parent, real.name)
+    out = []
+    try:
+        found = journals.journals_in(folder)
+    except OSError:
+        return []
+    for each in found:
+        try:
+            record = journals.open_journal(folder, each, write=False)
+        except (TornJournal, OSError, StorageError):
+            continue
+        record.close()
+        if name is None or any(bare.name == name for bare in record.files):
+            files = tuple(folder / bare.name for bare in record.files)
+            out.append(Unfinished(record.path, files, record.verb, _is_held(files[-1])))
+    return out
+
+
+def _is_held(path: Path) -> bool:
+    """Whether a run holds the file's lock."""
+    try:
+        fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK)
+    except OSError:
+        return False
+    try:
+        fcntl.flock(fd, fcntl.LOCK_SH | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return True
+    except OSError:
+        return False
+    finally:
+        os.close(fd)
+    return False
+
+
+def recover(path: Path, *, system: System | None = None, dry_run: bool = False) -> list[Recovered]:
+    """End what interrupted runs left of a file (links followed), or of all files in a folder.
+
+    An interrupted attach is undone, an interrupted detach finished. Raises StorageError (also while the run is alive,
+    and for a file that is not the journal's), InPlaceRefused for a file in use.
+    """
+    system = system or System()
+    real = path.resolve()
+    folder, name = (real, None) if real.is_dir() else (real.parent, real.name)
+    with explained(folder, "look for journals"):
+        found = journals.journals_in(folder)
+        if not dry_run:
+            clean(folder, system)
+    out = []
+    for each in found:
+        try:
+            record = journals.open_journal(folder, each, write=False)
+        except FileNotFoundError:
+            continue
+        except TornJournal:
+            if name is None or each == journals.journal_name(name):
+                out += _drop_torn(folder, each, system, dry_run=dry_run)
+            continue
+        record.close()
+        if name is None or any(bare.name == name for bare in record.files):
+            out += _recover(folder, record, system, dry_run=dry_run)
+    return out
+
+
+def _recover(folder: Path, seen: Journal, system: System, *, dry_run: bool) -> list[Recovered]:
+    paths = [folder / bare.name for bare in seen.files]
+    what: Literal["undone", "finished"] = "undone" if seen.verb == "attach" else "finished"
+    with locked(paths, [bare.inode for bare in seen.files]) as fds:
+        try:
+            record = journals.open_journal(folder, seen.name, write=not dry_run)
+        except FileNotFoundError:  # its run was alive, and is done
+            return []
+        try:
+            for path, fd in zip(paths, fds, strict=True):
+                check_unused(path, fd)
+            if not dry_run:
+                restore(record, fds, system)
+                journals.remove(record.path, system)
+        finally:
+            record.close()
+    return [Recovered(seen.path, tuple(paths), seen.verb, what)]
+
+
+def _drop_torn(folder: Path, name: str, system: System, *, dry_run: bool) -> list[Recovered]:
+    """Remove a journal that is not whole. Raises StorageError when its file needs it.
+
+    Journals get their names when they are whole, so only a disk that failed leaves a torn one.
+    """
+    path, file = folder / name, folder / name[1:].removesuffix(journals.SUFFIX)
+    with explained(file, "read it"), file.open("rb") as data:
+        if data.read(len(MAGIC)) != MAGIC:
+            raise StorageError(
+                f"{path}: this journal is damaged, and {file.name} cannot be loaded without it; nothing was changed: "
+                "keep both files, and get the model again where it came from."
+            )
+    if not dry_run:
+        journals.remove(path, system)
+    return [Recovered(path, (), None, "removed")]
