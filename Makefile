@@ -3,7 +3,7 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 
-.PHONY: install demo check test lint bench clean
+.PHONY: install demo check test lint bench fuzz clean
 
 install:
 	@sh scripts/install.sh '$(PYTHON)' $(VENV)
@@ -27,6 +27,13 @@ bench: install
 	$(BIN)/python benchmarks/header.py
 	$(BIN)/python benchmarks/attach.py
 	$(BIN)/python benchmarks/bundle.py
+
+# What it finds goes to fuzz-found/ and belongs into tests/data/fuzz_corpus. Atheris is there with the extra `fuzz`.
+FUZZ_SECONDS ?= 600
+fuzz: install
+	$(BIN)/python scripts/fuzz.py --seconds $(FUZZ_SECONDS)
+	if $(BIN)/python -c 'import atheris' 2>/dev/null; then \
+	  $(BIN)/python scripts/fuzz_header.py -max_total_time=$(FUZZ_SECONDS) tests/data/gguf_corpus/*; fi
 
 clean:
 	rm -rf $(VENV) .pytest_cache .mypy_cache .ruff_cache .hypothesis

@@ -69,7 +69,7 @@ def check_depth(value: Any, path: Path | str) -> None:
     """Raise FormatError for a value that is nested more deeply than any honest one."""
     level, depth = [value] if isinstance(value, dict | list) else [], 0
     while level:
-        if depth > _MOST_DEPTH:
+        if depth >= _MOST_DEPTH:
             raise FormatError(f"this JSON is nested more than {_MOST_DEPTH} deep", path=path)
         inner: list[Any] = []
         for each in level:

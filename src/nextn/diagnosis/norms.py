@@ -142,7 +142,7 @@ def _values(model: Model, name: str, reader: Reader) -> NDArray[np.float32] | No
     if where is None or where.size_bytes > 4 << 20:
         return None
     values = np.frombuffer(reader.read(where), dtype="<f4")
-    return values if bool(np.isfinite(values).all()) else None
+    return values if values.size and bool(np.isfinite(values).all()) else None
 
 
 def _place(file: GGUFFile, info: TensorInfo) -> FileRange | None:

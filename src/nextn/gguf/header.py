@@ -74,11 +74,14 @@ class TensorInfo:
         return TensorInfo(self.name, self.ne, self.type_id, offset)
 
     def encode(self) -> bytes:
-        """The bytes of the table entry."""
+        """The bytes of the table entry. Raises FormatError for sizes that no file can have."""
         n_dims = len(self.ne)
-        return encode_text(self.name) + struct.pack(
-            f"<I{n_dims}QIQ", n_dims, *self.ne, self.type_id, self.offset
-        )
+        try:
+            tail = struct.pack(f"<I{n_dims}QIQ", n_dims, *self.ne, self.type_id, self.offset)
+        except struct.error as error:
+            what = f"tensor '{printable(self.name)}' would have {' x '.join(map(str, self.ne))} values"
+            raise FormatError(f"{what}, which no file holds; the model's sizes are absurd") from error
+        return encode_text(self.name) + tail
 
 
 @dataclass(frozen=True)

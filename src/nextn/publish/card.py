@@ -13,7 +13,7 @@ from ..archs.engines import Does
 from ..compat import verdict
 from ..discovery import llama_cpp_names as hf_rules
 from ..layouts.pack import BLOCK_SHARD, FIRST, MTP, PLAIN, SIDECAR, Quant, Variant
-from ..printable import printable
+from ..printable import printable, several_lines
 from ..shell import shell
 from ..units import size
 from .manifest import NAME as MANIFEST
@@ -55,7 +55,7 @@ class Card:
             f"`{SUMS}` has the sha256 of every file (`sha256sum -c {SUMS}`); `{MANIFEST}` names each file's part in "
             "every variant. Made with `nextn pack`.",
         ]
-        return "\n\n".join(block for block in blocks if block) + "\n"
+        return several_lines("\n\n".join(block for block in blocks if block)) + "\n"
 
     # -- parts --------------------------------------------------------------------------------------------------------
 

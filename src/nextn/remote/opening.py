@@ -74,8 +74,8 @@ def http_options(limit_rate: float | None) -> Options | None:
 def opened(source: str | Path, options: Options | None = None, *, misfits: bool = False) -> Iterator[Opened]:
     """Whatever `source` names (see `spec.parse_source`): its headers are read, and nothing else.
 
-    also a model whose keys are not what they have to be, to show them. Raises UsageError, RemoteError,
-    a model whose keys are not what they have to be, to show them. Raises UsageError, RemoteError, IncompleteModel,
+    Locally: a GGUF, any shard of a set, a folder with one set, a checkpoint folder or a file of one. With `misfits`
+    also a model whose keys are not what they have to be, to show them. Raises UsageError, RemoteError, IncompleteModel,
     FormatError, StorageError.
     """
     place = parse_source(source)

@@ -1,0 +1,96 @@
+"""What a header costs grows with its bytes, whatever it claims: counts of work, and gross bounds of time."""
+
+from __future__ import annotations
+
+import struct
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import ggufmaker
+import pytest
+from ggufmaker import f32, make, pair, root_tensors, text, trunk_tensors
+
+from nextn.cli import main
+from nextn.errors import FormatError
+from nextn.gguf.files import open_model
+from nextn.gguf.parser import HeaderParser
+from nextn.memory.shape import shape_of
+
+GROSS_S = 20.0  # of processor time: ten times what the slowest takes here
+
+
+def taken(call: Callable[[], object]) -> float:
+    before = time.process_time()
+    call()
+    return time.process_time() - before
+
+
+def many_keys(n: int, key: str = "k%06x", kind: str = "u8") -> bytes:
+    return make([*ggufmaker.arch_kvs(2), *((key % i, kind, 1) for i in range(n))], trunk_tensors(2)).whole
+
+
+def many_tensors(n: int, name: str) -> bytes:
+    return make(ggufmaker.arch_kvs(2), [*root_tensors(), *(f32(name % i, 8) for i in range(n))]).whole
+
+
+CASES = {
+    "keys": lambda n: many_keys(n),
+    "keys that say where it comes from, of the wrong kind": lambda n: many_keys(n, "general.base_model.%d.name"),
+    "tensors of as many layers": lambda n: many_tensors(n, "blk.%d.attn_norm.weight"),
+    "blocks": lambda n: many_tensors(n, "blk.%d.nextn.eh_proj.weight"),
+    "tensors of one block": lambda n: many_tensors(n, "blk.2.nextn.x%d.weight"),
+    "roots": lambda n: many_tensors(n, "r%d.weight"),
+}
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_verbs_that_read_are_linear(case: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    path = tmp_path / "M.gguf"
+    path.write_bytes(CASES[case](20_000))
+    for verb in (["inspect"], ["inspect", "--json"], ["doctor"], ["plan", "--header-only"]):
+        assert taken(lambda verb=verb: main([verb[0], str(path), *verb[1:]])) < GROSS_S
+        out, err = capsys.readouterr()
+        assert len(out) + len(err) < 200_000  # nothing is said once for each
+
+
+@pytest.mark.parametrize("n_layer", [513, 10**6, 2**32 - 1])
+def test_plan_refuses_absurd_layer_counts(n_layer: int, tmp_path: Path) -> None:
+    path = tmp_path / "M.gguf"
+    kvs = [each for each in ggufmaker.arch_kvs(2) if not each[0].endswith("block_count")]
+    path.write_bytes(make([*kvs, ("qwen35.block_count", "u64", n_layer)], [*root_tensors(), *trunk_tensors(2)]).whole)
+    with pytest.raises(FormatError, match=f"block_count' is {n_layer:,}, and engines take 512"):
+        shape_of(open_model(path))
+
+
+def test_nested_arrays_are_walked_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    """However the bytes arrive: no inner array of numbers is looked at twice."""
+    n = 50_000
+    body = struct.pack("<IQ", 9, n) + struct.pack("<IQI", 4, 1, 7) * n
+    data = make([("general.architecture", "str", "q")]).whole[:24] + pair("general.architecture", "str", "q")
+    data += text("x") + struct.pack("<I", 9) + body
+    data = data[:16] + struct.pack("<Q", 2) + data[24:] + bytes(32)
+    heads = 0
+    head = HeaderParser._array_head
+
+    def counted(self: HeaderParser, pos: int, key: str) -> tuple[object, int, int]:
+        nonlocal heads
+        heads += 1
+        return head(self, pos, key)
+
+    monkeypatch.setattr(HeaderParser, "_array_head", counted)
+    parser, size, n_fed, found = HeaderParser(len(data)), 100, 0, None
+    while found is None:
+        n_fed += 1
+        found = parser.feed(data[:size])
+        size = max(parser.need, size + 4096)
+    assert found.by_key["x"].n_items == n
+    assert n_fed > 100 and heads <= 3 * n_fed
+
+
+@pytest.mark.parametrize("kind", ["[u8]", "[f64]", "[bool]"])
+def test_an_array_for_a_name_is_not_decoded(kind: str, tmp_path: Path) -> None:
+    path = tmp_path / "M.gguf"
+    path.write_bytes(make([("general.architecture", kind, [1] * 500_000)]).whole)
+    with pytest.raises(FormatError, match=r"'general\.architecture' is missing or not a string"):
+        _ = open_model(path).architecture
