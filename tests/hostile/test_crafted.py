@@ -189,7 +189,8 @@ def test_names_full_of_control_characters(tmp_path: Path) -> None:
             check(call, "ugly")
         ran = check(["inspect", path, "--json"], "ugly")
         assert json.loads(ran.out)["path"] == str(path)  # JSON keeps it, escaped
-    written = nextn.pack([path], donor=DEMO / "tiny-qwen35-mtp", out=folder / "packed")
+    (folder / "plain-Q4_K_M.gguf").write_bytes(parts.encode())
+    written = nextn.pack([folder / "plain-Q4_K_M.gguf"], donor=DEMO / "tiny-qwen35-mtp", out=folder / "packed")
     card = (folder / "packed" / "README.md").read_text("utf-8")
     assert written.package.plan.folder == folder / "packed"
     assert not {char for char in card if all_verbs.is_raw(char)}
