@@ -209,7 +209,9 @@ def mentions(page: Path) -> list[str]:
     """Commands of nextn inside a sentence."""
     text = _BLOCK.sub("", page.read_text(encoding="utf-8"))
     text = re.sub(r"^```.*?^```$", "", text, flags=re.M | re.S)
-    return [" ".join(found.split()) for found in re.findall(r"`(nextn [a-z][^`]*)`", text)]
+    inline = re.findall(r"`(nextn [a-z][^`]*)`", text)
+    indented = re.findall(r"^ {4}(nextn [a-z][^#\n]*)", text, flags=re.M)
+    return [" ".join(found.split()) for found in (*inline, *indented)]
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
