@@ -44,7 +44,7 @@ VERBS = {
 
 
 class _Formatter(click.HelpFormatter):
-    """Breaks lines at spaces only: options and names with hyphens stay whole."""
+    """Breaks lines only at spaces, so that hyphenated options and names are not split."""
 
     whole = "\N{NON-BREAKING HYPHEN}"
 
@@ -112,7 +112,7 @@ def cli() -> None:
 cli.context_class = _Context
 
 
-# A header of 200,000 tensors is as many objects and no garbage: looking for some at every 700 doubles the time.
+# A header of 200,000 tensors makes as many objects and no garbage: a collection every 700 objects doubles the time.
 _MANY_OBJECTS = 200_000
 
 
@@ -122,14 +122,14 @@ def _interrupt(signum: int, frame: FrameType | None) -> None:
 
 def main(argv: list[str] | None = None) -> int:
     """Run the command line and return its exit code; errors become one sentence on standard error."""
-    for stream in ("stdout", "stderr"):  # closed by the caller: there is nobody to talk to
+    for stream in ("stdout", "stderr"):  # closed by the caller: nobody is listening
         if getattr(sys, stream) is None:
             setattr(sys, stream, Path(os.devnull).open("w", encoding="utf-8"))  # noqa: SIM115 - lives as long as we
     for name in ("SIGTERM", "SIGHUP"):
         if hasattr(signal, name):
             signal.signal(getattr(signal, name), _interrupt)
     if isinstance(sys.stdout, io.TextIOWrapper):
-        sys.stdout.reconfigure(errors="surrogateescape")  # file names that are no UTF-8 go out as they are
+        sys.stdout.reconfigure(errors="surrogateescape")  # file names that are not UTF-8 go out unchanged
     before = gc.get_threshold()
     gc.set_threshold(_MANY_OBJECTS)
     try:
@@ -177,5 +177,5 @@ def _main(argv: list[str] | None) -> int:
 
 
 def entry_point() -> None:
-    """What the installed command calls."""
+    """The entry point of the installed command."""
     sys.exit(main())

@@ -1,4 +1,4 @@
-"""Options that commands share, each defined once: one word for one thing."""
+"""Options that commands share, each defined once, so that the same thing has the same name everywhere."""
 
 from __future__ import annotations
 
@@ -26,12 +26,12 @@ ANY_DONOR = (
 
 
 def examples(*commands: str) -> str:
-    """A command's examples, as the end of its help."""
+    """A command's examples, shown at the end of its help."""
     return "\b\nExamples:\n" + "\n".join(f"  {command}" for command in commands)
 
 
 def together(*options: Decorator[Any]) -> Decorator[Any]:
-    """Several options as one, shown in this order."""
+    """Several options as one decorator, shown in this order."""
 
     def with_options(command: F) -> F:
         for option in reversed(options):
@@ -45,7 +45,7 @@ def together(*options: Decorator[Any]) -> Decorator[Any]:
 
 
 def donor_option(default: str) -> Decorator[Any]:
-    """`--from`: the donor, everywhere."""
+    """`--from`: the donor, in every command."""
     return click.option("--from", "donor", metavar="DONOR", help=f"Where the block comes from. {default}")
 
 
@@ -122,7 +122,7 @@ in_place_options = together(
 
 
 def engine_option(default: str) -> Decorator[Any]:
-    """`--engine`: the engine, everywhere."""
+    """`--engine`: the engine, in every command."""
     return click.option(
         "--engine", metavar="ENGINE", help=f"xllamacpp, llama-server, ik, or the path of a llama-server. {default}"
     )
@@ -199,7 +199,7 @@ def whole_numbers(text: str, option: str) -> tuple[int, ...]:
 
 
 def ask_which(doubt: Doubt) -> str:
-    """Let people choose between donors on a terminal; elsewhere the doubt is the error."""
+    """On a terminal, ask the user to choose between donors; elsewhere, raise the doubt as an error."""
     if not (sys.stdin.isatty() and sys.stderr.isatty()):
         raise doubt
     say(str(doubt).partition(":")[0] + ": which donor?")
@@ -210,7 +210,7 @@ def ask_which(doubt: Doubt) -> str:
 
 
 def settled(run: Callable[[str | None], R], donor: str | None) -> R:
-    """`run(donor)`; where the donor is in doubt, again with the one that is chosen."""
+    """`run(donor)`; if the donor is in doubt, run again with the one the user chooses."""
     from ..donors.infer import Doubt
 
     try:
@@ -220,7 +220,7 @@ def settled(run: Callable[[str | None], R], donor: str | None) -> R:
 
 
 def confirmed(yes: bool) -> Callable[[Plan], None]:
-    """Asks on a terminal before a plan changes a file itself; elsewhere that wants `--yes`."""
+    """Asks on a terminal before a plan changes a file in place; elsewhere `--yes` is required."""
 
     def confirm(plan: Plan) -> None:
         if yes:
@@ -241,5 +241,5 @@ def confirmed(yes: bool) -> Callable[[Plan], None]:
 
 
 def listed(text: str | None) -> Sequence[str] | None:
-    """Names separated by commas, when there are any to read."""
+    """Names separated by commas; None if the option was not given."""
     return None if text is None else names(text)

@@ -82,6 +82,6 @@ def command(
     sys.stdout.flush()
     if code := serving.run():
         number = signal_of(code)
-        if number is not None and number not in PASSED_ON:  # those are how a server is stopped
+        if number is not None and number not in PASSED_ON:  # these are the usual ways to stop a server
             say(f"{serving.model}: {serving.engine} died of {explained(number)}")
         raise click.exceptions.Exit(code)

@@ -1,8 +1,9 @@
-"""The donor of a trunk when none was named: beside it on disk, or on the Hub where its metadata points.
+"""Finds a trunk's donor when none was named: beside it on disk, or on the Hub where its metadata points.
 
-What is here costs no network and is looked at first: the trunk's sidecar (see `sidecars`), donor files and bundled
-models of the trunk's name beside it whose header fits. Then `donors.infer` guesses repositories from metadata, which
-are confirmed by their headers: config.json, the index, and tokenizer.json of the one that fits so far.
+Local files need no network and are checked first: the trunk's sidecar (see `sidecars`), and donor files and bundled
+models beside the trunk that bear its name and whose header fits. Then `donors.infer` guesses repositories
+from metadata, which are confirmed by their headers: config.json, the index, and tokenizer.json of the one that fits
+so far.
 """
 
 from __future__ import annotations
@@ -29,24 +30,24 @@ if TYPE_CHECKING:
     from ..remote.http import Options
     from ..remote.model import Remote, RemoteCheckpoint
 
-MOST_NEIGHBOURS = 64  # GGUF files beside the trunk whose headers are read
+MOST_NEIGHBOURS = 64  # at most this many GGUF files beside the trunk have their headers read
 
 
 @dataclass(frozen=True)
 class FoundDonor:
     """The donor that was chosen."""
 
-    source: str  # what --from takes, pinned to a commit where there is one
+    source: str  # a value for --from, pinned to a commit if it has one
     why: str  # one sentence: what was chosen, and why
-    bytes_downloaded: int = 0  # what looking at candidates took
+    bytes_downloaded: int = 0  # while checking candidates
 
 
 def find(trunk: Model, *, layout: str, options: Options | None = None) -> FoundDonor:
     """The donor for `trunk`, to be attached as `layout`.
 
-    Raises Doubt (several fit equally well), NoBlock (none was found; what was tried is named), BlockPresent (its
-    sidecar lies beside it already, and a sidecar is what was asked for), RemoteError, UnsupportedModel (no engine
-    would draft, so nothing is looked for), and what `check_trunk` raises.
+    Raises Doubt (several fit equally well), NoBlock (none was found; the message names what was tried), BlockPresent (a
+    sidecar was requested and is already beside the trunk), RemoteError, UnsupportedModel (no engine would draft, so
+    nothing is searched), and what `check_trunk` raises.
     """
     family_of(trunk.architecture, trunk.entry)
     check_trunk(trunk)
@@ -60,7 +61,7 @@ def find(trunk: Model, *, layout: str, options: Options | None = None) -> FoundD
 
 
 def _beside(trunk: Model, layout: str) -> FoundDonor | None:
-    """The trunk's sidecar, or a file of its own name in its folder, whose block fits."""
+    """The trunk's sidecar, or a file of the same name in its folder, whose block fits."""
     answer = find_sidecars(trunk)
     if layout == "sidecar" and answer.candidates:
         several = f" (and {len(answer.equals) - 1} more that fit equally well)" if len(answer.equals) > 1 else ""
@@ -85,7 +86,7 @@ def _beside(trunk: Model, layout: str) -> FoundDonor | None:
 
 
 def _neighbours(trunk: Model) -> Iterator[tuple[Path, str]]:
-    """Files of the trunk's name with a block that fits, and their kind."""
+    """Files with the trunk's name and a block that fits, and their kind."""
     if is_named_by_hash(trunk.entry):
         return
     folder = trunk.entry.parent
@@ -111,7 +112,7 @@ def _neighbours(trunk: Model) -> Iterator[tuple[Path, str]]:
 
 
 class _Remote:
-    """The headers of a remote checkpoint, each read when it is asked for."""
+    """The headers of a remote checkpoint, each read on demand."""
 
     def __init__(self, remote: Remote, checkpoint: RemoteCheckpoint) -> None:
         self.remote, self.checkpoint = remote, checkpoint

@@ -1,8 +1,8 @@
-"""Sidecars that attach wrote where their model's folder does not show them: found again by the model's header.
+"""Sidecars that attach wrote outside their model's folder: found again by the model's header.
 
-Below `places.sidecars_root()` each model has a folder named after its header's hash. A sidecar lies in there, when
-attach chose the place, or anywhere else, when `-o` named it; a note beside says which file belongs to which model, and
-what its header was. A note whose file is gone, or is another one by now, is stale: it counts for nothing.
+Below `places.sidecars_root()` each model has a folder named after its header's hash. The sidecar is in that folder if
+attach chose the place, or anywhere else if `-o` named it; a note in the folder says which file belongs to which model,
+and records its header's hash. A note whose file is gone or has been replaced is stale and is ignored.
 
 A note is JSON: version, kind, model (path), place (its repository's folder or its own), model_sha256 and
 sidecar_sha256 (of headers), sidecar (path).
@@ -36,13 +36,13 @@ class Note:
     path: Path  # of the note itself
     sidecar: Path
     sidecar_sha256: str  # of its header
-    model: Path  # as it was named
+    model: Path  # as the user named it
     model_sha256: str  # of its first file's header
-    place: str  # the cached repository, or the folder, that the model lies in
+    place: str  # the cached repository, or the folder, that the model is in
 
     @property
     def is_stale(self) -> bool:
-        """Whether the sidecar is gone, or is another file by now."""
+        """Whether the sidecar is gone or has been replaced."""
         try:
             return header_sha256(open_model(self.sidecar).files[0]) != self.sidecar_sha256
         except NextnError:
@@ -50,7 +50,7 @@ class Note:
 
     @property
     def is_ours(self) -> bool:
-        """Whether the sidecar lies in nextn's own folder, not where the user put it."""
+        """Whether the sidecar is in nextn's own folder, not where the user put it."""
         return self.sidecar.parent == self.path.parent
 
 
@@ -59,12 +59,12 @@ def place_of(model: Model) -> str:
     place = real_place(model.entry)
     repository = hub_repository(place)
     if repository is None and is_named_by_hash(place):
-        return os.fspath(place)  # a store of all models there are
+        return os.fspath(place)  # a store that holds every model
     return os.fspath(repository or place.parent)
 
 
 def note_down(model: Model, sidecar: Path) -> Note:
-    """Remember that `sidecar`, wherever it lies, was made for `model`. Raises StorageError, NoSpace."""
+    """Record that `sidecar`, wherever it is, was made for `model`. Raises StorageError, NoSpace."""
     sidecar = sidecar.absolute()
     folder = kept_folder(model)
     mark = hashlib.sha256(os.fsencode(sidecar)).hexdigest()[:8]
@@ -82,7 +82,7 @@ def note_down(model: Model, sidecar: Path) -> Note:
 
 
 def notes(folder: Path | None = None) -> list[Note]:
-    """The notes in a model's folder, or all; what cannot be read as one is left out."""
+    """The notes in a model's folder, or all notes; files that cannot be read as notes are skipped."""
     found = sorted(sidecars_root().glob(f"*/*{NOTE_SUFFIX}") if folder is None else folder.glob(f"*{NOTE_SUFFIX}"))
     return [note for path in found if (note := _read(path)) is not None]
 
@@ -103,7 +103,7 @@ def _read(path: Path) -> Note | None:
 
 
 def kept_for(model: Model) -> tuple[list[Path], list[Path]]:
-    """Sidecars that were written for this very model, and for others in its place."""
+    """Sidecars written for exactly this model, and those written for others in the same place."""
     digest, place = header_sha256(model.files[0]), place_of(model)
     own: dict[Path, None] = {}
     others: dict[Path, None] = {}
@@ -116,7 +116,7 @@ def kept_for(model: Model) -> tuple[list[Path], list[Path]]:
             continue
         if not note.is_stale:
             here[note.sidecar] = None
-    for path in sorted(kept_folder(model).glob("*.gguf")):  # a run that ended before its note was written
+    for path in sorted(kept_folder(model).glob("*.gguf")):  # in case a run ended before writing its note
         own[path] = None
     return list(own), [path for path in others if path not in own]
 
@@ -126,8 +126,8 @@ class Kept:
     """A sidecar in nextn's own folder, or a note of one elsewhere."""
 
     sidecar: Path
-    model: Path | None  # None: there is no note
-    size_bytes: int  # that removing it would set free
+    model: Path | None  # None: no note exists
+    size_bytes: int  # freed by removing it
     used_s: float  # seconds since 1970
     stale: bool
     ours: tuple[Path, ...]  # what removing it removes
@@ -152,10 +152,10 @@ def _kept(sidecar: Path, note: Note | None) -> Kept:
 
 
 def remove(chosen: Iterable[Kept]) -> int:
-    """Remove sidecars in nextn's own folder, and notes of others, whose files stay; returns the bytes set free."""
+    """Remove sidecars in nextn's own folder, and notes of others, whose files stay; returns the bytes freed."""
     freed = 0
     for kept in chosen:
-        for path in reversed(kept.ours):  # the note last: what is left of a broken run is still known
+        for path in reversed(kept.ours):  # the note last: what an interrupted run leaves is still known
             _unlink(path)
         freed += kept.size_bytes
         with contextlib.suppress(OSError):  # not empty: another sidecar of the model

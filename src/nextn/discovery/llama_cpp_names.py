@@ -1,8 +1,8 @@
 """Which files llama.cpp's `-hf` takes from a repository: its rules (common/download.cpp) as pure functions.
 
-The model: the first path, in the listing's order, whose name carries no mark of an auxiliary file and in which the
-tag stands before a dot or a dash, letter case apart; of a set only the first shard, the others by prefix and count.
-The sidecar: a path with the lower-case mark `mtp-` in the model's folder or a parent of it; the deeper folder wins,
+The model: the first path, in the listing's order, whose name has no mark of an auxiliary file and in which the tag
+precedes a dot or a dash, ignoring case; of a set, only the first shard, with the others found by prefix and count.
+The sidecar: a path with the lower-case mark `mtp-` in the model's folder or one of its parents; the deeper folder wins,
 then `-TAG.`, then the nearest bit count.
 """
 
@@ -20,13 +20,13 @@ _TAG = re.compile(r"[-.]([A-Za-z0-9_]+)\Z")
 
 
 def is_main_name(path: str) -> bool:
-    """Whether a path can be a model at all, by its name."""
+    """Whether a path's name can be that of a model."""
     name = PurePosixPath(path).name
     return name.endswith(".gguf") and not any(mark in name for mark in AUXILIARY_MARKS)
 
 
 def main_files(paths: Iterable[str], tag: str) -> list[str]:
-    """All models that a tag fits, the one that is taken first; an empty tag fits all."""
+    """All models that match a tag, the one `-hf` takes first; an empty tag matches all."""
     listing = [path for path in sorted(paths) if is_main_name(path) and _number(path) == 1]
     pattern = re.compile(re.escape(tag) + "[.-]" if tag else "", re.IGNORECASE)
     return [path for path in listing if pattern.search(path)]
@@ -38,7 +38,7 @@ def _number(path: str) -> int:
 
 
 def own_tag(path: str) -> str:
-    """The last part of a name, shard numbers and `.gguf` apart, in upper case; '' when there is none."""
+    """The last part of a name, without shard numbers and `.gguf`, in upper case; '' if there is none."""
     name = PurePosixPath(path).name
     parts = split_shard_name(name)
     found = _TAG.search(parts[0] if parts else name.removesuffix(".gguf"))
@@ -52,9 +52,9 @@ def bits(tag: str) -> int:
 
 
 def sidecars(paths: Iterable[str], model: str, tag: str = "") -> list[str]:
-    """The sidecars that are in reach of `model`, the one that `-hf` takes first.
+    """The sidecars within reach of `model`, the one that `-hf` takes first.
 
-    Of equals `-hf` takes the first of the listing, which servers sort by path.
+    Among equals, `-hf` takes the first in the listing, which servers sort by path.
     """
     folder = PurePosixPath(model).parent.parts
 
@@ -69,6 +69,6 @@ def sidecars(paths: Iterable[str], model: str, tag: str = "") -> list[str]:
 
 
 def distance(sidecar: str, model: str, tag: str = "") -> tuple[bool, int]:
-    """How far a sidecar's name is from what was asked for, nearer ones smaller: not `-TAG.`, bits apart."""
+    """How far a sidecar's name is from the request, smaller is nearer: (no `-TAG.`, difference in bits)."""
     exact = bool(tag) and f"-{tag}.".upper() in sidecar.upper()
     return not exact, abs(bits(own_tag(sidecar)) - (bits(tag) if tag else bits(own_tag(model))))

@@ -1,11 +1,11 @@
-"""Which sidecar belongs to this model: the one answer that all verbs share.
+"""Which sidecar belongs to a model: the single answer that all verbs share.
 
-Looked for, in this order: in the model's folder and those above it, as llama.cpp's `-hf` does (in a cached repository
+Searched in this order: in the model's folder and those above it, as llama.cpp's `-hf` does (in a cached repository
 up to its root, elsewhere one folder up); under names that llama.cpp does not know; in `MTP/` folders below those; in
-other snapshots of the same cached repository; and where `nextn attach` put it. Each file is judged by its header: what
-is another model's, or what doctor calls an error, is passed over with the reason. A sidecar made for a trunk of other
-depth comes after all others. Within one place the model's own name counts first, then llama.cpp's ranks
-(`llama_cpp_names`). Verbs choose only what to do with the answer.
+other snapshots of the same cached repository; and where `nextn attach` put it. Each file is judged by its header: one
+that belongs to another model, or that doctor calls an error, is passed over with the reason. A sidecar made for a
+trunk of a different depth comes after all others. Within one place the model's own name ranks first, then llama.cpp's
+ranking applies (`llama_cpp_names`). Verbs decide only what to do with the answer.
 """
 
 from __future__ import annotations
@@ -28,14 +28,14 @@ from ..printable import printable
 from . import llama_cpp_names as names
 from .kept import kept_for
 
-_WORD = re.compile(r"(?:^|[^A-Za-z])MTP(?:[^A-Za-z]|$)", re.IGNORECASE)  # names of the kind X-Q4_K_M-mtp
+_WORD = re.compile(r"(?:^|[^A-Za-z])MTP(?:[^A-Za-z]|$)", re.IGNORECASE)  # names such as X-Q4_K_M-mtp
 _OWN_MARKS = re.compile(r"^mtp-|-MTP-donor(?=-|\Z)|-MTP(?=-|\Z)", re.IGNORECASE)
 _NO_SIDECARS = ("mmproj", "imatrix", "eagle3-", "dflash-", "dspark-")
-_MTP_FOLDER = "mtp"  # letter case apart
-MOST_FILES = 64  # whose headers are read
-_FAR = 100  # more than a path has folders: what links lead to is farther away than where the link lies
+_MTP_FOLDER = "mtp"  # in any letter case
+MOST_FILES = 64  # at most this many files have their headers read
+_FAR = 100  # more folders than any path has: a link's target counts as farther away than the link
 
-# Where a sidecar was found: in this order.
+# Where a sidecar was found, in order of preference.
 BESIDE, ABOVE, OTHER_NAME, BELOW, OTHER_SNAPSHOT, KEPT, KEPT_NEAR = range(7)
 WORDS = {
     BESIDE: "lies beside it",
@@ -55,20 +55,20 @@ class Candidate:
     path: Path
     where: int  # BESIDE to KEPT_NEAR
     fits: bool
-    why: str  # what sets it apart from one made for this model, '' for its own; or why it was passed over
-    rank: tuple[int, ...]  # the smallest first; equal ranks fit equally well
+    why: str  # how it differs from one made for this model, '' if it does not; or why it was passed over
+    rank: tuple[int, ...]  # smallest first; equal ranks fit equally well
     model: Model | None = field(default=None, repr=False)  # None: it could not be opened
 
     @property
     def place(self) -> str:
-        """What and where it is, as half a sentence."""
+        """What it is and where, as part of a sentence."""
         shown = self.path.name if self.where in (BESIDE, ABOVE, OTHER_NAME) else self.path
         return f"the sidecar {printable(str(shown), 1000)} {WORDS[self.where]}"
 
 
 @dataclass(frozen=True)
 class FoundSidecars:
-    """The answer: sidecars that fit, the best first, and what was passed over."""
+    """The answer: sidecars that fit, best first, and those that were passed over."""
 
     model: Model
     candidates: tuple[Candidate, ...] = ()
@@ -76,11 +76,11 @@ class FoundSidecars:
 
     @cached_property
     def equals(self) -> tuple[Candidate, ...]:
-        """Those that fit as well as the best; more than one: in doubt."""
+        """Those that fit as well as the best; more than one means doubt."""
         return tuple(each for each in self.candidates if each.rank == self.candidates[0].rank)
 
     def best(self) -> Candidate | None:
-        """The sidecar to use, or None. Raises UsageError when several fit equally well."""
+        """The sidecar to use, or None. Raises UsageError if several fit equally well."""
         if len(self.equals) > 1:
             several = ", ".join(printable(str(each.path), 1000) for each in self.equals)
             raise UsageError(
@@ -90,7 +90,7 @@ class FoundSidecars:
         return self.candidates[0] if self.candidates else None
 
     def notes(self) -> list[str]:
-        """What a user should know of the choice: what was passed over for it, and which was taken."""
+        """What a user should know about the choice: what was passed over, and what was taken."""
         taken = self.candidates[0] if self.candidates else None
         out = [
             f"passed over {printable(each.path.name, 200)}: {each.why}"
@@ -102,7 +102,7 @@ class FoundSidecars:
         return out
 
     def hints(self) -> list[str]:
-        """What to say of sidecars without taking one."""
+        """What to say about sidecars without choosing one."""
         out = []
         if len(self.equals) > 1:
             several = ", ".join(printable(each.path.name, 200) for each in self.equals)
@@ -114,7 +114,7 @@ class FoundSidecars:
 
 
 def find_sidecars(model: Model) -> FoundSidecars:
-    """The sidecars of a trunk-only model; nothing for one that has a block of its own, or is one."""
+    """The sidecars of a trunk-only model; none for a model with its own block, or for a sidecar."""
     if Anatomy.of(model).shape != "trunk-only":
         return FoundSidecars(model)
     own = {_identity(file.path) for file in model.files}
@@ -137,14 +137,14 @@ def find_sidecars(model: Model) -> FoundSidecars:
 
 
 def with_sidecars(diagnosis: Diagnosis, found: FoundSidecars) -> Diagnosis:
-    """The diagnosis of a model that has a sidecar: then no block need be attached."""
+    """The diagnosis of a model that has a sidecar, so that no block needs to be attached."""
     if not found.candidates:
         return diagnosis
     return replace(diagnosis, findings=tuple(each for each in diagnosis.findings if each.id != "no-block-attached"))
 
 
 def nearer_than(model: Model, fresh: Path) -> Candidate | None:
-    """The sidecar that is found before one at `fresh`, which need not exist yet."""
+    """The sidecar that takes precedence over one at `fresh`, which need not exist yet."""
     near = fresh.absolute().parent == model.entry.absolute().parent
     where = (BESIDE if names.MARK in fresh.name else OTHER_NAME) if near else KEPT
     found = find_sidecars(model).candidates
@@ -152,7 +152,7 @@ def nearer_than(model: Model, fresh: Path) -> Candidate | None:
 
 
 def named(paths: Iterable[str], model: str, tag: str = "") -> list[str]:
-    """Of a repository's listing what are sidecars by name: those in llama.cpp's reach, then those in MTP/ folders."""
+    """Sidecars, by name, in a repository's listing: those within llama.cpp's reach, then those in MTP/ folders."""
     listing = list(paths)
     folder = Path(model).parent
     above = {folder, *folder.parents}
@@ -181,7 +181,7 @@ def _identity(path: Path) -> tuple[int, int] | None:
 
 
 def _files(model: Model) -> Iterator[tuple[Path, int, int]]:
-    """Files to look at, where they are, and how many folders away: nearer ones first."""
+    """Files to check, where they are, and how many folders away; nearest first."""
     for i, entry in enumerate(_locations(model.entry)):
         folders = _in_reach(entry)
         snapshot = _snapshot(entry)
@@ -209,10 +209,10 @@ def _files(model: Model) -> Iterator[tuple[Path, int, int]]:
 
 
 def _locations(entry: Path) -> list[Path]:
-    """The paths that the model goes by: as it was named, what links lead to, and a blob's names in snapshots."""
-    at = Path(os.path.abspath(entry))  # noqa: PTH100 - links are names here, not places
+    """The model's paths: as the user named it, the targets of links, and a blob's names in snapshots."""
+    at = Path(os.path.abspath(entry))  # noqa: PTH100 - links are kept here, not resolved
     out = [at]
-    for _ in range(8):  # longer chains of links are of nobody's making
+    for _ in range(8):  # nobody makes longer chains of links
         at = real_place(at)
         out.append(at)
         if not at.is_symlink():
@@ -244,7 +244,7 @@ def _snapshots(repository: Path) -> list[Path]:
 
 
 def _snapshot(entry: Path) -> Path | None:
-    """The snapshot's folder in a Hub cache that an entry lies in."""
+    """The snapshot folder of a Hub cache that an entry is in."""
     repository = hub_repository(entry)
     if repository is None:
         return None
@@ -253,7 +253,7 @@ def _snapshot(entry: Path) -> Path | None:
 
 
 def _in_reach(entry: Path) -> list[Path]:
-    """The entry's folder and those above it that llama.cpp looks into, the nearest first."""
+    """The entry's folder and the parents that llama.cpp searches, nearest first."""
     snapshot = _snapshot(entry)
     if snapshot is None:
         return [entry.parent, entry.parent.parent] if entry.parent != entry.parent.parent else [entry.parent]
@@ -276,7 +276,7 @@ def _shared(left: Path, right: Path) -> tuple[str, ...]:
 
 
 def _ggufs(folder: Path) -> list[Path]:
-    """GGUF files of a folder, first shards of sets only, sorted; none of a folder that cannot be listed."""
+    """GGUF files in a folder, only first shards of sets, sorted; none if the folder cannot be listed."""
     try:
         found = sorted(entry.name for entry in os.scandir(folder) if entry.name.endswith(".gguf") and entry.is_file())
     except OSError:
@@ -306,12 +306,12 @@ class _Fitting:
     def __init__(self, model: Model) -> None:
         self.model = model
         entries = [path.name for path in _locations(model.entry)] or [model.entry.name]
-        self.name = entries[-1]  # of a blob the name in its snapshot
+        self.name = entries[-1]  # for a blob, its name in the snapshot
         self.file_names = {base_of(name) for name in entries}
         self.names = names_of(model)
 
     def judged(self, path: Path, where: int, depth: int) -> list[Candidate]:
-        """The file as a candidate; nothing for what is no sidecar and does not claim to be one."""
+        """The file as a candidate; nothing if it is not a sidecar and does not claim to be one."""
         try:
             sidecar = open_model(path)
             shape = Anatomy.of(sidecar).shape
@@ -327,7 +327,7 @@ class _Fitting:
         return [Candidate(path, where, True, "; ".join(differences), rank, sidecar)]
 
     def _differences(self, sidecar: Model, shape: str) -> list[str]:
-        """What sets it apart from a sidecar of this model's own. Raises NextnError when no engine drafts with it."""
+        """How it differs from this model's own sidecar. Raises NextnError if no engine drafts with it."""
         from ..layouts.beside import check_beside
 
         if not _is_assistant(sidecar):
@@ -346,7 +346,7 @@ class _Fitting:
         return (int(not alike), where, depth, self._name_apart(path, sidecar), *map(int, far))
 
     def _name_apart(self, path: Path, sidecar: Model | None) -> int:
-        """0: the file's name is the model's; 1: its metadata name the model; 2: neither."""
+        """0: the file's name is the model's; 1: its metadata names the model; 2: neither."""
         base = base_of(path.name)
         if any(same_name(base, name) for name in self.file_names):
             return 0
@@ -359,13 +359,13 @@ def _is_assistant(model: Model) -> bool:
 
 
 def base_of(name: str) -> str:
-    """A GGUF's name without ending, shard numbers and the marks of sidecars, donors and bundles."""
+    """A GGUF's name without its extension, shard numbers and the marks of sidecars, donors and bundles."""
     parts = split_shard_name(name)
     return _OWN_MARKS.sub("", parts[0] if parts else name.removesuffix(".gguf"))
 
 
 def _refuse_errors(sidecar: Model, model: Model | None) -> None:
-    """Raise what doctor calls an error, by headers. Raises UsageError."""
+    """Raises UsageError for what doctor calls an error, by headers."""
     found = diagnose(sidecar, trunk=model, beside=False).findings
     error = next((finding for finding in found if finding.severity == "error"), None)
     if error is not None:

@@ -1,1 +1,1 @@
-"""What a model or a checkpoint is, by headers."""
+"""What a model or a checkpoint is, as its headers show."""

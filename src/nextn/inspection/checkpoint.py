@@ -1,4 +1,4 @@
-"""What a checkpoint is as a donor, by its config, its index and the headers of its shards."""
+"""A checkpoint as a donor, judged by its config, its index and the headers of its shards."""
 
 from __future__ import annotations
 
@@ -24,20 +24,20 @@ from .model import hints_of, problems_of
 
 @dataclass(frozen=True)
 class CheckpointInspection(Documented):
-    """A checkpoint as a donor: what its config, its index and the headers of the block's shards tell."""
+    """A checkpoint as a donor: what its config, its index and the headers of the block's shards show."""
 
     checkpoint: Checkpoint
     where: str  # the folder, or the address
-    architecture: str  # GGUF's name; the model class where nextn does not know it
+    architecture: str  # GGUF's name, or the model class if nextn does not know it
     n_layer_trunk: int
-    n_layer_nextn: int  # blocks that are really there
+    n_layer_nextn: int  # blocks that are actually present
     block_bytes: int
-    size_bytes: int | None  # of all weight files, as far as the index or the server tells
+    size_bytes: int | None  # of all weight files, as far as the index or the server gives it
     problems: tuple[str, ...]
     hints: tuple[str, ...]
     n_files: int = 0
     n_tensors: int = 0
-    findings: tuple[Finding, ...] = ()  # those of doctor
+    findings: tuple[Finding, ...] = ()  # doctor's findings
     types: dict[str, int] = field(default_factory=dict)  # dtype -> bytes of the block
     revision: str | None = None
     bytes_downloaded: int = 0
@@ -69,7 +69,7 @@ class CheckpointInspection(Documented):
 
 
 def inspect_checkpoint(found: Opened, diagnosis: Diagnosis) -> CheckpointInspection:
-    """Look into a checkpoint whose names were diagnosed."""
+    """Inspect a checkpoint whose names were diagnosed."""
     checkpoint = found.checkpoint
     assert checkpoint is not None
     hints = list(hints_of(diagnosis))
@@ -107,7 +107,7 @@ def inspect_checkpoint(found: Opened, diagnosis: Diagnosis) -> CheckpointInspect
 
 
 def _size_bytes(found: Opened, files: set[str]) -> int | None:
-    """Bytes of all weight files; no file is asked for it."""
+    """Total bytes of all weight files; no file is requested to find out."""
     if found.remote is None:
         assert found.checkpoint is not None
         paths = [found.checkpoint.folder / file for file in files]

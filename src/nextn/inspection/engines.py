@@ -1,4 +1,4 @@
-"""What engines do with a file: what was measured of its kind, unless something in its header stops them."""
+"""What engines do with a file: what was measured for its kind, unless something in its header stops them."""
 
 from __future__ import annotations
 
@@ -12,20 +12,20 @@ from ..gguf.files import Model
 
 
 def layout_of(shape: str, model: Model) -> str:
-    """The layout of the measured table that a shape is: "bundled" is "shards" or "bundle"."""
+    """A shape's layout in the measured table: "bundled" is "shards" or "bundle"."""
     return ("shards" if model.is_sharded else "bundle") if shape == "bundled" else shape
 
 
 def measured(engine: str, arch: str, layout: str) -> str:
-    """A sentence of what "llama.cpp" or "ik_llama.cpp" does with such a model, with the builds that it holds for."""
+    """A sentence on what "llama.cpp" or "ik_llama.cpp" does with such a model, and which builds it holds for."""
     return f"{engine} {said(arch, layout, engine)}"
 
 
 def runs_on(arch: str, layout: str, sidecar: Path | None, stops: str) -> dict[str, str]:
     """Engine -> what it does with a file of `layout`: "trunk-only", "bundle", "shards", "sidecar" or "donor".
 
-    `sidecar`: what lies beside a trunk. `stops`: what is wrong with the file so that engines do not load it, or do not
-    draft with it; "" for nothing. Empty for an architecture that nextn knows nothing of.
+    `sidecar`: the one beside a trunk. `stops`: the fault in the file that keeps engines from loading it or drafting
+    with it; "" for none. Empty for an architecture that nextn does not know.
     """
     if arch in LOADS_ONLY:
         words = f"loads it; no engine drafts with this architecture up to {graphs().build}"

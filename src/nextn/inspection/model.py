@@ -1,4 +1,4 @@
-"""What is in a model: shape, block, problems, and what would run it. Headers only, no vocabulary decoded."""
+"""What is in a model: shape, block, problems, and what would run it. Reads only headers, decodes no vocabulary."""
 
 from __future__ import annotations
 
@@ -34,13 +34,13 @@ class Inspection(Documented):
     problems: tuple[str, ...]
     hints: tuple[str, ...]
     types: dict[str, int]  # type name -> stored bytes
-    findings: tuple[Finding, ...] = ()  # what doctor finds by headers alone
+    findings: tuple[Finding, ...] = ()  # what doctor finds from headers only
     sidecars: tuple[Path, ...] = ()
     runs_on: dict[str, str] = field(default_factory=dict)
     label: str | None = None  # the address of a remote model
     revision: str | None = None  # its commit
     bytes_downloaded: int = 0
-    block_sha256: str | None = None  # where it was asked for: what `nextn attach --expect` compares
+    block_sha256: str | None = None  # if requested: what `nextn attach --expect` compares
 
     @property
     def where(self) -> str:
@@ -74,23 +74,23 @@ def _n_tokens(model: Model) -> int | None:
 
 
 def provenance(model: Model) -> dict[str, str] | None:
-    """Where the block came from, when nextn attached it."""
+    """Where the block came from, if nextn attached it."""
     keys = ("donor", "donor_revision", "donor_sha256", "tool_version")
     found = {key: str(model.header.get(f"nextn.{key}")) for key in keys if f"nextn.{key}" in model.header.by_key}
     return found or None
 
 
 def inspect(path: Path | str) -> Inspection:
-    """Look into a single GGUF, any shard of a set, or a folder with one set.
+    """Inspect a single GGUF, any shard of a set, or a folder with one set.
 
-    Raises FormatError and its kin for files that cannot be read at all, and IncompleteModel; everything else is a
+    Raises FormatError or a subclass for files that cannot be read at all, and IncompleteModel; everything else is a
     problem in the result.
     """
     return inspect_model(open_model(path))
 
 
 def inspect_model(model: Model, *, neighbours: bool = True) -> Inspection:
-    """Look into a model that is open; with `neighbours`, also for its sidecars."""
+    """Inspect an open model; with `neighbours`, also look for its sidecars."""
     return inspection_of(model, diagnose(model, beside=neighbours), neighbours=neighbours)
 
 
@@ -113,7 +113,7 @@ def inspection_of(model: Model, diagnosis: Diagnosis, *, neighbours: bool = True
         runs_on = dict.fromkeys(("llama.cpp", "ik_llama.cpp"), f"{words}read in its source, not run)")
         hints.append(f"place it beside its model with 'nextn attach MODEL --from {shell(model.entry)}'")
     else:
-        useless = NO_ENGINE if seen.family is not None else ""  # of other architectures this is all there is to say
+        useless = NO_ENGINE if seen.family is not None else ""  # for other architectures there is nothing more to say
         stops = (each.entry.what for each in diagnosis.findings if each.severity == "error" or each.id == useless)
         beside = sidecars[0] if sidecars else None
         runs_on = engines.runs_on(seen.arch, engines.layout_of(seen.shape, model), beside, next(stops, ""))
@@ -139,7 +139,7 @@ def problems_of(diagnosis: Diagnosis) -> tuple[str, ...]:
 
 
 def hints_of(diagnosis: Diagnosis) -> tuple[str, ...]:
-    """Notes: what is worth knowing of a model without a block, and what to do."""
+    """Notes: what is worth knowing about a model without a block, and what to do."""
     notes = (finding.entry for finding in diagnosis.findings if not finding.is_problem)
     return tuple(
         note.what if note.mend.startswith("nothing to do") else f"{note.what.rstrip('.')}: {note.mend}"
@@ -148,7 +148,7 @@ def hints_of(diagnosis: Diagnosis) -> tuple[str, ...]:
 
 
 def _sizes(model: Model) -> tuple[dict[str, int], dict[str, int]]:
-    """Stored bytes by tensor, 0 for one that its file does not hold, and by type's name, the most first."""
+    """Stored bytes by tensor (0 if its file does not hold it), and by type name, largest first."""
     sizes: dict[str, int] = {}
     types: Counter[int] = Counter()
     for file in model.files:

@@ -1,4 +1,4 @@
-"""A shard set that cannot be opened, as far as it is there."""
+"""A shard set that cannot be opened, described as far as it exists."""
 
 from __future__ import annotations
 
@@ -13,12 +13,12 @@ from .model import hints_of, problems_of
 
 @dataclass(frozen=True)
 class SetInspection(Documented):
-    """What is wrong with a set of which no model can be made."""
+    """What is wrong with a set that does not make a model."""
 
     where: str  # a path, or the address
     problems: tuple[str, ...]
     hints: tuple[str, ...]
-    findings: tuple[Finding, ...]  # those of doctor
+    findings: tuple[Finding, ...]  # doctor's findings
 
     shape = "set"
     architecture = "unknown"

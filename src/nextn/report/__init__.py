@@ -1,6 +1,6 @@
-"""What people see, one module per verb: tables, progress, sentences.
+"""Output for the user, one module per verb: tables, progress, messages.
 
-`nextn.report(...)` is also a verb, so the package can be called: importing it takes the place of the function.
+`nextn.report(...)` is also a verb, so the package is callable: importing it shadows the function.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""What assemble did, for people; the path to load on standard output."""
+"""What assemble did, for the user; the path to load on standard output."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What attach did, for people; the path to load on standard output."""
+"""What attach did, for the user; the path to load on standard output."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from .written import say_how_to_load, say_result
 
 
 def show(result: Result, *, quiet: bool = False) -> None:
-    """Files, figures, how to load it."""
+    """Files, figures, and how to load the model."""
     if not quiet:
         say_result(result)
         say_how_to_load(result.entry, None if result.sidecar == result.entry else result.sidecar)

@@ -1,4 +1,4 @@
-"""The figures of bench, for people."""
+"""The figures of bench, for the user."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What is kept, for people."""
+"""What is kept, for the user."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from .text import columns, say
 
 
 def show(result: CacheResult, *, quiet: bool = False) -> None:
-    """A line per entry on standard output, totals on standard error."""
+    """One line per entry on standard output, totals on standard error."""
     if result.cleared:
         say(f"freed {size(result.freed_bytes)} in {result.folder}")
         for entry in result.entries:

@@ -10,7 +10,7 @@ from .outlet import console as console_of
 
 
 def show(demo: DemoResult, *, quiet: bool = False) -> None:
-    """What the engine said to the trunk alone, and one row per layout."""
+    """What the engine said about the bare trunk, and one row per layout."""
     from rich.table import Table
 
     console = console_of(width=None if sys.stdout.isatty() else 110)

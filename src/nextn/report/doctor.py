@@ -1,4 +1,4 @@
-"""What doctor found and fixed, for people."""
+"""What doctor found and fixed, for the user."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from .written import say_outputs
 
 
 def show(done: DoctorResult, *, fix: bool, quiet: bool = False) -> None:
-    """Without `fix` the findings on standard output; with it they go to standard error, and the path to load out."""
+    """Findings go to standard output; with `fix`, to standard error, and the path to load to standard output."""
     if not fix:  # the findings are the result
         if not quiet:
             for line in lines(done):

@@ -1,4 +1,4 @@
-"""What extract did, for people; the block's file on standard output."""
+"""What extract did, for the user; the block's file on standard output."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What inspect found, for people: one fact per line."""
+"""What inspect found, for the user: one fact per line."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The last thing before a terminal, a pipe or a file: control characters end here, whoever wrote them."""
+"""The last step before a terminal, a pipe or a file: control characters are escaped here, wherever they came from."""
 
 from __future__ import annotations
 
@@ -11,9 +11,9 @@ from ..printable import several_lines
 
 
 class Outlet:
-    """A text stream that passes on what may be shown, and is the stream in all other respects.
+    """A text stream that passes on only what is safe to show, and otherwise behaves like the stream it wraps.
 
-    Names that are no UTF-8 go out as they are where no terminal reads them: scripts need them to the byte.
+    Names that are not UTF-8 go out unchanged unless a terminal reads them: scripts need the exact bytes.
     """
 
     def __init__(self, stream: TextIO) -> None:
@@ -26,7 +26,7 @@ class Outlet:
         return len(text)
 
     def writelines(self, lines: Any) -> None:
-        """The same of several."""
+        """The same for several lines."""
         for line in lines:
             self.write(line)
 
@@ -35,14 +35,14 @@ class Outlet:
 
 
 def bare(stream: Any) -> TextIO:
-    """The stream below, for what draws with a terminal's own commands."""
+    """The underlying stream, for code that draws with terminal control sequences."""
     found: TextIO = stream.stream if isinstance(stream, Outlet) else stream
     return found
 
 
 @contextmanager
 def outlets() -> Iterator[None]:
-    """Standard output and standard error pass through outlets while the context lasts."""
+    """Route standard output and standard error through outlets while the context lasts."""
     before = sys.stdout, sys.stderr
     sys.stdout, sys.stderr = (Outlet(stream) for stream in before)
     try:
@@ -52,7 +52,7 @@ def outlets() -> Iterator[None]:
 
 
 def console(*, stderr: bool = False, **options: Any) -> Any:
-    """A console of rich's for one of the two streams: it draws, and every string that it is given is escaped first.
+    """A rich console for one of the two streams: it draws, and every string it is given is escaped first.
 
     Square brackets are text, unless `markup` is among the options.
     """

@@ -1,4 +1,4 @@
-"""What pack made, for people; the folder on standard output."""
+"""What pack made, for the user; the folder on standard output."""
 
 from __future__ import annotations
 

@@ -12,12 +12,12 @@ from ..progress import Progress, Say
 from ..units import size
 from .outlet import console
 
-LINE_EVERY_S = 10.0  # in a pipe: a line at the first step, and then at most this often
+LINE_EVERY_S = 10.0  # in a pipe: one line at the first step, then at most this often
 
 
 @contextmanager
 def byte_progress(title: str, enabled: bool = True) -> Iterator[Progress]:
-    """A callable `(bytes done, bytes in all)` that draws a bar, or in a pipe prints how far it is."""
+    """A callable `(bytes done, total bytes)` that draws a bar, or in a pipe prints the progress."""
     if not enabled:
         yield lambda done, total: None
         return
@@ -38,7 +38,7 @@ def byte_progress(title: str, enabled: bool = True) -> Iterator[Progress]:
     task = bar.add_task(title, total=None)
 
     def advance(done: int, total: int) -> None:
-        bar.start()  # only now: a question may come before the first bytes
+        bar.start()  # not earlier: a question may come before the first bytes
         bar.update(task, completed=done, total=total)
 
     try:
@@ -49,7 +49,7 @@ def byte_progress(title: str, enabled: bool = True) -> Iterator[Progress]:
 
 @contextmanager
 def step_progress(enabled: bool = True) -> Iterator[Say]:
-    """A callable that shows what is being done now."""
+    """A callable that shows the current step."""
     if not enabled:
         yield lambda text: None
         return
@@ -64,7 +64,7 @@ def step_progress(enabled: bool = True) -> Iterator[Say]:
 
 
 def _lines(*, wait_first: bool = False) -> Callable[[Callable[[], str]], None]:
-    """Prints lines, the next one no sooner than LINE_EVERY_S after the last; `wait_first`: nor the first."""
+    """Prints lines at least LINE_EVERY_S apart; `wait_first`: the first one waits too."""
     last = time.monotonic() if wait_first else None
 
     def line(text: Callable[[], str]) -> None:

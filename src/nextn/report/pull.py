@@ -1,4 +1,4 @@
-"""What pull downloaded, for people; the path to load on standard output."""
+"""What pull downloaded, for the user; the path to load on standard output."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from .written import say_how_to_load
 
 
 def show(result: PullResult, *, quiet: bool = False) -> None:
-    """A line per file, and how to load it."""
+    """One line per file, and how to load the model."""
     if not quiet:
         say(printable(f"{result.repo} at {result.commit[:12]}: {result.chosen.why}", 2000))
         for step in result.steps:

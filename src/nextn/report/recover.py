@@ -1,4 +1,4 @@
-"""What recover did, for people."""
+"""What recover did, for the user."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from .text import say
 
 
 def show(result: Recovery, *, quiet: bool = False) -> None:
-    """A line for each journal; nothing on standard output."""
+    """One line per journal; nothing on standard output."""
     if quiet:
         return
     was = "would be" if result.dry_run else "was"

@@ -12,7 +12,7 @@ from .text import put_path, say
 
 
 def show(result: ReportResult, *, quiet: bool = False) -> None:
-    """The tables; with a page its path, and in a dry run its size."""
+    """The tables; with a page, its path, or in a dry run its size."""
     if result.page_path is not None:
         if result.dry_run:
             say(f"would write {counted(len(result.page), 'byte')}")

@@ -1,4 +1,4 @@
-"""How a model is served, for people; the command, or the preset, on standard output."""
+"""How a model is served, for the user; the command, or the preset, on standard output."""
 
 from __future__ import annotations
 
@@ -9,13 +9,13 @@ from .text import put_path, say
 
 
 def show_notes(serving: Serving) -> None:
-    """What the user should know of it."""
+    """What the user should know about it."""
     for note in serving.notes:
         say(f"note: {printable(note, 2000)}")
 
 
 def show_preset(serving: Serving, out: str, *, print_only: bool) -> None:
-    """Write the preset and name it, or print it."""
+    """Write the preset and print its path, or print the preset itself."""
     from ..verbs.preset import preset_text, write_preset
 
     if print_only:
@@ -26,7 +26,7 @@ def show_preset(serving: Serving, out: str, *, print_only: bool) -> None:
 
 
 def show_command(serving: Serving, *, print_only: bool) -> None:
-    """The command: on standard output when it is all that is wanted."""
+    """The command: on standard output if it is all that was asked for."""
     if print_only:
         print(serving.shell)
         return

@@ -1,4 +1,4 @@
-"""Words for people on standard error, results on standard output."""
+"""Messages on standard error, results on standard output."""
 
 from __future__ import annotations
 
@@ -15,25 +15,25 @@ D = TypeVar("D", bound=Documented)
 
 
 def say(text: str = "") -> None:
-    """A line for people: on standard error, so that standard output stays for results."""
+    """A message for the user, on standard error: standard output is reserved for results."""
     print(one_line(text), file=sys.stderr)
 
 
 def put_json(document: Document) -> None:
-    """A document, and nothing else, on standard output."""
+    """Print a document, and nothing else, on standard output."""
     sys.stdout.write(json_text(json.dumps(plain(document), indent=1, ensure_ascii=False)) + "\n")
     sys.stdout.flush()
 
 
 def put_path(path: object) -> None:
-    """A path on standard output, alone on its line."""
+    """Print a path on standard output, on a line of its own."""
     print(str(path).replace("\n", "\\n"))
 
 
 def put_result(result: D, show: Callable[..., None], *, as_json: bool, quiet: bool = False) -> None:
-    """The result's document, or what `show(result, quiet=...)` prints of it.
+    """Print the result's document, or call `show(result, quiet=...)`.
 
-    Raises StorageError when standard output takes no more: then it says what was done.
+    Raises StorageError if standard output cannot be written; the message says what was done.
     """
     try:
         if as_json:

@@ -1,4 +1,4 @@
-"""What tune found, for people: the tables on standard error, the command line on standard output."""
+"""What tune found, for the user: the tables on standard error, the command line on standard output."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 
 
 def show(report: TuneReport, *, quiet: bool = False) -> None:
-    """One row a candidate, the answer, what was written, and the command."""
+    """One row per candidate, the answer, what was written, and the command."""
     if not quiet:
         _table(report)
         least, most = report.n_planned

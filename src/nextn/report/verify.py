@@ -1,4 +1,4 @@
-"""The verdict of verify, for people."""
+"""The verdict of verify, for the user."""
 
 from __future__ import annotations
 
@@ -8,12 +8,12 @@ from .text import columns
 
 
 def percent(share: float) -> str:
-    """A share as whole percent."""
+    """A share as a rounded percentage."""
     return f"{100 * share:.0f} %"
 
 
 def show(verdict: Verdict, *, quiet: bool = False) -> None:
-    """All that was found, the verdict last, on standard output; `quiet`: only the verdict."""
+    """Everything that was found, the verdict last, on standard output; `quiet`: only the verdict."""
     print(verdict.verdict if quiet else columns(_rows(verdict)))
 
 

@@ -1,4 +1,4 @@
-"""What attach, detach and extract did, for people."""
+"""What attach, detach and extract did, for the user."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from .text import say
 
 
 def say_outputs(plan: Plan, *, done: bool) -> None:
-    """What each file of a plan is, or would be."""
+    """Say what each file of a plan is, or would be."""
     would = "" if done else "would "
     for change in plan.changes:
         grows = change.size_after - change.size_bytes

@@ -1,4 +1,4 @@
-"""One self-contained page: tables written here, plots drawn by the embedded Chart.js, no request ever made."""
+"""One self-contained page: tables written here, plots drawn by the embedded Chart.js, without any network request."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ _WORDS = {
 
 
 _PARTS = ("setup", "weights, outputs", "KV cache", "recurrent", "compute", "total")
-# A figure, with or without a unit: such cells are set flush right.
+# A figure, with or without a unit: such cells are right-aligned.
 _FIGURE = re.compile(r"[-+]?[\d][\d.,]*( ?(%|[KMGT]?B|m?s|t/s|x))?")
 
 
@@ -39,7 +39,7 @@ def page(sections: Sequence[Section]) -> bytes:
     """The page as UTF-8; every string of a result is escaped."""
     scripts = [(_DATA / name).read_text(encoding="utf-8") for name in ("chart.umd.min.js", "page.js")]
     style = (_DATA / "page.css").read_text(encoding="utf-8")
-    # "<" cannot stand in a script element, whatever a model's name holds.
+    # "<" must not appear inside a script element, whatever a model's name contains.
     sections = [replace(section, plots=tuple(map(_with_stops, section.plots))) for section in sections]
     data = json.dumps([section.plots for section in sections]).replace("<", "\\u003c")
     allowed = " ".join(_hash(script) for script in scripts)
@@ -100,7 +100,7 @@ def _plot(name: str, plot: dict[str, Any]) -> str:
 
 
 def _table(table: TextTable) -> str:
-    wide = ' class="wide"' if len(table.head) > 3 else ""  # such a one is scrolled, never squeezed
+    wide = ' class="wide"' if len(table.head) > 3 else ""  # a wide table is scrolled, never squeezed
     flush = [_is_figures(table, column) for column in range(len(table.head))]
     head = "".join(
         f'<th scope="col"{_number(right)}>{escape(cell)}</th>' for cell, right in zip(table.head, flush, strict=True)
@@ -122,7 +122,7 @@ def _number(right: bool) -> str:
 
 
 def _is_figures(table: TextTable, column: int) -> bool:
-    """Whether a column holds nothing but figures; of tables of names and values none does, whatever their values."""
+    """Whether a column holds nothing but figures; never true in a table of names and values, whatever the values."""
     if column == 0 or len(table.head) < 3:
         return False
     cells = [row[column] for row in table.rows if column < len(row) and row[column] not in ("", "-", "none")]

@@ -21,7 +21,7 @@ from ..schemas.written import WritingDocument
 from ..shell import shell
 from ..units import counted, size
 
-# What has a section, in the order in which sections are shown.
+# Kinds that have a section, in the order in which sections are shown.
 KINDS = ("inspect", "doctor", "attach", "extract", "detach", "plan", "verify", "bench", "tune", "serve")
 
 
@@ -43,13 +43,13 @@ class Section:
     tables: tuple[TextTable, ...] = ()
     plots: tuple[dict[str, Any], ...] = ()  # of the page: {"kind": "memory", "acceptance", "speed" or "bytes", ...}
     commands: tuple[str, ...] = field(default=())  # lines for a POSIX shell
-    rank: int = 0  # place on the page: the smallest first, equal ones in the order given
+    rank: int = 0  # position on the page: smallest first, ties in the order given
 
 
 def read_sections(paths: Sequence[str | Path]) -> list[Section]:
-    """A section per file: what the model is first, how it is served last.
+    """One section per file: first what the model is, last how it is served.
 
-    Raises StorageError, and FormatError for what is no document of one of KINDS.
+    Raises StorageError, and FormatError for anything but a document of one of KINDS.
     """
     return sorted((read_section(Path(path)) for path in paths), key=lambda section: section.rank)
 
@@ -97,7 +97,7 @@ def _inspect(data: InspectDocument) -> Section:
 
 def _written(data: WritingDocument) -> Section:
     verb = str(type(data).__struct_config__.tag)
-    layout: str = data.layout  # type: ignore[attr-defined]  # of attach, detach and extract, each with its own values
+    layout: str = data.layout  # type: ignore[attr-defined]  # attach, detach and extract, each with its own values
     rows, bars = [], []
     for file in data.files:
         start = 0
@@ -186,7 +186,7 @@ def _plan(data: PlanDocument) -> Section:
 
 
 def _disk(data: PlanDocument) -> TextTable:
-    """What each setup takes on disk, and what publishing with and without MTP does."""
+    """What each setup takes on disk, and what publishing both with and without MTP takes."""
     rows = [
         (one.title, str(len(one.files)), _known(one.disk_bytes), _known(one.disk_new_bytes))
         for one in data.setups

@@ -1,7 +1,7 @@
-"""Every document that nextn prints or writes: one definition for each verb, from which its schema is made.
+"""Every document that nextn prints or writes: one definition per verb, from which its schema is generated.
 
 The module of a verb holds its document (`schemas.plan.PlanDocument`), and `plan.json` beside it is the
-JSON Schema that scripts/make_schemas.py makes of it. `manifest` is the `nextn.json` of a published folder.
+JSON Schema that scripts/make_schemas.py generates from it. `manifest` is the `nextn.json` of a published folder.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""What documents are made of, and how they are filled, written and read."""
+"""The building blocks of documents, and how they are filled, written and read."""
 
 from __future__ import annotations
 
@@ -47,9 +47,9 @@ class EngineName(DocumentPart):
 
 
 def filled(kind: type[T], source: object, /, **given: Any) -> T:
-    """A part or document with the attributes of `source` that have its fields' names, or what is `given` for them.
+    """A part or document filled from the attributes of `source` that match its field names, or from `given`.
 
-    Objects inside are taken over in the same way, and paths as text; UNSET leaves a field out. Everything is checked
+    Nested objects are filled in the same way, and paths become text; UNSET leaves a field out. Everything is checked
     against the types.
     """
     names = [name for name in kind.__struct_fields__ if name not in {*given, "version"} and hasattr(source, name)]
@@ -78,11 +78,11 @@ class Documented(Brief):
 
     @property
     def when_unprinted(self) -> str:
-        """Half a sentence on what was done, for when the document cannot be printed."""
+        """Part of a sentence saying what was done, for when the document cannot be printed."""
         return "nothing was written"
 
     def to_json(self) -> dict[str, Any]:
-        """The document as plain dictionaries and lists; its schema lies beside this module, as KIND.json."""
+        """The document as plain dictionaries and lists; its schema is KIND.json, beside this module."""
         return plain(self.document)
 
 

@@ -8,7 +8,7 @@ from msgspec import Meta, Struct
 
 from .base import Bytes, Sha256, doc
 
-# A path in the repository: `publish.manifest` refuses others with a sentence of its own, and parts such as '..', too.
+# A path in the repository: `publish.manifest` refuses others with its own message, as it does parts such as '..'.
 RepositoryPath = Annotated[str, Meta(min_length=1, extra_json_schema={"pattern": r"^[^/\\]+(/[^/\\]+)*$"})]
 Name = Annotated[str, Meta(min_length=1)]
 

@@ -21,7 +21,7 @@ def read_document(path: Path, kinds: Sequence[str] = KINDS) -> Document:
 def decode_document(data: bytes, path: Path, kinds: Sequence[str] = KINDS) -> Document:
     """The document in `data`, of one of `kinds`; `path` names it in errors.
 
-    Raises FormatError for what is no document, for one of another kind, and for one that is damaged, UnsupportedFormat
+    Raises FormatError for what is not a document, for one of another kind and for a damaged one, and UnsupportedFormat
     for one of another version.
     """
     wanted = ", ".join(kinds[:-1]) + (" or " if kinds[1:] else "") + kinds[-1]

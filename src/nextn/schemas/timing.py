@@ -1,4 +1,4 @@
-"""What bench and tune share: runs, spreads, comparisons, the machine."""
+"""The parts that bench and tune share: runs, spreads, comparisons, the machine."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What verbs that write files say of them."""
+"""What verbs that write files report about them."""
 
 from __future__ import annotations
 

@@ -1,1 +1,1 @@
-"""The verbs: one module per command of the command line, which is also a function of the Python API."""
+"""The verbs: one module per command, each of which is also a function of the Python API."""

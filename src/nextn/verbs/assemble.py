@@ -1,4 +1,4 @@
-"""`nextn assemble`: shards or files of single tensors as one file or one set, with tensors picked from other sets."""
+"""`nextn assemble`: join shards or single-tensor files into one file or set, with tensors picked from other sets."""
 
 from __future__ import annotations
 
@@ -30,12 +30,12 @@ def assemble(
     dry_run: bool = False,
     progress: Progress | None = None,
 ) -> Result:
-    """Put a model together from a folder of shards, or from the files that are named.
+    """Assemble a model from a folder of shards, or from the named files.
 
-    `picks`: each "REGEX=DIR": tensors whose whole names match come from the set in DIR; the first that matches a name
-    supplies it. `recipe`: do again what a recipe says, with `pieces` and `picks` where they are given instead. `out`: a
-    file that ends in .gguf gets everything; a folder gets a set with the shards of the base, linked where they are
-    taken over whole. With picks a recipe is written beside the model.
+    `picks`: each "REGEX=DIR": tensors whose full names match come from the set in DIR; the first pick that matches a
+    name supplies it. `recipe`: repeat a recipe; `pieces` and `picks`, where given, replace its own. `out`: a path
+    ending in .gguf becomes one file; a folder gets a set with the base's shards, linked where they are unchanged.
+    With picks, a recipe is written beside the model.
 
     Raises UsageError, DonorMismatch (another model, another shape), IncompleteModel, FormatError, OutputExists,
     NoSpace, StorageError.
@@ -66,7 +66,7 @@ def assemble(
 
 
 def _absolute(path: str | Path) -> str:
-    """A path as JSON can hold it. Raises UsageError for one that is not UTF-8."""
+    """A path as text for JSON. Raises UsageError if it is not UTF-8."""
     text = str(Path(path).absolute())
     try:
         text.encode()
@@ -97,7 +97,7 @@ def read_recipe(path: Path) -> RecipeDocument:
 
 
 def _compared(made: Assembly, before: RecipeDocument) -> Assembly:
-    """The assembly with a note on each way in which it differs from the recipe."""
+    """The assembly, with a note on each difference from the recipe."""
     then = {one.name: one.type for one in before.tensors}
     now = {one.name: one.type_name for one in made.taken}
     notes = [f"the recipe took {then[name]} of '{name}', and now it is {now.get(name, 'not there')}"

@@ -45,24 +45,24 @@ def attach(
 ) -> Result:
     """Put the donor's MTP block onto a trunk.
 
-    `trunk`: a GGUF, any shard of a set, or a folder with one set; for a dry run also a remote one, of which the header
-    is read. `donor`: a checkpoint folder, a bundled GGUF, a sidecar, a donor file; or ORG/NAME,
-    hf:ORG/NAME@REVISION:FILE or an address; None looks beside the trunk and then where its metadata point, and tells
-    `say` what was chosen and why. `layout`: "shards" (default for a set), "sidecar" (default for a single file),
-    "bundle", or "in-place", the one layout that changes the trunk's own file (see `writing.in_place`): there
-    `room_policy` says how much room is inserted for a header that does not fit (None: as little as possible),
-    `all_links` allows a file with several names, and `confirm` is called with the plan before anything is changed.
-    `type`: the block's matrices (default: q8_0 from a checkpoint, unchanged from a GGUF). `draft_head`: type of an
-    extra low-bit head made from the trunk's. `embd_type`: type of a sidecar's embeddings and head, "as-is" to carry
-    the trunk's. `expect`: the sha256 that the donor's block must have (see `fingerprint`), compared before anything
-    is written. `qkv`: q, k and v of the block's attention, in a bundle the trunk's too, "split", "fused" or
-    "as-trunk", moved as rows without quantizing them anew. `for_engine`: the engines that have to take the file,
-    "llama.cpp", "ik" or "both"; names and types are chosen so, and it is refused with the reason where no such file
-    exists. `duplicates`: "drop" leaves out embeddings and heads that the block brings and that are the model's own
-    (see `duplicates`). `limit_rate`: bytes per second from a server.
+    `trunk`: a GGUF, any shard of a set, or a folder with one set; for a dry run also a remote one, of which only
+    the header is read. `donor`: a checkpoint folder, a bundled GGUF, a sidecar, a donor file; or ORG/NAME,
+    hf:ORG/NAME@REVISION:FILE or an address; with None it is searched for beside the trunk, then where the trunk's
+    metadata points, and `say` reports what was chosen and why. `layout`: "shards" (default for a set), "sidecar"
+    (default for a single file), "bundle", or "in-place", the one layout that changes the trunk's own file (see
+    `writing.in_place`): for it, `room_policy` says how much room is inserted for a header that does not fit (None: as
+    little as possible), `all_links` allows a file with several names, and `confirm` is called with the plan before
+    anything is changed. `type`: type of the block's matrices (default: q8_0 from a checkpoint, unchanged from a
+    GGUF). `draft_head`: type of an extra low-bit head made from the trunk's. `embd_type`: type of a sidecar's
+    embeddings and head, "as-is" to carry the trunk's. `expect`: the SHA-256 that the donor's block must have (see
+    `fingerprint`), compared before anything is written. `qkv`: the form of q, k and v in the block's attention (in a
+    bundle, also the trunk's), "split", "fused" or "as-trunk"; rows are moved without requantizing. `for_engine`: the
+    engines the file must work in, "llama.cpp", "ik" or "both"; names and types are chosen to suit, and if that is
+    impossible, the error says why. `duplicates`: "drop" drops the block's embeddings and heads when they duplicate
+    the model's (see `duplicates`). `limit_rate`: bytes per second from a server.
 
     Raises DonorMismatch, BlockPresent, NoBlock, UnsupportedModel, QuantizeError, FormatError, IncompleteModel,
-    OutputExists, NoSpace, StorageError, RemoteError, InPlaceRefused, ChangeUnfinished, UsageError; of the last,
+    OutputExists, NoSpace, StorageError, RemoteError, InPlaceRefused, ChangeUnfinished, UsageError; among the last,
     `sources.infer.Doubt` when several donors fit equally well.
     """
     from ..diagnosis.renamed import find_renamed
@@ -117,7 +117,7 @@ def attach(
 
 
 def _preceded(model: Model, plan: Plan) -> Plan:
-    """The plan, with a note where another sidecar of the model is found before the one that it makes."""
+    """The plan, with a note if another sidecar of the model takes precedence over the one being made."""
     from ..discovery.sidecars import nearer_than
 
     found = None if plan.sidecar is None else nearer_than(model, plan.sidecar)
@@ -127,7 +127,7 @@ def _preceded(model: Model, plan: Plan) -> Plan:
 
 
 def _noted(model: Model, result: Result, remember: bool) -> Result:
-    """The result; its sidecar is noted down where its place or name does not show whose it is."""
+    """The result; a note records its sidecar if its location or name does not show which model it belongs to."""
     from ..discovery.kept import note_down
     from ..discovery.sidecars import KEPT, find_sidecars
 
@@ -145,7 +145,7 @@ def _noted(model: Model, result: Result, remember: bool) -> Result:
 
 
 def _assistant(donor: str | Path) -> Model | None:
-    """A local draft that is placed as it is, None for all other donors."""
+    """A local draft model that is placed unchanged; None for all other donors."""
     from ..layouts.assistant import is_assistant
     from ..remote.address import parse_source
 

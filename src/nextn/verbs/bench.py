@@ -65,10 +65,10 @@ def bench(
 
     `against` is another model (a bundle, a trunk with its sidecar, another quant) that is timed in the same passes.
     `types` compares blocks of these types, taken from `donor` or requantized from the model's own; they are temporary
-    sidecars whose embeddings and head are of `embd_type`. `prompts` is a file of the user's own, instead of `tasks`.
-    `repeats` None: 3, or as many as the test needs to tell anything apart. `temperature` 0 is greedy. `patience_s`
-    bounds what disturbances may cost, in seconds. With `slots` so many prompts of a task are answered at a time, and
-    speed is that of all together.
+    sidecars whose embeddings and head have type `embd_type`. `prompts` is the user's own file, used instead of `tasks`.
+    `repeats` None: 3, or as many as the test needs to show a difference. `temperature` 0 is greedy. `patience_s`
+    limits the total seconds that disturbances may cost. With `slots`, that many prompts of a task are answered at a
+    time, and the speed is their combined speed.
 
     Raises UsageError, NoBlock, EngineMissing, EngineRefused, EngineFailed, and what opening and making files raises.
     """
@@ -152,7 +152,7 @@ def _passes(
     slots: int,
     say: Say,
 ) -> list[TimedRun]:
-    """All runs. Every second pass takes the setups in reverse, so that a drift favours none."""
+    """All runs. Every second pass runs the setups in reverse order, so that drift favours none of them."""
     for number in range(passes):
         asks = [
             Ask(

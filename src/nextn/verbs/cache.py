@@ -1,4 +1,4 @@
-"""`nextn cache`: what is kept of remote models, and the sidecars kept for models elsewhere; shown and cleared."""
+"""`nextn cache`: what is kept of remote models, and the sidecars kept for models elsewhere; shown or cleared."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ class CacheResult(Documented):
     """What is kept."""
 
     folder: Path
-    entries: tuple[KeptModel, ...]  # what is kept; after clearing, what another run uses
+    entries: tuple[KeptModel, ...]  # what is kept; after clearing, what another run is using
     names: tuple[str, ...] = ()  # what was asked for; empty: everything
     sidecars: bool = False
     cleared: bool = False
@@ -34,12 +34,12 @@ class CacheResult(Documented):
 
 
 def cache(names: Sequence[str] = (), *, sidecars: bool = False, clear: bool = False) -> CacheResult:
-    """What nextn keeps of remote models in its own cache, the largest first; with `clear` it is removed.
+    """What nextn keeps of remote models in its own cache, largest first; `clear` removes it.
 
-    `names`: parts of names, such as ORG/NAME; without any it is everything. What another run uses is left alone.
+    `names`: parts of names, such as ORG/NAME; none means everything. What another run is using is left alone.
     The folder is $NEXTN_CACHE, else nextn in the user's cache folder; the Hub's own cache is never touched.
-    `sidecars`: instead the sidecars in $NEXTN_DATA, else nextn in the user's data folder, and notes of those that
-    attach wrote elsewhere; of the latter only the notes are removed.
+    `sidecars`: instead, the sidecars in $NEXTN_DATA, else nextn in the user's data folder, and notes of those that
+    attach wrote elsewhere; of the latter, only the notes are removed.
 
     Raises StorageError.
     """

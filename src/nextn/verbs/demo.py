@@ -1,4 +1,4 @@
-"""The demo: the whole way on a small, really trained model that is shipped, judged by the real engine."""
+"""The demo: an end-to-end run on a small trained model that ships with nextn, judged by a real engine."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ DATA = Path(__file__).resolve().parent.parent / "demo_data"
 TRUNK = DATA / "tiny-qwen35-Q4_K_M.gguf"
 CHECKPOINT = DATA / "tiny-qwen35-mtp"
 LAYOUTS = ("shards", "sidecar", "bundle")
-# The model has read nothing but Python's standard library, so it is asked to go on with Python.
+# The model was trained only on Python's standard library, so it is asked to continue Python code.
 PROMPTS = (
     'def read(self, size=-1):\n    """Read and return up to size bytes.\n',
     "import os\nimport sys\n\n\nclass Parser:\n    def __init__(self, stream):\n",
@@ -33,7 +33,7 @@ PROMPTS = (
     "def main(args=None):\n    parser = argparse.ArgumentParser(",
 )
 N_PREDICT = 128
-N_THREADS = 1  # the model is so small that a second thread only waits for the first
+N_THREADS = 1  # the model is so small that a second thread would only wait for the first
 
 
 @dataclass(frozen=True)
@@ -56,17 +56,17 @@ class DemoResult(Documented):
     """Everything the demo showed."""
 
     engine: str
-    refusal: str  # the engine's words when the trunk alone is asked to draft
+    refusal: str  # the engine's message when asked to draft with only the trunk
     rows: tuple[DemoLayout, ...]
 
     @property
     def passed(self) -> bool:
-        """Whether all layouts passed and the engine refused the trunk alone."""
+        """Whether all layouts passed and the engine refused to draft with only the trunk."""
         return bool(self.refusal) and all(row.verdict == "passed" for row in self.rows)
 
     @property
     def failed(self) -> bool:
-        """Whether a layout failed, or the engine did not refuse the trunk alone; else some could not be told."""
+        """Whether a layout failed, or the engine did not refuse the bare trunk; if neither, some verdicts are open."""
         return not self.refusal or any(row.verdict == "failed" for row in self.rows)
 
     @property
@@ -77,10 +77,10 @@ class DemoResult(Documented):
 
 
 def demo(out: str | Path | None = None, *, engine: EngineChoice = None, say: Say | None = None) -> DemoResult:
-    """Show that an engine refuses to draft with a trunk alone, attach in all three layouts, verify each.
+    """Show that an engine refuses to draft with only a trunk, then attach in all three layouts and verify each.
 
-    Files go into the folder `out`, which must be empty or new, or into a temporary one. `engine`: as in
-    `nextn.verify`. Raises EngineMissing, EngineFailed when the engine fails before anything is attached, and what
+    Files go into the folder `out`, which must be empty or new; without it, into a temporary folder. `engine`: as in
+    `nextn.verify`. Raises EngineMissing, EngineFailed if the engine fails before anything is attached, and what
     attach and verify raise.
     """
     from ..engines import find_engine
@@ -132,9 +132,9 @@ def _run(folder: Path, engine: Engine, say: Say) -> DemoResult:
 
 
 def ask_trunk_alone(engine: Engine, trunk: Path) -> str:
-    """The engine's decisive line when a trunk-only model is asked to draft; empty when it does not refuse.
+    """The line with which the engine refuses to draft with a trunk-only model; empty if it does not refuse.
 
-    Raises EngineFailed: an engine that dies has refused nothing.
+    Raises EngineFailed if the engine dies: that is not a refusal.
     """
     from ..engines.base import Launch
 

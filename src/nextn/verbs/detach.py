@@ -1,4 +1,4 @@
-"""`nextn detach`: take the MTP block off again."""
+"""`nextn detach`: remove the MTP block."""
 
 from __future__ import annotations
 
@@ -26,12 +26,12 @@ def detach(
     progress: Progress | None = None,
     say: Say | None = None,
 ) -> Result:
-    """Take the MTP block off: a trunk-only model beside the bundled one, which stays as it is.
+    """Write the model without its MTP block, beside the bundled one, which stays unchanged.
 
-    `in_place`: changes the model's own file instead (see `writing.in_place`), byte for byte back to what it was where
-    nextn attached the block in place; `all_links` and `confirm` as in `attach`.
+    `in_place`: changes the model's own file instead (see `writing.in_place`); if nextn attached the block in place, the
+    file is restored byte for byte. `all_links` and `confirm` are as in `attach`.
 
-    `qkv`: "split" or "fused" writes the model anew as one file, q, k and v in that form, whether it has a block or not.
+    `qkv`: "split" or "fused" rewrites the model as one file with q, k and v in that form, with or without a block.
     `for_engine`: as in `attach`.
 
     Raises NoBlock, UsageError, FormatError, IncompleteModel, OutputExists, NoSpace, StorageError, InPlaceRefused,

@@ -1,7 +1,7 @@
-"""Doctor: what the findings would change, as one plan; diagnosed before a byte is written, and again when it is done.
+"""Doctor: all fixes as one plan, whose outcome is diagnosed before a byte is written, and again once it is written.
 
-The original is never touched: a set gets a new first shard and links, a single file a copy that the kernel makes
-(cloned where the file system can).
+The original is never touched: a set gets a new first shard and links, a single file a copy made by the kernel
+(a clone where the file system supports it).
 """
 
 from __future__ import annotations
@@ -36,17 +36,17 @@ class DoctorResult(Documented):
     before: Diagnosis
     plan: Plan | None = None  # None: nothing was asked for, or nothing can be fixed
     outcome: Outcome | None = None  # None: a dry run, or nothing to do
-    after: Diagnosis | None = None  # of what was written; in a dry run of what would be
-    engine_died: bool = False  # when it was asked; the diagnosis is without its answer, and a note says of what
+    after: Diagnosis | None = None  # of what was written, or in a dry run would be
+    engine_died: bool = False  # while it was asked; the diagnosis lacks its answer, and a note says of what it died
 
     @property
     def remaining(self) -> tuple[Finding, ...]:
-        """Problems that are left."""
+        """Problems that remain."""
         return (self.after or self.before).problems
 
     @property
     def when_unprinted(self) -> str:
-        """Whether the files are there."""
+        """Whether the files were written."""
         if self.plan is None or self.outcome is None:
             return "nothing was written"
         return f"the files are complete, load {self.plan.sidecar or self.plan.entry}"
@@ -95,12 +95,12 @@ def doctor(
 ) -> DoctorResult:
     """Say what is wrong with a model, and with `fix` write a fixed one beside it.
 
-    `model`: a GGUF, any shard, a folder, a checkpoint; or a remote one, of which headers are fetched. `donor`: as in
-    `nextn.attach`; it tells what the model alone cannot, and completes a half-lost block. `trunk`: the model that a
-    sidecar belongs to. `engine`: asks an engine whether the halves of `eh_proj` are swapped ("xllamacpp", or the path
-    of a llama-server). The original is never changed.
+    `model`: a GGUF, any shard, a folder, a checkpoint; or a remote one, of which only headers are fetched. `donor`: as
+    in `nextn.attach`; it supplies what the model itself does not show, and completes a partly lost block. `trunk`: the
+    model that a sidecar belongs to. `engine`: an engine ("xllamacpp", or the path of a llama-server) that tests
+    whether the halves of `eh_proj` are swapped. The original is never changed.
 
-    Raises UsageError (a remote model to fix), what opening and attaching raise, and OutputExists, NoSpace,
+    Raises UsageError (`fix` with a remote model), what opening and attaching raise, and OutputExists, NoSpace,
     StorageError.
     """
     from ..donors.open_donor import open_block
@@ -135,7 +135,7 @@ def doctor(
 
 
 def _with_address(before: Diagnosis, place: Path, address: str) -> Diagnosis:
-    """The diagnosis with a remote donor's address for its place in the cache, which is no donor by itself."""
+    """The diagnosis with a remote donor's address instead of its path in the cache, which is not a usable donor."""
     own = os.fspath(place)
 
     def named(command: Command) -> Command:
@@ -146,7 +146,7 @@ def _with_address(before: Diagnosis, place: Path, address: str) -> Diagnosis:
 
 
 def _with_sidecars(before: Diagnosis) -> Diagnosis:
-    """The diagnosis with a word on the sidecars of a model that has no block of its own."""
+    """The diagnosis, with a note on the sidecars of a model that has no block of its own."""
     from ..discovery.sidecars import find_sidecars, with_sidecars
 
     if before.model is None or before.remote or before.shape != "trunk-only":
@@ -158,7 +158,7 @@ def _with_sidecars(before: Diagnosis) -> Diagnosis:
 def _tried(
     before: Diagnosis, trunk: Model | None, engine: str, threads: int | None, say: Say | None
 ) -> Diagnosis:
-    """The diagnosis with what an engine says of eh_proj."""
+    """The diagnosis, with an engine's verdict on eh_proj."""
     from ..block.anatomy import Anatomy
     from ..measure.swapped_halves import try_halves
 
@@ -179,7 +179,7 @@ def _tried(
 def _planned(
     before: Diagnosis, donor: Block | None, trunk: Model | None, out: Path | str | None, link: LinkMode
 ) -> tuple[Plan, Diagnosis]:
-    """What to write, and the diagnosis of it by headers."""
+    """What to write, and its diagnosis by headers."""
     from ..layouts.attach import plan_attach
     from ..layouts.options import AttachOptions
 
@@ -192,7 +192,7 @@ def _planned(
         assert finding.change is not None
         changed = finding.change(patient)
         if attaching and not _attachable(model, changed):
-            continue  # left for another --fix, of what this one writes
+            continue  # left for a second --fix, run on what this one writes
         patient = changed
         done.append(finding)
     if attaching and roots and trunk is not None:
@@ -205,19 +205,19 @@ def _planned(
         plan = plan_attach(patient.model, donor, AttachOptions(layout, out=out, link=link))
         return plan, _without(before, done)
     plan = plan_fixed(model, patient, out, link)
-    if patient.added:  # which the headers in memory do not have
+    if patient.added:  # the headers in memory do not include these
         return plan, _without(before, done)
     return plan, diagnose(patient.model, name=str(plan.entry), trunk=trunk, beside=False)
 
 
 def _attachable(model: Model, patient: Patient) -> bool:
-    """Whether attaching heeds the changes: it reads data where they lie, and links all shards but the first."""
+    """Whether attaching keeps the changes: it reads data from the original files and links all shards but the first."""
     pairs = zip(model.files[1:], patient.model.files[1:], strict=True)
     return not patient.replaced and not patient.added and all(old.header == new.header for old, new in pairs)
 
 
 def _beside(model: Model, patient: Patient) -> Path:
-    """A name for the sidecar that takes the place of another one."""
+    """A path for the sidecar that replaces another one."""
     folder = model.entry.parent if patient.folder is None else Path(patient.folder)
     return folder / f"{patient.base_name or model.entry.name.removesuffix('.gguf') + '-fixed'}.gguf"
 

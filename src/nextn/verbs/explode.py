@@ -24,8 +24,8 @@ def explode(
 ) -> Result:
     """Write a model as shards with at most `max_tensors` tensors (default 1) or `max_bytes` bytes of tensors each.
 
-    `model`: a GGUF, any shard of a set, or a folder with one set. `metadata_first`: the first shard holds no tensor.
-    Sets are those of `llama-gguf-split`. Shards that an existing one holds just so are linked.
+    `model`: a GGUF, any shard of a set, or a folder with one set. `metadata_first`: the first shard holds no tensors.
+    Sets are like those of `llama-gguf-split`. A shard identical to an existing one is linked.
 
     Raises UsageError, FormatError, IncompleteModel, OutputExists, NoSpace, StorageError.
     """

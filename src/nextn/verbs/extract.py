@@ -1,4 +1,4 @@
-"""`nextn extract`: write the block to a file of its own."""
+"""`nextn extract`: write the block to its own file."""
 
 from __future__ import annotations
 
@@ -26,9 +26,9 @@ def extract(
     dry_run: bool = False,
     progress: Progress | None = None,
 ) -> Result:
-    """Write the block to a file of its own: a runnable sidecar, or with `block_only` nothing but the block.
+    """Write the block to its own file: a runnable sidecar, or with `block_only` nothing but the block.
 
-    `donor`, `expect`, `for_engine`, `duplicates` and `limit_rate` are as in `attach`, `qkv` too, for GGUF donors.
+    `donor`, `expect`, `for_engine`, `duplicates` and `limit_rate` are as in `attach`; so is `qkv`, for GGUF donors.
 
     Raises NoBlock, UnsupportedModel, QuantizeError, FormatError, DonorMismatch (`expect`), OutputExists, NoSpace,
     StorageError, RemoteError, UsageError.

@@ -1,4 +1,4 @@
-"""What attach and detach share when they change the file itself."""
+"""What attach and detach share when they change a file in place."""
 
 from __future__ import annotations
 
@@ -22,9 +22,9 @@ Confirm = Callable[[Plan], None]
 
 
 def end_interrupted(path: str | Path, *, dry_run: bool, say: Say | None) -> None:
-    """End what an interrupted change left of a local model, before it is opened to be written to.
+    """Resolve an interrupted change to a local model before it is opened for writing.
 
-    Raises ChangeUnfinished when `dry_run` forbids it, UsageError for what is not local, and what `recover` raises.
+    Raises ChangeUnfinished if `dry_run` forbids it, UsageError if the path is not local, and what `recover` raises.
     """
     place = parse_source(path)
     if not isinstance(place, Path):
@@ -50,14 +50,14 @@ def check_files(paths: Sequence[Path], *, all_links: bool) -> None:
 
 
 def room_for(path: Path, policy: RoomPolicy | None = None) -> Room:
-    """What can be done for a longer header of a file (links followed). Raises NoSpace, StorageError."""
+    """How room can be made for a longer header in a file (links followed). Raises NoSpace, StorageError."""
     folder = path.resolve().parent
     with explained(folder, "create a file in the folder"):
         return Room(grain_of(folder), policy or least_room)
 
 
 def named(plan: Plan, model: Model) -> Plan:
-    """The plan with a note of the files that are meant, where what the user named is a link to them."""
+    """The plan, with a note naming the actual files if the user named a link to them."""
     links = [file.path for file in model.files if file.path.is_symlink()]
     changed = {change.path for change in plan.changes}
     notes = [f"{path} is a symbolic link: the file that is changed is {path.resolve()}" for path in links

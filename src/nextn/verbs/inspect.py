@@ -1,4 +1,4 @@
-"""Inspect whatever a user names: a model, or a checkpoint that a block may be taken from, here or on a server."""
+"""Inspect whatever a user names: a model, or a checkpoint that could supply a block, local or remote."""
 
 from __future__ import annotations
 
@@ -23,13 +23,13 @@ def inspect(
     limit_rate: float | None = None,
     progress: Progress | None = None,
 ) -> Inspection | CheckpointInspection | SetInspection:
-    """Look into a GGUF, a shard set or a checkpoint, here or on a server, by headers alone.
+    """Inspect a GGUF, a shard set or a checkpoint, local or remote, reading only headers.
 
     Its problems are what `nextn.doctor` finds without reading tensors. `source`: a path, ORG/NAME,
-    hf:ORG/NAME@REVISION:FILE or an address. With `block_hash` the block is read (and fetched), and `block_sha256` tells
+    hf:ORG/NAME@REVISION:FILE or an address. With `block_hash` the block is read (or fetched), and `block_sha256` is
     its hash, which `attach` takes as `expect`; `limit_rate` (bytes per second) and `progress` are for that. Raises
-    UsageError, RemoteError, FormatError and its kin for what cannot be read at all; everything else is a problem in the
-    result.
+    UsageError, RemoteError, FormatError or a subclass if nothing can be read at all; everything else is a problem in
+    the result.
     """
     with subject_of(source, http_options(limit_rate)) as subject:
         diagnosis = examined(subject)
@@ -73,7 +73,7 @@ def _model(subject: Subject, diagnosis: Diagnosis, digest: str | None) -> Inspec
 
 
 def _hints(found: Opened, shape: str) -> list[str]:
-    """A sidecar in the same repository, by its name: no more headers are read for it."""
+    """A sidecar in the same repository, recognised by its name: no further headers are read."""
     from ..discovery.sidecars import named
 
     entry = found.path_in_place

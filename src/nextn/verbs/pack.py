@@ -1,4 +1,4 @@
-"""Publishing as functions: what the command line calls, and what tool builders import."""
+"""`nextn pack`: a folder of quants to publish, each with and without its MTP block."""
 
 from __future__ import annotations
 
@@ -40,11 +40,11 @@ def pack(
     progress: Progress | None = None,
     say: Say | None = None,
 ) -> PackResult:
-    """A folder to publish: quants of one model, each with and without an MTP block.
+    """Make a folder to publish: quants of one model, each with and without an MTP block.
 
-    The block is that of `donor` (which may be remote, as in `nextn.attach`), or `sidecar`, a local file that is
-    published as it is. With neither it is the one that the models carry; when none does, its donor is looked for as
-    `nextn.attach` does, and `say` is told what was chosen and why. `duplicates` is as in `nextn.attach`, for a donor.
+    The block comes from `donor` (which may be remote, as in `nextn.attach`), or from `sidecar`, a local file that is
+    published unchanged. With neither, it is the one that the models carry; if none does, a donor is searched for as
+    in `nextn.attach`, and `say` reports what was chosen and why. `duplicates`, for a donor, is as in `nextn.attach`.
 
     Raises what `nextn.attach` and `nextn.detach` raise.
     """

@@ -1,4 +1,4 @@
-"""`nextn plan`: what each setup of a model costs, before any of it exists."""
+"""`nextn plan`: what each setup of a model costs, before it exists."""
 
 from __future__ import annotations
 
@@ -40,15 +40,15 @@ def plan(
     header_only: bool = False,
     say: Say | None = None,
 ) -> MemoryPlan:
-    """What each setup of `model` costs: disk, weights, kv_cache, recurrent state, compute buffers, by device.
+    """What each setup of `model` costs: disk, weights, KV cache, recurrent state and compute buffers, per device.
 
-    Nothing is written beside the model and nothing is loaded, except with `measure`, which starts every setup whose
-    files exist, or can be made in the temporary folder, and measures it. `donor` is anything that attach takes;
-    without one the block's size is taken from the family's table. `n_ctx` defaults to 8,192 or what the model was
-    trained on. `header_only`: no engine is asked.
+    Nothing is written beside the model and nothing is loaded, except with `measure`, which starts and measures every
+    setup whose files exist or can be made in the temporary folder. `donor` is anything that attach takes; without
+    one, the block's size is taken from the family's table. `n_ctx` defaults to 8,192 or the model's training
+    context. `header_only`: no engine is asked.
 
     Raises UsageError, NoBlock, FormatError, IncompleteModel, StorageError, RemoteError, and with `measure`
-    EngineMissing, or EngineFailed when the engine dies before it has run anything.
+    EngineMissing, or EngineFailed if the engine dies before it has run anything.
     """
     say = heard(say)
     for what, value in (("n_ctx", n_ctx), ("n_parallel", n_parallel), ("n_max", n_max)):
@@ -116,7 +116,7 @@ def _block(donor: str | Path | None, sidecar: Model | None) -> Iterator[Callable
 
 
 def _found_sidecar(model: Model, notes: list[str]) -> Model | None:
-    """The sidecar that every verb would take. Raises UsageError when several fit equally well."""
+    """The sidecar that every verb would use. Raises UsageError if several fit equally well."""
     answer = find_sidecars(model)
     found = answer.best()
     notes += answer.notes()
@@ -136,7 +136,7 @@ def _engine(wanted: bool, needed: bool, notes: list[str]) -> Xllamacpp | None:
 
 
 class _Rows:
-    """Predicts and measures setups; equal starts of the engine are made once."""
+    """Predicts and measures setups; identical engine runs are made only once."""
 
     def __init__(
         self, engine: Xllamacpp | None, settings: Settings, machine: Machine, scratch: Path, trained: int, say: Say

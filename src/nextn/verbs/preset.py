@@ -1,7 +1,7 @@
 """A model's settings as a preset of llama.cpp's router: `llama-server --models-preset FILE`.
 
-The format is that of llama.cpp's `docs/preset.md` and `common/preset.cpp`: a section a model, keys are options
-without their dashes. A value ends at the first `;` or `#`, and there is no way to quote one.
+The format is that of llama.cpp's `docs/preset.md` and `common/preset.cpp`: one section per model; keys are options
+without their dashes. A value ends at the first `;` or `#`, and values cannot be quoted.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ _LONG = {"-m": "--model", "-md": "--model-draft", "-t": "--threads"}  # what nex
 
 
 def preset_text(choice: Serving) -> str:
-    """The preset file. Raises UsageError when the engine has no router, or a setting cannot be written."""
+    """The preset file's text. Raises UsageError if the engine has no router, or a setting cannot be written."""
     from ..engines import LlamaServer
 
     if choice.engine != LlamaServer.name:
@@ -42,7 +42,7 @@ def _section(model: Path) -> str:
 
 
 def _pairs(args: tuple[str, ...]) -> list[tuple[str, str]]:
-    """Options and their values, in order; an option without one is a switch that is on, and the last one wins."""
+    """Options and their values, in order; an option without a value is a switch that is on, and the last one wins."""
     found: dict[str, str] = {}
     name = None
     for arg in args:

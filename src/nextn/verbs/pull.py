@@ -21,9 +21,9 @@ def pull(
     dry_run: bool = False,
     progress: Progress | None = None,
 ) -> PullResult:
-    """Exactly the files of one variant of one quant, from a repository on the Hub.
+    """Download exactly the files of one variant of one quant from a repository on the Hub.
 
-    `limit_rate`: bytes per second. `link`: how files get their names that the user's Hub cache has already.
+    `limit_rate`: bytes per second. `link`: how to link files that are already in the user's Hub cache.
 
     Raises UsageError, NoBlock, BlockPresent, IncompleteModel, FormatError, RemoteError, OutputExists, StorageError.
     """

@@ -1,4 +1,4 @@
-"""`nextn recover`: end what an interrupted change in place has left."""
+"""`nextn recover`: undo or finish an interrupted in-place change."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ class Recovery(Documented):
 
     @property
     def when_unprinted(self) -> str:
-        """What was done all the same."""
+        """What was done anyway."""
         return "nothing was changed" if self.dry_run else "what was interrupted is ended"
 
     @property
@@ -36,10 +36,10 @@ class Recovery(Documented):
 
 
 def recover(path: str | Path, *, dry_run: bool = False) -> Recovery:
-    """End what an interrupted change in place has left of a file, of the set it belongs to, or in a folder.
+    """Undo or finish an interrupted in-place change to a file, to the set it belongs to, or in a folder.
 
     An interrupted attach is undone, an interrupted detach finished: both give the model without the block. Raises
-    StorageError (also for a change that is under way), InPlaceRefused when an engine has the file open.
+    StorageError (also while a change is in progress), InPlaceRefused if an engine has the file open.
     """
     place = Path(path)
     if not place.exists():

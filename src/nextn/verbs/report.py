@@ -15,14 +15,14 @@ from ..schemas.report import ReportDocument, ReportSection, ReportTable
 class ReportResult(Documented):
     """What the documents say."""
 
-    sections: tuple[Section, ...]  # what the model is first, how it is served last
+    sections: tuple[Section, ...]  # first what the model is, last how it is served
     page_path: Path | None = None  # None: no page was asked for
     dry_run: bool = False
     page: bytes = field(default=b"", repr=False)  # the page as UTF-8
 
     @property
     def when_unprinted(self) -> str:
-        """Whether the page is there."""
+        """Whether the page was written."""
         return "nothing was written" if self.page_path is None or self.dry_run else f"{self.page_path} is complete"
 
     @property
@@ -46,11 +46,11 @@ class ReportResult(Documented):
 def report(
     results: Sequence[str | Path], *, out: str | Path | None = None, dry_run: bool = False
 ) -> ReportResult:
-    """What files written by other verbs' --json say, as tables; with `out` also as one HTML page written there.
+    """The results that other verbs wrote with --json, as tables; with `out`, also as one HTML page written there.
 
-    The page needs no network. `dry_run`: the page is made and not written.
+    The page needs no network. `dry_run`: the page is made but not written.
 
-    Raises FormatError for a file that is no document of nextn, StorageError, and for the page OutputExists and NoSpace.
+    Raises FormatError for a file that is not a nextn document, StorageError, and for the page OutputExists and NoSpace.
     """
     sections = tuple(read_sections(results))
     if out is None:

@@ -1,4 +1,4 @@
-"""Serve: which layout a model has, which sidecar and flags go with it, and the command that starts an engine so."""
+"""Serve: a model's layout, the sidecar and flags that go with it, and the command that starts an engine with them."""
 
 from __future__ import annotations
 
@@ -48,7 +48,7 @@ class Serving(Documented):
         return shell(*self.command, env=self.env)
 
     def run(self) -> int:
-        """Start the server, pass signals on to it, and come back with its exit code. Raises EngineMissing."""
+        """Start the server, pass signals on to it, and return its exit code. Raises EngineMissing."""
         from ..engines.foreground import run_foreground
 
         env = {"GGML_NO_BACKTRACE": "1", "PYTHONUNBUFFERED": "1", **self.env}
@@ -74,12 +74,12 @@ def serve(
     port: int = 8080,
     engine_args: Sequence[str] = (),
 ) -> Serving:
-    """Layout, sidecar, flags and command for `model`; nothing is started before `run()` of what comes back.
+    """Layout, sidecar, flags and command for `model`; nothing is started until `run()` of the result is called.
 
     The sidecar is `sidecar`, or the one that `discovery.sidecars` finds.
     Settings that are not given come from `tuned`, or from NAME.tune.json beside the model, else from the engine.
     `engine`: "xllamacpp", "llama-server", "ik", the path of a llama-server, or an open `Engine`; None: a llama-server
-    of the user's own ($NEXTN_LLAMA_SERVER, PATH), else xllamacpp. `engine_args` stand last and win.
+    of the user's own ($NEXTN_LLAMA_SERVER, PATH), else xllamacpp. `engine_args` come last and win.
 
     Raises DonorMismatch, NoBlock, EngineMissing, UsageError, and what opening files raises.
     """
@@ -137,7 +137,7 @@ def _server(engine: EngineChoice) -> Engine:
 
 
 def _layout(seen: Inspection, sidecar: str | Path | None, engine: Engine, notes: list[str]) -> tuple[str, Path | None]:
-    """The layout that is served and its sidecar; what the user should know of it goes to `notes`."""
+    """The layout that is served and its sidecar; anything the user should know is added to `notes`."""
     from ..archs import FAMILIES
     from ..archs.engines import IK, LLAMA_CPP, Does
     from ..inspection.engines import measured
@@ -181,7 +181,7 @@ def _layout(seen: Inspection, sidecar: str | Path | None, engine: Engine, notes:
 
 
 def _bundled(seen: Inspection, kind: str, notes: list[str]) -> str:
-    """The layout of a model with a block on the engine `kind`: "none" where it does not draft with it."""
+    """The layout of a model with a block on the engine `kind`: "none" if the engine does not draft with the block."""
     from ..archs import FAMILIES
     from ..archs.engines import Does
     from ..archs.others import LOADS_ONLY
@@ -214,7 +214,7 @@ def _tuned(model: Model, tuned: str | Path | None, notes: list[str]) -> Tuned:
 
 
 def _tuned_sidecar(tuned: Tuned, notes: list[str]) -> Path | None:
-    """The sidecar that the settings were found with: where they say, or beside them."""
+    """The sidecar that the settings were found with: at the path they name, or beside them."""
     if tuned.sidecar is None:
         return None
     for path in (tuned.sidecar, tuned.path.with_name(tuned.sidecar.name)):
@@ -240,7 +240,7 @@ def _with_command(choice: Serving, engine: Engine, host: str, port: int) -> Serv
 
 
 def drafting(choice: Serving, found: LlamaServer) -> list[str]:
-    """The options that turn MTP on for this choice; none when it is off. Raises EngineMissing."""
+    """The options that turn MTP on for this choice; none if it is off. Raises EngineMissing."""
     if choice.n_max == 0:
         return []
     if not found.kind:

@@ -35,7 +35,7 @@ if TYPE_CHECKING:
     from ..engines import EngineChoice
     from ..engines.base import Engine
 
-PATIENCE_S = 300.0  # seconds that disturbances may cost in all
+PATIENCE_S = 300.0  # total seconds that disturbances may cost
 
 
 def tune(
@@ -63,12 +63,12 @@ def tune(
     dry_run: bool = False,
     say: Say | None = None,
 ) -> TuneReport:
-    """Find the fastest way to run a model greedily on this machine, write its settings and, if need be, a sidecar.
+    """Find the fastest way to run a model greedily on this machine; write the settings and, if needed, a sidecar.
 
     `donor`: where the block of a model without one comes from. `n_max`, `p_min`, `types` (block), `head_types`,
-    `embd_types` and `threads` narrow the search; an empty sequence leaves that setting as it is. The first of `threads`
-    is that of the search. `budget_s` bounds the races in seconds; the final comes on top where it must. `out`: a
-    folder, or the sidecar's name. Nothing is written with `dry_run`, nor when the machine was too busy to tell.
+    `embd_types` and `threads` narrow the search; an empty sequence leaves that setting alone. The search runs with the
+    first of `threads`. `budget_s` limits the races, in seconds; the final runs may exceed it if they must. `out`: a
+    folder, or the sidecar's name. Nothing is written with `dry_run`, or if the machine was too busy for a result.
 
     Raises UsageError, NoBlock, OutputExists, EngineMissing, EngineRefused, EngineFailed, and what opening and making
     files raises.
@@ -207,7 +207,7 @@ def _space(
 
 
 def _stages(space: Space) -> list[tuple[str, list[Point]]]:
-    """What is raced, as far as it can be told before: each race from the first value of the one before."""
+    """What is raced, as far as it is known beforehand: each race starts from the first value of the previous one."""
     like = replace(space.off, n_max=space.n_max[0])
     first = [space.off, *space.lengths(like)]
     head = space.with_heads(like)
@@ -231,7 +231,7 @@ def _planned(space: Space, asks: Sequence[Ask], repeats: int | None) -> tuple[in
 def _carry_out(
     final: Final | None, maker: Maker, target: MeasuredModel, outputs: tuple[Path, Path]
 ) -> tuple[Point | None, Path | None]:
-    """The settings to keep, and the file to draft with, written under its own name when it is a new one."""
+    """The settings to keep, and the file to draft with, written under its own name if it is new."""
     if final is None or final.word == "machine_busy":
         return None, None
     if final.word == "off":
@@ -254,7 +254,7 @@ def _sentence(final: Final | None, space: Space) -> str:
 
 
 def command_line(engine: Engine, model: Path, sidecar: Path | None, point: Point, engine_args: Sequence[str]) -> str:
-    """A command that runs an engine with these settings: of the llama-server that was timed, else `nextn serve`."""
+    """A command that runs an engine with these settings: the llama-server that was timed, else `nextn serve`."""
     from ..engines.llama_server import LlamaServer
 
     entry = str(model.absolute())

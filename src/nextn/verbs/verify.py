@@ -65,14 +65,14 @@ def verify(
     slots: int = 1,
     say: Say | None = None,
 ) -> Verdict:
-    """Prove a model with its block: files against `trunk`, drafts and text on the engine, control included.
+    """Prove a model with its block: files against `trunk`, drafts and text on the engine, including a control.
 
-    `engine`: "xllamacpp" (default), "llama-server", "ik", the path of a llama-server, or an open `Engine`. `say` hears
-    of each step. `slots`: prompts that are answered at the same time with MTP. A model that the engine refuses only
-    with MTP is not an exception but a failed verdict; an engine that dies, or refuses it without MTP too, leaves the
-    verdict open.
+    `engine`: "xllamacpp" (default), "llama-server", "ik", the path of a llama-server, or an open `Engine`. `say` is
+    called for each step. `slots`: prompts that are answered at the same time with MTP. A model that the engine refuses
+    only with MTP is a failed verdict, not an exception; an engine that dies, or that refuses it without MTP too, leaves
+    the verdict open.
 
-    Raises NoBlock when there is nothing to verify, EngineMissing without an engine, and what opening files raises.
+    Raises NoBlock if there is nothing to verify, EngineMissing without an engine, and what opening files raises.
     """
     say = heard(say)
     original = None if trunk is None else open_sound(trunk)
@@ -101,7 +101,7 @@ def verify(
 
 
 def _summary(files: FileReport) -> tuple[str, ...]:
-    """The problems, or what they have in common when there are many; all of them stand in the report on files."""
+    """The problems, or what they have in common if there are many; the file report lists them all."""
     if len(files.problems) <= MANY_PROBLEMS:
         return tuple(files.problems)
     return (
