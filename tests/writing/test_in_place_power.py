@@ -16,7 +16,7 @@ from typing import Any
 
 import pytest
 from changes import NAMES, Case, make_cases, tensors_of
-from faults import Faults, content, ext4_disk, listing, ranged_disk
+from faults import Faults, content, ext4_disk, listing, memory_folder, ranged_disk
 from power import Disk, Recorder
 
 from conftest import RANGES, need
@@ -140,8 +140,7 @@ def remounted(image: Path, folder: Path) -> None:
 
 @pytest.mark.parametrize("name", ["attach", "attach before a tail", "detach", "cut a block of a set"])
 def test_a_power_cut_of_a_real_ext4_at_any_call(cases: dict[str, Case], tmp_path: Path, name: str) -> None:
-    image = tmp_path / "image"
-    with ext4_disk(image, "64M") as mounted:
+    with memory_folder(tmp_path) as place, ext4_disk(image := place / "image", "64M") as mounted:
         need("an ext4 in a file, which root alone may mount,", mounted is not None)
         assert mounted is not None
         whole = cases[name]
