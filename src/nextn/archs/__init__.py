@@ -39,7 +39,7 @@ TEXT_SPLITS: dict[tuple[str, ...], TextSplit] = {}  # by the patterns of tokeniz
 
 
 def register(family: Family) -> None:
-    """Add a family. Raises ValueError for an architecture or a class that another one has."""
+    """Add a family. Raises ValueError for an architecture or a class that another family already has."""
     if family.arch in FAMILIES or any(name in BY_CLASS for name in family.classes):
         raise ValueError(f"'{family.arch}', or a class of it, is in the table already")
     FAMILIES[family.arch] = family
@@ -70,12 +70,12 @@ for _module in (
 
 
 def of_classes(classes: Iterable[str]) -> Family | None:
-    """The family of a checkpoint's classes, by the first that is known."""
+    """The family of a checkpoint's classes, by the first one that is known."""
     return next((BY_CLASS[name] for name in classes if name in BY_CLASS), None)
 
 
 def per_layer_arrays(arch: str) -> dict[str, Tail]:
-    """Arrays with an entry for each layer, behind `{arch}.` -> a block's value (None: repeat the last used one)."""
+    """Arrays with an entry for each layer, after `{arch}.` -> a block's value (None: repeat the last used one)."""
     tails: dict[str, Tail] = dict.fromkeys((*GENERIC_LAYER_ARRAYS, *LOADS_ONLY_ARRAYS.get(arch, ())))
     family = FAMILIES.get(arch)
     return tails if family is None else {**tails, **family.array_tail}
@@ -94,7 +94,7 @@ def longer_arrays(arch: str) -> tuple[str, ...]:
 
 
 def memory_of(arch: str) -> Memory:
-    """What an engine keeps for a model; of an architecture that is no family, a plain cache."""
+    """What an engine keeps for a model; a plain cache for an architecture that is not a family."""
     family = FAMILIES.get(arch)
     return PLAIN_CACHE if family is None else family.memory
 
@@ -108,7 +108,7 @@ def refuse_other_use(arch: str, where: object) -> None:
 def family_of(arch: str, where: object) -> Family:
     """The family of an architecture.
 
-    Raises UnsupportedModel with a sentence that says which kind of unsupported it is.
+    Raises UnsupportedModel with a sentence that says in which way it is unsupported.
     """
     family = FAMILIES.get(arch)
     if family is not None:

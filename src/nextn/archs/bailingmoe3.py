@@ -14,7 +14,7 @@ from .hparams import ARRAY, F32, U32, Config, HParams, Row
 
 
 def _heads(config: Config) -> list[int]:
-    """1 for each layer of full attention, 0 for those of linear attention; a block's is full."""
+    """1 for each layer with full attention, 0 for those with linear attention; a block's is full."""
     n_trunk, every = config.integer("num_hidden_layers"), config.integer("layer_group_size")
     if every < 1:
         raise FormatError(f"'layer_group_size' is {every}", path=config.path)
@@ -24,7 +24,7 @@ def _heads(config: Config) -> list[int]:
 
 
 def _safe_gate(config: Config) -> bool:
-    """True. Raises UnsupportedFormat for what the converter knows of and no engine runs."""
+    """True. Raises UnsupportedFormat for what the converter knows but no engine runs."""
     for key, runs in _RUNS.items():
         if config.values.get(key) != runs:
             found = config.values.get(key)
@@ -65,7 +65,7 @@ _ROWS = headers.with_base(
 
 
 def _recurrent(find: Lookup, n_trunk: int, n_all: int) -> list[bool]:
-    """Layers without heads of keys."""
+    """Layers without key heads."""
     heads = find("attention.head_count_kv")
     return [i < n_trunk and isinstance(heads, list) and i < len(heads) and not heads[i] for i in range(n_all)]
 

@@ -19,7 +19,7 @@ from .hparams import HParams, fits
 
 
 class Transform(Enum):
-    """What happens to a checkpoint tensor on its way."""
+    """What happens to a checkpoint tensor on its way into the GGUF."""
 
     COPY = "copy"
     PLUS_ONE = "plus one"  # zero-centred norms: the checkpoint stores w, engines multiply by w as stored
@@ -44,23 +44,23 @@ class Source:
 
     name: str
     transform: Transform = Transform.COPY
-    # config.json keys: of counts, multiplied: heads (ROPE_PAIRS) or rows (FIRST_ROWS); parts of a head (KEY_HALF,
-    # VALUE_HALF); heads of queries, of keys, width of keys, of values (RANKED_QKV)
+    # config.json keys of counts, multiplied: heads (ROPE_PAIRS) or rows (FIRST_ROWS); parts of a head (KEY_HALF,
+    # VALUE_HALF); query heads, key heads, key width, value width (RANKED_QKV)
     keys: tuple[str, ...] = ()
-    ranks: tuple[int, ...] = ()  # RANKED_QKV: how many may have written it; where several fit, the first one
+    ranks: tuple[int, ...] = ()  # RANKED_QKV: how many ranks may have written it; the first that fits is used
     beside: str = ""  # BESIDE: the name of the right matrix
 
 
 @dataclass(frozen=True)
 class Donor:
-    """What the value of a new layer's array entry may be read from."""
+    """What a new layer's array entry may be derived from."""
 
     n_trunk: int
     config: Mapping[str, Any]  # a checkpoint's config.json, empty for GGUF donors
     trunk: Callable[[str], Any]  # the trunk's `{arch}.{suffix}`, or None
 
     def count(self, key: str, within: str = "") -> int | None:
-        """A whole number of config.json, or of the object `within` it; None where it is missing or null.
+        """An integer of config.json, or of the object `within` it; None where it is missing or null.
 
         Raises FormatError.
         """
@@ -74,7 +74,7 @@ class Donor:
 
     @property
     def n_layer(self) -> int:
-        """Layers before the block as config.json counts them, which a deeper trunk may have more of."""
+        """Layers before the block as config.json counts them, of which a deeper trunk may have more."""
         found = self.config.get("num_hidden_layers")
         return found if isinstance(found, int) else self.n_trunk
 
@@ -87,15 +87,15 @@ Tail: TypeAlias = "Any | Callable[[Donor, int], Any]"
 class Rule:
     """One tensor of the block."""
 
-    target: str  # GGUF name behind `blk.N.`
+    target: str  # GGUF name after `blk.N.`
     ne: str  # symbolic shape, fastest axis first
     sources: tuple[Source, ...]
-    f32: bool = False  # kept in F32 whatever type is asked for
+    f32: bool = False  # kept in F32 regardless of the requested type
     optional: bool = False
-    as_source: bool = False  # kept in the checkpoint's floating-point type whatever type is asked for
+    as_source: bool = False  # kept in the checkpoint's floating-point type regardless of the requested type
     root: bool = False  # a root tensor of the sidecar: no `blk.N.` before its name
-    form: str = ""  # of a part that comes in several forms, `PART.FORM`: only those of one form are there together
-    needed_by: str = ""  # engines look for it only where this key after `{arch}.` is there and not 0
+    form: str = ""  # `PART.FORM` for a part that comes in several forms: a block has the tensors of only one of them
+    needed_by: str = ""  # engines look for it only where this key after `{arch}.` is present and not 0
     stops: str = ""  # why no engine drafts with a block that has it
 
 
@@ -104,11 +104,11 @@ Lookup: TypeAlias = "Callable[[str], Any]"  # a model's `{arch}.{suffix}`, or No
 
 @dataclass(frozen=True, kw_only=True)
 class Qkv:
-    """How llama.cpp's drafting graph takes queries, keys and values of attention."""
+    """How llama.cpp's drafting graph takes the queries, keys and values of attention."""
 
     fused: bool  # as one tensor
     split: bool  # as three
-    refusal: str  # what it says when it is given three and takes one; empty where it takes three
+    refusal: str  # what it says when given three where it takes only one; empty where it takes three
 
 
 @dataclass(frozen=True)
@@ -117,7 +117,7 @@ class TextSplit:
 
     pre: str  # `tokenizer.ggml.pre`
     patterns: tuple[str, ...]  # of the Split steps in tokenizer.json, in their order
-    # kind of special token -> its text, whatever the files call it: only with all of them is it this way
+    # kind of special token -> its text, whatever the files call it: all of them must match
     roles: Mapping[str, str] = field(default_factory=dict)
 
 
@@ -125,22 +125,22 @@ class TextSplit:
 class Memory:
     """What llama.cpp keeps in memory for a family beside its tensors, where the sizes in the header do not say it."""
 
-    # [n_all] of (lookup, trunk layers, all layers): which have a recurrent state and no cache; None: none, or unknown
+    # [n_all] of (lookup, trunk layers, all layers): which have a recurrent state, no cache; None: none do, or unknown
     recurrent: Callable[[Lookup, int, int], list[bool]] | None
     rolls_back: bool  # keeps one recurrent state for each drafted token
-    window_period: int | None  # every how many layers attention is full, in a header without a pattern of windows
+    window_period: int | None  # the period of full-attention layers, for a header without a window pattern
     # [n_trunk] of (lookup, trunk layers): which layers cache an indexer's keys; None: none does
     indexer: Callable[[Lookup, int], list[bool]] | None
-    block_in_target: bool  # the target's own context keeps a cache for the block's layer, too
-    loaded_anyway: tuple[str, ...]  # starts of the block's tensors that are allocated with MTP off, too
-    pool_rows: int  # keys that an indexer over pools caches for a token, blocks included; 0: one, and none in blocks
+    block_in_target: bool  # the target's own context keeps a cache for the block's layer too
+    loaded_anyway: tuple[str, ...]  # prefixes of the block's tensors that are allocated even with MTP off
+    pool_rows: int  # keys that an indexer over pools caches per token, blocks included; 0: one, and none in blocks
 
 
 @dataclass(frozen=True)
 class Portrait:
-    """What tells the models of one architecture apart, of a GGUF or of a config.json."""
+    """What distinguishes models of one architecture, taken from a GGUF or a config.json."""
 
-    names: tuple[str, ...]  # of the model, its file or its class
+    names: tuple[str, ...]  # the model's, its file's or its class's
     pre: str  # `tokenizer.ggml.pre`, empty when it is not known
     n_trunk: int  # 0: not known
     n_expert: int
@@ -152,12 +152,12 @@ class Unpublished:
     """What is true of a model of a family that has no block to attach."""
 
     words: str  # a sentence without its full stop
-    donor_layer: int | None = None  # where a third party's block goes; None: there is none
+    donor_layer: int | None = None  # where a third party's block goes; None: there is no such block
 
 
 @dataclass(frozen=True, kw_only=True)
 class Family:
-    """A model family whose block some engine drafts with: all that nextn knows of it.
+    """A model family with whose block some engine drafts: everything that nextn knows of it.
 
     No field has a default: what a family's file forgets is an error when it is imported. Raises ValueError for facts
     that contradict one another.
@@ -167,35 +167,35 @@ class Family:
     title: str
 
     classes: tuple[str, ...]  # names in config.json's `architectures`
-    publishers: tuple[str, ...]  # who has the checkpoints on the Hub
+    publishers: tuple[str, ...]  # who publishes the checkpoints on the Hub
     count_keys: tuple[str, ...]  # config.json keys that may hold the number of blocks
-    prefixes: tuple[str, ...]  # what is before the block's names in a checkpoint, a wrapper's apart
+    prefixes: tuple[str, ...]  # prefix of the block's names in a checkpoint, not counting a wrapper's
     behind_trunk: bool  # blocks are `{prefix}layers.N`, `N+1`, ... after the trunk's layers
-    layer_mark: str  # what stands before a layer's number in the block's names
+    layer_mark: str  # what precedes a layer's number in the block's names
     n_source_layers: int  # layers of the checkpoint that make one block
     n_blocks: int  # blocks of the published models
-    max_blocks: int  # blocks that the engine's graph takes
+    max_blocks: int  # blocks that the engine's graph can use
     splits: tuple[TextSplit, ...]  # how its tokenizers split text, as far as it is known
     unpublished: Callable[[Portrait], Unpublished | None] | None  # models without a block; None: all have one
 
     rules: tuple[Rule, ...]
     symbols: Callable[[Lookup, Mapping[str, int]], Mapping[str, int]] | None  # of shapes, beside `dimensions`
     qkv: Qkv | None  # None: attention has no q, k and v
-    not_blocks: tuple[tuple[str, str], ...]  # part of a tensor's name among the block's -> what is there in its place
+    not_blocks: tuple[tuple[str, str], ...]  # part of a name among the block's tensors -> what the model has instead
     root: Mapping[str, tuple[str, ...]]  # root tensor -> checkpoint names, for runnable sidecars
 
-    header: HParams | None  # of a sidecar made from a checkpoint; None: no engine takes one
+    header: HParams | None  # for a sidecar made from a checkpoint; None: no engine takes one
     array_tail: Mapping[str, Tail]  # per-layer array (after `{arch}.`) -> value of a block's layer
     trunk_arrays: tuple[str, ...]  # arrays that count trunk layers only
     longer_arrays: tuple[str, ...]  # per-layer arrays that engines take when they are too long
     id_lists: tuple[tuple[str, str], ...]  # (list of layer numbers, list of their values) after `{arch}.`
-    sidecar_drops: tuple[str, ...]  # starts of keys after `{arch}.` that describe the trunk alone
+    sidecar_drops: tuple[str, ...]  # starts of keys after `{arch}.` that describe only the trunk
 
     draft_head: bool  # whether the loader takes nextn.shared_head_head
     head_needed: bool  # the loader wants output.weight in a sidecar even with a draft head in the block
-    only_sidecar: str  # why the block cannot be in one model with its trunk; empty: it can
+    only_sidecar: str  # why the block cannot be in one file with its trunk; empty: it can
     sidecar_extra: tuple[str, ...]  # further root tensors that a sidecar carries when the trunk has them
-    ignores_promise: bool  # the loader takes a trunk as it is, whatever its key promises
+    ignores_promise: bool  # the loader takes a trunk as it is, whatever block count its key declares
     memory: Memory
 
     llama_cpp: Support
@@ -236,7 +236,7 @@ GENERIC_LAYER_ARRAYS = (
 
 
 def chosen_forms(rules: Iterable[Rule], there: Collection[str]) -> set[str]:
-    """Of each part that comes in several forms the one that most of `there` belongs to, else the first."""
+    """For each part that comes in several forms, the one that most of `there` belongs to, else the first."""
     forms: dict[str, dict[str, int]] = {}
     for rule in rules:
         if rule.form:
@@ -245,7 +245,7 @@ def chosen_forms(rules: Iterable[Rule], there: Collection[str]) -> set[str]:
     return {max(counts, key=lambda form: counts[form]) for counts in forms.values()}
 
 
-# Optional in some families, and useless apart: loaders may do without one, and no model is published so.
+# Optional in some families, but each useless without the rest: loaders tolerate that, and no model is published so.
 _TOGETHER = (
     ("ffn_gate_shexp.weight", "ffn_up_shexp.weight", "ffn_down_shexp.weight"),
     ("attn_q.bias", "attn_k.bias", "attn_v.bias"),
@@ -270,7 +270,7 @@ def missing(rules: Sequence[Rule], there: Set[str], find: Lookup) -> list[str]:
 
 
 def surplus(rules: Sequence[Rule], there: Collection[str], find: Lookup) -> list[str]:
-    """Tensors of `there` that engines do not look for, since the key that announces them is 0 or not there."""
+    """Tensors of `there` that engines do not look for, since the key that announces them is 0 or missing."""
     return [rule.target for rule in rules if rule.target in there and rule.needed_by and not find(rule.needed_by)]
 
 
@@ -280,12 +280,12 @@ def stops(family: Family, there: Collection[str]) -> str:
 
 
 def listed(value: Any) -> list[Any]:
-    """A per-layer array; empty for what is none."""
+    """A per-layer array; empty for anything else."""
     return value if isinstance(value, list) else []
 
 
 def flags(value: Any, n: int) -> list[bool] | None:
-    """A per-layer array of truth values as a list of `n`; None for anything else. Layers after its end are False."""
+    """A per-layer array of booleans as a list of `n`; None for anything else. Layers after its end are False."""
     if not isinstance(value, list):
         return None
     return [bool(v) for v in value[:n]] + [False] * (n - len(value))
@@ -299,7 +299,7 @@ def dimensions(arch_value: Any, n_vocab: int | None) -> dict[str, int]:
 
     def integer(suffix: str, plus: int | None = 0) -> int | None:
         value = arch_value(suffix)
-        if isinstance(value, list):  # per layer: recurrent layers say 0; where others differ nothing is known
+        if isinstance(value, list):  # per layer: recurrent layers have 0; where the others differ, nothing is known
             different = {v for v in value if isinstance(v, int) and v}
             value = different.pop() if len(different) == 1 else None
         if not isinstance(value, int) or isinstance(value, bool) or plus is None:

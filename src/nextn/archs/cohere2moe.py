@@ -1,4 +1,4 @@
-"""Cohere 2 MoE: attention and experts side by side behind one norm; the block's attention is full."""
+"""Cohere 2 MoE: attention and experts in parallel after one norm; the block's attention is full."""
 
 from __future__ import annotations
 
@@ -22,12 +22,12 @@ def _shared(config: Config) -> int | None:
 
 
 def _slides(config: Config) -> list[bool]:
-    """The trunk's layers alone; engines count a block's as full attention."""
+    """Only the trunk's layers; engines count a block's as full attention."""
     return [kind == "sliding_attention" for kind in config.of_trunk("layer_types")]
 
 
 def _dense(config: Config) -> int:
-    """How many layers from the first have no experts."""
+    """How many leading layers have no experts."""
     kinds = config.values.get("mlp_layer_types")
     if isinstance(kinds, list):
         return next((i for i, kind in enumerate(kinds) if kind != "dense"), len(kinds))

@@ -1,6 +1,6 @@
 """DeepSeek-V3, R1, V3.1, Kimi-K2 shapes, and GLM-4.7-Flash: latent attention, experts with shared ones.
 
-llama.cpp's converter drops the block of DeepSeek's classes and keeps that of GLM-4.7-Flash; the graph is the same.
+llama.cpp's converter drops the block for DeepSeek's classes and keeps it for GLM-4.7-Flash; the graph is the same.
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
-"""Hyper-connections of four streams, one block under `mtp.0.`, a sidecar by nature.
+"""Hyper-connections of four streams, one block under `mtp.0.`, necessarily a sidecar.
 
-The mixer in front of the head (`output_hc_*`) has one name for trunk and block, and their values differ: a file can
+The mixer before the head (`output_hc_*`) has one name for trunk and block, and their values differ: a file can
 hold only one of them, so the block is never bundled.
 """
 
@@ -20,7 +20,7 @@ def _t(target: str, ne: str, name: str, *, f32: bool = False, optional: bool = F
 
 
 def _mixer(part: str) -> tuple[Rule, ...]:
-    """How streams become one before attention or experts, and many again behind them; always F32."""
+    """How streams become one before attention or experts, and many again after them; always F32."""
     return (
         _t(f"hc_{part}_fn.weight", "Hc*E Hm", f"hc_{part}_fn", f32=True),
         _t(f"hc_{part}_base.weight", "Hm", f"hc_{part}_base", f32=True),
@@ -113,7 +113,7 @@ FAMILY = Family(
         _t("attn_q_b.weight", "Lq H*D", "attn.wq_b.weight"),
         _t("attn_kv.weight", "E D", "attn.wkv.weight"),
         _t("attn_kv_a_norm.weight", "D", "attn.kv_norm.weight", f32=True),
-        _t("attn_output_a.weight", "Og Oa", "attn.wo_a.weight"),  # the loader makes a third axis of the groups
+        _t("attn_output_a.weight", "Og Oa", "attn.wo_a.weight"),  # the loader turns the groups into a third axis
         _t("attn_output_b.weight", "Oa E", "attn.wo_b.weight"),
         _t("attn_sinks.weight", "H", "attn.attn_sink", f32=True),
         *_mixer("attn"),

@@ -1,4 +1,4 @@
-"""GLM-5.3-Flash: linear attention with latent attention in between, whose indexer looks at pools of tokens.
+"""GLM-5.3-Flash: linear attention interleaved with latent attention, whose indexer looks at pools of tokens.
 
 The block is a layer of latent attention without RoPE; the hyper-connections around the trunk's layers leave it out.
 `attention.indexer.types` counts trunk layers: it does not grow.
@@ -32,13 +32,13 @@ def _limit(donor: Donor, block: int) -> float | None:
 
 
 def _heads(config: Config) -> list[int]:
-    """0 for each layer of linear attention, 1 for those of latent attention; a block's is latent."""
+    """0 for each layer with linear attention, 1 for those with latent attention; a block's is latent."""
     kinds = config.of_trunk("layer_types")
     return [int(kind != _LINEAR) for kind in kinds] + [1] * config.n_layer_nextn
 
 
 def _linear(key: str, *, optional: bool = False) -> Callable[[Config], Any]:
-    """A value of `linear_attn_config`. Raises FormatError, and UnsupportedFormat for heads of two numbers."""
+    """A value of `linear_attn_config`. Raises FormatError, and UnsupportedFormat for two different head counts."""
 
     def value(config: Config) -> Any:
         found = config.need("linear_attn_config")
@@ -58,7 +58,7 @@ def _linear(key: str, *, optional: bool = False) -> Callable[[Config], Any]:
 
 
 def _no_rope(config: Config) -> int:
-    """0, the dimensions that RoPE turns. Raises UnsupportedFormat for a model with any."""
+    """0, the number of dimensions that RoPE rotates. Raises UnsupportedFormat for a model with any."""
     if not config.values.get("mla_use_nope") or config.integer("qk_rope_head_dim") != 0:
         raise UnsupportedFormat(
             "latent attention has RoPE ('mla_use_nope', 'qk_rope_head_dim'), and engines run it without",
@@ -81,7 +81,7 @@ def _types(config: Config) -> list[bool] | None:
 
 _ROWS = headers.with_base(
     Row("attention.head_count_kv", ARRAY, _heads, I32),
-    Row("rope.freq_base", F32, lambda config: config.rope.get("rope_theta")),  # nothing is turned
+    Row("rope.freq_base", F32, lambda config: config.rope.get("rope_theta")),  # nothing is rotated
     Row("vocab_size", U32, "vocab_size"),
     Row("attention.layer_norm_epsilon", F32, lambda config: 1e-6),
     Row("ssm.conv_kernel", U32, _linear("short_conv_kernel_size")),
@@ -115,7 +115,7 @@ _ROWS = headers.with_base(
 
 
 def _recurrent(find: Lookup, n_trunk: int, n_all: int) -> list[bool]:
-    """Layers without heads of keys."""
+    """Layers without key heads."""
     heads = find("attention.head_count_kv")
     return [i < n_trunk and isinstance(heads, list) and i < len(heads) and not heads[i] for i in range(n_all)]
 

@@ -25,7 +25,7 @@ _ROWS = headers.deepseek(
 )
 
 
-_SHARED_N_CTX = 1 << 20  # from this trained context on (GLM-5.2), files without a list share indexers
+_SHARED_N_CTX = 1 << 20  # from this trained context length up (GLM-5.2), files without a list share indexers
 
 
 def _indexer(find: Lookup, n_trunk: int) -> list[bool]:

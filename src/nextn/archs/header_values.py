@@ -1,4 +1,4 @@
-"""Values of a header that take more than a key of config.json, each a function of the whole of it.
+"""Header values that need more than one key of config.json, each a function of all of it.
 
 Formulas are those of llama.cpp's converter at b11549 (conversion/base.py and the families' files).
 """
@@ -17,7 +17,7 @@ SIGMOID = 2  # LLAMA_EXPERT_GATING_FUNC_TYPE_SIGMOID
 
 
 def block_count(config: Config) -> int:
-    """Layers of the file. Raises FormatError for more than engines take."""
+    """Number of layers in the file. Raises FormatError for more than engines take."""
     n_layer = config.integer("num_hidden_layers")
     if not 0 < n_layer <= MAX_LAYERS - config.n_layer_nextn:
         raise FormatError(f"'num_hidden_layers' is {n_layer:,}, and engines take {MAX_LAYERS}", path=config.path)
@@ -25,16 +25,16 @@ def block_count(config: Config) -> int:
 
 
 def head_size(config: Config) -> int:
-    """Width of a head: told, or the hidden size shared among the heads."""
+    """Width of a head: as given, or the hidden size divided by the number of heads."""
     if config.values.get("head_dim") is not None:
         return config.integer("head_dim")
     return config.integer("hidden_size") // max(1, config.integer("num_attention_heads"))
 
 
 def rotary(default: float | None, width: Callable[[Config], int] = head_size) -> Callable[[Config], int]:
-    """How many dimensions of a head RoPE turns, with the family's share for a config without one (None: an error).
+    """How many dimensions of a head RoPE rotates, with the family's share for a config without one (None: an error).
 
-    `width`: of how many dimensions that is a share.
+    `width`: the number of dimensions of which that is a share.
     """
 
     def value(config: Config) -> int:
@@ -59,7 +59,7 @@ def sections(config: Config) -> list[Any] | None:
 
 
 def theta(config: Config) -> Any:
-    """The RoPE base; None where config.json does not say it, and engines have their own."""
+    """The RoPE base; None where config.json lacks it; engines then use their own."""
     return config.rope.get("rope_theta")
 
 
@@ -108,7 +108,7 @@ _SCORES = (
 
 
 def gating(config: Config) -> int | None:
-    """How the router scores experts, by llama.cpp's number. Raises UnsupportedFormat for a way that it has not."""
+    """How the router scores experts, by llama.cpp's number. Raises UnsupportedFormat for one that it lacks."""
     found = config.first(*_SCORES)
     if found is None:
         return None
@@ -119,7 +119,7 @@ def gating(config: Config) -> int | None:
 
 
 def needed_gating(config: Config) -> int:
-    """The same, where loaders want it. Raises FormatError when config.json does not tell."""
+    """The same, where loaders want it. Raises FormatError when config.json does not say."""
     found = gating(config)
     if found is None:
         names = " or ".join(f"'{key}'" for key in _SCORES)
@@ -131,7 +131,7 @@ _GATING = {"softmax": 1, "sigmoid": SIGMOID, "sqrtsoftplus": 4}
 
 
 def log_multiplier(config: Config) -> float | None:
-    """YaRN's scale of attention; a tenth of what config.json says, as older files have it."""
+    """YaRN's scale of attention; a tenth of the value in config.json, as in older files."""
     found = config.rope.get("mscale_all_dim")
     if found is None or not fits(found, F32):
         return None
@@ -149,7 +149,7 @@ def mla_width(config: Config) -> int:
 
 
 def padded(key: str) -> Callable[[Config], list[float] | None]:
-    """A list of limits, null as 0, filled with 0 for layers that it does not reach; None without the key."""
+    """A list of limits, null as 0, padded with 0 for layers after its end; None without the key."""
 
     def value(config: Config) -> list[float] | None:
         if config.values.get(key) is None:

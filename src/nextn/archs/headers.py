@@ -1,7 +1,7 @@
 """Rows of `{arch}.*` header pairs that several families' sidecars share when they are made from a checkpoint alone.
 
 Keys, types, values and order are those of llama.cpp's converter with `--mtp` (conversion/*.py at b11549); the tests
-hold them against its output.
+compare them with its output.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ def optional(suffix: str, kind: KVType, key: str) -> Row:
 
 NEXTN = Row("nextn_predict_layers", U32, lambda config: config.n_layer_nextn)
 
-# Sizes of any model, under each name that config.json may have for one.
+# Sizes of any model, under every name that config.json may use for them.
 CONTEXT_LENGTH = Row(
     "context_length",
     U32,
@@ -46,7 +46,7 @@ KEY_LENGTHS = (
     optional("attention.value_length", U32, "head_dim"),
 )
 
-# What the converter writes of any model, in its order.
+# What the converter writes for any model, in its order.
 _BASE = (
     Row("block_count", U32, v.block_count),
     CONTEXT_LENGTH,
@@ -70,13 +70,13 @@ _BASE = (
 
 
 def width_of_experts(config: Config) -> Any:
-    """Width of one expert; engines make it of the dense width where it is not told. Raises FormatError for neither."""
+    """Width of one expert; if not given, engines derive it from the dense width. Raises FormatError for neither."""
     found = config.first("moe_intermediate_size")
     return config.need("moe_intermediate_size") if found is None and config.first(*_WIDTHS) is None else found
 
 
 def with_base(*rows: Row) -> tuple[Row, ...]:
-    """The rows of any model with a family's own: in place of those of the same key, else after them."""
+    """The rows of any model plus a family's own, which replace those of the same key or else follow them."""
     own = {row.suffix: row for row in rows}
     kept = tuple(own.pop(row.suffix, row) for row in _BASE)
     return (*kept, *own.values(), NEXTN)
@@ -107,7 +107,7 @@ LATENT = (
 
 
 def deepseek(*more: Row) -> tuple[Row, ...]:
-    """DeepSeek-V3 and what follows it: latent attention, written as one head of keys."""
+    """DeepSeek-V3 and its successors: latent attention, written as one head of keys."""
     return with_base(
         Row("attention.head_count_kv", U32, lambda config: 1),
         Row("attention.layer_norm_rms_epsilon", F32, lambda config: config.values.get("rms_norm_eps", 1e-6)),

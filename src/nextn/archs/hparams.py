@@ -1,7 +1,7 @@
-"""What the tables of headers.py are made of: config.json with its readings, and rows that make `{arch}.*` pairs of it.
+"""The parts of headers.py's tables: config.json with ways to read it, and rows that turn it into `{arch}.*` pairs.
 
-A row names the key behind `{arch}.`, its exact value type (engines refuse a count that is i32 instead of u32) and
-where its value stands in config.json.
+A row names the key after `{arch}.`, its exact value type (engines refuse a count that is i32 instead of u32) and
+where its value is in config.json.
 """
 
 from __future__ import annotations
@@ -23,11 +23,11 @@ MAX_LAYERS = 512  # LLAMA_MAX_LAYERS
 
 @dataclass(frozen=True)
 class Config:
-    """config.json of a language model, with the errors that its reading can cause."""
+    """config.json of a language model, with the errors that reading it can raise."""
 
-    values: Mapping[str, Any]  # the text model's part laid over the top level
+    values: Mapping[str, Any]  # the text model's part merged over the top level
     path: Path  # named in errors
-    n_layer_nextn: int  # blocks that the file will hold; from the tensors, config.json is not trusted with it
+    n_layer_nextn: int  # blocks that the file will hold; taken from the tensors; config.json is not trusted for it
 
     def need(self, key: str) -> Any:
         """The value of `key`. Raises FormatError when it is missing or null."""
@@ -37,7 +37,7 @@ class Config:
         return value
 
     def integer(self, key: str) -> int:
-        """A whole number. Raises FormatError."""
+        """An integer. Raises FormatError."""
         value = self.need(key)
         if not isinstance(value, int) or isinstance(value, bool):
             raise FormatError(f"'{key}' is no whole number but {value!r:.40}", path=self.path)
@@ -47,15 +47,15 @@ class Config:
         return value
 
     def count(self, key: str, usual: int) -> int:
-        """A whole number, or the usual one where the key is missing or null. Raises FormatError."""
+        """An integer, or the default where the key is missing or null. Raises FormatError."""
         return usual if self.values.get(key) is None else self.integer(key)
 
     def first(self, *keys: str) -> Any:
-        """The value of the first key that is there, or None: models name the same thing differently."""
+        """The value of the first key that is present, or None: models name the same thing differently."""
         return next((self.values[key] for key in keys if key in self.values), None)
 
     def one_of(self, *keys: str) -> Any:
-        """The same. Raises FormatError when none is there, or the first one is null."""
+        """The same. Raises FormatError when none is present, or the first one is null."""
         found = self.first(*keys)
         if found is None:
             names = " or ".join(f"'{key}'" for key in keys)
@@ -63,7 +63,7 @@ class Config:
         return found
 
     def numbers(self, key: str, at_least: int = 0) -> list[Any]:
-        """A list of at least so many entries. Raises FormatError."""
+        """A list of at least `at_least` entries. Raises FormatError."""
         found = self.need(key)
         if not isinstance(found, list) or len(found) < at_least:
             raise FormatError(
@@ -108,7 +108,7 @@ class Config:
 
     @property
     def sliding_theta(self) -> Any:
-        """The RoPE base of layers with a sliding window, where it is told apart; else None."""
+        """The RoPE base of layers with a sliding window, where it is given separately; else None."""
         found = self._rope_parameters().get("sliding_attention")
         if found is None:
             return self.first(*_SLIDING_THETA)
@@ -173,7 +173,7 @@ class Row:
 
 
 def fits(value: Any, kind: KVType) -> bool:
-    """Whether a value of config.json can be stored as `kind`: no number for a text, none out of range or infinite."""
+    """Whether a value of config.json can be stored as `kind`: the right kind, finite and in range."""
     if kind is KVType.BOOL:
         return isinstance(value, bool)
     if kind is STRING:
@@ -189,11 +189,11 @@ def fits(value: Any, kind: KVType) -> bool:
 
 @dataclass(frozen=True, kw_only=True)
 class HParams:
-    """What a family's own header and root tensors need beside what its `Family` says."""
+    """What a family's own header and root tensors need in addition to its `Family`."""
 
     rows: tuple[Row, ...]
     output_norm_plus_one: bool  # the last norm is zero-centred in the checkpoint
-    keeps_tied_head: bool  # a head in the checkpoint counts, though config.json ties it to the embeddings
+    keeps_tied_head: bool  # a head in the checkpoint is used even if config.json ties it to the embeddings
     rope_factors: Callable[[Config], list[float] | None] | None  # scaling of positions as a tensor, `rope_freqs.weight`
 
     def kvs(self, arch: str, config: Config) -> list[KV]:
@@ -202,7 +202,7 @@ class HParams:
         return [kv for kv in found if kv is not None]
 
     def find(self, config: Config) -> Callable[[str], Any]:
-        """Values of `{arch}.*` as this header would have them; None for what config.json does not tell."""
+        """Values of `{arch}.*` as this header would have them; None for what config.json does not say."""
         rows = {row.suffix: row for row in self.rows}
 
         def value(suffix: str) -> Any:

@@ -1,4 +1,4 @@
-"""Hunyuan V3: every block a decoder layer; its router's bias has no suffix."""
+"""Hunyuan V3: every block is a decoder layer; its router's bias has no suffix."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""MiMo-V2-Flash, V2.5: three dense blocks with sliding windows, q, k and v fused. config.json has no count."""
+"""MiMo-V2-Flash, V2.5: three dense blocks with sliding windows, q, k and v fused. config.json does not count them."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ def _hybrid_pattern(config: Config) -> list[int]:
 
 
 def _hybrid_heads(config: Config) -> list[int]:
-    """Heads of keys for each layer."""
+    """Number of key heads for each layer."""
     full, sliding = config.integer("num_key_value_heads"), config.integer("swa_num_key_value_heads")
     return [sliding if slides == 1 else full for slides in _hybrid_pattern(config)]
 
@@ -75,7 +75,7 @@ FAMILY = Family(
         parts.SHARED_HEAD_NORM,
         parts.norm("attn_norm.weight", "input_layernorm.weight"),
         parts.norm("ffn_norm.weight", "pre_mlp_layernorm.weight", "post_attention_layernorm.weight"),
-        # The draft graph asserts fused q, k and v; with other head counts than the trunk's full layers.
+        # The draft graph asserts fused q, k and v; head counts differ from those of the trunk's full-attention layers.
         Rule(
             "attn_qkv.weight",
             "E Q",

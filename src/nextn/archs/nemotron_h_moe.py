@@ -1,8 +1,9 @@
 """Nemotron 3 (Nano, Super): the checkpoint's two layers `mtp.layers.0` (fusion, attention) and `mtp.layers.1` (experts,
 last norm) are one block.
 
-The converter orders the heads' rows of q and k as LLaMA's, though the model has no RoPE. The loader takes neither
-embeddings nor a head in the block. Nemotron-Labs Puzzle models carry blocks of another kind, which no engine reads.
+The converter orders the heads' rows of q and k as it does for LLaMA, though the model has no RoPE. The loader takes
+neither embeddings nor a head in the block. Nemotron-Labs Puzzle models carry blocks of another kind, which no engine
+reads.
 """
 
 from __future__ import annotations
@@ -19,7 +20,7 @@ from .hparams import ARRAY, F32, U32, Config, HParams, Row
 
 
 def _from(key: str, suffix: str) -> Any:
-    """The block is an attention layer with experts: its counts are what the trunk's layers of either kind have."""
+    """The block is an attention layer with experts: its counts are those of the trunk's layers of either kind."""
 
     def value(donor: Donor, block: int) -> int | None:
         found = donor.count(key)
@@ -69,7 +70,7 @@ def _of_layers(which: Callable[[Config], list[bool]], key: str) -> Callable[[Con
 
 
 def _granite_rotary(config: Config) -> int:
-    """The heads' share of the hidden size, whatever their width (the class that it is converted by)."""
+    """The hidden size divided by the number of heads, whatever their width (as in the converter's class)."""
     return config.integer("hidden_size") // max(1, config.integer("num_attention_heads"))
 
 

@@ -1,7 +1,7 @@
-"""openPangu 2.0: latent attention with convolutions and learned sinks. ik_llama.cpp alone runs it.
+"""openPangu 2.0: latent attention with convolutions and learned sinks. Only ik_llama.cpp runs it.
 
 Names and shapes: ik_llama.cpp 8337e4cd, src/llama-load-tensors.cpp (create_openpangu_tensors), convert_hf_to_gguf.py.
-The block has no hyper-connections, and its attention a window of its own, told by two lists of layers and windows.
+The block has no hyper-connections, and its attention has a window of its own, given by two lists of layers and windows.
 """
 
 from __future__ import annotations
@@ -46,7 +46,7 @@ FAMILY = Family(
         parts.tensor("attn_q_b.weight", "Lq H*D", "self_attn.q_b_proj.weight"),
         parts.tensor("attn_kv_a_mqa.weight", "E Lr", "self_attn.kv_a_proj_with_mqa.weight"),
         parts.norm("attn_kv_a_norm.weight", "self_attn.kv_a_layernorm.weight", ne="Lkv"),
-        # Two axes here, three elsewhere: the same bytes, the heads' rows behind one another.
+        # Two axes here, three elsewhere: the same bytes, the heads' rows concatenated.
         Rule("attn_k_b.weight", "Dp H*Lkv", (Source(_KV_B, Transform.KEY_HALF, parts.KV_B),)),
         Rule("attn_v_b.weight", "Lkv H*Dv", (Source(_KV_B, Transform.VALUE_HALF, parts.KV_B),)),
         parts.tensor("attn_output.weight", "H*Dv E", "self_attn.o_proj.weight"),

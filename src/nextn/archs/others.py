@@ -1,4 +1,4 @@
-"""Architectures that are no family: what is known of them, so that each can be told by name.
+"""Architectures that are not families: what is known of them, so that messages can name each.
 
 Sources: the tensor names and config.json of the published checkpoints as llama.cpp's converter (b11549, conversion/)
 and transformers 5.23 (`_keys_to_ignore_on_load_unexpected`, which names the blocks that it drops) know them. A model
@@ -12,7 +12,7 @@ from collections.abc import Iterable
 
 from .engines import LLAMA_CPP_UP_TO
 
-# Architectures that only load a block's tensors, and what to say of them.
+# Architectures that only load a block's tensors, and what to say about them.
 LOADS_ONLY = {
     "bailingmoe2": "Ling 2.0",
     "exaone-moe": "EXAONE MoE",
@@ -20,9 +20,9 @@ LOADS_ONLY = {
     "glm4": "GLM-OCR",
     "dots3note": "dots3.note",
 }
-# Per-layer arrays of theirs that the loader wants one entry a layer of, blocks included, beside the generic ones.
+# Their per-layer arrays, beside the generic ones, for which the loader wants one entry per layer, blocks included.
 LOADS_ONLY_ARRAYS: dict[str, tuple[str, ...]] = {}
-# Arrays of theirs that count trunk layers only.
+# Their arrays that count trunk layers only.
 LOADS_ONLY_TRUNK_ARRAYS: dict[str, tuple[str, ...]] = {}
 # Starts of their names in config.json's `architectures`.
 LOADS_ONLY_CLASSES = {
@@ -34,11 +34,11 @@ TOP_DECIDES = (
     "StepVLForConditionalGeneration", "Sarashina2VisionForCausalLM", "Exaone4_5_ForConditionalGeneration",
     "Step3p7ForConditionalGeneration", "KimiK3ForConditionalGeneration",
 )  # fmt: skip
-# Drafts that are sidecars by nature -> the architecture of the models that they draft for.
+# Drafts that are necessarily sidecars -> the architecture of the models for which they draft.
 ASSISTANTS = {"gemma4-assistant": "gemma4", "gemma4_mtp": "gemma4"}  # the second as ik_llama.cpp's converter names it
 # Architectures that use the key for something else.
 OTHER_USE = dict.fromkeys(("graniteswitch", "granite-switch"), "a router layer")  # llama.cpp spells it as one word
-# Models that are drafts themselves: all their layers are counted by the key, or there is no such key.
+# Models that are drafts themselves: the key counts all their layers, or is missing.
 DRAFTS = {
     "gemma4-assistant": "a draft for Gemma 4, loaded beside it with -md",
     "gemma4_mtp": "a draft for Gemma 4 as ik_llama.cpp's converter names it, loaded beside it with -md",
@@ -113,7 +113,7 @@ NOT_RELEASED = {
     "hy_v4": f"Hunyuan V4: {_DROPS}",
     "kimi-k3": f"Kimi-K3: {_RUNS}",
 }
-# The same of checkpoints: starts of a class or of `model_type`, in small letters and digits only.
+# The same of checkpoints: starts of a class or of `model_type`, in lower-case letters and digits only.
 _NAMED = (
     (("minimaxm3",), f"MiniMax-M3: {_NO_WEIGHTS}"),
     (("kimik3",), f"Kimi-K3: {_RUNS}"),
@@ -144,7 +144,7 @@ CLASS_STARTS = (
 
 
 def words_of(arch: str) -> str:
-    """What is known of an architecture that is no family, as a clause: the same for every verb."""
+    """What is known of an architecture that is not a family, as a clause: the same for every verb."""
     draft = next((name for name, target in ASSISTANTS.items() if target == arch), None)
     if draft is not None:
         return f"the draft of '{arch}' is a model of its own ('{draft}'); name its GGUF with --from"
@@ -161,7 +161,7 @@ def words_of(arch: str) -> str:
 
 
 def words_of_classes(classes: Iterable[str], model_type: object) -> str | None:
-    """What is known of a checkpoint whose class is no family's, as a clause; None: nothing is."""
+    """What is known of a checkpoint whose class belongs to no family, as a clause; None: nothing."""
     classes = tuple(classes)
     for start, arch in (*LOADS_ONLY_CLASSES.items(), *CLASS_STARTS):
         if any(name.startswith(start) for name in classes):

@@ -1,4 +1,4 @@
-"""Rows that several families' tables share. `p` is what stands before a layer's names in the checkpoint."""
+"""Rows that several families' tables share. `p` is the prefix of a layer's names in the checkpoint."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ def tensor(
     needed_by: str = "",
     stops: str = "",
 ) -> Rule:
-    """A tensor taken as it is from the first of `names` that is there."""
+    """A tensor taken as it is from the first of `names` that is present."""
     sources = tuple(Source(L + name) for name in names)
     return Rule(target, ne, sources, f32=f32, optional=optional, form=form, needed_by=needed_by, stops=stops)
 
@@ -83,7 +83,7 @@ NO_PLAIN_QUERIES = (
 def mla(p: str = "self_attn.", output: str = "o_proj", *, plain: bool = False) -> tuple[Rule, ...]:
     """Multi-head latent attention; kv_b becomes two tensors of three axes, the keys' part transposed.
 
-    `plain`: engines draft, too, where the queries are one matrix.
+    `plain`: engines also draft where the queries are one matrix.
     """
     kv_b = f"{L}{p}kv_b_proj.weight"
     rank, whole, key = "queries.low-rank", "queries.plain", "attention.q_lora_rank"
@@ -162,13 +162,13 @@ def router(
     optional: bool = False,
     form: str = "",
 ) -> tuple[Rule, ...]:
-    """The router, F32, and the bias of its choice (`optional`: loaders do without)."""
+    """The router, F32, and the bias of its selection (`optional`: loaders do without it)."""
     rule = tensor("ffn_gate_inp.weight", "E X", gate, f32=True, form=form)
     return (rule,) if bias is None else (rule, norm(target, bias, ne="X", optional=optional, form=form))
 
 
 def limits(key: str) -> Tail:
-    """A layer's clamp limit as config.json lists it, blocks included; null and what it does not reach are 0."""
+    """A layer's clamp limit as config.json lists it, blocks included; 0 for null and for layers after its end."""
 
     def value(donor: Donor, block: int) -> float:
         listed, at = donor.config.get(key), donor.n_layer + block
@@ -190,10 +190,10 @@ def root(
 
 
 BEHIND = ("model.",)  # blocks are layers after the trunk's
-# llama.cpp's drafting graph looks for q, k and v fused, else for the three.
+# llama.cpp's drafting graph looks for q, k and v fused, then for the three.
 QKV_EITHER = Qkv(fused=True, split=True, refusal="")
 QKV_SPLIT = Qkv(fused=False, split=True, refusal="")
-# A cache that the header's sizes describe, and nothing else.
+# Only a cache, fully described by the sizes in the header.
 PLAIN_CACHE = Memory(
     recurrent=None, rolls_back=False, window_period=None, indexer=None, block_in_target=False, loaded_anyway=(),
     pool_rows=0,
@@ -207,7 +207,7 @@ _REGEX = (
 )
 QWEN2_SPLIT = TextSplit("qwen2", (_REGEX.replace("LETTERS", r"\p{L}+").replace("MARK", ""),))
 QWEN35_SPLIT = TextSplit("qwen35", (_REGEX.replace("LETTERS", r"[\p{L}\p{M}]+").replace("MARK", r"\p{M}"),))
-GLM4_SPLIT = TextSplit(  # Llama 3's pattern too, and only GLM has these tokens
+GLM4_SPLIT = TextSplit(  # also Llama 3's pattern, but only GLM has these tokens
     "glm4",
     (_REGEX.replace("LETTERS", r"\p{L}+").replace("MARK", "").replace(r"\p{N}|", r"\p{N}{1,3}|"),),
     {"bos": "[gMASK]", "eot": "<|user|>", "unk": "<|endoftext|>", "eom": "<|observation|>"},

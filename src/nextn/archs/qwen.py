@@ -97,7 +97,7 @@ _DEFAULT_INTERVAL = 4  # every fourth layer has full attention
 
 
 def recurrent_layers(config: Config) -> list[bool]:
-    """For each layer, the blocks included, whether its attention is linear; a block's never is."""
+    """For each layer, the blocks included, whether its attention is linear; that of a block never is."""
     n_layer = config.integer("num_hidden_layers")
     if config.values.get("layer_types") is None:
         every = interval(config)
@@ -108,7 +108,7 @@ def recurrent_layers(config: Config) -> list[bool]:
 
 
 def interval(config: Config) -> int:
-    """Every how many layers attention is full."""
+    """The period of full-attention layers."""
     if config.values.get("full_attention_interval") is None:
         return _DEFAULT_INTERVAL
     every = config.integer("full_attention_interval")
@@ -123,12 +123,12 @@ def inner_size(config: Config) -> int:
 
 
 def sections_always(config: Config) -> list[Any]:
-    """The parts of multimodal RoPE, Qwen3.5's for a config without them."""
+    """The parts of multimodal RoPE, or Qwen3.5's for a config without them."""
     return v.sections(config) or [*_DEFAULT_SECTIONS, 0]
 
 
 def rows(*, moe: bool, sections: Callable[[Config], Any]) -> tuple[Row, ...]:
-    """Qwen3-Next and its descendants: gated linear attention with full attention in between."""
+    """Qwen3-Next and its descendants: gated linear attention interleaved with full attention."""
     expert_counts = (headers.EXPERT_COUNT, headers.EXPERTS_USED)
     expert_sizes = (
         Row("expert_feed_forward_length", U32, headers.width_of_experts),
@@ -167,7 +167,7 @@ def header(*, moe: bool, sections: Callable[[Config], Any]) -> HParams:
 
 
 def _recurrent(find: Lookup, n_trunk: int, n_all: int) -> list[bool]:
-    """As the header lists them, else all but every n-th."""
+    """As the header lists them, else all layers but every n-th."""
     interval = find("full_attention_interval")
     every = max(1, interval if isinstance(interval, int) else _DEFAULT_INTERVAL)
     listed = flags(find("attention.recurrent_layers"), n_all)

@@ -1,4 +1,4 @@
-"""Qwen3-Next: config.json has no key for the block, only its tensors tell."""
+"""Qwen3-Next: config.json has no key for the block, only its tensors show it."""
 
 from __future__ import annotations
 

@@ -1,7 +1,7 @@
 """Hyper-connections in place of norms, sparse attention with an indexer, n-gram embeddings.
 
-The block's fusion is published as two matrices and is one for engines. There is no last norm: a mixer takes its
-place, in the block too. The n-gram embeddings belong to the trunk alone, and a sidecar must not promise them.
+The block's fusion is published as two matrices; engines want one. The architecture has no last norm: a mixer takes its
+place, in the block too. The n-gram embeddings belong only to the trunk, and a sidecar must not declare them.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ def _ratio(donor: Donor, block: int) -> int | None:
 
 
 def _mixer(place: str, names: str, *, inject: bool) -> tuple[Rule, ...]:
-    """Hyper-connections: streams into one by a gate of low rank, and the weights that deal a result out again."""
+    """Hyper-connections: a low-rank gate merges the streams, and further weights distribute the result again."""
     norm = Rule(f"{place}_norm.weight", "Hc*E", (Source(f"{names}.hc_norm.weight", Transform.PLUS_ONE),), f32=True)
     rules = (
         norm,
@@ -38,7 +38,7 @@ def _indexer(target: str, ne: str, transform: Transform) -> Rule:
     return Rule(target, ne, (Source(name, transform, ("indexer_n_heads", "indexer_head_dim")),))
 
 
-# Of Qwen3.5's block those that are here, too: the hidden state's norm, for one, spans all streams.
+# What is shared with Qwen3.5's block; the hidden state's norm, for one, spans all streams.
 _SHARED = tuple(
     rule
     for rule in (*qwen.COMMON, *qwen.MOE)
@@ -49,7 +49,7 @@ _SHARED = tuple(
 
 
 def _compress_ratios(config: Config) -> list[int]:
-    """The ratio for layers of full attention, 0 for others; a block's is full."""
+    """The ratio for layers with full attention, 0 for others; a block's attention is full."""
     n_trunk, ratio = config.integer("num_hidden_layers"), config.integer("indexer_compress_ratio")
     kinds = config.numbers("layer_types", n_trunk)[:n_trunk]
     return [ratio if kind == "full_attention" else 0 for kind in kinds] + [ratio] * config.n_layer_nextn

@@ -1,4 +1,4 @@
-"""Step-3.5 and 3.7: three dense blocks, norms one less than written, heads of their own."""
+"""Step-3.5 and 3.7: three dense blocks, norms stored as one less than written, and heads of their own."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ def _by_kind(full: str, sliding: str) -> Tail:
 
 
 def _slides(donor: Donor, block: int) -> bool | None:
-    """config.json lists the kinds of the blocks' layers behind the trunk's; without an entry attention is full."""
+    """config.json lists the kinds of the blocks' layers after the trunk's; without an entry attention is full."""
     kinds = donor.config.get("layer_types")
     if not isinstance(kinds, list):
         return None
@@ -38,9 +38,9 @@ def _slides(donor: Donor, block: int) -> bool | None:
 
 
 def _all_slide(config: Config) -> list[bool]:
-    """Whether each layer has a sliding window; those that the list does not reach have full attention.
+    """Whether each layer has a sliding window; layers after the list's end have full attention.
 
-    Raises FormatError, and UnsupportedFormat when RoPE turns other shares of a head than in engines.
+    Raises FormatError, and UnsupportedFormat when RoPE rotates other shares of a head than in engines.
     """
     kinds, shares = (config.values.get(key) or [] for key in ("layer_types", "partial_rotary_factors"))
     for key, found in (("layer_types", kinds), ("partial_rotary_factors", shares)):
@@ -58,7 +58,7 @@ def _all_slide(config: Config) -> list[bool]:
 
 
 def _thetas(config: Config) -> tuple[Any, Any]:
-    """The RoPE bases of full and of sliding attention; of a list the first two."""
+    """The RoPE bases of full and of sliding attention; of a list, the first two."""
     if isinstance(config.values.get("rope_theta"), list):
         full, sliding = config.numbers("rope_theta", 2)[:2]
         if full is None or sliding is None:
@@ -68,7 +68,7 @@ def _thetas(config: Config) -> tuple[Any, Any]:
 
 
 def _heads(key: str) -> Callable[[Config], list[int]]:
-    """Heads of each layer, which differ between full and sliding attention."""
+    """Head counts of each layer, which differ between full and sliding attention."""
 
     def value(config: Config) -> list[int]:
         full = config.integer(key)
@@ -81,7 +81,7 @@ def _heads(key: str) -> Callable[[Config], list[int]]:
 
 
 def _first_moe_layer(config: Config) -> int:
-    """The first layer with experts, of a list written as text."""
+    """The first layer with experts, from a list written as text."""
     text = config.values.get("moe_layers_enum")
     if not isinstance(text, str) or not text.strip():
         return 0
@@ -118,8 +118,8 @@ _ROWS = headers.with_base(
 def _llama3_factors(config: Config) -> list[float] | None:
     """By how much llama3's scaling slows each frequency of RoPE, [head_dim / 2]; None without such scaling.
 
-    Only full attention's share of a head is scaled; the rest is 1, which leaves sliding attention alone. Computed in
-    float32 as in conversion/step3.py. Raises FormatError.
+    Only full attention's share of a head is scaled; the rest is 1, which leaves sliding attention unchanged. Computed
+    in float32 as in conversion/step3.py. Raises FormatError.
     """
     import numpy as np
 

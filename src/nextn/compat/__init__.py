@@ -1,4 +1,4 @@
-"""What runs what, as measured: `table.json`, written by benchmarks/compat.py, and look-ups in it.
+"""Which engine runs what, as measured: `table.json`, written by benchmarks/compat.py, and look-ups in it.
 
 A run is one model of a family in one layout on one engine. Its `result` is "drafts", "runs" (without MTP),
 "refuses" (it does not load), "fails" (it loads and then dies, hangs, or answers an error) or "not made" (nextn makes
@@ -25,7 +25,7 @@ class EngineBuild:
 
     name: str  # as in the table's rows
     engine: str  # "llama.cpp" or "ik_llama.cpp"
-    version: str  # what it says of itself
+    version: str  # the version that it reports
     source: str  # the wheel, or the commit it was built from
 
     @property
@@ -49,12 +49,12 @@ class Run:
     says: str = ""
     draft_n: int = 0
     draft_n_accepted: int = 0
-    same_text: bool | None = None  # greedy tokens equal to those of the trunk alone; None: nothing to compare with
+    same_text: bool | None = None  # greedy tokens equal to those of the trunk by itself; None: nothing to compare with
 
 
 @dataclass(frozen=True)
 class Table:
-    """All of it; engines in the order of their age, llama.cpp's first."""
+    """The complete table; engines ordered by age, llama.cpp's first."""
 
     measured: str  # date, ISO 8601
     machine: str
@@ -71,7 +71,7 @@ class Table:
         return [build for build in self.engines if build.engine == engine]
 
     def oldest_that_drafts(self, arch: str, layout: str, engine: str = "llama.cpp") -> EngineBuild | None:
-        """The oldest build from which on every newer one drafts, too."""
+        """The oldest build such that it and every newer one draft."""
         oldest = None
         for build in reversed(self.builds(engine)):
             run = self.of(arch, layout, build.name)
@@ -110,20 +110,20 @@ def table() -> Table:
 
 @dataclass(frozen=True)
 class MeasuredVerdict:
-    """What an engine did with an architecture in a layout: its newest measured build, and which builds agree."""
+    """What an engine did with an architecture in a layout: in its newest measured build, and which builds agree."""
 
     run: Run  # of the newest build
     newest: EngineBuild
-    since: EngineBuild  # the oldest build from which on all did the same
-    oldest: bool  # whether that is the oldest one of all
+    since: EngineBuild  # the oldest build since which all did the same
+    oldest: bool  # whether that is the oldest measured build
 
     @property
     def words(self) -> str:
-        """`of()` of a file that was named before."""
+        """`of()` for a file that has already been named."""
         return self.of()
 
     def of(self, what: str = "it") -> str:
-        """What stands behind the engine's name in a sentence about `what`, with the builds that it holds for."""
+        """What follows the engine's name in a sentence about `what`, with the builds to which it applies."""
         builds = self.newest.label if self.since == self.newest else f"{self.since.label} to {self.newest.label}"
         up_to = f"up to {self.newest.label}" if self.oldest else f"on {builds}"
         says = f": {self.run.says}" if self.run.says else ""
@@ -155,6 +155,6 @@ def measured(arch: str, layout: str) -> dict[str, str]:
 
 
 def said(arch: str, layout: str, engine: str) -> str:
-    """`MeasuredVerdict.words`, or that nothing was measured: what stands behind the engine's name in a sentence."""
+    """`MeasuredVerdict.words`, or that nothing was measured: what follows the engine's name in a sentence."""
     found = verdict(arch, layout, engine)
     return "was not measured with it" if found is None else found.words

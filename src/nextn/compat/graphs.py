@@ -1,4 +1,4 @@
-"""Which architectures of the pinned engine have a graph for MTP, and which a graph that an EAGLE-3 draft can tap.
+"""Which architectures of the pinned engine have a graph for MTP, and which have one that an EAGLE-3 draft can tap.
 
 `graphs.json` is written by benchmarks/graphs.py, which judges every architecture on the engine.
 """
@@ -20,7 +20,7 @@ class Graphs:
 
     build: str  # "b11549" of llama.cpp
     taps: frozenset[str]  # architectures whose graph hands layer inputs to an EAGLE-3 or DFlash draft
-    no_taps: Mapping[str, str]  # the others -> llama.cpp's last words when it is asked for one
+    no_taps: Mapping[str, str]  # the others -> llama.cpp's last message when it is asked for one
     mtp: frozenset[str]  # model classes of llama.cpp with a graph for MTP
 
     def has_taps(self, arch: str) -> bool | None:

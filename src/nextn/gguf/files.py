@@ -32,7 +32,7 @@ SPLIT_COUNT = "split.count"
 SPLIT_TENSORS_COUNT = "split.tensors.count"
 SPLIT_KEYS = (SPLIT_NO, SPLIT_COUNT, SPLIT_TENSORS_COUNT)
 _SHARD_NAME = re.compile(r"^(?P<prefix>.+)-(?P<no>\d{5})-of-(?P<count>\d{5})\.gguf$", re.DOTALL)
-# Names that engines never take for a main model.
+# Name parts that engines never accept in a main model.
 AUXILIARY_MARKS = ("mmproj", "imatrix", "mtp-", "eagle3-", "dflash-", "dspark-")
 _FIRST_READ = 1 << 16
 _GROWTH = 1 << 20
@@ -52,7 +52,7 @@ class GGUFFile(Brief):
         return self.header.data_range(info, self.size_bytes)
 
     def value_range(self, info: TensorInfo) -> tuple[int, int]:
-        """The same of a tensor that shall be read row by row. Raises FormatError for one without rows or values."""
+        """The same for a tensor that will be read row by row. Raises FormatError for one without rows or values."""
         if not info.ne or 0 in info.ne:
             shape = f"of {' x '.join(map(str, info.ne))} values" if info.ne else "without axes"
             what = f"tensor '{printable(info.name)}' is {shape}, and nothing can be taken from it; get the model again"
@@ -84,7 +84,7 @@ def split_shard_name(name: str) -> tuple[str, int, int] | None:
 
 
 def os_error(error: OSError, path: Path, doing: str) -> StorageError:
-    """The operating system's refusal as one sentence."""
+    """The operating system's error as one sentence."""
     reason = error.strerror or str(error)
     return StorageError(f"{path}: cannot {doing}: {reason}.")
 
@@ -113,7 +113,7 @@ def open_regular(path: Path) -> tuple[int, int]:
 
 
 def read_header(path: Path) -> GGUFFile:
-    """Read and parse a file's header, in growing steps, and little behind it.
+    """Read and parse a file's header, in growing steps, and read little past it.
 
     Raises FormatError, UnsupportedFormat, StorageError.
     """
@@ -220,7 +220,7 @@ class Model(Brief):
 
     @property
     def misfits(self) -> list[Misfit]:
-        """Keys that are not what they have to be: all of the first file, of others those that say which shard it is."""
+        """Misfit keys: any of the first file, and of the others only those that say which shard it is."""
         later = (misfit for file in self.files[1:] for misfit in file.header.misfits if misfit.kv.key in SPLIT_KEYS)
         return [*self.header.misfits, *later]
 
@@ -283,14 +283,14 @@ def open_model(path: Path | str) -> Model:
 
 
 def open_sound(path: Path | str) -> Model:
-    """The same for what shall be written, planned or served: known keys are what they have to be, else FormatError."""
+    """The same for what will be written, planned or served. Raises FormatError for a misfit among the known keys."""
     model = open_model(path)
     model.check_known()
     return model
 
 
 def _open_named(path: Path) -> Model:
-    """The file, or the set that it is a shard of."""
+    """The file, or the set to which it belongs as a shard."""
     parts = split_shard_name(path.name)
     if parts is None:
         file = read_header(path)

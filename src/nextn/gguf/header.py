@@ -24,7 +24,7 @@ from .strangers import cut_short
 from .types import TensorType, tensor_size, tensor_type
 
 MAGIC = b"GGUF"
-UNREADABLE = b"NXTN"  # in the place of MAGIC while a file is changed in place: no reader takes the file then
+UNREADABLE = b"NXTN"  # replaces MAGIC while a file is changed in place, so that no reader accepts the file
 DEFAULT_ALIGNMENT = 32
 FIXED_BYTES = 24
 
@@ -91,21 +91,21 @@ class Header(Brief):
     version: int
     kvs: tuple[KV, ...]
     tensors: tuple[TensorInfo, ...]
-    header_end: int  # first byte behind the tensor table
+    header_end: int  # first byte after the tensor table
     data_offset: int  # absolute start of the data section
     alignment: int = DEFAULT_ALIGNMENT
     path: Path | None = field(default=None, compare=False)  # for messages
-    # Stored bytes of tensors where `tensors` are not all that the file has, and so do not tell.
+    # Stored bytes of tensors, for when `tensors` are not all that the file has and sizes cannot be derived from them.
     known_sizes: Mapping[str, int | None] | None = field(default=None, compare=False, repr=False)
 
     @cached_property
     def known(self) -> Reading:
-        """The pairs, those apart that are not what they have to be (see `nextn.gguf.known`)."""
+        """The pairs, with those that are not what they have to be kept apart (see `nextn.gguf.known`)."""
         return read_known(self.kvs)
 
     @property
     def by_key(self) -> dict[str, KV]:
-        """KV pairs by key; known ones only if they are of the kind that they have to be."""
+        """KV pairs by key; known ones only if they are of the required kind."""
         return self.known.by_key
 
     @property
@@ -128,7 +128,7 @@ class Header(Brief):
         """Stored bytes of every tensor without padding.
 
         For a type whose layout is not known: up to the next tensor's offset, padding included; None for
-        the last one, whose end only the file's size tells.
+        the last one, whose end only the file's size shows.
         """
         if self.known_sizes is not None:
             return dict(self.known_sizes)

@@ -1,8 +1,8 @@
 """What the keys that nextn reads have to be: the one place where a header's values are checked.
 
-A key that nextn reads and that is of another kind is a misfit: `Header.by_key` does not hold it, doctor and inspect
-name it, and what writes, plans or serves refuses the file (`open_sound`). So no other code meets a string where it
-counts.
+A key that nextn reads and that has a value of the wrong kind is a misfit: `Header.by_key` does not hold it, doctor and
+inspect name it, and whatever writes, plans or serves refuses the file (`open_sound`). So no other code finds a string
+where it expects a count.
 """
 
 from __future__ import annotations
@@ -15,10 +15,10 @@ from enum import Enum
 from ..printable import printable
 from .kv import INTEGER_TYPES, KV, KVType
 
-_MAX_LAYER_ITEMS = 1 << 16  # engines take 512 layers
+_MAX_LAYER_ITEMS = 1 << 16  # engines take at most 512 layers
 _MAX_TEXT = 1 << 16
 _MAX_LONG = 1 << 24
-_MOST_NOTES = 20  # wrong ones that are named
+_MOST_NOTES = 20  # how many wrong ones are named
 _NUMBERS = INTEGER_TYPES | {KVType.BOOL, KVType.FLOAT32, KVType.FLOAT64}
 
 
@@ -36,7 +36,7 @@ class Kind(Enum):
 
 
 ARCHITECTURE = "general.architecture"
-# Keys that engines read, too: they refuse a file in which one has the wrong type.
+# Keys that engines read too: they refuse a file in which one has the wrong type.
 _READ_BY_ENGINES = {
     ARCHITECTURE: Kind.NAME,
     "general.name": Kind.TEXT,
@@ -49,7 +49,7 @@ _READ_BY_ENGINES = {
     "tokenizer.ggml.tokens": Kind.TEXTS,
     "tokenizer.ggml.token_type": Kind.INTEGERS,
 }
-# Keys that say where a model comes from, and nextn's own. No engine looks at them.
+# Keys that say where a model comes from, and nextn's own. No engine reads them.
 _NOTES = {
     "nextn.undo": Kind.LONG,
     "nextn.tensor_names": Kind.TEXTS,
@@ -66,7 +66,7 @@ _NOTES = {
     ),
 }  # fmt: skip
 _BASE_MODEL = "general.base_model."
-# After `{architecture}.`: sizes, and what there is once or once for each layer.
+# After `{architecture}.`: sizes, and values given once or once per layer.
 _SIZES = dict.fromkeys(
     (
         "block_count", "nextn_predict_layers", "embedding_length", "context_length", "vocab_size",
@@ -102,15 +102,15 @@ class Misfit:
 
 @dataclass(frozen=True)
 class Reading:
-    """A header's pairs, told apart."""
+    """A header's pairs, with the misfits separated."""
 
     by_key: dict[str, KV]  # all but the misfits
-    misfits: tuple[Misfit, ...]  # those that engines read all, of notes the first few
+    misfits: tuple[Misfit, ...]  # all of those that engines read, and the first few of the notes
     n_misfits: int
 
 
 def read_known(kvs: Sequence[KV]) -> Reading:
-    """Tell the misfits from the rest."""
+    """Separate the misfits from the rest."""
     found = next((kv for kv in kvs if kv.key == ARCHITECTURE), None)
     arch = str(found.value) if found is not None and _is(found, Kind.NAME) else None
     known = {**_READ_BY_ENGINES, **_NOTES}
@@ -154,7 +154,7 @@ def _is(kv: KV, kind: Kind) -> bool:
 
 
 def _counts(kv: KV) -> bool:
-    """Whether a number, or each of an array, is one that an engine could count with."""
+    """Whether a number, or each number of an array, is one that an engine could use as a count."""
     kv_type = kv.item_type if kv.type is KVType.ARRAY else kv.type
     if kv_type is KVType.BOOL:
         return True

@@ -1,4 +1,4 @@
-"""Header key-value pairs: what is known is decoded on demand, everything is carried byte for byte.
+"""Header key-value pairs: known ones are decoded on demand, and all are carried byte for byte.
 
 Encoding (GGUF v2 and v3, little-endian): key as u64 length + bytes, value type as u32, value. A STRING is a
 u64 length + bytes; an ARRAY is an item type (u32), a count (u64) and the items without type tags.
@@ -70,7 +70,7 @@ def encode_text(text: str) -> bytes:
 
 
 class KV(NamedTuple):
-    """One key-value pair, a window on the header's bytes.
+    """One key-value pair, a view of the header's bytes.
 
     `buffer[start:end]` is the whole pair as stored, `buffer[value_start:end]` its value without the type tag
     (for an array: without item type and count).
@@ -116,7 +116,7 @@ class KV(NamedTuple):
     def make(cls, key: str, kv_type: KVType, value: Any, item_type: KVType | None = None) -> KV:
         """Encode a new pair. `value` is a list when `kv_type` is ARRAY.
 
-        Raises FormatError for a value that has no place in the type.
+        Raises FormatError for a value that the type cannot hold.
         """
         head = encode_text(key) + struct.pack("<I", kv_type)
         n_items: int | None = None

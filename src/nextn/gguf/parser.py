@@ -1,4 +1,4 @@
-"""From bytes to a GGUF header, in one walk, nothing decoded that is only carried (layout: `nextn.gguf.header`)."""
+"""From bytes to a GGUF header in one pass; what is only carried is not decoded (layout: `nextn.gguf.header`)."""
 
 from __future__ import annotations
 
@@ -17,9 +17,9 @@ from .strangers import MOST_BYTES, by_content
 VERSIONS = (2, 3)
 MAX_DIMS = 4  # GGML_MAX_DIMS
 MAX_KEY_BYTES = 65_535  # the specification's limit
-MAX_NAME_BYTES = 1_024  # engines take 63; longer ones are reported, absurd ones refused
+MAX_NAME_BYTES = 1_024  # engines take 63; longer ones are reported, absurdly long ones refused
 MAX_ARRAY_DEPTH = 4
-MAX_HEADER_BYTES = 1 << 28  # those of real models take about 10 MB; a damaged length may say anything
+MAX_HEADER_BYTES = 1 << 28  # those of real models take about 10 MB; a damaged length can be anything
 _MIN_KV_BYTES = 8 + 1 + 4 + 1
 _MIN_TENSOR_BYTES = 8 + 1 + 4 + 4 + 8
 _ARRAY_HEAD = struct.Struct("<IQ")
@@ -30,7 +30,7 @@ _TENSOR_TAILS = [struct.Struct(f"<{n_dims}QIQ") for n_dims in range(MAX_DIMS + 1
 
 
 class _Short(Exception):
-    """The buffer ends before the element does; `need` bytes are wanted, and probably `guess`."""
+    """The buffer ends before the element does; `need` bytes are required, and probably `guess`."""
 
     def __init__(self, need: int, guess: int = 0) -> None:
         self.need = need
@@ -41,7 +41,7 @@ class HeaderParser:
     """Parses a header from a buffer that may still grow: nothing is walked twice.
 
     Feed it the file's first bytes; when it answers None, `need` says how many bytes it wants at least, and
-    `guess` how many the element that it stands in will probably take. Bounds are checked against `file_size`
+    `guess` how many the element that it is in will probably take. Bounds are checked against `file_size`
     before anything is allocated.
     """
 
@@ -64,7 +64,7 @@ class HeaderParser:
     def feed(self, buffer: Buffer) -> Header | None:
         """Parse on with `buffer`, which starts at the file's first byte and is at least as long as before.
 
-        Raises FormatError (with offset, expected and found) for a file that is no GGUF or is damaged,
+        Raises FormatError (with offset, expected and found) for a file that is not a GGUF or is damaged,
         UnsupportedFormat for big-endian files and version 1.
         """
         self._buffer = buffer
@@ -191,7 +191,7 @@ class HeaderParser:
         self._pos = end
 
     def _sound_kv(self) -> bool:
-        """Take the next pair when it is a number or a string, whole and not there yet: the loop of long headers."""
+        """Take the next pair if it is a complete number or string and not a duplicate: the hot loop of long headers."""
         buffer, start = self._buffer, self._pos
         size = len(buffer)
         if start + 12 > size:
@@ -250,7 +250,7 @@ class HeaderParser:
         return end
 
     def _skip_arrays(self, first: int, n_items: int, key: str, depth: int) -> int:
-        """Walk over `n_items` arrays; at the first level each is walked once, however often bytes are wanted."""
+        """Walk over `n_items` arrays; at the first level each is walked once, however often more bytes are needed."""
         if depth >= MAX_ARRAY_DEPTH:
             raise self._fail(f"the array '{key}' is nested too deeply", first, f"at most {MAX_ARRAY_DEPTH}", "more")
         pos, left = first, n_items
@@ -265,7 +265,7 @@ class HeaderParser:
                     if number in sizes and (after := after + count * sizes[number]) <= end:
                         pos, left = after, left - 1
                         continue
-                inner, count, after = self._array_head(pos, key)  # strings, arrays, what is wrong or not there yet
+                inner, count, after = self._array_head(pos, key)  # strings, arrays, whatever is wrong or not read yet
                 pos, left = self._skip_items(after, inner, count, key, depth + 1), left - 1
         except _Short as short:
             if depth == 1:
@@ -303,7 +303,7 @@ class HeaderParser:
             self._doubtful_tensor()
 
     def _sound_tensor(self) -> bool:
-        """Take the next tensor info when it is whole and nothing is wrong with it: the loop of large tables."""
+        """Take the next tensor info when it is complete and nothing is wrong with it: the hot loop of large tables."""
         buffer, pos = self._buffer, self._pos
         if pos + 8 > len(buffer):
             return False
@@ -328,14 +328,14 @@ class HeaderParser:
         return True
 
     def _is_placed(self, offset: int) -> bool:
-        """Whether data lies inside the file, or right after the tensor before, in a file that was cut short."""
+        """Whether data lies inside the file, or, in a file that was cut short, right after the previous tensor."""
         if offset <= self.file_size:
             return True
         size = self._tensors[-1].computed_size_bytes if self._tensors else None
         return size is not None and offset == pad_to(self._tensors[-1].offset + size, self._alignment)
 
     def _doubtful_tensor(self) -> None:
-        """The same step by step: says what is wrong, or that more bytes are wanted."""
+        """The same, step by step: says what is wrong, or that more bytes are needed."""
         start = self._pos
         name, pos = self._text(start, MAX_NAME_BYTES, f"the name of tensor {len(self._tensors)}")
         shown = printable(name)

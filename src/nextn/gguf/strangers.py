@@ -1,6 +1,6 @@
-"""Files that are not what their names say: pointers, web pages, pieces, unfinished downloads, named for what they are.
+"""Files that are not what their names say: pointers, web pages, pieces, unfinished downloads, each identified.
 
-One place for all verbs: the parser asks it about a file without GGUF's magic, `open_model` about names and kinds, and
+One place for all verbs: the parser asks about a file without GGUF's magic, `open_model` about names and kinds, and
 readers of checkpoints about files that do not begin as they should.
 """
 
@@ -8,12 +8,12 @@ from __future__ import annotations
 
 import re
 
-MOST_BYTES = 1 << 10  # of a file's beginning that are looked at
+MOST_BYTES = 1 << 10  # how much of a file's beginning is examined
 _LFS = b"version https://git-lfs.github.com/spec/"
 _LFS_SIZE = re.compile(rb"^size (\d+)$", re.MULTILINE)
 _PIECE = re.compile(r"(?P<whole>.+)\.part(?P<no>\d+)of(?P<count>\d+)\Z", re.IGNORECASE | re.DOTALL)
 _UNFINISHED = re.compile(r"\.(part|partial|crdownload|download|incomplete|aria2|!ut|tmp)\Z", re.IGNORECASE)
-# First bytes -> what such a file is, and what to do.
+# First bytes -> what such a file is, and what to do about it.
 _MAGICS = (
     (b"PK\x03\x04", "this is a zip archive, or a PyTorch checkpoint, which nextn does not read; name a GGUF or a "
                     "safetensors checkpoint"),
@@ -32,7 +32,7 @@ _KINDS = {
 
 
 def by_content(head: bytes) -> str | None:
-    """What a file is that begins with `head`, and what to do, as half a sentence; None: nothing that is known."""
+    """What a file is that begins with `head`, and what to do, as half a sentence; None: not recognized."""
     if head.startswith(_LFS):
         size = _LFS_SIZE.search(head)
         real = f", which has {int(size[1]):,} bytes" if size else ""
@@ -63,12 +63,12 @@ def by_name(name: str) -> str | None:
 
 
 def is_unfinished(name: str) -> bool:
-    """Whether a program that downloads files gives them such a name until they are whole."""
+    """Whether a downloader gives files such a name until they are complete."""
     return _UNFINISHED.search(name) is not None
 
 
 def cut_short(n_there: int, n_whole: int | None, what: str, name: str = "") -> str:
-    """A file that ends inside `what`, as half a sentence; `n_whole` is its whole length, None where it is not known."""
+    """A file that ends inside `what`, as half a sentence; `n_whole` is its full length, None where it is not known."""
     of = f" of {n_whole:,}" if n_whole is not None else f", inside {what}"
     cut = "" if n_whole is None else f", and {what} is cut"
     why = f" ('{name[name.rindex('.'):]}' is the name of a download under way)" if is_unfinished(name) else ""

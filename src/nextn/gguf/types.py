@@ -26,16 +26,16 @@ class TensorType:
     id: int  # number in the file's tensor table
     name: str  # as llama.cpp prints it, `q4_K`
     label: str  # upper case, as in file names, `Q4_K`
-    block_size: int | None  # elements a block packs; None when the layout is not known
-    type_size: int | None  # bytes a block takes; None when the layout is not known
-    row_meta_bytes: int  # bytes in front of the blocks of every row
-    row_group: int  # rows interleaved with each other; a tensor with more than 1 is only ever copied whole
+    block_size: int | None  # elements per block; None when the layout is not known
+    type_size: int | None  # bytes per block; None when the layout is not known
+    row_meta_bytes: int  # bytes before the blocks of every row
+    row_group: int  # rows interleaved with each other; a tensor with more than 1 is only ever copied as a unit
     engine: Engine  # who reads it: llama.cpp (`mainline`), ik_llama.cpp (`ik`), or both
-    file_type: int | None  # `general.file_type` of a file that is mainly this type; None when there is no number for it
+    file_type: int | None  # `general.file_type` of a file that is mainly this type; None when it has no number
 
     @property
     def bits_per_weight(self) -> float | None:
-        """Bits an element takes in a long row; None when the layout is not known."""
+        """Bits per element in a long row; None when the layout is not known."""
         if self.block_size is None or self.type_size is None:
             return None
         return 8 * self.type_size / self.block_size
@@ -183,7 +183,7 @@ def tensor_type(id: int) -> TensorType | None:
 
 
 def parse_type_name(name: str) -> TensorType:
-    """The type called `name`, in any case (`q4_K`, `Q4_K`); UsageError when there is none."""
+    """The type called `name`, in any case (`q4_K`, `Q4_K`); UsageError when none is."""
     wanted = name.strip().upper()
     found = _BY_NAME.get(wanted)
     if found is not None:
@@ -202,7 +202,7 @@ def parse_type_name(name: str) -> TensorType:
 def row_size(type: TensorType, n: int) -> int:
     """Bytes of one row of `n` elements.
 
-    QuantizeError when `n` is no multiple of the block, or the layout of the type is not known.
+    QuantizeError when `n` is not a multiple of the block, or the layout of the type is not known.
     """
     if type.block_size is None or type.type_size is None:
         raise QuantizeError(f"the layout of {type.name} is not known, so a row of it has no computable size")
@@ -216,7 +216,7 @@ def row_size(type: TensorType, n: int) -> int:
 def tensor_size(type: TensorType | int, ne: Sequence[int]) -> int | None:
     """Bytes of tensor data (without padding) of a tensor of shape `ne`, fastest axis first.
 
-    None when it cannot be computed: type number or layout unknown, or rows that are no multiple of the block.
+    None when it cannot be computed: type number or layout unknown, or rows that are not a multiple of the block.
     """
     known = _BY_ID.get(type) if isinstance(type, int) else type
     if known is None or known.block_size is None or known.type_size is None:
