@@ -1,7 +1,7 @@
-"""What is wrong with a model's MTP block, its header, its files and their names; and what fixes it.
+"""What is wrong with a model's MTP block, its header, its files and their names, and what fixes it.
 
 `diagnose` looks at one open model, `examine` at whatever a path names. One file per kind of finding; `fix_plan.py`
-turns what they would change into a plan, which the verb `doctor` carries out.
+turns what they would change into a plan, which the command `doctor` carries out.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""What helps against a finding: words and commands, put together when they are printed."""
+"""What to do about a finding: text and commands, joined when printed."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ class Advice:
 
     @classmethod
     def of(cls, *parts: Help) -> Advice:
-        """From texts, commands, and other advice."""
+        """Advice from texts, commands and other advice."""
         return cls(tuple(each for part in parts for each in (part.parts if isinstance(part, Advice) else (part,))))
 
     def __str__(self) -> str:

@@ -1,4 +1,4 @@
-"""Per-layer arrays: engines demand one entry for each layer, MTP blocks included."""
+"""Per-layer arrays: engines require one entry per layer, MTP blocks included."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ def _arrays(model: Model) -> Iterator[tuple[KV, Any]]:
 
 
 def _entry(model: Model, kv: KV, tail: Any, n_trunk: int, block: int, donor: Block | None) -> Any:
-    """The value of a block's layer, or None when nothing tells."""
+    """The value for a block's layer, or None if it cannot be determined."""
     own = donor.model.arch_value(kv.key.removeprefix(f"{model.architecture}.")) if donor and donor.model else None
     if isinstance(own, list) and donor is not None and len(own) == n_trunk + donor.n_layer_nextn:
         return own[n_trunk + block] if n_trunk + block < len(own) else None
@@ -38,7 +38,7 @@ def _entry(model: Model, kv: KV, tail: Any, n_trunk: int, block: int, donor: Blo
 
 
 def _fixed(model: Model, kv: KV, tail: Any, n_trunk: int, n_nextn: int, donor: Block | None) -> KV | None:
-    """The array with the right length, or None when its values cannot be told."""
+    """The array with the right length, or None if its values cannot be determined."""
     values = kv.value
     if kv.item_type is KVType.ARRAY or len(values) < max(1, n_trunk):
         return None
@@ -52,7 +52,7 @@ def _fixed(model: Model, kv: KV, tail: Any, n_trunk: int, n_nextn: int, donor: B
 
 
 def fixed_arrays(model: Model, n_trunk: int, n_nextn: int, donor: Block | None = None) -> list[KV]:
-    """All arrays that have another length than the layers and whose values can be told."""
+    """All arrays whose length differs from the number of layers and whose values can be determined."""
     out = []
     for kv, tail in _arrays(model):
         if kv.n_items != n_trunk + n_nextn:
@@ -63,7 +63,7 @@ def fixed_arrays(model: Model, n_trunk: int, n_nextn: int, donor: Block | None =
 
 
 def told_trunk(seen: Anatomy, donor: Block | None, trunk: Model | None) -> int | None:
-    """How many trunk layers stand before a sidecar's block, when a donor or its model is there to tell."""
+    """How many trunk layers precede a sidecar's block, if a donor or its model shows it."""
     if seen.has_trunk or not seen.blocks or seen.unmarked:
         return None
     if donor is not None and donor.n_layer_trunk:
@@ -75,7 +75,7 @@ def told_trunk(seen: Anatomy, donor: Block | None, trunk: Model | None) -> int |
 
 
 def check_arrays(seen: Anatomy, donor: Block | None = None, trunk: Model | None = None) -> Iterator[Finding]:
-    """Arrays of the wrong length; those that fit what the header wrongly says are left to its finding."""
+    """Arrays of the wrong length; those that match the header's wrong count are left to that finding."""
     if not seen.is_language_model or seen.is_donor or seen.lost_layers:
         return
     told = told_trunk(seen, donor, trunk)

@@ -1,4 +1,4 @@
-"""The block's tensors: all there, none that the loader refuses, as many blocks as the graph takes."""
+"""The block's tensors: all present, none that the loader refuses, and no more blocks than the graph takes."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from .finding import Change, Finding
 from .patient import Patient
 
 _QKV, _GATE_UP, _KV_B = "attn_qkv.weight", "ffn_gate_up_exps.weight", "attn_kv_b.weight"
-# Two forms of the same weights: with one there the other is not missing.
+# Two forms of the same weights: if one is present, the other is not missing.
 _OTHER_FORM = {
     "attn_q.weight": _QKV, "attn_k.weight": _QKV, "attn_v.weight": _QKV,
     "attn_q.bias": "attn_qkv.bias", "attn_k.bias": "attn_qkv.bias", "attn_v.bias": "attn_qkv.bias",
@@ -96,7 +96,7 @@ def _without(patient: Patient, names: list[str]) -> Patient:
 
 
 def _extra_roots(seen: Anatomy) -> Iterator[Finding]:
-    """A head for drafting that only ik_llama.cpp knows."""
+    """A drafting head that only ik_llama.cpp knows."""
     for name in DRAFT_ROOTS:
         if name in seen.model.tensors:
             yield Finding(
@@ -117,7 +117,7 @@ def _listed(names: list[str]) -> str:
 
 
 def _from_donor(seen: Anatomy, donor: Block | None, what: str, *, whole: bool) -> Help:
-    """The command that takes tensors from a donor; of one that does not have them all, that another one is wanted."""
+    """The command that takes tensors from a donor; if the donor lacks some, the advice to name another one."""
     if donor is None:
         return doctor_command(seen, *donor_hint(seen))
     if whole:
@@ -126,7 +126,7 @@ def _from_donor(seen: Anatomy, donor: Block | None, what: str, *, whole: bool) -
 
 
 def _gone(seen: Anatomy, donor: Block | None) -> Finding:
-    """Whole blocks that are lost beside others. Those that are left are never renumbered: each is another step."""
+    """Complete blocks missing beside others. The remaining ones are never renumbered: each is a different step."""
     like = {name for layer in seen.blocks for name in seen.layers[layer]}
     rules = [rule for rule in seen.family.rules if not rule.root] if seen.family else []
     like |= {name for name in missing(rules, like, seen.model.arch_value) if _OTHER_FORM.get(name) not in like}
@@ -140,11 +140,11 @@ def _gone(seen: Anatomy, donor: Block | None) -> Finding:
     if whole:
         parts = [(layer, tuple(tensors[name] for name in sorted(like))) for layer, tensors in supply]
         change = partial(_all_completed, parts=parts)
-    elif donor is None and seen.blocks == seen.all_blocks[:kept]:  # the first ones draft without those behind them
+    elif donor is None and seen.blocks == seen.all_blocks[:kept]:  # the first ones draft without those after them
         advice = Advice.of(
             doctor_command(seen), f" makes it a model with {kept} of them; ", advice, " puts the others back"
         )
-        change = header_change(seen, kept, seen.n_trunk, PROVENANCE)  # which tells of all of them
+        change = header_change(seen, kept, seen.n_trunk, PROVENANCE)  # which describes all of them
     return Finding(
         "block-not-whole",
         "error",
@@ -185,7 +185,7 @@ def _not_whole(seen: Anatomy, layer: int, number: int, lost: list[str], donor: B
 def _unlike_others(
     seen: Anatomy, layer: int, number: int, there: frozenset[str], donor: Block | None, trunk: Model | None
 ) -> Iterator[Finding]:
-    """Tensors that a loader can do without, and a block as it was published cannot."""
+    """Missing tensors that the loader does not need but the published block has."""
     rules = seen.family.rules if seen.family else ()
     forms = chosen_forms(rules, there)
     optional = [rule.target for rule in rules if rule.optional and (not rule.form or rule.form in forms)]
@@ -249,7 +249,7 @@ def _supply(seen: Anatomy, number: int, lost: list[str], donor: Block) -> dict[s
         return {}
     here = seen.layers.get(sorted(blocks)[number], frozenset())
     known = {rule.target for rule in seen.family.rules} if seen.family else set()
-    # What a block may be without was most likely lost with the rest: the donor's has it.
+    # Tensors that a block may lack were most likely lost with the rest if the donor's block has them.
     more = [name for name in found if name.startswith("nextn.") and name in known and name not in (*here, *lost)]
     return {name: found[name] for name in (*lost, *more) if name in found and name not in here}
 

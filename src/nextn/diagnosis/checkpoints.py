@@ -1,4 +1,4 @@
-"""The same honesty for checkpoint folders: does config.json keep its promise, is the block whole?"""
+"""The same checks for checkpoint folders: does config.json keep its promise, and is the block complete?"""
 
 from __future__ import annotations
 
@@ -19,9 +19,9 @@ _AS_PUBLISHED = "nothing to do: the checkpoint is as published"
 
 
 def check_checkpoint(checkpoint: Checkpoint) -> Iterator[Finding]:
-    """Findings about a checkpoint: names and config.json alone, no tensor is read.
+    """Findings about a checkpoint, from names and config.json only: no tensor is read.
 
-    Raises FormatError and its kin for a folder that cannot be read.
+    Raises FormatError and related errors for a folder that cannot be read.
     """
     try:
         yield from _findings(checkpoint)

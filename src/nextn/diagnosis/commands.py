@@ -1,4 +1,4 @@
-"""What several checks share: the command that fixes it, where a block may be had, a header that says what is there."""
+"""What several checks share: the fixing command, where to get a block, and a header that matches the file."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from .patient import Patient, fix_command
 
 
 def header_change(seen: Anatomy, n_nextn: int, n_trunk: int, drop: Sequence[str] = ()) -> Change:
-    """A header that says what is there: the key, the count, the per-layer arrays."""
+    """A header that matches the file: the key, the count, the per-layer arrays."""
     arch = seen.arch
 
     def change(patient: Patient) -> Patient:
@@ -24,7 +24,7 @@ def header_change(seen: Anatomy, n_nextn: int, n_trunk: int, drop: Sequence[str]
         if n_nextn:
             put.append(KV.make(f"{arch}.{KEY}", KVType.UINT32, n_nextn))
         else:
-            gone += [f"{arch}.{KEY}", *OWN_KEYS]  # no block, so nothing to tell of one and nothing to undo
+            gone += [f"{arch}.{KEY}", *OWN_KEYS]  # no block, so nothing to say about one and nothing to undo
         put += fixed_arrays(patient.model, n_trunk, n_nextn)
         if UNDO in patient.model.header.by_key:
             gone.append(UNDO)  # it would put the wrong header back
@@ -44,18 +44,18 @@ def attach_command(trunk: object, *more: object) -> Command:
 
 
 def detach_command(seen: Anatomy) -> Command:
-    """The command that takes the block off this model."""
+    """The command that detaches this model's block."""
     return Command.of("nextn", "detach", seen.model.entry)
 
 
 def donor_hint(seen: Anatomy) -> tuple[str, str]:
-    """`--from` and the surest guess of where the block may be had."""
+    """`--from` and the best guess of where to get the block."""
     guesses = infer_donors(seen.model)
     return "--from", guesses[0].repo if guesses else "DONOR"
 
 
 def donor_words(seen: Anatomy) -> str:
-    """Which base would supply the block, as half a sentence."""
+    """Which base model would supply the block, as part of a sentence."""
     guesses = infer_donors(seen.model)[:3]
     if not guesses:
         return "nothing in its metadata names the base that it was made from"

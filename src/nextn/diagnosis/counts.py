@@ -1,4 +1,4 @@
-"""Keys, counts and layer numbers against the tensors that are there. Mended by another header."""
+"""Keys, counts and layer numbers checked against the tensors in the file. Fixed by a new header."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ WRONG_NUMBER = "llama.cpp refuses to load it: 'wrong number of tensors; expected
 
 
 def check_counts(seen: Anatomy, donor: Block | None = None, trunk: Model | None = None) -> Iterator[Finding]:
-    """Findings about the key, `block_count` and the place of the block."""
+    """Findings about the key, `block_count` and the position of the block."""
     if seen.is_empty:
         yield _empty(seen)
         return
@@ -136,7 +136,7 @@ def _with_block(seen: Anatomy, donor: Block | None, trunk: Model | None) -> Iter
 
 
 def _place(seen: Anatomy, donor: Block | None, trunk: Model | None) -> tuple[int, Finding | None]:
-    """Where the block belongs; or the finding that nothing tells."""
+    """Where the block belongs, or the finding that this cannot be determined."""
     first, n = seen.all_blocks[0], len(seen.all_blocks)
     said = None if seen.block_count is None else seen.block_count - n
     if not seen.has_trunk:  # a sidecar: its own number counts, unless it was numbered from 0
@@ -220,7 +220,7 @@ def _wrong_count(seen: Anatomy, how: str, change: Change | None) -> Finding:
 
 
 def _types(seen: Anatomy) -> Iterator[Finding]:
-    """Engines refuse a count in another type."""
+    """Engines refuse a count of another type."""
     for suffix in ("block_count", KEY):
         kv = seen.model.header.by_key.get(f"{seen.arch}.{suffix}")
         if kv is None or kv.type not in (*INTEGER_TYPES, KVType.BOOL) or kv.type is KVType.UINT32:
@@ -244,14 +244,14 @@ def _retyped(fresh: KV) -> Change:
     def change(patient: Patient) -> Patient:
         now = patient.model.header.by_key.get(fresh.key)
         if now is None or now.type is KVType.UINT32:
-            return patient  # another finding has mended it
+            return patient  # another finding has fixed it
         return patient.with_kvs([fresh])
 
     return change
 
 
 def _stray_keys(seen: Anatomy) -> list[str]:
-    """Keys that mean the block's and are called something else."""
+    """Keys that stand for the block's key under another name."""
     own = f"{seen.arch}.{KEY}"
     return [
         kv.key

@@ -1,4 +1,4 @@
-"""Where tensor data lies: to the end of the file, one tensor after the other, under names that engines take."""
+"""Where tensor data is: all within the file, one tensor after another, under names that engines accept."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from ..gguf.files import Model
 from ..gguf.header import pad_to
 from .finding import Finding
 
-_MOST_NAME_BYTES = 63  # GGML_MAX_NAME less the zero at its end
+_MOST_NAME_BYTES = 63  # GGML_MAX_NAME minus the terminating zero
 
 
 def check_whole(model: Model) -> list[Finding]:

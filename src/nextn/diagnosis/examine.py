@@ -1,4 +1,4 @@
-"""All checks of one thing: a model here, a model of which only the headers are had, or a checkpoint."""
+"""All checks of one subject: a local model, a model of which only the headers are available, or a checkpoint."""
 
 from __future__ import annotations
 
@@ -44,14 +44,14 @@ NORMS, HALVES = "norms", "eh-proj-halves"
 
 @dataclass(frozen=True)
 class Diagnosis(Brief):
-    """What was found, and what was not looked at."""
+    """What was found, and what was not checked."""
 
     name: str  # path, or address with its commit
     shape: str  # bundled, trunk-only, sidecar, donor, checkpoint; "set" for one that cannot be opened
     architecture: str | None
     findings: tuple[Finding, ...]  # errors first
     skipped: tuple[tuple[str, str], ...] = ()  # (check, why)
-    notes: tuple[str, ...] = ()  # what else was seen: an engine's trial, say
+    notes: tuple[str, ...] = ()  # what else was seen, such as an engine's trial
     model: Model | None = None
     remote: bool = False
     anatomy: Anatomy | None = field(default=None, compare=False, repr=False)  # of the model
@@ -79,7 +79,7 @@ def diagnose(
 ) -> Diagnosis:
     """Check one open model.
 
-    `donor`: a block to compare with, and to complete a half-lost one from. `trunk`: the model that a sidecar belongs
+    `donor`: a block to compare with, and to complete a partly lost one from. `trunk`: the model that a sidecar belongs
     to. Without `reader` no tensor data is read, and the checks that need it are named as skipped. `beside`: whether
     the files around it may be looked at. Raises FormatError for a file without an architecture.
     """
@@ -131,7 +131,7 @@ def _as_named(
     reader: Reader | None,
     beside: bool,
 ) -> Diagnosis:
-    """The diagnosis under the model's real architecture: whatever else changes, changes that."""
+    """The diagnosis under the model's real architecture, since any other change assumes that one."""
     assert renamed.change is not None
     real = renamed.change(Patient(model)).model
     inner = diagnose(real, name=name, donor=donor, trunk=trunk, reader=reader, beside=beside)
@@ -145,7 +145,7 @@ def _as_named(
 
 
 def _as_asked(finding: Finding, model: Model, donor: Block | None, trunk: Model | None) -> Finding:
-    """The finding with the donor and the trunk that it was told by in its command: without them it may not be found."""
+    """The finding with its donor and trunk added to its command: without them it may not be found."""
     own = fix_command(model.entry)
 
     def asked(command: Command) -> Command:
@@ -161,7 +161,7 @@ def _as_asked(finding: Finding, model: Model, donor: Block | None, trunk: Model 
 
 
 def _untouchable(findings: list[Finding]) -> list[Finding]:
-    """Nothing is fixed of a model that is not whole, or whose layers nothing tells apart: it would look healthy."""
+    """Nothing is fixed in an incomplete model, or one whose layers cannot be told apart: it would look healthy."""
     first = next((each for each in findings if each.id in _NOT_WHOLE and not each.fixable), None)
     if first is None:
         return findings
@@ -169,7 +169,7 @@ def _untouchable(findings: list[Finding]) -> list[Finding]:
     out = []
     for each in findings:
         if first.id != "file-cut-short" and each.id == "wrong-array-length":
-            continue  # counted by the layers that are there
+            continue  # counted by the layers that are present
         if each.fixable:
             each = each.advised(lambda advice: Advice.of(before, "; then: ", advice), by_hand=True)
         out.append(each)
@@ -177,7 +177,7 @@ def _untouchable(findings: list[Finding]) -> list[Finding]:
 
 
 def _block_first(seen: Anatomy, findings: list[Finding]) -> list[Finding]:
-    """A sidecar gets its roots once its block is whole."""
+    """A sidecar gets its roots once its block is complete."""
     block = next((each for each in findings if each.id == "block-not-whole"), None)
     if block is None or seen.shape != "sidecar":
         return findings
@@ -190,7 +190,7 @@ def _block_first(seen: Anatomy, findings: list[Finding]) -> list[Finding]:
 
 
 def _could_have_one(seen: Anatomy) -> list[Finding]:
-    """A trunk of a family that is published with a block: healthy, and worth a word."""
+    """A trunk of a family that is published with a block: healthy, but worth a note."""
     if seen.shape != "trunk-only" or seen.arch not in FAMILIES or not seen.is_language_model:
         return []
     return [
@@ -209,9 +209,9 @@ def examine(
     trunk: Model | None = None,
     limit_rate: float | None = None,
 ) -> Diagnosis:
-    """Check whatever a path or an address names. Of remote models headers alone are fetched.
+    """Check whatever a path or an address names. For remote models, only headers are fetched.
 
-    Raises what opening raises for what is no model at all; sets and checkpoints with holes are findings.
+    Raises what opening raises for something that is not a model; incomplete sets and checkpoints are findings.
     """
     with subject_of(source, http_options(limit_rate)) as subject, Reader() as reader:
         found = examined(subject, donor=donor, trunk=trunk, reader=reader)
@@ -221,7 +221,7 @@ def examine(
 def examined(
     subject: Subject, *, donor: Block | None = None, trunk: Model | None = None, reader: Reader | None = None
 ) -> Diagnosis:
-    """Check what was opened; without `reader` by its headers alone, as `inspect` does."""
+    """Check what was opened; without `reader` by its headers only, as `inspect` does."""
     remote = subject.is_remote
     if subject.checkpoint is not None:
         made = Diagnosis(subject.name, "checkpoint", None, tuple(check_checkpoint(subject.checkpoint)))
@@ -241,7 +241,7 @@ def examined(
 
 
 def _named(finding: Finding, found: Subject) -> Finding:
-    """The finding with addresses for places in the cache; what changes files needs the files."""
+    """The finding with addresses instead of cache paths; a command that changes files needs the files locally."""
     text: Callable[[str], str] = found.text
 
     def fetched(advice: Advice) -> Advice:

@@ -13,8 +13,8 @@ from .advice import Advice, Help
 from .patient import Patient
 
 Severity: TypeAlias = Literal["error", "warning", "note"]
-# error: an engine refuses the model, aborts, or drafts in vain; warning: it works only when named by hand, or on one
-# engine; note: nothing is wrong, but there is something to know (no block was ever published, say).
+# error: an engine refuses the model, aborts, or drafts uselessly; warning: it works only if named explicitly, or on
+# one engine; note: nothing is wrong, but something is worth knowing (such as that no block was ever published).
 
 Change: TypeAlias = Callable[[Patient], Patient]
 
@@ -28,17 +28,17 @@ class Finding(Brief):
     what: str  # one sentence
     where: str  # file, key or tensor
     engine: str  # which engine fails how; "" for notes
-    advice: Help  # a command, or what to get from where
+    advice: Help  # a command, or what to get and where
     change: Change | None = field(default=None, compare=False, repr=False)  # what --fix does to the headers in memory
     attaches: bool = field(default=False, compare=False, repr=False)  # --fix then also attaches a block, or roots
 
     @property
     def mend(self) -> str:
-        """What helps, as text."""
+        """What to do, as text."""
         return str(self.advice)
 
     def advised(self, change: Callable[[Advice], Help], *, by_hand: bool = False) -> Finding:
-        """The same with other advice; `by_hand`: `--fix` no longer does it."""
+        """The same with other advice; `by_hand`: `--fix` no longer applies it."""
         advice = change(Advice.of(self.advice))
         if by_hand:
             return replace(self, advice=advice, change=None, attaches=False)
@@ -51,7 +51,7 @@ class Finding(Brief):
 
     @property
     def is_problem(self) -> bool:
-        """Errors and warnings are; notes are not."""
+        """True for errors and warnings, false for notes."""
         return self.severity != "note"
 
     @property

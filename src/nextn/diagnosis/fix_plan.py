@@ -1,4 +1,4 @@
-"""From a patient to a plan: a new header, links for what stays as it is, copies inside the kernel for the rest."""
+"""From a patient to a plan: a new header, links for unchanged files, copies inside the kernel for the rest."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ _SHARD_TAIL = re.compile(r"-\d{5}-of-\d{5}\Z")
 def plan_fixed(
     original: Model, patient: Patient, out: Path | str | None = None, link: LinkMode = LinkMode.AUTO
 ) -> Plan:
-    """The plan that writes `patient` beside `original`, which stays as it is.
+    """The plan that writes `patient` beside `original`, which is left unchanged.
 
     Raises UsageError for names that hide a model.
     """
@@ -76,7 +76,7 @@ def _set(original: Model, patient: Patient, out: Path | str | None, link: LinkMo
 
 
 def _split_changes(model: Model, count: int, n_tensors: int) -> list[KV]:
-    """The first header's split pairs that are not right as they are: an unchanged header makes its shard a link."""
+    """The first header's split pairs that need correcting: an unchanged header makes its shard a link."""
     wanted = metadata.split_kvs(0, count, n_tensors, model)
     return [kv for kv in wanted if model.header.get(kv.key) != kv.value]
 
@@ -93,7 +93,7 @@ def _file(name: str, old: GGUFFile, new: GGUFFile, patient: Patient, link: LinkM
 
 
 def _written(name: str, file: GGUFFile, patient: Patient, *, own: bool = False, added: bool = False) -> NewFile:
-    """A file with the patient's header and data. Copies keep their place in file system blocks, to be cloned."""
+    """A file with the patient's header and data. Copies stay aligned to file system blocks, so they can be cloned."""
     infos = sorted(file.header.tensors, key=lambda info: info.offset)
     sized = [(info, file.stored_size(info)) for info in infos]
     extra = patient.added if added else ()

@@ -1,7 +1,7 @@
 """eh_proj with its halves swapped: the embedding's columns where the hidden state's belong.
 
-Both halves are trained matrices of one size, and no statistic of the file alone tells them apart for certain; a donor
-does at once, and an engine does, too: see `nextn.measure.swapped_halves`.
+Both halves are trained matrices of one size, and no statistic of the file by itself reliably distinguishes them; a
+donor does at once, and so does an engine: see `nextn.measure.swapped_halves`.
 """
 
 from __future__ import annotations
@@ -25,13 +25,13 @@ if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
-_SAME = 0.9  # cosine of two matrices that are the same but for quantization
+_SAME = 0.9  # cosine of two matrices that are the same except for quantization
 _OTHER = 0.5
 _MOST_ROWS = 64
 
 
 def swapped_finding(seen: Anatomy, layer: int, how: str, *more: object) -> Finding:
-    """The finding, told by `how`; `more` is what the command needs to be told so again."""
+    """The finding; `how` says what showed it, and `more` is what the command needs to find it again."""
     name = f"blk.{layer}.{EH_PROJ}"
     file, info = seen.model.tensors[name]
     segments = swapped_segments(file, info)

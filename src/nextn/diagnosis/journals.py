@@ -1,4 +1,4 @@
-"""Changes in place that were interrupted: a journal lies beside the file."""
+"""Changes in place that were interrupted: a journal is left beside the file."""
 
 from __future__ import annotations
 

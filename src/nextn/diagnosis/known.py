@@ -1,4 +1,4 @@
-"""Keys that are not what they have to be: nextn reads none of them, and most verbs refuse the file."""
+"""Keys with invalid content: nextn reads none of them, and most commands refuse the file."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ _AGAIN = "get the model again, or write it again with the tool that made it"
 
 
 def check_known(model: Model) -> Iterator[Finding]:
-    """One finding for each."""
+    """One finding per key."""
     for misfit in model.misfits:
         key = misfit.kv.key
         severity: Severity = "error" if misfit.for_engines else "warning"

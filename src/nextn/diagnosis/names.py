@@ -1,7 +1,7 @@
 """File names and folders that hide a model, or a sidecar, from llama.cpp's own search.
 
-The rules stand in common/download.cpp and common/preset.cpp of llama.cpp: a name with one of the auxiliary marks is
-never taken for a model; a sidecar's path contains `mtp-`, and it lies in the model's folder or in a parent of it.
+The rules are in common/download.cpp and common/preset.cpp of llama.cpp: a name with one of the auxiliary marks is
+never taken for a model; a sidecar's path contains `mtp-`, and it is in the model's folder or in a parent of it.
 """
 
 from __future__ import annotations
@@ -22,16 +22,16 @@ from .finding import Finding
 from .patient import Patient, fix_command
 
 _MTP = "mtp-"
-# What to write instead of a mark: people and nextn read it as before, llama.cpp does not.
+# Replacements for marks: people and nextn still read them as before, llama.cpp does not.
 _INSTEAD = {"mmproj": "MMProj", "imatrix": "imat", "mtp-": "MTP-", "eagle3-": "EAGLE3-", "dflash-": "DFlash-",
             "dspark-": "DSpark-"}  # fmt: skip
-_MOST_FOLDERS = 64  # looked into for a sidecar that lies too deep
+_MOST_FOLDERS = 64  # searched for a sidecar that is too deep
 
 
 def check_names(seen: Anatomy, trunk: Model | None = None, *, beside: bool = True) -> Iterator[Finding]:
-    """Findings about the model's own name; with `beside`, of sidecars that lie just out of its reach, too."""
+    """Findings about the model's own name; with `beside`, also about sidecars just out of its reach."""
     if not seen.is_language_model or (seen.lost_layers and not seen.blocks):
-        return  # what is not whole is no main model: perhaps a sidecar whose block lost its marks
+        return  # an incomplete model is not a main model: perhaps a sidecar whose block lost its marks
     if seen.shape in ("bundled", "trunk-only"):
         yield from _main(seen)
         if seen.shape == "trunk-only" and beside:
@@ -41,7 +41,7 @@ def check_names(seen: Anatomy, trunk: Model | None = None, *, beside: bool = Tru
 
 
 def main_base(base: str, bundled: bool) -> str:
-    """A base name under which llama.cpp takes a file for a model."""
+    """A base name under which llama.cpp recognizes a file as a model."""
     clean = base.removeprefix(_MTP)
     for mark, instead in _INSTEAD.items():
         clean = clean.replace(mark, instead)
@@ -105,12 +105,12 @@ def _sidecar(seen: Anatomy, trunk: Model | None) -> Iterator[Finding]:
 
 
 def _in_reach(sidecar: Path, model: Path) -> bool:
-    own = Path(os.path.abspath(sidecar.parent))  # noqa: PTH100 - links are names here, not places
+    own = Path(os.path.abspath(sidecar.parent))  # noqa: PTH100 - links count by name here, not by target
     return Path(os.path.abspath(model.parent)).is_relative_to(own)  # noqa: PTH100
 
 
 def _deep_sidecars(seen: Anatomy) -> Iterator[Finding]:
-    """A sidecar of this model in a folder below it that holds no model of its own."""
+    """A sidecar of this model in a subfolder that has no model of its own."""
     folder = seen.model.entry.parent
     try:
         below = sorted(entry.path for entry in os.scandir(folder) if entry.is_dir() and entry.name[0] != ".")
@@ -122,7 +122,7 @@ def _deep_sidecars(seen: Anatomy) -> Iterator[Finding]:
         except OSError:
             continue
         if any(not any(mark in name for mark in AUXILIARY_MARKS) for name in names):
-            continue  # a model of its own lies there
+            continue  # the folder has a model of its own
         for name in (name for name in names if _MTP in name):
             if _belongs(Path(path, name), seen):
                 yield Finding(

@@ -1,10 +1,10 @@
 """Zero-centred norms whose +1 is missing or was added twice.
 
 Checkpoints of these families store w and compute with 1 + w; GGUF stores 1 + w. Two signs are read. The *grid*: w was
-bfloat16, so of v, v - 1 and v - 2 only the one that is w lies on bfloat16's coarse grid throughout; that is near to
-proof. The *mean*: against that of the trunk's norms of the same name. A norm is called sick only when both agree, or,
-where the grid tells nothing (F32 checkpoints, merges), when every norm of the block that has fellows in the trunk is
-off by the same one.
+bfloat16, so of v, v - 1 and v - 2 only the one that is w lies on bfloat16's coarse grid throughout; that is close to
+proof. The *mean*: compared with that of the trunk's norms of the same name. A norm is reported only if both agree, or,
+where the grid shows nothing (F32 checkpoints, merges), when every norm of the block that has counterparts in the
+trunk is off by the same 1.
 """
 
 from __future__ import annotations
@@ -32,9 +32,9 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
 F32 = parse_type_name("f32").id
-_GRID_SHARE = 0.98  # of the values that have to lie on the grid (a fine-tune's few odd ones apart)
+_GRID_SHARE = 0.98  # share of values that must lie on the grid (allows for a fine-tune's few odd ones)
 _LEAST_VALUES = 16  # fewer prove nothing
-_OFF = (0.6, 1.4)  # how far means are apart when one was added once too often or too rarely
+_OFF = (0.6, 1.4)  # how far apart means are when 1 was added once too often or too seldom
 _MOST_TRUNK_LAYERS = 8  # read of the trunk; the last ones are most like the block
 
 
@@ -44,18 +44,18 @@ class Norm:
 
     name: str
     mean: float
-    grid: frozenset[int]  # of 0, 1, 2: v minus it lies on bfloat16's grid
+    grid: frozenset[int]  # those of 0, 1, 2 for which v minus it lies on bfloat16's grid
     fellows: float | None  # median mean of the trunk's norms of that name
 
     @property
     def by_mean(self) -> int:
-        """How much too much there is by the mean alone: -1, 0 or 1."""
+        """The excess by the mean only: -1, 0 or 1."""
         off = self.mean - (self.fellows if self.fellows is not None else 1.0)
         return -1 if -_OFF[1] < off < -_OFF[0] else 1 if _OFF[0] < off < _OFF[1] else 0
 
     @property
     def shift(self) -> int | None:
-        """How much too much there is: -1 (the +1 is missing), 1 (added twice), 0; None: the signs disagree."""
+        """The excess: -1 (the +1 is missing), 1 (added twice), 0; None: the signs disagree."""
         if len(self.grid) == 1:
             by_grid = next(iter(self.grid)) - 1
             return by_grid if by_grid in (0, self.by_mean) else None
@@ -63,7 +63,7 @@ class Norm:
 
 
 def zero_centred(seen: Anatomy) -> set[str]:
-    """Names behind `blk.N.` of the norms that are stored with a +1."""
+    """Names after `blk.N.` of the norms that are stored with a +1."""
     rules = seen.family.rules if seen.family else ()
     return {rule.target for rule in rules if any(src.transform is Transform.PLUS_ONE for src in rule.sources)}
 
@@ -78,11 +78,11 @@ def check_norms(seen: Anatomy, reader: Reader) -> Iterator[Finding]:
     with_fellows = [norm for norm in norms if norm.fellows is not None]
     if None in shifts.values() and len(with_fellows) >= 2:
         agreed = {norm.by_mean for norm in with_fellows}
-        if len(agreed) == 1 and agreed != {0}:  # all off by the same one: the grid told nothing
+        if len(agreed) == 1 and agreed != {0}:  # all off by the same 1: the grid showed nothing
             common = agreed.pop()
             shifts |= {norm.name: common for norm in norms if norm.shift is None and norm.by_mean == common}
     sure = [shift for shift in shifts.values() if shift is not None]
-    if len(sure) > 1 and len(set(sure)) == 1 and sure[0]:  # one for all that the grid tells: it allows the others, too
+    if len(sure) > 1 and len(set(sure)) == 1 and sure[0]:  # the same for the norms that the grid leaves open
         shifts |= {
             norm.name: sure[0]
             for norm in norms
@@ -132,7 +132,7 @@ def _fellows(seen: Anatomy, suffix: str, reader: Reader) -> float | None:
 
 
 def _values(model: Model, name: str, reader: Reader) -> NDArray[np.float32] | None:
-    """An F32 vector, or None when it is something else, not there, or behind the end of its file."""
+    """An F32 vector, or None when it is something else, not there, or past the end of its file."""
     import numpy as np
 
     found = model.tensors.get(name)
@@ -153,7 +153,7 @@ def _place(file: GGUFFile, info: TensorInfo) -> FileRange | None:
 
 
 def _grid(values: NDArray[np.float32]) -> frozenset[int]:
-    """Which of v, v - 1, v - 2 lie on bfloat16's grid, tried by putting them there and back."""
+    """Which of v, v - 1, v - 2 lie on bfloat16's grid, tested by converting there and back."""
     import numpy as np
 
     out = []
@@ -177,7 +177,7 @@ def _rounded(values: NDArray[np.float32]) -> NDArray[np.float32]:
 
 
 def _shifted(patient: Patient, names: list[str], by: int) -> Patient:
-    """The norms with `by` added. Where the grid tells w, the result is exactly 1 + w."""
+    """The norms with `by` added. Where the grid determines w, the result is exactly 1 + w."""
     import numpy as np
 
     with Reader() as reader:

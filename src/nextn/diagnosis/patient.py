@@ -1,6 +1,6 @@
-"""A model as it will be after fixing: headers changed in memory, data still where they lie.
+"""A model as it will be after fixing: headers changed in memory, data still where it is.
 
-Checks and layouts take it for any other model, so a fix is diagnosed before a byte is written.
+Checks and layouts treat it like any other model, so a fix is diagnosed before a byte is written.
 """
 
 from __future__ import annotations
@@ -23,17 +23,17 @@ from ..writing.plan import Segment
 
 @dataclass(frozen=True)
 class Patient:
-    """A model and what shall become of it."""
+    """A model and the changes to make to it."""
 
     model: Model  # with the changed headers
     origin: Mapping[str, str] = field(default_factory=dict)  # new tensor name -> old one, where they differ
-    replaced: Mapping[str, tuple[Segment, ...]] = field(default_factory=dict)  # tensor -> its new bytes, as many
+    replaced: Mapping[str, tuple[Segment, ...]] = field(default_factory=dict)  # tensor -> its new bytes, same length
     added: tuple[Part, ...] = ()  # further tensors
     base_name: str | None = None  # a better file name, without `.gguf` and shard numbers
     folder: str | None = None  # a better folder, when the file's own is what hides it
 
     def with_kvs(self, put: Sequence[KV] = (), drop: Iterable[str] = ()) -> Patient:
-        """The same with pairs of the first header put and dropped."""
+        """The same with pairs set in and dropped from the first header."""
         first, *others = self.model.files
         header = replace(first.header, kvs=tuple(edit(first.header.kvs, put=put, drop=drop)))
         return replace(self, model=Model((replace(first, header=header), *others)))
@@ -70,7 +70,7 @@ class Patient:
         return self.with_tensors(new)
 
     def with_bytes(self, name: str, segments: Sequence[Segment]) -> Patient:
-        """The same with another content of one tensor, of the same length."""
+        """The same with new content, of the same length, for one tensor."""
         return replace(self, replaced={**self.replaced, name: tuple(segments)})
 
 
@@ -82,5 +82,5 @@ def _with_infos(file: GGUFFile, infos: Sequence[TensorInfo]) -> GGUFFile:
 
 
 def fix_command(path: object, *more: object) -> Command:
-    """The command that fixes what lies at `path`."""
+    """The command that fixes what is at `path`."""
     return Command.of("nextn", "doctor", path, "--fix", *more)

@@ -1,6 +1,6 @@
-"""A key that promises a block that is not there, and what an engine makes of it.
+"""A key that promises a missing block, and how an engine reacts to it.
 
-What is said of llama.cpp was measured with xllamacpp 2026.10.11549 on the trunks of all families: where `block_count`
+Statements about llama.cpp were measured with xllamacpp 2026.10.11549 on the trunks of all families: where `block_count`
 counts the promised block, the model runs as it should; where it counts the trunk's layers only, the engine takes the
 last of them for the block and leaves them out.
 """
@@ -19,7 +19,7 @@ _DRAFTING = "asked to draft it aborts or refuses: 'MTP block missing nextn.eh_pr
 
 
 def unkept(seen: Anatomy, donor: Block | None) -> Finding:
-    """The finding. `--fix` drops the key; with a donor it puts the block on."""
+    """The finding. `--fix` drops the key; with a donor it attaches the block."""
     key, count = f"{seen.arch}.{KEY}", f"{seen.arch}.block_count"
     more = attach_command(seen.model.entry, *donor_hint(seen), "--layout", "bundle")
     only_beside = seen.family is not None and seen.family.only_sidecar
@@ -54,7 +54,7 @@ def unkept(seen: Anatomy, donor: Block | None) -> Finding:
 
 
 def effect(seen: Anatomy) -> str:
-    """What llama.cpp does with a model whose key promises a block that is not there."""
+    """What llama.cpp does with a model whose key promises a missing block."""
     count, promised = seen.block_count or 0, seen.promised
     if seen.key_is_stale and not seen.promise_counts:
         return (
@@ -83,7 +83,7 @@ def effect(seen: Anatomy) -> str:
 
 
 def _has_cache(seen: Anatomy, n: int) -> bool:
-    """Whether one of the first `n` layers keeps keys and values of attention."""
+    """Whether one of the first `n` layers caches attention keys and values."""
     find = seen.model.arch_value
     found = seen.family.memory.recurrent if seen.family else None
     recurrent = found(find, n, n) if found else flags(find("attention.recurrent_layers"), n)

@@ -1,4 +1,4 @@
-"""An architecture that somebody renamed: keys and tensors are a known family's, and the name is almost its name."""
+"""A renamed architecture: keys and tensors are a known family's, and the name is almost that family's."""
 
 from __future__ import annotations
 
@@ -18,8 +18,8 @@ from .finding import Finding
 from .patient import Patient, fix_command
 
 _ARCHITECTURE = "general.architecture"
-_MOST = 0.6  # share of the block's other tensors: where blocks are unlike the trunk, not all are there
-_ALIKE = 0.6  # least likeness of names: a model of another family that happens to have its keys is not meant
+_MOST = 0.6  # share of the block's other tensors: where blocks differ from the trunk, not all are present
+_ALIKE = 0.6  # minimum similarity of names: excludes a model of another family that happens to have the same keys
 
 
 def find_renamed(model: Model) -> Finding | None:
@@ -52,7 +52,7 @@ def _keys_of(model: Model, arch: str) -> dict[str, KV]:
 
 
 def _candidates(model: Model, arch: str, keys: Mapping[str, KV]) -> list[tuple[str, float]]:
-    """Families whose header and tensors these are and whose name is alike, with the likeness."""
+    """Families that match in header and tensors and have a similar name, with the similarity."""
     alike = ((name, SequenceMatcher(None, arch, name).ratio()) for name in FAMILIES)
     near = [(name, ratio) for name, ratio in alike if ratio >= _ALIKE and _has_keys(FAMILIES[name], keys)]
     seen = Anatomy.of(model) if near else None
@@ -60,13 +60,13 @@ def _candidates(model: Model, arch: str, keys: Mapping[str, KV]) -> list[tuple[s
 
 
 def _has_keys(family: Family, keys: Mapping[str, KV]) -> bool:
-    """Whether the header has all that the family's must have."""
+    """Whether the header has everything that the family's must have."""
     rows = family.header.rows if family.header else ()
     return bool(rows) and all(row.suffix in keys for row in rows if not row.optional and isinstance(row.where, str))
 
 
 def _has_tensors(family: Family, seen: Anatomy, keys: Mapping[str, KV]) -> bool:
-    """Whether the block has all that the family's needs; without one, whether the trunk's layers have most of it."""
+    """Whether the block has everything that the family's needs; without a block, whether the trunk has most of it."""
 
     def find(suffix: str) -> object:
         return keys[suffix].value if suffix in keys else None

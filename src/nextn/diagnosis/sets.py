@@ -1,4 +1,4 @@
-"""Shard sets with holes, wrong counts, strangers: opened as far as they can be, so that there is something to fix."""
+"""Shard sets with gaps, wrong counts or foreign files: opened as far as possible, so that they can be fixed."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ class OpenedSet:
 
 
 def open_broken_set(path: Path, error: IncompleteModel) -> OpenedSet:
-    """Look into a set that `open_model` refused with `error`."""
+    """Examine a set that `open_model` refused with `error`."""
     parts = split_shard_name(path.name)
     if parts is None:
         return OpenedSet(findings=[_unnamed(path, error)])
@@ -150,7 +150,7 @@ def _strangers(files: tuple[GGUFFile, ...]) -> list[Finding]:
 
 
 def _renumbered(path: Path, files: tuple[GGUFFile, ...], findings: list[Finding]) -> tuple[GGUFFile, ...]:
-    """The shards in the order of `split.no`, when that is an order and not that of the names."""
+    """The shards in the order of `split.no`, if that is a valid order and differs from that of the names."""
     numbers = [integer_of(file, SPLIT_NO) for file in files]
     if numbers == list(range(len(files))):
         return files
@@ -175,7 +175,7 @@ def _renumbered(path: Path, files: tuple[GGUFFile, ...], findings: list[Finding]
 
 
 def _counts(files: tuple[GGUFFile, ...]) -> list[Finding]:
-    """What the first shard says of the set; engines read no other."""
+    """What the first shard says about the set; engines read no other."""
     first = files[0]
     n_tensors = sum(len(file.header.tensors) for file in files)
     out = []

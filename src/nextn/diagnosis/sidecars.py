@@ -1,4 +1,4 @@
-"""Sidecars: what an engine wants beside the block, and forks' marks."""
+"""Sidecars: what an engine needs besides the block, and marks left by forks."""
 
 from __future__ import annotations
 
@@ -87,13 +87,13 @@ def check_sidecar(seen: Anatomy, trunk: Model | None = None) -> Iterator[Finding
 
 
 def _of_another(arch: str, mark: str) -> str:
-    """That a mark has another architecture's name in front, or none."""
+    """The finding that a mark has another architecture's prefix, or none."""
     prefix = mark.rpartition(".")[0]
     return "" if prefix == arch else f", a key of '{prefix}'," if prefix else ", without an architecture's name,"
 
 
 def _compact_head(seen: Anatomy, advice: Help, change: Change | None) -> Iterator[Finding]:
-    """A head for a part of the vocabulary, with or without the table that maps its tokens."""
+    """A head for part of the vocabulary, with or without the table that maps its tokens."""
     tensors = seen.model.tensors
     table = next((name for name in _TOKEN_TABLES if name in tensors), None)
     head = tensors.get("output.weight")

@@ -1,6 +1,6 @@
 """What a path or an address names, opened as far as it can be.
 
-A set with holes is a finding, not an error; so is a file whose change in place was interrupted.
+An incomplete set is a finding, not an error; so is a file whose in-place change was interrupted.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Subject:
-    """A model, a checkpoint, or a set that cannot be opened: then neither is there."""
+    """A model, a checkpoint, or a set that cannot be opened, which has neither."""
 
     name: str  # a path, or the address with its commit
     model: Model | None
@@ -36,15 +36,15 @@ class Subject:
     is_remote: bool = False
 
     def text(self, text: str) -> str:
-        """`text` with addresses instead of places in the cache."""
+        """`text` with addresses instead of cache paths."""
         return text if self.opened is None else self.opened.text(text)
 
 
 @contextmanager
 def subject_of(source: str | Path, options: Options | None = None) -> Iterator[Subject]:
-    """Open a GGUF, any shard of a set, a folder or a checkpoint, here or on a server; sets with holes, too.
+    """Open a GGUF, any shard of a set, a folder or a checkpoint, locally or on a server; incomplete sets, too.
 
-    Raises what `remote.opening.opened` raises, IncompleteModel apart, and FormatError where a journal tells why.
+    Raises what `remote.opening.opened` raises except IncompleteModel, and FormatError where a journal shows why.
     """
     with ExitStack() as stack:
         try:

@@ -1,4 +1,4 @@
-"""Models that have no MTP block to attach, said plainly: what is known of whom, and what there is instead."""
+"""Models that have no MTP block to attach: what is known about each, and what they have instead."""
 
 from __future__ import annotations
 
@@ -14,11 +14,11 @@ from .advice import Advice, Help
 from .commands import attach_command, detach_command
 from .finding import Finding
 
-NO_ENGINE = "block-without-engine"  # the finding of a block that costs memory and drafts nowhere
+NO_ENGINE = "block-without-engine"  # the finding for a block that costs memory and drafts on no engine
 
 
 def other_drafts(arch: str) -> str:
-    """What is true of drafts of another kind: without taps in the target's graph they end the process."""
+    """What to say about other kinds of drafts: without taps in the target's graph they end the process."""
     known = graphs()
     has = known.has_taps(arch)
     if has:  # options: common/arg.cpp, common/speculative.cpp at b11549
@@ -35,7 +35,7 @@ def other_drafts(arch: str) -> str:
 
 
 def known_of(seen: Anatomy) -> Unpublished | None:
-    """What the family's file says of a model that was published without a block."""
+    """What the family's file says about a model that was published without a block."""
     if seen.family is None or seen.family.unpublished is None:
         return None
     header = seen.model.header
@@ -52,7 +52,7 @@ def known_of(seen: Anatomy) -> Unpublished | None:
 
 
 def known_of_config(family: Family, checkpoint: Checkpoint) -> Unpublished | None:
-    """The same of a checkpoint, by its class and config.json."""
+    """The same for a checkpoint, by its class and config.json."""
     if family.unpublished is None:
         return None
     names = (*checkpoint.classes, str(checkpoint.config.get("model_type")))
@@ -69,7 +69,7 @@ def known_of_config(family: Family, checkpoint: Checkpoint) -> Unpublished | Non
 
 
 def check_unpublished(seen: Anatomy) -> Iterator[Finding]:
-    """A note for a model without a block when none was published; and of a block that no engine drafts with."""
+    """A note for a model without a block when none was published, and for a block that no engine drafts with."""
     if seen.blocks and seen.is_language_model:
         if seen.arch not in FAMILIES:
             yield _useless(seen)
@@ -100,7 +100,7 @@ def check_unpublished(seen: Anatomy) -> Iterator[Finding]:
 
 
 def _useless(seen: Anatomy) -> Finding:
-    """A block in a model whose loader takes it in vain, or not at all."""
+    """A block in a model whose loader takes it to no effect, or not at all."""
     arch, entry = seen.arch, seen.model.entry
     if arch in NONE_PUBLISHED:
         return Finding(
@@ -125,7 +125,7 @@ def _of_arch(arch: str) -> str | None:
 
 
 def words_of_class(checkpoint: Checkpoint) -> str | None:
-    """What is known of a checkpoint's class, None when blocks of it are published."""
+    """What is known about a checkpoint's class; None if its blocks are published."""
     classes = checkpoint.classes
     family = of_classes(classes)
     if family is not None:

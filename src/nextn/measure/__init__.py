@@ -1,1 +1,1 @@
-"""Judging: files against files, files on engines."""
+"""Checks and measurements: files against files, and files on engines."""

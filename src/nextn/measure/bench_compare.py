@@ -1,4 +1,4 @@
-"""Which comparison of a bench decides its verdict."""
+"""Which of a bench's comparisons decides its verdict."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from .bench_setup import AGAINST, OFF
 
 
 def comparisons_of(setups: Sequence[TimedSetup]) -> list[tuple[TimedSetup, TimedSetup]]:
-    """Which setup is compared with which: with MTP off of the same model, and with its like of the other model."""
+    """Pairs to compare: each setup with MTP off on the same model, and with its counterpart on the other model."""
     by_id = {one.id: one for one in setups}
     out = []
     for one in setups:
@@ -33,7 +33,7 @@ def compare_all(
     tasks: Sequence[str],
     two: bool,
 ) -> list[Compared]:
-    """All comparisons; those over all tasks share one error rate, those of single tasks stand each for itself."""
+    """All comparisons; those over all tasks share one error rate, those of single tasks each stand on their own."""
     out = []
     for one, base in pairs:
         words = (_called(one, two), _called(base, two))
@@ -53,10 +53,10 @@ def _called(setup: TimedSetup, two: bool) -> str:
 
 
 def headline(comparisons: Sequence[Compared]) -> Compared | None:
-    """Of the comparisons over all tasks the one that counts.
+    """The comparison that counts, of those over all tasks.
 
     Those with another model come first if there are any. Of these, only ratios that the test found different from 1
-    are ranked, the highest first; without any, one that is not distinguishable comes before one without figures.
+    are ranked, the highest first; if there are none, one that is not distinguishable comes before one without figures.
     """
     considered = _considered(comparisons)
     found = [one for one in considered if one.result.word in ("faster", "slower")]

@@ -1,4 +1,4 @@
-"""What bench found: figures of each setup, comparisons, the verdict, as JSON and CSV. Pure."""
+"""What bench found: each setup's figures, the comparisons and the verdict, as JSON and CSV. Pure."""
 
 from __future__ import annotations
 
@@ -25,15 +25,15 @@ class SetupFigures:
     """The figures of one setup."""
 
     setup: TimedSetup
-    decode_tps: Spread | None  # generated tokens per second, all tasks; None: no undisturbed run of some prompt
+    decode_tps: Spread | None  # generated tokens per second, all tasks; None: some prompt has no undisturbed run
     by_task: dict[str, Spread | None]
     prompt_tps: Spread | None
-    # Share of verification steps in which the 1st, 2nd, ... drafted token was accepted; None: not known.
+    # Share of verification steps in which the 1st, 2nd, ... drafted token was accepted; None: unknown.
     acceptance: list[float] | None
     acceptance_by_task: dict[str, list[float]]
     drafted: int
     accepted: int
-    mean_length: float | None  # tokens a verification step yields, the target's own included; None without drafts
+    mean_length: float | None  # tokens per verification step, including the target's own; None without drafts
     memory: LoadedMemory | None
     size_bytes: int  # bytes of the files it loads
 
@@ -92,12 +92,12 @@ class BenchReport(Documented):
     rows: list[SetupFigures]
     runs: list[TimedRun]
     comparisons: list[Compared]
-    verdict: Compared | None  # the comparison that counts most; None when there was nothing to compare
+    verdict: Compared | None  # the decisive comparison; None when there was nothing to compare
     notes: list[str] = field(default_factory=list)
 
     @property
     def n_disturbed(self) -> int:
-        """Runs that were disturbed and so not used."""
+        """Runs that were disturbed and therefore not used."""
         return sum(1 for run in self.runs if not run.good)
 
     @property
@@ -113,7 +113,7 @@ class BenchReport(Documented):
         )
 
     def to_csv(self) -> str:
-        """One row a setup; with several types of the block one row a type (and n_max), MTP off as a column."""
+        """One row per setup; with several block types one row per type (and n_max), and MTP off as a column."""
         typed = any(row.setup.type for row in self.rows)
         tasks = list(self.settings["tasks"])
         out = io.StringIO()
@@ -158,7 +158,7 @@ class BenchReport(Documented):
 def summarize(
     setup: TimedSetup, runs: Iterable[TimedRun], tasks: Sequence[str], memory: LoadedMemory | None, size_bytes: int
 ) -> SetupFigures:
-    """The figures of one setup from all runs, of which those of other setups are left out."""
+    """The figures of one setup; runs of other setups in `runs` are ignored."""
     own = [run for run in runs if run.setup == setup.id]
     drafted, accepted, steps = (sum(getattr(run, name) for run in own) for name in ("drafted", "accepted", "steps"))
     return SetupFigures(
@@ -177,10 +177,10 @@ def summarize(
 
 
 def overall_tps(runs: Sequence[TimedRun]) -> Spread | None:
-    """Tokens per second over all prompts: tokens in all by time in all, each prompt by the median of its good runs.
+    """Tokens per second over all prompts: total tokens over total time, with the median good run of each prompt.
 
-    Low and high take the slowest and the fastest good run of every prompt; `n` is the least number of good runs of a
-    prompt. None when a prompt has no good run, for then its share of the mix is missing.
+    Low and high take the slowest and the fastest good run of every prompt; `n` is the smallest number of good runs of
+    any prompt. None when a prompt has no good run, because its share of the mix is then missing.
     """
     cells: dict[tuple[str, str, int], list[TimedRun]] = {}
     for run in runs:
@@ -221,7 +221,7 @@ def compare_setups(
 ) -> Compared:
     """`setup` against `base` on `task`, by pairs of undisturbed runs of the same prompt in the same pass.
 
-    `words`: what the sentence calls the two. When disturbances left fewer than half of the pairs, there is no figure.
+    `words`: what the sentence calls the two. If disturbances left fewer than half of the pairs, no figure is given.
     """
     pairs, n_wanted = _pairs(setup.id, base.id, runs, task)
     if 2 * len(pairs) < n_wanted or not pairs:
@@ -232,7 +232,7 @@ def compare_setups(
 
 
 def _pairs(setup: str, base: str, runs: Sequence[TimedRun], task: str) -> tuple[list[tuple[float, float]], int]:
-    """Speeds of both in the same prompt and pass, and how many such pairs were asked for."""
+    """Speeds of both on the same prompt in the same pass, and how many such pairs were requested."""
     speeds: dict[str, dict[tuple[str, int, int], float]] = {setup: {}, base: {}}
     asked: set[tuple[str, int, int]] = set()
     for run in runs:

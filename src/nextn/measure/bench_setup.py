@@ -1,4 +1,4 @@
-"""What is timed against what: the setups of a bench, its context, the machine."""
+"""What is timed against what: a bench's setups, its context size and the machine."""
 
 from __future__ import annotations
 
@@ -20,18 +20,18 @@ from .typed_sidecar import loaded_bytes, typed_sidecar
 if TYPE_CHECKING:
     pass
 
-N_MAX = (1, 2, 3)  # draft lengths by default; 3 is what engines take when they are not told
-TYPES_N_MAX = (2,)  # by default where types are compared: one row a type
+N_MAX = (1, 2, 3)  # draft lengths by default; 3 is the engines' default
+TYPES_N_MAX = (2,)  # the default where types are compared: one row per type
 LEAST_REPEATS = 3
 SAMPLED_TEMPERATURE = 0.8  # the engines' own default
 OFF = "off"
 AGAINST = "against "  # before the id of each setup of the other model
 _CONTEXT_TOKENS = 1024
-_TOKENS_A_BYTE = 0.6  # more than text of any kind takes; only bounds the context
+_TOKENS_A_BYTE = 0.6  # more than any kind of text needs; only bounds the context
 
 
 def machine() -> dict[str, Any]:
-    """The machine, as far as it explains a speed."""
+    """The machine, as far as it affects speed."""
     return {
         "cpu": cpu_name(),
         "n_cpus": n_cpus(),
@@ -81,7 +81,7 @@ def typed_setups(
 
 
 def context_for(tasks: Sequence[Task], n_predict: int) -> int:
-    """Tokens of context that every prompt and its answer fit into."""
+    """A context size, in tokens, that fits every prompt with its answer."""
     longest = max(len(prompt.encode()) for task in tasks for prompt in task.prompts)
     need = int(longest * _TOKENS_A_BYTE) + n_predict + 64
     return max(_CONTEXT_TOKENS, -(-need // 256) * 256)

@@ -17,16 +17,16 @@ from .target import MeasuredModel
 from .tune_space import Artifact
 from .typed_sidecar import write_sidecar
 
-_EMBD_TYPE = "q4_0"  # of a sidecar's embeddings and head when attach is not told
+_EMBD_TYPE = "q4_0"  # attach's default for a sidecar's embeddings and head
 
 
 class Maker:
-    """Sidecars of one model by type; those of the search lie in a scratch folder."""
+    """Sidecars of one model by type; those made for the search are in a scratch folder."""
 
     def __init__(
         self, target: MeasuredModel, donor: str | Path | None, folder: Path, say: Say = lambda text: None
     ) -> None:
-        """`donor`: where the block of a model without one comes from. Raises UsageError."""
+        """`donor`: where the block comes from if the model has none. Raises UsageError."""
         own = replace(target, sidecar=None).has_block
         if donor is not None and target.has_block:
             raise UsageError(
@@ -37,14 +37,14 @@ class Maker:
         self._donor = donor if donor is not None else None if own else target.sidecar_path
         self._made: dict[Artifact, Path] = {}
         self.can_make = not (own and target.sidecar is not None)
-        """False for a model with a block of its own and a sidecar beside it: which of the two would be changed?"""
+        """False for a model with its own block and a sidecar beside it: it is unclear which of the two to change."""
         self.model = target.model.entry
         family = FAMILIES.get(target.model.architecture)
         self.separate_head = family is not None and family.draft_head
 
     @property
     def own(self) -> Artifact:
-        """The types of the user's own file, as engines use them; without a block, of what attach would make."""
+        """The types of the user's own file, as engines use them; without a block, those of what attach would make."""
         if not self._target.has_block:
             return Artifact(None, _EMBD_TYPE, _EMBD_TYPE)
         origin = self._target.block_origin
@@ -57,7 +57,7 @@ class Maker:
         return Artifact(kind.name, head, embd)
 
     def sidecar(self, artifact: Artifact) -> Path | None:
-        """The file to draft with, made when it is not there yet. Raises QuantizeError, NoSpace, what making raises."""
+        """The file to draft with, made if it does not exist. Raises QuantizeError, NoSpace, and what making raises."""
         if artifact.as_is and self._target.has_block:
             return self._target.sidecar_path
         if artifact not in self._made:
@@ -87,7 +87,7 @@ class Maker:
 
 
 def possible(maker: Maker, artifact: Artifact) -> str | None:
-    """Make it, and come back with nothing; or with the sentence that says why it cannot be made."""
+    """Make it; returns None, or a sentence that says why it cannot be made."""
     try:
         maker.sidecar(artifact)
     except NextnError as error:

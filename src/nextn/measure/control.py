@@ -1,7 +1,7 @@
 """The control that must fail: the same model with its block's weights shuffled.
 
 A draft that is accepted as often with shuffled weights proves nothing about the block. The shuffle permutes
-whole quantization blocks inside a tensor, so all values stay valid; vectors (norms) stay as they are.
+complete quantization blocks within a tensor, so all values stay valid; vectors (norms) stay as they are.
 """
 
 from __future__ import annotations
@@ -31,9 +31,9 @@ def make_control(
 ) -> tuple[Path, Path | None]:
     """A temporary copy in `folder` whose block is shuffled: (path to load, sidecar or None).
 
-    Only files that hold the block are copied: a sidecar, the shards with the block; of a bundled single file
+    Only files that hold the block are copied: a sidecar, or the shards with the block; from a bundled single file
     the block is extracted into a sidecar, which the engine prefers over the file's own. An engine that takes no
-    sidecar (`takes_sidecar` false) needs a copy of the whole file.
+    sidecar (`takes_sidecar` false) needs a copy of the complete file.
     Raises NoSpace.
     """
     if sidecar is not None:
@@ -54,7 +54,7 @@ def make_control(
 
 
 def check_room(folder: Path, need: int, what: str = "the control") -> None:
-    """Raise NoSpace when a temporary file of `need` bytes does not fit; `what` is what the sentence calls it."""
+    """Raise NoSpace when a temporary file of `need` bytes does not fit; `what` names it in the message."""
     free = free_bytes(folder)
     if need > free:
         raise NoSpace(
@@ -71,7 +71,7 @@ def _shuffled_copy(file: GGUFFile, folder: Path, model: Model | None = None) -> 
 
 
 def _shuffle(file: GGUFFile, model: Model | None = None) -> None:
-    """Shuffle the block's matrices in place (the file is ours); `model`: the set that it is a shard of."""
+    """Shuffle the block's matrices in place (the file is our own copy); `model`: the set that it is a shard of."""
     seen = Anatomy.of(model or open_model(file.path))
     rng = np.random.default_rng(SEED)
     fd = os.open(file.path, os.O_RDWR)
@@ -94,7 +94,7 @@ def _shuffle_tensor(fd: int, file: GGUFFile, info: TensorInfo, rng: np.random.Ge
 
 
 def _unit_bytes(info: TensorInfo, size_bytes: int) -> int:
-    """Bytes that belong together: a quantization block, or a row where rows carry values of their own."""
+    """Bytes that must stay together: a quantization block, or a row for types that store values per row."""
     kind = info.type
     if kind is None or kind.type_size is None:
         return max(1, size_bytes // max(1, info.n_elements // info.ne[0]))

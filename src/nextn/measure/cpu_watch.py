@@ -1,9 +1,9 @@
 """What a process group and the whole machine did between two moments, read from /proc.
 
-The engine runs in a session of its own (`engines/process.py`), so everything it consists of is found by its session
+The engine runs in its own session (`engines/process.py`), so all its processes are found by the session
 number. Sources: proc(5) for `stat`, `status` and `/proc/stat`; the kernel's `Documentation/scheduler/sched-stats.rst`
-for `schedstat` (time on a CPU, time waiting for one, both in ns). Where there is no /proc, nothing is known: every
-figure is None, and no run is called disturbed or quiet.
+for `schedstat` (time on a CPU, time waiting for one, both in ns). Without /proc nothing is known: every figure is
+None, and no run is called disturbed or quiet.
 """
 
 from __future__ import annotations
@@ -30,11 +30,11 @@ class Usage:
     """What happened between two moments."""
 
     wall_s: float  # seconds between them
-    cpu_s: float | None = None  # CPU seconds of the engine, all threads; None: not known (so for all that follow)
-    wait_s: float | None = None  # seconds that the engine's threads wanted a CPU and had none, all threads
+    cpu_s: float | None = None  # CPU seconds of the engine, all threads; None: unknown (as for all that follow)
+    wait_s: float | None = None  # seconds that the engine's threads waited for a CPU, all threads
     others_cpus: float | None = None  # CPUs that other processes kept busy on average
     steal_cpus: float | None = None  # CPUs that the hypervisor gave to other machines, on average
-    n_involuntary: int | None = None  # times the kernel took the CPU from one of the engine's threads
+    n_involuntary: int | None = None  # times the kernel preempted one of the engine's threads
 
     @property
     def wait_share(self) -> float | None:
@@ -45,7 +45,7 @@ class Usage:
         return self.wait_s / wanted if wanted > 0 else 0.0
 
     def cpu_ratio(self, threads: int | None) -> float | None:
-        """CPU seconds for each second and thread: 1 when every thread ran all the time (engines spin)."""
+        """CPU seconds per second and thread: 1 when every thread ran all the time (engines spin)."""
         if self.cpu_s is None or threads is None or self.wall_s <= 0:
             return None
         return self.cpu_s / self.wall_s / threads
@@ -55,9 +55,9 @@ class Usage:
 class Resident:
     """Main memory that the engine's processes hold, in bytes."""
 
-    anon_bytes: int  # memory of its own
-    file_bytes: int  # pages of files, mapped weights above all, that are in memory
-    peak_bytes: int  # the most that both were together, each process by itself
+    anon_bytes: int  # private memory
+    file_bytes: int  # resident pages of files, mainly mapped weights
+    peak_bytes: int  # the peak of both together, per process
 
 
 @dataclass(frozen=True)
@@ -112,7 +112,7 @@ class Watch:
 
 
 def resident(session: int) -> Resident | None:
-    """Memory of the session's processes, the guard's few megabytes included; None: not known."""
+    """Memory of the session's processes, including the guard's few megabytes; None: unknown."""
     found = [_status(pid / "status") for pid in _processes(session)]
     if not found:
         return None
@@ -174,7 +174,7 @@ def _status(path: Path) -> dict[str, int]:
 
 
 def _machine() -> tuple[float, float]:
-    """CPU seconds since boot that all processes used, and that were stolen."""
+    """CPU seconds since boot: used by all processes, and stolen."""
     with suppress(OSError, ValueError, IndexError):
         line = (_PROC / "stat").read_text().partition("\n")[0].split()[1:]
         user, nice, system, _idle, _iowait, irq, softirq, steal = (int(n) / os.sysconf("SC_CLK_TCK") for n in line[:8])
@@ -183,7 +183,7 @@ def _machine() -> tuple[float, float]:
 
 
 def busy_cpus(span_s: float = 0.3) -> float:
-    """CPUs that all processes but this one keep busy, watched for `span_s` seconds; 0 where nothing is known."""
+    """CPUs kept busy by all processes except this one, watched for `span_s` seconds; 0 where nothing is known."""
     own, (busy, _), start = os.times(), _machine(), time.perf_counter()
     time.sleep(span_s)
     later, (busy_later, _) = os.times(), _machine()

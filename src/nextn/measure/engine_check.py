@@ -1,7 +1,7 @@
-"""The engine check: does a real engine draft with the block, and write the same text with it as without?
+"""The engine check: does a real engine draft with the block, and is the text the same with it as without?
 
-Equal text alone proves nothing about the block, for a useless draft is only rejected; so acceptance is measured by
-draft position, and must collapse in a control whose block weights are shuffled.
+Equal text by itself proves nothing about the block, because a useless draft is merely rejected; so acceptance is
+measured by draft position, and must collapse in a control whose block weights are shuffled.
 """
 
 from __future__ import annotations
@@ -57,15 +57,15 @@ def check_on_engine(
 ) -> EngineReport:
     """Judge `model` (with `sidecar`) on `engine`.
 
-    The model is loaded once for each of `n_max`, once without MTP, and once for the control; with no `n_max` only
-    the text without MTP is tried. `control(folder)` writes a copy with shuffled block weights into `folder`, a
-    temporary one inside `scratch`, and returns its (model, sidecar). `say(what)` is called before each load.
-    `prompts` None: those of `nextn.measure.prompts`; `n_ctx` None: 1024 tokens. With `slots` so many prompts are
-    answered at a time with MTP; the text without it, which is compared with, comes from one prompt at a time.
+    The model is loaded once for each value of `n_max`, once without MTP, and once for the control; if `n_max` is
+    empty, only the run without MTP is made. `control(folder)` writes a copy with shuffled block weights into `folder`,
+    a temporary folder inside `scratch`, and returns its (model, sidecar). `say(what)` is called before each load.
+    `prompts` None: those of `nextn.measure.prompts`; `n_ctx` None: 1024 tokens. With MTP,
+    `slots` prompts are answered at a time; the reference text without MTP comes from one prompt at a time.
 
-    What the engine refuses with MTP and runs without it has failed. An engine that dies or fails, or does not run the
-    model without MTP either, says nothing about the block: cannot_tell. Raises EngineMissing, and what `control`
-    raises outside the tree of errors.
+    A model that the engine refuses with MTP but runs without it has failed. An engine that dies or fails, or does not
+    run the model without MTP either, says nothing about the block: cannot_tell. Raises EngineMissing, and what
+    `control` raises outside the tree of errors.
     """
     asked = PROMPTS if prompts is None else tuple(prompts)
     check_slots(engine, slots)
@@ -85,7 +85,7 @@ def check_on_engine(
         run.without_mtp(model)
     except EngineRefused as error:
         reasons = [str(error)]
-        drafting = bool(set(lengths) - set(run.on))  # else it was the model without MTP that did not run
+        drafting = bool(set(lengths) - set(run.on))  # otherwise it was the model without MTP that did not run
         if not drafting or (isinstance(error, EngineFailed) and error.signal is None):
             return run.report("cannot_tell", reasons)
         tell("whether the model loads without MTP")
@@ -112,7 +112,7 @@ def check_on_engine(
 
 
 class _Run:
-    """The runs on one engine, and what they brought to light."""
+    """The runs on one engine, and what they revealed."""
 
     def __init__(
         self,
@@ -138,7 +138,7 @@ class _Run:
         self.tps_off: float | None = None
         self.tps_on: dict[int, float] = {}
         self.control: float | None = None
-        self.answers = False  # whether the engine started last is there to answer
+        self.answers = False  # whether the engine started last is running
 
     @contextmanager
     def _started(self, model: Path, sidecar: Path | None, n_max: int) -> Iterator[Running]:
@@ -154,12 +154,12 @@ class _Run:
                 raise
 
     def refused_alone(self, model: Path) -> str:
-        """A sentence when the engine does not run the model without MTP either: then the block is not to blame."""
+        """A sentence if the engine does not run the model without MTP either: then the block is not to blame."""
         try:
             with self._started(model, None, 0):
                 return ""
         except EngineRefused as error:
-            if self.answers:  # what it says is odd; it runs
+            if self.answers:  # an odd message, but the engine does run the model
                 return ""
             does = "dies of" if isinstance(error, EngineFailed) else "refuses"
             line = error.line or str(error)
@@ -181,7 +181,7 @@ class _Run:
             self.acceptance[n_max] = rates
 
     def without_mtp(self, model: Path) -> None:
-        """The text that counts; every divergence from it is looked into while the engine runs."""
+        """The reference text; every divergence from it is examined while the engine runs."""
         with self._started(model, None, 0) as running:
             answers = [running.complete(prompt, self.n_predict) for prompt in self.prompts]
             self.tps_off = overall_tps(answers)
@@ -194,7 +194,7 @@ class _Run:
         self.same_text = not self.divergences if self.on else None
 
     def _measured(self, running: Running, found: Divergence, prefix: list[int]) -> Divergence:
-        """`found` with its gap, decoded token by token as the text was, and with what batching does to it."""
+        """`found` with its gap, decoded token by token as the text was, and with how far batching moves that gap."""
         off, on = found.token_off, found.token_on
         for known in self.divergences:
             if (known.prompt, known.position, known.token_on) == (found.prompt, found.position, on):
@@ -214,7 +214,7 @@ class _Run:
         return replace(found, gap_nats=gap, gap_is_lower_bound=bounded, batch_shift_nats=shift)
 
     def with_control(self, control: Control, n_max: int, scratch: Path | None) -> str:
-        """Acceptance with shuffled block weights; returns why there is none, or ""."""
+        """Measure acceptance with shuffled block weights; returns why that failed, or ""."""
         try:
             with tempfile.TemporaryDirectory(prefix="nextn-control-", dir=scratch) as folder:
                 model, sidecar = control(Path(folder))
@@ -263,12 +263,12 @@ def first_difference(one: Sequence[int], other: Sequence[int]) -> int | None:
 
 
 def cut_short(off: Completion, on: Completion) -> bool:
-    """Whether `on` is `off` up to where the engine stopped at the limit: its last draft is then not whole."""
+    """Whether `on` is `off` up to where the engine stopped at the limit: its last draft is then incomplete."""
     return on.at_limit and bool(on.text) and off.text.startswith(on.text)
 
 
 def overall_acceptance(answers: Sequence[Completion]) -> list[float] | None:
-    """Acceptance by draft position over all answers, weighted by verification steps; None when not known."""
+    """Acceptance by draft position over all answers, weighted by verification steps; None when unknown."""
     sums: list[float] = []
     steps = 0
     for answer in answers:
@@ -294,7 +294,7 @@ def _at(tokens: list[int], index: int) -> int | None:
 
 
 def _gap(top: list[tuple[int, float]], off: int, on: int) -> tuple[float | None, bool]:
-    """Log-probability of `off` less that of `on`, and whether it is only a lower bound, `on` not being listed."""
+    """Log-probability of `off` minus that of `on`, and whether it is only a lower bound because `on` is not listed."""
     known = {token: value for token, value in top if math.isfinite(value)}
     if off not in known:
         return None, False

@@ -25,8 +25,8 @@ _HEADROOM = 1.25
 class LoadedMemory:
     """What a load of one setup takes."""
 
-    resident: Resident | None  # main memory, the largest that was seen; None: not known
-    engine: list[MemoryUse]  # by the engine's own account
+    resident: Resident | None  # main memory, the largest value seen; None: unknown
+    engine: list[MemoryUse]  # from the engine's own memory report
 
     @property
     def document(self) -> LoadMemory:
@@ -56,8 +56,8 @@ class Pool:
         self._slots = slots
         self._loaded: dict[str, tuple[TimedSetup, Running]] = {}
         self.side_by_side = side_by_side
-        """False from the start, or from the moment on when an engine uses other memory than the machine's own, of
-        which nobody knows how much is free, or when two loads did not fit."""
+        """False from the start, or once an engine uses memory other than main memory (how much of that is free is
+        unknown), or once two loads did not fit."""
         self.memory: dict[str, LoadedMemory] = {}
         self.n_loads = 0
 
@@ -65,7 +65,7 @@ class Pool:
         """The engine with this setup, loaded and warm. Raises EngineRefused, EngineFailed, EngineMissing."""
         found = self._loaded.get(setup.id)
         if found is not None and found[0].same_load(setup) and found[1].alive:
-            self._loaded[setup.id] = self._loaded.pop(setup.id)  # the one used last stands last
+            self._loaded[setup.id] = self._loaded.pop(setup.id)  # the most recently used one comes last
             return found[1]
         if found is not None:
             self.drop(setup.id)
@@ -93,7 +93,7 @@ class Pool:
         except EngineRefused as error:
             if not self._loaded or (isinstance(error, EngineFailed) and error.signal is None):
                 raise
-            self.drop_all()  # perhaps two did not fit
+            self.drop_all()  # perhaps because two did not fit
             with suppress(OSError):
                 if error.log is not None:
                     error.log.unlink()
@@ -112,7 +112,7 @@ class Pool:
         return free > _HEADROOM * need + _RESERVE_BYTES
 
     def note_memory(self, setup: TimedSetup) -> None:
-        """Look at the engine's memory now; the largest figures are kept."""
+        """Read the engine's current memory; the largest figures are kept."""
         running = self._loaded[setup.id][1]
         now = resident(running.session)
         before = self.memory.get(setup.id)

@@ -13,28 +13,28 @@ T = TypeVar("T")
 Verdict = Literal["passed", "failed", "cannot_tell"]
 
 NEAR_TIE_NATS = 0.1
-"""Two tokens whose log-probabilities differ by no more are as good as tied: rounding may choose either.
+"""Two tokens whose log-probabilities differ by no more than this are as good as tied: rounding may choose either.
 
 Verification is a batch, and batched kernels round differently. Measured on a trained 4-layer model on a CPU, the
 difference between the two best tokens moves by up to 0.011 nats (bf16), 0.041 (q4_k_m) or not at all (q8_0) when the
 same prefix is decoded as one batch; divergences seen with MTP had gaps of 0.004 and 0.009. The threshold is 2.4 times
-the largest movement, since deeper models add up more of it; a twentieth of all tokens has a gap that small.
+the largest movement, since deeper models add up more of it; one token in twenty has a gap that small.
 """
-MIN_DRAFTED = 8  # with fewer drafted tokens acceptance says nothing
-MIN_ACCEPTANCE = 0.1  # below this at the first draft position, a block cannot be told from one that guesses
+MIN_DRAFTED = 8  # with fewer drafted tokens, acceptance is meaningless
+MIN_ACCEPTANCE = 0.1  # below this at the first draft position, a block cannot be distinguished from one that guesses
 COLLAPSE_RATIO = 0.5  # the control has collapsed when its acceptance is at most this share of the real one
 
 
 @dataclass(frozen=True)
 class Divergence:
-    """The first place where one prompt's text with MTP parts from the text without."""
+    """The first place where one prompt's text with MTP diverges from the text without."""
 
     n_max: int  # the draft length at which it happened
     prompt: int  # index of the prompt
     position: int  # index of the generated token
     token_off: int | None  # the token without MTP; None: the text had ended
     token_on: int | None  # the token with MTP; None: the text had ended
-    # By how much the engine without MTP held `token_off` more likely (difference of natural logs); None: unknown.
+    # By how much the engine without MTP considered `token_off` more likely (difference of natural logs); None: unknown.
     gap_nats: float | None = None
     # `token_on` is not among the looked-up alternatives: the gap is at least `gap_nats`.
     gap_is_lower_bound: bool = False
@@ -62,27 +62,27 @@ class EngineReport:
 
     engine: str  # the engine's name
     engine_version: str  # the engine's version
-    # Passed: same text, and the block drafts; failed: not so; cannot_tell: the evidence does not reach.
+    # Passed: same text, and the block drafts; failed: not so; cannot_tell: not enough evidence.
     verdict: Verdict
     reasons: list[str]  # one sentence each, the decisive ones
     n_prompts: int  # prompts asked
-    n_drafted: int = 0  # tokens drafted in all runs with MTP, the control not counted
-    # Where texts part, at most one for each prompt and n_max.
+    n_drafted: int = 0  # tokens drafted in all runs with MTP, excluding the control
+    # Where texts diverge, at most one per prompt and n_max.
     divergences: list[Divergence] = field(default_factory=list)
-    same_text: bool | None = None  # no divergence at all, near ties included; None: never compared
+    same_text: bool | None = None  # no divergence at all, not even a near tie; None: never compared
     # By n_max: the share of verification steps in which the 1st, 2nd, ... drafted token was accepted.
     acceptance: dict[int, list[float]] = field(default_factory=dict)
     # Acceptance at the first draft position with shuffled block weights; None: not run.
     control_acceptance: float | None = None
-    control_collapsed: bool | None = None  # whether the control did what it must; None: not run
+    control_collapsed: bool | None = None  # whether the control behaved as it must; None: not run
     tps_off: float | None = None  # generated tokens per second without MTP, all prompts together
-    # The same by n_max with MTP; of one slot, where several answered at a time.
+    # The same by n_max with MTP; per slot, where several answered at a time.
     tps_on: dict[int, float] = field(default_factory=dict)
     slots: int = 1  # prompts that were answered at the same time with MTP
 
     @property
     def documented(self) -> dict[str, Any]:
-        """The fields of a document of verify that only an engine fills."""
+        """The fields of verify's JSON document that only an engine fills."""
         return {
             "engine": EngineName(self.engine, self.engine_version),
             "n_prompts": self.n_prompts,
@@ -97,7 +97,7 @@ class EngineReport:
 
 
 def by_text(by_n_max: dict[int, T]) -> dict[str, T]:
-    """Keys as JSON has them."""
+    """Keys as JSON requires them."""
     return {str(n): value for n, value in by_n_max.items()}
 
 

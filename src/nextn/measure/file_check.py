@@ -1,4 +1,4 @@
-"""Is the trunk untouched? Every tensor bit-identical, every KV equal but for those that must change."""
+"""Is the trunk untouched? Every tensor bit-identical, every KV equal except those that must change."""
 
 from __future__ import annotations
 
@@ -22,8 +22,8 @@ class FileReport:
 
     n_tensors: int = 0  # trunk tensors compared
     n_same_bytes: int = 0  # of those, proved equal by comparing every byte
-    n_same_file: int = 0  # of those, proved equal by being the same bytes on disk (hard or symbolic link)
-    n_hashed: int = 0  # block tensors whose recorded sha256 was recomputed
+    n_same_file: int = 0  # of those, proved equal because they are the same bytes on disk (hard or symbolic link)
+    n_hashed: int = 0  # block tensors whose recorded SHA-256 was recomputed
     changed_keys: list[str] = field(default_factory=list)  # KV that had to change, and did
     problems: list[str] = field(default_factory=list)
 
@@ -67,7 +67,7 @@ def _check_tensors(
         if not of_trunk(info.name):
             continue
         if info.name in DRAFT_ROOTS and info.name not in model.tensors:
-            continue  # serves drafting only, and detach takes it off with the block
+            continue  # used for drafting only, and detach removes it with the block
         report.n_tensors += 1
         mine = model.tensors.get(info.name)
         if mine is None:
@@ -91,7 +91,7 @@ def _check_tensors(
 def _first_difference(
     mine: tuple[GGUFFile, TensorInfo], theirs: tuple[GGUFFile, TensorInfo], reader: Reader, report: FileReport
 ) -> int | None:
-    """The first differing byte of a tensor, or None when it is the same."""
+    """The first differing byte of a tensor, or None if there is none."""
     left = FileRange.of(mine[0], *mine[0].tensor_range(mine[1]))
     right = FileRange.of(theirs[0], *theirs[0].tensor_range(theirs[1]))
     if left.start == right.start and left.path.samefile(right.path):

@@ -1,4 +1,4 @@
-"""Repeating disturbed runs, within bounds: a machine that never gets quiet must not hold a command for ever."""
+"""Repeating disturbed runs, within bounds: a machine that never becomes idle must not block a command forever."""
 
 from __future__ import annotations
 
@@ -11,8 +11,8 @@ from .cpu_watch import busy_cpus, n_cpus
 from .engine_pool import Pool
 from .timed_run import SHORT, Ask, TimedRun, TimedSetup, allowed_others, mark_slow, timed_run
 
-DEFAULT_S = 120.0  # seconds that disturbances may cost in all: disturbed runs, and waiting for a quiet machine
-ATTEMPTS = 4  # how often one run is tried
+DEFAULT_S = 120.0  # total seconds that disturbances may cost: disturbed runs, and waiting for an idle machine
+ATTEMPTS = 4  # how many times one run is tried
 _LONGEST_WAIT_S = 10.0
 
 @dataclass
@@ -25,7 +25,7 @@ class Patience:
     time_run: Callable[..., TimedRun] = timed_run
     busy: Callable[[], float] = busy_cpus
     clock: Callable[[], float] = time.monotonic
-    runs: list[TimedRun] = field(default_factory=list)  # every run in the order it was made, disturbed ones included
+    runs: list[TimedRun] = field(default_factory=list)  # every run in order, including disturbed ones
     spent_s: float = 0.0
 
     @property
@@ -52,10 +52,10 @@ class Patience:
             self._wait_quiet(setup)
 
     def repeat_slow(self, steps: Iterable[tuple[TimedSetup, Ask]], pass_no: int, title: str, *, since: int = 0) -> None:
-        """Repeat what turned out far slower than repeats of the same work, whatever the counters said.
+        """Repeat runs that turned out far slower than other runs of the same work, whatever the counters said.
 
-        For greedy runs, whose repeats do the same. `title`: what it is a part of, for people. `since`: only runs from
-        this one on are compared.
+        For greedy runs, whose repeats do the same work. `title`: what it is part of, to show to the user. `since`: only
+        runs from this index on are compared.
         """
         self.runs[since:] = mark_slow(self.runs[since:])
         last = {(run.cell, run.pass_no): run for run in self.runs[since:]}
@@ -67,7 +67,7 @@ class Patience:
 
     def _wait_quiet(self, setup: TimedSetup) -> None:
         cpus = n_cpus()
-        allowed = allowed_others(setup.threads or cpus, cpus) + 0.1  # a short look is not exact
+        allowed = allowed_others(setup.threads or cpus, cpus) + 0.1  # a short sample is not exact
         start = self.clock()
         limit = min(_LONGEST_WAIT_S, self.budget_s - self.spent_s)
         while self.busy() > allowed and self.clock() - start < limit:

@@ -1,6 +1,6 @@
-"""The prompts of the engine check: short, plain text to be continued, fit for any language model.
+"""The prompts of the engine check: short, plain text to continue, suitable for any language model.
 
-Drafting pays differently by task: code and extraction repeat what stands in the prompt, prose does not.
+How much drafting helps depends on the task: code and extraction repeat what is in the prompt, prose does not.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Several prompts at once on an engine with as many slots, and their answers as one."""
+"""Several prompts at once on an engine with as many slots, and their answers combined into one."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from ..errors import UsageError
 
 
 def check_slots(engine: Engine, slots: int) -> None:
-    """Raise UsageError for a number of slots that cannot be, or that the engine does not draft on."""
+    """Raise UsageError for an impossible number of slots, or one that the engine does not draft with."""
     if slots < 1:
         raise UsageError("--slots must be at least 1.")
     if slots > 1 and engine.name == "ik_llama.cpp":
@@ -45,7 +45,7 @@ def _rate(answer: Completion, at: int) -> float:
 
 
 def together(answers: Sequence[Completion]) -> Completion:
-    """Answers that were generated at the same time as one: tokens of all, per second of the slowest."""
+    """Concurrent answers combined into one: the tokens of all, per second of the slowest."""
     if len(answers) == 1:
         return answers[0]
     seconds = max((len(one.tokens) / one.decode_tps for one in answers if one.decode_tps > 0), default=0.0)

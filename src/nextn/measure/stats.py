@@ -1,10 +1,10 @@
 """Medians, spread, and a robust paired test. Pure, standard library only.
 
-Two settings are compared by pairs: the same prompt in the same pass of an interleaved run, so that what changes
-slowly (clock, temperature, a filling cache) hits both. Of each pair the natural log of the quotient of speeds is
-taken, so that "twice as fast" and "half as fast" weigh alike. The test is Wilcoxon's signed-rank test (F. Wilcoxon,
-1945), two-sided and exact: it needs no normal distribution and one wild value moves it by one rank only. The size of
-the effect is the Hodges-Lehmann estimate, the median of all pairwise means (J. Hodges, E. Lehmann, 1963), with the
+Two settings are compared pairwise: the same prompt in the same pass of an interleaved run, so that what changes
+slowly (clock, temperature, a filling cache) hits both. The natural log of each pair's speed ratio is taken, so that
+"twice as fast" and "half as fast" weigh the same. The test is Wilcoxon's signed-rank test (F. Wilcoxon, 1945),
+two-sided and exact: it needs no normal distribution, and one outlier shifts it by only one rank. The size of the
+effect is the Hodges-Lehmann estimate, the median of all pairwise means (J. Hodges, E. Lehmann, 1963), with the
 interval that inverts the test.
 """
 
@@ -20,10 +20,10 @@ Word = Literal["faster", "slower", "not_distinguishable", "machine_busy"]
 
 ALPHA = 0.05  # the share of comparisons of equal settings that may wrongly be called different
 MIN_EFFECT = 0.03
-"""Differences below this are not called one, however often repeated.
+"""Differences smaller than this are not reported as differences, however often they are repeated.
 
-A margin that was chosen, not derived: a setup is loaded once, and whatever sets two loads of the same file apart no
-repetition within them averages out. See docs/decisions/bench.md.
+This margin was chosen, not derived: a setup is loaded once, and no repetition within a load averages out whatever
+makes two loads of the same file differ. See docs/decisions/bench.md.
 """
 _EXACT_UP_TO = 60
 
@@ -43,16 +43,16 @@ class Comparison:
     """How one setting compares with another."""
 
     word: Word
-    # Speed of the one through speed of the other; None when it is not to be believed: too few pairs, or none.
+    # Speed of one over speed of the other; None when it cannot be trusted: too few pairs, or none.
     ratio: float | None
-    low: float | None  # lower end of the interval of `ratio` that holds with 1 - ALPHA
+    low: float | None  # lower end of the confidence interval of `ratio` at level 1 - ALPHA
     high: float | None  # upper end
-    p: float | None  # Two-sided probability of so one-sided a sample if there were no difference
+    p: float | None  # Two-sided probability of a sample this one-sided if there were no difference
     n_pairs: int
 
 
 def spread(values: Sequence[float]) -> Spread | None:
-    """Median, least, most and count; None of nothing."""
+    """Median, minimum, maximum and count; None for an empty sample."""
     return Spread(median(values), min(values), max(values), len(values)) if values else None
 
 
@@ -67,7 +67,7 @@ def signed_rank_p(differences: Sequence[float]) -> float:
     extreme = min(positive, total - positive)
     if len(values) > _EXACT_UP_TO:
         variance = sum(rank * rank for rank in ranks2) / 4
-        z = (abs(positive - total / 2) - 1) / math.sqrt(variance)  # half a step, of ranks that are doubled
+        z = (abs(positive - total / 2) - 1) / math.sqrt(variance)  # half a step, because ranks are doubled
         return min(1.0, math.erfc(max(0.0, z) / math.sqrt(2)))
     ways = [1] + [0] * total  # sign patterns by the sum of the positive ranks
     for rank in ranks2:
@@ -77,7 +77,7 @@ def signed_rank_p(differences: Sequence[float]) -> float:
 
 
 def _double_ranks(sizes: Sequence[float]) -> list[int]:
-    """Twice the rank of each value; equal ones share the mean of theirs, so twice it is a whole number."""
+    """Twice the rank of each value; ties share their mean rank, so doubling it gives an integer."""
     order = sorted(range(len(sizes)), key=lambda at: sizes[at])
     out = [0] * len(sizes)
     start = 0
@@ -92,7 +92,7 @@ def _double_ranks(sizes: Sequence[float]) -> list[int]:
 
 
 def hodges_lehmann(differences: Sequence[float], alpha: float = ALPHA) -> tuple[float, float, float]:
-    """The estimate of the middle of `differences` (not empty), and its interval of confidence 1 - alpha.
+    """The estimate of the middle of `differences` (not empty), and its confidence interval at level 1 - alpha.
 
     With too few pairs for that confidence the interval is that of all pairwise means.
     """
@@ -127,7 +127,7 @@ def compare(
     """Compare speeds pair by pair, each value above 0; `n_tests` comparisons share one error rate (Bonferroni).
 
     "faster" and "slower" need both: a p below ALPHA / n_tests and an effect of at least `min_effect`. With fewer than
-    `least_pairs` pairs there is no ratio either: no interval of that confidence exists.
+    `least_pairs` pairs there is no ratio either, because no interval of that confidence exists.
     """
     if not ours:
         return Comparison("machine_busy", None, None, None, None, 0)
@@ -143,7 +143,7 @@ def compare(
 
 
 def least_pairs(n_tests: int = 1) -> int:
-    """The fewest pairs with which anything can be told apart."""
+    """The fewest pairs with which any difference can be detected."""
     n = 1
     while 2 / (1 << n) * n_tests >= ALPHA:
         n += 1

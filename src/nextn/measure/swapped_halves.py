@@ -26,8 +26,8 @@ if TYPE_CHECKING:
     from ..engines.base import Engine
 
 N_PREDICT = 32
-LEAST_ACCEPTED = 0.15  # by the swapped block, to be called the right one
-RATIO = 3.0  # and so many times the acceptance of the block as it is
+LEAST_ACCEPTED = 0.15  # by the swapped block, for it to be called the right one
+RATIO = 3.0  # and at least this many times the acceptance of the block as it is
 LEAST_DRAFTED = 16
 
 
@@ -39,11 +39,11 @@ def try_halves(
     threads: int | None = None,
     say: Say | None = None,
 ) -> tuple[list[Finding], str]:
-    """Findings, and what was seen, as one sentence.
+    """Findings, and what was observed, as one sentence.
 
     `trunk` is the model that a sidecar belongs to. Both trials draft one token at a time, from sidecars in a temporary
-    folder: a bundled model's block is extracted, so that llama.cpp takes that one. Raises EngineMissing, NoSpace, and
-    EngineFailed when the engine dies of a signal.
+    folder: a bundled model's block is extracted, so that llama.cpp uses the sidecar. Raises EngineMissing, NoSpace, and
+    EngineFailed when a signal kills the engine.
     """
     from ..engines import find_engine
 

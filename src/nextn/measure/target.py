@@ -1,4 +1,4 @@
-"""What verify and bench run: a model, and the file with its block beside a trunk-only one."""
+"""What verify and bench run: a model and, if it is trunk-only, the file with its block."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ class MeasuredModel:
     """A model as an engine loads it."""
 
     model: Model
-    sidecar: Model | None  # the file with the block beside a trunk-only model
+    sidecar: Model | None  # the file with the block, for a trunk-only model
     notes: tuple[str, ...] = ()
 
     @property

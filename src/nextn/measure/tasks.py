@@ -1,4 +1,4 @@
-"""The tasks of bench, and the prompts that are shipped for them."""
+"""The tasks of bench, and the prompts shipped for them."""
 
 from __future__ import annotations
 
@@ -10,8 +10,8 @@ from pathlib import Path
 from ..bounded import MOST_DOCUMENT, read_bounded
 from ..errors import StorageError, UsageError
 
-TASKS = ("code", "extract", "story")  # drafts are accepted most often in code, least in prose, with extraction between
-OWN = "own"  # the name of the task of a user's own prompts
+TASKS = ("code", "extract", "story")  # accepted drafts: most in code, least in prose, extraction in between
+OWN = "own"  # the task name for a user's own prompts
 _BETWEEN = "\n---\n"
 
 
@@ -24,7 +24,7 @@ class Task:
 
 
 def shipped_tasks(names: Sequence[str] | None = None) -> tuple[Task, ...]:
-    """The shipped tasks by name, all by default. Raises UsageError for a name that there is not."""
+    """The shipped tasks by name, all by default. Raises UsageError for an unknown name."""
     out = []
     for name in dict.fromkeys(names if names is not None else TASKS):
         if name not in TASKS:

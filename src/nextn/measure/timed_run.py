@@ -1,8 +1,8 @@
 """One timed run of one setup, and whether something disturbed it.
 
-Engines spin: each of their threads waits for the others in a busy loop, so one neighbour that takes a single CPU
-away can make a run forty times slower. A disturbed run is therefore recognised, marked, and repeated; it is never
-averaged in.
+Engines spin: each of their threads waits for the others in a busy loop, so another process that takes a
+single CPU away can make a run forty times slower. A disturbed run is therefore recognised, marked and repeated; it
+is never averaged in.
 """
 
 from __future__ import annotations
@@ -17,12 +17,12 @@ from ..schemas.timing import RawRun
 from .cpu_watch import Usage, Watch, n_cpus
 from .slots import ask_all, together
 
-MAX_WAIT_SHARE = 0.05  # more of the wanted CPU time than this not granted: somebody else had it
-MAX_OTHERS_SHARE = 0.15  # share of the machine's CPUs that others may use, where the engine leaves as many free
-MIN_OTHERS_CPUS = 0.1  # what others may always use: a machine is never wholly idle
+MAX_WAIT_SHARE = 0.05  # if more of the wanted CPU time was not granted, another process had it
+MAX_OTHERS_SHARE = 0.15  # share of the machine's CPUs that others may use, if the engine leaves that many free
+MIN_OTHERS_CPUS = 0.1  # what others may always use: a machine is never completely idle
 MAX_STEAL_CPUS = 0.05  # CPUs that a hypervisor may take away on average
-TICK_ERROR_S = 0.03  # how far the kernel's count of busy time, in ticks of 10 ms on each CPU, may be off over one run
-# A greedy run does the same work as its repeats: below this share of the fastest one's speed it was disturbed.
+TICK_ERROR_S = 0.03  # how far off the kernel's busy time, counted in 10 ms ticks per CPU, may be over one run
+# A greedy run does the same work as its repeats: below this share of the fastest one's speed, it was disturbed.
 SLOW_REPEAT = 0.75
 SHORTEST_TOKENS = 4  # a run of fewer generated tokens measures nothing
 
@@ -31,7 +31,7 @@ CPU_WAIT, OTHERS, STEAL, SLOW, SHORT = "cpu_wait", "others_busy", "cpu_stolen", 
 
 @dataclass(frozen=True)
 class TimedSetup:
-    """One way to run a model that is to be timed."""
+    """One way to run a model, to be timed."""
 
     id: str  # short and unique: "off", "n_max 2", ...
     model: Path
@@ -40,7 +40,7 @@ class TimedSetup:
     p_min: float = 0.0
     threads: int | None = None  # None: the engine's default
     type: str | None = None  # type of the block, where several are compared
-    extra_args: tuple[str, ...] = ()  # arguments of this setup alone, behind those of all
+    extra_args: tuple[str, ...] = ()  # arguments for this setup only, after those for all
 
     def launch(self, n_ctx: int, extra_args: Sequence[str] = ()) -> Launch:
         """How to start it."""
@@ -67,14 +67,14 @@ class Ask:
     task: str
     prompt_index: int  # number of the prompt within its task
     prompt: str
-    n_predict: int  # tokens to generate at most
+    n_predict: int  # maximum number of tokens to generate
     temperature: float = 0.0  # 0 is greedy
     seed: int = 0
     beside: tuple[str, ...] = ()
     """Prompts that other slots answer at the same time."""
 
     def cell(self, setup: TimedSetup) -> tuple[str, str, int]:
-        """As `TimedRun.cell` of what this makes `setup` do."""
+        """What `TimedRun.cell` will be for this question on `setup`."""
         return setup.id, self.task, self.prompt_index
 
 
@@ -86,23 +86,23 @@ class TimedRun:
     task: str
     prompt: int
     pass_no: int  # number of the pass over all setups, from 0
-    attempt: int  # 0, and one more for each repetition of a disturbed run
+    attempt: int  # 0, plus 1 for each repetition of a disturbed run
     n_tokens: int  # generated tokens
     decode_tps: float  # generated tokens per second, by the engine's clock
     prompt_tps: float  # prompt tokens per second, by the engine's clock
     drafted: int
     accepted: int
     steps: int  # verification steps
-    # Share of steps in which the 1st, 2nd, ... drafted token was accepted; None: not known.
+    # Share of steps in which the 1st, 2nd, ... drafted token was accepted; None: unknown.
     acceptance: tuple[float, ...] | None
-    wall_s: float  # from question to answer, prompt included
-    cpu_s: float | None  # CPU seconds of the engine in that time; None here and below: not known
+    wall_s: float  # from question to answer, including the prompt
+    cpu_s: float | None  # CPU seconds of the engine in that time; None here and below: unknown
     cpu_ratio: float | None  # `cpu_s` by wall time and threads
     wait_share: float | None  # share of the CPU time that the engine wanted and did not get
     others_cpus: float | None  # CPUs that other processes kept busy on average
     steal_cpus: float | None  # CPUs that a hypervisor took away on average
     n_involuntary: int | None  # involuntary context switches of the engine's threads
-    disturbed: tuple[str, ...] = ()  # what disturbed it; empty: nothing that was noticed
+    disturbed: tuple[str, ...] = ()  # what disturbed it; empty: nothing was noticed
 
     @property
     def cell(self) -> tuple[str, str, int]:
@@ -132,7 +132,7 @@ def timed_run(running: Running, setup: TimedSetup, ask: Ask, pass_no: int = 0, a
 
 
 def judged_run(setup: TimedSetup, ask: Ask, answer: Completion, usage: Usage, pass_no: int, attempt: int) -> TimedRun:
-    """An answer and what happened meanwhile as a run. Pure."""
+    """A run from an answer and what happened meanwhile. Pure."""
     disturbed = disturbances(usage, setup.threads or n_cpus(), n_cpus())
     if len(answer.tokens) < SHORTEST_TOKENS:
         disturbed = (*disturbed, SHORT)
@@ -182,7 +182,7 @@ def allowed_others(threads: int, cpus: int) -> float:
 
 
 def mark_slow(runs: Sequence[TimedRun]) -> list[TimedRun]:
-    """The runs, those marked that were far slower than repeats of the same work. For greedy runs only."""
+    """The runs, with those marked that were far slower than repeats of the same work. For greedy runs only."""
     best: dict[tuple[str, str, int], float] = {}
     for run in runs:
         if run.good:

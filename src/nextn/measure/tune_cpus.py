@@ -1,4 +1,4 @@
-"""How many threads are worth trying: the CPUs that this process may really use, counted as cores."""
+"""How many threads are worth trying: the CPUs that this process may actually use, counted as cores."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ def _quota(cgroup: Path) -> float | None:
 
 
 def physical_cores(topology: Path = _TOPOLOGY) -> int:
-    """Cores behind the CPUs that this process may use: two hardware threads of one core count once."""
+    """Cores that the CPUs this process may use belong to: two hardware threads of one core count once."""
     cpus = os.sched_getaffinity(0) if hasattr(os, "sched_getaffinity") else range(os.cpu_count() or 1)
     cores = set()
     for cpu in cpus:
@@ -48,7 +48,7 @@ def physical_cores(topology: Path = _TOPOLOGY) -> int:
 
 
 def thread_counts() -> tuple[int, ...]:
-    """What is tried without being told: all physical cores first, half of them, then every allowed CPU."""
+    """What is tried by default: all physical cores first, half of them, then every allowed CPU."""
     allowed = allowed_cpus()
     cores = min(physical_cores(), allowed)
     return tuple(dict.fromkeys((cores, max(1, cores // 2), allowed)))

@@ -1,4 +1,4 @@
-"""Racing: settings run side by side, prompt by prompt, and those far behind are stopped. Pure but for the clock."""
+"""Racing: settings run side by side, prompt by prompt; those far behind are stopped. Pure except for the clock."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from .timed_run import TimedRun
 STOP_BELOW = (0.70, 0.85, 0.90)
 
 Measure = Callable[[str, int], "TimedRun | None"]
-"""(id, number of the prompt) -> the run; None: the engine refused this setting."""
+"""(id, prompt number) -> the run; None: the engine refused this setting."""
 
 
 @dataclass
@@ -20,11 +20,11 @@ class Race:
 
     # Id -> number of the prompt -> the run; only runs whose speed counts.
     runs: dict[str, dict[int, TimedRun]] = field(default_factory=dict)
-    stopped: dict[str, int] = field(default_factory=dict)  # id -> after so many prompts
+    stopped: dict[str, int] = field(default_factory=dict)  # id -> after how many prompts it was stopped
     refused: list[str] = field(default_factory=list)
 
     def relative(self, one: str, other: str) -> float | None:
-        """Speed of `one` through that of `other` over the prompts that both have a run of; None: there is none."""
+        """Speed of `one` over that of `other` on the prompts that both have a run for; None: there are none."""
         shared = self.runs.get(one, {}).keys() & self.runs.get(other, {}).keys()
         if not shared:
             return None
@@ -35,7 +35,7 @@ class Race:
         return sum(run.n_tokens for run in runs) / sum(run.n_tokens / run.decode_tps for run in runs)
 
     def ranking(self, ids: Sequence[str]) -> list[str]:
-        """Those of `ids` that have a figure, the fastest first; what was stopped comes behind what was not."""
+        """Those of `ids` that have a figure, the fastest first; stopped ones come after those that were not stopped."""
         known = [one for one in ids if self.runs.get(one)]
         if not known:
             return []
@@ -56,10 +56,10 @@ def race(
     side_by_side: Callable[[], bool] = lambda: True,
     time_left: Callable[[], bool] = lambda: True,
 ) -> Race:
-    """Time `ids` on prompts 0, 1, ... and stop what falls behind; the fastest of each `group` always goes on.
+    """Time `ids` on prompts 0, 1, ... and stop those that fall behind; the fastest of each `group` always goes on.
 
-    Prompt by prompt through all while `side_by_side`; else each on all its prompts before the next, which is then
-    stopped by what those before it did. Ends early, with at least one prompt, when there is no `time_left`.
+    While `side_by_side`, all run prompt by prompt; otherwise each runs all its prompts before the next, which is then
+    stopped by comparison with those before it. Ends early, after at least one prompt, when there is no `time_left`.
     """
     found = Race()
     alive = list(dict.fromkeys(ids))
@@ -79,7 +79,7 @@ def race(
             break
         if not side_by_side():
             return _one_by_one(found, alive, range(at, n_prompts), one_run, group)
-        for one in alive if at % 2 == 0 else list(reversed(alive)):  # a drift favours none
+        for one in alive if at % 2 == 0 else list(reversed(alive)):  # so that drift favours none
             one_run(one, at)
         alive = [one for one in alive if one not in found.refused]
         for one in _behind(found, alive, STOP_BELOW[min(at, len(STOP_BELOW) - 1)], group):

@@ -19,14 +19,14 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class TuneReport(Documented):
-    """Everything that tune found, or with `dry_run` would try."""
+    """Everything that tune found or, with `dry_run`, would try."""
 
     model: str
     word: str  # "mtp", "off", "machine_busy", or "not_tried"
     sentence: str
     point: Point | None  # the settings to run with; None: none were found
     sidecar: str | None  # the file to draft with; None: the model's own block, or MTP off
-    args: tuple[str, ...]  # engine arguments that all runs had
+    args: tuple[str, ...]  # engine arguments shared by all runs
     compared: Compared | None
     engine: EngineName
     machine: dict[str, Any]
@@ -34,10 +34,10 @@ class TuneReport(Documented):
     trials: list[tuple[str, Trial]]
     runs: list[TimedRun]
     final_runs: list[TimedRun]
-    n_planned: tuple[int, int]  # runs that were planned, at least and at most
+    n_planned: tuple[int, int]  # minimum and maximum number of planned runs
     wall_s: float
     command: str | None  # the command line of an engine with these settings
-    files: tuple[Path, ...] = ()  # what was written, or would be: a sidecar, and these settings
+    files: tuple[Path, ...] = ()  # what was written, or would be: a sidecar and these settings
     dry_run: bool = False
     notes: list[str] = field(default_factory=list)
 
@@ -74,7 +74,7 @@ class TuneReport(Documented):
         )
 
     def candidates(self) -> list[TuneCandidate]:
-        """Every setting, in the order they were tried."""
+        """Every setting, in the order in which they were tried."""
         return [self._candidate(name, trial) for name, trial in self.trials]
 
     def _candidate(self, name: str, trial: Trial) -> TuneCandidate:
@@ -97,7 +97,7 @@ class TuneReport(Documented):
 
 
 def planned_runs(stages: Sequence[int], n_screen: int, n_final: int, n_finalists: int) -> tuple[int, int]:
-    """Runs at least and at most of races between so many settings each, and of the final. Without repeats."""
+    """Minimum and maximum number of runs, without repeats: races between `stages` settings each, then the final."""
     least = sum(n + 2 * (n_screen - 1) for n in stages[:1]) + 2 * n_final
     most = sum(n * n_screen for n in stages) + (1 + n_finalists) * n_final
     return least, most

@@ -1,4 +1,4 @@
-"""The search: one race after the other, each from the best of the one before, then a final against MTP off."""
+"""The search: one race after another, each starting from the winner of the one before, then a final against MTP off."""
 
 from __future__ import annotations
 
@@ -22,10 +22,10 @@ KEEP = 0.90  # draft lengths at least this share of the best one's speed are tri
 NEAR = 0.97  # a setting at least this share of the leader's speed goes to the final with it
 # Where the best drafts reach less than this share of the speed without MTP, no other types and limits are tried.
 GIVE_UP = 0.85
-SAME = 0.99  # of finalists at least this share of the fastest one's speed, that nearest to what the user has is taken
-LAST = 0.95  # finalists below this share of the best after a whole pass run no further
+SAME = 0.99  # of finalists with at least this share of the fastest one's speed, the nearest to what the user has wins
+LAST = 0.95  # finalists below this share of the best after a complete pass run no further
 MAX_FINALISTS = 3
-SCREEN_SHARE = 2  # answers of the races are so many times shorter than those of the final
+SCREEN_SHARE = 2  # how many times shorter the races' answers are than the final's
 LEAST_TOKENS = 24
 
 @dataclass
@@ -34,7 +34,7 @@ class Trial:
 
     point: Point
     stages: list[str] = field(default_factory=list)  # the races it ran in
-    relative: float | None = None  # speed through that of MTP off in its last race; None: no undisturbed run
+    relative: float | None = None  # speed over that of MTP off in its last race; None: no undisturbed run
     outcome: str = "beaten"  # "winner", "finalist", "beaten", "stopped", "refused", or "not tried" (a dry run)
     why: str | None = None  # why it was refused
 
@@ -86,7 +86,7 @@ class Search:
         best = self._stage("head", best, space.with_heads(best), needs_hope=False)
         best = self._stage("embeddings", best, space.with_embds(best))
         best = self._stage("block", best, space.with_blocks(best))
-        if not best.artifact.as_is:  # a cheaper draft may pay at another length
+        if not best.artifact.as_is:  # a cheaper draft may be faster at another length
             best = self._stage("n_max again", best, self._close_lengths(best))
         best = self._stage("p_min", best, space.with_p_min(best))
         off = space.off
@@ -109,7 +109,7 @@ class Search:
         return self._stage("n_max between", best, near) if near else best
 
     def _stage(self, title: str, best: Point, others: Sequence[Point], *, needs_hope: bool = True) -> Point:
-        """The best of a race between the leader and `others`; the leader where there is nothing to race for."""
+        """The best of a race between the leader and `others`; the leader if there is nothing to race."""
         if not others or (needs_hope and not self._hopeful(best)) or not self._time_left(title):
             return best
         fresh = []
@@ -167,7 +167,7 @@ class Search:
                 trial.outcome = "stopped" if one in found.stopped else "beaten"
 
     def _figures(self, found: Race, ids: Sequence[str]) -> dict[str, float | None]:
-        """Speeds through that of MTP off, by way of the leader where it did not run or was disturbed."""
+        """Speeds over that of MTP off, by way of the leader where MTP off did not run or was disturbed."""
         off = self._name(self._space.off)
         known = {one: trial.relative for one in ids if (trial := self.trials.get(one)) and trial.relative}
         bases = [(off, 1.0), *known.items(), *((one, 1.0) for one in found.ranking(ids))]
@@ -203,7 +203,7 @@ class Search:
         return point.named(self._space.threads[0])
 
     def _fastest(self, points: Sequence[Point]) -> Point | None:
-        """Of the last race those still in it first."""
+        """Those still in the last race first."""
         known = [
             (trial.outcome != "stopped", trial.relative, one)
             for one in points
@@ -277,7 +277,7 @@ class Search:
         return Final(word, answer, compared, runs)
 
     def _finalists(self, best: Point) -> list[Point]:
-        """The leader, the user's own file at the same length, and what came close to the leader in any race."""
+        """The leader, the user's own file at the same length, and whatever came close to the leader in any race."""
         if not self._hopeful(best):
             return [best]
         lead = self.trials[self._name(best)].relative or 1.0
@@ -301,7 +301,7 @@ class Search:
 
 
 def screen_asks(asks: Sequence[Ask]) -> list[Ask]:
-    """What the races ask: the first prompt of each task (or the first three), with shorter answers."""
+    """What the races run: the first prompt of each task (or the first three), with shorter answers."""
     first: dict[str, Ask] = {}
     for ask in asks:
         first.setdefault(ask.task, ask)
@@ -312,8 +312,8 @@ def screen_asks(asks: Sequence[Ask]) -> list[Ask]:
 def passes_for(n_tests: int, n_prompts: int, repeats: int | None, *, sure: bool = False) -> int:
     """Passes of the final: as many as the test needs to tell `n_tests` comparisons apart, and at least 3.
 
-    With the fewest pairs a single prompt on which MTP does not pay would hide what it wins on all others; only a `sure`
-    outcome is confirmed with so few.
+    With the fewest pairs, a single prompt on which MTP is not faster would hide what it gains on all others; only a
+    `sure` outcome is confirmed with so few.
     """
     needed = math.ceil(least_pairs(n_tests) / n_prompts)
     return repeats or (needed if sure else max(LEAST_REPEATS, needed))

@@ -25,12 +25,12 @@ class Artifact:
 
     @property
     def as_is(self) -> bool:
-        """Whether no file has to be made."""
+        """Whether no file needs to be made."""
         return self == Artifact()
 
     @property
     def title(self) -> str:
-        """For people; empty for the user's own file."""
+        """The display name; empty for the user's own file."""
         parts = [] if self.head is None else [f"head {self.head}"]
         if self.embd != self.head:
             parts.append(f"embeddings {self.embd}")
@@ -68,7 +68,7 @@ class Point:
 
     @property
     def n_changes(self) -> int:
-        """How far it is from what the user has: of points equally fast the nearest is taken."""
+        """How far it is from what the user has: of equally fast points the nearest is chosen."""
         return sum(part is not None for part in (self.artifact.block, self.artifact.head)) + (self.p_min > 0)
 
     def named(self, base_threads: int | None) -> str:
@@ -76,7 +76,7 @@ class Point:
         return self.id if self.threads == base_threads else f"{self.id}, threads {self.threads}"
 
     def setup(self, title: str, model: Path, sidecar: Path | None) -> TimedSetup:
-        """To be timed."""
+        """The setup to time."""
         return TimedSetup(title, model, sidecar if self.n_max else None, self.n_max, self.p_min, self.threads)
 
 
@@ -92,7 +92,7 @@ class Space:
     blocks: tuple[str, ...] = BLOCK_TYPES
     threads: tuple[int | None, ...] = (None,)  # the first is that of the search
     separate_head: bool = True  # whether the head may have another type than the embeddings
-    own: Artifact = AS_IS  # the types that the user's own file has: what equals it is not made again
+    own: Artifact = AS_IS  # the types of the user's own file: equal ones are not made again
 
     @property
     def off(self) -> Point:
@@ -110,11 +110,11 @@ class Space:
         return [replace(best, n_max=n) for n in (best.n_max - 1, best.n_max + 1) if n > 0 and n not in tried]
 
     def with_heads(self, best: Point) -> list[Point]:
-        """Other types of the head that drafts, the embeddings in the same."""
+        """Other types of the drafting head, with the embeddings in the same type."""
         return self._made(best, [replace(best.artifact, head=head, embd=head) for head in self.heads])
 
     def with_embds(self, best: Point) -> list[Point]:
-        """Other types of the embeddings, where the head may differ from them."""
+        """Other types of the embeddings, if the head may differ from them."""
         if best.artifact.head is None or not self.separate_head:
             return []
         return self._made(best, [replace(best.artifact, embd=embd) for embd in self.embds])
@@ -138,7 +138,7 @@ class Space:
         return [replace(one, threads=n) for n in self.threads[1:] for one in (best, self.off)]
 
     def _made(self, best: Point, artifacts: Sequence[Artifact]) -> list[Point]:
-        """Points with these files, but for those that the user has already."""
+        """Points with these files, except those that the user already has."""
         fresh = [one for one in artifacts if one != best.artifact and not self._is_own(one)]
         return [replace(best, artifact=one) for one in dict.fromkeys(fresh)]
 
@@ -146,7 +146,7 @@ class Space:
         return one.block in (None, self.own.block) and (one.head, one.embd) == (self.own.head, self.own.embd)
 
     def grid(self) -> list[Point]:
-        """Every combination at the threads of the search, MTP off first: what a search without racing would time."""
+        """Every combination at the search's thread count, MTP off first: what a search without racing would time."""
         artifacts = dict.fromkeys(
             point.artifact
             for first in (AS_IS, *(one.artifact for one in self.with_heads(Point(1))))

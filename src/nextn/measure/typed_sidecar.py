@@ -1,4 +1,4 @@
-"""Blocks of other types, made for the occasion."""
+"""Sidecars whose block has another type, made on demand."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ def write_sidecar(
 ) -> Path:
     """A sidecar of `model` at `out`: `source` is the open model whose block it is, or a donor as attach takes it.
 
-    `embd_type` None: embeddings and head as they are. `scratch`: for a temporary file, whose room is checked first.
+    `embd_type` None: embeddings and head as they are. `scratch`: for a temporary file; free space is checked first.
     Raises QuantizeError, NoSpace, OutputExists and what attach and extract raise.
     """
     if isinstance(source, Model):

@@ -1,4 +1,4 @@
-"""An engine's own account of memory: what its log says, of a start that loads nothing or of a real one.
+"""An engine's own memory report: what its log says about a start that loads nothing, or about a real one.
 
 The line forms are llama.cpp's (`common/fit.cpp`, `src/llama-model-loader.cpp`, `src/llama-kv-cache.cpp`,
 `src/llama-memory-recurrent.cpp`, `src/llama-context.cpp`).
@@ -33,7 +33,7 @@ _BREAKDOWN = re.compile(
 _KV = re.compile(r"llama_kv_cache: size = +([\d.]+) MiB \( *(\d+) cells, +(\d+) layers, +(\d+)/(\d+) seqs\)")
 _STATE = re.compile(r"llama_memory_recurrent: size = +([\d.]+) MiB")
 _BUFFER = re.compile(r"[: ](\S+) +(model|KV|RS|compute|output) buffer size = +([\d.]+) MiB")
-# Logged when a context ends: what its buffer has really come to.
+# Logged when a context ends: the final size of its buffer.
 _FINAL = re.compile(r"~llama_context: +(\S+) compute buffer size (?:is|of) +([\d.]+) MiB")
 _CONTEXT = "constructing llama_context"
 _LOADER = "llama_model_loader: loaded meta data with"
@@ -52,7 +52,7 @@ class ContextUse:
 
 @dataclass
 class Account:
-    """What an engine's log says of one start."""
+    """What an engine's log says about one start."""
 
     contexts: list[ContextUse] = field(default_factory=list)  # the target's, then the draft's
     unused: list[frozenset[str]] = field(default_factory=list)  # per loaded model: tensors left out
@@ -62,9 +62,9 @@ class Account:
 
 
 def read_account(log: str, *, accounting: bool) -> Account:
-    """Read a log: of a start that only accounts (`accounting`), or of one that loads.
+    """Read the log of a start that only accounts for memory (`accounting`), or of one that loads.
 
-    An accounting start goes on to "load" the model once more; what it logs behind its last breakdown is left out.
+    An accounting start goes on to "load" the model once more; what it logs after its last breakdown is ignored.
     """
     account = Account()
     unused: set[str] = set()
@@ -112,7 +112,7 @@ def _buffer(account: Account, context: ContextUse | None, match: re.Match[str]) 
     if context is None:
         return
     name = HOST if is_host(device) else device
-    if kind == "compute":  # reserved more than once: the largest counts
+    if kind == "compute":  # reserved more than once: the largest size counts
         context.compute[name] = max(size, context.compute.get(name, 0.0))
     elif kind == "output":
         context.output_bytes += size
@@ -135,9 +135,9 @@ def engine_settings(settings: Settings, mtp: bool) -> tuple[str, ...]:
 def account(
     engine: Xllamacpp, model: Path, sidecar: Path | None, settings: Settings, *, mtp: bool, scratch: Path
 ) -> Account:
-    """The engine's account of one setup, without loading it.
+    """The engine's memory report for one setup, obtained without loading it.
 
-    Raises EngineRefused, with the engine's decisive line, when it cannot be had; EngineFailed when the engine dies.
+    Raises EngineRefused, with the engine's decisive line, if there is no report; EngineFailed if the engine dies.
     """
     from ..engines.xllamacpp import PACKAGE_ROOT, _environment
 
@@ -161,7 +161,7 @@ def account(
         process.stop()
     found = read_account(log, accounting=True)
     if len(found.contexts) < (2 if mtp else 1):
-        log = log.partition("loading lora adapter from")[0]  # what ends the start is no reason
+        log = log.partition("loading lora adapter from")[0]  # what ends the start is not the reason
         why = decisive_line(log) or ended or f"nothing within {TIMEOUT_S:g} s"
         if number is not None:
             died = f"{engine.name} died while accounting for {model.name}: {explained(number)}"

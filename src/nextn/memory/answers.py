@@ -1,4 +1,4 @@
-"""Does it fit, and how long may the context be; what an unused and a used block cost."""
+"""Does it fit, how long may the context be, and what do an unused and a used block cost?"""
 
 from __future__ import annotations
 
@@ -13,19 +13,19 @@ from .weights import HOST
 
 @dataclass(frozen=True)
 class Machine:
-    """The memory there is, in bytes; None where it is not known."""
+    """The available memory in bytes; None where it is unknown."""
 
     ram_bytes: int | None
     ram_available_bytes: int | None
     gpu_memory_bytes: int | None = None
 
     def limit(self, device: str) -> int | None:
-        """What a device may take. A GPU's memory is only known when the user names it."""
+        """The memory limit of a device. A GPU's is only known if the user gives it."""
         return self.ram_bytes if device == HOST else self.gpu_memory_bytes
 
 
 def this_machine(gpu_memory_bytes: int | None = None) -> Machine:
-    """The memory of this machine, or of the container it is."""
+    """The memory of this machine, or of the container that this runs in."""
     total = available = None
     try:
         for line in Path("/proc/meminfo").read_text().splitlines():
@@ -49,13 +49,13 @@ def this_machine(gpu_memory_bytes: int | None = None) -> Machine:
 
 
 def fits(prediction: Prediction, machine: Machine, settings: Settings) -> bool | None:
-    """Whether every device whose memory is known holds its part; None when none is known."""
+    """Whether each device of known memory can hold its part; None when no device's memory is known."""
     known = [(use, limit) for use in prediction.devices if (limit := machine.limit(use.device)) is not None]
     return all(use.needed_at(settings) <= limit for use, limit in known) if known else None
 
 
 def longest_context(prediction: Prediction, machine: Machine, settings: Settings, n_ctx_train: int) -> int | None:
-    """The longest context that fits, at most what the model was trained on; 0: none does, None: not known."""
+    """The longest context that fits, at most the trained length; 0: none fits, None: unknown."""
     if fits(prediction, machine, settings) is None:
         return None
     low, high = 0, max(1, (n_ctx_train or settings.n_ctx) * settings.n_parallel // CTX_GRAIN)

@@ -1,4 +1,4 @@
-"""kv_cache and recurrent state from a header: which layers of which context keep how much.
+"""kv_cache and recurrent state from a header: how much each layer of each context keeps.
 
 Sources: llama.cpp b11549, `src/llama-model.cpp` (create_memory: a context of the target keeps the trunk's layers, a
 context for drafting the blocks'), `src/llama-kv-cache.cpp` (one row of keys and one of values per cell and layer, no
@@ -29,7 +29,7 @@ class CachePart:
     kind: str  # "full", "window" or "indexer"
     device: str
     n_layers: int
-    bytes_per_cell: int  # of all its layers together
+    bytes_per_cell: int  # all its layers together
     max_cells: int | None  # per sequence; None: as many as the context has
 
     def cells(self, n_ctx_seq: int) -> int:
@@ -75,7 +75,7 @@ def cache_parts(shape: Shape, settings: Settings, contexts: Iterable[str], devic
 
     Raises UsageError for a type that the rows do not fit.
     """
-    # One sequence's cells of a sliding window: the window, and a batch before it is cut off.
+    # One sequence's cells of a sliding window: the window, plus one batch before it is cut off.
     window = padded(shape.n_window + N_UBATCH)
     sums: dict[tuple[str, str, str], tuple[int, int]] = {}
     for context in contexts:

@@ -1,8 +1,8 @@
 """The process that lets an engine account for memory without loading: `python -m nextn.memory.child SETUP_JSON`.
 
-llama.cpp's own fitting step makes model and contexts with `no_alloc` and logs the size of every buffer. It belongs to
-starting a server, which must not go on from there: the start ends at an adapter file that holds nothing. The log is
-the result; the exit code says nothing.
+llama.cpp's own fitting step makes model and contexts with `no_alloc` and logs the size of every buffer. It is part of
+starting a server, which must not go any further: the start fails on an empty adapter file. The log
+is the result; the exit code says nothing.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ import time
 from nextn.engines.child import configure, put
 
 _LOG_LAG_S = 0.2
-DEBUG = 5  # from this level on the fitting step's buffers are logged
+DEBUG = 5  # the fitting step's buffers are logged from this level up
 
 
 def main(argv: list[str]) -> int:
@@ -44,7 +44,7 @@ def main(argv: list[str]) -> int:
     try:
         xllamacpp.Server(params)
     except RuntimeError as error:
-        time.sleep(_LOG_LAG_S)  # the engine writes its log in a thread of its own
+        time.sleep(_LOG_LAG_S)  # the engine writes its log in a separate thread
         sys.stderr.write(f"{error}\n")
     return 0
 

@@ -1,4 +1,4 @@
-"""One setup's memory by device: from the engine's own account where there is one, from headers otherwise."""
+"""One setup's memory by device: from the engine's own report if there is one, otherwise from headers."""
 
 from __future__ import annotations
 
@@ -21,18 +21,18 @@ COLUMNS = ("weights_bytes", "repacked_bytes", "kv_cache_bytes", "recurrent_bytes
 
 @dataclass
 class DeviceUse:
-    """Bytes that one device holds, and how they follow the context."""
+    """Bytes that one device holds, and how they depend on the context."""
 
     device: str
-    weights_bytes: int = 0  # what is mapped or allocated of the files
+    weights_bytes: int = 0  # what is mapped from or allocated for the files
     repacked_bytes: int = 0  # rearranged copies of some of them, in main memory
     kv_cache_bytes: int = 0
     recurrent_bytes: int = 0
     compute_bytes: int = 0
     output_bytes: int = 0  # logits, and hidden rows for the draft
-    needed_weights_bytes: int = 0  # every weight once: pages of what is rearranged can be dropped
+    needed_weights_bytes: int = 0  # every weight once: the pages of rearranged weights can be dropped
     kv: list[CachePart] = field(default_factory=list)
-    recurrent_copy_bytes: int = 0  # of one copy, all sequences
+    recurrent_copy_bytes: int = 0  # one copy, all sequences
     recurrent_copies: int = 0
     compute_fixed_bytes: int = 0
     compute_bytes_per_token: float = 0.0
@@ -44,7 +44,7 @@ class DeviceUse:
 
     @property
     def needed_bytes(self) -> int:
-        """What must stay resident: the total without pages that the kernel can drop."""
+        """What must stay resident: the total less the pages that the kernel can drop."""
         return self.total_bytes - self.weights_bytes - self.repacked_bytes + self.needed_weights_bytes
 
     def needed_at(self, settings: Settings) -> float:
@@ -88,10 +88,10 @@ class Prediction:
 def predict(
     setup: Setup, settings: Settings, here: Account | None, other: tuple[Settings, Account] | None
 ) -> Prediction:
-    """The prediction for a setup that can be had.
+    """The prediction for a setup that is possible.
 
-    `here` is the engine's account with `settings`, `other` one with another context, from which the compute buffers'
-    slope follows. Raises UsageError for a kv_cache type that does not fit.
+    `here` is the engine's report with `settings`, `other` one with another context, which gives the slope of the
+    compute buffers. Raises UsageError for a kv_cache type that does not fit.
     """
     model = setup.model
     assert model is not None
@@ -157,10 +157,10 @@ def _add_state(
 
 
 def output_bytes(shape: Shape, settings: Settings, context: str, mtp: bool) -> int:
-    """Logits of a step's outputs; with MTP hidden rows, too: a batch's in the target, one a sequence in the draft.
+    """Logits of a step's outputs; with MTP also hidden rows: a batch's in the target, one per sequence in the draft.
 
     Source: llama_context::output_reserve of llama.cpp b11549. Engines grow this buffer with the first answer and do
-    not log it then.
+    not log its new size.
     """
     n_outputs = settings.n_parallel * (1 + (settings.n_max if mtp and context == TARGET else 0))
     rows = 0 if not mtp else min(N_BATCH, padded(settings.n_ctx)) if context == TARGET else n_outputs
@@ -196,9 +196,9 @@ def _compute(target: DeviceUse, size: float, slope: float, n_ctx: int) -> None:
 
 
 def estimated_compute(shape: Shape, settings: Settings, context: str) -> tuple[float, float]:
-    """Bytes of one context's compute buffer, and of these per token of context, without an engine.
+    """Bytes of one context's compute buffer, and how many of them per token of context, without an engine.
 
-    A rough model fitted to llama.cpp's CPU graphs: the attention mask (f16, one column a token of the batch), the
+    A rough model fitted to llama.cpp's CPU graphs: the attention mask (f16, one column per token of the batch), the
     widest step of a layer in f32, logits. benchmarks/plan.py shows how far it is off.
     """
     n_tokens = min(N_UBATCH, padded(settings.n_ctx))

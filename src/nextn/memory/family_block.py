@@ -1,4 +1,4 @@
-"""The block that a family's models have, from its table alone: shapes without data, to plan with without a donor."""
+"""The block that a family's models have, from its table only: shapes without data, for planning without a donor."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class NoRows:
-    """Rows of a known shape that nothing can read."""
+    """Rows of a known shape that cannot be read."""
 
     n_rows: int
     n_per_row: int
@@ -55,7 +55,7 @@ def _shape(rule: Rule, symbols: Mapping[str, int], trunk: Model) -> tuple[int, .
 def _present(rule: Rule, trunk: Model, family: Family) -> bool:
     """Optional tensors count when the trunk's layers have them; a block's own embeddings and head are rare.
 
-    Of parts in several forms the family's first one counts; of queries, the trunk's.
+    For parts with several forms, the family's first form counts; for queries, the trunk's.
     """
     if rule.form:
         part = rule.form.partition(".")[0]
@@ -73,7 +73,7 @@ def _present(rule: Rule, trunk: Model, family: Family) -> bool:
 
 
 def family_block(trunk: Model) -> Block:
-    """A block of the size that the trunk's family has. Raises UnsupportedModel when the table does not tell it."""
+    """A block of the size that the trunk's family has. Raises UnsupportedModel if the table does not determine it."""
     family: Family = family_of(trunk.architecture, trunk.entry)
     symbols = dimensions(trunk.arch_value, n_vocab(trunk))
     if family.symbols is not None:

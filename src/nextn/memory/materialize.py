@@ -1,4 +1,4 @@
-"""Setups whose files do not exist yet, made for real in the temporary folder so that they can be measured."""
+"""Setups whose files do not exist yet, actually made in the temporary folder so that they can be measured."""
 
 from __future__ import annotations
 
@@ -19,14 +19,14 @@ LAYOUT = {BUNDLED_OFF: "bundle", BUNDLED_ON: "bundle", SIDECAR: "sidecar", "shar
 
 
 class RealFiles:
-    """Makes setups in a folder that its owner removes. What one setup needs is made once."""
+    """Makes setups in a folder that its owner removes. What a setup needs is made only once."""
 
     def __init__(self, setups: Setups, folder: Path) -> None:
         self.setups, self.folder = setups, folder
         self._made: dict[str, Model] = {}
 
     def make(self, setup: Setup) -> Setup:
-        """The setup on real files. Raises NextnError when it cannot be made, NoSpace among them."""
+        """The setup on real files. Raises NextnError (NoSpace included) if it cannot be made."""
         if setup.id == NO_MTP:
             return replace(setup, model=self._trunk())
         layout = LAYOUT[setup.id]
@@ -52,7 +52,7 @@ class RealFiles:
     def _attached(self, setup: Setup, layout: str) -> Model:
         block = self.setups.block
         if layout == "sidecar" and setup.plan is None and setup.sidecar is not None:
-            return setup.sidecar  # a real one beside a trunk that has to be made
+            return setup.sidecar  # an existing sidecar for a trunk that has to be made
         if block is None or block.kind == "family":
             raise UsageError("its block does not exist; name a donor with --from")
         options = AttachOptions(layout, embd_type=parse_type_name(EMBD_TYPE))

@@ -1,4 +1,4 @@
-"""A setup run for real: what its engine logs that it allocated, and what the kernel says of its process."""
+"""A setup actually run: the allocations that its engine logs, and what the kernel reports for its process."""
 
 from __future__ import annotations
 
@@ -26,14 +26,14 @@ class Measured:
     kv_cache_bytes: int
     recurrent_bytes: int
     compute_bytes: int
-    output_bytes: int  # by formula: no engine logs it once it has grown
+    output_bytes: int  # from a formula: no engine logs it once it has grown
     rss_anonymous_bytes: int | None
     rss_file_bytes: int | None
     peak_bytes: int | None  # VmHWM of the engine's process
 
     @property
     def total_bytes(self) -> int:
-        """All that the engine allocated."""
+        """Everything that the engine allocated."""
         return (
             self.weights_bytes + self.repacked_bytes + self.kv_cache_bytes + self.recurrent_bytes
             + self.compute_bytes + self.output_bytes
@@ -68,14 +68,14 @@ def engine_pid(running: RunningServer) -> int | None:
 
 
 def _compute(account: Account) -> int:
-    """Compute buffers as they were at the end; reservations, whose lines name no context, where that is not logged."""
+    """Compute buffers at the end; where that is not logged, the reservations, whose log lines name no context."""
     if account.final_compute:
         return sum(account.final_compute.values())
     return round(sum(sum(context.compute.values()) for context in account.contexts))
 
 
 def measure(engine: Engine, setup: Setup, settings: Settings, output_bytes: int, scratch: Path) -> Measured:
-    """Run the setup once, with one answer, and read what it took.
+    """Run the setup once, with one answer, and read what it used.
 
     Raises EngineRefused or EngineFailed.
     """
@@ -93,7 +93,7 @@ def measure(engine: Engine, setup: Setup, settings: Settings, output_bytes: int,
     with engine.start(launch) as running:
         try:
             running.complete(PROMPT, N_PREDICT)
-        except EngineFailed:  # a random model's text may be no UTF-8; the buffers have grown all the same
+        except EngineFailed:  # a random model's text may not be UTF-8; the buffers have grown regardless
             if not running.alive:
                 raise
         pid = engine_pid(running) if isinstance(running, RunningServer) else None

@@ -1,4 +1,4 @@
-"""What each setup of a model costs, and the questions that this answers."""
+"""What each setup of a model costs, and which questions that answers."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ class SetupCost:
     """One setup's figures."""
 
     setup: Setup
-    prediction: Prediction | None  # None: the setup cannot be had
+    prediction: Prediction | None  # None: the setup is not possible
     measured: Measured | None = None
     fits: bool | None = None
     max_n_ctx: int | None = None
@@ -30,7 +30,7 @@ class SetupCost:
 
     @property
     def title(self) -> str:
-        """The setup's name for people."""
+        """The setup's display name."""
         return TITLES[self.setup.id]
 
     @property
@@ -58,7 +58,7 @@ class SetupCost:
 
 @dataclass(frozen=True)
 class MemoryPlan(Documented):
-    """All setups of one model, and what follows from them."""
+    """All setups of one model, and the conclusions from them."""
 
     model: Model
     settings: Settings
@@ -69,20 +69,20 @@ class MemoryPlan(Documented):
     publishing: Publishing | None
     notes: tuple[str, ...] = field(default=())
     name: str = ""  # what the user called the model
-    engine_died: bool = False  # of a signal, when it ran a setup; the setup's notes say of which
+    engine_died: bool = False  # by a signal, while running a setup; the setup's notes name the signal
 
     def row(self, id: str) -> SetupCost:
         """The setup of that id."""
         return next(row for row in self.rows if row.setup.id == id)
 
     def difference(self, id: str, base: str) -> int | None:
-        """Bytes that one setup takes more than another."""
+        """How many more bytes one setup takes than another."""
         left, right = self.row(id).prediction, self.row(base).prediction
         return None if left is None or right is None else left.total_bytes - right.total_bytes
 
     @property
     def answers(self) -> tuple[str, ...]:
-        """The user's questions, answered in sentences."""
+        """The answers to the user's questions, in sentences."""
         from .memory_plan import answers
 
         return answers(self)
@@ -118,7 +118,7 @@ class MemoryPlan(Documented):
 
 
 def answers(plan: MemoryPlan) -> tuple[str, ...]:
-    """Does an unused block cost memory, how much does a used one, does it fit, what does publishing cost."""
+    """Does an unused block cost memory, how much does a used one cost, does it fit, and what does publishing cost?"""
     out = []
     unused, used = plan.difference("bundled_off", "no_mtp"), plan.difference("bundled_on", "no_mtp")
     beside = plan.difference("sidecar", "no_mtp")
@@ -162,7 +162,7 @@ def _fit(plan: MemoryPlan) -> list[str]:
 
 
 def _same_fit(plan: MemoryPlan) -> list[tuple[str, list[SetupCost]]]:
-    """Setups with the same answer, together."""
+    """Setups grouped by answer."""
     groups: dict[tuple[bool | None, int | None], list[SetupCost]] = {}
     for row in plan.rows:
         if row.prediction is not None:

@@ -1,4 +1,4 @@
-"""How a model would be run: everything that memory depends on beside the files."""
+"""How a model would be run: everything besides the files that memory depends on."""
 
 from __future__ import annotations
 
@@ -29,11 +29,11 @@ class Settings:
 
     @property
     def n_ctx_seq(self) -> int:
-        """Cells of one sequence: the context is shared out and rounded up (src/llama-context.cpp)."""
+        """Cells of one sequence: the context is divided among the sequences and rounded up (src/llama-context.cpp)."""
         return padded(-(-padded(self.n_ctx) // self.n_parallel)) if self.n_parallel > 1 else padded(self.n_ctx)
 
     def at(self, n_ctx: int) -> Settings:
-        """The same with another context."""
+        """The same settings with another context."""
         return Settings(n_ctx, self.kv_type_k, self.kv_type_v, self.n_parallel, self.n_max, self.n_gpu_layers)
 
     @property
@@ -47,7 +47,7 @@ class Settings:
 
 
 def padded(n_ctx: int) -> int:
-    """A context as the engine rounds it."""
+    """A context size as the engine rounds it."""
     return -(-n_ctx // CTX_GRAIN) * CTX_GRAIN
 
 

@@ -1,4 +1,4 @@
-"""The setups that one model can be run in, as files that are there or as a plan would make them."""
+"""The setups that one model can be run in, from existing files or from files as a plan would make them."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ class File:
 
 @dataclass(frozen=True)
 class Setup:
-    """One way to run the model. Without `model` it cannot be had, and `why_not` says why."""
+    """One way to run the model. Without `model` it is not possible, and `why_not` says why."""
 
     id: str
     model: Model | None = None
@@ -73,7 +73,7 @@ class Setup:
 
 @dataclass
 class Setups:
-    """All setups, in the order in which they are shown, and where the block comes from."""
+    """All setups in display order, and where the block comes from."""
 
     all: list[Setup]
     trunk: Model | None
@@ -101,7 +101,7 @@ def _reason(error: NextnError, paths: dict[str, str]) -> str:
 
 
 class _Maker:
-    """Makes setups one by one; what one of them cannot be had for is said in it, and stops no other."""
+    """Makes setups one by one; one that is not possible carries its reason and does not stop the others."""
 
     def __init__(self, model: Model, scratch: Path) -> None:
         self.model, self.scratch = model, scratch
@@ -111,7 +111,7 @@ class _Maker:
         self.trunk_plan: Plan | None = None
 
     def made(self, id: str, build: Callable[[], Setup]) -> Setup:
-        """The setup, or why there is none."""
+        """The setup, or the reason why it is not possible."""
         try:
             return build()
         except NextnError as error:
@@ -122,7 +122,7 @@ class _Maker:
         return stand_in(plan, self.scratch / name)
 
     def no_mtp(self) -> Setup:
-        """The trunk alone: the model, or what detaching leaves of it."""
+        """Only the trunk: the model, or what detaching leaves of it."""
         if self.trunk is None:
             self.trunk_plan = plan_detach(self.model, None)
             self.trunk = self.stand(self.trunk_plan, NO_MTP)
@@ -130,7 +130,7 @@ class _Maker:
         return Setup(NO_MTP, self.trunk, files=self.trunk_files, plan=self.trunk_plan)
 
     def attached(self, id: str, layout: str, block: Block) -> Setup:
-        """What attaching the block in that layout makes."""
+        """What attaching the block in that layout produces."""
         if self.trunk is None:
             raise UsageError("the model cannot be taken apart, so this setup cannot be planned")
         if layout == "bundle" and self.has_block:
@@ -173,7 +173,7 @@ def make_setups(
             found = block(model)
     except NextnError as error:
         why = str(error)
-    if maker.has_block and first.why_not is not None:  # what is there can be shown whatever cannot be planned
+    if maker.has_block and first.why_not is not None:  # existing files can be shown even if others cannot be planned
         maker.trunk = None
     setups = [first, *_with_block(maker, found, sidecar, why)]
     return Setups(setups, maker.trunk, found, notes)
@@ -203,7 +203,7 @@ def _later(maker: _Maker, id: str, layout: str, block: Block) -> Callable[[], Se
 
 
 def publishing(setups: Setups) -> Publishing | None:
-    """Bytes that the model takes published both with and without its block; None when one of them cannot be had."""
+    """Bytes needed to publish the model both with and without its block; None if one of them is not possible."""
     plain, bundle = setups.get(NO_MTP), setups.get(BUNDLED_ON)
     if plain.model is None or bundle.model is None:
         return None
@@ -225,7 +225,7 @@ def publishing(setups: Setups) -> Publishing | None:
 
 
 def _unshared(plain: Sequence[File], shards: Sequence[File]) -> int:
-    """Bytes of the shards that the plain set does not have: those that are no links, or have another length."""
+    """Bytes of the shards that the plain set does not have: those that are not links, or differ in length."""
     if any(file.how == "link" for file in shards):
         return sum(file.size_bytes for file in shards if file.how != "link")
     if any(file.how == "link" for file in plain):  # the plain set is what detaching would make

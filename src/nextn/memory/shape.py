@@ -1,4 +1,4 @@
-"""The dimensions of a model that memory depends on, read from its header pairs.
+"""The dimensions of a model that memory depends on, read from its header's key-value pairs.
 
 Sources of the rules: llama.cpp b11549, `src/llama-hparams.cpp` (n_embd_k_gqa, n_embd_r, n_embd_s),
 `src/models/*.cpp` (which layers are recurrent or have a sliding window) and `src/llama-arch.cpp`
@@ -26,7 +26,7 @@ class Layer:
     n_embd_k: int  # elements of one cached key row: head size times heads (latent size for MLA)
     n_embd_v: int  # elements of one cached value row; 0 for MLA, whose values are a view of the keys
     window: bool  # sliding window attention
-    recurrent: bool  # no cache, a state
+    recurrent: bool  # no cache but a state
     indexer: int  # elements of one cached indexer key; 0 without an indexer
 
 
@@ -39,11 +39,11 @@ class Shape:
     n_layer_nextn: int
     n_embd: int
     n_vocab: int
-    n_ff: int  # widest feed-forward network that one token passes, experts in use together
+    n_ff: int  # widest feed-forward network that one token passes, all active experts together
     n_head: int
     n_ctx_train: int
-    n_window: int  # tokens of the sliding window; 0 without
-    layers: tuple[Layer, ...]  # trunk, then blocks
+    n_window: int  # tokens of the sliding window; 0 without one
+    layers: tuple[Layer, ...]  # trunk first, then blocks
     n_embd_state: int  # elements of one recurrent state of one layer: convolution and recurrence
     rollback: bool  # the engine keeps one recurrent state for each drafted token
     unknown: str | None = None  # why figures from the header would be wrong, or None
@@ -88,7 +88,7 @@ def _state(model: Model, n_head: int) -> int:
 
 
 def _indexers(model: Model, n_trunk: int, n_all: int) -> list[int]:
-    """Elements of what each layer's indexer caches of a token; blocks run without their indexer, but for pools."""
+    """Elements that each layer's indexer caches per token; blocks run without their indexer, except for pools."""
     size, memory = model.arch_int("attention.indexer.key_length"), memory_of(model.architecture)
     if memory.indexer is None or not size:
         return [0] * n_all
@@ -145,7 +145,7 @@ def _n_vocab(model: Model) -> int:
 
 
 def _widest(model: Model, n_all: int) -> int:
-    """Elements that one token has in a feed-forward network at once."""
+    """Elements that one token takes at once in a feed-forward network."""
     dense = max(_per_layer(model.arch_value("feed_forward_length"), n_all), default=0)
     used = max(_per_layer(model.arch_value("expert_used_count"), n_all), default=0)
     expert = max(_per_layer(model.arch_value("expert_feed_forward_length"), n_all), default=0)
@@ -153,7 +153,7 @@ def _widest(model: Model, n_all: int) -> int:
 
 
 def _unknown(model: Model, recurrent: bool) -> str | None:
-    """Header figures hold for the families that nextn knows and for plain attention."""
+    """Why header figures would be wrong; they hold for the families that nextn knows and for plain attention."""
     arch = model.architecture
     ssm = any(key.startswith((f"{arch}.ssm.", f"{arch}.wkv", f"{arch}.kda.")) for key in model.header.by_key)
     if ssm and not recurrent:

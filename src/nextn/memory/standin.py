@@ -1,7 +1,7 @@
-"""Stand-ins: a plan's files with their real headers and lengths and no data, for whoever reads headers only.
+"""Stand-ins: a plan's files with their real headers and lengths but no data, for readers of headers only.
 
 An engine that only accounts for memory reads nothing but headers, so a setup that does not exist yet, or whose
-files are 600 GB long, can be shown to it as sparse files that take a few blocks on disk.
+files total 600 GB, can be given to it as sparse files that take a few blocks on disk.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ _NO_HASH = "0" * 64
 
 
 class _Blank(dict[str, str]):
-    """Every tensor's hash, not known yet."""
+    """Every tensor's hash, not yet known."""
 
     def __missing__(self, name: str) -> str:
         return _NO_HASH
@@ -32,7 +32,7 @@ def _bytes_of(segment: Segment) -> bytes | None:
 
 
 def sparse_file(path: Path, head: bytes, size_bytes: int) -> None:
-    """A file that begins with `head` and is `size_bytes` long, with a hole behind. Raises StorageError."""
+    """A file that begins with `head` and is `size_bytes` long, the rest being a hole. Raises StorageError."""
     try:
         with path.open("xb") as file:
             file.write(head)
@@ -45,7 +45,7 @@ def sparse_file(path: Path, head: bytes, size_bytes: int) -> None:
 
 
 def stand_in(plan: Plan, folder: Path) -> Model:
-    """The plan's entry (for a sidecar: the sidecar) as it would be, made of sparse files in `folder`.
+    """The plan's entry (for a sidecar: the sidecar) as it would be written, made of sparse files in `folder`.
 
     Raises StorageError.
     """

@@ -1,4 +1,4 @@
-"""Weights from headers: which tensors an engine loads, on which device, and which the CPU keeps a second time.
+"""Weights from headers: which tensors an engine loads, on which device, and which ones the CPU keeps a second copy of.
 
 Sources: llama.cpp b11549, `src/llama-model.cpp` (placement of layers, buffer types), `src/models/*.cpp` (which tensors
 of a block are skipped without MTP), `ggml/src/ggml-cpu/repack.cpp` (types that the CPU rearranges).
@@ -21,7 +21,7 @@ from ..gguf.header import TensorInfo
 HOST, GPU = "Host", "GPU"
 EMBEDDINGS, HEAD = "token_embd.weight", "output.weight"
 
-# Read by rows or small: never in a matrix product that the CPU rearranges weights for.
+# Read by rows, or small: never in a matrix product that the CPU rearranges weights for.
 NOT_MULTIPLIED = (EMBEDDINGS, "nextn.embed_tokens.weight", "ssm_conv1d.weight")
 
 
@@ -31,11 +31,11 @@ class Weights:
 
     weights_bytes: int = 0  # every loaded tensor once
     repacked_bytes: int = 0  # of these, what the CPU rearranges
-    mapped_bytes: int = 0  # what is mapped of the files, in main memory only
+    mapped_bytes: int = 0  # what is mapped from the files, in main memory only
 
 
 def loaded(model: Model, *, mtp: bool, unused: frozenset[str] | None = None) -> list[tuple[GGUFFile, TensorInfo]]:
-    """The tensors that the engine allocates. `unused` are those it said to leave out; None: by the families' rules."""
+    """The tensors that the engine allocates. `unused`: those it reported as left out; None: by the families' rules."""
     if unused is not None:
         return [(file, info) for file, info in model.items() if info.name not in unused]
     seen = Anatomy.of(model)
@@ -52,9 +52,9 @@ def loaded(model: Model, *, mtp: bool, unused: frozenset[str] | None = None) -> 
 
 
 def layer_devices(n_layer_all: int, n_gpu_layers: int | None) -> list[str]:
-    """The device of each layer, and last that of the head; the engine fills the GPU from the end.
+    """The device of each layer, then that of the head; the engine fills the GPU from the last layer backwards.
 
-    None (the engine's choice) counts as none: without an engine nothing is known of a GPU.
+    None (the engine's choice) counts as none: without an engine nothing is known about a GPU.
     """
     first = max(0, n_layer_all + 1 - (n_gpu_layers or 0))
     return [GPU if i >= first else HOST for i in range(n_layer_all + 1)]
@@ -76,7 +76,7 @@ def repacked_types() -> dict[str, int]:
 def _cpu_flags() -> frozenset[str]:
     try:
         text = Path("/proc/cpuinfo").read_text(encoding="utf-8", errors="replace")
-    except OSError:  # no Linux: a Mac's ARM cores have the dot product
+    except OSError:  # not Linux: a Mac's ARM cores have the dot product
         return frozenset(("asimddp",) if platform.machine() == "arm64" else ())
     for line in text.splitlines():
         key, _, value = line.partition(":")
@@ -86,7 +86,7 @@ def _cpu_flags() -> frozenset[str]:
 
 
 def is_repacked(info: TensorInfo) -> bool:
-    """Whether the CPU keeps a rearranged copy: matrices, and experts' stacks, of certain types."""
+    """Whether the CPU keeps a rearranged copy: for matrices and stacked experts of certain types."""
     multiple = repacked_types().get(info.type_name)
     if multiple is None or info.name.endswith(NOT_MULTIPLIED) or len(info.ne) < 2 or info.ne[1] % multiple:
         return False
@@ -116,7 +116,7 @@ def weights(
         if device == HOST:
             first, last = mapped.get(file.path, (start, end))
             mapped[file.path] = min(first, start), max(last, end)
-        if again and devices[-1] != HOST:  # the head is a copy of its own on the GPU
+        if again and devices[-1] != HOST:  # the head is a separate copy on the GPU
             sums.setdefault(devices[-1], [0, 0, 0])[0] += end - start
         elif again and not has_gpu and is_repacked(TensorInfo(HEAD, info.ne, info.type_id, 0)):
             own[0] += end - start
