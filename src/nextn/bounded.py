@@ -1,4 +1,4 @@
-"""Small files of others, read within bounds: never more bytes than such a file has, and no JSON that overflows."""
+"""Small untrusted files, read within bounds: never more bytes than such a file has, and no JSON that overflows."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from typing import Any
 from .errors import FormatError, StorageError
 
 MIB = 1 << 20
-MOST_CONFIG = 4 * MIB  # config.json and its like; real ones take some 10 kB
+MOST_CONFIG = 4 * MIB  # config.json and the like; real ones are about 10 kB
 MOST_INDEX = 64 * MIB  # of a checkpoint's shards: 15 MB for 200,000 tensors
 MOST_TOKENIZER = 96 * MIB  # tokenizer.json: 35 MB for 260,000 tokens
 MOST_DOCUMENT = 32 * MIB  # what --json prints
@@ -21,9 +21,9 @@ _FLAGS = os.O_RDONLY | getattr(os, "O_CLOEXEC", 0) | getattr(os, "O_NONBLOCK", 0
 
 
 def read_bounded(path: Path, most: int, doing: str = "read it") -> bytes:
-    """The bytes of a regular file of at most `most` bytes; links are followed, pipes are not waited for.
+    """The bytes of a regular file of at most `most` bytes; links are followed, pipes never block.
 
-    Raises FormatError for a larger one, of which nothing is read, StorageError.
+    Raises FormatError for a larger file, of which nothing is read, and StorageError.
     """
     try:
         fd = os.open(path, _FLAGS)
@@ -47,7 +47,7 @@ def read_bounded(path: Path, most: int, doing: str = "read it") -> bytes:
 
 
 def read_text(path: Path, most: int) -> str:
-    """A text file. Raises what `read_bounded` raises, FormatError for bytes that are not UTF-8."""
+    """A text file. Raises what `read_bounded` raises, and FormatError for bytes that are not UTF-8."""
     try:
         return read_bounded(path, most).decode("utf-8")
     except UnicodeDecodeError as error:
@@ -56,7 +56,7 @@ def read_text(path: Path, most: int) -> str:
 
 
 def parse_json(data: bytes | str, path: Path | str) -> Any:
-    """A JSON value. Raises FormatError for what is none, for numbers of very many digits and for deep nesting."""
+    """A JSON value. Raises FormatError for invalid JSON, for numbers with very many digits and for deep nesting."""
     try:
         value = json.loads(data, parse_int=_integer)
     except (ValueError, RecursionError) as error:
@@ -66,7 +66,7 @@ def parse_json(data: bytes | str, path: Path | str) -> Any:
 
 
 def check_depth(value: Any, path: Path | str) -> None:
-    """Raise FormatError for a value that is nested more deeply than any honest one."""
+    """Raise FormatError for a value that is nested more deeply than any legitimate one."""
     level, depth = [value] if isinstance(value, dict | list) else [], 0
     while level:
         if depth >= _MOST_DEPTH:

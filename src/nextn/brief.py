@@ -13,7 +13,7 @@ _CUT.maxstring = _CUT.maxother = 120
 
 
 def brief(value: object, names: Iterable[str]) -> str:
-    """`Class(name=..., ...)` with every attribute cut short, and the whole, too."""
+    """`Class(name=..., ...)` with every attribute cut short, and the result too."""
     shown = ", ".join(f"{name}={_CUT.repr(getattr(value, name))}" for name in names)
     return f"{type(value).__name__}({shown if len(shown) < LONGEST else shown[:LONGEST] + '...'})"
 
@@ -23,8 +23,8 @@ class Brief:
 
     def __init_subclass__(cls) -> None:
         super().__init_subclass__()
-        if "__repr__" not in cls.__dict__:  # else a dataclass would write one of its own
-            setattr(cls, "__repr__", Brief.__repr__)  # noqa: B010 - of the class that is being made
+        if "__repr__" not in cls.__dict__:  # otherwise a dataclass would generate its own
+            setattr(cls, "__repr__", Brief.__repr__)  # noqa: B010 - of the class being created
 
     def __repr__(self) -> str:
         known = getattr(self, "__dataclass_fields__", {})

@@ -1,7 +1,7 @@
-"""Files of which only some bytes are here: the note beside each says which, and no hole is ever read as zeros.
+"""Partially present files: the note beside each says which bytes are here, and no hole is ever read as zeros.
 
-A note `.NAME.nextn-extents` has one line that says what remote file `NAME` is (origin, size, validator), then one line
-per range with the checksum of its bytes. A range counts as there only when its line is whole.
+A note `.NAME.nextn-extents` has one line that identifies remote file `NAME` (origin, size, validator), then one line
+per range with the checksum of its bytes. A range counts as present only when its line is complete.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from .errors import StorageError
 from .workfile import read_beside
 
 NOTE_SUFFIX = ".nextn-extents"
-MAX_NOTE_BYTES = 256 << 20  # of the note of one file: a line of 45 bytes per MiB, so 5 TiB
+MAX_NOTE_BYTES = 256 << 20  # of one file's note: a 45-byte line per MiB, enough for 5 TiB
 
 Range = tuple[int, int]  # start, end (exclusive)
 
@@ -36,7 +36,7 @@ def merged(ranges: Iterable[Range]) -> list[Range]:
 
 
 def gaps(there: list[Range], start: int, end: int) -> list[Range]:
-    """What of `start, end` the merged ranges `there` do not cover."""
+    """The parts of `start, end` that the merged ranges `there` do not cover."""
     out: list[Range] = []
     at = max(0, bisect_right(there, (start, start)) - 1)
     for low, high in there[at:]:
@@ -52,7 +52,7 @@ def gaps(there: list[Range], start: int, end: int) -> list[Range]:
 
 @dataclass(frozen=True)
 class Identity:
-    """What tells a version of a remote file from every other: bytes of another identity are never used."""
+    """What distinguishes a version of a remote file from all others: bytes of another identity are never used."""
 
     origin: str  # hf:ORG/NAME@COMMIT:FILE, or an address without its query
     size_bytes: int
@@ -61,7 +61,7 @@ class Identity:
 
 @dataclass(frozen=True)
 class Piece:
-    """A range that is there."""
+    """A range that is present."""
 
     start: int
     end: int
@@ -79,12 +79,12 @@ def note_name(name: str) -> str:
 
 
 def note_of(path: Path) -> Path:
-    """Where the note of a partial file lies."""
+    """Where the note of a partial file is."""
     return path.with_name(note_name(path.name))
 
 
 def read_note(data: bytes) -> tuple[Identity | None, list[Piece]]:
-    """Identity and whole lines; torn lines are skipped."""
+    """Identity and complete lines; torn lines are skipped."""
     identity: Identity | None = None
     pieces: list[Piece] = []
     for line in data.split(b"\n"):
@@ -100,7 +100,7 @@ def read_note(data: bytes) -> tuple[Identity | None, list[Piece]]:
     return identity, pieces
 
 
-# Partial files that this process can fill: real path -> have this range there.
+# Partial files that this process can fill: real path -> function that fetches a range.
 _fillers: dict[Path, Callable[[int, int], None]] = {}
 
 
@@ -112,7 +112,7 @@ class Guard:
     _there: list[Range] = field(default_factory=list)
 
     def check(self, start: int, end: int) -> None:
-        """Have the range there. Raises StorageError when a byte of it is a hole, RemoteError when it does not come."""
+        """Make sure the range is present. Raises StorageError when a byte is a hole, RemoteError if fetching fails."""
         if not gaps(self._there, start, end):
             return
         if fill := _fillers.get(self.path):
@@ -126,7 +126,7 @@ class Guard:
 
 
 def _noted(real: Path) -> list[Range]:
-    """What the note beside a partial file says is there. Raises StorageError."""
+    """The ranges that the note beside a partial file lists as present. Raises StorageError."""
     try:
         _, pieces = read_note(read_beside(note_of(real), MAX_NOTE_BYTES))
     except OSError as error:
@@ -145,7 +145,7 @@ def _has_note(real: Path) -> bool:
 
 
 def refuse_partial(path: Path) -> None:
-    """Raise StorageError when `path` is a partial file: for verbs that link a file or give it to an engine."""
+    """Raise StorageError when `path` is a partial file: for verbs that link a file or pass it to an engine."""
     real = path.resolve()
     if _has_note(real) and gaps(_noted(real), 0, real.stat().st_size):
         raise StorageError(
@@ -155,7 +155,7 @@ def refuse_partial(path: Path) -> None:
 
 
 def fill_with(path: Path, fill: Callable[[int, int], None] | None) -> None:
-    """From now on holes of this partial file are filled by `fill`; None ends that."""
+    """From now on, holes in this partial file are filled by `fill`; None ends that."""
     if fill is None:
         _fillers.pop(path.resolve(), None)
     else:

@@ -1,10 +1,10 @@
-"""Text that leaves the program: what comes from a file, a server or an engine moves no cursor and hides nothing."""
+"""Text that leaves the program: nothing from a file, a server or an engine moves the cursor or hides anything."""
 
 from __future__ import annotations
 
 import re
 
-# What `str.isprintable` lets through and no terminal shows: fillers and joiners that engines' own names never hold.
+# What `str.isprintable` accepts but no terminal shows: fillers and joiners that engines' own names never contain.
 _INVISIBLE = "\u034f\u115f\u1160\u17b4\u17b5\u3164\uffa0"
 _SUSPECT = re.compile(r"[^\x20-\x7e]")
 
@@ -19,14 +19,14 @@ def is_plain(char: str) -> bool:
 
 
 def printable(text: str, limit: int = 120) -> str:
-    """A key, a name or a sentence as it may stand in a message: one line, no control characters, not endless."""
+    """A key, a name or a sentence as it may appear in a message: one line, no control characters, bounded length."""
     if len(text) > limit:
         text = text[: limit - 3] + "..."
     return one_line(text)
 
 
 def one_line(text: str) -> str:
-    """The same of any length."""
+    """The same without the length limit."""
     if text.isascii() and text.isprintable():
         return text
     return _SUSPECT.sub(lambda match: match[0] if is_plain(match[0]) else _escape(match[0]), text)
@@ -44,7 +44,7 @@ def several_lines(text: str, *, bytes_too: bool = False) -> str:
 
 
 def json_text(text: str) -> str:
-    """JSON with everything escaped that no terminal should get; it says the same."""
+    """JSON with everything escaped that no terminal should receive; its meaning is unchanged."""
     return re.sub(r"[^\x0a\x20-\x7e]", lambda match: match[0] if is_plain(match[0]) else _json_escape(match[0]), text)
 
 

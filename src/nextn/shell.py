@@ -1,4 +1,4 @@
-"""Commands to copy: words that are put together last, quoted for a POSIX shell, on one line that can be printed."""
+"""Commands to copy: words joined only at the end, quoted for a POSIX shell, on one printable line."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ class Command:
         raise TypeError("a command stands beside text, never inside it: see Advice, or use shell()")
 
     def starts_with(self, other: Command) -> bool:
-        """Whether its first words are those of another."""
+        """Whether it starts with another command's words."""
         return self.words[: len(other.words)] == other.words
 
     def more(self, *words: object) -> Command:
@@ -47,9 +47,9 @@ def shell(*words: object, env: Mapping[str, str] | None = None) -> str:
 
 
 def quoted(text: str) -> str:
-    """A word as it may be pasted into a POSIX shell.
+    """A word that is safe to paste into a POSIX shell.
 
-    What cannot be printed (a line end, say) is written as in `$'a\\012b'`, which bash, zsh, ksh and POSIX.1-2024 read.
+    What cannot be printed (like a newline) is written as in `$'a\\012b'`, which bash, zsh, ksh and POSIX.1-2024 read.
     """
     return shlex.quote(text) if all(map(is_plain, text)) else "$'" + "".join(map(_escaped, text)) + "'"
 
@@ -66,6 +66,6 @@ def _escaped(char: str) -> str:
         return f"\\{char}"
     if is_plain(char):
         return char
-    # A byte of a file's name that is no UTF-8 is kept by Python as one of these.
+    # Python keeps a byte of a file name that is not UTF-8 as one of these.
     how = "surrogateescape" if "\udc80" <= char <= "\udcff" else "surrogatepass"
     return "".join(f"\\{byte:03o}" for byte in char.encode("utf-8", how))

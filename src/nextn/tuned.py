@@ -11,7 +11,7 @@ from .bounded import MOST_DOCUMENT, read_bounded
 from .errors import FormatError
 from .schemas.tune import TunedSettings
 
-TUNED_SUFFIX = ".tune.json"  # after a model's base name: the result of `nextn tune` that serve takes by itself
+TUNED_SUFFIX = ".tune.json"  # after a model's base name: the result of `nextn tune` that serve picks up automatically
 
 
 @dataclass(frozen=True)
@@ -19,7 +19,7 @@ class Tuned:
     """What `nextn tune` found fastest on this machine."""
 
     path: Path
-    n_max: int | None = None  # the most tokens drafted at a time; 0: leave MTP off
+    n_max: int | None = None  # maximum number of tokens drafted at a time; 0: leave MTP off
     p_min: float | None = None
     threads: int | None = None
     args: tuple[str, ...] = ()  # further engine arguments
@@ -28,7 +28,7 @@ class Tuned:
 
 
 def read_tuned(path: Path) -> Tuned:
-    """A result of `nextn tune`, or an object with any of its settings; other keys are passed over.
+    """A result of `nextn tune`, or an object with any of its settings; other keys are ignored.
 
     Raises FormatError, StorageError.
     """

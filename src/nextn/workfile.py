@@ -1,14 +1,14 @@
-"""Working files: what nextn keeps on disk for itself, opened so that nobody else chooses what is opened.
+"""Working files: what nextn keeps on disk for itself, opened so that nobody else can choose what is opened.
 
-Partial downloads and their notes, job notes, temporary files, locks and cache entries lie in folders that others may
-have filled (an unpacked archive, a shared folder), some under names that can be foreseen. So each is opened relative
-to a descriptor of its folder and never through a link, and it is taken only when it is a regular file of this user
-that has no other name. Private folders (the cache, downloads under way) are entered the same way, level by level from
+Partial downloads and their notes, job notes, temporary files, locks and cache entries are in folders that others may
+have filled (an unpacked archive, a shared folder), some under predictable names. So each is opened relative
+to a descriptor of its folder and never through a link, and it is used only if it is a regular file of this user
+that has no other name. Private folders (the cache, downloads in progress) are entered the same way, level by level from
 the folder that the user chose; they belong to this user and have mode 0700.
 
-Limits: systems without descriptors of folders (`HAS_DESCRIPTORS` is false) are asked by path instead, so a folder
-that another program replaces at the same moment can mislead there. File systems without owners or modes are taken
-as they are: what counts there is the owner that they give to a new file.
+Limits: systems without folder descriptors (`HAS_DESCRIPTORS` is false) use paths instead, so a folder
+that another program replaces at the same moment can mislead nextn. File systems without owners or modes are accepted
+as they are: what counts is the owner that they give to a new file.
 """
 
 from __future__ import annotations
@@ -53,7 +53,7 @@ def _kind(mode: int) -> str:
 
 @dataclass(frozen=True)
 class Stamp:
-    """Which file lies under a name, and in which state: another one, or a later state, has another stamp."""
+    """Which file is under a name, and in which state: a different file, or a later state, has a different stamp."""
 
     device: int
     inode: int
@@ -63,16 +63,16 @@ class Stamp:
 
     @classmethod
     def of(cls, found: os.stat_result) -> Stamp:
-        """The stamp of what has this `stat`."""
+        """The stamp for this `stat` result."""
         return cls(found.st_dev, found.st_ino, found.st_size, found.st_mtime_ns, stat.S_ISREG(found.st_mode))
 
     def is_of_same_file(self, other: Stamp) -> bool:
-        """Whether it is the same file, at whatever time, of the same size."""
+        """Whether it is the same file with the same size, whatever its time stamps."""
         return (self.device, self.inode, self.size_bytes) == (other.device, other.inode, other.size_bytes)
 
 
 def replaced(path: Path) -> StorageError:
-    """The error for a file that is not what it was."""
+    """The error for a file that has changed."""
     return StorageError(
         f"{path}: this file was changed or replaced while it was read, so nothing was published; let nothing write to "
         "it and run it again."
@@ -96,7 +96,7 @@ class At:
 
 
 class Folder:
-    """An open folder; a context manager that closes it. Methods raise OSError, and NotOurs where they say so."""
+    """An open folder; a context manager that closes it. Methods raise OSError, and NotOurs where stated."""
 
     def __init__(self, path: Path, fd: int | None) -> None:
         """Use `chosen` or `private`."""
@@ -105,7 +105,7 @@ class Folder:
 
     @classmethod
     def chosen(cls, path: Path) -> Folder:
-        """A folder that the user named: links in its path are the user's, and are followed."""
+        """A folder that the user named: links in its path are the user's and are followed."""
         if HAS_DESCRIPTORS:
             return cls(path, os.open(path, os.O_RDONLY | _DIRECTORY))
         os.scandir(path).close()  # raises for what is not a folder
@@ -115,7 +115,7 @@ class Folder:
     def private(cls, root: Path, parts: Sequence[str], *, make: bool) -> Folder:
         """The folder `parts` below `root`, which the user chose; no level below `root` may be a link.
 
-        With `make` what is missing is made. Raises NotOurs for a level that is a link or belongs to another user.
+        With `make`, missing levels are created. Raises NotOurs for a level that is a link or belongs to another user.
         """
         if make and not os.path.lexists(root):
             root.parent.mkdir(parents=True, exist_ok=True)
@@ -134,7 +134,7 @@ class Folder:
         self.close()
 
     def close(self) -> None:
-        """Close it; harmless twice."""
+        """Close it; safe to call twice."""
         fd, self._fd = self._fd, None
         if fd is not None:
             os.close(fd)
@@ -152,7 +152,7 @@ class Folder:
         return os.stat(self._at(name), dir_fd=self._fd, follow_symlinks=False)
 
     def is_file(self, name: str) -> bool:
-        """Whether the name is there and a regular file, not a link to one."""
+        """Whether the name exists and is a regular file, not a link to one."""
         try:
             return stat.S_ISREG(self.lstat(name).st_mode)
         except OSError:
@@ -180,7 +180,7 @@ class Folder:
         os.replace(self._at(name), there._at(target.name), src_dir_fd=self._fd, dst_dir_fd=there._fd)
 
     def link(self, name: str, target: At) -> None:
-        """os.link; a symlink itself is linked, not what it names."""
+        """os.link; a symlink itself is linked, not its target."""
         os.link(
             self._at(name), target.folder._at(target.name), src_dir_fd=self._fd, dst_dir_fd=target.folder._fd,
             follow_symlinks=False,
@@ -195,11 +195,11 @@ class Folder:
         os.symlink(source, self._at(name), dir_fd=self._fd)
 
     def rmdir(self, name: str) -> None:
-        """os.rmdir: fails when something is in it."""
+        """os.rmdir: fails unless it is empty."""
         os.rmdir(self._at(name), dir_fd=self._fd)
 
     def remove_tree(self, name: str) -> None:
-        """Remove a folder and all that is in it; links in it are removed, not followed (on Windows: by path)."""
+        """Remove a folder and everything in it; links in it are removed, not followed (on Windows: by path)."""
         shutil.rmtree(self._at(name), dir_fd=self._fd)
 
     def descriptor(self) -> int:
@@ -263,12 +263,12 @@ class Folder:
         return os.open(self._at(name), os.O_RDWR | os.O_CREAT | os.O_EXCL | _FLAGS, mode, dir_fd=self._fd)
 
     def create_unguessable(self, stem: str, suffix: str, mode: int = 0o600) -> tuple[str, int]:
-        """A new hidden file whose name nobody can foresee: the name and a descriptor."""
+        """A new hidden file with an unpredictable name: the name and a descriptor."""
         name = f".{stem}.{secrets.token_hex(8)}{suffix}"
         return name, self.create(name, mode)
 
     def open(self, name: str, flags: int = os.O_RDWR, *, one_name: bool = True, owner: bool = True) -> int:
-        """A working file that is there.
+        """An existing working file.
 
         Raises NotOurs for what is not a regular file, has another name (with `one_name`), or belongs to another user
         (with `owner`).
@@ -297,7 +297,7 @@ class Folder:
         return fd
 
     def open_or_create(self, name: str, flags: int = os.O_RDWR) -> int:
-        """A working file, made when it is missing. Raises NotOurs."""
+        """A working file, created if missing. Raises NotOurs."""
         while True:
             try:
                 return self.open(name, flags)
@@ -307,7 +307,7 @@ class Folder:
                 os.close(self.create(name))
 
     def read(self, name: str, limit: int, *, owner: bool = True) -> bytes:
-        """All of a small working file. Raises NotOurs, also when it has more than `limit` bytes."""
+        """All of a small working file. Raises NotOurs, also if it has more than `limit` bytes."""
         fd = self.open(name, os.O_RDONLY, owner=owner)
         try:
             return _read(fd, self.path / name, limit)
@@ -315,7 +315,7 @@ class Folder:
             os.close(fd)
 
     def write(self, name: str, data: bytes) -> None:
-        """Give `name` this content in one step, whatever had the name before."""
+        """Give `name` this content atomically, whatever had the name before."""
         temp, fd = self.create_unguessable(name[:100], ".nextn-tmp")
         try:
             try:
@@ -355,7 +355,7 @@ def _read(fd: int, path: Path, limit: int) -> bytes:
 
 @contextlib.contextmanager
 def private_folder(root: Path, parts: Sequence[str]) -> Iterator[Folder | None]:
-    """The private folder `parts` below `root` as it is there, or None when there is none. Raises NotOurs."""
+    """The existing private folder `parts` below `root`, or None if there is none. Raises NotOurs."""
     try:
         folder = Folder.private(root, parts, make=False)
     except (FileNotFoundError, NotADirectoryError):
@@ -366,6 +366,6 @@ def private_folder(root: Path, parts: Sequence[str]) -> Iterator[Folder | None]:
 
 
 def read_beside(path: Path, limit: int) -> bytes:
-    """A small file of nextn's in a folder that may be anybody's, whoever owns it. Raises OSError, NotOurs."""
+    """A small file of nextn's in a folder that may belong to anyone, whoever owns the file. Raises OSError, NotOurs."""
     with Folder.chosen(path.parent) as folder:
         return folder.read(path.name, limit, owner=False)

@@ -1,4 +1,4 @@
-"""Engines: one small class each that finds an engine, starts it, asks it, and stops it."""
+"""Engines: one small class per engine, which finds it, starts it, queries it, and stops it."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ EngineChoice: TypeAlias = "str | os.PathLike[str] | Engine | None"
 def find_engine(choice: EngineChoice = None) -> Engine:
     """The engine called `choice`: "xllamacpp", "llama-server", "ik", or the path of a `llama-server`; or an `Engine`.
 
-    None takes xllamacpp, or failing that the `llama-server` that is found first.
+    None picks xllamacpp, or failing that the first `llama-server` found.
     Raises EngineMissing, and UsageError for a word that names neither an engine nor a file.
     """
     if choice is not None and not isinstance(choice, str | os.PathLike):

@@ -1,4 +1,4 @@
-"""Whether an engine that says nothing does something: its processor time and what it reads, as the kernel counts."""
+"""Whether a silent engine is still working: its CPU time and bytes read, as counted by the kernel."""
 
 from __future__ import annotations
 
@@ -8,15 +8,15 @@ from pathlib import Path
 
 from nextn.engines.process import EngineProcess
 
-BUSY_CPU = 0.01  # of one processor: an idle server's own waking stays below,
-BUSY_READ_BPS = 100_000  # and what reads more slowly would take weeks to load a model
-LOOKS = 30  # in the time that silence may last: each goes through all processes
+BUSY_CPU = 0.01  # of one CPU: an idle server's own wake-ups stay below this,
+BUSY_READ_BPS = 100_000  # and anything that reads more slowly would take weeks to load a model
+LOOKS = 30  # within the time that silence may last: each look goes through all processes
 PROC = Path("/proc")
-_SESSION, _UTIME, _STIME = 3, 11, 12  # fields of /proc/PID/stat behind the command's name (proc(5): 6, 14, 15)
+_SESSION, _UTIME, _STIME = 3, 11, 12  # fields of /proc/PID/stat after the command name (proc(5): 6, 14, 15)
 
 
 def activity(session: int) -> tuple[float, int] | None:
-    """Processor seconds and bytes read of a session's living processes, its leader apart; None: not known here."""
+    """CPU seconds and bytes read of a session's live processes, except its leader; None: not known on this system."""
     seconds, n_read, found = 0.0, 0, False
     try:
         pids = [path for path in PROC.iterdir() if path.name.isdigit() and path.name != str(session)]
@@ -42,7 +42,7 @@ class Silence:
         self._done: tuple[float, int] | None = None
 
     def seconds(self, now: float) -> float:
-        """Seconds of silence at `now`; none pass where the kernel does not tell what an engine does."""
+        """Seconds of silence at `now`; none accumulate where the kernel does not report what an engine does."""
         size, waited = self._process.log_size(), now - self._looked
         if size == self._size and waited < self._every:
             return now - self._since

@@ -1,4 +1,4 @@
-"""What every engine takes, gives and can do."""
+"""What every engine accepts, returns and can do."""
 
 from __future__ import annotations
 
@@ -18,31 +18,31 @@ class Launch:
 
     model: Path  # the model file, or the first shard of a set
     sidecar: Path | None = None  # the file with the MTP block beside a trunk-only model; used only when `n_max` > 0
-    n_max: int = 0  # the most tokens drafted at a time; 0 turns MTP off
-    n_ctx: int = 1024  # context size in tokens, of each slot
+    n_max: int = 0  # maximum number of tokens drafted at a time; 0 turns MTP off
+    n_ctx: int = 1024  # context size in tokens, per slot
     threads: int | None = None  # CPU threads; None leaves the choice to the engine
     # Appended last. llama-server: its own options. xllamacpp: `NAME=VALUE` attributes of CommonParams.
     extra_args: tuple[str, ...] = ()
-    # Where the engine's log goes, kept always; None: a temporary file, kept only when something fails.
+    # Where the engine's log goes, always kept; None: a temporary file, kept only when something fails.
     log: Path | None = None
-    p_min: float = 0.0  # the least draft probability at which drafting goes on
+    p_min: float = 0.0  # minimum draft probability at which drafting continues
     start_timeout_s: float = 1800.0  # seconds the engine has to load the model
     # Seconds in which a loading engine may print nothing, compute nothing and read nothing.
     silence_timeout_s: float = 300.0
-    answer_timeout_s: float = 1800.0  # seconds the engine has for one answer
-    slots: int = 1  # answers that are worked on at the same time, each with a context of its own
+    answer_timeout_s: float = 1800.0  # seconds the engine has per answer
+    slots: int = 1  # answers generated at the same time, each with its own context
     timed: bool = False
     """Whether its speed is what counts: then its threads spin while they wait for each other, as the engine means
     them to; else they sleep (see `waiting`)."""
 
     def waiting(self) -> dict[str, str]:
-        """Variables that make the engine's threads sleep while they wait; none for a timed launch, or over the user's.
+        """Variables that make the engine's threads sleep while they wait; none if timed or already set by the user.
 
-        Threads that spin are at a busy machine's mercy: with one of 2 CPUs taken, an answer took up to 40 times as
-        long as the median, and one judged model 151 s in place of 15 s. Sleeping costs speed where the machine is
+        Spinning threads suffer on a busy machine: with one of 2 CPUs taken, an answer took up to 40 times as
+        long as the median, and judging one model took 151 s instead of 15 s. Sleeping costs speed where the machine is
         idle: with 2 threads on 2 CPUs (xllamacpp, build 11549) a model of 160 M parameters in q8_0 decoded at 0.61
         times the speed (quartiles 0.57 and 0.65), the tiny one at 0.53, drafting at 0.55; with 1 thread at 1.00; 12
-        interleaved pairs each. So judges sleep, and what is timed for users spins as their own engine will.
+        interleaved pairs each. So judging runs sleep, and runs timed for users spin as their own engine will.
         """
         return {} if self.timed or _WAIT_POLICY in os.environ else {_WAIT_POLICY: "passive"}
 
@@ -51,10 +51,10 @@ class Launch:
 class Completion:
     """One answer."""
 
-    tokens: list[int]  # the generated token ids, an end-of-text token included
+    tokens: list[int]  # the generated token ids, including an end-of-text token
     text: str  # the generated text, as the engine decoded it
-    decode_tps: float  # generated tokens per second, after the first; 0 where the engine gave none
-    prompt_tps: float  # prompt tokens per second; 0 where the engine gave none
+    decode_tps: float  # generated tokens per second, after the first; 0 where the engine reported none
+    prompt_tps: float  # prompt tokens per second; 0 where the engine reported none
     draft_n: int  # tokens drafted
     draft_n_accepted: int  # drafted tokens that were accepted
     draft_steps: int  # verification steps: the denominator of `acceptance_per_pos`
@@ -65,16 +65,16 @@ class Completion:
 
     Empty unless `n_probs` was asked for; engines leave the list of a drafted token empty.
     """
-    # Whether it ended at `n_predict`; ik_llama.cpp then leaves out up to n_max tokens of the last draft.
+    # Whether it stopped at `n_predict`; ik_llama.cpp then drops up to n_max tokens of the last draft.
     at_limit: bool = False
 
 
 @dataclass(frozen=True)
 class MemoryUse:
-    """What an engine allocated on one device, by its own account, in MiB."""
+    """What an engine reports having allocated on one device, in MiB."""
 
-    device: str  # the engine's name of the device; "Host" is main memory
-    model_mib: float  # Weights, a sidecar's included; mapped ones need not be resident
+    device: str  # the engine's name for the device; "Host" is main memory
+    model_mib: float  # weights, including a sidecar's; mapped ones need not be resident
     context_mib: float  # the kv_cache, recurrent state and outputs of all contexts
     compute_mib: float  # compute buffers
 
@@ -84,22 +84,22 @@ class Running(Protocol):
 
     @property
     def log(self) -> Path:
-        """The log file, written when it is asked for; deleted by a clean stop unless `Launch.log` named it."""
+        """The log file, written when requested; deleted by a clean stop unless `Launch.log` named it."""
 
     @property
     def memory(self) -> list[MemoryUse]:
-        """What the engine allocated by device; empty where its log does not say."""
+        """What the engine allocated, per device; empty where its log does not say."""
 
     @property
     def session(self) -> int:
-        """The number of the session that holds the engine's processes and nothing else."""
+        """The id of the session that holds the engine's processes and nothing else."""
 
     @property
     def alive(self) -> bool:
-        """Whether the engine still runs."""
+        """Whether the engine is still running."""
 
     def tokenize(self, text: str) -> list[int]:
-        """The token ids the engine makes of a prompt. Raises EngineFailed."""
+        """The engine's token ids for a prompt. Raises EngineFailed."""
 
     def complete(
         self,
@@ -113,11 +113,11 @@ class Running(Protocol):
     ) -> Completion:
         """Continue `prompt` (text, or token ids) by up to `n_predict` tokens.
 
-        Raises EngineFailed when the engine dies, hangs or answers nonsense.
+        Raises EngineFailed when the engine dies, hangs or returns nonsense.
         """
 
     def stop(self) -> None:
-        """End the engine and everything it started; harmless when it has ended."""
+        """End the engine and everything it started; harmless if it has already ended."""
 
     def __enter__(self) -> Running: ...
 
@@ -138,15 +138,15 @@ class Engine(Protocol):
         """The engine's own version string."""
 
     def start(self, launch: Launch) -> Running:
-        """Load the model and come back when it answers.
+        """Load the model and return once it answers.
 
-        Raises EngineRefused (its decisive line quoted) when it ends before that, EngineFailed when it hangs or dies
-        of a signal, EngineMissing when the engine itself cannot be run.
+        Raises EngineRefused (quoting its decisive line) when it exits before that, EngineFailed when it hangs or is
+        killed by a signal, EngineMissing when the engine itself cannot be run.
         """
 
 
 def refuse_parts(launch: Launch) -> None:
-    """Raise StorageError for a file of which only parts were fetched: an engine would take its holes for zeros."""
+    """Raise StorageError for a partially fetched file: an engine would take its holes for zeros."""
     from ..partial import refuse_partial
 
     for path in filter(None, (launch.model, launch.sidecar)):

@@ -1,8 +1,8 @@
 """The process that holds xllamacpp: `python -m nextn.engines.child SETUP_JSON`, or `--version`.
 
 It loads the model, prints `nextn: listening on port N` to standard error, and serves HTTP on the loopback
-interface until SIGTERM. The guard above it watches over nextn. Wheels differ from month to month in the
-attributes of CommonParams: one that is missing is left alone where the default will do, and reported where it
+interface until SIGTERM. Its parent, the guard, watches nextn. Wheels differ from month to month in the
+attributes of CommonParams: a missing one is skipped where the default will do, and reported where it
 will not.
 """
 
@@ -17,7 +17,7 @@ from types import FrameType, ModuleType
 from typing import Any, NoReturn
 from urllib.parse import urlsplit
 
-_LOG_LEVEL = 4  # from here on llama.cpp prints acceptance by draft position
+_LOG_LEVEL = 4  # from this level up llama.cpp prints acceptance by draft position
 
 
 def _give_up(why: str) -> NoReturn:
@@ -50,7 +50,7 @@ def _extra(params: Any, settings: list[str]) -> None:
 
 
 def configure(wheel: ModuleType, setup: dict[str, Any]) -> Any:
-    """CommonParams of `wheel` for one launch; `host` and `port` are there when people will use the server."""
+    """CommonParams of `wheel` for one launch; `host` and `port` are set when the server is for users."""
     params = wheel.CommonParams()
     host = setup.get("host", "127.0.0.1")
     put(params, setup["model"], "model.path", "model")
@@ -72,7 +72,7 @@ def configure(wheel: ModuleType, setup: dict[str, Any]) -> Any:
     if setup["threads"] is not None:
         put(params, setup["threads"], "cpuparams.n_threads")
         put(params, setup["threads"], "cpuparams_batch.n_threads")
-    if setup["n_max"] != 0:  # None: drafting, with the engine's own limit
+    if setup["n_max"] != 0:  # None: draft with the engine's own limit
         kinds = getattr(wheel, "common_speculative_type", None)
         mtp = getattr(kinds, "COMMON_SPECULATIVE_TYPE_DRAFT_MTP", None)
         if mtp is None:
@@ -110,7 +110,7 @@ def main(argv: list[str]) -> int:
     server = xllamacpp.Server(configure(xllamacpp, json.loads(argv[0])))
     port = urlsplit(server.listening_address).port
     for number in (signal.SIGTERM, signal.SIGINT):
-        signal.signal(number, _stop)  # from here on an orderly end, so that the log gets its last lines
+        signal.signal(number, _stop)  # from here on shut down cleanly, so that the log gets its last lines
     os.write(2, f"\nnextn: listening on port {port}\n".encode())
     try:
         threading.Event().wait()

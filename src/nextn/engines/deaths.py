@@ -1,4 +1,4 @@
-"""How a process that ended by a signal died, in words."""
+"""How a process was killed by a signal, in words."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ _WHY = {
 
 
 def signal_of(code: int) -> int | None:
-    """The signal behind an exit code, -n as `subprocess` gives it or 128 + n; None: it ended by itself."""
+    """The signal that an exit code stands for, -n as in `subprocess` or 128 + n; None: it exited by itself."""
     number = -code if code < 0 else code - _SHELL
     return number if number in _KNOWN else None
 
@@ -24,5 +24,5 @@ def named(number: int) -> str:
 
 
 def explained(number: int) -> str:
-    """The signal with what it means for the user, where that is known."""
+    """The signal and what it means for the user, where that is known."""
     return named(number) + _WHY.get(signal.Signals(number), "")

@@ -1,6 +1,6 @@
-"""A server that a person started: it talks to the terminal, gets the signals that nextn gets, and cannot outlive it.
+"""A server started by the user: it uses the terminal, receives the signals nextn receives, and cannot outlive nextn.
 
-The guard of `process.py` stands in between here too: it ends the server when nextn is gone, `kill -9` included.
+The guard of `process.py` sits in between here too: it ends the server when nextn is gone, even after `kill -9`.
 """
 
 from __future__ import annotations
@@ -22,10 +22,10 @@ PASSED_ON = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 def run_foreground(
     command: Sequence[str | os.PathLike[str]], *, env: Mapping[str, str] | None = None, cwd: Path | None = None
 ) -> int:
-    """Run `command` until it ends; SIGINT, SIGTERM and SIGHUP are passed on to it as they come.
+    """Run `command` until it ends; SIGINT, SIGTERM and SIGHUP are passed on to it as they arrive.
 
-    `env`: variables on top of the environment. Returns its exit code; 128 + n when signal n ended it, 126 when it
-    could not be started. To be called in the main thread. Raises EngineMissing when no process can be started.
+    `env`: variables added to the environment. Returns its exit code; 128 + n when signal n ended it, 126 when it
+    could not be started. Call it in the main thread. Raises EngineMissing when no process can be started.
     """
     guard: subprocess.Popen[bytes] | None = None
 
@@ -43,7 +43,7 @@ def run_foreground(
                 stdin=subprocess.PIPE,
                 env=None if env is None else {**os.environ, **env},
                 cwd=cwd,
-                start_new_session=True,  # Ctrl-C reaches nextn alone, and the server once, through nextn
+                start_new_session=True,  # Ctrl-C reaches only nextn, and the server once, through nextn
             )
         except OSError as error:
             raise EngineMissing(f"cannot start a process for {command[0]}: {error}") from error

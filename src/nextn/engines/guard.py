@@ -3,9 +3,9 @@
     python -I -S guard.py GRACE_S [--pass-on] COMMAND...
 
 Run by its path and with the standard library only, so that it starts in milliseconds. It starts COMMAND in a
-process group of its own and ends that whole group (SIGTERM, after GRACE_S seconds SIGKILL) when its standard
-input closes, which the kernel sees to however nextn ends, when nextn is no longer its parent, or on SIGTERM.
-With --pass-on a SIGINT, SIGTERM or SIGHUP goes to the command's group as it is, and how to end is up to the
+process group of its own and ends that group (SIGTERM, then SIGKILL after GRACE_S seconds) when its standard
+input closes (the kernel closes it however nextn ends), when nextn is no longer its parent, or on SIGTERM.
+With --pass-on a SIGINT, SIGTERM or SIGHUP is forwarded to the command's group, and how to end is up to the
 command. On Linux the engine also dies with the guard. Exit code: the command's, 128 + n when signal n ended it, 126
 when it could not be started.
 """
@@ -27,7 +27,7 @@ _ENDING = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
 
 
 def _ignore(number: int, frame: FrameType | None) -> None:
-    """Wake the loop: the wake-up descriptor carries the news."""
+    """Do nothing: the wake-up descriptor wakes the loop."""
 
 
 def _start(command: list[str]) -> subprocess.Popen[bytes]:
@@ -43,13 +43,13 @@ def _start(command: list[str]) -> subprocess.Popen[bytes]:
         with contextlib.suppress(ImportError, ValueError, OSError):
             import resource
 
-            resource.setrlimit(resource.RLIMIT_CORE, (0, 0))  # an aborting engine has gigabytes to dump
+            resource.setrlimit(resource.RLIMIT_CORE, (0, 0))  # an aborting engine would dump gigabytes of core
 
     return subprocess.Popen(command, stdin=subprocess.DEVNULL, preexec_fn=in_engine)  # one thread: safe
 
 
 def _signal_group(group: int, number: int) -> bool:
-    """Signal every process of the group; False when there is none left."""
+    """Signal every process of the group; False if none is left."""
     try:
         os.killpg(group, number)
     except ProcessLookupError:

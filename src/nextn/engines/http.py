@@ -1,4 +1,4 @@
-"""The HTTP client that speaks to every engine, on the loopback interface only."""
+"""The HTTP client for every engine, on the loopback interface only."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ _QUOTE_CHARS, _QUOTE_BYTES = 300, 4000
 
 
 class Client:
-    """Requests to one engine, a connection each; proxies in the environment play no part."""
+    """Requests to one engine, one connection per request; proxies in the environment are ignored."""
 
     def __init__(self, port: int, *, timeout_s: float) -> None:
         self.port = port
@@ -33,10 +33,10 @@ class Client:
         return status == http.client.OK
 
     def post(self, path: str, payload: Mapping[str, object]) -> dict[str, Any]:
-        """The JSON object that answers `payload`.
+        """The JSON object returned for `payload`.
 
-        Raises EngineFailed: the connection broke, no whole answer in `timeout_s` seconds, one without end, another
-        status than 200 (the engine's message is its `line`), or no JSON object.
+        Raises EngineFailed: the connection broke, no complete answer in `timeout_s` seconds, an endless one, a status
+        other than 200 (the engine's message is its `line`), or not a JSON object.
         """
         try:
             status, body = self._request("POST", path, json.dumps(payload).encode(), self.timeout_s)
@@ -68,7 +68,7 @@ class Client:
         timer: threading.Timer | None = None
         try:
             connection.connect()
-            timer = threading.Timer(timeout_s, hang_up, [connection.sock])  # the socket's own limit is for each byte
+            timer = threading.Timer(timeout_s, hang_up, [connection.sock])  # the socket's own limit is per read
             timer.daemon = True
             timer.start()
             headers = {"Content-Type": "application/json", "Connection": "close"}

@@ -1,7 +1,7 @@
-"""The `llama-server` of ik_llama.cpp: the same HTTP interface, options of its own.
+"""The `llama-server` of ik_llama.cpp: the same HTTP interface, but its own options.
 
-MTP is `--spec-type mtp:n_max=N,p_min=P`; a sidecar goes to `-md`, which ik takes for few families (see
-docs/compatibility.md). The acceptance by position comes with the answer (`timings.draft_by_depth`).
+MTP is `--spec-type mtp:n_max=N,p_min=P`; a sidecar goes to `-md`, which ik accepts for few families (see
+docs/compatibility.md). Acceptance by position is part of the answer (`timings.draft_by_depth`).
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ class IkServer(LlamaServer):
     def find(cls, binary: str | os.PathLike[str] | None = None) -> IkServer:
         """`binary`, else $NEXTN_IK_SERVER; the PATH is not searched, since both projects call theirs llama-server.
 
-        Raises EngineMissing when none is named, it cannot be run, or it is another project's or a build from
+        Raises EngineMissing when none is named, it cannot be run, or it is another project's server or a build from
         before `--spec-type`.
         """
         chosen = binary or os.environ.get(IK_PATH_VARIABLE)
@@ -45,6 +45,6 @@ class IkServer(LlamaServer):
         return cls(server.binary, server.version, server.help, server.env)
 
     def _arguments(self, launch: Launch, port: int) -> list[str]:
-        # Without it the server keeps a llama.log in the folder it was started from.
+        # Without it the server writes a llama.log to the folder it was started from.
         quiet = ["--log-disable"] if "--log-disable" in self.help else []
         return [*quiet, *super()._arguments(launch, port)]

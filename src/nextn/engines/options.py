@@ -33,11 +33,11 @@ class ServerOptions:
 
     @functools.cached_property
     def _living(self) -> str:
-        """The help text without options that are only there to say that they are gone."""
+        """The help text without options that are listed only as removed."""
         return _ENTRY.sub(lambda entry: "" if _REMOVED.search(entry[0]) else entry[0], self.help)
 
     def has(self, option: str) -> bool:
-        """Whether there is an option of exactly this name."""
+        """Whether there is an option with exactly this name."""
         return re.search(rf"(?<![\w-]){re.escape(option)}(?![\w-])", self._living) is not None
 
     def spelling(self, feature: str) -> str | None:
@@ -46,7 +46,7 @@ class ServerOptions:
 
     @property
     def kind(self) -> str:
-        """Whose options they are: "llama.cpp", "ik_llama.cpp", or "" when the server cannot draft with MTP blocks."""
+        """Which project's options: "llama.cpp", "ik_llama.cpp", or "" when the server cannot draft with MTP blocks."""
         if "draft-mtp" in self._living:
             return LLAMA_CPP
         return IK_LLAMA_CPP if re.search(r"\bmtp:n_max", self._living) else ""
@@ -73,7 +73,7 @@ class ServerOptions:
         return args if sidecar is None else [*args, self.spelling("sidecar") or "-md", os.fspath(sidecar)]
 
     def quiet(self) -> list[str]:
-        """The options for measuring: no warm-up, no page, no cache, nothing fitted, a log that tells acceptance."""
+        """The options for measuring: no warm-up, no web page, no cache, no fitting, a log that shows acceptance."""
         args = ["--no-warmup"] if self.has("--no-warmup") else []
         if self.has("--no-webui"):
             args += ["--no-webui"]

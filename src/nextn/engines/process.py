@@ -1,4 +1,4 @@
-"""A guarded engine process and its log, of which the first and the last bytes are kept in memory."""
+"""A guarded engine process and its log, whose first and last bytes are kept in memory."""
 
 from __future__ import annotations
 
@@ -16,14 +16,14 @@ from nextn.engines.ring import Drain, LogFile, Ring
 from nextn.errors import EngineMissing
 
 STOP_GRACE_S = 5.0  # seconds an engine has between SIGTERM and SIGKILL
-_LAST_WORDS_S = 1.0  # how long an engine that has ended may keep its output open through a process it left behind
+_LAST_WORDS_S = 1.0  # how long a process left by an engine that has ended may hold its output open
 GUARD = Path(__file__).with_name("guard.py")  # the script between nextn and an engine
 
 
 class EngineProcess:
     """One engine under its guard, in a session of its own: Ctrl-C reaches nextn only, which then stops it.
 
-    Its log is kept in memory (see `Ring`) and becomes a file when it is asked for, or at the end when `log` names it.
+    Its log is kept in memory (see `Ring`) and becomes a file when requested, or at the end when `log` names it.
 
     Raises StorageError when the log cannot be written, EngineMissing when no process can be started.
     """
@@ -78,7 +78,7 @@ class EngineProcess:
 
     @property
     def signal(self) -> int | None:
-        """The number of the signal that ended the engine; None while it runs, or when it ended by itself."""
+        """The number of the signal that ended the engine; None while it runs, or if it exited by itself."""
         code = self._guard.poll()
         return None if code is None else signal_of(code)
 
@@ -93,17 +93,17 @@ class EngineProcess:
         return self._drain.ring.read(start).decode("utf-8", "replace")
 
     def log_size(self) -> int:
-        """Bytes that the engine has printed so far, whatever is kept of them."""
+        """Bytes that the engine has printed so far, however many of them are kept."""
         return self._drain.ring.size
 
     def _settle(self) -> None:
-        """Have the last words of an engine that has ended."""
+        """Collect the last output of an engine that has ended."""
         if not self._settled:
             self._settled = True
             self._drain.wait(_LAST_WORDS_S)
 
     def stop(self) -> None:
-        """End the engine's whole group and reap the guard; harmless twice. The log stays."""
+        """End the engine's process group and reap the guard; safe to call twice. The log stays."""
         if self._guard.stdin is not None:
             with contextlib.suppress(OSError):
                 self._guard.stdin.close()

@@ -1,4 +1,4 @@
-"""What an engine says, bounded: the first and the last bytes of its output, whatever it prints in between."""
+"""An engine's output, bounded: its first and last bytes, however much it prints in between."""
 
 from __future__ import annotations
 
@@ -16,12 +16,12 @@ from nextn.errors import StorageError
 
 HEAD_BYTES = 1 << 20
 TAIL_BYTES = 7 << 20
-PROBE_BYTES = 1 << 20  # of the answer of a short command
+PROBE_BYTES = 1 << 20  # of a short command's output
 _CHUNK = 1 << 16
 
 
 class Ring:
-    """The first `head` and the last `tail` bytes of a stream; threads may write and read at once."""
+    """The first `head` and the last `tail` bytes of a stream; threads may write and read concurrently."""
 
     def __init__(self, head: int = HEAD_BYTES, tail: int = TAIL_BYTES) -> None:
         self._n_head, self._n_tail = head, tail
@@ -32,7 +32,7 @@ class Ring:
         self.size = 0  # bytes of the stream so far
 
     def write(self, data: bytes) -> None:
-        """The stream's next bytes."""
+        """Add the stream's next bytes."""
         with self._lock:
             self.size += len(data)
             room = self._n_head - len(self._head)
@@ -46,7 +46,7 @@ class Ring:
                 self._kept -= len(self._tail.popleft())
 
     def read(self, start: int = 0) -> bytes:
-        """The stream from byte `start` on; a line in brackets stands where bytes were dropped."""
+        """The stream from byte `start` on; a line in brackets marks where bytes were dropped."""
         with self._lock:
             head, tail, size = bytes(self._head), b"".join(self._tail), self.size
         first = size - len(tail)  # where the tail begins
@@ -75,12 +75,12 @@ class Drain:
             os.close(fd)
 
     def wait(self, timeout_s: float) -> None:
-        """Until the pipe is empty and closed, or `timeout_s` seconds."""
+        """Wait until the pipe is empty and closed, or for `timeout_s` seconds."""
         self._thread.join(timeout_s)
 
 
 class LogFile:
-    """A log on disk: made at once when the caller names it, and else when it is first saved."""
+    """A log on disk: created at once when the caller names it, otherwise when it is first saved."""
 
     def __init__(self, named: Path | None) -> None:
         """Raises StorageError when the named file cannot be written."""
@@ -92,7 +92,7 @@ class LogFile:
                 self._fd = os.open(named, flags, 0o600)
 
     def save(self, data: bytes, *, whole: bool) -> Path:
-        """Have `data` in the file; with `whole` nothing follows, and later calls change nothing.
+        """Write `data` to the file; with `whole` nothing follows, and later calls change nothing.
 
         Raises StorageError.
         """
@@ -134,9 +134,9 @@ def ask(
     command: Sequence[str | os.PathLike[str]], *, env: Mapping[str, str], timeout_s: float,
     cwd: str | os.PathLike[str] | None = None,
 ) -> tuple[int, str]:  # fmt: skip
-    """The exit code of a short command and what it prints, at most `PROBE_BYTES` of it.
+    """The exit code of a short command and its output, at most `PROBE_BYTES` of it.
 
-    Raises OSError, and subprocess.TimeoutExpired when it takes longer or does not stop printing.
+    Raises OSError, and subprocess.TimeoutExpired when it takes too long or does not stop printing.
     """
     process = subprocess.Popen(
         [*command], env=dict(env), cwd=cwd, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.STDOUT

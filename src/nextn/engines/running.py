@@ -1,4 +1,4 @@
-"""A running engine behind HTTP: waits for it, asks it, and turns what goes wrong into one sentence."""
+"""A running engine reached over HTTP: waits for it, queries it, and turns failures into one sentence."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from nextn.engines.http import Client
 from nextn.engines.process import EngineProcess
 from nextn.errors import EngineFailed, EngineRefused, StorageError
 
-_LOG_LAG_S = 1.0  # the engine writes its log in a thread of its own, behind its answers
+_LOG_LAG_S = 1.0  # the engine writes its log in a separate thread, later than its answers
 _DYING_S = 5.0  # between a broken connection and the end of the process
 
 
@@ -31,7 +31,7 @@ class RunningServer:
         process: EngineProcess,
         port_of: Callable[[str], int | None],
     ) -> None:
-        """Wait until the engine is ready; `port_of(log)` is its port once the log says that it listens.
+        """Wait until the engine is ready; `port_of(log)` is its port once the log says that it is listening.
 
         Raises EngineRefused or EngineFailed, after the engine has been stopped.
         """
@@ -183,7 +183,7 @@ class RunningServer:
     def _acceptance(
         self, timings: dict[str, Any], drafted: int, accepted: int, start: int
     ) -> tuple[int, list[float] | None]:
-        """Verification steps, acceptance by position: from the answer (ik_llama.cpp), else from the log."""
+        """Verification steps and acceptance by position: from the answer (ik_llama.cpp), else from the log."""
         if drafted == 0:
             return 0, None
         n_max = self._launch.n_max
@@ -215,7 +215,7 @@ class RunningServer:
             self._fail(error)
 
     def _fail(self, error: EngineFailed) -> NoReturn:
-        """Raise what went wrong as one sentence: the engine's decisive line when it has died of it."""
+        """Raise what went wrong as one sentence: with the engine's decisive line if that is what it died of."""
         self._failed = True
         what, line = str(error), error.line
         ended = self._process.wait_ended(0.0 if line or "no answer" in what else _DYING_S)

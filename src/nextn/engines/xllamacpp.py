@@ -1,4 +1,4 @@
-"""llama.cpp through the xllamacpp wheel, always in a process of its own: GGML_ASSERT aborts processes."""
+"""llama.cpp through the xllamacpp wheel, always in its own process: GGML_ASSERT aborts the process."""
 
 from __future__ import annotations
 
@@ -45,14 +45,14 @@ class Xllamacpp:
 
     @staticmethod
     def installed() -> bool:
-        """Whether the wheel is there; it is not loaded."""
+        """Whether the wheel is installed; it is not loaded."""
         return importlib.util.find_spec("xllamacpp") is not None
 
     @classmethod
     def find(cls) -> Xllamacpp:
         """The installed wheel.
 
-        Raises EngineMissing when there is none or it does not load, EngineFailed when it dies of a signal.
+        Raises EngineMissing when there is none or it does not load, EngineFailed when it is killed by a signal.
         """
         if not cls.installed():
             raise EngineMissing("xllamacpp is not installed: pip install 'nextn[engine]', or name a llama-server")

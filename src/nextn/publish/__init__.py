@@ -1,1 +1,1 @@
-"""What is published beside a model's files, and the choosing of files from a repository's listing."""
+"""What is published beside a model's files, and how files are chosen from a repository's listing."""

@@ -1,8 +1,8 @@
-"""What may be pulled: files with harmless names that are what their repository says of them.
+"""What may be pulled: files with harmless names whose content is what their repository says it is.
 
-A repository is a stranger's. Only visible `*.gguf` names get into the user's folder, no name that means something to a
-shell, to Python or to another system, and no two that one file system holds for equal. By content each has to be
-a GGUF, and listing, manifest and headers have to tell the same; otherwise nothing gets a name.
+A repository is untrusted. Only visible `*.gguf` names get into the user's folder, no name with a special meaning to a
+shell, to Python or to another system, and no two that some file system treats as equal. By content each has to be
+a GGUF, and listing, manifest and headers have to agree; otherwise nothing gets a name.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ _RESERVED = re.compile(r"(con|prn|aux|nul|conin\$|conout\$|(com|lpt)[0-9\u00b9\u
 
 
 def wrong_name(path: str) -> str | None:
-    """Why a path of a repository is none that may be pulled, as the end of a sentence; None: it may."""
+    """Why a path of a repository may not be pulled, as the end of a sentence; None: it may."""
     parts = path.split("/")
     for part in parts:
         if part in ("", ".", ".."):
@@ -42,7 +42,7 @@ def wrong_name(path: str) -> str | None:
 
 
 def check_names(chosen: Chosen, origin: str) -> None:
-    """Raise FormatError unless every chosen file may get its name, beside all others."""
+    """Raise FormatError unless every chosen file may get its name, alongside all the others."""
     known: dict[str, str] = {}
     for file in chosen.files:
         why = wrong_name(file.path)
@@ -57,7 +57,7 @@ def check_names(chosen: Chosen, origin: str) -> None:
 
 
 def check_content(chosen: Chosen, header: Headers, architecture: str | None, origin: str) -> None:
-    """Raise FormatError unless the headers of all chosen files are what names, manifest and variant promise.
+    """Raise FormatError unless the headers of all chosen files match names, manifest and variant.
 
     `architecture` is what the manifest says, or None without one.
     """
@@ -93,7 +93,7 @@ def check_content(chosen: Chosen, header: Headers, architecture: str | None, ori
 
 
 def _check_set(chosen: Chosen, paths: list[str], header: Headers, origin: str) -> None:
-    """The files are the whole set that the first one's header counts, in order, under one prefix."""
+    """Check that the files are the complete set that the first one's header counts, in order, under one prefix."""
     count = integer_of(header(chosen.entry), SPLIT_COUNT) or 0
     if len(paths) != max(count, 1):
         raise _refused("the set is not what its header says", chosen.entry, origin, f"{max(count, 1):,} files",

@@ -27,7 +27,7 @@ REPO = "ORG/REPO"  # stands for the repository where its name is not given
 
 @dataclass(frozen=True)
 class Card:
-    """What a model card says beside the files."""
+    """What a model card says besides the files."""
 
     title: str
     architecture: str
@@ -95,7 +95,7 @@ class Card:
         return "\n".join(rows)
 
     def _own(self, variant: Variant, plain: set[str]) -> int:
-        """Bytes that the mtp variant needs when the plain one is there: equal files are not moved again."""
+        """Bytes that the mtp variant needs when the plain one is already here: equal files are not downloaded again."""
         return sum(
             self.sizes[role.name]
             for role in variant.roles
@@ -115,7 +115,7 @@ class Card:
         return self.repo or REPO
 
     def _hf(self, entry: str, label: str) -> tuple[str, ...]:
-        """`-hf` for this very file: by a tag that fits no other model here, else by its name."""
+        """`-hf` for this very file: by a tag that matches no other model in this folder, else by its name."""
         for tag in (label, f"MTP-{label}", _base(entry)):
             if hf_rules.main_files(self.sizes, tag) == [entry] and re.fullmatch(r"[\w.-]+", tag):
                 return "-hf", f"{self._repo}:{tag}"
@@ -135,7 +135,7 @@ class Card:
         return ["## llama.cpp", self._measured("llama.cpp"), _code(*lines)]
 
     def _measured(self, engine: str) -> str:
-        """What the engine does with each layout that is here, as measured; nothing where that is not known."""
+        """What the engine does with each layout in the folder, as measured; nothing where that is not known."""
         said = []
         for layout in dict.fromkeys(("trunk-only", *(quant.layout for quant in self.quants))):
             found = verdict(self.architecture, layout, engine)
@@ -225,13 +225,13 @@ def _local(variant: Variant) -> tuple[object, ...]:
 
 
 def _code(*lines: str) -> str:
-    """A block of commands; its fence is longer than any that a name in them could make."""
+    """A block of commands; its fence is longer than any backtick run a name in them could contain."""
     fence = "`" * max(3, 1 + max((len(run) for line in lines for run in re.findall("`+", line)), default=0))
     return "\n".join((fence, *lines, fence))
 
 
 def _span(text: str) -> str:
-    """A name as code inside of text or of a table's cell."""
+    """A name as inline code in text or in a table cell."""
     shown = printable(text, 1000).replace("|", "\\|")
     fence = "`" * (1 + max((len(run) for run in re.findall("`+", shown)), default=0))
     pad = " " if len(fence) > 1 else ""
@@ -239,5 +239,5 @@ def _span(text: str) -> str:
 
 
 def _plain(text: str) -> str:
-    """A text from a file as one line that is no markup."""
+    """Text from a file as one line without markup."""
     return re.sub(r"([\\`*_<>|\[\]])", r"\\\1", " ".join(text.split()))

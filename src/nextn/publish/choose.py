@@ -37,9 +37,9 @@ def choose(
     header: Headers,
     have: Collection[str] = (),
 ) -> Chosen:
-    """The files to pull. `have`: paths that need not be moved; of several ways the one that moves least is taken.
+    """The files to pull. `have`: paths that need no download; of several options the one that downloads least is taken.
 
-    Raises UsageError (no such quant, or several to choose from), NoBlock or BlockPresent (the variant is not there),
+    Raises UsageError (no such quant, or several to choose from), NoBlock or BlockPresent (the variant does not exist),
     IncompleteModel, FormatError (the manifest contradicts the listing).
     """
     if variant not in VARIANTS:
@@ -50,7 +50,7 @@ def choose(
 
 
 def pick_label(sizes: Mapping[str, int], quant: str | None) -> str:
-    """The label that `quant` means: exactly, letter case apart, or as the end of just one (`Q4_K_M`: `UD-Q4_K_M`).
+    """The label that `quant` means: exactly, ignoring case, or as the end of just one (`Q4_K_M`: `UD-Q4_K_M`).
 
     Raises UsageError, listing all labels with their sizes in bytes.
     """
@@ -154,12 +154,12 @@ def _no_plain(label: str, bundled: Sequence[Group], broken: Sequence[Group]) -> 
 
 
 def _cheapest(ways: Iterable[Chosen], have: set[str]) -> Chosen:
-    """What moves least; of equals the first, and bundled ones stand first: every engine takes those."""
+    """What downloads least; of equals the first, and bundled ones come first: every engine takes those."""
     return min(ways, key=lambda way: sum(file.size_bytes for file in way.files if file.path not in have))
 
 
 def _sidecar(files: Sequence[Listed], model: Group, label: str, header: Headers) -> Listed | None:
-    """The first by name, of those that fit."""
+    """The first by name among those that fit."""
     listing = {file.path: file for file in files}
     reach = named(listing, model.entry, label)
     own = header(model.entry) if reach else None

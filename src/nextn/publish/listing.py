@@ -1,4 +1,4 @@
-"""A repository's listing as models: quants, shard sets and sidecars, told by names and then by headers."""
+"""A repository's listing as models: quants, shard sets and sidecars, identified by names and then by headers."""
 
 from __future__ import annotations
 
@@ -25,11 +25,11 @@ class Listed:
 
     path: str
     size_bytes: int
-    sha256: str | None = None  # hex, where the server tells it
+    sha256: str | None = None  # hex, where the server gives it
 
     @property
     def content(self) -> str:
-        """Equal for files with equal bytes, as far as the server tells."""
+        """Equal for files with equal bytes, as far as the server reports."""
         return self.sha256 or self.path
 
 
@@ -40,7 +40,7 @@ Headers = Callable[[str], GGUFFile]  # path in the repository -> its header
 class Group:
     """A model of the repository: one file, or a shard set in order."""
 
-    label: str  # its quant, as far as names tell
+    label: str  # its quant, as far as names show
     files: tuple[Listed, ...]
     lacking: tuple[str, ...] = ()  # shards that are not in the repository
 
@@ -56,7 +56,7 @@ class Group:
 
 
 def label_of(path: str) -> str:
-    """The quant that a path names: in the file's name, else in the folder's; '' when in neither."""
+    """The quant that a path names: in the file name, else in the folder name; '' if in neither."""
     where = PurePosixPath(path)
     shard = split_shard_name(where.name)
     base = _MARK_BEHIND.sub("", shard[0] if shard else where.name.removesuffix(".gguf"))
@@ -67,7 +67,7 @@ def label_of(path: str) -> str:
 
 
 def groups(files: Iterable[Listed]) -> list[Group]:
-    """The models of a repository by name, in the listing's order; sidecars and projectors left out."""
+    """The models of a repository by name, in the listing's order; without sidecars and projectors."""
     listing = {file.path: file for file in sorted(files, key=lambda file: file.path)}
     found: dict[str, Group] = {}
     for path, file in listing.items():
@@ -83,7 +83,7 @@ def groups(files: Iterable[Listed]) -> list[Group]:
         key = f"{folder}/{prefix}\0{count}"
         if key in found:
             continue
-        if not 1 <= count <= _MOST_SHARDS:  # no set has so many; strangers name files
+        if not 1 <= count <= _MOST_SHARDS:  # no set has that many, and file names are untrusted
             found[key] = Group(label, (file,), (f"{count:,} shards",))
             continue
         names = [(folder / shard_name(prefix, i + 1, count)).as_posix() for i in range(count)]
@@ -98,9 +98,9 @@ def _has_marks(file: GGUFFile) -> bool:
 
 
 def kind_of(group: Group, header: Headers) -> str:
-    """PLAIN, MTP, BLOCK_ONLY, or BROKEN: its metadata promises a block that no file has.
+    """PLAIN, MTP, BLOCK_ONLY, or BROKEN: its metadata promises a block that none of its files contains.
 
-    Reads the first header; those of the other shards, the last first, only when a block is promised.
+    Reads the first header; those of the other shards, last one first, only when a block is promised.
     """
     first = header(group.entry)
     arch = first.header.get("general.architecture")
@@ -118,7 +118,7 @@ def kind_of(group: Group, header: Headers) -> str:
 
 
 def is_sidecar_of(sidecar: GGUFFile, model: GGUFFile) -> bool:
-    """Whether an engine could draft with `sidecar` beside `model`, as far as their headers tell."""
+    """Whether an engine could draft with `sidecar` beside `model`, as far as their headers show."""
     arch = model.header.get("general.architecture")
     same = all(
         sidecar.header.get(key) == model.header.get(key) for key in ("general.architecture", f"{arch}.embedding_length")
@@ -126,6 +126,6 @@ def is_sidecar_of(sidecar: GGUFFile, model: GGUFFile) -> bool:
     if not arch or not same:
         return False
     beside = Anatomy.of(Model((sidecar,)))
-    here = Anatomy.of(Model((model,)))  # of a set the first shard, so its header counts
+    here = Anatomy.of(Model((model,)))  # the first shard of a set, so its header counts
     fits = beside.shape == "sidecar" and beside.home == here.declared_trunk
     return fits and "token_embd.weight" in sidecar.header.by_name

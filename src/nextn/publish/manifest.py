@@ -1,7 +1,7 @@
-"""`nextn.json`: which part every published file is, in every variant of every quant.
+"""`nextn.json`: the role of each published file in every variant of every quant.
 
-The format is in schemas/manifest.py. A manifest comes from strangers: nothing in it is believed that the
-repository's own listing contradicts, and no name in it leaves the folder.
+The format is in schemas/manifest.py. A manifest is untrusted: nothing in it is believed that the
+repository's own listing contradicts, and no name in it escapes the folder.
 """
 
 from __future__ import annotations
@@ -25,9 +25,9 @@ BLANK = "0" * 64  # stands for a hash that is not known yet
 
 @dataclass(frozen=True)
 class Manifest:
-    """What a repository says of itself."""
+    """What a repository says about itself."""
 
-    model: str  # name for people
+    model: str  # display name
     architecture: str
     files: tuple[PublishedFile, ...]
     quants: tuple[Quant, ...]
@@ -63,7 +63,7 @@ def _published(variant: Variant) -> PublishedVariant:
 
 
 def safe_path(path: str) -> bool:
-    """Whether a repository's path stays inside the folder it is put into."""
+    """Whether a repository's path stays inside its target folder."""
     parts = path.split("/")
     return bool(path) and "\\" not in path and "\0" not in path and not any(part in ("", ".", "..") for part in parts)
 
@@ -97,7 +97,7 @@ def decode(data: bytes, where: str) -> Manifest:
 
 
 def _checked(document: ManifestDocument) -> Manifest:
-    """Its parts, when they fit one another."""
+    """Its parts, if they are consistent with one another."""
     for file in document.files:
         if not safe_path(file.path):
             raise _Damaged(f"the entry of {file.path!r:.200} makes no sense")

@@ -1,6 +1,6 @@
-"""A pack with its card, sums and manifest as one plan, and the carrying out of it.
+"""A pack with its card, checksums and manifest as one plan, and how it is carried out.
 
-Everything appears or nothing: the data files, `README.md`, `SHA256SUMS` and, last, `nextn.json`. The large files are
+All or nothing appears: the data files, `README.md`, `SHA256SUMS` and, last, `nextn.json`. The large files are
 inputs, hashed before anything is written; new files are hashed in their temporary form. Sizes of sums and manifest
 do not depend on the hashes, so the plan is exact before anything is read.
 """
@@ -41,7 +41,7 @@ _TEMP = re.compile(r"\.(.+)\.[0-9a-f]{8}" + re.escape(SUFFIX), re.DOTALL)
 
 @dataclass(frozen=True)
 class CardOptions:
-    """What a user may say of the model card."""
+    """What a user may set for the model card."""
 
     title: str | None = None
     repo: str | None = None  # ORG/NAME it will be published as
@@ -51,12 +51,12 @@ class CardOptions:
 
 @dataclass
 class _Ledger:
-    """Hashes of whole files as they become known in a run."""
+    """Hashes of complete files as they become known in a run."""
 
     temps: dict[str, Path] = field(default_factory=dict)  # output name -> its temporary file
     hashes: dict[str, str] = field(default_factory=dict)
     hasher: sums.Hasher = field(default_factory=sums.Hasher)
-    twins: dict[str, str] = field(default_factory=dict)  # output name -> the other output that it is
+    twins: dict[str, str] = field(default_factory=dict)  # output name -> the other output that it is the same file as
 
     def digest(self, name: str) -> str:
         """The sha256 of an output, hex."""
@@ -75,7 +75,7 @@ class _Watching:
         self._names = {os.fsencode(name)[-200:]: name for name in names}
 
     def open_new(self, at: At) -> int:
-        """The inner system's, noted."""
+        """The inner system's `open_new`, noted."""
         match = _TEMP.fullmatch(at.name)
         name = self._names.get(os.fsencode(match[1])) if match else None
         if name is not None:
@@ -97,7 +97,7 @@ class Package(Brief):
 
     @property
     def hash_bytes(self) -> int:
-        """Bytes that hashing reads: every inode once."""
+        """Bytes read for hashing: every inode once."""
         linked = sums.unique_bytes(out.source for out in _linked(self.plan))
         return linked + sum(out.size_bytes for out in self._hashed_new())
 
@@ -115,7 +115,7 @@ class PackResult(Documented):
     bytes_hashed: int
     sha256: Mapping[str, str]  # file name -> hex; empty after a dry run
     bytes_downloaded: int = 0  # from servers, headers included
-    why: str | None = None  # how the block's donor was chosen; None: it was named, or the models carry the block
+    why: str | None = None  # how the block's donor was chosen; None: the user named it, or the models contain the block
 
     @property
     def folder(self) -> Path:
@@ -124,12 +124,12 @@ class PackResult(Documented):
 
     @property
     def bytes_read(self) -> int:
-        """Bytes read in all, hashing included."""
+        """Total bytes read, including hashing."""
         return (self.outcome.bytes_read if self.outcome else self.package.plan.bytes_read) + self.bytes_hashed
 
     @property
     def when_unprinted(self) -> str:
-        """Whether the files are there."""
+        """Whether the files exist."""
         return "nothing was written" if self.outcome is None else f"the folder {self.folder} is complete"
 
     @property
@@ -151,9 +151,9 @@ class PackResult(Documented):
 
 
 def plan_package(pack: Pack, options: CardOptions | None = None) -> Package:
-    """The pack's plan with card, sums and manifest.
+    """The pack's plan with card, checksums and manifest.
 
-    Raises UsageError (a verdict about another model, names that cannot be told apart), FormatError, StorageError.
+    Raises UsageError (a verdict about another model, ambiguous names), FormatError, StorageError.
     """
     options = options or CardOptions()
     _check_names(pack.plan)
@@ -189,7 +189,7 @@ def plan_package(pack: Pack, options: CardOptions | None = None) -> Package:
     outputs = (
         *pack.plan.outputs,
         NewFile(cards.NAME, (NewBytes(readme),)),
-        # Sums are built before the manifest: their header stands first among those that wait.
+        # Checksums are built before the manifest: their header comes first among those that wait.
         NewFile(sums.NAME, (LateHeader(len(all_sums({})), build_sums),)),
         NewFile(manifests.NAME, (LateHeader(len(manifest({})), build_manifest),)),
     )
@@ -197,7 +197,7 @@ def plan_package(pack: Pack, options: CardOptions | None = None) -> Package:
 
 
 def _linked(plan: Plan) -> list[Link]:
-    """Links to files that are there before the run."""
+    """Links to files that exist before the run."""
     return [out for out in plan.outputs if isinstance(out, Link) and out.twin_of is None]
 
 
@@ -208,7 +208,7 @@ def _sha256(data: bytes) -> str:
 
 
 def _check_names(plan: Plan) -> None:
-    """Names that `pull` takes; and temporary files are told apart by the end of their output's name."""
+    """Check that `pull` accepts the names; temporary files are told apart by the end of their output's name."""
     for out in plan.outputs:
         if (why := wrong_name(out.name)) is not None:
             raise UsageError(
@@ -223,9 +223,9 @@ def _check_names(plan: Plan) -> None:
 def pack_up(
     package: Package, *, dry_run: bool = False, progress: Progress | None = None, system: System | None = None
 ) -> PackResult:
-    """Carry the package out, hashing included; all files appear, the manifest last, or none.
+    """Carry out the package, including hashing; all files appear, the manifest last, or none.
 
-    Raises what carrying out any plan raises.
+    Raises whatever carrying out a plan raises.
     """
     plan, ledger = package.plan, package._ledger
     check_outputs(plan, tidy=not dry_run)
@@ -249,5 +249,5 @@ def pack_up(
         ledger.hashes[link.name] = ledger.hasher.digest(link.source)
     watching = _Watching(system or System(), ledger, [out.name for out in plan.outputs])
     outcome = execute(plan, progress=wrote, system=cast(System, watching))
-    wrote(plan.bytes_written, 0)  # headers that wait for hashes are not told on the way
+    wrote(plan.bytes_written, 0)  # headers that wait for hashes are not reported on the way
     return PackResult(package, outcome, ledger.hasher.bytes_hashed, dict(ledger.hashes))

@@ -1,7 +1,7 @@
 """Pull: a variant's files from a repository on the Hub, and nothing else.
 
-The revision is pinned to a commit. What the folder has under another name, or the user's Hub cache has, is linked. The
-rest arrives as ranges in a hidden folder beside (see `staging`), is compared with its hash, and then gets its name.
+The revision is pinned to a commit. Files in the folder under another name, or in the user's Hub cache, are linked. The
+rest arrives as ranges in a hidden folder (see `staging`), is compared with its hash, and then gets its name.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ if TYPE_CHECKING:
     from ..remote.model import Remote
 
 PRESENT, CACHED, DOWNLOAD = "present", "cached", "download"
-_Found = tuple["Step", Path, Stamp | None]  # a file, where its bytes are, and the stamp of what was fetched
+_Found = tuple["Step", Path, Stamp | None]  # a file, where its bytes are, and the stamp of the fetched copy
 
 
 @dataclass(frozen=True)
@@ -47,7 +47,7 @@ class Step:
     file: Listed
     name: str  # in the output folder
     state: str  # PRESENT there, CACHED (in the user's Hub cache, or under another name in the folder), or to DOWNLOAD
-    source: Path | None = None  # where a CACHED one lies
+    source: Path | None = None  # where a CACHED one is
 
 
 @dataclass(frozen=True)
@@ -61,11 +61,11 @@ class PullResult(Documented):
     steps: tuple[Step, ...]
     outcome: Outcome | None
     wall_s: float
-    bytes_downloaded: int  # of these files; after a dry run what is missing. What earlier runs left is not counted.
+    bytes_downloaded: int  # of these files; after a dry run, what is missing. What earlier runs left is not counted.
 
     @property
     def dry_run(self) -> bool:
-        """Whether nothing was moved although something is missing."""
+        """Whether nothing was downloaded although something is missing."""
         return self.outcome is None and any(step.state != PRESENT for step in self.steps)
 
     @property
@@ -80,7 +80,7 @@ class PullResult(Documented):
 
     @property
     def when_unprinted(self) -> str:
-        """Whether the files are there."""
+        """Whether the files exist."""
         return "nothing was written" if self.dry_run else f"the files are complete, load {self.entry}"
 
     @property
@@ -110,11 +110,11 @@ def pull(
     progress: Progress | None = None,
     root: Path | None = None,
 ) -> PullResult:
-    """Have the files of a variant in the folder `out`; those that are there already are left as they are.
+    """Put the files of a variant into the folder `out`; those already in it are left as they are.
 
-    `source`: ORG/NAME, hf:ORG/NAME@REVISION or an address of the Hub. What arrives is kept when a run ends early, and
-    the next one into the same folder goes on from there. Raises what `choose` raises, RemoteError,
-    OutputExists (another file has a name that is needed), NoSpace, StorageError.
+    `source`: ORG/NAME, hf:ORG/NAME@REVISION or a Hub address. What has arrived is kept when a run ends early, and
+    the next one into the same folder resumes from there. Raises what `choose` raises, RemoteError,
+    OutputExists (another file has a required name), NoSpace, StorageError.
     """
     from ..remote.address import HubSource, parse_source
     from ..remote.cache import cache_root
@@ -171,7 +171,7 @@ def _pull(
 
 
 def _unique(steps: Iterable[Step], state: str | None = None) -> list[Listed]:
-    """Files of these steps; equal ones once."""
+    """Files of these steps; identical ones only once."""
     found = (step.file for step in steps if state in (None, step.state))
     return list({file.content: file for file in found}.values())
 
@@ -201,7 +201,7 @@ def _header(remote: Remote) -> Callable[[str], GGUFFile]:
 
 @dataclass(frozen=True)
 class _Here:
-    """What of a repository is on this machine already."""
+    """What part of a repository is already on this machine."""
 
     repo: HubRepo
     folder: Path
@@ -216,13 +216,13 @@ class _Here:
             return False
 
     def _twins(self, file: Listed) -> list[Listed]:
-        """Files of the repository with the same bytes, this one among them."""
+        """Files of the repository with the same bytes, including this one."""
         if file.sha256 is None:
             return [file]
         return [other for other in self.listing if other.sha256 == file.sha256]
 
     def seems_to_have(self, file: Listed) -> bool:
-        """By names and sizes alone."""
+        """Judged only by names and sizes."""
         return any(map(self._has_size, self._twins(file))) or self._cached(file) is not None
 
     def _cached(self, file: Listed) -> Path | None:
@@ -255,7 +255,7 @@ class _Here:
 
 
 def _steps(here: _Here, chosen: Chosen) -> list[Step]:
-    """What is to be done for each file. Raises OutputExists for a name that another file has."""
+    """What has to be done for each file. Raises OutputExists for a name taken by another file."""
     steps = []
     for file in chosen.files:
         name = PurePosixPath(file.path).name
@@ -276,7 +276,7 @@ def _steps(here: _Here, chosen: Chosen) -> list[Step]:
 
 
 def _plan(chosen: Chosen, folder: Path, found: Sequence[_Found], link: LinkMode) -> Plan:
-    """Names in the folder; the file to load gets its name last. What was staged only needs a name, the rest a link."""
+    """Names in the folder; the file to load gets its name last. Staged files only need a name, the rest a link."""
     ordered = sorted(found, key=lambda each: each[0].file.path == chosen.entry)
     sidecar = None if chosen.sidecar is None else folder / PurePosixPath(chosen.sidecar).name
     return Plan(
@@ -303,9 +303,9 @@ def _carry_out(
     hasher: sums.Hasher,
     progress: Progress | None,
 ) -> tuple[int, Outcome]:
-    """Fetch, compare with the hashes and with what was promised, give names. Returns the bytes moved, too.
+    """Fetch, compare with the hashes and with what was promised, give names. Also returns the bytes downloaded.
 
-    Headers come first, and what they refuse is not downloaded. `architecture` is the manifest's.
+    Headers come first, and files refused by their headers are not downloaded. `architecture` is the manifest's.
     """
     missing = [step for step in steps if step.state != PRESENT]
     local = {step.file.path: step.source or folder / step.name for step in steps if step.state != DOWNLOAD}
@@ -344,12 +344,12 @@ def _carry_out(
             for step in missing
         ]
         with staging.dropping(file.path for file in chosen.files):
-            _check_content(staging, chosen, local, architecture)  # now of bytes that have the right hash
+            _check_content(staging, chosen, local, architecture)  # now on bytes with the right hash
         return n_moved, execute(_plan(chosen, folder, found, link))
 
 
 def _check_content(staging: Staging, chosen: Chosen, local: Mapping[str, Path], architecture: str | None) -> None:
-    """Raise FormatError when the headers say something else than names and manifest."""
+    """Raise FormatError when the headers disagree with names and manifest."""
     known: dict[str, GGUFFile] = {}
 
     def header(path: str) -> GGUFFile:
@@ -361,7 +361,7 @@ def _check_content(staging: Staging, chosen: Chosen, local: Mapping[str, Path], 
 
 
 def _check(repo: HubRepo, file: Listed, path: Path, hasher: sums.Hasher) -> Stamp:
-    """The stamp of a file that lies here already. Raises RemoteError when it is not what the Hub says."""
+    """The stamp of a file that is already here. Raises RemoteError when it is not what the Hub says."""
     with explained(path, "read it"):
         stamp = Stamp.of(path.stat())
     why = mismatch(repo, file, path, hasher)

@@ -1,7 +1,7 @@
-"""Whole files on their way into a folder: hidden in it until all of their bytes are there and right.
+"""Files on their way into a folder: hidden in it until all of their bytes have arrived and are correct.
 
-`FOLDER/.nextn-pull/COMMIT/` lies on the folder's own file system, so the last step is a name and never a copy. Its
-files are those of `remote.cache`: what a killed run left counts only as far as its checksums say so.
+`FOLDER/.nextn-pull/COMMIT/` is on the folder's own file system, so the last step is a rename and never a copy. Its
+files are those of `remote.cache`: what a killed run left counts only as far as its checksums match.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ FOLDER = ".nextn-pull"
 
 @contextlib.contextmanager
 def one_at_a_time(root: Path, folder: Path) -> Iterator[None]:
-    """Only one pull into `folder` at a time: others wait, and find its files there. The lock lies in the cache `root`.
+    """Only one pull into `folder` at a time: others wait, then find its files. The lock is in the cache `root`.
 
     Raises StorageError.
     """
@@ -56,7 +56,7 @@ def _locks(root: Path) -> Folder:
 
 
 def _lock(locks: Folder, name: str, folder: Path) -> int:
-    """A descriptor that holds the lock; the file goes with whoever held it, so a new one may be needed."""
+    """A descriptor that holds the lock; its last holder removes the file, so a new one may be needed."""
     while True:
         fd = locks.open_or_create(name)
         try:
@@ -78,7 +78,7 @@ def _lock(locks: Folder, name: str, folder: Path) -> int:
 
 
 def mismatch(repo: HubRepo, file: Listed, path: Path, hasher: sums.Hasher) -> str | None:
-    """How `path` differs from what the Hub says of the file; None: it does not. Reads all of it."""
+    """How `path` differs from what the Hub says about the file; None: it does not. Reads all of it."""
     if file.sha256 is None:
         return repo.check(file.path, path)
     digest = hasher.digest(path)
@@ -97,7 +97,7 @@ class Staging:
         place.root, place.folder = self.root, self.root / FOLDER / str(repo.revision)
         self._place = place
         self._remote = Remote(place, fetcher)
-        self._made = False  # whether the user's folder was not there before
+        self._made = False  # whether the user's folder did not exist before
 
     def __enter__(self) -> Staging:
         return self
@@ -106,16 +106,16 @@ class Staging:
         self._remote.__exit__(*error)
 
     def missing_bytes(self, file: Listed) -> int:
-        """What is still to be fetched, as far as the note of earlier runs tells."""
+        """What is still to be fetched, according to the note of earlier runs."""
         target = self.repo.target(file.path)
         assert target is not None
         identity = Identity(f"{self.repo.origin}:{file.path}", target.size_bytes, target.etag)
         return bytes_left(self.root, (FOLDER, str(self.repo.revision), *PurePosixPath(file.path).parts), identity)
 
     def headers(self, files: Sequence[Listed]) -> dict[str, Path]:
-        """Fetch the headers of these GGUF files; where each lies by its content.
+        """Fetch the headers of these GGUF files; returns where each is, by its content.
 
-        Raises FormatError for what is no GGUF, RemoteError, StorageError.
+        Raises FormatError for what is not a GGUF, RemoteError, StorageError.
         """
         if files:
             with explained(self.folder, "create the folder"):
@@ -126,7 +126,7 @@ class Staging:
 
     @contextlib.contextmanager
     def dropping(self, paths: Iterable[str]) -> Iterator[None]:
-        """A FormatError of the body names addresses, and takes what was fetched of these files with it."""
+        """A FormatError from the body names addresses, and what was fetched of these files is dropped."""
         try:
             with self._remote.renaming():
                 yield
@@ -139,13 +139,13 @@ class Staging:
             raise
 
     def fetch(self, files: Sequence[Listed], progress: Progress | None) -> int:
-        """Have all bytes of these files; returns how many were moved. Raises RemoteError, NoSpace, StorageError."""
+        """Fetch all bytes of these files; returns the bytes moved. Raises RemoteError, NoSpace, StorageError."""
         return self._remote.fetch([self._remote.whole(file.path) for file in files], progress, check=False)
 
     def whole(self, file: Listed, hasher: sums.Hasher) -> tuple[Path, Stamp]:
-        """A fetched file, compared with its hash and synced, and its stamp then: only its name is missing.
+        """A fetched file, compared with its hash and synced, and its stamp at that point: only its name is missing.
 
-        Raises RemoteError when it is not what the Hub says; its bytes are dropped then, so another run fetches them
+        Raises RemoteError when it is not what the Hub says; its bytes are then dropped, so another run fetches them
         anew.
         """
         path = self._remote.publish(file.path)
@@ -167,9 +167,9 @@ class Staging:
         return path, stamp
 
     def clear(self, paths: Iterable[str]) -> None:
-        """Remove what is left of these files of the repository, now that they have their names.
+        """Remove what is left in staging of these files, now that they have their names.
 
-        Parts of other files stay, for the run that goes on with them. Never fails: it is only room.
+        Parts of other files stay, for the run that resumes them. Never fails: only disk space is at stake.
         """
         with contextlib.suppress(OSError, NotOurs), private_folder(self.root, (FOLDER,)) as home:
             some = list(paths)
@@ -184,7 +184,7 @@ class Staging:
 
 
 def _remove_empty(outer: Folder, name: str) -> None:
-    """Remove a private folder as far as nothing is in it."""
+    """Remove a private folder and those inside it, as far as they are empty."""
     with contextlib.suppress(OSError, NotOurs):
         with outer.inner(name, make=False) as folder:
             for each in folder.names():

@@ -1,4 +1,4 @@
-"""`SHA256SUMS`: whole files hashed, each inode once, in the format that `sha256sum -c` reads."""
+"""`SHA256SUMS`: hashes of complete files, each inode read once, in the format that `sha256sum -c` reads."""
 
 from __future__ import annotations
 
@@ -13,17 +13,17 @@ from ..gguf.files import open_regular, os_error
 NAME = "SHA256SUMS"
 _CHUNK = 4 << 20
 
-Advance = Callable[[int], None]  # bytes that were just hashed
+Advance = Callable[[int], None]  # number of bytes just hashed
 
 
 def file_sha256(path: Path, advance: Advance | None = None) -> str:
-    """sha256 of the whole file, hex. Raises StorageError."""
+    """SHA-256 of the complete file, hex. Raises StorageError."""
     digest = hashlib.sha256()
     fd, _ = open_regular(path)
     buffer = bytearray(_CHUNK)
     view = memoryview(buffer)
     try:
-        with open(fd, "rb", buffering=0) as file:  # noqa: PTH123 - the descriptor is already there
+        with open(fd, "rb", buffering=0) as file:  # noqa: PTH123 - the descriptor is already open
             while n := file.readinto(buffer):
                 digest.update(view[:n])
                 if advance is not None:
@@ -34,7 +34,7 @@ def file_sha256(path: Path, advance: Advance | None = None) -> str:
 
 
 def identity(path: Path) -> tuple[int, int]:
-    """What names of the same file share: device and inode. Raises StorageError."""
+    """What all names of the same file share: device and inode. Raises StorageError."""
     try:
         found = os.stat(path)  # noqa: PTH116 - links are followed
     except OSError as error:
@@ -44,14 +44,14 @@ def identity(path: Path) -> tuple[int, int]:
 
 @dataclass
 class Hasher:
-    """Hashes files, those with several names once."""
+    """Hashes files; one with several names is hashed once."""
 
     advance: Advance | None = None
     bytes_hashed: int = 0
     _known: dict[tuple[int, int], str] = field(default_factory=dict)
 
     def digest(self, path: Path) -> str:
-        """The file's sha256, hex. Raises StorageError."""
+        """The file's SHA-256, hex. Raises StorageError."""
         key = identity(path)
         if key not in self._known:
             self._known[key] = file_sha256(path, self._count)
@@ -64,12 +64,12 @@ class Hasher:
 
 
 def unique_bytes(paths: Iterable[Path]) -> int:
-    """Bytes that hashing these files reads."""
+    """Bytes read to hash these files."""
     return sum({identity(path): path.stat().st_size for path in paths}.values())
 
 
 def encode(hashes: Mapping[str, str]) -> bytes:
-    """The file's bytes; their number does not depend on the hashes. Names that need it are escaped as coreutils do."""
+    """The file's bytes; their number does not depend on the hashes. Names that need it are escaped as in coreutils."""
     return b"".join(_line(name, digest) for name, digest in sorted(hashes.items()))
 
 

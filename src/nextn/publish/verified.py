@@ -26,7 +26,7 @@ class Verified:
     engine: str  # name and version; '' when only files were compared
     same_text: bool | None
     acceptance: Mapping[str, Sequence[float]]  # n_max -> share accepted by position
-    control: float | None  # accepted with the block's weights shuffled
+    control: float | None  # acceptance with the block's weights shuffled
     tps_off: float | None
     tps_on: Mapping[str, float]
     reasons: Sequence[str]

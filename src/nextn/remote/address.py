@@ -1,4 +1,4 @@
-"""What a user may name: a local path, a repository on the Hub, an address. Nothing is opened and nothing asked here."""
+"""What a user may name: a local path, a repository on the Hub, an address. Nothing is opened or requested here."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ class HubSource:
     repo_id: str
     revision: str | None = None
     file: str | None = None  # a file, a folder, or a part of a GGUF's name such as Q4_K_M
-    bare: bool = False  # written without `hf:`, so that a local path may have been meant
+    bare: bool = False  # written without `hf:`, so a local path may have been meant
 
     def __str__(self) -> str:
         at = f"@{self.revision}" if self.revision else ""
@@ -46,7 +46,7 @@ SourceAddress: TypeAlias = "Path | HubSource | UrlSource"
 def parse_source(text: str | Path) -> SourceAddress:
     """What a user names: a local path, a repository on the Hub (`ORG/NAME`, `hf:...`, an address of it), an address.
 
-    What exists locally is local. Raises UsageError for an `hf:` name that is none.
+    What exists locally is local. Raises UsageError for an invalid `hf:` name.
     """
     if isinstance(text, Path):
         return text
@@ -74,7 +74,7 @@ def _from_address(url: str) -> SourceAddress:
         return HubSource(match["repo"], match["revision"], match["file"])
     try:
         sound = bool(parts.hostname) and (parts.port or 1) > 0 and bool(str(parts.hostname).encode("idna"))
-    except ValueError:  # a port that is none, a part of a name that is too long
+    except ValueError:  # an invalid port, or a label that is too long
         sound = False
     if not sound:
         raise UsageError(f"'{url}' names no host; write https://HOST/FILE.gguf.")
@@ -82,7 +82,7 @@ def _from_address(url: str) -> SourceAddress:
 
 
 def choose_gguf(source: HubSource, names: Iterable[str], wanted: str) -> str:
-    """The one GGUF of `names` that fits: in the folder of that name, or with it in its own. Raises UsageError."""
+    """The one GGUF of `names` that matches: by its folder's name or as part of its own. Raises UsageError."""
     found: dict[str, str] = {}
     ggufs = [name for name in sorted(names) if name.endswith(".gguf")]
     main = [name for name in ggufs if not any(mark in name for mark in AUXILIARY_MARKS)] or ggufs

@@ -1,9 +1,9 @@
-"""Parts of remote files kept on disk: sparse files, and a note beside each of which bytes are there (see `partial`).
+"""Parts of remote files kept on disk: sparse files, each with a note of which bytes are present (see `partial`).
 
-A file `NAME` of which only some bytes were fetched lies in the cache with its full size, holes where nothing was
+A partially fetched file `NAME` is kept in the cache with its full size, holes where nothing was
 fetched, and its note. Ranges from earlier runs are checked against their checksums before they are used, so neither a
-killed run nor a power cut can leave bytes that pass for others. All of these files lie in private folders (see
-`workfile`), and none of them is taken when it is a link or has another name.
+killed run nor a power cut can leave bytes that pass for others. All of these files are in private folders (see
+`workfile`), and none of them is used if it is a link or has another name.
 
 Layout: `hub/models--ORG--NAME/COMMIT/NAME/...`, `http/HOST--HASH/...`, under `$NEXTN_CACHE`, or `nextn` in
 `$XDG_CACHE_HOME`, or `~/.cache/nextn`.
@@ -40,7 +40,7 @@ def cache_root() -> Path:
 
 
 def in_own_cache(path: Path) -> bool:
-    """Whether a path lies in our cache: nothing is ever put beside it."""
+    """Whether a path is in our cache: nothing is ever put beside it."""
     return path.absolute().is_relative_to(cache_root().absolute())
 
 
@@ -60,12 +60,12 @@ def _failed(error: OSError, path: Path) -> NextnError:
 class PartialFile:
     """A sparse local copy of a remote file, and the note of what is in it.
 
-    It gets its name with `publish`, called once what readers look at first (a header, or all of it) is there.
-    Threads may write different ranges at once. A shared lock on the note tells `clear` that it is in use.
+    It gets its name with `publish`, called once what readers look at first (a header, or all of it) has arrived.
+    Threads may write different ranges concurrently. A shared lock on the note shows `clear` that it is in use.
     """
 
     def __init__(self, home: Folder, name: str, identity: Identity) -> None:
-        """`name` in the open folder `home`, which outlives this; what belongs to another version is dropped.
+        """`name` in the open folder `home`, which outlives this object; data of another version is dropped.
 
         Raises StorageError, NoSpace, and NotOurs when one of its names is taken by something else.
         """
@@ -88,7 +88,7 @@ class PartialFile:
             raise
 
     def _open(self) -> bool:
-        """Whether it is open; False asks for another go."""
+        """Whether it is open; False means try again."""
         self._note_fd = self._home.open_or_create(self._note, os.O_RDWR | os.O_APPEND)
         with contextlib.suppress(OSError):  # file systems without locks
             fcntl.flock(self._note_fd, fcntl.LOCK_SH)
@@ -104,7 +104,7 @@ class PartialFile:
             identity, pieces = read_note(data)
         stale = identity is not None and identity != self.identity
         lost = bool(pieces) and not any(map(self._home.is_file, (self._name, self._part)))
-        linked = self._home.readlink(self._name) is not None  # to a copy elsewhere that is no longer whole
+        linked = self._home.readlink(self._name) is not None  # to a copy elsewhere that is no longer complete
         if stale or lost or linked or found.st_size > MAX_NOTE_BYTES:
             self.close()
             for old in (self._name, self._part, self._note):
@@ -142,7 +142,7 @@ class PartialFile:
             raise OSError(errno.ENOSPC, "the line was cut short")
 
     def missing(self, start: int, end: int) -> list[Range]:
-        """What of the range is not there. What earlier runs left in it is checked first, once."""
+        """The parts of the range that are missing. What earlier runs left in it is checked first, once."""
         with self._lock:
             bad = [piece for piece in self._unchecked if piece.start < end and piece.end > start]
             bad = [piece for piece in bad if not self._is_sound(piece)]
@@ -160,7 +160,7 @@ class PartialFile:
         return crc == piece.crc
 
     def _rewrite(self) -> None:
-        """The note without the pieces that are damaged."""
+        """Write the note again without the damaged pieces."""
         body = json.dumps(asdict(self.identity)).encode()
         try:
             os.ftruncate(self._note_fd, 0)
@@ -170,16 +170,16 @@ class PartialFile:
             raise _failed(error, self._home.path / self._note) from error
 
     def read(self, start: int, end: int) -> bytes:
-        """Bytes that `missing` said are there."""
+        """Bytes that `missing` reported as present."""
         try:
             with self._data() as fd:
                 data = os.pread(fd, end - start, start)
         except OSError as error:
             raise os_error(error, self.path, "read it") from error
-        return data + bytes(end - start - len(data))  # shorter only when something cut it: then no checksum fits
+        return data + bytes(end - start - len(data))  # shorter only if it was truncated: then no checksum matches
 
     def write(self, offset: int, data: bytes) -> None:
-        """Put bytes in their place; they count only after `note`."""
+        """Write bytes at their offset; they count only after `note`."""
         view = memoryview(data)
         try:
             with self._data() as fd:
@@ -190,7 +190,7 @@ class PartialFile:
             raise _failed(error, self.path) from error
 
     def note(self, start: int, end: int, crc: int) -> None:
-        """From now on this range is there."""
+        """Mark this range as present from now on."""
         piece = Piece(start, end, crc)
         try:
             with self._lock:
@@ -209,7 +209,7 @@ class PartialFile:
 
     @property
     def content_path(self) -> Path:
-        """Where its bytes lie now."""
+        """Where its bytes are now."""
         return self._home.path / (self._part if self._home.is_file(self._part) else self._name)
 
     def publish(self) -> None:
@@ -222,14 +222,14 @@ class PartialFile:
             raise os_error(error, self.path, "give it its name") from error
 
     def close(self) -> None:
-        """Let go of it; other processes may clear it now."""
+        """Release it; other processes may now clear it."""
         fd, self._note_fd = self._note_fd, -1
         if fd >= 0:
             os.close(fd)
 
 
 def bytes_left(root: Path, parts: Sequence[str], identity: Identity) -> int:
-    """What of the file `parts` below `root` is still to be fetched, by its note alone. Raises NotOurs."""
+    """What is still to be fetched of the file `parts` below `root`, judged only by its note. Raises NotOurs."""
     known: Identity | None = None
     pieces: list[Piece] = []
     with contextlib.suppress(OSError), private_folder(root, parts[:-1]) as home:
@@ -242,7 +242,7 @@ def bytes_left(root: Path, parts: Sequence[str], identity: Identity) -> int:
 
 
 def remove_partial(home: Folder, name: str) -> None:
-    """Remove a partial file, named or not, and its note, unless another run is at it. Raises OSError, NotOurs."""
+    """Remove a partial file, named or not, and its note, unless another run is using it. Raises OSError, NotOurs."""
     with contextlib.suppress(FileNotFoundError):
         fd = home.open(note_name(name))
         try:

@@ -1,4 +1,4 @@
-"""What our cache keeps of remote models: shown, and cleared."""
+"""List and clear what our cache keeps of remote models."""
 
 from __future__ import annotations
 
@@ -23,8 +23,8 @@ class CacheEntry:
 
     name: str  # hf:ORG/NAME@COMMIT, or the address
     root: Path
-    parts: tuple[str, ...]  # of its folder below `root`
-    size_bytes: int  # what it takes on disk
+    parts: tuple[str, ...]  # path components of its folder below `root`
+    size_bytes: int  # disk space used
     used_s: float  # when it was last written to, seconds since 1970
 
     @property
@@ -34,7 +34,7 @@ class CacheEntry:
 
 
 def _inner(root: Path, parts: tuple[str, ...]) -> list[tuple[str, ...]]:
-    """The folders in a private folder of the cache; what is none of ours is passed over."""
+    """The folders in a private folder of the cache; what is not ours is skipped."""
     out = []
     with contextlib.suppress(OSError, NotOurs), private_folder(root, parts) as folder:
         for name in folder.names() if folder is not None else []:
@@ -56,7 +56,7 @@ def _files(folder: Path) -> Iterator[Path]:
 
 
 def entries(root: Path | None = None) -> list[CacheEntry]:
-    """Everything that is kept, the largest first."""
+    """Everything in the cache, largest first."""
     root = root or cache_root()
     out = []
     for parts in _folders(root):
@@ -78,7 +78,7 @@ def entries(root: Path | None = None) -> list[CacheEntry]:
 
 
 def clear(chosen: Iterable[CacheEntry]) -> tuple[int, list[CacheEntry]]:
-    """Remove entries; returns the bytes set free, and what is in use by another run and was left alone.
+    """Remove entries; returns the bytes freed, and the entries left alone because another run is using them.
 
     Raises StorageError.
     """
@@ -95,7 +95,7 @@ def clear(chosen: Iterable[CacheEntry]) -> tuple[int, list[CacheEntry]]:
 
 
 def _remove(entry: CacheEntry) -> bool:
-    """Whether the entry was not in use, and so was removed."""
+    """Remove the entry unless it is in use; whether it was removed."""
     held: list[int] = []
     try:
         with private_folder(entry.root, entry.parts[:-1]) as outer:

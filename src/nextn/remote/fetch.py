@@ -1,4 +1,4 @@
-"""Ranges of a remote file: what is here of it, what is missing, and how to get that in few requests."""
+"""Ranges of a remote file: which are here, which are missing, and how to get those in few requests."""
 
 from __future__ import annotations
 
@@ -19,15 +19,15 @@ if TYPE_CHECKING:
     from .target import Target
 
 FIRST_READ_BYTES = 1 << 16  # of a GGUF
-SHARD_READ_BYTES = 1 << 14  # of a GGUF shard behind the first one, whose header is short
-LENGTH_BYTES = 8  # the length of a safetensors header, in front of it
-GROWTH_BYTES = 4 << 20  # a GGUF header is overshot by at most so much
-JOIN_BYTES = 1 << 18  # gaps up to this size may be read along,
-JOIN_SHARE = 0.01  # as long as they all together stay below this share
+SHARD_READ_BYTES = 1 << 14  # of a GGUF shard after the first one, whose header is short
+LENGTH_BYTES = 8  # the length field that precedes a safetensors header
+GROWTH_BYTES = 4 << 20  # a GGUF header is overshot by at most this much
+JOIN_BYTES = 1 << 18  # gaps up to this size may be read too,
+JOIN_SHARE = 0.01  # as long as all of them together stay below this share
 
 
 class RangeSink:
-    """Writes a range into a partial file; notes what is good."""
+    """Writes a range into a partial file and notes what is good."""
 
     def __init__(self, file: PartialFile, moved: Callable[[int], None] = lambda n: None) -> None:
         self.file, self.moved = file, moved
@@ -53,19 +53,19 @@ class RangeSink:
 
 @dataclass
 class RemoteFile:
-    """A remote file and what is here of it."""
+    """A remote file and what has been fetched of it."""
 
     target: Target
     here: PartialFile
     fetcher: Fetcher
 
     def ensure(self, start: int, end: int) -> None:
-        """Have this range here. Raises RemoteError, StorageError."""
+        """Make sure this range is here. Raises RemoteError, StorageError."""
         for low, high in self.here.missing(start, end):
             self.fetcher.read(self.target, low, high, RangeSink(self.here))
 
     def read(self, start: int, end: int) -> bytes:
-        """Bytes of the range, from here or from the server."""
+        """Bytes of the range, from disk or from the server."""
         self.ensure(start, end)
         return self.here.read(start, end)
 
@@ -84,7 +84,7 @@ def joined(missing: Sequence[Range], limit: float) -> list[Range]:
 
 
 def fetch_safetensors_header(file: RemoteFile, size: int) -> None:
-    """The header to the byte: its length, which stands in front, then the rest."""
+    """Exactly the header: its length, which comes first, then the rest."""
     head = file.read(0, min(LENGTH_BYTES, size))
     if len(head) >= LENGTH_BYTES:
         (length,) = struct.unpack_from("<Q", head)
@@ -93,7 +93,7 @@ def fetch_safetensors_header(file: RemoteFile, size: int) -> None:
 
 
 def fetch_gguf_header(file: RemoteFile, size: int, first_read: int = FIRST_READ_BYTES) -> None:
-    """The header in growing steps, the first of `first_read` bytes. Raises FormatError for what is no GGUF."""
+    """The header in growing steps, the first of `first_read` bytes. Raises FormatError for what is not a GGUF."""
     parser = HeaderParser(size, file.here.path)
     buffer = bytearray()
     want = first_read

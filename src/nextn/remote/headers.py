@@ -1,4 +1,4 @@
-"""What servers say in headers, read without trusting a word of it: numbers, ranges, dates, addresses, failures."""
+"""What servers say in headers, read without trusting any of it: numbers, ranges, dates, addresses, failures."""
 
 from __future__ import annotations
 
@@ -14,12 +14,12 @@ from huggingface_hub.errors import OfflineModeIsEnabled
 
 from ..errors import RemoteError
 
-MAX_FILE_BYTES = 1 << 50  # 1 PiB: no file is larger, and most file systems stop below
-MAX_WAIT_S = 1e9  # beyond any wait that is waited for
+MAX_FILE_BYTES = 1 << 50  # 1 PiB: no file is larger, and most file systems have a lower limit
+MAX_WAIT_S = 1e9  # longer than any wait that is accepted
 _NUMBER = re.compile(r"[0-9]{1,16}", re.ASCII)
 _CONTENT_RANGE = re.compile(r"bytes ([0-9]{1,16})-([0-9]{1,16})/([0-9]{1,16}|\*)", re.ASCII)
 _LIMIT = re.compile(r"r\s*=\s*0\s*;\s*t\s*=\s*([0-9]{1,9})\b", re.ASCII)
-# What fails in the same way however often it is asked (reasons of OpenSSL).
+# Failures that retrying cannot change (OpenSSL reasons).
 _LASTING = frozenset({"WRONG_VERSION_NUMBER", "UNSUPPORTED_PROTOCOL", "NO_PROTOCOLS_AVAILABLE"})
 
 
@@ -32,7 +32,7 @@ def number(text: str | None) -> int | None:
 
 
 def content_range(headers: Mapping[str, str]) -> tuple[int, int, int | None] | None:
-    """Start, end (exclusive) and the whole file's size (None: `*`) of a Content-Range; None for what is none."""
+    """Start, end (exclusive) and the whole file's size (None: `*`) of a Content-Range; None if it is not valid."""
     match = _CONTENT_RANGE.fullmatch(headers.get("content-range", "").strip())
     if match is None:
         return None
@@ -41,13 +41,13 @@ def content_range(headers: Mapping[str, str]) -> tuple[int, int, int | None] | N
 
 
 def origin_of(url: str) -> tuple[str, str, int]:
-    """Scheme, host, port. Raises ValueError for an address that is none."""
+    """Scheme, host, port. Raises ValueError for an invalid address."""
     parts = urlsplit(url)
     return parts.scheme, (parts.hostname or "").lower(), parts.port or (443 if parts.scheme == "https" else 80)
 
 
 def redirected(url: str, location: str, label: str) -> str:
-    """Where a redirect leads. Raises RemoteError for an address that is none, or that is less safe than `url`."""
+    """Where a redirect leads. Raises RemoteError for an invalid address, or one that is less safe than `url`."""
     try:
         there = urljoin(url, location)
         _, host, _ = origin_of(there)
@@ -63,7 +63,7 @@ def redirected(url: str, location: str, label: str) -> str:
 
 
 def bare_etag(etag: str | None) -> str:
-    """A validator without quotes and weakness."""
+    """A validator without quotes and weakness prefix."""
     return (etag or "").strip().removeprefix("W/").strip('"')
 
 
@@ -89,7 +89,7 @@ def _causes(error: BaseException | None) -> Iterator[BaseException]:
 
 
 def refused_certificate(error: Exception, label: str) -> RemoteError | None:
-    """The failure of a connection that no other attempt would help, as one sentence; None for any other."""
+    """A connection failure that no retry would help, as one sentence; None for any other."""
     for cause in _causes(error):
         if isinstance(cause, ssl.SSLCertVerificationError):
             return RemoteError(
@@ -102,7 +102,7 @@ def refused_certificate(error: Exception, label: str) -> RemoteError | None:
 
 
 def explain_network(error: Exception, label: str) -> RemoteError:
-    """A failure below HTTP as one sentence."""
+    """A failure below the HTTP level as one sentence."""
     if isinstance(error, OfflineModeIsEnabled):
         return RemoteError(
             f"{label}: HF_HUB_OFFLINE is set, and the cache does not have all that is needed; "

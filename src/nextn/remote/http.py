@@ -1,8 +1,8 @@
-"""Byte ranges over HTTP: asked for, checked, asked for again; a wrong byte count never gets through.
+"""Byte ranges over HTTP: requested, checked, retried; a wrong byte count never gets through.
 
 All requests go through huggingface_hub's session, so that its settings (proxies, certificates, a client factory,
-`HF_HUB_OFFLINE`) hold for every server. Redirects are followed here: credentials are sent to the origin (scheme, host
-and port) that they were meant for and to no other, and a signed address is used again until it expires.
+`HF_HUB_OFFLINE`) apply to every server. Redirects are followed here: credentials are sent to the origin (scheme, host
+and port) that they were meant for and to no other, and a signed address is reused until it expires.
 
 Sources: RFC 9110 (14.2 Range, 15.3.7 206, 15.5.17 416, 10.2.3 Retry-After).
 """
@@ -37,25 +37,25 @@ from .within import TooSlow, within
 
 CHUNK_BYTES = 1 << 16
 MAX_REDIRECTS = 10
-PROGRESS_BYTES = 1 << 18  # so much between two failures, and the count of failures starts anew
-NOTE_BYTES = 1 << 20  # so often arrived bytes are noted
+PROGRESS_BYTES = 1 << 18  # this much progress between two failures resets the failure count
+NOTE_BYTES = 1 << 20  # arrived bytes are noted at this interval
 RETRY_STATUS = frozenset({408, 425, 429, 500, 502, 503, 504, 520, 521, 522, 523, 524})
-EXPIRED_STATUS = frozenset({400, 401, 403, 404, 410})  # what storage says of a signed address that is too old
+EXPIRED_STATUS = frozenset({400, 401, 403, 404, 410})  # what storage answers for an expired signed address
 
 
 @dataclass(frozen=True)
 class Options:
-    """How to move bytes."""
+    """How to transfer bytes."""
 
-    n_streams: int = 4  # at once
-    n_retries: int = 5  # failures in a row, without progress between them
+    n_streams: int = 4  # in parallel
+    n_retries: int = 5  # consecutive failures without progress between them
     backoff_s: float = 0.5  # first wait; doubles
-    max_wait_s: float = 120.0  # a Retry-After beyond it ends the run
+    max_wait_s: float = 120.0  # a longer Retry-After ends the run
     limit_rate: float | None = None  # bytes per second, all streams together
     timeout_s: float | None = None  # for one read; None: HF_HUB_DOWNLOAD_TIMEOUT
-    head_s: float = 60.0  # for all of an answer's head, however often a byte of it comes
-    least_rate: float = 1000.0  # bytes per second of a body,
-    slow_s: float = 60.0  # counted over as long
+    head_s: float = 60.0  # for a response's complete head, even if bytes keep trickling in
+    least_rate: float = 1000.0  # minimum bytes per second of a body,
+    slow_s: float = 60.0  # measured over this many seconds
 
 
 @dataclass
@@ -74,7 +74,7 @@ class Traffic:
 
 
 class Again(Exception):
-    """Worth another attempt, after `wait_s` if the server says so."""
+    """Worth another attempt, after `wait_s` if the server asks for it."""
 
     def __init__(self, reason: str, wait_s: float | None = None) -> None:
         super().__init__(reason)
@@ -106,7 +106,7 @@ class Fetcher:
             self.stop.wait(wait)
 
     def attempts(self, label: str, act: Callable[[], bool], pos: Callable[[], int] = lambda: 0) -> None:
-        """Call `act` until it says that it is done. Raises RemoteError when it fails too often without progress."""
+        """Call `act` until it reports that it is done. Raises RemoteError when it fails too often without progress."""
         n_failed, mark = 0, pos()
         while True:
             if self.stop.is_set():
@@ -143,7 +143,7 @@ class Fetcher:
     # -- one file -----------------------------------------------------------------------------------------------------
 
     def probe(self, target: Target) -> Probe:
-        """Size and validator of a file, by asking for its first byte. Raises NotThere, RemoteError."""
+        """Size and validator of a file, by requesting its first byte. Raises NotThere, RemoteError."""
         found: list[Probe] = []
 
         def act() -> bool:
@@ -167,7 +167,7 @@ class Fetcher:
         return found[0]
 
     def read(self, target: Target, start: int, end: int, sink: Sink) -> None:
-        """Bytes `start` to `end` into `sink`, every one of them, or RemoteError."""
+        """Read bytes `start` to `end` into `sink`, all of them, or raise RemoteError."""
 
         def act() -> bool:
             whole = start == 0 and end == target.size_bytes and sink.pos == 0
@@ -180,7 +180,7 @@ class Fetcher:
         self.attempts(target.label, act, lambda: sink.pos)
 
     def _send(self, target: Target, byte_range: str | None) -> _Stream:
-        """The answer to a GET behind all redirects; to be closed."""
+        """The response to a GET after all redirects; to be closed."""
         url = target.signed or target.url
         for _ in range(MAX_REDIRECTS):
             headers = {"accept-encoding": "identity"}
@@ -235,7 +235,7 @@ class Fetcher:
         raise RemoteError(f"{target.label}: the server answers {status} {response.reason_phrase}.".replace(" .", "."))
 
     def _span(self, target: Target, response: httpx2.Response, start: int, end: int, sink: Sink) -> int:
-        """Where the body ends; the body begins at `sink.pos`. Raises Again or RemoteError when it does not."""
+        """Where the body ends; it must begin at `sink.pos`, otherwise raises Again or RemoteError."""
         headers, length = response.headers, response.headers.get("content-length")
         if headers.get("content-encoding", "identity").lower() != "identity":
             raise RemoteError(f"{target.label}: the server compresses what it sends, which ranges cannot bear.")
@@ -267,13 +267,13 @@ class Fetcher:
     def _body(self, target: Target, response: httpx2.Response, start: int, end: int, sink: Sink) -> None:
         """Stream a checked body into the sink."""
         last = self._span(target, response, start, end, sink)
-        announced = "content-length" in response.headers  # then the transport itself finds a body too short or long
+        announced = "content-length" in response.headers  # then the transport itself detects a wrong length
         mark, held = sink.pos, bytearray()
 
         def put() -> None:
             nonlocal mark
             data = bytes(held)
-            held.clear()  # first: a write that fails when it is done must not be repeated
+            held.clear()  # first: a write that fails must not be repeated at the end
             sink.write(data)
             if announced and sink.pos - mark >= NOTE_BYTES:
                 sink.commit()
@@ -302,7 +302,7 @@ class Fetcher:
         sink.commit()
 
     def _pieces(self, response: httpx2.Response, *, counted: bool = True) -> Iterator[bytes]:
-        """The body as it comes; counted where it is a file's. Raises Again when it comes slower than `least_rate`."""
+        """The body as it arrives; counted if it is a file's. Raises Again when it is slower than `least_rate`."""
         least = self.options.least_rate
         since, n_bytes, n_waited = time.monotonic(), 0, 0.0
         for piece in response.iter_raw():
@@ -315,10 +315,10 @@ class Fetcher:
                 since, n_bytes, n_waited = now, 0, 0.0
             before = time.monotonic()
             yield piece
-            n_waited += time.monotonic() - before  # what the reader does is not the server's slowness
+            n_waited += time.monotonic() - before  # the reader's own time does not count as server slowness
 
     def small(self, target: Target, limit: int) -> bytes:
-        """All of a small answer, decompressed. Raises RemoteError when it has more than `limit` bytes."""
+        """All of a small response, decompressed. Raises RemoteError when it has more than `limit` bytes."""
         found: list[bytes] = []
 
         def act() -> bool:
@@ -341,7 +341,7 @@ class Fetcher:
             raise RemoteError(f"{target.label}: the server compresses its answer in a way that was not asked for.")
         unpack = None if encoding == "identity" else zlib.decompressobj(zlib.MAX_WBITS | 32)
         out = bytearray()
-        for piece in self._pieces(response, counted=False):  # a listing, no file
+        for piece in self._pieces(response, counted=False):  # a listing, not a file
             try:
                 out += piece if unpack is None else unpack.decompress(piece, limit + 1 - len(out))
             except zlib.error as error:

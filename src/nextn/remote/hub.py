@@ -1,7 +1,7 @@
-"""Where remote files lie: a model repository on the Hub, pinned to a commit, or a folder of any HTTP server.
+"""Where remote files are: a model repository on the Hub, pinned to a commit, or a folder of any HTTP server.
 
-The Hub is asked through huggingface_hub: tokens, `HF_ENDPOINT`, `HF_HUB_OFFLINE` and the user's cache are its own.
-One request tells a repository's commit, files, sizes and hashes. What the user's Hub cache already has is linked
+The Hub is asked through huggingface_hub: it handles tokens, `HF_ENDPOINT`, `HF_HUB_OFFLINE` and the user's cache.
+One request returns a repository's commit, files, sizes and hashes. What the user's Hub cache already has is linked
 from there; nothing in it is ever changed.
 """
 
@@ -33,34 +33,34 @@ _MAX_LISTING_BYTES = 64 << 20  # 250,000 files
 
 
 class Gated(RemoteError):
-    """The repository is there, and its files are not for this user."""
+    """The repository exists, but this user has no access to its files."""
 
 
 class Place(Protocol):
     """A folder of remote files."""
 
     root: Path  # the folder that the user chose for local copies
-    folder: Path  # below it: where the local copies of its files lie
-    origin: str  # for people and provenance
+    folder: Path  # below it: where the local copies of its files are
+    origin: str  # for display and provenance
     revision: str | None  # the commit, where there is one
 
     def address(self, name: str) -> str:
-        """What people call a file, or a folder of the place; an empty name leaves room for one behind it."""
+        """The displayed address of a file or folder; with an empty name, a prefix to which one can be appended."""
 
     def names(self) -> list[str] | None:
-        """All files, or None when the server does not tell."""
+        """All files, or None when the server does not list them."""
 
     def sizes(self) -> dict[str, int]:
-        """Bytes of the files, as far as the server told them."""
+        """Sizes of the files in bytes, as far as the server gave them."""
 
     def target(self, name: str) -> Target | None:
-        """Where to ask for a file, or None when there is none of that name."""
+        """Where to request a file, or None if none has that name."""
 
     def local(self, name: str) -> Path | None:
-        """A whole local copy that the user already has."""
+        """A complete local copy that the user already has."""
 
     def check(self, name: str, path: Path) -> str | None:
-        """Why the whole file is not what the server says, or None."""
+        """Why the complete file is not what the server says, or None."""
 
 
 class HubRepo:
@@ -107,7 +107,7 @@ class HubRepo:
         return quote(self._asked, safe="")
 
     def _kept(self, folder: str, name: str) -> bytes | None:
-        """A small file that `_keep` put into our cache."""
+        """A small file that `_keep` stored in our cache."""
         try:
             with private_folder(self.root, (*self._parts, folder)) as home:
                 return None if home is None else home.read(name, _MAX_LISTING_BYTES)
@@ -149,7 +149,7 @@ class HubRepo:
         return listing
 
     def _from_hub_cache(self) -> Listing | None:
-        """What the user's Hub cache knows of the revision, for work without the network."""
+        """What the user's Hub cache knows about the revision, for offline work."""
         from huggingface_hub import constants
 
         base = Path(constants.HF_HUB_CACHE) / self._parts[-1]
@@ -175,11 +175,11 @@ class HubRepo:
         return sorted(self.listing.files)
 
     def sizes(self) -> dict[str, int]:
-        """Bytes of all files at the commit."""
+        """Sizes of all files at the commit, in bytes."""
         return {name: file.size_bytes for name, file in self.listing.files.items()}
 
     def target(self, name: str) -> Target | None:
-        """Where to ask for a file."""
+        """Where to request a file."""
         from huggingface_hub import hf_hub_url
         from huggingface_hub.utils import build_hf_headers  # type: ignore[attr-defined]
 
@@ -197,17 +197,17 @@ class HubRepo:
         )
 
     def local(self, name: str) -> Path | None:
-        """The file in the user's Hub cache, when it is there at this commit and whole."""
+        """The file in the user's Hub cache, if present at this commit and complete."""
         from huggingface_hub import try_to_load_from_cache
 
-        with contextlib.suppress(OSError, ValueError):  # a name that the Hub's client does not take
+        with contextlib.suppress(OSError, ValueError):  # a name that the Hub's client rejects
             found = try_to_load_from_cache(self.repo_id, name, revision=self.listing.commit)
             if isinstance(found, str) and os.stat(found).st_size == self.listing.files[name].size_bytes:  # noqa: PTH116
                 return Path(found)
         return None
 
     def check(self, name: str, path: Path) -> str | None:
-        """Compare a whole file with the hash that the Hub gives."""
+        """Compare a complete file with the hash given by the Hub."""
         file = self.listing.files[name]
         want = file.sha256 or file.blob_id
         digest = hashlib.sha256() if file.sha256 else hashlib.sha1(b"blob %d\0" % file.size_bytes)
@@ -222,7 +222,7 @@ class HubRepo:
         return f"its {kind} is {digest.hexdigest()[:12]}..., and the Hub says {want[:12]}..."
 
     def _refused(self, name: str | None, status: int, headers: Mapping[str, str]) -> NextnError:
-        """A refusal of the Hub as one sentence that says what to do."""
+        """A refusal by the Hub as one sentence that says what to do."""
         code, repo = headers.get("x-error-code", ""), f"hf:{self.repo_id}"
         if code == "GatedRepo":
             return Gated(
@@ -250,7 +250,7 @@ class WebFolder:
     revision: str | None = None
 
     def __init__(self, url: str, fetcher: Fetcher, root: Path) -> None:
-        """`url` names a file or, with a slash at its end, the folder; a query belongs to that file alone."""
+        """`url` names a file or, with a trailing slash, the folder; a query belongs to that file only."""
         parts = urlsplit(url)
         self._folder_path, _, self.name = parts.path.rpartition("/")
         self._query, self._host = parts.query, parts.netloc.rpartition("@")[2]
@@ -273,15 +273,15 @@ class WebFolder:
         return urlunsplit((self._scheme, self._host, f"{self._folder_path}/{quote(name)}", query, ""))
 
     def names(self) -> None:
-        """Servers do not tell."""
+        """None: plain servers have no listing."""
         return
 
     def sizes(self) -> dict[str, int]:
-        """Bytes of the files that were asked for."""
+        """Sizes of the files requested so far, in bytes."""
         return {name: target.size_bytes for name, target in self._found.items() if target is not None}
 
     def target(self, name: str) -> Target | None:
-        """Asks the server once: size and validator stay what they were then."""
+        """Asks the server once; size and validator then stay fixed."""
         if name not in self._found:
             query = self._query if name == self.name else ""
             target = Target(self.address(name, query), self.address(name), headers=self._headers)
@@ -297,9 +297,9 @@ class WebFolder:
         return self._found[name]
 
     def local(self, name: str) -> Path | None:
-        """There is no other cache."""
+        """None: there is no other cache."""
         return None
 
     def check(self, name: str, path: Path) -> str | None:
-        """Plain servers give no hashes."""
+        """None: plain servers give no hashes."""
         return None

@@ -1,4 +1,4 @@
-"""A repository's commit and files, from what the Hub answers: every value is checked before it is used."""
+"""A repository's commit and files, from the Hub's response: every value is checked before it is used."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ class HubFile:
 
     @property
     def etag(self) -> str:
-        """What the Hub answers as the file's ETag."""
+        """The ETag that the Hub sends for the file."""
         return self.sha256 or self.blob_id or ""
 
 
@@ -39,13 +39,13 @@ class Listing:
 
 
 def is_safe_name(name: str) -> bool:
-    """Whether a name from a server stays inside the folder it is put into."""
+    """Whether a name from a server stays inside its target folder."""
     parts = PurePosixPath(name).parts
     return bool(parts) and not name.startswith("/") and ".." not in parts and "\\" not in name and "\0" not in name
 
 
 def read_listing(data: bytes, endpoint: str) -> Listing:
-    """What the Hub says of a repository at a commit. Raises RemoteError for an answer that is none."""
+    """What the Hub says about a repository at a commit. Raises RemoteError for an invalid response."""
     try:
         value = json.loads(data)
     except (ValueError, RecursionError) as error:
@@ -70,9 +70,9 @@ def read_listing(data: bytes, endpoint: str) -> Listing:
 
 
 def _file(item: Any) -> tuple[str, HubFile | None]:
-    """A file's name, size and hashes; None: no size is told. Raises ValueError and others for what makes no sense."""
+    """A file's name, size and hashes; None: no size is given. Raises ValueError and others for nonsensical data."""
     name, size, blob, lfs = item["rfilename"], item.get("size"), item.get("blobId"), item.get("lfs")
-    name.encode()  # raises for halves of characters, which JSON may hold
+    name.encode()  # raises for lone surrogates, which JSON may contain
     if size is None:
         return name, None
     sha256 = None if lfs is None else lfs["sha256"]

@@ -1,8 +1,8 @@
-"""Remote models as local files that hold just the bytes needed.
+"""Remote models as local files that hold only the bytes needed.
 
-`open_remote` puts a folder into the cache that looks like the remote one: whole small files, and sparse weight files
-with their true headers. Checkpoints and GGUF models are then opened as local ones are; `Remote.fetch` fills the
-ranges that a plan will read. A read of anything else fetches it while the source is open, and is refused afterwards
+`open_remote` puts a folder into the cache that looks like the remote one: complete small files, and sparse weight files
+with their real headers. Checkpoints and GGUF models are then opened like local ones; `Remote.fetch` fills the
+ranges that a plan will read. Reading anything else fetches it while the source is open, and is refused afterwards
 (see `cache`).
 """
 
@@ -44,7 +44,7 @@ if TYPE_CHECKING:
     from .http import Fetcher, Options, Traffic
     from .hub import Place
 
-PIECE_BYTES = (4 << 20, 32 << 20)  # least and most that one request asks for
+PIECE_BYTES = (4 << 20, 32 << 20)  # minimum and maximum size of one request
 SINGLE = "model.safetensors"
 TOKENIZER_FILES = (TOKENIZER, "tokenizer_config.json", "generation_config.json", "chat_template.jinja",
                    "chat_template.json")  # fmt: skip
@@ -52,7 +52,7 @@ TOKENIZER_FILES = (TOKENIZER, "tokenizer_config.json", "generation_config.json",
 
 @dataclass(frozen=True)
 class RemoteCheckpoint(Checkpoint):
-    """A checkpoint whose files arrive when they are asked for."""
+    """A checkpoint whose files are fetched on demand."""
 
     provide: Callable[[str], bool] = field(kw_only=True, compare=False, repr=False)
 
@@ -88,7 +88,7 @@ class Remote:
         self.folder = place.folder / prefix
         self.checkpoint: RemoteCheckpoint | None = None
         self.model: Model | None = None
-        self.name = place.origin  # for people and provenance
+        self.name = place.origin  # for display and provenance
         self._files: dict[Path, RemoteFile] = {}
         self._homes: dict[Path, Folder] = {}  # the private folders of these files
         self._lock = threading.Lock()
@@ -116,12 +116,12 @@ class Remote:
         return self.fetcher.traffic
 
     def text(self, text: str) -> str:
-        """`text` with addresses instead of places in the cache."""
+        """`text` with addresses instead of cache paths."""
         folder = str(self.place.folder)
         return text.replace(f"{folder}/", self.place.address("")).replace(folder, self.place.origin)
 
     def rename(self, error: NextnError) -> None:
-        """Make an error name addresses; what the disk did is told with its path."""
+        """Make an error name addresses; disk errors keep their path."""
         if isinstance(error, StorageError | NoSpace):
             return
         error.args = tuple(self.text(arg) if isinstance(arg, str) else arg for arg in error.args)
@@ -131,7 +131,7 @@ class Remote:
 
     @contextlib.contextmanager
     def renaming(self) -> Iterator[None]:
-        """Errors of the body name addresses."""
+        """Errors from the body name addresses."""
         try:
             yield
         except NextnError as error:
@@ -141,7 +141,7 @@ class Remote:
     # -- getting files here -------------------------------------------------------------------------------------------
 
     def _home(self, path: Path) -> Folder:
-        """The private folder that a file of the place lies in. Raises StorageError."""
+        """The private folder that a file of the place is in. Raises StorageError."""
         with self._lock:
             if path.parent not in self._homes:
                 try:
@@ -152,7 +152,7 @@ class Remote:
             return self._homes[path.parent]
 
     def _open(self, name: str) -> RemoteFile | Path | None:
-        """A file of the place, the path of a whole copy that was linked, or None: there is none of that name."""
+        """A file of the place, the path of a complete copy that was linked, or None: no file has that name."""
         path = self.place.folder / name
         with self._lock:
             if path in self._files:
@@ -172,7 +172,7 @@ class Remote:
         return file
 
     def _forget(self, path: Path) -> None:
-        """Remove what lies under the name of a file that the place does not have: readers would take it for its own."""
+        """Remove what has the name of a file that the place does not have: readers would take it for its own."""
         with (
             contextlib.suppress(OSError),
             private_folder(self.place.root, path.parent.relative_to(self.place.root).parts) as home,
@@ -181,7 +181,7 @@ class Remote:
                 home.unlink(path.name, missing_ok=True)
 
     def _link(self, name: str, path: Path) -> bool:
-        """Whether the user's own cache has the file; then it is linked."""
+        """Whether the user's own cache has the file; if so, it is linked."""
         found = self.place.local(name)
         if found is None:
             return False
@@ -197,7 +197,7 @@ class Remote:
         return False
 
     def provide(self, name: str) -> bool:
-        """Have a file here: weight files as sparse files with their header, all others whole.
+        """Make a file available here: weight files as sparse files with their header, all others complete.
 
         Returns whether the place has it. Raises RemoteError, StorageError, FormatError.
         """
@@ -218,11 +218,11 @@ class Remote:
         return True
 
     def provide_all(self, names: Sequence[str]) -> None:
-        """`provide` for several files, some at once."""
+        """`provide` for several files, some in parallel."""
         self._parallel([partial(self.provide, name) for name in names])
 
     def _check_whole(self, name: str, file: RemoteFile) -> None:
-        """Compare a file that is whole with the server's hash; drop it when it differs."""
+        """Compare a complete file with the server's hash; drop it if it differs."""
         there = file.here.content_path
         why = self.place.check(name, there) if not file.here.missing(0, file.target.size_bytes) else None
         if why is not None:
@@ -230,7 +230,7 @@ class Remote:
             raise RemoteError(f"{file.target.label}: what arrived is not the file: {why}; run it again.")
 
     def fetch_tokenizer(self) -> None:
-        """Have everything here that makes a checkpoint's tokenizer."""
+        """Fetch everything that makes up a checkpoint's tokenizer."""
         names = self.place.names()
         more = [] if names is None else [
             name[len(self.prefix) :] for name in names
@@ -255,11 +255,11 @@ class Remote:
         return {path: some for path, some in out.items() if some}
 
     def missing_bytes(self, ranges: Iterable[FileRange]) -> int:
-        """What `fetch` would move; ranges of local files do not count."""
+        """Bytes that `fetch` would download; ranges of local files do not count."""
         return sum(end - start for some in self._missing(ranges).values() for start, end in some)
 
     def whole(self, name: str) -> FileRange:
-        """All of a file, to be fetched. Raises RemoteError when the place has none of that name."""
+        """All of a file, to be fetched. Raises RemoteError when the place has no file of that name."""
         file = self._open(name)
         if not isinstance(file, RemoteFile):
             raise RemoteError(f"{self.place.address(name)}: there is no such file.")
@@ -276,10 +276,10 @@ class Remote:
         self._files[self.place.folder / name].here.drop()
 
     def fetch(self, ranges: Iterable[FileRange], progress: Progress | None = None, *, check: bool = True) -> int:
-        """Have these ranges here; returns the bytes moved. Ranges of local files are passed over.
+        """Fetch these ranges; returns the bytes downloaded. Ranges of local files are skipped.
 
-        Near ranges are read in one go, and several at once. What arrives is kept whatever happens, so that another
-        run goes on from there. With `check` a file that is whole then is compared with the server's hash. Raises
+        Nearby ranges are read in one request, and several in parallel. What arrives is always kept, so that another
+        run resumes from there. With `check`, a file that is then complete is compared with the server's hash. Raises
         RemoteError, NoSpace, StorageError.
         """
         missing = self._missing(ranges)
@@ -324,7 +324,7 @@ class Remote:
         self.fetcher.read(file.target, start, end, RangeSink(file.here, moved))
 
     def _parallel(self, jobs: Sequence[Callable[[], object]]) -> None:
-        """Run all, several at once; the first error stops the others and is raised."""
+        """Run all, several in parallel; the first error stops the others and is raised."""
         stop = self.fetcher.stop
         with ThreadPoolExecutor(self.fetcher.options.n_streams, "nextn-fetch") as pool:
             futures = [pool.submit(job) for job in jobs]
@@ -353,7 +353,7 @@ def open_remote(
 ) -> Remote:
     """A remote checkpoint or GGUF: headers only.
 
-    With `checkpoint_only` a repository that holds none is opened as nothing. `root` is the cache's folder (default:
+    With `checkpoint_only` a repository without a checkpoint is opened as nothing. `root` is the cache folder (default:
     `cache_root()`), `endpoint` the Hub (default: HF_ENDPOINT). Raises UsageError (nothing or too much to choose from),
     RemoteError, IncompleteModel, FormatError, StorageError.
     """

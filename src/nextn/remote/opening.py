@@ -1,9 +1,9 @@
-"""One way to open what a user names: a checkpoint or a GGUF model, here or on a server, by its headers alone.
+"""One way to open what a user names: a checkpoint or a GGUF model, here or on a server, reading only its headers.
 
     with opened("hf:ORG/NAME") as source:
         source.model or source.checkpoint
 
-While the context lasts, errors name addresses where the source is remote, and reads of what was not fetched fetch it.
+Inside the context, errors name addresses if the source is remote, and reading what was not fetched fetches it.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Opened:
-    """A model or a checkpoint: one of the two is there."""
+    """A model or a checkpoint: exactly one of the two is set."""
 
     name: str  # a path, or the address with its commit
     model: Model | None
@@ -41,12 +41,12 @@ class Opened:
 
     @property
     def bytes_downloaded(self) -> int:
-        """Bytes of files that came from the server so far."""
+        """Bytes of files downloaded from the server so far."""
         return 0 if self.remote is None else self.remote.traffic.bytes_received
 
     @property
     def beside(self) -> tuple[str, ...]:
-        """Paths of the files in the repository; empty where there is none, or where the server does not tell."""
+        """Paths of the files in the repository; empty without a repository, or if the server does not list them."""
         return () if self.remote is None else tuple(self.remote.place.names() or ())
 
     @property
@@ -57,12 +57,12 @@ class Opened:
         return self.model.entry.relative_to(self.remote.place.folder).as_posix()
 
     def text(self, text: str) -> str:
-        """`text` with addresses instead of places in the cache."""
+        """`text` with addresses instead of cache paths."""
         return text if self.remote is None else self.remote.text(text)
 
 
 def http_options(limit_rate: float | None) -> Options | None:
-    """Options for a rate in bytes per second; None where the defaults do, so that nothing is imported for them."""
+    """Options for a rate in bytes per second; None where the defaults will do, so that nothing is imported for them."""
     if limit_rate is None:
         return None
     from .http import Options
@@ -74,8 +74,8 @@ def http_options(limit_rate: float | None) -> Options | None:
 def opened(source: str | Path, options: Options | None = None, *, misfits: bool = False) -> Iterator[Opened]:
     """Whatever `source` names (see `spec.parse_source`): its headers are read, and nothing else.
 
-    Locally: a GGUF, any shard of a set, a folder with one set, a checkpoint folder or a file of one. With `misfits`
-    also a model whose keys are not what they have to be, to show them. Raises UsageError, RemoteError, IncompleteModel,
+    Locally: a GGUF, any shard of a set, a folder with one set, a checkpoint folder or a file in one. With `misfits`
+    also a model whose keys are not what they should be, to show them. Raises UsageError, RemoteError, IncompleteModel,
     FormatError, StorageError.
     """
     place = parse_source(source)

@@ -1,4 +1,4 @@
-"""A file on a server, what a server says of it, and where its bytes go."""
+"""A file on a server, what the server says about it, and where its bytes go."""
 
 from __future__ import annotations
 
@@ -15,35 +15,35 @@ class NotThere(RemoteError):
 
 
 class Sink(Protocol):
-    """Where a range goes."""
+    """Where a range is written."""
 
     pos: int  # next byte wanted
 
     def write(self, data: bytes) -> None:
-        """Bytes from `pos` on."""
+        """Write bytes from `pos` on."""
 
     def commit(self) -> None:
-        """What was written is good."""
+        """Accept what was written."""
 
     def discard(self, to: int | None = None) -> None:
-        """What was written since the last commit is not; with `to`, go on from there."""
+        """Reject what was written since the last commit; with `to`, continue from there."""
 
 
 @dataclass
 class Target:
     """A file on a server."""
 
-    url: str  # where to ask
-    label: str  # for people: without credentials and signatures
+    url: str  # where to request it
+    label: str  # for display: without credentials and signatures
     size_bytes: int = -1  # -1: not known yet
     etag: str = ""
     headers: Mapping[str, str] = field(default_factory=dict)  # sent to the origin of `url` only
-    is_hub: bool = False  # whether the origin speaks the Hub's headers
+    is_hub: bool = False  # whether the origin sends the Hub's headers
     refused: Callable[[int, Mapping[str, str]], NextnError | None] | None = None  # a status as a sentence
     signed: str | None = None  # where the last redirect led
 
     def check_hub(self, headers: Mapping[str, str]) -> None:
-        """Raise RemoteError when the Hub answers with another file than the one that was opened."""
+        """Raise RemoteError when the Hub responds with a file other than the one that was opened."""
         etag, size = headers.get("x-linked-etag"), headers.get("x-linked-size")
         if self.is_hub and (
             (etag and self.etag and bare_etag(etag) != self.etag) or (size and size != str(self.size_bytes))
@@ -51,7 +51,7 @@ class Target:
             raise self.changed()
 
     def changed(self) -> RemoteError:
-        """The file is another one now."""
+        """The error for a file that has changed since."""
         return RemoteError(
             f"{self.label}: the file changed on the server while it was read; nothing was written, run it again."
         )
@@ -59,7 +59,7 @@ class Target:
 
 @dataclass(frozen=True)
 class Probe:
-    """What a server says of a file."""
+    """What a server says about a file."""
 
     size_bytes: int
     etag: str

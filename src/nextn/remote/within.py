@@ -1,4 +1,4 @@
-"""A call that has only so much time, although nothing in it can be told so."""
+"""A call with a time limit, although nothing inside it accepts a timeout."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ T = TypeVar("T")
 
 
 class TooSlow(Exception):
-    """The time was over."""
+    """The time limit was exceeded."""
 
 
 class _Call(Generic[T]):
@@ -19,7 +19,7 @@ class _Call(Generic[T]):
         self._lock = threading.Lock()
         self._result: list[T] = []
         self._error: BaseException | None = None
-        self._left = False  # nobody waits any more
+        self._left = False  # nobody is waiting any more
         self.thread = threading.Thread(target=self._run, daemon=True, name="nextn-within")
 
     def _run(self) -> None:
@@ -49,9 +49,9 @@ class _Call(Generic[T]):
 
 
 def within(seconds: float, act: Callable[[], T], drop: Callable[[T], None]) -> T:
-    """The result of `act`, which runs in a thread of its own; `drop` gets one that comes when nobody waits any more.
+    """The result of `act`, run in its own thread; `drop` gets a result that arrives when nobody is waiting any more.
 
-    Raises TooSlow after `seconds`; the thread then ends when it ends, and holds nothing up.
+    Raises TooSlow after `seconds`; the thread then ends whenever it ends, and blocks nothing.
     """
     call = _Call(act, drop)
     call.thread.start()

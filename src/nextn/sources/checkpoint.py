@@ -1,6 +1,6 @@
 """A Hugging Face checkpoint folder: config.json read raw, tensors found through the index.
 
-config.json is never trusted alone: keys lie (a default of 1 without weights; no key with weights), so counts
+config.json is never trusted by itself: keys lie (a default of 1 without weights; no key with weights), so counts
 come from tensor names and are only compared with the keys.
 """
 
@@ -25,11 +25,11 @@ from .safetensors import SourceTensor, read_safetensors
 CONFIG = "config.json"
 INDEX = "model.safetensors.index.json"
 TOKENIZER = "tokenizer.json"
-# Where a wrapper's config.json keeps its language model's.
+# Where a wrapper's config.json keeps its language model's config.
 _TEXT_PLACES = (
     ("text_config",), ("llm_config",), ("lm_config",), ("thinker_config", "text_config"), ("language_config",),
 )  # fmt: skip
-_WRAPPED = "language_model."  # in a wrapper's names of tensors
+_WRAPPED = "language_model."  # in a wrapper's tensor names
 _VOCAB = re.compile(r'"vocab"\s*:\s*\{')
 _ADDED = re.compile(r'"added_tokens"\s*:\s*\[')
 
@@ -51,7 +51,7 @@ def read_json(path: Path, most: int = MOST_CONFIG) -> dict[str, Any]:
 
 
 def _nested(config: Mapping[str, Any]) -> Mapping[str, Any] | None:
-    """The language model's own part of a wrapper's config.json; of several the last, as llama.cpp's converter reads."""
+    """The language model's own part of a wrapper's config.json; of several the last, as in llama.cpp's converter."""
     found = None
     for path in _TEXT_PLACES:
         part: Any = config
@@ -62,9 +62,9 @@ def _nested(config: Mapping[str, Any]) -> Mapping[str, Any] | None:
 
 
 def text_part(config: Mapping[str, Any]) -> dict[str, Any]:
-    """The language model's part of config.json: the top level overlaid with its own part, wherever that is.
+    """The language model's part of config.json: the top level overlaid with its own section, wherever that is.
 
-    Configs that only list the kinds of their layers (`layers_block_type`) tell their number by it.
+    Configs that only list the kinds of their layers (`layers_block_type`) give the layer count by that list.
     """
     found = {**config, **(_nested(config) or {})}
     kinds = found.get("layers_block_type")
@@ -74,14 +74,14 @@ def text_part(config: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def plain_name(name: str) -> str:
-    """A tensor's name without what wrappers put into it."""
+    """A tensor's name without wrapper prefixes."""
     return name.replace(_WRAPPED, "")
 
 
 def classes_of(config: Mapping[str, Any]) -> tuple[str, ...]:
-    """Names of the published model classes, the deciding one first.
+    """Names of the published model classes, the decisive one first.
 
-    A wrapper's language model says its own class, and that decides, but for a few wrappers that are known to be more
+    A wrapper's language model names its own class, and that decides, except for a few wrappers known to be more
     exact (`TOP_DECIDES`).
     """
 
@@ -95,7 +95,7 @@ def classes_of(config: Mapping[str, Any]) -> tuple[str, ...]:
 
 @dataclass(frozen=True)
 class Checkpoint:
-    """A checkpoint folder; headers of safetensors files are read when their tensors are asked for."""
+    """A checkpoint folder; headers of safetensors files are read when their tensors are requested."""
 
     folder: Path
 
@@ -111,7 +111,7 @@ class Checkpoint:
 
     @property
     def classes(self) -> tuple[str, ...]:
-        """The names of the published model classes, the deciding one first."""
+        """The names of the published model classes, the decisive one first."""
         return classes_of(self.config)
 
     def integer(self, *keys: str) -> int | None:
@@ -124,9 +124,9 @@ class Checkpoint:
 
     @cached_property
     def weight_map(self) -> dict[str, str]:
-        """Tensor name -> file name, from the index or from the headers of all files there are.
+        """Tensor name -> file name, from the index or from the headers of all files in the folder.
 
-        Files that the index does not name are looked into as well: blocks that third parties add come so.
+        Files that the index does not name are read as well: blocks added by third parties come that way.
         """
         listing = self.folder / INDEX
         if os.path.exists(listing):  # noqa: PTH110 - Path.exists may raise
@@ -149,7 +149,7 @@ class Checkpoint:
 
     @cached_property
     def plain_names(self) -> dict[str, str]:
-        """Tensor name without what wrappers put into it -> the name in the files."""
+        """Tensor name without wrapper prefixes -> the name in the files."""
         plain = {plain_name(name): name for name in self.weight_map if _WRAPPED in name}
         return {**plain, **{name: name for name in self.weight_map if _WRAPPED not in name}}
 
@@ -169,7 +169,7 @@ class Checkpoint:
         return self._headers[file]
 
     def tensor(self, name: str) -> SourceTensor:
-        """The tensor's place. Raises FormatError when the index names a file that does not hold it."""
+        """Where the tensor is. Raises FormatError when the index names a file that does not contain it."""
         file = self.weight_map[name]
         try:
             return self._header(file)[name]
@@ -199,8 +199,8 @@ class Checkpoint:
 def _token_tables(path: Path) -> tuple[Any, Any]:
     """`model.vocab` and `added_tokens` of a tokenizer.json.
 
-    The merges are not parsed: of a 250,000-token tokenizer they would take 150 MB. Text inside JSON strings has its
-    quotes escaped, so the patterns match keys only; a file that they do not fit is parsed whole.
+    The merges are not parsed: for a 250,000-token tokenizer they would take 150 MB. Text inside JSON strings has its
+    quotes escaped, so the patterns match keys only; a file that they do not match is parsed completely.
     """
     text = read_text(path, MOST_TOKENIZER)
     vocab, added = _VOCAB.search(text), _ADDED.search(text)

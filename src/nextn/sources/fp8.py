@@ -1,6 +1,6 @@
-"""One byte a value (FP8 or INT8), and one factor for each block of rows and columns.
+"""One byte per value (FP8 or INT8), and one factor per block of rows and columns.
 
-Whole rows and whole tensors are blocks too: a factor for each channel, one for all.
+Entire rows and entire tensors are blocks too: one factor per channel, or one for all.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ FACTOR_DTYPES = (*FLOAT_DTYPES, "F8_E8M0")
 class BlockScale:
     """Factors [matrices * ceil(matrix_rows / block_rows), ceil(columns / block_columns)].
 
-    A tensor is one matrix or several, one behind the other; blocks never cross from one into the next.
+    A tensor is one matrix or several, one after the other; blocks never cross from one into the next.
     """
 
     tensor: SourceTensor
@@ -35,14 +35,14 @@ class BlockScale:
     block_columns: int
     matrix_rows: int
 
-    block_type = None  # ggml has no type of one byte and such blocks
+    block_type = None  # ggml has no one-byte type with such blocks
 
     def shape(self, stored: SourceTensor) -> tuple[int, ...]:
         """The shape of the values: that of the codes."""
         return stored.shape
 
     def factor_rows(self, rows: T) -> T:
-        """The row of factors of a row of codes; of one, or of an array of them."""
+        """The row of factors for a row of codes; for one row, or for an array of them."""
         matrix, inner = rows // self.matrix_rows, rows % self.matrix_rows
         return matrix * -(-self.matrix_rows // self.block_rows) + inner // self.block_rows
 
@@ -72,21 +72,21 @@ class _BlockDecoder:
         factors = factors.reshape(last - first, scale.tensor.row_length)[chosen - first]
         rows: Rows = to_float(data, self.stored.dtype).reshape(end - start, columns)
         width = scale.block_columns
-        whole = columns // width  # blocks of full width; multiplied in place, without a factor for each value
+        whole = columns // width  # blocks of full width; multiplied in place, without expanding to one factor per value
         inner = rows[:, : whole * width].reshape(end - start, whole, width)
         inner *= factors[:, :whole, None]
         rows[:, whole * width :] *= factors[:, whole:]
         return rows
 
     def blocks(self, data: bytearray, start: int, end: int) -> NDArray[np.uint8]:
-        """There is no such type."""
+        """Never called: `block_type` is None."""
         raise NotImplementedError
 
 
 def block_scale(
     weight: SourceTensor, factors: SourceTensor, size: tuple[int, int] | None, *, ranked: bool = False
 ) -> BlockScale:
-    """The factors of `weight`: one for all, one for each row, or blocks of `size` (None: not known).
+    """The factors of `weight`: one for all, one per row, or blocks of `size` (None: not known).
 
     `ranked` leaves the number of rows of factors to `matrix_parts.ranked_qkv`. Raises FormatError when they do not fit.
     """

@@ -1,4 +1,4 @@
-"""Tensors that are more than rows in their order: parts of a matrix that engines want apart or turned."""
+"""Tensors that are not simply rows in order: parts of a matrix that engines want split or transposed."""
 
 from __future__ import annotations
 
@@ -20,21 +20,21 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class TransposedParts(Rearranged):
-    """Each span read whole and transposed: [rows, columns] of a head become [columns, rows].
+    """Each span read completely and transposed: [rows, columns] of a head become [columns, rows].
 
-    One span at a time is in memory. All spans have the same shape.
+    Only one span is in memory at a time. All spans have the same shape.
     """
 
     rows: CheckpointRows
 
     @property
     def n_rows(self) -> int:
-        """Rows in all."""
+        """Total number of rows."""
         return self.rows.n_per_row * len(self.rows.spans)
 
     @property
     def n_per_row(self) -> int:
-        """Elements of a row."""
+        """Elements per row."""
         return self.rows.spans[0].n_rows
 
     @property
@@ -58,13 +58,13 @@ class Factors:
     tensors: tuple[SourceTensor | None, ...]
     reciprocal: bool
 
-    spans = ()  # numbers, no rows of a tensor
+    spans = ()  # numbers, not rows of a tensor
     block_type = None
     n_rows = 1
 
     @property
     def n_per_row(self) -> int:
-        """Elements of the row."""
+        """Elements in the row."""
         return len(self.tensors)
 
     @property
@@ -74,7 +74,7 @@ class Factors:
 
     @property
     def ranges(self) -> list[FileRange]:
-        """Where those bytes lie."""
+        """Where those bytes are."""
         return [tensor.where for tensor in self.tensors if tensor is not None]
 
     def chunks(self, reader: Reader, seen: Seen | None = None) -> Iterator[Rows]:
@@ -87,12 +87,12 @@ class Factors:
         )
 
     def blocks(self, reader: Reader, seen: Seen | None = None) -> Iterator[Blocks]:
-        """There is no such type."""
+        """Never called: `block_type` is None."""
         raise NotImplementedError
 
 
 def side_factors(rows: CheckpointRows) -> dict[str, Factors]:
-    """What stands beside the blocks of NVFP4 tensors, by the end of its name; one number for each span (expert).
+    """What accompanies the blocks of NVFP4 tensors, by name suffix; one number per span (expert).
 
     `scale` is multiplied with the result of the matrix product, `input_scale` is for quantizing its input. Numbers
     of 1 are written too; the converter leaves them out, and engines take both.
@@ -107,7 +107,7 @@ def side_factors(rows: CheckpointRows) -> dict[str, Factors]:
 
 
 def head_parts(whole: Span, n_head: int, start: int, end: int) -> tuple[Span, ...]:
-    """Rows `start` to `end` of each head of a matrix whose rows are the heads' rows, one head behind the other."""
+    """Rows `start` to `end` of each head of a matrix whose rows are the heads' rows, one head after the other."""
     size = whole.tensor.n_rows // n_head
     return tuple(whole.part(head * size + start, head * size + end) for head in range(n_head))
 
@@ -115,8 +115,8 @@ def head_parts(whole: Span, n_head: int, start: int, end: int) -> tuple[Span, ..
 def ranked_qkv(whole: Span, sizes: tuple[int, int, int], ranks: tuple[int, ...]) -> tuple[Span, ...]:
     """All rows of q, then of k, then of v, from a matrix of `sizes` rows of them.
 
-    Unquantized it is stored so. In FP8 it is stored as the ranks of a tensor-parallel run wrote it: each rank's q, k
-    and v, with blocks of factors that start anew at each rank; which of `ranks` follows from the rows of factors.
+    Unquantized, it is stored that way. In FP8 it is stored as a tensor-parallel run's ranks wrote it: each rank's q, k
+    and v, with blocks of factors that restart at each rank; which of `ranks` applies follows from the rows of factors.
     Source: MiMo-V2.5's checkpoints as llama.cpp's converter reads them. Raises FormatError when nothing fits.
     """
     scale, n_rows = whole.scale, whole.tensor.n_rows

@@ -1,4 +1,4 @@
-"""Less than a byte a value: integers packed into words (compressed-tensors), MXFP4, NVFP4."""
+"""Less than a byte per value: integers packed into words (compressed-tensors), MXFP4, NVFP4."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 WORD_BITS = 32
 MXFP4, NVFP4 = parse_type_name("mxfp4"), parse_type_name("nvfp4")
-MX_GROUP, NV_GROUP = 32, 16  # values with one factor
+MX_GROUP, NV_GROUP = 32, 16  # values per factor
 
 
 @dataclass(frozen=True)
@@ -29,7 +29,7 @@ class PackedInts:
     """compressed-tensors' `pack-quantized`: words of `32 // bits` codes along a row, the first in the lowest bits.
 
     A value is (code - zero) * factor; zero is 2^(bits-1), or `zeros`, packed along the rows. Factors are
-    [rows, columns / group_size]. `check` says the shape of the values and is compared when the tensor is read.
+    [rows, columns / group_size]. `check` holds the shape of the values and is compared when the tensor is read.
     """
 
     tensor: SourceTensor  # factors
@@ -39,11 +39,11 @@ class PackedInts:
     group_size: int
     n_columns: int
 
-    block_type = None  # the factors are no float16, so no type of ggml holds the same values
+    block_type = None  # the factors are not float16, so no ggml type holds the same values
 
     @property
     def per_word(self) -> int:
-        """Codes in a word; bits that are left over are the highest and unused."""
+        """Codes per word; leftover bits are the highest and unused."""
         return WORD_BITS // self.bits
 
     def shape(self, stored: SourceTensor) -> tuple[int, ...]:
@@ -51,14 +51,14 @@ class PackedInts:
         return (*stored.shape[:-1], self.n_columns)
 
     def ranges(self, stored: SourceTensor, start: int, end: int) -> list[FileRange]:
-        """The shape, factors of the rows, and the rows of words that hold their zeros."""
+        """The shape, the rows' factors, and the rows of words that hold their zeros."""
         out = [self.check.where, self.tensor.rows(start, end)]
         if self.zeros is not None:
             out.append(self.zeros.rows(start // self.per_word, (end - 1) // self.per_word + 1))
         return out
 
     def decoder(self, stored: SourceTensor, reader: Reader, seen: Seen | None) -> _IntDecoder:
-        """A decoder of `stored`. Raises FormatError when the stored shape is another one."""
+        """A decoder of `stored`. Raises FormatError when the stored shape differs."""
         import numpy as np
 
         data = reader.read(self.check.where)
@@ -112,7 +112,7 @@ class _IntDecoder:
         return (words[i // per_word - first] >> shifts & np.uint32((1 << bits) - 1)).astype(np.float32)
 
     def blocks(self, data: bytearray, start: int, end: int) -> Bytes:
-        """There is no such type."""
+        """Never called: `block_type` is None."""
         raise NotImplementedError
 
 
@@ -124,7 +124,7 @@ def packed_ints(
     bits: int,
     group_size: int | None,
 ) -> PackedInts:
-    """The companions of a packed weight [rows, words]; `group_size` None is one factor for a row.
+    """The companions of a packed weight [rows, words]; `group_size` None means one factor per row.
 
     Raises FormatError when they do not fit one another.
     """
@@ -156,10 +156,10 @@ def packed_ints(
 
 @dataclass(frozen=True)
 class Fp4:
-    """Two E2M1 codes a byte, the first in the lower half; a factor for each `group` values of a row.
+    """Two E2M1 codes per byte, the first in the lower half; one factor per `group` values of a row.
 
-    MXFP4: groups of 32, E8M0 factors. NVFP4: groups of 16, E4M3 factors, and a further factor for the whole tensor
-    (compressed-tensors stores its reciprocal). `input` is what NVFP4 engines quantize activations with.
+    MXFP4: groups of 32, E8M0 factors. NVFP4: groups of 16, E4M3 factors, and a further factor for the entire tensor
+    (compressed-tensors stores its reciprocal). `input` is the factor with which NVFP4 engines quantize activations.
     """
 
     tensor: SourceTensor  # factors [..., columns / group]
@@ -170,7 +170,7 @@ class Fp4:
 
     @property
     def block_type(self) -> TensorType | None:
-        """ggml's block of the same bits, when it divides the row."""
+        """ggml's block type with the same bits, if its block size divides the row."""
         kind = MXFP4 if self.group == MX_GROUP else NVFP4
         columns = self.tensor.row_length * self.group
         return kind if kind.block_size and columns % kind.block_size == 0 else None
@@ -180,7 +180,7 @@ class Fp4:
         return (*stored.shape[:-1], 2 * stored.shape[-1])
 
     def ranges(self, stored: SourceTensor, start: int, end: int) -> list[FileRange]:
-        """The factors of the rows, and that of the tensor (in a file of blocks it stands in a tensor of its own)."""
+        """The factors of the rows, and that of the tensor (in a file of blocks it has its own tensor)."""
         return [self.tensor.rows(start, end), *([self.whole.where] if self.whole is not None else [])]
 
     def decoder(self, stored: SourceTensor, reader: Reader, seen: Seen | None) -> _Fp4Decoder:
@@ -224,14 +224,14 @@ class _Fp4Decoder:
         return self._whole
 
     def blocks(self, data: bytearray, start: int, end: int) -> Bytes:
-        """The same codes in ggml's order: the first half of a group in lower, the second in upper halves of bytes.
+        """The same codes in ggml's order: a group's first half in the lower, its second in the upper halves of bytes.
 
-        An MXFP4 block is a factor and 16 bytes of codes; an NVFP4 block four factors and four groups' 8 bytes.
-        Source: `block_mxfp4` and `block_nvfp4` of ggml-common.h; the factors keep their bits, NVFP4's sign apart.
+        An MXFP4 block is a factor and 16 bytes of codes; an NVFP4 block is four factors and four groups of 8 bytes.
+        Source: `block_mxfp4` and `block_nvfp4` of ggml-common.h; the factors keep their bits, except NVFP4's sign.
         """
         import numpy as np
 
-        self._of_tensor()  # counted and hashed as it is for values
+        self._of_tensor()  # counted and hashed as for values
         n, group = end - start, self.scale.group
         codes = np.frombuffer(data, np.uint8).reshape(n, -1, group // 2)
         values = np.empty((*codes.shape[:2], group), np.uint8)
@@ -272,7 +272,7 @@ def fp4(
     input: SourceTensor | None = None,
     reciprocal: bool = False,
 ) -> Fp4:
-    """The companions of a 4-bit float weight, told by the factors' dtype. Raises FormatError when they do not fit."""
+    """The companions of a 4-bit float weight; the factors' dtype decides. Raises FormatError when they do not fit."""
     group = NV_GROUP if factors.dtype == "F8_E4M3" else MX_GROUP
     wanted = (*weight.shape[:-1], 2 * weight.row_length // group)
     if factors.shape != wanted or 2 * weight.row_length % group:

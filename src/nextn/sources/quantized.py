@@ -1,8 +1,8 @@
 """Which of a checkpoint's tensors are quantized, how, and with which companions.
 
-What counts is each tensor's own dtype and companions: config.json says block and group sizes, but its lists of
-modules that were left out are not asked. Sources: the formats as llama.cpp's converter (b11549) and the
-compressed-tensors and ModelOpt writers lay them down; OCP MX 1.0 for E8M0 and E2M1.
+What counts is each tensor's own dtype and companions: config.json gives block and group sizes, but its lists of
+excluded modules are not consulted. Sources: the formats as llama.cpp's converter (b11549) and the
+compressed-tensors and ModelOpt writers define them; OCP MX 1.0 for E8M0 and E2M1.
 """
 
 from __future__ import annotations
@@ -21,17 +21,17 @@ from .scales import Scale
 from .small_floats import BYTE_DTYPES, FLOAT_DTYPES
 
 PACKED = "_packed"
-# Companions behind a weight's full name, and in the place of its `weight`.
+# Companions appended to a weight's full name, and in place of its `weight`.
 _BEHIND = ("_scale_inv", "_scale", "_scale_2", PACKED, "_shape", "_zero_point", "_global_scale")
 _BESIDE = ("scale", "input_scale", "input_global_scale")
-# What describes activations or the attention cache: nothing of a weight depends on it.
+# What describes activations or the attention cache: no weight depends on it.
 _ACTIVATIONS = re.compile(
     r"(^|[._])(input_scale|input_global_scale|input_zero_point|output_scale|output_zero_point|activation_scale|"
     r"(?:[qkv]|kv)_scale|[kv]_zero_point)$"
 )
 DEEPSEEK_V4_BLOCK = (128, 128)  # of weights whose E8M0 factors are called `scale`
 
-# How tensors of formats that are not read end, and the format's name.
+# Name endings of tensors in formats that are not read, and the format's name.
 _FOREIGN = (
     (re.compile(r"\.weight_g_idx$"), "compressed-tensors with activation ordering"),
     (re.compile(r"\.(qweight|qzeros|g_idx|scales)$"), "AWQ or GPTQ"),
@@ -61,7 +61,7 @@ def quantization_config(checkpoint: Checkpoint) -> Mapping[str, Any]:
 
 
 def method_title(checkpoint: Checkpoint) -> str | None:
-    """What config.json calls the quantization, as people write it."""
+    """What config.json calls the quantization, in its usual spelling."""
     config = quantization_config(checkpoint)
     name = config.get("quant_method")
     if not isinstance(name, str) or not name:
@@ -77,7 +77,7 @@ def _quantized_as(checkpoint: Checkpoint) -> str:
 
 
 def logical_names(names: Mapping[str, str]) -> dict[str, str]:
-    """`names` (inside the block -> full) with the weights that are stored under other names alone."""
+    """`names` (inside the block -> full) plus the weights that are stored only under other names."""
     packed = {name: full for name, full in names.items() if name.endswith("weight" + PACKED)}
     return {**{name.removesuffix(PACKED): full.removesuffix(PACKED) for name, full in packed.items()}, **names}
 
@@ -91,7 +91,7 @@ def companions(weight: str, names: Iterable[str]) -> set[str]:
 
 
 def describes_activations(name: str) -> bool:
-    """Whether a tensor says how activations or the attention cache are quantized, and nothing of a weight."""
+    """Whether a tensor describes how activations or the attention cache are quantized, and not a weight."""
     return _ACTIVATIONS.search(name) is not None
 
 
@@ -108,7 +108,7 @@ def refuse_foreign(checkpoint: Checkpoint, names: Mapping[str, str]) -> None:
 
 
 def first_whole(checkpoint: Checkpoint, names: Sequence[str]) -> Span | None:
-    """All rows of the first of `names`, as `plain_names` has them, or None. Raises what `whole` raises."""
+    """All rows of the first of `names`, as spelled in `plain_names`, or None. Raises what `whole` raises."""
     there = checkpoint.plain_names
     for name in names:
         if name in there:
@@ -170,7 +170,7 @@ def whole(checkpoint: Checkpoint, name: str, *, ranked: bool = False) -> Span:
 
 
 def _is_fp4(stored: SourceTensor, factors: SourceTensor) -> bool:
-    """Whether bytes are pairs of 4-bit floats: their factors are floats of one byte, in groups along a row."""
+    """Whether bytes are pairs of 4-bit floats: their factors are one-byte floats, in groups along a row."""
     grouped = len(factors.shape) == len(stored.shape) and factors.row_length > 1
     return factors.dtype in ("F8_E4M3", "F8_E8M0", "U8") and (grouped or 2 * stored.row_length <= 32)
 
@@ -226,7 +226,7 @@ def _packed_scale(checkpoint: Checkpoint, name: str, stored: SourceTensor) -> Sc
 
 
 def _weights_config(checkpoint: Checkpoint, name: str) -> Mapping[str, Any]:
-    """`weights` of the config group that is meant for the module of `name`."""
+    """`weights` of the config group that applies to the module of `name`."""
     groups = quantization_config(checkpoint).get("config_groups")
     found = [group for group in groups.values() if isinstance(group, dict)] if isinstance(groups, dict) else []
     module = name.removesuffix(".weight")
@@ -253,7 +253,7 @@ def _targets(target: str, module: str) -> bool:
 
 
 def _block_size(checkpoint: Checkpoint, name: str, factors: SourceTensor) -> tuple[int, int] | None:
-    """Rows and columns with one factor, as config.json says them; None when it does not."""
+    """Rows and columns per factor, as given by config.json; None if it gives none."""
     config = quantization_config(checkpoint)
     size = config.get("weight_block_size") or _weights_config(checkpoint, name).get("block_structure")
     if size is None:

@@ -1,6 +1,6 @@
 """Byte ranges from files, counted and bounded.
 
-A `Meter` counts what was read: a plan's promise is held against it.
+A `Meter` counts what was read, to be compared with what a plan promised.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ class FileRange:
     path: Path
     start: int
     end: int
-    stamp: Stamp | None = field(default=None, compare=False, repr=False)  # of the file that the range was planned for
+    stamp: Stamp | None = field(default=None, compare=False, repr=False)  # of the file for which the range was planned
 
     @classmethod
     def of(cls, file: GGUFFile, start: int, end: int) -> FileRange:
@@ -54,7 +54,7 @@ class FileRange:
 
 @dataclass
 class Reader:
-    """Reads ranges, keeps files open between reads, counts into `meter`.
+    """Reads ranges, keeps files open between reads, and counts into `meter`.
 
     Use it as a context manager. Raises StorageError, and FormatError when a file ends too early.
     """
@@ -73,7 +73,7 @@ class Reader:
         self._open.clear()
 
     def fd(self, path: Path) -> int:
-        """A read-only descriptor of `path`, closed with the reader; StorageError when it is no regular file."""
+        """A read-only descriptor of `path`, closed with the reader; StorageError when it is not a regular file."""
         if path not in self._open:
             self._open[path], _ = open_regular(path)
             self._stamps[path] = Stamp.of(os.fstat(self._open[path]))
@@ -93,13 +93,13 @@ class Reader:
         return fd
 
     def _same(self, path: Path, before: Stamp, after: Stamp) -> bool:
-        """Whether nothing was changed; a remote file's local copy changes while it is filled."""
+        """Whether nothing has changed; a remote file's local copy changes while it is filled."""
         return before.is_of_same_file(after) if path in self._guards else before == after
 
     def check_unchanged(self) -> None:
-        """Raise StorageError when a file that was read is another one now, or was written to.
+        """Raise StorageError when a file that was read has been replaced or written to.
 
-        One that was only removed is not: what was read of it was whole.
+        A file that was only removed is no error: what was read of it was intact.
         """
         for path, fd in self._open.items():
             try:
@@ -112,7 +112,7 @@ class Reader:
                 raise replaced(path)
 
     def read(self, where: FileRange) -> bytearray:
-        """The whole range in one buffer."""
+        """The complete range in one buffer."""
         fd = self.fd_for(where)
         buffer = bytearray(where.size_bytes)
         view = memoryview(buffer)

@@ -16,9 +16,9 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class InterleavedHalves(Rearranged):
-    """Each span's first and second half of rows alternately: row 0, row n/2, row 1, row n/2 + 1, ...
+    """The first and second half of each span's rows, interleaved: row 0, row n/2, row 1, row n/2 + 1, ...
 
-    A span is one head; llama.cpp's converter orders q and k so for families that share LLaMA's code. One span at
+    A span is one head; llama.cpp's converter orders q and k this way for families that share LLaMA's code. One span at
     a time is in memory.
     """
 
@@ -26,12 +26,12 @@ class InterleavedHalves(Rearranged):
 
     @property
     def n_rows(self) -> int:
-        """Rows in all."""
+        """Total number of rows."""
         return self.rows.n_rows
 
     @property
     def n_per_row(self) -> int:
-        """Elements of a row."""
+        """Elements per row."""
         return self.rows.n_per_row
 
     @property
@@ -51,19 +51,19 @@ class InterleavedHalves(Rearranged):
 
 @dataclass(frozen=True)
 class SideBySide(Rearranged):
-    """Two matrices of as many rows: each row is the left one's, then the right one's."""
+    """Two matrices with equal row counts: each row is the left one's, then the right one's."""
 
     left: Span
     right: Span
 
     @property
     def n_rows(self) -> int:
-        """Rows in all."""
+        """Total number of rows."""
         return self.left.n_rows
 
     @property
     def n_per_row(self) -> int:
-        """Elements of a row."""
+        """Elements per row."""
         return self.left.n_per_row + self.right.n_per_row
 
     @property

@@ -1,4 +1,4 @@
-"""Tensors as rows of float32, read in chunks: what a quantizer eats.
+"""Tensors as rows of float32, read in chunks: the input of a quantizer.
 
 Every source yields arrays of shape (n_rows_of_chunk, n_per_row), C-contiguous float32, whose rows follow the
 order of the GGUF tensor they become.
@@ -34,11 +34,11 @@ class RowSource(Protocol):
 
     @property
     def n_rows(self) -> int:
-        """Rows in all."""
+        """Total number of rows."""
 
     @property
     def n_per_row(self) -> int:
-        """Elements of a row."""
+        """Elements per row."""
 
     @property
     def read_bytes(self) -> int:
@@ -46,21 +46,21 @@ class RowSource(Protocol):
 
     @property
     def ranges(self) -> list[FileRange]:
-        """Where those bytes lie."""
+        """Where those bytes are."""
 
     @property
     def spans(self) -> tuple[Span, ...]:
-        """The rows of checkpoint tensors that it is made of; none where it comes from elsewhere."""
+        """The rows of checkpoint tensors that it is made of; empty if it comes from elsewhere."""
 
     @property
     def block_type(self) -> TensorType | None:
-        """The type that `blocks` writes the stored values in without loss, or None."""
+        """The type in which `blocks` yields the stored values losslessly, or None."""
 
     def chunks(self, reader: Reader, seen: Seen | None = None) -> Iterator[Rows]:
-        """All rows in order; `seen` is given every piece of source bytes (for a hash)."""
+        """All rows in order; `seen` receives every piece of source bytes (for a hash)."""
 
     def blocks(self, reader: Reader, seen: Seen | None = None) -> Iterator[Blocks]:
-        """All rows in order as [rows of the chunk, bytes of a row] of `block_type`; only when there is one."""
+        """All rows in order as [rows of the chunk, bytes per row] of `block_type`; only if there is one."""
 
 
 @dataclass(frozen=True)
@@ -74,27 +74,27 @@ class Span:
 
     @property
     def shape(self) -> tuple[int, ...]:
-        """Shape of the whole tensor's values, slowest axis first."""
+        """Shape of the full tensor's values, slowest axis first."""
         return self.tensor.shape if self.scale is None else self.scale.shape(self.tensor)
 
     @property
     def n_per_row(self) -> int:
-        """Elements of a row."""
+        """Elements per row."""
         return self.shape[-1] if self.shape else 1
 
     @property
     def n_rows(self) -> int:
-        """Rows of the span."""
+        """Number of rows in the span."""
         return self.end - self.start
 
     @property
     def block_type(self) -> TensorType | None:
-        """The type that holds the same values without loss, or None."""
+        """The type that holds the same values losslessly, or None."""
         return self.scale.block_type if self.scale is not None else None
 
     @property
     def ranges(self) -> list[FileRange]:
-        """What reading it takes."""
+        """The byte ranges needed to read it."""
         own = [self.tensor.rows(self.start, self.end)]
         return own + (self.scale.ranges(self.tensor, self.start, self.end) if self.scale is not None else [])
 
@@ -139,7 +139,7 @@ class Span:
 
 
 class Rearranged:
-    """Rows of checkpoint tensors whose values change places: stored blocks, which run along rows, cannot be kept."""
+    """Rows of checkpoint tensors whose values are rearranged: stored blocks, which run along rows, cannot be kept."""
 
     block_type = None
 
@@ -155,17 +155,17 @@ class Rearranged:
 
     @property
     def ranges(self) -> list[FileRange]:
-        """Where those bytes lie."""
+        """Where those bytes are."""
         return [where for span in self.spans for where in span.ranges]
 
     def blocks(self, reader: Reader, seen: Seen | None = None) -> Iterator[Blocks]:
-        """There is no such type."""
+        """Never called: `block_type` is None."""
         raise NotImplementedError
 
 
 @dataclass(frozen=True)
 class CheckpointRows:
-    """Rows of one or more checkpoint tensors, one behind the other, with a constant added.
+    """Rows of one or more checkpoint tensors, one after the other, with a constant added.
 
     Experts that are stored one by one, or fused with others, are spans: no array of all of them is ever made.
     """
@@ -185,12 +185,12 @@ class CheckpointRows:
 
     @property
     def n_rows(self) -> int:
-        """Rows in all."""
+        """Total number of rows."""
         return sum(span.n_rows for span in self.spans)
 
     @property
     def n_per_row(self) -> int:
-        """Elements of a row."""
+        """Elements per row."""
         return self.spans[0].n_per_row
 
     @property
@@ -200,12 +200,12 @@ class CheckpointRows:
 
     @property
     def ranges(self) -> list[FileRange]:
-        """Where those bytes lie."""
+        """Where those bytes are."""
         return [where for span in self.spans for where in span.ranges]
 
     @property
     def block_type(self) -> TensorType | None:
-        """The type that holds the values of all spans without loss, or None."""
+        """The type that holds the values of all spans losslessly, or None."""
         kinds = {span.block_type for span in self.spans}
         return kinds.pop() if len(kinds) == 1 and not self.add else None
 
@@ -237,13 +237,13 @@ class GGUFRows:
 
     @property
     def n_rows(self) -> int:
-        """Rows in all."""
+        """Total number of rows."""
         end = self.info.n_elements // max(1, self.n_per_row) if self.end is None else self.end
         return end - self.start
 
     @property
     def n_per_row(self) -> int:
-        """Elements of a row."""
+        """Elements per row."""
         return self.info.ne[0] if self.info.ne else 1
 
     @property
@@ -269,12 +269,12 @@ class GGUFRows:
 
     @property
     def ranges(self) -> list[FileRange]:
-        """Where those bytes lie."""
+        """Where those bytes are."""
         return [self.where]
 
     @property
     def block_type(self) -> TensorType | None:
-        """The type it is stored in, when it is known."""
+        """The type it is stored in, if known."""
         return self.info.type
 
     def chunks(self, reader: Reader, seen: Seen | None = None) -> Iterator[Rows]:
@@ -305,7 +305,7 @@ class GGUFRows:
 
 @dataclass(frozen=True)
 class JoinedRows:
-    """Rows of several tensors, one behind the other; all have rows of one length."""
+    """Rows of several tensors, one after the other; all rows have the same length."""
 
     parts: tuple[RowSource, ...]
 
@@ -316,12 +316,12 @@ class JoinedRows:
 
     @property
     def n_rows(self) -> int:
-        """Rows in all."""
+        """Total number of rows."""
         return sum(part.n_rows for part in self.parts)
 
     @property
     def n_per_row(self) -> int:
-        """Elements of a row."""
+        """Elements per row."""
         return self.parts[0].n_per_row
 
     @property
@@ -331,7 +331,7 @@ class JoinedRows:
 
     @property
     def ranges(self) -> list[FileRange]:
-        """Where those bytes lie."""
+        """Where those bytes are."""
         return [where for part in self.parts for where in part.ranges]
 
     @property

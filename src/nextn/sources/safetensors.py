@@ -53,7 +53,7 @@ class SourceTensor:
 
     @property
     def row_length(self) -> int:
-        """Elements of one row (the last axis)."""
+        """Elements per row (the last axis)."""
         return self.shape[-1] if self.shape else 1
 
     @property
@@ -63,7 +63,7 @@ class SourceTensor:
 
     @property
     def row_bytes(self) -> int:
-        """Stored bytes of one row."""
+        """Stored bytes per row."""
         return self.row_length * DTYPE_BYTES[self.dtype]
 
     def rows(self, start: int, end: int) -> FileRange:
@@ -103,11 +103,11 @@ def read_safetensors(path: Path) -> dict[str, SourceTensor]:
     return _parse(raw, 8 + length, size, path, stamp)
 
 
-_METADATA = "__metadata__"  # an entry that is no tensor
+_METADATA = "__metadata__"  # an entry that is not a tensor
 
 
 def _whole_bytes(table: dict[str, Any], data_start: int) -> int | None:
-    """The length of the whole file by its table; None when an entry is damaged."""
+    """The length of the complete file according to its table; None if an entry is damaged."""
     try:
         return data_start + max(index(entry["data_offsets"][1]) for name, entry in table.items() if name != _METADATA)
     except (KeyError, TypeError, IndexError, ValueError):

@@ -1,6 +1,6 @@
-"""How stored codes become values: what a quantized tensor of a checkpoint has beside its codes.
+"""How stored codes become values: what a quantized checkpoint tensor has besides its codes.
 
-Codes and values have the same rows in the same order, so a tensor can be read in any pieces of rows.
+Codes and values have the same rows in the same order, so a tensor can be read in pieces of any number of rows.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ class Decoder(Protocol):
         """Rows `start` to `end`, stored as `data`, as float32 [end - start, n_per_row]."""
 
     def blocks(self, data: bytearray, start: int, end: int) -> NDArray[np.uint8]:
-        """The same rows as blocks of the scale's `block_type`; only when it has one."""
+        """The same rows as blocks of the scale's `block_type`; only if it has one."""
 
 
 class Scale(Protocol):
@@ -44,15 +44,15 @@ class Scale(Protocol):
         """The shape of the values, slowest axis first."""
 
     def ranges(self, stored: SourceTensor, start: int, end: int) -> list[FileRange]:
-        """What is read of the companions for rows `start` to `end`, in whatever pieces they are read."""
+        """What is read of the companions for rows `start` to `end`, however they are split into pieces."""
 
     def decoder(self, stored: SourceTensor, reader: Reader, seen: Seen | None) -> Decoder:
-        """A decoder; `seen` is given every piece of companions' bytes."""
+        """A decoder; `seen` receives every piece of the companions' bytes."""
 
 
 @dataclass
 class RowWindow:
-    """Rows of a companion, read forwards, each once; the last ones are kept, since the next piece may share them."""
+    """Rows of a companion, read forward, each once; the last ones are kept, since the next piece may share them."""
 
     tensor: SourceTensor
     reader: Reader

@@ -13,12 +13,12 @@ if TYPE_CHECKING:
     Codes = NDArray[np.uint8]
 
 FLOAT_DTYPES = ("BF16", "F16", "F32")
-BYTE_DTYPES = ("F8_E4M3", "F8_E5M2", "I8")  # one byte a value
+BYTE_DTYPES = ("F8_E4M3", "F8_E5M2", "I8")  # one byte per value
 
 
 @cache
 def e4m3_values() -> Values:
-    """The value of each byte: sign, four bits of exponent (bias 7), three of mantissa; no infinities, two NaNs."""
+    """The value of each byte: sign, four exponent bits (bias 7), three mantissa bits; no infinities, two NaNs."""
     import numpy as np
 
     code = np.arange(256)
@@ -49,7 +49,7 @@ def e8m0_values() -> Values:
 
 @cache
 def e2m1_values() -> Values:
-    """The value of each 4-bit code: sign, two bits of exponent, one of mantissa. Source: OCP MX 1.0."""
+    """The value of each 4-bit code: sign, two exponent bits, one mantissa bit. Source: OCP MX 1.0."""
     import numpy as np
 
     size = np.array([0.0, 0.5, 1.0, 1.5, 2.0, 3.0, 4.0, 6.0], np.float32)
@@ -68,7 +68,7 @@ def _table(dtype: str) -> Values:
 def to_float(data: bytes | bytearray, dtype: str, add: float = 0.0) -> Values:
     """Source bytes as float32 with `add` added, rounded where the converter rounds.
 
-    The converter lifts bfloat16 to float32 before it computes, but computes on float16 in float16. U8 is read as
+    The converter widens bfloat16 to float32 before computing, but computes on float16 in float16. U8 is read as
     E8M0, which some publishers store as plain bytes.
     """
     import numpy as np

@@ -3,7 +3,7 @@
 Read from tokenizer.json (vocabulary, merges, pre-tokenizer, added tokens), tokenizer_config.json (special tokens,
 chat template), config.json (`vocab_size`, ids) and the chat template's own files. What is written is what
 llama.cpp's converter writes for byte-level BPE (facts about conversion/base.py and gguf-py's vocab.py at b11549).
-The converter knows a tokenizer by a hash of what it makes of a sample text; here the pre-tokenizer's regular
+The converter identifies a tokenizer by a hash of its output on a sample text; here the pre-tokenizer's regular
 expression decides, which is what `tokenizer.ggml.pre` stands for.
 """
 
@@ -29,7 +29,7 @@ TOKENIZER_CONFIG = "tokenizer_config.json"
 MAX_VOCAB = 1 << 24  # tokens; published models have up to a quarter of a million
 NORMAL, CONTROL, USER_DEFINED, UNUSED = 1, 3, 4, 5  # llama_token_type
 
-# Kind of special token -> its key behind `tokenizer.ggml.`, in the order of writing.
+# Kind of special token -> its key after `tokenizer.ggml.`, in the order they are written.
 _SPECIAL_IDS = {
     "bos": "bos_token_id",
     "eos": "eos_token_id",
@@ -42,7 +42,7 @@ _SPECIAL_IDS = {
 }
 _NAMED_IDS = ("bos", "eos", "unk", "sep", "pad", "mask")  # what a checkpoint's files name
 _ADDABLE = ("bos", "eos", "sep")
-# Added tokens that published files mark as ordinary ones although they steer the model.
+# Added tokens that published files mark as ordinary although they control the model.
 _CONTROL_TEXTS = ("<pad>", "<mask>", "<2mass>", "[@BOS@]")
 _CONTROL_SHAPES = (("<|", "|>"), ("<｜", "｜>"), ("<unused", ">"))
 _WORD_MARK = "▁"  # SentencePiece's space
@@ -64,7 +64,7 @@ def _text_of(entry: Any) -> str | None:
 
 
 def _byte_of_char() -> dict[str, int]:
-    """Byte-level BPE's alphabet: printable Latin-1 stands for itself, the other 68 bytes for U+0100 and up."""
+    """Byte-level BPE's alphabet: printable Latin-1 bytes are themselves, the other 68 bytes are U+0100 and up."""
     plain = [*range(0x21, 0x7F), *range(0xA1, 0xAD), *range(0xAE, 0x100)]
     other = [byte for byte in range(256) if byte not in set(plain)]
     return {chr(byte): byte for byte in plain} | {chr(0x100 + i): byte for i, byte in enumerate(other)}
@@ -83,7 +83,7 @@ class Tokenizer:
 
     @cached_property
     def data(self) -> dict[str, Any]:
-        """tokenizer.json. Raises UsageError when it is not there: a sidecar needs a tokenizer."""
+        """tokenizer.json. Raises UsageError when it is missing: a sidecar needs a tokenizer."""
         if not self.path.exists():
             raise UsageError(
                 f"{self.path.parent}: there is no {TOKENIZER} here, and a sidecar made from a checkpoint alone needs "
@@ -123,7 +123,7 @@ class Tokenizer:
     def added(self) -> dict[int, Added]:
         """Added tokens by id.
 
-        tokenizer_config.json's own list comes last, and what it names as special (eos, pad, ...) is special.
+        tokenizer_config.json's own list comes last, and the tokens it names (eos, pad, ...) are special.
         """
         found: dict[int, Added] = {}
         by_id = self.settings.get("added_tokens_decoder") or {}
@@ -155,9 +155,9 @@ class Tokenizer:
 
     @cached_property
     def tokens(self) -> tuple[list[str], list[int]]:
-        """Texts and types of all `vocab_size` tokens; ids that nothing stands behind are `[PADi]`, unused.
+        """Texts and types of all `vocab_size` tokens; ids without a token are `[PADi]`, unused.
 
-        Raises FormatError when ids go beyond `vocab_size`, or the list is damaged.
+        Raises FormatError when ids exceed `vocab_size`, or the list is damaged.
         """
         n_vocab = self.checkpoint.integer("vocab_size")
         if n_vocab is None or n_vocab > MAX_VOCAB:
@@ -190,7 +190,7 @@ class Tokenizer:
         return out, types
 
     def _added_token(self, token: Added) -> tuple[str, int]:
-        """Text and type as engines want them: the text as it is found in a prompt."""
+        """Text and type as engines expect them: the text as it appears in a prompt."""
         text = token.text
         if not token.normalized and all(char in _BYTE_OF_CHAR for char in text):
             text = bytes(_BYTE_OF_CHAR[char] for char in text).decode("utf-8", "replace")
@@ -225,7 +225,7 @@ class Tokenizer:
 
     @cached_property
     def _own_roles(self) -> dict[str, int]:
-        """Special tokens by their texts where a way of splitting belongs to a model that has them; else empty."""
+        """Special tokens by text, where a pre-tokenizer belongs to a model that has them; else empty."""
         by_text = {token.text: number for number, token in self.added.items()}
         for known in TEXT_SPLITS.values():
             if known.roles and set(known.roles.values()) <= by_text.keys():
@@ -233,7 +233,7 @@ class Tokenizer:
         return {}
 
     def _check_normalizer(self) -> None:
-        """Engines do NFC for none of these tokenizers, and cannot be told anything else."""
+        """Engines apply NFC for none of these tokenizers, and cannot be configured otherwise."""
         normalizer = self.data.get("normalizer")
         steps = normalizer.get("normalizers", [normalizer]) if isinstance(normalizer, dict) else [normalizer]
         kinds = [step.get("type") if isinstance(step, dict) else step for step in steps]
@@ -242,7 +242,7 @@ class Tokenizer:
 
     @property
     def merges(self) -> list[str]:
-        """The merges as `left right`; both of the ways in which tokenizer.json holds them are read."""
+        """The merges as `left right`; both of the forms used in tokenizer.json are read."""
         merges = self.model.get("merges")
         if not isinstance(merges, list):
             raise self._damaged("'merges' is missing")
@@ -258,7 +258,7 @@ class Tokenizer:
 
     @property
     def special_ids(self) -> dict[str, int]:
-        """Kind of special token -> id: by its text among the added tokens, else as config.json has it."""
+        """Kind of special token -> id: by its text among the added tokens, else as given in config.json."""
         added = self.data.get("added_tokens") or []
         by_text = {entry.get("content"): entry.get("id") for entry in reversed(added) if isinstance(entry, dict)}
         config = self.checkpoint.config
@@ -270,7 +270,7 @@ class Tokenizer:
                 number = config.get(f"{kind}_token_id")
                 if number is None and isinstance(nested, dict):
                     number = nested.get(f"{kind}_token_id")
-            if not isinstance(number, int) or isinstance(number, bool):  # a list says nothing about which
+            if not isinstance(number, int) or isinstance(number, bool):  # a list does not say which one
                 continue
             if not 0 <= number < 1 << 32:
                 raise FormatError(f"'{kind}_token_id' is {number}", path=self.checkpoint.folder / CONFIG)
@@ -279,7 +279,7 @@ class Tokenizer:
 
     @property
     def adds(self) -> dict[str, bool]:
-        """Kind of special token -> whether it is put around a prompt."""
+        """Kind of special token -> whether it is added around a prompt."""
         found: dict[str, bool] = {}
         after = self.data.get("post_processor")
         steps = after.get("processors", [after]) if isinstance(after, dict) else [] if after is None else [after]
@@ -297,7 +297,7 @@ class Tokenizer:
 
     @property
     def chat_templates(self) -> dict[str, str]:
-        """Name -> template; the one without a name is `default`."""
+        """Name -> template; the unnamed one is `default`."""
         value = self.settings.get("chat_template", self._template_files()) if self.settings else None
         if isinstance(value, str):
             return {"default": value}
@@ -321,7 +321,7 @@ class Tokenizer:
         """All `tokenizer.*` pairs. Raises UsageError, UnsupportedFormat, FormatError, StorageError."""
         try:
             return self._kvs()
-        except UnicodeEncodeError as error:  # JSON can spell halves of characters
+        except UnicodeEncodeError as error:  # JSON can contain lone surrogates
             raise self._damaged("a merge or a chat template is no Unicode text") from error
 
     def _kvs(self) -> list[KV]:
@@ -351,9 +351,9 @@ _BYTE_OF_CHAR = _byte_of_char()
 
 
 def ordinary_hash(tokens: Sequence[str], types: Sequence[int] | None) -> str:
-    """sha256 over id (u64) and text (u64 length and bytes) of every ordinary token, hex.
+    """SHA-256 over id (u64) and text (u64 length and bytes) of every ordinary token, hex.
 
-    Special ones are left out: fine-tunes rename them, and a block does not care.
+    Special ones are left out: fine-tunes rename them, and it makes no difference to a block.
     """
     digest = hashlib.sha256()
     for number, text in enumerate(tokens):
@@ -363,9 +363,9 @@ def ordinary_hash(tokens: Sequence[str], types: Sequence[int] | None) -> str:
 
 
 def tokenizer_hash(checkpoint: Checkpoint) -> str | None:
-    """`ordinary_hash` of the tokens as a GGUF of this checkpoint has them.
+    """`ordinary_hash` of the tokens as in a GGUF of this checkpoint.
 
-    None when the checkpoint has no tokenizer.json, or one that is no byte-level BPE: there is nothing to compare.
+    None when the checkpoint has no tokenizer.json, or one that is not byte-level BPE: there is nothing to compare.
     Raises FormatError when the list is damaged.
     """
     if not (checkpoint.folder / TOKENIZER).exists():
