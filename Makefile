@@ -20,8 +20,10 @@ lint: install
 check: lint
 	$(BIN)/python -m pytest -q -m "not engine" -n auto --dist worksteal
 
+# Everything: tests that start an engine one after the other, since they use all CPUs themselves.
 test: lint
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest -m "not engine" -n auto --dist worksteal
+	$(BIN)/python -m pytest -m engine
 
 bench: install
 	$(BIN)/python benchmarks/header.py

@@ -99,4 +99,4 @@ def test_the_matrix_of_the_quantize_goldens_comes_out_the_same_everywhere() -> N
 
 def test_the_data_stays_small() -> None:
     files = [p for folder in (DATA, CHECKPOINT.parent) for p in folder.rglob("*") if p.is_file()]
-    assert sum(p.stat().st_size for p in files) < 32e6
+    assert sum(p.stat().st_size for p in files) < 35e6  # 18 MB of them are trunks

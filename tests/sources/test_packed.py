@@ -220,10 +220,13 @@ def test_memory_stays_at_some_chunks(name: str, monkeypatch: pytest.MonkeyPatch,
     with Reader() as reader:
         for pieces in (rows.chunks, rows.blocks) if rows.block_type is not None else (rows.chunks,):
             next(iter(pieces(reader)))  # tables and modules are there
-            tracemalloc.start()
-            n = sum(1 for _ in pieces(reader))
-            peak = tracemalloc.get_traced_memory()[1]
-            tracemalloc.stop()
+            peaks = []
+            for _ in range(3):  # what threads of earlier tests allocate meanwhile is traced too
+                tracemalloc.start()
+                n = sum(1 for _ in pieces(reader))
+                peaks.append(tracemalloc.get_traced_memory()[1])
+                tracemalloc.stop()
+            peak = min(peaks)
             assert n == 64 and peak < 3 * 4 * chunk + (64 << 10), (n, peak)
 
 

@@ -97,7 +97,7 @@ def test_quiet_is_one_sentence(bundle: Path, capsys: pytest.CaptureFixture[str])
     ("call", "code", "words"),
     [
         (["--prompts", "{}/absent"], 22, "cannot read the prompts"),
-        (["--prompts", "{}"], 22, "cannot read the prompts"),
+        (["--prompts", "{}"], 22, "this is not a regular file"),
         (["--tasks", "poem"], 2, "poem"),
         (["--n-max", "1.5"], 2, "whole numbers"),
         (["--types", "q9_9"], 2, "q9_9"),

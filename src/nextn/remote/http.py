@@ -301,14 +301,14 @@ class Fetcher:
             raise Again(f"the body ends {last - sink.pos:,} bytes too early")
         sink.commit()
 
-    def _pieces(self, response: httpx2.Response) -> Iterator[bytes]:
-        """The body as it comes, counted. Raises Again when it comes more slowly than `least_rate`."""
+    def _pieces(self, response: httpx2.Response, *, counted: bool = True) -> Iterator[bytes]:
+        """The body as it comes; counted where it is a file's. Raises Again when it comes slower than `least_rate`."""
         least = self.options.least_rate
         since, n_bytes, n_waited = time.monotonic(), 0, 0.0
         for piece in response.iter_raw():
             now = time.monotonic()
             n_bytes += len(piece)
-            self.traffic.add(bytes_received=len(piece))
+            self.traffic.add(bytes_received=len(piece) if counted else 0)
             if now - since - n_waited > self.options.slow_s:
                 if n_bytes < least * self.options.slow_s:
                     raise Again(f"the server sends less than {least:,.0f} bytes per second")
@@ -341,7 +341,7 @@ class Fetcher:
             raise RemoteError(f"{target.label}: the server compresses its answer in a way that was not asked for.")
         unpack = None if encoding == "identity" else zlib.decompressobj(zlib.MAX_WBITS | 32)
         out = bytearray()
-        for piece in self._pieces(response):
+        for piece in self._pieces(response, counted=False):  # a listing, no file
             try:
                 out += piece if unpack is None else unpack.decompress(piece, limit + 1 - len(out))
             except zlib.error as error:
