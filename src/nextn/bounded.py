@@ -30,7 +30,7 @@ def read_bounded(path: Path, most: int, doing: str = "read it") -> bytes:
         try:
             found = os.fstat(fd)
             if not stat.S_ISREG(found.st_mode):
-                raise StorageError(f"{path}: this is not a regular file; name the file itself.")
+                raise StorageError(f"{path}: cannot {doing}: this is not a regular file; name the file itself.")
             if found.st_size > most:
                 raise FormatError(
                     "the file is too large to be what its name says: nothing of it was read",
