@@ -1,1 +1,1 @@
-"""The MTP block as one object, and everything it can be opened from."""
+"""The MTP block as one object, and every source it can be opened from."""

@@ -1,6 +1,6 @@
-"""What a model is: the one place that decides its shape, its trunk's layers and its block's.
+"""What a model is: the one place that decides its shape and which layers are its trunk's and its block's.
 
-The tensors decide, whatever the header claims; only where they leave a doubt is the header believed.
+The tensors decide, whatever the header claims; the header is believed only where they leave doubt.
 """
 
 from __future__ import annotations
@@ -23,16 +23,16 @@ TENSOR_NAMES = "nextn.tensor_names"  # what attach notes: the block's tensors
 
 @dataclass(frozen=True)
 class Anatomy:
-    """Layers by what they hold."""
+    """A model's layers, sorted by what they hold."""
 
     model: Model
     arch: str
     layers: Mapping[int, Set[str]] = field(repr=False)  # layer -> its tensors' names without `blk.N.`
-    blocks: tuple[int, ...]  # layers with `nextn.*` tensors, whole or not, in order
+    blocks: tuple[int, ...]  # layers with `nextn.*` tensors, complete or not, in order
     trunk: frozenset[int] = field(repr=False)  # all other layers
     promised: int  # the key's value, 0 when it is missing or not a number
     block_count: int | None
-    told: int | None = None  # trunk layers, where a donor of the block tells their number
+    told: int | None = None  # number of trunk layers, where the block's donor gives it
 
     @classmethod
     def of(cls, model: Model) -> Anatomy:
@@ -59,28 +59,28 @@ class Anatomy:
 
     @property
     def family(self) -> Family | None:
-        """The table of the architecture."""
+        """The architecture's table."""
         return FAMILIES.get(self.arch)
 
     @property
     def is_language_model(self) -> bool:
-        """Whether there are layers at all and the key means MTP."""
+        """Whether the file has any layers and the key means MTP."""
         return bool(self.trunk or self.blocks) and self.arch not in OTHER_USE and self.arch not in DRAFTS
 
     @property
     def is_empty(self) -> bool:
-        """Whether a language model's file has embeddings, and no layer of those that its header promises."""
+        """Whether a language model's file has embeddings but none of the layers that its header promises."""
         layers = self.trunk or self.blocks or self.arch in DRAFTS
         return not layers and bool(self.block_count) and "token_embd.weight" in self.model.tensors
 
     @cached_property
     def has_trunk(self) -> bool:
-        """Whether there are layers besides the block's, marked as such or not."""
+        """Whether the file has layers besides the block's, marked or not."""
         return bool(self.trunk - set(self.unmarked))
 
     @property
     def has_block(self) -> bool:
-        """Whether there is an MTP block, whole or not."""
+        """Whether the file has an MTP block, complete or not."""
         return bool(self.blocks)
 
     @property
@@ -90,7 +90,7 @@ class Anatomy:
 
     @property
     def key_is_stale(self) -> bool:
-        """Whether the key promises a block beside the trunk's own count: it was left over, and no block is there."""
+        """Whether the key is a leftover: it promises a block, but the count is the trunk's and there is no block."""
         return bool(self.promised) and not self.blocks and not self.unmarked and self.block_count == self.n_trunk
 
     @property
@@ -100,7 +100,7 @@ class Anatomy:
 
     @cached_property
     def is_donor(self) -> bool:
-        """Nothing but a block, for no engine to load."""
+        """Whether the file holds only a block, which no engine can load."""
         if self.has_trunk or not self.blocks:
             return False
         if self.model.header.get(SHAPE) == "donor":
@@ -111,7 +111,7 @@ class Anatomy:
     def shape(self) -> str:
         """bundled, trunk-only, sidecar or donor."""
         if self.arch in ASSISTANTS:
-            return "sidecar"  # all of its layers draft, over the target's embeddings and attention cache
+            return "sidecar"  # all of its layers draft, using the target's embeddings and KV cache
         if not self.blocks and (self.has_trunk or not self.unmarked):
             return "trunk-only"
         if self.has_trunk:
@@ -120,12 +120,12 @@ class Anatomy:
 
     @cached_property
     def lost_layers(self) -> tuple[int, ...]:
-        """Numbers below the last trunk layer that no tensor has (at most the first hundred)."""
+        """Layer numbers below the last trunk layer that have no tensor (at most the first hundred)."""
         out: list[int] = []
         there = sorted({*self.trunk, *self.blocks})
         before = -1
         last = max(self.trunk - set(self.unmarked), default=-1)
-        if self.unmarked and self.has_trunk:  # then the header was believed
+        if self.unmarked and self.has_trunk:  # the header was believed in this case
             last = max(last, (self.block_count or 0) - self.promised - 1)
         for n in (*(n for n in there if n <= last), last + 1):
             if len(out) >= 100:
@@ -136,9 +136,9 @@ class Anatomy:
 
     @cached_property
     def gone(self) -> tuple[int, ...]:
-        """Layers of whole MTP blocks that are lost where others are left: between them, or where the header has them.
+        """Layers of MTP blocks that are missing entirely while others remain: between those, or where the header says.
 
-        The header is believed when it says where the trunk ends, and the blocks that are left lie behind that.
+        The header is believed when it says where the trunk ends and the remaining blocks come after that.
         """
         most = self.family.max_blocks if self.family else 0
         if not self.blocks or self.blocks[-1] - self.blocks[0] >= most:
@@ -154,15 +154,15 @@ class Anatomy:
 
     @cached_property
     def all_blocks(self) -> tuple[int, ...]:
-        """The blocks' layers with those that are lost as a whole."""
+        """The blocks' layers, including those that are missing entirely."""
         return tuple(sorted((*self.blocks, *self.gone)))
 
     @cached_property
     def _promised_layers(self) -> tuple[int, ...]:
         """Layers that the count and the key together call MTP blocks, and that have no `nextn.*` tensor.
 
-        Empty where the key promises more than the family takes (then the key is what is wrong), where the header's
-        layers are not those that are there, and where a trunk may carry the key without a block.
+        Empty where the key promises more than the family allows (the key itself is wrong then), where the header's
+        layers are not those in the file, and where a trunk may carry the key without a block.
         """
         if self.block_count is None or not 0 < self.promised <= (self.family.max_blocks if self.family else 0):
             return ()
@@ -178,7 +178,7 @@ class Anatomy:
     def unmarked(self) -> tuple[int, ...]:
         """Layers of MTP blocks that lost all of their `nextn.*` tensors.
 
-        A key that was left over beside the trunk's own count looks the same at first: it calls the last trunk layers
+        A leftover key with the trunk's own layer count looks the same at first: it calls the last trunk layers
         blocks. So a trunk's layers are only taken for blocks when a donor says where its trunk ends, when nextn noted
         that it attached them, or when they cannot be the trunk's.
         """
@@ -196,7 +196,7 @@ class Anatomy:
 
     @property
     def could_be_blocks(self) -> tuple[int, ...]:
-        """Layers of the trunk that may be blocks which lost their marks: that have all else that the family needs."""
+        """Trunk layers that may be blocks without their marks: they have everything else that the family needs."""
         rules = self.family.rules if self.family else ()
         find = self.model.arch_value
         return tuple(
@@ -205,16 +205,16 @@ class Anatomy:
         )  # fmt: skip
 
     def telling(self, n_trunk: int | None) -> Anatomy:
-        """The same, with what a donor says of the number of trunk layers (None: nothing)."""
+        """The same, with the number of trunk layers that a donor gives (None: it gives none)."""
         return self if n_trunk is None else replace(self, told=n_trunk)
 
     def is_promised(self, layer: int) -> bool:
-        """Whether a layer is a block's, or called one by the header."""
+        """Whether a layer is an MTP block, or the header calls it one."""
         return layer in self.all_blocks or layer in self._promised_layers
 
     @cached_property
     def agreed_trunk(self) -> int | None:
-        """A sidecar's trunk layers where count and arrays agree and its block's number says otherwise."""
+        """A sidecar's number of trunk layers where count and arrays agree but its block's layer number disagrees."""
         if self.has_trunk or not self.blocks or self.block_count is None:
             return None
         n, first = len(self.all_blocks), self.all_blocks[0]
@@ -223,50 +223,50 @@ class Anatomy:
 
     @cached_property
     def n_trunk(self) -> int:
-        """Trunk layers by their tensors; of a sidecar what stands before its block."""
+        """Number of trunk layers by their tensors; for a sidecar, of the layers before its block."""
         if self.trunk:
             return max(self.trunk) + 1
         return self.all_blocks[0] if self.blocks else 0
 
     @property
     def whole_blocks(self) -> bool:
-        """Whether every block has its certain mark."""
+        """Whether every block has its unmistakable mark."""
         return all(f"blk.{n}.{EH_PROJ}" in self.model.tensors for n in self.blocks)
 
     @cached_property
     def array_lengths(self) -> set[int]:
-        """Lengths of the per-layer arrays that there are."""
+        """Lengths of the per-layer arrays in the header."""
         found = (self.model.header.by_key.get(f"{self.arch}.{suffix}") for suffix in per_layer_arrays(self.arch))
         return {kv.n_items for kv in found if kv is not None and kv.type is KVType.ARRAY and kv.n_items is not None}
 
     @property
     def only_loads(self) -> bool:
-        """Whether engines load such a block and never draft with it."""
+        """Whether engines load such a block but never draft with it."""
         return self.arch in LOADS_ONLY
 
     @property
     def n_nextn(self) -> int:
-        """MTP blocks that are there, whole or not; all layers of a draft that is a model of its own."""
+        """Number of MTP blocks, complete or not; for a draft model of its own, of all its layers."""
         return len(self.layers) if self.arch in ASSISTANTS else len(self.blocks)
 
     @property
     def declared_trunk(self) -> int:
-        """Trunk layers by the header; 0 where it says nothing of use."""
+        """Number of trunk layers by the header; 0 where it says nothing useful."""
         return max(0, (self.block_count or 0) - self.promised)
 
     @property
     def n_layer_trunk(self) -> int:
-        """Trunk layers to show: those that are there; of a file without any what its header says."""
+        """Number of trunk layers to show: those in the file, or what its header says when there are none."""
         if self.arch in ASSISTANTS:
             return 0
         return self.n_trunk if self.layers else self.declared_trunk
 
     @property
     def home(self) -> int | None:
-        """The layer that the first block belongs into, behind its trunk; None: nothing in the file says."""
+        """The layer number where the first block belongs, after its trunk; None: nothing in the file says."""
         if self.has_trunk or not self.blocks:
             return self.n_trunk
-        if self.all_blocks[0] == 0:  # numbered for itself
+        if self.all_blocks[0] == 0:  # numbered from 0, without its trunk
             said = (self.block_count or 0) - len(self.all_blocks)
             return said if said > 0 else None
         return self.agreed_trunk or self.all_blocks[0]
@@ -276,7 +276,7 @@ class Anatomy:
         return split_name(name)[0] in self._block_set
 
     def of_trunk(self, name: str) -> bool:
-        """Whether a tensor belongs to the model without its block."""
+        """Whether a tensor belongs to the model apart from its block."""
         return name not in DRAFT_ROOTS and not self.of_block(name)
 
     @cached_property

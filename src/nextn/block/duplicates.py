@@ -1,7 +1,7 @@
-"""The block's own embeddings and head where they are the model's once more: DeepSeek-V3 and GLM-4.5 publish them so.
+"""The block's own embeddings and head where they duplicate the model's, as in DeepSeek-V3 and GLM-4.5 checkpoints.
 
 DeepSeek-V3's technical report (2.2) says that the block shares both with the model; its checkpoints hold them twice
-all the same. Engines draft with the trunk's where the block brings none, so a copy is disk and memory for nothing.
+nevertheless. Engines draft with the trunk's where the block has none, so a copy only wastes disk and memory.
 """
 
 from __future__ import annotations
@@ -25,23 +25,23 @@ KEEP, DROP = "keep", "drop"
 CHOICES = (KEEP, DROP)
 _EMBEDDINGS, _HEAD = "token_embd.weight", "output.weight"
 _TWINS = {EMBED_TOKENS: (_EMBEDDINGS,), DRAFT_HEAD: (_HEAD, _EMBEDDINGS)}  # a tied model's head is its embeddings
-N_ROWS = 64  # compared of each matrix, spread evenly
-ALIKE = 0.97  # least mean cosine of rows of which one side is quantized; 2-bit types stay above it
+N_ROWS = 64  # rows compared per matrix, spread evenly
+ALIKE = 0.97  # least mean cosine of rows when one side is quantized; 2-bit types stay above it
 
-Fetch = Callable[[Sequence[FileRange]], object]  # brings ranges of remote files here
+Fetch = Callable[[Sequence[FileRange]], object]  # downloads ranges of remote files
 
 
 def check_choice(choice: str) -> None:
-    """Raise UsageError for a choice that there is not."""
+    """Raise UsageError for an unknown choice."""
     if choice not in CHOICES:
         raise UsageError(f"there is no choice '{choice}' for duplicates; choose one of {', '.join(CHOICES)}.")
 
 
 def without_duplicates(block: Block, fetch: Fetch | None = None) -> tuple[Block, list[str]]:
-    """The block without embeddings and heads that are its model's, and a note on each that was found.
+    """The block without embeddings and heads that duplicate its model's, and a note on each one found.
 
     `N_ROWS` rows are compared: value by value where both sides are stored as floating point, else by direction. What
-    differs, and what nothing can be compared with, stays. Raises what reading raises.
+    differs, or has no counterpart to compare with, stays. Raises what reading raises.
     """
     notes: list[str] = []
     left_out = []
@@ -65,7 +65,7 @@ def without_duplicates(block: Block, fetch: Fetch | None = None) -> tuple[Block,
 
 
 def _twin(block: Block, tensor: BlockTensor) -> RowSource | None:
-    """The model's matrix of the same use, in the donor; None where it has none."""
+    """The matrix that serves the same purpose in the donor's model; None where it has none."""
     for root in _TWINS[tensor.suffix]:
         found = _root(block, root)
         if found is not None:
@@ -105,7 +105,7 @@ def _same(tensor: BlockTensor, twin: RowSource, fetch: Fetch | None) -> bool:
             if exact and not np.array_equal(left, right):
                 return False
             length = float(np.linalg.norm(left) * np.linalg.norm(right))
-            if length:  # rows of padding are zeros
+            if length:  # padding rows are zeros
                 cosines.append(float(left @ right) / length)
     return exact or (bool(cosines) and float(np.mean(cosines)) >= ALIKE)
 

@@ -1,9 +1,9 @@
 """The hash of a block: what `nextn.donor_sha256` records and `nextn attach --expect` demands.
 
-It is the sha256 over the source bytes of the block's tensors, one tensor behind the other, in the order in which an
-attach writes them: of a GGUF the order of its tensor infos and the bytes as they are stored; of a checkpoint the order
-of the family's table and, for each tensor, the bytes it is made from (the factors of FP8 weights included). Headers,
-names and padding do not count. The same block stored in another type has another hash.
+It is the sha256 over the source bytes of the block's tensors, concatenated in the order in which an attach writes
+them: for a GGUF, the order of its tensor infos and the bytes as stored; for a checkpoint, the order of the family's
+table and, for each tensor, the bytes it is made from (including the scale factors of FP8 weights). Headers, names and
+padding do not count. The same block stored in another type has another hash.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ _SHA256 = re.compile(r"[0-9a-fA-F]{64}\Z")
 
 
 def block_sha256(block: Block, progress: Progress | None = None) -> str:
-    """The block's hash, hex. Reads the whole block. Raises StorageError, RemoteError, FormatError."""
+    """The block's hash in hex. Reads the entire block. Raises StorageError, RemoteError, FormatError."""
     digest = hashlib.sha256()
     done, total = 0, block.read_bytes
 
@@ -38,12 +38,12 @@ def block_sha256(block: Block, progress: Progress | None = None) -> str:
                     seen(piece)
             else:
                 for _ in tensor.rows.chunks(reader, seen):
-                    pass  # the rows are not needed: this is the very order in which an attach reads the source
+                    pass  # the rows are not needed, only the reads: an attach reads the source in exactly this order
     return digest.hexdigest()
 
 
 def check_wanted(expect: str) -> str:
-    """A hash that a user named, in lower case. Raises UsageError."""
+    """A hash given by a user, in lower case. Raises UsageError."""
     if not _SHA256.match(expect):
         raise UsageError(
             f"'{expect}' is no sha256 (64 hex digits); 'nextn inspect --block-hash DONOR' prints a block's."
@@ -52,7 +52,7 @@ def check_wanted(expect: str) -> str:
 
 
 def demand(block: Block, expect: str, found: str) -> None:
-    """Raise DonorMismatch when the block's hash is not the one that was demanded."""
+    """Raise DonorMismatch when the block's hash is not the expected one."""
     if found != expect:
         raise DonorMismatch(
             f"{block.label or block.origin}: the block's sha256 is {found}, and --expect demands {expect}; nothing was "

@@ -1,4 +1,4 @@
-"""A checkpoint's block: its tensors by the family's table, read row by row from where they lie."""
+"""A checkpoint's block: its tensors by the family's table, read row by row from where they are stored."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ _ARRANGED = (Transform.ROPE_PAIRS, Transform.FIRST_ROWS, Transform.OTHER_ROWS, T
 def block_names(checkpoint: Checkpoint, family: Family) -> dict[str, str]:
     """Name inside the block -> full name, for the family's prefix that the checkpoint uses.
 
-    Blocks behind the trunk's layers are renumbered: their first layer is `layers.0`.
+    Blocks that follow the trunk's layers are renumbered: their first layer is `layers.0`.
     """
     n_trunk = checkpoint.integer("num_hidden_layers") if family.behind_trunk else 0
     if n_trunk is None:
@@ -83,7 +83,7 @@ def _head_halves(
 def _spans(
     checkpoint: Checkpoint, rule: Rule, transform: Transform, names: list[str]
 ) -> tuple[tuple[Span, ...], tuple[int, ...]]:
-    """The rows that make a tensor, and its shape in ggml's order."""
+    """The rows that make up a tensor, and its shape in ggml's order."""
     spans = tuple(whole(checkpoint, name) for name in names)
     first = spans[0]
     for span, name in zip(spans, names, strict=True):
@@ -102,7 +102,7 @@ def _spans(
 def _arranged(
     checkpoint: Checkpoint, source: Source, name: str, beside: str | None
 ) -> tuple[RowSource, tuple[int, ...]]:
-    """Rows or columns in another order. Raises FormatError when config.json and shapes do not fit one another."""
+    """Rows or columns in another order. Raises FormatError when config.json and shapes do not match."""
     left = whole(checkpoint, name)
     n_rows, n_columns = left.n_rows, left.n_per_row
     if beside is not None:
@@ -150,7 +150,7 @@ def _half(transform: Transform, fused: Span) -> tuple[tuple[Span, ...], tuple[in
 
 
 def _ranked_qkv(checkpoint: Checkpoint, source: Source, name: str) -> tuple[RowSource, tuple[int, ...]]:
-    """q, k and v of one tensor, each whole, with the heads of a layer with a sliding window."""
+    """q, k and v of one tensor, each contiguous, with the head counts of a sliding-window layer."""
     span = whole(checkpoint, name, ranked=True)
     sizes = [checkpoint.integer(key) for key in source.keys]
     for key, size in zip(source.keys, sizes, strict=True):
@@ -166,7 +166,7 @@ def _ranked_qkv(checkpoint: Checkpoint, source: Source, name: str) -> tuple[RowS
 def _read_rule(
     checkpoint: Checkpoint, family: Family, rule: Rule, names: dict[str, str], k: int, used: set[str]
 ) -> BlockTensor | None:
-    """One tensor of block `k`, or None when the checkpoint does not have it."""
+    """One tensor of block `k`, or None when it is not in the checkpoint."""
     for source in rule.sources:
         local, beside = (name.replace("{k}", str(k)) for name in (source.name, source.beside))
         if "{x}" in local:
@@ -227,7 +227,7 @@ def _expert_numbers(names: dict[str, str], pattern: str) -> list[int]:
 def block_from_checkpoint(checkpoint: Checkpoint) -> Block:
     """The block of a checkpoint folder.
 
-    Raises UnsupportedModel for an unknown class, NoBlock when the tensors are not there (whatever config.json
+    Raises UnsupportedModel for an unknown class, NoBlock when the block's tensors are missing (whatever config.json
     says), FormatError for tensors that are damaged, missing or unknown.
     """
     family = of_classes(checkpoint.classes)

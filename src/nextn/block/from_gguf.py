@@ -1,4 +1,4 @@
-"""The block of a GGUF: a bundled model, a shard set, a sidecar or a donor file."""
+"""A GGUF's block: from a bundled model, a shard set, a sidecar or a donor file."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ def is_f32_only(name: str, n_axes: int) -> bool:
 def block_from_model(model: Model) -> Block:
     """The block of a bundled model, a shard set, a sidecar or a donor file.
 
-    Raises NoBlock when it has none, FormatError when it is damaged, UnsupportedModel where the key means something
+    Raises NoBlock when there is none, FormatError when it is damaged, UnsupportedModel where the key means something
     else.
     """
     seen = Anatomy.of(model)

@@ -1,4 +1,4 @@
-"""The MTP block as one object, lazily read: names, shapes and places of its tensors, wherever it comes from."""
+"""The MTP block as one object, read lazily: names, shapes and places of its tensors, whatever its source."""
 
 from __future__ import annotations
 
@@ -14,10 +14,10 @@ from ..sources.rows import RowSource
 
 _BLOCK_TENSOR = re.compile(r"blk\.(0|[1-9][0-9]*)\.(.+)", re.DOTALL)
 EH_PROJ = "nextn.eh_proj.weight"
-MARK = "nextn."  # how names begin that only an MTP block's layer has
+MARK = "nextn."  # prefix of names that only an MTP block's layer has
 DRAFT_HEAD = "nextn.shared_head_head.weight"
 EMBED_TOKENS = "nextn.embed_tokens.weight"
-# Root tensors that serve drafting only, and that other engines refuse.
+# Root tensors that only serve drafting, and that other engines refuse.
 DRAFT_ROOTS = ("output_extra.weight",)
 SHARED_MARKS = ("nextn_shared_target_tensors",)  # keys of forks whose sidecars share the target's embeddings
 
@@ -27,23 +27,23 @@ class BlockTensor:
     """One tensor of a block."""
 
     layer: int  # number of the block it belongs to, from 0
-    suffix: str  # GGUF name behind `blk.N.`
+    suffix: str  # GGUF name after `blk.N.`
     ne: tuple[int, ...]  # ggml order
     rows: RowSource  # how to read it as float32
-    stored: FileRange | None = None  # its bytes as they lie in a GGUF, to be carried
+    stored: FileRange | None = None  # its bytes as stored in a GGUF, to be carried
     type_id: int | None = None  # the type of `stored`
-    f32: bool = False  # kept in F32 whatever type is asked for
-    kept: str | None = None  # name of another type it is kept in whatever type is asked for
-    root: bool = False  # no layer's tensor
+    f32: bool = False  # kept in F32 whatever type is requested
+    kept: str | None = None  # name of another type that it is kept in whatever type is requested
+    root: bool = False  # a root tensor: it belongs to no layer
 
     def name(self, n_layer_trunk: int) -> str:
-        """The tensor's name on a trunk of so many layers."""
+        """The tensor's name on a trunk of `n_layer_trunk` layers."""
         return self.suffix if self.root else f"blk.{n_layer_trunk + self.layer}.{self.suffix}"
 
 
 @dataclass(frozen=True)
 class Block(Brief):
-    """One or more predictor layers, with what must fit a trunk."""
+    """One or more predictor layers, with everything that must match a trunk."""
 
     origin: Path  # file or folder it comes from
     kind: str  # "checkpoint", "bundled", "sidecar" or "donor"
@@ -53,7 +53,7 @@ class Block(Brief):
     tensors: tuple[BlockTensor, ...]
     hidden_size: int | None
     n_vocab: int | None
-    header_bytes: int = 0  # bytes of headers, for checkpoints of JSON, that finding and comparing it takes
+    header_bytes: int = 0  # bytes of headers (for checkpoints, of JSON) read to find and compare it
     revision: str | None = None
     label: str | None = None  # what to call the origin; None: its name
     model: Model | None = None  # for GGUF donors
@@ -61,7 +61,7 @@ class Block(Brief):
 
     @property
     def donor_name(self) -> str:
-        """What provenance calls the origin: never a path of this machine, since files are published."""
+        """The origin's name in the provenance: never a local path, since files are published."""
         return self.label or self.origin.resolve().name
 
     @property
@@ -71,11 +71,11 @@ class Block(Brief):
 
     @property
     def ranges(self) -> list[FileRange]:
-        """Where those bytes lie."""
+        """Where those bytes are."""
         return [where for tensor in self.tensors for where in tensor.rows.ranges]
 
     def find(self, suffix: str) -> BlockTensor | None:
-        """The first tensor of that name behind `blk.N.`."""
+        """The first tensor with that name after `blk.N.`."""
         return next((tensor for tensor in self.tensors if tensor.suffix == suffix), None)
 
 

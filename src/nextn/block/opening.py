@@ -10,7 +10,7 @@ from .model import Block
 
 
 def block_of(source: Opened) -> Block:
-    """The block of an opened source, and where it comes from. Raises what `block_from_model` and its kin raise."""
+    """The block of an opened source, with its origin. Raises what `block_from_model` and its siblings raise."""
     if source.model is not None:
         block = block_from_model(source.model)
     else:

@@ -1,1 +1,1 @@
-"""Where a block comes from: the donor that was named, or the one that is found."""
+"""Where a block comes from: a donor that is named, or one that is found."""

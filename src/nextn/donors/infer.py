@@ -1,7 +1,7 @@
-"""Where a trunk's block may be had, told by the trunk itself, and confirmed by headers.
+"""Where a trunk's block may be found, inferred from the trunk itself and confirmed by headers.
 
-`infer_donors` reads metadata and names only; `confirm` compares a candidate's config.json, tensor names and tokens
-with the trunk; `decide` takes the one that fits, or asks. Nothing here touches the network.
+`infer_donors` reads only metadata and names; `confirm` compares a candidate's config.json, tensor names and tokens
+with the trunk; `decide` picks the one that fits, or asks. Nothing here touches the network.
 """
 
 from __future__ import annotations
@@ -26,14 +26,14 @@ from ..sources.checkpoint import classes_of, plain_name, text_part
 _HUB_HOSTS = ("huggingface.co", "www.huggingface.co", "hf.co")
 _REPO = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*\Z")
 _CACHE_FOLDER = re.compile(r"models--([^/]+?)--([^/]+)\Z")
-# What quantizers append to the name of the checkpoint that they quantized.
+# What quantizers append to the name of the checkpoint they quantized.
 _QUANT_TAIL = re.compile(
     r"[-_.]("
     r"i1|GGUF|MTP|fixed|imatrix|AWQ|GPTQ|EXL[23]|MLX|bnb|unsloth|UD|FP8|NVFP4|MXFP4\w*|Int[48]|W[48]A\d+|[2-8]bit|[248]bits"
     r")\Z",
     re.IGNORECASE,
 )
-# Header pairs that describe sizes; others (context, RoPE, experts in use) a fine-tune may change.
+# Header pairs that describe sizes; a fine-tune may change others (context, RoPE, experts in use).
 _SIZES = (
     "embedding_length", "feed_forward_length", "attention.head_count", "attention.head_count_kv",
     "attention.key_length", "attention.value_length", "expert_count", "expert_feed_forward_length",
@@ -43,11 +43,11 @@ _SIZES = (
 
 
 class Strength(IntEnum):
-    """How sure a guess is before anything was asked."""
+    """How sure a guess is before anything has been looked up."""
 
-    BASE = 1  # the model that this one was fine-tuned from
-    NAME = 2  # made up from names
-    DERIVED = 3  # from the quant's own repository or licence, with what quantizers append taken off
+    BASE = 1  # the model this one was fine-tuned from
+    NAME = 2  # constructed from names
+    DERIVED = 3  # from the quant's own repository or licence, without what quantizers append
     STATED = 4  # the metadata name it as the source of this model
 
 
@@ -61,7 +61,7 @@ class Guess:
 
 
 class Evidence(Protocol):
-    """What little of a candidate is read to decide; each is only asked for when what stands before it fits."""
+    """The few parts of a candidate that are read to decide; each is only requested when the ones before it fit."""
 
     @property
     def config(self) -> Mapping[str, Any]:
@@ -78,7 +78,7 @@ class Evidence(Protocol):
 
 @dataclass(frozen=True)
 class Headers:
-    """Evidence that is there already."""
+    """Evidence that has already been read."""
 
     config: Mapping[str, Any]
     tensor_names: Collection[str] | None = None
@@ -89,7 +89,7 @@ Read: TypeAlias = Callable[[str], Evidence | NextnError | None]
 
 
 class Doubt(UsageError):
-    """Several donors fit equally well; `candidates` are what --from takes, with what speaks for each."""
+    """Several donors fit equally well; `candidates` are values for --from, each with the evidence for it."""
 
     def __init__(self, message: str, candidates: Sequence[tuple[str, str]]) -> None:
         super().__init__(message)
@@ -102,14 +102,14 @@ class Confirmation:
 
     guess: Guess
     fits: bool
-    reason: str  # half a sentence
+    reason: str  # a clause
 
 
 # -- guessing ---------------------------------------------------------------------------------------------------------
 
 
 def repo_of(text: object) -> str | None:
-    """ORG/NAME in an address of the Hub, in `hf:ORG/NAME` or alone; None for anything else."""
+    """ORG/NAME from a Hub address, from `hf:ORG/NAME` or by itself; None for anything else."""
     if not isinstance(text, str):
         return None
     text = text.strip().removeprefix("hf:")
@@ -134,7 +134,7 @@ def checkpoint_name(name: str) -> str:
 
 
 def same_name(left: str, right: str) -> bool:
-    """Whether two names mean one model: owner, quant, letter case and punctuation apart."""
+    """Whether two names mean the same model, ignoring owner, quant, letter case and punctuation."""
 
     def plain(text: str) -> str:
         return re.sub(r"[^a-z0-9]", "", checkpoint_name(text.rpartition("/")[2]).lower())
@@ -143,7 +143,7 @@ def same_name(left: str, right: str) -> bool:
 
 
 def infer_donors(trunk: Model) -> list[Guess]:
-    """Repositories that may hold the block of `trunk`, the surest first, each once."""
+    """Repositories that may hold the block of `trunk`, the most certain first, each once."""
     best: dict[str, Guess] = {}
     for guess in _guesses(trunk):
         known = best.get(guess.repo.lower())
@@ -158,7 +158,7 @@ def _text(trunk: Model, key: str) -> str:
 
 
 def names_of(trunk: Model) -> dict[str, str]:
-    """What the model is called -> what says so."""
+    """The model's names -> where each comes from."""
     found: dict[str, str] = {}
     parts = [_text(trunk, f"general.{key}") for key in ("basename", "size_label", "finetune", "version")]
     if parts[0] and parts[1]:
@@ -195,7 +195,7 @@ def _guesses(trunk: Model) -> Iterator[Guess]:
 
 
 def _with_unquantized(repo: str, what: str, strength: Strength) -> Iterator[Guess]:
-    """A repository that is named; when its name says that it holds quants, the checkpoint they were made from."""
+    """A named repository; when its name says that it holds quants, also the checkpoint they were made from."""
     owner, _, name = repo.partition("/")
     short = checkpoint_name(name)
     if short == name:
@@ -214,7 +214,7 @@ def _n_bases(trunk: Model) -> int:
 
 
 def _base(trunk: Model, index: int, names: Mapping[str, str]) -> Iterator[Guess]:
-    """A base model: the checkpoint itself for a quant that was published as one, else what was fine-tuned."""
+    """A base model: the checkpoint itself for a quant published as such, else the model that was fine-tuned."""
     key = f"general.base_model.{index}"
     repo = repo_of(trunk.header.get(f"{key}.repo_url"))
     if repo is None:
@@ -233,9 +233,9 @@ def _base(trunk: Model, index: int, names: Mapping[str, str]) -> Iterator[Guess]
 
 
 def confirm(trunk: Model, guess: Guess, headers: Evidence | NextnError | None) -> Confirmation:
-    """Whether a candidate's block fits `trunk`, by headers alone.
+    """Whether a candidate's block fits `trunk`, judging only by headers.
 
-    `headers` None: there is no such checkpoint; an error: it is there, and cannot be read.
+    `headers` None: there is no such checkpoint; an error: it exists but cannot be read.
     """
     if headers is None:
         return Confirmation(guess, False, "there is no such checkpoint, or it cannot be read")
@@ -249,7 +249,7 @@ def confirm(trunk: Model, guess: Guess, headers: Evidence | NextnError | None) -
 
 
 def _agreement(trunk: Model, guess: Guess, headers: Evidence) -> str:
-    """What agrees, as half a sentence. Raises DonorMismatch, FormatError, NoBlock."""
+    """What agrees, as a clause. Raises DonorMismatch, FormatError, NoBlock."""
     classes = classes_of(headers.config)
     family = of_classes(classes)
     if family is None:
@@ -280,14 +280,14 @@ def _agreement(trunk: Model, guess: Guess, headers: Evidence) -> str:
 
 
 def _block_marks(family: Family, n_layer: int) -> tuple[str, ...]:
-    """How names of the block's tensors begin in a checkpoint of this family."""
+    """The prefixes of the block's tensor names in a checkpoint of this family."""
     if family.behind_trunk:
         return tuple(f"{prefix}layers.{n_layer}." for prefix in family.prefixes)
     return tuple(family.prefixes)
 
 
 def _same_sizes(trunk: Model, config: Config) -> int:
-    """How many further sizes both sides tell, all equal. Raises DonorMismatch for one that is not."""
+    """The number of further sizes that both sides state, all equal. Raises DonorMismatch for one that differs."""
     family = FAMILIES.get(trunk.architecture)
     n_same = 0
     for row in family.header.rows if family is not None and family.header is not None else ():
@@ -296,10 +296,10 @@ def _same_sizes(trunk: Model, config: Config) -> int:
         try:
             theirs = row.value(config)
         except FormatError:
-            continue  # config.json does not tell
+            continue  # config.json does not say
         ours = trunk.arch_value(row.suffix)
         if row.suffix == "attention.recurrent_layers" and isinstance(ours, list) and isinstance(theirs, list):
-            ours = ours[: len(theirs)]  # entries of a promised block stand behind
+            ours = ours[: len(theirs)]  # entries of a promised block come after these
         if theirs is None or ours is None or isinstance(ours, list) != isinstance(theirs, list):
             continue
         if theirs != ours:
@@ -320,9 +320,9 @@ class Decision:
 
 
 def decide(trunk: Model, confirmations: Sequence[Confirmation]) -> Decision:
-    """The one candidate that fits and is surer than all others that fit.
+    """The one candidate that fits and is more certain than all others that fit.
 
-    Raises Doubt when two equally sure ones fit, NoBlock when none does; both list what was looked at.
+    Raises Doubt when two equally certain ones fit, NoBlock when none does; both list what was examined.
     """
     where = PurePosixPath(trunk.entry.name)
     fitting = [each for each in confirmations if each.fits]
@@ -350,10 +350,10 @@ def decide(trunk: Model, confirmations: Sequence[Confirmation]) -> Decision:
 
 
 def find_donor(trunk: Model, read: Read) -> Decision:
-    """Guess, confirm, decide; `read` gives a repository's headers, None when there is no such checkpoint.
+    """Guess, confirm, decide; `read` returns a repository's headers, None when there is no such checkpoint.
 
-    Less sure guesses are only asked for when no surer one fits, and not at all when a surer one is there and cannot be
-    read (an error from `read`): that one is raised. Raises what `decide` raises, and what `read` does.
+    Less certain guesses are only read when no more certain one fits, and not at all when a more certain one exists but
+    cannot be read (an error from `read`): that error is raised. Raises what `decide` raises, and what `read` does.
     """
     confirmations: list[Confirmation] = []
     guesses = infer_donors(trunk)

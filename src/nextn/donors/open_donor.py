@@ -1,4 +1,4 @@
-"""An open donor: its block, and carrying out a plan that needs its bytes."""
+"""An open donor: its block, and the execution of a plan that needs its bytes."""
 
 from __future__ import annotations
 
@@ -21,9 +21,9 @@ from ..writing.result import DonorInfo, Result, check, execute
 def open_block(
     donor: str | Path, limit_rate: float | None = None, *, with_tokenizer: bool = False
 ) -> Iterator[OpenDonor]:
-    """The donor's block, here or on a server: headers are read, and its tensors when they are needed.
+    """The donor's block, local or on a server: headers are read now, its tensors when they are needed.
 
-    `with_tokenizer`: have everything here that makes a checkpoint's tokenizer. Raises what opening raises, and NoBlock.
+    `with_tokenizer`: fetch everything that makes up a checkpoint's tokenizer. Raises what opening raises, and NoBlock.
     """
     from ..block.opening import block_of
     from ..remote.opening import http_options, opened
@@ -42,7 +42,7 @@ class OpenDonor:
     remote: Remote | None  # None: it is local
 
     def to_write(self, duplicates: str) -> tuple[Block, list[str]]:
-        """The block, with "drop" without what its model has too, and notes on that. Raises UsageError."""
+        """The block, for "drop" without what duplicates its model, and notes on that. Raises UsageError."""
         from ..block.duplicates import KEEP, check_choice, without_duplicates
 
         check_choice(duplicates)
@@ -53,7 +53,7 @@ class OpenDonor:
     def run(
         self, plan: Plan, *, expect: str | None, why: str | None, dry_run: bool, progress: Progress | None
     ) -> Result:
-        """Fetch what the plan needs, compare the block's hash with `expect`, carry the plan out."""
+        """Fetch what the plan needs, compare the block's hash with `expect`, carry out the plan."""
         from ..block.fingerprint import block_sha256, check_wanted, demand
 
         wanted = None if expect is None else check_wanted(expect)
@@ -81,22 +81,22 @@ class OpenDonor:
 
 
 def received(remote: Remote | None) -> int:
-    """Bytes that came from a server so far."""
+    """Bytes received from a server so far."""
     return 0 if remote is None else remote.traffic.bytes_received
 
 
 class Steps:
-    """One progress over fetching and writing; what is fetched late, while it is written, counts too."""
+    """One progress for fetching and writing; what is fetched late, while writing, counts as well."""
 
     def __init__(self, progress: Progress | None, n_fetch: int, n_write: int) -> None:
         self.progress, self.n_fetch, self.n_write = progress, n_fetch, n_write
 
     def fetched(self, done: int, total: int) -> None:
-        """So much of what is fetched ahead is here."""
+        """Report `done` bytes of what is fetched in advance."""
         if self.progress is not None:
             self.progress(done, self.n_fetch + self.n_write)
 
     def wrote(self, done: int, late: int) -> None:
-        """So much is written, and `late` bytes were fetched meanwhile."""
+        """Report `done` bytes written, and `late` bytes fetched meanwhile."""
         if self.progress is not None:
             self.progress(self.n_fetch + late + done, self.n_fetch + late + self.n_write)

@@ -1,1 +1,1 @@
-"""ggml's own quantizers, of llama.cpp and of ik_llama.cpp."""
+"""ggml's own quantizers, from llama.cpp and from ik_llama.cpp."""

@@ -1,7 +1,7 @@
-"""ik_llama.cpp's ggml, for the tensor types that it alone has: bound through ctypes from the wheel ik-llama-cpp-python.
+"""ik_llama.cpp's ggml, for the tensor types that only it has: bound through ctypes from the wheel ik-llama-cpp-python.
 
-Source: `ggml.h` of ik_llama.cpp. Its symbols have the names of llama.cpp's, so the library is loaded for itself alone
-(ctypes' default, RTLD_LOCAL). Its table of types is compared with `gguf.types` before anything is written.
+Source: `ggml.h` of ik_llama.cpp. Its symbols have the same names as llama.cpp's, so the library is loaded with local
+symbols (ctypes' default, RTLD_LOCAL). Its table of types is compared with `gguf.types` before anything is written.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from ..gguf.types import TensorType, row_size
 PACKAGE = "ik_llama_cpp"
 INSTALL = "ik-llama-cpp-python==0.1.5"
 # Row by row, without an importance matrix. The interleaved ones (_R4, _R8) are made by the engine when it loads; the
-# trellis ones (_KT) take a hundred times longer to write.
+# trellis ones (_KT) take a hundred times as long to write.
 WRITABLE = frozenset((
     "q6_0", "iq2_k", "iq2_ks", "iq2_kl", "iq3_k", "iq3_ks", "iq4_k", "iq4_ks", "iq4_kss", "iq5_k", "iq5_ks", "iq6_k",
 ))  # fmt: skip
@@ -28,7 +28,7 @@ FALLBACK = {
     "iq5_k": "q6_0",
     "iq6_k": "q8_0",
 }
-_PROBE_ROW = 1024  # elements of a row whose size is compared
+_PROBE_ROW = 1024  # elements of the row whose size is compared
 
 
 class _InitParams(ctypes.Structure):
@@ -41,10 +41,10 @@ class IkGgml:
     """A loaded and checked library. Addresses are those of C-contiguous memory that the caller keeps alive."""
 
     def __init__(self, path: Path) -> None:
-        """Load `path`; QuantizeError when it is no library or lacks a function."""
+        """Load `path`; QuantizeError when it is not a library or lacks a function."""
         self.path = path
         try:
-            for needed in sorted(path.parent.glob("libgomp*")):  # beside it, where the loader does not look by itself
+            for needed in sorted(path.parent.glob("libgomp*")):  # beside it, where the loader does not look
                 ctypes.CDLL(str(needed))
             lib = ctypes.CDLL(str(path))
             self._quantize_init = lib.ggml_quantize_init
@@ -59,7 +59,7 @@ class IkGgml:
             ) from error
         self._quantize_init.argtypes = [ctypes.c_int]
         self._quantize_init.restype = None
-        # Newer ones take a pointer to options behind the importance matrix: NULL, which older ones never look at.
+        # Newer ones take a pointer to options after the importance matrix: NULL, which older ones never look at.
         self._quantize_chunk.argtypes = [
             ctypes.c_int, ctypes.c_void_p, ctypes.c_void_p, ctypes.c_int64, ctypes.c_int64, ctypes.c_int64,
             ctypes.c_void_p, ctypes.c_void_p,
@@ -73,12 +73,12 @@ class IkGgml:
         self._requires_imatrix.restype = ctypes.c_bool
         init.argtypes, init.restype = [_InitParams], ctypes.c_void_p
         free.argtypes, free.restype = [ctypes.c_void_p], None
-        free(init(_InitParams(1 << 16, None, True)))  # fills the tables of half-precision numbers
+        free(init(_InitParams(1 << 16, None, True)))  # fills the half-precision tables
         self._lock = threading.Lock()
         self._ready: set[int] = set()
 
     def check(self, type: TensorType) -> None:
-        """QuantizeError unless the library knows this type as nextn does, and writes it without a matrix."""
+        """QuantizeError unless the library defines this type as nextn does and writes it without a matrix."""
         name = (self._type_name(type.id) or b"").decode("ascii", "replace")
         size = self._row_size(type.id, _PROBE_ROW) if name == type.name else 0
         if name != type.name or size != row_size(type, _PROBE_ROW):
@@ -91,7 +91,7 @@ class IkGgml:
 
     def quantize_chunk(self, type: TensorType, src: int, dst: int, n_rows: int, n_per_row: int) -> int:
         """Quantize float32 rows at address `src` into `dst`; returns the bytes written."""
-        with self._lock:  # builds look-up tables, once a type
+        with self._lock:  # builds lookup tables, once per type
             if type.id not in self._ready:
                 self.check(type)
                 self._quantize_init(type.id)
@@ -99,12 +99,12 @@ class IkGgml:
         return int(self._quantize_chunk(type.id, src, dst, 0, n_rows, n_per_row, None, None))
 
     def validate(self, type: TensorType, data: int, size_bytes: int) -> bool:
-        """The library checks no blocks of these types."""
+        """The library does not check blocks of these types."""
         return True
 
 
 def find_library() -> Path:
-    """The library in the installed wheel; nothing is imported. QuantizeError when there is none."""
+    """Path of the library in the installed wheel; nothing is imported. QuantizeError when there is none."""
     spec = importlib.util.find_spec(PACKAGE)
     for folder in map(Path, spec.submodule_search_locations or [] if spec else []):
         for where, pattern in ((folder.parent / "ik_llama_cpp_python.libs", "libggml*"), (folder / "lib", "libggml*")):
@@ -119,7 +119,7 @@ _loaded: IkGgml | None = None
 
 
 def load() -> IkGgml:
-    """The library of the installed wheel, loaded at the first call."""
+    """The library in the installed wheel, loaded on the first call."""
     global _loaded
     with _load_lock:
         if _loaded is None:

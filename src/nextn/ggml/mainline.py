@@ -1,6 +1,6 @@
 """The few functions of ggml that nextn calls, bound through ctypes from a prebuilt library.
 
-Source: `ggml.h` of ggml 0.20. ggml answers a wrong argument with abort(), so callers check types, lengths and
+Source: `ggml.h` of ggml 0.20. ggml calls abort() on a wrong argument, so callers check types, lengths and
 values first, and a library whose tables differ from `gguf.types` is refused. ctypes releases the interpreter
 lock around every call.
 """
@@ -47,7 +47,7 @@ class Ggml:
     """
 
     def __init__(self, path: Path) -> None:
-        """Load `path`; QuantizeError when it is no library, lacks a function, or has other tables."""
+        """Load `path`; QuantizeError when it is not a library, lacks a function, or has other tables."""
         self.path = path
         try:
             lib = ctypes.CDLL(str(path))
@@ -115,18 +115,18 @@ class Ggml:
 
     def quantize_chunk(self, type: TensorType, src: int, dst: int, n_rows: int, n_per_row: int) -> int:
         """Quantize float32 rows at address `src` into `dst`; returns the bytes written."""
-        with self._lock:  # builds the lookup tables of iq types, once
+        with self._lock:  # builds the lookup tables of the iq types, once
             if type.id not in self._ready:
                 self._quantize_init(type.id)
                 self._ready.add(type.id)
         return int(self._quantize_chunk(type.id, src, dst, 0, n_rows, n_per_row, None))
 
     def validate(self, type: TensorType, data: int, size_bytes: int) -> bool:
-        """Whether no block holds a scale that is infinite or not a number (ggml tells stderr which)."""
+        """Whether all blocks have finite scales (ggml names a bad one on stderr)."""
         return bool(self._validate_row_data(type.id, data, size_bytes))
 
     def can_decode(self, type: TensorType) -> bool:
-        """Whether the library turns this type into float32."""
+        """Whether the library can decode this type to float32."""
         return type.engine != "ik" and type.id in self._to_float
 
     def to_float(self, type: TensorType, src: int, dst: int, n_elements: int) -> None:
@@ -137,7 +137,7 @@ class Ggml:
 
 
 def _text(lib: ctypes.CDLL, name: str) -> str:
-    """What a `const char * name(void)` of the library says."""
+    """What the library's function `const char * name(void)` returns."""
     function = getattr(lib, name)
     function.argtypes = []
     function.restype = ctypes.c_char_p
@@ -145,7 +145,7 @@ def _text(lib: ctypes.CDLL, name: str) -> str:
 
 
 def find_library() -> Path:
-    """The ggml-base library of the installed wheel; nothing is imported. QuantizeError when there is none."""
+    """Path of the ggml-base library in the installed wheel; nothing is imported. QuantizeError when there is none."""
     file_name = _FILE_NAMES.get(sys.platform, "libggml-base.so")
     spec = importlib.util.find_spec(PACKAGE)
     folders = list(spec.submodule_search_locations or []) if spec else []
@@ -165,7 +165,7 @@ _loaded: Ggml | None = None
 
 
 def load() -> Ggml:
-    """The library of the installed wheel, loaded at the first call."""
+    """The library in the installed wheel, loaded on the first call."""
     global _loaded
     with _load_lock:
         if _loaded is None:

@@ -1,7 +1,7 @@
 """float32 rows to any tensor type ggml can write, and back.
 
-Quantized types are byte-equal to `ggml_quantize_chunk` without an importance matrix, because it is what runs; those of
-ik_llama.cpp alone are written by its own library.
+Quantized types are byte-equal to `ggml_quantize_chunk` without an importance matrix, because that is what runs; those
+that only ik_llama.cpp has are written by its own library.
 f16 and bf16 are byte-equal to gguf-py, which llama.cpp's converter uses: round to nearest even, overflow to
 infinity, NaN kept.
 
@@ -67,7 +67,7 @@ def _of_ik(type: TensorType) -> bool:
 
 
 def check_writable(type: TensorType) -> None:
-    """QuantizeError, with the reason and other types to use, unless `quantize` writes this type."""
+    """QuantizeError, with the reason and alternative types, unless `quantize` writes this type."""
     if requires_imatrix(type):
         raise QuantizeError(_needs_imatrix(type))
     if _of_ik(type):
@@ -82,7 +82,7 @@ def requires_imatrix(type: TensorType) -> bool:
 
 
 def fallback_type(type: TensorType, n_per_row: int) -> TensorType:
-    """What llama-quantize stores rows of `n_per_row` elements as when it was asked for `type`.
+    """The type in which llama-quantize stores rows of `n_per_row` elements when `type` is requested.
 
     `type` itself when its block divides the row. QuantizeError when llama-quantize has no fallback either.
     """
@@ -159,7 +159,7 @@ def can_read(type: TensorType) -> bool:
 def dequantize(data: Buffer, type: TensorType, n_per_row: int, *, n_threads: int = 1) -> Rows:
     """Rows of `type` as float32 (n_rows, n_per_row); f32 shares memory with `data` where it can.
 
-    QuantizeError when ggml cannot decode the type, or `data` is no whole number of rows.
+    QuantizeError when ggml cannot decode the type, or `data` is not a whole number of rows.
     """
     if not can_read(type):
         raise QuantizeError(
@@ -219,7 +219,7 @@ def _block_size(type: TensorType) -> int:
 
 
 def _why_not(type: TensorType) -> str:
-    """Why ggml cannot handle `type`, as the opening of a sentence."""
+    """Why ggml cannot handle `type`, as the beginning of a sentence."""
     if type.engine == "ik":
         return f"{type.name} is a type of ik_llama.cpp alone"
     if type.name in ("q8_1", "q8_K"):
@@ -312,7 +312,7 @@ def _write_blocks(
 
 
 def _in_parallel(task: Callable[[int, int], None], n_rows: int, n_per_row: int, n_threads: int) -> None:
-    """Call `task(start, end)` for ranges that cover `n_rows`; the first failing range's error is raised."""
+    """Call `task(start, end)` for ranges that cover `n_rows`; raises the error of the first range that fails."""
     n_tasks = min(n_rows, n_threads * _TASKS_PER_THREAD, n_rows * n_per_row // _MIN_ELEMENTS_PER_TASK)
     if n_threads <= 1 or n_tasks <= 1:
         task(0, n_rows)

@@ -1,7 +1,7 @@
-"""Assemble: shards, or files of single tensors, as one file or one set; named tensors from other sets of the model.
+"""Assemble: join shards, or single-tensor files, into one file or one set, with chosen tensors from other sets.
 
-The base is the set that is assembled. A pick takes the tensors whose names match from another set of the same model:
-another quant of them, tensors that the base lacks, or a block. Whatever shard is taken over whole under its own number
+The base is the set being assembled. A pick takes the tensors whose names match from another set of the same model:
+another quant of them, tensors that the base lacks, or a block. A shard that is reused unchanged under its own number
 is linked.
 """
 
@@ -41,7 +41,7 @@ class Pieces:
 
     where: str  # what the user named
     files: tuple[GGUFFile, ...]  # in the order of their numbers
-    count: int  # shards that the set has
+    count: int  # number of shards in the set
 
     @property
     def first(self) -> GGUFFile | None:
@@ -65,7 +65,7 @@ class Pieces:
 class Pick:
     """Tensors to take from another set."""
 
-    pattern: str  # a regular expression that the whole name matches
+    pattern: str  # a regular expression that must match the full name
     source: Pieces
 
 
@@ -77,19 +77,19 @@ class Taken:
     pattern: str
     file: GGUFFile
     type_name: str
-    replaces: str | None  # the type that the base had; None: the base has no such tensor
+    replaces: str | None  # the tensor's type in the base; None: the base has no such tensor
 
 
 @dataclass(frozen=True)
 class Assembly:
-    """What was put together."""
+    """The plan of an assembly and what went into it."""
 
     plan: Plan
     taken: tuple[Taken, ...]
 
 
 def open_pieces(paths: Sequence[Path | str]) -> Pieces:
-    """The shards in a folder, or the files that are named; some may be missing.
+    """The shards in a folder, or the named files; some may be missing.
 
     Raises UsageError (nothing there, or several models in the folder), FormatError, StorageError.
     """
@@ -138,7 +138,7 @@ def _shards_at(path: Path) -> list[Path]:
 
 
 def _number(file: GGUFFile) -> int:
-    """The shard's number from 0: by its key, else by its name; a file without either comes first."""
+    """The shard's number, from 0: from its key, else from its name; a file with neither comes first."""
     number = integer_of(file, SPLIT_NO)
     if number is not None:
         return number
@@ -151,10 +151,10 @@ def plan_assemble(
 ) -> Assembly:
     """The plan that puts the base together, with the picked tensors.
 
-    `out`: a file that ends in `.gguf` gets everything; a folder gets a set with the base's shards.
+    `out`: a name ending in `.gguf` is one file for everything; a folder gets a set with the same shards as the base.
 
     Raises UsageError (a pick that matches nothing, no metadata), DonorMismatch (another model, another shape),
-    IncompleteModel (a tensor or shard is missing and no pick supplies it), FormatError for a cut file.
+    IncompleteModel (a tensor or shard is missing and no pick supplies it), FormatError for a truncated file.
     """
     first = base.first
     if first is None:
@@ -198,7 +198,7 @@ def with_recipe(assembly: Assembly, name: str, data: bytes) -> Assembly:
 
 
 def _check_same_model(first: GGUFFile, pick: Pick, notes: list[str]) -> None:
-    """Refuse a set of another model, as far as its metadata say."""
+    """Refuse a set whose metadata belong to another model."""
     other = pick.source.first
     if other is None:
         notes.append(f"{pick.source.where} has no metadata: only its tensors' shapes were compared")
@@ -221,7 +221,7 @@ def _check_same_model(first: GGUFFile, pick: Pick, notes: list[str]) -> None:
 
 
 def _taken(base: Pieces, picks: Iterable[Pick]) -> dict[str, Taken]:
-    """Tensor name -> what supplies it. The first pick that matches a name supplies it."""
+    """Tensor name -> what supplies it. The first matching pick wins."""
     own = base.tensors
     out: dict[str, Taken] = {}
     for pick in picks:

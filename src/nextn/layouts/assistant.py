@@ -1,7 +1,7 @@
-"""Gemma 4's assistants: drafts that are sidecars by nature. They are placed beside their model, and never converted.
+"""Gemma 4's assistants: draft models that are already sidecars. They are placed beside their model, never converted.
 
-An assistant has no block to attach: all of it drafts, over the target's own embeddings and KV cache. Source: llama.cpp
-b11549, src/models/gemma4-assistant.cpp; ik_llama.cpp 8337e4cd, which also knows its own converter's name for them.
+An assistant has no block to attach: all of it drafts, using the target's embeddings and KV cache. Source: llama.cpp
+b11549, src/models/gemma4-assistant.cpp; ik_llama.cpp 8337e4cd, which also accepts its own converter's name for them.
 """
 
 from __future__ import annotations
@@ -20,15 +20,15 @@ _WIDTH_OUT = "embedding_length_out"  # hidden size of the target
 
 
 def is_assistant(model: Model) -> bool:
-    """Whether a model is a draft that needs no attaching."""
+    """Whether a model is a draft model that needs no attaching."""
     return model.header.get("general.architecture") in ASSISTANTS
 
 
 def plan_place(trunk: Model, assistant: Model, options: AttachOptions) -> Plan:
     """A link to `assistant` beside `trunk`, under a name that llama.cpp finds.
 
-    Raises DonorMismatch when it is not made for this model, UsageError for options that would change it, BlockPresent
-    when it lies there already.
+    Raises DonorMismatch when it was not made for this model, UsageError for options that would change it, BlockPresent
+    when it is already there.
     """
     about_tokens = check_assistant(trunk, assistant)
     asked = [
@@ -70,7 +70,7 @@ def plan_place(trunk: Model, assistant: Model, options: AttachOptions) -> Plan:
 
 
 def check_assistant(trunk: Model, assistant: Model) -> list[str]:
-    """Raise DonorMismatch when the assistant is not made for this model; return warnings."""
+    """Raise DonorMismatch when the assistant was not made for this model; return warnings."""
     wanted = ASSISTANTS[assistant.architecture]
     where = f"{assistant.entry} does not fit {trunk.entry.name}"
     if trunk.architecture != wanted:

@@ -20,7 +20,7 @@ from .donor_check import check_fit, check_trunk, n_layer_trunk
 from .options import IN_PLACE, LAYOUTS, AttachOptions
 from .sidecar import main_type_of, sidecar_kvs, sidecar_roots, trunk_head
 
-MAX_SHARDS_OLD_IK = 64  # GGML_MAX_CONTEXTS, one context for each shard
+MAX_SHARDS_OLD_IK = 64  # GGML_MAX_CONTEXTS, one context per shard
 
 
 @dataclass
@@ -42,7 +42,7 @@ class _Job:
         return metadata.attached_kvs(self.trunk, self.n_trunk, self.block)
 
     def block_parts(self) -> list[build.Part]:
-        """The block's tensors, and the draft head when one is asked for."""
+        """The block's tensors, and the draft head when one is requested."""
         wanted = self.options.draft_head
         skip = [*([DRAFT_HEAD] if wanted is not None else []), *self.engine_form.leave_out]
         parts = build.block_parts(self.block, self.n_trunk, self.options.type, self.notes, skip)
@@ -60,7 +60,7 @@ class _Job:
 
 
 def default_layout(trunk: Model) -> str:
-    """The layout that is taken when none is asked for."""
+    """The layout used when none is requested."""
     family = FAMILIES.get(trunk.architecture)
     if family is not None and not family.takes_sidecar and len(trunk.files) == 1:
         return "bundle"
@@ -74,12 +74,12 @@ def plan_attach(trunk: Model, block: Block, options: AttachOptions) -> Plan:
     """
     check_trunk(trunk)
     family = family_of(trunk.architecture, trunk.entry)
-    metadata.growing_arrays(trunk, n_layer_trunk(trunk), block.n_layer_nextn)  # before shapes are judged by them
+    metadata.growing_arrays(trunk, n_layer_trunk(trunk), block.n_layer_nextn)  # before shapes are checked against them
     published = qkv.rules_form(family)
     of_form: list[str] = []
     form = qkv.resolve(options.qkv, family, trunk, n_layer_trunk(trunk), of_form)
     given = block
-    if published != qkv.block_form(block):  # judged, and by default written, as the family's blocks are published
+    if published != qkv.block_form(block):  # checked, and by default written, in the published form
         block = _shaped(block, published, trunk, options.type)
     notes = check_fit(block, trunk, family) + of_form
     if form is not None:

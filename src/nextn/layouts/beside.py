@@ -1,4 +1,4 @@
-"""Does this sidecar fit this model? What an engine that loads the two side by side would trip over."""
+"""Does this sidecar fit this model? Checks for what would break an engine that loads the two side by side."""
 
 from __future__ import annotations
 
@@ -13,10 +13,10 @@ from .donor_check import check_shapes, check_sizes, check_tokens, n_layer_trunk
 
 
 def check_beside(sidecar: Model, model: Model) -> list[str]:
-    """What sets `sidecar` apart from one made for `model`, as clauses; empty for its own.
+    """How `sidecar` differs from one made for `model`, as clauses; empty for the model's own.
 
-    An engine loads a sidecar as a model by itself, so only width, vocabulary and tokens have to be the model's: the
-    block of a shallower or unpruned trunk drafts, only worse. Raises DonorMismatch, NoBlock, UnsupportedModel,
+    An engine loads a sidecar as a separate model, so only width, vocabulary and tokens have to match the model's: the
+    block of a shallower or unpruned trunk still drafts, only worse. Raises DonorMismatch, NoBlock, UnsupportedModel,
     UsageError (a donor file, which no engine runs) and FormatError.
     """
     where = f"{sidecar.entry} does not fit {model.entry.name}"

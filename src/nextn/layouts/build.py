@@ -1,4 +1,4 @@
-"""From tensors to segments: what is common to all layouts."""
+"""From tensors to segments: what all layouts share."""
 
 from __future__ import annotations
 
@@ -22,21 +22,21 @@ from .qkv import Moved
 
 F32 = parse_type_name("f32")
 Q8_0 = parse_type_name("q8_0")
-# Matrices that llama.cpp (b11549, the end of llama_model::load_tensors) looks for an NVFP4 factor of.
+# Matrices for which llama.cpp (b11549, the end of llama_model::load_tensors) looks for an NVFP4 factor.
 _FACTOR_SLOTS = re.compile(r"(attn_(q|k|v|qkv|output|gate)|ffn_(gate|up|down)(_shexp|_exps)?|"
                            r"nextn\.(eh_proj|shared_head_head))\.weight")  # fmt: skip
 FACTORS_REFUSED = "llama.cpp refuses a model whose block has factors of NVFP4 when it is loaded without MTP"
-REFLINK_GRAIN = 4096  # file systems clone whole blocks of this size
+REFLINK_GRAIN = 4096  # file systems only clone full blocks of this size
 
 
 @dataclass(frozen=True)
 class Part:
-    """A tensor of a new file: its info without a place, its size, the segments that make its bytes."""
+    """A tensor of a new file: its info without an offset, its size, and the segments that supply its bytes."""
 
     info: TensorInfo
     size_bytes: int
     segment: Segment
-    more: tuple[Copy, ...] = ()  # further pieces, right behind the first
+    more: tuple[Copy, ...] = ()  # further pieces, directly after the first
 
 
 def carried(name: str, file: GGUFFile, info: TensorInfo) -> Part:
@@ -71,7 +71,7 @@ def converted(
 
 
 def from_trunk(name: str, file: GGUFFile, info: TensorInfo, wanted: TensorType | None, notes: list[str]) -> Part:
-    """A GGUF tensor in another type (None: as it is); carried when it already has that type."""
+    """A GGUF tensor converted to another type (None: unchanged); carried when it already has that type."""
     if wanted is None or info.type_id == wanted.id:
         return carried(name, file, info)
     file.value_range(info)
@@ -90,10 +90,10 @@ def block_parts(
     notes: list[str],
     skip: Iterable[str] = (),
 ) -> list[Part]:
-    """The block's tensors as parts, named for a trunk of so many layers.
+    """The block's tensors as parts, named for a trunk of `n_layer_trunk` layers.
 
     `wanted` None carries GGUF donors as they are, keeps the codes of what a checkpoint stores in MXFP4, and converts
-    the rest to q8_0. nvfp4 keeps the codes of what is stored so, when anything is, and converts the rest to q8_0.
+    the rest to q8_0. nvfp4 keeps the codes of tensors stored in NVFP4, if there are any, and converts the rest to q8_0.
     """
     left_out = set(skip)
     kept = wanted is not None and wanted.name == "nvfp4" and any(_factors(tensor) for tensor in block.tensors)
@@ -112,7 +112,7 @@ def _factors(tensor: BlockTensor) -> dict[str, Factors]:
 
 
 def _block_parts(tensor: BlockTensor, name: str, wanted: TensorType | None, notes: list[str]) -> list[Part]:
-    """A tensor and, for NVFP4, the factors that engines multiply its result with."""
+    """A tensor and, for NVFP4, the factors that engines multiply its result by."""
     kind = None if tensor.stored is not None or tensor.f32 else tensor.rows.block_type
     if kind is None or (wanted is not None and wanted.id != kind.id):
         return [block_part(tensor, name, wanted, notes)]
@@ -138,7 +138,7 @@ def _block_parts(tensor: BlockTensor, name: str, wanted: TensorType | None, note
 
 
 def block_part(tensor: BlockTensor, name: str, wanted: TensorType | None, notes: list[str]) -> Part:
-    """One tensor of the block under its name in the file, as `wanted` (None: as it is where that can be carried)."""
+    """One tensor of the block under its name in the file, as `wanted` (None: unchanged where it can be carried)."""
     target = F32 if tensor.f32 else parse_type_name(tensor.kept) if tensor.kept else wanted
     if tensor.stored is not None and tensor.type_id is not None:
         if target is None or tensor.type_id == target.id or (tensor.f32 and wanted is None):
@@ -165,7 +165,7 @@ def trunk_parts(files: Sequence[GGUFFile], keep: Callable[[TensorInfo], bool] = 
 
 
 def reshaped(parts: Sequence[Part], moved: Mapping[str, Sequence[Moved]]) -> list[Part]:
-    """`parts` with the tensors of `moved` in the places of those that they are made of."""
+    """`parts` with the tensors of `moved` replacing those that they are made of."""
     out: list[Part] = []
     for part in parts:
         if part.info.name not in moved:
@@ -179,7 +179,7 @@ def reshaped(parts: Sequence[Part], moved: Mapping[str, Sequence[Moved]]) -> lis
 
 
 def data_segments(parts: Sequence[Part], alignment: int, files: Sequence[GGUFFile]) -> list[Segment]:
-    """All parts with padding between them; copies that touch become one, their padding taken along."""
+    """All parts with padding between them; adjacent copies become one, including the padding between them."""
     limits = {file.path: _padding_limits(file) for file in files}
     out: list[Segment] = []
     for part in parts:
@@ -204,8 +204,8 @@ def data_segments(parts: Sequence[Part], alignment: int, files: Sequence[GGUFFil
 
 
 def _padding_limits(file: GGUFFile) -> dict[int, int]:
-    """End of each tensor -> how far bytes may be read behind it before the next one's begin."""
-    places = sorted(file.tensor_range(info) for info in file.header.tensors)  # empty in a shard of metadata alone
+    """End of each tensor -> how far bytes may be read past it before the next tensor begins."""
+    places = sorted(file.tensor_range(info) for info in file.header.tensors)  # empty in a metadata-only shard
     nexts = [*(start for start, _ in places[1:]), file.size_bytes]
     return {end: following for (_, end), following in zip(places, nexts, strict=False)}
 
@@ -237,7 +237,7 @@ def late_header(
     """A header that records hashes.
 
     With `congruent_to` (an absolute data offset in the source) a padding pair is added so that the new data
-    offset differs from it by whole file system blocks: only then can the trunk's data be cloned.
+    offset differs from it by a multiple of the file system's block size: only then can the trunk's data be cloned.
     """
     infos, _ = place([(part.info, part.size_bytes) for part in parts], like.alignment)
 
@@ -260,7 +260,7 @@ def late_header(
 
 
 def congruence(size: int, data_offset: int, alignment: int) -> list[KV]:
-    """A padding pair that moves the data section to a block-wise multiple away from `data_offset`."""
+    """A padding pair that moves the data section to a multiple of the block size away from `data_offset`."""
     grain = max(REFLINK_GRAIN, alignment)
     if (pad_to(size, alignment) - data_offset) % grain == 0:
         return []

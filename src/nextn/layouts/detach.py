@@ -1,4 +1,4 @@
-"""Detach: back to trunk-only. What the block does not touch is linked or moved by the kernel."""
+"""Detach: back to trunk-only. What the block does not affect is linked or moved by the kernel."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from . import build, for_engine, metadata, naming, places, qkv
 
 @dataclass(frozen=True)
 class TrunkOf:
-    """What of a model is its trunk."""
+    """The part of a model that is its trunk."""
 
     seen: Anatomy
     n_layers: int
@@ -47,10 +47,10 @@ def trunk_of(model: Model) -> TrunkOf:
 
 
 def without_block(model: Model) -> Model:
-    """The model as `plan_detach` would write it: such headers, over the data where it lies.
+    """The model as `plan_detach` would write it: its headers, over the data in its present place.
 
-    Files that hold nothing but the block are left out. What a file of it would be, only detaching tells: its size and
-    offsets are those of the file that is there.
+    Files that hold nothing but the block are left out. Sizes and offsets are those of the existing files; only a
+    detach determines what they become.
     """
     trunk = trunk_of(model)
     first, *others = model.files
@@ -84,10 +84,10 @@ def plan_detach(
 ) -> Plan:
     """The plan that takes the block off.
 
-    With `form` ("split" or "fused") the model is written anew as one file, q, k and v of its attention in that form;
-    then it needs no block. `engine` as in attach: types are checked, and no promise of a block is left, which
-    ik_llama.cpp would believe. Raises NoBlock when there is none, UnsupportedModel where the key means something else,
-    UsageError for sidecars and donor files, QuantizeError for q, k and v that cannot be moved as they are.
+    With `form` ("split" or "fused") the model is rewritten as one file with its attention's q, k and v in that form;
+    it does not need a block then. `engine` as in attach: types are checked, and no key that promises a block is left,
+    since ik_llama.cpp would believe it. Raises NoBlock when there is none, UnsupportedModel where the key means
+    something else, UsageError for sidecars and donor files, QuantizeError where q, k and v cannot be moved unchanged.
     """
     refuse_other_use(model.architecture, model.entry)
     if not Anatomy.of(model).has_block and form is None:
@@ -120,7 +120,7 @@ def _reshaped(
     n_trunk: int,
     form: str,
 ) -> Plan:
-    """One file with q, k and v in the asked form."""
+    """One file with q, k and v in the requested form."""
     if form not in (qkv.SPLIT, qkv.FUSED):
         raise UsageError(f"{model.entry}: --qkv here is split or fused: without a block there is nothing to match.")
     layers = qkv.attention_layers(model, n_trunk)
@@ -171,7 +171,7 @@ def _detach_set(
 
 
 def _rewritten(name: str, kvs: list[KV], file: GGUFFile, keep: Callable[[TensorInfo], bool]) -> NewFile:
-    """A file with another header and the kept tensors' data."""
+    """A file with a new header and the kept tensors' data."""
     parts = build.trunk_parts([file], keep)
     header, _ = build.new_header(kvs, parts, file.header.version, file.header.alignment)
     return NewFile(name, (NewBytes(header), *build.data_segments(parts, file.header.alignment, [file])))

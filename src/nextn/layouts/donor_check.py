@@ -1,4 +1,4 @@
-"""Does this block fit this trunk? Everything an engine would trip over, before a byte is written."""
+"""Does this block fit this trunk? Checks for everything an engine would reject, before a byte is written."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ NORMAL_TOKEN = 1  # LLAMA_TOKEN_TYPE_NORMAL; others are control, unused, user de
 
 
 def n_layer_trunk(model: Model) -> int:
-    """Layers of the trunk, as they are there."""
+    """Layers of the trunk that are actually present."""
     return Anatomy.of(model).n_layer_trunk
 
 
@@ -35,13 +35,13 @@ def tokens_hash(model: Model) -> str | None:
 
 
 def token_types(model: Model, n_tokens: int) -> list[int] | None:
-    """The kind of each token, or None when there is no list, or one of another length."""
+    """The type of each token, or None when there is no list or it has another length."""
     types = model.header.get(TOKEN_TYPES)
     return types if types is not None and len(types) == n_tokens else None
 
 
 def check_trunk(trunk: Model) -> None:
-    """Raise when a block cannot be put onto `trunk`: it has one, it is a sidecar, it is not whole."""
+    """Raise when a block cannot be put onto `trunk`: it has one, it is a sidecar, or it is incomplete."""
     seen = Anatomy.of(trunk)
     if seen.is_block_only:
         raise UsageError(
@@ -76,7 +76,7 @@ def check_trunk(trunk: Model) -> None:
 
 
 def check_fit(block: Block, trunk: Model, family: Family) -> list[str]:
-    """Raise DonorMismatch, naming the numbers, when the block does not fit; return warnings."""
+    """Raise DonorMismatch, with figures, when the block does not fit; return warnings."""
     where = f"{block.origin} does not fit {trunk.entry.name}"
     check_sizes(block, trunk, family, where)
     theirs, ours = block.n_layer_trunk, n_layer_trunk(trunk)
@@ -87,7 +87,7 @@ def check_fit(block: Block, trunk: Model, family: Family) -> list[str]:
 
 
 def check_sizes(block: Block, trunk: Model, family: Family, where: str) -> None:
-    """Raise DonorMismatch unless architecture, width and vocabulary are the trunk's; UnsupportedModel for too many."""
+    """Raise DonorMismatch unless architecture, width and vocabulary match; UnsupportedModel for too many layers."""
     if block.architecture != trunk.architecture:
         raise DonorMismatch(
             f"{where}: the donor's architecture is '{block.architecture}', the trunk's '{trunk.architecture}'."
@@ -106,7 +106,7 @@ def check_sizes(block: Block, trunk: Model, family: Family, where: str) -> None:
 
 
 def check_shapes(block: Block, trunk: Model, family: Family, where: str) -> None:
-    """Raise DonorMismatch unless the block is whole and its tensors have the shapes that `trunk`'s header asks for."""
+    """Raise DonorMismatch unless the block is complete and its tensors' shapes match `trunk`'s header."""
     symbols = dimensions(trunk.arch_value, n_vocab(trunk))
     rules = {rule.target: rule for rule in family.rules}
     for tensor in block.tensors:
@@ -143,7 +143,7 @@ def check_shapes(block: Block, trunk: Model, family: Family, where: str) -> None
 
 
 def _is_factor(suffix: str, rules: Mapping[str, Rule]) -> bool:
-    """Whether it is what loaders of all families take beside a matrix in NVFP4."""
+    """Whether it is a factor that the loaders of all families accept beside an NVFP4 matrix."""
     matrix, _, ending = suffix.rpartition(".")
     return ending in ("scale", "input_scale") and f"{matrix}.weight" in rules
 
@@ -153,7 +153,7 @@ def _times(ne: tuple[int, ...]) -> str:
 
 
 def check_tokens(block: Block, trunk: Model, where: str) -> list[str]:
-    """Compare tokenizers as far as the donor brings one."""
+    """Compare tokenizers as far as the donor has one."""
     ours = trunk.header.by_key.get(TOKENS)
     if ours is None:
         return ["the trunk has no token list: tokenizers were not compared"]
@@ -182,7 +182,7 @@ def check_tokens(block: Block, trunk: Model, where: str) -> list[str]:
 
 
 def compare_tokens(theirs: Mapping[int, str], ours: list[str], trunk: Model, where: str) -> list[str]:
-    """Refuse when ordinary tokens differ; special ones may (fine-tunes rename them) and are only named."""
+    """Refuse when ordinary tokens differ; special ones may (fine-tunes rename them) and are only reported."""
     n_theirs = max(theirs, default=-1) + 1
     types = token_types(trunk, len(ours)) or [NORMAL_TOKEN] * len(ours)
     different = [i for i, text in theirs.items() if i >= len(ours) or ours[i] != text]

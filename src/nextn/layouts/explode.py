@@ -1,9 +1,9 @@
 """Explode: a model as a set of shards, down to one tensor per file.
 
-The rules are those of llama.cpp's `llama-gguf-split` (tools/gguf-split/gguf-split.cpp, b11549), so that either program
-takes the other's sets: tensors keep their order, every pair of the model stands in the first shard, the others have
-only `split.no`, `split.count` and `split.tensors.count` (and `general.alignment` where it is not the default, which
-that program leaves out, so that its own sets of such models cannot be read).
+The rules are those of llama.cpp's `llama-gguf-split` (tools/gguf-split/gguf-split.cpp, b11549), so that each program
+reads the other's sets: tensors keep their order, all of the model's pairs are in the first shard, and the others have
+only `split.no`, `split.count` and `split.tensors.count` (and `general.alignment` where it is not the default; that
+program leaves it out, so its own sets of such models cannot be read).
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ class ExplodeOptions:
 
 
 def plan_explode(model: Model, options: ExplodeOptions) -> Plan:
-    """The plan that writes the model's tensors as shards. Raises UsageError, FormatError for a cut file."""
+    """The plan that writes the model's tensors as shards. Raises UsageError, FormatError for a truncated file."""
     if options.max_tensors is not None and options.max_bytes is not None:
         raise UsageError("--max-tensors and --max-size exclude each other; choose one.")
     model.check_whole()
@@ -85,7 +85,7 @@ def set_plan(
     link: LinkMode,
     notes: Sequence[str] = (),
 ) -> Plan:
-    """A set of shards, one for each of `groups`; what an existing shard holds just so is linked."""
+    """A set of shards, one per group in `groups`; a group that an existing shard holds exactly is linked."""
     count, n_tensors = len(groups), sum(map(len, groups))
     outputs: list[NewFile | Link] = []
     whole = _whole_files(groups)
@@ -121,7 +121,7 @@ def set_plan(
 
 
 def _whole_files(groups: Sequence[Sequence[Tensor]]) -> dict[int, GGUFFile]:
-    """Shard number from 0 -> the existing shard of that very number that holds its tensors, and no others, in order."""
+    """Shard number from 0 -> the existing shard of the same number with exactly its tensors, in order."""
     found = {}
     for no, group in enumerate(groups):
         if not group:
@@ -137,7 +137,7 @@ def _whole_files(groups: Sequence[Sequence[Tensor]]) -> dict[int, GGUFFile]:
 def segments(
     pairs: Sequence[KV], group: Sequence[Tensor], version: int, alignment: int
 ) -> tuple[Segment, ...]:
-    """A file's header and its tensors, each a range that the kernel moves."""
+    """A file's header and its tensors, each a range moved by the kernel."""
     sized = [(info, *file.tensor_range(info)) for file, info in group]
     infos, _ = place([(info, end - start) for info, start, end in sized], alignment)
     out: list[Segment] = [NewBytes(build_header(pairs, infos, version=version, alignment=alignment))]

@@ -22,7 +22,7 @@ from .sidecar import main_type_of, sidecar_kvs, sidecar_roots, trunk_head
 def plan_extract(block: Block, options: ExtractOptions) -> Plan:
     """The plan that writes the block's own file.
 
-    Raises UsageError when a runnable sidecar is asked of something that lacks what it needs.
+    Raises UsageError when a runnable sidecar is requested from a source that lacks what it needs.
     """
     family = family_of(block.architecture, block.origin)
     notes: list[str] = []
@@ -35,7 +35,7 @@ def plan_extract(block: Block, options: ExtractOptions) -> Plan:
 
 
 def _check_aim(block: Block, family: Family, options: ExtractOptions) -> None:
-    """Raise UnsupportedModel, QuantizeError when the engine takes no such sidecar."""
+    """Raise UnsupportedModel, QuantizeError when the engine does not accept such a sidecar."""
     for_engine.check_name(options.for_engine)
     if options.for_engine in (for_engine.IK, for_engine.BOTH) and not family.ik.drafts_with("sidecar"):
         raise UnsupportedModel(
@@ -47,7 +47,7 @@ def _check_aim(block: Block, family: Family, options: ExtractOptions) -> None:
 
 
 def _shaped(block: Block, family: Family, options: ExtractOptions, notes: list[str]) -> Block:
-    """The block in the form that was asked for. Raises UsageError where nothing tells q, k and v apart."""
+    """The block in the requested form. Raises UsageError where q, k and v cannot be told apart."""
     model = block.model
     if model is None:
         raise UsageError(
@@ -87,7 +87,7 @@ def _sidecar(block: Block, family: Family, options: ExtractOptions) -> Plan:
     if options.draft_head is not None:
         parts_of_block += _draft_heads(block, family, options.draft_head, notes)
     has_head = any(part.info.name.endswith(DRAFT_HEAD) for part in parts_of_block)
-    # A sidecar's roots are already small: they are carried.
+    # A sidecar's root tensors are already small, so they are carried.
     wanted = None if block.kind == "sidecar" else options.embd_type
     with_head = not has_head or family.head_needed
     roots = sidecar_roots(model, family, wanted, notes, with_head=with_head)
@@ -109,7 +109,7 @@ def _sidecar(block: Block, family: Family, options: ExtractOptions) -> Plan:
 
 
 def _draft_heads(block: Block, family: Family, wanted: TensorType, notes: list[str]) -> list[build.Part]:
-    """A head of its own type for each predictor layer. Raises UnsupportedModel where loaders refuse one."""
+    """A head with its own type for each predictor layer. Raises UnsupportedModel where loaders refuse one."""
     model = block.model
     assert model is not None and block.n_layer_trunk is not None
     if not family.draft_head:
@@ -130,7 +130,7 @@ def _counts(block: Block) -> list[KV]:
 
 
 def _donor(block: Block, options: ExtractOptions) -> Plan:
-    """Nothing but the block: its tensors, and the KV that say what it fits."""
+    """Nothing but the block: its tensors, and the KV pairs that say what it fits."""
     notes: list[str] = []
     n_trunk = block.n_layer_trunk
     if n_trunk is None:

@@ -1,7 +1,7 @@
-"""Files for one engine or for both: what each takes, and why there is no such file where there is none.
+"""Files for one engine or for both: what each accepts, and why no such file is possible where it is not.
 
 Rules of ik_llama.cpp (commit 8337e4cd: src/llama-load-tensors.cpp, src/llama-hparams.cpp, common/speculative.cpp) and
-of llama.cpp (b11549). What engines take of a family is in its file, as `Family.llama_cpp` and `Family.ik`.
+of llama.cpp (b11549). What engines accept of a family is in the family's module, as `Family.llama_cpp` and `Family.ik`.
 """
 
 from __future__ import annotations
@@ -26,11 +26,11 @@ _FUSED = ("attn_qkv.weight", "ffn_gate_up_exps.weight")
 
 @dataclass(frozen=True)
 class EngineForm:
-    """What an attach has to do so that the engine takes the file."""
+    """What an attach has to do so that the engine accepts the file."""
 
     layout: str
-    head_name: str | None = None  # root tensor that takes the place of the block's draft head
-    leave_out: tuple[str, ...] = ()  # suffixes of the block that an engine refuses
+    head_name: str | None = None  # root tensor that replaces the block's draft head
+    leave_out: tuple[str, ...] = ()  # suffixes of block tensors that an engine refuses
     notes: tuple[str, ...] = ()
 
 
@@ -43,9 +43,9 @@ def check_name(for_engine: str | None) -> None:
 def form_for(
     for_engine: str | None, family: Family, trunk: Model, block: Block, layout: str | None, default: str, *, head: bool
 ) -> EngineForm:
-    """What `for_engine` asks for; `layout` is what the user asked for, `default` what is taken otherwise.
+    """What `for_engine` requires; `layout` is what the user requested, `default` what is used otherwise.
 
-    Raises UnsupportedModel with the reason when no such file exists, UsageError for options that exclude each other.
+    Raises UnsupportedModel with the reason when no such file is possible, UsageError for mutually exclusive options.
     """
     check_name(for_engine)
     wanted = layout or default
@@ -99,14 +99,14 @@ def form_for(
 
 
 def no_sidecar(family: Family) -> str:
-    """A sentence of what ik_llama.cpp does with a sidecar of the family."""
+    """A sentence on what ik_llama.cpp does with a sidecar of the family."""
     found = verdict(family.arch, "sidecar", "ik_llama.cpp")
     what = f"a sidecar of '{family.arch}'"
     return f"{IK_UP_TO} takes no sidecar of '{family.arch}'" if found is None else f"ik_llama.cpp {found.of(what)}"
 
 
 def _left_out(block: Block, notes: list[str]) -> tuple[str, ...]:
-    """The block's own head is left out, since both engines have the trunk's; its own embeddings have no substitute."""
+    """Leaves out the block's own head, since both engines use the trunk's; its own embeddings have no substitute."""
     if block.find(EMBED_TOKENS) is not None:
         raise UnsupportedModel(
             f"{block.origin}: its block brings embeddings of its own, which {IK_UP_TO} refuses for "
@@ -148,7 +148,7 @@ def check_trunk(for_engine: str | None, trunk: Iterable[tuple[GGUFFile, TensorIn
 
 
 def check_block(for_engine: str | None, types: Sequence[TensorType]) -> None:
-    """Raise QuantizeError when the engine lacks one of the types that the block would be written in."""
+    """Raise QuantizeError when the engine lacks one of the types that the block would be written as."""
     lacking = _lacking(for_engine)
     for kind in types:
         if kind.engine in lacking:
@@ -159,7 +159,7 @@ def check_block(for_engine: str | None, types: Sequence[TensorType]) -> None:
 
 
 def _lacking(for_engine: str | None) -> dict[str, str]:
-    """Who alone reads a type -> the asked-for engine that does not."""
+    """The only engine that reads a type -> the requested engine that does not."""
     return {
         **({"ik": "llama.cpp"} if for_engine in (LLAMA_CPP, BOTH) else {}),
         **({"mainline": "ik_llama.cpp"} if for_engine in (IK, BOTH) else {}),

@@ -1,7 +1,7 @@
 """A runnable sidecar straight from a checkpoint: header and tokenizer come from config.json and tokenizer.json.
 
-The header says what llama.cpp's converter says with `--mtp`, and the tensors are its bytes where both write the
-same type. Nothing but the block, the embeddings, the last norm and the head is read.
+The header matches what llama.cpp's converter writes with `--mtp`, and the tensors are byte-equal to its own where both
+write the same type. Only the block, the embeddings, the final norm and the head are read.
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ QUANTIZATION_VERSION = 2  # of ggml's block formats
 def plan_checkpoint_sidecar(block: Block, options: ExtractOptions) -> Plan:
     """The plan that writes a sidecar from the checkpoint that `block` was found in.
 
-    Embeddings and head are written as `options.embd_type` (None: as they are in the checkpoint), the block's
+    Embeddings and head are written as `options.embd_type` (None: the checkpoint's type), the block's
     matrices as `options.type` (None: q8_0).
 
     Raises UsageError when there is no tokenizer.json, UnsupportedFormat for a tokenizer that is not byte-level BPE,
@@ -89,7 +89,7 @@ def plan_checkpoint_sidecar(block: Block, options: ExtractOptions) -> Plan:
 
 
 def _check_shapes(block: Block, family: Family, kvs: list[KV], checkpoint: Checkpoint) -> None:
-    """Raise FormatError for a tensor that engines would refuse beside this header."""
+    """Raise FormatError for a tensor that engines would refuse with this header."""
     find = qkv.lookup_of(family.arch, kvs)
     symbols = dimensions(find, block.n_vocab)
     symbols |= family.symbols(find, symbols) if family.symbols is not None else {}
@@ -114,7 +114,7 @@ def _check_shapes(block: Block, family: Family, kvs: list[KV], checkpoint: Check
 
 
 def _kvs(block: Block, checkpoint: Checkpoint, config: Config, hparams: HParams, wanted: TensorType) -> list[KV]:
-    """The whole header, provenance apart."""
+    """The full header except provenance."""
     general = [
         KV.make("general.architecture", KVType.STRING, block.architecture),
         KV.make("general.type", KVType.STRING, "model"),
@@ -128,7 +128,7 @@ def _kvs(block: Block, checkpoint: Checkpoint, config: Config, hparams: HParams,
 
 
 class _Roots:
-    """The tensors beside the block that an engine wants in a sidecar."""
+    """The tensors besides the block that an engine needs in a sidecar."""
 
     def __init__(
         self,
@@ -145,10 +145,10 @@ class _Roots:
         self.tied = config.values.get("tie_word_embeddings") is True
 
     def parts(self, *, with_head: bool) -> list[build.Part]:
-        """token_embd, output_norm and output; a tied model may have no output, and engines tie it too.
+        """token_embd, output_norm and output; a tied model may have no output, and engines then tie it as well.
 
         With a draft head in the block, most engines never use `output`, so it is left out. Some families have no
-        output_norm, some scale positions by a tensor. Raises FormatError.
+        output_norm; some scale positions by a tensor. Raises FormatError.
         """
         uses = with_head and (not self.tied or self.hparams.keeps_tied_head)
         head = self._find(OUTPUT) if uses else None
@@ -205,7 +205,7 @@ class _Roots:
         if stored is not None and (self.wanted is None or self.wanted.id == stored.id):
             size = tensor.where.size_bytes
             return build.Part(TensorInfo(target, ne, stored.id, 0), size, Carry(target, tensor.where, of_block=False))
-        wanted = self.wanted or Q8_0  # a quantized one has no type of its own here
+        wanted = self.wanted or Q8_0  # for a quantized one its stored type is not an option
         return build.converted(target, ne, CheckpointRows((span,)), wanted, self.notes, of_block=False)
 
     def _norm(self, span: Span) -> build.Part:

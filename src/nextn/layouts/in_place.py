@@ -1,7 +1,7 @@
 """In place: a block appended to the file itself. Pure planning; `writing.in_place` carries it out.
 
-The block's data goes after the last tensor of the first file, whose header has to change anyway: so one file is one
-transaction, also of a set. Data of a GGUF has to be contiguous (llama.cpp compares each tensor's offset with the sum of
+The block's data goes after the last tensor of the first file, whose header has to change anyway: so even for a set the
+transaction covers one file. A GGUF's data has to be contiguous (llama.cpp compares each tensor's offset with the sum of
 the padded sizes before it), so the header cannot grow into the data: it grows into padding, into room that the file
 system inserts at the start of the file, or not at all.
 """
@@ -30,7 +30,7 @@ def attached(
 ) -> tuple[Change, tuple[str, ...]]:
     """The change that puts `parts` into the trunk's first file, and its steps.
 
-    `kvs`: the trunk's pairs with what a block changes, and the note of it.
+    `kvs`: the trunk's pairs with what a block changes, and the note that records the change.
     Raises InPlaceRefused when there is no room for the header.
     """
     file = trunk.files[0]
@@ -49,7 +49,7 @@ def attached(
     def fitted(inserted: int) -> _Fitted:
         limit = header.data_offset + inserted if has_data else None
         data_at = bare_end
-        while True:  # without data the header may end anywhere; where it ends, its own note says
+        while True:  # without data the header may end anywhere, and its own note records where
             tail = _tail_behind(file, bare_end, data_at + n_data)
             undo = undo_of(file, head, inserted, tail)
             draft = _Fitted(kvs, infos, made, header, undo, limit)
@@ -87,14 +87,14 @@ def attached(
 
 @dataclass(frozen=True)
 class _Fitted:
-    """A header for a place of so many bytes."""
+    """A header that has to fit a given number of bytes."""
 
     kvs: Sequence[KV]
     infos: Sequence[TensorInfo]
     made: build.Provenance
     like: Header
     undo: Undo
-    limit: int | None  # where data begins, None: wherever the header ends
+    limit: int | None  # where data begins; None: wherever the header ends
 
     def _pairs(self, hashes: Hashes, source_hash: str, slack: int = 0) -> list[KV]:
         note = {**json.loads(next(kv.value for kv in self.kvs if kv.key == metadata.UNDO)), "in_place": None}
@@ -126,7 +126,7 @@ class _Fitted:
         return self.data_offset
 
     def build(self, hashes: Hashes, source_hash: str) -> bytes:
-        """The header, filled up to the data: with a pair of spaces, or what is too little for one in the note."""
+        """The header, padded up to the data: with a key-value pair, or within the note where a pair does not fit."""
         gap = self.data_offset - self._least
         extra = []
         slack = 0
@@ -139,7 +139,7 @@ class _Fitted:
         return build_header(pairs, self.infos, version=self.like.version, alignment=self.like.alignment)
 
     def check(self, head: bytes) -> None:
-        """Assert that the original header can be had back from this one."""
+        """Assert that the original header can be restored from this one."""
         blank = "0" * 64
         data = self.build(dict.fromkeys(self.made.names, blank), blank)
         made = HeaderParser(1 << 62).feed(data)
@@ -149,7 +149,7 @@ class _Fitted:
 
 
 def _tail_behind(file: GGUFFile, bare_end: int, block_end: int) -> Tail | None:
-    """What lies after the last tensor, whatever it is: it is kept after the block."""
+    """Whatever follows the last tensor: it is kept after the block."""
     n = file.size_bytes - bare_end
     return None if n <= 0 else Tail(bare_end, n, max(block_end, bare_end + n))
 

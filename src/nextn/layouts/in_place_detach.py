@@ -1,4 +1,4 @@
-"""In place: a block taken off the file itself. Pure planning; `writing.in_place` carries it out."""
+"""In place: a block removed from the file itself. Pure planning; `writing.in_place` carries it out."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from .options import Room
 
 
 def plan_detach(model: Model, room: Room) -> Plan:
-    """The plan that takes the block off in place.
+    """The plan that removes the block in place.
 
     Raises NoBlock, InPlaceRefused, UsageError for sidecars and donor files.
     """
@@ -43,7 +43,7 @@ def plan_detach(model: Model, room: Room) -> Plan:
 
 
 def _restored(trunk: TrunkOf, room: Room, notes: list[str]) -> Change | None:
-    """The change back to the file that nextn attached to, or None when that is not known."""
+    """The change back to the file that nextn attached to, or None when that file is not known."""
     file = trunk.seen.model.files[0]
     found = note_of(file.header)
     if found is None:
@@ -63,7 +63,7 @@ def _restored(trunk: TrunkOf, room: Room, notes: list[str]) -> Change | None:
 
 
 def _is_sound(undo: Undo, file: GGUFFile, trunk: TrunkOf) -> bool:
-    """Whether the file that a note leads back to holds the whole trunk, and the rest of this one is the block."""
+    """Whether the file that a note restores holds the complete trunk, and the rest of this one is the block."""
     infos, tail = file.header.tensors, undo.tail
     kept, gone = infos[: undo.n_tensors], infos[undo.n_tensors :]
     if not all(map(trunk.keeps, kept)) or any(map(trunk.keeps, gone)) or not gone:
@@ -80,7 +80,7 @@ def _is_sound(undo: Undo, file: GGUFFile, trunk: TrunkOf) -> bool:
 
 
 def _cut(trunk: TrunkOf) -> tuple[Change, ...]:
-    """Changes of every file that holds some of the block, and of the first; the first is the last one."""
+    """Changes to every file that holds some of the block, and to the first file, which comes last."""
     model = trunk.seen.model
     first, *others = model.files
     n_tensors = sum(trunk.keeps(info) for _, info in model.items())

@@ -1,4 +1,4 @@
-"""What the header of a model with a block in place says of the file without it, so that it can be had back."""
+"""What the header of a model with a block in place records about the file without it, so that it can be restored."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from . import metadata
 
 @dataclass(frozen=True)
 class Undo:
-    """What of the original file its new header does not say: a detach gives it back byte for byte."""
+    """What the new header no longer says about the original file, so that a detach restores it byte for byte."""
 
     size_bytes: int
     head_bytes: int
@@ -26,11 +26,11 @@ class Undo:
     n_tensors: int
     room: int
     tail: Tail | None
-    dropped: tuple[tuple[int, str | int], ...]  # place among the original's pairs; base64 of the pair, size of padding
-    padding: str  # base64 of what lay between header and data, "" for zeros
+    dropped: tuple[tuple[int, str | int], ...]  # position in the original; base64 of the pair, or size of padding
+    padding: str  # base64 of the bytes between header and data, "" for zeros
 
     def to_json(self) -> dict[str, Any]:
-        """As the header's note holds it."""
+        """As it is stored in the header's note."""
         tail = self.tail
         return {
             "size": self.size_bytes, "head": [self.head_bytes, self.head_sha256], "tensors": self.n_tensors,
@@ -40,7 +40,7 @@ class Undo:
 
     @classmethod
     def from_json(cls, note: dict[str, Any]) -> Undo:
-        """The note of a header. Raises ValueError, KeyError, TypeError."""
+        """From a header's note. Raises ValueError, KeyError, TypeError."""
         tail = None if note["tail"] is None else Tail(*map(int, note["tail"]))
         dropped = tuple((int(i), raw if isinstance(raw, int) else str(raw)) for i, raw in note["dropped"])
         n_head, digest = note["head"]
@@ -50,10 +50,10 @@ class Undo:
         )  # fmt: skip
 
     def head(self, new: Header, replaced: dict[str, KV], added: set[str]) -> bytes | None:
-        """The original's header, or None when the new one is not what an attach had made of it."""
+        """The original header, or None when the new one is not what an attach made of it."""
         sizes = [raw for _, raw in self.dropped if isinstance(raw, int)]
         if not 0 <= self.n_tensors <= len(new.tensors) or max([self.head_bytes, *sizes]) > new.data_offset:
-            return None  # not what an attach notes, which only ever makes a header longer
+            return None  # not an attach's note: an attach only ever makes a header longer
         kvs = [replaced.get(kv.key, kv) for kv in new.kvs if kv.key not in added and kv.key not in metadata.OWN_KEYS]
         try:
             for i, raw in self.dropped:
@@ -68,7 +68,7 @@ class Undo:
 
 
 def undo_of(file: GGUFFile, head: bytes, room: int, tail: Tail | None) -> Undo:
-    """What a header in the place of `head` has to say of the file as it is."""
+    """What a header that replaces `head` has to record about the file as it is."""
     header = file.header
     padding = head[header.header_end :]
     return Undo(
@@ -84,7 +84,7 @@ def undo_of(file: GGUFFile, head: bytes, room: int, tail: Tail | None) -> Undo:
 
 
 def _dropped(kv: KV) -> str | int:
-    """A pair as the note holds it. Padding is noted by its size: it is to be room, not to be kept."""
+    """A pair as it is stored in the note. For padding only the size is noted: it serves as room and is not kept."""
     if kv.key == metadata.PADDING and kv.size_bytes >= metadata.padding_least():
         same = metadata.padding_kv(kv.size_bytes)
         if same.same_as(kv):
@@ -93,7 +93,7 @@ def _dropped(kv: KV) -> str | int:
 
 
 def note_of(header: Header) -> tuple[Undo, dict[str, KV], set[str]] | None:
-    """What an attach in place noted: undo, pairs that it replaced, keys that it added."""
+    """What an in-place attach noted: undo, pairs that it replaced, keys that it added."""
     text = header.get(metadata.UNDO)
     if not isinstance(text, str):
         return None
@@ -113,7 +113,7 @@ def head_of(file: GGUFFile) -> bytes:
 
 
 def check_contiguous(file: GGUFFile) -> None:
-    """Raise InPlaceRefused for a file whose data has holes or another order: no engine takes it as it is."""
+    """Raise InPlaceRefused for a file whose data has holes or is out of order: no engine accepts it as it is."""
     header, at = file.header, 0
     for info in header.tensors:
         if info.offset != at:

@@ -1,4 +1,4 @@
-"""KV edits: what an attach must change, what tells where the block came from, and how to undo it.
+"""KV edits: what an attach must change, what records where the block came from, and how to undo it.
 
 Value types are kept exactly: engines refuse a count that changed from u32 to i32.
 """
@@ -32,11 +32,11 @@ PROVENANCE = tuple(
     f"nextn.{name}"
     for name in ("tool_version", "donor", "donor_revision", "donor_sha256", "tensor_names", "tensor_sha256")
 )
-OWN_KEYS = frozenset((PADDING, UNDO, SHAPE, *PROVENANCE))  # what nextn writes; other `nextn.*` keys are carried
+OWN_KEYS = frozenset((PADDING, UNDO, SHAPE, *PROVENANCE))  # keys that nextn writes; other `nextn.*` keys are carried
 
 
 def count_kv(model: Model, suffix: str, value: int) -> KV:
-    """`{arch}.{suffix}` = value, in the type that the model has it in, else u32."""
+    """`{arch}.{suffix}` = value, with the type it has in the model, else u32."""
     key = f"{model.architecture}.{suffix}"
     old = model.header.by_key.get(key)
     if old is not None and old.type in INTEGER_TYPES:
@@ -45,7 +45,7 @@ def count_kv(model: Model, suffix: str, value: int) -> KV:
 
 
 def growing_arrays(model: Model, n_trunk: int, n_nextn: int) -> list[tuple[str, Any, KV]]:
-    """(name behind `{arch}.`, value of a block's layer, pair) of every array that has to grow.
+    """(name after `{arch}.`, value for a block's layer, pair) of every array that has to grow.
 
     Raises FormatError for one that has neither the trunk's length nor the new one.
     """
@@ -77,7 +77,7 @@ def _grown(model: Model, n_trunk: int, block: Block) -> list[KV]:
     for suffix, tail, kv in growing_arrays(model, n_trunk, n_nextn):
         values = kv.value
         own = block.model.arch_value(suffix) if block.model is not None else None
-        if isinstance(own, list) and len(own) == n_trunk + n_nextn:  # a GGUF donor knows
+        if isinstance(own, list) and len(own) == n_trunk + n_nextn:  # a GGUF donor has the values
             new = own[n_trunk:]
         elif callable(tail):
             new = [tail(donor, k) for k in range(n_nextn)]
@@ -95,7 +95,7 @@ def _grown(model: Model, n_trunk: int, block: Block) -> list[KV]:
 
 
 def _id_lists(model: Model) -> list[tuple[KV, KV]]:
-    """Lists of layer numbers with their values, as many of each."""
+    """Lists of layer numbers with the lists of their values, of equal length."""
     family = FAMILIES.get(model.architecture)
     out = []
     for names in family.id_lists if family is not None else ():
@@ -106,7 +106,7 @@ def _id_lists(model: Model) -> list[tuple[KV, KV]]:
 
 
 def _listed(model: Model, n_trunk: int, block: Block) -> list[KV]:
-    """Those lists with the block's layers added. Raises DonorMismatch when nothing tells their values."""
+    """Those lists with the block's layers added. Raises DonorMismatch when their values cannot be determined."""
     out = []
     for ids, values in _id_lists(model):
         lacking = [n for n in range(n_trunk, n_trunk + block.n_layer_nextn) if n not in ids.value]
@@ -128,7 +128,7 @@ def _listed(model: Model, n_trunk: int, block: Block) -> list[KV]:
 
 
 def _unlisted(model: Model, n_trunk: int) -> list[KV]:
-    """Those lists without the block's layers, which engines refuse in a model that has none."""
+    """Those lists without the block's layers, which engines refuse in a model without a block."""
     out = []
     for ids, values in _id_lists(model):
         kept = [(n, value) for n, value in zip(ids.value, values.value, strict=True) if n < n_trunk]
@@ -138,9 +138,9 @@ def _unlisted(model: Model, n_trunk: int) -> list[KV]:
 
 
 def attached_kvs(trunk: Model, n_trunk: int, block: Block) -> list[KV]:
-    """The trunk's KV as a model with a block needs them; split keys are kept.
+    """The trunk's KV pairs as a model with a block needs them; split keys are kept.
 
-    Raises DonorMismatch when nothing tells what a per-layer array says of the block.
+    Raises DonorMismatch when a per-layer array's value for the block cannot be determined.
     """
     put = [
         count_kv(trunk, "block_count", n_trunk + block.n_layer_nextn),
@@ -154,7 +154,7 @@ def attached_kvs(trunk: Model, n_trunk: int, block: Block) -> list[KV]:
         "replaced": {kv.key: _text(old[kv.key]) for kv in put if kv.key in old},
         "added": [kv.key for kv in put if kv.key not in old],
     }
-    if len(trunk.files) == 1:  # gguf-split leaves its keys in merged files, too
+    if len(trunk.files) == 1:  # gguf-split leaves its keys in merged files as well
         split = [[i, _text(kv)] for i, kv in enumerate(trunk.kvs) if kv.key in SPLIT_KEYS]
         note.update({"split": split} if split else {})
     kvs = edit(trunk.kvs, drop=OWN_KEYS)
@@ -167,7 +167,7 @@ def _text(kv: KV) -> str:
 
 
 def detached_kvs(model: Model, n_trunk: int) -> list[KV]:
-    """The KV of the model without its block: what an attach noted down is put back byte for byte."""
+    """The KV pairs of the model without its block: what an attach noted is restored byte for byte."""
     undo = _read_undo(model)
     drop = set(OWN_KEYS)
     if undo is not None:
@@ -215,7 +215,7 @@ def parse_kv(raw: bytes) -> KV:
 def provenance_kvs(donor: str, revision: str | None, hashes: Hashes, source_hash: str) -> list[KV]:
     """Where the block came from. Both engines ignore these keys.
 
-    `nextn.donor_sha256` is over the source bytes of the block's tensors in the order of the file.
+    `nextn.donor_sha256` covers the source bytes of the block's tensors in file order.
     """
     names = list(hashes)
     out = [
@@ -231,7 +231,7 @@ def provenance_kvs(donor: str, revision: str | None, hashes: Hashes, source_hash
 
 
 def recorded_hashes(model: Model) -> dict[str, str]:
-    """Tensor name -> sha256 as an attach recorded them; empty when it did not."""
+    """Tensor name -> sha256 as recorded by an attach; empty when none was recorded."""
     names, hashes = model.header.get("nextn.tensor_names"), model.header.get("nextn.tensor_sha256")
     if not isinstance(names, list) or not isinstance(hashes, list) or len(names) != len(hashes):
         return {}
@@ -239,7 +239,7 @@ def recorded_hashes(model: Model) -> dict[str, str]:
 
 
 def split_kvs(no: int, count: int, n_tensors: int, like: Model | None = None) -> list[KV]:
-    """The three split keys with the types that engines want (u16, u16, i32), or those the set has."""
+    """The three split keys with the types that engines expect (u16, u16, i32), or those that the set uses."""
     wanted = (
         (SPLIT_NO, KVType.UINT16, no),
         (SPLIT_COUNT, KVType.UINT16, count),
@@ -255,7 +255,7 @@ def without_split(kvs: Sequence[KV]) -> list[KV]:
 
 
 def as_single_file(kvs: Sequence[KV], model: Model) -> list[KV]:
-    """A detached model's pairs for one file: split keys only where the original had them, in their places."""
+    """A detached model's pairs for one file: split keys only if the original had them, in their original places."""
     out = without_split(kvs)
     try:
         split = parse_json(model.header.get(UNDO) or "{}", model.entry).get("split", [])
@@ -269,7 +269,7 @@ def as_single_file(kvs: Sequence[KV], model: Model) -> list[KV]:
 
 
 def padding_kv(size_bytes: int) -> KV:
-    """A pair of exactly `size_bytes` that readers skip; STRING, since arrays of bytes are slow to skip for some."""
+    """A pair of exactly `size_bytes` that readers skip; STRING, since some readers are slow to skip byte arrays."""
     return KV.make(PADDING, KVType.STRING, " " * (size_bytes - padding_least()))
 
 

@@ -1,4 +1,4 @@
-"""File names that engines and their discovery rules get along with.
+"""File names that work with engines and their discovery rules.
 
 llama.cpp never takes a file whose name contains lower-case `mtp-` for a main model, and takes one whose name
 starts with `mtp-` for the sidecar of the model in the same folder (common/download.cpp, common/preset.cpp).
@@ -14,7 +14,7 @@ from ..errors import UsageError
 from ..gguf.files import AUXILIARY_MARKS, Model, split_shard_name
 from .places import model_name
 
-# The last dash-separated part of a file name, if it names a quantization.
+# The last dash-separated part of a file name, if it is a quantization tag.
 _QUANT_TAG = re.compile(
     r"^(?P<rest>.+?)-(?P<tag>(UD-)?(I?Q\d\w*|TQ\d\w*|BF16|F16|F32|FP8\w*|MXFP4\w*|NVFP4\w*))\Z", re.I | re.S
 )
@@ -29,7 +29,7 @@ def split_quant(base: str) -> tuple[str, str]:
 
 
 def with_mark(base: str, mark: str) -> str:
-    """`NAME-MARK-QUANT`: the mark goes before the quantization tag, where engines look for the latter last."""
+    """`NAME-MARK-QUANT`: the mark goes before the quantization tag, since engines look for the tag at the end."""
     name, tag = split_quant(base)
     return f"{name}-{mark}-{tag}" if tag else f"{name}-{mark}"
 
@@ -46,7 +46,7 @@ def trunk_base(base: str) -> str:
 
 
 def plain_base(base: str) -> str:
-    """The base name of a published trunk: without any mark of MTP."""
+    """The base name of a published trunk: without any MTP mark."""
     return _MARK.sub("", base.replace("mtp-", "MTP-").removeprefix("MTP-"))
 
 
@@ -57,7 +57,7 @@ def sidecar_name(model: Model, type_name: str) -> str:
 
 
 def donor_name(base: str, type_name: str) -> str:
-    """`NAME-MTP-donor-TYPE.gguf`: not a name that discovery takes for a sidecar."""
+    """`NAME-MTP-donor-TYPE.gguf`: a name that discovery does not take for a sidecar."""
     name, _ = split_quant(_MARK.sub("", base).removeprefix("mtp-"))
     return f"{name}-MTP-donor-{type_name}.gguf"
 

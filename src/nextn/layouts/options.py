@@ -18,13 +18,13 @@ RoomPolicy = Callable[[int, int], int]
 
 
 def least_room(lacking: int, grain: int) -> int:
-    """As little room as the file system can insert."""
+    """The least room that fits the header and that the file system can insert."""
     return pad_to(lacking, grain)
 
 
 @dataclass(frozen=True)
 class Room:
-    """What can be done for a header that does not fit."""
+    """What can be done about a header that does not fit."""
 
     grain: int | None  # inserted room is a multiple of this (see `ranges.grain_of`); None: none can be inserted
     policy: RoomPolicy = least_room
@@ -37,12 +37,12 @@ class AttachOptions:
     layout: str | None = None
     type: TensorType | None = None  # block's matrices
     draft_head: TensorType | None = None
-    embd_type: TensorType | None = None  # sidecar's embeddings and head; None: carry as they are
+    embd_type: TensorType | None = None  # sidecar's embeddings and head; None: carry unchanged
     out: Path | str | None = None
     link: LinkMode = LinkMode.AUTO
     qkv: str | None = None  # q, k and v "split", "fused" or "as-trunk"; None: as the family's blocks are published
-    for_engine: str | None = None  # "llama.cpp", "ik" or "both"; None: whatever takes the file
-    room: Room = Room(None)  # in place: what can be done for a longer header
+    for_engine: str | None = None  # "llama.cpp", "ik" or "both"; None: any engine that accepts the file
+    room: Room = Room(None)  # in place: what can be done about a longer header
 
 
 @dataclass(frozen=True)
@@ -50,12 +50,12 @@ class ExtractOptions:
     """How to extract."""
 
     block_only: bool = False  # nothing but the block
-    type: TensorType | None = None  # None: as it is (checkpoints: q8_0)
-    embd_type: TensorType | None = None  # sidecar's embeddings and head; None: as they are
+    type: TensorType | None = None  # None: unchanged (checkpoints: q8_0)
+    embd_type: TensorType | None = None  # sidecar's embeddings and head; None: unchanged
     out: Path | str | None = None
-    qkv: str | None = None  # q, k and v "split", "fused" or "as-trunk"; None: as they are
+    qkv: str | None = None  # q, k and v "split", "fused" or "as-trunk"; None: unchanged
     for_engine: str | None = None  # the engine of a runnable sidecar: "llama.cpp", "ik" or "both"; None: any
-    draft_head: TensorType | None = None  # sidecar: type of a head for drafting made from the model's; None: none
+    draft_head: TensorType | None = None  # sidecar: type of a draft head made from the model's head; None: none
 
 
 @dataclass(frozen=True)
@@ -66,9 +66,9 @@ class PackOptions:
     layout: str | None = None  # of shard sets; single files always get a sidecar
     type: TensorType | None = None  # block's matrices
     draft_head: TensorType | None = None
-    embd_type: TensorType | None = None  # sidecar's embeddings and head; None: carry as they are
+    embd_type: TensorType | None = None  # sidecar's embeddings and head; None: carry unchanged
     link: LinkMode = LinkMode.AUTO
-    ready_sidecar: bool = False  # the block is a sidecar that is published as it is
+    ready_sidecar: bool = False  # the block is a sidecar to publish unchanged
 
 
 AS_IS = "as-is"

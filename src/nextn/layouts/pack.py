@@ -1,7 +1,7 @@
-"""Pack: quants of one model as a folder to publish, each with and without its block, one set of bytes.
+"""Pack: quants of one model as a folder to publish, each with and without its block, sharing the same bytes.
 
-A shard's name carries prefix and count, and engines find the other shards by both, so a trunk shard that belongs to
-two variants stands under two names: by links here, and as equal bytes for everything that stores by content.
+A shard's name contains prefix and count, and engines find the other shards by both, so a trunk shard that belongs to
+two variants needs two names: links here, and identical bytes for content-addressed storage.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ LAYOUTS = ("shards", "sidecar")
 
 @dataclass(frozen=True)
 class Role:
-    """What a file is in one variant."""
+    """A file's role in one variant."""
 
     name: str
     part: str  # TRUNK, FIRST, TRUNK_SHARD, BLOCK_SHARD or SIDECAR
@@ -53,12 +53,12 @@ class Quant:
 
     label: str  # `Q4_K_M`
     layout: str  # "shards" or "sidecar": how its mtp variant is made
-    variants: Mapping[str, Variant]  # by name, as in VARIANTS
+    variants: Mapping[str, Variant]  # by name; see VARIANTS
 
 
 @dataclass(frozen=True)
 class Pack(Brief):
-    """The model's files as they will be published; card, sums and manifest come on top."""
+    """The model's files as they will be published; card, checksums and manifest are added later."""
 
     plan: Plan
     quants: tuple[Quant, ...]
@@ -70,8 +70,8 @@ class _Item:
     """One of the models to publish."""
 
     given: Model
-    trunk: Model  # without a block; where `given` has one, such a model is not on disk yet
-    own: Block | None  # what `given` has
+    trunk: Model  # without a block; if `given` has one, this model is not on disk yet
+    own: Block | None  # the block in `given`
 
     @classmethod
     def of(cls, model: Model) -> _Item:
@@ -82,14 +82,14 @@ class _Item:
 
 
 def has_block(model: Model) -> bool:
-    """Whether a model carries a block itself."""
+    """Whether a model contains a block."""
     return Anatomy.of(model).has_block
 
 
 def plan_pack(models: Sequence[Model], block: Block | None, options: PackOptions) -> Pack:
-    """The files of all quants, each with and without a block: `block`, or None for the one that the models carry.
+    """The files of all quants, each with and without a block: `block`, or None for the one in the models.
 
-    A model that carries its block is taken apart: its trunk stands once for both variants. Raises what attaching and
+    A model that contains its block is taken apart, and both variants share its trunk. Raises what attaching and
     detaching raise, NoBlock, and UsageError when two models would get the same names or the same label.
     """
     if not models:
@@ -119,7 +119,7 @@ def plan_pack(models: Sequence[Model], block: Block | None, options: PackOptions
             notes.append(f"{item.given.entry.name} has a block of its own, which is left out for {given.donor_name}")
         if layout == "shards":
             outputs += _twins(made, item, plain, options)
-            # Block shard, trunk shards, first shard: the order in which an attach makes them.
+            # Block shard, trunk shards, first shard: the order in which an attach writes them.
             block_shard, *middle, first = (out.name for out in made.outputs)
             variants[MTP] = _variant([first, *middle, block_shard], with_block=True)
             notes += _twice(item.trunk)
@@ -147,7 +147,7 @@ def plan_pack(models: Sequence[Model], block: Block | None, options: PackOptions
 
 
 def _carried(items: Sequence[_Item]) -> Block:
-    """The block that the models bring: of those, the one with the most exact root tensors."""
+    """The models' own block: of several, the one with the most precise root tensors."""
     carriers = {item.trunk.entry: item.own for item in items if item.own is not None}
     if not carriers:
         raise NoBlock(f"{items[0].given.entry}: this model has no MTP block; name a donor of it with --from.")
@@ -163,8 +163,8 @@ def _layout(trunk: Model, options: PackOptions) -> str:
 
 
 def _attached(trunk: Model, block: Block, layout: str, options: PackOptions) -> Plan:
-    """The plan of an attach into the folder: it checks the fit, and its outputs are what is published."""
-    out = f"{options.out}{os.sep}"  # a folder, whatever it is called
+    """The plan of an attach into the folder: it checks the fit, and its outputs are published."""
+    out = f"{options.out}{os.sep}"  # marks it as a folder, whatever its name
     return plan_attach(
         trunk, block, AttachOptions(layout, options.type, options.draft_head, options.embd_type, out, options.link)
     )
@@ -192,7 +192,7 @@ def _check_ready(block: Block, options: PackOptions) -> None:
 
 
 def best_source(trunks: Sequence[Model]) -> Model:
-    """The model with the most exact embeddings and head: a sidecar made from it serves the others as well."""
+    """The model with the most precise embeddings and head: a sidecar made from it also serves the others."""
 
     def weight(trunk: Model) -> tuple[int, int]:
         found = (trunk.tensors.get(name) for name in ("token_embd.weight", "output.weight"))
@@ -214,7 +214,7 @@ def _sidecar(made: Sequence[tuple[Model, Plan]], block: Block, options: PackOpti
 
 
 def _plain(item: _Item, options: PackOptions) -> list[NewFile | Link]:
-    """The trunk's own files, or those that taking the block off makes, under names that do not say MTP."""
+    """The trunk's own files, or those left after removing the block, under names without MTP."""
     base = naming.plain_base(item.given.base_name)
     if item.own is not None:
         return list(plan_detach(item.given, f"{options.out}{os.sep}{base}.gguf", options.link).outputs)
@@ -232,7 +232,7 @@ def _plain(item: _Item, options: PackOptions) -> list[NewFile | Link]:
 def _twins(
     made: Plan, item: _Item, plain: Sequence[NewFile | Link], options: PackOptions
 ) -> Iterator[NewFile | Link]:
-    """The outputs of an attach; where they are to link a file that `plain` writes anew, they link the new one."""
+    """The outputs of an attach; where they would link a file that `plain` rewrites, they link the rewritten one."""
     written = {out.name: out for out in plain if isinstance(out, NewFile)}
     by_path = {file.path: name for file, name in zip(item.trunk.files, sorted(out.name for out in plain), strict=True)}
     for out in made.outputs:
@@ -264,7 +264,7 @@ def quant_label(model: Model) -> str:
 
 
 def _twice(trunk: Model) -> Iterator[str]:
-    """What a first shard with tensors costs: engines check `split.no`, so its data cannot move to another shard."""
+    """The cost of a first shard with tensors: engines check `split.no`, so its data cannot move to another shard."""
     first = trunk.files[0]
     n_bytes = sum(first.stored_size(info) for info in first.header.tensors)
     if n_bytes:

@@ -1,10 +1,10 @@
-"""Where a model lies, and where new files go when nothing may be put beside it.
+"""Where a model is, and where new files go when nothing may be put beside it.
 
-Nothing is ever put into a cache whose file names are hashes: the Hub's, ollama's, our own. A new model goes into the
-current folder then. A sidecar for a model in a cache, or in a folder that this user cannot write to, goes into a folder
-of its own below `$NEXTN_DATA`, or `nextn` in `$XDG_DATA_HOME`, or `~/.local/share/nextn`: `sidecars/NAME-HASH`, where
-HASH is the first 16 digits of the sha256 of the model's header. The header is what tells one model from every other,
-whichever path, link or blob it is opened by.
+Nothing is ever put into a cache whose file names are hashes: the Hub's, ollama's, our own. A new model then goes into
+the current folder. A sidecar for a model in a cache, or in a folder that this user cannot write to, goes into its own
+folder under `$NEXTN_DATA`, or `nextn` in `$XDG_DATA_HOME`, or `~/.local/share/nextn`: `sidecars/NAME-HASH`, where
+HASH is the first 16 digits of the sha256 of the model's header. The header identifies a model, whichever path, link
+or blob it is opened by.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ _MOST_NAME = 80  # characters of a model's name, in the name of a folder
 
 
 def hub_repository(path: Path) -> Path | None:
-    """The folder `models--ORG--NAME` of a Hub cache that `path` lies in, by a snapshot's path or a blob's."""
+    """The folder `models--ORG--NAME` of the Hub cache that contains `path`, given a snapshot's path or a blob's."""
     return next(
         (
             folder.parent
@@ -41,13 +41,13 @@ def is_named_by_hash(path: Path) -> bool:
 
 
 def in_store(path: Path) -> bool:
-    """Whether a file lies in a cache that belongs to a program: nothing is ever put beside it."""
+    """Whether a file is in a cache that belongs to a program: nothing is ever put beside it."""
     place = real_place(path)
     return hub_repository(place) is not None or is_named_by_hash(place) or in_own_cache(place) or in_own_cache(path)
 
 
 def real_place(path: Path) -> Path:
-    """The path in its real folder; a link that is the file itself is not followed."""
+    """The path in its real folder; if the file itself is a link, that link is not followed."""
     return Path(os.path.realpath(path.parent), path.name)
 
 
@@ -66,12 +66,12 @@ def data_root() -> Path:
 
 
 def sidecars_root() -> Path:
-    """The folder of the folders that hold sidecars of models in caches and read-only folders."""
+    """The parent of the folders with sidecars for models in caches and read-only folders."""
     return data_root() / "sidecars"
 
 
 def header_sha256(file: GGUFFile) -> str:
-    """sha256 over a file's key-value pairs and tensor table, hex: its data is not read."""
+    """sha256 over a file's key-value pairs and tensor table, in hex; its data is not read."""
     digest = hashlib.sha256()
     for kv in file.header.kvs:
         digest.update(kv.raw)
@@ -81,7 +81,7 @@ def header_sha256(file: GGUFFile) -> str:
 
 
 def model_name(model: Model) -> str:
-    """The file's base name; for a file that is named by its hash, what its metadata call the model."""
+    """The file's base name; for a file named by its hash, the model's name in its metadata."""
     if not _DIGEST.match(model.base_name):
         return model.base_name
     name = model.header.get("general.name")
@@ -93,7 +93,7 @@ def _plain(text: str) -> str:
 
 
 def kept_folder(model: Model) -> Path:
-    """The folder that stands for the model's own where that cannot be written to; it need not exist."""
+    """The folder used instead of the model's own where that cannot be written to; it need not exist."""
     root, digits = sidecars_root(), header_sha256(model.files[0])[:_N_DIGITS]
     try:
         there = sorted(name for name in os.listdir(root) if name.endswith(f"-{digits}"))  # noqa: PTH208
@@ -103,10 +103,10 @@ def kept_folder(model: Model) -> Path:
 
 
 def default_folder(model: Model) -> Path:
-    """Where new models go without `-o`: beside the model, but never into a cache; then into the current folder."""
+    """Where new models go without `-o`: beside the model, or into the current folder if that would be in a cache."""
     return Path.cwd() if in_store(model.entry) else model.entry.parent
 
 
 def sidecar_folder(model: Model) -> Path:
-    """Where a new sidecar goes without `-o`: beside the model, or where every verb looks for it all the same."""
+    """Where a new sidecar goes without `-o`: beside the model, or to the other place where every verb looks for it."""
     return model.entry.parent if may_write_beside(model.entry) else kept_folder(model)

@@ -1,8 +1,8 @@
-"""q, k and v of attention as one tensor or as three, moved as rows: nothing is quantized anew.
+"""q, k and v of attention as one tensor or as three, moved as rows: nothing is requantized.
 
-A row of a quantized tensor is a whole number of ggml's blocks, so rows of three tensors of one type behind one another
-are the fused tensor, and ranges of its rows are the three. No key tells engines which form a file has: they look for
-`attn_qkv`, and most for `attn_q`, `attn_k` and `attn_v` without it.
+A row of a quantized tensor is a whole number of ggml blocks, so the rows of three tensors of one type, concatenated,
+are the fused tensor, and ranges of its rows are the three. No key says which form a file has: engines look for
+`attn_qkv`, and most look for `attn_q`, `attn_k` and `attn_v` when it is missing.
 """
 
 from __future__ import annotations
@@ -29,12 +29,12 @@ WHOLE = "attn_qkv"
 PARTS = ("attn_q", "attn_k", "attn_v")
 ENDINGS = ("weight", "bias")
 SIDES = ("scale", "input_scale")  # factors of NVFP4 tensors
-RECURRENT = ("ssm_", "attn_qkv_gate")  # a layer with these calls something else `attn_qkv`
+RECURRENT = ("ssm_", "attn_qkv_gate")  # in a layer with these, `attn_qkv` is something else
 
 
 @dataclass(frozen=True)
 class Rows3:
-    """How many rows of a fused tensor are q's, k's and v's."""
+    """The numbers of rows that q, k and v have in a fused tensor."""
 
     q: int
     k: int
@@ -86,7 +86,7 @@ def rows_of(find: Lookup, layer: int, n_rows: int, where: Path) -> Rows3:
 
 
 def _no_parts(kind: TensorType | None, n_rows: Iterable[int], what: str, where: Path) -> None:
-    """QuantizeError for types whose rows hang together."""
+    """QuantizeError for types whose rows are not independent."""
     if kind is None or kind.block_size is None:
         raise QuantizeError(
             f"{where}: {what} is stored in a type whose rows are not known here; keep q, k and v as they are."
@@ -99,7 +99,7 @@ def _no_parts(kind: TensorType | None, n_rows: Iterable[int], what: str, where: 
 
 
 def check_parts(shapes: Mapping[str, tuple[int, ...]], form: str, where: Path, layer: str) -> None:
-    """Raise FormatError unless q, k and v of one layer go together: all there, as wide, a bias for every row.
+    """Raise FormatError unless q, k and v of one layer match: all present, of equal width, with a bias for every row.
 
     `shapes`: ne by name without the layer; `layer` names it in errors.
     """
@@ -136,7 +136,7 @@ def rules_form(family: Family) -> str | None:
 
 
 def shaped(block: Block, form: str | None, find: Lookup, wanted: TensorType | None = None) -> Block:
-    """`block` in another form; itself when it has that one, or none.
+    """`block` in another form; unchanged when it already has that form, or none.
 
     `find` is the metadata of the model that the block becomes part of, `wanted` the type that matrices are converted
     to (None: as they are). Raises QuantizeError when rows cannot be moved as they are, FormatError.
@@ -181,7 +181,7 @@ def _fused(block: Block, by_name: Mapping[str, BlockTensor], wanted: TensorType 
 
 
 def _check_types(where: Path, types: Sequence[tuple[str, int | None]], wanted: TensorType | None) -> None:
-    """QuantizeError unless the tensors can be one: of one type, or all converted to `wanted`."""
+    """QuantizeError unless the tensors can be joined: of one type, or all converted to `wanted`."""
     kinds = {type_id for _, type_id in types}
     if len(kinds) == 1 and (wanted is None or kinds <= {None, wanted.id}):
         return
@@ -257,7 +257,7 @@ def _cut(tensor: BlockTensor, suffix: str, ne: tuple[int, ...], start: int, end:
 
 
 def attention_layers(model: Model, n_trunk: int) -> dict[int, str]:
-    """Layer -> SPLIT or FUSED, of the trunk's layers whose attention has q, k and v."""
+    """Layer -> SPLIT or FUSED, for the trunk's layers whose attention has q, k and v."""
     names: dict[int, set[str]] = {}
     for name in model.tensors:
         layer = layer_of(name)
@@ -275,7 +275,7 @@ def attention_layers(model: Model, n_trunk: int) -> dict[int, str]:
 
 
 def resolve(form: str | None, family: Family, model: Model, n_trunk: int, notes: list[str]) -> str | None:
-    """The form to write, as-trunk resolved. Raises UsageError, UnsupportedModel."""
+    """The form to write, with as-trunk resolved. Raises UsageError, UnsupportedModel."""
     if form is None:
         return None
     if form not in FORMS:
@@ -289,7 +289,7 @@ def resolve(form: str | None, family: Family, model: Model, n_trunk: int, notes:
 
 
 def checked(form: str, family: Family, where: Path, notes: list[str]) -> str:
-    """`form`, when the family's block can have it and its graph takes it; a note when only the loader does."""
+    """`form`, when the family's block can have it and its graph accepts it; a note when only the loader does."""
     takes = family.qkv
     if takes is None:
         raise UsageError(
@@ -309,16 +309,16 @@ def checked(form: str, family: Family, where: Path, notes: list[str]) -> str:
 
 @dataclass(frozen=True)
 class Moved:
-    """A tensor of a rewritten trunk: bytes of existing tensors, one piece behind the other."""
+    """A tensor of a rewritten trunk: bytes of existing tensors, concatenated."""
 
-    info: TensorInfo  # without a place
+    info: TensorInfo  # without an offset
     pieces: tuple[GGUFRows, ...]
 
 
 def trunk_tensors(model: Model, n_trunk: int, form: str) -> dict[str, tuple[Moved, ...]]:
-    """First old name -> the tensors that take its place; names that only go away have none.
+    """First old name -> the tensors that replace it; names that are only dropped have none.
 
-    Raises QuantizeError when types differ or rows hang together, FormatError.
+    Raises QuantizeError when types differ or rows are not independent, FormatError.
     """
     out: dict[str, tuple[Moved, ...]] = {}
     for layer, now in attention_layers(model, n_trunk).items():

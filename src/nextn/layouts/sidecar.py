@@ -1,4 +1,4 @@
-"""What a sidecar holds beside its block: root tensors, keys, its main type."""
+"""What a sidecar holds besides its block: root tensors, keys, its main type."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from . import build
 
 
 def root_tensor(model: Model, name: str) -> tuple[GGUFFile, TensorInfo] | None:
-    """A root tensor of the model with the file that holds it."""
+    """A root tensor of the model, with the file that holds it."""
     return model.tensors.get(name)
 
 
@@ -40,7 +40,7 @@ def main_type_of(parts: Sequence[build.Part]) -> TensorType:
 
 
 def sidecar_kvs(kvs: Sequence[KV], main_type: TensorType, family: Family) -> list[KV]:
-    """Full KV of a bundled model without what does not describe a sidecar."""
+    """The KV pairs of a bundled model without those that do not describe a sidecar."""
     of_trunk = tuple(f"{family.arch}.{start}" for start in family.sidecar_drops)
     out = edit(kvs, drop_prefixes=("split.", "quantize.imatrix.", "nextn.undo", *of_trunk))
     number = file_type_for(main_type)
@@ -52,7 +52,7 @@ def sidecar_kvs(kvs: Sequence[KV], main_type: TensorType, family: Family) -> lis
 def sidecar_roots(
     model: Model, family: Family, wanted: TensorType | None, notes: list[str], *, with_head: bool
 ) -> list[build.Part]:
-    """token_embd, output_norm and output from a model; a tied model has no output, and engines tie the sidecar too.
+    """token_embd, output_norm and output from a model; a tied model has no output, and engines tie the sidecar as well.
 
     With a draft head in the block, engines never use `output`, so it is left out. Some families have no output_norm.
     """

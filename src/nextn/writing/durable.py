@@ -1,13 +1,13 @@
 """The one module that makes bytes permanent: temporary file, fsync, publish, fsync of the folder.
 
-Guarantees: a file appears under its final name only when it is whole and on disk; nothing that exists is ever
-overwritten; whatever stops the run (an error, Ctrl-C, SIGKILL, power), the inputs are untouched, and what a
-killed run leaves behind (hidden `.*.nextn-tmp` files and, if it died while publishing a set, its job note) is
-recognised by the next run in the same folder and removed. What is published is the very file that was written: every
+Guarantees: a file appears under its final name only when it is complete and on disk; nothing that exists is ever
+overwritten; whatever stops the run (an error, Ctrl-C, SIGKILL, power loss), the inputs are untouched, and what a
+killed run leaves (hidden `.*.nextn-tmp` files and, if it died while publishing a set, its job note) is
+recognised by the next run in the same folder and removed. The file published is exactly the file written: every
 name is given relative to a descriptor of the folder, and a temporary file that was replaced meanwhile is noticed.
 
-Limits: file systems without hard links publish by rename after a check, so two processes that write the same
-name at the same moment can collide there. A disk that lies about fsync voids the guarantee.
+Limits: on file systems without hard links, files are published by rename after a check, so two processes that write
+the same name at the same moment can collide. A disk that lies about fsync voids the guarantee.
 """
 
 from __future__ import annotations
@@ -32,14 +32,14 @@ class Workspace:
     """Temporary files of one run in one folder, and their publication.
 
     Use it as a context manager: leaving it by an exception removes everything the run has made. Every path is
-    noted before the call that makes it, since an interrupt can arrive between a call and its return.
+    noted before the call that creates it, since an interrupt can arrive between a call and its return.
     """
 
     folder: Path
     system: System = field(default_factory=System)
-    _fds: list[int] = field(default_factory=list)  # hold the locks until the end
-    _temps: dict[Path, int] = field(default_factory=dict)  # path -> descriptor, until it has its name
-    _made: list[At] = field(default_factory=list)  # temporary files that may be there
+    _fds: list[int] = field(default_factory=list)  # they hold the locks until the end
+    _temps: dict[Path, int] = field(default_factory=dict)  # path -> descriptor, until the file has its final name
+    _made: list[At] = field(default_factory=list)  # temporary files that may exist
     _published: dict[At, Mark] = field(default_factory=dict)
     _made_folders: list[Path] = field(default_factory=list)
     _job: At | None = None
@@ -88,7 +88,7 @@ class Workspace:
                     raise
 
     def _create(self, stem: str, suffix: str) -> tuple[At, int]:
-        """A locked new file. Another run that looks for leftovers may be faster than the lock: then once more."""
+        """A locked new file. Tries again if another run, looking for leftovers, removed it before it was locked."""
         while True:
             at = At(self._home, f".{stem}{secrets.token_hex(4)}{suffix}")
             self._made.append(at)
@@ -102,7 +102,7 @@ class Workspace:
                 fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
             except BlockingIOError:
                 continue
-            except OSError:  # no locks on this file system: then other runs leave the file alone as well
+            except OSError:  # no locks on this file system, so other runs leave the file alone as well
                 return at, fd
             with contextlib.suppress(OSError, NotOurs):
                 self._home.check_same(at.name, fd)
@@ -110,7 +110,7 @@ class Workspace:
 
     def new_file(self, name: str) -> tuple[Path, int]:
         """A temporary file that will become `name`: its path and a descriptor, locked while the run lives."""
-        short = os.fsdecode(os.fsencode(name)[-200:])  # room for what is added: most file systems take 255 bytes
+        short = os.fsdecode(os.fsencode(name)[-200:])  # room for what is added: most file systems allow 255 bytes
         at, fd = self._create(f"{short}.", SUFFIX)
         self._temps[at.path] = fd
         return at.path, fd
@@ -140,14 +140,14 @@ class Workspace:
         self.settle()
 
     def settle(self) -> None:
-        """fsync the folder: the names so far are on disk before the next one is."""
+        """fsync the folder, so that the names so far are on disk before the next one."""
         with explained(self.folder, "write it to disk"):
             sync_open_folder(self._home, self.system)
 
     def publish(self, temp: Path, name: str, size_bytes: int) -> None:
         """Give a synced temporary file of `size_bytes` its final name.
 
-        Raises OutputExists when the name is taken, and StorageError also when `temp` was replaced or cut.
+        Raises OutputExists when the name is taken, and StorageError also when `temp` was replaced or truncated.
         """
         source, target = At(self._home, temp.name), At(self._home, name)
         fd = self._temps[temp]
@@ -170,7 +170,7 @@ class Workspace:
         self._made.remove(source)
 
     def _check_written(self, at: At, fd: int, size_bytes: int) -> None:
-        """Raise StorageError when `at` is not the file that was written, or not as long any more."""
+        """Raise StorageError when `at` is not the file that was written, or no longer has its length."""
         at.folder.check_same(at.name, fd)
         if os.fstat(fd).st_size != size_bytes:
             raise StorageError(
@@ -179,7 +179,7 @@ class Workspace:
             )
 
     def _check_named(self, target: At, fd: int, size_bytes: int) -> None:
-        """Take a name back that was given to something else than the file that was written."""
+        """Take back a name that was given to anything other than the file that was written."""
         try:
             self._check_written(target, fd, size_bytes)
         except StorageError:
@@ -195,9 +195,9 @@ class Workspace:
         return True
 
     def add_link(self, source: Path, name: str, stamp: Stamp | None, *, hard: bool, symbolic: bool) -> str:
-        """A hard link to `source` under `name`, or a symlink where that is allowed and the other cannot be.
+        """A hard link to `source` under `name`, or a symlink where that is allowed and a hard link is impossible.
 
-        `stamp`: of the file when it was looked at. Returns "hard" or "symlink". Raises OutputExists, StorageError.
+        `stamp`: of the file when it was examined. Returns "hard" or "symlink". Raises OutputExists, StorageError.
         """
         target = At(self._home, name)
         real = source.resolve()
@@ -227,10 +227,10 @@ class Workspace:
         return "symlink"
 
     def adopt(self, source: Path, name: str, stamp: Stamp) -> str:
-        """Give a whole, synced file of ours, on this file system, another name; its old one stays where it can.
+        """Give a complete, synced file of ours on this file system another name; its old one stays where possible.
 
         `stamp` is that of the file when it was checked. Returns "hard", or "moved" where there are no hard links:
-        rolling back leaves it then, since it is the only name. Raises OutputExists, StorageError.
+        rolling back then leaves it, since it is the only name. Raises OutputExists, StorageError.
         """
         target = At(self._home, name)
         with explained(target.path, "give it its name"), Folder.chosen(source.parent) as folder:
@@ -254,7 +254,7 @@ class Workspace:
         return how
 
     def finish(self) -> None:
-        """Make the new names permanent. After this the run is done and nothing is rolled back."""
+        """Make the new names permanent. After this the run is complete and nothing is rolled back."""
         if not self._home.is_in_place():
             raise StorageError(
                 f"{self.folder}: this folder was moved or replaced while it was written to, so nothing was published; "
@@ -274,7 +274,7 @@ class Workspace:
             self._job = None
 
     def _remove(self, some: list[At]) -> list[At]:
-        """Remove what is there of `some`; returns those that the system would not let go."""
+        """Remove those of `some` that exist; returns those that the system did not let us remove."""
         left = []
         for at in some:
             try:
@@ -284,7 +284,7 @@ class Workspace:
         return left
 
     def _roll_back(self) -> None:
-        """Remove everything, the entry's name first; the note stays while a name does, for the next run."""
+        """Remove everything, the entry's name first; the note stays as long as any name does, for the next run."""
         names = [at for at, mark in reversed(self._published.items()) if mark.fits(at, exactly=False)]
         if not self._remove(names):
             self._published.clear()
@@ -300,7 +300,7 @@ class Workspace:
 
 
 def write_file(path: Path, data: bytes, system: System | None = None) -> None:
-    """A new file with `data`, whole and on disk when it appears. Raises OutputExists, NoSpace, StorageError."""
+    """A new file with `data`, complete and on disk when it appears. Raises OutputExists, NoSpace, StorageError."""
     system = system or System()
     if os.path.lexists(path):
         raise explain(FileExistsError(errno.EEXIST, "exists", str(path)), path, "write it")

@@ -1,4 +1,4 @@
-"""Carry a plan out in a local folder."""
+"""Carry out a plan in a local folder."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ from .plan import Carry, Convert, Copy, LateHeader, Link, LinkMode, NewBytes, Ne
 from .system import System, allow_open_files, explain, free_bytes, write_all
 
 COPY_BYTES = 64 << 20  # one call of copy_file_range: large enough to be fast, small enough to report progress
-SLACK_BYTES = 1 << 20  # room for folders and journal that a file needs beside its bytes
+SLACK_BYTES = 1 << 20  # room that a file needs besides its bytes, for folders and journal
 
 
 @dataclass(frozen=True)
@@ -43,7 +43,7 @@ class Outcome(Brief):
 
 @dataclass
 class WritingRun:
-    """What the steps of one run share."""
+    """State shared by the steps of one run."""
 
     plan: Plan
     reader: Reader
@@ -55,16 +55,16 @@ class WritingRun:
     source_hash: hashlib._Hash = field(default_factory=hashlib.sha256)
 
     def advance(self, n: int) -> None:
-        """Count bytes written, for whoever watches."""
+        """Count bytes written, for progress."""
         self.done += n
         if self.progress is not None:
             self.progress(self.done, self.plan.bytes_written)
 
 
 def check_outputs(plan: Plan, *, tidy: bool = True) -> None:
-    """Everything that can be known before writing. Raises OutputExists, NoSpace, StorageError.
+    """Check everything that can be known before writing. Raises OutputExists, NoSpace, StorageError.
 
-    With `tidy` what killed runs left in the folder is removed also when this one is refused.
+    With `tidy`, what killed runs left in the folder is removed even when this one is refused.
     """
     try:
         _check(plan)
@@ -98,7 +98,7 @@ def _check(plan: Plan) -> None:
 
 
 def _check_folder(plan: Plan) -> None:
-    """The folder is one or can be made, may be written to, and takes names of this length."""
+    """Check that the folder is one or can be made, is writable, and allows names of this length."""
     there = plan.folder
     new = [out.name for out in plan.outputs]
     while not os.path.lexists(there):
@@ -122,7 +122,7 @@ def _check_folder(plan: Plan) -> None:
 
 
 def _held(leftovers: list[Path]) -> int:
-    """Bytes that removing these files sets free: of those with no other name."""
+    """Bytes freed by removing these files: the sizes of those with no other name."""
     stats = [os.lstat(path) for path in leftovers]
     names = Counter(stat.st_ino for stat in stats)
     unique = {stat.st_ino: stat for stat in stats if stat.st_nlink <= names[stat.st_ino]}
@@ -132,7 +132,7 @@ def _held(leftovers: list[Path]) -> int:
 def execute(plan: Plan, *, progress: Progress | None = None, system: System | None = None) -> Outcome:
     """Carry `plan` out. Inputs are never written to; all outputs appear, the entry last, or none.
 
-    Raises OutputExists, NoSpace, StorageError, FormatError (a source shrank under way), QuantizeError.
+    Raises OutputExists, NoSpace, StorageError, FormatError (a source shrank during the run), QuantizeError.
     """
     started = time.perf_counter()
     check_outputs(plan)
@@ -191,7 +191,7 @@ def execute(plan: Plan, *, progress: Progress | None = None, system: System | No
 
 
 def _bytes_of(out: NewFile | Link, temps: Mapping[str, Path]) -> Path:
-    """Where an output's bytes lie before it has its name."""
+    """Where an output's bytes are before it has its name."""
     if isinstance(out, NewFile):
         return temps[out.name]
     return out.source if out.twin_of is None else temps[out.twin_of]
@@ -213,7 +213,7 @@ def _write_file(run: WritingRun, out: NewFile, fd: int, path: Path) -> list[Late
 
 
 def write_segment(run: WritingRun, segment: Segment, fd: int, offset: int, path: Path) -> int:
-    """Write one segment (other than a late header) at `offset`; returns its bytes."""
+    """Write one segment (other than a late header) at `offset`; returns the number of bytes."""
     if isinstance(segment, NewBytes):
         write_all(run.system, fd, segment.data, offset, path)
         run.advance(segment.size_bytes)
@@ -239,7 +239,7 @@ def _copy(run: WritingRun, segment: Copy, fd: int, offset: int, path: Path) -> i
             if error.errno not in (errno.EXDEV, errno.EINVAL, errno.ENOSYS, errno.ENOTSUP, errno.EOPNOTSUPP):
                 raise explain(error, path, "write it") from error
             n = 0
-        if n == 0:  # not possible for this pair of files, or the end
+        if n == 0:  # not possible for this pair of files, or end of file
             n = _sendfile(src, fd, pos, offset, min(COPY_BYTES, end - pos), path)
         if n == 0:
             raise FormatError("the file ends too early: it was changed under way", path=where.path, offset=pos)
@@ -251,7 +251,7 @@ def _copy(run: WritingRun, segment: Copy, fd: int, offset: int, path: Path) -> i
 
 
 def _sendfile(src: int, dst: int, src_offset: int, dst_offset: int, count: int, path: Path) -> int:
-    """The other way to keep data inside the kernel, for pairs of file systems that cannot copy ranges."""
+    """The fallback that keeps data inside the kernel, for pairs of file systems that cannot copy ranges."""
     try:
         os.lseek(dst, dst_offset, os.SEEK_SET)
         return os.sendfile(dst, src, src_offset, count)

@@ -1,4 +1,4 @@
-"""Which files are never changed in place: those that others rely on, or that are in use."""
+"""Files that are never changed in place: those that others rely on, or that are in use."""
 
 from __future__ import annotations
 
@@ -13,14 +13,14 @@ from ..errors import InPlaceRefused, StorageError
 from ..partial import refuse_partial
 from ..remote.cache import in_own_cache
 
-# Names that are a hash: blobs of the Hub's cache (git's SHA-1 or SHA-256), of ollama, of other stores.
+# Names that are hashes: blobs of the Hub's cache (git's SHA-1 or SHA-256), of ollama, of other stores.
 _HASH_NAME = re.compile(r"(?:sha(?:1|256|512)[-_:])?(?:[0-9a-f]{40}|[0-9a-f]{64}|[0-9a-f]{128})(?:\.gguf)?", re.I)
 _ELSEWHERE = "use --layout sidecar, shards or bundle, which write new files"
-_PATIENCE_S = 1.0  # for a process that only looks at the file for a moment
+_PATIENCE_S = 1.0  # for a process that only opens the file briefly
 
 
 def check_own_file(path: Path, *, all_links: bool, instead: str = _ELSEWHERE) -> None:
-    """Refuse a file (links followed) that is not this user's alone to change.
+    """Refuse a file (links followed) that is not exclusively this user's.
 
     Raises InPlaceRefused, StorageError.
     """
@@ -72,7 +72,7 @@ def check_unused(path: Path, fd: int) -> None:
 
 
 def _users(fd: int) -> Iterator[tuple[int, str, str]]:
-    """(process, its name, "mapped" or "open") of other processes, as far as this user may look at them (Linux)."""
+    """(process, its name, "mapped" or "open") for other processes that this user may inspect (Linux)."""
     wanted = os.fstat(fd)
     here = os.getpid()
     try:
@@ -93,7 +93,7 @@ def _users(fd: int) -> Iterator[tuple[int, str, str]]:
 
 
 def _maps(folder: Path, wanted: os.stat_result) -> bool:
-    """Whether a line of `maps` (addresses, rights, offset, major:minor, inode, path) is of the file."""
+    """Whether a line of `maps` (addresses, rights, offset, major:minor, inode, path) refers to the file."""
     try:
         text = (folder / "maps").read_bytes()
     except OSError:
@@ -105,7 +105,7 @@ def _maps(folder: Path, wanted: os.stat_result) -> bool:
     for line in text.splitlines():
         fields = line.split(None, 5)
         if len(fields) == 6 and fields[4] == inode.strip() and (fields[3] == device or _leads_to(fields[5], wanted)):
-            return True  # btrfs and overlay show another device than stat does
+            return True  # btrfs and overlay show a different device from stat's
     return False
 
 

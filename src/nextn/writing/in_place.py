@@ -1,14 +1,15 @@
-"""Change a file where it lies: the one way in which an input is ever written to, and so with a journal.
+"""Change a file in place: the only way in which an input is ever written to, and therefore with a journal.
 
 Protocol of an attach. Lock the file. Write the journal (the file as it is: size, header), sync it and its folder. Save
-what lies after the last tensor, append the block, sync. Make the header unreadable, sync: from here on no engine loads
-the file. Insert room at the start where the header needs it, sync. Write the header but for its first four bytes, sync;
-write these, sync. Remove the journal, sync the folder: that is the commit. A detach goes the way that every recovery
-goes: `restore` brings the file to what its journal calls bare. So a stopped attach leaves the old file and a stopped
-detach the new one, both without the block, and there is one way back that has to be right.
+what follows the last tensor, append the block, sync. Make the header unreadable, sync: from here on no engine loads
+the file. Insert room at the start if the header needs it, sync. Write the header except its first four bytes, sync;
+write those, sync. Remove the journal, sync the folder: that is the commit. A detach takes the same path as every
+recovery: `restore` brings the file to what its journal calls bare. So a stopped attach leaves the old file and a
+stopped detach the new one, both without the block, and only one way back has to be right.
 
-Guarantees: whatever stops a run (an error, Ctrl-C, SIGKILL, power, a full disk), the file is byte for byte what it was
-or what it was to be, at once or after `recover`; until then either the old header describes it or no engine loads it.
+Guarantees: whatever stops a run (an error, Ctrl-C, SIGKILL, power loss, a full disk), the file is byte for byte what it
+was or what it was to become, at once or after `recover`; until then either the old header describes it or no engine
+loads it.
 Limits: a disk that lies about fsync; other programs that write to the file meanwhile; engines of other users that
 /proc does not show.
 """
@@ -35,7 +36,7 @@ from .system import System, explained, free_bytes
 
 
 def check_changes(plan: Plan) -> None:
-    """Everything that can be known before a file is changed. Raises NoSpace, ChangeUnfinished, StorageError."""
+    """Check everything that can be known before a file is changed. Raises NoSpace, ChangeUnfinished, StorageError."""
     for change in plan.changes:
         for found in unfinished(change.path):
             raise ChangeUnfinished(found.sentence())
@@ -52,7 +53,7 @@ def change_files(plan: Plan, *, progress: Progress | None = None, system: System
     """Carry out a plan that changes files in place. They end as planned, or as they were.
 
     Raises InPlaceRefused, NoSpace, StorageError, FormatError, QuantizeError; ChangeUnfinished when the journal had to
-    be left for `recover`.
+    be kept for `recover`.
     """
     started = time.perf_counter()
     system = system or System()
@@ -92,11 +93,11 @@ def _first_state(change: Change) -> State:
 
 
 def _end(record: Journal, fds: Sequence[int], system: System, error: BaseException, *, finish: bool) -> bool:
-    """After `error`: bring the files to what the journal calls bare; returns whether the change is done all the same.
+    """After `error`: bring the files to what the journal calls bare; returns whether the change is complete anyway.
 
-    Raises ChangeUnfinished when that fails, too.
+    Raises ChangeUnfinished when that fails as well.
     """
-    if not os.path.lexists(record.path):  # the commit itself had been made
+    if not os.path.lexists(record.path):  # the commit had already been made
         return isinstance(error, KeyboardInterrupt)
     try:
         restore(record, fds, system)
@@ -148,7 +149,7 @@ def _attach(run: WritingRun, change: Change, record: Journal, fd: int) -> None:
 
 
 def _check_planned(change: Change, fd: int) -> None:
-    """Raise StorageError when the file is not the one that was planned with."""
+    """Raise StorageError when the file is not the one that the plan was made for."""
     found = os.pread(fd, len(change.head), 0)
     if os.fstat(fd).st_size != change.size_bytes or found != change.head:
         raise StorageError(f"{change.path}: this file was changed by another program meanwhile; run it again.")

@@ -1,13 +1,13 @@
-"""The journal of a change in place: what a file was, or is to be, without its block, and how far the change has come.
+"""The journal of a change in place: what a file was, or is to be, without its block, and how far the change has got.
 
-It lies beside the file as `.NAME.nextn-journal`, is written and synced before the file is touched, and is removed when
-the change is done: that is the commit. A journal that is there while no run holds the file's lock is *hot*.
+It is kept beside the file as `.NAME.nextn-journal`, is written and synced before the file is touched, and is removed
+when the change is complete: that is the commit. A journal that exists while no run holds the file's lock is *hot*.
 
 Format: the eight bytes of MAGIC, then records of u64 length, payload and the payload's SHA-256. The first record
-holds JSON (u64 length in front) and the bare headers that it names by their places; each later one is the JSON of one
-file's `State`. Reading ends at the first record that is not whole: it was being written when the run died, and what it
-would have announced had not begun. Space for later records is written ahead, so that a full disk cannot stop the way
-back.
+holds JSON (preceded by its u64 length) and the bare headers that it refers to by position; each later one is the JSON
+of one file's `State`. Reading ends at the first incomplete record: it was being written when the run died, and what it
+would have announced had not begun. Space for later records is written in advance, so that a full disk cannot block the
+way back.
 """
 
 from __future__ import annotations
@@ -30,14 +30,14 @@ from .system import System, explained, sync_open_folder, write_all
 
 SUFFIX = ".nextn-journal"
 MAGIC = b"NXTNJRN1"
-MAX_BYTES = 1 << 30  # headers have at most 256 MB; a longer journal is not one of ours
-SPARE_BYTES = 64 << 10  # written ahead for records of states
+MAX_BYTES = 1 << 30  # headers are at most 256 MB; a longer journal is not one of ours
+SPARE_BYTES = 64 << 10  # written in advance for records of states
 Verb: TypeAlias = Literal["attach", "detach"]
 NONE, SHIFTING, FULL = "none", "shifting", "full"
 
 
 class TornJournal(Exception):
-    """The first record is not whole: nothing was changed yet."""
+    """The first record is incomplete: nothing had been changed yet."""
 
 
 @dataclass(frozen=True)
@@ -48,38 +48,38 @@ class Bare:
     inode: int
     size_bytes: int
     head: bytes = field(repr=False)
-    room: int  # bytes that are inserted at the start of the file for the time of the block
+    room: int  # bytes inserted at the start of the file for as long as it has the block
     tail: Tail | None
 
     @classmethod
     def of(cls, change: Change, inode: int) -> Bare:
-        """What a change falls back to, or makes."""
+        """What a change falls back to, or produces."""
         return cls(change.path.name, inode, change.bare_size, change.bare_head, change.room, change.tail)
 
 
 @dataclass(frozen=True)
 class State:
-    """How far the change of one file has come. Each state is on disk before what it announces begins."""
+    """How far the change of one file has got. Each state is on disk before what it announces begins."""
 
-    room: str  # none; shifting: being inserted or taken out, nothing lies in it; full: there, and maybe written to
-    tail_saved: bool  # the tail lies whole at its place after the block, and maybe no longer at its bare place
-    size_bytes: int = 0  # shifting: of the file without room
+    room: str  # none; shifting: being inserted or removed, still empty; full: inserted, and maybe written to
+    tail_saved: bool  # the tail is complete at its place after the block, and maybe no longer at its bare place
+    size_bytes: int = 0  # shifting: size of the file without room
     spans: tuple[Span, ...] = ()  # shifting: its data, room not counted (see `ranges.data_map`)
 
     def to_json(self) -> dict[str, Any]:
-        """As a record holds it."""
+        """As it is stored in a record."""
         return {"room": self.room, "tail_saved": self.tail_saved, "size_bytes": self.size_bytes, "spans": self.spans}
 
     @classmethod
     def from_json(cls, data: dict[str, Any]) -> State:
-        """The state of a record."""
+        """The state in a record."""
         spans = tuple((int(start), int(end)) for start, end in data["spans"])
         return cls(str(data["room"]), bool(data["tail_saved"]), int(data["size_bytes"]), spans)
 
 
 @dataclass
 class Journal:
-    """An open journal. The states are the last ones on disk."""
+    """An open journal. Its states are the latest ones on disk."""
 
     folder: Path
     name: str
@@ -111,7 +111,7 @@ class Journal:
 
 def journal_name(name: str) -> str:
     """The name of the journal for a file."""
-    short = os.fsdecode(os.fsencode(name)[-200:])  # room for what is added: most file systems take 255 bytes
+    short = os.fsdecode(os.fsencode(name)[-200:])  # room for what is added: most file systems allow 255 bytes
     return f".{short}{SUFFIX}"
 
 
@@ -120,7 +120,7 @@ def _record(payload: bytes) -> bytes:
 
 
 def first_bytes(verb: Verb, files: Sequence[Bare], states: Sequence[State]) -> bytes:
-    """A journal as it is before anything is changed, spare room not counted."""
+    """A journal as it is before anything is changed, without spare room."""
     place, table = 0, []
     for bare, state in zip(files, states, strict=True):
         tail = bare.tail
@@ -139,7 +139,7 @@ def first_bytes(verb: Verb, files: Sequence[Bare], states: Sequence[State]) -> b
 
 
 def create(folder: Path, verb: Verb, files: Sequence[Bare], states: Sequence[State], system: System) -> Journal:
-    """A new journal; it is whole and on disk when it appears. Raises OutputExists, NoSpace, StorageError."""
+    """A new journal; it is complete and on disk when it appears. Raises OutputExists, NoSpace, StorageError."""
     name = journal_name(files[-1].name)
     write_file(folder / name, first_bytes(verb, files, states) + bytes(SPARE_BYTES), system)
     return open_journal(folder, name, write=True)
@@ -164,7 +164,7 @@ def open_journal(path: Path, name: str, *, write: bool) -> Journal:
     Raises TornJournal, StorageError (for one of another version; NotOurs for a link, a file of another user, or what
     is not a regular file), OSError.
     """
-    with Folder.chosen(path) as folder:  # a run killed while the journal got its name leaves it with two
+    with Folder.chosen(path) as folder:  # a run killed while naming the journal leaves it with two names
         fd = folder.open(name, os.O_RDWR if write else os.O_RDONLY, one_name=False)
     try:
         size = os.fstat(fd).st_size
@@ -215,7 +215,7 @@ def _parse(data: bytes, path: Path) -> tuple[Verb, tuple[Bare, ...], list[State]
 
 
 def _payload(data: bytes, at: int) -> tuple[bytes, int] | None:
-    """The record at `at` and where the next one starts, or None when it is not whole."""
+    """The record at `at` and where the next one starts, or None when it is incomplete."""
     if at + 8 > len(data):
         return None
     (length,) = struct.unpack_from("<Q", data, at)

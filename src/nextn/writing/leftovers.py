@@ -16,12 +16,12 @@ from .system import System
 
 SUFFIX = ".nextn-tmp"
 JOB_SUFFIX = ".nextn-tmp-job"
-MAX_NOTE_BYTES = 64 << 20  # of a job note; a set of 10,000 shards needs 3 MB
+MAX_NOTE_BYTES = 64 << 20  # size limit of a job note; a set of 10,000 shards needs 3 MB
 
 
 @dataclass(frozen=True)
 class Mark:
-    """What tells a name that a run gave from any other file of that name."""
+    """What distinguishes a name given by a run from any other file of that name."""
 
     inode: int
     size_bytes: int
@@ -34,9 +34,9 @@ class Mark:
         return cls(stat.st_ino, stat.st_size, stat.st_mtime_ns, None if source is None else str(source))
 
     def fits(self, at: At, *, exactly: bool) -> bool:
-        """Whether `at` is that name; `exactly` when the run is dead and its inode may have been used again.
+        """Whether `at` is that name; `exactly` when the run is dead and its inode may have been reused.
 
-        Never true for the last name of a linked file: its data would go with it.
+        Never true for the last name of a linked file: its data would be lost.
         """
         try:
             stat = at.folder.lstat(at.name)
@@ -56,10 +56,10 @@ class Mark:
 
 @contextlib.contextmanager
 def _if_dead(at: At) -> Iterator[bool]:
-    """Whether `at` was made by a run of this user that is gone (its lock is free); the lock is held meanwhile."""
+    """Whether `at` was made by a run of this user that has ended (its lock is free); the lock is held meanwhile."""
     fd = None
     try:
-        fd = at.folder.open(at.name, one_name=False)  # killed while publishing, it has its final name as well
+        fd = at.folder.open(at.name, one_name=False)  # after a kill while publishing, it has its final name as well
         fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
         dead = True
     except (OSError, NotOurs):
@@ -72,7 +72,7 @@ def _if_dead(at: At) -> Iterator[bool]:
 
 
 def clean(path: Path, system: System | None = None, *, remove: bool = True) -> list[Path]:
-    """Remove what killed runs left in the folder `path`; what a living run holds is left alone. Returns what goes.
+    """Remove what killed runs left in the folder `path`; what a running one holds is left alone. Returns what goes.
 
     Raises OSError. Without `remove` nothing is touched.
     """
@@ -97,7 +97,7 @@ def clean(path: Path, system: System | None = None, *, remove: bool = True) -> l
 
 
 def _half_set(folder: Folder, note: str) -> list[str]:
-    """The files that a run killed while publishing had already named, unless its entry is there."""
+    """The files that a run killed while publishing had already named, unless its entry exists."""
     try:
         marks = _read_note(folder.read(note, MAX_NOTE_BYTES))
         if not marks:
@@ -112,7 +112,7 @@ def _half_set(folder: Folder, note: str) -> list[str]:
 
 
 def _read_note(data: bytes) -> dict[str, Mark]:
-    """Final names and what lies under them, from a job note; names lead nowhere. Raises ValueError and others."""
+    """Final names and their files' marks, from a job note; names contain no path. Raises ValueError and others."""
     marks = {}
     for name, (inode, size, mtime, source) in json.loads(data)["names"].items():
         numbers = all(type(number) is int for number in (inode, size, mtime))

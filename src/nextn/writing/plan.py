@@ -1,7 +1,7 @@
 """The plan: what will be read, written and linked, before anything is touched.
 
 A plan is an ordered list of outputs; a new file is an ordered list of segments. Totals follow from the
-segments, so what `--dry-run` prints is what a destination does.
+segments, so `--dry-run` prints exactly what a run does.
 """
 
 from __future__ import annotations
@@ -19,11 +19,11 @@ from ..sources.ranges import CHUNK_BYTES, FileRange
 from ..sources.rows import CHUNK_ELEMENTS, RowSource
 from ..workfile import Stamp
 
-# Python, numpy and ggml once loaded: measured 36 to 40 MB, doubled (benchmarks/memory.py).
+# Python, numpy and ggml when loaded: measured 36 to 40 MB, doubled (benchmarks/memory.py).
 BASE_MEMORY_BYTES = 72 << 20
-JSON_MEMORY_FACTOR = 8  # reading a tokenizer.json takes so many times its bytes (measured: 4 to attach, 7 to extract)
+JSON_MEMORY_FACTOR = 8  # memory to read a tokenizer.json, per byte of it (measured: 4 to attach, 7 to extract)
 
-Hashes: TypeAlias = Mapping[str, str]  # tensor name -> sha256 of its stored bytes, hex
+Hashes: TypeAlias = Mapping[str, str]  # tensor name -> sha256 of its stored bytes, in hex
 
 
 @dataclass(frozen=True)
@@ -45,7 +45,7 @@ class NewBytes:
 
 @dataclass(frozen=True)
 class Copy:
-    """A range of an existing file, moved by the kernel (reflink where it can), never through Python."""
+    """A range of an existing file, moved by the kernel (reflinked where possible), never through Python."""
 
     where: FileRange
 
@@ -62,11 +62,11 @@ class Copy:
 
 @dataclass(frozen=True)
 class Carry:
-    """A tensor of the block carried byte for byte, hashed on the way."""
+    """A tensor of the block carried byte for byte and hashed on the way."""
 
     name: str
     where: FileRange
-    of_block: bool = True  # counts into the hash of the block's source
+    of_block: bool = True  # counts toward the hash of the block's source
 
     @property
     def size_bytes(self) -> int:
@@ -81,13 +81,13 @@ class Carry:
 
 @dataclass(frozen=True)
 class Convert:
-    """A tensor converted row by row into `type`, hashed on the way."""
+    """A tensor converted row by row to `type` and hashed on the way."""
 
     name: str
     rows: RowSource
     type: TensorType
     size_bytes: int
-    of_block: bool = True  # counts into the hash of the block's source
+    of_block: bool = True  # counts toward the hash of the block's source
 
     @property
     def read_bytes(self) -> int:
@@ -97,12 +97,12 @@ class Convert:
 
 @dataclass(frozen=True)
 class Repack(Convert):
-    """A tensor whose stored codes are put into the order of `type` as they are: `rows.block_type` is `type`."""
+    """A tensor whose stored codes are only rearranged into the layout of `type`: `rows.block_type` is `type`."""
 
 
 @dataclass(frozen=True)
 class LateHeader:
-    """A header whose length is known and whose content needs hashes that only the run can tell.
+    """A header whose length is known but whose content needs hashes that only the run can provide.
 
     `build(hashes, source_hash)` must return exactly `size_bytes` bytes.
     """
@@ -130,9 +130,9 @@ class NewFile(Brief):
 
 
 class LinkMode(Enum):
-    """How a file that is taken over whole gets its new name."""
+    """How a file that is reused unchanged gets its new name."""
 
-    AUTO = "auto"  # hard link, or symlink where a hard link cannot be
+    AUTO = "auto"  # hard link, or symlink where a hard link is impossible
     HARD = "hard"
     SYMLINK = "symlink"
 
@@ -145,39 +145,39 @@ class Link:
     source: Path
     size_bytes: int
     mode: LinkMode = LinkMode.AUTO
-    stamp: Stamp | None = field(default=None, compare=False, repr=False)  # of the file that was looked at
-    staged: bool = False  # our own file on the folder's file system: where there are no hard links it is renamed
-    twin_of: str | None = None  # the output of this plan, named before, that `source` will be
+    stamp: Stamp | None = field(default=None, compare=False, repr=False)  # of the file that was examined
+    staged: bool = False  # our own file on the folder's file system: renamed where there are no hard links
+    twin_of: str | None = None  # the earlier output of this plan that `source` will be
 
 
 @dataclass(frozen=True)
 class Tail:
-    """Bytes after the block that stay in the file: a range, and where it lies while there is a block."""
+    """Bytes after the block that stay in the file: a range, and where it is while the file has a block."""
 
     bare_at: int  # offset in the bare file
     size_bytes: int
-    block_at: int  # offset in the file with its block, room not counted; never overlaps the range at `bare_at`
+    block_at: int  # offset in the file with its block, without room; never overlaps the range at `bare_at`
 
 
 @dataclass(frozen=True)
 class Change:
-    """An existing file that gets a block, or loses one, where it lies.
+    """An existing file that gains or loses a block in place.
 
-    Both ways are told from the *bare* file, the one without the block: what an attach that is stopped falls back to,
-    and what a detach makes. Offsets are the bare file's; `room` bytes at the start of the file come on top of them
+    Both directions are described from the *bare* file, the one without the block: what a stopped attach falls back to,
+    and what a detach produces. Offsets are the bare file's; `room` bytes at the start of the file are added to them
     while it has a block.
     """
 
     path: Path  # the file itself, links followed
     size_bytes: int  # as it is
-    head: bytes = field(repr=False)  # as it is: the header, up to the data
+    head: bytes = field(repr=False)  # the current header, up to the data
     bare_size: int
     bare_head: bytes = field(repr=False)
     room: int  # bytes inserted at the start of the file for a longer header; 0: it fits
     tail: Tail | None
     block_at: int = 0  # attach: where the block's data goes
     segments: tuple[Segment, ...] = ()  # attach: the block's data
-    header: LateHeader | None = None  # attach: the new header; None: a detach
+    header: LateHeader | None = None  # attach: the new header; None for a detach
 
     @property
     def size_with_block(self) -> int:
@@ -191,12 +191,12 @@ class Change:
 
     @property
     def size_after(self) -> int:
-        """Bytes of the file when the change is done."""
+        """Bytes of the file after the change."""
         return self.bare_size if self.header is None else self.size_with_block
 
     @property
     def written_bytes(self) -> int:
-        """Bytes that are written into the file: header, block, moved tail."""
+        """Bytes written into the file: header, block, moved tail."""
         head = len(self.bare_head) if self.header is None else self.header.size_bytes
         tail = 0 if self.tail is None else self.tail.size_bytes
         return head + tail + sum(segment.size_bytes for segment in self.segments)
@@ -204,23 +204,23 @@ class Change:
 
 @dataclass(frozen=True)
 class Plan(Brief):
-    """Everything that will happen to disk, in order; the entry's file is the last to appear."""
+    """Everything that will happen on disk, in order; the entry's file is the last to appear."""
 
     verb: str
     layout: str
     folder: Path
     outputs: tuple[NewFile | Link, ...]
-    entry: Path  # the path to load when it is done
+    entry: Path  # the path to load afterwards
     sidecar: Path | None
     header_bytes: int  # bytes of headers that planning has read
     notes: tuple[str, ...] = ()
     json_bytes: int = 0  # the part of `header_bytes` that is JSON
-    changes: tuple[Change, ...] = ()  # existing files, changed in place; the entry's is the last to be whole
-    change_steps: tuple[str, ...] = ()  # what is done to them, in order, for people
+    changes: tuple[Change, ...] = ()  # existing files, changed in place; the entry's is the last to be complete
+    change_steps: tuple[str, ...] = ()  # what is done to them, in order, for display
 
     @property
     def bytes_read(self) -> int:
-        """Bytes read from inputs in all: headers, converted and carried tensors, copied ranges."""
+        """Total bytes read from inputs: headers, converted and carried tensors, copied ranges."""
         return (
             self.header_bytes
             + sum(segment.read_bytes for segment in self._segments)
@@ -235,7 +235,7 @@ class Plan(Brief):
 
     @property
     def ranges(self) -> tuple[FileRange, ...]:
-        """What a run reads from inputs behind their headers, in order."""
+        """What a run reads from inputs after their headers, in order."""
         out: list[FileRange] = []
         for segment in self._segments:
             if isinstance(segment, Copy | Carry):
@@ -245,7 +245,7 @@ class Plan(Brief):
         return tuple(out)
 
     def noted(self, notes: Sequence[str]) -> Plan:
-        """The plan with these notes before its own."""
+        """The plan with these notes in front of its own."""
         return replace(self, notes=(*notes, *self.notes))
 
     @property
@@ -256,12 +256,12 @@ class Plan(Brief):
 
     @property
     def bytes_linked(self) -> int:
-        """Bytes of existing files that get a new name."""
+        """Bytes of existing files that get a new name only."""
         return sum(out.size_bytes for out in self.outputs if isinstance(out, Link))
 
     @property
     def peak_memory_bytes(self) -> int:
-        """An upper estimate of the process's memory: what is loaded once, headers, one chunk of a tensor."""
+        """An upper estimate of the process's memory: libraries loaded once, headers, one chunk of a tensor."""
         headers = sum(
             len(segment.data) if isinstance(segment, NewBytes) else segment.size_bytes
             for segment in self._segments
@@ -270,14 +270,14 @@ class Plan(Brief):
         for change in self.changes:
             headers += len(change.head) + len(change.bare_head) + (change.header.size_bytes if change.header else 0)
         converts = any(isinstance(segment, Convert | Carry) for segment in self._segments)
-        # A chunk exists as source bytes, as float32 (twice while a constant is added) and as result.
+        # A chunk exists as source bytes, as float32 (twice while a constant is added) and as the result.
         chunk = max(CHUNK_BYTES, 4 * 4 * CHUNK_ELEMENTS) if converts else 0
         parsed = 2 * (self.header_bytes - self.json_bytes) + JSON_MEMORY_FACTOR * self.json_bytes
         return BASE_MEMORY_BYTES + parsed + 2 * headers + chunk
 
     @property
     def written_files(self) -> list[WrittenFile]:
-        """The outputs as documents show them."""
+        """The outputs as shown in documents."""
         new = [
             WrittenFile(
                 path=str(self.folder / out.name),
@@ -298,7 +298,7 @@ class Plan(Brief):
 
 
 def _ranges(out: NewFile | Link) -> list[ByteRange]:
-    """The file's byte ranges in order, neighbours of one kind joined."""
+    """The file's byte ranges in order, with neighbours of the same kind joined."""
     if isinstance(out, Link):
         return [ByteRange("linked", out.size_bytes)]
     found: list[ByteRange] = []
@@ -307,7 +307,7 @@ def _ranges(out: NewFile | Link) -> list[ByteRange]:
         kind: Kind = "copied" if isinstance(segment, Copy) else "block" if of_block else "new"
         size = segment.size_bytes
         if isinstance(segment, NewBytes) and not segment.data.strip(b"\0") and found:
-            kind = found[-1].what  # padding belongs to what it pads
+            kind = found[-1].what  # padding counts as part of what it pads
         if found and found[-1].what == kind:
             found[-1] = ByteRange(kind, found[-1].size_bytes + size)
         else:

@@ -1,9 +1,9 @@
-"""Room inside a file without moving its data: ranges inserted, taken out, or emptied by the file system.
+"""Room inside a file without moving its data: ranges inserted, removed or emptied by the file system.
 
 Linux only: fallocate(2) with FALLOC_FL_INSERT_RANGE and FALLOC_FL_COLLAPSE_RANGE (ext4 with extents, XFS) and
-FALLOC_FL_PUNCH_HOLE. The first two take whole blocks (on ext4 with bigalloc whole clusters) and change only the map
+FALLOC_FL_PUNCH_HOLE. The first two need full blocks (on ext4 with bigalloc, full clusters) and change only the map
 from a file's offsets to the disk, extent by extent, not all in one transaction: a power cut in between can leave a
-file of which the end is moved and the start is not. `where_shifted` finds that place again.
+file whose end has moved and whose start has not. `where_shifted` finds that boundary again.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from functools import cache
 from pathlib import Path
 
 _KEEP_SIZE, _PUNCH_HOLE, _COLLAPSE_RANGE, _INSERT_RANGE = 0x01, 0x02, 0x08, 0x20  # linux/falloc.h
-_CLUSTERS = (64 << 10, 1 << 20)  # what ext4 with bigalloc or a realtime XFS may want instead of blocks
+_CLUSTERS = (64 << 10, 1 << 20)  # what ext4 with bigalloc or a realtime XFS may require instead of blocks
 
 Span = tuple[int, int]  # start, end
 
@@ -44,24 +44,24 @@ def _call(fd: int, mode: int, offset: int, size: int) -> None:
 
 
 def insert_range(fd: int, offset: int, size: int) -> None:
-    """Move everything from `offset` on by `size` bytes; what lies there then reads as zeros."""
+    """Move everything from `offset` on up by `size` bytes; the inserted range reads as zeros."""
     _call(fd, _INSERT_RANGE, offset, size)
 
 
 def collapse_range(fd: int, offset: int, size: int) -> None:
-    """Take `size` bytes at `offset` out; the range must not reach the end of the file."""
+    """Remove `size` bytes at `offset`; the range must not reach the end of the file."""
     _call(fd, _COLLAPSE_RANGE, offset, size)
 
 
 def punch_hole(fd: int, offset: int, size: int) -> None:
-    """Give the range's blocks back; it reads as zeros, and the file keeps its size."""
+    """Free the range's blocks; it then reads as zeros, and the file keeps its size."""
     _call(fd, _PUNCH_HOLE | _KEEP_SIZE, offset, size)
 
 
 def grain_of(folder: Path) -> int | None:
-    """The size in bytes that ranges inserted into files of this folder must be a multiple of.
+    """The number of bytes that ranges inserted into files of this folder must be a multiple of.
 
-    None where none can be inserted. Found by trying, on a file that has no name. Raises OSError for a folder that
+    None where none can be inserted. Found by trying on an unnamed file. Raises OSError for a folder that
     cannot be written to, and on a full disk.
     """
     if _fallocate() is None or not hasattr(os, "O_TMPFILE"):
@@ -93,7 +93,7 @@ def grain_of(folder: Path) -> int | None:
 def data_map(fd: int) -> list[Span]:
     """The spans of a file that hold data, in order and disjoint, ends rounded up to whole blocks.
 
-    The rest are holes. The file has to be synced: blocks that wait to be written may count as either.
+    The rest are holes. The file has to be synced first: blocks not yet written may count as either.
     """
     block = os.fstatvfs(fd).f_frsize
     out: list[Span] = []
@@ -102,7 +102,7 @@ def data_map(fd: int) -> list[Span]:
         try:
             start = os.lseek(fd, end, os.SEEK_DATA)
         except OSError as error:
-            if error.errno == errno.ENXIO:  # nothing but a hole up to the end
+            if error.errno == errno.ENXIO:  # only a hole up to the end
                 break
             raise
         end = -(-os.lseek(fd, start, os.SEEK_HOLE) // block) * block
@@ -124,15 +124,15 @@ def shifted(spans: Sequence[Span], at: int, by: int) -> list[Span]:
 
 
 def where_shifted(before: Sequence[Span], now: Sequence[Span], by: int) -> int | None:
-    """From which offset of the file that `before` maps on everything has moved up by `by` bytes.
+    """The offset, in the file mapped by `before`, from which on everything has moved up by `by` bytes.
 
-    `now` maps the file as it is, with nothing in the `by` bytes at that offset. The end of `before` when nothing has
-    moved; None when `now` is no such file.
+    `now` maps the file as it is, with no data in the `by` bytes at that offset. The end of `before` when nothing has
+    moved; None when `now` does not map such a file.
     """
     end = before[-1][1] if before else 0
     at = end
     left = list(now)
-    for start, stop in before:  # the first byte that had data and has none
+    for start, stop in before:  # the first byte that had data and now has none
         while left and left[0][1] <= start:
             left.pop(0)
         if not left or left[0][0] > start:

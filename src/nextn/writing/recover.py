@@ -1,4 +1,4 @@
-"""What interrupted changes in place leave: found by the journal beside the file, and ended."""
+"""Unfinished in-place changes: found by the journal beside the file, and brought to an end."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from .system import System, explained
 
 @dataclass(frozen=True)
 class Recovered:
-    """What became of one journal."""
+    """What was done about one journal."""
 
     journal: Path
     files: tuple[Path, ...]
@@ -37,10 +37,10 @@ class Unfinished:
     journal: Path
     files: tuple[Path, ...]
     verb: Verb
-    running: bool  # the run that wrote it is alive
+    running: bool  # the run that wrote it is still running
 
     def sentence(self) -> str:
-        """What it means and what to do, for people."""
+        """What it means and what to do, as a message."""
         path = self.files[-1]
         if self.running:
             return f"{path}: another run of nextn is changing this file in place; wait until it is done."
@@ -52,9 +52,9 @@ class Unfinished:
 
 @contextlib.contextmanager
 def locked(paths: Sequence[Path], inodes: Sequence[int | None] | None = None) -> Iterator[list[int]]:
-    """The files open for reading and writing, locked; with `inodes` they have to be these.
+    """The files open for reading and writing, locked; with `inodes`, they must have these inodes.
 
-    Raises StorageError when another run holds one, and for what cannot be opened.
+    Raises StorageError when another run holds one, or one cannot be opened.
     """
     fds: list[int] = []
     try:
@@ -84,9 +84,9 @@ def locked(paths: Sequence[Path], inodes: Sequence[int | None] | None = None) ->
 
 
 def unfinished(path: Path) -> list[Unfinished]:
-    """The journals that a file (links followed) or a folder's files have beside them; nothing is changed.
+    """The journals beside a file (links followed) or beside a folder's files; nothing is changed.
 
-    Journals that cannot be read are left out: nothing had begun.
+    Journals that cannot be read are left out: their changes had not begun.
     """
     real = path.resolve()
     folder, name = (real, None) if real.is_dir() else (real.parent, real.name)
@@ -125,10 +125,10 @@ def _is_held(path: Path) -> bool:
 
 
 def recover(path: Path, *, system: System | None = None, dry_run: bool = False) -> list[Recovered]:
-    """End what interrupted runs left of a file (links followed), or of all files in a folder.
+    """End the interrupted changes of a file (links followed), or of all files in a folder.
 
-    An interrupted attach is undone, an interrupted detach finished. Raises StorageError (also while the run is alive,
-    and for a file that is not the journal's), InPlaceRefused for a file in use.
+    An interrupted attach is undone, an interrupted detach finished. Raises StorageError (also while the run is still
+    active, and for a file that is not the journal's), InPlaceRefused for a file in use.
     """
     system = system or System()
     real = path.resolve()
@@ -159,7 +159,7 @@ def _recover(folder: Path, seen: Journal, system: System, *, dry_run: bool) -> l
     with locked(paths, [bare.inode for bare in seen.files]) as fds:
         try:
             record = journals.open_journal(folder, seen.name, write=not dry_run)
-        except FileNotFoundError:  # its run was alive, and is done
+        except FileNotFoundError:  # its run was still going and has just finished
             return []
         try:
             for path, fd in zip(paths, fds, strict=True):
@@ -173,9 +173,9 @@ def _recover(folder: Path, seen: Journal, system: System, *, dry_run: bool) -> l
 
 
 def _drop_torn(folder: Path, name: str, system: System, *, dry_run: bool) -> list[Recovered]:
-    """Remove a journal that is not whole. Raises StorageError when its file needs it.
+    """Remove an incomplete journal. Raises StorageError when its file needs it.
 
-    Journals get their names when they are whole, so only a disk that failed leaves a torn one.
+    Journals get their names only when complete, so only a failing disk leaves a torn one.
     """
     path, file = folder / name, folder / name[1:].removesuffix(journals.SUFFIX)
     with explained(file, "read it"), file.open("rb") as data:

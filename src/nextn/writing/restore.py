@@ -1,4 +1,4 @@
-"""Back to the bare file: how a stopped change in place ends, however far it had come."""
+"""Back to the bare file: how a stopped change in place ends, however far it had got."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from .system import System, explained, write_all
 
 
 def restore(record: Journal, fds: Sequence[int], system: System) -> None:
-    """Bring every file of a journal to what it is without its block. May be called again after any interruption.
+    """Bring every file of a journal to its state without the block. May be called again after any interruption.
 
     Raises StorageError, NoSpace.
     """
@@ -58,12 +58,12 @@ def _restore(record: Journal, index: int, fd: int, system: System) -> None:
         with explained(path, "cut it to its size"):
             system.truncate(fd, bare.size_bytes)
         sync(fd, system, path)
-    # Written even if it reads right: what was read may be what an earlier, failed fsync left in memory only.
+    # Written even if it reads correctly: what was read may exist only in memory after an earlier, failed fsync.
     write_head(fd, bare.head, system, path)
 
 
 def _take_room_out(state: State, bare: Bare, fd: int, system: System, path: Path) -> None:
-    """Move what has moved up down again, however far that had come."""
+    """Move back down what had moved up, however far that had got."""
     size = os.fstat(fd).st_size
     if size == state.size_bytes:
         return
@@ -93,7 +93,7 @@ def make_unreadable(fd: int, system: System, path: Path) -> None:
 
 
 def write_head(fd: int, data: bytes, system: System, path: Path) -> None:
-    """The header, and only when it is on disk its first bytes."""
+    """Write the header, and its first bytes only when the rest is on disk."""
     write_all(system, fd, data[len(MAGIC) :], len(MAGIC), path)
     sync(fd, system, path)
     write_all(system, fd, data[: len(MAGIC)], 0, path)
@@ -107,7 +107,7 @@ def sync(fd: int, system: System, path: Path) -> None:
 
 
 def copy(fd: int, source: int, target: int, size: int, system: System, path: Path) -> None:
-    """Bytes to another place in the same file, by the kernel; the ranges do not overlap."""
+    """Copy bytes to another place in the same file, in the kernel; the ranges do not overlap."""
     end = source + size
     while source < end:
         n = 0
@@ -117,7 +117,7 @@ def copy(fd: int, source: int, target: int, size: int, system: System, path: Pat
             except OSError as error:
                 if error.errno not in (errno.EXDEV, errno.EINVAL, errno.ENOSYS, errno.EOPNOTSUPP):
                     raise
-            if n == 0:  # a file system that cannot
+            if n == 0:  # the file system cannot copy ranges
                 piece = os.pread(fd, min(1 << 20, end - source), source)
                 if not piece:
                     raise OSError(errno.EIO, "the file ends too early")

@@ -22,9 +22,9 @@ class Result(Documented):
 
     plan: Plan
     outcome: Outcome | None  # None after a dry run
-    donor: DonorInfo | None = None  # where the block came from; None: nothing was taken from elsewhere
-    bytes_downloaded: int = 0  # from servers, headers included
-    bytes_to_download: int = 0  # what a dry run left there
+    donor: DonorInfo | None = None  # where the block came from; None: no donor was involved
+    bytes_downloaded: int = 0  # from servers, including headers
+    bytes_to_download: int = 0  # what a dry run did not download
 
     @property
     def entry(self) -> Path:
@@ -83,7 +83,7 @@ class Result(Documented):
 
 
 def check(plan: Plan, *, tidy: bool) -> None:
-    """Everything that can be known before writing. Raises OutputExists, NoSpace, StorageError, ChangeUnfinished."""
+    """Check what can be known before writing. Raises OutputExists, NoSpace, StorageError, ChangeUnfinished."""
     if plan.changes:
         in_place.check_changes(plan)
     else:
@@ -97,7 +97,7 @@ def execute(plan: Plan, *, progress: Progress | None = None, system: System | No
 
 
 def carry_out(plan: Plan, dry_run: bool, progress: Progress | None) -> Result:
-    """Carry a plan out that needs nothing from a server; with `dry_run` only check that it can be."""
+    """Carry out a plan that needs nothing from a server; with `dry_run`, only check that it is possible."""
     if dry_run:
         check(plan, tidy=False)
         return Result(plan, None)
@@ -111,7 +111,7 @@ class DonorInfo:
     name: str  # a file or folder name, or an address with its commit
     revision: str | None  # the commit
     sha256: str | None  # of the block's source bytes (see `fingerprint`); None after a dry run
-    why: str | None = None  # how it was chosen; None: it was named
+    why: str | None = None  # how it was chosen; None: the user named it
 
 
 def link_mode(name: str | LinkMode) -> LinkMode:

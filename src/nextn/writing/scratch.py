@@ -1,6 +1,6 @@
-"""Folders for a run's own temporary files: private, removed at its end, and after a kill by the next run.
+"""Folders for a run's own temporary files: private, removed when it ends or, after a kill, by the next run.
 
-Each holds a lock while its run lives, so what nobody locks was left behind. Only folders of this user that carry
+Each holds a lock while its run is alive, so an unlocked one is a leftover. Only folders of this user that contain
 such a lock are ever removed.
 """
 
@@ -23,7 +23,7 @@ LOCK = ".nextn-lock"
 
 @contextlib.contextmanager
 def scratch_folder(kind: str) -> Iterator[Path]:
-    """A new private folder in TMPDIR, removed with everything in it. What killed runs left there is removed first.
+    """A new private folder in TMPDIR, removed with everything in it. What killed runs left in TMPDIR is removed first.
 
     Raises StorageError when none can be made.
     """
@@ -44,10 +44,10 @@ def scratch_folder(kind: str) -> Iterator[Path]:
 
 
 def _locked(path: Path) -> int:
-    """A descriptor that holds the folder's lock; no other run ever sees the lock's file without its lock."""
+    """A descriptor that holds the folder's lock; no other run ever sees the lock file unlocked."""
     with Folder.chosen(path) as folder:
         name, fd = folder.create_unguessable("lock", ".new")
-        with contextlib.suppress(OSError):  # a file system without locks: then other runs leave the folder alone
+        with contextlib.suppress(OSError):  # a file system without locks: other runs leave the folder alone
             fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
         folder.rename(name, At(folder, LOCK))
     return fd

@@ -1,4 +1,4 @@
-"""The operating system's calls that change a disk, behind one class; and their errors as sentences."""
+"""The operating system's calls that change a disk, wrapped in one class, and their errors as sentences."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from ..errors import NextnError, NoSpace, OutputExists, StorageError
 from ..workfile import At, Folder
 from . import ranges
 
-# What file systems answer that have no hard links, or none to this file.
+# Errors from file systems that have no hard links, or cannot make one to this file.
 NO_HARD_LINKS = frozenset({errno.EXDEV, errno.EPERM, errno.ENOTSUP, errno.EOPNOTSUPP, errno.EMLINK, errno.ENOSYS})
 
 
@@ -28,7 +28,7 @@ class System:
         return os.pwrite(fd, data, offset)
 
     def copy_range(self, src: int, dst: int, count: int, src_offset: int, dst_offset: int) -> int:
-        """Bytes moved by the kernel; reflinked where the file system can."""
+        """Bytes moved by the kernel, reflinked where the file system supports it."""
         return os.copy_file_range(src, dst, count, src_offset, dst_offset)
 
     def truncate(self, fd: int, size: int) -> None:
@@ -36,15 +36,15 @@ class System:
         os.ftruncate(fd, size)
 
     def insert_range(self, fd: int, offset: int, size: int) -> None:
-        """Room at `offset`: what follows moves up."""
+        """Insert room at `offset`: what follows moves up."""
         ranges.insert_range(fd, offset, size)
 
     def collapse_range(self, fd: int, offset: int, size: int) -> None:
-        """A range taken out: what follows moves down."""
+        """Remove a range: what follows moves down."""
         ranges.collapse_range(fd, offset, size)
 
     def punch_hole(self, fd: int, offset: int, size: int) -> None:
-        """A range emptied."""
+        """Empty a range."""
         ranges.punch_hole(fd, offset, size)
 
     def fsync(self, fd: int) -> None:
@@ -52,7 +52,7 @@ class System:
         os.fsync(fd)
 
     def link(self, source: At | Path, target: At) -> None:
-        """os.link: fails when the target exists. A name in a folder is linked as it is, a path's links are followed."""
+        """os.link: fails when the target exists. A name in a folder is linked as it is; a path's links are followed."""
         if isinstance(source, At):
             source.folder.link(source.name, target)
         else:
@@ -95,7 +95,7 @@ def explain(error: OSError, path: Path, doing: str) -> NextnError:
 
 @contextlib.contextmanager
 def explained(path: Path, doing: str) -> Iterator[None]:
-    """OSErrors of the body leave it as sentences."""
+    """Turns OSErrors raised in the body into sentences."""
     try:
         yield
     except OSError as error:
@@ -103,7 +103,7 @@ def explained(path: Path, doing: str) -> Iterator[None]:
 
 
 def sync_folder(path: Path, system: System) -> None:
-    """fsync a folder, so that names in it survive a power cut."""
+    """fsync a folder, so that its names survive a power cut."""
     with Folder.chosen(path) as folder:
         sync_open_folder(folder, system)
 
@@ -121,7 +121,7 @@ def sync_open_folder(folder: Folder, system: System) -> None:
 
 
 def write_all(system: System, fd: int, data: bytes | bytearray | memoryview, offset: int, path: Path) -> None:
-    """pwrite everything; short writes go on, errors become sentences."""
+    """pwrite everything; short writes are continued, errors become sentences."""
     view = memoryview(data).cast("B")
     with explained(path, "write it"):
         while view:
@@ -143,7 +143,7 @@ def free_bytes(folder: Path) -> int:
 def allow_open_files(n: int, where: Path) -> None:
     """Let this process keep `n` more files open: each file of a set is held, and locked, until all are published.
 
-    Raises StorageError where the system allows fewer. Systems without such a limit are left alone.
+    Raises StorageError where the system allows fewer. On systems without such a limit nothing is done.
     """
     try:
         import resource
