@@ -166,9 +166,6 @@ def plan_assemble(
         _check_same_model(first, pick, notes)
     taken = _taken(base, picks)
     slots = _slots(base, taken)
-    for file, _ in (tensor for slot in slots for tensor in slot):
-        if file.size_bytes < file.header.data_offset:
-            file.check_whole()
     for file in {tensor[0].path: tensor[0] for slot in slots for tensor in slot}.values():
         file.check_whole()
     model = Model((first, *(file for file in base.files if file is not first)))
