@@ -24,6 +24,8 @@ from nextn.engines.child import configure, on_stop
 from nextn.engines.http import LOOPBACK
 from nextn.engines.llama_library import BatchModel, LibraryUnsuitable
 
+N_SNAPSHOTS = 8  # of recurrent state: as many as MTP with an n_max of 8 keeps
+
 
 class Batches:
     """What is asked of a loaded model."""
@@ -103,11 +105,11 @@ def main(argv: list[str]) -> int:
 
     setup = json.loads(argv[0])
     try:
-        params, drafting = (configure(xllamacpp, {**setup, "n_max": n}) for n in (0, setup["n_snapshots"]))
+        params, drafting = (configure(xllamacpp, {**setup, "n_max": n}) for n in (0, N_SNAPSHOTS))
         drafting.load_mtp = False  # only the snapshots of recurrent state that drafting needs
         model = BatchModel(xllamacpp, params, drafting, setup["slots"])
     except LibraryUnsuitable as error:
-        _give_up(f"batches cannot be timed in this xllamacpp: {error}; name a llama-server with --engine")
+        _give_up(f"batches cannot be timed in this xllamacpp ({error}); name a llama-server with --engine")
     except (RuntimeError, MemoryError) as error:
         _give_up(error)
     server = HTTPServer((LOOPBACK, 0), handler(Batches(model)))

@@ -72,6 +72,11 @@ class ServerOptions:
                 args += [option, f"{p_min:g}"]
         return args if sidecar is None else [*args, self.spelling("sidecar") or "-md", os.fspath(sidecar)]
 
+    def without_checkpoints(self) -> list[str]:
+        """The option that stops a server from saving its state near the end of every prompt; none where it does not."""
+        known = next((name for name in ("--ctx-checkpoints", "--swa-checkpoints") if self.has(name)), None)
+        return [] if known is None else [known, "0"]
+
     def quiet(self) -> list[str]:
         """The options for measuring: no warm-up, no web page, no cache, no fitting, a log that shows acceptance."""
         args = ["--no-warmup"] if self.has("--no-warmup") else []

@@ -1,0 +1,176 @@
+"""Batches of k tokens behind a prefix, timed on a running engine: in xllamacpp's library, or by a server's own timings.
+
+A server cannot be told to decode a batch. But k new tokens behind a prompt that it has in its cache are one batch of
+k, and its answer says how long that took (`prompt_n`, `prompt_ms`). Two things differ from a verification: only the
+last row passes through the output head (see `all_outputs`), and the time includes what the server does for a request
+besides decoding: by how much a request of one token exceeds a generated token is taken off all of a round.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from types import TracebackType
+from typing import Protocol
+
+from nextn.engines.base import Engine, Launch
+from nextn.engines.running import RunningServer
+from nextn.errors import EngineFailed
+
+_NEAR = 512  # tokens of prefix that may be decoded again for every round
+_GENERATED = 9  # tokens generated per round, of which the first comes with the prompt
+
+
+@dataclass(frozen=True)
+class PassTimes:
+    """Seconds of the batches of one pass."""
+
+    seconds: dict[int, list[float]]  # size of the batch per slot -> one value per round
+    state_seconds: list[float]  # saving and restoring recurrent state, per round; empty where the engine need not
+
+
+class BatchTimer(Protocol):
+    """An engine that times batches, and a context manager that stops it."""
+
+    @property
+    def all_outputs(self) -> bool:
+        """Whether every token of a batch passes through the output head, as in a verification."""
+
+    @property
+    def session(self) -> int:
+        """See `Running.session`."""
+
+    def prefix(self, text: str, depth: int) -> None:
+        """Decode `depth` tokens of `text`, behind which batches are timed. Raises EngineFailed."""
+
+    def one_pass(self, sizes: Sequence[int], repeats: int, start: int) -> PassTimes:
+        """Time batches of `sizes` tokens in turns, `repeats` rounds. `start` chooses the text of the batches.
+
+        Raises EngineFailed.
+        """
+
+    def __enter__(self) -> BatchTimer: ...
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None: ...
+
+
+class LibraryBatches(RunningServer):
+    """xllamacpp's library in its process (`engines.batch_child`); implements `BatchTimer`."""
+
+    all_outputs = True
+
+    def prefix(self, text: str, depth: int) -> None:
+        """See `BatchTimer.prefix`."""
+        self._post("/prefix", {"text": text, "depth": depth})
+
+    def one_pass(self, sizes: Sequence[int], repeats: int, start: int) -> PassTimes:
+        """See `BatchTimer.one_pass`."""
+        answer = self._post("/pass", {"sizes": list(sizes), "repeats": repeats, "start": start})
+        return PassTimes(dict(zip(sizes, answer["seconds"], strict=True)), answer["state_seconds"])
+
+    def __enter__(self) -> LibraryBatches:
+        return self
+
+
+class ServerBatches:
+    """The timings of a server with a prompt cache; implements `BatchTimer`."""
+
+    all_outputs = False
+
+    def __init__(self, running: RunningServer, slots: int) -> None:
+        self._running, self._slots = running, slots
+        self._text: list[list[int]] = []  # of each slot: the prefix, and what batches are made of
+        self._held: list[list[int]] = []  # of each slot: what is in its cache
+        self._depth = 0
+        self._cuts_back = True  # whether the server keeps the start of a prompt whose end changes
+
+    @property
+    def session(self) -> int:
+        """See `Running.session`."""
+        return self._running.session
+
+    @property
+    def log(self) -> Path:
+        """See `Running.log`."""
+        return self._running.log
+
+    def prefix(self, text: str, depth: int) -> None:
+        """See `BatchTimer.prefix`."""
+        tokens = self._running.tokenize(text)
+        while len(tokens) < 2 * depth + 256:
+            tokens += tokens
+        self._depth = depth
+        # Slots are chosen by the longest common start, so each has a text of its own.
+        self._text = [tokens[7 * slot :] + tokens[: 7 * slot] for slot in range(self._slots)]
+        self._held = []
+        self._rewind()
+
+    def one_pass(self, sizes: Sequence[int], repeats: int, start: int) -> PassTimes:
+        """See `BatchTimer.one_pass`."""
+        found: dict[int, list[float]] = {size: [] for size in sizes}
+        for number in range(repeats):
+            if self._cuts_back or self._depth <= _NEAR or len(self._held[0]) > self._depth + _NEAR:
+                self._rewind()
+            token_s = self._token_s()
+            seen = {
+                size: self._append(size, 17 * (start + number))
+                for size in (sizes if number % 2 == 0 else list(reversed(sizes)))
+            }
+            beside = max(0.0, seen[1] - token_s) if 1 in seen else 0.0
+            for size, seconds in seen.items():
+                found[size].append(seconds - beside)
+        return PassTimes(found, [])
+
+    def _token_s(self) -> float:
+        """Seconds of a generated token: what a request costs beside decoding is counted once for many of them."""
+        answers = self._running.generated(self._held, _GENERATED)
+        self._held = [held + tokens[:-1] for held, (tokens, _) in zip(self._held, answers, strict=True)]
+        return max(seconds for _, seconds in answers)
+
+    def _rewind(self) -> None:
+        """Back to the prefix."""
+        wanted = [text[: self._depth] for text in self._text]
+        if wanted[0]:
+            seen = self._running.prompt_seconds(wanted)
+            if self._held and seen[0][0] > 1:
+                self._cuts_back = False
+        self._held = wanted
+
+    def _append(self, size: int, number: int) -> float:
+        """Seconds for `size` new tokens in every slot at once, behind what is in its cache."""
+        new = []
+        for text in self._text:
+            at = self._depth + number % max(1, len(text) - self._depth - size)
+            new.append(text[at : at + size])
+        prompts = [held + more for held, more in zip(self._held, new, strict=True)]
+        seen = self._running.prompt_seconds(prompts)
+        self._held = prompts
+        for n_tokens, _ in seen:
+            if n_tokens != size:
+                raise EngineFailed(
+                    f"the server decoded {n_tokens} tokens of a prompt of which {size} were new: it keeps no cache of "
+                    "prompts that batches could be timed behind."
+                )
+        return max(seconds for _, seconds in seen)
+
+    def __enter__(self) -> ServerBatches:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._running.stop()
+
+
+def server_batches(engine: Engine, launch: Launch, no_checkpoints: Sequence[str]) -> ServerBatches:
+    """Start `engine` as a server whose prompt timings are read.
+
+    `no_checkpoints`: the arguments that stop it from saving its state near the end of every prompt, for which it would
+    decode the last tokens apart. Raises what `Engine.start` raises.
+    """
+    running = engine.start(replace(launch, extra_args=(*no_checkpoints, *launch.extra_args)))
+    assert isinstance(running, RunningServer)
+    return ServerBatches(running, launch.slots)
