@@ -1,4 +1,4 @@
-"""llama.cpp's library inside the xllamacpp wheel, called directly: batches of k tokens, timed. Only for a child process.
+"""llama.cpp's library inside the xllamacpp wheel, called directly to time batches. Only for a child process.
 
 Model and context come from llama.cpp's own `common_model_params_to_llama` and `common_context_params_to_llama`, so that
 every attribute of the wheel's CommonParams counts as it does in its server. Those are C++ functions that return C
@@ -114,7 +114,7 @@ class Library:
 class BatchContext:
     """One context of a model: prefixes of `slots` sequences, and batches behind them."""
 
-    def __init__(self, library: Library, model: int, context_params: Any, n_batch: int, slots: int) -> None:
+    def __init__(self, library: Library, model: ctypes.c_void_p, context_params: Any, n_batch: int, slots: int) -> None:
         self._lib, self._n_batch, self.slots = library, n_batch, slots
         context = library.llama_init_from_model(model, context_params)
         if not context:

@@ -179,7 +179,7 @@ class RunningServer:
 
     def _continued(self, prompts: Sequence[Sequence[int]], n_predict: int) -> list[dict[str, Any]]:
         alone = len(prompts) == 1
-        payload = {
+        payload: dict[str, object] = {
             "prompt": list(prompts[0]) if alone else [list(prompt) for prompt in prompts],
             "n_predict": n_predict,
             "temperature": 0.0,

@@ -21,6 +21,9 @@ from .batch_curve import DepthCurve
 
 RATES = (0.5, 0.7, 0.9)  # acceptance per position that the best length is given for
 _KINK = 0.98  # a batch is called cheaper than a shorter one from here on
+HARD = 0.9  # more than what is reported for published blocks
+FIELD = "users report 65 to 90 % for published blocks, in prose about half of that in code"
+"""Collected from public threads of 2026; not measured by nextn. See docs/worth.md."""
 
 
 @dataclass(frozen=True)
@@ -143,14 +146,10 @@ def sentence(payoff: Payoff) -> str:
     if easiest is None or easiest.per_position is None or ceiling.speedup <= 1:
         return (
             f"cannot pay here: even a perfect draft reaches {ceiling.speedup:.2f} times the speed without MTP (n_max "
-            f"{ceiling.n_max}); another quantization type of the model, more of it on a GPU or another number of threads "
-            "can change that"
+            f"{ceiling.n_max}); another quantization type of the model, more of it on a GPU, or another number of "
+            "threads can change that"
         )
     most = f"a perfect draft reaches {ceiling.speedup:.2f} times the speed at n_max {ceiling.n_max}"
     word = "can pay" if easiest.per_position < HARD else "can hardly pay here: only"
-    return f"{word} from {100 * easiest.per_position:.0f} % acceptance per position at n_max {easiest.n_max} ({most}; {FIELD})"
-
-
-HARD = 0.9  # more than what is reported for published blocks
-FIELD = "users report 65 to 90 % for published blocks, in prose about half of that in code"
-"""Collected from public threads of 2026; not measured by nextn. See docs/worth.md."""
+    least = f"{100 * easiest.per_position:.0f} % acceptance per position at n_max {easiest.n_max}"
+    return f"{word} from {least} ({most}; {FIELD})"
