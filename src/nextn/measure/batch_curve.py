@@ -8,12 +8,14 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from statistics import median
 
+from ..engines.base import Engine, Launch
 from ..engines.batches import BatchTimer, PassTimes
 from ..progress import Say
 from ..schemas.base import filled
 from ..schemas.worth import BatchPass, CurvePoint
 from .cpu_watch import Usage, Watch, busy_cpus, n_cpus
 from .stats import Spread, spread
+from .tasks import shipped_tasks
 from .timed_run import SLOW, SLOW_REPEAT, allowed_others, disturbances
 
 SIZES = (1, 2, 3, 4, 5, 6, 7, 8, 9, 12, 16)
@@ -158,6 +160,29 @@ class CurveRun:
         while self.busy() > allowed_others(threads, cpus) + MIN_SLACK and self.clock() - start < limit:
             self.say("waiting: other processes are using the CPU")
         self.spent_s += self.clock() - start
+
+
+def time_curve(
+    engine: Engine,
+    launch: Launch,
+    depths: Sequence[int],
+    patience_s: float,
+    say: Say,
+    *,
+    sizes: Sequence[int] = SIZES,
+    most_passes: int = MOST_PASSES,
+) -> tuple[CurveRun, bool]:
+    """The passes behind prefixes of these lengths, and whether all rows passed through the output head.
+
+    `patience_s`: total seconds that disturbances may cost. Raises EngineMissing, EngineRefused, EngineFailed.
+    """
+    say("loading the model")
+    text = "\n".join(prompt for task in shipped_tasks(None) for prompt in task.prompts)
+    with engine.batches(launch) as timer:
+        run = CurveRun(timer, launch.threads, patience_s, say, sizes=sizes, most_passes=most_passes)
+        for depth in dict.fromkeys(depths):
+            run.depth(text, depth)
+        return run, timer.all_outputs
 
 
 def _rounds(times: PassTimes) -> int:

@@ -41,18 +41,33 @@ def head_share(model: Model) -> float:
     return size / (size + body) if size + body else 0.0
 
 
-def estimated_draft(model: Model) -> DraftCost:
+def estimated_draft(model: Model, block_type: str | None = None) -> DraftCost:
     """The cost of a block of one layer of this trunk with a low-bit head of its own, by bytes.
 
     A batch of one token reads all weights once, so a drafted token costs its bytes by those of the trunk; in each step
     the block also reads the verified tokens, without its head (llama.cpp b11549, `common/speculative.cpp`).
+    `block_type`: the layer is in this type where that is smaller; None: in the trunk's own types.
     """
     head, body = head_of(model), body_bytes(model)
     if head is None or not body:
         return DraftCost("estimated", 0.0)
-    n_layers = max(1, Anatomy.of(model).n_layer_trunk)
-    layer = body / n_layers
-    bits = parse_type_name(_DRAFT_HEAD_TYPE).bits_per_weight or 0.0
-    low_bit = min(head.computed_size_bytes or 0, head.n_elements * bits / 8)
+    layer = body / max(1, Anatomy.of(model).n_layer_trunk)
+    if block_type is not None:
+        layer *= min(1.0, _bits(block_type) / _trunk_bits(model))
+    low_bit = min(head.computed_size_bytes or 0, head.n_elements * _bits(_DRAFT_HEAD_TYPE) / 8)
     token = body + (head.computed_size_bytes or 0)
     return DraftCost("estimated", (layer + low_bit) / token, 0.0, layer / token)
+
+
+def _bits(name: str) -> float:
+    return parse_type_name(name).bits_per_weight or 0.0
+
+
+def _trunk_bits(model: Model) -> float:
+    """Bits per element of the trunk's layers."""
+    sized = [
+        (8 * (info.computed_size_bytes or 0), info.n_elements)
+        for info in (info for _, info in model.items())
+        if layer_of(info.name) is not None
+    ]
+    return sum(bits for bits, _ in sized) / max(1, sum(n for _, n in sized))

@@ -37,7 +37,7 @@ class DraftCost:
 
     def of(self, n: int, verification: float) -> float:
         """Of a step that drafts n tokens."""
-        return self.per_step + n * self.per_token + self.catch_up * verification
+        return max(0.0, self.per_step + n * self.per_token + self.catch_up * verification)
 
 
 @dataclass(frozen=True)

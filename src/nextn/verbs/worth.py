@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 from ..engines.base import Launch
 from ..errors import EngineFailed, EngineRefused, StorageError, UsageError
-from ..measure.batch_curve import SIZES, CurveRun, DepthCurve, curve_at
+from ..measure.batch_curve import SIZES, DepthCurve, curve_at, time_curve
 from ..measure.bench_setup import OFF, machine
 from ..measure.draft_cost import LENGTHS, N_PREDICT, measured_draft, step_cost, time_steps
 from ..measure.engine_pool import Pool
@@ -70,10 +70,8 @@ def worth(
     check_slots(judge, slots)
     notes = list(target.notes)
     n_ctx = max(wanted) + LEAST_PREFIX + _ROOM
-    run, all_outputs = time_curve(
-        judge, target, wanted, n_ctx=n_ctx, slots=slots, threads=threads, engine_args=engine_args,
-        patience_s=patience_s, say=say,
-    )  # fmt: skip
+    launch = Launch(target.model.entry, None, 0, n_ctx, threads, tuple(engine_args), timed=True, slots=slots)
+    run, all_outputs = time_curve(judge, launch, [max(depth, LEAST_PREFIX) for depth in wanted], patience_s, say)
     share = None if all_outputs else head_share(target.model)
     found = {depth: curve_at(run.passes, max(depth, LEAST_PREFIX), share) for depth in wanted}
     curves = [DepthCurve(depth, one.token_s, one.costs, one.state_cost) for depth, one in found.items() if one]
@@ -113,32 +111,6 @@ def worth(
         except StorageError as error:
             report.notes.append(f"the figures were not kept: {error}")
     return report
-
-
-def time_curve(
-    judge: Engine,
-    target: MeasuredModel,
-    depths: Sequence[int],
-    *,
-    n_ctx: int,
-    slots: int,
-    threads: int | None,
-    engine_args: Sequence[str],
-    patience_s: float,
-    say: Say,
-) -> tuple[CurveRun, bool]:
-    """The passes at all depths, and whether all rows of their batches passed through the output head.
-
-    Raises EngineMissing, EngineRefused, EngineFailed.
-    """
-    launch = Launch(target.model.entry, None, 0, n_ctx, threads, tuple(engine_args), timed=True, slots=slots)
-    say("loading the model")
-    text = "\n".join(prompt for task in shipped_tasks(None) for prompt in task.prompts)
-    with judge.batches(launch) as timer:
-        run = CurveRun(timer, threads, patience_s, say)
-        for depth in dict.fromkeys(max(depth, LEAST_PREFIX) for depth in depths):
-            run.depth(text, depth)
-        return run, timer.all_outputs
 
 
 def _checked(depths: Sequence[int], target: MeasuredModel) -> tuple[int, ...]:
