@@ -24,8 +24,6 @@ from nextn.engines.child import configure, on_stop
 from nextn.engines.http import LOOPBACK
 from nextn.engines.llama_library import BatchModel, LibraryUnsuitable
 
-N_SNAPSHOTS = 8  # of recurrent state: as many as MTP with an n_max of 8 keeps
-
 
 class Batches:
     """What is asked of a loaded model."""
@@ -105,7 +103,7 @@ def main(argv: list[str]) -> int:
 
     setup = json.loads(argv[0])
     try:
-        params, drafting = (configure(xllamacpp, {**setup, "n_max": n}) for n in (0, N_SNAPSHOTS))
+        params, drafting = (configure(xllamacpp, {**setup, "n_max": n}) for n in (0, setup["n_snapshots"]))
         drafting.load_mtp = False  # only the snapshots of recurrent state that drafting needs
         model = BatchModel(xllamacpp, params, drafting, setup["slots"])
     except LibraryUnsuitable as error:

@@ -11,6 +11,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from statistics import median
 from types import TracebackType
 from typing import Protocol
 
@@ -18,6 +19,7 @@ from nextn.engines.base import Engine, Launch
 from nextn.engines.running import RunningServer
 from nextn.errors import EngineFailed
 
+N_SNAPSHOTS = 8  # of recurrent state in the library's context: as many as MTP with an n_max of 8 keeps
 _NEAR = 512  # tokens of prefix that may be decoded again for every round
 _GENERATED = 9  # tokens generated per round, of which the first comes with the prompt
 
@@ -45,7 +47,7 @@ class BatchTimer(Protocol):
         """Decode `depth` tokens of `text`, behind which batches are timed. Raises EngineFailed."""
 
     def one_pass(self, sizes: Sequence[int], repeats: int, start: int) -> PassTimes:
-        """Time batches of `sizes` tokens in turns, `repeats` rounds. `start` chooses the text of the batches.
+        """Time batches of `sizes` tokens, 1 among them, in turns. `start` chooses the text of the batches.
 
         Raises EngineFailed.
         """
@@ -111,18 +113,16 @@ class ServerBatches:
     def one_pass(self, sizes: Sequence[int], repeats: int, start: int) -> PassTimes:
         """See `BatchTimer.one_pass`."""
         found: dict[int, list[float]] = {size: [] for size in sizes}
+        tokens = []
         for number in range(repeats):
             if self._cuts_back or self._depth <= _NEAR or len(self._held[0]) > self._depth + _NEAR:
                 self._rewind()
-            token_s = self._token_s()
-            seen = {
-                size: self._append(size, 17 * (start + number))
-                for size in (sizes if number % 2 == 0 else list(reversed(sizes)))
-            }
-            beside = max(0.0, seen[1] - token_s) if 1 in seen else 0.0
-            for size, seconds in seen.items():
-                found[size].append(seconds - beside)
-        return PassTimes(found, [])
+            tokens.append(self._token_s())
+            for size in sizes if number % 2 == 0 else list(reversed(sizes)):
+                found[size].append(self._append(size, 17 * (start + number)))
+        beside = max(0.0, median(found[1]) - median(tokens))
+        batches = {size: [max(0.0, one - beside) for one in seconds] for size, seconds in found.items()}
+        return PassTimes({**batches, 1: tokens}, [])
 
     def _token_s(self) -> float:
         """Seconds of a generated token: what a request costs beside decoding is counted once for many of them."""
@@ -165,12 +165,12 @@ class ServerBatches:
         self._running.stop()
 
 
-def server_batches(engine: Engine, launch: Launch, no_checkpoints: Sequence[str]) -> ServerBatches:
+def server_batches(engine: Engine, launch: Launch, whole_prompts: Sequence[str]) -> ServerBatches:
     """Start `engine` as a server whose prompt timings are read.
 
-    `no_checkpoints`: the arguments that stop it from saving its state near the end of every prompt, for which it would
-    decode the last tokens apart. Raises what `Engine.start` raises.
+    `whole_prompts`: the arguments with which it decodes all new tokens of a prompt as one batch, behind those it has.
+    Raises what `Engine.start` raises.
     """
-    running = engine.start(replace(launch, extra_args=(*no_checkpoints, *launch.extra_args)))
+    running = engine.start(replace(launch, extra_args=(*whole_prompts, *launch.extra_args)))
     assert isinstance(running, RunningServer)
     return ServerBatches(running, launch.slots)

@@ -119,7 +119,7 @@ class LlamaServer:
 
     def batches(self, launch: Launch) -> BatchTimer:
         """See `Engine.batches`."""
-        return server_batches(self, launch, self.options.without_checkpoints())
+        return server_batches(self, launch, self.options.whole_prompts())
 
     def _arguments(self, launch: Launch, port: int) -> list[str]:
         args = ["-m", os.fspath(launch.model), "--host", LOOPBACK, "--port", str(port)]

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from nextn.engines.base import Launch, refuse_parts
-from nextn.engines.batches import BatchTimer, LibraryBatches, ServerBatches, server_batches
+from nextn.engines.batches import N_SNAPSHOTS, BatchTimer, LibraryBatches, ServerBatches, server_batches
 from nextn.engines.deaths import explained, signal_of
 from nextn.engines.process import EngineProcess
 from nextn.engines.ring import ask
@@ -72,9 +72,12 @@ class Xllamacpp:
         """See `Engine.start`."""
         return RunningServer(self.name, launch, self._process(launch, _child(self.python, _setup(launch))), _port)
 
-    def batches(self, launch: Launch) -> BatchTimer:
-        """See `Engine.batches`: in the wheel's library; where that cannot be called, by its server's timings."""
-        command = [self.python, "-m", "nextn.engines.batch_child", _setup(launch)]
+    def batches(self, launch: Launch, n_snapshots: int = N_SNAPSHOTS) -> BatchTimer:
+        """See `Engine.batches`: in the wheel's library; where that cannot be called, by its server's timings.
+
+        `n_snapshots`: of recurrent state, kept by batches of several tokens as MTP with that n_max keeps them.
+        """
+        command = [self.python, "-m", "nextn.engines.batch_child", _setup(launch, n_snapshots=n_snapshots)]
         try:
             return LibraryBatches(self.name, launch, self._process(launch, command), _port)
         except EngineRefused as error:
@@ -86,7 +89,7 @@ class Xllamacpp:
 
     def server_batches(self, launch: Launch) -> ServerBatches:
         """The same by the timings of the wheel's server. Raises what `start` raises."""
-        return server_batches(self, launch, ("n_ctx_checkpoints=0",))
+        return server_batches(self, launch, ("n_ctx_checkpoints=0", "swa_full=true"))
 
     def _process(self, launch: Launch, command: list[str]) -> EngineProcess:
         refuse_parts(launch)
@@ -119,7 +122,7 @@ class Xllamacpp:
         return _child(self.python, json.dumps(setup))
 
 
-def _setup(launch: Launch) -> str:
+def _setup(launch: Launch, **more: object) -> str:
     """A launch as `engines.child` and `engines.batch_child` read it."""
     setup = {
         "model": os.fspath(launch.model.absolute()),
@@ -130,6 +133,7 @@ def _setup(launch: Launch) -> str:
         "slots": launch.slots,
         "threads": launch.threads,
         "extra": list(launch.extra_args),
+        **more,
     }
     return json.dumps(setup)
 

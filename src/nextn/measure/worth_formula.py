@@ -22,7 +22,7 @@ from .batch_curve import DepthCurve
 RATES = (0.5, 0.7, 0.9)  # acceptance per position that the best length is given for
 _KINK = 0.98  # a batch is called cheaper than a shorter one from here on
 HARD = 0.9  # more than what is reported for published blocks
-FIELD = "users report 65 to 90 % for published blocks, in prose about half of that in code"
+FIELD = "users report 65 to 90 % in code for published blocks, and about half of that in prose"
 """Collected from public threads of 2026; not measured by nextn. See docs/worth.md."""
 
 
