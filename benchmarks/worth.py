@@ -318,17 +318,38 @@ def cases(folder: Path, engine: Xllamacpp, small: Path | None, vocab: int, layer
     return out if small is None else [*out, eagle("Q8_0"), eagle("Q4_0")]
 
 
+PAGE = Path(__file__).resolve().parent.parent / "docs" / "worth.md"
+BEGIN, END = "<!-- benchmarks/worth.py: begin -->\n", "<!-- benchmarks/worth.py: end -->"
+
+
+def write_docs(text: str) -> None:
+    """Put the tables into the page, in place of those of an earlier run."""
+    page = PAGE.read_text(encoding="utf-8")
+    head, _, rest = page.partition(BEGIN)
+    PAGE.write_text(f"{head}{BEGIN}{text}\n{END}{rest.partition(END)[2]}", encoding="utf-8")
+
+
 def docs(found: dict[str, Any]) -> str:
     """Tables for docs/worth.md."""
-    lines = ["| model | " + " | ".join(map(str, SIZES[1:])) + " |", "| --- " * len(SIZES) + "|"]
+    known = found["machine"]
+    lines = [
+        f"Measured in one run of {found['wall_s']:.0f} s on {known['n_cpus']} CPUs ({known['cpu']}) with "
+        f"{found['engine']}, {found['threads']} thread. All figures are ours.",
+        "",
+        "Cost of a batch of k tokens:",
+        "",
+    ]
+    lines += ["| model | " + " | ".join(map(str, SIZES[1:])) + " |", "| --- " * len(SIZES) + "|"]
     for one in found.get("curves", []):
         cells = [f"{one['cost'][str(n)]:.2f}" for n in SIZES[1:]] if "cost" in one else ["-"] * (len(SIZES) - 1)
         lines.append(f"| {one['model']} | " + " | ".join(cells) + " |")
-    lines += ["", "| model | snapshots | largest difference between both ways |", "| --- | --- | --- |"]
+    lines += ["", "Both ways of timing, passes in turns:", ""]
+    lines += ["| model | snapshots | largest difference |", "| --- | --- | --- |"]
     for one in found.get("agree", []):
         largest = "-" if one["largest"] is None else f"{100 * one['largest']:.1f} %"
         lines.append(f"| {one['model']} | {one['snapshots']} | {largest} |")
-    lines += ["", "| model | n_max | predicted | measured | error |", "| --- | --- | --- | --- | --- |"]
+    lines += ["", "Speed over that with MTP off:", ""]
+    lines += ["| model | n_max | predicted | measured | error |", "| --- | --- | --- | --- | --- |"]
     for one in found.get("held", []):
         for row in one["rows"]:
             if row["predicted"] is not None:
@@ -366,12 +387,14 @@ def main() -> int:
     parser.add_argument("--passes", type=int, default=3, help="of the runs that predictions are held against")
     parser.add_argument("--patience", type=float, default=60, help="seconds that disturbances may cost in each step")
     parser.add_argument("--smollm", type=Path, help="SmolLM2-135M as GGUF")
+    parser.add_argument("--docs", action="store_true", help="also put the tables into docs/worth.md")
     parser.add_argument("--small", action="store_true", help="a try-out with a small vocabulary")
     args = parser.parse_args()
     engine, small = Xllamacpp.find(), smollm(args.smollm)
     vocab, layers = (20_000, 4) if args.small else (VOCAB, LAYERS)
     found: dict[str, Any] = {
         "version": 1, "command": sys.argv[1:], "machine": machine(), "engine": f"{engine.name} {engine.version}",
+        "threads": args.threads, "wall_s": 0.0,
         **{part: [] for part in args.parts},
     }  # fmt: skip
     started = time.monotonic()
@@ -405,6 +428,8 @@ def main() -> int:
             made = nextn.attach(SHIPPED, SHIPPED.parent / "tiny-qwen35-mtp", layout="bundle", out=folder / "tiny.gguf")
             keep("tune", tuned(engine, made.entry, folder, args.threads, args.patience))
     print(docs(found))
+    if args.docs:
+        write_docs(docs(found))
     print(f"{time.monotonic() - started:.0f} s in all; raw figures: {args.json}", file=sys.stderr)
     over = [one["case"] for one in found.get("held", []) if one.get("largest") is None or one["largest"] > TOLERANCE]
     if over:
