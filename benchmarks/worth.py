@@ -3,8 +3,8 @@
 Four parts, each with its raw values in the JSON:
 
     agree   the batch curve in the engine's process and by its server's timings, passes in turns: the shipped model (a
-            hybrid: with and without the snapshots of recurrent state, which a server without MTP does not keep) and
-            SmolLM2-135M
+            hybrid: with and without the snapshots of recurrent state, which a server without MTP does not keep), the
+            same with a no-op trunk, whose tokens take longer than what a server does beside decoding, and SmolLM2-135M
     curves  SmolLM2-135M in three types: where kernels have kinks
     held    speed by draft length, predicted from the curve, the measured cost of the draft and the acceptance by
             position, against what interleaved runs measure. Three models in two types each: the trained tiny model
@@ -125,7 +125,7 @@ def agree(engine: Xllamacpp, model: Path, threads: int, *, n_snapshots: int) -> 
             timer.prefix(text, DEPTH)
             first = timer.one_pass(SIZES, 1, 0)
             rounds[name] = max(1, min(40, round(0.5 / sum(sum(values) for values in first.seconds.values()))))
-        for number in range(2 * PASSES):
+        for number in range(PASSES):
             for name in timers if number % 2 == 0 else reversed(timers):
                 timer, watch = timers[name], Watch(timers[name].session)
                 times = timer.one_pass(SIZES, rounds[name], 1 + number)
@@ -203,7 +203,7 @@ def held(case: Case, threads: int, passes: int, patience_s: float) -> dict[str, 
     asks = [Ask(OWN, at, text, case.n_predict, seed=at) for at, text in enumerate(case.prompts)]
     with Pool(case.engine, N_CTX, (), asks[0].prompt) as pool:
         calibration = Patience(pool, patience_s, say)
-        time_steps(calibration, [off, *(by_length[n] for n in CALIBRATED)], asks, 3)
+        time_steps(calibration, [off, *(by_length[n] for n in CALIBRATED)], asks, 2)
         bench = Patience(pool, patience_s, say)
         setups = [off, *by_length.values()]
         for number in range(passes):
@@ -291,7 +291,7 @@ def cases(folder: Path, engine: Xllamacpp, small: Path | None, vocab: int, layer
 
     def deep(trunk: Path, name: str) -> Callable[[], Case]:
         path = folder / f"deep-{name}.gguf"
-        return lambda: Case(f"no-op trunk, {name}", make_deep_model(path, trunk=trunk), Drafting(engine), code, 128)
+        return lambda: Case(f"no-op trunk, {name}", make_deep_model(path, trunk=trunk), Drafting(engine), code[:2], 96)
 
     def large(name: str) -> Callable[[], Case]:
         def make() -> Case:
@@ -384,7 +384,7 @@ def main() -> int:
     parser.add_argument("--json", type=Path, default=Path(__file__).resolve().parent / "worth.json")
     parser.add_argument("--parts", nargs="+", choices=PARTS, default=PARTS)
     parser.add_argument("--threads", type=int, default=1)
-    parser.add_argument("--passes", type=int, default=3, help="of the runs that predictions are held against")
+    parser.add_argument("--passes", type=int, default=2, help="of the runs that predictions are held against")
     parser.add_argument("--patience", type=float, default=60, help="seconds that disturbances may cost in each step")
     parser.add_argument("--smollm", type=Path, help="SmolLM2-135M as GGUF")
     parser.add_argument("--docs", action="store_true", help="also put the tables into docs/worth.md")
@@ -416,6 +416,8 @@ def main() -> int:
         if "agree" in args.parts:
             keep("agree", agree(engine, SHIPPED, args.threads, n_snapshots=0))
             keep("agree", agree(engine, SHIPPED, args.threads, n_snapshots=N_SNAPSHOTS))
+            deep = make_deep_model(folder / "tiny-qwen35-no-op-trunk-Q8_0.gguf")
+            keep("agree", agree(engine, deep, args.threads, n_snapshots=0))
             if types:
                 keep("agree", agree(engine, types[0], args.threads, n_snapshots=0))
         if "curves" in args.parts:
