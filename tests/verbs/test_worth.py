@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import json
+import os
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -246,7 +249,7 @@ class KnownServer:
 
 def test_new_tokens_of_a_prompt_are_a_batch() -> None:
     server = KnownServer()
-    with ServerBatches(server, 1) as timer:  # type: ignore[arg-type]
+    with ServerBatches(server, Launch(Q4)) as timer:  # type: ignore[arg-type]
         timer.prefix("some text that is long enough" * 20, 32)
         found = timer.one_pass((1, 2, 4), 3, 0)
     assert found.seconds == {size: pytest.approx([0.001 * size] * 3) for size in (1, 2, 4)}
@@ -255,7 +258,7 @@ def test_new_tokens_of_a_prompt_are_a_batch() -> None:
 
 def test_a_server_without_a_cache_is_refused() -> None:
     server = KnownServer(cached=0)
-    with ServerBatches(server, 1) as timer, pytest.raises(EngineFailed, match="keeps no cache of prompts"):  # type: ignore[arg-type]
+    with ServerBatches(server, Launch(Q4)) as timer, pytest.raises(EngineFailed, match="keeps no cache of prompts"):  # type: ignore[arg-type]
         timer.prefix("some text that is long enough" * 20, 32)
         timer.one_pass((1, 2), 1, 0)
 
@@ -264,6 +267,31 @@ def test_servers_decode_prompts_whole() -> None:
     options = ServerOptions("--ctx-checkpoints N\n--swa-full\n")
     assert options.whole_prompts() == ["--ctx-checkpoints", "0", "--swa-full"]
     assert ServerOptions("--port N\n").whole_prompts() == []
+
+
+def test_a_server_that_speaks_http(
+    standin: LlamaServer, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr("nextn.measure.batch_curve.disturbances", lambda usage, threads, cpus: ())
+    assert main(["worth", str(Q4), "--engine", str(standin.binary), "--json", "-q"]) == 0
+    found = json.loads(capsys.readouterr().out)
+    jsonschema.validate(found, SCHEMA)
+    share = head_share(open_model(Q4))
+    costs = {one["n_tokens"]: one["cost"] for one in found["curve"]}
+    assert costs == {k: pytest.approx((0.5 * (1 + k) - share) / (1 - share), abs=1e-3) for k in SIZES}
+    assert found["settings"]["timed"] == "server"
+
+
+def test_a_wheel_whose_library_cannot_be_called_is_asked_as_a_server(tmp_path: Path) -> None:
+    settings = json.dumps({"die": "", "at": "", "help": ""})
+    path = os.pathsep.join((str(ROOT / "tests" / "support" / "played_wheel"), os.environ["PYTHONPATH"]))
+    env = {**os.environ, "PYTHONPATH": path, "PLAYED_WHEEL": settings, "NEXTN_DATA": str(tmp_path)}
+    done = subprocess.run(
+        [sys.executable, "-m", "nextn", "worth", str(Q4), "--patience", "0", "--json", "-q"],
+        env=env, capture_output=True, text=True, timeout=100, check=False,
+    )  # fmt: skip
+    assert done.returncode in (0, 4) and not done.stderr  # 4: the machine was busy
+    assert json.loads(done.stdout)["settings"]["timed"] == "server"
 
 
 # -- real engines -----------------------------------------------------------------------------------------------------

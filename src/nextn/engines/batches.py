@@ -82,8 +82,8 @@ class ServerBatches:
 
     all_outputs = False
 
-    def __init__(self, running: RunningServer, slots: int) -> None:
-        self._running, self._slots = running, slots
+    def __init__(self, running: RunningServer, launch: Launch) -> None:
+        self._running, self._launch = running, launch
         self._text: list[list[int]] = []  # of each slot: the prefix, and what batches are made of
         self._held: list[list[int]] = []  # of each slot: what is in its cache
         self._depth = 0
@@ -106,7 +106,7 @@ class ServerBatches:
             tokens += tokens
         self._depth = depth
         # Slots are chosen by the longest common start, so each has a text of its own.
-        self._text = [tokens[7 * slot :] + tokens[: 7 * slot] for slot in range(self._slots)]
+        self._text = [tokens[7 * slot :] + tokens[: 7 * slot] for slot in range(self._launch.slots)]
         self._held = []
         self._rewind()
 
@@ -151,8 +151,8 @@ class ServerBatches:
         for n_tokens, _ in seen:
             if n_tokens != size:
                 raise EngineFailed(
-                    f"the server decoded {n_tokens} tokens of a prompt of which {size} were new: it keeps no cache of "
-                    "prompts that batches could be timed behind."
+                    f"{self._launch.model}: the server decoded {n_tokens} tokens of a prompt of which {size} were new, "
+                    "so it keeps no cache of prompts that batches could be timed behind; choose another --engine."
                 )
         return max(seconds for _, seconds in seen)
 
@@ -173,4 +173,4 @@ def server_batches(engine: Engine, launch: Launch, whole_prompts: Sequence[str])
     """
     running = engine.start(replace(launch, extra_args=(*whole_prompts, *launch.extra_args)))
     assert isinstance(running, RunningServer)
-    return ServerBatches(running, launch.slots)
+    return ServerBatches(running, launch)

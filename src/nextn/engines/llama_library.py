@@ -80,7 +80,7 @@ class Library:
 
     def __init__(self, wheel: ModuleType) -> None:
         """Raises LibraryUnsuitable."""
-        found = sorted(Path(wheel.__path__[0]).glob("xllamacpp*.so"))
+        found = sorted(Path(str(wheel.__file__)).parent.glob("xllamacpp*.so"))
         if not found:
             raise LibraryUnsuitable("the wheel has no library of its own")
         self._library = ctypes.CDLL(str(found[0]))
@@ -131,8 +131,6 @@ class BatchContext:
 
     def prefill(self, tokens: Sequence[int]) -> None:
         """Put `tokens` into every sequence. Raises RuntimeError."""
-        if self.depth == len(tokens):
-            return
         self._lib.llama_memory_clear(self._memory, True)
         for slot in range(self.slots):
             for start in range(0, len(tokens), self._n_batch):
