@@ -348,7 +348,7 @@ def test_output_exists(world: World, layout: str, kind: str) -> None:
     else:
         there.symlink_to(world.trunk if kind == "symlink" else "nowhere")
     for dry in ([], ["--dry-run"]):
-        world.attach(20, rf"{there.name}: this file is already there, and nextn never", "--layout", layout, *dry)
+        world.attach(20, rf"{there.name}: this file already exists, and nextn never", "--layout", layout, *dry)
 
 
 @pytest.mark.parametrize("dry", [[], ["--dry-run"]])
@@ -428,7 +428,7 @@ def test_refusals_of_the_system(
 
 
 def test_unknown_verb(world: World) -> None:
-    words = r"there is no command 'atach' \(did you mean 'attach'\?\); the commands are inspect, doctor, attach"
+    words = r"'atach' is not a command \(did you mean 'attach'\?\); the commands are inspect, doctor, attach"
     world.refuses(2, words, "atach")
 
 

@@ -421,7 +421,7 @@ def test_no_rows_are_no_bytes(type: TensorType):
 def test_data_that_is_no_whole_number_of_rows_is_refused():
     type = parse_type_name("q8_0")
     with pytest.raises(
-        QuantizeError, match="35 bytes are no whole number of q8_0 rows of 32 values, 34 bytes each"
+        QuantizeError, match="35 bytes are not a whole number of q8_0 rows of 32 values, 34 bytes each"
     ):
         q.dequantize(bytes(35), type, 32)
     with pytest.raises(QuantizeError, match="rows of 0 values"):

@@ -296,8 +296,8 @@ def test_sidecars_beside_a_trunk(tiny_models: TinyModels, tmp_path: Path) -> Non
     assert found.sidecars == (tmp_path / "mtp-M.gguf",)
     assert found.runs_on["llama.cpp"].startswith("drafts with the sidecar beside it (-md)")
     assert found.to_json()["sidecars"] == [str(tmp_path / "mtp-M.gguf")]
-    assert found.hints[0] == "the sidecar mtp-M.gguf lies beside it"
-    assert [hint.split(" is no sidecar of it: ")[0] for hint in found.hints[1:]] == [
+    assert found.hints[0] == "the sidecar mtp-M.gguf is beside it"
+    assert [hint.split(" is not a sidecar for it: ")[0] for hint in found.hints[1:]] == [
         "mtp-damaged.gguf", "mtp-no-block.gguf", "mtp-other-arch.gguf", "mtp-other-size.gguf",
     ]  # fmt: skip
 

@@ -110,7 +110,7 @@ def test_what_passes_is_gone_through(hub: HubServer, opened: Open, fault: Fault)
         (Fault("html", "^cdn"), "whole files only"),
         (Fault("total", "^cdn"), "changed on the server"),
         (Fault("short", "^cdn", times=99), "given up.*too early"),
-        (Fault("long", "^cdn", times=99), "given up.*more bytes than it said"),
+        (Fault("long", "^cdn", times=99), "given up.*more bytes than it announced"),
         (Fault("length", "^cdn", times=99), "given up.*announces"),
         (Fault("range", "^cdn", times=99), "given up.*asked for"),
         (Fault("no-range", "^cdn", times=99), "given up.*does not say which bytes"),
@@ -153,7 +153,7 @@ def test_a_broken_run_goes_on_where_it_broke(hub: HubServer, opened: Open) -> No
     total = sum(where.size_bytes for where in places)
     before = hub.file_bytes()
     hub.faults += [Fault("drop", "^cdn", after=1_500_000), Fault("status", "", times=99)]
-    with pytest.raises(RemoteError, match="what has arrived is kept"):
+    with pytest.raises(RemoteError, match="what was downloaded is kept"):
         remote.fetch(places)
     remote.__exit__()
     arrived = hub.file_bytes() - before

@@ -68,7 +68,7 @@ def test_no_config(tmp_path: Path) -> None:
 
 def test_a_tensor_that_the_index_only_promises(tmp_path: Path) -> None:
     found = folder_with(tmp_path, index={"weight_map": {"a": "one.safetensors"}}, one=tensors("b"))
-    with pytest.raises(FormatError, match="the index says that tensor 'a' is here, and it is not") as caught:
+    with pytest.raises(FormatError, match="the index says that tensor 'a' is here, but it is not") as caught:
         found.tensor("a")
     assert caught.value.path == tmp_path / "one.safetensors"
 

@@ -213,7 +213,7 @@ def test_ranks_that_nothing_fits(rows: int, source: Callable[[str], Source]) -> 
 def test_a_fused_projection_with_other_rows_than_heads(source: Callable[[str], Source]) -> None:
     spoilt = source("mimo2-ranks4")
     spoilt.config["swa_num_key_value_heads"] = 2
-    spoilt.refused(FORMAT, r"qkv_proj\.weight' has not the rows of q, k and v that config\.json says")
+    spoilt.refused(FORMAT, r"qkv_proj\.weight' does not have the rows of q, k and v that config\.json says")
     del spoilt.config["swa_num_key_value_heads"]
     spoilt.refused(FORMAT, r"config\.json: 'swa_num_key_value_heads' is missing")
 

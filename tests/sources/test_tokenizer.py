@@ -282,7 +282,7 @@ DAMAGED: dict[str, Edit] = {
     "added token": lambda data: data["added_tokens"].append({"id": 3, "content": ["x"]}),
     "an added token": lambda data: data["added_tokens"].append({"id": 3}),
     "no Unicode text": lambda data: data["model"]["vocab"].update({"\ud800": 5}),
-    "no pair of texts": lambda data: data["model"]["merges"].append(["a"]),
+    "not a pair of strings": lambda data: data["model"]["merges"].append(["a"]),
     "'merges' is missing": lambda data: data["model"].pop("merges"),
 }
 

@@ -64,7 +64,7 @@ def refused(run_nextn: Run, tmp_path: Path) -> Callable[..., str]:
 WRONG = {
     "begins with a dot or a dash": [".bash_profile", ".model.gguf", ".config/x.gguf", "-rf.gguf", ".gguf"],
     "does not end in .gguf": ["sitecustomize.py", "Makefile", "x.gguf.exe", "README.md", "a/b/usercustomize.pth"],
-    "has characters that cannot be seen": ["a\x1b]0;PWN\x07.gguf", "a\nb.gguf", "\u202efugg.gguf", "a\u200b.gguf"],
+    "contains invisible characters": ["a\x1b]0;PWN\x07.gguf", "a\nb.gguf", "\u202efugg.gguf", "a\u200b.gguf"],
     "is not valid on every system": [
         "NUL.gguf", "con.gguf", "Com1.tar.gguf", "aux/x.gguf", "lpt\u00b9.gguf", "a:b.gguf", "a?.gguf", "a|b.gguf",
         " a.gguf", "a. /x.gguf", "a./x.gguf",

@@ -127,7 +127,7 @@ def test_serve_takes_what_tune_found(bundle: Path, tmp_path: Path) -> None:
     assert nextn.serve(bundle, engine="xllamacpp", n_max=0).sidecar is None
     side.unlink()
     alone = nextn.serve(bundle, engine="xllamacpp")
-    assert alone.layout == "bundled" and any("is not there" in note for note in alone.notes)
+    assert alone.layout == "bundled" and any("is missing" in note for note in alone.notes)
 
 
 @pytest.mark.engine

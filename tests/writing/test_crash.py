@@ -305,7 +305,7 @@ def test_two_runs_for_one_name_have_one_winner(tmp_path: Path) -> None:
     won = next(json.loads(out) for (out, _), run in zip(ends, runs, strict=True) if run.returncode == 0)
     lost = next(err for (_, err), run in zip(ends, runs, strict=True) if run.returncode)
     assert lost.startswith("nextn: ")
-    assert "already there" in lost
+    assert "already exists" in lost
     assert sorted(listing(tmp_path)) == sorted([trunk.name, Path(won["entry"]).name])
     assert nextn.inspect(won["entry"]).problems == ()
 

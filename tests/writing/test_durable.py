@@ -155,7 +155,7 @@ def test_publishing_by_rename_never_replaces(plan: Callable[..., Plan]) -> None:
                 made.entry.write_bytes(b"theirs")
             return super().step(name, args)
 
-    with pytest.raises(OutputExists, match="already there"):
+    with pytest.raises(OutputExists, match="already exists"):
         execute(made, system=Late(link=errno.EPERM))
     assert content(made.folder).keys() == {made.entry.name}
     assert made.entry.read_bytes() == b"theirs"

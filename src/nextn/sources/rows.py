@@ -178,7 +178,7 @@ class CheckpointRows:
             if span.tensor.dtype not in FLOAT_DTYPES and span.scale is None:
                 raise UnsupportedFormat(
                     f"tensor '{span.tensor.name}' is stored as {span.tensor.dtype} without factors that nextn knows; "
-                    "take the unquantized checkpoint",
+                    "use the unquantized checkpoint",
                     path=span.tensor.where.path,
                     offset=span.tensor.where.start,
                 )
