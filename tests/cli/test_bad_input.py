@@ -153,7 +153,7 @@ def test_donor_cut(world: World, cut: int) -> None:
 
 def test_donor_with_broken_config(world: World) -> None:
     (world.donor / "config.json").write_text("{")
-    world.attach(10, r"config\.json.*no valid JSON")
+    world.attach(10, r"config\.json.*not valid JSON")
 
 
 def test_donor_without_weights(world: World) -> None:
@@ -445,7 +445,7 @@ def test_unknown_layout(world: World) -> None:
 
 def test_paths_that_the_system_cannot_take(world: World) -> None:
     world.refuses(22, "no such file|File name too long", "attach", "x" * 300, "--from", world.donor)
-    world.attach(22, "and 255 is the most here", "--layout", "bundle", "-o", world.folder / f"{'x' * 300}.gguf")
+    world.attach(22, "and at most 255 fit here", "--layout", "bundle", "-o", world.folder / f"{'x' * 300}.gguf")
 
 
 def test_device_and_folder_named_like_a_model(world: World) -> None:

@@ -198,7 +198,7 @@ ANSWERS = {
     "endless header": ("c.sendall(b'HTTP/1.1 200 OK\\r\\nX: ')\n    while True: c.sendall(b'x' * 65536)",
                        r"broke the connection"),
     "deep": ("b = b'[' * 100000\n    c.sendall(b'HTTP/1.1 200 OK\\r\\nContent-Length: %d\\r\\n\\r\\n' % len(b) + b)",
-             r"no JSON"),
+             r"not JSON"),
     "cut": ("c.sendall(b'HTTP/1.1 200 OK\\r\\nContent-Length: 99\\r\\n\\r\\n{}')", r"broke the connection"),
     "long error": ("c.sendall(b'HTTP/1.1 500 X\\r\\nContent-Length: 9000000\\r\\n\\r\\n' + b'e' * 9000000)",
                    r"answered HTTP 500: e{300} "),

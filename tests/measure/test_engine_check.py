@@ -100,7 +100,7 @@ def test_near_ties(divergence, near_tie, beyond_rounding):
     ("divergences", "acceptance", "drafted", "control", "verdict", "says"),
     [
         ([], [0.6], 100, 0.0, "passed", "the text is the same"),
-        ([near()], [0.6], 100, 0.3, "passed", "texts part at 1 near ties only"),
+        ([near()], [0.6], 100, 0.3, "passed", "texts differ at 1 near ties only"),
         ([near(2.0)], [0.6], 100, 0.0, "failed", r"diverges at token 5 .* by 2\.000 nats"),
         ([near(2.0, gap_is_lower_bound=True)], [0.6], 100, 0.0, "failed", "by at least 2"),
         ([Divergence(1, 0, 5, 7, None)], [0.6], 100, 0.0, "failed", "ends with MTP"),

@@ -220,7 +220,7 @@ def test_the_api_is_asked_again(hub: HubServer, opened: Open) -> None:
     [
         ("hf:org/nothing", "there is no such model repository"),
         (f"hf:{REPO}@v9", "no branch, tag or commit 'v9'"),
-        ("hf:org/a..b", "no repository name|no such model repository"),
+        ("hf:org/a..b", "not a repository name|no such model repository"),
     ],
 )
 def test_names_that_the_hub_does_not_know(opened: Open, name: str, text: str) -> None:

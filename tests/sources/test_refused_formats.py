@@ -154,7 +154,7 @@ def test_a_float_weight_that_has_factors_too(source: Callable[[str], Source]) ->
     spoilt = source("fp8-rows")
     _, shape, raw = spoilt.tensors[Q_A]
     spoilt.tensors[Q_A] = "BF16", shape, raw * 2
-    spoilt.refused(FORMAT, r"'.*q_a_proj\.weight' is stored as BF16 and has factors")
+    spoilt.refused(FORMAT, r"'.*q_a_proj\.weight' is stored as BF16 but has factors")
 
 
 def test_fp8_without_factors(source: Callable[[str], Source]) -> None:

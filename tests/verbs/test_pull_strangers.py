@@ -151,7 +151,7 @@ def test_other_bytes_than_the_manifest_says(hub: HubServer, refused: Callable[..
     hub.repo("e/vil").commit({"x.gguf": BUNDLED, "nextn.json": manifest({"x.gguf": BUNDLED + b"\0"}, "x.gguf")})
     assert "not the file that the manifest describes" in refused()
     hub.repo("e/vil").commit({"y.gguf": BUNDLED, "nextn.json": manifest({"x.gguf": BUNDLED}, "x.gguf")})
-    assert "the repository does not have it" in refused(IncompleteModel.exit_code)
+    assert "which the repository does not have" in refused(IncompleteModel.exit_code)
 
 
 def shards(numbers: list[int], counts: list[int]) -> dict[str, bytes]:

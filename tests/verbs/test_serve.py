@@ -135,7 +135,7 @@ def test_what_cannot_be_served(tiny_models, tmp_path, monkeypatch):
     with pytest.raises(EngineMissing, match="cannot draft with MTP blocks: use a newer build, or --n-max 0"):
         nextn.serve(tiny_models.bundled, engine=fake(tmp_path, "--help\n"))
     assert nextn.serve(tiny_models.bundled, engine=fake(tmp_path, "--help\n"), n_max=0).layout == "bundled"
-    with pytest.raises(EngineMissing, match=r"no llama-server of ik_llama\.cpp"):
+    with pytest.raises(EngineMissing, match=r"not a llama-server of ik_llama\.cpp"):
         monkeypatch.setenv("NEXTN_IK_SERVER", str(fake(tmp_path)))
         nextn.serve(tiny_models.bundled, engine="ik")
     with pytest.raises(UsageError, match="'vllm' is not an engine; choose xllamacpp, llama-server, ik, or the path"):

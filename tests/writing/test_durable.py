@@ -243,7 +243,7 @@ def test_long_names(tmp_path: Path) -> None:
     made = nextn.attach(trunk, CHECKPOINT, layout="bundle").entry
     assert len(made.name) == 254
     trunk.rename(tmp_path / ("n" * 242 + "-Q4_K_M.gguf"))
-    with pytest.raises(StorageError, match=r"has 258 bytes, and 255 is the most here; choose a shorter -o"):
+    with pytest.raises(StorageError, match=r"has 258 bytes, and at most 255 fit here; choose a shorter -o"):
         nextn.attach(tmp_path / ("n" * 242 + "-Q4_K_M.gguf"), CHECKPOINT, layout="bundle")
     assert len(listing(tmp_path)) == 2
 

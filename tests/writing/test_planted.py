@@ -287,7 +287,7 @@ def test_a_temporary_file_that_was_swapped_is_never_published(
 
     out = tmp_path / "out"
     plan = plan_attach(open_model(Q4), open_donor(CHECKPOINT), AttachOptions("bundle", out=out / "made.gguf"))
-    with pytest.raises(StorageError, match=r"removed or replaced|was cut or|No such file"):
+    with pytest.raises(StorageError, match=r"removed or replaced|was truncated or|No such file"):
         execute(plan, system=Swapping(swaps(victim)[how], out, call))
     assert victim.read_bytes() == PRECIOUS
     assert not os.path.lexists(out / "made.gguf")
