@@ -22,7 +22,8 @@ from nextn.remote import headers as said
 from nextn.remote.address import HubSource, UrlSource, parse_source
 from nextn.remote.http import Options
 from nextn.remote.listing import read_listing
-from nextn.remote.model import Remote, open_remote
+from nextn.remote.model import Remote
+from nextn.remote.snapshot import open_remote
 from nextn.remote.within import TooSlow, within
 
 REPO = "org/tiny-qwen35-mtp"
