@@ -1,7 +1,7 @@
 """Every error a user can cause, and every exit code.
 
     NextnError                 1   base; never raised itself
-    ├── UsageError             2   the call makes no sense
+    ├── UsageError             2   the arguments are not valid
     ├── FormatError           10   a file is damaged, or is not what it should be
     │   └── UnsupportedFormat 11   a known format that is not supported
     ├── IncompleteModel       12   a shard is missing, or shards of two models are mixed
