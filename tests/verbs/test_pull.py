@@ -440,7 +440,7 @@ def test_a_disk_too_small_is_said_first(
 
 
 def test_errors_are_sentences(hub: HubServer, tmp_path: Path) -> None:
-    for source, words in (("no/such", "no such model repository"), ("https://example.org/x.gguf", "no repository")):
+    for source, words in (("no/such", "no such model repository"), ("https://example.org/x.gguf", "not a repository")):
         with pytest.raises(NextnError, match=words):
             nextn.pull(source, out=tmp_path / "out")
     hub.repo("me/bad").commit({"nextn.json": b"{}", "x-Q8_0.gguf": Q8.read_bytes()})

@@ -76,7 +76,7 @@ def attach(
     )
     if layout == IN_PLACE:
         if out is not None:
-            raise UsageError(f"{trunk}: --layout in-place changes this file itself, so there is no -o; leave it out.")
+            raise UsageError(f"{trunk}: --layout in-place changes this file itself, so leave out -o.")
         in_place.end_interrupted(trunk, dry_run=dry_run, say=say)
     with opened(trunk) as found:
         if found.model is None:
