@@ -405,8 +405,8 @@ def test_manifest_round_trip() -> None:
         (lambda m: m["files"].append(m["files"][0]), "named twice"),
         (lambda m: m["quants"][0].update(layout="bundle"), "layout"),
         (lambda m: m["quants"][0]["variants"].update(half={}), "half"),
-        (lambda m: m["quants"][0]["variants"]["plain"].update(entry="b.gguf"), "not there"),
-        (lambda m: m["quants"][0]["variants"]["plain"].update(sidecar="b.gguf"), "not there"),
+        (lambda m: m["quants"][0]["variants"]["plain"].update(entry="b.gguf"), "not listed"),
+        (lambda m: m["quants"][0]["variants"]["plain"].update(sidecar="b.gguf"), "not listed"),
         (lambda m: m["quants"][0]["variants"]["plain"]["files"][0].update(part="head"), "head"),
     ],
 )
