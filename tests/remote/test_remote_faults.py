@@ -117,7 +117,7 @@ def test_what_passes_is_gone_through(hub: HubServer, opened: Open, fault: Fault)
         (Fault("no-range", "^cdn", times=99), "given up.*does not say which bytes"),
         (Fault("drop", "^cdn", times=99, after=0), "given up after 4"),
         (Fault("gzip", "^cdn"), "compresses"),
-        (Fault("redirect", "^cdn", times=99, headers={"Location": "ftp://x/y"}), "not safe"),
+        (Fault("redirect", "^cdn", times=99, headers={"Location": "ftp://x/y"}), "not secure"),
     ],
     ids=lambda value: value.kind + str(value.status) if isinstance(value, Fault) else "",
 )
