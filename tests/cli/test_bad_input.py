@@ -134,7 +134,7 @@ def test_trunk_with_big_ends(world: World) -> None:
 
 def test_trunk_with_a_tensor_twice(world: World) -> None:
     world.rewrite(twice=True)
-    world.attach(10, r"tensor 'output.weight' is there twice")
+    world.attach(10, r"tensor 'output.weight' appears twice")
 
 
 def test_trunk_without_architecture(world: World) -> None:
@@ -163,7 +163,7 @@ def test_donor_without_weights(world: World) -> None:
 
 def test_donor_with_half_a_block(world: World) -> None:
     world.keep_tensors(lambda name: name != "mtp.fc.weight")
-    world.attach(10, r"not whole: 'fc\.weight' is missing")
+    world.attach(10, r"incomplete: 'fc\.weight' is missing")
 
 
 def test_quantized_donor(world: World) -> None:
@@ -254,7 +254,7 @@ def test_sidecar_or_donor_given_as_trunk(world: World) -> None:
 
 
 def test_detach_without_a_block(world: World) -> None:
-    world.refuses(15, "nothing to take off", "detach", world.trunk)
+    world.refuses(15, "nothing to detach", "detach", world.trunk)
 
 
 # -- sets ------------------------------------------------------------------------------------------------------------
@@ -440,7 +440,7 @@ def test_missing_files(world: World) -> None:
 
 
 def test_unknown_layout(world: World) -> None:
-    world.attach(2, "'inline' is not one of|there is no layout", "--layout", "inline")
+    world.attach(2, "'inline' is not one of|is not a layout", "--layout", "inline")
 
 
 def test_paths_that_the_system_cannot_take(world: World) -> None:

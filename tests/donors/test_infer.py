@@ -151,7 +151,7 @@ def test_the_checkpoint_itself_is_confirmed() -> None:
         ({"architectures": ["Qwen3NextForCausalLM"]}, "'qwen3next', the trunk's 'qwen35'"),
         ({"architectures": ["LlamaForCausalLM"]}, "model class is LlamaForCausalLM"),
         ({"architectures": None}, "model class is not named"),
-        ({"hidden_size": "wide"}, "'hidden_size' is no whole number"),
+        ({"hidden_size": "wide"}, "'hidden_size' is 'wide', not a whole number"),
         ({"layer_types": ["full_attention"] * 4}, "'attention.recurrent_layers'"),
     ],
 )
@@ -204,7 +204,7 @@ def test_doubt_is_a_question() -> None:
     with pytest.raises(NoBlock, match=r"a/x: it is too large; b/x: gone\); name one with --from"):
         lacking = [seen("a/x", Strength.STATED, False, "it is too large"), seen("b/x", Strength.BASE, False, "gone")]
         decide(model, lacking)
-    with pytest.raises(NoBlock, match="name no repository"):
+    with pytest.raises(NoBlock, match="names no repository"):
         decide(model, [])
 
 
