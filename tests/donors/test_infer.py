@@ -194,7 +194,7 @@ def test_the_surest_that_fits_is_taken_and_said_why() -> None:
     assert made.sentence == f"{Q4.name}: the donor is a/own: why a/own; all agree."
     made = decide(model, [seen("a/own", Strength.STATED, False, "it has no MTP block"), seen("b/base", Strength.BASE)])
     assert made.guess.repo == "b/base"
-    assert made.sentence.endswith("; a/own was passed over: it has no MTP block.")
+    assert made.sentence.endswith("; a/own was skipped: it has no MTP block.")
 
 
 def test_doubt_is_a_question() -> None:
@@ -223,6 +223,6 @@ def test_less_sure_guesses_are_not_asked_for_in_vain(tmp_path: Path) -> None:
     asked.clear()
     made = find_donor(open_model(path), lambda repo: read(repo, frozenset({"Qwen/tiny"})))
     assert made.guess.repo == "Qwen/tiny" and asked == ["me/tiny", "Qwen/tiny"]
-    assert "me/tiny was passed over: there is no such checkpoint" in made.sentence
+    assert "me/tiny was skipped: there is no such checkpoint" in made.sentence
     with pytest.raises(NoBlock, match="name one with --from"):
         find_donor(open_model(path), lambda repo: None)

@@ -145,7 +145,7 @@ def test_a_vocabulary_is_only_counted(tmp_path: Path, monkeypatch: pytest.Monkey
 def test_a_promise_without_a_block(tmp_path: Path) -> None:
     found = look(tmp_path, arch_kvs(3, 1), TRUNK)
     assert (found.shape, found.n_layer_trunk, found.n_layer_nextn) == ("trunk-only", 2, 0)
-    assert problem(found).startswith("'qwen35.nextn_predict_layers' promises 1 MTP block(s), and none is there")
+    assert problem(found).startswith("'qwen35.nextn_predict_layers' promises 1 MTP block(s), but none is present")
     assert [finding.id for finding in found.findings] == ["key-without-block"]
 
 
@@ -159,7 +159,7 @@ def test_fewer_blocks_than_promised(tmp_path: Path) -> None:
     found = look(tmp_path, arch_kvs(4, 2), BUNDLED)
     assert found.problems == (
         "'qwen35.block_count' is 4, but the file has 2 trunk layers and 1 MTP block(s): it must be 3.",
-        "'qwen35.nextn_predict_layers' is 2, and 1 MTP block(s) are there.",
+        "'qwen35.nextn_predict_layers' is 2, but the file has 1 MTP block(s).",
     )
 
 
@@ -179,7 +179,8 @@ def test_an_absurd_count_of_layers(n_layer: int, tmp_path: Path) -> None:
     """It is said, in no time and without a list of that length."""
     kvs = [pair for pair in arch_kvs(2) if pair[0] != "qwen35.block_count"]
     found = look(tmp_path, [*kvs, ("qwen35.block_count", "u64", n_layer)], TRUNK)
-    assert found.problems[0] == f"'qwen35.block_count' is {n_layer:,}, and 2 layers are there: the trunk is incomplete."
+    words = f"'qwen35.block_count' is {n_layer:,}, but the file has 2 layers: the trunk is incomplete."
+    assert found.problems[0] == words
 
 
 def test_an_absurd_layer_number(tmp_path: Path) -> None:
@@ -224,9 +225,9 @@ def test_arrays_of_the_wrong_length(key: str, n: int, good: bool, tmp_path: Path
 @pytest.mark.parametrize(
     ("offsets", "first"),
     [
-        ([0, 64, 96], "'b' starts at 64 instead of 32"),
-        ([32, 0, 64], "'a' starts at 32 instead of 0"),
-        ([0, 0, 64], "'b' starts at 0 instead of 32"),
+        ([0, 64, 96], "'b' starts at byte 64 of the data section instead of 32"),
+        ([32, 0, 64], "'a' starts at byte 32 of the data section instead of 0"),
+        ([0, 0, 64], "'b' starts at byte 0 of the data section instead of 32"),
     ],
 )
 def test_holes_reordered_and_overlapping_data(offsets: list[int], first: str, tmp_path: Path) -> None:

@@ -74,9 +74,9 @@ def test_what_does_not_fit_is_refused(trunk: Path, tmp_path: Path) -> None:
     other: list[KV] = [("tokenizer.ggml.tokens", "[str]", ["a", "x", "c", "d"]), TOKENS[1]]
     with pytest.raises(DonorMismatch, match="tokenizers differ"):
         nextn.attach(trunk, assistant(tmp_path / "down" / "c-F32.gguf", tokens=other))
-    with pytest.raises(UsageError, match="--type has no meaning"):
+    with pytest.raises(UsageError, match="--type has no effect"):
         nextn.attach(trunk, path, type="q8_0")
-    with pytest.raises(UsageError, match="--layout has no meaning"):
+    with pytest.raises(UsageError, match="--layout has no effect"):
         nextn.attach(trunk, path, layout="bundle")
     assert [each.name for each in trunk.parent.iterdir()] == [trunk.name]
     with pytest.raises(UnsupportedModel, match="the draft for 'gemma4' is a separate model"):
