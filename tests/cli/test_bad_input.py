@@ -327,7 +327,7 @@ def test_type_that_rows_do_not_fit_falls_back_and_says_so(world: World) -> None:
     args = ["attach", world.trunk, "--from", world.donor, "--layout", "bundle", "--type", "q4_k"]
     assert main([str(arg) for arg in args]) == 0
     out, err = world.capsys.readouterr()
-    assert re.search(r"note: blk\.4\.\S+: rows of 64 do not fit q4_K \(blocks of 256\), q5_0 instead", err)
+    assert re.search(r"note: blk\.4\.\S+: rows of 64 do not fit q4_K \(blocks of 256\); q5_0 is used instead", err)
     types = {info.type_name for name, (_, info) in open_model(out.strip()).tensors.items() if name.startswith("blk.4.")}
     assert types == {"f32", "q5_0", "f16"}
 

@@ -34,8 +34,10 @@ STRANGERS: dict[str, tuple[str, bytes, str]] = {
     "archive": ("M.gguf", b"PK\x03\x04" + bytes(100), "this is a zip archive"),
     "first piece": ("M.gguf.part1of2", WHOLE[:-1000], r"piece 1 of 2 of a file that was split; join them first: cat M"),
     "second piece": (
-        "M.gguf.part2of2", WHOLE[-1000:], r"piece 2 of 2 of a file that was split; join them first: cat M"
-    ),  # fmt: skip
+        "M.gguf.part2of2",
+        WHOLE[-1000:],
+        r"piece 2 of 2 of a file that was split; join them first: cat M",
+    ),
     "projector": ("mmproj-M.gguf", gguf_of("clip", "mmproj"), r"a multimodal projector \(mmproj\), not"),
     "another name": ("M.gguf", gguf_of("clip", "model"), r"a multimodal projector \(mmproj\), not a language model"),
     "adapter": ("M.gguf", gguf_of("llama", "adapter"), "this is a LoRA adapter, not a language model"),

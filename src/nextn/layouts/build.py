@@ -63,7 +63,8 @@ def converted(
     target = fallback_type(wanted, ne[0])
     if target.id != wanted.id:
         notes.append(
-            f"{name}: rows of {ne[0]:,} do not fit {wanted.name} (blocks of {wanted.block_size}); {target.name} instead"
+            f"{name}: rows of {ne[0]:,} do not fit {wanted.name} (blocks of {wanted.block_size}); "
+            f"{target.name} is used instead"
         )
     size = tensor_size(target.id, ne)
     assert size is not None and can_write(target)
