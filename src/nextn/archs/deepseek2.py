@@ -29,8 +29,8 @@ def _unpublished(seen: Portrait) -> Unpublished | None:
         n = n or _KIMI_LAYERS
         return Unpublished(
             f"Kimi-K2, K2.5 and K2.6 were published without an MTP block: the checkpoints end at layer {n - 1}, "
-            f"whatever config.json says. Third parties publish native blocks (layer {n}; for K2.5, "
-            "for example, k-l-lambda/Kimi-K2.5-MTP), which can be attached",
+            f"whatever config.json says. Third parties publish native blocks (layer {n}; for example, "
+            "k-l-lambda/Kimi-K2.5-MTP), which can be attached",
             n,
         )
     if n == _GIGACHAT_LAYERS and not seen.q_lora_rank:

@@ -159,7 +159,8 @@ def _ranked_qkv(checkpoint: Checkpoint, source: Source, name: str) -> tuple[RowS
     for key, size in zip(source.keys, sizes, strict=True):
         if size is None:
             raise FormatError(
-                f"'{key}' is missing: the rows of '{name}' cannot be divided", path=checkpoint.folder / CONFIG
+                f"'{key}' is missing: the rows of '{name}' cannot be divided into q, k and v",
+                path=checkpoint.folder / CONFIG,
             )
     n_q, n_kv, key_size, value_size = (size or 0 for size in sizes)
     spans = ranked_qkv(span, (n_q * key_size, n_kv * key_size, n_kv * value_size), source.ranks)

@@ -168,7 +168,7 @@ def _not_whole(seen: Anatomy, layer: int, number: int, lost: list[str], donor: B
     whole = bool(supply) and set(lost) <= supply.keys()
     doubt = ""
     if layer in seen.unmarked:
-        doubt = " (the key and the count say it is one; otherwise it is a trunk layer, and the block is gone)"
+        doubt = " (judging by the key and the count; it may instead be a trunk layer, with the block gone)"
     return Finding(
         "block-not-whole",
         "error",
