@@ -143,7 +143,7 @@ class _Remote:
 
 def _on_the_hub(trunk: Model, options: Options | None) -> FoundDonor:
     from ..remote.hub import Gated
-    from ..remote.model import open_remote
+    from ..remote.snapshot import open_remote
     from ..remote.target import NotThere
 
     commits: dict[str, str | None] = {}
