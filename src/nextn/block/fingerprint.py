@@ -56,5 +56,5 @@ def demand(block: Block, expect: str, found: str) -> None:
     if found != expect:
         raise DonorMismatch(
             f"{block.label or block.origin}: the block's SHA-256 is {found}, but --expect demands {expect}; nothing "
-            "was written, so use the donor that was meant."
+            "was written, so use the intended donor."
         )
