@@ -104,7 +104,7 @@ def test_what_doctor_says(run_nextn: Callable[..., subprocess.CompletedProcess[s
     commands = [text[text.index("nextn ") :] for text in mends(document) if "nextn attach " in text]
     assert commands
     for command in commands:
-        words = pasted(command.partition(" puts it on")[0], folder)
+        words = pasted(command.partition(" attaches one")[0], folder)
         assert str(trunk(folder)) in words, command
     assert not (folder / "pwned").exists()
 

@@ -172,7 +172,7 @@ def test_wrong_keys_are_findings_of_both_verbs(tmp_path: Path) -> None:
     for call in (["attach", path, "--from", CHECKPOINT], ["plan", path, "--header-only"], ["serve", path, "--print"]):
         ran = check(call, "")
         assert ran.code == 10
-        assert "'qwen35.block_count' is a string of 1 bytes, and has to be a whole number" in ran.err
+        assert "'qwen35.block_count' is a string of 1 bytes, but must be a whole number" in ran.err
 
 
 def test_names_full_of_control_characters(tmp_path: Path) -> None:

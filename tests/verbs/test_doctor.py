@@ -107,7 +107,7 @@ def test_a_remote_model_is_judged_by_its_headers(
     assert hub.file_bytes() < sick.stat().st_size / 4
     hub.reset()
     well = run("hf:org/well")
-    assert well.returncode == 0 and "not checked: norms: only headers are read of this model" in well.stdout
+    assert well.returncode == 0 and "not checked: norms: only this model's headers are read" in well.stdout
     assert hub.file_bytes() < tiny_models.bundled.stat().st_size / 4
     refused = run("org/sick", "--fix")
     assert refused.returncode == UsageError.exit_code and "nextn pull" in refused.stderr

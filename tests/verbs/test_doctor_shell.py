@@ -214,7 +214,7 @@ def test_models_of_which_no_engine_drafts(
     assert found["id"] == ("block-without-engine" if other else "no-block-published")
     assert run("doctor", path, "--fix") == (code, "") and list(tmp_path.glob("*fixed*")) == []
     if other:
-        assert found["mend"] == f"nextn detach {path} takes it off"
+        assert found["mend"] == f"nextn detach {path} removes it"
         detached, text = run("detach", path)
         assert detached == 0 and only_finding(Path(text.strip()), 0)["id"] == "no-block-published"
 
