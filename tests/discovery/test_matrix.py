@@ -534,7 +534,7 @@ def test_a_sidecar_of_another_depth_is_taken_with_a_word(parts: Parts, tmp_path:
     shelf = Shelf(tmp_path, parts)
     shelf.put("mtp-M-Q4_K_M.gguf", parts.shallower)
     target = open_target(shelf.model())
-    assert target.notes[-1].endswith("was chosen: it was made for 3 trunk layers, and the model has 4")
+    assert target.notes[-1].endswith("was chosen: it was made for 3 trunk layers, but the model has 4")
 
 
 def test_attach_says_which_sidecar_comes_first(parts: Parts, tmp_path: Path) -> None:

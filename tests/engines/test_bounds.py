@@ -109,6 +109,7 @@ HOSTILE = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", HOSTILE)
 @pytest.mark.parametrize("read", [logs.decisive_line, logs.memory_use, logs.acceptance_lines], ids=lambda f: f.__name__)
 def test_reading_a_log_takes_no_more_than_its_length(name: str, read: Callable[[str], object]) -> None:

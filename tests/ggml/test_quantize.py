@@ -121,6 +121,7 @@ def test_the_other_build_is_another_one(other: OtherGgml):
     assert q.ggml_version().startswith("0.20.")
 
 
+@pytest.mark.slow
 @by_name
 def test_bytes_equal_another_build_of_ggml(other: OtherGgml, type: TensorType):
     rows = weights(7, 768)

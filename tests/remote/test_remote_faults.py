@@ -100,6 +100,7 @@ def test_what_passes_is_gone_through(hub: HubServer, opened: Open, fault: Fault)
     assert content(places) == truth()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("fault", "text"),
     [
@@ -307,6 +308,7 @@ def test_an_interrupt_keeps_what_arrived(hub: HubServer, opened: Open, monkeypat
     assert content(places) == truth()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("at", range(1, 12))
 def test_a_progress_that_raises_never_shifts_a_byte(hub: HubServer, opened: Open, at: int) -> None:
     """The error comes when the bytes are written: they are neither lost nor written again behind themselves."""

@@ -331,7 +331,7 @@ def test_refusals_leave_nothing(shards: list[Path], packed: Path, tmp_path: Path
         (UsageError, "either the donor", [Q4], {"donor": CHECKPOINT, "sidecar": CHECKPOINT}),
         (UsageError, "quant 'q4_k_m'", [Q4, twin], {"donor": CHECKPOINT}),
         (UsageError, "sidecar or donor file", [packed.parent / "side" / "mtp-x.gguf"], {"donor": CHECKPOINT}),
-        (UsageError, "no layout 'bundle'", [Q4], {"donor": CHECKPOINT, "layout": "bundle"}),
+        (UsageError, "'bundle' is not a layout", [Q4], {"donor": CHECKPOINT, "layout": "bundle"}),
         (UsageError, "no model to pack", [], {"donor": CHECKPOINT}),
     ]
     cases.append((DonorMismatch, "architecture", [Q4, moe], {"donor": CHECKPOINT}))

@@ -358,6 +358,7 @@ def _pull_process(hub: HubServer, tmp_path: Path, *args: str) -> subprocess.Pope
     return subprocess.Popen([*command, *args], env=env, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
 
 
+@pytest.mark.slow
 def test_a_killed_pull_goes_on(hub: HubServer, big: str, tmp_path: Path) -> None:
     size = hub.repo(big).commits[hub.repo(big).refs["main"]]["x-Q8_0.gguf"]
     killed = _pull_process(hub, tmp_path, "--quant", "Q8_0", "--limit-rate", "1e6")

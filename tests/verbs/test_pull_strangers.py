@@ -74,6 +74,7 @@ WRONG = {
 NAMES = {name: why for why, names in WRONG.items() for name in names}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", NAMES, ids=lambda name: ascii(name)[:30])
 def test_a_name_is_refused_as_entry_and_as_sidecar(hub: HubServer, refused: Callable[..., str], name: str) -> None:
     """Even for a true GGUF: the name itself does harm."""

@@ -120,6 +120,7 @@ def bench(request: pytest.FixtureRequest, tmp_path: Path, inputs: Path) -> Bench
     return bench
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("mode", ["eio", "enospc", "before", "after", "torn"])
 def test_an_error_or_ctrl_c_at_any_call_leaves_the_folder_as_it_was(bench: Bench, mode: str) -> None:
     """Save after the commit: then everything is there, and only the note may be left for the next run."""
@@ -150,6 +151,7 @@ def test_an_error_or_ctrl_c_at_any_call_leaves_the_folder_as_it_was(bench: Bench
     assert state(bench.inputs) == before
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("mode", ["kill", "torn-kill"])
 def test_a_kill_at_any_call_leaves_whole_files_or_none(bench: Bench, mode: str) -> None:
     before = state(bench.inputs)
@@ -243,6 +245,7 @@ def wait_for(folder: Path, pattern: str, process: subprocess.Popen[str]) -> Path
     raise AssertionError(f"no {pattern} in {listing(folder)}")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("number", "wait_s"),
     [(signal.SIGINT, 0), (signal.SIGINT, 0.15), (signal.SIGINT, 0.4), (signal.SIGTERM, 0.2), (signal.SIGHUP, 0.3)],

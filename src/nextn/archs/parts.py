@@ -76,8 +76,8 @@ def qk_norms(*, optional: bool = False) -> tuple[Rule, ...]:
 
 
 NO_PLAIN_QUERIES = (
-    "its queries have no low rank ('q_lora_rank' is null), and llama.cpp's drafting graph needs one; no other donor "
-    "helps"
+    "its queries are not low-rank ('q_lora_rank' is null), but llama.cpp's drafting graph needs them to be; no other "
+    "donor helps"
 )
 
 
