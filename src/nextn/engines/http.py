@@ -40,14 +40,14 @@ class Client:
         """
         answer = self._json(path, payload)
         if not isinstance(answer, dict):
-            raise EngineFailed("answered JSON that is no object", line=str(answer)[:_QUOTE_CHARS])
+            raise EngineFailed("answered JSON that is not an object", line=str(answer)[:_QUOTE_CHARS])
         return answer
 
     def post_all(self, path: str, payload: Mapping[str, object]) -> list[dict[str, Any]]:
         """The JSON objects returned for a `payload` of several prompts, one each. Raises as `post` does."""
         answers = self._json(path, payload)
         if not isinstance(answers, list) or not all(isinstance(one, dict) for one in answers):
-            raise EngineFailed("answered JSON that is no list of objects", line=str(answers)[:_QUOTE_CHARS])
+            raise EngineFailed("answered JSON that is not a list of objects", line=str(answers)[:_QUOTE_CHARS])
         return answers
 
     def _json(self, path: str, payload: Mapping[str, object]) -> Any:
@@ -56,7 +56,7 @@ class Client:
         except TimeoutError as error:
             raise EngineFailed(f"gave no answer within {self.timeout_s:g} s") from error
         except (OSError, http.client.HTTPException) as error:
-            raise EngineFailed("broke the connection off") from error
+            raise EngineFailed("broke the connection") from error
         if status != http.client.OK:
             line = _message(body)
             raise EngineFailed(f"answered HTTP {status}: {line}", line=line)
@@ -64,7 +64,7 @@ class Client:
             return json.loads(body)
         except (ValueError, RecursionError) as error:
             line = body[:_QUOTE_CHARS].decode("utf-8", "replace")
-            raise EngineFailed(f"answered something that is no JSON: {line!r}", line=line) from error
+            raise EngineFailed(f"answered something that is not JSON: {line!r}", line=line) from error
 
     def _request(self, method: str, path: str, body: bytes | None, timeout_s: float) -> tuple[int, bytes]:
         connection = http.client.HTTPConnection(LOOPBACK, self.port, timeout=timeout_s)
