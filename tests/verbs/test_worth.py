@@ -258,7 +258,8 @@ def test_new_tokens_of_a_prompt_are_a_batch() -> None:
 
 def test_a_server_without_a_cache_is_refused() -> None:
     server = KnownServer(cached=0)
-    with ServerBatches(server, Launch(Q4)) as timer, pytest.raises(EngineFailed, match="keeps no cache of prompts"):  # type: ignore[arg-type]
+    words = "batches cannot be timed by its prompt cache"
+    with ServerBatches(server, Launch(Q4)) as timer, pytest.raises(EngineFailed, match=words):  # type: ignore[arg-type]
         timer.prefix("some text that is long enough" * 20, 32)
         timer.one_pass((1, 2), 1, 0)
 
@@ -310,7 +311,7 @@ def timed_by(timer: BatchTimer, slots: int = 1) -> None:
 @pytest.mark.engine
 @pytest.mark.parametrize("slots", [1, 2])
 def test_both_ways_time_the_same_batches(xllamacpp_engine: Xllamacpp, slots: int) -> None:
-    """A server's batch is refused unless exactly so many tokens were decoded; the library decodes what it is told."""
+    """A server's batch is refused unless exactly that many tokens were decoded; the library decodes what it is told."""
     launch = Launch(Q4, n_ctx=1024, threads=1, slots=slots)
     library, server = xllamacpp_engine.batches(launch), xllamacpp_engine.server_batches(launch)
     assert isinstance(library, LibraryBatches) and isinstance(server, ServerBatches)

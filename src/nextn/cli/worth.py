@@ -62,7 +62,7 @@ def command(
     """Show whether drafting can be faster with MODEL on this machine, with a block or without.
 
     Times what batches of 1 to 16 tokens cost and computes how many drafts must be accepted, and the most that a draft
-    can win. Works with any GGUF. On a machine that does not get quiet there is no answer, and the exit status is 4.
+    can win. Works with any GGUF. If the machine stays busy there is no answer, and the exit status is 4.
     Arguments after -- go to the engine.
     """
     from ..report.progress import step_progress

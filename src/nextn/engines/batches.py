@@ -1,6 +1,6 @@
-"""Batches of k tokens behind a prefix, timed on a running engine: in xllamacpp's library, or by a server's own timings.
+"""Batches of k tokens after a prefix, timed on a running engine: in xllamacpp's library, or by a server's own timings.
 
-A server cannot be told to decode a batch. But k new tokens behind a prompt that it has in its cache are one batch of
+A server has no request for a batch. But k new tokens after a prompt that it has in its cache are one batch of
 k, and its answer says how long that took (`prompt_n`, `prompt_ms`). Two things differ from a verification: only the
 last row passes through the output head (see `all_outputs`), and the time includes what the server does for a request
 besides decoding: by how much a request of one token exceeds a generated token is taken off all of a round.
@@ -44,7 +44,7 @@ class BatchTimer(Protocol):
         """See `Running.session`."""
 
     def prefix(self, text: str, depth: int) -> None:
-        """Decode `depth` tokens of `text`, behind which batches are timed. Raises EngineFailed."""
+        """Decode `depth` tokens of `text`, after which batches are timed. Raises EngineFailed."""
 
     def one_pass(self, sizes: Sequence[int], repeats: int, start: int) -> PassTimes:
         """Time batches of `sizes` tokens, 1 among them, in turns. `start` chooses the text of the batches.
@@ -140,7 +140,7 @@ class ServerBatches:
         self._held = wanted
 
     def _append(self, size: int, number: int) -> float:
-        """Seconds for `size` new tokens in every slot at once, behind what is in its cache."""
+        """Seconds for `size` new tokens in every slot at once, after what is in its cache."""
         new = []
         for text in self._text:
             at = self._depth + number % max(1, len(text) - self._depth - size)
@@ -152,7 +152,7 @@ class ServerBatches:
             if n_tokens != size:
                 raise EngineFailed(
                     f"{self._launch.model}: the server decoded {n_tokens} tokens of a prompt of which {size} were new, "
-                    "so it keeps no cache of prompts that batches could be timed behind; choose another --engine."
+                    "so batches cannot be timed by its prompt cache; choose another --engine."
                 )
         return max(seconds for _, seconds in seen)
 
@@ -168,7 +168,7 @@ class ServerBatches:
 def server_batches(engine: Engine, launch: Launch, whole_prompts: Sequence[str]) -> ServerBatches:
     """Start `engine` as a server whose prompt timings are read.
 
-    `whole_prompts`: the arguments with which it decodes all new tokens of a prompt as one batch, behind those it has.
+    `whole_prompts`: the arguments with which it decodes all new tokens of a prompt as one batch, after those it has.
     Raises what `Engine.start` raises.
     """
     running = engine.start(replace(launch, extra_args=(*whole_prompts, *launch.extra_args)))

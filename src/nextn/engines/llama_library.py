@@ -3,7 +3,7 @@
 Model and context come from llama.cpp's own `common_model_params_to_llama` and `common_context_params_to_llama`, so that
 every attribute of the wheel's CommonParams counts as it does in its server. Those are C++ functions that return C
 structures (Itanium ABI: any structure larger than 16 bytes is returned through memory, as in C), and the CommonParams
-of the wheel is a Cython object with the C++ structure behind its header; both are checked before they are relied on.
+of the wheel is a Cython object with the C++ structure after its header; both are checked before they are relied on.
 """
 
 from __future__ import annotations
@@ -115,7 +115,7 @@ class Library:
 
 
 class BatchContext:
-    """One context of a model: prefixes of `slots` sequences, and batches behind them."""
+    """One context of a model: prefixes of `slots` sequences, and batches after them."""
 
     def __init__(self, library: Library, model: ctypes.c_void_p, context_params: Any, n_batch: int, slots: int) -> None:
         self._lib, self._n_batch, self.slots = library, n_batch, slots
@@ -140,7 +140,7 @@ class BatchContext:
         self._saved = []
 
     def timed(self, tokens: Sequence[int]) -> float:
-        """Seconds for a batch of these tokens behind the prefix of every sequence, all outputs computed."""
+        """Seconds for a batch of these tokens after the prefix of every sequence, all outputs computed."""
         rows = [(token, self.depth + at, slot, True) for slot in range(self.slots) for at, token in enumerate(tokens)]
         self._fill(rows)
         start = time.perf_counter()

@@ -73,7 +73,7 @@ class ServerOptions:
         return args if sidecar is None else [*args, self.spelling("sidecar") or "-md", os.fspath(sidecar)]
 
     def whole_prompts(self) -> list[str]:
-        """The options with which all new tokens of a prompt are one batch behind those in the cache.
+        """The options with which all new tokens of a prompt are one batch after those in the cache.
 
         Otherwise a server decodes the last tokens of a prompt apart, so that it can save the state before them; and
         without saved states, it keeps the cache of sliding windows only if that is as long as the context.

@@ -30,7 +30,7 @@ MIN_SLACK = 0.1  # a short look at the machine is not exact
 
 @dataclass(frozen=True)
 class TimedPass:
-    """All sizes in turns, once or more often, behind one prefix."""
+    """All sizes in turns, once or more often, after one prefix."""
 
     depth: int  # tokens of the prefix
     number: int  # of the pass, from 0
@@ -70,7 +70,7 @@ class TimedPass:
 
 @dataclass(frozen=True)
 class DepthCurve:
-    """The curve behind a prefix of one length."""
+    """The curve after a prefix of one length."""
 
     depth: int  # tokens
     token_s: float  # seconds of a batch of one token: with MTP off
@@ -118,7 +118,7 @@ class CurveRun:
     spent_s: float = 0.0
 
     def depth(self, text: str, depth: int) -> None:
-        """Time all passes behind `depth` tokens of `text`. Raises EngineFailed."""
+        """Time all passes after `depth` tokens of `text`. Raises EngineFailed."""
         self.say(f"decoding a prefix of {depth:,} tokens")
         self.timer.prefix(text, depth)
         start = self.clock()
@@ -128,7 +128,7 @@ class CurveRun:
         while number < self.most_passes:
             if number >= LEAST_PASSES and self.clock() - started - self.spent_s > PASSES_S:
                 break
-            self.say(f"timing batches behind {depth:,} tokens, pass {number + 1}")
+            self.say(f"timing batches after {depth:,} tokens, pass {number + 1}")
             self._pass(depth, number, rounds)
             number += 1
         self.passes = _mark_slow(self.passes)
@@ -172,7 +172,7 @@ def time_curve(
     sizes: Sequence[int] = SIZES,
     most_passes: int = MOST_PASSES,
 ) -> tuple[CurveRun, bool]:
-    """The passes behind prefixes of these lengths, and whether all rows passed through the output head.
+    """The passes after prefixes of these lengths, and whether all rows passed through the output head.
 
     `patience_s`: total seconds that disturbances may cost. Raises EngineMissing, EngineRefused, EngineFailed.
     """
@@ -191,7 +191,7 @@ def _rounds(times: PassTimes) -> int:
 
 
 def _mark_slow(passes: Sequence[TimedPass]) -> list[TimedPass]:
-    """The passes, with those marked that were far slower than others behind the same prefix."""
+    """The passes, with those marked that were far slower than others after the same prefix."""
     best: dict[int, float] = {}
     for one in passes:
         if one.good:

@@ -18,7 +18,7 @@ from .batch_curve import DepthCurve, TimedPass
 from .timed_run import TimedRun
 from .worth_formula import RATES, Ceiling, DraftCost, Payoff, sentence
 
-BUSY = "nothing can be told: the machine was too busy with other work; try again when it is quiet"
+BUSY = "no answer: the machine was too busy with other work; try again when it is idle"
 
 
 @dataclass(frozen=True)

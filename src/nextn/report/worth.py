@@ -58,7 +58,7 @@ def _table(report: WorthReport, payoff: Payoff) -> None:
 
     curve = payoff.curve
     token_ms = 1000 * curve.token_s
-    title = f"behind {curve.depth:,} tokens; one token takes {token_ms:.3g} ms"
+    title = f"after {curve.depth:,} tokens; one token takes {token_ms:.3g} ms"
     table = Table(title=title, title_justify="left")
     titles = ("n_max", "batch", "cost", "low to high", "accepted drafts needed", "per position", "at most")
     for head in titles:

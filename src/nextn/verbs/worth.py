@@ -30,8 +30,8 @@ if TYPE_CHECKING:
     from ..engines import EngineChoice
     from ..engines.base import Engine
 
-LEAST_PREFIX = 32  # tokens that are always in front of a batch: an empty context is no use to anybody
-_ROOM = 1536  # tokens behind the prefix: all batches of a pass one after the other, for servers that cannot cut back
+LEAST_PREFIX = 32  # tokens that are always in front of a batch: nobody drafts in an empty context
+_ROOM = 1536  # tokens after the prefix: all batches of a pass one after the other, for servers that cannot cut back
 _N_ASKS = 2  # prompts that the draft is timed on
 
 
