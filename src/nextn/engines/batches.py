@@ -20,6 +20,9 @@ from nextn.engines.running import RunningServer
 from nextn.errors import EngineFailed
 
 N_SNAPSHOTS = 8  # of recurrent state in the library's context: as many as MTP with an n_max of 8 keeps
+AGAIN_BELOW_S = 0.05
+"""A batch that takes less is timed when it runs for the second time: llama.cpp builds a graph whenever the number of
+tokens changes, which it does here and does not while drafting, and that counts for small models only."""
 _NEAR = 512  # tokens of prefix that may be decoded again for every round
 _GENERATED = 9  # tokens generated per round, of which the first comes with the prompt
 
@@ -117,17 +120,21 @@ class ServerBatches:
         for number in range(repeats):
             if self._cuts_back or self._depth <= _NEAR or len(self._held[0]) > self._depth + _NEAR:
                 self._rewind()
-            tokens.append(self._token_s())
+            tokens.append(self._token_s(17 * (start + number)))
             for size in sizes if number % 2 == 0 else list(reversed(sizes)):
-                found[size].append(self._append(size, 17 * (start + number)))
+                seconds = self._append(size, 17 * (start + number))
+                if seconds < AGAIN_BELOW_S:
+                    seconds = self._append(size, 17 * (start + number) + 5)
+                found[size].append(seconds)
         beside = max(0.0, median(found[1]) - median(tokens))
         batches = {size: [max(0.0, one - beside) for one in seconds] for size, seconds in found.items()}
         return PassTimes({**batches, 1: tokens}, [])
 
-    def _token_s(self) -> float:
-        """Seconds of a generated token: what a request costs beside decoding is counted once for many of them."""
-        answers = self._running.generated(self._held, _GENERATED)
-        self._held = [held + tokens[:-1] for held, (tokens, _) in zip(self._held, answers, strict=True)]
+    def _token_s(self, number: int) -> float:
+        """Seconds of a generated token: what a request costs beside decoding is not in it."""
+        prompts = self._longer(1, number)  # a prompt that is all in the cache would be decoded again from its start
+        answers = self._running.generated(prompts, _GENERATED)
+        self._held = [prompt + tokens[:-1] for prompt, (tokens, _) in zip(prompts, answers, strict=True)]
         return max(seconds for _, seconds in answers)
 
     def _rewind(self) -> None:
@@ -141,11 +148,7 @@ class ServerBatches:
 
     def _append(self, size: int, number: int) -> float:
         """Seconds for `size` new tokens in every slot at once, after what is in its cache."""
-        new = []
-        for text in self._text:
-            at = self._depth + number % max(1, len(text) - self._depth - size)
-            new.append(text[at : at + size])
-        prompts = [held + more for held, more in zip(self._held, new, strict=True)]
+        prompts = self._longer(size, number)
         seen = self._running.prompt_seconds(prompts)
         self._held = prompts
         for n_tokens, _ in seen:
@@ -155,6 +158,14 @@ class ServerBatches:
                     "so batches cannot be timed by its prompt cache; choose another --engine."
                 )
         return max(seconds for _, seconds in seen)
+
+    def _longer(self, size: int, number: int) -> list[list[int]]:
+        """What is in the cache of each slot, and `size` more tokens of its text, other ones for each `number`."""
+        out = []
+        for held, text in zip(self._held, self._text, strict=True):
+            at = self._depth + number % max(1, len(text) - self._depth - size)
+            out.append(held + text[at : at + size])
+        return out
 
     def __enter__(self) -> ServerBatches:
         return self

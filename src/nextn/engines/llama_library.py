@@ -15,13 +15,12 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
+from nextn.engines.batches import AGAIN_BELOW_S
+
 _STRUCT_BYTES = 1024  # more than any of llama.cpp's parameter structures
 _OBJECT_HEADER = 16  # bytes of a Python object's header on 64-bit systems: reference count and type
 _PROBE = (1_234_567, 1_711, 1_613)  # n_ctx, n_batch, n_ubatch: unlikely to be in memory by chance
 _PARTIAL_ONLY = 1  # LLAMA_STATE_SEQ_FLAGS_PARTIAL_ONLY of llama.h: only what cannot be cut back, as the server saves
-_AGAIN_BELOW_S = 0.05
-"""A batch that takes less is timed when it runs for the second time: llama.cpp builds a graph whenever the number of
-tokens changes, which it does here and does not while drafting, and that counts for small models only."""
 CONTEXT_PARAMS = "_Z30common_context_params_to_llamaRK13common_params"
 MODEL_PARAMS = "_Z28common_model_params_to_llamaR13common_params"
 MATH_CORES = "_Z23common_cpu_get_num_mathv"
@@ -249,7 +248,7 @@ class BatchModel:
         context = self.plain if len(tokens) == 1 else self.verifying
         seconds = context.timed(tokens)
         context.cut_back()
-        if seconds < _AGAIN_BELOW_S:
+        if seconds < AGAIN_BELOW_S:
             seconds = context.timed(tokens)
             context.cut_back()
         return seconds
