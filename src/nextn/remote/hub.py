@@ -74,7 +74,8 @@ class HubRepo:
         from huggingface_hub import constants
 
         self.repo_id, self.remark, self.fetcher = repo_id, remark, fetcher
-        self.endpoint = (endpoint or constants.ENDPOINT).rstrip("/")
+        # The environment as it is now; the library reads it once, when it is imported.
+        self.endpoint = (endpoint or os.environ.get("HF_ENDPOINT") or constants.ENDPOINT).rstrip("/")
         self._asked = revision or "main"
         self.root = root
         self._parts = ("hub", "models--" + repo_id.replace("/", "--"))
