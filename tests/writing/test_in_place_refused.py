@@ -14,7 +14,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from faults import ext4_disk, listing, ranged_disk
+from faults import listing, loop_disk, ranged_disk
 
 import nextn
 from conftest import CHECKPOINT, Q4, RANGES, need
@@ -216,7 +216,7 @@ def test_a_journal_of_a_later_version_is_kept(model: Path) -> None:
 
 def test_a_full_disk_ends_with_the_old_file(tmp_path: Path) -> None:
     """Filled up to every few hundred KB: in the block, in the room for the header, in the header itself."""
-    with ext4_disk(tmp_path / "image", "24M", "-m", "0") as mounted:
+    with loop_disk("ext4", tmp_path / "image", "24M", "-m", "0") as mounted:
         need("an ext4 in a file, which root alone may mount,", mounted is not None)
         assert mounted is not None
         model = mounted / "m.gguf"
