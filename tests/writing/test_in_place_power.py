@@ -1,4 +1,4 @@
-"""The power goes while a file is changed in place: in a model that loses what was not synced, and on real file systems."""
+"""The power goes while a file is changed in place: in a model that loses unsynced writes, and on real file systems."""
 
 from __future__ import annotations
 

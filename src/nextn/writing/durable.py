@@ -28,8 +28,7 @@ from ..workfile import At, Folder, NotOurs, Stamp, replaced
 from .leftovers import JOB_SUFFIX, SUFFIX, Mark, clean
 from .system import NO_HARD_LINKS, System, explain, explained, sync_folder, sync_open_folder, write_all
 
-
-_FEW_FILES = 16  # fewer than this are synced one after the other
+FEW_FILES = 16  # fewer than this are synced one after the other
 _SYNC_THREADS = 16
 
 
@@ -127,7 +126,7 @@ class Workspace:
         Many are synced by several threads: a file system commits what it is asked for at the same time together. One
         call for the whole file system (syncfs) would also wait for what other programs write.
         """
-        if len(paths) < _FEW_FILES:
+        if len(paths) < FEW_FILES:
             for path in paths:
                 self._sync(path)
             return
