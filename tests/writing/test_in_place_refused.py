@@ -211,6 +211,34 @@ def test_a_journal_of_a_later_version_is_kept(model: Path) -> None:
     assert path.exists() and model.read_bytes() == Q4.read_bytes()
 
 
+IMPOSSIBLE: dict[str, dict[str, object]] = {
+    "a negative size": {"size_bytes": -1}, "no number": {"size_bytes": 2.0e3}, "endless": {"size_bytes": 1e400},
+    "shorter than its header": {"size_bytes": 3}, "negative room": {"room": -4096}, "huge room": {"room": 10**400},
+    "a header before its start": {"head": [-9, 4]}, "a tail inside the header": {"tail": [1, 3, 9]},
+    "a tail over itself": {"tail": [4, 0, 3]}, "a tail without end": {"tail": [4, 1e400, 9]},
+    "spans backwards": {"state": {"room": "shifting", "tail_saved": False, "size_bytes": 9, "spans": [[8, 4]]}},
+    "an unknown state": {"state": {"room": "half", "tail_saved": False, "size_bytes": 9, "spans": []}},
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", IMPOSSIBLE)
+def test_a_journal_of_impossible_numbers_is_kept_and_not_followed(model: Path, name: str) -> None:
+    """Nothing is changed on the way to finding that out."""
+    path = planted(model, model.stat().st_ino)
+    payload = path.read_bytes()[16:-32]
+    (n_text,) = struct.unpack_from("<Q", payload)
+    table = json.loads(payload[8 : 8 + n_text])
+    table["files"][0] |= IMPOSSIBLE[name]
+    text = json.dumps(table).encode()
+    payload = struct.pack("<Q", len(text)) + text + payload[8 + n_text :]
+    data = journal.MAGIC + struct.pack("<Q", len(payload)) + payload + hashlib.sha256(payload).digest()
+    path.write_bytes(data)
+    with pytest.raises(StorageError, match="another version"):
+        recover(model)
+    assert unfinished(model) == []
+    assert path.read_bytes() == data and model.read_bytes() == Q4.read_bytes()
+
+
 # -- a full disk -------------------------------------------------------------------------------------------------
 
 
