@@ -76,7 +76,7 @@ def locked(paths: Sequence[Path], inodes: Sequence[int | None] | None = None) ->
             except OSError as error:
                 raise InPlaceRefused(
                     f"{path}: its file system has no locks ({error.strerror}), so two runs could change it at once; "
-                    "use --layout sidecar, shards or bundle."
+                    "attach with another --layout, or detach without --in-place: both write new files."
                 ) from error
         yield fds
     finally:
