@@ -24,6 +24,11 @@ from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
+try:
+    import resource
+except ImportError:
+    resource = None  # type: ignore[assignment]
+
 ROOT = Path(__file__).resolve().parent.parent
 for _more in ("tests", "tests/support", "scripts"):
     sys.path.insert(0, str(ROOT / _more))
@@ -41,6 +46,7 @@ from nextn.engines import LlamaServer  # noqa: E402
 from nextn.writing.system import System  # noqa: E402
 from tiny_families import make_family  # noqa: E402
 
+MOST_MEMORY = 4 << 30
 FAMILIES = ("glm4moe", "deepseek3", "step35", "nemotronh", "mimo2", "bailingmoe3", "qwen4exp")
 
 
@@ -79,6 +85,8 @@ def main() -> int:
     parser.add_argument("--kinds", default=",".join(KINDS))
     parser.add_argument("--keep", type=Path, default=ROOT / "fuzz-found")
     args = parser.parse_args()
+    if resource is not None:  # what wants all of the memory is found without taking it
+        resource.setrlimit(resource.RLIMIT_AS, (MOST_MEMORY, resource.RLIM_INFINITY))
     end = time.monotonic() + args.seconds
     chosen = args.kinds.split(",")
     with tempfile.TemporaryDirectory(prefix="nextn-fuzz-") as scratch, HubServer() as hub:

@@ -277,10 +277,11 @@ def pull(bench: Bench) -> None:
                 if old in files:
                     files = {new if name == old else name: data for name, data in files.items()}
                     named = json.dumps(old).encode(), json.dumps(new).encode()
-                    files["nextn.json"] = files["nextn.json"].replace(*named)
+                    if "nextn.json" in files:
+                        files["nextn.json"] = files["nextn.json"].replace(*named)
                     said.append(f"{old} as {new!r}")
             elif how < 0.8:
-                files.pop("nextn.json")
+                files.pop("nextn.json", None)
                 said.append("no manifest")
             else:
                 faults.append(_answer(bench, files))

@@ -10,6 +10,7 @@ import jsonschema
 import pytest
 from click.testing import CliRunner
 from ggufmaker import f32, make
+from mutants import Parts
 
 import nextn
 from conftest import Q4, ROOT, TRUNKS, TinyModels, stored
@@ -173,3 +174,23 @@ def test_the_engine_drafts_with_a_mixed_set(tiny_models: TinyModels, tmp_path: P
     mixed = nextn.assemble(one, picks=[f"blk[.][01][.].*={other}"], out=tmp_path / "mixed").entry
     verdict = nextn.verify(mixed, n_predict=24)
     assert verdict.verdict == "passed", verdict.reasons
+
+
+@pytest.mark.parametrize("count", [65_536, (1 << 32) - 1])
+def test_a_count_that_no_set_has_is_refused_before_anything_is_made_of_it(count: int, tmp_path: Path) -> None:
+    """Found by fuzzing: a list as long as the count took all memory."""
+    nextn.explode(Q4, out=tmp_path / "set", max_tensors=20)
+    first = sorted((tmp_path / "set").iterdir())[0]
+    first.write_bytes(Parts.of(first).put("split.count", "u32", count).encode())
+    with pytest.raises(FormatError, match=f"of a set of {count:,} shards .* sets have 1 to 65,535"):
+        nextn.assemble(tmp_path / "set", out=tmp_path / "whole.gguf")
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["set"]
+
+
+def test_a_shard_whose_number_the_set_does_not_have_is_named(tmp_path: Path) -> None:
+    nextn.explode(Q4, out=tmp_path / "set", max_tensors=20)
+    last = sorted((tmp_path / "set").iterdir())[-1]
+    parts = Parts.of(last).put("split.no", "u16", 7)
+    last.write_bytes(parts.without("split.tensors.count").encode())
+    with pytest.raises(FormatError, match="this is shard 8, and the set has 3"):
+        nextn.assemble(tmp_path / "set", out=tmp_path / "whole.gguf")
