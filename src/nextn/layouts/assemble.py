@@ -294,11 +294,14 @@ def _slots(base: Pieces, taken: dict[str, Taken]) -> list[list[Tensor]]:
         slots.append(rest)
     wanted = None if base.first is None else integer_of(base.first, SPLIT_TENSORS_COUNT)
     there = sum(map(len, slots))
-    if wanted is not None and base.count > 1 and there < wanted:
+    lacks = missing if wanted is None else there < wanted
+    if lacks and base.count > 1:
         some = ", ".join(str(number + 1) for number in missing[:5])
         more = f" (shard {some}{' and others' if len(missing) > 5 else ''} of {base.count} missing)" if missing else ""
+        what = "all tensors" if wanted is None else f"{wanted:,} tensors"
         raise IncompleteModel(
-            f"{base.where}: the set should hold {wanted:,} tensors, and {there:,} are there{more}; get the others, or "
+            f"{base.where}: the set should hold {what}, and {there:,} are there{more}; get the others, or "
             "supply them with --pick 'REGEX=DIR'."
         )
-    return [slot for number, slot in enumerate(slots) if slot or number not in missing]
+    empty = set(missing)
+    return [slot for number, slot in enumerate(slots) if slot or number not in empty]
