@@ -282,6 +282,7 @@ LARGE: dict[str, tuple[list[KV], list[Tensor]]] = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", LARGE)
 def test_no_header_takes_long(name: str, tmp_path: Path) -> None:
     """In the processor's time: a header of 200,000 tensors takes about 2.5 times as long as to open it."""

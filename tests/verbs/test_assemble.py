@@ -81,9 +81,10 @@ def test_a_missing_tensor_is_supplied(sets: tuple[Path, Path], tmp_path: Path) -
         if "00007-of" not in path.name and "00009-of" not in path.name:
             (holed / path.name).symlink_to(path)
     lost = [list(open_model(Q4).tensors)[i] for i in (6, 8)]
-    with pytest.raises(IncompleteModel, match=r"should hold 55 tensors, and 53 are there \(shard 7, 9 of 55 missing\)"):
+    words = r"should hold 55 tensors, but 53 are present \(shard 7, 9 of 55 missing\)"
+    with pytest.raises(IncompleteModel, match=words):
         nextn.assemble(holed, out=tmp_path / "never.gguf")
-    with pytest.raises(IncompleteModel, match="54 are there"):
+    with pytest.raises(IncompleteModel, match="54 are present"):
         nextn.assemble(holed, picks=[f"{lost[0]}={q8}"], out=tmp_path / "never.gguf")
     done = nextn.assemble(holed, picks=[f"{lost[0]}|{lost[1]}={q8}"], out=tmp_path / "whole")
     made = open_model(done.entry)
@@ -204,6 +205,6 @@ def test_most_shards_missing_cost_no_more_than_their_names(tmp_path: Path) -> No
     parts = Parts.of(first).put("split.count", "u16", 65_535)
     first.write_bytes(parts.without("split.tensors.count").encode())
     before = time.process_time()
-    with pytest.raises(IncompleteModel, match=r"and 55 are there \(shard 4, 5, 6, 7, 8 and others of 65535 missing\)"):
+    with pytest.raises(IncompleteModel, match=r"but 55 are present \(shard 4, 5, 6, 7, 8 and others of 65535 missing\)"):
         nextn.assemble(tmp_path / "set", out=tmp_path / "whole.gguf")
     assert time.process_time() - before < 3.0  # it took 20 s, and wrote what was there
