@@ -205,6 +205,6 @@ def test_most_shards_missing_cost_no_more_than_their_names(tmp_path: Path) -> No
     parts = Parts.of(first).put("split.count", "u16", 65_535)
     first.write_bytes(parts.without("split.tensors.count").encode())
     before = time.process_time()
-    with pytest.raises(IncompleteModel, match=r"but 55 are present \(shard 4, 5, 6, 7, 8 and others of 65535 missing\)"):
+    with pytest.raises(IncompleteModel, match=r"but 55 are present \(shard 4, 5.* and others of 65535 missing\)"):
         nextn.assemble(tmp_path / "set", out=tmp_path / "whole.gguf")
     assert time.process_time() - before < 3.0  # it took 20 s, and wrote what was there
