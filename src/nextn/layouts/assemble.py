@@ -12,7 +12,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from ..errors import DonorMismatch, IncompleteModel, UsageError
+from ..errors import DonorMismatch, FormatError, IncompleteModel, UsageError
 from ..gguf.files import (
     SPLIT_COUNT,
     SPLIT_KEYS,
@@ -30,7 +30,7 @@ from ..gguf.kv import edit
 from ..printable import printable
 from ..writing.plan import LinkMode, NewBytes, NewFile, Plan
 from . import naming
-from .explode import Tensor, segments, set_plan
+from .explode import MOST_SHARDS, Tensor, segments, set_plan
 
 ARCHITECTURE = "general.architecture"
 
@@ -110,7 +110,26 @@ def open_pieces(paths: Sequence[Path | str]) -> Pieces:
     counts = [parts[2] for file in read if (parts := split_shard_name(file.path.name))]
     first = next((file for file in read if ARCHITECTURE in file.header.by_key), None)
     said = integer_of(first, SPLIT_COUNT) if first is not None else None
-    return Pieces(where, tuple(read), said or max([len(read), *counts]))
+    pieces = Pieces(where, tuple(read), said or max([len(read), *counts]))
+    _check_numbers(pieces)
+    return pieces
+
+
+def _check_numbers(pieces: Pieces) -> None:
+    """Raise FormatError for a count that no set has, and for a shard whose number its set does not have."""
+    if not 1 <= pieces.count <= MOST_SHARDS:
+        raise FormatError(
+            f"this file is of a set of {pieces.count:,} shards by its name or '{SPLIT_COUNT}', and sets have 1 to "
+            f"{MOST_SHARDS:,}; get it again",
+            path=(pieces.first or pieces.files[0]).path,
+        )
+    for file in pieces.files:
+        if pieces.count > 1 and _number(file) >= pieces.count:
+            raise FormatError(
+                f"this is shard {_number(file) + 1:,}, and the set has {pieces.count:,}; get this file again, or leave "
+                "it out",
+                path=file.path,
+            )
 
 
 def _shards_at(path: Path) -> list[Path]:
@@ -254,13 +273,17 @@ def _slots(base: Pieces, taken: dict[str, Taken]) -> list[list[Tensor]]:
         return file, file.header.by_name[name]
 
     ordered = dict(enumerate(base.files)) if one_file else by_number
+    new_ones: dict[int, list[Taken]] = {}
+    for each in taken.values():
+        if each.replaces is None:
+            new_ones.setdefault(_number(each.file), []).append(each)
     missing = []
     for number in range(len(base.files) if one_file else base.count):
         file = ordered.get(number)
         if file is not None:
             slots.append([supplied(i.name) if i.name in left else (file, i) for i in file.header.tensors])
             continue
-        new = [each for each in left.values() if each.replaces is None and _number(each.file) == number]
+        new = new_ones.get(number, ())
         slots.append([supplied(each.name) for each in new])
         if not new:
             missing.append(number)
@@ -271,11 +294,14 @@ def _slots(base: Pieces, taken: dict[str, Taken]) -> list[list[Tensor]]:
         slots.append(rest)
     wanted = None if base.first is None else integer_of(base.first, SPLIT_TENSORS_COUNT)
     there = sum(map(len, slots))
-    if wanted is not None and base.count > 1 and there < wanted:
+    lacks = missing if wanted is None else there < wanted
+    if lacks and base.count > 1:
         some = ", ".join(str(number + 1) for number in missing[:5])
         more = f" (shard {some}{' and others' if len(missing) > 5 else ''} of {base.count} missing)" if missing else ""
+        what = "all tensors" if wanted is None else f"{wanted:,} tensors"
         raise IncompleteModel(
-            f"{base.where}: the set should hold {wanted:,} tensors, but {there:,} are present{more}; get the others, "
-            "or supply them with --pick 'REGEX=DIR'."
+            f"{base.where}: the set should hold {what}, but {there:,} are present{more}; get the others, or supply "
+            "them with --pick 'REGEX=DIR'."
         )
-    return [slot for number, slot in enumerate(slots) if slot or number not in missing]
+    empty = set(missing)
+    return [slot for number, slot in enumerate(slots) if slot or number not in empty]
