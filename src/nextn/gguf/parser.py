@@ -4,18 +4,33 @@ from __future__ import annotations
 
 import math
 import struct
+from array import array
 from itertools import repeat
 from operator import length_hint
 from pathlib import Path
 
 from ..errors import FormatError, UnsupportedFormat
 from ..printable import printable
-from .header import DEFAULT_ALIGNMENT, FIXED_BYTES, MAGIC, UNREADABLE, Header, TensorInfo, pad_to
-from .kv import KV, SCALAR_SIZE, Buffer, KVType
+from .header import (
+    DEFAULT_ALIGNMENT,
+    FIXED_BYTES,
+    LARGEST,
+    MAGIC,
+    MAX_DIMS,
+    TENSOR_TAILS,
+    UNKNOWN,
+    UNREADABLE,
+    Columns,
+    Header,
+    TensorTable,
+    pad_to,
+)
+from .kv import SCALAR_SIZE, KVTable, KVType
+from .names import Buffer, decoded, name_at
 from .strangers import MOST_BYTES, by_content
+from .types import tensor_size
 
 VERSIONS = (2, 3)
-MAX_DIMS = 4  # GGML_MAX_DIMS
 MAX_KEY_BYTES = 65_535  # the specification's limit
 MAX_NAME_BYTES = 1_024  # engines take 63; longer ones are reported, absurdly long ones refused
 MAX_ARRAY_DEPTH = 4
@@ -24,9 +39,9 @@ _MIN_KV_BYTES = 8 + 1 + 4 + 1
 _MIN_TENSOR_BYTES = 8 + 1 + 4 + 4 + 8
 _ARRAY_HEAD = struct.Struct("<IQ")
 _ITEM_SIZES = {int(kv_type): size for kv_type, size in SCALAR_SIZE.items()}
-_SCALARS = {int(kv_type): kv_type for kv_type in KVType if kv_type is not KVType.ARRAY}
+_STRING, _ARRAY = int(KVType.STRING), int(KVType.ARRAY)
 _U32, _U64 = struct.Struct("<I"), struct.Struct("<Q")
-_TENSOR_TAILS = [struct.Struct(f"<{n_dims}QIQ") for n_dims in range(MAX_DIMS + 1)]  # ne, type, offset
+_ALIGNMENT = b"general.alignment"
 
 
 class _Short(Exception):
@@ -51,13 +66,11 @@ class HeaderParser:
         self.need = self.guess = min(file_size, FIXED_BYTES)
         self._buffer: Buffer = b""
         self._pos = 0
-        self._kvs: list[KV] = []
-        self._tensors: list[TensorInfo] = []
+        self._kvs = array("I")  # first byte of each pair
+        self._tensors = Columns()
         self._n_kv = self._n_tensors = -1
         self._version = 0
         self._alignment = DEFAULT_ALIGNMENT
-        self._keys: set[str] = set()
-        self._names: set[str] = set()
         # A long string array is walked in pieces: (array's first item, position reached, items left).
         self._walk: tuple[int, int, int] | None = None
 
@@ -72,14 +85,20 @@ class HeaderParser:
             if self._n_kv < 0:
                 self._fixed()
             while len(self._kvs) < self._n_kv:
-                if not self._sound_kv():
+                self._sound_kvs()
+                if len(self._kvs) < self._n_kv:
                     self._kv()
-            while len(self._tensors) < self._n_tensors:
-                self._tensor()
-            return self._finish()
+            while len(self._tensors.starts) < self._n_tensors:
+                self._sound_tensors()
+                if len(self._tensors.starts) < self._n_tensors:
+                    self._doubtful_tensor()
         except _Short as short:
             self.need, self.guess = short.need, min(short.guess, self.file_size)
             return None
+        except FormatError:
+            self._tables()  # if a name was there twice before, that is what is wrong
+            raise
+        return self._finish()
 
     def _fail(self, what: str, offset: int, expected: str | None = None, found: str | None = None) -> FormatError:
         return FormatError(what, path=self.path, offset=offset, expected=expected, found=found)
@@ -148,14 +167,14 @@ class HeaderParser:
         self._n_kv = n_kv
         self._pos = FIXED_BYTES
 
-    def _text(self, pos: int, limit: int, what: str) -> tuple[str, int]:
+    def _text(self, pos: int, limit: int, what: str) -> tuple[bytes, int]:
         self._want(pos + 8, what)
         (length,) = _U64.unpack_from(self._buffer, pos)
         if length > limit:
             raise self._fail(f"the length of {what} is absurd", pos, f"at most {limit:,}", f"{length:,}")
         end = pos + 8 + length
         self._want(end, what)
-        return bytes(self._buffer[pos + 8 : end]).decode("utf-8", "surrogateescape"), end
+        return bytes(self._buffer[pos + 8 : end]), end
 
     def _type(self, number: int, pos: int, key: str) -> KVType:
         try:
@@ -166,54 +185,54 @@ class HeaderParser:
             ) from None
 
     def _kv(self) -> None:
+        """The next pair, step by step: says what is wrong, or that more bytes are needed."""
         start = self._pos
         key, pos = self._text(start, MAX_KEY_BYTES, f"key {len(self._kvs)}")
-        shown = printable(key)
-        if key in self._keys:
-            raise self._fail(f"the key '{shown}' is there twice", start)
+        shown = printable(decoded(key))
         self._want(pos + 4, f"the type of '{shown}'")
         kv_type = self._type(struct.unpack_from("<I", self._buffer, pos)[0], pos, shown)
         pos += 4
-        item_type: KVType | None = None
-        n_items: int | None = None
-        value_start = pos
         if kv_type is KVType.ARRAY:
-            item_type, n_items, value_start = self._array_head(pos, shown)
-            end = self._skip_items(value_start, item_type, n_items, shown, 1)
+            item_type, n_items, first = self._array_head(pos, shown)
+            end = self._skip_items(first, item_type, n_items, shown, 1)
         else:
             end = self._skip_scalar(pos, kv_type, shown)
-        kv = KV(key, kv_type, item_type, n_items, self._buffer, start, value_start, end)
-        if key == "general.alignment":
-            self._alignment = self._alignment_of(kv)
-        self._keys.add(key)
-        self._kvs.append(kv)
+        if key == _ALIGNMENT:
+            self._alignment = self._alignment_of(kv_type, start, pos)
+        self._kvs.append(start)
         self._walk = None
         self._pos = end
 
-    def _sound_kv(self) -> bool:
-        """Take the next pair if it is a complete number or string and not a duplicate: the hot loop of long headers."""
-        buffer, start = self._buffer, self._pos
-        size = len(buffer)
-        if start + 12 > size:
-            return False
-        key_end = start + 8 + int(_U64.unpack_from(buffer, start)[0])
-        value = key_end + 4
-        if value + 8 > size or key_end - start > MAX_KEY_BYTES:
-            return False
-        key = bytes(buffer[start + 8 : key_end]).decode("utf-8", "surrogateescape")
-        kv_type = _SCALARS.get(_U32.unpack_from(buffer, key_end)[0])
-        if kv_type is None or key in self._keys or key == "general.alignment":
-            return False
-        if kv_type is KVType.STRING:
-            end = value + 8 + int(_U64.unpack_from(buffer, value)[0])
-        else:
-            end = value + SCALAR_SIZE[kv_type]
-        if end > size or end > MAX_HEADER_BYTES:
-            return False
-        self._keys.add(key)
-        self._kvs.append(KV(key, kv_type, None, None, buffer, start, value, end))
-        self._pos = end
-        return True
+    def _sound_kvs(self) -> None:
+        """Walk over pairs as long as they are complete and plain: numbers, strings, arrays of numbers."""
+        buffer, pos, add = self._buffer, self._pos, self._kvs.append
+        most = min(len(buffer), self.file_size, MAX_HEADER_BYTES)
+        u32, u64, array_head, sizes = _U32.unpack_from, _U64.unpack_from, _ARRAY_HEAD.unpack_from, _ITEM_SIZES
+        try:
+            for _ in repeat(None, self._n_kv - len(self._kvs)):
+                (length,) = u64(buffer, pos)
+                at = pos + 8 + length
+                (kv_type,) = u32(buffer, at)
+                if kv_type in sizes:
+                    end = at + 4 + sizes[kv_type]
+                elif kv_type == _STRING:
+                    end = at + 12 + u64(buffer, at + 4)[0]
+                elif kv_type == _ARRAY:
+                    item_type, n_items = array_head(buffer, at + 4)
+                    if item_type not in sizes:
+                        break
+                    end = at + 16 + n_items * sizes[item_type]
+                else:
+                    break
+                if end > most or length > MAX_KEY_BYTES:
+                    break
+                if length == len(_ALIGNMENT) and buffer[pos + 8 : at] == _ALIGNMENT:
+                    break
+                add(pos)
+                pos = end
+        except (struct.error, OverflowError):  # past the buffer, or past any address
+            pass
+        self._pos = pos
 
     def _array_head(self, pos: int, key: str) -> tuple[KVType, int, int]:
         self._want(pos + 12, f"the array '{key}'")
@@ -298,96 +317,91 @@ class HeaderParser:
         )
         return pos
 
-    def _tensor(self) -> None:
-        if not self._sound_tensor():
-            self._doubtful_tensor()
-
-    def _sound_tensor(self) -> bool:
-        """Take the next tensor info when it is complete and nothing is wrong with it: the hot loop of large tables."""
-        buffer, pos = self._buffer, self._pos
-        if pos + 8 > len(buffer):
-            return False
-        end = pos + 8 + int(_U64.unpack_from(buffer, pos)[0])
-        if end + 4 > len(buffer) or end - pos > MAX_NAME_BYTES:
-            return False
-        name = bytes(buffer[pos + 8 : end]).decode("utf-8", "surrogateescape")
-        (n_dims,) = _U32.unpack_from(buffer, end)
-        if n_dims > MAX_DIMS or name in self._names or end + 16 + n_dims * 8 > len(buffer):
-            return False
-        *ne, type_id, offset = _TENSOR_TAILS[n_dims].unpack_from(buffer, end + 4)
-        n_elements = 1
-        for n in ne:
-            n_elements *= n or 1
-        end += 16 + n_dims * 8
-        fits = n_elements < 1 << 62 and not offset % self._alignment and self._is_placed(offset)
-        if not fits or end > self.file_size or end > MAX_HEADER_BYTES:
-            return False
-        self._names.add(name)
-        self._tensors.append(TensorInfo(name, tuple(ne), type_id, offset))
-        self._pos = end
-        return True
+    def _sound_tensors(self) -> None:
+        """Walk over tensor infos as long as they are complete and nothing is wrong with them."""
+        buffer, pos, add = self._buffer, self._pos, self._tensors.add
+        most = min(len(buffer), self.file_size, MAX_HEADER_BYTES)
+        u32, u64, tails, alignment = _U32.unpack_from, _U64.unpack_from, TENSOR_TAILS, self._alignment
+        try:
+            for _ in repeat(None, self._n_tensors - len(self._tensors.starts)):
+                (length,) = u64(buffer, pos)
+                at = pos + 8 + length
+                (n_dims,) = u32(buffer, at)
+                end = at + 16 + n_dims * 8
+                if n_dims > MAX_DIMS or end > most or length > MAX_NAME_BYTES:
+                    break
+                *ne, type_id, offset = tails[n_dims].unpack_from(buffer, at + 4)
+                if offset % alignment or not self._is_placed(offset) or _is_absurd(ne):
+                    break
+                size = tensor_size(type_id, ne)
+                add(pos, offset, UNKNOWN if size is None else size, type_id)
+                pos = end
+        except (struct.error, OverflowError):
+            pass
+        self._pos = pos
 
     def _is_placed(self, offset: int) -> bool:
         """Whether data lies inside the file, or, in a file that was cut short, right after the previous tensor."""
         if offset <= self.file_size:
             return True
-        size = self._tensors[-1].computed_size_bytes if self._tensors else None
-        return size is not None and offset == pad_to(self._tensors[-1].offset + size, self._alignment)
+        offsets, sizes = self._tensors.offsets, self._tensors.sizes
+        known = bool(sizes) and 0 <= sizes[-1] < LARGEST
+        return known and offset == pad_to(offsets[-1] + sizes[-1], self._alignment)
 
     def _doubtful_tensor(self) -> None:
-        """The same, step by step: says what is wrong, or that more bytes are needed."""
+        """The next tensor info, step by step: says what is wrong, or that more bytes are needed."""
         start = self._pos
-        name, pos = self._text(start, MAX_NAME_BYTES, f"the name of tensor {len(self._tensors)}")
-        shown = printable(name)
-        if name in self._names:
-            raise self._fail(f"tensor '{shown}' is there twice: the file is damaged", start)
+        name, pos = self._text(start, MAX_NAME_BYTES, f"the name of tensor {len(self._tensors.starts)}")
+        shown = printable(decoded(name))
         self._want(pos + 4, f"tensor '{shown}'")
         (n_dims,) = struct.unpack_from("<I", self._buffer, pos)
         if n_dims > MAX_DIMS:
             raise self._fail(f"tensor '{shown}' has too many axes", pos, f"at most {MAX_DIMS}", f"{n_dims:,}")
         end = pos + 4 + n_dims * 8 + 12
         self._want(end, f"tensor '{shown}'")
-        fields = struct.unpack_from(f"<{n_dims}QIQ", self._buffer, pos + 4)
-        info = TensorInfo(name, fields[:n_dims], fields[-2], fields[-1])
-        if math.prod(max(n, 1) for n in info.ne) >= 1 << 62:
+        *ne, type_id, offset = TENSOR_TAILS[n_dims].unpack_from(self._buffer, pos + 4)
+        if _is_absurd(ne):
             raise self._fail(
-                f"the shape of tensor '{shown}' is absurd", pos + 4, "fewer than 2^62 elements", str(info.ne)
+                f"the shape of tensor '{shown}' is absurd", pos + 4, "fewer than 2^62 elements", str(tuple(ne))
             )
-        if info.offset % self._alignment or not self._is_placed(info.offset):
+        if offset % self._alignment or not self._is_placed(offset):
             raise self._fail(
                 f"the offset of tensor '{shown}' is wrong",
                 end - 8,
                 f"a multiple of {self._alignment} inside the file",
-                f"{info.offset:,}",
+                f"{offset:,}",
             )
-        self._names.add(name)
-        self._tensors.append(info)
+        size = tensor_size(type_id, ne)
+        self._tensors.add(start, offset, UNKNOWN if size is None else size, type_id)
         self._pos = end
 
-    def _finish(self) -> Header:
-        # Earlier pairs point at shorter states of a growing buffer: give all of them the final one.
-        kvs = tuple(
-            kv
-            if kv.buffer is self._buffer
-            else KV(kv.key, kv.type, kv.item_type, kv.n_items, self._buffer, kv.start, kv.value_start, kv.end)
-            for kv in self._kvs
-        )
-        return Header(
-            self._version,
-            kvs,
-            tuple(self._tensors),
-            self._pos,
-            pad_to(self._pos, self._alignment),
-            self._alignment,
-            self.path,
-        )
+    def _tables(self) -> tuple[KVTable, TensorTable]:
+        """What was read so far. Raises FormatError for a name that is there twice."""
+        kvs = KVTable(self._buffer, self._kvs, self._pos if not self._tensors.starts else self._tensors.starts[0])
+        tensors = TensorTable(self._buffer, self._tensors)
+        if (start := kvs.twice) is not None:
+            shown = printable(decoded(name_at(self._buffer, start)))
+            raise self._fail(f"the key '{shown}' is there twice", start)
+        if (row := tensors.twice) is not None:
+            start = self._tensors.starts[row]
+            shown = printable(decoded(name_at(self._buffer, start)))
+            raise self._fail(f"tensor '{shown}' is there twice: the file is damaged", start)
+        return kvs, tensors
 
-    def _alignment_of(self, kv: KV) -> int:
-        if kv.type is not KVType.UINT32:
-            raise self._fail("'general.alignment' has the wrong type", kv.start, "UINT32", kv.type.name)
-        value = int(kv.value)
+    def _finish(self) -> Header:
+        kvs, tensors = self._tables()
+        data_offset = pad_to(self._pos, self._alignment)
+        return Header(self._version, kvs, tensors, self._pos, data_offset, self._alignment, self.path)
+
+    def _alignment_of(self, kv_type: KVType, start: int, value_start: int) -> int:
+        if kv_type is not KVType.UINT32:
+            raise self._fail("'general.alignment' has the wrong type", start, "UINT32", kv_type.name)
+        value = int(_U32.unpack_from(self._buffer, value_start)[0])
         if value < 8 or value & (value - 1) or value > 1 << 20:
-            raise self._fail(
-                "'general.alignment' is wrong", kv.start, "a power of two from 8 to 1,048,576", f"{value:,}"
-            )
+            raise self._fail("'general.alignment' is wrong", start, "a power of two from 8 to 1,048,576", f"{value:,}")
         return value
+
+
+def _is_absurd(ne: list[int]) -> bool:
+    """Whether a shape has more elements than any file; an axis of 0 counts as 1."""
+    return math.prod(ne if 0 not in ne else [n or 1 for n in ne]) >= 1 << 62

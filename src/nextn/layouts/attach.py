@@ -12,7 +12,7 @@ from ..block.model import DRAFT_HEAD, EMBED_TOKENS, Block
 from ..errors import UnsupportedModel, UsageError
 from ..gguf.files import Model, shard_name
 from ..gguf.header import DEFAULT_ALIGNMENT, build_header, place
-from ..gguf.kv import KV, edit
+from ..gguf.kv import KV, KVTable, edit
 from ..gguf.types import TensorType
 from ..writing.plan import Link, NewBytes, NewFile, Plan
 from . import build, for_engine, in_place, metadata, naming, places, qkv
@@ -38,7 +38,7 @@ class _Job:
     def provenance(self) -> tuple[str, str | None]:
         return self.block.donor_name, self.block.revision
 
-    def kvs(self) -> list[KV]:
+    def kvs(self) -> KVTable:
         return metadata.attached_kvs(self.trunk, self.n_trunk, self.block)
 
     def block_parts(self) -> list[build.Part]:
@@ -101,7 +101,7 @@ def plan_attach(trunk: Model, block: Block, options: AttachOptions) -> Plan:
             f"{trunk.entry}: the loader for '{family.arch}' refuses a file with a draft head; leave out --draft-head."
         )
     job = _Job(trunk, block, family, n_layer_trunk(trunk), options, notes, form, engine_form)
-    if trunk.header.by_key.keys() & {"quantize.imatrix.file"}:
+    if "quantize.imatrix.file" in trunk.header.by_key:
         job.notes.append("the importance matrix that the trunk was quantized with does not describe the new block")
     return {"shards": _shards, "sidecar": _sidecar, "bundle": _bundle, IN_PLACE: _in_place}[layout](job)
 

@@ -10,8 +10,8 @@ from ..block.model import Block, BlockTensor
 from ..errors import QuantizeError
 from ..ggml.quantize import can_read, can_write, check_writable, fallback_type
 from ..gguf.files import GGUFFile
-from ..gguf.header import Header, TensorInfo, build_header, header_size, pad_to, place
-from ..gguf.kv import KV
+from ..gguf.header import Header, TensorInfo, TensorTable, build_header, header_size, pad_to, place
+from ..gguf.kv import KV, KVTable
 from ..gguf.types import TensorType, parse_type_name, tensor_size
 from ..sources.matrix_parts import Factors, side_factors
 from ..sources.ranges import FileRange
@@ -212,9 +212,9 @@ def _padding_limits(file: GGUFFile) -> dict[int, int]:
 
 def new_header(
     kvs: Sequence[KV], parts: Sequence[Part], version: int, alignment: int
-) -> tuple[bytes, list[TensorInfo]]:
+) -> tuple[bytes, TensorTable]:
     """Header bytes for the parts in their order."""
-    infos, _ = place([(part.info, part.size_bytes) for part in parts], alignment)
+    infos, _ = place(((part.info, part.size_bytes) for part in parts), alignment)
     return build_header(kvs, infos, version=version, alignment=alignment), infos
 
 
@@ -239,11 +239,11 @@ def late_header(
     With `congruent_to` (an absolute data offset in the source) a padding pair is added so that the new data
     offset differs from it by a multiple of the file system's block size: only then can the trunk's data be cloned.
     """
-    infos, _ = place([(part.info, part.size_bytes) for part in parts], like.alignment)
+    infos, _ = place(((part.info, part.size_bytes) for part in parts), like.alignment)
 
-    def pairs(hashes: Hashes, source_hash: str) -> list[KV]:
+    def pairs(hashes: Hashes, source_hash: str) -> KVTable:
         chosen = {name: hashes[name] for name in provenance.names}
-        return [*kvs, *provenance_kvs(provenance.donor, provenance.revision, chosen, source_hash)]
+        return KVTable.of(kvs).plus(provenance_kvs(provenance.donor, provenance.revision, chosen, source_hash))
 
     blank = "0" * 64
     draft = pairs(dict.fromkeys(provenance.names, blank), blank)
@@ -253,7 +253,7 @@ def late_header(
 
     def build(hashes: Hashes, source_hash: str) -> bytes:
         return build_header(
-            [*pairs(hashes, source_hash), *extra], infos, version=like.version, alignment=like.alignment
+            pairs(hashes, source_hash).plus(extra), infos, version=like.version, alignment=like.alignment
         )
 
     return LateHeader(len(build(dict.fromkeys(provenance.names, blank), blank)), build)

@@ -11,7 +11,7 @@ from ..block.anatomy import Anatomy
 from ..errors import FormatError, NoBlock, UsageError
 from ..gguf.files import GGUFFile, Model, shard_name
 from ..gguf.header import TensorInfo
-from ..gguf.kv import KV, edit
+from ..gguf.kv import KVTable, edit
 from ..writing.plan import Link, LinkMode, NewBytes, NewFile, Plan
 from . import build, for_engine, metadata, naming, places, qkv
 
@@ -22,11 +22,15 @@ class TrunkOf:
 
     seen: Anatomy
     n_layers: int
-    kvs: list[KV]  # of the model without its block
+    kvs: KVTable  # of the model without its block
 
     def keeps(self, info: TensorInfo) -> bool:
         """Whether a tensor belongs to the trunk."""
         return self.seen.of_trunk(info.name)
+
+    def keeps_name(self, name: str) -> bool:
+        """The same by name."""
+        return self.seen.of_trunk(name)
 
 
 def trunk_of(model: Model) -> TrunkOf:
@@ -43,7 +47,7 @@ def trunk_of(model: Model) -> TrunkOf:
             path=model.entry,
         )
     n_trunk = seen.n_trunk
-    return TrunkOf(seen, n_trunk, metadata.detached_kvs(model, n_trunk) if seen.blocks else list(model.kvs))
+    return TrunkOf(seen, n_trunk, metadata.detached_kvs(model, n_trunk) if seen.blocks else model.kvs)
 
 
 def without_block(model: Model) -> Model:
@@ -65,9 +69,9 @@ def without_block(model: Model) -> Model:
                 file,
                 header=replace(
                     file.header,
-                    kvs=tuple(kvs) if file is first else file.header.kvs,
-                    tensors=tuple(filter(trunk.keeps, file.header.tensors)),
-                    known_sizes=file.header.stored_sizes,
+                    kvs=kvs if file is first else file.header.kvs,
+                    tensors=file.header.tensors.named(trunk.keeps_name),
+                    all_tensors=file.header.all_tensors or file.header.tensors,
                 ),
             )
             for file in left
@@ -113,7 +117,7 @@ def plan_detach(
 
 def _reshaped(
     model: Model,
-    kvs: list[KV],
+    kvs: KVTable,
     keep: Callable[[TensorInfo], bool],
     base: str,
     out: Path | str | None,
@@ -139,7 +143,7 @@ def _reshaped(
 
 def _detach_set(
     model: Model,
-    kvs: list[KV],
+    kvs: KVTable,
     keep: Callable[[TensorInfo], bool],
     base: str,
     out: Path | str | None,
@@ -170,7 +174,7 @@ def _detach_set(
     return _plan(model, folder, tuple(outputs), folder / entry)
 
 
-def _rewritten(name: str, kvs: list[KV], file: GGUFFile, keep: Callable[[TensorInfo], bool]) -> NewFile:
+def _rewritten(name: str, kvs: KVTable, file: GGUFFile, keep: Callable[[TensorInfo], bool]) -> NewFile:
     """A file with a new header and the kept tensors' data."""
     parts = build.trunk_parts([file], keep)
     header, _ = build.new_header(kvs, parts, file.header.version, file.header.alignment)

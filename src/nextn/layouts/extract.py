@@ -151,7 +151,7 @@ def _donor(block: Block, options: ExtractOptions) -> Plan:
     provenance = build.Provenance(
         block.donor_name, block.revision, tuple(part.info.name for part in parts)
     )
-    like = Header(version, (), (), 0, 0, alignment)
+    like = Header.blank(version, alignment)
     header = build.late_header(kvs, parts, like, provenance)
     segments = (header, *build.data_segments(parts, alignment, []))
     return Plan(
@@ -170,7 +170,7 @@ def _donor_kvs(block: Block, n_trunk: int) -> list[KV]:
             kept.append(KV.make(TOKENIZER_HASH, KVType.STRING, tokens_sha256))
         elif known is not None:
             kept.append(known)
-        return edit(kept, put=_counts(block))
+        return [*edit(kept, put=_counts(block))]
     assert block.checkpoint is not None
     from ..sources.tokenizer import tokenizer_hash
 

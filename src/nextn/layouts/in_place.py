@@ -14,10 +14,11 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from ..errors import InPlaceRefused
-from ..gguf.files import SPLIT_TENSORS_COUNT, GGUFFile, Model
+from ..gguf.files import GGUFFile, Model
 from ..gguf.header import Header, TensorInfo, build_header, header_size, pad_to
-from ..gguf.kv import KV, KVType, edit
+from ..gguf.kv import KV, KVTable, KVType, edit
 from ..gguf.parser import HeaderParser
+from ..gguf.sets import SPLIT_TENSORS_COUNT
 from ..units import size as readable
 from ..writing.plan import Change, Hashes, LateHeader, Tail
 from . import build, metadata
@@ -96,14 +97,14 @@ class _Fitted:
     undo: Undo
     limit: int | None  # where data begins; None: wherever the header ends
 
-    def _pairs(self, hashes: Hashes, source_hash: str, slack: int = 0) -> list[KV]:
+    def _pairs(self, hashes: Hashes, source_hash: str, slack: int = 0) -> KVTable:
         note = {**json.loads(next(kv.value for kv in self.kvs if kv.key == metadata.UNDO)), "in_place": None}
         note["in_place"] = self.undo.to_json()
         text = json.dumps(note, separators=(",", ":")) + " " * slack
         chosen = {name: hashes[name] for name in self.made.names}
         put = [KV.make(metadata.UNDO, KVType.STRING, text)]
         own = metadata.provenance_kvs(self.made.donor, self.made.revision, chosen, source_hash)
-        return [*edit(self.kvs, put=put), *own]
+        return edit(self.kvs, put=put).plus(own)
 
     @property
     def _least(self) -> int:
@@ -135,7 +136,7 @@ class _Fitted:
                 extra = [metadata.padding_kv(gap)]
             else:
                 slack = gap
-        pairs = [*self._pairs(hashes, source_hash, slack), *extra]
+        pairs = self._pairs(hashes, source_hash, slack).plus(extra)
         return build_header(pairs, self.infos, version=self.like.version, alignment=self.like.alignment)
 
     def check(self, head: bytes) -> None:
@@ -154,11 +155,11 @@ def _tail_behind(file: GGUFFile, bare_end: int, block_end: int) -> Tail | None:
     return None if n <= 0 else Tail(bare_end, n, max(block_end, bare_end + n))
 
 
-def _with_count(kvs: Sequence[KV], trunk: Model, n_tensors: int) -> list[KV]:
+def _with_count(kvs: Sequence[KV], trunk: Model, n_tensors: int) -> KVTable:
     """The pairs with the set's new number of tensors, noted so that a detach puts the old one back."""
     old = trunk.header.by_key.get(SPLIT_TENSORS_COUNT)
     if len(trunk.files) == 1 or old is None:
-        return list(kvs)
+        return KVTable.of(kvs)
     note = json.loads(next(kv.value for kv in kvs if kv.key == metadata.UNDO))
     note["replaced"][old.key] = base64.b64encode(bytes(old.raw)).decode()
     return edit(kvs, put=[old.with_value(n_tensors), KV.make(metadata.UNDO, KVType.STRING, json.dumps(note))])
