@@ -9,7 +9,8 @@ from pathlib import Path
 
 from ..gguf.files import GGUFFile, Model, shard_name
 from ..gguf.header import DEFAULT_ALIGNMENT, TensorInfo, build_header, header_size, pad_to, place
-from ..gguf.kv import KV, KVTable, edit
+from ..gguf.kv import KV
+from ..gguf.kv_table import KVTable, edit
 from ..layouts import build, metadata, naming, places
 from ..sources.ranges import FileRange
 from ..writing.plan import Copy, Link, LinkMode, NewBytes, NewFile, Plan, Segment

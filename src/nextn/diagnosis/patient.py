@@ -12,7 +12,8 @@ from typing import TYPE_CHECKING
 from ..block.model import split_name
 from ..gguf.files import GGUFFile, Model
 from ..gguf.header import TensorInfo, TensorTable
-from ..gguf.kv import KV, edit
+from ..gguf.kv import KV
+from ..gguf.kv_table import edit
 
 if TYPE_CHECKING:
     from ..layouts.build import Part

@@ -23,7 +23,7 @@ from ..workfile import Stamp
 from . import strangers
 from .header import MAGIC, UNKNOWN, Header, TensorInfo, pad_to
 from .known import ARCHITECTURE, Kind, Misfit
-from .kv import KVTable
+from .kv_table import KVTable
 from .names import OnDemand
 from .parser import HeaderParser
 from .sets import SPLIT_COUNT, SPLIT_KEYS, SPLIT_NO, SetTensors, check_set
@@ -126,7 +126,6 @@ def read_header(path: Path) -> GGUFFile:
                 buffer += piece
             header = parser.feed(buffer)
             if header is not None:
-                del buffer[header.data_offset :]
                 return GGUFFile(path, header, size, stamp)
             want = parser.guess + min(len(buffer), _GROWTH)
     except OSError as error:
@@ -190,9 +189,19 @@ class Model(Brief):
         return value if isinstance(value, int) else default
 
     @cached_property
+    def table(self) -> SetTensors:
+        """The tensors of all files as one table."""
+        return SetTensors(self.files)
+
+    @cached_property
+    def worked_out(self) -> dict[str, Any]:
+        """What others worked out from the headers, by name, so that it is done once for a model."""
+        return {}
+
+    @cached_property
     def tensors(self) -> Mapping[str, tuple[GGUFFile, TensorInfo]]:
         """All tensors by name, in the order of the files."""
-        table = SetTensors(self.files)
+        table = self.table
         return OnDemand(len(table), table.names, table.find, table.__iter__)
 
     def items(self) -> Iterator[tuple[GGUFFile, TensorInfo]]:

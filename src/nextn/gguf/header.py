@@ -23,7 +23,8 @@ from ..brief import Brief
 from ..errors import FormatError
 from ..printable import printable
 from .known import Misfit, Reading, read_known
-from .kv import INTEGER_TYPES, KV, KVTable, encode_text
+from .kv import INTEGER_TYPES, KV, encode_text
+from .kv_table import KVTable
 from .names import Buffer, OnDemand, StoredNames, decoded, name_at
 from .strangers import cut_short
 from .types import TensorType, tensor_size, tensor_type
@@ -44,6 +45,12 @@ def pad_to(n: int, alignment: int) -> int:
     return -(-n // alignment) * alignment
 
 
+def column_size(type_id: int, ne: Sequence[int]) -> int:
+    """A tensor's bytes by type and shape as they are kept in a column: UNKNOWN, or at most LARGEST."""
+    size = tensor_size(type_id, ne)
+    return UNKNOWN if size is None else size if size < LARGEST else LARGEST
+
+
 class Columns:
     """What is kept of each entry of a tensor table."""
 
@@ -57,7 +64,7 @@ class Columns:
         """Another entry."""
         self.starts.append(start)
         self.offsets.append(offset)
-        self.sizes.append(size if size < LARGEST else LARGEST)
+        self.sizes.append(size)
         self.type_ids.append(type_id)
 
 
@@ -114,7 +121,7 @@ class TensorInfo:
 class TensorTable(Sequence[TensorInfo]):
     """The tensor table in order; an info is made from the header's bytes when it is asked for.
 
-    A tensor takes 24 bytes here, and 8 to 16 more once one is looked for by its name. What a check of all tensors needs
+    A tensor takes 24 bytes here, and 16 to 32 more for its name. What a check of all tensors needs
     is in columns, one item per tensor.
     """
 
@@ -134,8 +141,7 @@ class TensorTable(Sequence[TensorInfo]):
         for info in infos:
             start = len(buffer)
             buffer += info.encode()
-            size = info.computed_size_bytes
-            columns.add(start, info.offset, UNKNOWN if size is None else size, info.type_id)
+            columns.add(start, info.offset, column_size(info.type_id, info.ne), info.type_id)
         return cls(buffer, columns)
 
     def __len__(self) -> int:

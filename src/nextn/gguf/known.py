@@ -13,7 +13,8 @@ from dataclasses import dataclass
 from enum import Enum
 
 from ..printable import printable
-from .kv import INTEGER_TYPES, KV, KVTable, KVType
+from .kv import INTEGER_TYPES, KV, KVType
+from .kv_table import KVTable
 from .names import OnDemand
 
 _MAX_LAYER_ITEMS = 1 << 16  # engines take at most 512 layers
@@ -67,6 +68,7 @@ _NOTES = {
     ),
 }  # fmt: skip
 _BASE_MODEL = "general.base_model."
+_BASE_MODEL_COUNT = "general.base_model.count"
 # After `{architecture}.`: sizes, and values given once or once per layer.
 _SIZES = dict.fromkeys(
     (
@@ -123,10 +125,13 @@ def read_known(kvs: Iterable[KV]) -> Reading:
     for_engines = [at for key, at in wrong.items() if key not in _NOTES]
     notes = [at for key, at in wrong.items() if key in _NOTES]
     n_misfits = len(wrong)
-    for n, at in enumerate(at for at, kv in table.starting_with(_BASE_MODEL) if not _is(kv, _of_base_model(kv.key))):
-        n_misfits += 1
-        if n < _MOST_NOTES:
-            notes.append(at)
+    count = table.position(_BASE_MODEL_COUNT)
+    for at in table.starting_with(_BASE_MODEL):
+        n_bytes = table.text_bytes(at)
+        if not _is(table[at], Kind.COUNT) if at == count else n_bytes is None or n_bytes > _MAX_TEXT:
+            n_misfits += 1
+            if n_misfits - len(wrong) <= _MOST_NOTES:
+                notes.append(at)
 
     def fits(kv: KV) -> bool:
         return kv.key not in wrong and (not kv.key.startswith(_BASE_MODEL) or _is(kv, _of_base_model(kv.key)))
@@ -148,7 +153,7 @@ def read_known(kvs: Iterable[KV]) -> Reading:
 
 
 def _of_base_model(key: str) -> Kind:
-    return Kind.COUNT if key == _BASE_MODEL + "count" else Kind.TEXT
+    return Kind.COUNT if key == _BASE_MODEL_COUNT else Kind.TEXT
 
 
 def _is(kv: KV, kind: Kind) -> bool:

@@ -34,7 +34,7 @@ def encoded(name: str) -> bytes | None:
 
 
 class NameIndex:
-    """Rows by name: an open hash table of row numbers, 8 to 16 bytes per row.
+    """Rows by name: an open hash table of row numbers, 16 to 32 bytes per row.
 
     Python's hash of bytes is keyed at random, so that no file can be made to fill one slot.
     """
@@ -42,21 +42,21 @@ class NameIndex:
     def __init__(self, names: Iterable[bytes], n: int, name_of: Callable[[int], bytes]) -> None:
         """`names` are the `n` rows' names in order, and `name_of` gives one of them again."""
         size = 8
-        while size < 2 * n:
+        while size < 4 * n:
             size *= 2
         mask = self._mask = size - 1
         table = self._table = array("I", bytes(4 * size))  # row + 1; 0 is an empty slot
         self._name_of = name_of
         self.twice: int | None = None  # the first row with the name of an earlier one
-        for row, name in enumerate(names):
+        for number, name in enumerate(names, 1):
             at = hash(name) & mask
             while other := table[at]:
                 if name_of(other - 1) == name:
-                    self.twice = row if self.twice is None else self.twice
+                    self.twice = number - 1 if self.twice is None else self.twice
                     break
                 at = (at + 1) & mask
             else:
-                table[at] = row + 1
+                table[at] = number
 
     def find(self, name: str) -> int | None:
         """The row with this name (the first of several), or None."""

@@ -9,34 +9,30 @@ from itertools import repeat
 from operator import length_hint
 from pathlib import Path
 
-from ..errors import FormatError, UnsupportedFormat
+from ..errors import FormatError
 from ..printable import printable
 from .header import (
     DEFAULT_ALIGNMENT,
     FIXED_BYTES,
     LARGEST,
-    MAGIC,
     MAX_DIMS,
     TENSOR_TAILS,
-    UNKNOWN,
-    UNREADABLE,
     Columns,
     Header,
     TensorTable,
+    column_size,
     pad_to,
 )
-from .kv import SCALAR_SIZE, KVTable, KVType
+from .kv import SCALAR_SIZE, KVType
+from .kv_table import KVTable
 from .names import Buffer, decoded, name_at
-from .strangers import MOST_BYTES, by_content
-from .types import tensor_size
+from .preamble import check_magic, read_counts
+from .strangers import MOST_BYTES
 
-VERSIONS = (2, 3)
 MAX_KEY_BYTES = 65_535  # the specification's limit
 MAX_NAME_BYTES = 1_024  # engines take 63; longer ones are reported, absurdly long ones refused
 MAX_ARRAY_DEPTH = 4
 MAX_HEADER_BYTES = 1 << 28  # those of real models take about 10 MB; a damaged length can be anything
-_MIN_KV_BYTES = 8 + 1 + 4 + 1
-_MIN_TENSOR_BYTES = 8 + 1 + 4 + 4 + 8
 _ARRAY_HEAD = struct.Struct("<IQ")
 _ITEM_SIZES = {int(kv_type): size for kv_type, size in SCALAR_SIZE.items()}
 _STRING, _ARRAY = int(KVType.STRING), int(KVType.ARRAY)
@@ -122,49 +118,9 @@ class HeaderParser:
 
     def _fixed(self) -> None:
         self._want(min(4, self.file_size), "the magic number")
-        magic = bytes(self._buffer[:4])
-        if magic == UNREADABLE:
-            raise self._fail(
-                "a change in place of this file was interrupted or is under way: end it with 'nextn recover'", 0
-            )
-        if magic != MAGIC:
-            known = by_content(bytes(self._buffer[:MOST_BYTES]))
-            if known is not None:
-                raise FormatError(known, path=self.path)
-            found = "an empty file" if not magic else repr(magic)
-            raise self._fail("this is not a GGUF file", 0, "'GGUF'", found)
+        check_magic(bytes(self._buffer[:MOST_BYTES]), self.path)
         self._want(FIXED_BYTES, "the first 24 bytes")
-        self._version, self._n_tensors, n_kv = struct.unpack_from("<IQQ", self._buffer, 4)
-        if self._version == 1:
-            raise UnsupportedFormat(
-                "GGUF version 1 is not supported: convert the model again with a current converter",
-                path=self.path,
-                offset=4,
-            )
-        if self._version and self._version & 0xFFFF == 0:
-            raise UnsupportedFormat(
-                "big-endian GGUF is not supported: use a little-endian copy of the model",
-                path=self.path,
-                offset=4,
-            )
-        if self._version not in VERSIONS:
-            raise UnsupportedFormat(
-                "unknown GGUF version", path=self.path, offset=4, expected="2 or 3", found=str(self._version)
-            )
-        room = self.file_size - FIXED_BYTES
-        for count, least, what, offset in (
-            (self._n_tensors, _MIN_TENSOR_BYTES, "tensors", 8),
-            (n_kv, _MIN_KV_BYTES, "key-value pairs", 16),
-        ):
-            if count * least > room:
-                raise self._fail(
-                    f"the header promises more {what} than the file can hold: the download is incomplete, or the file "
-                    "is damaged",
-                    offset,
-                    f"at most {room // least:,}",
-                    f"{count:,}",
-                )
-        self._n_kv = n_kv
+        self._version, self._n_tensors, self._n_kv = read_counts(self._buffer, self.file_size, self.path)
         self._pos = FIXED_BYTES
 
     def _text(self, pos: int, limit: int, what: str) -> tuple[bytes, int]:
@@ -319,11 +275,12 @@ class HeaderParser:
 
     def _sound_tensors(self) -> None:
         """Walk over tensor infos as long as they are complete and nothing is wrong with them."""
-        buffer, pos, add = self._buffer, self._pos, self._tensors.add
+        buffer, pos, known = self._buffer, self._pos, self._tensors
+        starts, offsets, sizes, types = known.starts, known.offsets, known.sizes, known.type_ids
         most = min(len(buffer), self.file_size, MAX_HEADER_BYTES)
         u32, u64, tails, alignment = _U32.unpack_from, _U64.unpack_from, TENSOR_TAILS, self._alignment
         try:
-            for _ in repeat(None, self._n_tensors - len(self._tensors.starts)):
+            for _ in repeat(None, self._n_tensors - len(starts)):
                 (length,) = u64(buffer, pos)
                 at = pos + 8 + length
                 (n_dims,) = u32(buffer, at)
@@ -333,8 +290,10 @@ class HeaderParser:
                 *ne, type_id, offset = tails[n_dims].unpack_from(buffer, at + 4)
                 if offset % alignment or not self._is_placed(offset) or _is_absurd(ne):
                     break
-                size = tensor_size(type_id, ne)
-                add(pos, offset, UNKNOWN if size is None else size, type_id)
+                starts.append(pos)
+                offsets.append(offset)
+                sizes.append(column_size(type_id, ne))
+                types.append(type_id)
                 pos = end
         except (struct.error, OverflowError):
             pass
@@ -371,8 +330,7 @@ class HeaderParser:
                 f"a multiple of {self._alignment} inside the file",
                 f"{offset:,}",
             )
-        size = tensor_size(type_id, ne)
-        self._tensors.add(start, offset, UNKNOWN if size is None else size, type_id)
+        self._tensors.add(start, offset, column_size(type_id, ne), type_id)
         self._pos = end
 
     def _tables(self) -> tuple[KVTable, TensorTable]:
@@ -389,8 +347,9 @@ class HeaderParser:
         return kvs, tensors
 
     def _finish(self) -> Header:
-        kvs, tensors = self._tables()
         data_offset = pad_to(self._pos, self._alignment)
+        self._buffer = bytes(memoryview(self._buffer)[:data_offset])
+        kvs, tensors = self._tables()
         return Header(self._version, kvs, tensors, self._pos, data_offset, self._alignment, self.path)
 
     def _alignment_of(self, kv_type: KVType, start: int, value_start: int) -> int:

@@ -159,7 +159,7 @@ def _sizes(model: Model, seen: Anatomy) -> tuple[int, dict[str, int]]:
                 size = max(0, room - offset) if after is None else after
             size = size if offset + size <= room else 0
             types[type_id] += size
-            if seen.of_block(name):
+            if seen.blocks and seen.of_block(name):
                 of_block += size
     named: Counter[str] = Counter()
     for type_id, size in types.items():

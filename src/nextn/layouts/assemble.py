@@ -14,7 +14,7 @@ from pathlib import Path
 
 from ..errors import DonorMismatch, IncompleteModel, UsageError
 from ..gguf.files import GGUFFile, Model, model_candidates, os_error, read_header, split_shard_name
-from ..gguf.kv import edit
+from ..gguf.kv_table import edit
 from ..gguf.sets import SPLIT_COUNT, SPLIT_KEYS, SPLIT_NO, SPLIT_TENSORS_COUNT
 from ..printable import printable
 from ..writing.plan import LinkMode, NewBytes, NewFile, Plan

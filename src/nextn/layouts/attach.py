@@ -12,7 +12,8 @@ from ..block.model import DRAFT_HEAD, EMBED_TOKENS, Block
 from ..errors import UnsupportedModel, UsageError
 from ..gguf.files import Model, shard_name
 from ..gguf.header import DEFAULT_ALIGNMENT, build_header, place
-from ..gguf.kv import KV, KVTable, edit
+from ..gguf.kv import KV
+from ..gguf.kv_table import KVTable, edit
 from ..gguf.types import TensorType
 from ..writing.plan import Link, NewBytes, NewFile, Plan
 from . import build, for_engine, in_place, metadata, naming, places, qkv

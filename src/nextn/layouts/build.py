@@ -11,7 +11,8 @@ from ..errors import QuantizeError
 from ..ggml.quantize import can_read, can_write, check_writable, fallback_type
 from ..gguf.files import GGUFFile
 from ..gguf.header import Header, TensorInfo, TensorTable, build_header, header_size, pad_to, place
-from ..gguf.kv import KV, KVTable
+from ..gguf.kv import KV
+from ..gguf.kv_table import KVTable
 from ..gguf.types import TensorType, parse_type_name, tensor_size
 from ..sources.matrix_parts import Factors, side_factors
 from ..sources.ranges import FileRange

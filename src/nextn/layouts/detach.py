@@ -11,7 +11,7 @@ from ..block.anatomy import Anatomy
 from ..errors import FormatError, NoBlock, UsageError
 from ..gguf.files import GGUFFile, Model, shard_name
 from ..gguf.header import TensorInfo
-from ..gguf.kv import KVTable, edit
+from ..gguf.kv_table import KVTable, edit
 from ..writing.plan import Link, LinkMode, NewBytes, NewFile, Plan
 from . import build, for_engine, metadata, naming, places, qkv
 
@@ -58,8 +58,8 @@ def without_block(model: Model) -> Model:
     """
     trunk = trunk_of(model)
     first, *others = model.files
-    left = [first, *(file for file in others if any(map(trunk.keeps, file.header.tensors)))]
-    n_tensors = sum(trunk.keeps(info) for _, info in model.items())
+    left = [first, *(file for file in others if any(map(trunk.keeps_name, file.header.tensors.names())))]
+    n_tensors = sum(map(trunk.keeps_name, model.tensors))
     kvs = trunk.kvs
     if model.is_sharded:
         kvs = edit(kvs, put=metadata.split_kvs(0, len(left), n_tensors, model))

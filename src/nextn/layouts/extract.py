@@ -10,7 +10,8 @@ from ..block.anatomy import SHAPE
 from ..block.model import DRAFT_HEAD, Block
 from ..errors import UnsupportedModel, UsageError
 from ..gguf.header import DEFAULT_ALIGNMENT, Header
-from ..gguf.kv import KV, KVType, edit
+from ..gguf.kv import KV, KVType
+from ..gguf.kv_table import edit
 from ..gguf.types import TensorType, tensor_type
 from ..writing.plan import NewFile, Plan
 from . import build, for_engine, metadata, naming, places, qkv

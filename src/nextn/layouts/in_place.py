@@ -16,7 +16,8 @@ from dataclasses import dataclass
 from ..errors import InPlaceRefused
 from ..gguf.files import GGUFFile, Model
 from ..gguf.header import Header, TensorInfo, build_header, header_size, pad_to
-from ..gguf.kv import KV, KVTable, KVType, edit
+from ..gguf.kv import KV, KVType
+from ..gguf.kv_table import KVTable, edit
 from ..gguf.parser import HeaderParser
 from ..gguf.sets import SPLIT_TENSORS_COUNT
 from ..units import size as readable

@@ -8,7 +8,8 @@ from ..archs import refuse_other_use
 from ..errors import InPlaceRefused, NoBlock
 from ..gguf.files import GGUFFile, Model
 from ..gguf.header import TensorInfo, build_header, header_size, pad_to
-from ..gguf.kv import KV, edit
+from ..gguf.kv import KV
+from ..gguf.kv_table import edit
 from ..writing.plan import Change, Plan, Tail
 from . import metadata
 from .detach import TrunkOf, trunk_of

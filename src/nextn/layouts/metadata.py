@@ -20,7 +20,8 @@ from ..bounded import parse_json
 from ..errors import DonorMismatch, FormatError
 from ..gguf.files import Model
 from ..gguf.known import ARCHITECTURE, read_known
-from ..gguf.kv import INTEGER_TYPES, KV, KVTable, KVType, edit
+from ..gguf.kv import INTEGER_TYPES, KV, KVType
+from ..gguf.kv_table import KVTable, edit
 from ..gguf.parser import HeaderParser
 from ..gguf.sets import SPLIT_COUNT, SPLIT_KEYS, SPLIT_NO, SPLIT_TENSORS_COUNT
 from ..version import __version__

@@ -10,7 +10,8 @@ from ..block.model import DRAFT_HEAD
 from ..errors import FormatError
 from ..gguf.files import GGUFFile, Model
 from ..gguf.header import TensorInfo
-from ..gguf.kv import KV, KVTable, KVType, edit
+from ..gguf.kv import KV, KVType
+from ..gguf.kv_table import KVTable, edit
 from ..gguf.types import TensorType, file_type_for
 from . import build
 
