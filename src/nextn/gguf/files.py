@@ -21,7 +21,7 @@ from ..errors import FormatError, IncompleteModel, StorageError, UsageError
 from ..printable import printable
 from ..workfile import Stamp
 from . import strangers
-from .header import MAGIC, UNKNOWN, Header, TensorInfo, pad_to
+from .header import MAGIC, UNKNOWN, Header, TensorInfo, TensorTable, pad_to
 from .known import ARCHITECTURE, Kind, Misfit
 from .kv_table import KVTable
 from .names import OnDemand
@@ -48,6 +48,18 @@ class GGUFFile(Brief):
     def tensor_range(self, info: TensorInfo) -> tuple[int, int]:
         """Absolute `start, end` of the tensor's stored bytes, padding not included."""
         return self.header.data_range(info, self.size_bytes)
+
+    def ranges(self, tensors: TensorTable | None = None) -> Iterator[tuple[TensorInfo, int, int]]:
+        """Every tensor (of `tensors`, some of the file's) with its absolute `start, end`, padding not included."""
+        table = self.header.tensors if tensors is None else tensors
+        first = self.header.data_offset
+        for info, size in zip(table, table.sizes, strict=True):
+            start = first + info.offset
+            if size == UNKNOWN or start + size > self.size_bytes:
+                start, end = self.tensor_range(info)
+                yield info, start, end
+            else:
+                yield info, start, start + size
 
     def value_range(self, info: TensorInfo) -> tuple[int, int]:
         """The same for a tensor that will be read row by row. Raises FormatError for one without rows or values."""

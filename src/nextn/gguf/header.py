@@ -191,6 +191,16 @@ class TensorTable(Sequence[TensorInfo]):
         kept = array("I", (i for i, name in enumerate(self.names()) if keep(name)))
         return self if len(kept) == len(self) else self.rows(kept)
 
+    def plus(self, infos: Iterable[TensorInfo]) -> TensorTable:
+        """With further tensors at the end."""
+        more = TensorTable.of(infos)
+        buffer, columns, start = b"".join((*self.pieces(), *more.pieces())), Columns(), 0
+        for own in (self._columns, more._columns):
+            for offset, size, type_id in zip(own.offsets, own.sizes, own.type_ids, strict=True):
+                columns.add(start, offset, size, type_id)
+                start = _end_of(buffer, start)
+        return TensorTable(buffer, columns)
+
     def by_offset(self) -> TensorTable:
         """The same tensors in the order of their data."""
         offsets = self._columns.offsets
@@ -228,8 +238,7 @@ class TensorTable(Sequence[TensorInfo]):
                 if first >= 0:
                     yield memoryview(buffer)[first:after]
                 first = start
-            n_dims_at = start + 8 + int(_U64.unpack_from(buffer, start)[0])
-            after = n_dims_at + 16 + 8 * int(_U32.unpack_from(buffer, n_dims_at)[0])
+            after = _end_of(buffer, start)
         if first >= 0:
             yield memoryview(buffer)[first:after]
 
@@ -237,6 +246,12 @@ class TensorTable(Sequence[TensorInfo]):
     def size_bytes(self) -> int:
         """Bytes that the table takes in a header."""
         return sum(map(len, self.pieces()))
+
+
+def _end_of(buffer: Buffer, start: int) -> int:
+    """The end of the table entry at `start`."""
+    at = start + 8 + int(_U64.unpack_from(buffer, start)[0])
+    return at + 16 + 8 * int(_U32.unpack_from(buffer, at)[0])
 
 
 @dataclass(frozen=True)

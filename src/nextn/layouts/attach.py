@@ -146,7 +146,7 @@ def _bundle(job: _Job) -> Plan:
     old = build.trunk_parts(trunk.files)
     if job.qkv is not None:
         old = build.reshaped(old, qkv.trunk_tensors(trunk, job.n_trunk, job.qkv))
-    parts = old + new
+    parts = old.then(new)
     header = build.late_header(
         metadata.without_split(job.kvs()), parts, trunk.header, _provenance(job, new), trunk.header.data_offset
     )
@@ -171,7 +171,7 @@ def _shards(job: _Job) -> Plan:
     n_tensors = len(trunk.tensors) + len(block)
     kvs = edit(job.kvs(), put=metadata.split_kvs(0, count, n_tensors, trunk))
     header = build.late_header(
-        kvs, first, trunk.header, _provenance(job, block), trunk.header.data_offset if first else None
+        kvs, first, trunk.header, _provenance(job, block), trunk.header.data_offset if trunk.header.tensors else None
     )
     outputs: list[NewFile | Link] = [
         NewFile(

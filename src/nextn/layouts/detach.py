@@ -97,11 +97,11 @@ def plan_detach(
     if not Anatomy.of(model).has_block and form is None:
         raise NoBlock(f"{model.entry}: there is no MTP block in this model, so there is nothing to take off.")
     trunk = trunk_of(model)
-    n_trunk, kvs, keep = trunk.n_layers, trunk.kvs, trunk.keeps
+    n_trunk, kvs, keep = trunk.n_layers, trunk.kvs, trunk.keeps_name
     for_engine.check_name(engine)
-    for_engine.check_trunk(engine, (each for each in model.items() if keep(each[1])))
-    counts = any(kv.key.endswith(".nextn_predict_layers") and kv.value for kv in kvs)
-    if engine in (for_engine.IK, for_engine.BOTH) and counts:
+    for_engine.check_trunk(engine, (each for each in model.items() if keep(each[1].name)))
+    counts = (at for at, key in enumerate(kvs.keys()) if key.endswith(".nextn_predict_layers"))
+    if engine in (for_engine.IK, for_engine.BOTH) and any(kvs[at].value for at in counts):
         kvs = edit(kvs, put=[metadata.count_kv(model, "block_count", n_trunk)],
                    drop=[f"{model.architecture}.nextn_predict_layers"])  # fmt: skip
     base = naming.trunk_base(model.base_name)
@@ -118,7 +118,7 @@ def plan_detach(
 def _reshaped(
     model: Model,
     kvs: KVTable,
-    keep: Callable[[TensorInfo], bool],
+    keep: Callable[[str], bool],
     base: str,
     out: Path | str | None,
     n_trunk: int,
@@ -144,7 +144,7 @@ def _reshaped(
 def _detach_set(
     model: Model,
     kvs: KVTable,
-    keep: Callable[[TensorInfo], bool],
+    keep: Callable[[str], bool],
     base: str,
     out: Path | str | None,
     link: LinkMode,
@@ -153,17 +153,17 @@ def _detach_set(
     prefix = naming.set_prefix(name)
     naming.check_main_name(prefix)
     first, *others = model.files
-    left = [file for file in others if any(keep(info) for info in file.header.tensors)]
+    left = [file for file in others if any(map(keep, file.header.tensors.names()))]
     if not left:  # everything but the block was in the first shard
         single = f"{prefix}.gguf"
         new = _rewritten(single, metadata.as_single_file(kvs, model), first, keep)
         return _plan(model, folder, (new,), folder / single)
     count = len(left) + 1
-    n_tensors = sum(keep(info) for file in model.files for info in file.header.tensors)
+    n_tensors = sum(map(keep, model.tensors))
     outputs: list[NewFile | Link] = []
     for no, file in enumerate(left, start=1):
         name = shard_name(prefix, no + 1, count)
-        whole = all(keep(info) for info in file.header.tensors)
+        whole = all(map(keep, file.header.tensors.names()))
         if whole and file.header.get("split.no") == no:
             outputs.append(Link(name, file.path, file.size_bytes, link, file.stamp))
             continue
@@ -174,7 +174,7 @@ def _detach_set(
     return _plan(model, folder, tuple(outputs), folder / entry)
 
 
-def _rewritten(name: str, kvs: KVTable, file: GGUFFile, keep: Callable[[TensorInfo], bool]) -> NewFile:
+def _rewritten(name: str, kvs: KVTable, file: GGUFFile, keep: Callable[[str], bool]) -> NewFile:
     """A file with a new header and the kept tensors' data."""
     parts = build.trunk_parts([file], keep)
     header, _ = build.new_header(kvs, parts, file.header.version, file.header.alignment)
