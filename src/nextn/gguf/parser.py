@@ -92,7 +92,7 @@ class HeaderParser:
             self.need, self.guess = short.need, min(short.guess, self.file_size)
             return None
         except FormatError:
-            self._tables()  # if a name was there twice before, that is what is wrong
+            self._check_twice()  # then that is what is wrong
             raise
         return self._finish()
 
@@ -335,16 +335,30 @@ class HeaderParser:
 
     def _tables(self) -> tuple[KVTable, TensorTable]:
         """What was read so far. Raises FormatError for a name that is there twice."""
-        kvs = KVTable(self._buffer, self._kvs, self._pos if not self._tensors.starts else self._tensors.starts[0])
-        tensors = TensorTable(self._buffer, self._tensors)
+        first = self._tensors.starts[0] if self._tensors.starts else self._pos
+        kvs, tensors = KVTable(self._buffer, self._kvs, first), TensorTable(self._buffer, self._tensors)
         if (start := kvs.twice) is not None:
-            shown = printable(decoded(name_at(self._buffer, start)))
-            raise self._fail(f"the key '{shown}' is there twice", start)
+            raise self._is_twice("key", start)
         if (row := tensors.twice) is not None:
-            start = self._tensors.starts[row]
-            shown = printable(decoded(name_at(self._buffer, start)))
-            raise self._fail(f"tensor '{shown}' is there twice: the file is damaged", start)
+            raise self._is_twice("tensor", self._tensors.starts[row])
         return kvs, tensors
+
+    def _check_twice(self) -> None:
+        """Raise FormatError if a name is there twice, that of the entry which is being read included."""
+        kvs, tensors = self._tables()
+        of_tensor = 0 <= self._n_kv <= len(kvs)
+        try:
+            name = decoded(name_at(self._buffer, self._pos))
+        except (struct.error, OverflowError):
+            return
+        if tensors.find(name) is not None if of_tensor else kvs.find(name) is not None:
+            raise self._is_twice("tensor" if of_tensor else "key", self._pos)
+
+    def _is_twice(self, what: str, start: int) -> FormatError:
+        shown = printable(decoded(name_at(self._buffer, start)))
+        if what == "key":
+            return self._fail(f"the key '{shown}' is there twice", start)
+        return self._fail(f"tensor '{shown}' is there twice: the file is damaged", start)
 
     def _finish(self) -> Header:
         data_offset = pad_to(self._pos, self._alignment)
