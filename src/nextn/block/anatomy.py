@@ -42,14 +42,15 @@ class Anatomy:
         if known is not None:
             return known
         arch = model.architecture
-        layers = Layers(model.table)
+        marked: set[int] = set()
+        layers = Layers(model.table, marked)
         count = model.header.by_key.get(f"{arch}.block_count")
         made = model.worked_out["anatomy"] = cls(
             model,
             arch,
             layers,
-            tuple(sorted(layers.marked)),
-            frozenset(layer for layer in layers if layer not in layers.marked),
+            tuple(sorted(marked)),
+            frozenset(layer for layer in layers if layer not in marked),
             max(0, model.arch_int(KEY)),
             int(count.value) if count is not None and count.type in INTEGER_TYPES else None,
         )

@@ -16,11 +16,11 @@ class Layers(Mapping[int, Set[str]]):
     A layer is a chain of rows of the tensor table, so that a file with a layer per tensor does not take a set for each.
     """
 
-    def __init__(self, tensors: SetTensors) -> None:
+    def __init__(self, tensors: SetTensors, marked: set[int]) -> None:
+        """Layers with a tensor that only an MTP block has are added to `marked`."""
         self._tensors = tensors
         self._last: dict[int, int] = {}  # layer -> its last row
         self._before = array("i", [-1]) * len(tensors)  # row -> the layer's row before it, -1 for none
-        self.marked: set[int] = set()  # layers with a tensor that only an MTP block has
         last, before = self._last, self._before
         for row, name in enumerate(tensors.names()):
             layer, suffix = split_name(name)
@@ -29,7 +29,7 @@ class Layers(Mapping[int, Set[str]]):
             before[row] = last.get(layer, -1)
             last[layer] = row
             if suffix.startswith(MARK):
-                self.marked.add(layer)
+                marked.add(layer)
 
     def __len__(self) -> int:
         return len(self._last)
