@@ -139,7 +139,7 @@ def test_a_header_longer_than_the_limit_is_refused_before_it_is_read() -> None:
 
 def test_names_with_control_characters_stay_out_of_messages() -> None:
     data = make([("a\n\x1b[31m", "u8", 1), ("a\n\x1b[31m", "u8", 1)]).whole
-    with pytest.raises(FormatError, match=r"'a\\n\\x1b\[31m' is there twice"):
+    with pytest.raises(FormatError, match=r"'a\\n\\x1b\[31m' appears twice"):
         parse_header(data)
     with pytest.raises(FormatError) as caught:
         parse_header(make([("k" * 60_000, "u8", 1), ("k" * 60_000, "u8", 1)]).whole)
@@ -151,9 +151,9 @@ def test_a_name_that_is_there_twice_is_what_is_said() -> None:
     for where in ("its type", "a later pair"):
         data = bytearray(make([("a", "u8", 1), ("a", "u8", 1), ("b", "u8", 1)]).whole)
         data[24 + 14 * (1 if where == "its type" else 2) + 9] = 99  # a value type that there is not
-        with pytest.raises(FormatError, match="the key 'a' is there twice"):
+        with pytest.raises(FormatError, match="the key 'a' appears twice"):
             parse_header(bytes(data))
     data = bytearray(make([], [("t", (1,), 0, b"1234"), ("t", (1,), 0, b"1234")]).whole)
     data[24 + 2 * 33 - 8] = 7  # an offset that is no multiple of the alignment
-    with pytest.raises(FormatError, match="tensor 't' is there twice"):
+    with pytest.raises(FormatError, match="tensor 't' appears twice"):
         parse_header(bytes(data))

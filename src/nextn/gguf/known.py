@@ -145,7 +145,7 @@ def read_known(kvs: Iterable[KV]) -> Reading:
 
     shown = sorted([*for_engines, *sorted(notes)[:_MOST_NOTES]])
     misfits = tuple(
-        Misfit(kv, f"'{printable(kv.key)}' is {_shown(kv)}, and has to be {kind.value}", at in for_engines)
+        Misfit(kv, f"'{printable(kv.key)}' is {_shown(kv)}, but must be {kind.value}", at in for_engines)
         for at, kv, kind in ((at, table[at], known.get(table[at].key) or _of_base_model(table[at].key)) for at in shown)
     )
     by_key = OnDemand(len(table) - n_misfits, keys, find, lambda: filter(fits, table))

@@ -103,7 +103,7 @@ class HeaderParser:
         if end > self.file_size:
             raise self._fail(
                 f"the header ends inside {what}: the file ends at byte {self.file_size:,} of at least {end:,}: the "
-                "download is incomplete, or the file is damaged; resume it, or get the file again",
+                "download is incomplete, or the file is damaged; resume the download, or get the file again",
                 self._pos,
             )
         if end > MAX_HEADER_BYTES:
@@ -357,8 +357,8 @@ class HeaderParser:
     def _is_twice(self, what: str, start: int) -> FormatError:
         shown = printable(decoded(name_at(self._buffer, start)))
         if what == "key":
-            return self._fail(f"the key '{shown}' is there twice", start)
-        return self._fail(f"tensor '{shown}' is there twice: the file is damaged", start)
+            return self._fail(f"the key '{shown}' appears twice", start)
+        return self._fail(f"tensor '{shown}' appears twice: the file is damaged", start)
 
     def _finish(self) -> Header:
         data_offset = pad_to(self._pos, self._alignment)

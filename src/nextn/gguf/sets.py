@@ -99,7 +99,7 @@ def check_set(files: tuple[GGUFFile, ...]) -> None:
     total = first.header.integer(SPLIT_TENSORS_COUNT)
     if total is not None and total != len(tensors):
         raise IncompleteModel(
-            f"{first.path}: the set should hold {total:,} tensors and holds {len(tensors):,}; "
+            f"{first.path}: the set should hold {total:,} tensors but holds {len(tensors):,}; "
             "it is mixed from two models, or a shard was replaced."
         )
     check_one_model(files)

@@ -33,7 +33,7 @@ def check_beside(sidecar: Model, model: Model) -> list[str]:
     check_sizes(block, model, family, where)
     if block.kind == "donor":
         raise UsageError(
-            f"{sidecar.entry}: this is a donor file, which no engine runs; make a sidecar of it with "
+            f"{sidecar.entry}: this is a donor file, which no engine runs; make a sidecar from it with "
             "'nextn attach MODEL --from' it."
         )
     form = qkv.rules_form(family)
@@ -47,8 +47,8 @@ def check_beside(sidecar: Model, model: Model) -> list[str]:
 def _differences(theirs: int | None, sidecar: Model, model: Model) -> list[str]:
     found = []
     if theirs is not None and theirs != n_layer_trunk(model):
-        found.append(f"it was made for {theirs:,} trunk layers, and the model has {n_layer_trunk(model):,}")
+        found.append(f"it was made for {theirs:,} trunk layers, but the model has {n_layer_trunk(model):,}")
     experts, own = sidecar.arch_int("expert_count"), model.arch_int("expert_count")
     if experts != own:
-        found.append(f"it has {experts:,} experts, and the model {own:,}")
+        found.append(f"it has {experts:,} experts, but the model has {own:,}")
     return found

@@ -30,7 +30,7 @@ Q8_0 = parse_type_name("q8_0")
 # Matrices for which llama.cpp (b11549, the end of llama_model::load_tensors) looks for an NVFP4 factor.
 _FACTOR_SLOTS = re.compile(r"(attn_(q|k|v|qkv|output|gate)|ffn_(gate|up|down)(_shexp|_exps)?|"
                            r"nextn\.(eh_proj|shared_head_head))\.weight")  # fmt: skip
-FACTORS_REFUSED = "llama.cpp refuses a model whose block has factors of NVFP4 when it is loaded without MTP"
+FACTORS_REFUSED = "llama.cpp refuses a model whose block has NVFP4 factors when it is loaded without MTP"
 REFLINK_GRAIN = 4096  # file systems only clone full blocks of this size
 
 
@@ -68,7 +68,8 @@ def converted(
     target = fallback_type(wanted, ne[0])
     if target.id != wanted.id:
         notes.append(
-            f"{name}: rows of {ne[0]:,} do not fit {wanted.name} (blocks of {wanted.block_size}), {target.name} instead"
+            f"{name}: rows of {ne[0]:,} do not fit {wanted.name} (blocks of {wanted.block_size}); "
+            f"{target.name} is used instead"
         )
     size = tensor_size(target.id, ne)
     assert size is not None and can_write(target)
@@ -126,7 +127,7 @@ def _block_parts(tensor: BlockTensor, name: str, wanted: TensorType | None, note
         if wanted is None:
             notes.append(f"the block's NVFP4 becomes q8_0; --type nvfp4 keeps it, but {FACTORS_REFUSED}")
         else:
-            notes.append(f"{name}: llama.cpp takes no factor beside it, so its NVFP4 becomes q8_0")
+            notes.append(f"{name}: llama.cpp accepts no factor beside it, so its NVFP4 becomes q8_0")
         return [block_part(tensor, name, Q8_0, notes)]
     if factors:
         notes.append(FACTORS_REFUSED)

@@ -50,7 +50,7 @@ def check_trunk(trunk: Model) -> None:
     if seen.has_block:
         raise BlockPresent(
             f"{trunk.entry}: this model already has an MTP block (layer {seen.blocks[0]}); "
-            "take it off first with 'nextn detach', or use the model as it is."
+            "detach it first with 'nextn detach', or use the model as it is."
         )
     if not seen.layers:
         raise UsageError(f"{trunk.entry}: this file has no model layers (it may be a vocabulary or a projector).")
@@ -61,17 +61,17 @@ def check_trunk(trunk: Model) -> None:
     if seen.unmarked:
         raise UsageError(
             f"{trunk.entry}: layer {seen.unmarked[0]} is an MTP block that lost its 'nextn.*' tensors; complete it "
-            "with 'nextn doctor --fix --from DONOR', or take another copy of the model."
+            "with 'nextn doctor --fix --from DONOR', or use another copy of the model."
         )
     n_layer = seen.block_count if seen.key_is_stale else seen.block_count - seen.promised
     lost = seen.lost_layers[0] if seen.lost_layers else seen.n_trunk
     if lost < n_layer:
         raise UsageError(
-            f"{count} promises {n_layer:,} layers, and layer {lost} has no tensors; the model is not whole."
+            f"{count} promises {n_layer:,} layers, but layer {lost} has no tensors; the model is incomplete."
         )
     if n_layer != seen.n_trunk:
         raise UsageError(
-            f"{count} promises {n_layer:,} layers, and {seen.n_trunk:,} are there; 'nextn doctor' says more."
+            f"{count} promises {n_layer:,} layers, but the file has {seen.n_trunk:,}; 'nextn doctor' says more."
         )
 
 
@@ -100,7 +100,7 @@ def check_sizes(block: Block, trunk: Model, family: Family, where: str) -> None:
             raise DonorMismatch(f"{where}: the donor's {what} is {theirs:,}, the trunk's {ours:,}.")
     if block.n_layer_nextn > family.max_blocks:
         raise UnsupportedModel(
-            f"{block.origin}: it has {block.n_layer_nextn} MTP blocks, and engines take {family.max_blocks} "
+            f"{block.origin}: it has {block.n_layer_nextn} MTP blocks, but engines accept {family.max_blocks} "
             f"for '{family.arch}'."
         )
 
@@ -115,13 +115,13 @@ def check_shapes(block: Block, trunk: Model, family: Family, where: str) -> None
             continue
         if rule is None:
             raise DonorMismatch(
-                f"{block.origin}: its block has a tensor '{tensor.suffix}' that the engine's loader does not "
-                f"know for '{family.arch}', and would refuse the file for."
+                f"{block.origin}: its block has a tensor '{tensor.suffix}' that engines' loaders do not "
+                f"know for '{family.arch}', so they would refuse the file."
             )
         wanted = resolve_shape(rule.ne, symbols)
         if wanted is not None and not same_shape(tensor.ne, wanted):
             raise DonorMismatch(
-                f"{where}: tensor '{tensor.suffix}' is {_times(tensor.ne)}, and the trunk needs {_times(wanted)}."
+                f"{where}: tensor '{tensor.suffix}' is {_times(tensor.ne)}, but the trunk needs {_times(wanted)}."
             )
     for layer in range(block.n_layer_nextn):
         there = {tensor.suffix for tensor in block.tensors if tensor.layer == layer}
@@ -129,16 +129,16 @@ def check_shapes(block: Block, trunk: Model, family: Family, where: str) -> None
             raise UnsupportedModel(f"{block.origin}: no engine drafts with this block: {reason}.")
         if unannounced := surplus(family.rules, there, trunk.arch_value):
             raise DonorMismatch(
-                f"{where}: the block has '{unannounced[0]}', and the trunk's metadata announce none "
+                f"{where}: the block has '{unannounced[0]}', but the trunk's metadata announces none "
                 f"('{trunk.architecture}.{rules[unannounced[0]].needed_by}')."
             )
         lost = missing(family.rules, there, trunk.arch_value)
         if lost:
             raise DonorMismatch(
-                f"{block.origin}: the MTP block is not whole ('{lost[0]}' and {len(lost) - 1} more are missing); "
-                "take another donor."
+                f"{block.origin}: the MTP block is incomplete ('{lost[0]}' and {len(lost) - 1} more are missing); "
+                "use another donor."
                 if len(lost) > 1
-                else f"{block.origin}: the MTP block is not whole ('{lost[0]}' is missing); take another donor."
+                else f"{block.origin}: the MTP block is incomplete ('{lost[0]}' is missing); use another donor."
             )
 
 
@@ -167,7 +167,7 @@ def check_tokens(block: Block, trunk: Model, where: str) -> list[str]:
     if block.model is not None:
         known = block.model.header.get(TOKENIZER_HASH)
         if known is None:
-            return ["the donor brings no tokenizer: tokenizers were not compared"]
+            return ["the donor has no tokenizer: tokenizers were not compared"]
         mine = tokens_hash(trunk)
         if known != mine:
             raise DonorMismatch(

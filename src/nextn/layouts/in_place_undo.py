@@ -123,7 +123,7 @@ def check_contiguous(file: GGUFFile) -> None:
         if offset != at:
             info = tensors[row]
             raise InPlaceRefused(
-                f"{file.path}: tensor '{info.name}' starts at {info.offset:,} of the data instead of {at:,}, so "
+                f"{file.path}: tensor '{info.name}' starts at byte {info.offset:,} of the data instead of {at:,}, so "
                 "llama.cpp refuses the file as it is; use --layout bundle, which writes a contiguous one."
             )
         at += pad_to(file.stored_size(tensors[row]) if size == UNKNOWN else size, header.alignment)

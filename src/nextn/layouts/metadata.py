@@ -87,7 +87,7 @@ def _grown(model: Model, n_trunk: int, block: Block) -> list[KV]:
             new = [tail if tail is not None else next((v for v in reversed(values) if v), values[-1])] * n_nextn
         if any(value is None for value in new):
             raise DonorMismatch(
-                f"{block.origin}: nothing tells the block's value of '{kv.key}'; take the checkpoint, or a bundled "
+                f"{block.origin}: nothing determines the block's value of '{kv.key}'; use the checkpoint, or a bundled "
                 "GGUF, as the donor."
             )
         if kv.item_type is KVType.BOOL:
@@ -119,7 +119,7 @@ def _listed(model: Model, n_trunk: int, block: Block) -> list[KV]:
         theirs = dict(zip(*(read(name) or () for name in names), strict=False))
         if not set(lacking) <= theirs.keys():
             raise DonorMismatch(
-                f"{block.origin}: nothing tells the block's entries in '{values.key}'; take the checkpoint, or a "
+                f"{block.origin}: nothing determines the block's entries in '{values.key}'; use the checkpoint, or a "
                 "bundled GGUF, as the donor."
             )
         out += [
