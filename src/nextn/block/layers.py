@@ -41,9 +41,9 @@ class Layers(Mapping[int, Set[str]]):
         return layer in self._last
 
     def __getitem__(self, layer: int) -> Set[str]:
-        row, found = self._last[layer], set()
+        row, found, n_prefix = self._last[layer], set(), len(f"blk.{layer}.")
         while row >= 0:
-            found.add(split_name(decoded(self._tensors.name_of(row)))[1])
+            found.add(decoded(self._tensors.name_of(row))[n_prefix:])
             row = self._before[row]
         return found
 
