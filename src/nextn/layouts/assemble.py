@@ -13,20 +13,9 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from ..errors import DonorMismatch, FormatError, IncompleteModel, UsageError
-from ..gguf.files import (
-    SPLIT_COUNT,
-    SPLIT_KEYS,
-    SPLIT_NO,
-    SPLIT_TENSORS_COUNT,
-    GGUFFile,
-    Model,
-    integer_of,
-    model_candidates,
-    os_error,
-    read_header,
-    split_shard_name,
-)
-from ..gguf.kv import edit
+from ..gguf.files import GGUFFile, Model, model_candidates, os_error, read_header, split_shard_name
+from ..gguf.kv_table import edit
+from ..gguf.sets import SPLIT_COUNT, SPLIT_KEYS, SPLIT_NO, SPLIT_TENSORS_COUNT
 from ..printable import printable
 from ..writing.plan import LinkMode, NewBytes, NewFile, Plan
 from . import naming
@@ -109,7 +98,7 @@ def open_pieces(paths: Sequence[Path | str]) -> Pieces:
                 )
     counts = [parts[2] for file in read if (parts := split_shard_name(file.path.name))]
     first = next((file for file in read if ARCHITECTURE in file.header.by_key), None)
-    said = integer_of(first, SPLIT_COUNT) if first is not None else None
+    said = first.header.integer(SPLIT_COUNT) if first is not None else None
     pieces = Pieces(where, tuple(read), said or max([len(read), *counts]))
     _check_numbers(pieces)
     return pieces
@@ -158,7 +147,7 @@ def _shards_at(path: Path) -> list[Path]:
 
 def _number(file: GGUFFile) -> int:
     """The shard's number, from 0: from its key, else from its name; a file with neither comes first."""
-    number = integer_of(file, SPLIT_NO)
+    number = file.header.integer(SPLIT_NO)
     if number is not None:
         return number
     parts = split_shard_name(file.path.name)
@@ -292,7 +281,7 @@ def _slots(base: Pieces, taken: dict[str, Taken]) -> list[list[Tensor]]:
         slots[missing.pop(0)] = rest
     elif rest:
         slots.append(rest)
-    wanted = None if base.first is None else integer_of(base.first, SPLIT_TENSORS_COUNT)
+    wanted = None if base.first is None else base.first.header.integer(SPLIT_TENSORS_COUNT)
     there = sum(map(len, slots))
     lacks = missing if wanted is None else there < wanted
     if lacks and base.count > 1:
