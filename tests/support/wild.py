@@ -1,7 +1,7 @@
-"""Files as people have them: a registry of inputs, how each is built, what nextn does with it, and what the engine does.
+"""Files as people have them: a registry of inputs, how each is built, what nextn does with it, what the engine does.
 
-`WILD` is the registry. A row builds its files from the shipped parts alone (`Parts`), within a fraction of a second. The
-page "Which files exist in the wild, and what nextn does" is made from the rows, and tests run all of them.
+`WILD` is the registry. A row builds its files from the shipped parts alone (`Parts`), within a fraction of a second.
+The page "Which files exist in the wild, and what nextn does" is made from the rows, and tests run all of them.
 """
 
 from __future__ import annotations
@@ -10,7 +10,6 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
-from typing import Any
 
 from ggufmaker import KV, Tensor
 from sick import rewrite
@@ -219,7 +218,7 @@ TWINS = "Trunks that are not the donor's twin"
 _ALL = {"sidecar": "", "bundle": "", "shards": "", "in-place": ""}
 _ONLY_BESIDE = {"sidecar": "", "bundle": "a sidecar can", "shards": "a sidecar can", "in-place": "a sidecar can"}
 
-# -- the experts' gate and up as one tensor -----------------------------------------------------------------------------
+# -- the experts' gate and up as one tensor ---------------------------------------------------------------------------
 
 
 def _fused_block(parts: Parts, folder: Path) -> Given:
@@ -294,7 +293,7 @@ WILD: tuple[Wild, ...] = (
         _fused_trunk, "trunk-only", attach=_ALL,
     ),
     Wild(
-        FUSED, "fused where the loader does not take it", "the same in a block of a family that has it in two (GLM-4.5)",
+        FUSED, "fused where the loader refuses it", "the same in a block of a family that has it in two (GLM-4.5)",
         "doctor says that llama.cpp refuses the file, and to take the block from the checkpoint",
         _fused_refused, "bundled", ("block-wants-split-experts",), engine=REFUSES, without_mtp="refuses",
     ),
