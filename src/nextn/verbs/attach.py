@@ -104,7 +104,7 @@ def attach(
 
             plan = _preceded(found.model, plan_place(found.model, assistant, options))
             return _noted(found.model, carry_out(plan, dry_run, progress), remember)
-        with open_block(donor, limit_rate) as source:
+        with open_block(donor, limit_rate, trunk=found.model) as source:
             block, notes = source.to_write(duplicates)
             plan = _preceded(found.model, plan_attach(found.model, block, options).noted(notes))
             if plan.changes:
