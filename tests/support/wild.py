@@ -12,6 +12,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from ggufmaker import F32, KV, Tensor
@@ -207,7 +208,8 @@ def in_nvfp4(source: Path, target: Path, layer: int) -> Path:
     nvfp4, out = parse_type_name("nvfp4"), []
     for name, ne, type_id, data in tensors_of(source):
         stem = str(name).removesuffix("weight")
-        if not SLOTS.fullmatch(split_name(str(name))[1]) or split_name(str(name))[0] != layer:
+        at, suffix = split_name(str(name))
+        if at != layer or not SLOTS.fullmatch(suffix) or ne[0] % 64:
             out.append((name, ne, type_id, data))
             continue
         kind = tensor_type(type_id)
@@ -380,6 +382,76 @@ def _one_safetensor(parts: Parts, folder: Path) -> Given:
 
 DONORS = "Donors of nothing but a block"
 
+# -- sidecars that lack something -------------------------------------------------------------------------------------
+
+_MARK = "nextn_shared_target_tensors"
+
+
+def _no_root(name: str) -> bool:
+    return not name.startswith("blk.")
+
+
+def _sidecar(**how: Any) -> Callable[[Parts, Path], Given]:
+    def make(parts: Parts, folder: Path) -> Given:
+        path = rewrite(parts.sidecar, folder / parts.sidecar.name, **how)
+        return Given(path, trunk=copied(parts.q4, folder))
+
+    return make
+
+
+def _compact(*more: Tensor) -> Callable[[Parts, Path], Given]:
+    def make(parts: Parts, folder: Path) -> Given:
+        _, ne, type_id, data = next(one for one in tensors_of(parts.sidecar) if one[0] == "token_embd.weight")
+        head = ("output.weight", (ne[0], 512), type_id, data[: len(data) // ne[1] * 512])
+        return _sidecar(lose=lambda name: name == "output.weight", add=[head, *more])(parts, folder)
+
+    return make
+
+
+def _marked(key: str, kind: str, value: object) -> Callable[[Parts, Path], Given]:
+    return _sidecar(lose=_no_root, put=[(key, kind, value)])
+
+
+SIDECARS = "Sidecars that lack something"
+_COMPLETED = "says so, passes it over, and completes it with `attach --from` or `doctor --fix --trunk`"
+
+
+def _lacking(name: str, what: str, found: str, make: Callable[[Parts, Path], Given]) -> Wild:
+    return Wild(SIDECARS, name, what, _COMPLETED, make, "sidecar", (found,), engine=REFUSES, attach=_ALL)
+
+
+# -- names and keys ---------------------------------------------------------------------------------------------------
+
+
+def _renamed(which: str) -> Callable[[Parts, Path], Given]:
+    def make(parts: Parts, folder: Path) -> Given:
+        source: Path = getattr(parts, which)
+        plain = rewrite(source, folder / "plain.gguf", put=[("general.architecture", "str", "qwen36")],
+                        drop=sorted(OWN_KEYS))  # fmt: skip
+        path = folder / source.name
+        path.write_bytes(plain.read_bytes().replace(b"qwen35.", b"qwen36."))
+        plain.unlink()
+        trunk = copied(parts.q4, folder) if which == "sidecar" else None
+        return Given(path, trunk=trunk)
+
+    return make
+
+
+def _stale(kind: str, *, counted: bool) -> Callable[[Parts, Path], Given]:
+    def make(parts: Parts, folder: Path) -> Given:
+        source: Path = getattr(parts, kind)
+        model = open_model(source)
+        arch, n = model.architecture, model.arch_int("block_count")
+        put: list[KV] = [(f"{arch}.nextn_predict_layers", "u32", 1)]
+        if counted:
+            put += [(f"{arch}.block_count", "u32", n + 1), *_reordered(model, [*range(n), n - 1])]
+        return Given(rewrite(source, folder / f"Stale-{source.stem}.gguf", put=put))
+
+    return make
+
+
+KEYS = "Names and keys"
+
 WILD: tuple[Wild, ...] = (
     Wild(
         TWINS, "deeper", "a trunk whose layers were doubled by a passthrough merge, and the base model's checkpoint",
@@ -483,5 +555,52 @@ WILD: tuple[Wild, ...] = (
         DONORS, "one missing tensor, from safetensors", "the same, and a safetensors file with nothing but that tensor",
         "`doctor --fix --from` completes the block", _one_safetensor, "bundled", ("block-not-whole",), engine=REFUSES,
         without_mtp=REFUSES,
+    ),
+    _lacking("a compact head", "a sidecar with a head for part of the vocabulary and a table, `d2t` (FastMTP)",
+             "sidecar-compact-head", _compact(("d2t", (512,), 27, bytes(512 * 8)))),
+    _lacking("a compact head without a table", "the same without its table", "sidecar-compact-head", _compact()),
+    _lacking("without output_norm", "a sidecar without `output_norm`", "sidecar-without-roots",
+             _sidecar(lose=lambda name: name == "output_norm.weight")),
+    _lacking("without embeddings", "a sidecar without embeddings, norm and head", "sidecar-without-roots",
+             _sidecar(lose=_no_root)),
+    _lacking("marked as sharing", "the same, marked to share its target's", "sidecar-shares-target",
+             _marked(f"qwen35.{_MARK}", "bool", True)),
+    _lacking("marked as not sharing", "the same, marked not to share its target's", "sidecar-without-roots",
+             _marked(f"qwen35.{_MARK}", "bool", False)),
+    _lacking("marked under another architecture", "the same, with another architecture's mark",
+             "sidecar-shares-target", _marked(f"gemma4.{_MARK}", "bool", True)),
+    Wild(
+        SIDECARS, "marked, and complete", "a sidecar that has everything and is marked to share its target's",
+        "takes it, and says that forks leave its embeddings aside",
+        _sidecar(put=[(f"qwen35.{_MARK}", "bool", True)]), "sidecar", ("sidecar-shares-target",), engine=DRAFTS,
+        attach=_ALL,
+    ),
+    Wild(
+        KEYS, "renamed, with a block", "a model whose architecture was renamed (`qwen36`)",
+        "`doctor --fix` names it back", _renamed("bundle"), "bundled", ("architecture-renamed",), engine=REFUSES,
+        without_mtp=REFUSES,
+    ),
+    Wild(
+        KEYS, "renamed, without a block", "the same without a block", "`doctor --fix` names it back", _renamed("q4"),
+        "trunk-only", ("architecture-renamed",), engine=REFUSES, without_mtp=REFUSES,
+    ),
+    Wild(
+        KEYS, "a renamed sidecar", "a sidecar whose architecture was renamed", "`doctor --fix` names it back",
+        _renamed("sidecar"), "sidecar", ("architecture-renamed",), engine=REFUSES,
+    ),
+    Wild(
+        KEYS, "a stale key", "a trunk whose key promises a block that `block_count` does not count (Qwen3.5)",
+        "doctor says that llama.cpp aborts; `--fix` drops the key, and attach puts a block after the whole trunk",
+        _stale("q4", counted=False), "trunk-only", ("key-without-block",), engine=REFUSES, without_mtp=REFUSES,
+    ),
+    Wild(
+        KEYS, "a stale key where the last layer is left out", "the same (GLM-4.5)",
+        "doctor says that llama.cpp leaves out the last trunk layer without a word; `--fix` drops the key",
+        _stale("glm", counted=False), "trunk-only", ("key-without-block",), engine=REFUSES,
+    ),
+    Wild(
+        KEYS, "a stale key and count", "a trunk whose key and `block_count` promise a block that was lost",
+        "doctor says that llama.cpp runs it and fails when it drafts; `--fix` drops the key",
+        _stale("q4", counted=True), "trunk-only", ("key-without-block",), engine=REFUSES,
     ),
 )  # fmt: skip
