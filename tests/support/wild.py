@@ -413,7 +413,7 @@ def _marked(key: str, kind: str, value: object) -> Callable[[Parts, Path], Given
 
 
 SIDECARS = "Sidecars that lack something"
-_COMPLETED = "says so, passes it over, and completes it with `attach --from` or `doctor --fix --trunk`"
+_COMPLETED = "says so, ignores it, and completes it with `attach --from` or `doctor --fix --trunk`"
 
 
 def _lacking(name: str, what: str, found: str, make: Callable[[Parts, Path], Given]) -> Wild:
@@ -535,7 +535,7 @@ WILD: tuple[Wild, ...] = (
     Wild(
         DONORS, "without keys", "the same without any key",
         "attach takes it for the trunk's architecture; other verbs say that nothing names its model",
-        _no_keys, "", refused="no key that says of which model", attach=_ALL,
+        _no_keys, "", refused="no key that says for which model", attach=_ALL,
     ),
     Wild(
         DONORS, "a lone mtp.safetensors", "a block's safetensors file without a config.json",

@@ -16,7 +16,7 @@ from typing import Any
 
 import pytest
 from changes import NAMES, Case, make_cases, tensors_of
-from faults import Faults, content, ext4_disk, listing, memory_folder, ranged_disk
+from faults import Faults, content, ext4_disk, listing, memory_folder, ranged_disk, unmount
 from power import Disk, Recorder
 
 from conftest import RANGES, need
@@ -67,6 +67,7 @@ def inode_in_journal(folder: Path, old: dict[str, int]) -> None:
         path.write_bytes(data[:8] + struct.pack("<Q", len(payload)) + payload + hashlib.sha256(payload).digest() + rest)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", NAMES)
 def test_whatever_unsynced_writes_are_lost_the_file_is_the_old_or_the_new_one(
     cases: dict[str, Case], name: str
@@ -134,7 +135,7 @@ def shut_down(folder: Path) -> None:
 
 
 def remounted(image: Path, folder: Path) -> None:
-    assert os.system(f"umount '{folder}'") == 0
+    unmount(folder)
     assert os.system(f"mount -o loop '{image}' '{folder}'") == 0
 
 

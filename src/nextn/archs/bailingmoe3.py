@@ -28,7 +28,7 @@ def _safe_gate(config: Config) -> bool:
     for key, runs in _RUNS.items():
         if config.values.get(key) != runs:
             found = config.values.get(key)
-            raise UnsupportedFormat(f"'{key}' is {found!r}, and engines only run {runs!r}", path=config.path)
+            raise UnsupportedFormat(f"'{key}' is {found!r}, but engines only run {runs!r}", path=config.path)
     return True
 
 
@@ -74,14 +74,9 @@ FAMILY = Family(
     arch="bailingmoe3",
     title="Ling 3.0",
     classes=("BailingMoeV3ForCausalLM", "BailingMoeV3VLForConditionalGeneration"),
-    count_keys=("num_nextn_predict_layers",),
-    prefixes=parts.BEHIND,
-    behind_trunk=True,
+    **parts.AFTER_TRUNK,
     publishers=("inclusionAI",),
-    layer_mark="layers.",
-    n_source_layers=1,
-    n_blocks=1,
-    max_blocks=1,
+    **parts.ONE_BLOCK,
     splits=(),
     unpublished=None,
     rules=(
@@ -95,17 +90,12 @@ FAMILY = Family(
         *parts.experts(),
         *parts.shared_experts(),
     ),
-    symbols=None,
-    not_blocks=(),
+    **parts.USUAL_NAMES,
     qkv=None,
     header=HParams(rows=_ROWS, output_norm_plus_one=False, keeps_tied_head=True, rope_factors=None),
-    trunk_arrays=(),
-    longer_arrays=(),
-    id_lists=(),
-    sidecar_drops=(),
+    **parts.USUAL_ARRAYS,
+    **parts.USUAL_SIDECAR,
     head_needed=False,
-    only_sidecar="",
-    sidecar_extra=(),
     ignores_promise=False,
     memory=Memory(
         recurrent=_recurrent,

@@ -17,7 +17,7 @@ def _shared(config: Config) -> int | None:
     width = config.integer("intermediate_size") * config.count("num_shared_experts", 0)
     how = config.values.get("shared_expert_combination_strategy", "average")
     if width and how != "average":
-        raise UnsupportedFormat(f"shared experts are combined by '{how}', which no engine does", path=config.path)
+        raise UnsupportedFormat(f"shared experts are combined with '{how}', which no engine supports", path=config.path)
     return width or None
 
 
@@ -54,14 +54,9 @@ FAMILY = Family(
     arch="cohere2moe",
     title="Cohere 2 MoE",
     classes=("Cohere2MoeForCausalLM",),
-    count_keys=("num_nextn_predict_layers",),
-    prefixes=parts.BEHIND,
-    behind_trunk=True,
+    **parts.AFTER_TRUNK,
     publishers=("CohereLabs",),
-    layer_mark="layers.",
-    n_source_layers=1,
-    n_blocks=1,
-    max_blocks=1,
+    **parts.ONE_BLOCK,
     splits=(),
     unpublished=None,
     rules=(
@@ -74,18 +69,13 @@ FAMILY = Family(
         parts.gate_up(),
         *parts.shared_experts(optional=True, needed_by="expert_shared_count"),
     ),
-    symbols=None,
-    not_blocks=(),
+    **parts.USUAL_NAMES,
     qkv=parts.QKV_EITHER,
     header=HParams(rows=_ROWS, output_norm_plus_one=False, keeps_tied_head=True, rope_factors=None),
-    trunk_arrays=(),
-    longer_arrays=(),
-    id_lists=(),
-    sidecar_drops=(),
+    **parts.USUAL_ARRAYS,
+    **parts.USUAL_SIDECAR,
     draft_head=True,
     head_needed=False,
-    only_sidecar="",
-    sidecar_extra=(),
     ignores_promise=False,
     memory=replace(
         parts.PLAIN_CACHE, window_period=4, loaded_anyway=("nextn.embed_tokens", "nextn.shared_head")

@@ -29,17 +29,17 @@ def _unpublished(seen: Portrait) -> Unpublished | None:
         n = n or _KIMI_LAYERS
         return Unpublished(
             f"Kimi-K2, K2.5 and K2.6 were published without an MTP block: the checkpoints end at layer {n - 1}, "
-            f"whatever config.json says. Third parties publish native blocks (layer {n}; k-l-lambda/Kimi-K2.5-MTP for "
-            "K2.5, say), which can be attached",
+            f"whatever config.json says. Third parties publish native blocks (layer {n}; for example, "
+            "k-l-lambda/Kimi-K2.5-MTP), which can be attached",
             n,
         )
     if n == _GIGACHAT_LAYERS and not seen.q_lora_rank:
         return Unpublished(
-            "GigaChat3-10B-A1.8B was published with an MTP block, and llama.cpp (b11549) cannot draft with it: its "
-            "graph needs queries of low rank, and this model's are one matrix"
+            "GigaChat3-10B-A1.8B was published with an MTP block, but llama.cpp (b11549) cannot draft with it: its "
+            "graph needs low-rank queries, and this model's are a single matrix"
         )
     if n in _WITHOUT:
-        return Unpublished(f"{_WITHOUT[n]} had no MTP block when it was published")
+        return Unpublished(f"{_WITHOUT[n]} were published without an MTP block")
     return None
 
 
@@ -47,14 +47,9 @@ FAMILY = Family(
     arch="deepseek2",
     title="DeepSeek-V3 / R1, GLM-4.7-Flash",
     classes=("DeepseekV3ForCausalLM", "Glm4MoeLiteForCausalLM", "KimiK25ForConditionalGeneration"),
-    count_keys=("num_nextn_predict_layers",),
-    prefixes=parts.BEHIND,
-    behind_trunk=True,
+    **parts.AFTER_TRUNK,
     publishers=("deepseek-ai",),
-    layer_mark="layers.",
-    n_source_layers=1,
-    n_blocks=1,
-    max_blocks=1,
+    **parts.ONE_BLOCK,
     splits=(parts.DEEPSEEK3_SPLIT, parts.GLM4_SPLIT),
     unpublished=_unpublished,
     rules=(
@@ -68,18 +63,13 @@ FAMILY = Family(
         parts.gate_up(),
         *parts.shared_experts(needed_by="expert_shared_count"),
     ),
-    symbols=None,
-    not_blocks=(),
+    **parts.USUAL_NAMES,
     qkv=None,
     header=HParams(rows=headers.deepseek(), output_norm_plus_one=False, keeps_tied_head=False, rope_factors=None),
-    trunk_arrays=(),
-    longer_arrays=(),
-    id_lists=(),
-    sidecar_drops=(),
+    **parts.USUAL_ARRAYS,
+    **parts.USUAL_SIDECAR,
     draft_head=True,
     head_needed=False,
-    only_sidecar="",
-    sidecar_extra=(),
     ignores_promise=False,
     memory=parts.PLAIN_CACHE,
     root=parts.root(),

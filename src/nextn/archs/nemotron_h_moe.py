@@ -53,7 +53,7 @@ def _layers(letter: str, *names: str) -> Callable[[Config], list[bool]]:
         pattern = config.values.get("hybrid_override_pattern") or config.need("layers_block_type")
         if not isinstance(pattern, str | list) or len(pattern) != n_trunk:
             raise FormatError(
-                "the layers' kinds ('hybrid_override_pattern', else 'layers_block_type') do not fit",
+                "the layer types ('hybrid_override_pattern', else 'layers_block_type') do not match the layers",
                 path=config.path,
                 expected=f"{n_trunk} ('num_hidden_layers')",
                 found=str(len(pattern)) if isinstance(pattern, str | list) else repr(pattern),
@@ -119,8 +119,7 @@ FAMILY = Family(
     publishers=("nvidia",),
     behind_trunk=False,
     layer_mark="layers.",
-    n_blocks=1,
-    max_blocks=1,
+    **parts.ONE_BLOCK,
     splits=(),
     unpublished=None,
     rules=(
@@ -147,17 +146,12 @@ FAMILY = Family(
         _at("ffn_up_shexp.weight", "E Fs", f"{M}mixer.shared_experts.up_proj.weight"),
         _at("ffn_down_shexp.weight", "Fs E", f"{M}mixer.shared_experts.down_proj.weight"),
     ),
-    symbols=None,
-    not_blocks=(),
+    **parts.USUAL_NAMES,
     qkv=parts.QKV_EITHER,
     header=HParams(rows=_ROWS, output_norm_plus_one=False, keeps_tied_head=True, rope_factors=None),
-    trunk_arrays=(),
-    longer_arrays=(),
-    id_lists=(),
-    sidecar_drops=(),
+    **parts.USUAL_ARRAYS,
+    **parts.USUAL_SIDECAR,
     head_needed=False,
-    only_sidecar="",
-    sidecar_extra=(),
     ignores_promise=False,
     memory=replace(parts.PLAIN_CACHE, rolls_back=True),
     root={

@@ -189,7 +189,7 @@ def _tried(
     from ..measure.swapped_halves import try_halves
 
     if before.model is None or before.remote:
-        raise UsageError(f"{before.name}: an engine needs a whole model here; get it first, or leave out --engine.")
+        raise UsageError(f"{before.name}: --engine needs a complete local model; get it first, or leave out --engine.")
     found, words = try_halves(
         Anatomy.of(before.model), None if trunk is None else trunk.entry, engine=engine, threads=threads, say=say
     )
