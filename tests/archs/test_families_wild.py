@@ -8,8 +8,8 @@ from pathlib import Path
 
 import pytest
 from families import KINDS, PACKED, trunk_of
+from remake import deepened, fused, safetensors_part
 from sicknesses import ids
-from wild import deepened, fused, safetensors_part
 
 import nextn
 from conftest import need, stored

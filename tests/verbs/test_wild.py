@@ -10,10 +10,11 @@ from typing import Any
 import numpy as np
 import pytest
 from hub_server import HubServer
+from remake import deepened, fused, in_nvfp4, pruned
 from sick import rewrite
 from sicknesses import checked, ids
 from splitting import split_gguf
-from wild import DONORS, DRAFTS, NOT_LOADED, TWICE, WILD, Given, Parts, Wild, deepened, fused, in_nvfp4, pruned
+from wild import DONORS, DRAFTS, NOT_LOADED, TWICE, WILD, Given, Parts, Wild
 
 import nextn
 from conftest import CHECKPOINT, Q4, need, stored
@@ -273,7 +274,7 @@ def test_a_lone_file_gives_the_same_block_as_its_checkpoint(parts: Parts, tmp_pa
 
 def test_a_renamed_donor_is_named(parts: Parts, tmp_path: Path) -> None:
     given = ROWS["renamed, with a block"].make(parts, tmp_path)
-    with pytest.raises(UnsupportedModel, match=r"are those of 'qwen35': nextn doctor .* --fix restores the name 'qwen35'"):
+    with pytest.raises(UnsupportedModel, match=r"of 'qwen35': nextn doctor .* --fix restores the name 'qwen35'"):
         nextn.attach(Q4, given.path, layout="bundle", out=tmp_path / "no.gguf")
 
 

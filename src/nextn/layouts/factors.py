@@ -14,7 +14,8 @@ from dataclasses import dataclass, replace
 
 from ..block.model import Block, BlockTensor
 from ..gguf.types import TensorType
-from ..sources.rows import GGUFRows, ScaledRows
+from ..sources.rows import GGUFRows
+from ..sources.scaled_rows import ScaledRows
 
 SIDES = ("scale", "input_scale")  # of the result, and for quantizing what the matrix is multiplied with
 # Matrices for which llama.cpp looks for a factor.

@@ -99,7 +99,8 @@ def opened(source: str | Path, options: Options | None = None, *, misfits: bool 
 
 def _local(path: Path, misfits: bool) -> Opened:
     if path.name == CONFIG or path.suffix == ".safetensors":
-        if path.name != CONFIG and path.exists() and not (path.parent / CONFIG).exists():
+        there = os.path.exists  # Path.exists may raise
+        if path.name != CONFIG and there(path) and not there(path.parent / CONFIG):
             raise UsageError(
                 f"{path}: there is no config.json beside it, so nothing says of which model these tensors are; a block "
                 f"in it takes the sizes of its trunk: {shell('nextn', 'attach', 'TRUNK', '--from', path)}"
