@@ -272,6 +272,17 @@ def test_a_lone_file_gives_the_same_block_as_its_checkpoint(parts: Parts, tmp_pa
     assert {name: stored(new, name) for name in new.tensors} == {name: stored(old, name) for name in old.tensors}
 
 
+def test_what_is_wrong_with_a_lone_file_names_the_file(parts: Parts, tmp_path: Path) -> None:
+    part = ROWS["one missing tensor, from safetensors"].make(parts, tmp_path).donor
+    junk = tmp_path / "junk.safetensors"
+    junk.write_text("junk")
+    for donor, words in ((part, "the MTP block is incomplete"), (junk, "not a safetensors file"),
+                         (tmp_path / "none.safetensors", "there is no such file")):  # fmt: skip
+        with pytest.raises(NextnError, match=words) as refused:
+            nextn.attach(Q4, donor, layout="bundle", out=tmp_path / "no.gguf")
+        assert str(refused.value).startswith(str(donor))
+
+
 def test_a_renamed_donor_is_named(parts: Parts, tmp_path: Path) -> None:
     given = ROWS["renamed, with a block"].make(parts, tmp_path)
     with pytest.raises(UnsupportedModel, match=r"of 'qwen35': nextn doctor .* --fix restores the name 'qwen35'"):

@@ -143,7 +143,7 @@ def experts(p: str = "mlp.", *, form: str = "") -> tuple[Rule, ...]:
 
 
 def gate_up(*, form: str = "") -> Rule:
-    """The routed experts' gate and up as one tensor, which a few loaders take instead of the two.
+    """The routed experts' gate and up as one tensor, which a few loaders take instead of the two (llama.cpp b11549).
 
     Only GGUFs hold it, as newer converters write it on request: of a checkpoint, nextn makes the two.
     """

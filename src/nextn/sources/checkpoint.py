@@ -112,6 +112,11 @@ class Checkpoint:
         return text_part(self.config)
 
     @property
+    def place(self) -> Path:
+        """What to call it: the folder, or the one file that is read."""
+        return self.folder / self.files[0] if self.files is not None and len(self.files) == 1 else self.folder
+
+    @property
     def stated(self) -> Mapping[str, Any]:
         """The language model's part as far as config.json says it; empty where it was assumed."""
         return self.text_config if self.assumed is None else {}
