@@ -215,6 +215,7 @@ def test_a_checkpoint_without_a_shard_that_its_index_names(tmp_path: Path) -> No
     folder = shutil.copytree(CHECKPOINT, tmp_path / "part")
     names = list(nextn.inspect(folder).checkpoint.weight_map)  # type: ignore[union-attr]
     index = {"weight_map": dict.fromkeys(names, "gone.safetensors")}
+    (folder / "model.safetensors").unlink()
     (folder / "model.safetensors.index.json").write_text(json.dumps(index))
     assert ids(agree(folder)) == ["shards-missing"]
 

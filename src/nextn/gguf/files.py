@@ -180,7 +180,7 @@ class Model(Brief):
         if value is None:
             what = "this is not a language model's GGUF"
             if any(name.startswith("blk.") and ".nextn." in name for name in self.tensors):
-                what = "it holds an MTP block but no key that says for which model; get a file with its metadata"
+                what = "it holds an MTP block but no key that says for which model; 'nextn attach' needs none"
             wrong = any(misfit.kv.key == ARCHITECTURE for misfit in self.header.misfits)
             found = f" or not {Kind.NAME.value}" if wrong else ""
             raise FormatError(f"'{ARCHITECTURE}' is missing{found}: {what}", path=self.entry)
