@@ -195,11 +195,6 @@ def test_donor_of_another_vocabulary(world: World) -> None:
     world.attach(13, "vocabulary is 1,321, the trunk's 320")
 
 
-def test_donor_of_another_depth(world: World) -> None:
-    world.config(num_hidden_layers=48)
-    world.attach(13, "number of trunk layers is 48, the trunk's 4")
-
-
 def test_donor_with_another_tokenizer(world: World) -> None:
     path = world.donor / "tokenizer.json"
     tokenizer = json.loads(path.read_text())

@@ -185,7 +185,7 @@ class Anatomy:
         layers = self._promised_layers
         if not layers or self.blocks or not any(n < layers[0] for n in self.trunk):
             return layers
-        if self.told is not None:
+        if self.told in (layers[0], self.block_count):  # any other number is of a trunk of another depth
             return layers if self.told == layers[0] else ()
         noted = self.model.header.get(TENSOR_NAMES)
         if isinstance(noted, list) and any(str(name).startswith(f"blk.{layers[0]}.") for name in noted):

@@ -241,8 +241,6 @@ def _supply(seen: Anatomy, number: int, lost: list[str], donor: Block) -> dict[s
     if donor.architecture != seen.arch or donor.hidden_size != seen.model.arch_int("embedding_length"):
         return {}
     blocks = {*seen.all_blocks, *seen.unmarked}
-    if seen.trunk - blocks and donor.n_layer_trunk not in (None, seen.n_trunk - len(seen.unmarked)):
-        return {}
     found = {tensor.suffix: tensor for tensor in donor.tensors if tensor.layer == number}
     mine = {name: seen.model.tensors[f"blk.{n}.{name}"][1] for n in blocks for name in seen.layers.get(n, ())}
     if any(name in found and not same_shape(found[name].ne, info.ne) for name, info in mine.items()):

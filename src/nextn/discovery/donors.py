@@ -22,7 +22,7 @@ from ..diagnosis.unpublished import known_of
 from ..donors.infer import Doubt, Evidence, find_donor, names_of, same_name
 from ..errors import BlockPresent, NextnError, NoBlock, RemoteError
 from ..gguf.files import Model, model_candidates, open_model
-from ..layouts.donor_check import check_fit, check_trunk
+from ..layouts.donor_check import check_fit, check_trunk, differences
 from ..layouts.places import is_named_by_hash
 from ..remote.address import HubSource
 from .nearby import Nearby, cached_snapshot, evidence, nearby
@@ -140,7 +140,8 @@ def _neighbours(trunk: Model) -> Iterator[tuple[Path, str]]:
             check_fit(block, trunk, family_of(trunk.architecture, trunk.entry))
         except NextnError:
             continue
-        yield path, block.kind
+        if not differences(block, trunk):  # one made for another trunk is for the user to name
+            yield path, block.kind
 
 
 # -- on the Hub -------------------------------------------------------------------------------------------------------

@@ -336,7 +336,7 @@ class _Fitting:
             if shape == "sidecar":
                 _refuse_errors(sidecar, None)
         differences = check_beside(sidecar, self.model)
-        if not differences and not _is_assistant(sidecar):
+        if not _is_assistant(sidecar):
             _refuse_errors(sidecar, self.model)
         return differences
 

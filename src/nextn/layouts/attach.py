@@ -16,9 +16,9 @@ from ..gguf.kv import KV, edit
 from ..gguf.types import TensorType
 from ..writing.plan import Link, NewBytes, NewFile, Plan
 from . import build, for_engine, in_place, metadata, naming, places, qkv
-from .donor_check import check_fit, check_trunk, n_layer_trunk
+from .donor_check import check_fit, check_one_model, check_trunk, n_layer_trunk, other_experts
 from .options import IN_PLACE, LAYOUTS, AttachOptions
-from .sidecar import main_type_of, sidecar_kvs, sidecar_roots, trunk_head
+from .sidecar import main_type_of, own_experts, sidecar_kvs, sidecar_roots, trunk_head
 
 MAX_SHARDS_OLD_IK = 64  # GGML_MAX_CONTEXTS, one context per shard
 
@@ -86,11 +86,16 @@ def plan_attach(trunk: Model, block: Block, options: AttachOptions) -> Plan:
         block = _shaped(given, form, trunk, options.type)
     if options.layout is not None and options.layout not in LAYOUTS:
         raise UsageError(f"there is no layout '{options.layout}'; choose one of {', '.join(LAYOUTS)}.")
+    default = default_layout(trunk)
+    if other_experts(block, trunk) is not None:
+        default = "sidecar"
+        if options.layout not in (None, default) or not family.takes_sidecar:
+            check_one_model(block, trunk, family)
     head = options.draft_head is not None
-    engine_form = for_engine.form_for(
-        options.for_engine, family, trunk, block, options.layout, default_layout(trunk), head=head
-    )
+    engine_form = for_engine.form_for(options.for_engine, family, trunk, block, options.layout, default, head=head)
     layout, notes = engine_form.layout, [*notes, *engine_form.notes]
+    if layout != "sidecar":
+        check_one_model(block, trunk, family)
     if layout != "sidecar" and family.only_sidecar:
         raise UnsupportedModel(
             f"{trunk.entry}: the block of '{family.arch}' runs only beside its trunk ({family.only_sidecar}); "
@@ -208,7 +213,7 @@ def _sidecar(job: _Job) -> Plan:
     roots = sidecar_roots(trunk, job.family, options.embd_type, job.notes, with_head=with_head)
     parts = roots + block
     main_type = main_type_of(block)
-    kvs = sidecar_kvs(job.kvs(), main_type, job.family)
+    kvs = sidecar_kvs(edit(job.kvs(), put=own_experts(job.block, trunk, job.family)), main_type, job.family)
     default = naming.sidecar_name(trunk, main_type.label)
     folder, name = naming.resolve_output(options.out, places.sidecar_folder(trunk), default)
     header = build.late_header(kvs, parts, trunk.header, _provenance(job, block))

@@ -9,10 +9,12 @@ from ..block.anatomy import Anatomy
 from ..block.model import Block
 from ..errors import BlockPresent, DonorMismatch, UnsupportedModel, UsageError
 from ..gguf.files import Model
+from ..shell import shell
 from ..sources.tokenizer import ordinary_hash
 
 TOKENS = "tokenizer.ggml.tokens"
 TOKEN_TYPES = "tokenizer.ggml.token_type"
+ROUTER = "ffn_gate_inp.weight"
 TOKENIZER_HASH = "nextn.tokenizer_sha256"
 NORMAL_TOKEN = 1  # LLAMA_TOKEN_TYPE_NORMAL; others are control, unused, user defined
 
@@ -76,14 +78,53 @@ def check_trunk(trunk: Model) -> None:
 
 
 def check_fit(block: Block, trunk: Model, family: Family) -> list[str]:
-    """Raise DonorMismatch, with figures, when the block does not fit; return warnings."""
+    """Raise DonorMismatch, with figures, when no layout can hold the block with this trunk; return warnings.
+
+    Width, vocabulary and shapes have to match. The depth may differ, and so may the number of experts: see
+    `differences`, which are among the warnings.
+    """
     where = f"{block.origin} does not fit {trunk.entry.name}"
     check_sizes(block, trunk, family, where)
-    theirs, ours = block.n_layer_trunk, n_layer_trunk(trunk)
-    if theirs is not None and theirs != ours:
-        raise DonorMismatch(f"{where}: the donor's number of trunk layers is {theirs:,}, the trunk's {ours:,}.")
     check_shapes(block, trunk, family, where)
-    return check_tokens(block, trunk, where)
+    notes = check_tokens(block, trunk, where)
+    if unlike := differences(block, trunk):
+        notes.append(
+            f"the block is not this trunk's own ({'; '.join(unlike)}): engines draft with it, perhaps less well, which "
+            "'nextn verify' measures"
+        )
+    return notes
+
+
+def differences(block: Block, trunk: Model) -> list[str]:
+    """How the trunk that the block was made for differs from this one, as clauses; engines draft all the same."""
+    found = []
+    layers = n_layer_trunk(trunk)
+    if block.n_layer_trunk is not None and block.n_layer_trunk != layers:
+        found.append(f"it was made for {block.n_layer_trunk:,} trunk layers, and the model has {layers:,}")
+    experts = other_experts(block, trunk)
+    if experts is not None:
+        found.append(f"it has {experts:,} experts, and the model {trunk.arch_int('expert_count'):,}")
+    return found
+
+
+def other_experts(block: Block, trunk: Model) -> int | None:
+    """The block's number of experts where it is not the trunk's, as beside a trunk that was pruned; else None."""
+    router = block.find(ROUTER)
+    n = router.ne[-1] if router is not None and len(router.ne) > 1 else None
+    return None if n == trunk.arch_int("expert_count") else n
+
+
+def check_one_model(block: Block, trunk: Model, family: Family) -> None:
+    """Raise DonorMismatch when block and trunk cannot be one model: its header holds one number of experts."""
+    experts = other_experts(block, trunk)
+    if experts is None:
+        return
+    beside = shell("nextn", "attach", trunk.entry, "--from", block.origin, "--layout", "sidecar")
+    raise DonorMismatch(
+        f"{block.origin} does not fit into {trunk.entry.name}: its block has {experts:,} experts and the trunk "
+        f"{trunk.arch_int('expert_count'):,}, and one model has one number of them; "
+        + (f"a sidecar can: {beside}" if family.takes_sidecar else "take a donor with as many.")
+    )
 
 
 def check_sizes(block: Block, trunk: Model, family: Family, where: str) -> None:
@@ -108,6 +149,8 @@ def check_sizes(block: Block, trunk: Model, family: Family, where: str) -> None:
 def check_shapes(block: Block, trunk: Model, family: Family, where: str) -> None:
     """Raise DonorMismatch unless the block is complete and its tensors' shapes match `trunk`'s header."""
     symbols = dimensions(trunk.arch_value, n_vocab(trunk))
+    if (experts := other_experts(block, trunk)) is not None:
+        symbols["X"] = experts
     rules = {rule.target: rule for rule in family.rules}
     for tensor in block.tensors:
         rule = rules.get(tensor.suffix)

@@ -73,12 +73,13 @@ def _grown(model: Model, n_trunk: int, block: Block) -> list[KV]:
     """Per-layer arrays with the block's layers added: engines demand one entry per layer."""
     n_nextn = block.n_layer_nextn
     donor = Donor(n_trunk, block.checkpoint.text_config if block.checkpoint else {}, model.arch_value)
+    at = n_trunk if block.n_layer_trunk is None else block.n_layer_trunk
     out = []
     for suffix, tail, kv in growing_arrays(model, n_trunk, n_nextn):
         values = kv.value
         own = block.model.arch_value(suffix) if block.model is not None else None
-        if isinstance(own, list) and len(own) == n_trunk + n_nextn:  # a GGUF donor has the values
-            new = own[n_trunk:]
+        if isinstance(own, list) and len(own) == at + n_nextn:  # a GGUF donor has the values
+            new = own[at:]
         elif callable(tail):
             new = [tail(donor, k) for k in range(n_nextn)]
         else:
@@ -114,7 +115,8 @@ def _listed(model: Model, n_trunk: int, block: Block) -> list[KV]:
             continue
         names = [kv.key.removeprefix(f"{model.architecture}.") for kv in (ids, values)]
         read = block.model.arch_value if block.model is not None else block.checkpoint.text_config.get  # type: ignore[union-attr]
-        theirs = dict(zip(*(read(name) or () for name in names), strict=False))
+        shift = 0 if block.n_layer_trunk is None else n_trunk - block.n_layer_trunk
+        theirs = {n + shift: value for n, value in zip(*(read(name) or () for name in names), strict=False)}
         if not set(lacking) <= theirs.keys():
             raise DonorMismatch(
                 f"{block.origin}: nothing tells the block's entries in '{values.key}'; take the checkpoint, or a "

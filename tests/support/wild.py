@@ -1,0 +1,300 @@
+"""Files as people have them: a registry of inputs, how each is built, what nextn does with it, what the engine does.
+
+`WILD` is the registry. A row builds its files from the shipped parts alone (`Parts`), within a fraction of a second.
+The page "Which files exist in the wild, and what nextn does" is made from the rows, and tests run all of them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, field
+from functools import cached_property
+from pathlib import Path
+
+from ggufmaker import KV, Tensor
+from sick import rewrite
+
+import nextn
+from nextn.archs import per_layer_arrays
+from nextn.gguf.files import open_model
+from nextn.gguf.kv import KVType
+from nextn.layouts.metadata import OWN_KEYS
+
+ROOT = Path(__file__).resolve().parents[2]
+DEMO = ROOT / "src" / "nextn" / "demo_data"
+TRUNKS = ROOT / "tests" / "data" / "trunks"
+
+# What the pinned engine (xllamacpp 2026.10.11549) does with a file that is loaded to draft: it drafts; it refuses with
+# a message, or aborts; without MTP too, or only when it is asked to draft; or no engine is ever given such a file.
+DRAFTS, REFUSES, NOT_LOADED = "drafts", "refuses", "-"
+
+
+@dataclass(frozen=True)
+class Given:
+    """The files of a row."""
+
+    path: Path  # what a user names
+    trunk: Path | None = None  # the model that a block belongs to, where `path` is a sidecar or a donor
+    donor: Path | None = None  # where the block comes from, where `path` is a trunk
+
+    @property
+    def launch(self) -> tuple[Path, Path | None]:
+        """The model and the sidecar that an engine is given."""
+        return (self.path, None) if self.trunk is None else (self.trunk, self.path)
+
+
+@dataclass(frozen=True)
+class Wild:
+    """One kind of file."""
+
+    group: str
+    name: str
+    what: str  # what people have
+    nextn: str  # what nextn does, a sentence for the table
+    make: Callable[[Parts, Path], Given]
+    shape: str  # as inspect and doctor call it; "" where they refuse it
+    found: tuple[str, ...] = ()  # what doctor finds, by id, notes left out
+    engine: str = NOT_LOADED  # DRAFTS, REFUSES, or NOT_LOADED
+    without_mtp: str = "runs"  # or "refuses"; of models that are loaded by themselves
+    # layout -> "" (attach makes it, and the engine drafts with it) or a word of the sentence that refuses it
+    attach: Mapping[str, str] = field(default_factory=dict)
+    refused: str = ""  # a word of the sentence with which inspect refuses it
+
+
+class Parts:
+    """The shipped models and what is attached from them, each made once."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+
+    q4 = DEMO / "tiny-qwen35-Q4_K_M.gguf"
+    checkpoint = DEMO / "tiny-qwen35-mtp"
+    moe = TRUNKS / "qwen35moe-BF16.gguf"
+    glm = TRUNKS / "families" / "glm4moe-Q8_0.gguf"
+
+    def _attached(self, trunk: Path, donor: Path, layout: str) -> Path:
+        done = nextn.attach(trunk, donor, layout=layout, out=self.folder / trunk.stem / layout, remember=False)
+        return done.sidecar or done.entry
+
+    @cached_property
+    def bundle(self) -> Path:
+        """The trained model with its block."""
+        return self._attached(self.q4, self.checkpoint, "bundle")
+
+    @cached_property
+    def sidecar(self) -> Path:
+        """Its block in a file of its own."""
+        return self._attached(self.q4, self.checkpoint, "sidecar")
+
+    @cached_property
+    def moe_checkpoint(self) -> Path:
+        """A random checkpoint of four experts per layer."""
+        from make_tiny_checkpoints import make_checkpoint
+
+        return make_checkpoint("qwen35moe-experts", self.folder / "qwen35moe-experts-bf16")
+
+    @cached_property
+    def moe_bundle(self) -> Path:
+        """A model of experts with its block."""
+        return self._attached(self.moe, self.moe_checkpoint, "bundle")
+
+    @cached_property
+    def moe_sidecar(self) -> Path:
+        """Its block in a file of its own."""
+        return self._attached(self.moe, self.moe_checkpoint, "sidecar")
+
+    @cached_property
+    def glm_bundle(self) -> Path:
+        """A model of a family whose loader takes the experts' gate and up only as two tensors."""
+        from tiny_families import make_family
+
+        return self._attached(self.glm, make_family("glm4moe", self.folder / "glm4moe"), "bundle")
+
+
+# -- ways to remake a file --------------------------------------------------------------------------------------------
+
+
+def tensors_of(path: Path) -> list[Tensor]:
+    """All tensors of one file with their bytes."""
+    file, data = open_model(path).files[0], path.read_bytes()
+    out: list[Tensor] = []
+    for info in file.header.tensors:
+        start, end = file.tensor_range(info)
+        out.append((info.name, info.ne, info.type_id, data[start:end]))
+    return out
+
+
+def remade(source: Path, target: Path, tensors: Iterable[Tensor], put: Iterable[KV] = ()) -> Path:
+    """`source` with other tensors and some pairs put; what nextn noted in it is dropped."""
+    return rewrite(
+        source, target, lose=lambda name: True, add=list(tensors), put=list(put), drop=sorted(OWN_KEYS)
+    )
+
+
+def deepened(source: Path, target: Path, times: int = 2) -> Path:
+    """A trunk whose layers come `times` times, as passthrough merges make it."""
+    model = open_model(source)
+    n, arch = model.arch_int("block_count"), model.architecture
+    out: list[Tensor] = []
+    for name, ne, type_id, data in tensors_of(source):
+        layer, _, suffix = str(name).removeprefix("blk.").partition(".")
+        if not str(name).startswith("blk."):
+            out.append((name, ne, type_id, data))
+            continue
+        out += [(f"blk.{int(layer) + i * n}.{suffix}", ne, type_id, data) for i in range(times)]
+    return remade(source, target, out, [(f"{arch}.block_count", "u32", n * times), *_repeated(source, times)])
+
+
+def _repeated(source: Path, times: int) -> list[KV]:
+    kinds = {KVType.INT32: "[i32]", KVType.UINT32: "[u32]", KVType.BOOL: "[bool]", KVType.FLOAT32: "[f32]"}
+    model = open_model(source)
+    found = (model.header.by_key.get(f"{model.architecture}.{name}") for name in per_layer_arrays(model.architecture))
+    return [
+        (kv.key, kinds[kv.item_type], list(kv.value) * times)
+        for kv in found
+        if kv is not None and kv.item_type is not None
+    ]
+
+
+def pruned(source: Path, target: Path, keep: int) -> Path:
+    """A model with only the first `keep` experts of every layer, as expert pruning makes it."""
+    model = open_model(source)
+    n = model.arch_int("expert_count")
+    out: list[Tensor] = []
+    for name, ne, type_id, data in tensors_of(source):
+        if "_exps." in str(name) or "ffn_gate_inp.weight" in str(name) or "exp_probs_b" in str(name):
+            ne, data = (*ne[:-1], keep), data[: len(data) // n * keep]
+        out.append((name, ne, type_id, data))
+    return remade(source, target, out, [(f"{model.architecture}.expert_count", "u32", keep)])
+
+
+def fused(source: Path, target: Path, layers: Iterable[int]) -> Path:
+    """The experts' gate and up of some layers as one tensor, as newer converters write them."""
+    wanted = {f"blk.{n}." for n in layers}
+    all_tensors = tensors_of(source)
+    ups = {str(name): data for name, _, _, data in all_tensors if "ffn_up_exps" in str(name)}
+    out: list[Tensor] = []
+    for name, ne, type_id, data in all_tensors:
+        text = str(name)
+        if not text.startswith(tuple(wanted)) or ("ffn_gate_exps" not in text and "ffn_up_exps" not in text):
+            out.append((name, ne, type_id, data))
+        elif "ffn_gate_exps" in text:
+            up, size = ups[text.replace("ffn_gate_exps", "ffn_up_exps")], len(data) // ne[2]
+            both = b"".join(data[i : i + size] + up[i : i + size] for i in range(0, len(data), size))
+            out.append((text.replace("ffn_gate_exps", "ffn_gate_up_exps"), (ne[0], 2 * ne[1], ne[2]), type_id, both))
+    return remade(source, target, out)
+
+
+# -- trunks that are not the donor's twin -----------------------------------------------------------------------------
+
+
+def _deeper(parts: Parts, folder: Path) -> Given:
+    return Given(deepened(parts.q4, folder / "Deeper-Q4_K_M.gguf"), donor=parts.checkpoint)
+
+
+def _deeper_from_gguf(parts: Parts, folder: Path) -> Given:
+    return Given(deepened(parts.q4, folder / "Deeper-Q4_K_M.gguf"), donor=parts.bundle)
+
+
+def _beside_deeper(parts: Parts, folder: Path) -> Given:
+    trunk = deepened(parts.q4, folder / "Deeper-Q4_K_M.gguf")
+    return Given(rewrite(parts.sidecar, folder / "mtp-Deeper.gguf"), trunk=trunk)
+
+
+def _pruned(parts: Parts, folder: Path) -> Given:
+    return Given(pruned(parts.moe, folder / "Pruned-BF16.gguf", 3), donor=parts.moe_checkpoint)
+
+
+def _pruned_from_gguf(parts: Parts, folder: Path) -> Given:
+    return Given(pruned(parts.moe, folder / "Pruned-BF16.gguf", 3), donor=parts.moe_bundle)
+
+
+def _beside_pruned(parts: Parts, folder: Path) -> Given:
+    trunk = pruned(parts.moe, folder / "Pruned-BF16.gguf", 3)
+    return Given(rewrite(parts.moe_sidecar, folder / "mtp-Pruned.gguf"), trunk=trunk)
+
+
+TWINS = "Trunks that are not the donor's twin"
+_ALL = {"sidecar": "", "bundle": "", "shards": "", "in-place": ""}
+_ONLY_BESIDE = {"sidecar": "", "bundle": "a sidecar can", "shards": "a sidecar can", "in-place": "a sidecar can"}
+
+# -- the experts' gate and up as one tensor ---------------------------------------------------------------------------
+
+
+def _fused_block(parts: Parts, folder: Path) -> Given:
+    return Given(fused(parts.moe_bundle, folder / "Fused-MTP-BF16.gguf", [4]))
+
+
+def _fused_all(parts: Parts, folder: Path) -> Given:
+    return Given(fused(parts.moe_bundle, folder / "Fused-MTP-BF16.gguf", range(5)))
+
+
+def _fused_sidecar(parts: Parts, folder: Path) -> Given:
+    return Given(fused(parts.moe_sidecar, folder / "mtp-Fused.gguf", [4]), trunk=parts.moe)
+
+
+def _fused_trunk(parts: Parts, folder: Path) -> Given:
+    return Given(fused(parts.moe, folder / "Fused-BF16.gguf", range(4)), donor=parts.moe_checkpoint)
+
+
+def _fused_refused(parts: Parts, folder: Path) -> Given:
+    layer = open_model(parts.glm_bundle).arch_int("block_count") - 1
+    return Given(fused(parts.glm_bundle, folder / "Fused-MTP-Q8_0.gguf", [layer]))
+
+
+FUSED = "The experts' gate and up as one tensor"
+
+WILD: tuple[Wild, ...] = (
+    Wild(
+        TWINS, "deeper", "a trunk whose layers were doubled by a passthrough merge, and the base model's checkpoint",
+        "attaches the block after the trunk's last layer, says that it was made for fewer layers, and advises verify",
+        _deeper, "trunk-only", attach=_ALL,
+    ),
+    Wild(
+        TWINS, "deeper, from a GGUF", "the same trunk, and a GGUF of the base model with its block",
+        "attaches the block after the trunk's last layer, says that it was made for fewer layers, and advises verify",
+        _deeper_from_gguf, "trunk-only", attach=_ALL,
+    ),
+    Wild(
+        TWINS, "sidecar beside a deeper trunk", "the base model's sidecar beside such a trunk",
+        "serve and verify take it and say that it was made for fewer layers",
+        _beside_deeper, "sidecar", engine=DRAFTS, attach=_ALL,
+    ),
+    Wild(
+        TWINS, "experts pruned", "a trunk from which experts were pruned (REAP), and the whole model's checkpoint",
+        "attaches the block as a sidecar, which has its own number of experts; refuses layouts in one model",
+        _pruned, "trunk-only", attach=_ONLY_BESIDE,
+    ),
+    Wild(
+        TWINS, "experts pruned, from a GGUF", "the same trunk, and a GGUF of the whole model with its block",
+        "attaches the block as a sidecar, which has its own number of experts; refuses layouts in one model",
+        _pruned_from_gguf, "trunk-only", attach=_ONLY_BESIDE,
+    ),
+    Wild(
+        TWINS, "sidecar beside a pruned trunk", "the whole model's sidecar beside such a trunk",
+        "serve and verify take it and say that it has another number of experts",
+        _beside_pruned, "sidecar", engine=DRAFTS, attach=_ONLY_BESIDE,
+    ),
+    Wild(
+        FUSED, "fused in the block", "a model whose block has `ffn_gate_up_exps`", "is healthy, and moves as it is",
+        _fused_block, "bundled", engine=DRAFTS, attach=_ALL,
+    ),
+    Wild(
+        FUSED, "fused throughout", "a model whose trunk and block have it", "is healthy, and moves as it is",
+        _fused_all, "bundled", engine=DRAFTS, attach=_ALL,
+    ),
+    Wild(
+        FUSED, "fused in a sidecar", "a sidecar that has it", "is healthy, and moves as it is",
+        _fused_sidecar, "sidecar", engine=DRAFTS, attach=_ALL,
+    ),
+    Wild(
+        FUSED, "fused in the trunk", "a trunk that has it, and a checkpoint whose block is written as two tensors",
+        "attaches the block: engines look at each layer by itself",
+        _fused_trunk, "trunk-only", attach=_ALL,
+    ),
+    Wild(
+        FUSED, "fused where the loader refuses it", "the same in a block of a family that has it in two (GLM-4.5)",
+        "doctor says that llama.cpp refuses the file, and to take the block from the checkpoint",
+        _fused_refused, "bundled", ("block-wants-split-experts",), engine=REFUSES, without_mtp="refuses",
+    ),
+)  # fmt: skip
