@@ -102,7 +102,7 @@ def _extra_roots(seen: Anatomy) -> Iterator[Finding]:
             yield Finding(
                 "head-for-ik-only",
                 "warning",
-                f"'{name}' is a head for drafting that ik_llama.cpp alone knows.",
+                f"'{name}' is a head for drafting that only ik_llama.cpp knows (8337e4cd).",
                 name,
                 "llama.cpp refuses to load it: 'wrong number of tensors'; ik_llama.cpp 8337e4cd takes it for Qwen3.5 "
                 "and kin",

@@ -16,11 +16,13 @@ from typing import Any
 from ..archs import family_of
 from ..block.from_checkpoint import block_from_checkpoint
 from ..block.from_gguf import block_from_model
+from ..block.model import Block
 from ..donors.infer import Guess, Strength, confirm, names_of, same_name
 from ..errors import NextnError
 from ..gguf.files import Model, open_model, split_shard_name
-from ..layouts.donor_check import check_fit
+from ..layouts.donor_check import check_fit, differences
 from ..layouts.places import in_store, real_place
+from ..layouts.programs import lm_studio_folders, ollama_folder
 from ..sources.checkpoint import CONFIG, Checkpoint, open_checkpoint
 from .sidecars import base_of, snapshots
 
@@ -45,17 +47,6 @@ def hub_cache() -> Path:
     from huggingface_hub import constants
 
     return Path(constants.HF_HUB_CACHE)
-
-
-def lm_studio_folders() -> list[Path]:
-    """Where LM Studio keeps models as PUBLISHER/REPOSITORY/FILE.gguf; the first is where it looks today."""
-    home = Path.home()
-    return [home / ".lmstudio" / "models", home / ".cache" / "lm-studio" / "models"]
-
-
-def ollama_folder() -> Path:
-    """Where ollama keeps `blobs` and `manifests`."""
-    return Path(os.environ.get("OLLAMA_MODELS") or Path.home() / ".ollama" / "models")
 
 
 # -- what fits --------------------------------------------------------------------------------------------------------
@@ -84,10 +75,10 @@ def evidence(trunk: Model, folder: Path) -> _Evidence | None:
     """The headers of a checkpoint folder whose block could be attached to `trunk`; None for any other."""
     try:
         found = open_checkpoint(folder)
-        check_fit(block_from_checkpoint(found), trunk, family_of(trunk.architecture, trunk.entry))
+        fits = _fits(trunk, block_from_checkpoint(found))
     except (NextnError, OSError):
         return None
-    return _Evidence(found)
+    return _Evidence(found) if fits else None
 
 
 def checkpoint_fits(trunk: Model, folder: Path) -> str | None:
@@ -102,10 +93,15 @@ def checkpoint_fits(trunk: Model, folder: Path) -> str | None:
 
 def _gguf_fits(trunk: Model, path: Path) -> bool:
     try:
-        check_fit(block_from_model(open_model(path)), trunk, family_of(trunk.architecture, trunk.entry))
+        return _fits(trunk, block_from_model(open_model(path)))
     except (NextnError, OSError):
         return False
-    return True
+
+
+def _fits(trunk: Model, block: Block) -> bool:
+    """Whether the block was made for such a trunk: one of another depth is for the user to name."""
+    check_fit(block, trunk, family_of(trunk.architecture, trunk.entry))
+    return not differences(block, trunk)
 
 
 # -- where to look ----------------------------------------------------------------------------------------------------

@@ -49,9 +49,8 @@ def plan_explode(model: Model, options: ExplodeOptions) -> Plan:
             f"{model.entry}: this would make {len(groups):,} shards, and a set has at most {MOST_SHARDS:,}; allow more "
             "per shard with --max-tensors or --max-size."
         )
-    folder, name = naming.resolve_output(
-        options.out, places.default_folder(model) / f"{model.base_name}-shards", model.base_name + ".gguf"
-    )
+    base = places.model_name(model)
+    folder, name = naming.resolve_output(options.out, places.default_folder(model) / f"{base}-shards", base + ".gguf")
     return set_plan("explode", model.kvs, model, groups, folder, naming.set_prefix(name), options.link)
 
 
@@ -105,8 +104,8 @@ def set_plan(
     said = list(notes)
     if count > MAX_SHARDS_OLD:
         said.append(
-            f"{count:,} shards: builds of ik_llama.cpp, and of llama.cpp before ggml allocated its contexts singly, "
-            f"take at most {MAX_SHARDS_OLD} unless they were built with a higher GGML_MAX_CONTEXTS"
+            f"{count:,} shards: builds of ik_llama.cpp up to 8337e4cd, and of llama.cpp before ggml allocated its "
+            f"contexts singly, take at most {MAX_SHARDS_OLD} unless they were built with a higher GGML_MAX_CONTEXTS"
         )
     return Plan(
         verb=verb,
