@@ -6,6 +6,7 @@ The page "Which files exist in the wild, and what nextn does" is made from the r
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -131,6 +132,11 @@ def remade(source: Path, target: Path, tensors: Iterable[Tensor], put: Iterable[
     )
 
 
+def copied(source: Path, folder: Path) -> Path:
+    """The same file in the row's own folder."""
+    return Path(shutil.copy(source, folder))
+
+
 def deepened(source: Path, target: Path, times: int = 2) -> Path:
     """A trunk whose layers come `times` times, as passthrough merges make it."""
     model = open_model(source)
@@ -230,7 +236,7 @@ def _fused_all(parts: Parts, folder: Path) -> Given:
 
 
 def _fused_sidecar(parts: Parts, folder: Path) -> Given:
-    return Given(fused(parts.moe_sidecar, folder / "mtp-Fused.gguf", [4]), trunk=parts.moe)
+    return Given(fused(parts.moe_sidecar, folder / "mtp-Fused.gguf", [4]), trunk=copied(parts.moe, folder))
 
 
 def _fused_trunk(parts: Parts, folder: Path) -> Given:

@@ -71,6 +71,7 @@ FAMILY = Family(
         *parts.attention(),
         *parts.router(None),
         *parts.experts(),
+        parts.gate_up(),
         *parts.shared_experts(optional=True, needed_by="expert_shared_count"),
     ),
     symbols=None,

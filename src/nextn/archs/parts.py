@@ -141,6 +141,15 @@ def experts(p: str = "mlp.", *, form: str = "") -> tuple[Rule, ...]:
     )
 
 
+def gate_up(*, form: str = "") -> Rule:
+    """The routed experts' gate and up as one tensor, which a few loaders take instead of the two.
+
+    Only GGUFs hold it, as newer converters write it on request: of a checkpoint, nextn makes the two.
+    """
+    halves = ("ffn_gate_exps.weight", "ffn_up_exps.weight")
+    return Rule("ffn_gate_up_exps.weight", "E 2*Fx X", (), optional=True, form=form, replaces=halves)
+
+
 def shared_experts(
     p: str = "mlp.shared_experts.", *, optional: bool = False, form: str = "", needed_by: str = ""
 ) -> tuple[Rule, ...]:

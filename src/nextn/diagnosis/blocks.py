@@ -13,7 +13,7 @@ from ..block.model import DRAFT_HEAD, DRAFT_ROOTS, EMBED_TOKENS, Block, BlockTen
 from ..gguf.files import Model
 from ..layouts.metadata import PROVENANCE
 from .advice import Advice, Help
-from .commands import detach_command, doctor_command, donor_hint, donor_words, header_change
+from .commands import attach_command, detach_command, doctor_command, donor_hint, donor_words, header_change
 from .finding import Change, Finding
 from .patient import Patient
 
@@ -22,7 +22,6 @@ _QKV, _GATE_UP, _KV_B = "attn_qkv.weight", "ffn_gate_up_exps.weight", "attn_kv_b
 _OTHER_FORM = {
     "attn_q.weight": _QKV, "attn_k.weight": _QKV, "attn_v.weight": _QKV,
     "attn_q.bias": "attn_qkv.bias", "attn_k.bias": "attn_qkv.bias", "attn_v.bias": "attn_qkv.bias",
-    "ffn_gate_exps.weight": _GATE_UP, "ffn_up_exps.weight": _GATE_UP,
     "attn_k_b.weight": _KV_B, "attn_v_b.weight": _KV_B,
 }  # fmt: skip
 HEAD_NORM, _LAYER_NORM = "nextn.shared_head_norm.weight", "layer_output_norm.weight"  # MiMo has the second
@@ -30,6 +29,7 @@ HEAD_NORM, _LAYER_NORM = "nextn.shared_head_norm.weight", "layer_output_norm.wei
 _AS_IN_TRUNK = ("attn_sinks.weight", "attn_q.bias", "attn_k.bias", "attn_v.bias", "attn_output.bias",
                 "attn_q_norm.weight", "attn_k_norm.weight", "attn_gate.weight", "exp_probs_b.bias", "exp_probs_b",
                 "ffn_gate_shexp.weight", "ffn_up_shexp.weight", "ffn_down_shexp.weight")  # fmt: skip
+_GATE_AND_UP = ("ffn_gate_exps.weight", "ffn_up_exps.weight")
 _SPLIT = ("attn_q.weight", "attn_k.weight", "attn_v.weight")
 
 
@@ -52,6 +52,9 @@ def check_blocks(seen: Anatomy, donor: Block | None = None, trunk: Model | None 
         if family.qkv and not family.qkv.split and _QKV in lost and all(name in there for name in _SPLIT):
             lost.remove(_QKV)
             yield _split(seen, layer, family.qkv.refusal)
+        if _GATE_UP in there - known and lost:
+            lost = [name for name in lost if name not in _GATE_AND_UP]
+            yield _fused(seen, layer)
         if lost:
             yield _not_whole(seen, layer, number, lost, donor)
         else:
@@ -88,6 +91,20 @@ def _split(seen: Anatomy, layer: int, refusal: str) -> Finding:
         f"blk.{layer}.attn_q.weight",
         f"llama.cpp loads it and aborts when it drafts: '{refusal}'",
         Advice.of(detach_command(seen), ", then attach the block from the checkpoint"),
+    )
+
+
+def _fused(seen: Anatomy, layer: int) -> Finding:
+    return Finding(
+        "block-wants-split-experts",
+        "error",
+        f"the MTP block in layer {layer} has its experts' gate and up as one tensor, and the loader of '{seen.arch}' "
+        "takes only two.",
+        f"blk.{layer}.{_GATE_UP}",
+        f"llama.cpp refuses to load it: 'tensor 'blk.{layer}.ffn_gate_exps.weight' not found'",
+        Advice.of(detach_command(seen), ", then attach the block from the checkpoint")
+        if seen.has_trunk
+        else Advice.of(attach_command("TRUNK", "--from", "CHECKPOINT"), " makes a sidecar that it takes"),
     )
 
 

@@ -159,7 +159,7 @@ def check_shapes(block: Block, trunk: Model, family: Family, where: str) -> None
         if rule is None:
             raise DonorMismatch(
                 f"{block.origin}: its block has a tensor '{tensor.suffix}' that the engine's loader does not "
-                f"know for '{family.arch}', and would refuse the file for."
+                f"know for '{family.arch}', and would refuse the file for; take another donor, such as the checkpoint."
             )
         wanted = resolve_shape(rule.ne, symbols)
         if wanted is not None and not same_shape(tensor.ne, wanted):
