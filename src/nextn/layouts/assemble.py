@@ -20,6 +20,8 @@ from ..gguf.files import (
     SPLIT_TENSORS_COUNT,
     GGUFFile,
     Model,
+    check_kind,
+    check_name,
     integer_of,
     model_candidates,
     os_error,
@@ -97,7 +99,11 @@ def open_pieces(paths: Sequence[Path | str]) -> Pieces:
     where = str(named[0]) if len(named) == 1 else f"{named[0]} and {len(named) - 1} more"
     if len(named) == 1:
         named = _shards_at(named[0])
+    for path in named:
+        check_name(path)
     read = sorted((read_header(path) for path in named), key=_number)
+    for file in read:
+        check_kind(file, file.path)
     seen: dict[str, GGUFFile] = {}
     for file in read:
         for info in file.header.tensors:
