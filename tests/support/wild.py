@@ -7,18 +7,23 @@ The page "Which files exist in the wild, and what nextn does" is made from the r
 from __future__ import annotations
 
 import shutil
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
 
-from ggufmaker import KV, Tensor
+import numpy as np
+from ggufmaker import F32, KV, Tensor
 from sick import rewrite
 
 import nextn
-from nextn.archs import per_layer_arrays
-from nextn.gguf.files import open_model
+from nextn.archs import per_layer_arrays, trunk_arrays
+from nextn.block.model import split_name
+from nextn.ggml.quantize import dequantize, quantize
+from nextn.gguf.files import Model, open_model
 from nextn.gguf.kv import KVType
+from nextn.gguf.types import parse_type_name, tensor_type
+from nextn.layouts.factors import SLOTS
 from nextn.layouts.metadata import OWN_KEYS
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -137,26 +142,29 @@ def copied(source: Path, folder: Path) -> Path:
     return Path(shutil.copy(source, folder))
 
 
-def deepened(source: Path, target: Path, times: int = 2) -> Path:
-    """A trunk whose layers come `times` times, as passthrough merges make it."""
+def deepened(source: Path, target: Path, order: Sequence[int]) -> Path:
+    """A trunk with the layers of `source` in this order, some of them repeated, as passthrough merges make it."""
     model = open_model(source)
-    n, arch = model.arch_int("block_count"), model.architecture
+    arch = model.architecture
+    layers: dict[int, list[Tensor]] = {}
     out: list[Tensor] = []
-    for name, ne, type_id, data in tensors_of(source):
-        layer, _, suffix = str(name).removeprefix("blk.").partition(".")
-        if not str(name).startswith("blk."):
-            out.append((name, ne, type_id, data))
-            continue
-        out += [(f"blk.{int(layer) + i * n}.{suffix}", ne, type_id, data) for i in range(times)]
-    return remade(source, target, out, [(f"{arch}.block_count", "u32", n * times), *_repeated(source, times)])
+    for tensor in tensors_of(source):
+        layer, suffix = split_name(str(tensor[0]))
+        if layer is None:
+            out.append(tensor)
+        else:
+            layers.setdefault(layer, []).append((suffix, *tensor[1:]))
+    for at, layer in enumerate(order):
+        out += [(f"blk.{at}.{suffix!s}", *rest) for suffix, *rest in layers[layer]]
+    return remade(source, target, out, [(f"{arch}.block_count", "u32", len(order)), *_reordered(model, order)])
 
 
-def _repeated(source: Path, times: int) -> list[KV]:
+def _reordered(model: Model, order: Sequence[int]) -> list[KV]:
     kinds = {KVType.INT32: "[i32]", KVType.UINT32: "[u32]", KVType.BOOL: "[bool]", KVType.FLOAT32: "[f32]"}
-    model = open_model(source)
-    found = (model.header.by_key.get(f"{model.architecture}.{name}") for name in per_layer_arrays(model.architecture))
+    names = {*per_layer_arrays(model.architecture), *trunk_arrays(model.architecture)}
+    found = (model.header.by_key.get(f"{model.architecture}.{name}") for name in names)
     return [
-        (kv.key, kinds[kv.item_type], list(kv.value) * times)
+        (kv.key, kinds[kv.item_type], [kv.value[layer] for layer in order])
         for kv in found
         if kv is not None and kv.item_type is not None
     ]
@@ -191,19 +199,42 @@ def fused(source: Path, target: Path, layers: Iterable[int]) -> Path:
     return remade(source, target, out)
 
 
+def in_nvfp4(source: Path, target: Path, layer: int) -> Path:
+    """A layer's matrices in NVFP4 with both factors beside each, as a converter writes what ModelOpt quantized."""
+    nvfp4, out = parse_type_name("nvfp4"), []
+    for name, ne, type_id, data in tensors_of(source):
+        stem = str(name).removesuffix("weight")
+        if not SLOTS.fullmatch(split_name(str(name))[1]) or split_name(str(name))[0] != layer:
+            out.append((name, ne, type_id, data))
+            continue
+        kind = tensor_type(type_id)
+        assert kind is not None
+        rows = dequantize(data, kind, ne[0])
+        n = ne[2] if len(ne) > 2 else 1
+        factors = np.linspace(0.5, 1.5, n + 1, dtype=np.float32)[1:]
+        rows = rows / np.repeat(factors, len(rows) // n)[:, np.newaxis]
+        out.append((name, ne, nvfp4.id, quantize(np.ascontiguousarray(rows), nvfp4).tobytes()))
+        out.append((f"{stem}scale", (n,), F32, factors.tobytes()))
+        out.append((f"{stem}input_scale", (n,), F32, np.ones(n, np.float32).tobytes()))
+    return remade(source, target, out)
+
+
 # -- trunks that are not the donor's twin -----------------------------------------------------------------------------
 
 
+TWICE = (0, 1, 2, 3, 0, 1, 2, 3)
+
+
 def _deeper(parts: Parts, folder: Path) -> Given:
-    return Given(deepened(parts.q4, folder / "Deeper-Q4_K_M.gguf"), donor=parts.checkpoint)
+    return Given(deepened(parts.q4, folder / "Deeper-Q4_K_M.gguf", TWICE), donor=parts.checkpoint)
 
 
 def _deeper_from_gguf(parts: Parts, folder: Path) -> Given:
-    return Given(deepened(parts.q4, folder / "Deeper-Q4_K_M.gguf"), donor=parts.bundle)
+    return Given(deepened(parts.q4, folder / "Deeper-Q4_K_M.gguf", TWICE), donor=parts.bundle)
 
 
 def _beside_deeper(parts: Parts, folder: Path) -> Given:
-    trunk = deepened(parts.q4, folder / "Deeper-Q4_K_M.gguf")
+    trunk = deepened(parts.q4, folder / "Deeper-Q4_K_M.gguf", TWICE)
     return Given(rewrite(parts.sidecar, folder / "mtp-Deeper.gguf"), trunk=trunk)
 
 
@@ -249,6 +280,19 @@ def _fused_refused(parts: Parts, folder: Path) -> Given:
 
 
 FUSED = "The experts' gate and up as one tensor"
+
+# -- NVFP4 -------------------------------------------------------------------------------------------------------------
+
+
+def _nvfp4(parts: Parts, folder: Path) -> Given:
+    return Given(in_nvfp4(parts.bundle, folder / "Packed-MTP-NVFP4.gguf", 4))
+
+
+def _nvfp4_sidecar(parts: Parts, folder: Path) -> Given:
+    return Given(in_nvfp4(parts.sidecar, folder / "mtp-Packed-NVFP4.gguf", 4), trunk=copied(parts.q4, folder))
+
+
+PACKED = "NVFP4"
 
 WILD: tuple[Wild, ...] = (
     Wild(
@@ -301,6 +345,16 @@ WILD: tuple[Wild, ...] = (
     Wild(
         FUSED, "fused where the loader refuses it", "the same in a block of a family that has it in two (GLM-4.5)",
         "doctor says that llama.cpp refuses the file, and to take the block from the checkpoint",
-        _fused_refused, "bundled", ("block-wants-split-experts",), engine=REFUSES, without_mtp="refuses",
+        _fused_refused, "bundled", ("block-wants-split-experts",), engine=REFUSES, without_mtp=REFUSES,
+    ),
+    Wild(
+        PACKED, "NVFP4 in a model", "a model whose block is in NVFP4, with `.scale` and `.input_scale`",
+        "doctor warns that llama.cpp refuses it without MTP; attach writes its block in q8_0 without `--type nvfp4`",
+        _nvfp4, "bundled", ("block-with-factors",), engine=DRAFTS, without_mtp=REFUSES, attach=_ALL,
+    ),
+    Wild(
+        PACKED, "NVFP4 in a sidecar", "a sidecar in NVFP4 with such factors",
+        "is healthy, and moves as it is; in a model, attach writes it in q8_0",
+        _nvfp4_sidecar, "sidecar", engine=DRAFTS, attach=_ALL,
     ),
 )  # fmt: skip

@@ -11,6 +11,7 @@ from ..archs.engines import IK_UP_TO
 from ..block.anatomy import Anatomy
 from ..block.model import DRAFT_HEAD, DRAFT_ROOTS, EMBED_TOKENS, Block, BlockTensor, split_name
 from ..gguf.files import Model
+from ..layouts.factors import is_factor
 from ..layouts.metadata import PROVENANCE
 from .advice import Advice, Help
 from .commands import attach_command, detach_command, doctor_command, donor_hint, donor_words, header_change
@@ -36,6 +37,7 @@ _SPLIT = ("attn_q.weight", "attn_k.weight", "attn_v.weight")
 def check_blocks(seen: Anatomy, donor: Block | None = None, trunk: Model | None = None) -> Iterator[Finding]:
     """Findings about the block's own tensors; `trunk` is the model that a sidecar belongs to."""
     yield from _extra_roots(seen)
+    yield from _factors(seen)
     family = seen.family
     if family is None or not seen.is_language_model:
         return
@@ -126,6 +128,25 @@ def _extra_roots(seen: Anatomy) -> Iterator[Finding]:
                 Advice.of(doctor_command(seen), ", if llama.cpp shall load it"),
                 partial(_without, names=[name]),
             )
+
+
+def _factors(seen: Anatomy) -> Iterator[Finding]:
+    """Factors of NVFP4 in the block of a model, which only a model loaded with MTP can have."""
+    names = [f"blk.{n}.{name}" for n in seen.blocks for name in sorted(seen.layers[n]) if is_factor(name)]
+    if not names or not seen.has_trunk:
+        return
+    model = seen.model.entry
+    yield Finding(
+        "block-with-factors",
+        "warning",
+        f"the block's matrices have factors beside them ('{names[0]}' and {len(names) - 1} more), as NVFP4 has.",
+        names[0],
+        "llama.cpp drafts with it, and loaded without MTP refuses it: 'wrong number of tensors'",
+        Advice.of(
+            detach_command(seen).more("-o", "TRUNK"), " and ", attach_command("TRUNK", "--from", model),
+            " write the block in q8_0, the factors multiplied in",
+        ),
+    )
 
 
 def _listed(names: list[str]) -> str:

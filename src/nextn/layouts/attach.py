@@ -46,7 +46,8 @@ class _Job:
         """The block's tensors, and the draft head when one is requested."""
         wanted = self.options.draft_head
         skip = [*([DRAFT_HEAD] if wanted is not None else []), *self.engine_form.leave_out]
-        parts = build.block_parts(self.block, self.n_trunk, self.options.type, self.notes, skip)
+        in_model = self.engine_form.layout != "sidecar"
+        parts = build.block_parts(self.block, self.n_trunk, self.options.type, self.notes, skip, in_model=in_model)
         for_engine.check_trunk(self.options.for_engine, self.trunk.items())
         kinds = [part.info.type for part in parts if part.info.type is not None]
         for_engine.check_block(self.options.for_engine, kinds)

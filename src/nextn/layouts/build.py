@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
@@ -17,15 +16,12 @@ from ..sources.matrix_parts import Factors, side_factors
 from ..sources.ranges import FileRange
 from ..sources.rows import CheckpointRows, GGUFRows, RowSource
 from ..writing.plan import Carry, Convert, Copy, Hashes, LateHeader, NewBytes, Repack, Segment
+from .factors import REFUSED, SLOTS, becomes_q8_0, is_factor, without_factors
 from .metadata import padding_kv, padding_least, provenance_kvs
 from .qkv import Moved
 
 F32 = parse_type_name("f32")
 Q8_0 = parse_type_name("q8_0")
-# Matrices for which llama.cpp (b11549, the end of llama_model::load_tensors) looks for an NVFP4 factor.
-_FACTOR_SLOTS = re.compile(r"(attn_(q|k|v|qkv|output|gate)|ffn_(gate|up|down)(_shexp|_exps)?|"
-                           r"nextn\.(eh_proj|shared_head_head))\.weight")  # fmt: skip
-FACTORS_REFUSED = "llama.cpp refuses a model whose block has factors of NVFP4 when it is loaded without MTP"
 REFLINK_GRAIN = 4096  # file systems only clone full blocks of this size
 
 
@@ -89,20 +85,26 @@ def block_parts(
     wanted: TensorType | None,
     notes: list[str],
     skip: Iterable[str] = (),
+    *,
+    in_model: bool,
 ) -> list[Part]:
     """The block's tensors as parts, named for a trunk of `n_layer_trunk` layers.
 
     `wanted` None carries GGUF donors as they are, keeps the codes of what a checkpoint stores in MXFP4, and converts
     the rest to q8_0. nvfp4 keeps the codes of tensors stored in NVFP4, if there are any, and converts the rest to q8_0.
+    `in_model`: they become part of a model, where NVFP4's factors are a risk (see `factors`).
     """
     left_out = set(skip)
+    block = without_factors(block, wanted, notes, in_model=in_model)
+    if wanted is not None and any(is_factor(tensor.suffix) for tensor in block.tensors):
+        wanted = None  # they were kept, in a GGUF's block, whose other tensors stay as they are
     kept = wanted is not None and wanted.name == "nvfp4" and any(_factors(tensor) for tensor in block.tensors)
     return [
         part
         for tensor in block.tensors
         if tensor.suffix not in left_out
         for part in _block_parts(
-            tensor, tensor.name(n_layer_trunk), Q8_0 if kept and not _factors(tensor) else wanted, notes
+            tensor, tensor.name(n_layer_trunk), Q8_0 if kept and not _factors(tensor) else wanted, notes, in_model
         )
     ]
 
@@ -111,20 +113,22 @@ def _factors(tensor: BlockTensor) -> dict[str, Factors]:
     return side_factors(tensor.rows) if isinstance(tensor.rows, CheckpointRows) else {}
 
 
-def _block_parts(tensor: BlockTensor, name: str, wanted: TensorType | None, notes: list[str]) -> list[Part]:
+def _block_parts(
+    tensor: BlockTensor, name: str, wanted: TensorType | None, notes: list[str], in_model: bool
+) -> list[Part]:
     """A tensor and, for NVFP4, the factors that engines multiply its result by."""
     kind = None if tensor.stored is not None or tensor.f32 else tensor.rows.block_type
     if kind is None or (wanted is not None and wanted.id != kind.id):
         return [block_part(tensor, name, wanted, notes)]
     factors = _factors(tensor)
-    if factors and (wanted is None or not _FACTOR_SLOTS.fullmatch(tensor.suffix)):
+    if factors and (wanted is None or not SLOTS.fullmatch(tensor.suffix)):
         if wanted is None:
-            notes.append(f"the block's NVFP4 becomes q8_0; --type nvfp4 keeps it, but {FACTORS_REFUSED}")
+            notes.append(becomes_q8_0(in_model=in_model))
         else:
             notes.append(f"{name}: llama.cpp takes no factor beside it, so its NVFP4 becomes q8_0")
         return [block_part(tensor, name, Q8_0, notes)]
-    if factors:
-        notes.append(FACTORS_REFUSED)
+    if factors and in_model:
+        notes.append(REFUSED)
     size = tensor_size(kind, tensor.ne)
     assert size is not None
     part = Part(TensorInfo(name, tensor.ne, kind.id, 0), size, Repack(name, tensor.rows, kind, size))

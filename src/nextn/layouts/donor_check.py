@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from ..archs.base import Family, Rule, dimensions, missing, resolve_shape, same_shape, stops, surplus
+from ..archs.base import Family, dimensions, missing, resolve_shape, same_shape, stops, surplus
 from ..block.anatomy import Anatomy
 from ..block.model import Block
 from ..errors import BlockPresent, DonorMismatch, UnsupportedModel, UsageError
 from ..gguf.files import Model
 from ..shell import shell
 from ..sources.tokenizer import ordinary_hash
+from .factors import is_factor, matrix_of
 
 TOKENS = "tokenizer.ggml.tokens"
 TOKEN_TYPES = "tokenizer.ggml.token_type"
@@ -154,7 +155,7 @@ def check_shapes(block: Block, trunk: Model, family: Family, where: str) -> None
     rules = {rule.target: rule for rule in family.rules}
     for tensor in block.tensors:
         rule = rules.get(tensor.suffix)
-        if rule is None and _is_factor(tensor.suffix, rules):
+        if rule is None and is_factor(tensor.suffix) and matrix_of(tensor.suffix) in rules:
             continue
         if rule is None:
             raise DonorMismatch(
@@ -183,12 +184,6 @@ def check_shapes(block: Block, trunk: Model, family: Family, where: str) -> None
                 if len(lost) > 1
                 else f"{block.origin}: the MTP block is not whole ('{lost[0]}' is missing); take another donor."
             )
-
-
-def _is_factor(suffix: str, rules: Mapping[str, Rule]) -> bool:
-    """Whether it is a factor that the loaders of all families accept beside an NVFP4 matrix."""
-    matrix, _, ending = suffix.rpartition(".")
-    return ending in ("scale", "input_scale") and f"{matrix}.weight" in rules
 
 
 def _times(ne: tuple[int, ...]) -> str:

@@ -88,7 +88,7 @@ def _sidecar(block: Block, family: Family, options: ExtractOptions) -> Plan:
     assert model is not None and block.n_layer_trunk is not None
     notes: list[str] = []
     skip = [] if options.draft_head is None else [DRAFT_HEAD]
-    parts_of_block = build.block_parts(block, block.n_layer_trunk, options.type, notes, skip)
+    parts_of_block = build.block_parts(block, block.n_layer_trunk, options.type, notes, skip, in_model=False)
     if options.draft_head is not None:
         parts_of_block += _draft_heads(block, family, options.draft_head, notes)
     has_head = any(part.info.name.endswith(DRAFT_HEAD) for part in parts_of_block)
@@ -140,7 +140,7 @@ def _donor(block: Block, options: ExtractOptions) -> Plan:
     n_trunk = block.n_layer_trunk
     if n_trunk is None:
         raise UsageError(f"{block.origin}: config.json does not say how many layers the trunk has.")
-    parts = build.block_parts(block, n_trunk, options.type, notes)
+    parts = build.block_parts(block, n_trunk, options.type, notes, in_model=False)
     kind = main_type_of(parts)
     alignment = block.model.header.alignment if block.model else DEFAULT_ALIGNMENT
     version = block.model.header.version if block.model else 3

@@ -58,7 +58,8 @@ def plan_checkpoint_sidecar(block: Block, options: ExtractOptions) -> Plan:
         )
     notes: list[str] = []
     config = Config(checkpoint.text_config, checkpoint.folder / CONFIG, block.n_layer_nextn)
-    of_block = build.block_parts(block, config.integer("num_hidden_layers"), options.type, notes)
+    n_trunk = config.integer("num_hidden_layers")
+    of_block = build.block_parts(block, n_trunk, options.type, notes, in_model=False)
     wanted = options.type or main_type_of(of_block)
     kvs = _kvs(block, checkpoint, config, hparams, wanted)
     _check_shapes(block, family, kvs, checkpoint)

@@ -22,13 +22,13 @@ from ..gguf.header import TensorInfo
 from ..gguf.kv import KV
 from ..gguf.types import TensorType
 from ..sources.rows import CheckpointRows, GGUFRows, JoinedRows, RowSource
+from .factors import SIDES
 
 SPLIT, FUSED, AS_TRUNK = "split", "fused", "as-trunk"
 FORMS = (SPLIT, FUSED, AS_TRUNK)
 WHOLE = "attn_qkv"
 PARTS = ("attn_q", "attn_k", "attn_v")
 ENDINGS = ("weight", "bias")
-SIDES = ("scale", "input_scale")  # factors of NVFP4 tensors
 RECURRENT = ("ssm_", "attn_qkv_gate")  # in a layer with these, `attn_qkv` is something else
 
 
