@@ -49,7 +49,7 @@ def _empty(seen: Anatomy) -> Finding:
         "error",
         f"the header says {seen.block_count} layers, and none has a tensor: neither trunk nor block is there.",
         seen.model.entry.name,
-        "llama.cpp refuses to load it: 'missing tensor' or 'tensor ... not found'",
+        "llama.cpp refuses to load it, 'missing tensor' or 'tensor ... not found', or crashes when it loads it",
         Advice.of("get the model again from where it came from", "; a sidecar: ", again)
         if seen.promised
         else "get the model again from where it came from",
@@ -62,7 +62,7 @@ def _lost(seen: Anatomy, what: str) -> Finding:
         "error",
         f"{what}: the trunk is not whole.",
         seen.model.entry.name,
-        "llama.cpp refuses to load it: 'missing tensor' or 'tensor ... not found'",
+        "llama.cpp refuses to load it, 'missing tensor' or 'tensor ... not found', or crashes when it loads it",
         "get the model again from where it came from",
     )
 
@@ -96,7 +96,7 @@ def _with_block(seen: Anatomy, donor: Block | None, trunk: Model | None) -> Iter
             f"'{seen.arch}.block_count' is {_shown(seen.block_count)}, and {place} trunk layers and {n} MTP block(s) "
             f"are there: it has to be {place + n}.",
             f"{seen.arch}.block_count",
-            f"{WRONG_NUMBER}, or 'wrong array length' where there are per-layer arrays",
+            f"{WRONG_NUMBER}, or 'wrong array length' where there are per-layer arrays; it aborts at absurd counts",
             doctor_command(seen),
             change,
         )
@@ -129,7 +129,7 @@ def _with_block(seen: Anatomy, donor: Block | None, trunk: Model | None) -> Iter
             "error",
             f"'{key}' is {seen.promised}, and {n} MTP block(s) are there.",
             key,
-            f"{WRONG_NUMBER}, or misses the tensors of the block that is not there",
+            f"{WRONG_NUMBER}, misses the tensors of the block that is not there, or aborts when it loads it",
             doctor_command(seen),
             change,
         )
