@@ -5,8 +5,10 @@ from __future__ import annotations
 import atexit
 import importlib.util
 import os
+import re
 import shutil
 import signal
+import socket
 import subprocess
 import sys
 import tempfile
@@ -14,6 +16,7 @@ from collections.abc import Callable, Generator, Iterator
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
+from typing import Any
 
 import engine_watch
 import pytest
@@ -100,6 +103,20 @@ def pytest_runtest_makereport(item: pytest.Item) -> Generator[None, pytest.TestR
         started.unlink()
         report.outcome, report.longrepr = "failed", engine_watch.said(engine)
     return report
+
+
+@pytest.fixture(autouse=True)
+def no_other_machines(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A test that would ask a server elsewhere fails, on machines that could reach it too."""
+    resolve = socket.getaddrinfo
+
+    def local(host: str | bytes | None, *args: Any, **kwargs: Any) -> object:
+        name = host.decode() if isinstance(host, bytes) else host or "localhost"
+        if not re.fullmatch(r"[0-9.]+|[0-9a-f:]*:[0-9a-f:]*|localhost|.*[.](invalid|test|localhost)", name):
+            pytest.fail(f"this test asks for the address of {name}")
+        return resolve(host, *args, **kwargs)
+
+    monkeypatch.setattr(socket, "getaddrinfo", local)
 
 
 @pytest.fixture

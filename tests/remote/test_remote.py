@@ -25,7 +25,8 @@ from nextn.partial import guard_of, refuse_partial
 from nextn.remote.address import HubSource, UrlSource, parse_source
 from nextn.remote.fetch import FIRST_READ_BYTES, GROWTH_BYTES, joined
 from nextn.remote.http import Options
-from nextn.remote.model import Remote, open_remote
+from nextn.remote.model import Remote
+from nextn.remote.snapshot import open_remote
 from nextn.sources.checkpoint import open_checkpoint
 from nextn.sources.ranges import FileRange
 from nextn.sources.safetensors import read_safetensors

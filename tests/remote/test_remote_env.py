@@ -25,7 +25,7 @@ import json, sys
 from nextn.block.from_checkpoint import block_from_checkpoint
 from nextn.errors import NextnError
 from nextn.remote.http import Options
-from nextn.remote.model import open_remote
+from nextn.remote.snapshot import open_remote
 from nextn.remote.address import parse_source
 try:
     rate = float(sys.argv[2]) if len(sys.argv) > 2 else None

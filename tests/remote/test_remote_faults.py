@@ -18,7 +18,8 @@ from nextn.errors import FormatError, NextnError, RemoteError
 from nextn.remote.address import HubSource, UrlSource, parse_source
 from nextn.remote.headers import retry_after
 from nextn.remote.http import Options
-from nextn.remote.model import Remote, open_remote
+from nextn.remote.model import Remote
+from nextn.remote.snapshot import open_remote
 from nextn.remote.target import NotThere
 from nextn.sources.checkpoint import open_checkpoint
 from nextn.sources.ranges import FileRange

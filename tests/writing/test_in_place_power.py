@@ -16,7 +16,7 @@ from typing import Any
 
 import pytest
 from changes import NAMES, Case, make_cases, tensors_of
-from faults import Faults, content, ext4_disk, listing, memory_folder, ranged_disk
+from faults import Faults, content, ext4_disk, listing, memory_folder, ranged_disk, unmount
 from power import Disk, Recorder
 
 from conftest import RANGES, need
@@ -134,7 +134,7 @@ def shut_down(folder: Path) -> None:
 
 
 def remounted(image: Path, folder: Path) -> None:
-    assert os.system(f"umount '{folder}'") == 0
+    unmount(folder)
     assert os.system(f"mount -o loop '{image}' '{folder}'") == 0
 
 

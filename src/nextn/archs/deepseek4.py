@@ -91,8 +91,7 @@ FAMILY = Family(
     publishers=("deepseek-ai",),
     behind_trunk=False,
     n_source_layers=1,
-    n_blocks=1,
-    max_blocks=1,
+    **parts.ONE_BLOCK,
     splits=(parts.DEEPSEEK3_SPLIT,),
     unpublished=None,
     rules=(

@@ -1,10 +1,11 @@
-"""Rows that several families' tables share. `p` is the prefix of a layer's names in the checkpoint."""
+"""Rows and groups of facts that several families' tables share."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from typing import TypedDict
 
-from .base import Donor, Memory, Qkv, Rule, Source, Tail, TextSplit, Transform
+from .base import Donor, Lookup, Memory, Qkv, Rule, Source, Tail, TextSplit, Transform
 
 L = "layers.{k}."
 KV_B = ("qk_nope_head_dim", "v_head_dim")  # config.json keys of the parts of a head in kv_b
@@ -197,8 +198,61 @@ def root(
         "output.weight": ("lm_head.weight", "model.lm_head.weight"),
     }
 
+# -- groups of a Family's facts, for `Family(..., **GROUP)`; a family that differs in one writes all of them out -------
 
-BEHIND = ("model.",)  # blocks are layers after the trunk's
+
+class Place(TypedDict):
+    """Where the block is in a checkpoint."""
+
+    count_keys: tuple[str, ...]
+    prefixes: tuple[str, ...]
+    behind_trunk: bool
+    layer_mark: str
+    n_source_layers: int
+
+
+class Number(TypedDict):
+    """How many blocks there are."""
+
+    n_blocks: int
+    max_blocks: int
+
+
+class Names(TypedDict):
+    """What is odd about the block's names and shapes."""
+
+    symbols: Callable[[Lookup, Mapping[str, int]], Mapping[str, int]] | None
+    not_blocks: tuple[tuple[str, str], ...]
+
+
+class Arrays(TypedDict):
+    """What is odd about the header's arrays."""
+
+    trunk_arrays: tuple[str, ...]
+    longer_arrays: tuple[str, ...]
+    id_lists: tuple[tuple[str, str], ...]
+
+
+class Sidecar(TypedDict):
+    """What is odd about a sidecar."""
+
+    sidecar_drops: tuple[str, ...]
+    only_sidecar: str
+    sidecar_extra: tuple[str, ...]
+
+
+AFTER_TRUNK: Place = {
+    "count_keys": ("num_nextn_predict_layers",),
+    "prefixes": ("model.",),
+    "behind_trunk": True,
+    "layer_mark": "layers.",
+    "n_source_layers": 1,
+}
+ONE_BLOCK: Number = {"n_blocks": 1, "max_blocks": 1}
+USUAL_NAMES: Names = {"symbols": None, "not_blocks": ()}
+USUAL_ARRAYS: Arrays = {"trunk_arrays": (), "longer_arrays": (), "id_lists": ()}
+USUAL_SIDECAR: Sidecar = {"sidecar_drops": (), "only_sidecar": "", "sidecar_extra": ()}
+
 # llama.cpp's drafting graph looks for q, k and v fused, then for the three.
 QKV_EITHER = Qkv(fused=True, split=True, refusal="")
 QKV_SPLIT = Qkv(fused=False, split=True, refusal="")

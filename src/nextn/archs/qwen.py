@@ -6,7 +6,7 @@ Rows of `q_proj` hold [query, gate] per head and keep that order; nothing is per
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
+from typing import Any, TypedDict
 
 from ..errors import FormatError
 from ..gguf.kv import KVType
@@ -16,7 +16,26 @@ from .base import Lookup, Memory, Rule, Source, Transform, flags
 from .headers import NEXTN
 from .hparams import ARRAY, F32, U32, Config, HParams, Row
 
-PREFIXES = ("mtp.", "model.mtp.")
+
+class Shared(TypedDict):
+    """A Family's facts that all Qwen models with a block share."""
+
+    publishers: tuple[str, ...]
+    prefixes: tuple[str, ...]
+    behind_trunk: bool
+    layer_mark: str
+    n_source_layers: int
+    unpublished: None
+
+
+SHARED: Shared = {
+    "publishers": ("Qwen",),
+    "prefixes": ("mtp.", "model.mtp."),
+    "behind_trunk": False,
+    "layer_mark": "layers.",
+    "n_source_layers": 1,
+    "unpublished": None,
+}
 ROOT = parts.root()
 ARRAY_TAIL = {"attention.recurrent_layers": False}
 

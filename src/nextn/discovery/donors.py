@@ -180,7 +180,7 @@ class _Remote:
 def _on_the_hub(trunk: Model, options: Options | None) -> FoundDonor:
     """Where the metadata points; what the Hub's local cache has of it is not asked for again."""
     from ..remote.hub import Gated
-    from ..remote.model import open_remote
+    from ..remote.snapshot import open_remote
     from ..remote.target import NotThere
 
     sources: dict[str, str] = {}

@@ -63,6 +63,17 @@ class Place(Protocol):
         """Why the complete file is not what the server says, or None."""
 
 
+def _headers() -> dict[str, str]:
+    """Who asks, and the user's token.
+
+    The library's own headers say more (which programs run it), and to find that out they ask its server once more.
+    """
+    from huggingface_hub import constants, get_token
+
+    token = None if constants.HF_HUB_DISABLE_IMPLICIT_TOKEN else get_token()
+    return {"user-agent": f"nextn/{__version__}"} | ({"authorization": f"Bearer {token}"} if token else {})
+
+
 class HubRepo:
     """A model repository, pinned to a commit when it is opened."""
 
@@ -74,7 +85,8 @@ class HubRepo:
         from huggingface_hub import constants
 
         self.repo_id, self.remark, self.fetcher = repo_id, remark, fetcher
-        self.endpoint = (endpoint or constants.ENDPOINT).rstrip("/")
+        # The environment as it is now; the library reads it once, when it is imported.
+        self.endpoint = (endpoint or os.environ.get("HF_ENDPOINT") or constants.ENDPOINT).rstrip("/")
         self._asked = revision or "main"
         self.root = root
         self._parts = ("hub", "models--" + repo_id.replace("/", "--"))
@@ -132,15 +144,14 @@ class HubRepo:
     def _ask(self) -> Listing:
         """Commit, names, sizes and hashes, in one request."""
         from huggingface_hub.errors import HFValidationError
-        from huggingface_hub.utils import build_hf_headers, validate_repo_id  # type: ignore[attr-defined]
+        from huggingface_hub.utils import validate_repo_id  # type: ignore[attr-defined]
 
         try:
             validate_repo_id(self.repo_id)
         except HFValidationError as error:
             raise UsageError(f"'{self.repo_id}' is no repository name on the Hub (ORG/NAME).") from error
         url = f"{self.endpoint}/api/models/{self.repo_id}/revision/{quote(self._asked, safe='')}?blobs=True"
-        headers = build_hf_headers(library_name="nextn", library_version=__version__)
-        target = Target(url, f"hf:{self.repo_id}", headers=headers, refused=partial(self._refused, None))
+        target = Target(url, f"hf:{self.repo_id}", headers=_headers(), refused=partial(self._refused, None))
         listing = read_listing(self.fetcher.small(target, _MAX_LISTING_BYTES), self.endpoint)
         table = {name: [file.size_bytes, file.sha256, file.blob_id] for name, file in listing.files.items()}
         self._keep(listing.commit, _LISTING, json.dumps({"version": 1, "files": table}).encode())
@@ -181,7 +192,6 @@ class HubRepo:
     def target(self, name: str) -> Target | None:
         """Where to request a file."""
         from huggingface_hub import hf_hub_url
-        from huggingface_hub.utils import build_hf_headers  # type: ignore[attr-defined]
 
         file = self.listing.files.get(name)
         if file is None:
@@ -191,7 +201,7 @@ class HubRepo:
             label=f"{self.origin[: -len(self.listing.commit) + 8]}:{name}",
             size_bytes=file.size_bytes,
             etag=file.etag,
-            headers=build_hf_headers(library_name="nextn", library_version=__version__),
+            headers=_headers(),
             is_hub=True,
             refused=partial(self._refused, name),
         )

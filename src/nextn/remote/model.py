@@ -1,8 +1,8 @@
 """Remote models as local files that hold only the bytes needed.
 
-`open_remote` puts a folder into the cache that looks like the remote one: complete small files, and sparse weight files
-with their real headers. Checkpoints and GGUF models are then opened like local ones; `Remote.fetch` fills the
-ranges that a plan will read. Reading anything else fetches it while the source is open, and is refused afterwards
+`snapshot.open_remote` puts a folder into the cache that looks like the remote one: complete small files, and sparse
+weight files with their real headers. Checkpoints and GGUF models are then opened like local ones; `Remote.fetch` fills
+the ranges that a plan will read. Reading anything else fetches it while the source is open, and is refused afterwards
 (see `cache`).
 """
 
@@ -19,16 +19,15 @@ from functools import cached_property, partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from ..errors import FormatError, IncompleteModel, NextnError, NoSpace, RemoteError, StorageError, UsageError
-from ..gguf.files import Model, open_model, os_error, shard_name, split_shard_name
+from ..errors import FormatError, NextnError, NoSpace, RemoteError, StorageError
+from ..gguf.files import Model, os_error, split_shard_name
 from ..partial import Identity, Range, fill_with, merged
 from ..progress import Progress
-from ..sources.checkpoint import CONFIG, INDEX, TOKENIZER, Checkpoint, open_checkpoint
+from ..sources.checkpoint import INDEX, TOKENIZER, Checkpoint
 from ..sources.ranges import FileRange
 from ..sources.safetensors import SourceTensor
 from ..workfile import At, Folder, private_folder
-from .address import HubSource, UrlSource, choose_gguf
-from .cache import PartialFile, cache_root, in_own_cache
+from .cache import PartialFile, in_own_cache
 from .fetch import (
     FIRST_READ_BYTES,
     JOIN_SHARE,
@@ -41,7 +40,7 @@ from .fetch import (
 )
 
 if TYPE_CHECKING:
-    from .http import Fetcher, Options, Traffic
+    from .http import Fetcher, Traffic
     from .hub import Place
 
 PIECE_BYTES = (4 << 20, 32 << 20)  # minimum and maximum size of one request
@@ -338,88 +337,3 @@ class Remote:
                 raise
             finally:
                 stop.clear()
-
-
-# -- opening ----------------------------------------------------------------------------------------------------------
-
-
-def open_remote(
-    source: HubSource | UrlSource,
-    *,
-    options: Options | None = None,
-    root: Path | None = None,
-    endpoint: str | None = None,
-    checkpoint_only: bool = False,
-) -> Remote:
-    """A remote checkpoint or GGUF: headers only.
-
-    With `checkpoint_only` a repository without a checkpoint is opened as nothing. `root` is the cache folder (default:
-    `cache_root()`), `endpoint` the Hub (default: HF_ENDPOINT). Raises UsageError (nothing or too much to choose from),
-    RemoteError, IncompleteModel, FormatError, StorageError.
-    """
-    from .http import Fetcher
-    from .hub import HubRepo, WebFolder
-
-    fetcher = Fetcher(options)
-    root = (root or cache_root()).absolute()
-    if isinstance(source, UrlSource):
-        web = WebFolder(source.url, fetcher, root)
-        if web.name.endswith(".gguf"):
-            return _open_gguf(Remote(web, fetcher), web.name)
-        if web.name in ("", CONFIG, INDEX) or web.name.endswith(".safetensors"):
-            return _open_checkpoint(Remote(web, fetcher))
-        raise UsageError(f"{web.origin}: this is neither a .gguf file nor a checkpoint; name the file itself.")
-    remark = f", and there is no local '{source.repo_id}' either" if source.bare else ""
-    repo = HubRepo(source.repo_id, source.revision, fetcher, root, endpoint, remark)
-    names = set(repo.names())
-    wanted = (source.file or "").rstrip("/")
-    if wanted in names and not wanted.endswith(".gguf"):
-        wanted = wanted.rpartition("/")[0]
-    prefix = f"{wanted}/" if wanted else ""
-    if f"{prefix}{CONFIG}" in names and any(
-        name.endswith(".safetensors") and "/" not in name[len(prefix) :] for name in names if name.startswith(prefix)
-    ):
-        return _open_checkpoint(Remote(repo, fetcher, prefix))
-    if checkpoint_only:
-        return Remote(repo, fetcher)
-    return _open_gguf(Remote(repo, fetcher), wanted if wanted in names else choose_gguf(source, names, wanted))
-
-
-def _open_checkpoint(remote: Remote) -> Remote:
-    try:
-        remote.provide(CONFIG)
-        open_checkpoint(remote.folder)
-        remote.checkpoint = RemoteCheckpoint(remote.folder, provide=remote.provide)
-    except BaseException as error:
-        remote.__exit__()
-        if isinstance(error, NextnError):
-            remote.rename(error)
-        raise
-    return remote
-
-
-def _open_gguf(remote: Remote, name: str) -> Remote:
-    """All shards of the set that `name` belongs to."""
-    folder, slash, last = name.rpartition("/")
-    shard = split_shard_name(last)
-    names = [name]
-    if shard is not None:
-        names = [folder + slash + shard_name(shard[0], i + 1, shard[2]) for i in range(shard[2])]
-    try:
-        known = remote.place.names()
-        lacking = [] if known is None else sorted(set(names) - set(known))
-        if lacking:
-            raise IncompleteModel(
-                f"{remote.place.origin}: {len(lacking)} of {len(names)} shards are missing ({lacking[0]}); take "
-                "another repository."
-            )
-        remote.provide_all(names)
-        remote.model = open_model(remote.folder / name)
-        if remote.place.names() is not None:
-            remote.name = f"{remote.place.origin}:{name}"
-    except BaseException as error:
-        remote.__exit__()
-        if isinstance(error, NextnError):
-            remote.rename(error)
-        raise
-    return remote

@@ -82,7 +82,7 @@ def opened(source: str | Path, options: Options | None = None, *, misfits: bool 
     if isinstance(place, Path):
         yield _local(place, misfits)
         return
-    from .model import open_remote
+    from .snapshot import open_remote
 
     try:
         remote = open_remote(place, options=options)

@@ -25,16 +25,6 @@ class InterleavedHalves(Rearranged):
     rows: CheckpointRows
 
     @property
-    def n_rows(self) -> int:
-        """Total number of rows."""
-        return self.rows.n_rows
-
-    @property
-    def n_per_row(self) -> int:
-        """Elements per row."""
-        return self.rows.n_per_row
-
-    @property
     def spans(self) -> tuple[Span, ...]:
         """The rows of checkpoint tensors that it is made of."""
         return self.rows.spans

@@ -6,7 +6,7 @@ order of the GGUF tensor they become.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Protocol
 
@@ -138,10 +138,46 @@ class Span:
             yield start, end, data
 
 
-class Rearranged:
+class Several:
+    """Rows of several sources."""
+
+    @property
+    def _sources(self) -> Sequence[Span | RowSource]:
+        raise NotImplementedError
+
+    @property
+    def n_rows(self) -> int:
+        """Total number of rows."""
+        return sum(source.n_rows for source in self._sources)
+
+    @property
+    def n_per_row(self) -> int:
+        """Elements per row, the same in all."""
+        return self._sources[0].n_per_row
+
+    @property
+    def read_bytes(self) -> int:
+        """Bytes that reading all rows takes."""
+        return sum(source.read_bytes for source in self._sources)
+
+    @property
+    def ranges(self) -> list[FileRange]:
+        """Where those bytes are."""
+        return [where for source in self._sources for where in source.ranges]
+
+    @property
+    def block_type(self) -> TensorType | None:
+        """The type that holds the values of all sources losslessly, or None."""
+        kinds = {source.block_type for source in self._sources}
+        return kinds.pop() if len(kinds) == 1 else None
+
+
+class Rearranged(Several):
     """Rows of checkpoint tensors whose values are rearranged: stored blocks, which run along rows, cannot be kept."""
 
-    block_type = None
+    @property
+    def block_type(self) -> None:
+        """None: no type holds them losslessly."""
 
     @property
     def spans(self) -> tuple[Span, ...]:
@@ -149,14 +185,8 @@ class Rearranged:
         raise NotImplementedError
 
     @property
-    def read_bytes(self) -> int:
-        """Bytes that reading all rows takes."""
-        return sum(span.read_bytes for span in self.spans)
-
-    @property
-    def ranges(self) -> list[FileRange]:
-        """Where those bytes are."""
-        return [where for span in self.spans for where in span.ranges]
+    def _sources(self) -> tuple[Span, ...]:
+        return self.spans
 
     def blocks(self, reader: Reader, seen: Seen | None = None) -> Iterator[Blocks]:
         """Never called: `block_type` is None."""
@@ -164,7 +194,7 @@ class Rearranged:
 
 
 @dataclass(frozen=True)
-class CheckpointRows:
+class CheckpointRows(Several):
     """Rows of one or more checkpoint tensors, one after the other, with a constant added.
 
     Experts that are stored one by one, or fused with others, are spans: no array of all of them is ever made.
@@ -184,30 +214,13 @@ class CheckpointRows:
                 )
 
     @property
-    def n_rows(self) -> int:
-        """Total number of rows."""
-        return sum(span.n_rows for span in self.spans)
-
-    @property
-    def n_per_row(self) -> int:
-        """Elements per row."""
-        return self.spans[0].n_per_row
-
-    @property
-    def read_bytes(self) -> int:
-        """Bytes that reading all rows takes."""
-        return sum(span.read_bytes for span in self.spans)
-
-    @property
-    def ranges(self) -> list[FileRange]:
-        """Where those bytes are."""
-        return [where for span in self.spans for where in span.ranges]
+    def _sources(self) -> tuple[Span, ...]:
+        return self.spans
 
     @property
     def block_type(self) -> TensorType | None:
         """The type that holds the values of all spans losslessly, or None."""
-        kinds = {span.block_type for span in self.spans}
-        return kinds.pop() if len(kinds) == 1 and not self.add else None
+        return None if self.add else super().block_type
 
     @property
     def _step(self) -> int:
@@ -304,7 +317,7 @@ class GGUFRows:
 
 
 @dataclass(frozen=True)
-class JoinedRows:
+class JoinedRows(Several):
     """Rows of several tensors, one after the other; all rows have the same length."""
 
     parts: tuple[RowSource, ...]
@@ -315,30 +328,8 @@ class JoinedRows:
         return tuple(span for part in self.parts for span in part.spans)
 
     @property
-    def n_rows(self) -> int:
-        """Total number of rows."""
-        return sum(part.n_rows for part in self.parts)
-
-    @property
-    def n_per_row(self) -> int:
-        """Elements per row."""
-        return self.parts[0].n_per_row
-
-    @property
-    def read_bytes(self) -> int:
-        """Bytes that reading all rows takes."""
-        return sum(part.read_bytes for part in self.parts)
-
-    @property
-    def ranges(self) -> list[FileRange]:
-        """Where those bytes are."""
-        return [where for part in self.parts for where in part.ranges]
-
-    @property
-    def block_type(self) -> TensorType | None:
-        """The type of all parts, or None when they differ."""
-        kinds = {part.block_type for part in self.parts}
-        return kinds.pop() if len(kinds) == 1 else None
+    def _sources(self) -> tuple[RowSource, ...]:
+        return self.parts
 
     def chunks(self, reader: Reader, seen: Seen | None = None) -> Iterator[Rows]:
         """All rows in order."""

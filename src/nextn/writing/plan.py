@@ -43,9 +43,8 @@ class NewBytes:
     read_bytes = 0
 
 
-@dataclass(frozen=True)
-class Copy:
-    """A range of an existing file, moved by the kernel (reflinked where possible), never through Python."""
+class _Stored:
+    """A range of an existing file, as it is."""
 
     where: FileRange
 
@@ -61,22 +60,19 @@ class Copy:
 
 
 @dataclass(frozen=True)
-class Carry:
+class Copy(_Stored):
+    """A range of an existing file, moved by the kernel (reflinked where possible), never through Python."""
+
+    where: FileRange
+
+
+@dataclass(frozen=True)
+class Carry(_Stored):
     """A tensor of the block carried byte for byte and hashed on the way."""
 
     name: str
     where: FileRange
     of_block: bool = True  # counts toward the hash of the block's source
-
-    @property
-    def size_bytes(self) -> int:
-        """Length in the file."""
-        return self.where.size_bytes
-
-    @property
-    def read_bytes(self) -> int:
-        """Bytes taken from the source."""
-        return self.where.size_bytes
 
 
 @dataclass(frozen=True)
