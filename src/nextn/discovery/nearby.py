@@ -113,7 +113,8 @@ def nearby(trunk: Model) -> list[Nearby]:
     found: list[Nearby] = []
     left = MOST_HEADERS
     seen: set[Path] = set()
-    for places in (_near(trunk), _in_caches(names)):
+    for listed in (_near(trunk), _in_caches(names)):
+        places = sorted(listed, key=lambda place: not _bears(place[2], names))  # of very many, those of its name
         for path, what, name in places:
             real = Path(os.path.realpath(path))
             if real in seen or any(real == file.path.resolve() for file in trunk.files):
