@@ -17,7 +17,8 @@ from conftest import CHECKPOINT, Q4
 from nextn.errors import RemoteError
 from nextn.remote.address import HubSource, UrlSource
 from nextn.remote.http import Options
-from nextn.remote.model import Remote, open_remote
+from nextn.remote.model import Remote
+from nextn.remote.snapshot import open_remote
 
 PROMPT_S = 2.0
 

@@ -6,15 +6,18 @@ The page "Which files exist in the wild, and what nextn does" is made from the r
 
 from __future__ import annotations
 
+import json
 import shutil
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from ggufmaker import F32, KV, Tensor
 from sick import rewrite
+from stmaker import encode
 
 import nextn
 from nextn.archs import per_layer_arrays, trunk_arrays
@@ -25,6 +28,7 @@ from nextn.gguf.kv import KVType
 from nextn.gguf.types import parse_type_name, tensor_type
 from nextn.layouts.factors import SLOTS
 from nextn.layouts.metadata import OWN_KEYS
+from nextn.sources.checkpoint import Checkpoint
 
 ROOT = Path(__file__).resolve().parents[2]
 DEMO = ROOT / "src" / "nextn" / "demo_data"
@@ -204,7 +208,8 @@ def in_nvfp4(source: Path, target: Path, layer: int) -> Path:
     nvfp4, out = parse_type_name("nvfp4"), []
     for name, ne, type_id, data in tensors_of(source):
         stem = str(name).removesuffix("weight")
-        if not SLOTS.fullmatch(split_name(str(name))[1]) or split_name(str(name))[0] != layer:
+        at, suffix = split_name(str(name))
+        if at != layer or not SLOTS.fullmatch(suffix) or ne[0] % 64:
             out.append((name, ne, type_id, data))
             continue
         kind = tensor_type(type_id)
@@ -294,6 +299,159 @@ def _nvfp4_sidecar(parts: Parts, folder: Path) -> Given:
 
 PACKED = "NVFP4"
 
+# -- donors of nothing but a block -------------------------------------------------------------------------------------
+
+_TOKENIZER = ("tokenizer.ggml.model", "tokenizer.ggml.tokens", "tokenizer.ggml.merges")
+
+
+def _only_block(parts: Parts, folder: Path, put: Iterable[KV] = (), drop: Iterable[str] = (), layer: int = 4) -> Given:
+    path = rewrite(
+        parts.sidecar, folder / "MTP_Q8_0.gguf", lose=lambda name: not name.startswith("blk."),
+        rename={"blk.4.": f"blk.{layer}."}, put=list(put), drop=[*sorted(OWN_KEYS), *drop],
+    )  # fmt: skip
+    return Given(path, trunk=copied(parts.q4, folder))
+
+
+def _tensors_and_tokenizer(parts: Parts, folder: Path) -> Given:
+    return _only_block(parts, folder)
+
+
+def _tensors_only(parts: Parts, folder: Path) -> Given:
+    return _only_block(parts, folder, drop=_TOKENIZER)
+
+
+def _from_0(parts: Parts, folder: Path) -> Given:
+    return _only_block(parts, folder, [("qwen35.block_count", "u32", 1)], _TOKENIZER, layer=0)
+
+
+def _architecture_only(parts: Parts, folder: Path) -> Given:
+    names = [kv.key for kv in open_model(parts.sidecar).kvs if kv.key != "general.architecture"]
+    return _only_block(parts, folder, drop=names)
+
+
+def _no_keys(parts: Parts, folder: Path) -> Given:
+    return _only_block(parts, folder, drop=[kv.key for kv in open_model(parts.sidecar).kvs])
+
+
+def safetensors_part(source: Path, target: Path, wanted: Callable[[str], bool]) -> Path:
+    """Some tensors of a safetensors file, as a file of their own."""
+    data = source.read_bytes()
+    start = 8 + int.from_bytes(data[:8], "little")
+    table, body = {}, b""
+    for name, entry in json.loads(data[8:start]).items():
+        if name != "__metadata__" and wanted(name):
+            first, end = entry["data_offsets"]
+            table[name] = entry | {"data_offsets": [len(body), len(body) + end - first]}
+            body += data[start + first : start + end]
+    target.write_bytes(encode(table, body))
+    return target
+
+
+def _lone(parts: Parts, folder: Path) -> Given:
+    source = parts.checkpoint / "model.safetensors"
+    path = safetensors_part(source, folder / "mtp.safetensors", lambda name: name.startswith("mtp."))
+    return Given(path, trunk=copied(parts.q4, folder))
+
+
+def _stale_index(parts: Parts, folder: Path) -> Given:
+    checkpoint = Path(shutil.copytree(parts.checkpoint, folder / "checkpoint"))
+    names = list(Checkpoint(checkpoint).weight_map)
+    (checkpoint / "model.safetensors").rename(checkpoint / "model-00001-of-00001.safetensors")
+    index = {"weight_map": dict.fromkeys(names, "model-00001-of-00002.safetensors")}
+    (checkpoint / "model.safetensors.index.json").write_text(json.dumps(index))
+    return Given(checkpoint, trunk=copied(parts.q4, folder))
+
+
+_LOST = "attn_output.weight"
+
+
+def _sick(parts: Parts, folder: Path) -> Path:
+    return rewrite(parts.bundle, folder / "Lost-MTP-Q4_K_M.gguf", lose=lambda name: name == f"blk.4.{_LOST}")
+
+
+def _one_tensor(parts: Parts, folder: Path) -> Given:
+    donor = rewrite(parts.bundle, folder / "part.gguf", lose=lambda name: name != f"blk.4.{_LOST}")
+    return Given(_sick(parts, folder), donor=donor)
+
+
+def _one_safetensor(parts: Parts, folder: Path) -> Given:
+    source = parts.checkpoint / "model.safetensors"
+    donor = safetensors_part(source, folder / "part.safetensors", lambda name: "mtp." in name and "o_proj" in name)
+    return Given(_sick(parts, folder), donor=donor)
+
+
+DONORS = "Donors of nothing but a block"
+
+# -- sidecars that lack something -------------------------------------------------------------------------------------
+
+_MARK = "nextn_shared_target_tensors"
+
+
+def _no_root(name: str) -> bool:
+    return not name.startswith("blk.")
+
+
+def _sidecar(**how: Any) -> Callable[[Parts, Path], Given]:
+    def make(parts: Parts, folder: Path) -> Given:
+        path = rewrite(parts.sidecar, folder / parts.sidecar.name, **how)
+        return Given(path, trunk=copied(parts.q4, folder))
+
+    return make
+
+
+def _compact(*more: Tensor) -> Callable[[Parts, Path], Given]:
+    def make(parts: Parts, folder: Path) -> Given:
+        _, ne, type_id, data = next(one for one in tensors_of(parts.sidecar) if one[0] == "token_embd.weight")
+        head = ("output.weight", (ne[0], 512), type_id, data[: len(data) // ne[1] * 512])
+        return _sidecar(lose=lambda name: name == "output.weight", add=[head, *more])(parts, folder)
+
+    return make
+
+
+def _marked(key: str, kind: str, value: object) -> Callable[[Parts, Path], Given]:
+    return _sidecar(lose=_no_root, put=[(key, kind, value)])
+
+
+SIDECARS = "Sidecars that lack something"
+_COMPLETED = "says so, passes it over, and completes it with `attach --from` or `doctor --fix --trunk`"
+
+
+def _lacking(name: str, what: str, found: str, make: Callable[[Parts, Path], Given]) -> Wild:
+    return Wild(SIDECARS, name, what, _COMPLETED, make, "sidecar", (found,), engine=REFUSES, attach=_ALL)
+
+
+# -- names and keys ---------------------------------------------------------------------------------------------------
+
+
+def _renamed(which: str) -> Callable[[Parts, Path], Given]:
+    def make(parts: Parts, folder: Path) -> Given:
+        source: Path = getattr(parts, which)
+        plain = rewrite(source, folder / "plain.gguf", put=[("general.architecture", "str", "qwen36")],
+                        drop=sorted(OWN_KEYS))  # fmt: skip
+        path = folder / source.name
+        path.write_bytes(plain.read_bytes().replace(b"qwen35.", b"qwen36."))
+        plain.unlink()
+        trunk = copied(parts.q4, folder) if which == "sidecar" else None
+        return Given(path, trunk=trunk)
+
+    return make
+
+
+def _stale(kind: str, *, counted: bool) -> Callable[[Parts, Path], Given]:
+    def make(parts: Parts, folder: Path) -> Given:
+        source: Path = getattr(parts, kind)
+        model = open_model(source)
+        arch, n = model.architecture, model.arch_int("block_count")
+        put: list[KV] = [(f"{arch}.nextn_predict_layers", "u32", 1)]
+        if counted:
+            put += [(f"{arch}.block_count", "u32", n + 1), *_reordered(model, [*range(n), n - 1])]
+        return Given(rewrite(source, folder / f"Stale-{source.stem}.gguf", put=put))
+
+    return make
+
+
+KEYS = "Names and keys"
+
 WILD: tuple[Wild, ...] = (
     Wild(
         TWINS, "deeper", "a trunk whose layers were doubled by a passthrough merge, and the base model's checkpoint",
@@ -356,5 +514,93 @@ WILD: tuple[Wild, ...] = (
         PACKED, "NVFP4 in a sidecar", "a sidecar in NVFP4 with such factors",
         "is healthy, and moves as it is; in a model, attach writes it in q8_0",
         _nvfp4_sidecar, "sidecar", engine=DRAFTS, attach=_ALL,
+    ),
+    Wild(
+        DONORS, "tensors and a tokenizer", "a GGUF of a block's tensors, with all keys and the tokenizer",
+        "it is a sidecar without what an engine needs; attach makes a full one, or any other layout",
+        _tensors_and_tokenizer, "sidecar", ("sidecar-without-roots",), engine=REFUSES, attach=_ALL,
+    ),
+    Wild(
+        DONORS, "tensors only", "a GGUF of a block's tensors, without a tokenizer", "takes it as a donor",
+        _tensors_only, "donor", attach=_ALL,
+    ),
+    Wild(
+        DONORS, "numbered from 0", "the same with its block numbered from 0", "numbers the block as the trunk needs it",
+        _from_0, "donor", attach=_ALL,
+    ),
+    Wild(
+        DONORS, "architecture only", "the same with its architecture as the only key",
+        "takes it as a donor, and checks the shapes against the trunk", _architecture_only, "donor", attach=_ALL,
+    ),
+    Wild(
+        DONORS, "without keys", "the same without any key",
+        "attach takes it for the trunk's architecture; other verbs say that nothing names its model",
+        _no_keys, "", refused="no key that says of which model", attach=_ALL,
+    ),
+    Wild(
+        DONORS, "a lone mtp.safetensors", "a block's safetensors file without a config.json",
+        "attach takes the sizes from the trunk's header; other verbs say what it is",
+        _lone, "", refused="there is no config.json beside it", attach=_ALL,
+    ),
+    Wild(
+        DONORS, "a stale index", "a checkpoint whose index names a file that now has another name",
+        "finds the tensors in the file that is there", _stale_index, "checkpoint", attach=_ALL,
+    ),
+    Wild(
+        DONORS, "one missing tensor", "a model whose block lost a tensor, and a GGUF with nothing but that tensor",
+        "`doctor --fix --from` completes the block", _one_tensor, "bundled", ("block-not-whole",), engine=REFUSES,
+        without_mtp=REFUSES,
+    ),
+    Wild(
+        DONORS, "one missing tensor, from safetensors", "the same, and a safetensors file with nothing but that tensor",
+        "`doctor --fix --from` completes the block", _one_safetensor, "bundled", ("block-not-whole",), engine=REFUSES,
+        without_mtp=REFUSES,
+    ),
+    _lacking("a compact head", "a sidecar with a head for part of the vocabulary and a table, `d2t` (FastMTP)",
+             "sidecar-compact-head", _compact(("d2t", (512,), 27, bytes(512 * 8)))),
+    _lacking("a compact head without a table", "the same without its table", "sidecar-compact-head", _compact()),
+    _lacking("without output_norm", "a sidecar without `output_norm`", "sidecar-without-roots",
+             _sidecar(lose=lambda name: name == "output_norm.weight")),
+    _lacking("without embeddings", "a sidecar without embeddings, norm and head", "sidecar-without-roots",
+             _sidecar(lose=_no_root)),
+    _lacking("marked as sharing", "the same, marked to share its target's", "sidecar-shares-target",
+             _marked(f"qwen35.{_MARK}", "bool", True)),
+    _lacking("marked as not sharing", "the same, marked not to share its target's", "sidecar-without-roots",
+             _marked(f"qwen35.{_MARK}", "bool", False)),
+    _lacking("marked under another architecture", "the same, with another architecture's mark",
+             "sidecar-shares-target", _marked(f"gemma4.{_MARK}", "bool", True)),
+    Wild(
+        SIDECARS, "marked, and complete", "a sidecar that has everything and is marked to share its target's",
+        "takes it, and says that forks leave its embeddings aside",
+        _sidecar(put=[(f"qwen35.{_MARK}", "bool", True)]), "sidecar", ("sidecar-shares-target",), engine=DRAFTS,
+        attach=_ALL,
+    ),
+    Wild(
+        KEYS, "renamed, with a block", "a model whose architecture was renamed (`qwen36`)",
+        "`doctor --fix` names it back", _renamed("bundle"), "bundled", ("architecture-renamed",), engine=REFUSES,
+        without_mtp=REFUSES,
+    ),
+    Wild(
+        KEYS, "renamed, without a block", "the same without a block", "`doctor --fix` names it back", _renamed("q4"),
+        "trunk-only", ("architecture-renamed",), engine=REFUSES, without_mtp=REFUSES,
+    ),
+    Wild(
+        KEYS, "a renamed sidecar", "a sidecar whose architecture was renamed", "`doctor --fix` names it back",
+        _renamed("sidecar"), "sidecar", ("architecture-renamed",), engine=REFUSES,
+    ),
+    Wild(
+        KEYS, "a stale key", "a trunk whose key promises a block that `block_count` does not count (Qwen3.5)",
+        "doctor says that llama.cpp aborts; `--fix` drops the key, and attach puts a block after the whole trunk",
+        _stale("q4", counted=False), "trunk-only", ("key-without-block",), engine=REFUSES, without_mtp=REFUSES,
+    ),
+    Wild(
+        KEYS, "a stale key where the last layer is left out", "the same (GLM-4.5)",
+        "doctor says that llama.cpp leaves out the last trunk layer without a word; `--fix` drops the key",
+        _stale("glm", counted=False), "trunk-only", ("key-without-block",), engine=REFUSES,
+    ),
+    Wild(
+        KEYS, "a stale key and count", "a trunk whose key and `block_count` promise a block that was lost",
+        "doctor says that llama.cpp runs it and fails when it drafts; `--fix` drops the key",
+        _stale("q4", counted=True), "trunk-only", ("key-without-block",), engine=REFUSES,
     ),
 )  # fmt: skip

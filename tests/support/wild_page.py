@@ -9,16 +9,17 @@ import wild
 from wild import NOT_LOADED, Wild
 
 BUILD = "xllamacpp 2026.10.11549"
+OWN_ROWS: tuple[Wild, ...] = (*wild_files.ROWS, *wild_sick.ROWS)  # tests/verbs/test_wild.py tests those of `wild`
 ROWS: tuple[Wild, ...] = (*wild_files.ROWS, *wild.WILD, *wild_sick.ROWS)
 
 HEAD = f"""\
 # Which files exist in the wild, and what nextn does
 
 Each row is a kind of file that people have, rebuilt small by the tests. For every row a test checks what inspect and
-doctor say (tests/wild/test_rows.py), and another starts the engine on it and checks that no sentence of theirs
-contradicts what the engine does (tests/wild/test_engine.py). The findings are explained in [doctor.md](doctor.md).
-What the engine does was measured with {BUILD} (llama.cpp b11549): asked to draft, and where a file is a
-model by itself, also without MTP.
+doctor say (tests/wild/test_rows.py, tests/verbs/test_wild.py), and another starts the engine on it and checks that no
+sentence of theirs contradicts what the engine does (tests/wild/test_engine.py). The findings are explained in
+[doctor.md](doctor.md). What the engine does was measured with {BUILD} (llama.cpp b11549): asked to
+draft, and where a file is a model by itself, also without MTP.
 
 This page is made by scripts/make_docs.py from tests/support/wild.py and its siblings.
 """
@@ -48,7 +49,7 @@ def _line(row: Wild) -> str:
 
 def _engine(row: Wild) -> str:
     if row.engine == NOT_LOADED:
-        return "-"
+        return "drafts with what attach makes" if "" in row.attach.values() else "-"
     if row.shape == "sidecar":
         return f"{row.engine} beside its trunk"
     if row.engine == row.without_mtp:

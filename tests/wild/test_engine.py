@@ -60,7 +60,7 @@ def test_nothing_is_said_that_the_engine_does_not_do(row: Wild, parts: Parts, tm
     plain = run(model, None, mtp=False) if sidecar is None else None
     if plain is not None:
         check(row.without_mtp, plain)
-    diagnosis = nextn.doctor(given.path).before
+    diagnosis = nextn.doctor(given.path, trunk=given.trunk).before
     for finding in diagnosis.findings:
         assert not contradicted(finding.engine, drafting, plain), (finding.id, finding.engine, drafting, plain)
     errors = [each.id for each in diagnosis.findings if each.severity == "error"]

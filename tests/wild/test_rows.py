@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
-from wild_page import ROWS, page, row_id
+from wild_page import OWN_ROWS, ROWS, page, row_id
 
 import nextn
 from conftest import ROOT
@@ -18,7 +18,7 @@ def parts(tmp_path_factory: pytest.TempPathFactory) -> Parts:
     return Parts(tmp_path_factory.mktemp("parts"))
 
 
-@pytest.fixture(params=ROWS, ids=row_id)
+@pytest.fixture(params=OWN_ROWS, ids=row_id)
 def made(request: pytest.FixtureRequest, parts: Parts, tmp_path: Path) -> tuple[Wild, Given]:
     row: Wild = request.param
     return row, row.make(parts, tmp_path)

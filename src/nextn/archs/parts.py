@@ -178,9 +178,14 @@ def router(
 
 
 def limits(key: str) -> Tail:
-    """A layer's clamp limit as config.json lists it, blocks included; 0 for null and for layers after its end."""
+    """A layer's clamp limit as config.json lists it, blocks included; 0 for null and for layers after its end.
 
-    def value(donor: Donor, block: int) -> float:
+    Unknown (None) without a config.json.
+    """
+
+    def value(donor: Donor, block: int) -> float | None:
+        if not donor.config:
+            return None
         listed, at = donor.config.get(key), donor.n_layer + block
         found = listed[at] if isinstance(listed, list) and at < len(listed) else None
         return float(found) if isinstance(found, int | float) else 0.0

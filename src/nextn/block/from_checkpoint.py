@@ -224,8 +224,8 @@ def _expert_numbers(names: dict[str, str], pattern: str) -> list[int]:
     return sorted(int(text) for text in inner if text.isdigit())
 
 
-def block_from_checkpoint(checkpoint: Checkpoint) -> Block:
-    """The block of a checkpoint folder.
+def block_from_checkpoint(checkpoint: Checkpoint, *, partial: bool = False) -> Block:
+    """The block of a checkpoint folder; with `partial` also one that lacks some of its tensors.
 
     Raises UnsupportedModel for an unknown class, NoBlock when the block's tensors are missing (whatever config.json
     says), FormatError for tensors that are damaged, missing or unknown.
@@ -264,7 +264,7 @@ def block_from_checkpoint(checkpoint: Checkpoint) -> Block:
         there = {tensor.suffix for tensor in found}
         if reason := stops(family, there):
             raise UnsupportedModel(f"{checkpoint.folder}: no engine drafts with this block: {reason}.")
-        for target in missing(family.rules, there, find):
+        for target in [] if partial else missing(family.rules, there, find):
             sources = next(rule.sources for rule in family.rules if rule.target == target)
             wanted = " or ".join(source.name.replace("{k}", str(k)) for source in sources)
             raise FormatError(

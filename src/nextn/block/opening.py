@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from dataclasses import replace
 from pathlib import Path
 
@@ -10,15 +11,18 @@ from .from_gguf import block_from_model
 from .model import Block
 
 
-def block_of(source: Opened) -> Block:
-    """The block of an opened source, with its origin. Raises what `block_from_model` and its siblings raise."""
+def block_of(source: Opened, mending: Collection[int] | None = None) -> Block:
+    """The block of an opened source, with its origin. Raises what `block_from_model` and its siblings raise.
+
+    `mending`: layers of a model whose block is to be completed, for which a part of a block will do.
+    """
     if source.model is not None:
-        block = block_from_model(source.model)
+        block = block_from_model(source.model, mending or ())
     else:
         from .from_checkpoint import block_from_checkpoint
 
         assert source.checkpoint is not None
-        block = block_from_checkpoint(source.checkpoint)
+        block = block_from_checkpoint(source.checkpoint, partial=mending is not None)
     if source.remote is not None:
         return replace(block, revision=source.revision, label=source.name)
     known = cached_name(block.origin)

@@ -29,7 +29,7 @@ def _entry(model: Model, kv: KV, tail: Any, n_trunk: int, block: int, donor: Blo
     if isinstance(own, list) and donor is not None and len(own) == n_trunk + donor.n_layer_nextn:
         return own[n_trunk + block] if n_trunk + block < len(own) else None
     if callable(tail):
-        config = donor.checkpoint.text_config if donor is not None and donor.checkpoint else {}
+        config = donor.checkpoint.stated if donor is not None and donor.checkpoint else {}
         return tail(Donor(n_trunk, config, model.arch_value), block)
     if tail is not None:
         return tail

@@ -11,6 +11,7 @@ from ..archs.engines import IK_UP_TO
 from ..block.anatomy import Anatomy
 from ..block.model import DRAFT_HEAD, DRAFT_ROOTS, EMBED_TOKENS, Block, BlockTensor, split_name
 from ..gguf.files import Model
+from ..layouts.donor_check import misshapen
 from ..layouts.factors import is_factor
 from ..layouts.metadata import PROVENANCE
 from .advice import Advice, Help
@@ -277,7 +278,7 @@ def _optional(
 
 def _supply(seen: Anatomy, number: int, lost: list[str], donor: Block) -> dict[str, BlockTensor]:
     """The lost tensors from a donor that fits."""
-    if donor.architecture != seen.arch or donor.hidden_size != seen.model.arch_int("embedding_length"):
+    if donor.architecture != seen.arch or donor.hidden_size not in (None, seen.model.arch_int("embedding_length")):
         return {}
     blocks = {*seen.all_blocks, *seen.unmarked}
     found = {tensor.suffix: tensor for tensor in donor.tensors if tensor.layer == number}
@@ -288,7 +289,8 @@ def _supply(seen: Anatomy, number: int, lost: list[str], donor: Block) -> dict[s
     known = {rule.target for rule in seen.family.rules} if seen.family else set()
     # Tensors that a block may lack were most likely lost with the rest if the donor's block has them.
     more = [name for name in found if name.startswith("nextn.") and name in known and name not in (*here, *lost)]
-    return {name: found[name] for name in (*lost, *more) if name in found and name not in here}
+    supply = {name: found[name] for name in (*lost, *more) if name in found and name not in here}
+    return supply if seen.family is None or not misshapen(supply.values(), seen.model, seen.family) else {}
 
 
 def _completed(patient: Patient, tensors: tuple[BlockTensor, ...], layer: int) -> Patient:

@@ -113,7 +113,7 @@ def _of_another_trunk(sidecar: Model, trunk: Model | None) -> Iterator[Finding]:
 def _of_another(arch: str, mark: str) -> str:
     """The finding that a mark has another architecture's prefix, or none."""
     prefix = mark.rpartition(".")[0]
-    return "" if prefix == arch else f", a key of '{prefix}'," if prefix else ", without an architecture's name,"
+    return "" if prefix == arch else f" (a key of '{prefix}')" if prefix else " (without an architecture's name)"
 
 
 def _compact_head(seen: Anatomy, advice: Help, change: Change | None) -> Iterator[Finding]:

@@ -174,7 +174,7 @@ class Model(Brief):
         if value is None:
             what = "this is not a language model's GGUF"
             if any(name.startswith("blk.") and ".nextn." in name for name in self.tensors):
-                what = "it holds an MTP block and no key that says of which model; get a file with its metadata"
+                what = "it holds an MTP block and no key that says of which model; attach it with 'nextn attach MODEL'"
             wrong = any(misfit.kv.key == ARCHITECTURE for misfit in self.header.misfits)
             found = f" or not {Kind.NAME.value}" if wrong else ""
             raise FormatError(f"'{ARCHITECTURE}' is missing{found}: {what}", path=self.entry)

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 
 from ..archs.base import Family, dimensions, missing, resolve_shape, same_shape, stops, surplus
 from ..block.anatomy import Anatomy
-from ..block.model import Block
+from ..block.model import Block, BlockTensor
 from ..errors import BlockPresent, DonorMismatch, UnsupportedModel, UsageError
 from ..gguf.files import Model
 from ..shell import shell
@@ -149,9 +149,6 @@ def check_sizes(block: Block, trunk: Model, family: Family, where: str) -> None:
 
 def check_shapes(block: Block, trunk: Model, family: Family, where: str) -> None:
     """Raise DonorMismatch unless the block is complete and its tensors' shapes match `trunk`'s header."""
-    symbols = dimensions(trunk.arch_value, n_vocab(trunk))
-    if (experts := other_experts(block, trunk)) is not None:
-        symbols["X"] = experts
     rules = {rule.target: rule for rule in family.rules}
     for tensor in block.tensors:
         rule = rules.get(tensor.suffix)
@@ -162,11 +159,10 @@ def check_shapes(block: Block, trunk: Model, family: Family, where: str) -> None
                 f"{block.origin}: its block has a tensor '{tensor.suffix}' that the engine's loader does not "
                 f"know for '{family.arch}', and would refuse the file for; take another donor, such as the checkpoint."
             )
-        wanted = resolve_shape(rule.ne, symbols)
-        if wanted is not None and not same_shape(tensor.ne, wanted):
-            raise DonorMismatch(
-                f"{where}: tensor '{tensor.suffix}' is {_times(tensor.ne)}, and the trunk needs {_times(wanted)}."
-            )
+    for tensor, wanted in misshapen(block.tensors, trunk, family, other_experts(block, trunk)):
+        raise DonorMismatch(
+            f"{where}: tensor '{tensor.suffix}' is {_times(tensor.ne)}, and the trunk needs {_times(wanted)}."
+        )
     for layer in range(block.n_layer_nextn):
         there = {tensor.suffix for tensor in block.tensors if tensor.layer == layer}
         if reason := stops(family, there):
@@ -184,6 +180,22 @@ def check_shapes(block: Block, trunk: Model, family: Family, where: str) -> None
                 if len(lost) > 1
                 else f"{block.origin}: the MTP block is not whole ('{lost[0]}' is missing); take another donor."
             )
+
+
+def misshapen(
+    tensors: Iterable[BlockTensor], trunk: Model, family: Family, n_expert: int | None = None
+) -> list[tuple[BlockTensor, tuple[int, ...]]]:
+    """Tensors of another shape than `trunk`'s header demands, and that shape; `n_expert` if not the trunk's number."""
+    symbols = dimensions(trunk.arch_value, n_vocab(trunk))
+    if n_expert is not None:
+        symbols["X"] = n_expert
+    rules = {rule.target: rule for rule in family.rules}
+    found = []
+    for tensor in tensors:
+        wanted = resolve_shape(rules[tensor.suffix].ne, symbols) if tensor.suffix in rules else None
+        if wanted is not None and not same_shape(tensor.ne, wanted):
+            found.append((tensor, wanted))
+    return found
 
 
 def _times(ne: tuple[int, ...]) -> str:

@@ -72,7 +72,7 @@ def growing_arrays(model: Model, n_trunk: int, n_nextn: int) -> list[tuple[str, 
 def _grown(model: Model, n_trunk: int, block: Block) -> list[KV]:
     """Per-layer arrays with the block's layers added: engines demand one entry per layer."""
     n_nextn = block.n_layer_nextn
-    donor = Donor(n_trunk, block.checkpoint.text_config if block.checkpoint else {}, model.arch_value)
+    donor = Donor(n_trunk, block.checkpoint.stated if block.checkpoint else {}, model.arch_value)
     at = n_trunk if block.n_layer_trunk is None else block.n_layer_trunk
     out = []
     for suffix, tail, kv in growing_arrays(model, n_trunk, n_nextn):

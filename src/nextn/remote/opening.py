@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING
 
 from ..errors import RemoteError, UsageError
 from ..gguf.files import Model, open_model, open_sound
+from ..shell import shell
 from ..sources.checkpoint import CONFIG, INDEX, Checkpoint, open_checkpoint
 from .address import HubSource, parse_source, say_bare
 
@@ -100,6 +101,11 @@ def opened(source: str | Path, options: Options | None = None, *, misfits: bool 
 
 def _local(path: Path, misfits: bool) -> Opened:
     if path.name == CONFIG or path.suffix == ".safetensors":
+        if path.name != CONFIG and path.exists() and not (path.parent / CONFIG).exists():
+            raise UsageError(
+                f"{path}: there is no config.json beside it, so nothing says of which model these tensors are; a block "
+                f"in it takes the sizes of its trunk: {shell('nextn', 'attach', 'TRUNK', '--from', path)}"
+            )
         path = path.parent
         return Opened(str(path), None, open_checkpoint(path))
     if os.path.isdir(path):  # noqa: PTH112 - Path.is_dir may raise

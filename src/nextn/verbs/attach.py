@@ -66,7 +66,6 @@ def attach(
     OutputExists, NoSpace, StorageError, RemoteError, InPlaceRefused, ChangeUnfinished, UsageError; among the last,
     `sources.infer.Doubt` when several donors fit equally well.
     """
-    from ..diagnosis.renamed import find_renamed
     from ..layouts.attach import default_layout, plan_attach
     from ..layouts.options import AttachOptions
     from ..layouts.programs import check_ollama
@@ -89,8 +88,7 @@ def attach(
                 "get the model with 'nextn pull', then attach."
             )
         check_ollama(for_engine, found.model)
-        if (renamed := find_renamed(found.model)) is not None:
-            raise UnsupportedModel(f"{found.name}: {renamed.what.rstrip('.')}: {renamed.mend}.")
+        _refuse_renamed(found.name, found.model)
         if layout == IN_PLACE:
             in_place.check_files([found.model.files[0].path], all_links=all_links)
             options = replace(options, room=in_place.room_for(found.model.entry, room_policy))
@@ -107,7 +105,8 @@ def attach(
 
             plan = _preceded(found.model, plan_place(found.model, assistant, options))
             return _noted(found.model, carry_out(plan, dry_run, progress), remember)
-        with open_block(donor, limit_rate) as source:
+        with open_block(donor, limit_rate, trunk=found.model) as source:
+            _refuse_renamed(donor, source.block.model)
             block, notes = source.to_write(duplicates)
             plan = _preceded(found.model, plan_attach(found.model, block, options).noted(notes))
             if plan.changes:
@@ -117,6 +116,14 @@ def attach(
             result = source.run(plan, expect=expect, why=why, dry_run=dry_run, progress=progress)
             result = replace(result, bytes_downloaded=result.bytes_downloaded + n_before + found.bytes_downloaded)
             return _noted(found.model, result, remember)
+
+
+def _refuse_renamed(name: str | Path, model: Model | None) -> None:
+    from ..diagnosis.renamed import find_renamed
+
+    renamed = None if model is None else find_renamed(model)
+    if renamed is not None:
+        raise UnsupportedModel(f"{name}: {renamed.what.rstrip('.')}: {renamed.mend}.")
 
 
 def _preceded(model: Model, plan: Plan) -> Plan:
