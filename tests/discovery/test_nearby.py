@@ -91,7 +91,7 @@ def test_under_another_name_it_is_a_guess(tmp_path: Path) -> None:
     name, said = taken(model_in(tmp_path / "m"))
     assert name == "download-1"
     assert "the donor is a guess: the checkpoint folder" in said and "name the right one with --from" in said
-    assert "the Hub was no help (" in said and "no connection to 127.0.0.1" in said
+    assert "the Hub was not asked (hf:" in said and "no connection to 127.0.0.1" in said
 
 
 def test_several_are_a_question(tmp_path: Path, run_nextn: Run) -> None:

@@ -31,7 +31,9 @@ def trunk(tmp_path: Path) -> Path:
 
 def test_lm_studio_gets_a_bundle_where_it_looks(home: Path, trunk: Path) -> None:
     (home / ".lmstudio" / "models").mkdir(parents=True)
+    (trunk.parent / "mmproj-Tiny-F16.gguf").write_bytes(b"GGUF")
     made = nextn.attach(trunk, CHECKPOINT, for_engine="lmstudio")
+    assert any("mmproj-Tiny-F16.gguf has to lie beside it" in note for note in made.plan.notes)
     assert made.entry == home / ".lmstudio" / "models" / "nextn" / "Tiny-MTP-GGUF" / "Tiny-MTP-Q4_K_M.gguf"
     assert nextn.inspect(made.entry).shape == "bundled"
     assert any("LM Studio lists it as nextn/Tiny-MTP-GGUF" in note for note in made.plan.notes)
@@ -116,6 +118,12 @@ def test_models_under_names_with_mtp_in_them(name: str, tiny_models: TinyModels,
         assert ("mtp-" in made.entry.name) == (layout == "sidecar" and "mtp-" in name)
     assert nextn.inspect(trunk).sidecars == (made.sidecar,)
     assert nextn.plan(trunk, header_only=True).block is not None
+    shards = nextn.explode(bundled, max_tensors=40, out=tmp_path / "shards")
+    assert nextn.assemble(tmp_path / "shards", out=tmp_path / "whole.gguf").entry.read_bytes() == bundled.read_bytes()
+    assert len(list(shards.entry.parent.iterdir())) > 1
+    nextn.pack([bundled], out=tmp_path / "packed")
+    models = [path for path in (tmp_path / "packed").rglob("*.gguf") if not path.name.startswith("mtp-")]
+    assert models and not any("mtp-" in path.name for path in models)
 
 
 def test_ollamas_blob_is_read_and_left_alone(tiny_models: TinyModels, tmp_path: Path) -> None:

@@ -62,20 +62,31 @@ def find(trunk: Model, *, layout: str, options: Options | None = None) -> FoundD
         raise NoBlock(f"{trunk.entry}: {known.words}.")
     try:
         return _on_the_hub(trunk, options)
-    except (NoBlock, RemoteError) as error:
+    except NoBlock:
         if not near:
             raise
-        return _chosen(trunk, near, f"; the Hub was no help ({_reason(error, trunk)})")
+        return _chosen(trunk, near, "; the Hub has none by the model's metadata")
+    except Unreachable as error:
+        if not near:
+            raise
+        return _chosen(trunk, near, f"; the Hub was not asked ({error.reason})")
 
 
-def _reason(error: NextnError, trunk: Model) -> str:
-    return str(error).removeprefix(f"{trunk.entry.name}: ").removesuffix(".").removesuffix("; name one with --from")
+class Unreachable(RemoteError):
+    """A repository that the metadata name, and that cannot be looked at; `reason` is why, without a full stop."""
+
+    def __init__(self, trunk: Model, error: RemoteError) -> None:
+        self.reason = str(error).removesuffix(".").removesuffix(", or name a local file")
+        super().__init__(
+            f"{trunk.entry.name}: no donor was named, and the one that its metadata point to cannot be looked at "
+            f"({self.reason}); name one with --from."
+        )
 
 
 def _chosen(trunk: Model, found: Sequence[Nearby], more: str = "") -> FoundDonor:
     """The only donor on this machine that fits. Raises Doubt if there are several."""
     if len(found) > 1:
-        some = "; ".join(f"{each.path} ({each.what})" for each in found)
+        some = "; ".join(each.what if str(each.path) in each.what else f"{each.what} ({each.path})" for each in found)
         raise Doubt(
             f"{trunk.entry.name}: {len(found)} donors on this machine hold a block that fits: {some}; name one with "
             "--from.",
@@ -185,7 +196,7 @@ def _on_the_hub(trunk: Model, options: Options | None) -> FoundDonor:
 
     sources: dict[str, str] = {}
     looked_at: list[Remote] = []
-    unreachable: list[RemoteError] = []
+    unreachable: list[Unreachable] = []
 
     with ExitStack() as stack:
 
@@ -203,11 +214,7 @@ def _on_the_hub(trunk: Model, options: Options | None) -> FoundDonor:
             except Gated as error:
                 return error
             except RemoteError as error:
-                error.args = (
-                    f"{trunk.entry.name}: no donor was named, and the one that its metadata point to cannot be looked "
-                    f"at ({str(error).rstrip('.')}); name one with --from.",
-                )
-                unreachable.append(error)
+                unreachable.append(Unreachable(trunk, error))
                 return None
             looked_at.append(remote)
             if remote.checkpoint is None:

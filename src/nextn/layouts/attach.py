@@ -151,7 +151,7 @@ def _bundle(job: _Job) -> Plan:
     folder, name = naming.resolve_output(job.options.out, home, default)
     naming.check_main_name(name)
     if is_lm_studio:
-        job.notes.append(programs.lm_studio_note(folder / name))
+        job.notes += programs.lm_studio_notes(folder / name, trunk)
     new = job.block_parts()
     old = build.trunk_parts(trunk.files)
     if job.qkv is not None:

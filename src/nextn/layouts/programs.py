@@ -59,8 +59,15 @@ def lm_studio_folder(model: Model) -> Path:
     return root / "nextn" / f"{name}-GGUF"
 
 
-def lm_studio_note(made: Path) -> str:
-    """What to do for LM Studio to find the file."""
+def lm_studio_notes(made: Path, trunk: Model) -> list[str]:
+    """What to do for LM Studio to find the file, and the trunk's projector."""
+    folder = trunk.entry.parent
+    other = folder.resolve() != made.parent.resolve() and not places.in_store(trunk.entry)
+    found = sorted(path.name for path in folder.glob("mmproj*.gguf")) if other else []
+    return [_where(made)] + [f"for images, {name} has to lie beside it: copy it from {folder}" for name in found[:1]]
+
+
+def _where(made: Path) -> str:
     if in_lm_studio(made):
         return f"LM Studio lists it as {made.parent.parent.name}/{made.parent.name}; its MTP was not tried here"
     return (
