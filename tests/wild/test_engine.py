@@ -41,7 +41,7 @@ def contradicted(said: str, drafting: Did, plain: Did | None) -> bool:
         kinds |= {ABORTS} if re.search(r"abort|crash", said) else set()
         only_drafting = "when it drafts" in said  # loads after all, where that is what is missing
         return at_load.what not in kinds and not (only_drafting and drafting.what in FAILS)
-    if "refuses to draft" in said or "when it drafts" in said or "asked to draft it aborts or refuses" in said:
+    if "refuses to draft" in said or "when it drafts" in said or "it aborts or refuses" in said:
         return drafting.what not in FAILS
     if said.startswith("drafts") or "llama.cpp ignores" in said or "llama.cpp drafts" in said:
         return drafting.what != DRAFTS

@@ -16,7 +16,7 @@ from .advice import Advice, Help
 from .commands import attach_command, doctor_command, donor_hint, donor_words, header_change
 from .finding import Finding
 
-_DRAFTING = "asked to draft it aborts or refuses: 'MTP block missing nextn.eh_proj'"
+_DRAFTING = "asked to draft by itself it aborts or refuses: 'MTP block missing nextn.eh_proj'"
 
 
 def unkept(seen: Anatomy, donor: Block | None) -> Finding:
@@ -65,7 +65,7 @@ def effect(seen: Anatomy) -> str:
     if not seen.promise_counts:
         return f"llama.cpp refuses to load it: 'tensor 'blk.{seen.n_trunk}.attn_norm.weight' not found'"
     if not seen.key_is_stale:
-        return f"llama.cpp loads it and runs it as it should; {_DRAFTING}"
+        return f"llama.cpp loads it and runs it as it should, also beside a sidecar; {_DRAFTING}"
     if promised > count:
         return "llama.cpp aborts when it loads it: 'GGML_ASSERT(hparams.n_layer_nextn <= hparams.n_layer_all) failed'"
     left = count - promised

@@ -9,12 +9,14 @@ from pathlib import Path
 from ..archs import FAMILIES, family_of
 from ..archs.base import Family
 from ..archs.engines import IK_UP_TO
+from ..block.anatomy import Anatomy
 from ..block.model import DRAFT_HEAD, EMBED_TOKENS, Block
 from ..errors import UnsupportedModel, UsageError
 from ..gguf.files import Model, shard_name
 from ..gguf.header import DEFAULT_ALIGNMENT, build_header, place
 from ..gguf.kv import KV, edit
 from ..gguf.types import TensorType
+from ..shell import shell
 from ..writing.plan import Link, NewBytes, NewFile, Plan
 from . import build, for_engine, in_place, metadata, naming, places, programs, qkv
 from .donor_check import check_fit, check_one_model, check_trunk, n_layer_trunk, other_experts
@@ -209,11 +211,7 @@ def _shard_header(kvs: Sequence[KV], parts: Sequence[build.Part]) -> bytes:
 def _sidecar(job: _Job) -> Plan:
     """The block in a file of its own, with everything an engine needs to load it beside the trunk."""
     trunk, options = job.trunk, job.options
-    if trunk.arch_int("nextn_predict_layers"):
-        raise UsageError(
-            f"{trunk.entry}: its metadata promises a block that it does not have, so engines refuse it beside a "
-            "sidecar too; use --layout bundle or shards, which write a right header."
-        )
+    _check_promise(trunk)
     block = job.block_parts()
     with_head = options.draft_head is None or job.family.head_needed
     roots = sidecar_roots(trunk, job.family, options.embd_type, job.notes, with_head=with_head)
@@ -229,6 +227,23 @@ def _sidecar(job: _Job) -> Plan:
     if any(part.info.name.endswith(EMBED_TOKENS) for part in block):
         job.notes.append("the block brings its own embeddings")
     return _plan(job, "sidecar", folder, [NewFile(name, segments)], trunk.entry, sidecar=folder / name)
+
+
+def _check_promise(trunk: Model) -> None:
+    """Raise UsageError for a trunk whose key spoils it, beside a sidecar too: it promises a block that is not there.
+
+    Where `block_count` counts the promised block, llama.cpp runs the trunk as it should (xllamacpp 2026.10.11549, all
+    families), and drafts with a sidecar beside it; where it does not, the last layers are taken for the block.
+    """
+    seen = Anatomy.of(trunk)
+    if not seen.promised or seen.key_is_stale != seen.promise_counts:
+        return
+    spoilt = "engines take its last layers for one" if seen.key_is_stale else "engines refuse it"
+    fixed = shell("nextn", "doctor", trunk.entry, "--fix")
+    raise UsageError(
+        f"{trunk.entry}: its metadata promises a block that it does not have, so {spoilt}, beside a sidecar too; drop "
+        f"the key ({fixed}), or use --layout bundle or shards, which write a right header."
+    )
 
 
 def _in_place(job: _Job) -> Plan:

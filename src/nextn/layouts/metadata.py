@@ -70,29 +70,47 @@ def growing_arrays(model: Model, n_trunk: int, n_nextn: int) -> list[tuple[str, 
 
 
 def _grown(model: Model, n_trunk: int, block: Block) -> list[KV]:
-    """Per-layer arrays with the block's layers added: engines demand one entry per layer."""
-    n_nextn = block.n_layer_nextn
-    donor = Donor(n_trunk, block.checkpoint.stated if block.checkpoint else {}, model.arch_value)
-    at = n_trunk if block.n_layer_trunk is None else block.n_layer_trunk
+    """Per-layer arrays with the block's layers added: engines demand one entry per layer.
+
+    Arrays that already count them get the donor's entries: those of a promised block may be made up.
+    """
     out = []
-    for suffix, tail, kv in growing_arrays(model, n_trunk, n_nextn):
-        values = kv.value
-        own = block.model.arch_value(suffix) if block.model is not None else None
-        if isinstance(own, list) and len(own) == at + n_nextn:  # a GGUF donor has the values
-            new = own[at:]
-        elif callable(tail):
-            new = [tail(donor, k) for k in range(n_nextn)]
-        else:
-            new = [tail if tail is not None else next((v for v in reversed(values) if v), values[-1])] * n_nextn
+    for suffix, tail, kv in growing_arrays(model, n_trunk, block.n_layer_nextn):
+        new = _entries(model, n_trunk, block, suffix, tail)
+        if new is None:
+            new = [next((v for v in reversed(kv.value) if v), kv.value[-1])] * block.n_layer_nextn
         if any(value is None for value in new):
             raise DonorMismatch(
                 f"{block.origin}: nothing tells the block's value of '{kv.key}'; take the checkpoint, or a bundled "
                 "GGUF, as the donor."
             )
-        if kv.item_type is KVType.BOOL:
-            new = [bool(value) for value in new]
-        out.append(kv.with_value([*values, *new]))
+        out.append(_with_entries(kv, n_trunk, new))
+    for suffix, tail in per_layer_arrays(model.architecture).items():
+        found = model.header.by_key.get(f"{model.architecture}.{suffix}")
+        if found is None or found.type is not KVType.ARRAY or found.n_items != n_trunk + block.n_layer_nextn:
+            continue
+        new = _entries(model, n_trunk, block, suffix, tail)
+        if new is not None and None not in new and (fresh := _with_entries(found, n_trunk, new)).value != found.value:
+            out.append(fresh)
     return out
+
+
+def _entries(model: Model, n_trunk: int, block: Block, suffix: str, tail: Any) -> list[Any] | None:
+    """An array's values for the block's layers (None: not known); None where it is to repeat the trunk's last one."""
+    n_nextn = block.n_layer_nextn
+    own = block.model.arch_value(suffix) if block.model is not None else None
+    at = n_trunk if block.n_layer_trunk is None else block.n_layer_trunk
+    if isinstance(own, list) and len(own) == at + n_nextn:  # a GGUF donor has the values
+        return own[at:]
+    if not callable(tail):
+        return None if tail is None else [tail] * n_nextn
+    donor = Donor(n_trunk, block.checkpoint.stated if block.checkpoint else {}, model.arch_value)
+    return [tail(donor, k) for k in range(n_nextn)]
+
+
+def _with_entries(kv: KV, n_trunk: int, new: list[Any]) -> KV:
+    values = [bool(value) for value in new] if kv.item_type is KVType.BOOL else new
+    return kv.with_value([*kv.value[:n_trunk], *values])
 
 
 def _id_lists(model: Model) -> list[tuple[KV, KV]]:
