@@ -2,6 +2,7 @@
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
+export PYTHONDONTWRITEBYTECODE :=
 
 .PHONY: install demo check test lint bench fuzz clean
 
@@ -16,14 +17,14 @@ lint: install
 	$(BIN)/mypy
 	$(BIN)/lint-imports
 
-# Everything that starts no engine, on all CPUs.
+# Everything that starts no engine, without the tests marked slow.
 check: lint
 	$(BIN)/python -m pytest -q -m "not engine" -n auto --dist worksteal
 
-# Everything: tests that start an engine one after the other, since they use all CPUs themselves.
+# Everything, the tests marked slow included.
 test: lint
-	$(BIN)/python -m pytest -m "not engine" -n auto --dist worksteal
-	$(BIN)/python -m pytest -m engine
+	$(BIN)/python -m pytest --all -m "not engine" -n auto --dist worksteal
+	$(BIN)/python -m pytest --all -m engine
 
 bench: install
 	$(BIN)/python benchmarks/header.py

@@ -12,7 +12,7 @@ import socket
 import subprocess
 import sys
 import tempfile
-from collections.abc import Callable, Generator, Iterator
+from collections.abc import Callable, Collection, Generator, Iterator
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
@@ -38,6 +38,10 @@ sys.path.insert(0, str(ROOT / "tests" / "support"))
 sys.path.insert(0, str(ROOT / "benchmarks"))
 
 engine_watch.install(pytest.fail.Exception)  # which code that catches exceptions lets through
+
+# Tests start Python hundreds of times, and compiling everything anew is a third of each start.
+sys.dont_write_bytecode = False
+os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
 
 # A shell starts what runs behind it with SIGINT ignored, children would inherit that, and tests interrupt them.
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
@@ -78,6 +82,33 @@ def need(what: str, there: bool) -> None:
     if os.environ.get("CI"):
         pytest.fail(f"{what} is missing, and CI must have it")
     pytest.skip(f"{what} is missing")
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    """`--all`, which `make test` and CI pass."""
+    parser.addoption("--all", action="store_true", help="run the tests marked slow, too (CI does)")
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Without `--all` tests marked slow are left out, unless they or their file are named."""
+    named = {argument.partition("::")[0] for argument in config.args}
+    if config.option.all or config.option.keyword:
+        return
+    out = [item for item in items if item.get_closest_marker("slow") and not is_named(item, named)]
+    if out:
+        config.hook.pytest_deselected(items=out)
+        items[:] = [item for item in items if item not in set(out)]
+
+
+def is_named(item: pytest.Item, named: Collection[str]) -> bool:
+    """Whether the command line names the test's file."""
+    return any(name.endswith(".py") and item.path == Path(name).absolute() for name in named)
+
+
+def pytest_xdist_auto_num_workers(config: pytest.Config) -> int | None:
+    """`-n auto`: two workers per CPU, since half of a test's time is waiting; `-n logical`: one, for engines."""
+    cpus = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    return 2 * cpus if config.option.numprocesses == "auto" else cpus
 
 
 @pytest.hookimpl(wrapper=True)

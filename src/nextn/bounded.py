@@ -33,7 +33,7 @@ def read_bounded(path: Path, most: int, doing: str = "read it") -> bytes:
                 raise StorageError(f"{path}: cannot {doing}: this is not a regular file; name the file itself.")
             if found.st_size > most:
                 raise FormatError(
-                    "the file is too large to be what its name says: nothing of it was read",
+                    "the file is too large to be what its name says, so it was not read",
                     path=path, expected=f"at most {most:,} bytes", found=f"{found.st_size:,}",
                 )  # fmt: skip
             out = bytearray()
@@ -51,7 +51,7 @@ def read_text(path: Path, most: int) -> str:
     try:
         return read_bounded(path, most).decode("utf-8")
     except UnicodeDecodeError as error:
-        what = "this is no UTF-8 text, so no valid JSON or template"
+        what = "this is not UTF-8 text, so it is not valid JSON or a template"
         raise FormatError(what, path=path, offset=error.start) from error
 
 
@@ -60,7 +60,7 @@ def parse_json(data: bytes | str, path: Path | str) -> Any:
     try:
         value = json.loads(data, parse_int=_integer)
     except (ValueError, RecursionError) as error:
-        raise FormatError(f"this is no valid JSON ({error})", path=path) from error
+        raise FormatError(f"this is not valid JSON ({error})", path=path) from error
     check_depth(value, path)
     return value
 

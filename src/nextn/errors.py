@@ -1,19 +1,19 @@
 """Every error a user can cause, and every exit code.
 
     NextnError                 1   base; never raised itself
-    ├── UsageError             2   the call makes no sense
+    ├── UsageError             2   the arguments are not valid
     ├── FormatError           10   a file is damaged, or is not what it should be
-    │   └── UnsupportedFormat 11   a format that is known and not supported
+    │   └── UnsupportedFormat 11   a known format that is not supported
     ├── IncompleteModel       12   a shard is missing, or shards of two models are mixed
     ├── DonorMismatch         13   the donor's block does not fit the trunk
     ├── BlockPresent          14   the trunk already has a block
     ├── NoBlock               15   there is no MTP block
     ├── UnsupportedModel      16   no engine drafts with this architecture, or nextn does not know it
     ├── QuantizeError         17   a tensor type cannot be written or read
-    ├── OutputExists          20   an output is already there
+    ├── OutputExists          20   an output already exists
     ├── NoSpace               21   the file system has no room for the output
     ├── StorageError          22   the operating system refused to read or write
-    ├── RemoteError           23   a server refused, or did not answer as it should
+    ├── RemoteError           23   a server refused, or its answer was invalid
     ├── InPlaceRefused        24   the file cannot, or must not, be changed in place
     ├── ChangeUnfinished      25   a change in place was interrupted
     ├── EngineMissing         30   there is no engine
@@ -35,22 +35,22 @@ EXIT_INTERRUPTED = 130
 
 EXIT_CODES = {
     0: "done; verify, demo: passed",
-    2: "the call makes no sense",
+    2: "the arguments are not valid",
     EXIT_FAILED: "verify, demo: failed",
     EXIT_CANNOT_TELL: "verify, demo, bench, tune: cannot tell",
     EXIT_PROBLEMS: "inspect, doctor: problems found",
     10: "a file is damaged, or is not what it should be",
-    11: "a format that is known and not supported",
+    11: "a known format that is not supported",
     12: "a shard is missing, or shards of two models are mixed",
     13: "the donor's block does not fit the trunk",
     14: "the trunk already has a block",
     15: "there is no MTP block",
     16: "no engine drafts with this architecture, or nextn does not know it",
     17: "a tensor type cannot be written or read",
-    20: "an output is already there",
+    20: "an output already exists",
     21: "the file system has no room for the output",
     22: "the operating system refused to read or write",
-    23: "a server refused, or did not answer as it should",
+    23: "a server refused, or its answer was invalid",
     24: "the file cannot, or must not, be changed in place",
     25: "a change in place was interrupted",
     30: "there is no engine",
@@ -153,7 +153,7 @@ class QuantizeError(NextnError):
 
 
 class OutputExists(NextnError):
-    """An output is already there; nextn never overwrites."""
+    """An output already exists; nextn never overwrites."""
 
     exit_code = 20
 
@@ -171,7 +171,7 @@ class StorageError(NextnError):
 
 
 class RemoteError(NextnError):
-    """A server refused, or did not answer as it should."""
+    """A server refused, or its answer was invalid."""
 
     exit_code = 23
 

@@ -120,8 +120,8 @@ class Guard:
         self._there = _noted(self.path)
         if holes := gaps(self._there, start, end):
             raise StorageError(
-                f"{self.path}: bytes {holes[0][0]:,} to {holes[0][1]:,} were never fetched: this is a part of a remote "
-                "file that nextn keeps for itself; name the remote file, or a whole copy of it."
+                f"{self.path}: bytes {holes[0][0]:,} to {holes[0][1]:,} were never fetched: this is an incomplete "
+                "copy of a remote file, for nextn's own use; name the remote file, or a complete copy of it."
             )
 
 
@@ -149,8 +149,8 @@ def refuse_partial(path: Path) -> None:
     real = path.resolve()
     if _has_note(real) and gaps(_noted(real), 0, real.stat().st_size):
         raise StorageError(
-            f"{path}: this holds only parts of a remote file, which nextn keeps for itself; name a whole "
-            "copy of it."
+            f"{path}: this holds only parts of a remote file, for nextn's own use; name a complete copy "
+            "of it."
         )
 
 

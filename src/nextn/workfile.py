@@ -41,7 +41,7 @@ class NotOurs(StorageError):
 
 def _not_ours(path: Path, what: str) -> NotOurs:
     return NotOurs(
-        f"{path}: this is {what}, and nextn keeps a working file or folder of its own under this name; remove it and "
+        f"{path}: this is {what}, and nextn needs this name for a working file or folder of its own; remove it and "
         "run it again."
     )
 
@@ -74,8 +74,8 @@ class Stamp:
 def replaced(path: Path) -> StorageError:
     """The error for a file that has changed."""
     return StorageError(
-        f"{path}: this file was changed or replaced while it was read, so nothing was published; let nothing write to "
-        "it and run it again."
+        f"{path}: this file was changed or replaced while it was read, so nothing was published; make sure that "
+        "nothing writes to it, and run it again."
     )
 
 
@@ -346,7 +346,7 @@ class Folder:
 def _read(fd: int, path: Path, limit: int) -> bytes:
     size = os.fstat(fd).st_size
     if size > limit:
-        raise _not_ours(path, f"a file of {size:,} bytes where {limit:,} are the most")
+        raise _not_ours(path, f"a file of {size:,} bytes, more than the maximum of {limit:,}")
     out = bytearray()
     while len(out) < size and (piece := os.pread(fd, size - len(out), len(out))):
         out += piece

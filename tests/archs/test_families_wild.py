@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 from families import KINDS, PACKED, trunk_of
+from remake import deepened, fused, safetensors_part
 from sicknesses import ids
 
 import nextn
@@ -21,7 +22,6 @@ from nextn.engines.base import Launch
 from nextn.errors import DonorMismatch, EngineRefused
 from nextn.gguf.files import open_model
 from nextn.sources.checkpoint import Checkpoint
-from wild import deepened, fused, safetensors_part
 
 WHOLE = [kind for kind in KINDS if kind not in PACKED]
 TAKES_ONE = {"qwen35moe", "qwen3next", "qwen4exp", "deepseek2", "cohere2moe", "hy_v3"}  # experts' gate and up as one
@@ -141,7 +141,7 @@ def test_a_block_without_a_config_takes_its_sizes_from_the_trunk(
     assert len(files) == 1
     lone = safetensors_part(donor / files.pop(), tmp_path / "mtp.safetensors", names.__contains__)
     if found.arch in LISTED and any(tail for tail in found.array_tail if open_model(trunk_of(kind)).arch_value(tail)):
-        with pytest.raises(DonorMismatch, match="take the checkpoint"):
+        with pytest.raises(DonorMismatch, match="use the checkpoint"):
             nextn.attach(trunk_of(kind), lone, layout=layout, out=tmp_path / "no")
         return
     ours = nextn.attach(trunk_of(kind), donor, layout=layout, out=tmp_path / "ours")

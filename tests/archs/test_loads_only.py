@@ -114,6 +114,6 @@ def test_the_key_of_a_router_is_never_taken_for_mtp(spelled: str, tmp_path: Path
     for verb, refused in refusals.items():
         with pytest.raises(UnsupportedModel, match="a router layer, not for MTP") as error:
             refused()
-        assert "lost on the way" not in str(error.value), verb
+        assert "lost along the way" not in str(error.value), verb
         assert error.value.exit_code == 16, verb
     assert not (tmp_path / "out").exists()

@@ -201,6 +201,7 @@ def make_models(folder: Path) -> tuple[Path, Path]:
     return trunk, checkpoint
 
 
+@pytest.mark.slow
 def test_an_invented_family_needs_the_guides_steps_and_no_other(tmp_path: Path) -> None:
     """One file and its registration: attach, detach, extract, plan, inspect and doctor know the model."""
     package = with_bolt(tmp_path / "package")

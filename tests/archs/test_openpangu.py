@@ -81,7 +81,7 @@ def test_lists_of_windows_grow_and_shrink(trunk: Path, donor: Path, tmp_path: Pa
 
 
 def test_what_no_engine_takes_is_refused(trunk: Path, donor: Path, tmp_path: Path) -> None:
-    with pytest.raises(UnsupportedModel, match="no engine takes the block"):
+    with pytest.raises(UnsupportedModel, match="no engine accepts the block"):
         nextn.attach(trunk, donor, layout="sidecar", out=tmp_path)
     for refused in ("llama.cpp", "both"):
         with pytest.raises(UnsupportedModel, match="unknown model architecture: 'openpangu'"):

@@ -180,7 +180,7 @@ def of_block(variant: Variant, at: Base) -> bool:
 
 def is_torn(name: str, error: NextnError) -> bool:
     """Whether one tensor of several that go together is what nextn misses."""
-    return name.endswith(TORN) and "is not whole" in str(error)
+    return name.endswith(TORN) and "is incomplete" in str(error)
 
 
 def drops_the_block(kind: str, said: dict[str, Any]) -> bool:

@@ -84,7 +84,7 @@ def test_what_is_left_out_of_a_sidecar_is_not_missed_by_the_engine(
 def test_what_differs_stays(trunk: Path, family: Callable[[str], Path], tmp_path: Path) -> None:
     made = nextn.attach(trunk, family("deepseek3"), layout="bundle", duplicates="drop", out=tmp_path / "x.gguf")
     assert set(OWN) < set(open_model(made.entry).tensors)
-    assert sum("stays: it is not the model's own" in note for note in made.plan.notes) == 2
+    assert sum("is kept: it differs from the model's" in note for note in made.plan.notes) == 2
 
 
 @pytest.mark.parametrize("row", [0, 319])
@@ -123,7 +123,7 @@ def test_a_block_without_any_and_a_choice_that_is_none(
     made = nextn.attach(
         TRUNKS / "families" / "hyv3-Q8_0.gguf", family("hyv3"), duplicates="drop", out=tmp_path, dry_run=True
     )
-    assert made.plan.notes[0] == "the block brings no embeddings and no head of its own"
+    assert made.plan.notes[0] == "the block has no embeddings or head of its own"
     with pytest.raises(UsageError, match="choose one of keep, drop"):
         nextn.attach(trunk, family("deepseek3"), duplicates="maybe", out=tmp_path, dry_run=True)
 

@@ -134,7 +134,7 @@ def test_trunk_with_big_ends(world: World) -> None:
 
 def test_trunk_with_a_tensor_twice(world: World) -> None:
     world.rewrite(twice=True)
-    world.attach(10, r"tensor 'output.weight' is there twice")
+    world.attach(10, r"tensor 'output.weight' appears twice")
 
 
 def test_trunk_without_architecture(world: World) -> None:
@@ -153,7 +153,7 @@ def test_donor_cut(world: World, cut: int) -> None:
 
 def test_donor_with_broken_config(world: World) -> None:
     (world.donor / "config.json").write_text("{")
-    world.attach(10, r"config\.json.*no valid JSON")
+    world.attach(10, r"config\.json.*not valid JSON")
 
 
 def test_donor_without_weights(world: World) -> None:
@@ -163,7 +163,7 @@ def test_donor_without_weights(world: World) -> None:
 
 def test_donor_with_half_a_block(world: World) -> None:
     world.keep_tensors(lambda name: name != "mtp.fc.weight")
-    world.attach(10, r"not whole: 'fc\.weight' is missing")
+    world.attach(10, r"incomplete: 'fc\.weight' is missing")
 
 
 def test_quantized_donor(world: World) -> None:
@@ -249,7 +249,7 @@ def test_sidecar_or_donor_given_as_trunk(world: World) -> None:
 
 
 def test_detach_without_a_block(world: World) -> None:
-    world.refuses(15, "nothing to take off", "detach", world.trunk)
+    world.refuses(15, "nothing to detach", "detach", world.trunk)
 
 
 # -- sets ------------------------------------------------------------------------------------------------------------
@@ -265,7 +265,7 @@ def test_missing_shard(world: World, shards: list[Path], lost: int) -> None:
     shards[lost].unlink()
     given = shards[1 if lost != 1 else 0]
     name = re.escape(shards[lost].name)
-    world.refuses(12, rf"1 of 3 shards missing \({name}\)", "attach", given, "--from", world.donor)
+    world.refuses(12, rf"1 of 3 shards are missing \({name}\)", "attach", given, "--from", world.donor)
 
 
 def test_set_with_a_shard_twice(world: World, shards: list[Path]) -> None:
@@ -322,7 +322,7 @@ def test_type_that_rows_do_not_fit_falls_back_and_says_so(world: World) -> None:
     args = ["attach", world.trunk, "--from", world.donor, "--layout", "bundle", "--type", "q4_k"]
     assert main([str(arg) for arg in args]) == 0
     out, err = world.capsys.readouterr()
-    assert re.search(r"note: blk\.4\.\S+: rows of 64 do not fit q4_K \(blocks of 256\), q5_0 instead", err)
+    assert re.search(r"note: blk\.4\.\S+: rows of 64 do not fit q4_K \(blocks of 256\); q5_0 is used instead", err)
     types = {info.type_name for name, (_, info) in open_model(out.strip()).tensors.items() if name.startswith("blk.4.")}
     assert types == {"f32", "q5_0", "f16"}
 
@@ -343,7 +343,7 @@ def test_output_exists(world: World, layout: str, kind: str) -> None:
     else:
         there.symlink_to(world.trunk if kind == "symlink" else "nowhere")
     for dry in ([], ["--dry-run"]):
-        world.attach(20, rf"{there.name}: this file is already there, and nextn never", "--layout", layout, *dry)
+        world.attach(20, rf"{there.name}: this file already exists, and nextn never", "--layout", layout, *dry)
 
 
 @pytest.mark.parametrize("dry", [[], ["--dry-run"]])
@@ -423,7 +423,7 @@ def test_refusals_of_the_system(
 
 
 def test_unknown_verb(world: World) -> None:
-    words = r"there is no command 'atach' \(did you mean 'attach'\?\); the commands are inspect, doctor, attach"
+    words = r"'atach' is not a command \(did you mean 'attach'\?\); the commands are inspect, doctor, attach"
     world.refuses(2, words, "atach")
 
 
@@ -435,12 +435,12 @@ def test_missing_files(world: World) -> None:
 
 
 def test_unknown_layout(world: World) -> None:
-    world.attach(2, "'inline' is not one of|there is no layout", "--layout", "inline")
+    world.attach(2, "'inline' is not one of|is not a layout", "--layout", "inline")
 
 
 def test_paths_that_the_system_cannot_take(world: World) -> None:
     world.refuses(22, "no such file|File name too long", "attach", "x" * 300, "--from", world.donor)
-    world.attach(22, "and 255 is the most here", "--layout", "bundle", "-o", world.folder / f"{'x' * 300}.gguf")
+    world.attach(22, "and at most 255 fit here", "--layout", "bundle", "-o", world.folder / f"{'x' * 300}.gguf")
 
 
 def test_device_and_folder_named_like_a_model(world: World) -> None:

@@ -174,6 +174,7 @@ def test_memory_of_small_models(inputs: Path, tmp_path: Path) -> None:
     assert 20 * MIB < peak <= said["peak_memory_bytes"]
 
 
+@pytest.mark.slow
 def test_memory_of_a_big_trunk(tmp_path: Path) -> None:
     trunk = giant(Q4, 2 << 30).single(tmp_path / "big.gguf")
     said, peak = run("attach", trunk, "--from", CHECKPOINT, "--layout", "bundle", "--type", "q4_k")

@@ -104,7 +104,7 @@ def test_what_doctor_says(run_nextn: Callable[..., subprocess.CompletedProcess[s
     commands = [text[text.index("nextn ") :] for text in mends(document) if "nextn attach " in text]
     assert commands
     for command in commands:
-        words = pasted(command.partition(" puts it on")[0], folder)
+        words = pasted(command.partition(" attaches one")[0], folder)
         assert str(trunk(folder)) in words, command
     assert not (folder / "pwned").exists()
 
@@ -137,6 +137,7 @@ def test_what_serve_prints(run_nextn: Callable[..., subprocess.CompletedProcess[
     assert not (folder / "pwned").exists() and not (folder / "x").exists()
 
 
+@pytest.mark.slow
 def test_a_preset_holds_values_as_they_are_or_is_refused(
     run_nextn: Callable[..., subprocess.CompletedProcess[str]], folder: Path
 ) -> None:
@@ -180,6 +181,7 @@ def blocks(text: str) -> list[str]:
     return [line for line in out if not line.startswith("#")]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", [*ODD[:-1], "```", "a``` b\n```\ntouch pwned"], ids=ascii)
 def test_the_lines_of_a_card(tmp_path: Path, name: str) -> None:
     entry, sidecar = f"{name}-Q4_K_M.gguf", f"mtp-{name}.gguf"

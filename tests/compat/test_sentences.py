@@ -247,8 +247,8 @@ def _strings(tree: ast.AST) -> Iterator[tuple[int, str]]:
 
 
 CLAIM = re.compile(
-    r"ik_llama\.cpp (?:takes no|takes only|takes a block|refuses|ignores|misses|cannot|does not|knows no|has no|wants|"
-    r"runs \w+ only|turns|with the default)|only ik_llama\.cpp"
+    r"ik_llama\.cpp (?:(?:takes|accepts) (?:no|only|a block)|refuses|ignores|misses|cannot|does not|knows no|has no|"
+    r"wants|runs \w+ only|turns|with the default)|only ik_llama\.cpp"
 )
 
 

@@ -37,6 +37,7 @@ def lose(layers: Iterable[int]) -> Callable[[str], bool]:
     return lambda name: name.startswith(starts)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("layout", ["bundle", "sidecar", "split"])
 @pytest.mark.parametrize("gone", [(2,), (3,), (4,), (3, 4), (2, 4)])
 @pytest.mark.parametrize("kind", ["mimo2", "step35"])

@@ -67,7 +67,8 @@ def test_other_findings_are_made_under_the_real_name(tiny_models: TinyModels, tm
 
 def test_attach_says_so(tmp_path: Path) -> None:
     path = renamed(Q4, tmp_path / "M-Q4_K_M.gguf", "qwen36")
-    with pytest.raises(UnsupportedModel, match=r"are those of 'qwen35': nextn doctor .* --fix names it 'qwen35' again"):
+    words = r"are those of 'qwen35': nextn doctor .* --fix restores the name 'qwen35'"
+    with pytest.raises(UnsupportedModel, match=words):
         nextn.attach(path, CHECKPOINT)
 
 

@@ -46,7 +46,7 @@ CASES: dict[str, tuple[str, str, dict[str, Any]]] = {
         "sidecar-shares-target", f"marked 'qwen35.{MARK}':", ROOTS | {"put": [(f"qwen35.{MARK}", "u32", 1)]},
     ),
     "shares nothing": (
-        "sidecar-without-roots", "says, too, that it shares nothing",
+        "sidecar-without-roots", "also says that it shares nothing",
         ROOTS | {"put": [(f"qwen35.{MARK}", "bool", False)]},
     ),
     "shares, of another architecture": (
@@ -124,5 +124,5 @@ def test_donors_of_nothing_but_a_block(name: str, world: tuple[Path, Path], tmp_
 def test_a_block_without_any_key(world: tuple[Path, Path], tmp_path: Path) -> None:
     keys = [kv.key for kv in open_model(world[1]).kvs]
     path = rewrite(world[1], tmp_path / "block.gguf", drop=keys, **ROOTS)
-    with pytest.raises(nextn.errors.FormatError, match="it holds an MTP block and no key that says of which model"):
+    with pytest.raises(nextn.errors.FormatError, match="it holds an MTP block but no key that says for which model"):
         nextn.inspect(path)

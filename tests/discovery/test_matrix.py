@@ -482,7 +482,7 @@ def test_all_verbs_agree(
     assert state(shelf.root) == before
 
 
-# -- read-only folders, and what is passed over ------------------------------------------------------------------------
+# -- read-only folders, and what is ignored ------------------------------------------------------------------------
 
 
 @pytest.fixture
@@ -514,7 +514,7 @@ def test_why_a_file_was_passed_over(parts: Parts, tmp_path: Path) -> None:
     for name in ("headless", "cut", "other_arch", "other_width", "donor", "bundle"):
         shelf.put(f"mtp-{name}-Q4_K_M.gguf", getattr(parts, name))
     shelf.put("mtp-noise-Q4_K_M.gguf", CHECKPOINT / "config.json")
-    mark = " is no sidecar of it: "
+    mark = " is not a sidecar for it: "
     hints = dict(hint.split(mark, 1) for hint in inspect(model).hints if mark in hint)
     said = {name.removeprefix("mtp-").removesuffix("-Q4_K_M.gguf"): why for name, why in hints.items()}
     for name, words in {
@@ -534,7 +534,7 @@ def test_a_sidecar_of_another_depth_is_taken_with_a_word(parts: Parts, tmp_path:
     shelf = Shelf(tmp_path, parts)
     shelf.put("mtp-M-Q4_K_M.gguf", parts.shallower)
     target = open_target(shelf.model())
-    assert target.notes[-1].endswith("was taken: it was made for 3 trunk layers, and the model has 4")
+    assert target.notes[-1].endswith("was chosen: it was made for 3 trunk layers, but the model has 4")
 
 
 def test_attach_says_which_sidecar_comes_first(parts: Parts, tmp_path: Path) -> None:
@@ -542,7 +542,7 @@ def test_attach_says_which_sidecar_comes_first(parts: Parts, tmp_path: Path) -> 
     model = shelf.model()
     shelf.put("mtp-M-Q8_0.gguf", parts.q8)
     made = nextn.attach(model, CHECKPOINT, out=tmp_path / "else")
-    assert made.plan.notes[0].startswith("the sidecar mtp-M-Q8_0.gguf lies beside it and comes before this one")
+    assert made.plan.notes[0].startswith("the sidecar mtp-M-Q8_0.gguf is beside it and comes before this one")
 
 
 # -- what is kept -----------------------------------------------------------------------------------------------------

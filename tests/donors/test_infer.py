@@ -151,7 +151,7 @@ def test_the_checkpoint_itself_is_confirmed() -> None:
         ({"architectures": ["Qwen3NextForCausalLM"]}, "'qwen3next', the trunk's 'qwen35'"),
         ({"architectures": ["LlamaForCausalLM"]}, "model class is LlamaForCausalLM"),
         ({"architectures": None}, "model class is not named"),
-        ({"hidden_size": "wide"}, "'hidden_size' is no whole number"),
+        ({"hidden_size": "wide"}, "'hidden_size' is 'wide', not a whole number"),
         ({"layer_types": ["full_attention"] * 4}, "'attention.recurrent_layers'"),
     ],
 )
@@ -194,7 +194,7 @@ def test_the_surest_that_fits_is_taken_and_said_why() -> None:
     assert made.sentence == f"{Q4.name}: the donor is a/own: why a/own; all agree."
     made = decide(model, [seen("a/own", Strength.STATED, False, "it has no MTP block"), seen("b/base", Strength.BASE)])
     assert made.guess.repo == "b/base"
-    assert made.sentence.endswith("; a/own was passed over: it has no MTP block.")
+    assert made.sentence.endswith("; a/own was skipped: it has no MTP block.")
 
 
 def test_doubt_is_a_question() -> None:
@@ -204,7 +204,7 @@ def test_doubt_is_a_question() -> None:
     with pytest.raises(NoBlock, match=r"a/x: it is too large; b/x: gone\); name one with --from"):
         lacking = [seen("a/x", Strength.STATED, False, "it is too large"), seen("b/x", Strength.BASE, False, "gone")]
         decide(model, lacking)
-    with pytest.raises(NoBlock, match="name no repository"):
+    with pytest.raises(NoBlock, match="names no repository"):
         decide(model, [])
 
 
@@ -223,6 +223,6 @@ def test_less_sure_guesses_are_not_asked_for_in_vain(tmp_path: Path) -> None:
     asked.clear()
     made = find_donor(open_model(path), lambda repo: read(repo, frozenset({"Qwen/tiny"})))
     assert made.guess.repo == "Qwen/tiny" and asked == ["me/tiny", "Qwen/tiny"]
-    assert "me/tiny was passed over: there is no such checkpoint" in made.sentence
+    assert "me/tiny was skipped: there is no such checkpoint" in made.sentence
     with pytest.raises(NoBlock, match="name one with --from"):
         find_donor(open_model(path), lambda repo: None)

@@ -109,6 +109,7 @@ HOSTILE = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", HOSTILE)
 @pytest.mark.parametrize("read", [logs.decisive_line, logs.memory_use, logs.acceptance_lines], ids=lambda f: f.__name__)
 def test_reading_a_log_takes_no_more_than_its_length(name: str, read: Callable[[str], object]) -> None:
@@ -164,7 +165,7 @@ def test_a_good_start_and_a_killed_one_leave_no_log(
 
 def test_an_engine_that_hangs_in_silence_is_ended(fake: Callable[..., LlamaServer], tmp_path: Path) -> None:
     began = time.monotonic()
-    with pytest.raises(EngineFailed, match=r"hangs while it loads .*: for 1 s it said nothing and did") as caught:
+    with pytest.raises(EngineFailed, match=r"hung while loading .*: it printed nothing and did nothing") as caught:
         start(fake("print('loading', flush=True); time.sleep(600)"), tmp_path, silence_timeout_s=1.0)
     assert time.monotonic() - began < 120
     assert caught.value.log is not None and "loading" in caught.value.log.read_text()
@@ -196,10 +197,10 @@ ANSWERS = {
                       "    while True: c.sendall(b' '); time.sleep(.1)", r"gave no answer within 2 s"),
     "dripping head": ("while True: c.sendall(b'X'); time.sleep(.1)", r"gave no answer within 2 s"),
     "endless header": ("c.sendall(b'HTTP/1.1 200 OK\\r\\nX: ')\n    while True: c.sendall(b'x' * 65536)",
-                       r"broke the connection off"),
+                       r"broke the connection"),
     "deep": ("b = b'[' * 100000\n    c.sendall(b'HTTP/1.1 200 OK\\r\\nContent-Length: %d\\r\\n\\r\\n' % len(b) + b)",
-             r"no JSON"),
-    "cut": ("c.sendall(b'HTTP/1.1 200 OK\\r\\nContent-Length: 99\\r\\n\\r\\n{}')", r"broke the connection off"),
+             r"not JSON"),
+    "cut": ("c.sendall(b'HTTP/1.1 200 OK\\r\\nContent-Length: 99\\r\\n\\r\\n{}')", r"broke the connection"),
     "long error": ("c.sendall(b'HTTP/1.1 500 X\\r\\nContent-Length: 9000000\\r\\n\\r\\n' + b'e' * 9000000)",
                    r"answered HTTP 500: e{300} "),
 }  # fmt: skip

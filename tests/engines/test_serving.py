@@ -88,7 +88,7 @@ def test_what_cannot_have_several_slots_is_told() -> None:
     with pytest.raises(UsageError, match="up to 8337e4cd"):
         check_slots(ik, 2)
     check_slots(ik, 1)
-    with pytest.raises(UsageError, match="--slots 3 needs as many prompts, and there are 2"):
+    with pytest.raises(UsageError, match="--slots 3 needs at least 3 prompts, and there are 2"):
         check_on_engine(Xllamacpp("x"), Path("m.gguf"), prompts=["a", "b"], slots=3)
 
 

@@ -114,5 +114,5 @@ def test_without_the_wheel_it_is_one_sentence(monkeypatch: pytest.MonkeyPatch, t
 
 def test_what_it_cannot_write_is_refused(tmp_path: Path) -> None:
     for name in ("iq4_ks_r4", "iq1_bn", "q8_0_r8", "iq4_kt"):
-        with pytest.raises(QuantizeError, match=r"a type of ik_llama\.cpp alone"):
+        with pytest.raises(QuantizeError, match=r"a type of ik_llama\.cpp only"):
             nextn.attach(Q4, CHECKPOINT, layout="bundle", type=name, out=tmp_path)

@@ -139,7 +139,7 @@ def test_a_header_longer_than_the_limit_is_refused_before_it_is_read() -> None:
 
 def test_names_with_control_characters_stay_out_of_messages() -> None:
     data = make([("a\n\x1b[31m", "u8", 1), ("a\n\x1b[31m", "u8", 1)]).whole
-    with pytest.raises(FormatError, match=r"'a\\n\\x1b\[31m' is there twice"):
+    with pytest.raises(FormatError, match=r"'a\\n\\x1b\[31m' appears twice"):
         parse_header(data)
     with pytest.raises(FormatError) as caught:
         parse_header(make([("k" * 60_000, "u8", 1), ("k" * 60_000, "u8", 1)]).whole)

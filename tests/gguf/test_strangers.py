@@ -28,17 +28,21 @@ def gguf_of(architecture: str, kind: str) -> bytes:
 
 
 STRANGERS: dict[str, tuple[str, bytes, str]] = {
-    "pointer": ("M.gguf", POINTER, r"this is a Git-LFS pointer and not the file itself, which has 4,201,523,072 bytes"),
-    "page": ("M.gguf", PAGE, "this is a saved web page and not a model"),
-    "answer": ("M.gguf", b'{"error":"Repository not found"}', "this is a server's error message and not a model"),
+    "pointer": ("M.gguf", POINTER, r"this is a Git LFS pointer, not the file itself, which has 4,201,523,072 bytes"),
+    "page": ("M.gguf", PAGE, "this is a saved web page, not a model"),
+    "answer": ("M.gguf", b'{"error":"Repository not found"}', "this is a server's error message, not a model"),
     "xml": ("M.gguf", b'<?xml version="1.0"?><Error><Code>AccessDenied</Code>', "this is a server's answer in XML"),
     "archive": ("M.gguf", b"PK\x03\x04" + bytes(100), "this is a zip archive"),
-    "first piece": ("M.gguf.part1of2", WHOLE[:-1000], r"piece 1 of 2 of a file that was cut; join them first: cat M"),
-    "second piece": ("M.gguf.part2of2", WHOLE[-1000:], r"piece 2 of 2 of a file that was cut; join them first: cat M"),
-    "projector": ("mmproj-M.gguf", gguf_of("clip", "mmproj"), r"a multimodal projector \(mmproj\) and not"),
-    "another name": ("M.gguf", gguf_of("clip", "model"), r"a multimodal projector \(mmproj\) and not a language model"),
-    "adapter": ("M.gguf", gguf_of("llama", "adapter"), "this is a LoRA adapter and not a language model"),
-    "matrix": ("imatrix.gguf", gguf_of("imatrix", "imatrix"), "this is an importance matrix and not a language model"),
+    "first piece": ("M.gguf.part1of2", WHOLE[:-1000], r"piece 1 of 2 of a file that was split; join them first: cat M"),
+    "second piece": (
+        "M.gguf.part2of2",
+        WHOLE[-1000:],
+        r"piece 2 of 2 of a file that was split; join them first: cat M",
+    ),
+    "projector": ("mmproj-M.gguf", gguf_of("clip", "mmproj"), r"a multimodal projector \(mmproj\), not"),
+    "another name": ("M.gguf", gguf_of("clip", "model"), r"a multimodal projector \(mmproj\), not a language model"),
+    "adapter": ("M.gguf", gguf_of("llama", "adapter"), "this is a LoRA adapter, not a language model"),
+    "matrix": ("imatrix.gguf", gguf_of("imatrix", "imatrix"), "this is an importance matrix, not a language model"),
 }
 
 def _beside(verb: str, path: Path) -> object:
@@ -108,7 +112,7 @@ def test_a_download_that_is_not_whole(name: str, tmp_path: Path) -> None:
     assert nextn.inspect(path).problems[0].startswith(words)
     assert examine(path).problems[0].what.startswith(words)
     assert words in said("attach", path)
-    assert ("the name of a download under way" in nextn.inspect(path).problems[0]) == (name != "M.gguf")
+    assert ("marks an unfinished download" in nextn.inspect(path).problems[0]) == (name != "M.gguf")
     for n in (300, 2000, 100_000, len(WHOLE) // 3, len(WHOLE) - 1):
         path.write_bytes(WHOLE[:n])
         answers = {said(verb, path) for verb in ("attach", "attach from", "extract")}

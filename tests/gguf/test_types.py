@@ -179,7 +179,7 @@ def test_every_name_parses():
 
 
 def test_unknown_names_are_refused():
-    with pytest.raises(UsageError, match=r"no tensor type 'q9_0'; types are f32, .*q4_K.*ik_llama\.cpp"):
+    with pytest.raises(UsageError, match=r"'q9_0' is not a tensor type; types are f32, .*q4_K.*ik_llama\.cpp"):
         parse_type_name("q9_0")
     with pytest.raises(UsageError, match=r"Q4_K_M is a mix of tensor types.*q4_K$"):
         parse_type_name("Q4_K_M")

@@ -92,6 +92,7 @@ def spoil(patient: Patient, data: bytes, folder: Path, said: str, keep: Callable
     return len(chosen)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("number", range(8))
 def test_each_known_key_of_every_type(number: int, patients: list[Patient], tmp_path: Path) -> None:
     """Each key that nextn reads as one value of every type: a share of it here, all of it in `make fuzz`."""
@@ -103,6 +104,7 @@ def test_each_known_key_of_every_type(number: int, patients: list[Patient], tmp_
         assert spoil(patient, parts.encode(), tmp_path / "in", said, lambda n: dice.random() < 0.3, dice.random() < 0.2)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("number", range(8))
 def test_each_tensor_with_any_axes(number: int, patients: list[Patient], tmp_path: Path) -> None:
     dice = random.Random(100 + number)
@@ -123,6 +125,7 @@ def test_several_things_at_once(
     spoil(patient, data, folder, said, lambda n: dice.random() < 0.2, real=False)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["config.json", "tokenizer_config.json", "tokenizer.json"])
 def test_each_value_of_a_config(name: str, patients: list[Patient], tmp_path: Path) -> None:
     """Each value of a checkpoint's JSON as each JSON type: a share of it here, all of it in `make fuzz`."""
@@ -140,6 +143,7 @@ def test_each_value_of_a_config(name: str, patients: list[Patient], tmp_path: Pa
                     check(call, f"{name} {said}")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("path", sorted(CORPUS.glob("*.gguf")), ids=lambda path: path.stem)
 def test_what_was_found_once(path: Path, tmp_path: Path) -> None:
     """Every verb on every file that once ended in a bug."""
@@ -172,7 +176,7 @@ def test_wrong_keys_are_findings_of_both_verbs(tmp_path: Path) -> None:
     for call in (["attach", path, "--from", CHECKPOINT], ["plan", path, "--header-only"], ["serve", path, "--print"]):
         ran = check(call, "")
         assert ran.code == 10
-        assert "'qwen35.block_count' is a string of 1 bytes, and has to be a whole number" in ran.err
+        assert "'qwen35.block_count' is a string of 1 bytes, but must be a whole number" in ran.err
 
 
 def test_names_full_of_control_characters(tmp_path: Path) -> None:

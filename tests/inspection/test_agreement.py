@@ -187,6 +187,7 @@ def test_a_checkpoint_without_a_shard_that_its_index_names(tmp_path: Path) -> No
     folder = shutil.copytree(CHECKPOINT, tmp_path / "part")
     names = list(nextn.inspect(folder).checkpoint.weight_map)  # type: ignore[union-attr]
     index = {"weight_map": dict.fromkeys(names, "gone.safetensors")}
+    (folder / "model.safetensors").unlink()
     (folder / "model.safetensors.index.json").write_text(json.dumps(index))
     assert ids(agree(folder)) == ["shards-missing"]
 
@@ -254,6 +255,7 @@ LARGE: dict[str, tuple[list[KV], list[Tensor]]] = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", LARGE)
 def test_no_header_takes_long(name: str, tmp_path: Path) -> None:
     """In the processor's time: a header of 200,000 tensors takes about 2.5 times as long as to open it."""

@@ -82,7 +82,7 @@ def test_shapes(shape: str, n_layer: int, n_nextn: int | None, tensors: list[Ten
 def test_two_blocks(tmp_path: Path) -> None:
     found = look(tmp_path, arch_kvs(4, 2), [*BUNDLED, *whole_block(3)])
     assert (found.n_layer_trunk, found.n_layer_nextn) == (2, 2)
-    assert problem(found) == "2 MTP blocks are there, and the graph of 'qwen35' takes 1."
+    assert problem(found) == "the model has 2 MTP blocks, but the graph of 'qwen35' takes 1."
     assert found.block_bytes == 2 * 15 * 8 * 4
 
 
@@ -145,33 +145,33 @@ def test_a_vocabulary_is_only_counted(tmp_path: Path, monkeypatch: pytest.Monkey
 def test_a_promise_without_a_block(tmp_path: Path) -> None:
     found = look(tmp_path, arch_kvs(3, 1), TRUNK)
     assert (found.shape, found.n_layer_trunk, found.n_layer_nextn) == ("trunk-only", 2, 0)
-    assert problem(found).startswith("'qwen35.nextn_predict_layers' promises 1 MTP block(s), and none is there")
+    assert problem(found).startswith("'qwen35.nextn_predict_layers' promises 1 MTP block(s), but none is present")
     assert [finding.id for finding in found.findings] == ["key-without-block"]
 
 
 @pytest.mark.parametrize("n_nextn", [None, 0])
 def test_a_block_without_a_promise(n_nextn: int | None, tmp_path: Path) -> None:
     text = problem(look(tmp_path, arch_kvs(3, n_nextn), BUNDLED))
-    assert text == "an MTP block is there (layer 2), and 'qwen35.nextn_predict_layers' is missing or 0."
+    assert text == "the file has an MTP block (layer 2), but 'qwen35.nextn_predict_layers' is missing or 0."
 
 
 def test_fewer_blocks_than_promised(tmp_path: Path) -> None:
     found = look(tmp_path, arch_kvs(4, 2), BUNDLED)
     assert found.problems == (
-        "'qwen35.block_count' is 4, and 2 trunk layers and 1 MTP block(s) are there: it has to be 3.",
-        "'qwen35.nextn_predict_layers' is 2, and 1 MTP block(s) are there.",
+        "'qwen35.block_count' is 4, but the file has 2 trunk layers and 1 MTP block(s): it must be 3.",
+        "'qwen35.nextn_predict_layers' is 2, but the file has 1 MTP block(s).",
     )
 
 
 def test_a_count_without_the_block(tmp_path: Path) -> None:
     text = problem(look(tmp_path, arch_kvs(2, 1), BUNDLED))
-    assert text == "'qwen35.block_count' is 2, and 2 trunk layers and 1 MTP block(s) are there: it has to be 3."
+    assert text == "'qwen35.block_count' is 2, but the file has 2 trunk layers and 1 MTP block(s): it must be 3."
 
 
 def test_lost_trunk_layers(tmp_path: Path) -> None:
     some = [tensor for tensor in trunk_tensors(5) if ".1." not in str(tensor[0]) and ".3." not in str(tensor[0])]
     text = problem(look(tmp_path, arch_kvs(5), [*root_tensors(), *some]))
-    assert text == "2 trunk layer(s) have no tensors (the first is 1): the trunk is not whole."
+    assert text == "2 trunk layer(s) have no tensors (the first is 1): the trunk is incomplete."
 
 
 @pytest.mark.parametrize("n_layer", [10**6, 2**32 - 1, 2**63])
@@ -179,7 +179,8 @@ def test_an_absurd_count_of_layers(n_layer: int, tmp_path: Path) -> None:
     """It is said, in no time and without a list of that length."""
     kvs = [pair for pair in arch_kvs(2) if pair[0] != "qwen35.block_count"]
     found = look(tmp_path, [*kvs, ("qwen35.block_count", "u64", n_layer)], TRUNK)
-    assert found.problems[0] == f"'qwen35.block_count' is {n_layer:,}, and 2 layers are there: the trunk is not whole."
+    words = f"'qwen35.block_count' is {n_layer:,}, but the file has 2 layers: the trunk is incomplete."
+    assert found.problems[0] == words
 
 
 def test_an_absurd_layer_number(tmp_path: Path) -> None:
@@ -190,7 +191,7 @@ def test_an_absurd_layer_number(tmp_path: Path) -> None:
 
 def test_a_layer_beyond_the_count(tmp_path: Path) -> None:
     text = problem(look(tmp_path, arch_kvs(1), TRUNK))
-    assert text == "'qwen35.block_count' is 1, and 2 layers are there."
+    assert text == "'qwen35.block_count' is 1, and the file has 2 layers."
 
 
 def test_a_block_that_is_not_whole(tmp_path: Path) -> None:
@@ -202,7 +203,7 @@ def test_a_block_that_is_not_whole(tmp_path: Path) -> None:
 def test_a_sidecar_without_its_norm(tmp_path: Path) -> None:
     some = [tensor for tensor in SIDECAR if tensor[0] != "output_norm.weight"]
     text = problem(look(tmp_path, arch_kvs(3, 1), some, "mtp-M.gguf"))
-    assert text == "the sidecar has no tensor 'output_norm.weight', and an engine takes none of the target's."
+    assert text == "the sidecar has no tensor 'output_norm.weight', and engines do not use the target's."
 
 
 def test_a_sidecar_for_forks(tmp_path: Path) -> None:
@@ -218,15 +219,15 @@ def test_arrays_of_the_wrong_length(key: str, n: int, good: bool, tmp_path: Path
     if good:
         assert found.problems == ()
     else:
-        assert problem(found) == f"'qwen35.{key}' has {n} entries, and 3 layers are there, MTP blocks included."
+        assert problem(found) == f"'qwen35.{key}' has {n} entries, but the model has 3 layers, MTP blocks included."
 
 
 @pytest.mark.parametrize(
     ("offsets", "first"),
     [
-        ([0, 64, 96], "'b' starts at 64 instead of 32"),
-        ([32, 0, 64], "'a' starts at 32 instead of 0"),
-        ([0, 0, 64], "'b' starts at 0 instead of 32"),
+        ([0, 64, 96], "'b' starts at byte 64 of the data section instead of 32"),
+        ([32, 0, 64], "'a' starts at byte 32 of the data section instead of 0"),
+        ([0, 0, 64], "'b' starts at byte 0 of the data section instead of 32"),
     ],
 )
 def test_holes_reordered_and_overlapping_data(offsets: list[int], first: str, tmp_path: Path) -> None:
@@ -234,7 +235,7 @@ def test_holes_reordered_and_overlapping_data(offsets: list[int], first: str, tm
     (tmp_path / "M.gguf").write_bytes(make(arch_kvs(0), tensors, offsets=offsets).whole + bytes(64))
     text = problem(inspect(tmp_path / "M.gguf"))
     assert first in text
-    assert text.endswith("there is a hole, or the data is in another order.")
+    assert text.endswith("there is a gap, or the data is in a different order.")
 
 
 def test_unknown_types_are_no_holes(tmp_path: Path) -> None:
@@ -248,7 +249,7 @@ def test_unknown_types_are_no_holes(tmp_path: Path) -> None:
 def test_main_models_that_discovery_passes_over(name: str, tmp_path: Path) -> None:
     text = problem(look(tmp_path, arch_kvs(2), TRUNK, name))
     assert text.startswith("the file name contains '")
-    assert text.endswith("which llama.cpp takes for the mark of an auxiliary file.")
+    assert text.endswith("which to llama.cpp marks an auxiliary file.")
 
 
 def test_long_tensor_names(tmp_path: Path) -> None:
@@ -296,8 +297,8 @@ def test_sidecars_beside_a_trunk(tiny_models: TinyModels, tmp_path: Path) -> Non
     assert found.sidecars == (tmp_path / "mtp-M.gguf",)
     assert found.runs_on["llama.cpp"].startswith("drafts with the sidecar beside it (-md)")
     assert found.to_json()["sidecars"] == [str(tmp_path / "mtp-M.gguf")]
-    assert found.hints[0] == "the sidecar mtp-M.gguf lies beside it"
-    assert [hint.split(" is no sidecar of it: ")[0] for hint in found.hints[1:]] == [
+    assert found.hints[0] == "the sidecar mtp-M.gguf is beside it"
+    assert [hint.split(" is not a sidecar for it: ")[0] for hint in found.hints[1:]] == [
         "mtp-damaged.gguf", "mtp-no-block.gguf", "mtp-other-arch.gguf", "mtp-other-size.gguf",
     ]  # fmt: skip
 

@@ -46,7 +46,7 @@ def test_it_is_recognised(arch: str, tmp_path: Path) -> None:
 
     found = nextn.inspect(assistant(tmp_path / "gemma-4-x-assistant-F32.gguf", arch=arch))
     assert (found.shape, found.n_layer_nextn, found.problems) == ("sidecar", 2, ())
-    assert "beside a model of 'gemma4'" in found.runs_on["llama.cpp"] and "nextn attach" in found.hints[-1]
+    assert "beside a 'gemma4' model" in found.runs_on["llama.cpp"] and "nextn attach" in found.hints[-1]
     jsonschema.validate(found.to_json(), json.loads((ROOT / "src/nextn/schemas/inspect.json").read_text()))
     note = nextn.doctor(assistant(tmp_path / "mtp-x.gguf", arch=arch)).before
     assert note.problems == () and [finding.id for finding in note.findings] == ["draft-model"]
@@ -61,23 +61,23 @@ def test_it_is_placed_as_it_is(trunk: Path, tmp_path: Path) -> None:
     assert made.bytes_written == 0 and made.entry == trunk
     assert any("placed, not converted" in note for note in made.plan.notes)
     assert open_model(made.sidecar).kvs == open_model(path).kvs
-    with pytest.raises(BlockPresent, match="beside the model already"):
+    with pytest.raises(BlockPresent, match="already beside the model"):
         nextn.attach(trunk, made.sidecar)
 
 
 def test_what_does_not_fit_is_refused(trunk: Path, tmp_path: Path) -> None:
     path = assistant(tmp_path / "down" / "a-F32.gguf")
-    with pytest.raises(DonorMismatch, match="it drafts for 'gemma4', and the model is 'qwen35'"):
+    with pytest.raises(DonorMismatch, match="it drafts for 'gemma4', but the model is 'qwen35'"):
         nextn.attach(Q4, path, out=tmp_path / "x")
-    with pytest.raises(DonorMismatch, match=r"hidden size of 16, and the model's is 8"):
+    with pytest.raises(DonorMismatch, match=r"hidden size of 16, but the model's is 8"):
         nextn.attach(trunk, assistant(tmp_path / "down" / "b-F32.gguf", width=16))
     other: list[KV] = [("tokenizer.ggml.tokens", "[str]", ["a", "x", "c", "d"]), TOKENS[1]]
     with pytest.raises(DonorMismatch, match="tokenizers differ"):
         nextn.attach(trunk, assistant(tmp_path / "down" / "c-F32.gguf", tokens=other))
-    with pytest.raises(UsageError, match="--type has no meaning"):
+    with pytest.raises(UsageError, match="--type has no effect"):
         nextn.attach(trunk, path, type="q8_0")
-    with pytest.raises(UsageError, match="--layout has no meaning"):
+    with pytest.raises(UsageError, match="--layout has no effect"):
         nextn.attach(trunk, path, layout="bundle")
     assert [each.name for each in trunk.parent.iterdir()] == [trunk.name]
-    with pytest.raises(UnsupportedModel, match="the draft of 'gemma4' is a model of its own"):
+    with pytest.raises(UnsupportedModel, match="the draft for 'gemma4' is a separate model"):
         nextn.attach(trunk, CHECKPOINT)

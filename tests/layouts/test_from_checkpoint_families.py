@@ -145,6 +145,7 @@ def test_what_no_engine_would_run_is_refused(
 ODD: tuple[Any, ...] = (None, "x", -1, 1.5, 10**12, [], {}, [None], True, {"rope_type": "yarn", "factor": 2})
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", KINDS)
 def test_a_config_with_anything_in_it_is_one_sentence(
     kind: str, family: Callable[[str], Path], tmp_path: Path

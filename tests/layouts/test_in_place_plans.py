@@ -236,7 +236,7 @@ def test_what_cannot_be_closed_up_is_refused_with_the_numbers(bundle: Path, tmp_
     first = sorted(tensors_of(source), key=lambda item: layer_of(item[0].name) != n_trunk)
     model = write_model(tmp_path / "m.gguf", kvs, first)
     before = model.read_bytes()
-    with pytest.raises(InPlaceRefused, match=r"[\d,]+ bytes lie after its block of [\d,]+.*without --in-place"):
+    with pytest.raises(InPlaceRefused, match=r"[\d,]+ bytes follow its block of [\d,]+.*without --in-place"):
         nextn.detach(model, in_place=True)
     half = [item for item in first if layer_of(item[0].name) == n_trunk]
     mixed = [half[0], *first[len(half) :], *half[1:]]

@@ -156,9 +156,9 @@ def test_heads_that_do_not_give_the_rows_are_told() -> None:
     values = {"attention.head_count": 4, "attention.head_count_kv": [1, 2], "attention.key_length": 32}
     assert qkv.rows_of(values.get, 1, 128 + 2 * 64, Path("x")).ranges == ((0, 128), (128, 192), (192, 256))
     assert qkv.rows_of(values.get, 0, 256 + 2 * 32, Path("x")).q == 256  # with a gate behind each head's queries
-    with pytest.raises(FormatError, match="cannot be told apart"):
+    with pytest.raises(FormatError, match="cannot be separated"):
         qkv.rows_of(values.get, 0, 256, Path("x"))
-    with pytest.raises(FormatError, match="cannot be told apart"):
+    with pytest.raises(FormatError, match="cannot be separated"):
         qkv.rows_of(values.get, 7, 256, Path("x"))
 
 
@@ -166,12 +166,12 @@ def test_rows_that_hang_together_are_not_cut() -> None:
     with pytest.raises(QuantizeError, match="interleaves 4 rows"):
         qkv._no_parts(parse_type_name("q4_k_r4"), (128, 30, 32), "'blk.0.attn_qkv.weight'", Path("x"))
     qkv._no_parts(parse_type_name("q4_k_r4"), (128, 32, 32), "'blk.0.attn_qkv.weight'", Path("x"))
-    with pytest.raises(QuantizeError, match="rows are not known"):
+    with pytest.raises(QuantizeError, match="row layout nextn does not know"):
         qkv._no_parts(None, (128, 32, 32), "'blk.0.attn_qkv.weight'", Path("x"))
 
 
 def test_a_form_that_nothing_can_do_is_refused(family: Callable[[str], Path], tmp_path: Path) -> None:
-    with pytest.raises(NextnError, match="there is no form 'sideways'"):
+    with pytest.raises(NextnError, match="'sideways' is not a form"):
         nextn.attach(trunk_of("mimo2"), family("mimo2"), qkv="sideways", out=tmp_path)
     with pytest.raises(NextnError, match="needs a model's metadata"):
         nextn.extract(family("mimo2"), block_only=True, qkv="split", out=tmp_path)

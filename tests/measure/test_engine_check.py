@@ -100,14 +100,14 @@ def test_near_ties(divergence, near_tie, beyond_rounding):
     ("divergences", "acceptance", "drafted", "control", "verdict", "says"),
     [
         ([], [0.6], 100, 0.0, "passed", "the text is the same"),
-        ([near()], [0.6], 100, 0.3, "passed", "texts part at 1 near ties only"),
-        ([near(2.0)], [0.6], 100, 0.0, "failed", r"parts at token 5 .* by 2\.000 nats"),
+        ([near()], [0.6], 100, 0.3, "passed", "texts differ at 1 near ties only"),
+        ([near(2.0)], [0.6], 100, 0.0, "failed", r"diverges at token 5 .* by 2\.000 nats"),
         ([near(2.0, gap_is_lower_bound=True)], [0.6], 100, 0.0, "failed", "by at least 2"),
         ([Divergence(1, 0, 5, 7, None)], [0.6], 100, 0.0, "failed", "ends with MTP"),
         ([near(None)], [0.6], 100, 0.0, "cannot_tell", "did not repeat its own text"),
         ([], [0.6], 100, 0.31, "cannot_tell", "were still accepted"),
         ([], [0.6], 100, None, "cannot_tell", "nothing to compare it to: trouble"),
-        ([], [0.09], 100, None, "cannot_tell", "cannot be told from one that guesses"),
+        ([], [0.09], 100, None, "cannot_tell", "cannot be distinguished from one that guesses"),
         ([], [1.0], 7, None, "cannot_tell", "drafted 7 tokens"),
         ([], None, 0, None, "cannot_tell", "drafted 0 tokens"),
         ([], None, 50, None, "cannot_tell", "does not say which"),
@@ -311,7 +311,7 @@ def test_a_sidecar_passes(engine: Engine, tiny_models, tmp_path):
 def test_a_shuffled_block_cannot_be_told(engine: Engine, tiny_models, shuffled):
     report = check_on_engine(engine, shuffled, None, lambda folder: (shuffled, None), FEW, 32, (1,), threads=1)
     assert report.verdict == "cannot_tell"
-    assert "cannot be told from one that guesses" in report.reasons[0]
+    assert "cannot be distinguished from one that guesses" in report.reasons[0]
 
 
 def test_a_control_that_drafts_as_well_proves_nothing(engine: Engine, tiny_models):

@@ -101,7 +101,7 @@ def test_redirects_to_what_is_no_address(hub: HubServer, opened: Open, plain: st
 def test_sizes_that_no_file_has(hub: HubServer, opened: Open, plain: str, total: str) -> None:
     value = f"bytes 0-0/{total}".encode().decode("latin-1")
     hub.faults.append(Fault("header", "^cdn/plain", times=999, headers={"Content-Range": value}))
-    assert "does not tell the file's size" in refusal(opened, plain)
+    assert "does not state the file's size" in refusal(opened, plain)
 
 
 @pytest.mark.parametrize(
@@ -225,7 +225,7 @@ def test_a_server_that_drips(hub: HubServer, opened: Open, plain: str, kind: str
     hub.faults.append(Fault(kind, path, times=99, skip=skip, after=0.05))
     began = time.monotonic()
     text = refusal(opened, plain if where == "file" else f"hf:{REPO}", options=DRIPPED)
-    assert "less than 1,000 bytes per second" in text or "head of its answer takes too long" in text
+    assert "fewer than 1,000 bytes per second" in text or "response headers take too long" in text
     assert time.monotonic() - began < 120
 
 
@@ -283,11 +283,11 @@ def test_a_certificate_that_is_not_accepted_is_said_at_once(opened: Open, self_s
 
 
 def test_a_server_without_tls_is_said_at_once(hub: HubServer, opened: Open, plain: str) -> None:
-    assert "no safe connection" in refusal(opened, plain.replace("http:", "https:"))
+    assert "no secure connection" in refusal(opened, plain.replace("http:", "https:"))
 
 
 @pytest.mark.parametrize("url", ["http://h:99999/x.gguf", "http://h:abc/x.gguf", "http:///x.gguf",
                                  "http://" + "a" * 300 + ".example/x.gguf"])  # fmt: skip
 def test_addresses_of_the_user_that_are_none(url: str) -> None:
-    with pytest.raises(UsageError, match="names no host"):
+    with pytest.raises(UsageError, match="has no host"):
         parse_source(url)

@@ -68,7 +68,7 @@ def test_no_config(tmp_path: Path) -> None:
 
 def test_a_tensor_that_the_index_only_promises(tmp_path: Path) -> None:
     found = folder_with(tmp_path, index={"weight_map": {"a": "one.safetensors"}}, one=tensors("b"))
-    with pytest.raises(FormatError, match="the index says that tensor 'a' is here, and it is not") as caught:
+    with pytest.raises(FormatError, match="the index says that tensor 'a' is here, but it is not") as caught:
         found.tensor("a")
     assert caught.value.path == tmp_path / "one.safetensors"
 
@@ -109,14 +109,14 @@ BROKEN = {
 }
 
 
-STRANGERS = {"html": "this is a saved web page", "pointer": "this is a Git-LFS pointer"}
+STRANGERS = {"html": "this is a saved web page", "pointer": "this is a Git LFS pointer"}
 
 
 @pytest.mark.parametrize("what", list(BROKEN))
 def test_broken_json(what: str, tmp_path: Path) -> None:
     found = folder_with(tmp_path, config=BROKEN[what], index=BROKEN[what], tokenizer=BROKEN[what])
     for name, ask in ((CONFIG, "config"), (INDEX, "weight_map"), (TOKENIZER, "vocabulary")):
-        with pytest.raises(FormatError, match=STRANGERS.get(what, "no valid JSON")) as caught:
+        with pytest.raises(FormatError, match=STRANGERS.get(what, "not valid JSON")) as caught:
             getattr(found, ask)
         assert caught.value.path == tmp_path / name
         assert "\n" not in str(caught.value)
@@ -124,7 +124,7 @@ def test_broken_json(what: str, tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("value", [[], 1, None, "a"])
 def test_json_that_is_no_object(value: Any, tmp_path: Path) -> None:
-    with pytest.raises(FormatError, match="no JSON object"):
+    with pytest.raises(FormatError, match="not a JSON object"):
         _ = folder_with(tmp_path, config=value).config
 
 

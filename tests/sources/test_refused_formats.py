@@ -154,7 +154,7 @@ def test_a_float_weight_that_has_factors_too(source: Callable[[str], Source]) ->
     spoilt = source("fp8-rows")
     _, shape, raw = spoilt.tensors[Q_A]
     spoilt.tensors[Q_A] = "BF16", shape, raw * 2
-    spoilt.refused(FORMAT, r"'.*q_a_proj\.weight' is stored as BF16 and has factors")
+    spoilt.refused(FORMAT, r"'.*q_a_proj\.weight' is stored as BF16 but has factors")
 
 
 def test_fp8_without_factors(source: Callable[[str], Source]) -> None:
@@ -213,7 +213,7 @@ def test_ranks_that_nothing_fits(rows: int, source: Callable[[str], Source]) -> 
 def test_a_fused_projection_with_other_rows_than_heads(source: Callable[[str], Source]) -> None:
     spoilt = source("mimo2-ranks4")
     spoilt.config["swa_num_key_value_heads"] = 2
-    spoilt.refused(FORMAT, r"qkv_proj\.weight' has not the rows of q, k and v that config\.json says")
+    spoilt.refused(FORMAT, r"qkv_proj\.weight' does not have the rows of q, k and v that config\.json says")
     del spoilt.config["swa_num_key_value_heads"]
     spoilt.refused(FORMAT, r"config\.json: 'swa_num_key_value_heads' is missing")
 

@@ -110,12 +110,12 @@ def test_absurd_header_lengths_allocate_nothing(length: int, tmp_path: Path) -> 
     ids=["empty", "cut", "no JSON", "no UTF-8", "quotes", "deep lists", "deep objects", "long number"],
 )
 def test_headers_that_are_no_json(head: bytes, tmp_path: Path) -> None:
-    assert "no JSON" in str(refused(tmp_path, encode(head)))
+    assert "not JSON" in str(refused(tmp_path, encode(head)))
 
 
 @pytest.mark.parametrize("table", [[], 1, None, "a", True])
 def test_headers_that_are_no_object(table: Any, tmp_path: Path) -> None:
-    assert "no JSON object" in str(refused(tmp_path, encode(table)))
+    assert "not a JSON object" in str(refused(tmp_path, encode(table)))
 
 
 @pytest.mark.parametrize(

@@ -276,13 +276,13 @@ def test_a_tokenizer_of_another_kind_has_no_hash(edited: Callable[..., Checkpoin
 
 
 DAMAGED: dict[str, Edit] = {
-    "ids go beyond": lambda data: data["model"]["vocab"].update(x=2048),
-    "no whole number": lambda data: data["model"]["vocab"].update(x="7"),
+    "ids exceed": lambda data: data["model"]["vocab"].update(x=2048),
+    "not a whole number": lambda data: data["model"]["vocab"].update(x="7"),
     "a chat template": lambda data: data["model"]["merges"].append(["\ud800", "a"]),
     "added token": lambda data: data["added_tokens"].append({"id": 3, "content": ["x"]}),
     "an added token": lambda data: data["added_tokens"].append({"id": 3}),
-    "no Unicode text": lambda data: data["model"]["vocab"].update({"\ud800": 5}),
-    "no pair of texts": lambda data: data["model"]["merges"].append(["a"]),
+    "not Unicode text": lambda data: data["model"]["vocab"].update({"\ud800": 5}),
+    "not a pair of strings": lambda data: data["model"]["merges"].append(["a"]),
     "'merges' is missing": lambda data: data["model"].pop("merges"),
 }
 
@@ -316,5 +316,5 @@ def test_a_cut_tokenizer_is_damaged(tmp_path: Path) -> None:
     shutil.copytree(CHECKPOINT, tmp_path, dirs_exist_ok=True, ignore=shutil.ignore_patterns("*.safetensors"))
     whole = (tmp_path / "tokenizer.json").read_bytes()
     (tmp_path / "tokenizer.json").write_bytes(whole[: len(whole) // 2])
-    with pytest.raises(FormatError, match="no valid JSON"):
+    with pytest.raises(FormatError, match="not valid JSON"):
         pairs(open_checkpoint(tmp_path))

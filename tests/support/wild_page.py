@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
+import wild
 import wild_files
 import wild_sick
-
-import wild
 from wild import NOT_LOADED, Wild
 
 BUILD = "xllamacpp 2026.10.11549"
@@ -16,8 +15,8 @@ HEAD = f"""\
 # Which files exist in the wild, and what nextn does
 
 Each row is a kind of file that people have, rebuilt small by the tests. For every row a test checks what inspect and
-doctor say (tests/wild/test_rows.py, tests/verbs/test_wild.py), and another starts the engine on it and checks that no
-sentence of theirs contradicts what the engine does (tests/wild/test_engine.py). The findings are explained in
+doctor say (tests/inspection/test_wild_rows.py, tests/verbs/test_wild.py), and another starts the engine on it and checks that no
+sentence of theirs contradicts what the engine does (tests/compat/test_wild_engine.py). The findings are explained in
 [doctor.md](doctor.md). What the engine does was measured with {BUILD} (llama.cpp b11549): asked to
 draft, and where a file is a model by itself, also without MTP.
 

@@ -81,6 +81,7 @@ MORE: dict[str, dict[str, Any]] = {
 SINGLE = [(name, "single") for name in (*(name for name, case in CASES.items() if not case.needs), *MORE)]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("name", "layout"), [*SINGLE, ("two", "set"), ("promise", "set"), ("short array", "set")])
 def test_the_printed_command_mends(
     name: str, layout: str, bundle: Path, tmp_path: Path, shell: Callable[[str], Done]
@@ -101,6 +102,7 @@ def test_the_printed_command_mends(
     assert all(hashlib.sha256(each.read_bytes()).hexdigest() == sha for each, sha in before.items())
 
 
+@pytest.mark.slow
 def test_the_printed_command_names_the_donor_that_was_given(
     bundle: Path, tmp_path: Path, hub: HubServer, shell: Callable[[str], Done]
 ) -> None:
@@ -126,6 +128,7 @@ def nextn_rows(bundle: Path) -> int:
     return open_model(bundle).tensors[EH][1].ne[1]
 
 
+@pytest.mark.slow
 def test_names_and_sidecars_by_their_printed_commands(tmp_path: Path, shell: Callable[[str], Done]) -> None:
     trunk = tmp_path / "my models" / Q4.name
     trunk.parent.mkdir()
@@ -151,6 +154,7 @@ def test_names_and_sidecars_by_their_printed_commands(tmp_path: Path, shell: Cal
 # -- folders ----------------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_a_folder_that_cannot_be_written_to(bundle: Path, tmp_path: Path, shell: Callable[[str], Done]) -> None:
     with small_disk(tmp_path / "disk", "16m") as disk:
         disk = mounted(disk)
@@ -214,7 +218,7 @@ def test_models_of_which_no_engine_drafts(
     assert found["id"] == ("block-without-engine" if other else "no-block-published")
     assert run("doctor", path, "--fix") == (code, "") and list(tmp_path.glob("*fixed*")) == []
     if other:
-        assert found["mend"] == f"nextn detach {path} takes it off"
+        assert found["mend"] == f"nextn detach {path} removes it"
         detached, text = run("detach", path)
         assert detached == 0 and only_finding(Path(text.strip()), 0)["id"] == "no-block-published"
 

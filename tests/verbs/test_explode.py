@@ -128,7 +128,7 @@ def test_dry_run_json_and_refusals(exploded: Path, tmp_path: Path) -> None:
     done = nextn.explode(Q4, out=tmp_path / "dry", max_tensors=10)
     jsonschema.validate(done.to_json(), SCHEMA)
     assert done.bytes_written == dry.bytes_written == sum(path.stat().st_size for path in (tmp_path / "dry").iterdir())
-    with pytest.raises(UsageError, match="exclude each other"):
+    with pytest.raises(UsageError, match="cannot be combined"):
         nextn.explode(Q4, max_tensors=1, max_bytes=1)
     cut = tmp_path / "cut.gguf"
     cut.write_bytes(Q4.read_bytes()[:-100_000])

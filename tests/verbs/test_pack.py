@@ -298,7 +298,7 @@ def test_the_card_says_what_was_verified_and_what_was_not(shards: list[Path], pa
         (
             json.dumps(verdict(Q4.name, kind="bench")),
             FormatError,
-            "a document of kind 'bench', and verify is read here",
+            "a document of kind 'bench', and verify is needed here",
         ),
         ("{}", FormatError, "name a file that 'nextn verify --json' wrote"),
         ("{", FormatError, "not JSON"),
@@ -331,7 +331,7 @@ def test_refusals_leave_nothing(shards: list[Path], packed: Path, tmp_path: Path
         (UsageError, "either the donor", [Q4], {"donor": CHECKPOINT, "sidecar": CHECKPOINT}),
         (UsageError, "quant 'q4_k_m'", [Q4, twin], {"donor": CHECKPOINT}),
         (UsageError, "sidecar or donor file", [packed.parent / "side" / "mtp-x.gguf"], {"donor": CHECKPOINT}),
-        (UsageError, "no layout 'bundle'", [Q4], {"donor": CHECKPOINT, "layout": "bundle"}),
+        (UsageError, "'bundle' is not a layout", [Q4], {"donor": CHECKPOINT, "layout": "bundle"}),
         (UsageError, "no model to pack", [], {"donor": CHECKPOINT}),
     ]
     cases.append((DonorMismatch, "architecture", [Q4, moe], {"donor": CHECKPOINT}))
@@ -398,15 +398,15 @@ def test_manifest_round_trip() -> None:
     [
         (lambda m: m.update(version=0), "'version' is 0"),
         (lambda m: m.pop("files"), "'files'"),
-        (lambda m: m["files"][0].update(path="../a.gguf"), "makes no sense"),
-        (lambda m: m["files"][0].update(path="/a.gguf"), "makes no sense"),
+        (lambda m: m["files"][0].update(path="../a.gguf"), "is not valid"),
+        (lambda m: m["files"][0].update(path="/a.gguf"), "is not valid"),
         (lambda m: m["files"][0].update(sha256="xyz"), r"files\[0\].sha256"),
         (lambda m: m["files"][0].update(size_bytes=True), "size_bytes"),
         (lambda m: m["files"].append(m["files"][0]), "named twice"),
         (lambda m: m["quants"][0].update(layout="bundle"), "layout"),
         (lambda m: m["quants"][0]["variants"].update(half={}), "half"),
-        (lambda m: m["quants"][0]["variants"]["plain"].update(entry="b.gguf"), "not there"),
-        (lambda m: m["quants"][0]["variants"]["plain"].update(sidecar="b.gguf"), "not there"),
+        (lambda m: m["quants"][0]["variants"]["plain"].update(entry="b.gguf"), "not listed"),
+        (lambda m: m["quants"][0]["variants"]["plain"].update(sidecar="b.gguf"), "not listed"),
         (lambda m: m["quants"][0]["variants"]["plain"]["files"][0].update(part="head"), "head"),
     ],
 )

@@ -73,9 +73,9 @@ def test_what_lies_beside_the_trunk_needs_no_network(
     (folder / "tiny-qwen35-Q4_K_M.gguf").symlink_to(Q4)
     (folder / "mtp-tiny-qwen35-Q8_0.gguf").symlink_to(tiny_models.sidecar)
     there = run("attach", folder / "tiny-qwen35-Q4_K_M.gguf")
-    assert there.returncode == 14 and "lies beside it already" in there.stderr
+    assert there.returncode == 14 and "is beside it already" in there.stderr
     data = data_of(run("attach", folder / "tiny-qwen35-Q4_K_M.gguf", "--layout", "bundle", "--json"), "result")
-    assert data["donor"]["name"] == tiny_models.sidecar.name and "lies beside it" in data["donor"]["why"]
+    assert data["donor"]["name"] == tiny_models.sidecar.name and "is beside it" in data["donor"]["why"]
     assert hub.requests() == []
 
 

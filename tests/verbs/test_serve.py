@@ -115,8 +115,8 @@ def test_the_sidecar_beside_is_found_by_name_and_fit(tiny_models, tmp_path):
     chosen = nextn.serve(model, engine=fake(tmp_path))
     assert chosen.layout == "none"
     assert [note.split(":")[0] for note in chosen.notes[:2]] == [
-        "passed over mtp-broken-Q8_0.gguf",
-        "passed over mtp-other-Q8_0.gguf",
+        "ignored mtp-broken-Q8_0.gguf",
+        "ignored mtp-other-Q8_0.gguf",
     ]
     above = tmp_path / "repo" / "mtp-tiny-Q8_0.gguf"
     above.symlink_to(tiny_models.sidecar)
@@ -135,10 +135,10 @@ def test_what_cannot_be_served(tiny_models, tmp_path, monkeypatch):
     with pytest.raises(EngineMissing, match="cannot draft with MTP blocks: use a newer build, or --n-max 0"):
         nextn.serve(tiny_models.bundled, engine=fake(tmp_path, "--help\n"))
     assert nextn.serve(tiny_models.bundled, engine=fake(tmp_path, "--help\n"), n_max=0).layout == "bundled"
-    with pytest.raises(EngineMissing, match=r"no llama-server of ik_llama\.cpp"):
+    with pytest.raises(EngineMissing, match=r"not a llama-server of ik_llama\.cpp"):
         monkeypatch.setenv("NEXTN_IK_SERVER", str(fake(tmp_path)))
         nextn.serve(tiny_models.bundled, engine="ik")
-    with pytest.raises(UsageError, match="there is no engine 'vllm'; choose xllamacpp, llama-server, ik, or the path"):
+    with pytest.raises(UsageError, match="'vllm' is not an engine; choose xllamacpp, llama-server, ik, or the path"):
         nextn.serve(tiny_models.bundled, engine="vllm")
     assert main(["serve", str(tiny_models.bundled), "--engine", "vllm"]) == 2
 
@@ -201,7 +201,7 @@ def test_what_a_preset_cannot_hold(tiny_models, tmp_path):
     model.symlink_to(tiny_models.bundled)
     with pytest.raises(UsageError, match="cannot be written"):
         write_preset(nextn.serve(model, engine=fake(tmp_path)), tmp_path / "p.ini")
-    for args, says in ((("-x", "1", "2"), "is no option"), (("-c=1", "y"), "is no option")):
+    for args, says in ((("-x", "1", "2"), "is not an option"), (("-c=1", "y"), "is not an option")):
         with pytest.raises(UsageError, match=says):
             preset_text(nextn.serve(tiny_models.bundled, engine=fake(tmp_path), engine_args=args))
     chosen = nextn.serve(

@@ -127,7 +127,7 @@ def test_serve_takes_what_tune_found(bundle: Path, tmp_path: Path) -> None:
     assert nextn.serve(bundle, engine="xllamacpp", n_max=0).sidecar is None
     side.unlink()
     alone = nextn.serve(bundle, engine="xllamacpp")
-    assert alone.layout == "bundled" and any("is not there" in note for note in alone.notes)
+    assert alone.layout == "bundled" and any("is missing" in note for note in alone.notes)
 
 
 @pytest.mark.engine
@@ -180,7 +180,7 @@ def test_threads_count_with_mtp_and_without(bundle: Path, monkeypatch: pytest.Mo
     found = nextn.tune(bundle, engine=engine, threads=[8, 4], n_max=[1, 2], types=[], head_types=[]).to_json()
     assert (found["n_max"], found["threads"]) == (2, 4)
     assert found["comparison"]["base"] == "off, threads 4"
-    with pytest.raises(UsageError, match="9 threads on 8 CPUs"):
+    with pytest.raises(UsageError, match="9 threads are more than the 8 CPUs"):
         nextn.tune(bundle, engine=engine, threads=[9], out=bundle.parent / "x")
 
 

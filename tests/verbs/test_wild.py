@@ -10,9 +10,11 @@ from typing import Any
 import numpy as np
 import pytest
 from hub_server import HubServer
+from remake import deepened, fused, in_nvfp4, pruned
 from sick import rewrite
 from sicknesses import checked, ids
 from splitting import split_gguf
+from wild import DONORS, DRAFTS, NOT_LOADED, TWICE, WILD, Given, Parts, Wild
 
 import nextn
 from conftest import CHECKPOINT, Q4, need, stored
@@ -25,7 +27,6 @@ from nextn.ggml.quantize import dequantize
 from nextn.gguf.files import open_model
 from nextn.gguf.types import TensorType
 from nextn.writing.result import Result
-from wild import DONORS, DRAFTS, NOT_LOADED, TWICE, WILD, Given, Parts, Wild, deepened, fused, in_nvfp4, pruned
 
 NAMES = {"name-hides-sidecar", "folder-hides-sidecar"}  # what a file of any content may be called
 ROWS = {row.name: row for row in WILD}
@@ -143,8 +144,8 @@ def test_the_engine_drafts_with_what_attach_makes(name: str, layout: str, parts:
 
 
 def test_attach_says_what_differs_and_advises_verify(parts: Parts, tmp_path: Path) -> None:
-    for name, words in (("deeper", "made for 4 trunk layers, and the model has 8"),
-                        ("experts pruned", "has 4 experts, and the model 3")):  # fmt: skip
+    for name, words in (("deeper", "made for 4 trunk layers, but the model has 8"),
+                        ("experts pruned", "has 4 experts, but the model has 3")):  # fmt: skip
         row = ROWS[name]
         _, made = attached(row, row.make(parts, tmp_path / name), "sidecar", tmp_path / name)
         note = next(note for note in made.plan.notes if "not this trunk's own" in note)
@@ -174,8 +175,8 @@ def test_a_pruned_trunk_gets_a_sidecar_without_being_asked(parts: Parts, tmp_pat
 
 
 def test_the_finder_doctor_and_inspect_agree_on_a_sidecar_of_another_trunk(parts: Parts, tmp_path: Path) -> None:
-    for name, words in (("sidecar beside a deeper trunk", "made for 4 trunk layers, and the model has 8"),
-                        ("sidecar beside a pruned trunk", "has 4 experts, and the model 3")):  # fmt: skip
+    for name, words in (("sidecar beside a deeper trunk", "made for 4 trunk layers, but the model has 8"),
+                        ("sidecar beside a pruned trunk", "has 4 experts, but the model has 3")):  # fmt: skip
         (tmp_path / name).mkdir()
         given = ROWS[name].make(parts, tmp_path / name)
         assert given.trunk is not None
@@ -244,7 +245,7 @@ def test_a_donor_of_one_tensor_completes_the_block(name: str, parts: Parts, tmp_
     assert done.remaining == () and done.plan is not None
     mended, healthy = open_model(done.plan.entry), open_model(parts.bundle)
     assert all(stored(mended, name) == stored(healthy, name) for name in healthy.tensors)
-    with pytest.raises(NextnError, match=r"no MTP block in this model|not whole"):
+    with pytest.raises(NextnError, match=r"no MTP block in this model|block is incomplete"):
         nextn.attach(Q4, given.donor, layout="bundle", out=tmp_path / "no.gguf")
 
 
@@ -271,13 +272,24 @@ def test_a_lone_file_gives_the_same_block_as_its_checkpoint(parts: Parts, tmp_pa
     assert {name: stored(new, name) for name in new.tensors} == {name: stored(old, name) for name in old.tensors}
 
 
+def test_what_is_wrong_with_a_lone_file_names_the_file(parts: Parts, tmp_path: Path) -> None:
+    part = ROWS["one missing tensor, from safetensors"].make(parts, tmp_path).donor
+    junk = tmp_path / "junk.safetensors"
+    junk.write_text("junk")
+    for donor, words in ((part, "the MTP block is incomplete"), (junk, "not a safetensors file"),
+                         (tmp_path / "none.safetensors", "there is no such file")):  # fmt: skip
+        with pytest.raises(NextnError, match=words) as refused:
+            nextn.attach(Q4, donor, layout="bundle", out=tmp_path / "no.gguf")
+        assert str(refused.value).startswith(str(donor))
+
+
 def test_a_renamed_donor_is_named(parts: Parts, tmp_path: Path) -> None:
     given = ROWS["renamed, with a block"].make(parts, tmp_path)
-    with pytest.raises(UnsupportedModel, match=r"are those of 'qwen35': nextn doctor .* --fix names it 'qwen35' again"):
+    with pytest.raises(UnsupportedModel, match=r"of 'qwen35': nextn doctor .* --fix restores the name 'qwen35'"):
         nextn.attach(Q4, given.path, layout="bundle", out=tmp_path / "no.gguf")
 
 
-def test_sidecars_that_lack_something_are_passed_over(parts: Parts, tmp_path: Path, standin: LlamaServer) -> None:
+def test_sidecars_that_lack_something_are_ignored(parts: Parts, tmp_path: Path, standin: LlamaServer) -> None:
     for row in WILD:
         if row.shape != "sidecar" or row.engine == DRAFTS or row.group == DONORS:
             continue
@@ -288,11 +300,11 @@ def test_sidecars_that_lack_something_are_passed_over(parts: Parts, tmp_path: Pa
         assert answer.candidates == () and [each.path for each in answer.passed_over] == [given.path]
         serving = nextn.serve(given.trunk, engine=standin)
         assert serving.sidecar is None
-        assert any(f"passed over {given.path.name}: " in note for note in serving.notes)
+        assert any(f"ignored {given.path.name}: " in note for note in serving.notes)
 
 
 def test_a_block_with_experts_as_one_tensor_is_named_where_it_is_refused(parts: Parts, tmp_path: Path) -> None:
     layer = open_model(parts.glm_bundle).arch_int("block_count") - 1
     path = fused(parts.glm_bundle, tmp_path / "Fused.gguf", [layer])
-    with pytest.raises(DonorMismatch, match=r"'ffn_gate_up_exps\.weight' that the engine's loader does not know"):
+    with pytest.raises(DonorMismatch, match=r"'ffn_gate_up_exps\.weight' that engines' loaders do not know"):
         nextn.attach(parts.glm, path, layout="bundle", out=tmp_path / "no.gguf")

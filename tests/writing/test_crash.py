@@ -120,6 +120,7 @@ def bench(request: pytest.FixtureRequest, tmp_path: Path, inputs: Path) -> Bench
     return bench
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("mode", ["eio", "enospc", "before", "after", "torn"])
 def test_an_error_or_ctrl_c_at_any_call_leaves_the_folder_as_it_was(bench: Bench, mode: str) -> None:
     """Save after the commit: then everything is there, and only the note may be left for the next run."""
@@ -150,6 +151,7 @@ def test_an_error_or_ctrl_c_at_any_call_leaves_the_folder_as_it_was(bench: Bench
     assert state(bench.inputs) == before
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("mode", ["kill", "torn-kill"])
 def test_a_kill_at_any_call_leaves_whole_files_or_none(bench: Bench, mode: str) -> None:
     before = state(bench.inputs)
@@ -243,6 +245,7 @@ def wait_for(folder: Path, pattern: str, process: subprocess.Popen[str]) -> Path
     raise AssertionError(f"no {pattern} in {listing(folder)}")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("number", "wait_s"),
     [(signal.SIGINT, 0), (signal.SIGINT, 0.15), (signal.SIGINT, 0.4), (signal.SIGTERM, 0.2), (signal.SIGHUP, 0.3)],
@@ -305,7 +308,7 @@ def test_two_runs_for_one_name_have_one_winner(tmp_path: Path) -> None:
     won = next(json.loads(out) for (out, _), run in zip(ends, runs, strict=True) if run.returncode == 0)
     lost = next(err for (_, err), run in zip(ends, runs, strict=True) if run.returncode)
     assert lost.startswith("nextn: ")
-    assert "already there" in lost
+    assert "already exists" in lost
     assert sorted(listing(tmp_path)) == sorted([trunk.name, Path(won["entry"]).name])
     assert nextn.inspect(won["entry"]).problems == ()
 

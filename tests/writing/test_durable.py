@@ -155,7 +155,7 @@ def test_publishing_by_rename_never_replaces(plan: Callable[..., Plan]) -> None:
                 made.entry.write_bytes(b"theirs")
             return super().step(name, args)
 
-    with pytest.raises(OutputExists, match="already there"):
+    with pytest.raises(OutputExists, match="already exists"):
         execute(made, system=Late(link=errno.EPERM))
     assert content(made.folder).keys() == {made.entry.name}
     assert made.entry.read_bytes() == b"theirs"
@@ -243,7 +243,7 @@ def test_long_names(tmp_path: Path) -> None:
     made = nextn.attach(trunk, CHECKPOINT, layout="bundle").entry
     assert len(made.name) == 254
     trunk.rename(tmp_path / ("n" * 242 + "-Q4_K_M.gguf"))
-    with pytest.raises(StorageError, match=r"has 258 bytes, and 255 is the most here; choose a shorter -o"):
+    with pytest.raises(StorageError, match=r"has 258 bytes, and at most 255 fit here; choose a shorter -o"):
         nextn.attach(tmp_path / ("n" * 242 + "-Q4_K_M.gguf"), CHECKPOINT, layout="bundle")
     assert len(listing(tmp_path)) == 2
 

@@ -54,6 +54,7 @@ def loadable(case: Case) -> bool:
     return (case.folder / case.model).read_bytes()[:4] == MAGIC
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("mode", ["eio", "enospc", "before", "after", "torn"])
 def test_an_error_or_ctrl_c_at_any_call_ends_with_the_old_or_the_new_file(case: Case, mode: str) -> None:
     """At once: an attach is undone, a detach finished, and no journal is left."""
@@ -136,6 +137,7 @@ def test_a_kill_at_every_call_of_a_recovery(cases: dict[str, Case], name: str) -
         assert j > 8
 
 
+@pytest.mark.slow
 def test_a_disk_that_dies_half_way_is_recovered_when_it_works_again(case: Case) -> None:
     """Every call from number k on fails, those that lead back too."""
     n_left = 0
@@ -154,6 +156,7 @@ def test_a_disk_that_dies_half_way_is_recovered_when_it_works_again(case: Case) 
     assert n_left > 5
 
 
+@pytest.mark.slow
 def test_while_a_file_is_neither_no_engine_loads_it(case: Case) -> None:
     """After a kill the first bytes are a GGUF's only when the header describes the data."""
     n_unreadable = 0
@@ -227,6 +230,7 @@ def wait_for_journal(folder: Path, run: subprocess.Popen[str]) -> None:
     raise AssertionError(listing(folder))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("wait_s", [0.0, 0.15, 0.4])
 def test_sigkill_of_a_real_run_and_recover_on_the_command_line(disk: Path, tmp_path: Path, wait_s: float) -> None:
     folder = disk / f"kill-{wait_s}"

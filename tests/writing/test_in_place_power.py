@@ -67,6 +67,7 @@ def inode_in_journal(folder: Path, old: dict[str, int]) -> None:
         path.write_bytes(data[:8] + struct.pack("<Q", len(payload)) + payload + hashlib.sha256(payload).digest() + rest)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", NAMES)
 def test_whatever_unsynced_writes_are_lost_the_file_is_the_old_or_the_new_one(
     cases: dict[str, Case], name: str

@@ -300,7 +300,7 @@ def command(*args: object, answers: str | None = None) -> tuple[int, str, str]:
 def test_without_a_terminal_it_wants_yes(model: Path) -> None:
     args = ("attach", model, "--from", CHECKPOINT, "--layout", "in-place")
     code, err, _ = command(*args)
-    assert code == UsageError.exit_code and "wants --yes" in err
+    assert code == UsageError.exit_code and "--yes is needed" in err
     assert model.read_bytes() == Q4.read_bytes()
     code, _, out = command(*args, "--dry-run", "--json")
     plan = json.loads(out)
@@ -313,7 +313,7 @@ def test_without_a_terminal_it_wants_yes(model: Path) -> None:
     assert {**done, "wall_s": 0} == {**plan, "dry_run": False, "wall_s": 0, "tensor_sha256": done["tensor_sha256"],
                                      "bytes_read": done["bytes_read"], "donor": done["donor"]}  # fmt: skip
     code, err, _ = command("detach", model, "--in-place")
-    assert code == UsageError.exit_code and "wants --yes" in err
+    assert code == UsageError.exit_code and "--yes is needed" in err
     assert command("detach", model, "--in-place", "--yes")[0] == 0
     assert model.read_bytes() == Q4.read_bytes()
 

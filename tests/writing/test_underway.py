@@ -95,7 +95,7 @@ def test_a_source_that_changes_under_way(
     source = trunk if which == "trunk" else donor / "model.safetensors"
     out = tmp_path / "out" / "made.gguf"
     plan = bundled(trunk, donor, out)
-    with pytest.raises((StorageError, FormatError), match=r"changed or replaced|changed under way") as caught:
+    with pytest.raises((StorageError, FormatError), match=r"changed or replaced|changed while it was read") as caught:
         execute(plan, system=Hooked(lambda: CHANGES[change](source), call, at))
     assert str(source) in str(caught.value)
     assert not out.parent.exists()
@@ -279,7 +279,7 @@ def test_three_pulls_at_once_end_with_the_files_and_nothing_else(
     assert listing(tmp_path / "out") == ["x-Q4_K_M.gguf"]
     assert (tmp_path / "out" / "x-Q4_K_M.gguf").read_bytes() == Q4.read_bytes()
     assert listing(tmp_path / "own" / "locks") == []
-    assert any("another pull is at work in this folder" in text for text in said)
+    assert any("another pull is running in this folder" in text for text in said)
 
 
 def test_a_scratch_folder_where_none_can_be_made(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -41,7 +41,7 @@ TEXT_SPLITS: dict[tuple[str, ...], TextSplit] = {}  # by the patterns of tokeniz
 def register(family: Family) -> None:
     """Add a family. Raises ValueError for an architecture or a class that another family already has."""
     if family.arch in FAMILIES or any(name in BY_CLASS for name in family.classes):
-        raise ValueError(f"'{family.arch}', or a class of it, is in the table already")
+        raise ValueError(f"'{family.arch}', or one of its classes, is already in the table")
     FAMILIES[family.arch] = family
     BY_CLASS.update(dict.fromkeys(family.classes, family))
     TEXT_SPLITS.update({known.patterns: known for known in family.splits})

@@ -28,7 +28,7 @@ def _safe_gate(config: Config) -> bool:
     for key, runs in _RUNS.items():
         if config.values.get(key) != runs:
             found = config.values.get(key)
-            raise UnsupportedFormat(f"'{key}' is {found!r}, and engines only run {runs!r}", path=config.path)
+            raise UnsupportedFormat(f"'{key}' is {found!r}, but engines only run {runs!r}", path=config.path)
     return True
 
 

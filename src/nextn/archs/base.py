@@ -31,7 +31,7 @@ class Transform(Enum):
     RANKED_QKV = "q, k and v, each of all ranks"  # FP8 as MiMo's ranks wrote it; otherwise as it is
     ROPE_PAIRS = "halves of each head interleaved"  # [H*D, E] -> row 0, row D/2, row 1, ... of each head
     FIRST_ROWS = "first rows"  # as many as the product of `Source.keys` in config.json
-    OTHER_ROWS = "rows behind the first"
+    OTHER_ROWS = "rows after the first"
     BESIDE = "two matrices side by side"  # [E, a] and [E, b] -> [E, a + b]: a projection of a concatenation
 
 
@@ -66,10 +66,10 @@ class Donor:
         """
         place = self.config.get(within) or {} if within else self.config
         if not isinstance(place, Mapping):
-            raise FormatError(f"config.json: '{within}' is no JSON object")
+            raise FormatError(f"config.json: '{within}' is not a JSON object")
         value = place.get(key)
         if value is not None and not fits(value, KVType.UINT32):
-            raise FormatError(f"config.json: '{key}' is no whole number but {str(value)[:40]!r}")
+            raise FormatError(f"config.json: '{key}' is {str(value)[:40]!r}, not a whole number")
         return value
 
     @property
@@ -210,7 +210,7 @@ class Family:
             (len(set(targets)) < len(targets), "two rules make one tensor"),
             (plain != (self.qkv is not None), "'qkv' and the rules disagree"),
             (not self.llama_cpp.drafts and not self.ik.drafts, "no engine drafts with it"),
-            (self.takes_sidecar != (self.header is not None), "'header' is for those that take a sidecar"),
+            (self.takes_sidecar != (self.header is not None), "'header' is only for families that have sidecars"),
             (not 0 < self.n_blocks <= self.max_blocks, "'n_blocks' is more than 'max_blocks'"),
         ):
             if wrong:

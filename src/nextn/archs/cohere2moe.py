@@ -17,7 +17,7 @@ def _shared(config: Config) -> int | None:
     width = config.integer("intermediate_size") * config.count("num_shared_experts", 0)
     how = config.values.get("shared_expert_combination_strategy", "average")
     if width and how != "average":
-        raise UnsupportedFormat(f"shared experts are combined by '{how}', which no engine does", path=config.path)
+        raise UnsupportedFormat(f"shared experts are combined with '{how}', which no engine supports", path=config.path)
     return width or None
 
 

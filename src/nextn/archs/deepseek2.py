@@ -29,17 +29,17 @@ def _unpublished(seen: Portrait) -> Unpublished | None:
         n = n or _KIMI_LAYERS
         return Unpublished(
             f"Kimi-K2, K2.5 and K2.6 were published without an MTP block: the checkpoints end at layer {n - 1}, "
-            f"whatever config.json says. Third parties publish native blocks (layer {n}; k-l-lambda/Kimi-K2.5-MTP for "
-            "K2.5, say), which can be attached",
+            f"whatever config.json says. Third parties publish native blocks (layer {n}; for example, "
+            "k-l-lambda/Kimi-K2.5-MTP), which can be attached",
             n,
         )
     if n == _GIGACHAT_LAYERS and not seen.q_lora_rank:
         return Unpublished(
-            "GigaChat3-10B-A1.8B was published with an MTP block, and llama.cpp (b11549) cannot draft with it: its "
-            "graph needs queries of low rank, and this model's are one matrix"
+            "GigaChat3-10B-A1.8B was published with an MTP block, but llama.cpp (b11549) cannot draft with it: its "
+            "graph needs low-rank queries, and this model's are a single matrix"
         )
     if n in _WITHOUT:
-        return Unpublished(f"{_WITHOUT[n]} had no MTP block when it was published")
+        return Unpublished(f"{_WITHOUT[n]} were published without an MTP block")
     return None
 
 

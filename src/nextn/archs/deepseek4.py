@@ -77,7 +77,7 @@ _ROWS = headers.with_base(
 )
 
 _DSPARK = (
-    "'mtp.*' is a DSpark draft in stages and no MTP block: llama.cpp's converter makes a draft of its own of it "
+    "'mtp.*' is a staged DSpark draft, not an MTP block: llama.cpp's converter makes a separate draft model of it "
     "(convert_hf_to_gguf.py --dspark), which is loaded beside the model with -md"
 )
 
@@ -148,7 +148,7 @@ FAMILY = Family(
     array_tail={"swiglu_clamp_exp": None, "swiglu_clamp_shexp": None, "attention.compress_ratios": 0},
     longer_arrays=("attention.compress_ratios",),
     head_needed=True,
-    only_sidecar="the mixer before its head has the name of the trunk's, and a file holds one of them",
+    only_sidecar="the mixer before its head has the same name as the trunk's, and a file can hold only one of them",
     llama_cpp=engines.SIDECAR_ON_LLAMA_CPP,
     ik=engines.UNKNOWN_ON_IK,
 )

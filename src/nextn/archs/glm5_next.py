@@ -43,15 +43,15 @@ def _linear(key: str, *, optional: bool = False) -> Callable[[Config], Any]:
     def value(config: Config) -> Any:
         found = config.need("linear_attn_config")
         if not isinstance(found, dict):
-            raise FormatError("'linear_attn_config' is no JSON object", path=config.path)
+            raise FormatError("'linear_attn_config' is not a JSON object", path=config.path)
         if found.get("num_heads") != config.integer("num_attention_heads"):
             raise UnsupportedFormat(
                 f"linear attention has {found.get('num_heads')!r} heads and latent attention "
-                f"{config.integer('num_attention_heads')}, and engines run only equal numbers",
+                f"{config.integer('num_attention_heads')}, but engines only run equal numbers",
                 path=config.path,
             )
         if found.get(key) is None and not optional:
-            raise FormatError(f"'{key}' is missing in 'linear_attn_config', and an engine needs it", path=config.path)
+            raise FormatError(f"'{key}' is missing from 'linear_attn_config', and engines need it", path=config.path)
         return found.get(key)
 
     return value
@@ -61,7 +61,7 @@ def _no_rope(config: Config) -> int:
     """0, the number of dimensions that RoPE rotates. Raises UnsupportedFormat for a model with any."""
     if not config.values.get("mla_use_nope") or config.integer("qk_rope_head_dim") != 0:
         raise UnsupportedFormat(
-            "latent attention has RoPE ('mla_use_nope', 'qk_rope_head_dim'), and engines run it without",
+            "latent attention has RoPE ('mla_use_nope', 'qk_rope_head_dim'), but engines run it without",
             path=config.path,
         )
     return 0

@@ -20,7 +20,7 @@ def block_count(config: Config) -> int:
     """Number of layers in the file. Raises FormatError for more than engines take."""
     n_layer = config.integer("num_hidden_layers")
     if not 0 < n_layer <= MAX_LAYERS - config.n_layer_nextn:
-        raise FormatError(f"'num_hidden_layers' is {n_layer:,}, and engines take {MAX_LAYERS}", path=config.path)
+        raise FormatError(f"'num_hidden_layers' is {n_layer:,}, but engines accept 1 to {MAX_LAYERS}", path=config.path)
     return n_layer + config.n_layer_nextn
 
 
@@ -40,9 +40,9 @@ def rotary(default: float | None, width: Callable[[Config], int] = head_size) ->
     def value(config: Config) -> int:
         part = config.rope.get("partial_rotary_factor", default)
         if part is None:
-            raise FormatError("'partial_rotary_factor' is missing, and an engine needs it", path=config.path)
+            raise FormatError("'partial_rotary_factor' is missing, and engines need it", path=config.path)
         if not fits(part, F32):
-            raise FormatError(f"'partial_rotary_factor' is no number but {part!r}", path=config.path)
+            raise FormatError(f"'partial_rotary_factor' is {part!r}, not a number", path=config.path)
         return int(width(config) * part)
 
     return value
@@ -54,7 +54,7 @@ def sections(config: Config) -> list[Any] | None:
     if found is None:
         return None
     if not isinstance(found, list):
-        raise FormatError(f"'mrope_section' is no list but {found!r}", path=config.path)
+        raise FormatError(f"'mrope_section' is {found!r}, not a list", path=config.path)
     return [*found, 0, 0, 0, 0][:4]
 
 
@@ -71,15 +71,15 @@ def scaling(*keys: str, needed: bool = False, only: tuple[str, ...] = _SCALED_RO
         kind = rope.get("rope_type") or "default"
         if kind not in ("default", *_SCALED_ROPE, LLAMA3):  # llama3's factors are a tensor
             raise UnsupportedFormat(
-                f"positions are scaled with '{kind}', which is not handled here; use 'nextn attach TRUNK --from' this "
-                "folder with --layout sidecar, which takes the trunk's header",
+                f"positions are scaled with '{kind}', which is not supported here; use 'nextn attach TRUNK --from' "
+                "this folder with --layout sidecar, which copies the trunk's header",
                 path=config.path,
             )
         if kind not in only or rope.get("factor") is None:
             return None
         found = next((rope[key] for key in keys if key in rope), None)
         if found is None and needed:
-            raise FormatError(f"'{keys[0]}' is missing beside the rope type '{kind}'", path=config.path)
+            raise FormatError(f"'{keys[0]}' is missing, and the RoPE type '{kind}' needs it", path=config.path)
         return found
 
     return value
@@ -114,7 +114,7 @@ def gating(config: Config) -> int | None:
         return None
     number = _GATING.get(str(found))
     if number is None:
-        raise UnsupportedFormat(f"experts are scored with '{found}', which no engine does", path=config.path)
+        raise UnsupportedFormat(f"experts are scored with '{found}', which no engine supports", path=config.path)
     return number
 
 
@@ -123,7 +123,7 @@ def needed_gating(config: Config) -> int:
     found = gating(config)
     if found is None:
         names = " or ".join(f"'{key}'" for key in _SCORES)
-        raise FormatError(f"{names} is missing, and an engine needs it", path=config.path)
+        raise FormatError(f"{names} is missing, and engines need it", path=config.path)
     return found
 
 

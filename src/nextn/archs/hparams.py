@@ -33,17 +33,17 @@ class Config:
         """The value of `key`. Raises FormatError when it is missing or null."""
         value = self.values.get(key)
         if value is None:
-            raise FormatError(f"'{key}' is missing, and an engine needs it", path=self.path)
+            raise FormatError(f"'{key}' is missing, and engines need it", path=self.path)
         return value
 
     def integer(self, key: str) -> int:
         """An integer. Raises FormatError."""
         value = self.need(key)
         if not isinstance(value, int) or isinstance(value, bool):
-            raise FormatError(f"'{key}' is no whole number but {value!r:.40}", path=self.path)
+            raise FormatError(f"'{key}' is {value!r:.40}, not a whole number", path=self.path)
         most = MAX_LAYERS if key == LAYERS else (1 << 32) - 1
         if not 0 <= value <= most:
-            raise FormatError(f"'{key}' is {value:,}, and engines take 0 to {most:,}", path=self.path)
+            raise FormatError(f"'{key}' is {value:,}, but engines accept 0 to {most:,}", path=self.path)
         return value
 
     def count(self, key: str, usual: int) -> int:
@@ -59,7 +59,7 @@ class Config:
         found = self.first(*keys)
         if found is None:
             names = " or ".join(f"'{key}'" for key in keys)
-            raise FormatError(f"{names} is missing, and an engine needs it", path=self.path)
+            raise FormatError(f"{names} is missing, and engines need it", path=self.path)
         return found
 
     def numbers(self, key: str, at_least: int = 0) -> list[Any]:
@@ -67,7 +67,7 @@ class Config:
         found = self.need(key)
         if not isinstance(found, list) or len(found) < at_least:
             raise FormatError(
-                f"'{key}' is no list of at least {at_least} entries",
+                f"'{key}' is not a list of at least {at_least} entries",
                 path=self.path,
                 found=str(len(found)) if isinstance(found, list) else repr(found),
             )
@@ -120,7 +120,7 @@ class Config:
 
     def _object(self, value: Any, key: str) -> dict[str, Any]:
         if not isinstance(value, dict):
-            raise FormatError(f"'{key}' is no JSON object", path=self.path)
+            raise FormatError(f"'{key}' is not a JSON object", path=self.path)
         return value
 
 
@@ -162,7 +162,7 @@ class Row:
         if value is None:
             return None
         if self.type is ARRAY and not isinstance(value, list):
-            raise FormatError(f"the value of '{arch}.{self.suffix}' is no list but {value!r}", path=config.path)
+            raise FormatError(f"the value of '{arch}.{self.suffix}' is {value!r}, not a list", path=config.path)
         items = value if self.type is ARRAY else [value]
         kind = self.item_type if self.type is ARRAY and self.item_type is not None else self.type
         for item in items:

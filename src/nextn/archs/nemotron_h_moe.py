@@ -53,7 +53,7 @@ def _layers(letter: str, *names: str) -> Callable[[Config], list[bool]]:
         pattern = config.values.get("hybrid_override_pattern") or config.need("layers_block_type")
         if not isinstance(pattern, str | list) or len(pattern) != n_trunk:
             raise FormatError(
-                "the layers' kinds ('hybrid_override_pattern', else 'layers_block_type') do not fit",
+                "the layer types ('hybrid_override_pattern', else 'layers_block_type') do not match the layers",
                 path=config.path,
                 expected=f"{n_trunk} ('num_hidden_layers')",
                 found=str(len(pattern)) if isinstance(pattern, str | list) else repr(pattern),

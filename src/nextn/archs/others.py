@@ -47,7 +47,7 @@ DRAFTS = {
 }
 # general.architecture -> the models. None of these was published with an MTP block.
 NONE_PUBLISHED = {
-    "llama": "Llama 1 to 3, Mistral 7B and Mixtral, and what is built like them",
+    "llama": "Llama 1 to 3, Mistral 7B and Mixtral, and models built like them",
     "llama4": "Llama 4",
     "mistral3": "Mistral 3",
     "mistral4": "Mistral 4",
@@ -102,10 +102,10 @@ _NO_WEIGHTS = "no MTP weights were released for it, and llama.cpp (b11549) has n
 _UNKNOWN = "llama.cpp (b11549) does not know the model, so no engine here drafts with its MTP block"
 _PUZZLE = "llama.cpp's converter (b11549) drops its MTP block, which is laid out unlike Nemotron 3's"
 _GEMMA4 = (
-    "it is a draft for Gemma 4 and not a block: convert it with llama.cpp's convert_hf_to_gguf.py, and name that GGUF "
+    "it is a draft for Gemma 4, not a block: convert it with llama.cpp's convert_hf_to_gguf.py, and name that GGUF "
     "with --from"
 )
-_WRAPPER = "it is read by its text model's class, and its config.json names none that nextn knows"
+_WRAPPER = "nextn goes by the class of its text model, and its config.json names none that nextn knows"
 NOT_RELEASED = {
     "ernie4_5-moe": f"ERNIE 4.5 MoE: {_DROPS}",
     "minimax-m3": f"MiniMax-M3: {_NO_WEIGHTS}",
@@ -147,7 +147,7 @@ def words_of(arch: str) -> str:
     """What is known of an architecture that is not a family, as a clause: the same for every verb."""
     draft = next((name for name, target in ASSISTANTS.items() if target == arch), None)
     if draft is not None:
-        return f"the draft of '{arch}' is a model of its own ('{draft}'); name its GGUF with --from"
+        return f"the draft for '{arch}' is a separate model ('{draft}'); name its GGUF with --from"
     if arch in DRAFTS:
         return f"'{arch}' is {DRAFTS[arch]}; there is no block to attach"
     if arch in LOADS_ONLY:

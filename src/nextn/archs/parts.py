@@ -76,8 +76,8 @@ def qk_norms(*, optional: bool = False) -> tuple[Rule, ...]:
 
 
 NO_PLAIN_QUERIES = (
-    "its queries have no low rank ('q_lora_rank' is null), and llama.cpp's drafting graph needs one; no other donor "
-    "helps"
+    "its queries are not low-rank ('q_lora_rank' is null), but llama.cpp's drafting graph needs them to be; no other "
+    "donor helps"
 )
 
 
@@ -143,7 +143,7 @@ def experts(p: str = "mlp.", *, form: str = "") -> tuple[Rule, ...]:
 
 
 def gate_up(*, form: str = "") -> Rule:
-    """The routed experts' gate and up as one tensor, which a few loaders take instead of the two.
+    """The routed experts' gate and up as one tensor, which a few loaders take instead of the two (llama.cpp b11549).
 
     Only GGUFs hold it, as newer converters write it on request: of a checkpoint, nextn makes the two.
     """
@@ -206,7 +206,7 @@ def root(
 # -- groups of a Family's facts, for `Family(..., **GROUP)`; a family that differs in one writes all of them out -------
 
 
-class Place(TypedDict):
+class Placing(TypedDict):
     """Where the block is in a checkpoint."""
 
     count_keys: tuple[str, ...]
@@ -246,7 +246,7 @@ class Sidecar(TypedDict):
     sidecar_extra: tuple[str, ...]
 
 
-AFTER_TRUNK: Place = {
+AFTER_TRUNK: Placing = {
     "count_keys": ("num_nextn_predict_layers",),
     "prefixes": ("model.",),
     "behind_trunk": True,

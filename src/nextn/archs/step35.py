@@ -45,12 +45,12 @@ def _all_slide(config: Config) -> list[bool]:
     kinds, shares = (config.values.get(key) or [] for key in ("layer_types", "partial_rotary_factors"))
     for key, found in (("layer_types", kinds), ("partial_rotary_factors", shares)):
         if not isinstance(found, list):
-            raise FormatError(f"'{key}' is no list but {found!r}", path=config.path)
+            raise FormatError(f"'{key}' is {found!r}, not a list", path=config.path)
     sliding = [i < len(kinds) and kinds[i] == "sliding_attention" for i in range(config.n_layer)]
     shares = [*shares, *[0.5] * config.n_layer][: config.n_layer]
     if shares != [1.0 if each else 0.5 for each in sliding]:
         raise UnsupportedFormat(
-            "'partial_rotary_factors' is not 1 for layers with a sliding window and 0.5 for others, and no engine "
+            "'partial_rotary_factors' is not 1 for sliding-window layers and 0.5 for the others, and no engine "
             "runs that",
             path=config.path,
         )
@@ -62,7 +62,7 @@ def _thetas(config: Config) -> tuple[Any, Any]:
     if isinstance(config.values.get("rope_theta"), list):
         full, sliding = config.numbers("rope_theta", 2)[:2]
         if full is None or sliding is None:
-            raise FormatError("'rope_theta' has no base for a kind of layers", path=config.path)
+            raise FormatError("'rope_theta' has no base for one of the layer types", path=config.path)
         return full, sliding
     return v.theta(config), config.sliding_theta
 
@@ -74,7 +74,7 @@ def _heads(key: str) -> Callable[[Config], list[int]]:
         full = config.integer(key)
         other = config.values.get("attention_other_setting") or {}
         if not isinstance(other, dict):
-            raise FormatError("'attention_other_setting' is no JSON object", path=config.path)
+            raise FormatError("'attention_other_setting' is not a JSON object", path=config.path)
         return [other.get(key, full) if sliding else full for sliding in _all_slide(config)]
 
     return value
@@ -88,7 +88,7 @@ def _first_moe_layer(config: Config) -> int:
     try:
         return max(0, min(int(number) for number in text.split(",")))
     except ValueError:
-        raise FormatError(f"'moe_layers_enum' is no list of numbers but {text!r}", path=config.path) from None
+        raise FormatError(f"'moe_layers_enum' is {text!r}, not a list of numbers", path=config.path) from None
 
 
 _ROWS = headers.with_base(
@@ -132,7 +132,7 @@ def _llama3_factors(config: Config) -> list[float] | None:
     told += [rope.get(key, usual) for key, usual in _LLAMA3.items()]
     if not all(fits(x, F32) and x > 0 for x in told):
         raise FormatError(
-            "the scaling of positions ('rope_scaling', 'partial_rotary_factors') is damaged", path=config.path
+            "the position scaling ('rope_scaling', 'partial_rotary_factors') is damaged", path=config.path
         )
     base, part, factor, low, high, length = map(float, told)
     n_half, n_turned = v.head_size(config) // 2, int(v.head_size(config) * part)

@@ -34,7 +34,7 @@ Fetch = Callable[[Sequence[FileRange]], object]  # downloads ranges of remote fi
 def check_choice(choice: str) -> None:
     """Raise UsageError for an unknown choice."""
     if choice not in CHOICES:
-        raise UsageError(f"there is no choice '{choice}' for duplicates; choose one of {', '.join(CHOICES)}.")
+        raise UsageError(f"'{choice}' is not a choice for duplicates; choose one of {', '.join(CHOICES)}.")
 
 
 def without_duplicates(block: Block, fetch: Fetch | None = None) -> tuple[Block, list[str]]:
@@ -50,17 +50,17 @@ def without_duplicates(block: Block, fetch: Fetch | None = None) -> tuple[Block,
         name = tensor.name(block.n_layer_trunk or 0)
         twin = _twin(block, tensor)
         if twin is None:
-            notes.append(f"{name} stays: the donor holds nothing to compare it with")
+            notes.append(f"{name} is kept: the donor has nothing to compare it with")
         elif _same(tensor, twin, fetch):
             left_out.append(tensor)
             notes.append(
-                f"{name} is left out ({tensor.rows.read_bytes:,} bytes of the donor): it is the model's own in "
+                f"{name} is left out ({tensor.rows.read_bytes:,} bytes of the donor): it equals the model's in the "
                 f"{min(N_ROWS, twin.n_rows)} rows that were compared, and engines draft with the trunk's"
             )
         else:
-            notes.append(f"{name} stays: it is not the model's own")
+            notes.append(f"{name} is kept: it differs from the model's")
     if not found:
-        notes.append("the block brings no embeddings and no head of its own")
+        notes.append("the block has no embeddings or head of its own")
     return replace(block, tensors=tuple(x for x in block.tensors if x not in left_out)), notes
 
 

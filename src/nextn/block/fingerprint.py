@@ -46,7 +46,7 @@ def check_wanted(expect: str) -> str:
     """A hash given by a user, in lower case. Raises UsageError."""
     if not _SHA256.match(expect):
         raise UsageError(
-            f"'{expect}' is no sha256 (64 hex digits); 'nextn inspect --block-hash DONOR' prints a block's."
+            f"'{expect}' is not a SHA-256 digest (64 hex digits); 'nextn inspect --block-hash DONOR' prints a block's."
         )
     return expect.lower()
 
@@ -55,6 +55,6 @@ def demand(block: Block, expect: str, found: str) -> None:
     """Raise DonorMismatch when the block's hash is not the expected one."""
     if found != expect:
         raise DonorMismatch(
-            f"{block.label or block.origin}: the block's sha256 is {found}, and --expect demands {expect}; nothing was "
-            "written, so take the donor that was meant."
+            f"{block.label or block.origin}: the block's SHA-256 is {found}, but --expect demands {expect}; nothing "
+            "was written, so use the intended donor."
         )

@@ -30,7 +30,9 @@ def block_names(checkpoint: Checkpoint, family: Family) -> dict[str, str]:
     """
     n_trunk = checkpoint.integer("num_hidden_layers") if family.behind_trunk else 0
     if n_trunk is None:
-        raise FormatError("'num_hidden_layers' is missing: the block cannot be told", path=checkpoint.folder / CONFIG)
+        raise FormatError(
+            "'num_hidden_layers' is missing: the block's layers cannot be identified", path=checkpoint.folder / CONFIG
+        )
     for prefix in family.prefixes:
         found = {}
         for plain, name in checkpoint.plain_names.items():
@@ -51,14 +53,14 @@ def _no_block(checkpoint: Checkpoint, family: Family) -> NoBlock:
     promised = checkpoint.integer(*family.count_keys) if family.count_keys else None
     if promised:
         return NoBlock(
-            f"{checkpoint.folder}: config.json promises {promised} MTP block(s), but no tensor of one is there; "
-            "fine-tuning tools lose them, so take the base model's checkpoint as the donor."
+            f"{checkpoint.place}: config.json promises {promised} MTP block(s), but no tensor of any is present; "
+            "fine-tuning tools lose them, so use the base model's checkpoint as the donor."
         )
     n_trunk = checkpoint.integer("num_hidden_layers") or 0
     mark = f"{family.prefixes[0]}layers.{n_trunk}." if family.behind_trunk else family.prefixes[0]
     return NoBlock(
-        f"{checkpoint.folder}: this checkpoint has no MTP block (no tensor named {mark}*); "
-        "take the base model's checkpoint, or a GGUF that has the block, as the donor."
+        f"{checkpoint.place}: this checkpoint has no MTP block (no tensor named {mark}*); "
+        "use the base model's checkpoint, or a GGUF that has the block, as the donor."
     )
 
 
@@ -71,7 +73,7 @@ def _head_halves(
     n_rows, lora = span.tensor.n_rows, span.n_per_row
     if not nope or not value or n_rows % (nope + value):
         raise FormatError(
-            f"the {n_rows:,} rows of '{name}' are no heads of {' + '.join(source.keys)} ({nope} + {value})",
+            f"the {n_rows:,} rows of '{name}' do not divide into heads of {' + '.join(source.keys)} ({nope} + {value})",
             path=checkpoint.folder / CONFIG,
         )
     n_head = n_rows // (nope + value)
@@ -109,7 +111,7 @@ def _arranged(
         right = whole(checkpoint, beside)
         if right.n_rows != n_rows:
             raise FormatError(
-                f"'{name}' has {n_rows:,} rows, and '{beside}', which belongs beside it, {right.n_rows:,}",
+                f"'{name}' has {n_rows:,} rows, but '{beside}', which goes beside it, has {right.n_rows:,}",
                 path=right.tensor.where.path,
                 offset=right.tensor.where.start,
             )
@@ -123,12 +125,13 @@ def _arranged(
             n_rows, n_columns = n_columns, 1
         if count <= 0 or n_rows % (2 * count):
             raise FormatError(
-                f"the {n_rows:,} rows of '{name}' are no {count} heads ({keys})", path=checkpoint.folder / CONFIG
+                f"the {n_rows:,} rows of '{name}' do not divide into {count} heads ({keys})",
+                path=checkpoint.folder / CONFIG,
             )
         return InterleavedHalves(CheckpointRows(head_parts(left, count, 0, n_rows // count))), (n_columns, n_rows)
     if not 0 < count < n_rows:
         raise FormatError(
-            f"'{name}' has {n_rows:,} rows, and its first part should have {count:,} ({keys})",
+            f"'{name}' has {n_rows:,} rows, but its first part should have {count:,} ({keys})",
             path=checkpoint.folder / CONFIG,
         )
     start, end = (0, count) if source.transform is Transform.FIRST_ROWS else (count, n_rows)
@@ -139,7 +142,7 @@ def _half(transform: Transform, fused: Span) -> tuple[tuple[Span, ...], tuple[in
     """Each expert's first or second half of the rows of gate_up [n_expert, 2*F, E]."""
     if len(fused.shape) != 3 or fused.shape[1] % 2:
         raise FormatError(
-            f"'{fused.tensor.name}' should be [experts, 2*rows, columns] and is {list(fused.shape)}",
+            f"'{fused.tensor.name}' should be [experts, 2*rows, columns], but is {list(fused.shape)}",
             path=fused.tensor.where.path,
         )
     n_expert, both, n_embd = fused.shape
@@ -156,7 +159,8 @@ def _ranked_qkv(checkpoint: Checkpoint, source: Source, name: str) -> tuple[RowS
     for key, size in zip(source.keys, sizes, strict=True):
         if size is None:
             raise FormatError(
-                f"'{key}' is missing: the rows of '{name}' cannot be told", path=checkpoint.folder / CONFIG
+                f"'{key}' is missing: the rows of '{name}' cannot be divided into q, k and v",
+                path=checkpoint.folder / CONFIG,
             )
     n_q, n_kv, key_size, value_size = (size or 0 for size in sizes)
     spans = ranked_qkv(span, (n_q * key_size, n_kv * key_size, n_kv * value_size), source.ranks)
@@ -175,9 +179,9 @@ def _read_rule(
                 continue
             if numbers != list(range(len(numbers))):
                 raise FormatError(
-                    f"experts are missing in the checkpoint: '{local}' has {len(numbers)} of "
+                    f"experts are missing from the checkpoint: '{local}' has {len(numbers)} of "
                     f"{numbers[-1] + 1}; download the rest",
-                    path=checkpoint.folder,
+                    path=checkpoint.place,
                 )
             found = [local.replace("{x}", str(x)) for x in numbers]
         elif local in names and (k == 0 or "{k}" in source.name):
@@ -234,24 +238,24 @@ def block_from_checkpoint(checkpoint: Checkpoint, *, partial: bool = False) -> B
     if family is None:
         words = words_of_classes(checkpoint.classes, checkpoint.text_config.get("model_type"))
         if words is not None:
-            raise UnsupportedModel(f"{checkpoint.folder}: {words}.")
+            raise UnsupportedModel(f"{checkpoint.place}: {words}.")
         raise UnsupportedModel(
             f"{checkpoint.folder / CONFIG}: nextn does not know the model class "
-            f"{', '.join(checkpoint.classes) or '(none is named)'}, and so not where its MTP block is."
+            f"{', '.join(checkpoint.classes) or '(none is named)'}, so it does not know where its MTP block is."
         )
     names = block_names(checkpoint, family)
     if not names:
         raise _no_block(checkpoint, family)
     for mark, what in family.not_blocks:
         if any(mark in name for name in names):
-            raise UnsupportedModel(f"{checkpoint.folder}: {what}.")
+            raise UnsupportedModel(f"{checkpoint.place}: {what}.")
     refuse_foreign(checkpoint, names)
     names = logical_names(names)
     numbers = {int(match[1]) for name in names if (match := re.match(rf"{family.layer_mark}(\d+)\.", name))}
     n_blocks = -(-(max(numbers, default=0) + 1) // family.n_source_layers)
     if n_blocks > family.max_blocks:
         raise UnsupportedModel(
-            f"{checkpoint.folder}: the checkpoint has {n_blocks} MTP blocks, and engines take "
+            f"{checkpoint.place}: the checkpoint has {n_blocks} MTP blocks, but engines accept "
             f"{family.max_blocks} for '{family.arch}'."
         )
     used: set[str] = set()
@@ -263,16 +267,16 @@ def block_from_checkpoint(checkpoint: Checkpoint, *, partial: bool = False) -> B
         tensors += found
         there = {tensor.suffix for tensor in found}
         if reason := stops(family, there):
-            raise UnsupportedModel(f"{checkpoint.folder}: no engine drafts with this block: {reason}.")
+            raise UnsupportedModel(f"{checkpoint.place}: no engine drafts with this block: {reason}.")
         for target in [] if partial else missing(family.rules, there, find):
             sources = next(rule.sources for rule in family.rules if rule.target == target)
             wanted = " or ".join(source.name.replace("{k}", str(k)) for source in sources)
             raise FormatError(
-                f"the MTP block is not whole: '{wanted}' is missing; take another donor", path=checkpoint.folder
+                f"the MTP block is incomplete: '{wanted}' is missing; use another donor", path=checkpoint.place
             )
     _refuse_leftovers(checkpoint, names, used)
     return Block(
-        origin=checkpoint.folder,
+        origin=checkpoint.place,
         kind="checkpoint",
         architecture=family.arch,
         n_layer_trunk=checkpoint.integer("num_hidden_layers"),
@@ -307,11 +311,11 @@ def _refuse_leftovers(checkpoint: Checkpoint, names: dict[str, str], used: set[s
     quantized = [name for name in left if re.search(r"(scale|zero_point|_packed|_shape|_2)(_inv)?$", name)]
     if quantized:
         raise UnsupportedFormat(
-            f"the block is stored quantized, and what '{quantized[0]}' says of it is not read; {ADVICE}",
-            path=checkpoint.folder,
+            f"the block is stored quantized, and nextn does not read what '{quantized[0]}' says about it; {ADVICE}",
+            path=checkpoint.place,
         )
     raise UnsupportedFormat(
         f"the block has {len(left)} tensor(s) that nextn does not know ('{left[0]}'), "
         "and leaving them out could break it",
-        path=checkpoint.folder,
+        path=checkpoint.place,
     )

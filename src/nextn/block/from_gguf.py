@@ -35,11 +35,11 @@ def block_from_model(model: Model, mending: Collection[int] = ()) -> Block:
     if not layers and seen.layers.keys() <= set(mending):
         layers = sorted(seen.layers)
     if not layers:
-        more = f", though '{arch}.{KEY}' promises {seen.promised}: it was lost on the way" if seen.promised else ""
+        more = f", though '{arch}.{KEY}' promises {seen.promised}: it was lost along the way" if seen.promised else ""
         raise NoBlock(f"{model.entry}: there is no MTP block in this model{more}.")
     first = layers[0]
     if layers != list(range(first, first + len(layers))):
-        raise FormatError(f"the MTP blocks are not behind one another (layers {layers})", path=model.entry)
+        raise FormatError(f"the MTP blocks are not in consecutive layers (layers {layers})", path=model.entry)
     tensors = []
     family = seen.family
     rules = {rule.target: rule for rule in family.rules} if family else {}

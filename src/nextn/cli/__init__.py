@@ -26,19 +26,19 @@ VERBS = {
     "doctor": "find what is wrong with a model's block, header or names, and fix it",
     "attach": "put an MTP block onto a quant you already have",
     "detach": "take the MTP block off again",
-    "recover": "end an attach or detach in place that was interrupted",
-    "extract": "write the block to a file of its own",
+    "recover": "finish or undo an interrupted in-place attach or detach",
+    "extract": "write the block to a separate file",
     "explode": "split a model into shards, down to one tensor per file",
     "assemble": "put shards together, with tensors from other quants",
     "verify": "prove on an engine that it works and the text is unchanged",
-    "plan": "show what each setup takes in memory and on disk",
+    "plan": "show how much memory and disk space each setup needs",
     "bench": "time it with and without MTP",
     "tune": "find the fastest settings on this machine",
     "serve": "start an engine with the flags that the block needs",
     "report": "show results as tables or as one page",
     "pack": "make a folder to publish, with and without the block",
     "pull": "download only the files that one variant needs",
-    "cache": "show and clear what is kept of remote models",
+    "cache": "show and clear the cache of remote models",
     "demo": "run everything once on a small shipped model",
 }
 
@@ -91,7 +91,7 @@ class _Verbs(click.Group):
 
             near = difflib.get_close_matches(args[0], VERBS, 1)
             hint = f" (did you mean '{near[0]}'?)" if near else ""
-            raise click.UsageError(f"there is no command '{args[0]}'{hint}; the commands are {', '.join(VERBS)}.", ctx)
+            raise click.UsageError(f"'{args[0]}' is not a command{hint}; the commands are {', '.join(VERBS)}.", ctx)
         return super().resolve_command(ctx, args)
 
 
@@ -153,13 +153,13 @@ def _main(argv: list[str] | None) -> int:
         print(f"nextn: {one_line(str(error))}", file=sys.stderr)
         return error.exit_code
     except (KeyboardInterrupt, click.exceptions.Abort):
-        print("nextn: interrupted; no unfinished file has a final name, and the inputs are untouched.", file=sys.stderr)
+        print("nextn: interrupted; no incomplete file has a final name, and the inputs are untouched.", file=sys.stderr)
         return EXIT_INTERRUPTED
     except BrokenPipeError:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 0
     except MemoryError:
-        print("nextn: out of memory; no unfinished file has a final name; inputs are untouched.", file=sys.stderr)
+        print("nextn: out of memory; no incomplete file has a final name; inputs are untouched.", file=sys.stderr)
         return EXIT_BUG
     except OSError as error:
         where = f"{error.filename}: " if error.filename else ""

@@ -15,9 +15,9 @@ from .common import examples, link_option, writing_options
 @click.argument("pieces", nargs=-1)
 @click.option(
     "--pick", "picks", multiple=True, metavar="REGEX=DIR",
-    help="Take tensors whose whole names match from another set of the model; may be given again.",
+    help="Take tensors whose full names match from another set of the same model; may be repeated.",
 )
-@click.option("--recipe", metavar="FILE", help="Do again what a recipe says that an earlier run wrote.")
+@click.option("--recipe", metavar="FILE", help="Repeat the recipe that an earlier run wrote.")
 @link_option
 @writing_options
 def command(
@@ -32,8 +32,8 @@ def command(
 ) -> None:
     """Put PIECES together: a folder of shards, or the files that are named.
 
-    With -o FILE.gguf they become one file, with -o FOLDER a set of the same shards, linked where a shard is taken over
-    whole. With --pick a recipe is written beside the model.
+    With -o FILE.gguf they become one file, with -o FOLDER a set of the same shards, linked where a shard is used
+    unchanged. With --pick a recipe is written beside the model.
     """
     from ..report.assemble import show
     from ..report.progress import byte_progress

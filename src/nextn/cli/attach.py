@@ -37,7 +37,7 @@ if TYPE_CHECKING:
 )
 @click.argument("trunk")
 @donor_option(
-    f"{ANY_DONOR}. Default: what lies beside TRUNK and fits, else the repository that TRUNK's metadata point to."
+    f"{ANY_DONOR}. Default: a file beside TRUNK that fits, else the repository named in TRUNK's metadata."
 )
 @click.option(
     "--layout",
@@ -49,7 +49,7 @@ if TYPE_CHECKING:
 @embd_type_option("Type of a sidecar's embeddings and output head; 'as-is' keeps the trunk's.")
 @qkv_option(
     "split", "fused", "as-trunk",
-    text="Attention's q, k and v as three tensors, as one, or as in the trunk; in a bundle the trunk's too.",
+    text="Attention q, k and v as three tensors, as one, or as in the trunk; in a bundle, the trunk's too.",
 )
 @for_option
 @duplicates_option

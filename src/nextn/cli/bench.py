@@ -32,18 +32,19 @@ from .common import (
 @sidecar_option
 @click.option("--against", metavar="OTHER", help="Another model, timed in the same passes.")
 @click.option("--against-sidecar", metavar="FILE", help="The sidecar that belongs to OTHER.")
-@click.option("--n-max", metavar="N,...", help="Most tokens drafted at a time. Default: 1,2,3; with --types 2.")
+@click.option("--n-max", metavar="N,...", help="Maximum tokens drafted at a time. Default: 1,2,3; with --types: 2.")
 @click.option(
     "--p-min", type=click.FloatRange(0, 1, max_open=True), default=0.0, show_default=True, metavar="P",
-    help="Least draft probability at which drafting continues.",
+    help="Minimum draft probability for drafting to continue.",
 )  # fmt: skip
 @click.option("--types", metavar="T,...", help="Compare the block in these types, such as q8_0,q4_0.")
 @donor_option("Only with --types. Default: MODEL itself.")
-@embd_type_option("With --types: embeddings and output head of the temporary sidecars.")
+@embd_type_option("With --types: type of the temporary sidecars' embeddings and output head.")
 @prompt_options
 @click.option(
-    "--repeats", type=click.IntRange(1), metavar="N", help="Interleaved passes. Default: 3, or what the test needs."
-)
+    "--repeats", type=click.IntRange(1), metavar="N",
+    help="Interleaved passes. Default: 3, or as many as the test needs.",
+)  # fmt: skip
 @click.option(
     "--n-predict", type=click.IntRange(8), default=96, show_default=True, metavar="N", help="Tokens of each answer."
 )
@@ -86,7 +87,7 @@ def command(
     """Time MODEL with and without MTP: speed, acceptance by position, prompt speed, memory, and a verdict.
 
     Setups take turns, prompt by prompt. Runs that other work on the machine disturbed are recognised, repeated and
-    never averaged in; on a machine that does not get quiet there is no figure, and the exit status is 4. Arguments
+    never averaged in; on a machine that never gets idle there is no figure, and the exit status is 4. Arguments
     after -- go to the engine.
     """
     from ..measure.bench_setup import SAMPLED_TEMPERATURE
@@ -97,7 +98,7 @@ def command(
     from ..writing.durable import write_file
 
     if csv_path is not None and Path(csv_path).exists():
-        raise OutputExists(f"{csv_path}: this file is already there; choose another name for --csv.")
+        raise OutputExists(f"{csv_path}: this file already exists; choose another name for --csv.")
     if temperature is None:
         temperature = SAMPLED_TEMPERATURE if sampled else 0.0
     with step_progress(not quiet) as say:

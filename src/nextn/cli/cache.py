@@ -9,17 +9,19 @@ from .common import examples, json_option
 
 @click.command(epilog=examples("nextn cache", "nextn cache ORG/NAME --clear"))
 @click.argument("names", nargs=-1, metavar="[NAME]...")
-@click.option("--sidecars", is_flag=True, help="Show what attach keeps for models in caches and read-only folders.")
-@click.option("--clear", is_flag=True, help="Remove what is kept of NAME, or everything; what is in use stays.")
+@click.option(
+    "--sidecars", is_flag=True, help="Show the sidecars that attach keeps for models in caches and read-only folders."
+)
+@click.option("--clear", is_flag=True, help="Remove entries that match NAME, or everything; entries in use stay.")
 @json_option
 def command(names: tuple[str, ...], sidecars: bool, clear: bool, as_json: bool) -> None:
-    """Show what is kept of remote models, so that no byte is downloaded twice.
+    """Show the cache of remote models, which keeps any byte from being downloaded twice.
 
     NAME is a part of what is shown, such as ORG/NAME. The folder is $NEXTN_CACHE, or nextn in the user's cache folder;
     the Hub's own cache is never touched.
 
     With --sidecars: the sidecars in $NEXTN_DATA, or nextn in the user's data folder, and notes of those that attach
-    wrote elsewhere. --clear removes the former, and of the latter only the notes.
+    wrote elsewhere. --clear removes those sidecars, and only the notes of the others.
     """
     from ..report.cache import show
     from ..report.text import put_result

@@ -54,19 +54,19 @@ sidecar_option = click.option(
 )
 expect_option = click.option(
     "--expect", metavar="SHA256",
-    help="The hash that the donor's block must have, compared before anything is written. 'nextn inspect --block-hash "
+    help="The hash that the donor's block must have, checked before anything is written. 'nextn inspect --block-hash "
     "DONOR' prints it.",
 )  # fmt: skip
 limit_option = click.option(
-    "--limit-rate", type=click.FloatRange(min=1), metavar="N", help="Bytes per second to take from servers."
+    "--limit-rate", type=click.FloatRange(min=1), metavar="N", help="Maximum download rate in bytes per second."
 )
 duplicates_option = click.option(
     "--duplicates",
     type=click.Choice(["keep", "drop"]),
     default="keep",
     show_default=True,
-    help="Embeddings and output head of the block that equal the model's (DeepSeek-V3, GLM-4.5): 'drop' compares them "
-    "and leaves them out, which saves 2 GB with DeepSeek-V3 at q8_0.",
+    help="The block's embeddings and output head where they equal the model's (DeepSeek-V3, GLM-4.5): 'drop' compares "
+    "them and leaves them out, which saves 2 GB for DeepSeek-V3 at q8_0.",
 )
 
 # -- what is written --------------------------------------------------------------------------------------------------
@@ -137,7 +137,7 @@ threads_option = click.option(
 )
 slots_option = click.option(
     "--slots", type=click.IntRange(1), default=1, show_default=True, metavar="N",
-    help="Answers at the same time, as a server with N slots works (llama-server starts with 4).",
+    help="Answer N prompts at the same time, like a server with N slots (llama-server's default is 4).",
 )  # fmt: skip
 prompts_option = click.option(
     "--prompts", metavar="FILE", help="Your own prompts, separated by lines that hold only ---."
@@ -191,7 +191,7 @@ def whole_numbers(text: str, option: str) -> tuple[int, ...]:
         return tuple(map(int, names(text)))
     except ValueError:
         raise UsageError(
-            f"{option} takes whole numbers separated by commas, such as 1,2,3, and '{text}' is not."
+            f"{option}: '{text}' is not a list of whole numbers separated by commas, such as 1,2,3."
         ) from None
 
 
@@ -230,8 +230,8 @@ def confirmed(yes: bool) -> Callable[[Plan], None]:
         path = plan.changes[-1].path
         if not (sys.stdin.isatty() and sys.stderr.isatty()):
             raise UsageError(
-                f"{path}: this changes the file itself, and without a terminal to ask on that wants --yes; --dry-run "
-                "shows what would be done."
+                f"{path}: this changes the file itself, and there is no terminal to ask on, so --yes is needed; "
+                "--dry-run shows what would be done."
             )
         say_outputs(plan, done=False)
         say(f"{path}: this file itself is changed, and no copy is made; 'nextn detach --in-place' undoes an attach.")

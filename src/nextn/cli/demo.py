@@ -13,7 +13,7 @@ from .common import examples, json_option, usual_engine_option
 @usual_engine_option
 @json_option
 def command(out: str | None, engine: str | None, as_json: bool) -> None:
-    """Run everything once on a small trained model that is shipped.
+    """Run everything once on a small trained model that ships with nextn.
 
     The engine refuses to draft with the trunk alone; the block is attached in all three layouts, and each is verified
     on the engine. The result is one table.

@@ -11,7 +11,7 @@ from .common import confirmed, examples, for_option, in_place_options, link_opti
 @click.argument("model")
 @qkv_option(
     "split", "fused",
-    text="Write the model anew as one file with attention's q, k and v as three tensors or as one; needs no block.",
+    text="Rewrite the model as one file with attention q, k and v as three tensors or as one; no block is needed.",
 )
 @for_option
 @link_option

@@ -19,13 +19,13 @@ from .common import (
 
 @click.command(epilog=examples("nextn doctor model.gguf", "nextn doctor model.gguf --fix --from ORG/NAME"))
 @click.argument("model")
-@click.option("--fix", is_flag=True, help="Write a fixed model beside MODEL, which stays as it is.")
+@click.option("--fix", is_flag=True, help="Write a fixed model beside MODEL, which is left unchanged.")
 @donor_option(
-    "The base's checkpoint or a GGUF with the block, as in attach: it shows what MODEL alone cannot, and supplies "
-    "what is lost."
+    "The base model's checkpoint or a GGUF with the block, as in attach: it shows what MODEL alone cannot, and "
+    "supplies what is missing."
 )
 @click.option("--trunk", metavar="FILE", help="The model that MODEL, a sidecar, belongs to.")
-@engine_option("It is asked whether the halves of eh_proj are swapped. Default: none is asked.")
+@engine_option("It is asked whether the halves of eh_proj are swapped. Default: no engine is asked.")
 @threads_option
 @link_option
 @limit_option

@@ -12,7 +12,7 @@ from .common import examples, link_option, size_in_bytes, writing_options
 )
 @click.argument("model")
 @click.option("--max-tensors", type=click.IntRange(1), metavar="N", help="Tensors per shard. Default: 1.")
-@click.option("--max-size", metavar="SIZE", help="Bytes of tensors per shard instead, such as 50G or 512M.")
+@click.option("--max-size", metavar="SIZE", help="Tensor bytes per shard instead, such as 50G or 512M.")
 @click.option("--metadata-first", is_flag=True, help="Put no tensor into the first shard.")
 @link_option
 @writing_options

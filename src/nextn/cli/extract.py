@@ -21,12 +21,12 @@ from .common import (
     epilog=examples("nextn extract model-MTP.gguf", "nextn extract ORG/NAME --block-only --type q8_0 -o block.gguf")
 )
 @click.argument("donor")
-@click.option("--block-only", is_flag=True, help="Nothing but the block: the smallest file to share, not runnable.")
+@click.option("--block-only", is_flag=True, help="Only the block: the smallest file to share, not runnable.")
 @type_option
 @embd_type_option("Type of the sidecar's embeddings and output head; 'as-is' keeps them.")
 @qkv_option(
     "split", "fused", "as-trunk",
-    text="Attention's q, k and v in the block as three tensors, as one, or as in a GGUF donor's trunk.",
+    text="Attention q, k and v in the block as three tensors, as one, or as in a GGUF donor's trunk.",
 )
 @for_option
 @duplicates_option

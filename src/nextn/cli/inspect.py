@@ -12,7 +12,7 @@ from .common import examples, json_option, limit_option
 @click.argument("model")
 @click.option(
     "--block-hash", is_flag=True,
-    help="Read the MTP block (of a remote MODEL: download it) and print the hash that --expect of attach takes.",
+    help="Read the MTP block (of a remote MODEL: download it) and print its hash for attach --expect.",
 )  # fmt: skip
 @limit_option
 @json_option

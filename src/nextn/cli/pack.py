@@ -39,7 +39,7 @@ if TYPE_CHECKING:
 @click.option(
     "--layout",
     type=click.Choice(["shards", "sidecar"]),
-    help="Of shard sets. Default: shards; single files get a sidecar.",
+    help="Layout of shard sets. Default: shards; single files get a sidecar.",
 )
 @type_option
 @draft_head_option
@@ -49,7 +49,7 @@ if TYPE_CHECKING:
 @click.option("--repo", metavar="ORG/NAME", help="The repository it will be published as, for the card's commands.")
 @click.option("--base-model", metavar="ORG/NAME", help="The checkpoint, for the card's metadata.")
 @click.option(
-    "--verified", metavar="FILE", multiple=True, help="What 'nextn verify --json' printed; may be given several times."
+    "--verified", metavar="FILE", multiple=True, help="Output of 'nextn verify --json'; may be repeated."
 )
 @link_option
 @limit_option
@@ -76,10 +76,10 @@ def command(
     as_json: bool,
     quiet: bool,
 ) -> None:
-    """Make DIR ready for the Hub: each MODEL (a quant) with and without its MTP block, one set of bytes.
+    """Make DIR ready for the Hub: each MODEL (a quant) with and without its MTP block, from one set of bytes.
 
-    Shard sets get a second first shard and a block shard, the others appear under two names by links; single files
-    share one sidecar. A MODEL that carries its block is taken apart. The folder gets a model card, SHA256SUMS (all
+    Shard sets get a second first shard and a block shard, the others are linked under two names; single files share
+    one sidecar. A MODEL that carries its block is split. The folder gets a model card, SHA256SUMS (all
     files are read for it) and a manifest. MODELs stay as they are.
     """
     from ..report.pack import show

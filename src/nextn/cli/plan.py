@@ -15,26 +15,27 @@ from .common import donor_option, examples, json_option, sidecar_option, size_in
     )
 )
 @click.argument("model")
-@donor_option("As in attach. Default: none, and the block has its family's usual size.")
+@donor_option("As in attach. Default: none; the block's size is the usual one of its family.")
 @sidecar_option
 @click.option(
-    "--ctx", "n_ctx", type=click.IntRange(1), metavar="N", help="Context in tokens. Default: 8192, at most as trained."
-)
+    "--ctx", "n_ctx", type=click.IntRange(1), metavar="N",
+    help="Context in tokens. Default: 8192, or the trained length if that is shorter.",
+)  # fmt: skip
 @click.option("--kv-type", default="f16", show_default=True, metavar="TYPE[,TYPE]", help="KV cache: keys[,values].")
 @click.option(
     "--gpu-layers", type=click.IntRange(0), metavar="N", help="Layers on the GPU. Default: the engine's choice."
 )
-@click.option("--gpu-memory", metavar="SIZE", help="The GPU's memory, as 24G or 24GiB: says whether it fits.")
+@click.option("--gpu-memory", metavar="SIZE", help="The GPU's memory, such as 24G or 24GiB, to see what fits.")
 @click.option(
     "--parallel", type=click.IntRange(1), default=1, show_default=True, metavar="N",
     help="Sequences that share the context.",
 )  # fmt: skip
 @click.option(
     "--n-max", type=click.IntRange(1), default=3, show_default=True, metavar="N",
-    help="Most tokens drafted at a time.",
+    help="Maximum tokens drafted at a time.",
 )  # fmt: skip
-@click.option("--measure", is_flag=True, help="Also run every setup that can be run, and show what it took.")
-@click.option("--header-only", is_flag=True, help="Do not ask an engine: figures from headers.")
+@click.option("--measure", is_flag=True, help="Also run every setup that can be run, and show what it used.")
+@click.option("--header-only", is_flag=True, help="Ask no engine: take the figures from headers.")
 @json_option
 def command(
     model: str,
@@ -50,7 +51,7 @@ def command(
     header_only: bool,
     as_json: bool,
 ) -> None:
-    """Show what MODEL takes without MTP, bundled with MTP off and on, with a sidecar, and as shards.
+    """Show what MODEL needs without MTP, bundled with MTP off and on, with a sidecar, and as shards.
 
     Figures are llama.cpp's own memory report, obtained without loading the weights, or come from headers. Nothing is
     written.
@@ -61,7 +62,7 @@ def command(
     from ..verbs.plan import plan
 
     if measure and header_only:
-        raise UsageError("--measure needs an engine and --header-only forbids one; leave one of them out.")
+        raise UsageError("--measure needs an engine and --header-only uses none; leave one of them out.")
     with step_progress() as say:
         found = plan(
             model, donor=donor, sidecar=sidecar, n_ctx=n_ctx, kv_type=kv_type, n_gpu_layers=gpu_layers,

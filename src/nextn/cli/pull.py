@@ -38,8 +38,8 @@ def command(
     """Download from REPO (ORG/NAME on the Hub) exactly the files that one variant of one quant needs.
 
     What DIR or the Hub cache already has is not downloaded again, so pulling the other variant later downloads only
-    what is missing. An interrupted run resumes where it stopped (parts lie in DIR/.nextn-pull). Repositories without a
-    manifest are understood by names and headers.
+    what is missing. An interrupted run resumes where it stopped (parts are in DIR/.nextn-pull). In repositories
+    without a manifest, names and headers decide.
     """
     from ..report.progress import byte_progress
     from ..report.pull import show

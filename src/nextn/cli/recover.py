@@ -13,7 +13,7 @@ from .common import examples, json_option
 @json_option
 @click.option("-q", "--quiet", is_flag=True, help="Print nothing.")
 def command(path: str, dry_run: bool, as_json: bool, quiet: bool) -> None:
-    """End what an interrupted 'attach --layout in-place' or 'detach --in-place' has left of PATH, a file or a folder.
+    """Finish or undo an interrupted 'attach --layout in-place' or 'detach --in-place' of PATH, a file or a folder.
 
     An interrupted attach is undone, an interrupted detach finished: both give the model without its block, byte for
     byte. Without a journal beside the file there is nothing to do.

@@ -15,12 +15,12 @@ from .common import examples, json_option
 )
 @click.argument("results", nargs=-1, required=True)
 @click.option("-o", "--out", metavar="PAGE", help="Write one self-contained HTML page. Existing files are kept.")
-@click.option("--dry-run", is_flag=True, help="With -o: read the results and make the page, and write nothing.")
+@click.option("--dry-run", is_flag=True, help="With -o: read the results and make the page, but write nothing.")
 @json_option
 def command(results: tuple[str, ...], out: str | None, dry_run: bool, as_json: bool) -> None:
     """Show RESULTS, files that --json of other commands wrote.
 
-    They become tables, or with -o a page that needs no network.
+    They are shown as tables, or with -o as a page that needs no network.
     """
     from ..report.report import show
     from ..report.text import put_result

@@ -25,7 +25,7 @@ from .common import engine_option, examples, threads_option
 )  # fmt: skip
 @click.option(
     "--p-min", type=click.FloatRange(0, 1), metavar="P",
-    help="Least draft probability at which drafting continues. Default: the engine's.",
+    help="Minimum draft probability for drafting to continue. Default: the engine's.",
 )  # fmt: skip
 @threads_option
 @click.option("--tuned", metavar="FILE", help="Settings that 'nextn tune' found. Default: NAME.tune.json beside MODEL.")

@@ -27,7 +27,7 @@ def seconds(text: str) -> float:
     """Seconds from `90`, `90s`, `15m` or `1.5h`. Raises UsageError."""
     match = re.fullmatch(r"(\d+(?:\.\d+)?)([smh]?)", text.strip().lower())
     if match is None or not float(match[1]):
-        raise UsageError(f"--budget takes a time such as 600, 15m or 1h, and '{text}' is not one.")
+        raise UsageError(f"--budget: '{text}' is not a time such as 600, 15m or 1h.")
     return float(match[1]) * _UNITS[match[2]]
 
 
@@ -36,7 +36,7 @@ def fractions(text: str, option: str) -> tuple[float, ...]:
     try:
         return tuple(map(float, names(text)))
     except ValueError:
-        raise UsageError(f"{option} takes numbers separated by commas, such as 0,0.5, and '{text}' is not.") from None
+        raise UsageError(f"{option}: '{text}' is not a list of numbers separated by commas, such as 0,0.5.") from None
 
 
 @click.command(
@@ -46,16 +46,16 @@ def fractions(text: str, option: str) -> tuple[float, ...]:
 @click.argument("engine_args", nargs=-1, type=click.UNPROCESSED)
 @sidecar_option
 @donor_option("As in attach, for a MODEL without one.")
-@click.option("--n-max", metavar="N,...", help="Draft lengths. Default: 1,2,3,4,6 and those next to the best.")
-@click.option("--p-min", metavar="P,...", help="Least draft probabilities beside 0. Default: 0.5,0.75.")
+@click.option("--n-max", metavar="N,...", help="Draft lengths. Default: 1,2,3,4,6 and the neighbours of the best.")
+@click.option("--p-min", metavar="P,...", help="Minimum draft probabilities besides 0. Default: 0.5,0.75.")
 @click.option("--types", metavar="T,...", help="Types of the block; '' for none. Default: q8_0,q4_0.")
 @click.option(
     "--head-types", metavar="T,...", help="Types of the head that drafts; '' for none. Default: q4_0,q8_0."
 )
-@click.option("--embd-types", metavar="T,...", help="Types of the embeddings beside it. Default: q4_0,q8_0.")
+@click.option("--embd-types", metavar="T,...", help="Types of the embeddings that go with it. Default: q4_0,q8_0.")
 @click.option(
     "--threads", metavar="N,...",
-    help="CPU threads, those of the search first. Default: all physical cores, then half, then all usable CPUs.",
+    help="CPU threads; the search uses the first number. Default: all physical cores, then half, then all usable CPUs.",
 )  # fmt: skip
 @prompt_options
 @click.option(
@@ -65,7 +65,7 @@ def fractions(text: str, option: str) -> tuple[float, ...]:
 @click.option(
     "--repeats", type=click.IntRange(1), metavar="N", help="Passes of the final. Default: as many as the test needs."
 )
-@click.option("--budget", metavar="TIME", help="Most time for the races, such as 600, 15m or 1h. Default: no limit.")
+@click.option("--budget", metavar="TIME", help="Time limit for the races, such as 600, 15m or 1h. Default: no limit.")
 @context_option
 @timing_options(patience_s=300.0)
 @click.option(
@@ -101,11 +101,11 @@ def command(
     as_json: bool,
     quiet: bool,
 ) -> None:
-    """Race settings of MODEL against each other and the best against MTP off; keep what wins.
+    """Race settings of MODEL against each other and the best against MTP off; keep the winner.
 
     The settings go to NAME.tune.json beside MODEL, where 'nextn serve' finds them, with a sidecar when another type of
-    the block or of its head wins. MTP must be significantly faster than MTP off, else the answer is to leave it off.
-    Runs that other work on the machine disturbed are repeated; on a machine that does not get quiet nothing is
+    the block or of its head wins. MTP must be significantly faster than MTP off, or the answer is to leave it off.
+    Runs that other work on the machine disturbed are repeated; on a machine that never gets idle nothing is
     written, and the exit status is 4. Arguments after -- go to the engine.
     """
     from ..report.progress import step_progress

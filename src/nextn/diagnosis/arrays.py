@@ -112,14 +112,15 @@ def check_arrays(seen: Anatomy, donor: Block | None = None, trunk: Model | None 
         yield Finding(
             "wrong-array-length",
             "error",
-            f"'{kv.key}' has {kv.n_items:,} entries, and {n_trunk + n_nextn} layers are there, MTP blocks included.",
+            f"'{kv.key}' has {kv.n_items:,} entries, but the model has {n_trunk + n_nextn} layers, MTP blocks "
+            "included.",
             kv.key,
             f"llama.cpp refuses to load it: 'key {kv.key} has wrong array length'",
             fix_command(seen.model.entry)
             if fresh is not None
             else Advice.of(
                 fix_command(seen.model.entry, "--from", "DONOR"),
-                ", a checkpoint or a bundled GGUF of the same model: nothing here tells the entries",
+                ", a checkpoint or a bundled GGUF of the same model: nothing in this file determines the entries",
             ),
             None if fresh is None else _putting(fresh),
         )
@@ -131,9 +132,9 @@ def check_arrays(seen: Anatomy, donor: Block | None = None, trunk: Model | None 
         yield Finding(
             "wrong-array-length",
             "error",
-            f"'{listed.key}' has {listed.n_items:,} entries, and must have {n_trunk}: it counts trunk layers alone.",
+            f"'{listed.key}' has {listed.n_items:,} entries, but must have {n_trunk}: it covers only trunk layers.",
             listed.key,
-            "llama.cpp refuses to load it: the length has to be the trunk's",
+            "llama.cpp refuses to load it: the length must be the number of trunk layers",
             fix_command(seen.model.entry) if cut else "get the model again",
             None if cut is None else _putting(cut),
         )

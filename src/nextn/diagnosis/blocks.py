@@ -80,7 +80,7 @@ def check_blocks(seen: Anatomy, donor: Block | None = None, trunk: Model | None 
         yield Finding(
             "too-many-blocks",
             "error",
-            f"{len(seen.blocks)} MTP blocks are there, and the graph of '{seen.arch}' takes {family.max_blocks}.",
+            f"the model has {len(seen.blocks)} MTP blocks, but the graph of '{seen.arch}' takes {family.max_blocks}.",
             f"blk.{seen.blocks[len(kept)]}.*",
             "llama.cpp loads it and aborts when it drafts: 'MTP currently only supports a single MTP block'",
             Advice.of(detach_command(seen), f", then attach a donor with {family.max_blocks}"),
@@ -91,7 +91,7 @@ def _split(seen: Anatomy, layer: int, refusal: str) -> Finding:
     return Finding(
         "block-wants-fused-qkv",
         "error",
-        f"the MTP block in layer {layer} has q, k and v apart, and the draft graph of '{seen.arch}' wants them fused.",
+        f"the MTP block in layer {layer} has separate q, k and v, but '{seen.arch}' needs them fused to draft.",
         f"blk.{layer}.attn_q.weight",
         f"llama.cpp loads it and aborts when it drafts: '{refusal}'",
         Advice.of(detach_command(seen), ", then attach the block from the checkpoint"),
@@ -125,9 +125,9 @@ def _extra_roots(seen: Anatomy) -> Iterator[Finding]:
                 "warning",
                 f"'{name}' is a head for drafting that only ik_llama.cpp knows (8337e4cd).",
                 name,
-                "llama.cpp refuses to load it: 'wrong number of tensors'; ik_llama.cpp 8337e4cd takes it for Qwen3.5 "
-                "and kin",
-                Advice.of(doctor_command(seen), ", if llama.cpp shall load it"),
+                "llama.cpp refuses to load it: 'wrong number of tensors'; ik_llama.cpp 8337e4cd accepts it for Qwen3.5 "
+                "and related models",
+                Advice.of(doctor_command(seen), ", if llama.cpp is to load it"),
                 partial(_without, names=[name]),
             )
 
@@ -208,15 +208,15 @@ def _not_whole(seen: Anatomy, layer: int, number: int, lost: list[str], donor: B
     whole = bool(supply) and set(lost) <= supply.keys()
     doubt = ""
     if layer in seen.unmarked:
-        doubt = " (by the key and the count it is one; or it is the trunk's, and the block is gone)"
+        doubt = " (judging by the key and the count; it may instead be a trunk layer, with the block gone)"
     return Finding(
         "block-not-whole",
         "error",
         f"the MTP block in layer {layer} lacks {len(lost)} of its tensors ({_listed(lost)}){doubt}; "
         f"{donor_words(seen)}.",
         f"blk.{layer}.{lost[0]}",
-        "llama.cpp refuses to load it: 'tensor ... not found'; with nextn.eh_proj missing it loads, and aborts when it "
-        "drafts",
+        "llama.cpp refuses to load it: 'tensor ... not found'; if nextn.eh_proj is missing, it loads and aborts when "
+        "it drafts",
         _from_donor(seen, donor, "all of them in the right shapes", whole=whole),
         partial(_completed, tensors=tuple(supply.values()), layer=layer) if whole else None,
     )
@@ -235,7 +235,7 @@ def _unlike_others(
         yield _optional(
             seen, layer, number, [head_norm], donor,
             "head-norm-missing", f"lacks '{head_norm}', the norm before its head",
-            "llama.cpp says nothing and drafts with the trunk's output_norm in its place, whose values are others"
+            "llama.cpp silently drafts with the trunk's output_norm instead, whose values differ"
             + (f"; {IK_UP_TO} refuses to load it" if refused else ""),
         )  # fmt: skip
     last = seen.n_trunk - 1
@@ -254,7 +254,7 @@ def _unlike_others(
         yield _optional(
             seen, layer, number, lost, donor,
             "optional-tensors-missing", f"lacks {_listed(lost)}, which other layers or the donor's block have",
-            "llama.cpp says nothing, and the block computes something else than it was trained to",
+            "llama.cpp reports nothing, and the block does not compute what it was trained to",
         )  # fmt: skip
 
 

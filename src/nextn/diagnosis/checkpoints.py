@@ -28,7 +28,7 @@ def check_checkpoint(checkpoint: Checkpoint) -> Iterator[Finding]:
     except IncompleteModel as error:
         what = str(error).removeprefix(f"{checkpoint.folder}").lstrip("/: ").rstrip(".")
         yield _finding(
-            "shards-missing", "error", f"{what}.", checkpoint, "get it from where the others came from",
+            "shards-missing", "error", f"{what}.", checkpoint, "get it from the same place as the others",
             "llama.cpp's converter stops",
         )  # fmt: skip
 
@@ -54,7 +54,7 @@ def _findings(checkpoint: Checkpoint) -> Iterator[Finding]:
             str(error),
             checkpoint,
             Advice.of(
-                "take the base model's checkpoint as the donor: ", attach_command("TRUNK", "--from", "BASE")
+                "use the base model's checkpoint as the donor: ", attach_command("TRUNK", "--from", "BASE")
             ),
             "llama.cpp's converter stops, or writes a model that llama.cpp refuses",
         )
@@ -63,7 +63,7 @@ def _findings(checkpoint: Checkpoint) -> Iterator[Finding]:
         yield _finding(
             "checkpoint-promise",
             "note",
-            f"config.json promises {promised} MTP block(s), and {block.n_layer_nextn} are there.",
+            f"config.json promises {promised} MTP block(s), but {block.n_layer_nextn} are present.",
             checkpoint,
             "nothing to do: nextn goes by the tensors",
         )
@@ -77,8 +77,8 @@ def _without(checkpoint: Checkpoint, family: Family | None, words: str | None, p
         return _finding(
             "checkpoint-lost-block",
             "error",
-            f"config.json promises {promised} MTP block(s), and no tensor of one is there: fine-tuning and merging "
-            f"tools lose it; {base}.",
+            f"config.json promises {promised} MTP block(s), but no tensor of any is present: fine-tuning and merging "
+            f"tools lose them; {base}.",
             checkpoint,
             Advice.of(
                 attach_command("TRUNK", "--from", _base_of(checkpoint) or "BASE"),

@@ -58,5 +58,5 @@ def donor_words(seen: Anatomy) -> str:
     """Which base model would supply the block, as part of a sentence."""
     guesses = infer_donors(seen.model)[:3]
     if not guesses:
-        return "nothing in its metadata names the base that it was made from"
-    return "by its metadata the base is " + ", or ".join(f"{guess.repo} ({guess.why})" for guess in guesses)
+        return "the metadata names no base model"
+    return "judging by the metadata, the base is " + ", or ".join(f"{guess.repo} ({guess.why})" for guess in guesses)

@@ -47,12 +47,12 @@ def _empty(seen: Anatomy) -> Finding:
     return Finding(
         "trunk-layers-lost",
         "error",
-        f"the header says {seen.block_count} layers, and none has a tensor: neither trunk nor block is there.",
+        f"the header says {seen.block_count} layers, but none has a tensor: the file holds neither trunk nor block.",
         seen.model.entry.name,
         "llama.cpp refuses to load it, 'missing tensor' or 'tensor ... not found', or crashes when it loads it",
-        Advice.of("get the model again from where it came from", "; a sidecar: ", again)
+        Advice.of("get the model again from its source", "; if it is a sidecar: ", again)
         if seen.promised
-        else "get the model again from where it came from",
+        else "get the model again from its source",
     )
 
 
@@ -60,10 +60,10 @@ def _lost(seen: Anatomy, what: str) -> Finding:
     return Finding(
         "trunk-layers-lost",
         "error",
-        f"{what}: the trunk is not whole.",
+        f"{what}: the trunk is incomplete.",
         seen.model.entry.name,
         "llama.cpp refuses to load it, 'missing tensor' or 'tensor ... not found', or crashes when it loads it",
-        "get the model again from where it came from",
+        "get the model again from its source",
     )
 
 
@@ -82,10 +82,10 @@ def _with_block(seen: Anatomy, donor: Block | None, trunk: Model | None) -> Iter
         yield Finding(
             "block-at-wrong-index",
             "error",
-            f"the MTP block is in layer {_layers(seen.all_blocks)}, and belongs into {_layers(tuple(to.values()))}: "
-            f"behind the trunk's last layer, {place - 1}.",
+            f"the MTP block is in layer {_layers(seen.all_blocks)}, but belongs in {_layers(tuple(to.values()))}, "
+            f"right after the trunk's last layer, {place - 1}.",
             f"blk.{seen.blocks[0]}.*",
-            f"{WRONG_NUMBER}, or misses tensors of the layers between",
+            f"{WRONG_NUMBER}, or does not find the tensors of the layers in between",
             doctor_command(seen),
             lambda patient: change(patient.moved(to)),
         )
@@ -93,8 +93,8 @@ def _with_block(seen: Anatomy, donor: Block | None, trunk: Model | None) -> Iter
         yield Finding(
             "wrong-block-count",
             "error",
-            f"'{seen.arch}.block_count' is {_shown(seen.block_count)}, and {place} trunk layers and {n} MTP block(s) "
-            f"are there: it has to be {place + n}.",
+            f"'{seen.arch}.block_count' is {_shown(seen.block_count)}, but the file has {place} trunk layers and {n} "
+            f"MTP block(s): it must be {place + n}.",
             f"{seen.arch}.block_count",
             f"{WRONG_NUMBER}, or 'wrong array length' where there are per-layer arrays; it aborts at absurd counts",
             doctor_command(seen),
@@ -107,9 +107,9 @@ def _with_block(seen: Anatomy, donor: Block | None, trunk: Model | None) -> Iter
         yield Finding(
             "wrong-namespace",
             "error",
-            f"the block's key is called '{stray[0]}', and engines look for '{key}' alone.",
+            f"the block's key is called '{stray[0]}', but engines look only for '{key}'.",
             stray[0],
-            f"{WRONG_NUMBER}; a build that skips the check drafts in vain",
+            f"{WRONG_NUMBER}; a build that skips the check drafts uselessly",
             doctor_command(seen),
             header_change(seen, n, place, stray),
         )
@@ -117,7 +117,7 @@ def _with_block(seen: Anatomy, donor: Block | None, trunk: Model | None) -> Iter
         yield Finding(
             "block-without-key",
             "error",
-            f"an MTP block is there (layer {_layers(seen.blocks)}), and '{key}' is missing or 0.",
+            f"the file has an MTP block (layer {_layers(seen.blocks)}), but '{key}' is missing or 0.",
             key,
             WRONG_NUMBER,
             doctor_command(seen),
@@ -127,9 +127,9 @@ def _with_block(seen: Anatomy, donor: Block | None, trunk: Model | None) -> Iter
         yield Finding(
             "wrong-number-of-blocks",
             "error",
-            f"'{key}' is {seen.promised}, and {n} MTP block(s) are there.",
+            f"'{key}' is {seen.promised}, but the file has {n} MTP block(s).",
             key,
-            f"{WRONG_NUMBER}, misses the tensors of the block that is not there, or aborts when it loads it",
+            f"{WRONG_NUMBER}, does not find the tensors of the missing block, or aborts when it loads it",
             doctor_command(seen),
             change,
         )
@@ -152,16 +152,16 @@ def _place(seen: Anatomy, donor: Block | None, trunk: Model | None) -> tuple[int
         return behind, Finding(
             "block-at-wrong-index",
             "error",
-            f"the MTP block is in layer {first}, in the midst of the trunk's {behind} layers.",
+            f"the MTP block is in layer {first}, in the middle of the trunk's {behind} layers.",
             f"blk.{first}.*",
-            f"{WRONG_NUMBER}, or misses tensors",
-            "get the model again, or take the block off by hand: nothing tells which layer is which",
+            f"{WRONG_NUMBER}, or does not find tensors",
+            "get the model again, or remove the block by hand: nothing shows which layer is which",
         )
     agreed = donor is not None and donor.n_layer_trunk == behind
     by_arrays = said is None and first + n in seen.array_lengths
     if first > behind and (said == first or by_arrays) and not agreed and not seen.array_lengths & {behind, behind + n}:
-        return behind, _lost(seen, f"the header and the block agree that the trunk has {first} layers, and "
-                                   f"{behind} are there")  # fmt: skip
+        return behind, _lost(seen, f"the header and the block agree that the trunk has {first} layers, but "
+                                   f"the file has {behind}")  # fmt: skip
     return behind, None
 
 
@@ -169,10 +169,10 @@ def _lost_number(seen: Anatomy) -> Finding:
     return Finding(
         "block-at-wrong-index",
         "error",
-        "the sidecar's block is in layer 0, and nothing in the header says behind how many trunk layers it belongs.",
+        "the sidecar's block is in layer 0, and nothing in the header says after how many trunk layers it belongs.",
         "blk.0.*",
-        "llama.cpp takes it for a trunk and misses tensors: 'tensor 'blk.0....' not found'",
-        "name a model that has the block in its place with --from, or the model that it belongs to with --trunk",
+        "llama.cpp takes it for a trunk and does not find its tensors: 'tensor 'blk.0....' not found'",
+        "name a model that has the block in the right layer with --from, or its own model with --trunk",
     )
 
 
@@ -188,7 +188,7 @@ def _without_block(seen: Anatomy, donor: Block | None) -> Iterator[Finding]:
         if seen.key_is_stale or count - seen.promised == there:
             yield unkept(seen, donor)
         elif count - seen.promised > there:
-            yield _lost(seen, f"the header says {count - seen.promised:,} trunk layers, and {there:,} are there")
+            yield _lost(seen, f"the header says {count - seen.promised:,} trunk layers, but the file has {there:,}")
         else:
             yield _wrong_count(seen, f"is {count:,} with {seen.promised:,} MTP block(s) promised", None)
     elif count > there:
@@ -198,20 +198,20 @@ def _without_block(seen: Anatomy, donor: Block | None) -> Iterator[Finding]:
         if stripped:
             yield _wrong_count(seen, f"is {count:,}", header_change(seen, 0, there))
         else:
-            yield _lost(seen, f"'{seen.arch}.block_count' is {count:,}, and {there:,} layers are there")
+            yield _lost(seen, f"'{seen.arch}.block_count' is {count:,}, but the file has {there:,} layers")
     elif count < there:
         yield _wrong_count(seen, f"is {count:,}", None)
 
 
 def _wrong_count(seen: Anatomy, how: str, change: Change | None) -> Finding:
-    what = f"'{seen.arch}.block_count' {how}, and {seen.n_trunk} layers are there."
+    what = f"'{seen.arch}.block_count' {how}, and the file has {seen.n_trunk} layers."
     return Finding(
         "wrong-block-count",
         "error",
         what,
         f"{seen.arch}.block_count",
         "llama.cpp refuses to load it: 'missing tensor', 'tensor ... not found' or 'wrong number of tensors'",
-        doctor_command(seen) if change else "get the model again: nothing tells which of the two is right",
+        doctor_command(seen) if change else "get the model again: nothing shows which of the two is right",
         change,
     )
 
@@ -232,7 +232,7 @@ def _types(seen: Anatomy) -> Iterator[Finding]:
         yield Finding(
             "wrong-key-type",
             "error",
-            f"'{kv.key}' is stored as {kv.type.name.lower()}, and engines take uint32 alone.",
+            f"'{kv.key}' is stored as {kv.type.name.lower()}, but engines accept only uint32.",
             kv.key,
             f"llama.cpp refuses to load it: 'key {kv.key} has wrong type ... but expected type u32'",
             doctor_command(seen),

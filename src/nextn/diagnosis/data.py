@@ -22,7 +22,7 @@ def check_whole(model: Model) -> list[Finding]:
             Finding(
                 "file-cut-short", "error", f"{error.what}.", os.fspath(error.path or model.entry),
                 "llama.cpp refuses to load it: 'tensor ... data is not within the file bounds'",
-                "get this file again from where it came from",
+                "get this file again from its source",
             )
         ]  # fmt: skip
     return []
@@ -38,11 +38,11 @@ def check_data(model: Model) -> Iterator[Finding]:
                 yield Finding(
                     "data-not-contiguous",
                     "error",
-                    f"{file.path.name}: tensor '{info.name}' starts at {info.offset:,} instead of {at:,} of the data "
-                    "section: there is a hole, or the data is in another order.",
+                    f"{file.path.name}: tensor '{info.name}' starts at byte {info.offset:,} of the data section "
+                    f"instead of {at:,}: there is a gap, or the data is in a different order.",
                     info.name,
                     "llama.cpp refuses to load it: 'tensor ... has offset ..., expected ...'",
-                    "get this file again from where it came from",
+                    "get this file again from its source",
                 )
                 break
             size = header.stored_sizes[info.name]
@@ -58,5 +58,5 @@ def check_data(model: Model) -> Iterator[Finding]:
             f"the tensor name '{long[:40]}...' has more than {_MOST_NAME_BYTES} bytes.",
             long,
             "llama.cpp refuses to load it: 'tensor name ... is too long'",
-            "get this file again from where it came from",
+            "get this file again from its source",
         )

@@ -103,7 +103,7 @@ def diagnose(
     findings += check_model(model) if beside else []
     if seen.blocks and seen.is_language_model:
         if reader is None or cut:
-            why = "the file is cut short" if cut else "only headers are read of this model"
+            why = "the file is cut short" if cut else "only this model's headers are read"
             skipped += [(NORMS, why), (HALVES, why)]
         else:
             findings += check_norms(seen, reader)
@@ -186,7 +186,7 @@ def _block_first(seen: Anatomy, findings: list[Finding]) -> list[Finding]:
     before = block.advice
 
     def later(advice: Advice) -> Advice:
-        return Advice.of("first the block: ", before, "; then the same for what that writes: ", advice)
+        return Advice.of("first the block: ", before, "; then the same for its output: ", advice)
 
     return [each.advised(later, by_hand=True) if each.attaches else each for each in findings]
 
@@ -199,7 +199,7 @@ def _could_have_one(seen: Anatomy) -> list[Finding]:
         Finding(
             "no-block-attached", "note",
             f"this model has no MTP block; models of '{seen.arch}' are published with one.",
-            seen.model.entry.name, "", Advice.of(attach_command(seen.model.entry), " puts it on"),
+            seen.model.entry.name, "", Advice.of(attach_command(seen.model.entry), " attaches one"),
         )
     ]  # fmt: skip
 

@@ -40,10 +40,10 @@ def swapped_finding(seen: Anatomy, layer: int, how: str, *more: object) -> Findi
         "error",
         f"the halves of '{name}' are swapped: {how}.",
         name,
-        "engines load it, the text stays right, and hardly a draft is accepted",
+        "engines load it and the text stays correct, but hardly any draft is accepted",
         doctor_command(seen, *more)
         if segments
-        else "attach the block again from its checkpoint: in this type the halves cannot be swapped without a loss",
+        else "attach the block again from its checkpoint: in this type the halves cannot be swapped without loss",
         None if segments is None else partial(_swapped, name=name, segments=tuple(segments)),
     )
 
@@ -64,7 +64,7 @@ def check_halves(seen: Anatomy, donor: Block, reader: Reader) -> Iterator[Findin
             _cosine(left[:, half:], right[:, :half]), 0.0
         ) * max(_cosine(left[:, :half], right[:, half:]), 0.0)
         if crossed > _SAME * _SAME and straight < _OTHER:
-            yield swapped_finding(seen, layer, f"each is the other one of {donor.donor_name}")
+            yield swapped_finding(seen, layer, f"each matches the other half in {donor.donor_name}")
 
 
 def _first_rows(rows: RowSource, reader: Reader) -> NDArray[np.float32] | None:

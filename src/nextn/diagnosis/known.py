@@ -15,11 +15,11 @@ def check_known(model: Model) -> Iterator[Finding]:
     for misfit in model.misfits:
         key = misfit.kv.key
         severity: Severity = "error" if misfit.for_engines else "warning"
-        effect = "engines pass over it, and so does nextn"
+        effect = "engines ignore it, and so does nextn"
         if misfit.for_engines:
-            effect = f"llama.cpp refuses to load it: 'key {key} has wrong type', or counts with nonsense"
+            effect = f"llama.cpp refuses to load it: 'key {key} has wrong type', or computes with a meaningless value"
         yield Finding("wrong-key-type", severity, f"{misfit.what}.", key, effect, _AGAIN)
     more = model.header.known.n_misfits - len(model.header.misfits)
     if more > 0:
-        what = f"{more:,} more keys that say where the model comes from are of the wrong kind."
-        yield Finding("wrong-key-type", "warning", what, model.entry.name, "engines pass over them", _AGAIN)
+        what = f"{more:,} more keys that say where the model comes from have the wrong type."
+        yield Finding("wrong-key-type", "warning", what, model.entry.name, "engines ignore them", _AGAIN)

@@ -57,10 +57,10 @@ def _main(seen: Anatomy) -> Iterator[Finding]:
     yield Finding(
         "name-hides-model",
         "warning",
-        f"the file name contains '{mark}', which llama.cpp takes for the mark of an auxiliary file.",
+        f"the file name contains '{mark}', which to llama.cpp marks an auxiliary file.",
         name,
-        "llama.cpp's -hf, and its list of cached models, never take it for a model; mtp-, dflash- and dspark- in front "
-        "hide it from --models-dir, too; -m PATH loads it",
+        "llama.cpp's -hf, and its list of cached models, never take it for a model; mtp-, dflash- or dspark- in front "
+        "hides it from --models-dir too; -m PATH loads it",
         Advice.of(f"rename it to {base}.gguf, or: ", doctor_command(seen)),
         partial(_renamed, base=base),
     )
@@ -95,7 +95,7 @@ def _sidecar(seen: Anatomy, trunk: Model | None) -> Iterator[Finding]:
         yield Finding(
             "folder-hides-sidecar",
             "warning",
-            f"the sidecar lies in {model.entry.parent}, which is neither the folder of {trunk.entry.name} nor one "
+            f"the sidecar is in {model.entry.parent}, which is neither the folder of {trunk.entry.name} nor one "
             "above it.",
             os.fspath(model.entry),
             engine,
@@ -128,7 +128,7 @@ def _deep_sidecars(seen: Anatomy) -> Iterator[Finding]:
                 yield Finding(
                     "folder-hides-sidecar",
                     "warning",
-                    f"a sidecar that fits lies below the model, in {path}.",
+                    f"a matching sidecar is in a folder below the model, {path}.",
                     os.fspath(Path(path, name)),
                     "llama.cpp's -hf looks in the model's own folder and those above it; -md PATH loads it",
                     Advice.of(

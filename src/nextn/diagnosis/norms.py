@@ -100,10 +100,10 @@ def check_norms(seen: Anatomy, reader: Reader) -> Iterator[Finding]:
             ident,
             "error" if shift < 0 else "warning",
             f"{len(sick)} of the block's {len(norms)} norms {how}: their means are {means}, and zero-centred norms "
-            "have means about 1 in GGUF.",
+            "have means of about 1 in GGUF.",
             ", ".join(norm.name for norm in sick[:4]) + (", ..." if len(sick) > 4 else ""),
-            "engines load it, the text stays right, and "
-            + ("hardly a draft is accepted" if shift < 0 else "drafts may be accepted less often"),
+            "engines load it and the text stays correct, but "
+            + ("hardly any draft is accepted" if shift < 0 else "drafts may be accepted less often"),
             doctor_command(seen),
             partial(_shifted, names=[norm.name for norm in sick], by=-shift),
         )

@@ -16,7 +16,7 @@ from .advice import Advice, Help
 from .commands import attach_command, doctor_command, donor_hint, donor_words, header_change
 from .finding import Finding
 
-_DRAFTING = "asked to draft by itself it aborts or refuses: 'MTP block missing nextn.eh_proj'"
+_DRAFTING = "asked to draft by itself, it aborts or refuses: 'MTP block missing nextn.eh_proj'"
 
 
 def unkept(seen: Anatomy, donor: Block | None) -> Finding:
@@ -31,20 +31,20 @@ def unkept(seen: Anatomy, donor: Block | None) -> Finding:
         beside = attach_command("IT", *donor_hint(seen), "--layout", "sidecar")
         get = Advice.of("then, to get the block: ", beside)
     advice: Help = Advice.of(
-        doctor_command(seen), " drops the key, which makes it an honest model without a block; ", get
+        doctor_command(seen), " drops the key, which leaves a valid model without a block; ", get
     )
     if donor is not None and not only_beside:
         advice = doctor_command(seen, "--from", donor.origin)
     harmless = seen.key_is_stale and not seen.promise_counts
-    lost = "none is there"
+    lost = "none is present"
     if seen.key_is_stale:
-        lost = f"none is there, and '{count}' does not count it"
+        lost = f"none is present, and '{count}' does not count it"
         if seen.could_be_blocks:
             lost += f" (unless layer {seen.could_be_blocks[0]} is one that lost its 'nextn.*' tensors: name its donor)"
     return Finding(
         "key-without-block",
         "warning" if harmless else "error",
-        f"'{key}' promises {seen.promised} MTP block(s), and {lost}: fine-tuning and merging tools lose it, and "
+        f"'{key}' promises {seen.promised} MTP block(s), but {lost}: fine-tuning and merging tools lose it, and "
         f"{donor_words(seen)}.",
         key,
         effect(seen),
@@ -59,13 +59,13 @@ def effect(seen: Anatomy) -> str:
     count, promised = seen.block_count or 0, seen.promised
     if seen.key_is_stale and not seen.promise_counts:
         return (
-            "llama.cpp passes over the key and runs the model; builds of ik_llama.cpp before its pull request 2256 "
-            "miss the block's tensors"
+            "llama.cpp ignores the key and runs the model; builds of ik_llama.cpp before its pull request 2256 "
+            "do not find the block's tensors"
         )
     if not seen.promise_counts:
         return f"llama.cpp refuses to load it: 'tensor 'blk.{seen.n_trunk}.attn_norm.weight' not found'"
     if not seen.key_is_stale:
-        return f"llama.cpp loads it and runs it as it should, also beside a sidecar; {_DRAFTING}"
+        return f"llama.cpp loads it and runs it correctly, also beside a sidecar; {_DRAFTING}"
     if promised > count:
         return "llama.cpp aborts when it loads it: 'GGML_ASSERT(hparams.n_layer_nextn <= hparams.n_layer_all) failed'"
     left = count - promised
@@ -79,8 +79,8 @@ def effect(seen: Anatomy) -> str:
         return "llama.cpp aborts when it loads it: 'GGML_ASSERT(buffer) failed' (no layer with attention is left)"
     layers = f"layer {left}" if promised == 1 else f"layers {left} to {count - 1}"
     return (
-        f"llama.cpp loads it and says nothing, and leaves out {layers} of the trunk, which it takes for the block: the "
-        f"text is another; {_DRAFTING}"
+        f"llama.cpp loads it without a warning but leaves out {layers} of the trunk, taking it for the block, so the "
+        f"text changes; {_DRAFTING}"
     )
 
 

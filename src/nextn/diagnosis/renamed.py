@@ -38,10 +38,10 @@ def find_renamed(model: Model) -> Finding | None:
     return Finding(
         "architecture-renamed",
         "error",
-        f"'{_ARCHITECTURE}' is '{arch}', which no engine knows; keys and tensors are those of '{real}'.",
+        f"'{_ARCHITECTURE}' is '{arch}', which no engine knows; its keys and tensors are those of '{real}'.",
         _ARCHITECTURE,
         f"llama.cpp refuses to load it: 'unknown model architecture: '{arch}''",
-        Advice.of(fix_command(model.entry), f" names it '{real}' again"),
+        Advice.of(fix_command(model.entry), f" restores the name '{real}'"),
         partial(_named, arch=arch, real=real),
     )
 

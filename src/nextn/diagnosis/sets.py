@@ -79,7 +79,7 @@ def _unnamed(path: Path, error: IncompleteModel) -> Finding:
         path.name,
         "llama.cpp refuses to load it: it makes the other shards' names from the first one's ('invalid split file "
         "name')",
-        "give the shards back their names, NAME-00001-of-0000N.gguf and so on",
+        "restore the shards' names, NAME-00001-of-0000N.gguf and so on",
     )
 
 
@@ -90,21 +90,21 @@ def _damaged(place: Path, damage: NextnError) -> Finding:
         f"shard {place.name} cannot be read: {str(damage).removeprefix(f'{place}').lstrip(',: ').rstrip('.')}.",
         place.name,
         "llama.cpp refuses to load the set",
-        "get this shard again from where the others came from",
+        "get this shard again from the same place as the others",
     )
 
 
 def _missing(path: Path, missing: list[str], count: int) -> Finding:
     shown = ", ".join(missing[:_SHOWN]) + (f" and {len(missing) - _SHOWN} more" if len(missing) > _SHOWN else "")
     other = _other_counts(path)
-    more = f"; shards of another count lie there, too ({other}), so the set may be mixed" if other else ""
+    more = f"; shards with a different total are there too ({other}), so the set may be mixed" if other else ""
     return Finding(
         "shards-missing",
         "error",
         f"{len(missing)} of {count} shards are missing: {shown}{more}.",
         os.fspath(path.parent),
         "llama.cpp refuses to load the set: 'failed to load GGUF split'",
-        "get them from where the others came from",
+        "get them from the same place as the others",
     )
 
 
@@ -128,7 +128,7 @@ def _strangers(files: tuple[GGUFFile, ...]) -> list[Finding]:
     if twice:
         holders = [file.path.name for file in files if twice[0] in file.header.by_name]
         what = f"tensor '{twice[0]}' is in {' and in '.join(holders[:2])}" + (
-            f", and {len(twice) - 1} more are there twice" if len(twice) > 1 else ""
+            f", and {len(twice) - 1} more are duplicated" if len(twice) > 1 else ""
         )
     else:
         try:
@@ -141,10 +141,10 @@ def _strangers(files: tuple[GGUFFile, ...]) -> list[Finding]:
         Finding(
             "shards-mixed",
             "error",
-            f"the shards are of two models: {what}.",
+            f"the shards belong to two models: {what}.",
             os.fspath(files[0].path.parent),
             "llama.cpp refuses to load the set: 'invalid model: tensor ... is duplicated', or a wrong shape",
-            "get the whole set again from one place, into an empty folder",
+            "get the complete set again from one place, into an empty folder",
         )
     ]
 
@@ -163,7 +163,7 @@ def _renumbered(path: Path, files: tuple[GGUFFile, ...], findings: list[Finding]
         Finding(
             "shards-renumbered",
             "error",
-            f"{files[wrong].path.name} is shard {wrong + 1} by its name, and its 'split.no' is {numbers[wrong]} "
+            f"{files[wrong].path.name} is shard {wrong + 1} by its name, but its 'split.no' is {numbers[wrong]} "
             f"instead of {wrong}.",
             files[wrong].path.name,
             "llama.cpp refuses to load the set: 'invalid split file idx' or 'illegal split file idx'",
@@ -180,16 +180,16 @@ def _counts(files: tuple[GGUFFile, ...]) -> list[Finding]:
     n_tensors = sum(len(file.header.tensors) for file in files)
     out = []
     for key, found, wanted, words in (
-        (SPLIT_COUNT, integer_of(first, SPLIT_COUNT), len(files), "shards are there"),
-        (SPLIT_TENSORS_COUNT, integer_of(first, SPLIT_TENSORS_COUNT), n_tensors, "tensors are in them"),
+        (SPLIT_COUNT, integer_of(first, SPLIT_COUNT), len(files), "shards"),
+        (SPLIT_TENSORS_COUNT, integer_of(first, SPLIT_TENSORS_COUNT), n_tensors, "tensors"),
     ):
         if found != wanted and (found is not None or key == SPLIT_COUNT):
             out.append(
                 Finding(
                     "shards-miscounted",
                     "error",
-                    f"'{key}' of the first shard is {'missing' if found is None else f'{found:,}'}, and {wanted:,} "
-                    f"{words}: a shard was added or replaced without telling the first one.",
+                    f"'{key}' in the first shard is {'missing' if found is None else f'{found:,}'}, but the set has "
+                    f"{wanted:,} {words}: a shard was added or replaced without updating the first one.",
                     key,
                     "llama.cpp refuses to load the set: 'invalid split file name' or 'corrupted model: ... tensors "
                     "expected but ... found'",

@@ -53,7 +53,7 @@ def check_sidecar(seen: Anatomy, trunk: Model | None = None) -> Iterator[Finding
             marks[0],
             f"llama.cpp refuses to draft with it: 'tensor '{lost[0]}' not found'"
             if lost
-            else "llama.cpp ignores the mark; a fork leaves the sidecar's own embeddings aside",
+            else "llama.cpp ignores the mark; a fork does not use the sidecar's own embeddings",
             advice if lost else doctor_command(seen),
             change if lost else partial(_unmarked, marks=tuple(marks)),
             attaches=bool(lost),
@@ -67,8 +67,8 @@ def check_sidecar(seen: Anatomy, trunk: Model | None = None) -> Iterator[Finding
         yield Finding(
             "sidecar-without-roots",
             "error",
-            f"the sidecar has no {' and no '.join(what)}, and an engine takes none of the target's"
-            + (f" ('{marked[0].key}' says, too, that it shares nothing)." if lost and marked and not marks else "."),
+            f"the sidecar has no {' and no '.join(what)}, and engines do not use the target's"
+            + (f" ('{marked[0].key}' also says that it shares nothing)." if lost and marked and not marks else "."),
             lost[0] if lost else _TOKENIZER,
             f"llama.cpp loads the target and refuses to draft: '{words}'",
             advice,
@@ -80,11 +80,11 @@ def check_sidecar(seen: Anatomy, trunk: Model | None = None) -> Iterator[Finding
         yield Finding(
             "sidecar-without-head",
             "error",
-            "the sidecar has no 'output.weight', and its target's head is not its embeddings.",
+            "the sidecar has no 'output.weight', and its target's head is not tied to the embeddings.",
             "output.weight",
             "llama.cpp refuses to draft: 'tensor 'output.weight' not found'"
             if needed
-            else "llama.cpp takes the embeddings for the head without a word, and hardly a draft is accepted",
+            else "llama.cpp silently uses the embeddings as the head, and hardly any draft is accepted",
             advice,
             change,
             attaches=True,
@@ -127,8 +127,8 @@ def _compact_head(seen: Anatomy, advice: Help, change: Change | None) -> Iterato
     short = n_rows is not None and n_vocab is not None and n_rows < n_vocab
     if table is None and not short:
         return
-    covers = f"its head covers {n_rows:,} of {n_vocab:,} tokens" if short else "its head covers a part of the tokens"
-    by_table = f", which '{table}' maps" if table else ""
+    covers = f"its head covers {n_rows:,} of {n_vocab:,} tokens" if short else "its head covers only part of the tokens"
+    by_table = f", mapped by '{table}'" if table else ""
     yield Finding(
         "sidecar-compact-head",
         "error",

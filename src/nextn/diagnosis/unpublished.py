@@ -23,14 +23,14 @@ def other_drafts(arch: str) -> str:
     has = known.has_taps(arch)
     if has:  # options: common/arg.cpp, common/speculative.cpp at b11549
         return (
-            "an EAGLE-3 or DFlash draft is another mechanism, a model of its own: llama-server -m MODEL -md DRAFT.gguf "
-            "--spec-type draft-eagle3 (or draft-dflash)"
+            "an EAGLE-3 or DFlash draft is a different mechanism, a separate model: llama-server -m MODEL -md "
+            "DRAFT.gguf --spec-type draft-eagle3 (or draft-dflash)"
         )
     if has is None:
-        return f"whether llama.cpp {known.build} takes an EAGLE-3 or DFlash draft beside it was not measured"
+        return f"whether llama.cpp {known.build} accepts an EAGLE-3 or DFlash draft for it was not measured"
     return (
         f"an EAGLE-3 or DFlash draft does not help either: llama.cpp up to {known.build} aborts with one, because the "
-        f"graph of '{arch}' hands it no layer inputs"
+        f"graph of '{arch}' gives it no layer inputs"
     )
 
 
@@ -77,14 +77,14 @@ def check_unpublished(seen: Anatomy) -> Iterator[Finding]:
             yield Finding(
                 NO_ENGINE, "note", f"no engine drafts with this block: {reason}.",
                 f"blk.{seen.blocks[0]}.*", "llama.cpp loads it and aborts when it drafts",
-                Advice.of(detach_command(seen), " takes it off"),
+                Advice.of(detach_command(seen), " removes it"),
             )  # fmt: skip
         return
     if not (seen.trunk or seen.blocks or seen.arch in DRAFTS):
         return
     entry = seen.model.entry
     words: str | None = None
-    advice: Help = "nothing to do: the model is whole as it is"
+    advice: Help = "nothing to do: the model is complete as it is"
     if (found := known_of(seen)) is not None:
         words = f"{found.words}; {other_drafts(seen.arch)}."
         if found.donor_layer is not None:
@@ -105,15 +105,15 @@ def _useless(seen: Anatomy) -> Finding:
     if arch in NONE_PUBLISHED:
         return Finding(
             NO_ENGINE, "error",
-            f"an MTP block is there (layer {seen.blocks[0]}), and no loader of '{arch}' knows one.",
+            f"the file has an MTP block (layer {seen.blocks[0]}), but no loader for '{arch}' knows one.",
             f"blk.{seen.blocks[0]}.*", "llama.cpp refuses to load it: 'wrong number of tensors'",
-            Advice.of(detach_command(seen), " takes it off"),
+            Advice.of(detach_command(seen), " removes it"),
         )  # fmt: skip
     why = LOADS_ONLY.get(arch)
     what = f"no engine drafts with '{arch}' ({why})" if why else f"nextn knows of no engine that drafts with '{arch}'"
     return Finding(
         NO_ENGINE, "note", f"{what}: the block only costs memory.", entry.name, "",
-        Advice.of(detach_command(seen), " takes it off"),
+        Advice.of(detach_command(seen), " removes it"),
     )  # fmt: skip
 
 

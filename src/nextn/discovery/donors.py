@@ -78,7 +78,7 @@ class Unreachable(RemoteError):
     def __init__(self, trunk: Model, error: RemoteError) -> None:
         self.reason = str(error).removesuffix(".").removesuffix(", or name a local file")
         super().__init__(
-            f"{trunk.entry.name}: no donor was named, and the one that its metadata point to cannot be looked at "
+            f"{trunk.entry.name}: no donor was named, and the one that its metadata point to cannot be examined "
             f"({self.reason}); name one with --from."
         )
 
@@ -112,7 +112,7 @@ def _beside(trunk: Model, layout: str) -> FoundDonor | None:
     if layout == "sidecar" and answer.candidates:
         several = f" (and {len(answer.equals) - 1} more that fit equally well)" if len(answer.equals) > 1 else ""
         raise BlockPresent(
-            f"{trunk.entry}: {answer.candidates[0].place} already{several}; 'nextn serve' takes it, or name a donor "
+            f"{trunk.entry}: {answer.candidates[0].place} already{several}; 'nextn serve' uses it, or name a donor "
             "with --from to make another one."
         )
     kinds = {each.path: "sidecar" for each in answer.equals}
@@ -124,7 +124,7 @@ def _beside(trunk: Model, layout: str) -> FoundDonor | None:
             [(str(path), f"the {kind} file beside the trunk") for path, kind in kinds.items()],
         )
     for path, kind in kinds.items():
-        why = f"it lies beside the trunk, is a {kind} file of the same name, and its header fits"
+        why = f"it is beside the trunk, is a {kind} file of the same name, and its header fits"
         if kind == "sidecar" and answer.candidates:
             why = f"{answer.candidates[0].place}, and its header fits"
         return FoundDonor(str(path), f"{trunk.entry.name}: the donor is {path.name}: {why}.")

@@ -38,13 +38,13 @@ _FAR = 100  # more folders than any path has: a link's target counts as farther 
 # Where a sidecar was found, in order of preference.
 BESIDE, ABOVE, OTHER_NAME, BELOW, OTHER_SNAPSHOT, KEPT, KEPT_NEAR = range(7)
 WORDS = {
-    BESIDE: "lies beside it",
-    ABOVE: "lies in a folder above it",
-    OTHER_NAME: "lies beside it under a name that llama.cpp does not look for",
-    BELOW: "lies in the MTP folder below it",
-    OTHER_SNAPSHOT: "lies in another snapshot of the same repository",
+    BESIDE: "is beside it",
+    ABOVE: "is in a folder above it",
+    OTHER_NAME: "is beside it under a name that llama.cpp does not look for",
+    BELOW: "is in the MTP folder below it",
+    OTHER_SNAPSHOT: "is in another snapshot of the same repository",
     KEPT: "was put there by 'nextn attach'",
-    KEPT_NEAR: "was put there by 'nextn attach' for another file of the same folder",
+    KEPT_NEAR: "was put there by 'nextn attach' for another file in the same folder",
 }
 
 
@@ -90,15 +90,15 @@ class FoundSidecars:
         return self.candidates[0] if self.candidates else None
 
     def notes(self) -> list[str]:
-        """What a user should know about the choice: what was passed over, and what was taken."""
+        """What a user should know about the choice: what was ignored, and what was chosen."""
         taken = self.candidates[0] if self.candidates else None
         out = [
-            f"passed over {printable(each.path.name, 200)}: {each.why}"
+            f"ignored {printable(each.path.name, 200)}: {each.why}"
             for each in self.passed_over
             if taken is None or each.rank < taken.rank
         ]
         if taken is not None:
-            out.append(f"{taken.place} and was taken" + (f": {taken.why}" if taken.why else ""))
+            out.append(f"{taken.place} and was chosen" + (f": {taken.why}" if taken.why else ""))
         return out
 
     def hints(self) -> list[str]:
@@ -110,7 +110,8 @@ class FoundSidecars:
         elif self.candidates:
             best = self.candidates[0]
             out.append(best.place + (f": {best.why}" if best.why else ""))
-        return out + [f"{printable(each.path.name, 200)} is no sidecar of it: {each.why}" for each in self.passed_over]
+        names = [(printable(each.path.name, 200), each.why) for each in self.passed_over]
+        return out + [f"{name} is not a sidecar for it: {why}" for name, why in names]
 
 
 def find_sidecars(model: Model) -> FoundSidecars:

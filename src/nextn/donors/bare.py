@@ -51,6 +51,8 @@ def bare_checkpoint(donor: str | Path, trunk: Model) -> Opened | None:
     folder = place.parent if place.suffix == _SAFETENSORS else place
     if os.path.lexists(folder / CONFIG) or not os.path.isdir(folder):  # noqa: PTH112 - Path.is_dir may raise
         return None
+    if folder != place and not os.path.exists(place):  # noqa: PTH110 - Path.exists may raise
+        return None
     names = (place.name,) if folder != place else tuple(sorted(path.name for path in place.glob(f"*{_SAFETENSORS}")))
     if not names or (folder == place and any(place.glob("*.gguf"))):
         return None

@@ -182,7 +182,7 @@ def _guesses(trunk: Model) -> Iterator[Guess]:
             yield from _with_unquantized(repo, key, Strength.DERIVED)
     for part in trunk.entry.absolute().parts:
         if match := _CACHE_FOLDER.match(part):
-            yield from _with_unquantized(f"{match[1]}/{match[2]}", "the cache folder that it lies in", Strength.DERIVED)
+            yield from _with_unquantized(f"{match[1]}/{match[2]}", "the cache folder that it is in", Strength.DERIVED)
     family = FAMILIES.get(trunk.architecture)
     known = family.publishers if family is not None else ()
     publishers = dict.fromkeys(known, f"the publisher of '{trunk.architecture}'")
@@ -226,7 +226,7 @@ def _base(trunk: Model, index: int, names: Mapping[str, str]) -> Iterator[Guess]
         yield from _with_unquantized(repo, key, Strength.STATED)
         return
     for guess in _with_unquantized(repo, key, Strength.BASE):
-        yield Guess(guess.repo, f"{guess.why} as what this model was made from", Strength.BASE)
+        yield Guess(guess.repo, f"{guess.why} as the base of this model", Strength.BASE)
 
 
 # -- confirming -------------------------------------------------------------------------------------------------------
@@ -330,7 +330,7 @@ def decide(trunk: Model, confirmations: Sequence[Confirmation]) -> Decision:
         tried = "; ".join(f"{each.guess.repo}: {each.reason}" for each in confirmations)
         raise NoBlock(
             f"{where}: no donor could be found from its metadata"
-            + (f" ({tried})" if tried else ", which name no repository")
+            + (f" ({tried})" if tried else ", which names no repository")
             + "; name one with --from."
         )
     top = max(each.guess.strength for each in fitting)
@@ -343,7 +343,7 @@ def decide(trunk: Model, confirmations: Sequence[Confirmation]) -> Decision:
         )
     chosen = surest[0]
     lost = [each for each in confirmations if not each.fits and each.guess.strength > top]
-    but = "".join(f"; {each.guess.repo} was passed over: {each.reason}" for each in lost)
+    but = "".join(f"; {each.guess.repo} was skipped: {each.reason}" for each in lost)
     repo = chosen.guess.repo
     if top is not Strength.NAME:
         return Decision(chosen.guess, f"{where}: the donor is {repo}: {chosen.guess.why}; {chosen.reason}{but}.")

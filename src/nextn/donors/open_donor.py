@@ -51,7 +51,7 @@ def open_block(
             found.remote.fetch_tokenizer()
         block = block_of(found, mending)
         if bare is not None:
-            block = replace(block, origin=Path(bare.name), n_layer_trunk=block.n_layer_trunk or None)
+            block = replace(block, n_layer_trunk=block.n_layer_trunk or None)
         yield OpenDonor(block, found.remote, tuple(notes))
 
 

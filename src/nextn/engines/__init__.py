@@ -46,7 +46,7 @@ def find_engine(choice: EngineChoice = None) -> Engine:
     if choice is not None:
         if os.sep not in choice and not os.path.lexists(choice):
             raise UsageError(
-                f"there is no engine '{choice}'; choose xllamacpp, llama-server, ik, or the path of a llama-server."
+                f"'{choice}' is not an engine; choose xllamacpp, llama-server, ik, or the path of a llama-server."
             )
         server = LlamaServer.find(choice)
         return IkServer.of(server) if server.kind == IK_KIND else server

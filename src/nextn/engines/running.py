@@ -69,7 +69,7 @@ class RunningServer:
                 what = f"had not loaded {self._launch.model} after {self._launch.start_timeout_s:g} s"
             elif silence.seconds(now) > self._launch.silence_timeout_s:
                 limit = self._launch.silence_timeout_s
-                what = f"hangs while it loads {self._launch.model}: for {limit:g} s it said nothing and did nothing"
+                what = f"hung while loading {self._launch.model}: it printed nothing and did nothing for {limit:g} s"
             if what:
                 log = self._kept_log()
                 raise EngineFailed(f"{self._name} {what}{_named(log)}", log=log)

@@ -127,17 +127,17 @@ def _version(python: str) -> str:
     try:
         code, said = ask(_child(python, "--version"), env=_environment(), timeout_s=_PROBE_S, cwd=PACKAGE_ROOT)
     except (OSError, subprocess.SubprocessError) as error:
-        raise EngineMissing(f"xllamacpp is installed and does not load: {error}") from error
+        raise EngineMissing(f"xllamacpp is installed but does not load: {error}") from error
     if (number := signal_of(code)) is not None:
         died = explained(number)
-        raise EngineFailed(f"xllamacpp died of {died}, when it was loaded", line=died, signal=number)
+        raise EngineFailed(f"xllamacpp died of {died} while it was loaded", line=died, signal=number)
     lines = said.strip().splitlines()
     answers = [line for line in lines if line.startswith("{")] if code == 0 else []
     try:
         known = json.loads(answers[-1])
     except (ValueError, IndexError, RecursionError) as error:
         last = lines[-1][:_QUOTE_CHARS] if lines else "it gave no reason"
-        raise EngineMissing(f"xllamacpp is installed and does not load: {last}") from error
+        raise EngineMissing(f"xllamacpp is installed but does not load: {last}") from error
     version = known.get("version") or "version unknown"
     build = known.get("build_info") or {}
     parts = []

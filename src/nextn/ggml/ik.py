@@ -83,7 +83,7 @@ class IkGgml:
         size = self._row_size(type.id, _PROBE_ROW) if name == type.name else 0
         if name != type.name or size != row_size(type, _PROBE_ROW):
             raise QuantizeError(
-                f"{self.path} has another type {type.id} ('{name}', {size} bytes for {_PROBE_ROW} values); install "
+                f"{self.path} has a different type {type.id} ('{name}', {size} bytes for {_PROBE_ROW} values); install "
                 f"{INSTALL}"
             )
         if self._requires_imatrix(type.id):

@@ -102,7 +102,7 @@ class Ggml:
             found = ((traits.type_name or b"").decode("ascii", "replace"), traits.blck_size, traits.type_size)
             if found != (type.name, type.block_size, type.type_size):
                 raise QuantizeError(
-                    f"{self.path} (ggml {self.version}) has another layout of type {type.id}: expected "
+                    f"{self.path} (ggml {self.version}) has a different layout of type {type.id}: expected "
                     f"{(type.name, type.block_size, type.type_size)}, found {found}; install {INSTALL}"
                 )
             if traits.to_float:

@@ -163,7 +163,7 @@ def dequantize(data: Buffer, type: TensorType, n_per_row: int, *, n_threads: int
     """
     if not can_read(type):
         raise QuantizeError(
-            f"{_why_not(type)}, so its values cannot be read; the tensor can only be carried as it is"
+            f"{_why_not(type)}, so its values cannot be read; the tensor can only be copied unchanged"
         )
     if n_per_row <= 0:
         raise QuantizeError(f"rows of {n_per_row} values cannot be read")
@@ -171,11 +171,11 @@ def dequantize(data: Buffer, type: TensorType, n_per_row: int, *, n_threads: int
     try:
         source = np.frombuffer(data, np.uint8)
     except (ValueError, BufferError) as error:
-        raise QuantizeError(f"the bytes of {type.name} rows must lie in one piece ({error})") from error
+        raise QuantizeError(f"the bytes of {type.name} rows must be contiguous ({error})") from error
     n_rows, rest = divmod(source.size, row_bytes)
     if rest:
         raise QuantizeError(
-            f"{source.size:,} bytes are no whole number of {type.name} rows of {n_per_row} values, "
+            f"{source.size:,} bytes are not a whole number of {type.name} rows of {n_per_row} values, "
             f"{row_bytes:,} bytes each"
         )
     if source.ctypes.data % 4:  # ggml's blocks hold 2- and 4-byte fields
@@ -221,10 +221,10 @@ def _block_size(type: TensorType) -> int:
 def _why_not(type: TensorType) -> str:
     """Why ggml cannot handle `type`, as the beginning of a sentence."""
     if type.engine == "ik":
-        return f"{type.name} is a type of ik_llama.cpp alone"
+        return f"{type.name} is a type of ik_llama.cpp only"
     if type.name in ("q8_1", "q8_K"):
         return f"{type.name} is ggml's type for intermediate results"
-    return f"{type.name} is no type of weights"
+    return f"{type.name} is not a weight type"
 
 
 def _nearest(type: TensorType) -> str:

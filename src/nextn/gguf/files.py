@@ -54,8 +54,8 @@ class GGUFFile(Brief):
     def value_range(self, info: TensorInfo) -> tuple[int, int]:
         """The same for a tensor that will be read row by row. Raises FormatError for one without rows or values."""
         if not info.ne or 0 in info.ne:
-            shape = f"of {' x '.join(map(str, info.ne))} values" if info.ne else "without axes"
-            what = f"tensor '{printable(info.name)}' is {shape}, and nothing can be taken from it; get the model again"
+            shape = f"has {' x '.join(map(str, info.ne))} values" if info.ne else "has no axes"
+            what = f"tensor '{printable(info.name)}' {shape}, so nothing can be read from it; get the model again"
             raise FormatError(what, path=self.path)
         return self.tensor_range(info)
 
@@ -174,7 +174,7 @@ class Model(Brief):
         if value is None:
             what = "this is not a language model's GGUF"
             if any(name.startswith("blk.") and ".nextn." in name for name in self.tensors):
-                what = "it holds an MTP block and no key that says of which model; attach it with 'nextn attach MODEL'"
+                what = "it holds an MTP block but no key that says for which model; 'nextn attach' needs none"
             wrong = any(misfit.kv.key == ARCHITECTURE for misfit in self.header.misfits)
             found = f" or not {Kind.NAME.value}" if wrong else ""
             raise FormatError(f"'{ARCHITECTURE}' is missing{found}: {what}", path=self.entry)
@@ -228,7 +228,7 @@ class Model(Brief):
         """Raise FormatError for the first key that is not what engines need it to be."""
         wrong = next((misfit for misfit in self.misfits if misfit.for_engines), None)
         if wrong is not None:
-            what = f"{wrong.what}; 'nextn doctor' names all that is wrong"
+            what = f"{wrong.what}; 'nextn doctor' lists everything that is wrong"
             raise FormatError(what, path=self.entry, offset=wrong.kv.start)
 
 
@@ -342,19 +342,19 @@ def _open_set(path: Path, prefix: str, number: int, count: int) -> Model:
         if SPLIT_COUNT not in own.header.by_key:
             return Model((own,))
         raise IncompleteModel(
-            f"{path}: the name says shard {number} of {count}, which no set has; the file was renamed."
+            f"{path}: the name says shard {number} of {count}, which is impossible; the file was renamed."
         )
     if SPLIT_COUNT not in own.header.by_key or (count == 1 and integer_of(own, SPLIT_COUNT) in (0, 1)):
         if SPLIT_NO in own.header.by_key and count > 1:
-            raise IncompleteModel(f"{path}: 'split.no' is there without 'split.count'; the set is damaged.")
+            raise IncompleteModel(f"{path}: 'split.no' is present without 'split.count'; the set is damaged.")
         return Model((own,))  # a name that only looks like a shard's
     names = [shard_name(prefix, i + 1, count) for i in range(count)]
     missing = [name for name in names if not os.path.exists(path.parent / name)]  # noqa: PTH110 - never raises
     if missing:
         more = f" and {len(missing) - 3} more" if len(missing) > 3 else ""
         raise IncompleteModel(
-            f"{path.parent}: {len(missing)} of {count} shards missing ({', '.join(missing[:3])}{more}); "
-            "get them from where the others came from."
+            f"{path.parent}: {len(missing)} of {count} shards are missing ({', '.join(missing[:3])}{more}); "
+            "get them from the same place as the others."
         )
     files = tuple(
         own if i + 1 == number else read_header(path.parent / name) for i, name in enumerate(names)
@@ -391,7 +391,7 @@ def _check_set(files: tuple[GGUFFile, ...]) -> None:
     total = integer_of(first, SPLIT_TENSORS_COUNT)
     if total is not None and total != len(seen):
         raise IncompleteModel(
-            f"{first.path}: the set should hold {total:,} tensors and holds {len(seen):,}; "
+            f"{first.path}: the set should hold {total:,} tensors but holds {len(seen):,}; "
             "it is mixed from two models, or a shard was replaced."
         )
     check_one_model(files)

@@ -80,7 +80,7 @@ class TensorInfo:
             tail = struct.pack(f"<I{n_dims}QIQ", n_dims, *self.ne, self.type_id, self.offset)
         except struct.error as error:
             what = f"tensor '{printable(self.name)}' would have {' x '.join(map(str, self.ne))} values"
-            raise FormatError(f"{what}, which no file holds; the model's sizes are absurd") from error
+            raise FormatError(f"{what}, which no file can hold; the model's sizes are absurd") from error
         return encode_text(self.name) + tail
 
 

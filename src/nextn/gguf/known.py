@@ -129,7 +129,7 @@ def read_known(kvs: Sequence[KV]) -> Reading:
         for_engines = key not in _NOTES and not key.startswith(_BASE_MODEL)
         n_notes += not for_engines
         if for_engines or n_notes <= _MOST_NOTES:
-            misfits.append(Misfit(kv, f"'{printable(key)}' is {_shown(kv)}, and has to be {kind.value}", for_engines))
+            misfits.append(Misfit(kv, f"'{printable(key)}' is {_shown(kv)}, but must be {kind.value}", for_engines))
     return Reading(by_key, tuple(misfits), len(kvs) - len(by_key))
 
 

@@ -88,7 +88,7 @@ class HeaderParser:
         if end > self.file_size:
             raise self._fail(
                 f"the header ends inside {what}: the file ends at byte {self.file_size:,} of at least {end:,}: the "
-                "download is incomplete, or the file is damaged; resume it, or get the file again",
+                "download is incomplete, or the file is damaged; resume the download, or get the file again",
                 self._pos,
             )
         if end > MAX_HEADER_BYTES:
@@ -170,7 +170,7 @@ class HeaderParser:
         key, pos = self._text(start, MAX_KEY_BYTES, f"key {len(self._kvs)}")
         shown = printable(key)
         if key in self._keys:
-            raise self._fail(f"the key '{shown}' is there twice", start)
+            raise self._fail(f"the key '{shown}' appears twice", start)
         self._want(pos + 4, f"the type of '{shown}'")
         kv_type = self._type(struct.unpack_from("<I", self._buffer, pos)[0], pos, shown)
         pos += 4
@@ -340,7 +340,7 @@ class HeaderParser:
         name, pos = self._text(start, MAX_NAME_BYTES, f"the name of tensor {len(self._tensors)}")
         shown = printable(name)
         if name in self._names:
-            raise self._fail(f"tensor '{shown}' is there twice: the file is damaged", start)
+            raise self._fail(f"tensor '{shown}' appears twice: the file is damaged", start)
         self._want(pos + 4, f"tensor '{shown}'")
         (n_dims,) = struct.unpack_from("<I", self._buffer, pos)
         if n_dims > MAX_DIMS:

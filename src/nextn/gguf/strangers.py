@@ -17,10 +17,10 @@ _UNFINISHED = re.compile(r"\.(part|partial|crdownload|download|incomplete|aria2|
 _MAGICS = (
     (b"PK\x03\x04", "this is a zip archive, or a PyTorch checkpoint, which nextn does not read; name a GGUF or a "
                     "safetensors checkpoint"),
-    (b"\x1f\x8b", "this is a gzip archive; unpack it and name the file in it"),
-    (b"tjgg", "this is a model in the format before GGUF, which no current engine reads; get its GGUF"),
-    (b"lmgg", "this is a model in the format before GGUF, which no current engine reads; get its GGUF"),
-    (b"fmgg", "this is a model in the format before GGUF, which no current engine reads; get its GGUF"),
+    (b"\x1f\x8b", "this is a gzip archive; unpack it and name the file inside"),
+    (b"tjgg", "this is a model in a format older than GGUF, which no current engine reads; get its GGUF"),
+    (b"lmgg", "this is a model in a format older than GGUF, which no current engine reads; get its GGUF"),
+    (b"fmgg", "this is a model in a format older than GGUF, which no current engine reads; get its GGUF"),
 )  # fmt: skip
 # general.type or general.architecture of GGUFs that hold no language model -> what they are.
 _KINDS = {
@@ -36,17 +36,17 @@ def by_content(head: bytes) -> str | None:
     if head.startswith(_LFS):
         size = _LFS_SIZE.search(head)
         real = f", which has {int(size[1]):,} bytes" if size else ""
-        return f"this is a Git-LFS pointer and not the file itself{real}; run 'git lfs pull', or download the file"
+        return f"this is a Git LFS pointer, not the file itself{real}; run 'git lfs pull', or download the file"
     text = head[:512].removeprefix(b"\xef\xbb\xbf").lstrip().lower()
     if text.startswith((b"<!doctype html", b"<html", b"<head", b"<body")):
         return (
-            "this is a saved web page and not a model: the address led to a page about it; download the file itself "
+            "this is a saved web page, not a model: the address led to a page about it; download the file itself "
             "(on Hugging Face its address has /resolve/ where the page's has /blob/)"
         )
     if text.startswith((b"<?xml", b"<error")):
-        return "this is a server's answer in XML and not a model, most likely an error; download the file again"
+        return "this is a server's answer in XML, not a model, most likely an error; download the file again"
     if text.startswith((b'{"error', b'{"message', b'{ "error')):
-        return "this is a server's error message and not a model; download the file again"
+        return "this is a server's error message, not a model; download the file again"
     return next((words for magic, words in _MAGICS if head.startswith(magic)), None)
 
 
@@ -58,7 +58,7 @@ def by_name(name: str) -> str | None:
     whole, count = piece["whole"], int(piece["count"])
     pieces = " ".join(f"{whole}.part{i}of{count}" for i in range(1, min(count, 4) + 1)) + (" ..." if count > 4 else "")
     return (
-        f"this is piece {int(piece['no'])} of {count} of a file that was cut; join them first: cat {pieces} > {whole}"
+        f"this is piece {int(piece['no'])} of {count} of a file that was split; join them first: cat {pieces} > {whole}"
     )
 
 
@@ -70,8 +70,8 @@ def is_unfinished(name: str) -> bool:
 def cut_short(n_there: int, n_whole: int | None, what: str, name: str = "") -> str:
     """A file that ends inside `what`, as half a sentence; `n_whole` is its full length, None where it is not known."""
     of = f" of {n_whole:,}" if n_whole is not None else f", inside {what}"
-    cut = "" if n_whole is None else f", and {what} is cut"
-    why = f" ('{name[name.rindex('.'):]}' is the name of a download under way)" if is_unfinished(name) else ""
+    cut = "" if n_whole is None else f", and {what} is cut off"
+    why = f" ('{name[name.rindex('.'):]}' marks an unfinished download)" if is_unfinished(name) else ""
     return (
         f"the file ends at byte {n_there:,}{of}: the download is incomplete{why}{cut}; resume it, or get the file again"
     )
@@ -82,12 +82,12 @@ def by_kind(general_type: object, architecture: object) -> str | None:
     kind = _KINDS.get(general_type) if isinstance(general_type, str) else None
     if kind is None and isinstance(architecture, str):
         kind = _KINDS.get(architecture)
-    return None if kind is None else f"this is {kind} and not a language model; name the model that it belongs to"
+    return None if kind is None else f"this is {kind}, not a language model; name the model that it belongs to"
 
 
 def joined(count: int) -> str:
     """A shard set whose files were joined byte by byte."""
     return (
-        f"this is a set of {count} shards joined with 'cat', which no engine reads; take the shards themselves, or "
+        f"this is a set of {count} shards joined with 'cat', which no engine reads; use the shards themselves, or "
         "join them with 'llama-gguf-split --merge'"
     )

@@ -195,7 +195,7 @@ def parse_type_name(name: str) -> TensorType:
         )
     names = ", ".join(type.name for type in TENSOR_TYPES if type.engine != "ik")
     raise UsageError(
-        f"there is no tensor type {name!r}; types are {names}, and those of ik_llama.cpp such as iq4_ks"
+        f"{name!r} is not a tensor type; types are {names}, and those of ik_llama.cpp such as iq4_ks"
     )
 
 
@@ -205,7 +205,7 @@ def row_size(type: TensorType, n: int) -> int:
     QuantizeError when `n` is not a multiple of the block, or the layout of the type is not known.
     """
     if type.block_size is None or type.type_size is None:
-        raise QuantizeError(f"the layout of {type.name} is not known, so a row of it has no computable size")
+        raise QuantizeError(f"the layout of {type.name} is not known, so the size of its rows cannot be computed")
     if n < 0 or n % type.block_size:
         raise QuantizeError(
             f"a row of {n} values cannot be stored as {type.name}, which packs {type.block_size} at a time"

@@ -82,7 +82,7 @@ def inspect_checkpoint(found: Opened, diagnosis: Diagnosis) -> CheckpointInspect
         for span in tensor.rows.spans:
             types[span.tensor.dtype.lower()] += span.read_bytes
     if block is not None:
-        hints.append(f"put its block onto a quant with: {shell('nextn', 'attach', 'TRUNK.gguf', '--from', found.name)}")
+        hints.append(f"attach its block to a quant: {shell('nextn', 'attach', 'TRUNK.gguf', '--from', found.name)}")
     try:
         weights = checkpoint.weight_map
     except IncompleteModel:

@@ -111,7 +111,7 @@ def inspection_of(model: Model, diagnosis: Diagnosis, *, neighbours: bool = True
     hints = [*found, *hints_of(diagnosis)]
     if seen.arch in ASSISTANTS:
         block_bytes = sum(sizes.values())
-        words = f"drafts with it beside a model of '{ASSISTANTS[seen.arch]}' (-m MODEL -md this file; "
+        words = f"drafts with it beside a '{ASSISTANTS[seen.arch]}' model (-m MODEL -md this file; "
         runs_on = dict.fromkeys(("llama.cpp", "ik_llama.cpp"), f"{words}read in its source, not run)")
         hints.append(f"place it beside its model with 'nextn attach MODEL --from {shell(model.entry)}'")
     else:

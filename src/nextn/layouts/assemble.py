@@ -212,14 +212,14 @@ def _check_same_model(first: GGUFFile, pick: Pick, notes: list[str]) -> None:
         if mine != theirs:
             raise DonorMismatch(
                 f"{pick.source.where}: '{key}' is {theirs!r:.80} there and {mine!r:.80} in {first.path.name}: this is "
-                "another model; take the tensors from a set of the same one."
+                "a different model; take the tensors from a set of the same one."
             )
     tokens = [file.header.by_key.get("tokenizer.ggml.tokens") for file in (first, other)]
     sizes = [None if kv is None else kv.n_items for kv in tokens]
     if None not in sizes and sizes[0] != sizes[1]:
         raise DonorMismatch(
             f"{pick.source.where}: its vocabulary has {sizes[1]:,} tokens and that of {first.path.name} has "
-            f"{sizes[0]:,}: this is another model; take the tensors from a set of the same one."
+            f"{sizes[0]:,}: this is a different model; take the tensors from a set of the same one."
         )
 
 
@@ -281,7 +281,7 @@ def _slots(base: Pieces, taken: dict[str, Taken]) -> list[list[Tensor]]:
         some = ", ".join(str(number + 1) for number in missing[:5])
         more = f" (shard {some}{' and others' if len(missing) > 5 else ''} of {base.count} missing)" if missing else ""
         raise IncompleteModel(
-            f"{base.where}: the set should hold {wanted:,} tensors, and {there:,} are there{more}; get the others, or "
-            "supply them with --pick 'REGEX=DIR'."
+            f"{base.where}: the set should hold {wanted:,} tensors, but {there:,} are present{more}; get the others, "
+            "or supply them with --pick 'REGEX=DIR'."
         )
     return [slot for number, slot in enumerate(slots) if slot or number not in missing]

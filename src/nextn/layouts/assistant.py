@@ -41,14 +41,14 @@ def plan_place(trunk: Model, assistant: Model, options: AttachOptions) -> Plan:
     ]  # fmt: skip
     if asked:
         raise UsageError(
-            f"{assistant.entry.name} is a draft by itself and is placed beside the model as it is, so {asked[0]} has "
-            "no meaning; leave it out."
+            f"{assistant.entry.name} is a complete draft and is placed beside the model as it is, so {asked[0]} has "
+            "no effect; leave it out."
         )
     if len(assistant.files) > 1:
         raise UsageError(
-            f"{assistant.entry}: a sidecar is one file, and this is a shard set; engines would not find it."
+            f"{assistant.entry}: a sidecar is a single file, not a shard set; engines would not find it."
         )
-    notes = ["an assistant of Gemma 4 is a sidecar by nature: it is placed, not converted"]
+    notes = ["an assistant of Gemma 4 is already a sidecar: it is placed, not converted"]
     notes += about_tokens
     file = assistant.files[0]
     kind = naming.split_quant(assistant.base_name)[1] or max(
@@ -59,7 +59,7 @@ def plan_place(trunk: Model, assistant: Model, options: AttachOptions) -> Plan:
     )
     target = folder / name
     if target.exists() and os.path.samefile(target, file.path):  # noqa: PTH121 - links are followed
-        raise BlockPresent(f"{target}: this assistant lies beside the model already; load it with -md.")
+        raise BlockPresent(f"{target}: this assistant is already beside the model; load it with -md.")
     if not name.startswith("mtp-"):
         notes.append(f"{name} does not start with 'mtp-': engines find it only when it is passed with -md")
     return Plan(
@@ -74,10 +74,10 @@ def check_assistant(trunk: Model, assistant: Model) -> list[str]:
     wanted = ASSISTANTS[assistant.architecture]
     where = f"{assistant.entry} does not fit {trunk.entry.name}"
     if trunk.architecture != wanted:
-        raise DonorMismatch(f"{where}: it drafts for '{wanted}', and the model is '{trunk.architecture}'.")
+        raise DonorMismatch(f"{where}: it drafts for '{wanted}', but the model is '{trunk.architecture}'.")
     out, own = assistant.arch_int(_WIDTH_OUT), trunk.arch_int("embedding_length")
     if out and own and out != own:
-        raise DonorMismatch(f"{where}: it is made for a hidden size of {out:,}, and the model's is {own:,}.")
+        raise DonorMismatch(f"{where}: it is made for a hidden size of {out:,}, but the model's is {own:,}.")
     return _tokens(trunk, assistant, where)
 
 

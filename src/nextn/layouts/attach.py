@@ -89,7 +89,7 @@ def plan_attach(trunk: Model, block: Block, options: AttachOptions) -> Plan:
     if form is not None:
         block = _shaped(given, form, trunk, options.type)
     if options.layout is not None and options.layout not in LAYOUTS:
-        raise UsageError(f"there is no layout '{options.layout}'; choose one of {', '.join(LAYOUTS)}.")
+        raise UsageError(f"'{options.layout}' is not a layout; choose one of {', '.join(LAYOUTS)}.")
     default = default_layout(trunk)
     if other_experts(block, trunk) is not None:
         default = "sidecar"
@@ -176,7 +176,7 @@ def _shards(job: _Job) -> Plan:
     naming.check_main_name(prefix)
     if count > MAX_SHARDS_OLD_IK:
         job.notes.append(
-            f"{count} shards: builds of {IK_UP_TO} with the default GGML_MAX_CONTEXTS take {MAX_SHARDS_OLD_IK}"
+            f"{count} shards: {IK_UP_TO} built with the default GGML_MAX_CONTEXTS takes at most {MAX_SHARDS_OLD_IK}"
         )
     block = job.block_parts()
     first = build.trunk_parts(trunk.files[:1])
@@ -225,7 +225,7 @@ def _sidecar(job: _Job) -> Plan:
     if not name.startswith("mtp-"):
         job.notes.append(f"{name} does not start with 'mtp-': engines find it only when it is passed with -md")
     if any(part.info.name.endswith(EMBED_TOKENS) for part in block):
-        job.notes.append("the block brings its own embeddings")
+        job.notes.append("the block has its own embeddings")
     return _plan(job, "sidecar", folder, [NewFile(name, segments)], trunk.entry, sidecar=folder / name)
 
 

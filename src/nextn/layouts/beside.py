@@ -33,7 +33,7 @@ def check_beside(sidecar: Model, model: Model) -> list[str]:
     check_sizes(block, model, family, where)
     if block.kind == "donor":
         raise UsageError(
-            f"{sidecar.entry}: this is a donor file, which no engine runs; make a sidecar of it with "
+            f"{sidecar.entry}: this is a donor file, which no engine runs; make a sidecar from it with "
             "'nextn attach MODEL --from' it."
         )
     form = qkv.rules_form(family)

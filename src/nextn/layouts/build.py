@@ -59,7 +59,8 @@ def converted(
     target = fallback_type(wanted, ne[0])
     if target.id != wanted.id:
         notes.append(
-            f"{name}: rows of {ne[0]:,} do not fit {wanted.name} (blocks of {wanted.block_size}), {target.name} instead"
+            f"{name}: rows of {ne[0]:,} do not fit {wanted.name} (blocks of {wanted.block_size}); "
+            f"{target.name} is used instead"
         )
     size = tensor_size(target.id, ne)
     assert size is not None and can_write(target)
@@ -125,7 +126,7 @@ def _block_parts(
         if wanted is None:
             notes.append(becomes_q8_0(in_model=in_model))
         else:
-            notes.append(f"{name}: llama.cpp takes no factor beside it, so its NVFP4 becomes q8_0")
+            notes.append(f"{name}: llama.cpp accepts no factor beside it, so its NVFP4 becomes q8_0")
         return [block_part(tensor, name, Q8_0, notes)]
     if factors and in_model:
         notes.append(REFUSED)

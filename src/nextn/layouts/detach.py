@@ -34,12 +34,12 @@ def trunk_of(model: Model) -> TrunkOf:
     seen = Anatomy.of(model)
     if seen.is_block_only:
         raise UsageError(
-            f"{model.entry}: this is a sidecar or donor file; to run without MTP just do not load it beside the trunk."
+            f"{model.entry}: this is a sidecar or donor file; to run without MTP, just do not load it beside the trunk."
         )
     model.check_whole()
     if seen.blocks and seen.blocks[0] < seen.n_trunk:
         raise FormatError(
-            f"the MTP block is in layer {seen.blocks[0]}, and trunk layers are behind it; get the model again",
+            f"the MTP block is in layer {seen.blocks[0]}, and trunk layers come after it; get the model again",
             path=model.entry,
         )
     n_trunk = seen.n_trunk
@@ -91,7 +91,7 @@ def plan_detach(
     """
     refuse_other_use(model.architecture, model.entry)
     if not Anatomy.of(model).has_block and form is None:
-        raise NoBlock(f"{model.entry}: there is no MTP block in this model, so there is nothing to take off.")
+        raise NoBlock(f"{model.entry}: there is no MTP block in this model, so there is nothing to detach.")
     trunk = trunk_of(model)
     n_trunk, kvs, keep = trunk.n_layers, trunk.kvs, trunk.keeps
     for_engine.check_name(engine)
@@ -122,7 +122,7 @@ def _reshaped(
 ) -> Plan:
     """One file with q, k and v in the requested form."""
     if form not in (qkv.SPLIT, qkv.FUSED):
-        raise UsageError(f"{model.entry}: --qkv here is split or fused: without a block there is nothing to match.")
+        raise UsageError(f"{model.entry}: --qkv must be split or fused here: there is no block whose form to match.")
     layers = qkv.attention_layers(model, n_trunk)
     if not layers:
         raise UsageError(

@@ -53,7 +53,7 @@ def check_trunk(trunk: Model) -> None:
     if seen.has_block:
         raise BlockPresent(
             f"{trunk.entry}: this model already has an MTP block (layer {seen.blocks[0]}); "
-            "take it off first with 'nextn detach', or use the model as it is."
+            "detach it first with 'nextn detach', or use the model as it is."
         )
     if not seen.layers:
         raise UsageError(f"{trunk.entry}: this file has no model layers (it may be a vocabulary or a projector).")
@@ -64,17 +64,17 @@ def check_trunk(trunk: Model) -> None:
     if seen.unmarked:
         raise UsageError(
             f"{trunk.entry}: layer {seen.unmarked[0]} is an MTP block that lost its 'nextn.*' tensors; complete it "
-            "with 'nextn doctor --fix --from DONOR', or take another copy of the model."
+            "with 'nextn doctor --fix --from DONOR', or use another copy of the model."
         )
     n_layer = seen.block_count if seen.key_is_stale else seen.block_count - seen.promised
     lost = seen.lost_layers[0] if seen.lost_layers else seen.n_trunk
     if lost < n_layer:
         raise UsageError(
-            f"{count} promises {n_layer:,} layers, and layer {lost} has no tensors; the model is not whole."
+            f"{count} promises {n_layer:,} layers, but layer {lost} has no tensors; the model is incomplete."
         )
     if n_layer != seen.n_trunk:
         raise UsageError(
-            f"{count} promises {n_layer:,} layers, and {seen.n_trunk:,} are there; 'nextn doctor' says more."
+            f"{count} promises {n_layer:,} layers, but the file has {seen.n_trunk:,}; 'nextn doctor' says more."
         )
 
 
@@ -101,10 +101,10 @@ def differences(block: Block, trunk: Model) -> list[str]:
     found = []
     layers = n_layer_trunk(trunk)
     if block.n_layer_trunk is not None and block.n_layer_trunk != layers:
-        found.append(f"it was made for {block.n_layer_trunk:,} trunk layers, and the model has {layers:,}")
+        found.append(f"it was made for {block.n_layer_trunk:,} trunk layers, but the model has {layers:,}")
     experts = other_experts(block, trunk)
     if experts is not None:
-        found.append(f"it has {experts:,} experts, and the model {trunk.arch_int('expert_count'):,}")
+        found.append(f"it has {experts:,} experts, but the model has {trunk.arch_int('expert_count'):,}")
     return found
 
 
@@ -124,7 +124,7 @@ def check_one_model(block: Block, trunk: Model, family: Family) -> None:
     raise DonorMismatch(
         f"{block.origin} does not fit into {trunk.entry.name}: its block has {experts:,} experts and the trunk "
         f"{trunk.arch_int('expert_count'):,}, and one model has one number of them; "
-        + (f"a sidecar can: {beside}" if family.takes_sidecar else "take a donor with as many.")
+        + (f"a sidecar can: {beside}" if family.takes_sidecar else "use a donor with as many.")
     )
 
 
@@ -142,7 +142,7 @@ def check_sizes(block: Block, trunk: Model, family: Family, where: str) -> None:
             raise DonorMismatch(f"{where}: the donor's {what} is {theirs:,}, the trunk's {ours:,}.")
     if block.n_layer_nextn > family.max_blocks:
         raise UnsupportedModel(
-            f"{block.origin}: it has {block.n_layer_nextn} MTP blocks, and engines take {family.max_blocks} "
+            f"{block.origin}: it has {block.n_layer_nextn} MTP blocks, but engines accept {family.max_blocks} "
             f"for '{family.arch}'."
         )
 
@@ -156,12 +156,12 @@ def check_shapes(block: Block, trunk: Model, family: Family, where: str) -> None
             continue
         if rule is None:
             raise DonorMismatch(
-                f"{block.origin}: its block has a tensor '{tensor.suffix}' that the engine's loader does not "
-                f"know for '{family.arch}', and would refuse the file for; take another donor, such as the checkpoint."
+                f"{block.origin}: its block has a tensor '{tensor.suffix}' that engines' loaders do not know for "
+                f"'{family.arch}', so they would refuse the file; use another donor, such as the checkpoint."
             )
     for tensor, wanted in misshapen(block.tensors, trunk, family, other_experts(block, trunk)):
         raise DonorMismatch(
-            f"{where}: tensor '{tensor.suffix}' is {_times(tensor.ne)}, and the trunk needs {_times(wanted)}."
+            f"{where}: tensor '{tensor.suffix}' is {_times(tensor.ne)}, but the trunk needs {_times(wanted)}."
         )
     for layer in range(block.n_layer_nextn):
         there = {tensor.suffix for tensor in block.tensors if tensor.layer == layer}
@@ -169,16 +169,16 @@ def check_shapes(block: Block, trunk: Model, family: Family, where: str) -> None
             raise UnsupportedModel(f"{block.origin}: no engine drafts with this block: {reason}.")
         if unannounced := surplus(family.rules, there, trunk.arch_value):
             raise DonorMismatch(
-                f"{where}: the block has '{unannounced[0]}', and the trunk's metadata announce none "
+                f"{where}: the block has '{unannounced[0]}', but the trunk's metadata announces none "
                 f"('{trunk.architecture}.{rules[unannounced[0]].needed_by}')."
             )
         lost = missing(family.rules, there, trunk.arch_value)
         if lost:
             raise DonorMismatch(
-                f"{block.origin}: the MTP block is not whole ('{lost[0]}' and {len(lost) - 1} more are missing); "
-                "take another donor."
+                f"{block.origin}: the MTP block is incomplete ('{lost[0]}' and {len(lost) - 1} more are missing); "
+                "use another donor."
                 if len(lost) > 1
-                else f"{block.origin}: the MTP block is not whole ('{lost[0]}' is missing); take another donor."
+                else f"{block.origin}: the MTP block is incomplete ('{lost[0]}' is missing); use another donor."
             )
 
 
@@ -217,7 +217,7 @@ def check_tokens(block: Block, trunk: Model, where: str) -> list[str]:
     if block.model is not None:
         known = block.model.header.get(TOKENIZER_HASH)
         if known is None:
-            return ["the donor brings no tokenizer: tokenizers were not compared"]
+            return ["the donor has no tokenizer: tokenizers were not compared"]
         mine = tokens_hash(trunk)
         if known != mine:
             raise DonorMismatch(

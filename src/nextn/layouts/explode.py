@@ -41,13 +41,13 @@ class ExplodeOptions:
 def plan_explode(model: Model, options: ExplodeOptions) -> Plan:
     """The plan that writes the model's tensors as shards. Raises UsageError, FormatError for a truncated file."""
     if options.max_tensors is not None and options.max_bytes is not None:
-        raise UsageError("--max-tensors and --max-size exclude each other; choose one.")
+        raise UsageError("--max-tensors and --max-size cannot be combined; choose one.")
     model.check_whole()
     groups = list(_groups(model, options))
     if len(groups) > MOST_SHARDS:
         raise UsageError(
-            f"{model.entry}: this would make {len(groups):,} shards, and a set has at most {MOST_SHARDS:,}; allow more "
-            "per shard with --max-tensors or --max-size."
+            f"{model.entry}: this would make {len(groups):,} shards, but a set can have at most {MOST_SHARDS:,}; allow "
+            "more per shard with --max-tensors or --max-size."
         )
     base = places.model_name(model)
     folder, name = naming.resolve_output(options.out, places.default_folder(model) / f"{base}-shards", base + ".gguf")
@@ -105,7 +105,8 @@ def set_plan(
     if count > MAX_SHARDS_OLD:
         said.append(
             f"{count:,} shards: builds of ik_llama.cpp up to 8337e4cd, and of llama.cpp before ggml allocated its "
-            f"contexts singly, take at most {MAX_SHARDS_OLD} unless they were built with a higher GGML_MAX_CONTEXTS"
+            f"contexts individually, take at most {MAX_SHARDS_OLD} unless they were built with a higher "
+            "GGML_MAX_CONTEXTS"
         )
     return Plan(
         verb=verb,

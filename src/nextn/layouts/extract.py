@@ -77,8 +77,8 @@ def _plan(block: Block, family: Family, options: ExtractOptions) -> Plan:
         return plan_checkpoint_sidecar(block, options)
     if block.kind == "donor":
         raise UsageError(
-            f"{block.origin}: a donor file has no embeddings and no tokenizer, so it cannot become a sidecar alone; "
-            "use 'nextn attach TRUNK --from' it with --layout sidecar."
+            f"{block.origin}: a donor file has no embeddings and no tokenizer, so it cannot become a sidecar on its "
+            "own; use 'nextn attach TRUNK --from' it with --layout sidecar."
         )
     return _sidecar(block, family, options)
 
@@ -119,7 +119,7 @@ def _draft_heads(block: Block, family: Family, wanted: TensorType, notes: list[s
     assert model is not None and block.n_layer_trunk is not None
     if not family.draft_head:
         raise UnsupportedModel(
-            f"{model.entry}: the loader for '{family.arch}' refuses a file with a head of its own type for drafting."
+            f"{model.entry}: the loader for '{family.arch}' refuses a file with a separate draft head."
         )
     file, info = trunk_head(model)
     layers = range(block.n_layer_trunk, block.n_layer_trunk + block.n_layer_nextn)

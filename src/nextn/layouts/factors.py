@@ -14,13 +14,14 @@ from dataclasses import dataclass, replace
 
 from ..block.model import Block, BlockTensor
 from ..gguf.types import TensorType
-from ..sources.rows import GGUFRows, ScaledRows
+from ..sources.rows import GGUFRows
+from ..sources.scaled_rows import ScaledRows
 
 SIDES = ("scale", "input_scale")  # of the result, and for quantizing what the matrix is multiplied with
 # Matrices for which llama.cpp looks for a factor.
 SLOTS = re.compile(r"(attn_(q|k|v|qkv|output|gate)|ffn_(gate|up|down)(_shexp|_exps)?|"
                    r"nextn\.(eh_proj|shared_head_head))\.weight")  # fmt: skip
-REFUSED = "llama.cpp refuses a model whose block has factors of NVFP4 when it is loaded without MTP"
+REFUSED = "llama.cpp refuses a model whose block has NVFP4 factors when it is loaded without MTP"
 _KEPT = "nvfp4"
 
 

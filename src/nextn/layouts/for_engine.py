@@ -40,7 +40,7 @@ class EngineForm:
 def check_name(for_engine: str | None) -> None:
     """Raise UsageError for an unknown name."""
     if for_engine is not None and for_engine not in ENGINES:
-        raise UsageError(f"there is no engine '{for_engine}' to write for; choose one of {', '.join(ENGINES)}.")
+        raise UsageError(f"'{for_engine}' is not an engine to write for; choose one of {', '.join(ENGINES)}.")
 
 
 def form_for(
@@ -57,12 +57,12 @@ def form_for(
         raise UnsupportedModel(f"{trunk.entry}: LM Studio takes no block in a file of its own; {why}.")
     if wanted == "sidecar" and not family.takes_sidecar:
         raise UnsupportedModel(
-            f"{trunk.entry}: no engine takes the block of '{family.arch}' in a file of its own; use --layout bundle, "
+            f"{trunk.entry}: no engine accepts the block of '{family.arch}' in a separate file; use --layout bundle, "
             "or shards."
         )
     if for_engine in (LLAMA_CPP, BOTH, LMSTUDIO) and not family.llama_cpp.drafts:
         raise UnsupportedModel(
-            f"{trunk.entry}: there is no file with the block of '{family.arch}' for llama.cpp, which "
+            f"{trunk.entry}: no file with the block of '{family.arch}' works in llama.cpp, which "
             f"{said(family.arch, 'bundle', 'llama.cpp')}; use --for ik."
         )
     if for_engine in (None, LLAMA_CPP, LMSTUDIO):
@@ -72,7 +72,7 @@ def form_for(
         kind = "sidecar" if family.only_sidecar else "bundle"
         plain = ", and give ik_llama.cpp the model without a block" if ik.trunk is Does.LOADS else ""
         raise UnsupportedModel(
-            f"{trunk.entry}: there is no file with the block of '{family.arch}' that ik_llama.cpp drafts with: it "
+            f"{trunk.entry}: ik_llama.cpp drafts with no file that has the block of '{family.arch}': it "
             f"{said(family.arch, kind, 'ik_llama.cpp')}; leave out --for{plain}."
         )
     notes: list[str] = []
@@ -86,12 +86,12 @@ def form_for(
     if head and not ik.takes_heads:
         if for_engine == BOTH:
             raise UnsupportedModel(
-                f"{trunk.entry}: no draft head is taken by both engines (llama.cpp b11549 wants it in the block, "
+                f"{trunk.entry}: no draft head is accepted by both engines (llama.cpp b11549 needs it in the block, "
                 f"{IK_UP_TO} as '{IK_HEAD}', and each refuses the other's); leave out --draft-head, or name one engine."
             )
         if not ik.extra_head:
             raise UnsupportedModel(
-                f"{trunk.entry}: {IK_UP_TO} takes no draft head of '{family.arch}'; leave out --draft-head."
+                f"{trunk.entry}: {IK_UP_TO} accepts no draft head for '{family.arch}'; leave out --draft-head."
             )
         head_name = IK_HEAD
     if not ik.takes_heads:
@@ -99,7 +99,7 @@ def form_for(
     _check_forms(block, family)
     if for_engine == BOTH and family.only_sidecar and not ik.drafts_with("sidecar"):
         raise UnsupportedModel(
-            f"{trunk.entry}: llama.cpp takes this block as a sidecar only, and {no_sidecar(family)}."
+            f"{trunk.entry}: llama.cpp accepts this block only as a sidecar, and {no_sidecar(family)}."
         )
     return EngineForm(wanted, head_name, leave_out, tuple(notes))
 
@@ -108,15 +108,15 @@ def no_sidecar(family: Family) -> str:
     """A sentence on what ik_llama.cpp does with a sidecar of the family."""
     found = verdict(family.arch, "sidecar", "ik_llama.cpp")
     what = f"a sidecar of '{family.arch}'"
-    return f"{IK_UP_TO} takes no sidecar of '{family.arch}'" if found is None else f"ik_llama.cpp {found.of(what)}"
+    return f"{IK_UP_TO} accepts no sidecar of '{family.arch}'" if found is None else f"ik_llama.cpp {found.of(what)}"
 
 
 def _left_out(block: Block, notes: list[str]) -> tuple[str, ...]:
     """Leaves out the block's own head, since both engines use the trunk's; its own embeddings have no substitute."""
     if block.find(EMBED_TOKENS) is not None:
         raise UnsupportedModel(
-            f"{block.origin}: its block brings embeddings of its own, which {IK_UP_TO} refuses for "
-            f"'{block.architecture}'; take another donor."
+            f"{block.origin}: its block has embeddings of its own, which {IK_UP_TO} refuses for "
+            f"'{block.architecture}'; use another donor."
         )
     if block.find(DRAFT_HEAD) is None:
         return ()
@@ -129,14 +129,14 @@ def _check_forms(block: Block, family: Family) -> None:
     for suffix in _FUSED:
         if block.find(suffix) is not None:
             raise UnsupportedModel(
-                f"{block.origin}: its block has '{suffix}', and {IK_UP_TO} takes only separate tensors"
-                + ("; use --qkv split." if suffix == _FUSED[0] else "; take the checkpoint as the donor.")
+                f"{block.origin}: its block has '{suffix}', but {IK_UP_TO} accepts only separate tensors"
+                + ("; use --qkv split." if suffix == _FUSED[0] else "; use the checkpoint as the donor.")
             )
     for suffix in ("attn_k_b.weight", "attn_v_b.weight"):
         found = block.find(suffix)
         if found is not None and len(found.ne) != axes.get(suffix, 3):
             raise UnsupportedModel(
-                f"{block.origin}: '{suffix}' has {len(found.ne)} axes, and engines want {axes.get(suffix, 3)}; take "
+                f"{block.origin}: '{suffix}' has {len(found.ne)} axes, but engines need {axes.get(suffix, 3)}; use "
                 "the checkpoint as the donor."
             )
 
@@ -149,7 +149,7 @@ def check_trunk(for_engine: str | None, trunk: Iterable[tuple[GGUFFile, TensorIn
         if kind is not None and kind.engine in lacking:
             raise QuantizeError(
                 f"{file.path}: '{info.name}' is stored as {kind.name}, which {lacking[kind.engine]} cannot read, so "
-                "there is no file of this model for it."
+                "no file of this model works in it."
             )
 
 

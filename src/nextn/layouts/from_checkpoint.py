@@ -53,7 +53,7 @@ def plan_checkpoint_sidecar(block: Block, options: ExtractOptions) -> Plan:
     hparams = family.header
     if hparams is None:
         raise UnsupportedModel(
-            f"{block.origin}: no engine takes the block of '{family.arch}' in a file of its own; use 'nextn attach "
+            f"{block.origin}: no engine accepts the block of '{family.arch}' in a separate file; use 'nextn attach "
             f"TRUNK --from {shell(block.origin)} --layout bundle', or extract it with --block-only."
         )
     notes: list[str] = []
@@ -98,7 +98,7 @@ def _check_shapes(block: Block, family: Family, kvs: list[KV], checkpoint: Check
     if unannounced := surplus(family.rules, {tensor.suffix for tensor in block.tensors}, find):
         key = rules[unannounced[0]].needed_by
         raise FormatError(
-            f"the block has '{unannounced[0]}', and {CONFIG} says nothing of it ('{family.arch}.{key}' would be "
+            f"the block has '{unannounced[0]}', but {CONFIG} says nothing about it ('{family.arch}.{key}' would be "
             f"{find(key) or 0}), so engines would refuse the file",
             path=checkpoint.folder,
         )
@@ -107,7 +107,7 @@ def _check_shapes(block: Block, family: Family, kvs: list[KV], checkpoint: Check
         wanted = resolve_shape(rule.ne, symbols) if rule is not None else None
         if wanted is not None and not same_shape(tensor.ne, wanted):
             raise FormatError(
-                f"'{tensor.suffix}' does not have the shape that {CONFIG} says",
+                f"'{tensor.suffix}' does not have the shape that {CONFIG} gives",
                 path=checkpoint.folder,
                 expected=" x ".join(f"{n:,}" for n in wanted),
                 found=" x ".join(f"{n:,}" for n in tensor.ne),
@@ -155,13 +155,13 @@ class _Roots:
         head = self._find(OUTPUT) if uses else None
         if with_head and not self.tied and head is None:
             raise FormatError(
-                f"there is no head ('{self.family.root[OUTPUT][0]}'), and {CONFIG} does not say that it is the "
-                "embeddings' ('tie_word_embeddings'); take the whole checkpoint",
+                f"there is no head ('{self.family.root[OUTPUT][0]}'), and {CONFIG} does not say that it is tied to the "
+                "embeddings ('tie_word_embeddings'); use the complete checkpoint",
                 path=self.checkpoint.folder,
             )
         if head is None and self.family.head_needed:
             raise FormatError(
-                f"{CONFIG} ties the head to the embeddings, and engines want one of its own for '{self.family.arch}'",
+                f"{CONFIG} ties the head to the embeddings, but engines need a separate one for '{self.family.arch}'",
                 path=self.checkpoint.folder,
             )
         out = [self._matrix(EMBD, self._need(EMBD))]
@@ -184,7 +184,7 @@ class _Roots:
         if found is None:
             raise FormatError(
                 f"'{self.family.root[target][0]}' is missing, and a sidecar cannot run without it; download the "
-                "whole checkpoint",
+                "complete checkpoint",
                 path=self.checkpoint.folder,
             )
         return found

@@ -175,12 +175,14 @@ def _no_room(file: GGUFFile, draft: _Fitted) -> str:
 def _attach_steps(change: Change, n_data: int) -> tuple[str, ...]:
     header = change.header
     assert header is not None
-    steps = [f"write a journal beside it ({readable(len(change.head))}): it is what leads back if the run is stopped"]
+    steps = [
+        f"write a journal beside it ({readable(len(change.head))}): it restores the original if the run is interrupted"
+    ]
     if change.tail is not None:
         steps.append(f"copy the {change.tail.size_bytes:,} bytes after its last tensor to after the block")
     steps.append(f"append the block: {n_data:,} bytes at byte {change.block_at:,}")
     if change.room:
         steps.append(f"insert {change.room:,} bytes at the start of the file (no data is moved on the disk)")
     steps.append(f"write the new header: {header.size_bytes:,} bytes")
-    steps.append("remove the journal: from here on the change is done")
+    steps.append("remove the journal: after that the change is complete")
     return tuple(steps)

@@ -24,7 +24,7 @@ def plan_detach(model: Model, room: Room) -> Plan:
     refuse_other_use(model.architecture, model.entry)
     trunk = trunk_of(model)
     if not trunk.seen.blocks:
-        raise NoBlock(f"{model.entry}: there is no MTP block in this model, so there is nothing to take off.")
+        raise NoBlock(f"{model.entry}: there is no MTP block in this model, so there is nothing to detach.")
     notes: list[str] = []
     own = _restored(trunk, room, notes)
     changes = (own,) if own is not None else _cut(trunk)
@@ -55,8 +55,8 @@ def _restored(trunk: TrunkOf, room: Room, notes: list[str]) -> Change | None:
         return None
     if undo.room and (room.grain is None or undo.room % room.grain):
         notes.append(
-            f"this file system cannot take the {undo.room:,} bytes of room out again: they stay as padding, and the "
-            "file is not byte for byte the one it was"
+            f"this file system cannot remove the {undo.room:,} bytes of room again: they stay as padding, and the "
+            "file is not byte for byte what it was"
         )
         return None
     return Change(file.path.resolve(), file.size_bytes, head_of(file), undo.size_bytes, data, undo.room, tail)
@@ -100,7 +100,7 @@ def _cut_file(file: GGUFFile, trunk: TrunkOf, kvs: Sequence[KV]) -> Change:
     if not kept and file is not trunk.seen.model.files[0]:
         raise InPlaceRefused(
             f"{file.path}: this shard holds nothing but the block, so nothing has to be changed: 'nextn detach' "
-            "without --in-place links the others to a set without it."
+            "without --in-place links the others into a set without it."
         )
     end = max(pad_to(file.tensor_range(info)[1], alignment) for info in header.tensors)
     gone = [info for info in header.tensors if not trunk.keeps(info)]
@@ -133,23 +133,23 @@ def _in_the_middle(file: GGUFFile, middle: Sequence[TensorInfo], n_block: int, n
     why = (
         f"its block is in several pieces, with '{middle[0].name}' between them"
         if middle
-        else f"{n_tail:,} bytes lie after its block of {n_block:,}, more than can be moved there safely"
+        else f"{n_tail:,} bytes follow its block of {n_block:,}, more than can be moved there safely"
     )
     return (
-        f"{file.path}: {why}, and llama.cpp refuses a file with a hole between tensors; "
+        f"{file.path}: {why}, and llama.cpp refuses a file with a gap between tensors; "
         "use 'nextn detach' without --in-place, which writes a new file."
     )
 
 
 def _detach_steps(changes: Sequence[Change]) -> list[str]:
-    steps = ["write a journal beside it: once it is there, the detach is finished even if the run is stopped"]
+    steps = ["write a journal beside it: once it is there, the detach will be finished even if the run is interrupted"]
     for change in changes:
         name = change.path.name
         if change.room:
-            steps.append(f"{name}: take out the {change.room:,} bytes that were inserted at its start")
+            steps.append(f"{name}: remove the {change.room:,} bytes that were inserted at its start")
         if change.tail is not None:
             steps.append(f"{name}: move the {change.tail.size_bytes:,} bytes after the block to where it starts")
         if change.bare_size + change.room < change.size_bytes:
-            steps.append(f"{name}: cut it from {change.size_bytes:,} to {change.bare_size:,} bytes")
+            steps.append(f"{name}: shorten it from {change.size_bytes:,} to {change.bare_size:,} bytes")
         steps.append(f"{name}: write its header of {len(change.bare_head):,} bytes")
     return [*steps, "remove the journal"]

@@ -118,7 +118,7 @@ def check_contiguous(file: GGUFFile) -> None:
     for info in header.tensors:
         if info.offset != at:
             raise InPlaceRefused(
-                f"{file.path}: tensor '{info.name}' starts at {info.offset:,} of the data instead of {at:,}, so "
+                f"{file.path}: tensor '{info.name}' starts at byte {info.offset:,} of the data instead of {at:,}, so "
                 "llama.cpp refuses the file as it is; use --layout bundle, which writes a contiguous one."
             )
         at += pad_to(file.stored_size(info), header.alignment)

@@ -81,7 +81,7 @@ def _grown(model: Model, n_trunk: int, block: Block) -> list[KV]:
             new = [next((v for v in reversed(kv.value) if v), kv.value[-1])] * block.n_layer_nextn
         if any(value is None for value in new):
             raise DonorMismatch(
-                f"{block.origin}: nothing tells the block's value of '{kv.key}'; take the checkpoint, or a bundled "
+                f"{block.origin}: nothing determines the block's value of '{kv.key}'; use the checkpoint, or a bundled "
                 "GGUF, as the donor."
             )
         out.append(_with_entries(kv, n_trunk, new))
@@ -137,7 +137,7 @@ def _listed(model: Model, n_trunk: int, block: Block) -> list[KV]:
         theirs = {n + shift: value for n, value in zip(*(read(name) or () for name in names), strict=False)}
         if not set(lacking) <= theirs.keys():
             raise DonorMismatch(
-                f"{block.origin}: nothing tells the block's entries in '{values.key}'; take the checkpoint, or a "
+                f"{block.origin}: nothing determines the block's entries in '{values.key}'; use the checkpoint, or a "
                 "bundled GGUF, as the donor."
             )
         out += [

@@ -98,7 +98,7 @@ def plan_pack(models: Sequence[Model], block: Block | None, options: PackOptions
     trunks = [item.trunk for item in items]
     given, block = block, block or _carried(items)
     if options.layout is not None and options.layout not in LAYOUTS:
-        raise UsageError(f"there is no layout '{options.layout}' to publish; choose one of {', '.join(LAYOUTS)}.")
+        raise UsageError(f"'{options.layout}' is not a layout to publish; choose one of {', '.join(LAYOUTS)}.")
     if options.ready_sidecar:
         _check_ready(block, options)
     planned = []
@@ -116,7 +116,7 @@ def plan_pack(models: Sequence[Model], block: Block | None, options: PackOptions
         outputs += plain
         variants = {PLAIN: _variant(sorted(out.name for out in plain))}
         if item.own is not None and given is not None:
-            notes.append(f"{item.given.entry.name} has a block of its own, which is left out for {given.donor_name}")
+            notes.append(f"{item.given.entry.name} has its own block, which is left out for {given.donor_name}")
         if layout == "shards":
             outputs += _twins(made, item, plain, options)
             # Block shard, trunk shards, first shard: the order in which an attach writes them.
@@ -150,7 +150,7 @@ def _carried(items: Sequence[_Item]) -> Block:
     """The models' own block: of several, the one with the most precise root tensors."""
     carriers = {item.trunk.entry: item.own for item in items if item.own is not None}
     if not carriers:
-        raise NoBlock(f"{items[0].given.entry}: this model has no MTP block; name a donor of it with --from.")
+        raise NoBlock(f"{items[0].given.entry}: this model has no MTP block; name a donor with --from.")
     best = carriers[best_source([item.trunk for item in items if item.own is not None]).entry]
     assert best is not None
     return best
@@ -173,11 +173,11 @@ def _attached(trunk: Model, block: Block, layout: str, options: PackOptions) -> 
 def _check_ready(block: Block, options: PackOptions) -> None:
     if block.kind != "sidecar":
         raise UsageError(
-            f"{block.origin}: this is a {block.kind} file, not a sidecar; use --from to take the block out of it."
+            f"{block.origin}: this is a {block.kind} file, not a sidecar; use --from to extract its block."
         )
     assert block.model is not None
     if len(block.model.files) > 1:
-        raise UsageError(f"{block.origin}: a sidecar is one file, and this is a shard set; engines would not find it.")
+        raise UsageError(f"{block.origin}: a sidecar is a single file, not a shard set; engines would not find it.")
     asked = [
         flag
         for flag, value in (
@@ -188,7 +188,7 @@ def _check_ready(block: Block, options: PackOptions) -> None:
         if value
     ]
     if asked:
-        raise UsageError(f"--sidecar publishes the file as it is, so {asked[0]} has no meaning; use --from with it.")
+        raise UsageError(f"--sidecar publishes the file as it is, so {asked[0]} has no effect; use --from with it.")
 
 
 def best_source(trunks: Sequence[Model]) -> Model:
@@ -270,14 +270,14 @@ def _twice(trunk: Model) -> Iterator[str]:
     if n_bytes:
         yield (
             f"{first.path.name} holds {n_bytes:,} bytes of tensors, which are published in two versions of the first "
-            "shard; a set split with metadata alone in its first shard avoids that"
+            "shard; a set whose first shard holds only metadata avoids that"
         )
 
 
 def _named_apart(trunks: Sequence[Model]) -> Iterator[str]:
     names = {str(name) for trunk in trunks if (name := trunk.header.get("general.name")) is not None}
     if len(names) > 1:
-        yield f"the models call themselves differently ({', '.join(sorted(names))}): make sure that they are one model"
+        yield f"the models have different names ({', '.join(sorted(names))}): make sure that they are the same model"
 
 
 def _check_names(outputs: Sequence[NewFile | Link], quants: Sequence[Quant]) -> None:

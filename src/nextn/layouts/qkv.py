@@ -78,8 +78,8 @@ def rows_of(find: Lookup, layer: int, n_rows: int, where: Path) -> Rows3:
     q = n_rows - k - v
     if not k or not v or q not in (heads * key, 2 * heads * key):
         raise FormatError(
-            f"layer {layer}: the {n_rows:,} rows of its fused q, k and v are not those of {heads} and {kv_heads} heads "
-            f"of {key} and {value} that the metadata says, so they cannot be told apart; use --qkv fused",
+            f"layer {layer}: the {n_rows:,} rows of its fused q, k and v do not match the {heads} and {kv_heads} heads "
+            f"of {key} and {value} in the metadata, so they cannot be separated; use --qkv fused",
             path=where,
         )
     return Rows3(q, k, v)
@@ -89,12 +89,12 @@ def _no_parts(kind: TensorType | None, n_rows: Iterable[int], what: str, where: 
     """QuantizeError for types whose rows are not independent."""
     if kind is None or kind.block_size is None:
         raise QuantizeError(
-            f"{where}: {what} is stored in a type whose rows are not known here; keep q, k and v as they are."
+            f"{where}: {what} is stored in a type whose row layout nextn does not know; keep q, k and v as they are."
         )
     if any(n % kind.row_group for n in n_rows):
         raise QuantizeError(
-            f"{where}: {what} is stored as {kind.name}, which interleaves {kind.row_group} rows, and q, k and v do not "
-            "end between such groups; keep them as they are."
+            f"{where}: {what} is stored as {kind.name}, which interleaves {kind.row_group} rows, but q, k and v do not "
+            "end where such groups end; keep them as they are."
         )
 
 
@@ -107,13 +107,13 @@ def check_parts(shapes: Mapping[str, tuple[int, ...]], form: str, where: Path, l
     weights = [shapes.get(f"{name}.weight") for name in names]
     if None in weights or any(len(ne) < 2 for ne in weights if ne) or len({ne[0] for ne in weights if ne}) != 1:
         wanted = ", ".join(f"{name}.weight" for name in names)
-        raise FormatError(f"{layer} has no {wanted} that go together", path=where)
+        raise FormatError(f"{layer} has no matching {wanted}", path=where)
     biases = {name: math.prod(shapes[f"{name}.bias"]) for name in names if f"{name}.bias" in shapes}
     for name, weight in zip(names, weights, strict=True):
         rows = weight[1] if weight else 0
         if biases and biases.get(name) != rows:
             had = f"{biases[name]:,} values" if name in biases else "none"
-            raise FormatError(f"the bias of {name} in {layer} has {had}, and its matrix {rows:,} rows", path=where)
+            raise FormatError(f"the bias of {name} in {layer} has {had}, but its matrix has {rows:,} rows", path=where)
 
 
 # -- a block -------------------------------------------------------------------------------------------------
@@ -162,7 +162,7 @@ def _fused(block: Block, by_name: Mapping[str, BlockTensor], wanted: TensorType 
     for side in SIDES:
         if any(f"{part}.{side}" in by_name for part in PARTS):
             raise QuantizeError(
-                f"{where}: q, k and v have a factor each ('{PARTS[0]}.{side}'), and a fused tensor can have one; "
+                f"{where}: q, k and v each have a factor ('{PARTS[0]}.{side}'), but a fused tensor can have only one; "
                 "keep them split."
             )
     out = []
@@ -189,8 +189,8 @@ def _check_types(where: Path, types: Sequence[tuple[str, int | None]], wanted: T
     if wanted is None:
         listed = ", ".join(f"{name} {kind.name if kind else 'of an unknown type'}" for name, kind in named)
         raise QuantizeError(
-            f"{where}: q, k and v differ in type ({listed}), so they cannot become one tensor without quantizing them "
-            "anew; keep them split, or give a --type."
+            f"{where}: q, k and v differ in type ({listed}), so they cannot become one tensor without requantizing "
+            "them; keep them split, or give a --type."
         )
     for name, kind in named:
         if kind is not None and not can_read(kind):
@@ -279,7 +279,7 @@ def resolve(form: str | None, family: Family, model: Model, n_trunk: int, notes:
     if form is None:
         return None
     if form not in FORMS:
-        raise UsageError(f"there is no form '{form}' of q, k and v; choose one of {', '.join(FORMS)}.")
+        raise UsageError(f"'{form}' is not a form of q, k and v; choose one of {', '.join(FORMS)}.")
     layers = attention_layers(model, n_trunk)
     if form == AS_TRUNK:
         if not layers:
@@ -297,11 +297,11 @@ def checked(form: str, family: Family, where: Path, notes: list[str]) -> str:
         )
     if form == FUSED and not takes.fused:
         raise UnsupportedModel(
-            f"{where}: the drafting graph of '{family.arch}' takes q, k and v as three tensors; use --qkv split."
+            f"{where}: the drafting graph of '{family.arch}' needs q, k and v as three tensors; use --qkv split."
         )
     if form == SPLIT and not takes.split:
         notes.append(
-            f"llama.cpp loads a '{family.arch}' block with separate q, k and v, and stops when it drafts with it; "
+            f"llama.cpp loads a '{family.arch}' block with separate q, k and v, but stops when it drafts with it; "
             "use --qkv fused for drafting"
         )
     return form
@@ -344,8 +344,8 @@ def _fuse_stored(model: Model, prefix: str, there: Mapping[str, tuple[GGUFFile, 
     for side in SIDES:
         if f"{PARTS[0]}.{side}" in there:
             raise QuantizeError(
-                f"{where}: q, k and v have a factor each ('{prefix}{PARTS[0]}.{side}'), and a fused tensor can have "
-                "one; keep them split."
+                f"{where}: q, k and v each have a factor ('{prefix}{PARTS[0]}.{side}'), but a fused tensor can have "
+                "only one; keep them split."
             )
     out = []
     for ending in ENDINGS:

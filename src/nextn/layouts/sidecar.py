@@ -30,7 +30,7 @@ def trunk_head(model: Model) -> tuple[GGUFFile, TensorInfo]:
     """The model's LM head: `output.weight`, or the embeddings when they are tied."""
     found = root_tensor(model, "output.weight") or root_tensor(model, "token_embd.weight")
     if found is None:
-        raise FormatError("neither 'output.weight' nor 'token_embd.weight' is there", path=model.entry)
+        raise FormatError("the model has neither 'output.weight' nor 'token_embd.weight'", path=model.entry)
     return found
 
 

@@ -45,7 +45,9 @@ def draft_lengths(n_max: Sequence[int] | None, types: Sequence[str]) -> tuple[in
         parse_type_name(name)
     lengths = tuple(sorted(set(n_max))) if n_max is not None else TYPES_N_MAX if types else N_MAX
     if any(length < 0 for length in lengths):
-        raise UsageError(f"n_max {min(lengths)} is below 0: name how many tokens to draft at most, or 0 for MTP off.")
+        raise UsageError(
+            f"n_max {min(lengths)} is below 0: name the maximum number of tokens to draft, or 0 for MTP off."
+        )
     return tuple(length for length in lengths if length)
 
 

@@ -30,7 +30,7 @@ class Maker:
         own = replace(target, sidecar=None).has_block
         if donor is not None and target.has_block:
             raise UsageError(
-                f"{target.model.entry}: there is a block already, so --from names nothing that is needed; leave it out."
+                f"{target.model.entry}: there is a block already, so --from is not needed; leave it out."
             )
         self._target, self._folder, self._say = target, folder, say
         self._bundled = own

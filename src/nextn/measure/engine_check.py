@@ -71,7 +71,7 @@ def check_on_engine(
     check_slots(engine, slots)
     if slots > len(asked):
         raise UsageError(
-            f"--slots {slots} needs as many prompts, and there are {len(asked)}: name more with --prompts."
+            f"--slots {slots} needs at least {slots} prompts, and there are {len(asked)}: name more with --prompts."
         )
     run = _Run(engine, asked, n_predict, threads, n_ctx or _N_CTX, tuple(extra_args), slots)
     lengths = tuple(sorted(set(n_max)))

@@ -130,7 +130,7 @@ def judge(
     elif acceptance[0] < MIN_ACCEPTANCE:
         doubts.append(
             f"{acceptance[0]:.1%} of {n_drafted} drafted tokens were accepted, under {MIN_ACCEPTANCE:.0%}: the block "
-            "cannot be told from one that guesses"
+            "cannot be distinguished from one that guesses"
         )
     elif control is None:
         doubts.append(f"acceptance was {acceptance[0]:.1%}, with nothing to compare it to: {control_trouble}")
@@ -142,7 +142,7 @@ def judge(
     if doubts or acceptance is None or control is None:
         return "cannot_tell", doubts
     ties = len(divergences)
-    same = "the text is the same with and without MTP" if not ties else f"texts part at {ties} near ties only"
+    same = "the text is the same with and without MTP" if not ties else f"texts differ at {ties} near ties only"
     return "passed", [
         f"{same}, on {n_prompts} prompts",
         f"{acceptance[0]:.1%} of {n_drafted} tokens drafted with n_max {n_max} were accepted, and {control:.1%} with "
@@ -151,7 +151,7 @@ def judge(
 
 
 def _told(one: Divergence) -> str:
-    where = f"with n_max {one.n_max} the text of prompt {one.prompt} parts at token {one.position}"
+    where = f"with n_max {one.n_max} the text of prompt {one.prompt} diverges at token {one.position}"
     if one.token_off is None or one.token_on is None:
         return f"{where}: it ends {'without' if one.token_off is None else 'with'} MTP and goes on otherwise"
     tokens = f"{one.token_off} without MTP, {one.token_on} with it"

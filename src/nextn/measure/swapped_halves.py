@@ -50,7 +50,7 @@ def try_halves(
     model = seen.model
     target = model.entry if seen.has_trunk else trunk
     if not seen.whole_blocks or len(seen.blocks) != 1 or target is None:
-        return [], "the engine was not asked: a trunk and one whole block are needed (name a sidecar's with --trunk)"
+        return [], "the engine was not asked: a trunk and one complete block are needed (name a sidecar's with --trunk)"
     layer = seen.blocks[0]
     name = f"blk.{layer}.{EH_PROJ}"
     segments = swapped_segments(*model.tensors[name])

@@ -47,13 +47,13 @@ def open_target(model: str | Path, sidecar: str | Path | None = None, *, needs_b
     seen = Anatomy.of(opened)
     if seen.is_block_only:
         raise UsageError(
-            f"{opened.entry}: this is a sidecar or donor file; name its trunk, with --sidecar naming this file."
+            f"{opened.entry}: this is a sidecar or donor file; name its trunk, and this file with --sidecar."
         )
     if sidecar is not None:
         beside = open_sound(sidecar)
         if not Anatomy.of(beside).has_block:
             raise NoBlock(f"{beside.entry}: there is no MTP block in this sidecar.")
-        notes = ("the model has a block of its own, which the engine loads as well; the sidecar's is used",)
+        notes = ("the model has its own block, which the engine loads as well; the sidecar's is used",)
         return MeasuredModel(opened, beside, notes if seen.has_block else ())
     if seen.has_block:
         return MeasuredModel(opened, None)
@@ -64,7 +64,7 @@ def open_target(model: str | Path, sidecar: str | Path | None = None, *, needs_b
     if needs_block:
         over = "".join(f" ({note})" for note in answer.notes()[:1])
         raise NoBlock(
-            f"{opened.entry}: there is no MTP block in this model and no sidecar of it{over}; name one with --sidecar, "
-            "or attach a block first with 'nextn attach'."
+            f"{opened.entry}: there is no MTP block in this model and no sidecar for it{over}; name one with "
+            "--sidecar, or attach a block first with 'nextn attach'."
         )
     return MeasuredModel(opened, None, tuple(answer.notes()))

@@ -28,7 +28,7 @@ def shipped_tasks(names: Sequence[str] | None = None) -> tuple[Task, ...]:
     out = []
     for name in dict.fromkeys(names if names is not None else TASKS):
         if name not in TASKS:
-            raise UsageError(f"there is no task '{name}'; the shipped ones are {', '.join(TASKS)}.")
+            raise UsageError(f"'{name}' is not a task; the shipped ones are {', '.join(TASKS)}.")
         text = (resources.files("nextn") / "task_prompts" / f"{name}.txt").read_text(encoding="utf-8")
         out.append(Task(name, split_prompts(text)))
     if not out:

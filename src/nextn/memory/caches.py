@@ -44,7 +44,7 @@ class CachePart:
 def _row(type: TensorType, n: int, what: str) -> int:
     if type.block_size and n % type.block_size:
         raise UsageError(
-            f"the {what} of this model have {n} values a row, which {type.name} cannot hold (it packs "
+            f"the {what} of this model have {n} values per row, which {type.name} cannot hold (it packs "
             f"{type.block_size}); use --kv-type f16."
         )
     return row_size(type, n)

@@ -129,8 +129,8 @@ def answers(plan: MemoryPlan) -> tuple[str, ...]:
             else f"an unused block costs {size(unused)} of memory"
         )
     if used is not None:
-        more = f", with a sidecar {size(beside)}" if beside is not None else ""
-        out.append(f"drafting costs {size(used)} of memory bundled{more} (n_max {plan.settings.n_max})")
+        more = f" bundled, {size(beside)} with a sidecar" if beside is not None else " bundled"
+        out.append(f"drafting costs {size(used)} of memory{more} (n_max {plan.settings.n_max})")
     out += _fit(plan)
     if plan.publishing is not None and plan.publishing.how is not None:
         shared = plan.publishing
@@ -145,7 +145,7 @@ def answers(plan: MemoryPlan) -> tuple[str, ...]:
 def _fit(plan: MemoryPlan) -> list[str]:
     machine = plan.machine
     if machine.ram_bytes is None and machine.gpu_memory_bytes is None:
-        return ["whether it fits is not known: neither this machine's memory nor --gpu-memory is"]
+        return ["whether it fits is not known: this machine's memory cannot be read, and --gpu-memory is not given"]
     where = [f"{size(machine.ram_bytes)} of main memory"] if machine.ram_bytes is not None else []
     where += [f"{size(machine.gpu_memory_bytes)} of GPU memory"] if machine.gpu_memory_bytes is not None else []
     out = []

@@ -56,6 +56,6 @@ def kv_types(text: str) -> tuple[TensorType, TensorType]:
     names = [name.strip().lower() for name in text.split(",")]
     if not 1 <= len(names) <= 2 or any(name not in KV_TYPES for name in names):
         raise UsageError(
-            f"'{text}' is no type of a kv_cache; name one of {', '.join(KV_TYPES)}, or two (keys,values) of them."
+            f"'{text}' is not a type of KV cache; name one of {', '.join(KV_TYPES)}, or two (keys,values) of them."
         )
     return parse_type_name(names[0]), parse_type_name(names[-1])

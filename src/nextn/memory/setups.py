@@ -132,7 +132,7 @@ class _Maker:
     def attached(self, id: str, layout: str, block: Block) -> Setup:
         """What attaching the block in that layout produces."""
         if self.trunk is None:
-            raise UsageError("the model cannot be taken apart, so this setup cannot be planned")
+            raise UsageError("the model cannot be split from its block, so this setup cannot be planned")
         if layout == "bundle" and self.has_block:
             return Setup(id, self.model, files=_there(self.model))
         if layout == "shards" and self.has_block and len(self.model.files) > 1:
@@ -157,7 +157,7 @@ def make_setups(
     seen = Anatomy.of(model)
     if seen.is_block_only or not seen.layers:
         raise UsageError(
-            f"{model.entry}: this is no model but a sidecar or donor file; name its trunk, and it with --sidecar."
+            f"{model.entry}: this is a sidecar or donor file; name its trunk, and this file with --sidecar."
         )
     if sidecar is not None and not Anatomy.of(sidecar).has_block:
         raise NoBlock(f"{sidecar.entry}: there is no MTP block in this sidecar.")

@@ -101,7 +101,7 @@ def shape_of(model: Model) -> Shape:
     arch = model.architecture
     n_all = model.arch_int("block_count")
     if n_all > MAX_LAYERS:
-        what = f"'{arch}.block_count' is {n_all:,}, and engines take {MAX_LAYERS}; 'nextn doctor' says more"
+        what = f"'{arch}.block_count' is {n_all:,}, and engines accept at most {MAX_LAYERS}; 'nextn doctor' says more"
         raise FormatError(what, path=model.entry)
     n_nextn = model.arch_int("nextn_predict_layers") if Anatomy.of(model).has_block else 0
     n_trunk = max(0, n_all - n_nextn)

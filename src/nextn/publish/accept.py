@@ -33,7 +33,7 @@ def wrong_name(path: str) -> str | None:
         if part.startswith((".", "-")):
             return "begins with a dot or a dash"
         if not part.isprintable() or any(unicodedata.category(c)[0] == "C" for c in part):
-            return "has characters that cannot be seen"
+            return "contains invisible characters"
         if _FORBIDDEN & set(part) or part != part.strip() or part.endswith(".") or _RESERVED.fullmatch(part):
             return "is not valid on every system"
         if len(part.encode("utf-8", "surrogatepass")) > MAX_NAME_BYTES:
@@ -72,7 +72,7 @@ def check_content(chosen: Chosen, header: Headers, architecture: str | None, ori
     for file in chosen.files:
         if header(file.path).size_bytes != file.size_bytes:
             raise _refused(
-                "it has not the size that the repository says", file.path, origin,
+                "its size is not what the repository says", file.path, origin,
                 f"{file.size_bytes:,} bytes", f"{header(file.path).size_bytes:,} bytes",
             )  # fmt: skip
         header(file.path).check_whole()
@@ -89,7 +89,7 @@ def check_content(chosen: Chosen, header: Headers, architecture: str | None, ori
         beside = header(chosen.sidecar)
         theirs = beside.header.get("general.architecture")
         if not isinstance(theirs, str) or (theirs == found and not is_sidecar_of(beside, entry)):
-            raise _refused(f"it is no sidecar of '{printable(chosen.entry)}'", chosen.sidecar, origin)
+            raise _refused(f"it is not a sidecar of '{printable(chosen.entry)}'", chosen.sidecar, origin)
 
 
 def _check_set(chosen: Chosen, paths: list[str], header: Headers, origin: str) -> None:
@@ -115,6 +115,6 @@ def _refused(
     what: str, path: str, origin: str, expected: str | None = None, found: str | None = None
 ) -> FormatError:
     return FormatError(
-        f"{what}; nothing was written, take another repository", path=f"{origin}:{printable(path)}",
+        f"{what}; nothing was written, use another repository", path=f"{origin}:{printable(path)}",
         expected=expected, found=found,
     )  # fmt: skip

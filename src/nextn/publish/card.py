@@ -68,14 +68,14 @@ class Card:
     def _intro(self) -> str:
         shared = any(quant.layout == "shards" for quant in self.quants)
         more = (
-            " The trunk's shards stand under two names because engines find shards by prefix and count; equal files "
+            " The trunk's shards have two names because engines find shards by prefix and count; equal files "
             "are equal in bytes, so the Hub and every cache store them once."
             if shared
             else ""
         )
         return (
             f"Two variants of each quant: `{PLAIN}` is the model alone, `{MTP}` adds its multi-token prediction block, "
-            "with which an engine drafts tokens and checks them in one go. The trunk's tensors are the same bytes in "
+            "with which an engine drafts tokens and checks them in one pass. The trunk's tensors are the same bytes in "
             f"both.{more}"
         )
 
@@ -160,7 +160,9 @@ class Card:
             "## ik_llama.cpp",
             self._measured("ik_llama.cpp"),
             _code(*lines) if lines else "",
-            self._bundling(f"{IK_UP_TO} drafts with a block in the model, and takes no sidecar; make one file of both:")
+            self._bundling(
+                f"{IK_UP_TO} drafts with a block in the model, but does not support sidecars; make one file of both:"
+            )
             if bundles
             else "",
         ]

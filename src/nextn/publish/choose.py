@@ -43,7 +43,7 @@ def choose(
     IncompleteModel, FormatError (the manifest contradicts the listing).
     """
     if variant not in VARIANTS:
-        raise UsageError(f"there is no variant '{variant}'; choose one of {', '.join(VARIANTS)}.")
+        raise UsageError(f"'{variant}' is not a variant; choose one of {', '.join(VARIANTS)}.")
     if manifest is not None:
         return _by_manifest(files, manifest, variant, quant)
     return _by_headers(files, variant, quant, header, set(have))
@@ -84,7 +84,7 @@ def _by_manifest(files: Sequence[Listed], manifest: Manifest, variant: str, quan
         entry, there = entries[role.name], listing.get(role.name)
         if there is None:
             raise IncompleteModel(
-                f"{NAME} names '{role.name}', and the repository does not have it; tell its owner to upload the rest."
+                f"{NAME} names '{role.name}', which the repository does not have; tell its owner to upload the rest."
             )
         if there.size_bytes != entry.size_bytes or there.sha256 not in (None, entry.sha256):
             raise FormatError(
@@ -114,7 +114,7 @@ def _by_headers(
     if not whole:
         broken = by_label[label][0]
         raise IncompleteModel(
-            f"'{broken.entry}': its set is not whole ({', '.join(broken.lacking[:3])} cannot be found in the "
+            f"'{broken.entry}': this set is incomplete ({', '.join(broken.lacking[:3])} cannot be found in the "
             "repository); tell its owner."
         )
     kinds = {group.entry: kind_of(group, header) for group in whole}
@@ -148,8 +148,8 @@ def _no_plain(label: str, bundled: Sequence[Group], broken: Sequence[Group]) -> 
         )
     names = ", ".join(group.entry for group in broken) or "its files"
     return UsageError(
-        f"no {label} in this repository is a whole model without a block: {names} promise a block that is not there, "
-        "or hold nothing but one."
+        f"no {label} in this repository is a complete model without a block: {names} declare a block that is missing, "
+        "or hold only a block."
     )
 
 

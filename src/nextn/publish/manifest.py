@@ -80,7 +80,7 @@ def decode(data: bytes, where: str) -> Manifest:
     try:
         value = msgspec.json.decode(data)
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
-        raise FormatError(f"this is no valid JSON ({error})", path=where) from error
+        raise FormatError(f"this is not valid JSON ({error})", path=where) from error
     version = value.get("version") if isinstance(value, dict) else None
     if isinstance(version, int) and version > VERSION:
         raise UnsupportedFormat(
@@ -100,7 +100,7 @@ def _checked(document: ManifestDocument) -> Manifest:
     """Its parts, if they are consistent with one another."""
     for file in document.files:
         if not safe_path(file.path):
-            raise _Damaged(f"the entry of {file.path!r:.200} makes no sense")
+            raise _Damaged(f"the entry of {file.path!r:.200} is not valid")
     known = {file.path for file in document.files}
     if len(known) != len(document.files):
         raise _Damaged("a file is named twice")
@@ -117,7 +117,7 @@ def _variant(found: PublishedVariant, known: set[str]) -> Variant:
     if len(names) != len(found.files):
         raise _Damaged(f"the variant of {found.entry!r:.200} names a file twice")
     if not named <= names or not names <= known:
-        raise _Damaged(f"the variant of {found.entry!r:.200} names files that are not there")
+        raise _Damaged(f"the variant of {found.entry!r:.200} names files that are not listed")
     return Variant(found.entry, found.sidecar, tuple(Role(file.path, file.part) for file in found.files))
 
 

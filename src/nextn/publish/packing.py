@@ -217,7 +217,9 @@ def _check_names(plan: Plan) -> None:
             )
     ends = Counter(os.fsencode(out.name)[-200:] for out in plan.outputs)
     if max(ends.values()) > 1:
-        raise UsageError("two names are longer than 200 bytes and differ only in front; give the models shorter names.")
+        raise UsageError(
+            "two names are longer than 200 bytes and differ only at the start; give the models shorter names."
+        )
 
 
 def pack_up(

@@ -124,7 +124,7 @@ def pull(
     started = time.perf_counter()
     place = parse_source(source, maybe_local=False)
     if not isinstance(place, HubSource):
-        raise UsageError(f"'{source}' is no repository on the Hub; write ORG/NAME or hf:ORG/NAME@REVISION.")
+        raise UsageError(f"'{source}' is not a repository on the Hub; write ORG/NAME or hf:ORG/NAME@REVISION.")
     fetcher = Fetcher(options)
     repo = HubRepo(place.repo_id, place.revision, fetcher, (root or cache_root()).absolute())
     folder = Path(out)

@@ -63,7 +63,7 @@ def _lock(locks: Folder, name: str, folder: Path) -> int:
             try:
                 fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
             except BlockingIOError:
-                LOGGER.warning("%s: another pull is at work in this folder; waiting for it", folder)
+                LOGGER.warning("%s: another pull is running in this folder; waiting for it", folder)
                 fcntl.flock(fd, fcntl.LOCK_EX)
         except OSError as error:
             if error.errno not in (errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOSYS, errno.ENOLCK):
@@ -155,7 +155,7 @@ class Staging:
         if why is not None:
             self._remote.drop(file.path)
             raise RemoteError(
-                f"{self.repo.origin}:{file.path}: what arrived is not the file: {why}; it was thrown away, so run it "
+                f"{self.repo.origin}:{file.path}: what arrived is not the file: {why}; it was discarded, so run it "
                 "again."
             )
         with explained(path, "write it to disk"):

@@ -60,7 +60,7 @@ def parse_source(text: str | Path, *, maybe_local: bool = True) -> SourceAddress
     if text.startswith("hf:"):
         match = _HF.fullmatch(text)
         if match is None:
-            raise UsageError(f"'{text}' is no name on the Hub; write hf:ORG/NAME, hf:ORG/NAME@REVISION:FILE.gguf.")
+            raise UsageError(f"'{text}' is not a name on the Hub; write hf:ORG/NAME, hf:ORG/NAME@REVISION:FILE.gguf.")
         return HubSource(match["repo"], match["revision"], match["file"])
     if (maybe_local and os.path.lexists(text)) or text.startswith((".", "/", "~")):
         return Path(text)
@@ -94,7 +94,7 @@ def _from_address(url: str) -> SourceAddress:
     except ValueError:  # an invalid port, or a label that is too long
         sound = False
     if not sound:
-        raise UsageError(f"'{url}' names no host; write https://HOST/FILE.gguf.")
+        raise UsageError(f"'{url}' has no host; write https://HOST/FILE.gguf.")
     return UrlSource(url)
 
 
@@ -111,6 +111,6 @@ def choose_gguf(source: HubSource, names: Iterable[str], wanted: str) -> str:
         return next(iter(found.values()))
     if found:
         some = ", ".join(list(found.values())[:4]) + (", ..." if len(found) > 4 else "")
-        raise UsageError(f"{source}: this fits {len(found)} models ({some}); name one: hf:{source.repo_id}:FILE.")
+        raise UsageError(f"{source}: this matches {len(found)} models ({some}); name one: hf:{source.repo_id}:FILE.")
     what = f"nothing named '{wanted}'" if wanted else "neither a safetensors checkpoint nor a GGUF"
     raise UsageError(f"{source}: there is {what} in this repository.")

@@ -57,9 +57,9 @@ def redirected(url: str, location: str, label: str) -> str:
         if not there.isascii() or not there.isprintable() or not host:
             raise ValueError(there)
     except (ValueError, httpx2.InvalidURL) as error:  # UnicodeError is a ValueError
-        raise RemoteError(f"{label}: the server redirects to something that is no address; not followed.") from error
+        raise RemoteError(f"{label}: the server redirects to what is not an address; not followed.") from error
     if urlsplit(there).scheme not in ("http", "https") or (url.startswith("https:") and there[:6] != "https:"):
-        raise RemoteError(f"{label}: the server redirects to an address that is not safe; not followed.")
+        raise RemoteError(f"{label}: the server redirects to an address that is not secure; not followed.")
     return there
 
 
@@ -95,10 +95,10 @@ def refused_certificate(error: Exception, label: str) -> RemoteError | None:
         if isinstance(cause, ssl.SSLCertVerificationError):
             return RemoteError(
                 f"{label}: the server's certificate is not accepted ({cause.verify_message.rstrip('.')}), so nothing "
-                "was asked of it; where a proxy of your own signs, name its certificate with SSL_CERT_FILE."
+                "was requested from it; if your own proxy signs, name its certificate with SSL_CERT_FILE."
             )
         if isinstance(cause, ssl.SSLError) and cause.reason in _LASTING:
-            return RemoteError(f"{label}: no safe connection to the server is possible ({cause.reason}).")
+            return RemoteError(f"{label}: no secure connection to the server is possible ({cause.reason}).")
     return None
 
 
@@ -125,7 +125,7 @@ def explain_network(error: Exception, label: str) -> RemoteError:
     """A failure below the HTTP level as one sentence."""
     if isinstance(error, OfflineModeIsEnabled):
         return RemoteError(
-            f"{label}: HF_HUB_OFFLINE is set, and the cache does not have all that is needed; "
+            f"{label}: HF_HUB_OFFLINE is set, and the cache does not have everything that is needed; "
             "unset it, or name a local file."
         )
     reason = " ".join(str(error).split()) or type(error).__name__

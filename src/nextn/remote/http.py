@@ -143,7 +143,7 @@ class Fetcher:
             except NoContact as error:
                 raise no_contact(error.where, error.error, error.waited_s, label) from error
             except TooSlow:
-                again = Again("the head of its answer takes too long")
+                again = Again("its response headers take too long")
             except (httpx2.HTTPError, httpx2.InvalidURL, OfflineModeIsEnabled, UnicodeError) as error:
                 raise explain_network(error, label) from error
             except Again as error:
@@ -158,7 +158,7 @@ class Fetcher:
             if n_failed > self.options.n_retries or wait > self.options.max_wait_s:
                 later = f" (it asks to wait {wait:,.0f} s)" if wait > self.options.max_wait_s else ""
                 raise RemoteError(
-                    f"{label}: given up after {n_failed} attempt(s): {again}{later}; what has arrived is kept, "
+                    f"{label}: given up after {n_failed} attempt(s): {again}{later}; what was downloaded is kept, "
                     "so run it again later."
                 ) from again
             self.stop.wait(wait)
@@ -178,7 +178,7 @@ class Fetcher:
                     size = span[2] if span else None
                 if size is None:
                     raise RemoteError(
-                        f"{target.label}: the server does not tell the file's size; download the file and name the "
+                        f"{target.label}: the server does not state the file's size; download the file and name the "
                         "local copy."
                     )
                 etag = bare_etag(response.headers.get("etag")) or response.headers.get("last-modified", "")
@@ -283,7 +283,9 @@ class Fetcher:
         """Where the body ends; it must begin at `sink.pos`, otherwise raises Again or RemoteError."""
         headers, length = response.headers, response.headers.get("content-length")
         if headers.get("content-encoding", "identity").lower() != "identity":
-            raise RemoteError(f"{target.label}: the server compresses what it sends, which ranges cannot bear.")
+            raise RemoteError(
+                f"{target.label}: the server compresses what it sends, which does not work with byte ranges."
+            )
         etag = bare_etag(headers.get("etag")) or headers.get("last-modified", "")
         if not target.is_hub and target.etag and etag and etag != target.etag:
             raise target.changed()
@@ -329,7 +331,7 @@ class Fetcher:
                 if sink.pos + len(held) + len(piece) > last:
                     held.clear()
                     sink.discard()
-                    raise Again("the server sends more bytes than it said")
+                    raise Again("the server sends more bytes than it announced")
                 held += piece
                 if len(held) >= CHUNK_BYTES:
                     put()
@@ -356,7 +358,7 @@ class Fetcher:
             self.traffic.add(bytes_received=len(piece) if counted else 0)
             if now - since - n_waited > self.options.slow_s:
                 if n_bytes < least * self.options.slow_s:
-                    raise Again(f"the server sends less than {least:,.0f} bytes per second")
+                    raise Again(f"the server sends fewer than {least:,.0f} bytes per second")
                 since, n_bytes, n_waited = now, 0, 0.0
             before = time.monotonic()
             yield piece
@@ -383,7 +385,7 @@ class Fetcher:
     def _whole(self, target: Target, response: httpx2.Response, limit: int) -> bytes:
         encoding = response.headers.get("content-encoding", "identity").lower()
         if encoding not in ("identity", "gzip", "deflate"):
-            raise RemoteError(f"{target.label}: the server compresses its answer in a way that was not asked for.")
+            raise RemoteError(f"{target.label}: the server compresses its answer in a way that was not requested.")
         unpack = None if encoding == "identity" else zlib.decompressobj(zlib.MAX_WBITS | 32)
         out = bytearray()
         for piece in self._pieces(response, counted=False):  # a listing, not a file

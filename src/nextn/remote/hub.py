@@ -149,7 +149,7 @@ class HubRepo:
         try:
             validate_repo_id(self.repo_id)
         except HFValidationError as error:
-            raise UsageError(f"'{self.repo_id}' is no repository name on the Hub (ORG/NAME).") from error
+            raise UsageError(f"'{self.repo_id}' is not a repository name on the Hub (ORG/NAME).") from error
         url = f"{self.endpoint}/api/models/{self.repo_id}/revision/{quote(self._asked, safe='')}?blobs=True"
         target = Target(url, f"hf:{self.repo_id}", headers=_headers(), refused=partial(self._refused, None))
         listing = read_listing(self.fetcher.small(target, _MAX_LISTING_BYTES), self.endpoint)

@@ -49,10 +49,10 @@ def read_listing(data: bytes, endpoint: str) -> Listing:
     try:
         value = json.loads(data)
     except (ValueError, RecursionError) as error:
-        raise RemoteError(f"{endpoint}: the answer is not that of a Hub; check HF_ENDPOINT.") from error
+        raise RemoteError(f"{endpoint}: the server does not answer like a Hub; check HF_ENDPOINT.") from error
     siblings = value.get("siblings") if isinstance(value, dict) else None
     if not isinstance(value, dict) or not isinstance(siblings, list | None):
-        raise RemoteError(f"{endpoint}: the answer is not that of a Hub; check HF_ENDPOINT.")
+        raise RemoteError(f"{endpoint}: the server does not answer like a Hub; check HF_ENDPOINT.")
     commit = value.get("sha")
     if not isinstance(commit, str) or not COMMIT.fullmatch(commit):
         raise RemoteError(f"{endpoint}: the server does not name a commit; check HF_ENDPOINT.")
@@ -62,7 +62,7 @@ def read_listing(data: bytes, endpoint: str) -> Listing:
             name, file = _file(item)
         except (ValueError, TypeError, KeyError, AttributeError) as error:
             raise RemoteError(
-                f"{endpoint}: the server describes a file in a way that makes no sense; check HF_ENDPOINT."
+                f"{endpoint}: the server's description of a file is not valid; check HF_ENDPOINT."
             ) from error
         if file is not None and is_safe_name(name):
             files[name] = file

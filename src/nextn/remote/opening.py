@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from ..errors import RemoteError, UsageError
+from ..errors import RemoteError, StorageError, UsageError
 from ..gguf.files import Model, open_model, open_sound
 from ..shell import shell
 from ..sources.checkpoint import CONFIG, INDEX, Checkpoint, open_checkpoint
@@ -101,7 +101,10 @@ def opened(source: str | Path, options: Options | None = None, *, misfits: bool 
 
 def _local(path: Path, misfits: bool) -> Opened:
     if path.name == CONFIG or path.suffix == ".safetensors":
-        if path.name != CONFIG and path.exists() and not (path.parent / CONFIG).exists():
+        there = os.path.exists  # Path.exists may raise
+        if path.name != CONFIG and not there(path):
+            raise StorageError(f"{path}: there is no such file or folder.")
+        if path.name != CONFIG and not there(path.parent / CONFIG):
             raise UsageError(
                 f"{path}: there is no config.json beside it, so nothing says of which model these tensors are; a block "
                 f"in it takes the sizes of its trunk: {shell('nextn', 'attach', 'TRUNK', '--from', path)}"

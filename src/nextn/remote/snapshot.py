@@ -92,7 +92,7 @@ def _open_gguf(remote: Remote, name: str) -> Remote:
         lacking = [] if known is None else sorted(set(names) - set(known))
         if lacking:
             raise IncompleteModel(
-                f"{remote.place.origin}: {len(lacking)} of {len(names)} shards are missing ({lacking[0]}); take "
+                f"{remote.place.origin}: {len(lacking)} of {len(names)} shards are missing ({lacking[0]}); use "
                 "another repository."
             )
         remote.provide_all(names)

@@ -36,7 +36,7 @@ def show(report: BenchReport, *, quiet: bool = False) -> None:
     tasks = list(settings["tasks"])
     table = Table()
     titles = ["setup", "tokens/s", "low to high", *(tasks if len(tasks) > 1 else []), "accepted by position"]
-    for title in [*titles, "tokens a step", "prompt t/s", "memory"]:
+    for title in [*titles, "tokens per step", "prompt t/s", "memory"]:
         table.add_column(title, justify="left" if title in ("setup", "accepted by position") else "right")
     for row in report.rows:
         table.add_row(*_cells(row, tasks))

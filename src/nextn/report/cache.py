@@ -13,7 +13,7 @@ def show(result: CacheResult, *, quiet: bool = False) -> None:
     if result.cleared:
         say(f"freed {size(result.freed_bytes)} in {result.folder}")
         for entry in result.entries:
-            say(f"left alone, since another run uses it: {entry.name}")
+            say(f"kept, since another run is using it: {entry.name}")
         return
     if not result.entries:
         say(f"nothing is kept in {result.folder}" + (" of that name" if result.names else ""))
@@ -26,4 +26,4 @@ def show(result: CacheResult, *, quiet: bool = False) -> None:
 def _named(entry: KeptModel, is_sidecar: bool) -> str:
     if not is_sidecar:
         return entry.name
-    return entry.name + (" (stale)" if entry.stale else f", for {entry.model or 'a model that is not known'}")
+    return entry.name + (" (stale)" if entry.stale else f", for {entry.model or 'an unknown model'}")

@@ -21,5 +21,5 @@ def show(result: PackResult, *, quiet: bool = False) -> None:
             f"{would}write {size(plan.bytes_written)}, link {size(plan.bytes_linked)}"
         )
         if not result.package.n_verified:
-            say("note: nothing was verified, and the card says so; --verified takes what 'nextn verify --json' prints")
+            say("note: nothing was verified, as the card says; --verified accepts what 'nextn verify --json' prints")
     put_path(plan.folder)

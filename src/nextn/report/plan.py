@@ -88,8 +88,8 @@ def _notes(plan: MemoryPlan) -> list[str]:
     repacked = max((row.prediction.sum("repacked_bytes") for row in plan.rows if row.prediction), default=0)
     if repacked:
         out.append(
-            f"note: weights count up to {size(repacked)} twice: the CPU keeps them rearranged, and their pages of the "
-            "file can be dropped when memory is short"
+            f"note: up to {size(repacked)} of weights count twice: the CPU keeps a rearranged copy, and their pages of "
+            "the file can be dropped when memory is short"
         )
     for row in plan.rows:
         if row.measured is not None and row.measured.rss_anonymous_bytes is not None:

@@ -18,7 +18,7 @@ def show(report: TuneReport, *, quiet: bool = False) -> None:
         _table(report)
         least, most = report.n_planned
         if report.dry_run:
-            say(f"would take {least} to {most} runs, repeated ones apart; the full grid has "
+            say(f"would take {least} to {most} runs, not counting repeats; the full grid has "
                 f"{report.settings['n_grid']} settings")  # fmt: skip
             for path in report.files:
                 say(f"would write {path}" + (", if another type wins" if path.suffix == ".gguf" else ""))

@@ -15,13 +15,13 @@ class BenchSettings(DocumentPart):
 
     tasks: Annotated[dict[str, Positive], doc("task -> number of its prompts")]
     repeats: Annotated[Positive, doc("interleaved passes")]
-    n_predict: Annotated[Positive, doc("most tokens of an answer")]
+    n_predict: Annotated[Positive, doc("maximum tokens per answer")]
     temperature: Annotated[float, Meta(ge=0, description="0: greedy")]
     threads: Annotated[int | None, doc("null: the engine's default")]
     n_ctx: Annotated[Positive, doc("tokens of each slot")]
     engine_args: list[str]
     loads: Literal["side by side", "one at a time"]
-    slots: Annotated[Positive, doc("answers worked on at the same time; speeds are those of all together")] = 1
+    slots: Annotated[Positive, doc("answers generated at the same time; speeds are those of all together")] = 1
 
 
 class EngineMemory(DocumentPart):
@@ -37,11 +37,11 @@ class LoadMemory(DocumentPart):
     """What a load of one setup takes; null: not known."""
 
     rss_anon_bytes: Annotated[
-        int | None, doc("main memory of the engine's processes, most that was seen after a run")
+        int | None, doc("main memory of the engine's processes, the most seen after a run")
     ]
     rss_file_bytes: Annotated[int | None, doc("pages of files in memory: mapped weights, shared between loads")]
     rss_peak_bytes: Annotated[int | None, doc("peak of both together")]
-    engine: Annotated[list[EngineMemory], doc("by the engine's own account")]
+    engine: Annotated[list[EngineMemory], doc("as the engine reports it")]
 
 
 class BenchSetup(DocumentPart):
@@ -57,8 +57,8 @@ class BenchSetup(DocumentPart):
     decode_tps: Annotated[
         SpreadFigures | None,
         doc(
-            "generated tokens per second over all prompts: all tokens by all time; null: no figure, since a prompt had "
-            "no undisturbed run"
+            "generated tokens per second over all prompts: all tokens divided by all time; null: no figure, since a "
+            "prompt had no undisturbed run"
         ),
     ]
     decode_tps_by_task: dict[str, SpreadFigures | None]
@@ -68,7 +68,7 @@ class BenchSetup(DocumentPart):
     drafted: Count
     accepted: Count
     mean_length: Annotated[
-        Annotated[float, Meta(ge=1)] | None, doc("tokens a verification step yields, the target's own included")
+        Annotated[float, Meta(ge=1)] | None, doc("tokens per verification step, the target's own included")
     ]
     memory: LoadMemory | None
     size_bytes: Annotated[Bytes, doc("bytes of the files that are loaded")]

@@ -12,10 +12,10 @@ class KeptModel(DocumentPart):
 
     name: Annotated[str, doc("hf:ORG/NAME@COMMIT, or the address; with --sidecars the sidecar's path")]
     path: Annotated[str, doc("the folder that holds it; with --sidecars the sidecar's path")]
-    size_bytes: Annotated[Bytes, doc("what it takes on disk")]
+    size_bytes: Annotated[Bytes, doc("its size on disk")]
     used: Annotated[str, doc("when it was last written to, UTC, as 2026-01-31T23:59:59Z")]
     model: Annotated[str | None, doc("with --sidecars the model that it belongs to; null: not known")]
-    stale: Annotated[bool, doc("with --sidecars: the file is gone, or is another one by now")]
+    stale: Annotated[bool, doc("with --sidecars: the file is gone or was replaced")]
 
 
 class CacheDocument(Document, tag="cache", kw_only=True):

@@ -24,6 +24,6 @@ class DemoDocument(Document, tag="demo", kw_only=True):
     """The shipped model through all layouts, on an engine."""
 
     engine: Annotated[str, doc("name and version")]
-    refusal: Annotated[str, doc("the engine's words when only the trunk is there and it is asked to draft")]
+    refusal: Annotated[str, doc("the engine's message when it is asked to draft with only the trunk")]
     passed: bool
     rows: list[DemoRow]

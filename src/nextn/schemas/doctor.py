@@ -15,8 +15,8 @@ class FindingEntry(DocumentPart):
     severity: Annotated[
         Literal["error", "warning", "note"],
         doc(
-            "error: an engine refuses it, aborts, or drafts in vain; warning: it works when named by hand, or on one "
-            "engine; note: nothing is wrong"
+            "error: an engine refuses it, aborts, or has its drafts rejected; warning: it works when named by hand, or "
+            "on one engine; note: nothing is wrong"
         ),
     ]
     what: Annotated[str, doc("one sentence")]
@@ -49,19 +49,19 @@ class Mended(DocumentPart):
     notes: list[str]
     links: Annotated[dict[str, Literal["hard", "symlink"]], doc("file name -> how it got its new name")]
     wall_s: Seconds
-    remaining: Annotated[list[FindingEntry], doc("problems of what was written")]
+    remaining: Annotated[list[FindingEntry], doc("problems left in what was written")]
 
 
 class DoctorDocument(Document, tag="doctor", kw_only=True):
     """What is wrong with a model."""
 
-    path: Annotated[str, doc("or the address with its commit")]
+    path: Annotated[str, doc("a path, or an address with its commit")]
     shape: Annotated[
         Literal["bundled", "trunk-only", "sidecar", "donor", "checkpoint", "set"],
         doc("set: shards that cannot be opened as one model"),
     ]
     architecture: str | None
     findings: list[FindingEntry]
-    skipped: Annotated[list[SkippedCheck], doc("checks that were not made")]
+    skipped: Annotated[list[SkippedCheck], doc("checks that were not run")]
     notes: list[str]
     mended: Annotated[Mended | None, doc("null: no --fix, or nothing to fix")]

@@ -16,14 +16,14 @@ class InspectDocument(Document, tag="inspect", kw_only=True):
     name: str | None
     architecture: str
     n_layer_trunk: Annotated[int, doc("layers without the MTP blocks")]
-    n_layer_nextn: Annotated[Count, doc("MTP blocks that are really there")]
+    n_layer_nextn: Annotated[Count, doc("MTP blocks that are present")]
     shape: Annotated[
         Literal["bundled", "trunk-only", "sidecar", "donor", "checkpoint", "set"],
         doc("set: shards that cannot be opened as one model"),
     ]
     block_bytes: Bytes
-    size_bytes: Annotated[Bytes | None, doc("null: not known without asking for every shard")]
-    n_files: Annotated[Count, doc("0: of a set that cannot be opened")]
+    size_bytes: Annotated[Bytes | None, doc("null: not known without requesting every shard")]
+    n_files: Annotated[Count, doc("0 for a set that cannot be opened")]
     n_tensors: Count
     n_vocab: int | None
     gguf_version: Annotated[Literal[2, 3] | None, doc("null: a checkpoint")]
@@ -40,6 +40,6 @@ class InspectDocument(Document, tag="inspect", kw_only=True):
     ]
     problems: Annotated[list[str], doc("sentences of the findings that are errors and warnings")]
     hints: list[str]
-    findings: Annotated[list[FindingEntry], doc("what doctor finds by headers alone")]
-    block_sha256: Annotated[Sha256 | None, doc("with --block-hash: what attach --expect takes")]
+    findings: Annotated[list[FindingEntry], doc("what doctor finds from headers alone")]
+    block_sha256: Annotated[Sha256 | None, doc("with --block-hash: the value for attach --expect")]
     bytes_downloaded: Bytes

@@ -22,7 +22,7 @@ class PublishedFile(ManifestPart):
 
     path: RepositoryPath
     size_bytes: Bytes
-    sha256: Annotated[Sha256, doc("of the whole file; equal files have equal ones")]
+    sha256: Annotated[Sha256, doc("of the complete file; identical files have the same one")]
 
 
 class VariantFile(ManifestPart):

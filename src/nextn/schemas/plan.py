@@ -18,7 +18,7 @@ class RunSettings(DocumentPart):
     kv_type_k: str
     kv_type_v: str
     n_parallel: Annotated[Count, doc("sequences that share the context")]
-    n_max: Annotated[Count, doc("most tokens drafted at a time")]
+    n_max: Annotated[Count, doc("maximum tokens drafted at a time")]
     n_gpu_layers: Annotated[int | None, doc("null: the engine's choice")]
     n_batch: Annotated[Count, doc("tokens")]
     n_ubatch: Annotated[Count, doc("tokens")]
@@ -52,8 +52,8 @@ class SetupFile(DocumentPart):
 class Columns(DocumentPart):
     """What memory is taken for."""
 
-    weights_bytes: Annotated[Bytes, doc("what is mapped or allocated of the files")]
-    repacked_bytes: Annotated[Bytes, doc("copies of some weights that the CPU keeps rearranged")]
+    weights_bytes: Annotated[Bytes, doc("the part of the files that is mapped or allocated")]
+    repacked_bytes: Annotated[Bytes, doc("rearranged copies of some weights, which the CPU keeps")]
     kv_cache_bytes: Annotated[Bytes, doc("keys, values and indexer keys of all contexts")]
     recurrent_bytes: Annotated[Bytes, doc("recurrent state, all copies")]
     compute_bytes: Annotated[Bytes, doc("compute buffers of all contexts")]
@@ -68,7 +68,7 @@ class KvCells(DocumentPart):
     kind: Literal["full", "window", "indexer"]
     n_layers: Annotated[Count, doc("layers together")]
     bytes_per_cell: Annotated[Bytes, doc("of all these layers")]
-    max_cells: Annotated[int | None, doc("cells of one sequence at most; null: as many as the context has")]
+    max_cells: Annotated[int | None, doc("maximum cells of one sequence; null: as many as the context has")]
 
 
 class Linear(DocumentPart):
@@ -78,7 +78,7 @@ class Linear(DocumentPart):
     kv: list[KvCells]
     recurrent_bytes_per_copy: Annotated[Bytes, doc("of all sequences")]
     recurrent_copies: Annotated[
-        Count, doc("1, and one more for each drafted token where the engine rolls back")
+        Count, doc("1, plus one for each drafted token where the engine rolls back")
     ]
     compute_fixed_bytes: int
     compute_bytes_per_token: Annotated[float, Meta(ge=0)]
@@ -126,10 +126,10 @@ class PlannedSetup(DocumentPart):
     available: bool
     why_not: str | None
     source: Annotated[
-        Literal["engine", "header"] | None, doc("engine: its own account without loading; header: formulas")
+        Literal["engine", "header"] | None, doc("engine: its own report, made without loading; header: formulas")
     ]
     disk_bytes: Annotated[int | None, doc("all files of the setup")]
-    disk_new_bytes: Annotated[int | None, doc("what making it would write")]
+    disk_new_bytes: Annotated[int | None, doc("bytes that making it would write")]
     files: list[SetupFile]
     devices: list[DeviceMemory]
     totals: Annotated[Totals | None, doc("all devices")]
@@ -166,8 +166,8 @@ class PlanDocument(Document, tag="plan", kw_only=True):
     block: PlannedBlock | None
     setups: Annotated[list[PlannedSetup], Meta(min_length=5)]
     publishing: Publishing | None
-    unused_block_bytes: Annotated[int | None, doc("bundled, off less no MTP")]
-    used_block_bytes: Annotated[int | None, doc("bundled, on less no MTP")]
-    sidecar_bytes: Annotated[int | None, doc("sidecar less no MTP")]
+    unused_block_bytes: Annotated[int | None, doc("bundled, off, minus no MTP")]
+    used_block_bytes: Annotated[int | None, doc("bundled, on, minus no MTP")]
+    sidecar_bytes: Annotated[int | None, doc("sidecar minus no MTP")]
     answers: list[str]
     notes: list[str]

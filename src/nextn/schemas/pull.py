@@ -18,7 +18,7 @@ class PulledFile(DocumentPart):
     sha256: Sha256 | None
     state: Annotated[
         Literal["present", "cached", "download"],
-        doc("before this run: in the folder, in the Hub cache or under another name in the folder, nowhere here"),
+        doc("before this run: in the folder; in the Hub cache, or in the folder under another name; not here"),
     ]
 
 

@@ -32,14 +32,14 @@ def decode_document(data: bytes, path: Path, kinds: Sequence[str] = KINDS) -> Do
         raise FormatError(f"this is not JSON ({error}); {take}", path=path) from error
     check_depth(value, path)
     if not isinstance(value, dict) or "version" not in value:
-        raise FormatError(f"this is JSON, but not a document of nextn; {take}", path=path)
+        raise FormatError(f"this is JSON, but not a nextn document; {take}", path=path)
     kind = value.get("kind")
     if value["version"] != 1:
         raise UnsupportedFormat(f"the document has version {value['version']!r:.40}, and this nextn reads 1", path=path)
     if kind is None:
         raise FormatError("the document has no 'kind', so an older nextn wrote it; make it again", path=path)
     if kind not in kinds:
-        raise FormatError(f"this is a document of kind {kind!r:.40}, and {wanted} is read here", path=path)
+        raise FormatError(f"this is a document of kind {kind!r:.40}, and {wanted} is needed here", path=path)
     try:
         return msgspec.convert(value, document_type(kind))
     except msgspec.ValidationError as error:

@@ -16,7 +16,7 @@ class RecipePart(Struct):
 class RecipePick(RecipePart):
     """Tensors taken from another set."""
 
-    pattern: Annotated[str, doc("a regular expression that whole names match")]
+    pattern: Annotated[str, doc("a regular expression that must match full names")]
     source: Annotated[list[str], doc("absolute paths: a folder, or files")]
 
 

@@ -20,6 +20,6 @@ class ServeDocument(Document, tag="serve", kw_only=True):
     threads: Annotated[Positive | None, doc("null: the engine's default")]
     engine: EngineName
     command: Annotated[list[str], Meta(min_length=1)]
-    env: Annotated[dict[str, str], doc("variables it needs on top")]
+    env: Annotated[dict[str, str], doc("additional environment variables that it needs")]
     shell: Annotated[str, doc("variables and command as one line for a POSIX shell")]
     notes: list[str]

@@ -33,8 +33,8 @@ class SetupComparison(DocumentPart):
     ratio: Annotated[
         float | None,
         doc(
-            "speed of setup through speed of base (Hodges-Lehmann estimate); null: machine_busy, or too few pairs for "
-            "the test to tell anything"
+            "speed of setup divided by speed of base (Hodges-Lehmann estimate); null: machine_busy, or too few "
+            "pairs for the test"
         ),
     ]
     ratio_low: Annotated[
@@ -63,7 +63,7 @@ class RawRun(DocumentPart):
     task: str
     prompt: Annotated[Count, doc("index within the task")]
     pass_no: Annotated[Count, doc("number of the pass over all setups, from 0")] = field(name="pass")
-    attempt: Annotated[Count, doc("0, and one more for each repetition of a disturbed run")]
+    attempt: Annotated[Count, doc("0, plus one for each repetition of a disturbed run")]
     n_tokens: Annotated[Count, doc("generated tokens")]
     decode_tps: Annotated[Speed, doc("generated tokens per second, by the engine's clock")]
     prompt_tps: Annotated[Speed, doc("prompt tokens per second, by the engine's clock")]
@@ -71,10 +71,10 @@ class RawRun(DocumentPart):
     accepted: Count
     steps: Annotated[Count, doc("verification steps")]
     acceptance: Rates | None
-    wall_s: Annotated[Seconds, doc("from question to answer, prompt included")]
+    wall_s: Annotated[Seconds, doc("from request to answer, prompt included")]
     cpu_s: Annotated[float | None, doc("CPU seconds of the engine in that time")]
-    cpu_ratio: Annotated[float | None, doc("cpu_s by wall time and threads")]
-    wait_share: Annotated[float | None, doc("share of the CPU time that the engine wanted and did not get")]
+    cpu_ratio: Annotated[float | None, doc("cpu_s divided by wall time and threads")]
+    wait_share: Annotated[float | None, doc("share of the CPU time that the engine was ready to use and did not get")]
     others_cpus: Annotated[float | None, doc("CPUs that other processes kept busy on average")]
     steal_cpus: Annotated[float | None, doc("CPUs that a hypervisor took away on average")]
     n_involuntary: Annotated[int | None, doc("involuntary context switches of the engine's threads")]

@@ -26,15 +26,15 @@ class TuneSettings(DocumentPart):
     """What was tried, and how."""
 
     tasks: Annotated[dict[str, Positive], doc("task -> number of its prompts")]
-    n_predict: Annotated[Positive, doc("most tokens of an answer in the final")]
+    n_predict: Annotated[Positive, doc("maximum tokens per answer in the final")]
     n_ctx: Annotated[Positive, doc("tokens")]
-    budget_s: Annotated[float | None, doc("what the races may take; null: no bound")]
+    budget_s: Annotated[float | None, doc("time limit of the races; null: none")]
     n_max: list[int]
     p_min: list[float]
     block_types: list[str]
     head_types: list[str]
     embd_types: list[str]
-    threads: Annotated[list[int | None], doc("the first is that of the search")]
+    threads: Annotated[list[int | None], doc("the search uses the first")]
     n_grid: Annotated[Positive, doc("combinations that a search without racing would time")]
 
 
@@ -59,7 +59,7 @@ class TuneCandidate(DocumentPart):
     outcome: Literal["winner", "finalist", "beaten", "stopped", "refused", "not tried"]
     why: Annotated[str | None, doc("why it was refused")]
     relative: Annotated[
-        float | None, doc("speed through that of MTP off in its last race; null: no undisturbed run")
+        float | None, doc("speed divided by that of MTP off in its last race; null: no undisturbed run")
     ]
     decode_tps: Annotated[SpreadFigures | None, doc("tokens per second in the final")]
     n_runs: Count
@@ -72,7 +72,7 @@ class TuneDocument(Document, tag="tune", kw_only=True):
     dry_run: bool
     model: str
     sidecar: Annotated[str | None, doc("the file to draft with; null: the model's own block, or MTP off")]
-    n_max: Annotated[Count | None, doc("0: leave MTP off; null: no answer")]
+    n_max: Annotated[Count | None, doc("0: leave MTP off; null: undecided")]
     p_min: Share | None
     threads: Positive | None
     args: Annotated[list[str], doc("engine arguments of all runs")]

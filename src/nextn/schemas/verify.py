@@ -36,7 +36,7 @@ class TextDivergence(DocumentPart):
     token_off: Annotated[int | None, doc("the token without MTP; null: the text had ended")]
     token_on: Annotated[int | None, doc("the token with MTP; null: the text had ended")]
     gap_nats: Annotated[
-        float | None, doc("by how much the engine without MTP held token_off more likely, in nats; null: unknown")
+        float | None, doc("by how much token_off is more likely to the engine without MTP, in nats; null: unknown")
     ]
     gap_is_lower_bound: bool
     batch_shift_nats: Annotated[float | None, doc("how far the gap moves when the text is decoded as one batch")]

@@ -17,7 +17,7 @@ class ByteRange(DocumentPart):
     what: Annotated[
         Kind,
         doc(
-            "block: tensors of the block or a sidecar, carried or converted; new: headers; kept: what was there"
+            "block: tensors of the block or a sidecar, carried or converted; new: headers; kept: what was already there"
         ),
     ]
     size_bytes: Bytes
@@ -28,7 +28,7 @@ class WrittenFile(DocumentPart):
 
     path: str
     size_bytes: Bytes
-    how: Annotated[Literal["write", "link", "change"], doc("change: a file that was there, in place")]
+    how: Annotated[Literal["write", "link", "change"], doc("change: an existing file, in place")]
     source: Annotated[str | None, doc("the file that a link leads to")]
     ranges: Annotated[list[ByteRange], doc("the file from its first byte on")]
 
@@ -41,8 +41,7 @@ class DonorSource(DocumentPart):
     sha256: Annotated[
         Sha256 | None,
         doc(
-            "of the source bytes of what was taken, and where that was the whole block what --expect takes; null after "
-            "a dry run"
+            "of the source bytes of what was taken; for a complete block, the value for --expect; null after a dry run"
         ),
     ]
     why: Annotated[str | None, doc("how it was chosen; null: it was named")]
@@ -65,5 +64,5 @@ class WritingDocument(Document, kw_only=True):
     links: Annotated[dict[str, Literal["hard", "symlink", "moved"]], doc("file name -> how it got its new name")]
     donor: Annotated[DonorSource | None, doc("where the block came from; null for detach")]
     bytes_downloaded: Annotated[Bytes, doc("from servers, headers included")]
-    bytes_to_download: Annotated[Bytes, doc("what a dry run left on the server")]
+    bytes_to_download: Annotated[Bytes, doc("bytes that a dry run did not download")]
     steps: Annotated[list[str] | UnsetType, doc("only in place: what is done to the files, in order")] = UNSET

@@ -46,7 +46,7 @@ def read_json(path: Path, most: int = MOST_CONFIG) -> dict[str, Any]:
         stranger = by_content(data)
         raise error if stranger is None else FormatError(stranger, path=path) from error
     if not isinstance(value, dict):
-        raise FormatError("this is no JSON object", path=path)
+        raise FormatError("this is not a JSON object", path=path)
     return value
 
 
@@ -110,6 +110,11 @@ class Checkpoint:
     def text_config(self) -> dict[str, Any]:
         """The language model's part."""
         return text_part(self.config)
+
+    @property
+    def place(self) -> Path:
+        """What to call it: the folder, or the one file that is read."""
+        return self.folder / self.files[0] if self.files is not None and len(self.files) == 1 else self.folder
 
     @property
     def stated(self) -> Mapping[str, Any]:
@@ -186,7 +191,7 @@ class Checkpoint:
             return self._header(file)[name]
         except KeyError:
             raise FormatError(
-                f"the index says that tensor '{name}' is here, and it is not", path=self.folder / file
+                f"the index says that tensor '{name}' is here, but it is not", path=self.folder / file
             ) from None
 
     @cached_property
@@ -223,11 +228,11 @@ def _token_tables(path: Path) -> tuple[Any, Any]:
     try:
         return decode(text, vocab.end() - 1)[0], decode(text, added.end() - 1)[0] if added else None
     except (ValueError, RecursionError) as error:
-        raise FormatError(f"this is no valid JSON ({error})", path=path) from error
+        raise FormatError(f"this is not valid JSON ({error})", path=path) from error
 
 
 def open_checkpoint(folder: Path) -> Checkpoint:
     """A checkpoint folder. Raises UsageError when there is no config.json in it."""
     if not os.path.exists(folder / CONFIG):  # noqa: PTH110 - Path.exists may raise
-        raise UsageError(f"{folder}: there is no {CONFIG} here, so this is no checkpoint folder.")
+        raise UsageError(f"{folder}: there is no {CONFIG} here, so this is not a checkpoint folder.")
     return Checkpoint(folder)

@@ -122,7 +122,7 @@ def ranked_qkv(whole: Span, sizes: tuple[int, int, int], ranks: tuple[int, ...])
     scale, n_rows = whole.scale, whole.tensor.n_rows
     if n_rows != sum(sizes):
         raise FormatError(
-            f"'{whole.tensor.name}' has not the rows of q, k and v that config.json says",
+            f"'{whole.tensor.name}' does not have the rows of q, k and v that config.json says",
             path=whole.tensor.where.path,
             offset=whole.tensor.where.start,
             expected=" + ".join(f"{n:,}" for n in sizes),

@@ -145,7 +145,7 @@ def packed_ints(
             factors, [rows, wanted],
         )  # fmt: skip
     if check.shape != (2,) or check.dtype not in ("I64", "I32"):
-        raise misfit(f"'{check.name}' is no shape of a matrix", check, "[2] as I64 or I32")
+        raise misfit(f"'{check.name}' is not the shape of a matrix", check, "[2] as I64 or I32")
     if zeros is not None and (zeros.shape != (-(-rows // per_word), n_groups) or zeros.dtype != "I32"):
         raise misfit(
             f"the zero points '{zeros.name}' do not fit their packed weight '{weight.name}' {list(weight.shape)}",
@@ -258,7 +258,7 @@ def tensor_factor(tensor: SourceTensor, reciprocal: bool, reader: Reader, seen: 
         return np.float32(value)
     if value == 0:
         raise FormatError(
-            f"the factor '{tensor.name}' is 0 and stands for its reciprocal: the tensor is damaged",
+            f"the factor '{tensor.name}' is 0, but its reciprocal is used: the tensor is damaged",
             path=tensor.where.path,
             offset=tensor.where.start,
         )

@@ -48,7 +48,7 @@ _FOREIGN = (
 _TITLES = {"awq": "AWQ", "gptq": "GPTQ", "bitsandbytes": "bitsandbytes", "bitnet": "BitNet", "hqq": "HQQ",
            "aqlm": "AQLM", "auto-round": "AutoRound", "quanto": "quanto", "exl2": "EXL2", "exl3": "EXL3",
            "torchao": "torchao", "quark": "Quark", "eetq": "EETQ", "vptq": "VPTQ", "spqr": "SpQR"}  # fmt: skip
-ADVICE = "take the checkpoint that it was quantized from, or a GGUF that has the block, as the donor"
+ADVICE = "use the checkpoint that it was quantized from, or a GGUF that has the block, as the donor"
 
 
 def quantization_config(checkpoint: Checkpoint) -> Mapping[str, Any]:
@@ -136,8 +136,8 @@ def whole(checkpoint: Checkpoint, name: str, *, ranked: bool = False) -> Span:
     if stored.dtype in FLOAT_DTYPES:
         if factors is not None:
             raise FormatError(
-                f"'{name}' is stored as {stored.dtype} and has factors ('{factors.name}') all the same: which of them "
-                f"is right cannot be told; {ADVICE}",
+                f"'{name}' is stored as {stored.dtype} but has factors ('{factors.name}') as well: which of them "
+                f"is right cannot be determined; {ADVICE}",
                 path=stored.where.path,
                 offset=stored.where.start,
             )
@@ -160,8 +160,8 @@ def whole(checkpoint: Checkpoint, name: str, *, ranked: bool = False) -> Span:
         )
     if name + "_zero_point" in there:
         raise UnsupportedFormat(
-            f"'{name}' is stored as {stored.dtype} with zero points ('{name}_zero_point'), which are read for "
-            f"packed integers alone; {ADVICE}",
+            f"'{name}' is stored as {stored.dtype} with zero points ('{name}_zero_point'), which are read only "
+            f"for packed integers; {ADVICE}",
             path=stored.where.path,
             offset=stored.where.start,
         )

@@ -124,7 +124,7 @@ class Reader:
                 raise os_error(error, where.path, "read it") from error
             if n == 0:
                 raise FormatError(
-                    "the file ends too early: it is truncated or was changed under way",
+                    "the file ends too early: it is truncated or was changed while it was read",
                     path=where.path,
                     offset=where.start + done,
                 )

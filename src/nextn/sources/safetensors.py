@@ -118,9 +118,9 @@ def _parse(raw: bytes, data_start: int, size: int, path: Path, stamp: Stamp) -> 
     try:
         table: Any = json.loads(raw)
     except (ValueError, RecursionError) as error:
-        raise FormatError("the safetensors header is no JSON: the file is damaged", path=path, offset=8) from error
+        raise FormatError("the safetensors header is not JSON: the file is damaged", path=path, offset=8) from error
     if not isinstance(table, dict):
-        raise FormatError("the safetensors header is no JSON object", path=path, offset=8)
+        raise FormatError("the safetensors header is not a JSON object", path=path, offset=8)
     tensors: dict[str, SourceTensor] = {}
     for name, entry in table.items():
         if name == _METADATA:

@@ -106,7 +106,7 @@ class Tokenizer:
         if not isinstance(model, dict) or (kind or "BPE") != "BPE" or not isinstance(model.get("vocab"), dict):
             raise self._unsupported(f"is of type {kind or '(none)'}")
         if model.get("byte_fallback") or model.get("continuing_subword_prefix") or model.get("end_of_word_suffix"):
-            raise self._unsupported("marks words or bytes in SentencePiece's or the first BPE's way")
+            raise self._unsupported("marks words or bytes the way SentencePiece or the original BPE does")
         return model
 
     def _unsupported(self, what: str) -> UnsupportedFormat:
@@ -137,7 +137,7 @@ class Tokenizer:
                     raise TypeError(text)
                 found[number] = Added(text, special, bool(entry.get("normalized", not special)))
         except (KeyError, TypeError, ValueError, AttributeError) as error:
-            raise self._damaged("an added token is no object with 'id' and 'content'") from error
+            raise self._damaged("an added token is not an object with 'id' and 'content'") from error
         known = {token.text for token in found.values()}
         for text in self._named_special():
             number = self.model["vocab"].get(text)
@@ -166,12 +166,12 @@ class Tokenizer:
         try:
             texts = {index(number): str(text) for text, number in self.model["vocab"].items()}
         except TypeError as error:
-            raise self._damaged("an id in the vocabulary is no whole number") from error
+            raise self._damaged("an id in the vocabulary is not a whole number") from error
         added = self.added
         texts.update((number, token.text) for number, token in added.items())
         if texts and not 0 <= min(texts) <= max(texts) < n_vocab:
             raise FormatError(
-                "token ids go beyond the model's vocabulary",
+                "token ids exceed the model's vocabulary",
                 path=self.path,
                 expected=f"ids from 0 to {n_vocab - 1:,}",
                 found=f"{min(texts):,} to {max(texts):,}",
@@ -186,7 +186,7 @@ class Tokenizer:
         try:
             "".join(out).encode("utf-8", "surrogateescape")
         except UnicodeEncodeError as error:
-            raise self._damaged("a token is no Unicode text") from error
+            raise self._damaged("a token is not Unicode text") from error
         return out, types
 
     def _added_token(self, token: Added) -> tuple[str, int]:
@@ -253,7 +253,7 @@ class Tokenizer:
             elif isinstance(merge, list) and len(merge) == 2 and all(isinstance(part, str) for part in merge):
                 out.append(" ".join(part.replace(" ", "Ġ") for part in merge))
             else:
-                raise self._damaged("a merge is no pair of texts")
+                raise self._damaged("a merge is not a pair of strings")
         return out
 
     @property
@@ -288,7 +288,7 @@ class Tokenizer:
             if kind == "ByteLevel":
                 found |= {"bos": False, "eos": False}
             elif kind != "TemplateProcessing" or len(step.get("single") or []) > 1:
-                raise self._unsupported(f"puts tokens around a prompt ({kind})")
+                raise self._unsupported(f"adds tokens around a prompt ({kind})")
         for kind in _ADDABLE:
             value = self.settings.get(f"add_{kind}_token")
             if isinstance(value, bool):
@@ -322,7 +322,7 @@ class Tokenizer:
         try:
             return self._kvs()
         except UnicodeEncodeError as error:  # JSON can contain lone surrogates
-            raise self._damaged("a merge or a chat template is no Unicode text") from error
+            raise self._damaged("a merge or a chat template is not Unicode text") from error
 
     def _kvs(self) -> list[KV]:
         tokens, types = self.tokens

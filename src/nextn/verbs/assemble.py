@@ -100,7 +100,7 @@ def _compared(made: Assembly, before: RecipeDocument) -> Assembly:
     """The assembly, with a note on each difference from the recipe."""
     then = {one.name: one.type for one in before.tensors}
     now = {one.name: one.type_name for one in made.taken}
-    notes = [f"the recipe took {then[name]} of '{name}', and now it is {now.get(name, 'not there')}"
+    notes = [f"the recipe took {then[name]} of '{name}', and now it is {now.get(name, 'missing')}"
              for name in then if now.get(name) != then[name]]  # fmt: skip
-    notes += [f"'{name}' matches now, and did not when the recipe was written" for name in now if name not in then]
+    notes += [f"'{name}' matches now, but did not when the recipe was written" for name in now if name not in then]
     return replace(made, plan=made.plan.noted(notes))

@@ -55,7 +55,7 @@ def attach(
     anything is changed. `type`: type of the block's matrices (default: q8_0 from a checkpoint, unchanged from a
     GGUF). `draft_head`: type of an extra low-bit head made from the trunk's. `embd_type`: type of a sidecar's
     embeddings and head, "as-is" to carry the trunk's. `expect`: the SHA-256 that the donor's block must have (see
-    `fingerprint`), compared before anything is written. `qkv`: the form of q, k and v in the block's attention (in a
+    `fingerprint`), checked before anything is written. `qkv`: the form of q, k and v in the block's attention (in a
     bundle, also the trunk's), "split", "fused" or "as-trunk"; rows are moved without requantizing. `for_engine`: the
     engines the file must work in, "llama.cpp", "ik" or "both", or a program, "lmstudio" or "ollama"; layout, names and
     types are chosen to suit, and if that is impossible, the error says why. `duplicates`: "drop" drops the block's
@@ -77,7 +77,7 @@ def attach(
     )
     if layout == IN_PLACE:
         if out is not None:
-            raise UsageError(f"{trunk}: --layout in-place changes this file itself, so there is no -o; leave it out.")
+            raise UsageError(f"{trunk}: --layout in-place changes this file itself, so leave out -o.")
         in_place.end_interrupted(trunk, dry_run=dry_run, say=say)
     with opened(trunk) as found:
         if found.model is None:

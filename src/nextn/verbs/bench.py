@@ -74,12 +74,12 @@ def bench(
     """
     say = heard(say)
     if donor is not None and not types:
-        raise UsageError("--from names where blocks of other types come from: say which with --types.")
+        raise UsageError("--from names the source of blocks of other types: name those types with --types.")
     chosen = draft_lengths(n_max, types)
     if threads is not None and threads < 1:
-        raise UsageError(f"{threads} threads are none: name 1 or more.")
+        raise UsageError(f"--threads is {threads}; it must be at least 1.")
     if not 0.0 <= p_min < 1.0:
-        raise UsageError(f"p_min is a probability below 1, and {p_min:g} is not.")
+        raise UsageError(f"p_min must be a probability below 1, and {p_min:g} is not.")
     asked = (read_task(prompts),) if prompts is not None else shipped_tasks(tasks)
     target = open_target(model, sidecar, needs_block=against is None and donor is None)
     other = None if against is None else open_target(against, against_sidecar, needs_block=False)
@@ -111,7 +111,7 @@ def bench(
         runs = _passes(patience, setups, asked, passes, n_predict, temperature, slots, say)
         sizes = {one.id: setup_bytes(one, target, other) for one in setups}
     if patience.used_up:
-        notes.append(f"disturbances cost {patience.spent_s:.0f} s, after which disturbed runs were not repeated")
+        notes.append(f"disturbances took {patience.spent_s:.0f} s, after which disturbed runs were not repeated")
     if any(SHORT in run.disturbed for run in runs):
         notes.append("some answers were too short to be timed; those prompts are left out")
     names = [task.name for task in asked]

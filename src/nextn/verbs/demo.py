@@ -96,7 +96,7 @@ def _run(folder: Path, engine: Engine, say: Say) -> DemoResult:
     trunk = folder / TRUNK.name
     with contextlib.suppress(FileExistsError):
         trunk.symlink_to(TRUNK)
-    say("asking the engine to draft with the trunk alone")
+    say("asking the engine to draft with only the trunk")
     refusal = ask_trunk_alone(engine, trunk)
     rows = []
     for layout in LAYOUTS:

@@ -150,7 +150,8 @@ def _opened(donor: str | Path, model: str | Path, limit_rate: float | None) -> I
     place = parse_source(model)
     patient = None
     with suppress(NextnError):  # `examine` says what is wrong with it
-        patient = open_model(place) if isinstance(place, Path) and not (place / CONFIG).exists() else None
+        if isinstance(place, Path) and not os.path.exists(place / CONFIG):  # noqa: PTH110 - Path.exists may raise
+            patient = open_model(place)
     if patient is None or ARCHITECTURE not in patient.header.by_key:
         with open_block(donor, limit_rate) as source:
             yield source
@@ -189,7 +190,7 @@ def _tried(
     from ..measure.swapped_halves import try_halves
 
     if before.model is None or before.remote:
-        raise UsageError(f"{before.name}: an engine needs a whole model here; get it first, or leave out --engine.")
+        raise UsageError(f"{before.name}: --engine needs a complete local model; get it first, or leave out --engine.")
     found, words = try_halves(
         Anatomy.of(before.model), None if trunk is None else trunk.entry, engine=engine, threads=threads, say=say
     )

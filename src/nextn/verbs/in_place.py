@@ -28,7 +28,7 @@ def end_interrupted(path: str | Path, *, dry_run: bool, say: Say | None) -> None
     """
     place = parse_source(path)
     if not isinstance(place, Path):
-        raise UsageError(f"{path}: only a local file is changed in place; get the model with 'nextn pull' first.")
+        raise UsageError(f"{path}: only a local file can be changed in place; get the model with 'nextn pull' first.")
     for found in unfinished(place):
         if dry_run:
             raise ChangeUnfinished(found.sentence())
@@ -44,8 +44,8 @@ def check_files(paths: Sequence[Path], *, all_links: bool) -> None:
     n_folders = len({path.parent for path in real})
     if n_folders > 1:
         raise UsageError(
-            f"{paths[0]}: the files to change lie in {n_folders} folders, and one journal has to lie beside all of "
-            "them; bring them together first."
+            f"{paths[0]}: the files to change are in {n_folders} folders, and one journal must be beside all of "
+            "them; move them into one folder first."
         )
 
 

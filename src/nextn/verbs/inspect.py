@@ -80,4 +80,5 @@ def _hints(found: Opened, shape: str) -> list[str]:
     beside = named(found.beside, entry) if entry is not None and shape == "trunk-only" else []
     if not beside:
         return []
-    return [f"{PurePosixPath(beside[0]).name} in the same repository is its sidecar by name: 'nextn pull' gets both."]
+    name = PurePosixPath(beside[0]).name
+    return [f"{name} in the same repository is, by its name, its sidecar: 'nextn pull' gets both."]

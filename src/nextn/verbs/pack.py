@@ -56,11 +56,11 @@ def pack(
         raise UsageError("name either the donor of the block (--from) or a ready sidecar (--sidecar), not both.")
     if sidecar is not None and not isinstance(parse_source(sidecar), Path):
         raise UsageError(
-            f"'{sidecar}' is not here: --sidecar publishes a local file as it is; get it with 'nextn pull', or take "
-            "the block out of it with --from."
+            f"'{sidecar}' is not a local file: --sidecar publishes a local file as it is; get it with 'nextn pull', or "
+            "take the block out of it with --from."
         )
     if donor is None and duplicates != KEEP:
-        raise UsageError("--duplicates looks at the donor's own embeddings and head; name the donor with --from.")
+        raise UsageError("--duplicates concerns the donor's own embeddings and head; name the donor with --from.")
     options = PackOptions(
         Path(out),
         layout,

@@ -74,7 +74,7 @@ def plan(
         maker = _Rows(found, settings, machine, scratch, trained, say)
         rows = maker.all(setups, measure)
         if setups.block is not None and setups.block.kind == "family":
-            notes.append("no donor is named: the block's size is its family's, at q8_0")
+            notes.append("no donor is named: the block's size is the usual one of its family, at q8_0")
         if n_gpu_layers and found is not None and _no_gpu(rows):
             notes.append("this engine has no GPU: it placed everything in main memory")
         title = None if found is None else f"{found.name} {found.version}"
@@ -94,7 +94,7 @@ def _open(model: str | Path) -> Iterator[Model]:
 
     with opened(model) as found:
         if found.model is None:
-            raise UsageError(f"{model}: this is a checkpoint; name a GGUF, whose memory is what can be planned.")
+            raise UsageError(f"{model}: this is a checkpoint, and memory can be planned only for a GGUF; name one.")
         yield found.model
 
 
@@ -133,7 +133,7 @@ def _engine(wanted: bool, needed: bool, notes: list[str]) -> Xllamacpp | None:
     except (EngineMissing, EngineFailed) as error:
         if needed:
             raise
-        notes.append(f"figures come from headers alone, compute buffers roughly: {error}")
+        notes.append(f"figures come only from headers, so compute buffers are rough: {error}")
         return None
 
 

@@ -53,7 +53,9 @@ def _pairs(args: tuple[str, ...]) -> list[tuple[str, str]]:
             name = None
             continue
         if not _is_option(arg):
-            raise UsageError(f"--preset: {arg!r} is no option; engine arguments of a preset are options and values.")
+            raise UsageError(
+                f"--preset: {arg!r} is not an option; engine arguments of a preset must be options and their values."
+            )
         name, equals, value = arg.partition("=")
         found.pop(name, None)
         found[name] = value if equals else "true"

@@ -23,7 +23,7 @@ class Recovery(Documented):
     @property
     def when_unprinted(self) -> str:
         """What was done anyway."""
-        return "nothing was changed" if self.dry_run else "what was interrupted is ended"
+        return "nothing was changed" if self.dry_run else "the interrupted change is finished or undone"
 
     @property
     def document(self) -> Document:

@@ -101,12 +101,12 @@ def serve(
     if sidecar is None and n_max != 0 and (n_max or settings.n_max):
         sidecar = _tuned_sidecar(settings, notes)
     if settings.args and settings.engine not in (None, found.name):
-        notes.append(f"engine arguments of {settings.path.name} are for {settings.engine} and left out")
+        notes.append(f"engine arguments of {settings.path.name} are for {settings.engine}, so they are left out")
         settings = replace(settings, args=())
     layout, beside = _layout(seen, sidecar, found, notes)
     if layout == "none":
         if n_max:
-            notes.append("--n-max was given, and there is nothing to draft with")
+            notes.append("--n-max was given, but there is nothing to draft with")
         limit: int | None = 0
     else:
         limit = settings.n_max if n_max is None else n_max
@@ -153,7 +153,7 @@ def _layout(seen: Inspection, sidecar: str | Path | None, engine: Engine, notes:
         beside = open_sound(sidecar)
         notes += [f"{beside.entry.name}: {what}" for what in check_beside(beside, model)]
         if seen.shape == "bundled":
-            notes.append(f"{name} has a block of its own; the sidecar's is the one that drafts")
+            notes.append(f"{name} has its own block; the sidecar's is used for drafting")
         if not takes_sidecar:
             notes.append(f"{beside.entry.name} is a sidecar of '{arch}': {measured(kind, arch, 'sidecar')}")
         return "sidecar", beside.entry
@@ -192,7 +192,7 @@ def _bundled(seen: Inspection, kind: str, notes: list[str]) -> str:
 
     name, arch = seen.model.entry.name, seen.architecture
     if arch not in FAMILIES:
-        what = "loads it, and no engine drafts" if arch in LOADS_ONLY else "nextn knows no engine"
+        what = "loads it, but no engine drafts" if arch in LOADS_ONLY else "nextn knows no engine"
         notes.append(f"{name} has a block, and {what} with the architecture '{arch}': without MTP")
         return "none"
     layout, support = ("shards" if seen.model.is_sharded else "bundle"), FAMILIES[arch].on(kind)
@@ -223,7 +223,7 @@ def _tuned_sidecar(tuned: Tuned, notes: list[str]) -> Path | None:
     for path in (tuned.sidecar, tuned.path.with_name(tuned.sidecar.name)):
         if path.is_file():
             return path
-    notes.append(f"{tuned.sidecar} is not there, with which {tuned.path.name} was found: run 'nextn tune' again")
+    notes.append(f"{tuned.sidecar}, which {tuned.path.name} was tuned with, is missing: run 'nextn tune' again")
     return None
 
 

@@ -89,7 +89,7 @@ def tune(
         maker = Maker(target, donor, stack.enter_context(scratch_folder("tune")), say)
         space = _space(maker, n_max, p_min, types, head_types, embd_types, threads)
         if not maker.can_make:
-            notes.append("the model has a block of its own and a sidecar: other types of the block are not tried")
+            notes.append("the model has both its own block and a sidecar: other types of the block are not tried")
         settings = {
             "tasks": {task.name: len(task.prompts) for task in asked},
             "n_predict": n_predict,
@@ -122,7 +122,7 @@ def tune(
         pool.drop_all()
         found, file = _carry_out(final, maker, target, outputs)
     if patience.used_up:
-        notes.append(f"disturbances cost {patience.spent_s:.0f} s, after which disturbed runs were not repeated")
+        notes.append(f"disturbances took {patience.spent_s:.0f} s, after which disturbed runs were not repeated")
     if any(SHORT in run.disturbed for run in patience.runs):
         notes.append("some answers were too short to be timed")
     report = TuneReport(
@@ -161,7 +161,7 @@ def _outputs(target: MeasuredModel, out: str | Path | None) -> tuple[Path, Path]
     settings = folder / (model.base_name + TUNED_SUFFIX)
     for path in (folder / file, settings):
         if path.exists() or path.is_symlink():
-            raise OutputExists(f"{path}: this file is already there, and nextn never overwrites; choose another -o.")
+            raise OutputExists(f"{path}: this file already exists, and nextn never overwrites; choose another -o.")
     return folder / file, settings
 
 
@@ -176,10 +176,11 @@ def _space(
 ) -> Space:
     lengths = tuple(sorted(set(n_max) - {0})) if n_max is not None else N_MAX
     if any(n < 0 for n in lengths) or not lengths:
-        raise UsageError("name draft lengths of 1 or more; MTP off is always timed beside them.")
+        raise UsageError("name draft lengths of 1 or more; MTP off is always timed as well.")
     limits = tuple(sorted({0.0, *p_min})) if p_min is not None else P_MIN
     if any(not 0.0 <= p < 1.0 for p in limits):
-        raise UsageError(f"p_min is a probability below 1, and {next(p for p in limits if not 0 <= p < 1):g} is not.")
+        wrong = next(p for p in limits if not 0.0 <= p < 1.0)
+        raise UsageError(f"p_min must be a probability below 1, and {wrong:g} is not.")
 
     def known(names: Sequence[str] | None, default: tuple[str, ...]) -> tuple[str, ...]:
         chosen = tuple(dict.fromkeys(parse_type_name(name).name for name in (default if names is None else names)))
@@ -187,11 +188,11 @@ def _space(
 
     counts = tuple(dict.fromkeys(threads)) if threads else thread_counts()
     if any(n < 1 for n in counts):
-        raise UsageError(f"{min(counts)} threads are none: name 1 or more.")
+        raise UsageError(f"--threads is {min(counts)}; it must be at least 1.")
     if max(counts) > allowed_cpus():
         raise UsageError(
-            f"{max(counts)} threads on {allowed_cpus()} CPUs that this process may use: engines' threads wait for each "
-            "other, so name no more."
+            f"{max(counts)} threads are more than the {allowed_cpus()} CPUs that this process may use, and an engine's "
+            "threads wait for each other; name no more."
         )
     return Space(
         lengths,
@@ -244,7 +245,7 @@ def _carry_out(
 
 def _sentence(final: Final | None, space: Space) -> str:
     if final is None:
-        return "Nothing could be told: the machine was too busy with other work; try again when it is quiet."
+        return "The result is inconclusive: the machine was too busy with other work; try again when it is idle."
     said = final.compared.sentence
     if final.word == "machine_busy":
         return said

@@ -79,7 +79,7 @@ def verify(
     target = open_target(model, sidecar, needs_block=original is None)
     opened, beside, notes = target.model, target.sidecar, target.notes
     if not target.has_block:
-        notes = (*notes, "there is no block: only files were compared and the text without MTP was tried")
+        notes = (*notes, "there is no block: only files were compared, and text was generated without MTP")
     say("comparing files")
     files = _files(opened, beside, original)
     if files.problems:

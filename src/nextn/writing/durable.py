@@ -174,8 +174,8 @@ class Workspace:
         at.folder.check_same(at.name, fd)
         if os.fstat(fd).st_size != size_bytes:
             raise StorageError(
-                f"{at}: this working file was cut or made longer while it was written, so nothing was published; see "
-                "what else writes to this folder, and run it again."
+                f"{at}: this working file was truncated or extended while it was written, so nothing was published; "
+                "see what else writes to this folder, and run it again."
             )
 
     def _check_named(self, target: At, fd: int, size_bytes: int) -> None:

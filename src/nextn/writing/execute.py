@@ -85,7 +85,7 @@ def _check(plan: Plan) -> None:
             path = plan.folder / out.name
             if os.path.lexists(path) and path not in leftovers:
                 raise OutputExists(
-                    f"{path}: this file is already there, and nextn never overwrites; choose another -o."
+                    f"{path}: this file already exists, and nextn never overwrites; choose another -o."
                 )
         need, free = plan.bytes_written + SLACK_BYTES, free_bytes(plan.folder) + _held(leftovers)
     except OSError as error:
@@ -112,7 +112,7 @@ def _check_folder(plan: Plan) -> None:
     for name in new:
         if len(os.fsencode(name)) > longest:
             raise StorageError(
-                f"{there}: the name '{name}' has {len(os.fsencode(name))} bytes, and {longest} is the most here; "
+                f"{there}: the name '{name}' has {len(os.fsencode(name))} bytes, and at most {longest} fit here; "
                 "choose a shorter -o."
             )
     if not os.access(there, os.W_OK | os.X_OK):
@@ -242,7 +242,7 @@ def _copy(run: WritingRun, segment: Copy, fd: int, offset: int, path: Path) -> i
         if n == 0:  # not possible for this pair of files, or end of file
             n = _sendfile(src, fd, pos, offset, min(COPY_BYTES, end - pos), path)
         if n == 0:
-            raise FormatError("the file ends too early: it was changed under way", path=where.path, offset=pos)
+            raise FormatError("the file ends too early: it was changed while it was read", path=where.path, offset=pos)
         pos += n
         offset += n
         run.reader.meter.bytes_read += n

@@ -27,23 +27,23 @@ def check_own_file(path: Path, *, all_links: bool, instead: str = _ELSEWHERE) ->
     try:
         found = path.stat()
     except OSError as error:
-        raise StorageError(f"{path}: cannot look at it: {error.strerror}.") from error
+        raise StorageError(f"{path}: cannot examine it: {error.strerror}.") from error
     refuse_partial(path)
     why = None
     if not stat.S_ISREG(found.st_mode):
         why = "this is not a regular file"
     elif _HASH_NAME.fullmatch(path.name) or in_own_cache(path):
-        why = "this file lies in a cache that names files by their hash, and would no longer be what its name says"
+        why = "this file is in a cache that names files by their hash, and the name would no longer be right"
     elif hasattr(os, "geteuid") and found.st_uid != os.geteuid():
         why = f"this file belongs to another user ({_owner(found.st_uid)})"
     elif not found.st_mode & stat.S_IWUSR or not os.access(path, os.W_OK):
         why = "this file is read-only"
     elif not os.access(path.parent, os.W_OK | os.X_OK):
-        why = "its folder is read-only, and the journal has to lie beside it"
+        why = "its folder is read-only, and the journal must be beside it"
     elif found.st_nlink > 1 and not all_links:
         raise InPlaceRefused(
             f"{path}: this file has {found.st_nlink} names (hard links), and all of them would show the change; add "
-            f"--all-links if that is meant, or {instead}."
+            f"--all-links if that is intended, or {instead}."
         )
     if why is not None:
         raise InPlaceRefused(f"{path}: {why}, so it is not changed in place; {instead}.")

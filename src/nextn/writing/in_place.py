@@ -139,7 +139,7 @@ def _attach(run: WritingRun, change: Change, record: Journal, fd: int) -> None:
     make_unreadable(fd, system, path)
     if change.room:
         record.note(0, State(SHIFTING, state.tail_saved, os.fstat(fd).st_size, tuple(data_map(fd))), system)
-        with explained(path, "insert room for the header"):
+        with explained(path, "insert space for the header"):
             system.insert_range(fd, 0, change.room)
         sync(fd, system, path)
         record.note(0, State(FULL, state.tail_saved), system)
@@ -152,7 +152,7 @@ def _check_planned(change: Change, fd: int) -> None:
     """Raise StorageError when the file is not the one that the plan was made for."""
     found = os.pread(fd, len(change.head), 0)
     if os.fstat(fd).st_size != change.size_bytes or found != change.head:
-        raise StorageError(f"{change.path}: this file was changed by another program meanwhile; run it again.")
+        raise StorageError(f"{change.path}: this file was changed by another program in the meantime; run it again.")
 
 
 def _check_named(path: Path, fd: int) -> None:
@@ -163,5 +163,5 @@ def _check_named(path: Path, fd: int) -> None:
         same = False
     if not same:
         raise StorageError(
-            f"{path}: this file was moved or replaced while it was changed; what was appended to it is taken off again."
+            f"{path}: this file was moved or replaced while it was changed; what was appended to it is removed again."
         )

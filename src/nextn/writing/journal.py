@@ -169,7 +169,7 @@ def open_journal(path: Path, name: str, *, write: bool) -> Journal:
     try:
         size = os.fstat(fd).st_size
         if size > MAX_BYTES:
-            raise StorageError(f"{path / name}: this has {size:,} bytes and is not a journal of nextn's; remove it.")
+            raise StorageError(f"{path / name}: this has {size:,} bytes and is not a nextn journal; remove it.")
         data = bytearray()
         while piece := os.pread(fd, size - len(data), len(data)):
             data += piece

@@ -45,8 +45,8 @@ class Unfinished:
         if self.running:
             return f"{path}: another run of nextn is changing this file in place; wait until it is done."
         return (
-            f"{path}: a change in place ({self.verb}) was interrupted, and its journal {self.journal.name} lies beside "
-            "the file; end it with 'nextn recover', and move or load the file only after that."
+            f"{path}: a change in place ({self.verb}) was interrupted, and its journal {self.journal.name} is beside "
+            "the file; finish or undo it with 'nextn recover', and move or load the file only after that."
         )
 
 
@@ -64,7 +64,7 @@ def locked(paths: Sequence[Path], inodes: Sequence[int | None] | None = None) ->
             if inode is not None and os.fstat(fds[-1]).st_ino != inode:
                 raise StorageError(
                     f"{path}: this is not the file that the journal beside it was written for: it was replaced, and is "
-                    "left as it is; if it is whole, remove the journal."
+                    "left as it is; if it is complete, remove the journal."
                 )
             try:
                 fcntl.flock(fds[-1], fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -74,8 +74,8 @@ def locked(paths: Sequence[Path], inodes: Sequence[int | None] | None = None) ->
                 ) from None
             except OSError as error:
                 raise InPlaceRefused(
-                    f"{path}: its file system has no locks ({error.strerror}), so two runs could change it at once; "
-                    "use --layout sidecar, shards or bundle."
+                    f"{path}: its file system does not support locks ({error.strerror}), so two runs could change it "
+                    "at once; use --layout sidecar, shards or bundle."
                 ) from error
         yield fds
     finally:
@@ -182,7 +182,7 @@ def _drop_torn(folder: Path, name: str, system: System, *, dry_run: bool) -> lis
         if data.read(len(MAGIC)) != MAGIC:
             raise StorageError(
                 f"{path}: this journal is damaged, and {file.name} cannot be loaded without it; nothing was changed: "
-                "keep both files, and get the model again where it came from."
+                "keep both files, and get the model again from where it came."
             )
     if not dry_run:
         journals.remove(path, system)

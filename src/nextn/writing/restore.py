@@ -32,12 +32,14 @@ def _restore(record: Journal, index: int, fd: int, system: System) -> None:
     sync(fd, system, path)
     if record.states[index].room == FULL:
         make_unreadable(fd, system, path)
-        with explained(path, "empty the room for the header"):
+        with explained(path, "clear the space for the header"):
             system.punch_hole(fd, 0, bare.room)
         sync(fd, system, path)
         spans = tuple((start - bare.room, end - bare.room) for start, end in data_map(fd))
         if spans and spans[0][0] < 0:
-            raise StorageError(f"{path}: the room at its start could not be emptied; is another program writing to it?")
+            raise StorageError(
+                f"{path}: the space at its start could not be cleared; is another program writing to it?"
+            )
         size = os.fstat(fd).st_size - bare.room
         record.note(index, State(SHIFTING, record.states[index].tail_saved, size, spans), system)
     if record.states[index].room == SHIFTING:
@@ -46,8 +48,8 @@ def _restore(record: Journal, index: int, fd: int, system: System) -> None:
     size, tail = os.fstat(fd).st_size, bare.tail
     if size < bare.size_bytes:
         raise StorageError(
-            f"{path}: the file has {size:,} bytes, fewer than the {bare.size_bytes:,} of its journal: it was cut by "
-            "another program, and is left as it is."
+            f"{path}: the file has {size:,} bytes, fewer than the {bare.size_bytes:,} of its journal: it was truncated "
+            "by another program, and is left as it is."
         )
     if not _has_head(fd, bare.head):
         make_unreadable(fd, system, path)
@@ -55,7 +57,7 @@ def _restore(record: Journal, index: int, fd: int, system: System) -> None:
         copy(fd, tail.block_at, tail.bare_at, tail.size_bytes, system, path)
         sync(fd, system, path)
     if size != bare.size_bytes:
-        with explained(path, "cut it to its size"):
+        with explained(path, "truncate it to its size"):
             system.truncate(fd, bare.size_bytes)
         sync(fd, system, path)
     # Written even if it reads correctly: what was read may exist only in memory after an earlier, failed fsync.
@@ -70,10 +72,10 @@ def _take_room_out(state: State, bare: Bare, fd: int, system: System, path: Path
     at = where_shifted(state.spans, data_map(fd), bare.room)
     if size != state.size_bytes + bare.room or at is None:
         raise StorageError(
-            f"{path}: its size and holes are not those that its journal leads to: another program has written to it, "
+            f"{path}: its size and holes do not match its journal: another program has written to it, "
             "and it is left as it is."
         )
-    with explained(path, "take the room for the header out"):
+    with explained(path, "remove the space for the header"):
         if at >= state.size_bytes:
             system.truncate(fd, state.size_bytes)
         else:

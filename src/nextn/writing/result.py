@@ -119,4 +119,4 @@ def link_mode(name: str | LinkMode) -> LinkMode:
     try:
         return LinkMode(name)
     except ValueError:
-        raise UsageError(f"there is no link mode '{name}'; choose auto, hard or symlink.") from None
+        raise UsageError(f"'{name}' is not a link mode; choose auto, hard or symlink.") from None

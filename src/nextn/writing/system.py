@@ -86,7 +86,7 @@ def explain(error: OSError, path: Path, doing: str) -> NextnError:
     if error.errno in (errno.ENOSPC, errno.EDQUOT):
         return NoSpace(f"{path}: the disk is full (or a quota is reached) while trying to {doing}; free some room.")
     if error.errno == errno.EEXIST:
-        return OutputExists(f"{path}: this file is already there, and nextn never overwrites; choose another -o.")
+        return OutputExists(f"{path}: this file already exists, and nextn never overwrites; choose another -o.")
     why = {errno.EROFS: "the file system is read-only", errno.EACCES: "permission denied", errno.EPERM: "not permitted"}
     if error.errno in why:
         return StorageError(f"{path}: cannot {doing}: {why[error.errno]}; choose another -o.")
@@ -155,7 +155,7 @@ def allow_open_files(n: int, where: Path) -> None:
         return
     if hard != resource.RLIM_INFINITY and need > hard:
         raise StorageError(
-            f"{where}: {n:,} files have to be open at once, and this system allows {hard:,} per process; allow more "
+            f"{where}: {n:,} files must be open at once, but this system allows {hard:,} per process; allow more "
             "per shard, or raise the limit ('ulimit -Hn')."
         )
     resource.setrlimit(resource.RLIMIT_NOFILE, (need, hard))

@@ -5,12 +5,12 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
+from wild import Given, Parts, Wild
 from wild_page import OWN_ROWS, ROWS, page, row_id
 
 import nextn
 from conftest import ROOT
 from nextn.errors import NextnError
-from wild import Given, Parts, Wild
 
 
 @pytest.fixture(scope="module")

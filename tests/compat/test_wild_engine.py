@@ -7,6 +7,7 @@ import re
 from pathlib import Path
 
 import pytest
+from wild import NOT_LOADED, Given, Parts, Wild
 from wild_engine import ABORTS, DRAFTS, REFUSES, Did, run
 from wild_page import BUILD, ROWS, row_id
 
@@ -15,7 +16,6 @@ from conftest import need
 from nextn.archs.engines import LLAMA_CPP_BUILD
 from nextn.engines import Xllamacpp
 from nextn.inspection.shard_set import SetInspection
-from wild import NOT_LOADED, Given, Parts, Wild
 
 LOADED = [row for row in ROWS if row.engine != NOT_LOADED]
 FAILS = (REFUSES, ABORTS)
