@@ -92,11 +92,11 @@ _SAME = "every command names it for what it is, in the same words"
 ROWS: tuple[Wild, ...] = (
     Wild(
         BROKEN, "Git-LFS pointer", "the small text file that a clone without `git lfs` leaves", _SAME,
-        _bytes("M-Q4_K_M.gguf", POINTER), "", refused="a Git-LFS pointer and not the file itself, which has 4,201,523",
+        _bytes("M-Q4_K_M.gguf", POINTER), "", refused="a Git-LFS pointer, not the file itself",
     ),
     Wild(
         BROKEN, "saved web page", "the page about a file, saved under its name", _SAME,
-        _bytes("M-Q4_K_M.gguf", PAGE), "", refused="a saved web page and not a model",
+        _bytes("M-Q4_K_M.gguf", PAGE), "", refused="a saved web page, not a model",
     ),
     Wild(
         BROKEN, "a server's answer", "a server's error in JSON, saved under the file's name", _SAME,
@@ -142,15 +142,15 @@ ROWS: tuple[Wild, ...] = (
     ),
     Wild(
         BROKEN, "projector", "an mmproj file", _SAME,
-        _of_kind("mmproj-M-F16.gguf", "clip", "mmproj"), "", refused="a multimodal projector (mmproj) and not",
+        _of_kind("mmproj-M-F16.gguf", "clip", "mmproj"), "", refused="a multimodal projector (mmproj), not",
     ),
     Wild(
         BROKEN, "adapter", "a LoRA adapter", _SAME,
-        _of_kind("M-lora.gguf", "llama", "adapter"), "", refused="a LoRA adapter and not a language model",
+        _of_kind("M-lora.gguf", "llama", "adapter"), "", refused="a LoRA adapter, not a language model",
     ),
     Wild(
         BROKEN, "importance matrix", "an imatrix file", _SAME,
-        _of_kind("M-imatrix.gguf", "imatrix", "imatrix"), "", refused="an importance matrix and not a language model",
+        _of_kind("M-imatrix.gguf", "imatrix", "imatrix"), "", refused="an importance matrix, not a language model",
     ),
     Wild(
         NAMES, "mark at the end", "`X-Q4_K_M-mtp.gguf`, a bundled model",

@@ -15,10 +15,10 @@ HEAD = f"""\
 # Which files exist in the wild, and what nextn does
 
 Each row is a kind of file that people have, rebuilt small by the tests. For every row a test checks what inspect and
-doctor say (tests/inspection/test_wild_rows.py, tests/verbs/test_wild.py), and another starts the engine on it and checks that no
-sentence of theirs contradicts what the engine does (tests/compat/test_wild_engine.py). The findings are explained in
-[doctor.md](doctor.md). What the engine does was measured with {BUILD} (llama.cpp b11549): asked to
-draft, and where a file is a model by itself, also without MTP.
+doctor say (tests/inspection/test_wild_rows.py, tests/verbs/test_wild.py), and another starts the engine on it and
+checks that no sentence of theirs contradicts what the engine does (tests/compat/test_wild_engine.py). The findings are
+explained in [doctor.md](doctor.md). What the engine does was measured with {BUILD} (llama.cpp
+b11549): asked to draft, and where a file is a model by itself, also without MTP.
 
 This page is made by scripts/make_docs.py from tests/support/wild.py and its siblings.
 """
