@@ -11,7 +11,6 @@ from pathlib import Path
 
 from ggufmaker import f32, make
 from splitting import split_gguf
-
 from wild import DRAFTS, NOT_LOADED, Given, Parts, Wild
 
 BROKEN = "Broken downloads, and files that are no model"
@@ -92,7 +91,7 @@ _SAME = "every command names it for what it is, in the same words"
 ROWS: tuple[Wild, ...] = (
     Wild(
         BROKEN, "Git-LFS pointer", "the small text file that a clone without `git lfs` leaves", _SAME,
-        _bytes("M-Q4_K_M.gguf", POINTER), "", refused="a Git-LFS pointer, not the file itself",
+        _bytes("M-Q4_K_M.gguf", POINTER), "", refused="a Git LFS pointer, not the file itself",
     ),
     Wild(
         BROKEN, "saved web page", "the page about a file, saved under its name", _SAME,
