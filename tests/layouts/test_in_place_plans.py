@@ -251,7 +251,7 @@ def test_what_cannot_be_closed_up_is_refused_with_the_numbers(bundle: Path, tmp_
 
 def test_options_that_write_other_files_are_refused(tmp_path: Path) -> None:
     model = Path(shutil.copy(Q4, tmp_path / "m.gguf"))
-    with pytest.raises(UsageError, match="leave it out"):
+    with pytest.raises(UsageError, match="leave out -o"):
         nextn.attach(model, CHECKPOINT, layout="in-place", out=tmp_path / "o.gguf")
     with pytest.raises(UsageError, match="leave them out"):
         nextn.detach(model, in_place=True, out=tmp_path / "o.gguf")

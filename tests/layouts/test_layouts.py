@@ -183,7 +183,7 @@ def test_short_rows_fall_back_and_say_so(checkpoints: Callable[[str], Path], tmp
     )
     model = open_model(made.entry)
     assert model.tensors["blk.4.nextn.eh_proj.weight"][1].type_name == "q5_0"
-    assert any("blk.4.nextn.eh_proj.weight" in note and "q5_0 instead" in note for note in made.plan.notes)
+    assert any("blk.4.nextn.eh_proj.weight" in note and "q5_0 is used instead" in note for note in made.plan.notes)
 
 
 def test_types_that_need_an_importance_matrix_are_refused(tmp_path: Path) -> None:
