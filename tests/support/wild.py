@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from ggufmaker import KV, Tensor
-from remake import copied, deepened, fused, in_nvfp4, pruned, reordered, safetensors_part, tensors_of
+from remake import copied, deepened, fused, in_nvfp4, pruned, remade, reordered, safetensors_part, tensors_of
 from sick import rewrite
 
 import nextn
@@ -144,6 +144,13 @@ def _pruned_from_gguf(parts: Parts, folder: Path) -> Given:
 def _beside_pruned(parts: Parts, folder: Path) -> Given:
     trunk = pruned(parts.moe, folder / "Pruned-BF16.gguf", 3)
     return Given(rewrite(parts.moe_sidecar, folder / "mtp-Pruned.gguf"), trunk=trunk)
+
+
+def _joined_by_hand(parts: Parts, folder: Path) -> Given:
+    block = [one for one in tensors_of(parts.moe_bundle) if str(one[0]).startswith("blk.4.")]
+    model = pruned(parts.moe_bundle, folder / "x.gguf", 3)
+    trunk = [one for one in tensors_of(model) if not str(one[0]).startswith("blk.4.")]
+    return Given(remade(model, folder / "Joined-MTP-BF16.gguf", [*trunk, *block]))
 
 
 TWINS = "Trunks that are not the donor's twin"
@@ -358,6 +365,11 @@ WILD: tuple[Wild, ...] = (
         TWINS, "sidecar beside a pruned trunk", "the whole model's sidecar beside such a trunk",
         "serve and verify take it and say that it has another number of experts",
         _beside_pruned, "sidecar", engine=DRAFTS, attach=_ONLY_BESIDE,
+    ),
+    Wild(
+        TWINS, "joined by hand", "a pruned trunk with the whole model's block joined to it in one file",
+        "doctor names the tensor whose shape is another", _joined_by_hand, "bundled", ("block-of-another-shape",),
+        engine=REFUSES, without_mtp=REFUSES,
     ),
     Wild(
         FUSED, "fused in the block", "a model whose block has `ffn_gate_up_exps`", "is healthy, and moves as it is",

@@ -40,6 +40,7 @@ def check_blocks(seen: Anatomy, donor: Block | None = None, trunk: Model | None 
     """Findings about the block's own tensors; `trunk` is the model that a sidecar belongs to."""
     yield from _extra_roots(seen)
     yield from _factors(seen)
+    yield from _misshapen(seen)
     family = seen.family
     if family is None or not seen.is_language_model:
         return
@@ -129,6 +130,26 @@ def _extra_roots(seen: Anatomy) -> Iterator[Finding]:
                 "and related models",
                 Advice.of(doctor_command(seen), ", if llama.cpp is to load it"),
                 partial(_without, names=[name]),
+            )
+
+
+def _misshapen(seen: Anatomy) -> Iterator[Finding]:
+    """A tensor whose shape is not what the header demands, as when a block was joined to a pruned trunk by hand."""
+    family = seen.family
+    if family is None or not seen.has_trunk:
+        return
+    for layer in seen.blocks[: family.max_blocks]:
+        shapes = [(name, seen.model.tensors[f"blk.{layer}.{name}"][1].ne) for name in sorted(seen.layers[layer])]
+        for name, *both in misshapen(shapes, seen.model, family)[:1]:
+            here, wanted = (" x ".join(f"{n:,}" for n in ne) for ne in both)
+            yield Finding(
+                "block-of-another-shape",
+                "error",
+                f"the MTP block in layer {layer} is not this model's: '{name}' is {here}, but the metadata demands "
+                f"{wanted}.",
+                f"blk.{layer}.{name}",
+                f"llama.cpp refuses to load it: 'tensor 'blk.{layer}.{name}' has wrong shape'",
+                Advice.of(detach_command(seen), "; a sidecar may have another number of experts than its model"),
             )
 
 
@@ -290,7 +311,8 @@ def _supply(seen: Anatomy, number: int, lost: list[str], donor: Block) -> dict[s
     # Tensors that a block may lack were most likely lost with the rest if the donor's block has them.
     more = [name for name in found if name.startswith("nextn.") and name in known and name not in (*here, *lost)]
     supply = {name: found[name] for name in (*lost, *more) if name in found and name not in here}
-    return supply if seen.family is None or not misshapen(supply.values(), seen.model, seen.family) else {}
+    shapes = ((name, tensor.ne) for name, tensor in supply.items())
+    return supply if seen.family is None or not misshapen(shapes, seen.model, seen.family) else {}
 
 
 def _completed(patient: Patient, tensors: tuple[BlockTensor, ...], layer: int) -> Patient:

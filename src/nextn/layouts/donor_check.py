@@ -6,7 +6,7 @@ from collections.abc import Iterable, Mapping
 
 from ..archs.base import Family, dimensions, missing, resolve_shape, same_shape, stops, surplus
 from ..block.anatomy import Anatomy
-from ..block.model import Block, BlockTensor
+from ..block.model import Block
 from ..errors import BlockPresent, DonorMismatch, UnsupportedModel, UsageError
 from ..gguf.files import Model
 from ..shell import shell
@@ -159,10 +159,9 @@ def check_shapes(block: Block, trunk: Model, family: Family, where: str) -> None
                 f"{block.origin}: its block has a tensor '{tensor.suffix}' that engines' loaders do not know for "
                 f"'{family.arch}', so they would refuse the file; use another donor, such as the checkpoint."
             )
-    for tensor, wanted in misshapen(block.tensors, trunk, family, other_experts(block, trunk)):
-        raise DonorMismatch(
-            f"{where}: tensor '{tensor.suffix}' is {_times(tensor.ne)}, but the trunk needs {_times(wanted)}."
-        )
+    shapes = ((tensor.suffix, tensor.ne) for tensor in block.tensors)
+    for name, ne, wanted in misshapen(shapes, trunk, family, other_experts(block, trunk)):
+        raise DonorMismatch(f"{where}: tensor '{name}' is {_times(ne)}, but the trunk needs {_times(wanted)}.")
     for layer in range(block.n_layer_nextn):
         there = {tensor.suffix for tensor in block.tensors if tensor.layer == layer}
         if reason := stops(family, there):
@@ -183,18 +182,21 @@ def check_shapes(block: Block, trunk: Model, family: Family, where: str) -> None
 
 
 def misshapen(
-    tensors: Iterable[BlockTensor], trunk: Model, family: Family, n_expert: int | None = None
-) -> list[tuple[BlockTensor, tuple[int, ...]]]:
-    """Tensors of another shape than `trunk`'s header demands, and that shape; `n_expert` if not the trunk's number."""
+    shapes: Iterable[tuple[str, tuple[int, ...]]], trunk: Model, family: Family, n_expert: int | None = None
+) -> list[tuple[str, tuple[int, ...], tuple[int, ...]]]:
+    """A block's tensors (name after `blk.N.`, ne) of another shape than `trunk`'s header demands, and that shape.
+
+    `n_expert`: the block's number of experts where it is not the trunk's.
+    """
     symbols = dimensions(trunk.arch_value, n_vocab(trunk))
     if n_expert is not None:
         symbols["X"] = n_expert
     rules = {rule.target: rule for rule in family.rules}
     found = []
-    for tensor in tensors:
-        wanted = resolve_shape(rules[tensor.suffix].ne, symbols) if tensor.suffix in rules else None
-        if wanted is not None and not same_shape(tensor.ne, wanted):
-            found.append((tensor, wanted))
+    for name, ne in shapes:
+        wanted = resolve_shape(rules[name].ne, symbols) if name in rules else None
+        if wanted is not None and not same_shape(ne, wanted):
+            found.append((name, ne, wanted))
     return found
 
 
