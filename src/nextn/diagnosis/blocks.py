@@ -19,6 +19,7 @@ from .commands import attach_command, detach_command, doctor_command, donor_hint
 from .finding import Change, Finding
 from .patient import Patient
 
+FOR_IK = "head-for-ik-only"
 _QKV, _GATE_UP, _KV_B = "attn_qkv.weight", "ffn_gate_up_exps.weight", "attn_kv_b.weight"
 # Two forms of the same weights: if one is present, the other is not missing.
 _OTHER_FORM = {
@@ -121,9 +122,9 @@ def _extra_roots(seen: Anatomy) -> Iterator[Finding]:
     for name in DRAFT_ROOTS:
         if name in seen.model.tensors:
             yield Finding(
-                "head-for-ik-only",
+                FOR_IK,
                 "warning",
-                f"'{name}' is a head for drafting that only ik_llama.cpp knows.",
+                f"'{name}' is a head for drafting that only ik_llama.cpp knows (8337e4cd).",
                 name,
                 "llama.cpp refuses to load it: 'wrong number of tensors'; ik_llama.cpp 8337e4cd accepts it for Qwen3.5 "
                 "and related models",

@@ -34,7 +34,7 @@ def plan_fixed(
 def _base(original: Model, patient: Patient) -> str:
     if patient.base_name is not None:
         return patient.base_name
-    return naming.with_mark(_SHARD_TAIL.sub("", original.base_name), "fixed")
+    return naming.with_mark(_SHARD_TAIL.sub("", places.model_name(original)), "fixed")
 
 
 def _folder(original: Model, patient: Patient) -> Path:

@@ -7,6 +7,7 @@ last of them for the block and leaves them out.
 
 from __future__ import annotations
 
+from ..archs import per_layer_arrays
 from ..archs.base import flags
 from ..block.anatomy import KEY, Anatomy
 from ..block.model import Block
@@ -68,10 +69,11 @@ def effect(seen: Anatomy) -> str:
     if promised > count:
         return "llama.cpp aborts when it loads it: 'GGML_ASSERT(hparams.n_layer_nextn <= hparams.n_layer_all) failed'"
     left = count - promised
-    for suffix in seen.family.trunk_arrays if seen.family else ():
-        kv = seen.model.header.by_key.get(f"{seen.arch}.{suffix}")
-        if kv is not None and kv.type is KVType.ARRAY and kv.n_items != left:
-            wrong = f"key {kv.key} has wrong array length; expected {left}, got {kv.n_items}"
+    of_trunk = seen.family.trunk_arrays if seen.family else ()
+    for suffix in (*of_trunk, *per_layer_arrays(seen.arch)):
+        kv, expected = seen.model.header.by_key.get(f"{seen.arch}.{suffix}"), left if suffix in of_trunk else count
+        if kv is not None and kv.type is KVType.ARRAY and kv.n_items != expected:
+            wrong = f"key {kv.key} has wrong array length; expected {expected}, got {kv.n_items}"
             return f"llama.cpp refuses to load it: '{wrong}'"
     if not _has_cache(seen, left):
         return "llama.cpp aborts when it loads it: 'GGML_ASSERT(buffer) failed' (no layer with attention is left)"

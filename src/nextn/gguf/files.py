@@ -288,20 +288,36 @@ def open_model(path: Path | str) -> Model:
         path = candidates[0]
     elif not os.path.lexists(path):
         raise StorageError(f"{path}: there is no such file or folder.")
-    piece = strangers.by_name(path.name)
-    if piece is not None:
-        raise FormatError(piece, path=path)
+    check_name(path)
     model = _open_named(path)
-    first = model.files[0]
-    stranger = strangers.by_kind(first.header.get("general.type"), first.header.get("general.architecture"))
-    if stranger is not None:
-        raise UsageError(f"{path}: {stranger}.")
+    check_kind(model.files[0], path)
     return model
 
 
+def check_name(path: Path) -> None:
+    """Raise FormatError for a piece of a file that was cut."""
+    piece = strangers.by_name(path.name)
+    if piece is not None:
+        raise FormatError(piece, path=path)
+
+
+def check_kind(file: GGUFFile, path: Path) -> None:
+    """Raise UsageError for a file that holds no language model, FormatError for a set that was joined byte by byte."""
+    count = file.header.integer(SPLIT_COUNT)
+    if count is not None and count > 1 and split_shard_name(path.name) is None and _goes_on(file):
+        raise FormatError(strangers.joined(count), path=path)
+    stranger = strangers.by_kind(file.header.get("general.type"), file.header.get("general.architecture"))
+    if stranger is not None:
+        raise UsageError(f"{path}: {stranger}.")
+
+
 def open_sound(path: Path | str) -> Model:
-    """The same for what will be written, planned or served. Raises FormatError for a misfit among the known keys."""
+    """The same for what will be written, planned or served.
+
+    Raises FormatError for a file that ends too early, and for a misfit among the known keys.
+    """
     model = open_model(path)
+    model.check_whole()
     model.check_known()
     return model
 
@@ -313,8 +329,7 @@ def _open_named(path: Path) -> Model:
         file = read_header(path)
         count = file.header.integer(SPLIT_COUNT)
         if count is not None and count > 1:
-            if _goes_on(file):
-                raise FormatError(strangers.joined(count), path=path)
+            check_kind(file, path)
             raise IncompleteModel(
                 f"{path}: this is one of {count} shards, but its name does not say which; "
                 f"rename the set to NAME-00001-of-{count:05d}.gguf and so on."

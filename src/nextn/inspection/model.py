@@ -8,6 +8,8 @@ from pathlib import Path
 
 from ..archs.others import ASSISTANTS
 from ..block.anatomy import Anatomy
+from ..compat import ENGINES
+from ..diagnosis.blocks import FOR_IK
 from ..diagnosis.examine import Diagnosis, diagnose
 from ..diagnosis.finding import Finding
 from ..diagnosis.unpublished import NO_ENGINE
@@ -113,9 +115,13 @@ def inspection_of(model: Model, diagnosis: Diagnosis, *, neighbours: bool = True
         hints.append(f"place it beside its model with 'nextn attach MODEL --from {shell(model.entry)}'")
     else:
         useless = NO_ENGINE if seen.family is not None else ""  # for other architectures there is nothing more to say
-        stops = (each.entry.what for each in diagnosis.findings if each.severity == "error" or each.id == useless)
+        stops: dict[str, str] = {}
+        for each in diagnosis.findings:
+            if each.severity == "error" or each.id in (useless, FOR_IK):
+                for engine in ("llama.cpp",) if each.id == FOR_IK else ENGINES:
+                    stops.setdefault(engine, each.entry.what)
         beside = sidecars[0] if sidecars else None
-        runs_on = engines.runs_on(seen.arch, engines.layout_of(seen.shape, model), beside, next(stops, ""))
+        runs_on = engines.runs_on(seen.arch, engines.layout_of(seen.shape, model), beside, stops)
     return Inspection(
         model=model,
         architecture=model.architecture,

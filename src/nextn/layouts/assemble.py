@@ -13,7 +13,16 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from ..errors import DonorMismatch, FormatError, IncompleteModel, UsageError
-from ..gguf.files import GGUFFile, Model, model_candidates, os_error, read_header, split_shard_name
+from ..gguf.files import (
+    GGUFFile,
+    Model,
+    check_kind,
+    check_name,
+    model_candidates,
+    os_error,
+    read_header,
+    split_shard_name,
+)
 from ..gguf.kv_table import edit
 from ..gguf.sets import SPLIT_COUNT, SPLIT_KEYS, SPLIT_NO, SPLIT_TENSORS_COUNT
 from ..printable import printable
@@ -86,7 +95,11 @@ def open_pieces(paths: Sequence[Path | str]) -> Pieces:
     where = str(named[0]) if len(named) == 1 else f"{named[0]} and {len(named) - 1} more"
     if len(named) == 1:
         named = _shards_at(named[0])
+    for path in named:
+        check_name(path)
     read = sorted((read_header(path) for path in named), key=_number)
+    for file in read:
+        check_kind(file, file.path)
     seen: dict[str, GGUFFile] = {}
     for file in read:
         for info in file.header.tensors:

@@ -8,6 +8,7 @@ from pathlib import Path
 
 from ..archs import FAMILIES, family_of
 from ..archs.base import Family
+from ..archs.engines import IK_UP_TO
 from ..block.anatomy import Anatomy
 from ..block.model import DRAFT_HEAD, EMBED_TOKENS, Block
 from ..errors import UnsupportedModel, UsageError
@@ -18,7 +19,7 @@ from ..gguf.kv_table import KVTable, edit
 from ..gguf.types import TensorType
 from ..shell import shell
 from ..writing.plan import Link, NewBytes, NewFile, Plan
-from . import build, for_engine, in_place, metadata, naming, places, qkv
+from . import build, for_engine, in_place, metadata, naming, places, programs, qkv
 from .donor_check import check_fit, check_one_model, check_trunk, n_layer_trunk, other_experts
 from .options import IN_PLACE, LAYOUTS, AttachOptions
 from .sidecar import main_type_of, own_experts, sidecar_kvs, sidecar_roots, trunk_head
@@ -148,8 +149,12 @@ def _bundle(job: _Job) -> Plan:
     """One new file: the trunk's tensors in their order, then the block's."""
     trunk = job.trunk
     default = naming.bundled_base(places.model_name(trunk)) + ".gguf"
-    folder, name = naming.resolve_output(job.options.out, places.default_folder(trunk), default)
+    is_lm_studio = job.options.for_engine == for_engine.LMSTUDIO
+    home = programs.lm_studio_folder(trunk) if is_lm_studio else places.default_folder(trunk)
+    folder, name = naming.resolve_output(job.options.out, home, default)
     naming.check_main_name(name)
+    if is_lm_studio:
+        job.notes += programs.lm_studio_notes(folder / name, trunk)
     new = job.block_parts()
     old = build.trunk_parts(trunk.files)
     if job.qkv is not None:
@@ -172,7 +177,7 @@ def _shards(job: _Job) -> Plan:
     naming.check_main_name(prefix)
     if count > MAX_SHARDS_OLD_IK:
         job.notes.append(
-            f"{count} shards: ik_llama.cpp built with the default GGML_MAX_CONTEXTS takes at most {MAX_SHARDS_OLD_IK}"
+            f"{count} shards: {IK_UP_TO} built with the default GGML_MAX_CONTEXTS takes at most {MAX_SHARDS_OLD_IK}"
         )
     block = job.block_parts()
     first = build.trunk_parts(trunk.files[:1])

@@ -101,10 +101,10 @@ def plan_detach(
     for_engine.check_name(engine)
     for_engine.check_trunk(engine, (each for each in model.items() if keep(each[1].name)))
     counts = (at for at, key in enumerate(kvs.keys()) if key.endswith(".nextn_predict_layers"))
-    if engine in (for_engine.IK, for_engine.BOTH) and any(kvs[at].value for at in counts):
+    if engine in (for_engine.IK, for_engine.BOTH, for_engine.OLLAMA) and any(kvs[at].value for at in counts):
         kvs = edit(kvs, put=[metadata.count_kv(model, "block_count", n_trunk)],
                    drop=[f"{model.architecture}.nextn_predict_layers"])  # fmt: skip
-    base = naming.trunk_base(model.base_name)
+    base = naming.trunk_base(places.model_name(model))
     if form is not None:
         return _reshaped(model, kvs, keep, base, out, n_trunk, form)
     if len(model.files) == 1:

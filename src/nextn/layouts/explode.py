@@ -51,9 +51,8 @@ def plan_explode(model: Model, options: ExplodeOptions) -> Plan:
             f"{model.entry}: this would make {len(groups):,} shards, but a set can have at most {MOST_SHARDS:,}; allow "
             "more per shard with --max-tensors or --max-size."
         )
-    folder, name = naming.resolve_output(
-        options.out, places.default_folder(model) / f"{model.base_name}-shards", model.base_name + ".gguf"
-    )
+    base = places.model_name(model)
+    folder, name = naming.resolve_output(options.out, places.default_folder(model) / f"{base}-shards", base + ".gguf")
     return set_plan("explode", model.kvs, model, groups, folder, naming.set_prefix(name), options.link)
 
 
@@ -107,8 +106,9 @@ def set_plan(
     said = list(notes)
     if count > MAX_SHARDS_OLD:
         said.append(
-            f"{count:,} shards: builds of ik_llama.cpp, and of llama.cpp before ggml allocated its contexts "
-            f"individually, take at most {MAX_SHARDS_OLD} unless they were built with a higher GGML_MAX_CONTEXTS"
+            f"{count:,} shards: builds of ik_llama.cpp up to 8337e4cd, and of llama.cpp before ggml allocated its "
+            f"contexts individually, take at most {MAX_SHARDS_OLD} unless they were built with a higher "
+            "GGML_MAX_CONTEXTS"
         )
     return Plan(
         verb=verb,

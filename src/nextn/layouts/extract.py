@@ -38,6 +38,11 @@ def plan_extract(block: Block, options: ExtractOptions) -> Plan:
 def _check_aim(block: Block, family: Family, options: ExtractOptions) -> None:
     """Raise UnsupportedModel, QuantizeError when the engine does not accept such a sidecar."""
     for_engine.check_name(options.for_engine)
+    if options.for_engine in for_engine.PROGRAMS:
+        raise UnsupportedModel(
+            f"{block.origin}: neither LM Studio nor ollama takes a block in a file of its own; attach it with --for "
+            "lmstudio, or leave out --for."
+        )
     if options.for_engine in (for_engine.IK, for_engine.BOTH) and not family.ik.drafts_with("sidecar"):
         raise UnsupportedModel(
             f"{block.origin}: {for_engine.no_sidecar(family)}; attach the block to a trunk with --layout bundle or "
@@ -143,7 +148,7 @@ def _donor(block: Block, options: ExtractOptions) -> Plan:
     kvs = [*_donor_kvs(block, n_trunk), KV.make(SHAPE, KVType.STRING, "donor")]
     if block.n_vocab is not None:
         kvs.append(KV.make("nextn.vocab_size", KVType.UINT32, block.n_vocab))
-    base = block.model.base_name if block.model else block.origin.resolve().name
+    base = places.model_name(block.model) if block.model else block.origin.resolve().name
     folder, name = naming.resolve_output(
         options.out,
         places.default_folder(block.model) if block.model else Path.cwd(),

@@ -19,7 +19,7 @@ from ..errors import RemoteError, StorageError, UsageError
 from ..gguf.files import Model, open_model, open_sound
 from ..shell import shell
 from ..sources.checkpoint import CONFIG, INDEX, Checkpoint, open_checkpoint
-from .address import HubSource, parse_source
+from .address import HubSource, parse_source, say_bare
 
 if TYPE_CHECKING:
     from .http import Options
@@ -91,6 +91,8 @@ def opened(source: str | Path, options: Options | None = None, *, misfits: bool 
         if isinstance(place, HubSource) and place.bare and "no local" not in str(error):
             error.args = (f"{str(error).rstrip('.')}; there is no local path '{source}' either.",)
         raise
+    if isinstance(place, HubSource):
+        say_bare(place)
     with remote, remote.renaming():
         if remote.model is not None and not misfits:
             remote.model.check_known()

@@ -57,9 +57,10 @@ def attach(
     embeddings and head, "as-is" to carry the trunk's. `expect`: the SHA-256 that the donor's block must have (see
     `fingerprint`), checked before anything is written. `qkv`: the form of q, k and v in the block's attention (in a
     bundle, also the trunk's), "split", "fused" or "as-trunk"; rows are moved without requantizing. `for_engine`: the
-    engines the file must work in, "llama.cpp", "ik" or "both"; names and types are chosen to suit, and if that is
-    impossible, the error says why. `duplicates`: "drop" drops the block's embeddings and heads when they duplicate
-    the model's (see `duplicates`). `limit_rate`: bytes per second from a server.
+    engines the file must work in, "llama.cpp", "ik" or "both", or a program, "lmstudio" or "ollama"; layout, names and
+    types are chosen to suit, and if that is impossible, the error says why. `duplicates`: "drop" drops the block's
+    embeddings and heads when they duplicate the model's (see `duplicates`). `limit_rate`: bytes per second from a
+    server.
 
     Raises DonorMismatch, BlockPresent, NoBlock, UnsupportedModel, QuantizeError, FormatError, IncompleteModel,
     OutputExists, NoSpace, StorageError, RemoteError, InPlaceRefused, ChangeUnfinished, UsageError; among the last,
@@ -67,6 +68,7 @@ def attach(
     """
     from ..layouts.attach import default_layout, plan_attach
     from ..layouts.options import AttachOptions
+    from ..layouts.programs import check_ollama
     from ..remote.opening import http_options, opened
 
     options = AttachOptions(
@@ -85,6 +87,7 @@ def attach(
                 f"{found.name}: a block is attached to local files only (a dry run reads the header of a remote one); "
                 "get the model with 'nextn pull', then attach."
             )
+        check_ollama(for_engine, found.model)
         _refuse_renamed(found.name, found.model)
         if layout == IN_PLACE:
             first, instead = found.model.files[0].path, in_place.INSTEAD_OF_ATTACH
