@@ -368,8 +368,8 @@ WILD: tuple[Wild, ...] = (
     ),
     Wild(
         TWINS, "joined by hand", "a pruned trunk with the whole model's block joined to it in one file",
-        "doctor names the tensor whose shape is another", _joined_by_hand, "bundled", ("block-of-another-shape",),
-        engine=REFUSES, without_mtp=REFUSES,
+        "doctor says so, and how to make it a sidecar", _joined_by_hand, "bundled", ("block-with-other-experts",),
+        engine=REFUSES, without_mtp=REFUSES, attach=_ONLY_BESIDE,
     ),
     Wild(
         FUSED, "fused in the block", "a model whose block has `ffn_gate_up_exps`", "is healthy, and moves as it is",

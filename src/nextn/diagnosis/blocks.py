@@ -11,7 +11,7 @@ from ..archs.engines import IK_UP_TO
 from ..block.anatomy import Anatomy
 from ..block.model import DRAFT_HEAD, DRAFT_ROOTS, EMBED_TOKENS, Block, BlockTensor, split_name
 from ..gguf.files import Model
-from ..layouts.donor_check import misshapen
+from ..layouts.donor_check import ROUTER, misshapen
 from ..layouts.factors import is_factor
 from ..layouts.metadata import PROVENANCE
 from .advice import Advice, Help
@@ -40,7 +40,7 @@ def check_blocks(seen: Anatomy, donor: Block | None = None, trunk: Model | None 
     """Findings about the block's own tensors; `trunk` is the model that a sidecar belongs to."""
     yield from _extra_roots(seen)
     yield from _factors(seen)
-    yield from _misshapen(seen)
+    yield from _other_experts(seen)
     family = seen.family
     if family is None or not seen.is_language_model:
         return
@@ -133,24 +133,22 @@ def _extra_roots(seen: Anatomy) -> Iterator[Finding]:
             )
 
 
-def _misshapen(seen: Anatomy) -> Iterator[Finding]:
-    """A tensor whose shape is not what the header demands, as when a block was joined to a pruned trunk by hand."""
-    family = seen.family
-    if family is None or not seen.has_trunk:
-        return
-    for layer in seen.blocks[: family.max_blocks]:
-        shapes = [(name, seen.model.tensors[f"blk.{layer}.{name}"][1].ne) for name in sorted(seen.layers[layer])]
-        for name, *both in misshapen(shapes, seen.model, family)[:1]:
-            here, wanted = (" x ".join(f"{n:,}" for n in ne) for ne in both)
-            yield Finding(
-                "block-of-another-shape",
-                "error",
-                f"the MTP block in layer {layer} is not this model's: '{name}' is {here}, but the metadata demands "
-                f"{wanted}.",
-                f"blk.{layer}.{name}",
-                f"llama.cpp refuses to load it: 'tensor 'blk.{layer}.{name}' has wrong shape'",
-                Advice.of(detach_command(seen), "; a sidecar may have another number of experts than its model"),
-            )
+def _other_experts(seen: Anatomy) -> Iterator[Finding]:
+    """Another number of experts in a model's block, as when a whole model's block was joined to a pruned trunk."""
+    own = seen.model.arch_int("expert_count")
+    for layer in seen.blocks if seen.has_trunk and own else ():
+        found = seen.model.tensors.get(f"blk.{layer}.{ROUTER}")
+        if found is None or found[1].ne[-1] == own:
+            continue
+        yield Finding(
+            "block-with-other-experts",
+            "error",
+            f"the MTP block in layer {layer} has {found[1].ne[-1]:,} experts, but the model has {own:,}.",
+            f"blk.{layer}.{ROUTER}",
+            f"llama.cpp refuses to load it: 'tensor 'blk.{layer}.{ROUTER}' has wrong shape'",
+            Advice.of(detach_command(seen).more("-o", "TRUNK"), ", then, as a sidecar may have another number: ",
+                      attach_command("TRUNK", "--from", seen.model.entry, "--layout", "sidecar")),
+        )  # fmt: skip
 
 
 def _factors(seen: Anatomy) -> Iterator[Finding]:
