@@ -74,6 +74,7 @@ def mounted(disk: Path | None) -> Path:
     return disk
 
 
+NO_XFS = "no XFS in a file can be mounted: it takes root and the package xfsprogs, and CI may go without it"
 RANGES = "a file system that inserts ranges (ext4, XFS), or root to mount one,"
 
 

@@ -24,7 +24,8 @@ from nextn.cli import main
 from nextn.errors import EXIT_CODES, StorageError
 from nextn.gguf.files import open_model, read_header
 from nextn.gguf.header import build_header
-from nextn.gguf.kv import KV, KVType, edit
+from nextn.gguf.kv import KV, KVType
+from nextn.gguf.kv_table import edit
 from nextn.writing import execute as local
 from nextn.writing import system as disk
 

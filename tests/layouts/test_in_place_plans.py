@@ -63,7 +63,8 @@ def test_the_block_is_what_a_bundle_holds_and_the_trunk_is_as_it_was(here: Path)
 def test_a_detach_gives_back_the_very_bytes(here: Path, kind: str, alignment: int) -> None:
     from changes import write_model
 
-    from nextn.gguf.kv import KVType, edit
+    from nextn.gguf.kv import KVType
+    from nextn.gguf.kv_table import edit
 
     source = open_model(Q4)
     kvs = edit(source.kvs, put=[KV.make("general.alignment", KVType.UINT32, alignment)])

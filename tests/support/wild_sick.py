@@ -11,7 +11,6 @@ from pathlib import Path
 from losses import LOSSES
 from sick import rewrite
 from sicknesses import CASES
-
 from wild import Given, Parts, Wild
 
 SICK = "Headers and tensors that went wrong: in a model with its block"

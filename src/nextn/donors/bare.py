@@ -101,5 +101,5 @@ def named_as(model: Model, trunk: Model) -> Model:
     first, *others = model.files
     if ARCHITECTURE in first.header.by_key or any(misfit.kv.key == ARCHITECTURE for misfit in first.header.misfits):
         return model
-    kvs = (KV.make(ARCHITECTURE, KVType.STRING, trunk.architecture), *first.header.kvs)
+    kvs = first.header.kvs.inserted(0, KV.make(ARCHITECTURE, KVType.STRING, trunk.architecture))
     return Model((replace(first, header=replace(first.header, kvs=kvs)), *others))

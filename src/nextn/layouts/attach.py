@@ -14,7 +14,8 @@ from ..block.model import DRAFT_HEAD, EMBED_TOKENS, Block
 from ..errors import UnsupportedModel, UsageError
 from ..gguf.files import Model, shard_name
 from ..gguf.header import DEFAULT_ALIGNMENT, build_header, place
-from ..gguf.kv import KV, edit
+from ..gguf.kv import KV
+from ..gguf.kv_table import KVTable, edit
 from ..gguf.types import TensorType
 from ..shell import shell
 from ..writing.plan import Link, NewBytes, NewFile, Plan
@@ -41,7 +42,7 @@ class _Job:
     def provenance(self) -> tuple[str, str | None]:
         return self.block.donor_name, self.block.revision
 
-    def kvs(self) -> list[KV]:
+    def kvs(self) -> KVTable:
         return metadata.attached_kvs(self.trunk, self.n_trunk, self.block)
 
     def block_parts(self) -> list[build.Part]:
@@ -110,7 +111,7 @@ def plan_attach(trunk: Model, block: Block, options: AttachOptions) -> Plan:
             f"{trunk.entry}: the loader for '{family.arch}' refuses a file with a draft head; leave out --draft-head."
         )
     job = _Job(trunk, block, family, n_layer_trunk(trunk), options, notes, form, engine_form)
-    if trunk.header.by_key.keys() & {"quantize.imatrix.file"}:
+    if "quantize.imatrix.file" in trunk.header.by_key:
         job.notes.append("the importance matrix that the trunk was quantized with does not describe the new block")
     return {"shards": _shards, "sidecar": _sidecar, "bundle": _bundle, IN_PLACE: _in_place}[layout](job)
 
@@ -158,7 +159,7 @@ def _bundle(job: _Job) -> Plan:
     old = build.trunk_parts(trunk.files)
     if job.qkv is not None:
         old = build.reshaped(old, qkv.trunk_tensors(trunk, job.n_trunk, job.qkv))
-    parts = old + new
+    parts = old.then(new)
     header = build.late_header(
         metadata.without_split(job.kvs()), parts, trunk.header, _provenance(job, new), trunk.header.data_offset
     )
@@ -183,7 +184,7 @@ def _shards(job: _Job) -> Plan:
     n_tensors = len(trunk.tensors) + len(block)
     kvs = edit(job.kvs(), put=metadata.split_kvs(0, count, n_tensors, trunk))
     header = build.late_header(
-        kvs, first, trunk.header, _provenance(job, block), trunk.header.data_offset if first else None
+        kvs, first, trunk.header, _provenance(job, block), trunk.header.data_offset if trunk.header.tensors else None
     )
     outputs: list[NewFile | Link] = [
         NewFile(

@@ -13,9 +13,11 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from ..errors import UsageError
-from ..gguf.files import SPLIT_KEYS, SPLIT_NO, GGUFFile, Model, integer_of, shard_name
+from ..gguf.files import GGUFFile, Model, shard_name
 from ..gguf.header import DEFAULT_ALIGNMENT, TensorInfo, build_header, pad_to, place
-from ..gguf.kv import KV, KVType, edit
+from ..gguf.kv import KV, KVType
+from ..gguf.kv_table import edit
+from ..gguf.sets import SPLIT_KEYS, SPLIT_NO
 from ..sources.ranges import FileRange
 from ..writing.plan import Copy, Link, LinkMode, NewBytes, NewFile, Plan, Segment
 from . import metadata, naming, places
@@ -65,7 +67,7 @@ def _groups(model: Model, options: ExplodeOptions) -> Iterator[list[Tensor]]:
         yield []
     size = 0
     for i, (file, info) in enumerate(model.items()):
-        n_bytes = pad_to(file.header.stored_sizes[info.name] or file.stored_size(info), alignment)
+        n_bytes = pad_to(file.header.stored_size(info) or file.stored_size(info), alignment)
         if (most is not None and i > 0 and i % most == 0) or (most_bytes and group and size + n_bytes > most_bytes):
             yield group
             group, size = [], 0
@@ -94,9 +96,9 @@ def set_plan(
         if file is not None and no > 0:
             outputs.append(Link(name, file.path, file.size_bytes, link, file.stamp))
             continue
-        pairs = metadata.split_kvs(no, count, n_tensors)
+        pairs: Sequence[KV] = metadata.split_kvs(no, count, n_tensors)
         if no == 0:
-            pairs = [*edit(kvs, drop=SPLIT_KEYS), *pairs]
+            pairs = edit(kvs, drop=SPLIT_KEYS).plus(pairs)
         elif model.header.alignment != DEFAULT_ALIGNMENT:
             pairs = [KV.make(ALIGNMENT_KEY, KVType.UINT32, model.header.alignment), *pairs]
         outputs.append(NewFile(name, segments(pairs, group, model.header.version, model.header.alignment)))
@@ -127,7 +129,7 @@ def _whole_files(groups: Sequence[Sequence[Tensor]]) -> dict[int, GGUFFile]:
         if not group:
             continue
         file = group[0][0]
-        if integer_of(file, SPLIT_NO) != no or len(file.header.tensors) != len(group):
+        if file.header.integer(SPLIT_NO) != no or len(file.header.tensors) != len(group):
             continue
         if all(each is file and info == own for (each, info), own in zip(group, file.header.tensors, strict=True)):
             found[no] = file

@@ -10,7 +10,8 @@ from ..block.anatomy import SHAPE
 from ..block.model import DRAFT_HEAD, Block
 from ..errors import UnsupportedModel, UsageError
 from ..gguf.header import DEFAULT_ALIGNMENT, Header
-from ..gguf.kv import KV, KVType, edit
+from ..gguf.kv import KV, KVType
+from ..gguf.kv_table import edit
 from ..gguf.types import TensorType, tensor_type
 from ..writing.plan import NewFile, Plan
 from . import build, for_engine, metadata, naming, places, qkv
@@ -156,7 +157,7 @@ def _donor(block: Block, options: ExtractOptions) -> Plan:
     provenance = build.Provenance(
         block.donor_name, block.revision, tuple(part.info.name for part in parts)
     )
-    like = Header(version, (), (), 0, 0, alignment)
+    like = Header.blank(version, alignment)
     header = build.late_header(kvs, parts, like, provenance)
     segments = (header, *build.data_segments(parts, alignment, []))
     return Plan(
@@ -175,7 +176,7 @@ def _donor_kvs(block: Block, n_trunk: int) -> list[KV]:
             kept.append(KV.make(TOKENIZER_HASH, KVType.STRING, tokens_sha256))
         elif known is not None:
             kept.append(known)
-        return edit(kept, put=_counts(block))
+        return [*edit(kept, put=_counts(block))]
     assert block.checkpoint is not None
     from ..sources.tokenizer import tokenizer_hash
 

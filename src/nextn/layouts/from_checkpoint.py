@@ -70,7 +70,7 @@ def plan_checkpoint_sidecar(block: Block, options: ExtractOptions) -> Plan:
     folder, name = naming.resolve_output(options.out, Path.cwd(), f"mtp-{name}-{wanted.label}.gguf")
     if not name.startswith("mtp-"):
         notes.append(f"{name} does not start with 'mtp-': engines find it only when it is passed with -md")
-    like = Header(3, (), (), 0, 0)
+    like = Header.blank()
     provenance = build.Provenance(
         block.donor_name, block.revision, tuple(part.info.name for part in of_block)
     )

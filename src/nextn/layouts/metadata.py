@@ -18,10 +18,12 @@ from ..block.anatomy import SHAPE
 from ..block.model import Block
 from ..bounded import parse_json
 from ..errors import DonorMismatch, FormatError
-from ..gguf.files import SPLIT_COUNT, SPLIT_KEYS, SPLIT_NO, SPLIT_TENSORS_COUNT, Model
+from ..gguf.files import Model
 from ..gguf.known import ARCHITECTURE, read_known
-from ..gguf.kv import INTEGER_TYPES, KV, KVType, edit
+from ..gguf.kv import INTEGER_TYPES, KV, KVType
+from ..gguf.kv_table import KVTable, edit
 from ..gguf.parser import HeaderParser
+from ..gguf.sets import SPLIT_COUNT, SPLIT_KEYS, SPLIT_NO, SPLIT_TENSORS_COUNT
 from ..version import __version__
 from ..writing.plan import Hashes
 
@@ -157,7 +159,7 @@ def _unlisted(model: Model, n_trunk: int) -> list[KV]:
     return out
 
 
-def attached_kvs(trunk: Model, n_trunk: int, block: Block) -> list[KV]:
+def attached_kvs(trunk: Model, n_trunk: int, block: Block) -> KVTable:
     """The trunk's KV pairs as a model with a block needs them; split keys are kept.
 
     Raises DonorMismatch when a per-layer array's value for the block cannot be determined.
@@ -175,7 +177,7 @@ def attached_kvs(trunk: Model, n_trunk: int, block: Block) -> list[KV]:
         "added": [kv.key for kv in put if kv.key not in old],
     }
     if len(trunk.files) == 1:  # gguf-split leaves its keys in merged files as well
-        split = [[i, _text(kv)] for i, kv in enumerate(trunk.kvs) if kv.key in SPLIT_KEYS]
+        split = [[i, _text(trunk.kvs[i])] for i in sorted(trunk.kvs.positions(SPLIT_KEYS))]
         note.update({"split": split} if split else {})
     kvs = edit(trunk.kvs, drop=OWN_KEYS)
     return edit(kvs, put=[*put, KV.make(UNDO, KVType.STRING, json.dumps(note, separators=(",", ":")))])
@@ -186,7 +188,7 @@ def _text(kv: KV) -> str:
     return base64.b64encode(bytes(kv.raw)).decode()
 
 
-def detached_kvs(model: Model, n_trunk: int) -> list[KV]:
+def detached_kvs(model: Model, n_trunk: int) -> KVTable:
     """The KV pairs of the model without its block: what an attach noted is restored byte for byte."""
     undo = _read_undo(model)
     drop = set(OWN_KEYS)
@@ -269,12 +271,12 @@ def split_kvs(no: int, count: int, n_tensors: int, like: Model | None = None) ->
     return [old[key].with_value(n) if key in old else KV.make(key, kv_type, n) for key, kv_type, n in wanted]
 
 
-def without_split(kvs: Sequence[KV]) -> list[KV]:
+def without_split(kvs: Sequence[KV]) -> KVTable:
     """The pairs without the split keys."""
     return edit(kvs, drop=SPLIT_KEYS)
 
 
-def as_single_file(kvs: Sequence[KV], model: Model) -> list[KV]:
+def as_single_file(kvs: Sequence[KV], model: Model) -> KVTable:
     """A detached model's pairs for one file: split keys only if the original had them, in their original places."""
     out = without_split(kvs)
     try:
@@ -284,7 +286,7 @@ def as_single_file(kvs: Sequence[KV], model: Model) -> list[KV]:
         return out
     for i, kv in pairs:
         if kv.key in SPLIT_KEYS and 0 <= i <= len(out) and not read_known([kv]).misfits:
-            out.insert(i, kv)
+            out = out.inserted(i, kv)
     return out
 
 

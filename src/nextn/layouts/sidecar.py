@@ -11,7 +11,8 @@ from ..block.model import DRAFT_HEAD, Block
 from ..errors import FormatError
 from ..gguf.files import GGUFFile, Model
 from ..gguf.header import TensorInfo
-from ..gguf.kv import KV, KVType, edit
+from ..gguf.kv import KV, KVType
+from ..gguf.kv_table import KVTable, edit
 from ..gguf.types import TensorType, file_type_for
 from ..sources.checkpoint import CONFIG
 from . import build
@@ -45,7 +46,7 @@ def main_type_of(parts: Sequence[build.Part]) -> TensorType:
     return kind if kind is not None else build.F32
 
 
-def sidecar_kvs(kvs: Sequence[KV], main_type: TensorType, family: Family) -> list[KV]:
+def sidecar_kvs(kvs: Sequence[KV], main_type: TensorType, family: Family) -> KVTable:
     """The KV pairs of a bundled model without those that do not describe a sidecar."""
     of_trunk = tuple(f"{family.arch}.{start}" for start in family.sidecar_drops)
     out = edit(kvs, drop_prefixes=("split.", "quantize.imatrix.", "nextn.undo", *of_trunk))

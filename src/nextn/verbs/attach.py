@@ -90,7 +90,8 @@ def attach(
         check_ollama(for_engine, found.model)
         _refuse_renamed(found.name, found.model)
         if layout == IN_PLACE:
-            in_place.check_files([found.model.files[0].path], all_links=all_links)
+            first, instead = found.model.files[0].path, in_place.INSTEAD_OF_ATTACH
+            in_place.check_files([first], all_links=all_links, instead=instead)
             options = replace(options, room=in_place.room_for(found.model.entry, room_policy))
         why, n_before = None, 0
         if donor is None:
