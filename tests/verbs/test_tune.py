@@ -278,7 +278,7 @@ def test_a_dry_run_starts_and_writes_nothing(bundle: Path, capsys: pytest.Captur
         (["--p-min", "1"], 2, "below 1"),
         (["--p-min", "x"], 2, "--p-min"),
         (["--types", "q9_9"], 2, "q9_9"),
-        (["--threads", "0"], 2, "0 threads"),
+        (["--threads", "0"], 2, "--threads is 0"),
         (["--threads", "4096"], 2, "CPUs that this process may use"),
         (["--budget", "soon"], 2, "--budget"),
         (["--from", str(CHECKPOINT)], 2, "there is a block already"),

@@ -132,7 +132,7 @@ def test_wrong_calls(
 
 
 def test_threads_are_checked_in_python_too() -> None:
-    with pytest.raises(UsageError, match="0 threads are none"):
+    with pytest.raises(UsageError, match="--threads is 0; it must be at least 1"):
         nextn.worth(Q4, engine=CurveEngine(cheap), threads=0)
 
 

@@ -61,7 +61,7 @@ def worth(
     """
     say = heard(say)
     if threads is not None and threads < 1:
-        raise UsageError(f"{threads} threads are none: name 1 or more.")
+        raise UsageError(f"--threads is {threads}; it must be at least 1.")
     target = open_target(model, sidecar, needs_block=False)
     wanted = _checked(depths, target)
     from ..engines import find_engine
