@@ -50,7 +50,7 @@ def show(report: WorthReport, *, quiet: bool = False) -> None:
         line(f"{report.n_disturbed} of {n_all} passes and runs were disturbed and are not used")
     for note in report.notes:
         line(f"note: {note}")
-    line(f"answer: {report.sentence}")
+    line(report.sentence if report.first is None else f"answer: {report.sentence}")
 
 
 def _table(report: WorthReport, payoff: Payoff) -> None:
