@@ -15,7 +15,7 @@ from ..gguf.files import split_shard_name
 from ..gguf.header import MAGIC
 from . import journal as journals
 from .guards import check_unused
-from .journal import Journal, TornJournal, Verb
+from .journal import Seen, TornJournal, Verb
 from .leftovers import clean
 from .restore import restore
 from .system import System, explained
@@ -109,13 +109,12 @@ def _unfinished(folder: Path, belongs: Callable[[str], bool]) -> list[Unfinished
         return []
     for each in found:
         try:
-            record = journals.open_journal(folder, each, write=False)
+            seen = journals.look(folder, each, belongs)
         except (TornJournal, OSError, StorageError):
             continue
-        record.close()
-        if any(belongs(bare.name) for bare in record.files):
-            files = tuple(folder / bare.name for bare in record.files)
-            out.append(Unfinished(record.path, files, record.verb, _is_held(files[-1])))
+        if seen is not None:
+            files = tuple(folder / name for name, _ in seen.files)
+            out.append(Unfinished(folder / each, files, seen.verb, _is_held(files[-1])))
     return out
 
 
@@ -163,23 +162,22 @@ def recover(path: Path, *, system: System | None = None, dry_run: bool = False) 
     out = []
     for each in found:
         try:
-            record = journals.open_journal(folder, each, write=False)
+            seen = journals.look(folder, each, belongs)
         except FileNotFoundError:
             continue
         except TornJournal:
             if each == journals.journal_name(path.resolve().name) or belongs(journals.file_name(each)):
                 out += _drop_torn(folder, each, system, dry_run=dry_run)
             continue
-        record.close()
-        if any(belongs(bare.name) for bare in record.files):
-            out += _recover(folder, record, system, dry_run=dry_run)
+        if seen is not None:
+            out += _recover(folder, seen, system, dry_run=dry_run)
     return out
 
 
-def _recover(folder: Path, seen: Journal, system: System, *, dry_run: bool) -> list[Recovered]:
-    paths = [folder / bare.name for bare in seen.files]
+def _recover(folder: Path, seen: Seen, system: System, *, dry_run: bool) -> list[Recovered]:
+    paths = [folder / name for name, _ in seen.files]
     what: Literal["undone", "finished"] = "undone" if seen.verb == "attach" else "finished"
-    with locked(paths, [bare.inode for bare in seen.files]) as fds:
+    with locked(paths, [inode for _, inode in seen.files]) as fds:
         try:
             record = journals.open_journal(folder, seen.name, write=not dry_run)
         except FileNotFoundError:  # its run was still going and has just finished
@@ -192,7 +190,7 @@ def _recover(folder: Path, seen: Journal, system: System, *, dry_run: bool) -> l
                 journals.remove(record.path, system)
         finally:
             record.close()
-    return [Recovered(seen.path, tuple(paths), seen.verb, what)]
+    return [Recovered(folder / seen.name, tuple(paths), seen.verb, what)]
 
 
 def _drop_torn(folder: Path, name: str, system: System, *, dry_run: bool) -> list[Recovered]:
