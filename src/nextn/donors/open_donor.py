@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 from ..writing.plan import Plan
 
 if TYPE_CHECKING:
+    from ..block.draft_checkpoint import PublishedDraft
     from ..block.model import Block
     from ..remote.model import Remote
 from ..progress import Progress
@@ -32,6 +33,26 @@ def open_block(
         if with_tokenizer and found.remote is not None and found.checkpoint is not None:
             found.remote.fetch_tokenizer()
         yield OpenDonor(block_of(found), found.remote)
+
+
+@contextmanager
+def open_draft(source: str | Path, limit_rate: float | None = None) -> Iterator[tuple[PublishedDraft, OpenDonor]]:
+    """A published EAGLE-3, DFlash or DSpark draft, opened like a donor. Raises what opening raises, and UsageError."""
+    from ..block.draft_checkpoint import draft_from_checkpoint
+    from ..remote.opening import http_options, opened
+
+    with opened(source, http_options(limit_rate)) as found:
+        draft = None if found.checkpoint is None else draft_from_checkpoint(found.checkpoint)
+        if draft is None:
+            what = "a GGUF already" if found.model is not None else "a checkpoint of another kind"
+            raise UsageError(
+                f"{found.name}: --for-trunk is for checkpoints of EAGLE-3, DFlash and DSpark drafts, and this is {what}; "
+                "leave it out."
+            )
+        block = draft.block
+        if found.remote is not None:
+            block = replace(block, revision=found.revision, label=found.name)
+        yield replace(draft, block=block), OpenDonor(block, found.remote)
 
 
 @dataclass(frozen=True)
