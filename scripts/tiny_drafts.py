@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+
 from make_tiny_checkpoints import DTYPES, TORCH_NAMES, Array, awkward_rows, bell, safetensors_bytes
 
 E, V, F, H, K, D, N_TARGET = 256, 2048, 160, 4, 2, 32, 4

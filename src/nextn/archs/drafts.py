@@ -1,4 +1,4 @@
-"""Drafts that are models of their own: EAGLE-3, DFlash and DSpark, each trained for one target, whose layer inputs it reads.
+"""Drafts that are models of their own: EAGLE-3, DFlash and DSpark, each trained for one target whose layers it reads.
 
 Names, transforms and header pairs are those of llama.cpp's converter at b11549 (conversion/llama.py, LlamaModel;
 conversion/qwen.py, DFlashModel and DSparkModel); shapes are those that its loaders demand (src/models/eagle3.cpp,
@@ -63,7 +63,8 @@ _EMBEDDINGS = _root("token_embd.weight", "E V", "embed_tokens.weight", optional=
 def llama3_factors(config: Config) -> list[float] | None:
     """By how much llama3's scaling slows each frequency of RoPE, [head width / 2]; None without such scaling.
 
-    All of it in float32, as torch computes it in conversion/llama.py. Raises FormatError.
+    In float32, as torch computes it in conversion/llama.py: it divides a number by a tensor by multiplying with the
+    reciprocal. Raises FormatError.
     """
     import numpy as np
 
@@ -79,7 +80,8 @@ def llama3_factors(config: Config) -> list[float] | None:
     base, factor, low, high, length = (np.float32(x) for x in given)
     n_head = v.head_size(config)
     exponents = np.arange(0, n_head, 2, dtype=np.float32) / np.float32(n_head)
-    wavelengths = turn / (one / np.power(base, exponents, dtype=np.float32))
+    frequencies = one / np.power(float(base), exponents.astype(np.float64)).astype(np.float32)
+    wavelengths = one / frequencies * turn
     found = []
     for wavelength in wavelengths:
         if wavelength < length / high:
@@ -87,7 +89,7 @@ def llama3_factors(config: Config) -> list[float] | None:
         elif wavelength > length / low:
             found.append(float(factor))
         else:
-            smooth = (length / wavelength - low) / (high - low)
+            smooth = (one / wavelength * length - low) / (high - low)
             found.append(float(one / ((one - smooth) / factor + smooth)))
     return found
 
@@ -339,8 +341,8 @@ def _layer_numbers(value: Any, key: str, config: Config) -> list[int]:
 def target_layers(kind: DraftKind, config: Config, n_layer_target: int) -> tuple[list[int], str]:
     """The layers of the target whose inputs the draft reads, and a note on how they were found.
 
-    EAGLE-3 checkpoints number inputs; SpecForge's `eagle_config`, and all of DFlash, number outputs, so that input n + 1
-    is meant. Without numbers, an EAGLE-3 draft reads those that its authors chose. Raises FormatError.
+    EAGLE-3 checkpoints number inputs; SpecForge's `eagle_config`, and all of DFlash, number outputs, so that input
+    n + 1 is meant. Without numbers, an EAGLE-3 draft reads those that its authors chose. Raises FormatError.
     """
     if kind is not EAGLE3:
         found = _own(config).get("target_layer_ids") or config.values.get("target_layer_ids")

@@ -7,7 +7,18 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ..archs.drafts import BLOCK_SIZE, BY_ARCH, D2T, DSPARK, EAGLE3, MARKOV, MASK, TARGET_LAYERS, TARGET_WIDTH, DraftKind
+from ..archs.drafts import (
+    BLOCK_SIZE,
+    BY_ARCH,
+    D2T,
+    DSPARK,
+    EAGLE3,
+    MARKOV,
+    MASK,
+    TARGET_LAYERS,
+    TARGET_WIDTH,
+    DraftKind,
+)
 from ..gguf.files import Model
 from ..gguf.kv import KV
 

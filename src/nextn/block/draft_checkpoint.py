@@ -60,8 +60,8 @@ class PublishedDraft:
         outside = tokens[(tokens < 0) | (tokens >= n_vocab)]
         if len(outside):
             raise FormatError(
-                f"'d2t' maps {len(outside):,} of {len(tokens):,} tokens to none of the target's {n_vocab:,} (the first is "
-                f"{outside[0]:,}): this draft is for another model, or its table is damaged",
+                f"'d2t' maps {len(outside):,} of {len(tokens):,} tokens to none of the target's {n_vocab:,} (the first "
+                f"is {outside[0]:,}): this draft is for another model, or its table is damaged",
                 path=where,
             )
         if len(np.unique(tokens)) != len(tokens):
@@ -72,8 +72,8 @@ class PublishedDraft:
 def draft_from_checkpoint(checkpoint: Checkpoint) -> PublishedDraft | None:
     """A published draft, or None for a checkpoint of another kind.
 
-    Raises UnsupportedModel for a kind or form that is not converted, UnsupportedFormat, FormatError for tensors that are
-    missing or unknown.
+    Raises UnsupportedModel for a kind or form that is not converted, UnsupportedFormat, FormatError for tensors that
+    are missing or unknown.
     """
     try:
         kind = kind_of_config(checkpoint.classes, checkpoint.text_config)
@@ -83,8 +83,8 @@ def draft_from_checkpoint(checkpoint: Checkpoint) -> PublishedDraft | None:
         return None
     if os.path.exists(checkpoint.folder / _MASK_FILE):  # noqa: PTH110 - Path.exists may raise
         raise UnsupportedFormat(
-            f"its mask token has an embedding of its own, in {_MASK_FILE}, which needs torch to be read; use llama.cpp's "
-            "convert_hf_to_gguf.py",
+            f"its mask token has an embedding of its own, in {_MASK_FILE}, which needs torch to be read; use "
+            "llama.cpp's convert_hf_to_gguf.py",
             path=checkpoint.folder,
         )
     config = Config(checkpoint.text_config, checkpoint.folder / CONFIG, 0)
@@ -125,8 +125,8 @@ def draft_from_checkpoint(checkpoint: Checkpoint) -> PublishedDraft | None:
     draft = PublishedDraft(kind, checkpoint, config, block, table)
     if own != (draft.n_draft_vocab or n_vocab):
         raise FormatError(
-            f"'draft_vocab_size' is {own:,} of {n_vocab:,} tokens, but the table 'd2t', which maps them to the target's, "
-            + ("is missing" if table is None else f"has {draft.n_draft_vocab:,}"),
+            f"'draft_vocab_size' is {own:,} of {n_vocab:,} tokens, but the table 'd2t', which maps them to the "
+            "target's, " + ("is missing" if table is None else f"has {draft.n_draft_vocab:,}"),
             path=checkpoint.folder,
         )
     return draft

@@ -66,6 +66,7 @@ def command(
     with byte_progress("extracting", not (quiet or dry_run)) as progress:
         result = extract(
             donor, out=out, block_only=block_only, type=type_name, embd_type=embd_type, qkv=qkv, for_engine=for_engine,
-            duplicates=duplicates, expect=expect, for_trunk=for_trunk, limit_rate=limit_rate, dry_run=dry_run, progress=progress,
+            duplicates=duplicates, expect=expect, for_trunk=for_trunk, limit_rate=limit_rate, dry_run=dry_run,
+            progress=progress,
         )  # fmt: skip
     put_result(result, show, as_json=as_json, quiet=quiet)

@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from ..block.draft_checkpoint import PublishedDraft
     from ..block.model import Block
     from ..remote.model import Remote
+from ..errors import UsageError
 from ..progress import Progress
 from ..writing.result import DonorInfo, Result, check, execute
 
@@ -46,8 +47,8 @@ def open_draft(source: str | Path, limit_rate: float | None = None) -> Iterator[
         if draft is None:
             what = "a GGUF already" if found.model is not None else "a checkpoint of another kind"
             raise UsageError(
-                f"{found.name}: --for-trunk is for checkpoints of EAGLE-3, DFlash and DSpark drafts, and this is {what}; "
-                "leave it out."
+                f"{found.name}: --for-trunk is for checkpoints of EAGLE-3, DFlash and DSpark drafts, and this is "
+                f"{what}; leave it out."
             )
         block = draft.block
         if found.remote is not None:

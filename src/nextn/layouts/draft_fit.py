@@ -63,7 +63,7 @@ def misfits(draft: Draft, trunk: Model) -> Iterator[Misfit]:
         lacks = "output head" if draft.own_embeddings else "embeddings"
         yield Misfit(
             "draft-wrong-width",
-            f"it has no {lacks} of its own and a hidden size of {draft.width:,}, which the target's ({own:,}) do not fit",
+            f"it has no {lacks} of its own, and its hidden size of {draft.width:,} does not fit the model's ({own:,})",
             "output.weight" if draft.own_embeddings else "token_embd.weight",
             "llama.cpp aborts when it drafts",
         )
@@ -82,7 +82,7 @@ def _listed(layers: tuple[int, ...] | None) -> str:
 
 
 def check_draft_fit(draft: Draft, trunk: Model, model: Model | None = None) -> list[str]:
-    """Raise DonorMismatch, or UnsupportedModel for a target without taps, for a draft that does not fit; return warnings.
+    """Raise DonorMismatch for a draft that does not fit, UnsupportedModel for a target without taps; return warnings.
 
     `model`: the draft's GGUF, whose tokens are compared.
     """

@@ -43,7 +43,7 @@ def extract(
     if for_trunk is not None:
         wrong = {"--block-only": block_only, "--qkv": qkv, "--duplicates": duplicates != "keep", "--for": for_engine}
         if flag := next((flag for flag, given in wrong.items() if given), None):
-            raise UsageError(f"{donor}: {flag} is for MTP blocks, and --for-trunk for other drafts; leave one of them out.")
+            raise UsageError(f"{donor}: {flag} is for MTP blocks, --for-trunk for other drafts; leave one of them out.")
         return _draft(donor, for_trunk, named_type(type), out, expect, limit_rate, dry_run, progress)
     options = ExtractOptions(block_only, named_type(type), embeddings_type(embd_type), out, qkv, for_engine)
     with open_block(donor, limit_rate, with_tokenizer=True) as source:
@@ -69,6 +69,6 @@ def _draft(
     options = ExtractOptions(type=type, out=out)
     with open_draft(source, limit_rate) as (draft, donor), opened(target, http_options(limit_rate)) as trunk:
         if trunk.model is None:
-            raise UsageError(f"{target}: --for-trunk names a GGUF, whose tokenizer the draft gets; this is a checkpoint.")
+            raise UsageError(f"{target}: this is a checkpoint, but --for-trunk needs a GGUF, whose tokenizer it copies.")
         plan = plan_draft(draft, trunk.model, options, local=trunk.remote is None)
         return donor.run(plan, expect=expect, why=None, dry_run=dry_run, progress=progress)
