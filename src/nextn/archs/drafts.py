@@ -10,7 +10,7 @@ rank.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Mapping
+from collections.abc import Container, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -305,13 +305,20 @@ DSPARK = DraftKind(
     ),
 )
 KINDS = (EAGLE3, DFLASH, DSPARK)
-BY_ARCH = {"eagle3": EAGLE3, "dflash": DFLASH}  # a DSpark is a DFlash with a Markov head
+ARCHS = frozenset(kind.arch for kind in KINDS)
 MARKS = tuple(kind.mark for kind in KINDS)
 # Drafts that only llama.cpp's own converter makes.
 _ELSEWHERE = ("Gemma4DSparkModel", "DeepseekV4DSparkModel", "MuseGlimmerAssistantModel")
 _LLAMA = ("LlamaForCausalLM", "LLaMAForCausalLM", "LlamaModel")
 
 # -- what decides -----------------------------------------------------------------------------------------------------
+
+
+def kind_of(arch: object, tensors: Container[str]) -> DraftKind | None:
+    """The kind of a draft's GGUF, by its architecture and the names of its tensors; None: it is not one of these."""
+    if arch == "dflash":
+        return DSPARK if MARKOV in tensors else DFLASH
+    return EAGLE3 if arch == "eagle3" else None
 
 
 def kind_of_config(classes: Iterable[str], config: Mapping[str, Any]) -> DraftKind | None:

@@ -9,15 +9,14 @@ from typing import TYPE_CHECKING, Any
 
 from ..archs.drafts import (
     BLOCK_SIZE,
-    BY_ARCH,
     D2T,
     DSPARK,
     EAGLE3,
-    MARKOV,
     MASK,
     TARGET_LAYERS,
     TARGET_WIDTH,
     DraftKind,
+    kind_of,
 )
 from ..gguf.files import Model
 from ..gguf.kv import KV
@@ -59,11 +58,9 @@ class Draft:
     @classmethod
     def of(cls, model: Model) -> Draft | None:
         """From a GGUF; None for another kind of model."""
-        kind = BY_ARCH.get(model.architecture)
+        kind = kind_of(model.architecture, model.tensors)
         if kind is None:
             return None
-        if kind is not EAGLE3 and MARKOV in model.tensors:
-            kind = DSPARK
         tensors = {name: info for name, (_, info) in model.tensors.items()}
         head, table = tensors.get(_HEAD), tensors.get(D2T)
         tokens = model.header.by_key.get(TOKENS)

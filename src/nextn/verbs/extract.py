@@ -69,6 +69,6 @@ def _draft(
     options = ExtractOptions(type=type, out=out)
     with open_draft(source, limit_rate) as (draft, donor), opened(target, http_options(limit_rate)) as trunk:
         if trunk.model is None:
-            raise UsageError(f"{target}: this is a checkpoint, but --for-trunk needs a GGUF, whose tokenizer it copies.")
+            raise UsageError(f"{target}: this is a checkpoint, but --for-trunk needs a GGUF, to copy its tokenizer.")
         plan = plan_draft(draft, trunk.model, options, local=trunk.remote is None)
         return donor.run(plan, expect=expect, why=None, dry_run=dry_run, progress=progress)
