@@ -47,7 +47,7 @@ class Draft:
     width: int  # its own hidden size; 0: the header does not say
     target_width: int  # the target's hidden size that it was made for
     target_layers: tuple[int, ...] | None  # layers of the target whose inputs it reads; None: the header has no list
-    n_vocab: int | None  # tokens in its tokenizer; None: it has the target's
+    n_vocab: int  # tokens in its tokenizer; 0: the header has none
     n_draft_vocab: int | None  # tokens that d2t maps to the target's; None: no table
     n_head: int | None  # rows of its output head; None: the target's serves
     own_embeddings: bool
@@ -67,7 +67,7 @@ class Draft:
         return cls._made(
             kind, model.entry, model.arch_value,
             mask=model.header.get(MASK),
-            n_vocab=tokens.n_items if tokens is not None else 0,
+            n_vocab=(tokens.n_items or 0) if tokens is not None else 0,
             n_draft_vocab=table.ne[0] if table is not None and table.ne else None,
             n_head=head.ne[1] if head is not None and len(head.ne) > 1 else None,
             own_embeddings=_EMBEDDINGS in tensors,
@@ -82,7 +82,7 @@ class Draft:
         return cls._made(
             draft.kind, draft.block.origin, values.get,
             mask=None,
-            n_vocab=None,
+            n_vocab=draft.block.n_vocab or 0,
             n_draft_vocab=draft.n_draft_vocab,
             n_head=there[_HEAD][1] if _HEAD in there else None,
             own_embeddings=_EMBEDDINGS in there,

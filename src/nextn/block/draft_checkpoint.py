@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import re
+from collections.abc import Collection
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
@@ -69,8 +70,8 @@ class PublishedDraft:
         return tokens
 
 
-def draft_from_checkpoint(checkpoint: Checkpoint) -> PublishedDraft | None:
-    """A published draft, or None for a checkpoint of another kind.
+def draft_from_checkpoint(checkpoint: Checkpoint, beside: Collection[str] = ()) -> PublishedDraft | None:
+    """A published draft, or None for a checkpoint of another kind; `beside`: names of all files of a remote one.
 
     Raises UnsupportedModel for a kind or form that is not converted, UnsupportedFormat, FormatError for tensors that
     are missing or unknown.
@@ -81,7 +82,8 @@ def draft_from_checkpoint(checkpoint: Checkpoint) -> PublishedDraft | None:
         raise UnsupportedModel(f"{checkpoint.folder}: {error}.") from error
     if kind is None:
         return None
-    if os.path.exists(checkpoint.folder / _MASK_FILE):  # noqa: PTH110 - Path.exists may raise
+    there = os.path.exists(checkpoint.folder / _MASK_FILE)  # noqa: PTH110 - Path.exists may raise
+    if there or _MASK_FILE in beside:
         raise UnsupportedFormat(
             f"its mask token has an embedding of its own, in {_MASK_FILE}, which needs torch to be read; use "
             "llama.cpp's convert_hf_to_gguf.py",

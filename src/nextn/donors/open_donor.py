@@ -43,7 +43,7 @@ def open_draft(source: str | Path, limit_rate: float | None = None) -> Iterator[
     from ..remote.opening import http_options, opened
 
     with opened(source, http_options(limit_rate)) as found:
-        draft = None if found.checkpoint is None else draft_from_checkpoint(found.checkpoint)
+        draft = None if found.checkpoint is None else draft_from_checkpoint(found.checkpoint, found.beside)
         if draft is None:
             what = "a GGUF already" if found.model is not None else "a checkpoint of another kind"
             raise UsageError(

@@ -17,7 +17,7 @@ from ..gguf.kv import KV, KVType
 from ..gguf.types import file_type_for, parse_type_name
 from ..writing.plan import NewBytes, NewFile, Plan
 from . import build, naming, places
-from .donor_check import n_layer_trunk
+from .donor_check import check_tokens, n_layer_trunk
 from .draft_fit import check_draft_fit
 from .options import ExtractOptions
 from .sidecar import main_type_of
@@ -47,6 +47,7 @@ def plan_draft(draft: PublishedDraft, trunk: Model, options: ExtractOptions, *, 
     own, of_tokenizer = of_target(kind, config, target, layers)
     pairs = [*kind.header.kvs(kind.arch, config), *own]
     notes += check_draft_fit(Draft.published(draft, pairs), trunk)
+    notes += check_tokens(block, trunk, f"{block.origin} does not fit {trunk.entry.name}")
     check_shapes(draft, pairs, len(layers), n_vocab)
     parts = build.block_parts(block, 0, options.type, notes)
     wanted = options.type or main_type_of(parts)

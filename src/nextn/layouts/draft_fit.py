@@ -71,7 +71,7 @@ def misfits(draft: Draft, trunk: Model) -> Iterator[Misfit]:
     if theirs and ours and theirs != ours:
         yield Misfit(
             "draft-wrong-tokenizer",
-            f"its tokenizer has {theirs:,} tokens, but the model's has {ours:,}",
+            f"it was made for a vocabulary of {theirs:,} tokens, but the model's has {ours:,}",
             TOKENS,
             "drafted tokens mean something else to the target, so hardly any is accepted",
         )
@@ -90,7 +90,7 @@ def check_draft_fit(draft: Draft, trunk: Model, model: Model | None = None) -> l
     if draft.target_layers is None or (draft.kind is EAGLE3 and len(draft.target_layers) != N_EAGLE_LAYERS):
         n = 0 if draft.target_layers is None else len(draft.target_layers)
         wanted = f"{N_EAGLE_LAYERS} target layers" if draft.kind is EAGLE3 else "a list of target layers"
-        raise DonorMismatch(f"{draft.path}: engines demand {wanted} of a {draft.kind.title} draft, and it has {n}.")
+        raise DonorMismatch(f"{draft.path}: engines demand {wanted} of {draft.kind.title} drafts, and it has {n}.")
     for each in misfits(draft, trunk):
         if each.id == "target-without-taps":
             raise UnsupportedModel(f"{where}: {each.what}, so {each.engine}.")
