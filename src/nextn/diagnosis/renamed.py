@@ -18,6 +18,8 @@ from .finding import Finding
 from .patient import Patient, fix_command
 
 _ARCHITECTURE = "general.architecture"
+# Names that drafts had before llama.cpp knew them.
+_OF_DRAFTS = {"dflash-draft": "dflash", "dspark": "dflash", "eagle3-draft": "eagle3"}
 _MOST = 0.6  # share of the block's other tensors: where blocks differ from the trunk, not all are present
 _ALIKE = 0.6  # minimum similarity of names: excludes a model of another family that happens to have the same keys
 
@@ -27,6 +29,8 @@ def find_renamed(model: Model) -> Finding | None:
     arch = model.architecture
     if arch in FAMILIES or arch in every_name():
         return None
+    if arch in _OF_DRAFTS:
+        return _finding(model, arch, _OF_DRAFTS[arch])
     keys, by_prefix = _keys_of(model, arch), ""
     if "block_count" not in keys:  # only the architecture's own name was changed
         by_prefix = next((name for name in FAMILIES if f"{name}.block_count" in model.header.by_key), "")
@@ -34,7 +38,10 @@ def find_renamed(model: Model) -> Finding | None:
     found = [(by_prefix, 1.0)] if by_prefix else _candidates(model, arch, keys)
     if not found:
         return None
-    real = max(found, key=lambda pair: pair[1])[0]
+    return _finding(model, arch, max(found, key=lambda pair: pair[1])[0])
+
+
+def _finding(model: Model, arch: str, real: str) -> Finding:
     return Finding(
         "architecture-renamed",
         "error",

@@ -100,10 +100,15 @@ def check_draft_fit(draft: Draft, trunk: Model, model: Model | None = None) -> l
         notes.append(
             f"whether llama.cpp {graphs().build} accepts such a draft beside '{trunk.architecture}' was not measured"
         )
-    ours, theirs = trunk.header.by_key.get(TOKENS), model.header.by_key.get(TOKENS) if model is not None else None
-    if ours is not None and theirs is not None:
-        same = memoryview(ours.buffer)[ours.value_start : ours.end] == memoryview(theirs.buffer)[
-            theirs.value_start : theirs.end
-        ]
-        notes += [] if same else compare_tokens(dict(enumerate(theirs.value)), ours.value, trunk, where)
-    return notes
+    return notes + ([] if model is None else check_tokens_beside(model, trunk, where))
+
+
+def check_tokens_beside(draft: Model, trunk: Model, where: str) -> list[str]:
+    """Raise DonorMismatch, beginning with `where`, if ordinary tokens differ; return a note on special ones."""
+    ours, theirs = trunk.header.by_key.get(TOKENS), draft.header.by_key.get(TOKENS)
+    if ours is None or theirs is None:
+        return []
+    same = memoryview(ours.buffer)[ours.value_start : ours.end] == memoryview(theirs.buffer)[
+        theirs.value_start : theirs.end
+    ]
+    return [] if same else compare_tokens(dict(enumerate(theirs.value)), ours.value, trunk, where)
