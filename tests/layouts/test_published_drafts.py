@@ -129,7 +129,7 @@ def test_layers_by_specforges_own_key_are_counted_as_inputs(tmp_path: Path) -> N
 def test_a_target_with_fewer_tokens(tmp_path: Path) -> None:
     source = changed_draft("eagle3-llama", tmp_path / "d", {"vocab_size": 4096, "draft_vocab_size": 4096})
     with pytest.raises(DonorMismatch, match="made for a vocabulary of 4,096 tokens, but the model's has 2,048"):
-        nextn.extract(source, for_trunk=TRUNK)
+        nextn.extract(source, for_trunk=TRUNK, out=tmp_path)
 
 
 def test_another_tokenizer_of_the_same_size(tmp_path: Path) -> None:

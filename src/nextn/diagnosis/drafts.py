@@ -23,6 +23,13 @@ _REFUSES = "llama.cpp loads the target and refuses to draft: "
 _TOKENIZER = "tokenizer.ggml.model"
 
 
+# What llama.cpp says of a DFlash or DSpark, and of an EAGLE-3 draft.
+_NO_LAYERS = (
+    "'DFlash model requires 'target_layers' in GGUF metadata'",
+    "'EAGLE3 requires exactly 3 entries in 'extract_layers''",
+)
+
+
 def check_draft(seen: Anatomy, trunk: Model | None, reader: Reader | None) -> Iterator[Finding]:
     """Findings about a draft; `trunk`: its target. Without `reader` its table of tokens is not read."""
     draft = Draft.of(seen.model)
@@ -78,7 +85,7 @@ def _header(draft: Draft, seen: Anatomy, again: Help) -> Iterator[Finding]:
         yield Finding(
             "draft-target-layers", "error",
             f"the {kind.title} draft has {said}, but engines demand {wanted}.", key,
-            _REFUSES + ("'EAGLE3 requires exactly 3 entries'" if kind is EAGLE3 else "'DFlash model requires'"), again,
+            _REFUSES + _NO_LAYERS[kind is EAGLE3], again,
         )  # fmt: skip
     if _TOKENIZER not in seen.model.header.by_key:
         yield Finding(
@@ -91,7 +98,7 @@ def _header(draft: Draft, seen: Anatomy, again: Help) -> Iterator[Finding]:
         yield Finding(
             "draft-without-mask", "error",
             f"the {kind.title} draft does not say which token stands for one that is to be drafted.", MASK,
-            "llama.cpp drafts with an invalid token and aborts, or refuses the batch", again,
+            "llama.cpp aborts when it drafts: 'failed to add embedding at index 1'", again,
         )  # fmt: skip
     if kind is DSPARK and draft.block_size is None:
         yield Finding(
@@ -120,7 +127,7 @@ def _vocabulary(draft: Draft, again: Help) -> Iterator[Finding]:
         yield Finding(
             "draft-without-d2t", "error",
             "the draft has a table for a vocabulary of its own ('d2t') but no head ('output.weight').",
-            "output.weight", "llama.cpp uses the target's head and aborts", again,
+            "output.weight", "llama.cpp aborts: 'GGML_ASSERT(model.d2t->ne[0] == n_draft_vocab) failed'", again,
         )  # fmt: skip
     if table is not None and draft.table_type != "i64":
         yield Finding(
@@ -146,7 +153,7 @@ def _table(draft: Draft, model: Model, trunk: Model | None, reader: Reader, agai
     why = " (it holds distances, as checkpoints do, not tokens)" if n_same > len(tokens) // 10 else ""
     yield Finding(
         "draft-table-damaged", "error", f"the table 'd2t' maps {what}{why}.", D2T,
-        "llama.cpp writes outside its memory, or drafts the wrong tokens" if outside else
-        "llama.cpp drafts the wrong tokens",
+        "llama.cpp aborts when it drafts: 'GGML_ASSERT(i1 >= 0 && i1 < ne1) failed'" if outside else
+        "llama.cpp drafts the wrong tokens, so hardly any is accepted",
         again,
     )  # fmt: skip

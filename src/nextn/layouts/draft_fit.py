@@ -48,7 +48,7 @@ def misfits(draft: Draft, trunk: Model) -> Iterator[Misfit]:
             f"it reads the inputs of layers {_listed(draft.target_layers)}, but the model has layers 0 to {n_layer - 1}"
             + (" (layers are counted one too high, or the draft is of a deeper model)" if shift else ""),
             key,
-            "llama.cpp aborts: it exceeds the target's layers" if draft.kind is EAGLE3 else "llama.cpp aborts",
+            f"llama.cpp aborts: '{_ABORTS[draft.kind is EAGLE3]}'",
         )
     own = trunk.arch_int("embedding_length")
     if draft.target_width and own and draft.target_width != own:
@@ -57,7 +57,7 @@ def misfits(draft: Draft, trunk: Model) -> Iterator[Misfit]:
             "draft-wrong-width",
             f"it was made for a hidden size of {draft.target_width:,}, but the model's is {own:,}",
             f"{draft.kind.arch}.{suffix}",
-            "llama.cpp reads the wrong numbers of the target, or aborts",
+            "llama.cpp aborts when it drafts: 'embedding size mismatch', or 'GGML_ASSERT(ggml_can_mul_mat(a, b)) failed'",
         )
     elif draft.width and own and draft.width != own and not (draft.own_embeddings and draft.n_head is not None):
         lacks = "output head" if draft.own_embeddings else "embeddings"
@@ -65,7 +65,7 @@ def misfits(draft: Draft, trunk: Model) -> Iterator[Misfit]:
             "draft-wrong-width",
             f"it has no {lacks} of its own, and its hidden size of {draft.width:,} does not fit the model's ({own:,})",
             "output.weight" if draft.own_embeddings else "token_embd.weight",
-            "llama.cpp aborts when it drafts",
+            "llama.cpp aborts when it drafts: 'GGML_ASSERT(ggml_can_mul_mat(a, b)) failed'",
         )
     theirs, ours = draft.n_vocab, tokens_of(trunk)
     if theirs and ours and theirs != ours:
@@ -75,6 +75,13 @@ def misfits(draft: Draft, trunk: Model) -> Iterator[Misfit]:
             TOKENS,
             "drafted tokens mean something else to the target, so hardly any is accepted",
         )
+
+
+# What llama.cpp says of a layer that the target does not have: to DFlash and DSpark, to EAGLE-3.
+_ABORTS = (
+    "GGML_ASSERT(lid <= model.hparams.n_layer()) failed' or 'layer input tensor is null",
+    "target layer id ... exceeds target n_layer",
+)
 
 
 def _listed(layers: tuple[int, ...] | None) -> str:
