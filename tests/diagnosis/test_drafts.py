@@ -1,4 +1,4 @@
-"""Drafts that an engine refuses, aborts at, or gets nothing from: doctor names each, and the engine shows it is right."""
+"""Drafts that an engine refuses, aborts at or gets nothing from: doctor names each, and the engine shows it is so."""
 
 from __future__ import annotations
 

@@ -43,6 +43,11 @@ class DraftKind:
     rules: tuple[Rule, ...]
     header: HParams
 
+    @property
+    def article(self) -> str:
+        """What stands before its title in a sentence."""
+        return "an" if self.title.startswith("E") else "a"
+
 
 # -- EAGLE-3 ----------------------------------------------------------------------------------------------------------
 

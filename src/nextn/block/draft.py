@@ -104,6 +104,11 @@ class Draft:
         )  # fmt: skip
 
     @property
+    def own_head(self) -> bool:
+        """Whether it has an output head; else the target's serves."""
+        return self.n_head is not None
+
+    @property
     def most_tokens(self) -> int | None:
         """Tokens that llama.cpp drafts at most at once; None: as many as it is told to."""
         return None if self.block_size is None else max(1, self.block_size - (self.kind is not DSPARK))

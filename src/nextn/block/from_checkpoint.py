@@ -234,8 +234,8 @@ def refuse_draft(checkpoint: Checkpoint) -> None:
     kind = kind_of_config(checkpoint.classes, checkpoint.text_config)
     if kind is not None:
         raise UnsupportedModel(
-            f"{checkpoint.folder}: this is a {kind.title} draft, a model of its own without an MTP block; 'nextn "
-            "extract DRAFT --for-trunk MODEL.gguf' makes a sidecar of it."
+            f"{checkpoint.folder}: this is {kind.article} {kind.title} draft, a model of its own without an MTP block; "
+            "'nextn extract DRAFT --for-trunk MODEL.gguf' makes a sidecar of it."
         )
 
 

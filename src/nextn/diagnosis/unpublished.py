@@ -123,10 +123,10 @@ def _of_draft(seen: Anatomy) -> str | None:
     draft = Draft.of(seen.model)
     if draft is None:
         return None
-    title, width = draft.kind.title, draft.target_width
+    kind, width = draft.kind, draft.target_width
     return (
-        f"this is {'an' if title.startswith('E') else 'a'} {title} draft for a model with a hidden size of {width:,}, "
-        f"loaded beside it with -md FILE --spec-type {draft.kind.spec_type}."
+        f"this is {kind.article} {kind.title} draft for a model with a hidden size of {width:,}, "
+        f"loaded beside it with -md FILE --spec-type {kind.spec_type}."
     )
 
 

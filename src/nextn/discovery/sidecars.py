@@ -20,13 +20,16 @@ from pathlib import Path
 from ..archs.drafts import kind_of
 from ..archs.others import ASSISTANTS
 from ..block.anatomy import Anatomy
+from ..diagnosis.advice import Advice
 from ..diagnosis.examine import Diagnosis, diagnose
+from ..diagnosis.finding import Finding
 from ..diagnosis.renamed import find_renamed
 from ..donors.infer import names_of, same_name
 from ..errors import NextnError, UsageError
-from ..gguf.files import Model, open_model, split_shard_name
+from ..gguf.files import Model, model_candidates, open_model, split_shard_name
 from ..layouts.places import hub_repository, in_store, is_named_by_hash, real_place
 from ..printable import printable
+from ..shell import Command
 from . import llama_cpp_names as names
 from .kept import kept_for
 
@@ -38,6 +41,7 @@ _OWN_MARKS = re.compile(
 _NO_SIDECARS = ("mmproj", "imatrix")
 _MTP_FOLDER = "mtp"  # in any letter case
 MOST_FILES = 64  # at most this many files have their headers read
+_APART = 3  # where in a rank it says how far the file's name is from the model's
 _FAR = 100  # more folders than any path has: a link's target counts as farther away than the link
 
 # Where a sidecar was found, in order of preference.
@@ -143,10 +147,29 @@ def find_sidecars(model: Model) -> FoundSidecars:
 
 
 def with_sidecars(diagnosis: Diagnosis, found: FoundSidecars) -> Diagnosis:
-    """The diagnosis of a model that has a sidecar, so that no block needs to be attached."""
-    if not found.candidates:
-        return diagnosis
-    return replace(diagnosis, findings=tuple(each for each in diagnosis.findings if each.id != "no-block-attached"))
+    """The diagnosis of a model with what was found beside it: a sidecar, so that no block needs to be attached, or one
+    of its own that it cannot be used with.
+    """
+    kept = [each for each in diagnosis.findings if not (found.candidates and each.id == "no-block-attached")]
+    misfits = [_misfit(each, found.model) for each in found.passed_over if _is_its_own(each, found.model)]
+    return replace(diagnosis, findings=(*misfits, *kept))
+
+
+def _is_its_own(candidate: Candidate, model: Model) -> bool:
+    """Whether a draft that does not fit is this model's by its name, or because there is no other beside it."""
+    of_draft = (names.mark_of(candidate.path.name) or 0) > 0
+    if not of_draft or candidate.where != BESIDE:
+        return False
+    return candidate.rank[_APART] == 0 or len(model_candidates(model.entry.parent)) == 1
+
+
+def _misfit(candidate: Candidate, model: Model) -> Finding:
+    name = candidate.path.name
+    return Finding(
+        "draft-beside-does-not-fit", "warning", f"the draft {name} beside it cannot be used with it: {candidate.why}.",
+        name, "llama.cpp's -hf takes it for this model's, and then refuses to draft or aborts",
+        Advice.of(Command.of("nextn", "doctor", candidate.path, "--trunk", model.entry), " says more"),
+    )  # fmt: skip
 
 
 def nearer_than(model: Model, fresh: Path) -> Candidate | None:

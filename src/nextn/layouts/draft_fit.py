@@ -57,7 +57,7 @@ def misfits(draft: Draft, trunk: Model) -> Iterator[Misfit]:
             "draft-wrong-width",
             f"it was made for a hidden size of {draft.target_width:,}, but the model's is {own:,}",
             f"{draft.kind.arch}.{suffix}",
-            "llama.cpp aborts when it drafts: 'embedding size mismatch', or 'GGML_ASSERT(ggml_can_mul_mat(a, b)) failed'",
+            "llama.cpp aborts: 'GGML_ASSERT(ggml_can_mul_mat(a, b)) failed', or 'embedding size mismatch'",
         )
     elif draft.width and own and draft.width != own and not (draft.own_embeddings and draft.n_head is not None):
         lacks = "output head" if draft.own_embeddings else "embeddings"
