@@ -155,7 +155,7 @@ def test_a_good_draft_has_no_problems(kind: str, tmp_path: Path) -> None:
         found = nextn.doctor(path, trunk=trunk).before
         assert found.problems == () and found.shape == "sidecar"
         assert [each.id for each in found.findings] == ["draft-model"]
-        assert f"--spec-type draft-{path.name.partition('-')[0]}" in found.findings[0].what
+        assert f"draft-{path.name.partition('-')[0]}" in found.findings[0].what
 
 
 @pytest.mark.parametrize("sick", CASES, indirect=True)

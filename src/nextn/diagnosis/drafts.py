@@ -6,6 +6,7 @@ Sources: llama.cpp b11549, src/models/eagle3.cpp, src/models/dflash.cpp, common/
 from __future__ import annotations
 
 from collections.abc import Iterator
+from pathlib import Path
 
 from ..archs.drafts import BLOCK_SIZE, D2T, DSPARK, EAGLE3, MASK, N_EAGLE_LAYERS, TARGET_LAYERS
 from ..block.anatomy import Anatomy
@@ -14,6 +15,7 @@ from ..compat.graphs import graphs
 from ..errors import DonorMismatch
 from ..gguf.files import Model
 from ..layouts.draft_fit import check_tokens_beside, misfits
+from ..shell import Command
 from ..sources.ranges import FileRange, Reader
 from .advice import Advice, Help
 from .finding import Finding
@@ -64,6 +66,15 @@ def check_draft(seen: Anatomy, trunk: Model | None, reader: Reader | None) -> It
             f"whether llama.cpp {graphs().build} accepts such a draft beside '{trunk.architecture}' was not measured.",
             "general.architecture", "", "nothing to do",
         )  # fmt: skip
+
+
+def does_not_fit(path: Path, why: str, model: Model) -> Finding:
+    """The finding about a model that has a draft of its own beside it which it cannot be used with."""
+    return Finding(
+        "draft-beside-does-not-fit", "warning", f"the draft {path.name} beside it cannot be used with it: {why}.",
+        path.name, "llama.cpp's -hf takes it for this model's, and then refuses to draft or aborts",
+        Advice.of(Command.of("nextn", "doctor", path, "--trunk", model.entry), " says more"),
+    )  # fmt: skip
 
 
 def _first_upper(text: str) -> str:

@@ -13,7 +13,7 @@ from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
-from ..archs.drafts import MARKS, kind_of
+from ..archs.drafts import ARCHS, MARKS, kind_of
 from ..block.anatomy import Anatomy
 from ..block.draft import Draft
 from ..errors import NextnError
@@ -34,7 +34,7 @@ _MOST_FOLDERS = 64  # searched for a sidecar that is too deep
 
 def check_names(seen: Anatomy, trunk: Model | None = None, *, beside: bool = True) -> Iterator[Finding]:
     """Findings about the model's own name; with `beside`, also about sidecars just out of its reach."""
-    if seen.is_draft:
+    if seen.arch in ARCHS:
         yield from _sidecar(seen, trunk)
         return
     if not seen.is_language_model or (seen.lost_layers and not seen.blocks):

@@ -8,7 +8,6 @@ from ..archs import FAMILIES, of_classes
 from ..archs.base import Family, Portrait, Unpublished, stops
 from ..archs.others import ASSISTANTS, DRAFTS, LOADS_ONLY, NONE_PUBLISHED, OTHER_USE, words_of, words_of_classes
 from ..block.anatomy import Anatomy
-from ..block.draft import Draft
 from ..compat.graphs import graphs
 from ..sources.checkpoint import Checkpoint
 from .advice import Advice, Help
@@ -92,7 +91,7 @@ def check_unpublished(seen: Anatomy) -> Iterator[Finding]:
             holds = f", where DONOR holds a native block in layer {found.donor_layer}"
             advice = Advice.of(attach_command(entry, "--from", "DONOR"), holds)
     else:
-        words = _of_draft(seen) or _of_arch(seen.arch)
+        words = _of_arch(seen.arch)
         if seen.arch in ASSISTANTS.values():
             advice = Advice.of(attach_command(entry, "--from", "DRAFT.gguf"), " puts it beside the model")
     if words is not None:
@@ -116,18 +115,6 @@ def _useless(seen: Anatomy) -> Finding:
         NO_ENGINE, "note", f"{what}: the block only costs memory.", entry.name, "",
         Advice.of(detach_command(seen), " removes it"),
     )  # fmt: skip
-
-
-def _of_draft(seen: Anatomy) -> str | None:
-    """What an EAGLE-3, DFlash or DSpark draft is for, and how an engine is given it."""
-    draft = Draft.of(seen.model)
-    if draft is None:
-        return None
-    kind, width = draft.kind, draft.target_width
-    return (
-        f"this is {kind.article} {kind.title} draft for a model with a hidden size of {width:,}, "
-        f"loaded beside it with -md FILE --spec-type {kind.spec_type}."
-    )
 
 
 def _of_arch(arch: str) -> str | None:

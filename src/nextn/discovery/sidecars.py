@@ -20,16 +20,14 @@ from pathlib import Path
 from ..archs.drafts import kind_of
 from ..archs.others import ASSISTANTS
 from ..block.anatomy import Anatomy
-from ..diagnosis.advice import Advice
+from ..diagnosis.drafts import does_not_fit
 from ..diagnosis.examine import Diagnosis, diagnose
-from ..diagnosis.finding import Finding
 from ..diagnosis.renamed import find_renamed
 from ..donors.infer import names_of, same_name
 from ..errors import NextnError, UsageError
 from ..gguf.files import Model, model_candidates, open_model, split_shard_name
 from ..layouts.places import hub_repository, in_store, is_named_by_hash, real_place
 from ..printable import printable
-from ..shell import Command
 from . import llama_cpp_names as names
 from .kept import kept_for
 
@@ -151,7 +149,8 @@ def with_sidecars(diagnosis: Diagnosis, found: FoundSidecars) -> Diagnosis:
     of its own that it cannot be used with.
     """
     kept = [each for each in diagnosis.findings if not (found.candidates and each.id == "no-block-attached")]
-    misfits = [_misfit(each, found.model) for each in found.passed_over if _is_its_own(each, found.model)]
+    own = (each for each in found.passed_over if _is_its_own(each, found.model))
+    misfits = [does_not_fit(each.path, each.why, found.model) for each in own]
     return replace(diagnosis, findings=(*misfits, *kept))
 
 
@@ -161,15 +160,6 @@ def _is_its_own(candidate: Candidate, model: Model) -> bool:
     if not of_draft or candidate.where != BESIDE:
         return False
     return candidate.rank[_APART] == 0 or len(model_candidates(model.entry.parent)) == 1
-
-
-def _misfit(candidate: Candidate, model: Model) -> Finding:
-    name = candidate.path.name
-    return Finding(
-        "draft-beside-does-not-fit", "warning", f"the draft {name} beside it cannot be used with it: {candidate.why}.",
-        name, "llama.cpp's -hf takes it for this model's, and then refuses to draft or aborts",
-        Advice.of(Command.of("nextn", "doctor", candidate.path, "--trunk", model.entry), " says more"),
-    )  # fmt: skip
 
 
 def nearer_than(model: Model, fresh: Path) -> Candidate | None:
