@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from ..archs import refuse_other_use
+from ..archs.drafts import ARCHS as DRAFT_ARCHS
 from ..errors import FormatError, NoBlock
 from ..gguf.files import Model
 from ..sources.ranges import FileRange
@@ -27,6 +28,11 @@ def block_from_model(model: Model) -> Block:
     seen = Anatomy.of(model)
     arch, layers = seen.arch, list(seen.blocks)
     refuse_other_use(arch, model.entry)
+    if arch in DRAFT_ARCHS:
+        raise NoBlock(
+            f"{model.entry}: this draft is a model of its own and has no MTP block; leave it beside its model, or name "
+            "it with --sidecar."
+        )
     if not layers:
         more = f", though '{arch}.{KEY}' promises {seen.promised}: it was lost along the way" if seen.promised else ""
         raise NoBlock(f"{model.entry}: there is no MTP block in this model{more}.")

@@ -14,6 +14,7 @@ from ..archs import memory_of
 from ..archs.base import flags
 from ..archs.hparams import MAX_LAYERS
 from ..block.anatomy import Anatomy
+from ..block.draft import tokens_of
 from ..errors import FormatError
 from ..gguf.files import Model
 
@@ -103,7 +104,8 @@ def shape_of(model: Model) -> Shape:
     if n_all > MAX_LAYERS:
         what = f"'{arch}.block_count' is {n_all:,}, and engines accept at most {MAX_LAYERS}; 'nextn doctor' says more"
         raise FormatError(what, path=model.entry)
-    n_nextn = model.arch_int("nextn_predict_layers") if Anatomy.of(model).has_block else 0
+    seen = Anatomy.of(model)
+    n_nextn = n_all if seen.is_draft else model.arch_int("nextn_predict_layers") if seen.has_block else 0
     n_trunk = max(0, n_all - n_nextn)
     n_embd = model.arch_int("embedding_length")
     heads = _per_layer(model.arch_value("attention.head_count"), n_all)
@@ -141,7 +143,7 @@ def _n_vocab(model: Model) -> int:
     found = model.tensors.get("token_embd.weight")
     if found and len(found[1].ne) > 1:
         return found[1].ne[1]
-    return model.arch_int("vocab_size")
+    return model.arch_int("vocab_size") or tokens_of(model)
 
 
 def _widest(model: Model, n_all: int) -> int:

@@ -6,10 +6,11 @@ from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
+from ..block.anatomy import Anatomy
 from ..block.model import Block
 from ..discovery.sidecars import find_sidecars
 from ..engines.xllamacpp import Xllamacpp
-from ..errors import EngineFailed, EngineMissing, NextnError, UsageError
+from ..errors import EngineFailed, EngineMissing, NextnError, NoBlock, UsageError
 from ..gguf.files import Model, open_sound
 from ..memory.account import Account, account
 from ..memory.answers import Machine, fits, longest_context, this_machine
@@ -110,9 +111,16 @@ def _block(donor: str | Path | None, sidecar: Model | None) -> Iterator[Callable
     if sidecar is not None:
         from ..block.from_gguf import block_from_model
 
+        if Anatomy.of(sidecar).is_draft:
+            yield lambda trunk: _refused(sidecar)
+            return
         yield lambda trunk: block_from_model(sidecar)
         return
     yield family_block
+
+
+def _refused(draft: Model) -> Block:
+    raise NoBlock(f"{draft.entry.name}: this draft is a model of its own, so it can only be a sidecar.")
 
 
 def _found_sidecar(model: Model, notes: list[str]) -> Model | None:
