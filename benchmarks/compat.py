@@ -166,7 +166,7 @@ def made(trunk: Path, donor: Path, arch: str, layout: str, out: Path) -> tuple[P
 def in_two(trunk: Path, folder: Path) -> Path:
     """The trunk as a set: a first shard with metadata alone, and one with the tensors. Made once."""
     from nextn.gguf.header import build_header
-    from nextn.gguf.kv import edit
+    from nextn.gguf.kv_table import edit
     from nextn.layouts import build, metadata
 
     entry, other = (folder / f"{trunk.stem}-0000{n}-of-00002.gguf" for n in (1, 2))

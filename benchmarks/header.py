@@ -5,6 +5,9 @@ python benchmarks/header.py [--json FILE]
 One run, readers interleaved, everything warm: nextn, ggml's own C reader (`gguf_init_from_file` without data),
 gguf-py's GGUFReader; then the command line as whole processes, and the peak memory of each reader in a process of
 its own. Tensor data is a hole in a sparse file: nobody reads it.
+
+Then two headers far beyond those of real models, 200,000 tensors and 500,000 keys: processor time and growth of memory
+of one open, and of the commands that read, each in a process of its own that has run the same on a small file before.
 """
 
 from __future__ import annotations
@@ -29,12 +32,14 @@ from pathlib import Path
 from nextn import __version__
 from nextn.ggml import mainline as ggml
 from nextn.gguf.files import open_model
-from nextn.gguf.header import TensorInfo, build_header, place
+from nextn.gguf.header import TensorInfo, build_header, pad_to, place
 from nextn.gguf.kv import KV, KVType
 from nextn.gguf.types import parse_type_name, tensor_size
 
 N_TOKENS, N_MERGES, N_TENSORS = 248_320, 247_587, 800
 Open = Callable[[Path], object]
+LARGE = {"200,000 tensors": (0, 200_000), "500,000 keys": (500_000, 0)}  # more keys, more tensors
+VERBS = (("open",), ("inspect",), ("doctor",), ("detach", "--dry-run"), ("plan", "--header-only"))
 
 
 class _InitParams(ctypes.Structure):
@@ -70,6 +75,28 @@ def make_file(path: Path) -> tuple[int, int]:
     path.write_bytes(header)
     os.truncate(path, len(header) + data_bytes)
     return len(header), len(header) + data_bytes
+
+
+def make_large(path: Path, n_keys: int, n_tensors: int) -> int:
+    """Write a small bundled model with many more keys and tensors; returns its header's bytes."""
+    import nextn
+    from nextn.verbs.demo import DATA
+
+    bundle = path.with_name("bundle.gguf")
+    if not bundle.exists():
+        nextn.attach(DATA / "tiny-qwen35-Q4_K_M.gguf", DATA / "tiny-qwen35-mtp", layout="bundle", out=bundle)
+    file = open_model(bundle).files[0]
+    header, data_bytes = file.header, file.size_bytes - file.header.data_offset
+    kvs = header.kvs.plus(KV.make(f"some.number_{i}", KVType.UINT32, i) for i in range(n_keys))
+    at = pad_to(data_bytes, 32)
+    infos = header.tensors.plus(TensorInfo(f"extra.{i}.weight", (8,), 0, at + 32 * i) for i in range(n_tensors))
+    head = build_header(kvs, infos, alignment=header.alignment)
+    with path.open("wb") as out, bundle.open("rb") as source:
+        out.write(head)
+        source.seek(header.data_offset)
+        out.write(source.read())
+        out.truncate(len(head) + at + 32 * n_tensors)
+    return len(head)
 
 
 def ggml_reader() -> Open:
@@ -132,6 +159,49 @@ def child(reader: str, path: Path) -> None:
     after = peak_rss()
     del kept
     print(json.dumps({"before": before, "after": after}))
+
+
+def large_child(small: Path, large: Path, verb: list[str]) -> None:
+    """Run a verb on a small file, then on the large one; print processor seconds and growth of the peak for that."""
+    import contextlib
+    import io
+
+    from nextn.cli import main as run_command
+
+    def run(path: Path) -> object:
+        if verb[0] == "open":
+            return open_model(path)
+        with contextlib.redirect_stdout(io.StringIO()), contextlib.redirect_stderr(io.StringIO()):
+            return run_command([verb[0], str(path), *verb[1:]])
+
+    run(small)
+    before, start = peak_rss(), time.process_time()
+    done = run(large)
+    print(json.dumps({"cpu_s": time.process_time() - start, "bytes": peak_rss() - before, "code": str(done)[:10]}))
+
+
+def large_headers(args: argparse.Namespace, folder: Path) -> dict[str, object]:
+    """Every verb on every large header: processor seconds of each round, most bytes of growth."""
+    rows: dict[str, object] = {}
+    small = folder / "small.gguf"
+    make_large(small, 0, 0)
+    for name, counts in LARGE.items():
+        path = folder / f"{name.replace(',', '').replace(' ', '-')}.gguf"
+        header_bytes = make_large(path, *counts)
+        for verb in VERBS:
+            words = [sys.executable, __file__, "--large", str(small), str(path), json.dumps(verb)]
+            found = [
+                dict(json.loads(subprocess.run(words, check=True, capture_output=True, text=True).stdout))
+                for _ in range(args.slow + 1)
+            ]
+            cpu = [each["cpu_s"] for each in found]
+            grown = max(each["bytes"] for each in found)
+            rows[f"{name}: {' '.join(verb)}"] = {"cpu_s": cpu, "peak_growth_bytes": grown, "header_bytes": header_bytes}
+            print(
+                f"{name:<16} {' '.join(verb):<20} {statistics.median(cpu):6.2f} s of processor time, "
+                f"{grown / 1e6:4.0f} MB of memory, of which {header_bytes / 1e6:.0f} are the header", flush=True
+            )  # fmt: skip
+    return rows
 
 
 def peak_memory(reader: str, path: Path) -> dict[str, int]:
@@ -214,13 +284,18 @@ def main() -> None:
     parser.add_argument("--slow", type=int, default=2, help="rounds with gguf-py, which takes seconds")
     parser.add_argument("--json", type=Path, help="write raw values here")
     parser.add_argument("--child", nargs=2, help=argparse.SUPPRESS)
+    parser.add_argument("--large", nargs=3, help=argparse.SUPPRESS)
     args = parser.parse_args()
     if args.child:
         child(args.child[0], Path(args.child[1]))
         return
+    if args.large:
+        large_child(Path(args.large[0]), Path(args.large[1]), json.loads(args.large[2]))
+        return
     with tempfile.TemporaryDirectory() as folder:
         result = run(args, Path(folder))
-    show(result)
+        show(result)
+        result["large"] = large_headers(args, Path(folder))
     if args.json:
         args.json.write_text(json.dumps(result, indent=1) + "\n")
 

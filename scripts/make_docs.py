@@ -1,17 +1,21 @@
-"""Makes docs/python-api.md from the functions of the Python API and the table of exit codes."""
+"""Makes docs/python-api.md from the functions of the Python API and the table of exit codes, and docs/wild-files.md
+from the registry of files that the tests rebuild.
+"""
 
 from __future__ import annotations
 
 import importlib
 import inspect
 import re
+import sys
 from pathlib import Path
 
 from nextn import errors
 from nextn.cli import VERBS
 from nextn.errors import EXIT_CODES, NextnError
 
-API_PAGE = Path(__file__).resolve().parent.parent / "docs" / "python-api.md"
+ROOT = Path(__file__).resolve().parent.parent
+API_PAGE, WILD_PAGE = ROOT / "docs" / "python-api.md", ROOT / "docs" / "wild-files.md"
 
 HEAD = """\
 # Python API
@@ -86,3 +90,8 @@ def _classes(base: type[NextnError]) -> list[type[NextnError]]:
 if __name__ == "__main__":
     API_PAGE.write_text(api_page(), encoding="utf-8")
     print(API_PAGE)
+    sys.path[:0] = [str(ROOT / name) for name in ("tests", "tests/support", "tests/support/engine_watch", "scripts")]
+    from wild_page import page
+
+    WILD_PAGE.write_text(page(), encoding="utf-8")
+    print(WILD_PAGE)

@@ -13,7 +13,8 @@ import numpy as np
 
 from nextn.gguf.files import open_model
 from nextn.gguf.header import TensorInfo, build_header, pad_to, place
-from nextn.gguf.kv import KV, KVType, edit
+from nextn.gguf.kv import KV, KVType
+from nextn.gguf.kv_table import edit
 
 LAYER = 1  # gets the compression
 RATIO = 4

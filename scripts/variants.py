@@ -205,6 +205,8 @@ def _tensors(at: Base) -> Iterator[tuple[str, Variant]]:
             yield "without any shared expert", Variant(at.kind, dict.fromkeys(keys, 0), everywhere)
     known = symbols(at.kind)
     for rule in at.family.rules:
+        if not rule.sources:
+            continue  # only GGUFs have it
         source = rule.sources[0]
         shape = resolve_shape(rule.ne, known)
         name = at.full(source.name)

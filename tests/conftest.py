@@ -43,6 +43,8 @@ engine_watch.install(pytest.fail.Exception)  # which code that catches exception
 sys.dont_write_bytecode = False
 os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
 
+os.environ["HF_HUB_DISABLE_TELEMETRY"] = "1"  # the Hub's own client, where a test uses it, asks no server elsewhere
+
 # A shell starts what runs behind it with SIGINT ignored, children would inherit that, and tests interrupt them.
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
     signal.signal(signal.SIGINT, signal.default_int_handler)
@@ -72,6 +74,7 @@ def mounted(disk: Path | None) -> Path:
     return disk
 
 
+NO_XFS = "no XFS in a file can be mounted: it takes root and the package xfsprogs, and CI may go without it"
 RANGES = "a file system that inserts ranges (ext4, XFS), or root to mount one,"
 
 

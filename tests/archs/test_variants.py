@@ -24,7 +24,8 @@ from nextn.archs import FAMILIES, per_layer_arrays
 from nextn.errors import NextnError
 from nextn.gguf.files import Model, open_model
 from nextn.gguf.header import build_header, pad_to, place
-from nextn.gguf.kv import KV, KVType, edit
+from nextn.gguf.kv import KV, KVType
+from nextn.gguf.kv_table import edit
 from nextn.sources.checkpoint import plain_name
 from variants import BASES, TRUNKS, Base, Variant, arch_of, base, make
 

@@ -24,7 +24,8 @@ from nextn.cli import main
 from nextn.errors import EXIT_CODES, StorageError
 from nextn.gguf.files import open_model, read_header
 from nextn.gguf.header import build_header
-from nextn.gguf.kv import KV, KVType, edit
+from nextn.gguf.kv import KV, KVType
+from nextn.gguf.kv_table import edit
 from nextn.writing import execute as local
 from nextn.writing import system as disk
 
@@ -193,11 +194,6 @@ def test_donor_of_another_hidden_size(world: World) -> None:
 def test_donor_of_another_vocabulary(world: World) -> None:
     world.config(vocab_size=1321)
     world.attach(13, "vocabulary is 1,321, the trunk's 320")
-
-
-def test_donor_of_another_depth(world: World) -> None:
-    world.config(num_hidden_layers=48)
-    world.attach(13, "number of trunk layers is 48, the trunk's 4")
 
 
 def test_donor_with_another_tokenizer(world: World) -> None:

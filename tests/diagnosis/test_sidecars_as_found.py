@@ -55,7 +55,7 @@ CASES: dict[str, tuple[str, str, dict[str, Any]]] = {
     "shares, of none": (
         "sidecar-shares-target", "without an architecture's name", ROOTS | {"put": [(MARK, "bool", True)]},
     ),
-    "a compact head": ("sidecar-compact-head", "512 of 2,048 tokens, which 'd2t' maps", {"table": True}),
+    "a compact head": ("sidecar-compact-head", "512 of 2,048 tokens, mapped by 'd2t'", {"table": True}),
     "a compact head without its table": ("sidecar-compact-head", "covers 512 of 2,048 tokens", {"table": False}),
 }  # fmt: skip
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -75,8 +76,22 @@ def test_a_block_is_attached_behind_the_whole_trunk(tmp_path: Path) -> None:
     done = checked(nextn.doctor(path, fix=True, donor=CHECKPOINT, out=tmp_path / "mended.gguf"))
     assert done.plan is not None and done.remaining == ()
     assert set(open_model(done.plan.entry).tensors) == set(made.tensors)
-    with pytest.raises(NextnError, match="promises a block"):
+    with pytest.raises(NextnError, match=r"promises a block .* take its last layers for one, beside a sidecar too"):
         nextn.attach(path, CHECKPOINT, layout="sidecar", out=tmp_path / "beside")
+
+
+@pytest.mark.engine
+@pytest.mark.parametrize("kind", [kind for kind in PATHS if kind not in ("deepseek4", "qwen35moe", "qwen3next")])
+def test_a_sidecar_works_beside_a_trunk_that_counts_the_block(
+    kind: str, family: Callable[[str], Path], tmp_path: Path
+) -> None:
+    need("xllamacpp", importlib.util.find_spec("xllamacpp") is not None)
+    path = promising(PATHS[kind], tmp_path / "stale-Q8_0.gguf", counted=True)
+    donor = CHECKPOINT if kind == "qwen35" else family(kind)
+    made = nextn.attach(path, donor, layout="sidecar", out=tmp_path / "beside")
+    with find_engine(None).start(Launch(path, made.sidecar, n_max=1, n_ctx=256, threads=1)) as running:
+        answer = running.complete("def read(self):\n", 12)
+    assert answer.draft_n > 0 and answer.text == _answer(PATHS[kind])
 
 
 @pytest.mark.engine

@@ -9,12 +9,14 @@ import importlib.util
 import json
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from faults import ranged_disk
 
 import nextn
-from conftest import CHECKPOINT, Q4, ROOT, TRUNKS, TinyModels, need, stored
+from conftest import CHECKPOINT, Q4, RANGES, ROOT, TRUNKS, TinyModels, need, stored
 from nextn.errors import QuantizeError
 from nextn.ggml import ik as ggml_ik
 from nextn.ggml.quantize import dequantize, fallback_type, quantize
@@ -49,6 +51,27 @@ def test_the_older_runtime_fails_on_a_block_and_runs_what_detach_makes(tiny_mode
         assert tokens == [] and "blk.4.ssm_conv1d.weight" in said and "not found" in said
         made = nextn.detach(sick, out=tmp_path / str(number), for_engine="ik")
         assert generate(made.entry)[0] == plain
+
+
+@pytest.mark.engine
+@pytest.mark.parametrize("tail", [b"", b"of another tool" * 99], ids=["", "with a tail"])
+def test_it_runs_a_file_with_a_block_in_place(tail: bytes, family: Callable[[str], Path], tmp_path: Path) -> None:
+    """Room at the start, a longer header, the block after the trunk: the same tokens before, with it and without it.
+
+    GLM-4.5 is a family whose block this runtime knows.
+    """
+    with ranged_disk(tmp_path / "disk") as disk:
+        need(RANGES, disk is not None)
+        assert disk is not None
+        model = disk / "glm4moe-Q8_0.gguf"
+        model.write_bytes((before := (TRUNKS / "families" / "glm4moe-Q8_0.gguf").read_bytes()) + tail)
+        plain, _ = generate(model)
+        assert len(plain) == 16
+        (change,) = nextn.attach(model, family("glm4moe"), layout="in-place").plan.changes
+        assert change.room and open_model(model).arch_int("nextn_predict_layers") == 1
+        assert generate(model)[0] == plain
+        nextn.detach(model, in_place=True)
+        assert model.read_bytes() == before + tail and generate(model)[0] == plain
 
 
 @pytest.mark.engine

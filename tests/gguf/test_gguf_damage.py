@@ -144,3 +144,16 @@ def test_names_with_control_characters_stay_out_of_messages() -> None:
     with pytest.raises(FormatError) as caught:
         parse_header(make([("k" * 60_000, "u8", 1), ("k" * 60_000, "u8", 1)]).whole)
     assert len(str(caught.value)) < 300
+
+
+def test_a_name_that_is_there_twice_is_what_is_said() -> None:
+    """Whatever else is wrong with its entry, or after it."""
+    for where in ("its type", "a later pair"):
+        data = bytearray(make([("a", "u8", 1), ("a", "u8", 1), ("b", "u8", 1)]).whole)
+        data[24 + 14 * (1 if where == "its type" else 2) + 9] = 99  # a value type that there is not
+        with pytest.raises(FormatError, match="the key 'a' appears twice"):
+            parse_header(bytes(data))
+    data = bytearray(make([], [("t", (1,), 0, b"1234"), ("t", (1,), 0, b"1234")]).whole)
+    data[24 + 2 * 33 - 8] = 7  # an offset that is no multiple of the alignment
+    with pytest.raises(FormatError, match="tensor 't' appears twice"):
+        parse_header(bytes(data))

@@ -18,7 +18,8 @@ from conftest import DATA
 from nextn.errors import FormatError
 from nextn.gguf.files import read_header
 from nextn.gguf.header import build_header
-from nextn.gguf.kv import KV, KVType, edit, encode_text
+from nextn.gguf.kv import KV, KVType, encode_text
+from nextn.gguf.kv_table import edit
 from nextn.printable import printable
 
 

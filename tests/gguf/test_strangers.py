@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 import shutil
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -44,6 +45,10 @@ STRANGERS: dict[str, tuple[str, bytes, str]] = {
     "matrix": ("imatrix.gguf", gguf_of("imatrix", "imatrix"), "this is an importance matrix, not a language model"),
 }
 
+def _beside(verb: str, path: Path) -> object:
+    return getattr(nextn, verb)(Q4, sidecar=path)
+
+
 VERBS: dict[str, Callable[[Path], object]] = {
     "inspect": lambda path: nextn.inspect(path),
     "doctor": lambda path: examine(path),
@@ -56,7 +61,22 @@ VERBS: dict[str, Callable[[Path], object]] = {
     "tune": lambda path: nextn.tune(path),
     "plan": lambda path: nextn.plan(path),
     "pack": lambda path: nextn.pack([path], out=path.parent / "out"),
+    "serve": lambda path: nextn.serve(path),
+    "explode": lambda path: nextn.explode(path, max_tensors=5, out=path.parent / "shards"),
+    "assemble": lambda path: nextn.assemble(path, out=path.parent / "whole.gguf"),
+    "inspect --block-hash": lambda path: nextn.inspect(path, block_hash=True),
+    "attach --layout in-place": lambda path: nextn.attach(path, CHECKPOINT, layout="in-place", dry_run=True),
+    "detach --in-place": lambda path: nextn.detach(path, in_place=True, dry_run=True),
+    "doctor --fix": lambda path: nextn.doctor(path, fix=True, dry_run=True),
+    "doctor --from": lambda path: nextn.doctor(Q4, donor=path),
+    "doctor --trunk": lambda path: nextn.doctor(Q4, trunk=path),
+    "plan --from": lambda path: nextn.plan(Q4, donor=path),
+    "pack --from": lambda path: nextn.pack([Q4], donor=path, out=path.parent / "out"),
+    **{f"{verb} --sidecar": partial(_beside, verb) for verb in ("plan", "serve", "verify", "bench", "tune")},
+    "pack --sidecar": lambda path: nextn.pack([Q4], sidecar=path, out=path.parent / "out"),
 }
+# Verbs that show a file that ends too early instead of refusing it.
+SHOWING = ("inspect", "doctor", "doctor --fix")
 
 
 def said(verb: str, path: Path) -> str:
@@ -103,13 +123,16 @@ def test_a_download_that_is_not_whole(name: str, tmp_path: Path) -> None:
     assert nextn.inspect(path).problems == ()  # whole, whatever it is called
 
 
-def test_a_donor_that_is_not_whole(tiny_models: TinyModels, tmp_path: Path) -> None:
-    whole = tiny_models.bundled.read_bytes()
-    path = tmp_path / "M.gguf"
+@pytest.mark.parametrize("name", ["M.gguf", "M.gguf.part", "mtp-M.gguf"])
+def test_every_verb_says_that_a_file_ends_too_early(name: str, tiny_models: TinyModels, tmp_path: Path) -> None:
+    whole = (tiny_models.sidecar if name.startswith("mtp-") else tiny_models.bundled).read_bytes()
+    path = tmp_path / name
     path.write_bytes(whole[:-500])
     words = f"the file ends at byte {len(whole) - 500:,} of {len(whole):,}: the download is incomplete"
-    for verb in ("attach from", "extract", "detach"):
-        assert words in said(verb, path)
+    assert nextn.inspect(path).problems[0].startswith(words) and examine(path).problems[0].what.startswith(words)
+    assert nextn.doctor(path, fix=True).before.problems[0].what.startswith(words)
+    answers = {said(verb, path) for verb in VERBS if verb not in SHOWING}
+    assert len(answers) == 1 and words in answers.pop()
 
 
 def test_data_behind_the_last_tensor_is_no_joined_set(tmp_path: Path) -> None:

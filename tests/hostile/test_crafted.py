@@ -64,7 +64,7 @@ def patients(tmp_path_factory: pytest.TempPathFactory, family: Callable[[str], P
 def by_itself(monkeypatch: pytest.MonkeyPatch, standin: LlamaServer) -> None:
     """No server is asked and no engine is looked for; what is no NextnError comes out as it is."""
     monkeypatch.setenv("NEXTN_TRACEBACK", "1")
-    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)  # which it reads when it is imported
     monkeypatch.setattr("nextn.engines.find_engine", lambda name=None: all_verbs.engine_or_none(name, standin))
 
 

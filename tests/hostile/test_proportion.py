@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import struct
+import subprocess
+import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
 
 import ggufmaker
 import pytest
-from ggufmaker import f32, make, pair, root_tensors, text, trunk_tensors
+from ggufmaker import block_tensors, f32, make, pair, root_tensors, text, trunk_tensors
 
 from nextn.cli import main
 from nextn.errors import FormatError
@@ -95,3 +97,63 @@ def test_an_array_for_a_name_is_not_decoded(kind: str, tmp_path: Path) -> None:
     path.write_bytes(make([("general.architecture", kind, [1] * 500_000)]).whole)
     with pytest.raises(FormatError, match=r"'general\.architecture' is missing or not a string"):
         _ = open_model(path).architecture
+
+
+MOST_BYTES = 64_000_000  # of memory beyond the header's own bytes
+# Runs a verb on a small model, so that all modules are there, and then on the large one.
+CHILD = """
+import contextlib, io, sys
+from pathlib import Path
+
+def memory(name):
+    line = next(line for line in Path("/proc/self/status").read_text().splitlines() if line.startswith(name))
+    return int(line.split()[1]) * 1024
+
+def run(path):
+    if verb[0] == "open":
+        return open_model(path)
+    with contextlib.redirect_stdout(io.StringIO()), contextlib.redirect_stderr(io.StringIO()):
+        return main([verb[0], path, *verb[1:]])
+
+from nextn.cli import main
+from nextn.gguf.files import open_model
+small, large, *verb = sys.argv[1:]
+run(small)
+with contextlib.suppress(OSError):
+    Path("/proc/self/clear_refs").write_text("5")  # from here on, the peak is that of the large one
+before = memory("VmRSS")
+done = run(large)
+print(memory("VmHWM") - before, done if isinstance(done, int) else 0)
+"""
+
+
+def bundled(more_kvs: list[ggufmaker.KV], more_tensors: list[ggufmaker.Tensor]) -> bytes:
+    tensors = [*root_tensors(), *trunk_tensors(2), *more_tensors, *block_tensors(2)]
+    return make([*ggufmaker.arch_kvs(3, 1), *more_kvs], tensors).whole
+
+
+LARGE = {
+    "500,000 keys": lambda: bundled([(f"k{i:06x}", "u8", 1) for i in range(500_000)], []),
+    "200,000 tensors": lambda: bundled([], [f32(f"r{i}.weight", 8) for i in range(200_000)]),
+    "200,000 layers": lambda: many_tensors(200_000, "blk.%d.attn_norm.weight"),
+    "200,000 blocks": lambda: many_tensors(200_000, "blk.%d.nextn.eh_proj.weight"),
+}
+
+
+@pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="the peak of memory is read from Linux's /proc")
+@pytest.mark.parametrize("what", LARGE)
+def test_memory_stays_within_64_mb_beyond_the_header(what: str, tmp_path: Path) -> None:
+    small, large = tmp_path / "small.gguf", tmp_path / "large.gguf"
+    small.write_bytes(bundled([], []))
+    large.write_bytes(LARGE[what]())
+    header_bytes = open_model(large).header_bytes
+    verbs = [["open"], ["inspect", "--json"], ["doctor"]]
+    if what.endswith(("keys", "tensors")):
+        verbs.append(["detach", "--dry-run"])
+    for verb in verbs:
+        answer = subprocess.run(
+            [sys.executable, "-c", CHILD, str(small), str(large), *verb], capture_output=True, text=True, check=True
+        )
+        taken_bytes, code = map(int, answer.stdout.split())
+        assert code in (0, 5), verb
+        assert taken_bytes - header_bytes < MOST_BYTES, verb

@@ -63,7 +63,8 @@ def test_the_block_is_what_a_bundle_holds_and_the_trunk_is_as_it_was(here: Path)
 def test_a_detach_gives_back_the_very_bytes(here: Path, kind: str, alignment: int) -> None:
     from changes import write_model
 
-    from nextn.gguf.kv import KVType, edit
+    from nextn.gguf.kv import KVType
+    from nextn.gguf.kv_table import edit
 
     source = open_model(Q4)
     kvs = edit(source.kvs, put=[KV.make("general.alignment", KVType.UINT32, alignment)])
@@ -251,7 +252,7 @@ def test_what_cannot_be_closed_up_is_refused_with_the_numbers(bundle: Path, tmp_
 
 def test_options_that_write_other_files_are_refused(tmp_path: Path) -> None:
     model = Path(shutil.copy(Q4, tmp_path / "m.gguf"))
-    with pytest.raises(UsageError, match="leave it out"):
+    with pytest.raises(UsageError, match="leave out -o"):
         nextn.attach(model, CHECKPOINT, layout="in-place", out=tmp_path / "o.gguf")
     with pytest.raises(UsageError, match="leave them out"):
         nextn.detach(model, in_place=True, out=tmp_path / "o.gguf")

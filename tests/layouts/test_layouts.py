@@ -183,7 +183,7 @@ def test_short_rows_fall_back_and_say_so(checkpoints: Callable[[str], Path], tmp
     )
     model = open_model(made.entry)
     assert model.tensors["blk.4.nextn.eh_proj.weight"][1].type_name == "q5_0"
-    assert any("blk.4.nextn.eh_proj.weight" in note and "q5_0 instead" in note for note in made.plan.notes)
+    assert any("blk.4.nextn.eh_proj.weight" in note and "q5_0 is used instead" in note for note in made.plan.notes)
 
 
 def test_types_that_need_an_importance_matrix_are_refused(tmp_path: Path) -> None:
@@ -207,7 +207,7 @@ def test_provenance_names_the_donor_and_every_tensor(tmp_path: Path) -> None:
 def test_a_block_that_nobody_noted_down_is_taken_off_too(tmp_path: Path) -> None:
     """A bundle of another tool has no undo note: counts and arrays are set right all the same."""
     from nextn.gguf.header import build_header
-    from nextn.gguf.kv import edit
+    from nextn.gguf.kv_table import edit
 
     bundled = nextn.attach(Q4, CHECKPOINT, layout="bundle", out=tmp_path).entry
     model = open_model(bundled)
@@ -272,7 +272,7 @@ def test_links_can_be_symlinks(checkpoints: Callable[[str], Path], tmp_path: Pat
 def _with_kvs(source: Path, target: Path, **changes: object) -> Path:
     """A copy of a GGUF with other pairs."""
     from nextn.gguf.header import build_header
-    from nextn.gguf.kv import edit
+    from nextn.gguf.kv_table import edit
 
     model = open_model(source)
     data = source.read_bytes()[model.header.data_offset :]
@@ -283,7 +283,8 @@ def _with_kvs(source: Path, target: Path, **changes: object) -> Path:
 @pytest.mark.parametrize("layout", ["bundle", "shards"])
 def test_split_keys_of_a_single_file_come_back(layout: str, tmp_path: Path) -> None:
     """Merging shards leaves their keys in the one file."""
-    from nextn.gguf.kv import KV, KVType, edit
+    from nextn.gguf.kv import KV, KVType
+    from nextn.gguf.kv_table import edit
 
     kvs = [*edit(open_model(Q4).kvs)]
     odd = [

@@ -49,6 +49,9 @@ def test_names_without_a_quantization(base: str) -> None:
         ("M-mtp-Q8_0", "M-MTP-Q8_0", "M-trunk-Q8_0"),
         ("M-MTPx-Q8_0", "M-MTPx-MTP-Q8_0", "M-MTPx-trunk-Q8_0"),
         ("M-MTP", "M-MTP", "M-trunk"),
+        ("X-Q4_K_M-mtp", "X-MTP-Q4_K_M", "X-trunk-Q4_K_M"),
+        ("X-28B_MTP.Q6_K", "X-28B.Q6_K-MTP", "X-28B.Q6_K-trunk"),
+        ("xmtp", "xMTP-MTP", "xMTP-trunk"),
     ],
 )
 def test_marks_that_are_there_already(base: str, bundled: str, trunk: str) -> None:

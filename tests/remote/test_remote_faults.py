@@ -238,7 +238,7 @@ def test_a_host_that_is_not_the_hub(hub: HubServer, opened: Open) -> None:
 
 
 def test_nobody_listens(opened: Open) -> None:
-    with pytest.raises(RemoteError, match=r"127\.0\.0\.1:9/x\.gguf: given up") as caught:
+    with pytest.raises(RemoteError, match=r":9/x\.gguf: no connection to 127\.0\.0\.1 \(it refuses") as caught:
         opened("http://127.0.0.1:9/x.gguf?secret=1")
     assert "secret" not in one_sentence(caught.value)
 

@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import subprocess
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from hub_server import HubServer
 
+from conftest import CHECKPOINT, Q4
 from nextn.errors import UsageError
 from nextn.remote.address import HubSource, UrlSource, parse_source
 
@@ -44,3 +48,39 @@ def test_what_exists_here_is_local(tmp_path: Path, monkeypatch: pytest.MonkeyPat
 def test_a_name_that_is_none(text: str) -> None:
     with pytest.raises(UsageError):
         parse_source(text)
+
+
+def test_a_mistyped_path_is_no_repository(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "models").mkdir()
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(UsageError, match=r"models/foo: the folder 'models' has no file .* write hf:models/foo for"):
+        parse_source("models/foo")
+    assert parse_source("hf:models/foo") == HubSource("models/foo")
+    assert parse_source("models/foo", maybe_local=False) == HubSource("models/foo", bare=True)
+
+
+def test_what_is_taken_for_a_repository_is_said_to_be(
+    hub: HubServer, run_nextn: Callable[..., subprocess.CompletedProcess[str]], tmp_path: Path
+) -> None:
+    hub.add_folder("org/tiny", CHECKPOINT)
+    said = "org/tiny: there is no local path of this name, so it is hf:org/tiny on the Hub\n"
+    assert said in run_nextn("inspect", "org/tiny").stderr
+    assert said in run_nextn("attach", Q4, "--from", "org/tiny", "-o", tmp_path / "out", "--dry-run").stderr
+    assert said not in run_nextn("inspect", "hf:org/tiny").stderr
+    gone = run_nextn("inspect", "org/none")
+    assert gone.returncode == 23 and "there is no local 'org/none' either" in gone.stderr
+
+
+def test_a_folder_that_was_pulled_is_pulled_again(
+    hub: HubServer,
+    run_nextn: Callable[..., subprocess.CompletedProcess[str]],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """ORG/NAME is a repository to pull, although a folder of that name is there after the first run."""
+    hub.repo("org/quants").commit({"M-Q4_K_M.gguf": Q4.read_bytes()})
+    (tmp_path / "org" / "quants").mkdir(parents=True)
+    monkeypatch.chdir(tmp_path)
+    for _ in range(2):
+        done = run_nextn("pull", "org/quants", "--variant", "plain", "-o", tmp_path / "org" / "quants")
+        assert done.returncode == 0, done.stderr

@@ -259,7 +259,8 @@ def test_llama_cpp_drafts_with_what_was_packed(
     assert ("blk.2.ffn_gate_exps.scale" in model.tensors) == (kind == "nvfp4")
     assert "blk.2.attn_q_a.scale" not in model.tensors
     assert any("refuses a model whose block has NVFP4 factors" in note for note in made.plan.notes) == ("nvfp4" in name)
-    again = open_model(nextn.attach(trunk, made.entry, layout="bundle", out=tmp_path / "again.gguf").entry)
+    moved = nextn.attach(trunk, made.entry, layout="bundle", type=type, out=tmp_path / "again.gguf")
+    again = open_model(moved.entry)
     assert {n: stored(again, n) for n in again.tensors} == {n: stored(model, n) for n in model.tensors}
     if kind == "nvfp4":
         return

@@ -86,6 +86,15 @@ def on_model(path: Path, donor: Path, trunk: Path, out: Path, *, real: bool = Fa
     yield "extract", path, "-o", out / "extracted", *dry
     yield "extract", path, "--block-only", "-o", out / "donor", *dry
     yield "extract", path, "--embd-type", "as-is", "--type", "f16", "--for", "ik", "-o", out / "ik", *dry
+    yield "explode", path, "--max-tensors", "9", "-o", out / "exploded", *dry
+    yield "explode", path, "--max-size", "64K", "--metadata-first", "-o", out / "exploded2", *dry
+    yield "assemble", path, "-o", out / "assembled.gguf", *dry
+    yield "assemble", path, "--pick", f".*attn.*={trunk}", "-o", out / "picked.gguf", *dry
+    yield "assemble", trunk, "--pick", f"blk[.].*={path}", "-o", out / "picked-from", *dry
+    yield "attach", path, "--from", donor, "--layout", "in-place", "--dry-run"
+    yield "attach", trunk, "--from", path, "--layout", "in-place", "--dry-run"
+    yield "detach", path, "--in-place", "--dry-run"
+    yield "recover", path, "--dry-run"
     yield "pack", path, "--from", donor, "-o", out / "packed", *dry
     yield "pack", path, "-o", out / "packed-bundled", *dry
     yield "pack", trunk, "--from", path, "-o", out / "packed-from", *dry

@@ -14,6 +14,7 @@ import shutil
 import struct
 import sys
 import tempfile
+import threading
 import time
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
@@ -58,11 +59,14 @@ class Faults(System):
     def __init__(self, at: int = 0, mode: str = "") -> None:
         self.at, self.mode = at, mode
         self.trace: list[tuple[str, tuple[Any, ...]]] = []
+        self._counting = threading.Lock()  # files of a set are synced by several threads
 
     def step(self, name: str, args: tuple[Any, ...]) -> Any:
-        self.trace.append((name, args))
+        with self._counting:
+            self.trace.append((name, args))
+            n = len(self.trace)
         real: Callable[..., Any] = (lambda fd: None) if name == "fsync" else getattr(System(), name)
-        n, mode = len(self.trace), self.mode
+        mode = self.mode
         if not self.at or n < self.at or (n > self.at and mode != "dead"):
             return real(*args)
         if mode.startswith("torn"):
@@ -217,15 +221,15 @@ def small_disk(folder: Path, size: str) -> Iterator[Path | None]:
 
 
 @contextmanager
-def ext4_disk(image: Path, size: str, *options: str) -> Iterator[Path | None]:
-    """An ext4 file system in the file `image`, mounted beside it; None when this user may not mount one."""
+def loop_disk(kind: str, image: Path, size: str, *options: str) -> Iterator[Path | None]:
+    """A file system ("ext4", "xfs") in the file `image`, mounted beside it; None where that cannot be done."""
     folder = image.with_suffix(".mounted")
     folder.mkdir(parents=True, exist_ok=True)
-    if sys.platform != "linux" or shutil.which("mkfs.ext4") is None or os.geteuid():
+    if sys.platform != "linux" or shutil.which(f"mkfs.{kind}") is None or os.geteuid():
         yield None
         return
     made = os.system(
-        f"truncate -s {size} '{image}' && mkfs.ext4 -q {' '.join(options)} '{image}' 2>/dev/null"
+        f"truncate -s {size} '{image}' && mkfs.{kind} -q {' '.join(options)} '{image}' 2>/dev/null"
         f" && mount -o loop '{image}' '{folder}' 2>/dev/null"
     )
     if made:
@@ -242,7 +246,7 @@ def ranged_disk(folder: Path) -> Iterator[Path | None]:
     """A folder on a file system that inserts ranges into files: an ext4 in a file in memory, where fsync costs nothing,
     else `folder`; None without either."""
     folder.mkdir(parents=True, exist_ok=True)
-    with memory_folder(folder) as place, ext4_disk(place / "image", "256M") as mounted:
+    with memory_folder(folder) as place, loop_disk("ext4", place / "image", "256M") as mounted:
         yield mounted or (folder if grain_of(folder) is not None else None)
 
 

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import json
 import struct
+import time
 from pathlib import Path
 
 import jsonschema
 import pytest
 from click.testing import CliRunner
 from ggufmaker import f32, make
+from mutants import Parts
 
 import nextn
 from conftest import Q4, ROOT, TRUNKS, TinyModels, stored
@@ -174,3 +176,35 @@ def test_the_engine_drafts_with_a_mixed_set(tiny_models: TinyModels, tmp_path: P
     mixed = nextn.assemble(one, picks=[f"blk[.][01][.].*={other}"], out=tmp_path / "mixed").entry
     verdict = nextn.verify(mixed, n_predict=24)
     assert verdict.verdict == "passed", verdict.reasons
+
+
+@pytest.mark.parametrize("count", [65_536, (1 << 32) - 1])
+def test_a_count_that_no_set_has_is_refused_before_anything_is_made_of_it(count: int, tmp_path: Path) -> None:
+    """Found by fuzzing: a list as long as the count took all memory."""
+    nextn.explode(Q4, out=tmp_path / "set", max_tensors=20)
+    first = sorted((tmp_path / "set").iterdir())[0]
+    first.write_bytes(Parts.of(first).put("split.count", "u32", count).encode())
+    with pytest.raises(FormatError, match=f"of a set of {count:,} shards .* sets have 1 to 65,535"):
+        nextn.assemble(tmp_path / "set", out=tmp_path / "whole.gguf")
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["set"]
+
+
+def test_a_shard_whose_number_the_set_does_not_have_is_named(tmp_path: Path) -> None:
+    nextn.explode(Q4, out=tmp_path / "set", max_tensors=20)
+    last = sorted((tmp_path / "set").iterdir())[-1]
+    parts = Parts.of(last).put("split.no", "u16", 7)
+    last.write_bytes(parts.without("split.tensors.count").encode())
+    with pytest.raises(FormatError, match="this is shard 8, and the set has 3"):
+        nextn.assemble(tmp_path / "set", out=tmp_path / "whole.gguf")
+
+
+def test_most_shards_missing_cost_no_more_than_their_names(tmp_path: Path) -> None:
+    """Found by fuzzing: a set that counts 65,535 shards, of which three are there."""
+    nextn.explode(Q4, out=tmp_path / "set", max_tensors=20)
+    first = sorted((tmp_path / "set").iterdir())[0]
+    parts = Parts.of(first).put("split.count", "u16", 65_535)
+    first.write_bytes(parts.without("split.tensors.count").encode())
+    before = time.process_time()
+    with pytest.raises(IncompleteModel, match=r"but 55 are present \(shard 4, 5.* and others of 65535 missing\)"):
+        nextn.assemble(tmp_path / "set", out=tmp_path / "whole.gguf")
+    assert time.process_time() - before < 3.0  # it took 20 s, and wrote what was there

@@ -135,7 +135,8 @@ def _header(tmp_path: Path, arch: str, n_layer: int, *more: KV, nextn_layers: in
 
 
 def _kimi(tmp_path: Path) -> Path:
-    return _header(tmp_path, "deepseek2", 61, ("deepseek2.expert_count", "u32", 384))
+    more = [("deepseek2.expert_count", "u32", 384), ("tokenizer.ggml.model", "str", "gpt2")]
+    return _header(tmp_path, "deepseek2", 61, *more)
 
 
 def test_kimi_is_told_what_is_true(tmp_path: Path) -> None:

@@ -18,6 +18,7 @@ import nextn
 from conftest import Q4, ROOT, TRUNKS, TinyModels, stored
 from nextn.errors import FormatError, UsageError
 from nextn.gguf.files import Model, open_model
+from nextn.writing.plan import Plan
 
 SCHEMA = json.loads((ROOT / "src" / "nextn" / "schemas" / "explode.json").read_text())
 SPLIT = ("split.no", "split.count", "split.tensors.count")
@@ -151,6 +152,30 @@ def test_many_tensors_and_many_shards(tmp_path: Path) -> None:
     assert len(open_model(entry).files) == n
     again = nextn.assemble(tmp_path / "set", out=tmp_path / "one.gguf")
     assert again.entry.read_bytes() == path.read_bytes()
+
+
+def test_the_total_is_added_up_once_however_many_pieces_there_are(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Every piece reports its progress against the total, which is the sum over all pieces."""
+    real, n_sums = Plan.bytes_written.fget, 0
+    assert real is not None
+
+    def counted(plan: Plan) -> int:
+        nonlocal n_sums
+        n_sums += 1
+        return int(real(plan))
+
+    monkeypatch.setattr(Plan, "bytes_written", property(counted))
+    seen, sums = [], {}
+    for n in (20, 60):
+        path = tmp_path / f"{n}.gguf"
+        path.write_bytes(make([("general.architecture", "str", "llama")], [f32(f"t{i}", 8) for i in range(n)]).whole)
+        n_sums = 0
+        done = nextn.explode(path, out=tmp_path / f"set-{n}", progress=lambda done, total: seen.append((done, total)))
+        sums[n] = n_sums
+        assert seen[-1] == (done.bytes_written, done.bytes_written)
+    assert sums[20] == sums[60]
 
 
 @pytest.mark.engine

@@ -189,7 +189,8 @@ def test_shards_share_bytes() -> None:
 def test_a_huge_model_is_planned_from_its_header(tmp_path: Path) -> None:
     """Sparse: the data of a 600 GB model is never needed."""
     from nextn.gguf.header import build_header, pad_to, place
-    from nextn.gguf.kv import KV, KVType, edit
+    from nextn.gguf.kv import KV, KVType
+    from nextn.gguf.kv_table import edit
 
     small = open_model(TRUNKS / "families" / "glm4moe-Q8_0.gguf")
     wide = [(info, 10**10) for info in small.header.tensors]

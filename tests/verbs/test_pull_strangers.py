@@ -121,7 +121,7 @@ CONTENT: dict[str, tuple[dict[str, bytes], str | None, str, str]] = {
     "cut": ({"x.gguf": BUNDLED[:-64]}, None, "mtp", "ends|beyond|truncated"),
     "no block": ({"x.gguf": PLAIN}, None, "mtp", "expected a model with its MTP block, found a model without"),
     "a block": ({"x.gguf": BUNDLED}, None, "plain", "expected a model without an MTP block, found a model with"),
-    "other sidecar": ({"x.gguf": PLAIN, "mtp-x.gguf": WIDE}, "mtp-x.gguf", "mtp", "no sidecar of 'x.gguf'"),
+    "other sidecar": ({"x.gguf": PLAIN, "mtp-x.gguf": WIDE}, "mtp-x.gguf", "mtp", "not a sidecar of 'x.gguf'"),
     "trunk as sidecar": ({"x.gguf": PLAIN, "mtp-x.gguf": PLAIN + b"\0"}, "mtp-x.gguf", "mtp", "not a sidecar of"),
     "only a sidecar": ({"x.gguf": SIDECAR}, None, "plain", "found block only"),
     "a set": ({"x-00001-of-00002.gguf": BUNDLED, "x-00002-of-00002.gguf": PLAIN}, None, "mtp",

@@ -9,6 +9,7 @@ import subprocess
 from pathlib import Path
 
 import pytest
+from mutants import UGLY
 
 import nextn
 from conftest import CHECKPOINT, DATA, Q4, need
@@ -17,7 +18,7 @@ from nextn.errors import FormatError
 from nextn.results.page import contexts, page
 from nextn.results.sections import KINDS, Section, TextTable, read_section, read_sections
 
-EVIL = "<script>alert(1)</script>\"'&"
+EVIL = "</script><script>alert(1)</script>\"'&" + UGLY
 LINEAR = {
     "fixed_bytes": 1_000_000, "kv": [{"bytes_per_cell": 512, "max_cells": None}],
     "recurrent_bytes_per_copy": 1000, "recurrent_copies": 4, "compute_fixed_bytes": 0, "compute_bytes_per_token": 1.0,

@@ -75,7 +75,7 @@ def test_a_block_that_knows_nothing_cannot_be_told(tiny_models: TinyModels, tmp_
     """The shuffled control itself, verified: the text is right, the drafts are worthless."""
     model, sidecar = make_control(open_model(tiny_models.trunk), tiny_models.sidecar, tmp_path)
     from nextn.gguf.header import build_header
-    from nextn.gguf.kv import edit
+    from nextn.gguf.kv_table import edit
 
     assert sidecar is not None
     header = open_model(sidecar).header  # a forger would drop the hashes, too
@@ -91,7 +91,8 @@ def test_a_block_that_knows_nothing_cannot_be_told(tiny_models: TinyModels, tmp_
 def test_a_model_that_the_engine_refuses_without_mtp_too_cannot_be_told(tmp_path: Path) -> None:
     """The block is not to blame for what is wrong with the trunk, and the engine's line says what that is."""
     from nextn.gguf.header import build_header
-    from nextn.gguf.kv import KV, KVType, edit
+    from nextn.gguf.kv import KV, KVType
+    from nextn.gguf.kv_table import edit
 
     model = open_model(nextn.attach(TRUNK, CHECKPOINT, layout="bundle", out=tmp_path / "b").entry)
     extra = KV.make("qwen35.ssm.state_size", KVType.UINT32, 7)

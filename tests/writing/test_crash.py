@@ -25,6 +25,7 @@ from nextn.errors import NextnError, NoSpace, OutputExists, StorageError
 from nextn.gguf.files import open_model
 from nextn.layouts.attach import plan_attach
 from nextn.layouts.detach import plan_detach
+from nextn.layouts.explode import ExplodeOptions, plan_explode
 from nextn.layouts.extract import plan_extract
 from nextn.layouts.options import AttachOptions, ExtractOptions
 from nextn.writing.execute import execute
@@ -52,6 +53,7 @@ CASES: dict[str, Make] = {
     "extract a donor": lambda inputs, out: plan_extract(
         open_donor(inputs / "qwen35moe-fused-bf16"), ExtractOptions(block_only=True, out=out)
     ),
+    "explode": lambda inputs, out: plan_explode(open_model(inputs / DENSE), ExplodeOptions(out, max_tensors=3)),
 }
 
 

@@ -6,8 +6,11 @@ import errno
 import fcntl
 import json
 import os
+import random
 import shutil
+import threading
 from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -15,19 +18,23 @@ from typing import Any
 import pytest
 from faults import Faults, Refusing, content, listing, small_disk, state
 from opened import open_donor
+from power import Disk
+from power import Recorder as PowerRecorder
 
 import nextn
 from conftest import CHECKPOINT, Q4, TRUNKS, mounted
 from nextn.errors import NoSpace, OutputExists, StorageError
 from nextn.gguf.files import open_model, shard_name
 from nextn.layouts.attach import plan_attach
+from nextn.layouts.explode import ExplodeOptions, plan_explode
 from nextn.layouts.options import AttachOptions
+from nextn.workfile import At
 from nextn.writing import durable
 from nextn.writing.durable import Workspace
 from nextn.writing.execute import SLACK_BYTES, execute
 from nextn.writing.leftovers import JOB_SUFFIX, SUFFIX, clean
 from nextn.writing.plan import LinkMode, Plan
-from nextn.writing.system import NO_HARD_LINKS, explain, free_bytes, write_all
+from nextn.writing.system import NO_HARD_LINKS, System, explain, free_bytes, write_all
 
 MOE = "qwen35moe-fused-bf16"
 
@@ -83,6 +90,77 @@ def test_bytes_are_on_disk_before_names_and_names_before_the_entry(plan: Callabl
     assert names[-2] < between < names[-1], "all other names are on disk before the entry's"
     assert names[-1] < after < note_gone, "the entry is on disk before the note goes"
     assert ("fsync", tmp_path) in calls[after:], "and so is the new folder"
+
+
+@dataclass
+class Timed(System):
+    """Notes what is done, to which file, and in which thread; syncs are real."""
+
+    calls: list[tuple[str, int, int]] = field(default_factory=list)  # name, inode, thread
+
+    def pwrite(self, fd: int, data: bytes | memoryview, offset: int) -> int:
+        return self._noted("write", os.fstat(fd).st_ino, super().pwrite(fd, data, offset))
+
+    def copy_range(self, src: int, dst: int, count: int, src_offset: int, dst_offset: int) -> int:
+        n = super().copy_range(src, dst, count, src_offset, dst_offset)
+        return self._noted("write", os.fstat(dst).st_ino, n)
+
+    def fsync(self, fd: int) -> None:
+        super().fsync(fd)
+        self._noted("sync", os.fstat(fd).st_ino, 0)
+
+    def link(self, source: At | Path, target: At) -> None:
+        inode = source.folder.lstat(source.name).st_ino if isinstance(source, At) else source.stat().st_ino
+        self._noted("name", inode, 0)
+        super().link(source, target)
+
+    def _noted(self, what: str, inode: int, result: int) -> int:
+        self.calls.append((what, inode, threading.get_ident()))
+        return result
+
+
+def exploded(out: Path) -> Plan:
+    """More new files than are synced one after the other."""
+    plan = plan_explode(open_model(TRUNKS / "qwen35-dense-F32.gguf"), ExplodeOptions(out, max_tensors=3))
+    assert len(plan.outputs) > durable.FEW_FILES
+    return plan
+
+
+def test_many_files_are_all_on_disk_before_the_first_has_its_name(tmp_path: Path) -> None:
+    system = Timed()
+    made = exploded(tmp_path / "out")
+    execute(made, system=system)
+    first_name = next(i for i, call in enumerate(system.calls) if call[0] == "name")
+    syncs = {inode: i for i, (what, inode, _) in enumerate(system.calls[:first_name]) if what == "sync"}
+    writes = {inode: i for i, (what, inode, _) in enumerate(system.calls) if what == "write"}
+    named = [(tmp_path / "out" / out.name).stat().st_ino for out in made.outputs]
+    assert {*named} <= {*syncs}
+    assert all(writes[inode] < syncs[inode] for inode in named)
+    assert len({thread for what, inode, thread in system.calls if what == "sync" and inode in named}) > 1
+    folder = (tmp_path / "out").stat().st_ino
+    inodes = [inode for what, inode, _ in system.calls if what == "name" or inode == folder]
+    assert inodes[-3:] == [folder, named[-1], folder]  # the folder, the entry's name, the folder
+
+
+def test_whatever_unsynced_writes_are_lost_no_unfinished_file_has_a_name(tmp_path: Path) -> None:
+    """The power goes at any call, with a disk that loses and tears what was not synced."""
+    out = tmp_path / "out"
+    out.mkdir()
+    made = exploded(out)
+    system = PowerRecorder()
+    execute(made, system=system)
+    whole, seen = content(out), set()
+    for at in range(len(system.calls) + 1):
+        shutil.rmtree(out)
+        out.mkdir()
+        left = Disk(system.calls, random.Random(at))
+        left.cut(at)
+        left.apply(out, {})
+        there = {name: digest for name, digest in content(out).items() if name in whole}
+        assert there.items() <= whole.items(), at
+        assert made.entry.name not in there or there == whole, at
+        seen.add(len(there))
+    assert {0, len(whole)} < seen
 
 
 def test_one_file_needs_no_note(tmp_path: Path) -> None:

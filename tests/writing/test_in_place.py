@@ -17,6 +17,7 @@ from faults import KILLED, Faults, ShortWrites, content, in_child, listing, rang
 
 import nextn
 from conftest import CHECKPOINT, Q4, RANGES, ROOT, need
+from nextn.cli import main
 from nextn.errors import EXIT_PROBLEMS, ChangeUnfinished, NextnError, NoSpace, StorageError
 from nextn.gguf.files import open_model
 from nextn.gguf.header import MAGIC
@@ -93,6 +94,33 @@ def test_a_kill_at_any_call_ends_with_the_old_or_the_new_file_after_recover(case
         seen.add(case.state())
         assert not hot(case)
     assert seen == {"old", "new"}
+
+
+def test_every_shard_leads_to_what_was_interrupted(cases: dict[str, Case]) -> None:
+    """Whichever shard is named: inspect reports the journal, recover and the next change end it."""
+    case = cases["attach to a set"]
+    for k in range(1, case.n_calls + 1):
+        entry = case.reset()
+        assert in_child(lambda k=k: case.run(Faults(k, "kill"))) == KILLED
+        if hot(case) and not loadable(case):
+            break
+    assert not loadable(case)
+    others = [path for path in sorted(case.folder.glob("*.gguf")) if path != entry]
+    assert len(others) == 2
+    (case.folder / "other-00001-of-00003.gguf").write_bytes(entry.read_bytes())  # another set in the folder
+    assert unfinished(case.folder / "other-00001-of-00003.gguf") == []
+    for other in others:
+        assert [each.files for each in unfinished(other)] == [(entry,)]
+        assert main(["inspect", str(other)]) == EXIT_PROBLEMS
+    (case.folder / "other-00001-of-00003.gguf").unlink()
+    nextn.attach(others[0], case.donor, layout="in-place", dry_run=False)
+    assert case.state() == "new"
+    nextn.detach(others[1], in_place=True)
+    assert case.state() == "old"
+    case.reset()
+    in_child(lambda: case.run(Faults(k, "kill")))
+    assert [each.what for each in recover(others[1], system=Faults())] == ["undone"]
+    assert case.state() == "old"
 
 
 def test_a_kill_in_the_recovery_of_a_kill_is_recovered_too(case: Case) -> None:

@@ -97,6 +97,7 @@ class Rule:
     form: str = ""  # `PART.FORM` for a part that comes in several forms: a block has the tensors of only one of them
     needed_by: str = ""  # engines look for it only where this key after `{arch}.` is present and not 0
     stops: str = ""  # why no engine drafts with a block that has it
+    replaces: tuple[str, ...] = ()  # targets that a block with this one does without
 
 
 Lookup: TypeAlias = "Callable[[str], Any]"  # a model's `{arch}.{suffix}`, or None
@@ -260,13 +261,14 @@ def missing(rules: Sequence[Rule], there: Set[str], find: Lookup) -> list[str]:
     """Targets that a block with the tensors `there` needs and lacks; `find` is its model's `{arch}.*`."""
     chosen = chosen_forms(rules, there)
     torn = {target for group in _TOGETHER if not there.isdisjoint(group) for target in group}
+    replaced = {target for rule in rules if rule.target in there for target in rule.replaces}
 
     def needed(rule: Rule) -> bool:
         if rule.target in torn or (rule.needed_by and find(rule.needed_by)):
             return True
         return not rule.optional and (not rule.form or rule.form in chosen)
 
-    return [rule.target for rule in rules if rule.target not in there and needed(rule)]
+    return [rule.target for rule in rules if rule.target not in there | replaced and needed(rule)]
 
 
 def surplus(rules: Sequence[Rule], there: Collection[str], find: Lookup) -> list[str]:

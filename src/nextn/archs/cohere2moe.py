@@ -66,6 +66,7 @@ FAMILY = Family(
         *parts.attention(),
         *parts.router(None),
         *parts.experts(),
+        parts.gate_up(),
         *parts.shared_experts(optional=True, needed_by="expert_shared_count"),
     ),
     **parts.USUAL_NAMES,

@@ -60,6 +60,7 @@ FAMILY = Family(
         *parts.mla(),
         *parts.router("mlp.gate.e_score_correction_bias", optional=True),
         *parts.experts(),
+        parts.gate_up(),
         *parts.shared_experts(needed_by="expert_shared_count"),
     ),
     **parts.USUAL_NAMES,

@@ -44,6 +44,7 @@ FAMILY = Family(
             "mlp.expert_bias", target="exp_probs_b", gate="mlp.router.gate.weight", optional=True, form=parts.EXPERTS
         ),
         *parts.experts(form=parts.EXPERTS),
+        parts.gate_up(form=parts.EXPERTS),
         *parts.shared_experts("mlp.shared_mlp.", optional=True, form=parts.EXPERTS),
         *parts.dense(form=parts.DENSE),
     ),

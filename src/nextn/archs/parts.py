@@ -142,6 +142,15 @@ def experts(p: str = "mlp.", *, form: str = "") -> tuple[Rule, ...]:
     )
 
 
+def gate_up(*, form: str = "") -> Rule:
+    """The routed experts' gate and up as one tensor, which a few loaders take instead of the two (llama.cpp b11549).
+
+    Only GGUFs hold it, as newer converters write it on request: of a checkpoint, nextn makes the two.
+    """
+    halves = ("ffn_gate_exps.weight", "ffn_up_exps.weight")
+    return Rule("ffn_gate_up_exps.weight", "E 2*Fx X", (), optional=True, form=form, replaces=halves)
+
+
 def shared_experts(
     p: str = "mlp.shared_experts.", *, optional: bool = False, form: str = "", needed_by: str = ""
 ) -> tuple[Rule, ...]:
@@ -169,9 +178,14 @@ def router(
 
 
 def limits(key: str) -> Tail:
-    """A layer's clamp limit as config.json lists it, blocks included; 0 for null and for layers after its end."""
+    """A layer's clamp limit as config.json lists it, blocks included; 0 for null and for layers after its end.
 
-    def value(donor: Donor, block: int) -> float:
+    Unknown (None) without a config.json.
+    """
+
+    def value(donor: Donor, block: int) -> float | None:
+        if not donor.config:
+            return None
         listed, at = donor.config.get(key), donor.n_layer + block
         found = listed[at] if isinstance(listed, list) and at < len(listed) else None
         return float(found) if isinstance(found, int | float) else 0.0

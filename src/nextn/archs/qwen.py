@@ -94,6 +94,7 @@ MOE = (
     _matrix("ffn_gate_inp.weight", "E X", "layers.{k}.mlp.gate.weight", f32=True),
     _experts("ffn_gate_exps.weight", "E Fx X", Transform.GATE_HALF, "gate_proj"),
     _experts("ffn_up_exps.weight", "E Fx X", Transform.UP_HALF, "up_proj"),
+    parts.gate_up(),
     Rule(
         "ffn_down_exps.weight",
         "Fx E X",

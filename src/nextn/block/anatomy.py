@@ -15,6 +15,7 @@ from ..archs.drafts import ARCHS as DRAFT_ARCHS
 from ..archs.others import ASSISTANTS, DRAFTS, LOADS_ONLY, OTHER_USE
 from ..gguf.files import GGUFFile, Model
 from ..gguf.kv import INTEGER_TYPES, KVType
+from .layers import Layers
 from .model import DRAFT_ROOTS, EH_PROJ, MARK, split_name
 
 KEY = "nextn_predict_layers"
@@ -38,25 +39,23 @@ class Anatomy:
     @classmethod
     def of(cls, model: Model) -> Anatomy:
         """Raises FormatError for a file without an architecture."""
+        known: Anatomy | None = model.worked_out.get("anatomy")
+        if known is not None:
+            return known
         arch = model.architecture
-        found: dict[int, set[str]] = {}
-        blocks: set[int] = set()
-        for name in model.tensors:
-            layer, suffix = split_name(name)
-            if layer is not None:
-                found.setdefault(layer, set()).add(suffix)
-                if suffix.startswith(MARK):
-                    blocks.add(layer)
+        marked: set[int] = set()
+        layers = Layers(model.table, marked)
         count = model.header.by_key.get(f"{arch}.block_count")
-        return cls(
+        made = model.worked_out["anatomy"] = cls(
             model,
             arch,
-            found,
-            tuple(sorted(blocks)),
-            frozenset(found.keys() - blocks),
+            layers,
+            tuple(sorted(marked)),
+            frozenset(layer for layer in layers if layer not in marked),
             max(0, model.arch_int(KEY)),
             int(count.value) if count is not None and count.type in INTEGER_TYPES else None,
         )
+        return made
 
     @property
     def family(self) -> Family | None:
@@ -191,7 +190,7 @@ class Anatomy:
         layers = self._promised_layers
         if not layers or self.blocks or not any(n < layers[0] for n in self.trunk):
             return layers
-        if self.told is not None:
+        if self.told in (layers[0], self.block_count):  # any other number is of a trunk of another depth
             return layers if self.told == layers[0] else ()
         noted = self.model.header.get(TENSOR_NAMES)
         if isinstance(noted, list) and any(str(name).startswith(f"blk.{layers[0]}.") for name in noted):
@@ -291,4 +290,4 @@ class Anatomy:
 
     def holds_block(self, file: GGUFFile) -> bool:
         """Whether a file of the model holds a tensor of its block."""
-        return any(self.of_block(info.name) for info in file.header.tensors)
+        return any(map(self.of_block, file.header.tensors.names()))

@@ -54,13 +54,13 @@ def _no_block(checkpoint: Checkpoint, family: Family) -> NoBlock:
     promised = checkpoint.integer(*family.count_keys) if family.count_keys else None
     if promised:
         return NoBlock(
-            f"{checkpoint.folder}: config.json promises {promised} MTP block(s), but no tensor of any is present; "
+            f"{checkpoint.place}: config.json promises {promised} MTP block(s), but no tensor of any is present; "
             "fine-tuning tools lose them, so use the base model's checkpoint as the donor."
         )
     n_trunk = checkpoint.integer("num_hidden_layers") or 0
     mark = f"{family.prefixes[0]}layers.{n_trunk}." if family.behind_trunk else family.prefixes[0]
     return NoBlock(
-        f"{checkpoint.folder}: this checkpoint has no MTP block (no tensor named {mark}*); "
+        f"{checkpoint.place}: this checkpoint has no MTP block (no tensor named {mark}*); "
         "use the base model's checkpoint, or a GGUF that has the block, as the donor."
     )
 
@@ -182,7 +182,7 @@ def read_rule(
                 raise FormatError(
                     f"experts are missing from the checkpoint: '{local}' has {len(numbers)} of "
                     f"{numbers[-1] + 1}; download the rest",
-                    path=checkpoint.folder,
+                    path=checkpoint.place,
                 )
             found = [local.replace("{x}", str(x)) for x in numbers]
         elif local in names and (k == 0 or "{k}" in source.name):
@@ -229,6 +229,7 @@ def _expert_numbers(names: dict[str, str], pattern: str) -> list[int]:
     return sorted(int(text) for text in inner if text.isdigit())
 
 
+<<<<<<< HEAD
 def refuse_draft(checkpoint: Checkpoint) -> None:
     """Raise UnsupportedModel for a draft that is a model of its own: it has no block."""
     kind = kind_of_config(checkpoint.classes, checkpoint.text_config)
@@ -241,6 +242,10 @@ def refuse_draft(checkpoint: Checkpoint) -> None:
 
 def block_from_checkpoint(checkpoint: Checkpoint) -> Block:
     """The block of a checkpoint folder.
+=======
+def block_from_checkpoint(checkpoint: Checkpoint, *, partial: bool = False) -> Block:
+    """The block of a checkpoint folder; with `partial` also one that lacks some of its tensors.
+>>>>>>> main
 
     Raises UnsupportedModel for an unknown class, NoBlock when the block's tensors are missing (whatever config.json
     says), FormatError for tensors that are damaged, missing or unknown.
@@ -250,7 +255,7 @@ def block_from_checkpoint(checkpoint: Checkpoint) -> Block:
         refuse_draft(checkpoint)
         words = words_of_classes(checkpoint.classes, checkpoint.text_config.get("model_type"))
         if words is not None:
-            raise UnsupportedModel(f"{checkpoint.folder}: {words}.")
+            raise UnsupportedModel(f"{checkpoint.place}: {words}.")
         raise UnsupportedModel(
             f"{checkpoint.folder / CONFIG}: nextn does not know the model class "
             f"{', '.join(checkpoint.classes) or '(none is named)'}, so it does not know where its MTP block is."
@@ -260,14 +265,14 @@ def block_from_checkpoint(checkpoint: Checkpoint) -> Block:
         raise _no_block(checkpoint, family)
     for mark, what in family.not_blocks:
         if any(mark in name for name in names):
-            raise UnsupportedModel(f"{checkpoint.folder}: {what}.")
+            raise UnsupportedModel(f"{checkpoint.place}: {what}.")
     refuse_foreign(checkpoint, names)
     names = logical_names(names)
     numbers = {int(match[1]) for name in names if (match := re.match(rf"{family.layer_mark}(\d+)\.", name))}
     n_blocks = -(-(max(numbers, default=0) + 1) // family.n_source_layers)
     if n_blocks > family.max_blocks:
         raise UnsupportedModel(
-            f"{checkpoint.folder}: the checkpoint has {n_blocks} MTP blocks, but engines accept "
+            f"{checkpoint.place}: the checkpoint has {n_blocks} MTP blocks, but engines accept "
             f"{family.max_blocks} for '{family.arch}'."
         )
     used: set[str] = set()
@@ -279,16 +284,16 @@ def block_from_checkpoint(checkpoint: Checkpoint) -> Block:
         tensors += found
         there = {tensor.suffix for tensor in found}
         if reason := stops(family, there):
-            raise UnsupportedModel(f"{checkpoint.folder}: no engine drafts with this block: {reason}.")
-        for target in missing(family.rules, there, find):
+            raise UnsupportedModel(f"{checkpoint.place}: no engine drafts with this block: {reason}.")
+        for target in [] if partial else missing(family.rules, there, find):
             sources = next(rule.sources for rule in family.rules if rule.target == target)
             wanted = " or ".join(source.name.replace("{k}", str(k)) for source in sources)
             raise FormatError(
-                f"the MTP block is incomplete: '{wanted}' is missing; use another donor", path=checkpoint.folder
+                f"the MTP block is incomplete: '{wanted}' is missing; use another donor", path=checkpoint.place
             )
     refuse_leftovers(checkpoint, names, used)
     return Block(
-        origin=checkpoint.folder,
+        origin=checkpoint.place,
         kind="checkpoint",
         architecture=family.arch,
         n_layer_trunk=checkpoint.integer("num_hidden_layers"),
@@ -325,10 +330,10 @@ def refuse_leftovers(checkpoint: Checkpoint, names: dict[str, str], used: set[st
     if quantized:
         raise UnsupportedFormat(
             f"the block is stored quantized, and nextn does not read what '{quantized[0]}' says about it; {ADVICE}",
-            path=checkpoint.folder,
+            path=checkpoint.place,
         )
     raise UnsupportedFormat(
         f"the block has {len(left)} tensor(s) that nextn does not know ('{left[0]}'), "
         "and leaving them out could break it",
-        path=checkpoint.folder,
+        path=checkpoint.place,
     )

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
+
 from ..archs import refuse_other_use
 from ..archs.drafts import ARCHS as DRAFT_ARCHS
 from ..errors import FormatError, NoBlock
@@ -19,8 +21,11 @@ def is_f32_only(name: str, n_axes: int) -> bool:
     return name.endswith(("_norm.weight", "indexer.proj.weight")) or "ffn_gate_inp" in name
 
 
-def block_from_model(model: Model) -> Block:
+def block_from_model(model: Model, mending: Collection[int] = ()) -> Block:
     """The block of a bundled model, a shard set, a sidecar or a donor file.
+
+    `mending`: layers of a model whose block is to be completed. For them, a file will do that holds some tensors of
+    these layers and none of any other, even without one that marks a block.
 
     Raises NoBlock when there is none, FormatError when it is damaged, UnsupportedModel where the key means something
     else.
@@ -28,11 +33,16 @@ def block_from_model(model: Model) -> Block:
     seen = Anatomy.of(model)
     arch, layers = seen.arch, list(seen.blocks)
     refuse_other_use(arch, model.entry)
+<<<<<<< HEAD
     if arch in DRAFT_ARCHS:
         raise NoBlock(
             f"{model.entry}: this draft is a model of its own and has no MTP block; leave it beside its model, or name "
             "it with --sidecar."
         )
+=======
+    if not layers and seen.layers.keys() <= set(mending):
+        layers = sorted(seen.layers)
+>>>>>>> main
     if not layers:
         more = f", though '{arch}.{KEY}' promises {seen.promised}: it was lost along the way" if seen.promised else ""
         raise NoBlock(f"{model.entry}: there is no MTP block in this model{more}.")

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -12,7 +11,6 @@ from ..sources.checkpoint import Checkpoint
 from ..sources.ranges import FileRange
 from ..sources.rows import RowSource
 
-_BLOCK_TENSOR = re.compile(r"blk\.(0|[1-9][0-9]*)\.(.+)", re.DOTALL)
 EH_PROJ = "nextn.eh_proj.weight"
 MARK = "nextn."  # prefix of names that only an MTP block's layer has
 DRAFT_HEAD = "nextn.shared_head_head.weight"
@@ -81,8 +79,12 @@ class Block(Brief):
 
 def split_name(name: str) -> tuple[int | None, str]:
     """(layer, the name without `blk.N.`) of a tensor's name; root tensors have no layer and keep their name."""
-    match = _BLOCK_TENSOR.fullmatch(name)
-    return (int(match[1]), match[2]) if match else (None, name)
+    if not name.startswith("blk."):
+        return None, name
+    number, _, suffix = name[4:].partition(".")
+    if not suffix or not number.isdecimal() or not number.isascii() or (number[0] == "0" and number != "0"):
+        return None, name
+    return int(number), suffix
 
 
 def layer_of(name: str) -> int | None:

@@ -91,8 +91,8 @@ def qkv_option(*forms: str, text: str) -> Decorator[Any]:
 
 
 for_option = click.option(
-    "--for", "for_engine", type=click.Choice(["llama.cpp", "ik", "both"]),
-    help="Engines that the file must work in. If that is impossible, nextn says why.",
+    "--for", "for_engine", type=click.Choice(["llama.cpp", "ik", "both", "lmstudio", "ollama"]),
+    help="Engines, or the program, that the file must work in. If that is impossible, nextn says why.",
 )  # fmt: skip
 link_option = click.option(
     "--link",

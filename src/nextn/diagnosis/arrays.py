@@ -29,7 +29,7 @@ def _entry(model: Model, kv: KV, tail: Any, n_trunk: int, block: int, donor: Blo
     if isinstance(own, list) and donor is not None and len(own) == n_trunk + donor.n_layer_nextn:
         return own[n_trunk + block] if n_trunk + block < len(own) else None
     if callable(tail):
-        config = donor.checkpoint.text_config if donor is not None and donor.checkpoint else {}
+        config = donor.checkpoint.stated if donor is not None and donor.checkpoint else {}
         return tail(Donor(n_trunk, config, model.arch_value), block)
     if tail is not None:
         return tail
@@ -63,8 +63,11 @@ def fixed_arrays(model: Model, n_trunk: int, n_nextn: int, donor: Block | None =
 
 
 def told_trunk(seen: Anatomy, donor: Block | None, trunk: Model | None) -> int | None:
-    """How many trunk layers precede a sidecar's block, if a donor or its model shows it."""
-    if seen.has_trunk or not seen.blocks or seen.unmarked:
+    """How many trunk layers precede a sidecar's block, if a donor or its model shows it.
+
+    A sidecar whose header agrees with its block is left as it is: engines draft with one made for another depth.
+    """
+    if seen.has_trunk or not seen.blocks or seen.unmarked or _agrees(seen):
         return None
     if donor is not None and donor.n_layer_trunk:
         return donor.n_layer_trunk
@@ -72,6 +75,18 @@ def told_trunk(seen: Anatomy, donor: Block | None, trunk: Model | None) -> int |
         return None
     same = trunk.arch_int("embedding_length") == seen.model.arch_int("embedding_length")
     return (Anatomy.of(trunk).n_trunk or None) if same else None
+
+
+def _agrees(seen: Anatomy) -> bool:
+    """Whether a sidecar's layer numbers, count and arrays agree."""
+    n, first = len(seen.all_blocks), seen.all_blocks[0]
+    if first == 0 or seen.block_count != first + n or seen.gone:
+        return False
+    longer = longer_arrays(seen.arch)
+    return all(
+        kv.n_items == first + n or (kv.key.removeprefix(f"{seen.arch}.") in longer and (kv.n_items or 0) > first + n)
+        for kv, _ in _arrays(seen.model)
+    )
 
 
 def check_arrays(seen: Anatomy, donor: Block | None = None, trunk: Model | None = None) -> Iterator[Finding]:

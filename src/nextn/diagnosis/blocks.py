@@ -11,18 +11,20 @@ from ..archs.engines import IK_UP_TO
 from ..block.anatomy import Anatomy
 from ..block.model import DRAFT_HEAD, DRAFT_ROOTS, EMBED_TOKENS, Block, BlockTensor, split_name
 from ..gguf.files import Model
+from ..layouts.donor_check import ROUTER, misshapen
+from ..layouts.factors import is_factor
 from ..layouts.metadata import PROVENANCE
 from .advice import Advice, Help
-from .commands import detach_command, doctor_command, donor_hint, donor_words, header_change
+from .commands import attach_command, detach_command, doctor_command, donor_hint, donor_words, header_change
 from .finding import Change, Finding
 from .patient import Patient
 
+FOR_IK = "head-for-ik-only"
 _QKV, _GATE_UP, _KV_B = "attn_qkv.weight", "ffn_gate_up_exps.weight", "attn_kv_b.weight"
 # Two forms of the same weights: if one is present, the other is not missing.
 _OTHER_FORM = {
     "attn_q.weight": _QKV, "attn_k.weight": _QKV, "attn_v.weight": _QKV,
     "attn_q.bias": "attn_qkv.bias", "attn_k.bias": "attn_qkv.bias", "attn_v.bias": "attn_qkv.bias",
-    "ffn_gate_exps.weight": _GATE_UP, "ffn_up_exps.weight": _GATE_UP,
     "attn_k_b.weight": _KV_B, "attn_v_b.weight": _KV_B,
 }  # fmt: skip
 HEAD_NORM, _LAYER_NORM = "nextn.shared_head_norm.weight", "layer_output_norm.weight"  # MiMo has the second
@@ -30,12 +32,15 @@ HEAD_NORM, _LAYER_NORM = "nextn.shared_head_norm.weight", "layer_output_norm.wei
 _AS_IN_TRUNK = ("attn_sinks.weight", "attn_q.bias", "attn_k.bias", "attn_v.bias", "attn_output.bias",
                 "attn_q_norm.weight", "attn_k_norm.weight", "attn_gate.weight", "exp_probs_b.bias", "exp_probs_b",
                 "ffn_gate_shexp.weight", "ffn_up_shexp.weight", "ffn_down_shexp.weight")  # fmt: skip
+_GATE_AND_UP = ("ffn_gate_exps.weight", "ffn_up_exps.weight")
 _SPLIT = ("attn_q.weight", "attn_k.weight", "attn_v.weight")
 
 
 def check_blocks(seen: Anatomy, donor: Block | None = None, trunk: Model | None = None) -> Iterator[Finding]:
     """Findings about the block's own tensors; `trunk` is the model that a sidecar belongs to."""
     yield from _extra_roots(seen)
+    yield from _factors(seen)
+    yield from _other_experts(seen)
     family = seen.family
     if family is None or not seen.is_language_model:
         return
@@ -52,6 +57,9 @@ def check_blocks(seen: Anatomy, donor: Block | None = None, trunk: Model | None 
         if family.qkv and not family.qkv.split and _QKV in lost and all(name in there for name in _SPLIT):
             lost.remove(_QKV)
             yield _split(seen, layer, family.qkv.refusal)
+        if _GATE_UP in there - known and lost:
+            lost = [name for name in lost if name not in _GATE_AND_UP]
+            yield _fused(seen, layer)
         if lost:
             yield _not_whole(seen, layer, number, lost, donor)
         else:
@@ -91,6 +99,20 @@ def _split(seen: Anatomy, layer: int, refusal: str) -> Finding:
     )
 
 
+def _fused(seen: Anatomy, layer: int) -> Finding:
+    return Finding(
+        "block-wants-split-experts",
+        "error",
+        f"the MTP block in layer {layer} has its experts' gate and up as one tensor, and the loader of '{seen.arch}' "
+        "takes only two.",
+        f"blk.{layer}.{_GATE_UP}",
+        f"llama.cpp refuses to load it: 'tensor 'blk.{layer}.ffn_gate_exps.weight' not found'",
+        Advice.of(detach_command(seen), ", then attach the block from the checkpoint")
+        if seen.has_trunk
+        else Advice.of(attach_command("TRUNK", "--from", "CHECKPOINT"), " makes a sidecar that it takes"),
+    )
+
+
 def _without(patient: Patient, names: list[str]) -> Patient:
     return patient.without(names)
 
@@ -100,15 +122,52 @@ def _extra_roots(seen: Anatomy) -> Iterator[Finding]:
     for name in DRAFT_ROOTS:
         if name in seen.model.tensors:
             yield Finding(
-                "head-for-ik-only",
+                FOR_IK,
                 "warning",
-                f"'{name}' is a head for drafting that only ik_llama.cpp knows.",
+                f"'{name}' is a head for drafting that only ik_llama.cpp knows (8337e4cd).",
                 name,
                 "llama.cpp refuses to load it: 'wrong number of tensors'; ik_llama.cpp 8337e4cd accepts it for Qwen3.5 "
                 "and related models",
                 Advice.of(doctor_command(seen), ", if llama.cpp is to load it"),
                 partial(_without, names=[name]),
             )
+
+
+def _other_experts(seen: Anatomy) -> Iterator[Finding]:
+    """Another number of experts in a model's block, as when a whole model's block was joined to a pruned trunk."""
+    own = seen.model.arch_int("expert_count")
+    for layer in seen.blocks if seen.has_trunk and own else ():
+        found = seen.model.tensors.get(f"blk.{layer}.{ROUTER}")
+        if found is None or found[1].ne[-1] == own:
+            continue
+        yield Finding(
+            "block-with-other-experts",
+            "error",
+            f"the MTP block in layer {layer} has {found[1].ne[-1]:,} experts, but the model has {own:,}.",
+            f"blk.{layer}.{ROUTER}",
+            f"llama.cpp refuses to load it: 'tensor 'blk.{layer}.{ROUTER}' has wrong shape'",
+            Advice.of(detach_command(seen).more("-o", "TRUNK"), ", then, as a sidecar may have another number: ",
+                      attach_command("TRUNK", "--from", seen.model.entry, "--layout", "sidecar")),
+        )  # fmt: skip
+
+
+def _factors(seen: Anatomy) -> Iterator[Finding]:
+    """Factors of NVFP4 in the block of a model, which only a model loaded with MTP can have."""
+    names = [f"blk.{n}.{name}" for n in seen.blocks for name in sorted(seen.layers[n]) if is_factor(name)]
+    if not names or not seen.has_trunk:
+        return
+    model = seen.model.entry
+    yield Finding(
+        "block-with-factors",
+        "warning",
+        f"the block's matrices have factors beside them ('{names[0]}' and {len(names) - 1} more), as NVFP4 has.",
+        names[0],
+        "llama.cpp drafts with it, and loaded without MTP refuses it: 'wrong number of tensors'",
+        Advice.of(
+            detach_command(seen).more("-o", "TRUNK"), " and ", attach_command("TRUNK", "--from", model),
+            " write the block in q8_0, the factors multiplied in",
+        ),
+    )
 
 
 def _listed(names: list[str]) -> str:
@@ -238,11 +297,9 @@ def _optional(
 
 def _supply(seen: Anatomy, number: int, lost: list[str], donor: Block) -> dict[str, BlockTensor]:
     """The lost tensors from a donor that fits."""
-    if donor.architecture != seen.arch or donor.hidden_size != seen.model.arch_int("embedding_length"):
+    if donor.architecture != seen.arch or donor.hidden_size not in (None, seen.model.arch_int("embedding_length")):
         return {}
     blocks = {*seen.all_blocks, *seen.unmarked}
-    if seen.trunk - blocks and donor.n_layer_trunk not in (None, seen.n_trunk - len(seen.unmarked)):
-        return {}
     found = {tensor.suffix: tensor for tensor in donor.tensors if tensor.layer == number}
     mine = {name: seen.model.tensors[f"blk.{n}.{name}"][1] for n in blocks for name in seen.layers.get(n, ())}
     if any(name in found and not same_shape(found[name].ne, info.ne) for name, info in mine.items()):
@@ -251,7 +308,9 @@ def _supply(seen: Anatomy, number: int, lost: list[str], donor: Block) -> dict[s
     known = {rule.target for rule in seen.family.rules} if seen.family else set()
     # Tensors that a block may lack were most likely lost with the rest if the donor's block has them.
     more = [name for name in found if name.startswith("nextn.") and name in known and name not in (*here, *lost)]
-    return {name: found[name] for name in (*lost, *more) if name in found and name not in here}
+    supply = {name: found[name] for name in (*lost, *more) if name in found and name not in here}
+    shapes = ((name, tensor.ne) for name, tensor in supply.items())
+    return supply if seen.family is None or not misshapen(shapes, seen.model, seen.family) else {}
 
 
 def _completed(patient: Patient, tensors: tuple[BlockTensor, ...], layer: int) -> Patient:

@@ -49,7 +49,7 @@ def _empty(seen: Anatomy) -> Finding:
         "error",
         f"the header says {seen.block_count} layers, but none has a tensor: the file holds neither trunk nor block.",
         seen.model.entry.name,
-        "llama.cpp refuses to load it: 'missing tensor' or 'tensor ... not found'",
+        "llama.cpp refuses to load it, 'missing tensor' or 'tensor ... not found', or crashes when it loads it",
         Advice.of("get the model again from its source", "; if it is a sidecar: ", again)
         if seen.promised
         else "get the model again from its source",
@@ -62,7 +62,7 @@ def _lost(seen: Anatomy, what: str) -> Finding:
         "error",
         f"{what}: the trunk is incomplete.",
         seen.model.entry.name,
-        "llama.cpp refuses to load it: 'missing tensor' or 'tensor ... not found'",
+        "llama.cpp refuses to load it, 'missing tensor' or 'tensor ... not found', or crashes when it loads it",
         "get the model again from its source",
     )
 
@@ -96,7 +96,7 @@ def _with_block(seen: Anatomy, donor: Block | None, trunk: Model | None) -> Iter
             f"'{seen.arch}.block_count' is {_shown(seen.block_count)}, but the file has {place} trunk layers and {n} "
             f"MTP block(s): it must be {place + n}.",
             f"{seen.arch}.block_count",
-            f"{WRONG_NUMBER}, or 'wrong array length' where there are per-layer arrays",
+            f"{WRONG_NUMBER}, or 'wrong array length' where there are per-layer arrays; it aborts at absurd counts",
             doctor_command(seen),
             change,
         )
@@ -129,7 +129,7 @@ def _with_block(seen: Anatomy, donor: Block | None, trunk: Model | None) -> Iter
             "error",
             f"'{key}' is {seen.promised}, but the file has {n} MTP block(s).",
             key,
-            f"{WRONG_NUMBER}, or does not find the tensors of the missing block",
+            f"{WRONG_NUMBER}, does not find the tensors of the missing block, or aborts when it loads it",
             doctor_command(seen),
             change,
         )

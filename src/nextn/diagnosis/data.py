@@ -7,7 +7,8 @@ from collections.abc import Iterator
 
 from ..errors import FormatError
 from ..gguf.files import Model
-from ..gguf.header import pad_to
+from ..gguf.header import UNKNOWN, pad_to
+from ..gguf.names import decoded
 from .finding import Finding
 
 _MOST_NAME_BYTES = 63  # GGML_MAX_NAME minus the terminating zero
@@ -32,9 +33,10 @@ def check_data(model: Model) -> Iterator[Finding]:
     """Holes between tensors, data in another order than the table, and names that are too long."""
     for file in model.files:
         header = file.header
-        at = 0
-        for info in header.tensors:
-            if info.offset != at:
+        at, tensors = 0, header.tensors
+        for row, (offset, size) in enumerate(zip(tensors.offsets, tensors.sizes, strict=True)):
+            if offset != at:
+                info = tensors[row]
                 yield Finding(
                     "data-not-contiguous",
                     "error",
@@ -45,12 +47,14 @@ def check_data(model: Model) -> Iterator[Finding]:
                     "get this file again from its source",
                 )
                 break
-            size = header.stored_sizes[info.name]
-            if size is None:
-                break
+            if size == UNKNOWN:
+                after = header.stored_size(tensors[row])
+                if after is None:
+                    break
+                size = after
             at += pad_to(size, header.alignment)
-    n_bytes = ((name, len(name.encode("utf-8", "surrogateescape"))) for name in model.tensors)
-    long = next((name for name, size in n_bytes if size > _MOST_NAME_BYTES), None)
+    names = (name for file in model.files for name in file.header.tensors.raw_names())
+    long = next((decoded(name) for name in names if len(name) > _MOST_NAME_BYTES), None)
     if long is not None:
         yield Finding(
             "tensor-name-too-long",

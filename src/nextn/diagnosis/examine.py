@@ -34,6 +34,7 @@ from .names import check_names
 from .norms import check_norms
 from .patient import Patient, fix_command
 from .renamed import find_renamed
+from .roots import check_roots
 from .sidecars import check_sidecar
 from .subject import Subject, subject_of
 from .unpublished import check_unpublished
@@ -97,6 +98,7 @@ def diagnose(
     findings += check_counts(seen, donor, trunk)
     findings += check_arrays(seen, donor, trunk)
     findings += check_blocks(seen, donor, trunk)
+    findings += check_roots(seen)
     findings += check_sidecar(seen, trunk)
     findings += check_draft(seen, trunk, None if cut else reader)
     findings += check_names(seen, trunk, beside=beside)

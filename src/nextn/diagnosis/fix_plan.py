@@ -9,7 +9,8 @@ from pathlib import Path
 
 from ..gguf.files import GGUFFile, Model, shard_name
 from ..gguf.header import DEFAULT_ALIGNMENT, TensorInfo, build_header, header_size, pad_to, place
-from ..gguf.kv import KV, edit
+from ..gguf.kv import KV
+from ..gguf.kv_table import KVTable, edit
 from ..layouts import build, metadata, naming, places
 from ..sources.ranges import FileRange
 from ..writing.plan import Copy, Link, LinkMode, NewBytes, NewFile, Plan, Segment
@@ -33,7 +34,7 @@ def plan_fixed(
 def _base(original: Model, patient: Patient) -> str:
     if patient.base_name is not None:
         return patient.base_name
-    return naming.with_mark(_SHARD_TAIL.sub("", original.base_name), "fixed")
+    return naming.with_mark(_SHARD_TAIL.sub("", places.model_name(original)), "fixed")
 
 
 def _folder(original: Model, patient: Patient) -> Path:
@@ -67,7 +68,7 @@ def _set(original: Model, patient: Patient, out: Path | str | None, link: LinkMo
         if no == 0:
             continue
         if old.header.get("split.no") != no:
-            new = replace(new, header=replace(new.header, kvs=tuple(_numbered(new, no, count, n_tensors))))
+            new = replace(new, header=replace(new.header, kvs=_numbered(new, no, count, n_tensors)))
         outputs.append(_file(shard_name(prefix, no + 1, count), old, new, patient, link))
     entry = shard_name(prefix, 1, count)
     outputs.append(_file(entry, original.files[0], changed.model.files[0], patient, link))
@@ -81,7 +82,7 @@ def _split_changes(model: Model, count: int, n_tensors: int) -> list[KV]:
     return [kv for kv in wanted if model.header.get(kv.key) != kv.value]
 
 
-def _numbered(file: GGUFFile, no: int, count: int, n_tensors: int) -> list[KV]:
+def _numbered(file: GGUFFile, no: int, count: int, n_tensors: int) -> KVTable:
     return edit(file.header.kvs, put=metadata.split_kvs(no, count, n_tensors))
 
 
@@ -101,7 +102,7 @@ def _written(name: str, file: GGUFFile, patient: Patient, *, own: bool = False, 
     placed, _ = place([*sized, *((part.info, part.size_bytes) for part in extra)], alignment)
     kvs = edit(file.header.kvs, drop=(metadata.PADDING,))
     if own:
-        kvs += build.congruence(header_size(kvs, placed), file.header.data_offset, alignment)
+        kvs = kvs.plus(build.congruence(header_size(kvs, placed), file.header.data_offset, alignment))
     header = build_header(kvs, placed, version=file.header.version, alignment=alignment)
     segments = [NewBytes(header), *_data(file, sized, patient), *build.data_segments(extra, alignment, [])]
     return NewFile(name, tuple(segments))

@@ -12,6 +12,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import partial
+from itertools import islice
 from statistics import median
 from typing import TYPE_CHECKING
 
@@ -112,7 +113,7 @@ def check_norms(seen: Anatomy, reader: Reader) -> Iterator[Finding]:
 def _norms(seen: Anatomy, wanted: set[str], reader: Reader) -> Iterator[Norm]:
     model = seen.model
     for layer in seen.blocks:
-        for suffix in sorted(wanted):
+        for suffix in sorted(wanted & seen.layers[layer]):
             values = _values(model, f"blk.{layer}.{suffix}", reader)
             if values is None or values.size < _LEAST_VALUES:
                 continue
@@ -123,10 +124,10 @@ def _norms(seen: Anatomy, wanted: set[str], reader: Reader) -> Iterator[Norm]:
 
 def _fellows(seen: Anatomy, suffix: str, reader: Reader) -> float | None:
     """The median mean of the trunk's norms of that name; of shared_head_norm the output norm's."""
-    names = [f"blk.{layer}.{suffix}" for layer in sorted(seen.trunk, reverse=True)]
+    names: Iterator[str] = (f"blk.{layer}.{suffix}" for layer in sorted(seen.trunk, reverse=True))
     if suffix == "nextn.shared_head_norm.weight":
-        names = ["output_norm.weight"]
-    there = [name for name in names if name in seen.model.tensors][:_MOST_TRUNK_LAYERS]
+        names = iter(["output_norm.weight"])
+    there = islice((name for name in names if name in seen.model.tensors), _MOST_TRUNK_LAYERS)
     found = [values for name in there if (values := _values(seen.model, name, reader)) is not None]
     return median(float(values.mean()) for values in found) if found else None
 

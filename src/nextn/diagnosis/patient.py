@@ -11,8 +11,9 @@ from typing import TYPE_CHECKING
 
 from ..block.model import split_name
 from ..gguf.files import GGUFFile, Model
-from ..gguf.header import TensorInfo
-from ..gguf.kv import KV, edit
+from ..gguf.header import TensorInfo, TensorTable
+from ..gguf.kv import KV
+from ..gguf.kv_table import edit
 
 if TYPE_CHECKING:
     from ..layouts.build import Part
@@ -35,7 +36,7 @@ class Patient:
     def with_kvs(self, put: Sequence[KV] = (), drop: Iterable[str] = ()) -> Patient:
         """The same with pairs set in and dropped from the first header."""
         first, *others = self.model.files
-        header = replace(first.header, kvs=tuple(edit(first.header.kvs, put=put, drop=drop)))
+        header = replace(first.header, kvs=edit(first.header.kvs, put=put, drop=drop))
         return replace(self, model=Model((replace(first, header=header), *others)))
 
     def with_tensors(self, new: Callable[[TensorInfo], TensorInfo | None]) -> Patient:
@@ -75,9 +76,9 @@ class Patient:
 
 
 def _with_infos(file: GGUFFile, infos: Sequence[TensorInfo]) -> GGUFFile:
-    if tuple(infos) == file.header.tensors:
+    if file.header.tensors == infos:
         return file
-    return replace(file, header=replace(file.header, tensors=tuple(infos)))
+    return replace(file, header=replace(file.header, tensors=TensorTable.of(infos)))
 
 
 

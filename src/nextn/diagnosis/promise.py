@@ -7,6 +7,7 @@ last of them for the block and leaves them out.
 
 from __future__ import annotations
 
+from ..archs import per_layer_arrays
 from ..archs.base import flags
 from ..block.anatomy import KEY, Anatomy
 from ..block.model import Block
@@ -15,7 +16,7 @@ from .advice import Advice, Help
 from .commands import attach_command, doctor_command, donor_hint, donor_words, header_change
 from .finding import Finding
 
-_DRAFTING = "asked to draft, it aborts or refuses: 'MTP block missing nextn.eh_proj'"
+_DRAFTING = "asked to draft by itself, it aborts or refuses: 'MTP block missing nextn.eh_proj'"
 
 
 def unkept(seen: Anatomy, donor: Block | None) -> Finding:
@@ -64,14 +65,15 @@ def effect(seen: Anatomy) -> str:
     if not seen.promise_counts:
         return f"llama.cpp refuses to load it: 'tensor 'blk.{seen.n_trunk}.attn_norm.weight' not found'"
     if not seen.key_is_stale:
-        return f"llama.cpp loads it and runs it correctly; {_DRAFTING}"
+        return f"llama.cpp loads it and runs it correctly, also beside a sidecar; {_DRAFTING}"
     if promised > count:
         return "llama.cpp aborts when it loads it: 'GGML_ASSERT(hparams.n_layer_nextn <= hparams.n_layer_all) failed'"
     left = count - promised
-    for suffix in seen.family.trunk_arrays if seen.family else ():
-        kv = seen.model.header.by_key.get(f"{seen.arch}.{suffix}")
-        if kv is not None and kv.type is KVType.ARRAY and kv.n_items != left:
-            wrong = f"key {kv.key} has wrong array length; expected {left}, got {kv.n_items}"
+    of_trunk = seen.family.trunk_arrays if seen.family else ()
+    for suffix in (*of_trunk, *per_layer_arrays(seen.arch)):
+        kv, expected = seen.model.header.by_key.get(f"{seen.arch}.{suffix}"), left if suffix in of_trunk else count
+        if kv is not None and kv.type is KVType.ARRAY and kv.n_items != expected:
+            wrong = f"key {kv.key} has wrong array length; expected {expected}, got {kv.n_items}"
             return f"llama.cpp refuses to load it: '{wrong}'"
     if not _has_cache(seen, left):
         return "llama.cpp aborts when it loads it: 'GGML_ASSERT(buffer) failed' (no layer with attention is left)"

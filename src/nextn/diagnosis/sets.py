@@ -8,18 +8,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from ..errors import FormatError, IncompleteModel, NextnError
-from ..gguf.files import (
-    SPLIT_COUNT,
-    SPLIT_NO,
-    SPLIT_TENSORS_COUNT,
-    GGUFFile,
-    Model,
-    check_one_model,
-    integer_of,
-    read_header,
-    shard_name,
-    split_shard_name,
-)
+from ..gguf.files import GGUFFile, Model, read_header, shard_name, split_shard_name
+from ..gguf.sets import SPLIT_COUNT, SPLIT_NO, SPLIT_TENSORS_COUNT, check_one_model
 from .finding import Finding
 from .patient import Patient, fix_command
 
@@ -151,7 +141,7 @@ def _strangers(files: tuple[GGUFFile, ...]) -> list[Finding]:
 
 def _renumbered(path: Path, files: tuple[GGUFFile, ...], findings: list[Finding]) -> tuple[GGUFFile, ...]:
     """The shards in the order of `split.no`, if that is a valid order and differs from that of the names."""
-    numbers = [integer_of(file, SPLIT_NO) for file in files]
+    numbers = [file.header.integer(SPLIT_NO) for file in files]
     if numbers == list(range(len(files))):
         return files
     known = [n for n in numbers if n is not None]
@@ -180,8 +170,8 @@ def _counts(files: tuple[GGUFFile, ...]) -> list[Finding]:
     n_tensors = sum(len(file.header.tensors) for file in files)
     out = []
     for key, found, wanted, words in (
-        (SPLIT_COUNT, integer_of(first, SPLIT_COUNT), len(files), "shards"),
-        (SPLIT_TENSORS_COUNT, integer_of(first, SPLIT_TENSORS_COUNT), n_tensors, "tensors"),
+        (SPLIT_COUNT, first.header.integer(SPLIT_COUNT), len(files), "shards"),
+        (SPLIT_TENSORS_COUNT, first.header.integer(SPLIT_TENSORS_COUNT), n_tensors, "tensors"),
     ):
         if found != wanted and (found is not None or key == SPLIT_COUNT):
             out.append(

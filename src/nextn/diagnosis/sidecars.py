@@ -6,8 +6,12 @@ from collections.abc import Iterator
 from functools import partial
 
 from ..block.anatomy import Anatomy
+from ..block.from_gguf import block_from_model
 from ..block.model import DRAFT_HEAD, SHARED_MARKS
+from ..errors import FormatError, NoBlock
 from ..gguf.files import Model
+from ..layouts.donor_check import differences
+from ..shell import Command
 from .advice import Advice, Help
 from .commands import attach_command, doctor_command
 from .finding import Change, Finding
@@ -56,6 +60,7 @@ def check_sidecar(seen: Anatomy, trunk: Model | None = None) -> Iterator[Finding
         )
         lost = []
     yield from _compact_head(seen, advice, change)
+    yield from _of_another_trunk(model, trunk)
     if lost or no_tokenizer:
         what = [f"tensor '{name}'" for name in lost] + (["tokenizer"] if no_tokenizer else [])
         words = f"tensor '{lost[0]}' not found" if lost else f"key not found in model: {_TOKENIZER}"
@@ -83,6 +88,25 @@ def check_sidecar(seen: Anatomy, trunk: Model | None = None) -> Iterator[Finding
             advice,
             change,
             attaches=True,
+        )
+
+
+def _of_another_trunk(sidecar: Model, trunk: Model | None) -> Iterator[Finding]:
+    """A note on a sidecar that was made for a trunk of another depth or another number of experts."""
+    if trunk is None or trunk.architecture != sidecar.architecture:
+        return
+    try:
+        unlike = differences(block_from_model(sidecar), trunk)
+    except (FormatError, NoBlock):  # other findings say so
+        return
+    if unlike:
+        yield Finding(
+            "sidecar-of-another-trunk",
+            "note",
+            f"the sidecar was not made for {trunk.entry.name}: {'; '.join(unlike)}.",
+            sidecar.entry.name,
+            "llama.cpp drafts with it, perhaps less well",
+            Advice.of(Command.of("nextn", "verify", trunk.entry, "--sidecar", sidecar.entry), " measures how well"),
         )
 
 

@@ -1,14 +1,15 @@
-"""Finds a trunk's donor when none was named: beside it on disk, or on the Hub where its metadata points.
+"""Finds a trunk's donor when none was named: on this machine, or on the Hub where its metadata points.
 
-Local files need no network and are checked first: the trunk's sidecar (see `sidecars`), and donor files and bundled
-models beside the trunk that bear its name and whose header fits. Then `donors.infer` guesses repositories
-from metadata, which are confirmed by their headers: config.json, the index, and tokenizer.json of the one that fits
-so far.
+Local files need no network and are checked first: the trunk's sidecar (see `sidecars`), donor files and bundled
+models beside the trunk, then checkpoints near it and in caches (see `nearby`), all of which bear its name and fit by
+their headers. Then `donors.infer` guesses repositories from metadata, which are confirmed by their headers:
+config.json, the index, and tokenizer.json of the one that fits so far. What fits on this machine under another name
+comes last, and is called a guess.
 """
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,9 +22,10 @@ from ..diagnosis.unpublished import known_of
 from ..donors.infer import Doubt, Evidence, find_donor, names_of, same_name
 from ..errors import BlockPresent, NextnError, NoBlock, RemoteError
 from ..gguf.files import Model, model_candidates, open_model
-from ..layouts.donor_check import check_fit, check_trunk
+from ..layouts.donor_check import check_fit, check_trunk, differences
 from ..layouts.places import is_named_by_hash
 from ..remote.address import HubSource
+from .nearby import Nearby, cached_snapshot, evidence, nearby
 from .sidecars import base_of, find_sidecars
 
 if TYPE_CHECKING:
@@ -51,10 +53,54 @@ def find(trunk: Model, *, layout: str, options: Options | None = None) -> FoundD
     """
     family_of(trunk.architecture, trunk.entry)
     check_trunk(trunk)
-    found = _beside(trunk, layout)
-    if found is None and (known := known_of(Anatomy.of(trunk))) is not None:
+    if (found := _beside(trunk, layout)) is not None:
+        return found
+    near = nearby(trunk)
+    if named := [each for each in near if each.is_named]:
+        return _chosen(trunk, named)
+    if (known := known_of(Anatomy.of(trunk))) is not None:
         raise NoBlock(f"{trunk.entry}: {known.words}.")
-    return found or _on_the_hub(trunk, options)
+    try:
+        return _on_the_hub(trunk, options)
+    except NoBlock:
+        if not near:
+            raise
+        return _chosen(trunk, near, "; the Hub has none by the model's metadata")
+    except Unreachable as error:
+        if not near:
+            raise
+        return _chosen(trunk, near, f"; the Hub was not asked ({error.reason})")
+
+
+class Unreachable(RemoteError):
+    """A repository that the metadata name, and that cannot be looked at; `reason` is why, without a full stop."""
+
+    def __init__(self, trunk: Model, error: RemoteError) -> None:
+        self.reason = str(error).removesuffix(".").removesuffix(", or name a local file")
+        super().__init__(
+            f"{trunk.entry.name}: no donor was named, and the one that its metadata point to cannot be examined "
+            f"({self.reason}); name one with --from."
+        )
+
+
+def _chosen(trunk: Model, found: Sequence[Nearby], more: str = "") -> FoundDonor:
+    """The only donor on this machine that fits. Raises Doubt if there are several."""
+    if len(found) > 1:
+        some = "; ".join(each.what if str(each.path) in each.what else f"{each.what} ({each.path})" for each in found)
+        raise Doubt(
+            f"{trunk.entry.name}: {len(found)} donors on this machine hold a block that fits: {some}; name one with "
+            "--from.",
+            [(str(each.path), f"{each.what}; {each.agreed}") for each in found],
+        )
+    only = found[0]
+    if only.is_named:
+        why = f"the donor is {only.what}: it bears the model's name; {only.agreed}"
+    else:
+        why = (
+            f"the donor is a guess: {only.what}; {only.agreed}, but nothing says that it belongs to this model; if it "
+            f"is not, name the right one with --from{more}"
+        )
+    return FoundDonor(str(only.path), f"{trunk.entry.name}: {why}.")
 
 
 # -- beside the trunk -------------------------------------------------------------------------------------------------
@@ -105,7 +151,8 @@ def _neighbours(trunk: Model) -> Iterator[tuple[Path, str]]:
             check_fit(block, trunk, family_of(trunk.architecture, trunk.entry))
         except NextnError:
             continue
-        yield path, block.kind
+        if not differences(block, trunk):  # one made for another trunk is for the user to name
+            yield path, block.kind
 
 
 # -- on the Hub -------------------------------------------------------------------------------------------------------
@@ -142,16 +189,24 @@ class _Remote:
 
 
 def _on_the_hub(trunk: Model, options: Options | None) -> FoundDonor:
+    """Where the metadata points; what the Hub's local cache has of it is not asked for again."""
     from ..remote.hub import Gated
     from ..remote.snapshot import open_remote
     from ..remote.target import NotThere
 
-    commits: dict[str, str | None] = {}
+    sources: dict[str, str] = {}
     looked_at: list[Remote] = []
+    unreachable: list[Unreachable] = []
 
     with ExitStack() as stack:
 
         def read(repo: str) -> Evidence | NextnError | None:
+            snapshot = cached_snapshot(repo)
+            if snapshot is not None and (known := evidence(trunk, snapshot)) is not None:
+                sources[repo] = str(snapshot)
+                return known
+            if unreachable:
+                return None
             try:
                 remote = stack.enter_context(open_remote(HubSource(repo), options=options, checkpoint_only=True))
             except NotThere:
@@ -159,18 +214,22 @@ def _on_the_hub(trunk: Model, options: Options | None) -> FoundDonor:
             except Gated as error:
                 return error
             except RemoteError as error:
-                error.args = (
-                    f"{trunk.entry.name}: no donor was named, and the one that its metadata point to cannot be "
-                    f"examined ({str(error).rstrip('.')}); name one with --from.",
-                )
-                raise
+                unreachable.append(Unreachable(trunk, error))
+                return None
             looked_at.append(remote)
             if remote.checkpoint is None:
                 return None
-            commits[repo] = remote.revision
+            sources[repo] = f"hf:{repo}" + (f"@{remote.revision}" if remote.revision else "")
             return _Remote(remote, remote.checkpoint)
 
-        made = find_donor(trunk, read)
-    commit = commits[made.guess.repo]
+        try:
+            made = find_donor(trunk, read)
+        except (Doubt, NoBlock):
+            if unreachable:
+                raise unreachable[0] from None
+            raise
+    source, sentence = sources[made.guess.repo], made.sentence
+    if not source.startswith("hf:"):
+        sentence = f"{sentence.removesuffix('.')}; it comes from the Hub's local cache."
     n_bytes = sum(remote.traffic.bytes_received for remote in looked_at)
-    return FoundDonor(f"hf:{made.guess.repo}" + (f"@{commit}" if commit else ""), made.sentence, n_bytes)
+    return FoundDonor(source, sentence, n_bytes)

@@ -240,7 +240,7 @@ def _locations(entry: Path) -> list[Path]:
     repository = hub_repository(at)
     if repository is not None and at.parent == repository / "blobs":
         blob = _identity(at)
-        for snapshot in _snapshots(repository):
+        for snapshot in snapshots(repository):
             out += [path for path in sorted(snapshot.rglob("*")) if path.is_symlink() and _identity(path) == blob]
     return [
         path
@@ -249,7 +249,7 @@ def _locations(entry: Path) -> list[Path]:
     ]
 
 
-def _snapshots(repository: Path) -> list[Path]:
+def snapshots(repository: Path) -> list[Path]:
     """The snapshots of a cached repository: `main`'s first, then the newest."""
     try:
         main = (repository / "refs" / "main").read_text(encoding="utf-8").strip()
@@ -282,7 +282,7 @@ def _in_reach(entry: Path) -> list[Path]:
 def _in_other_snapshots(snapshot: Path, entry: Path) -> Iterator[tuple[Path, int]]:
     """Sidecars by name in other snapshots, and how far from the model's folder there."""
     relative = entry.relative_to(snapshot)
-    for other in _snapshots(snapshot.parent.parent):
+    for other in snapshots(snapshot.parent.parent):
         if other == snapshot:
             continue
         listing = [path.relative_to(other).as_posix() for path in other.rglob("*.gguf")]
@@ -358,7 +358,7 @@ class _Fitting:
             if shape == "sidecar":
                 _refuse_errors(sidecar, None)
         differences = check_beside(sidecar, self.model)
-        if not differences and not _is_assistant(sidecar):
+        if not _is_assistant(sidecar):
             _refuse_errors(sidecar, self.model)
         return differences
 

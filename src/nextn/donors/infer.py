@@ -344,8 +344,13 @@ def decide(trunk: Model, confirmations: Sequence[Confirmation]) -> Decision:
     chosen = surest[0]
     lost = [each for each in confirmations if not each.fits and each.guess.strength > top]
     but = "".join(f"; {each.guess.repo} was skipped: {each.reason}" for each in lost)
+    repo = chosen.guess.repo
+    if top is not Strength.NAME:
+        return Decision(chosen.guess, f"{where}: the donor is {repo}: {chosen.guess.why}; {chosen.reason}{but}.")
     return Decision(
-        chosen.guess, f"{where}: the donor is {chosen.guess.repo}: {chosen.guess.why}; {chosen.reason}{but}."
+        chosen.guess,
+        f"{where}: the donor is a guess: {repo}, by {chosen.guess.why}; {chosen.reason}{but}; to be certain, name it "
+        f"yourself (--from hf:{repo}), or another.",
     )
 
 

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Collection, Iterator
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -13,6 +13,7 @@ from ..writing.plan import Plan
 if TYPE_CHECKING:
     from ..block.draft_checkpoint import PublishedDraft
     from ..block.model import Block
+    from ..gguf.files import Model
     from ..remote.model import Remote
 from ..errors import UsageError
 from ..progress import Progress
@@ -21,19 +22,39 @@ from ..writing.result import DonorInfo, Result, check, execute
 
 @contextmanager
 def open_block(
-    donor: str | Path, limit_rate: float | None = None, *, with_tokenizer: bool = False
+    donor: str | Path,
+    limit_rate: float | None = None,
+    *,
+    with_tokenizer: bool = False,
+    trunk: Model | None = None,
+    mending: Collection[int] | None = None,
 ) -> Iterator[OpenDonor]:
     """The donor's block, local or on a server: headers are read now, its tensors when they are needed.
 
-    `with_tokenizer`: fetch everything that makes up a checkpoint's tokenizer. Raises what opening raises, and NoBlock.
+    `with_tokenizer`: fetch everything that makes up a checkpoint's tokenizer. `trunk`: the model that gets the block,
+    which tells what the donor leaves out (see `bare`). `mending`: layers of that model whose block is incomplete, so
+    that the donor may be incomplete as well. Raises what opening raises, and NoBlock.
     """
     from ..block.opening import block_of
     from ..remote.opening import http_options, opened
+    from .bare import bare_checkpoint, named_as
 
-    with opened(donor, http_options(limit_rate)) as found:
+    with ExitStack() as stack:
+        found = bare = None if trunk is None else bare_checkpoint(donor, trunk)
+        if found is None:
+            found = stack.enter_context(opened(donor, http_options(limit_rate)))
+        notes = []
+        if bare is not None:
+            notes.append("the donor has no config.json: its sizes were taken from the trunk's header")
+        elif trunk is not None and found.model is not None and (like := named_as(found.model, trunk)) != found.model:
+            found = replace(found, model=like)
+            notes.append(f"the donor does not name its architecture: it was taken for '{trunk.architecture}'")
         if with_tokenizer and found.remote is not None and found.checkpoint is not None:
             found.remote.fetch_tokenizer()
-        yield OpenDonor(block_of(found), found.remote)
+        block = block_of(found, mending)
+        if bare is not None:
+            block = replace(block, n_layer_trunk=block.n_layer_trunk or None)
+        yield OpenDonor(block, found.remote, tuple(notes))
 
 
 @contextmanager
@@ -62,6 +83,7 @@ class OpenDonor:
 
     block: Block
     remote: Remote | None  # None: it is local
+    notes: tuple[str, ...] = ()  # what it leaves out
 
     def to_write(self, duplicates: str) -> tuple[Block, list[str]]:
         """The block, for "drop" without what duplicates its model, and notes on that. Raises UsageError."""
@@ -69,8 +91,9 @@ class OpenDonor:
 
         check_choice(duplicates)
         if duplicates == KEEP:
-            return self.block, []
-        return without_duplicates(self.block, None if self.remote is None else self.remote.fetch)
+            return self.block, list(self.notes)
+        block, notes = without_duplicates(self.block, None if self.remote is None else self.remote.fetch)
+        return block, [*self.notes, *notes]
 
     def run(
         self, plan: Plan, *, expect: str | None, why: str | None, dry_run: bool, progress: Progress | None

@@ -10,8 +10,7 @@ from __future__ import annotations
 import os
 import re
 import stat
-from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -22,20 +21,19 @@ from ..errors import FormatError, IncompleteModel, StorageError, UsageError
 from ..printable import printable
 from ..workfile import Stamp
 from . import strangers
-from .header import MAGIC, Header, TensorInfo, pad_to
+from .header import MAGIC, UNKNOWN, Header, TensorInfo, TensorTable, pad_to
 from .known import ARCHITECTURE, Kind, Misfit
-from .kv import INTEGER_TYPES, KV
+from .kv_table import KVTable
+from .names import OnDemand
 from .parser import HeaderParser
+from .sets import SPLIT_COUNT, SPLIT_KEYS, SPLIT_NO, SetTensors, check_set
 
-SPLIT_NO = "split.no"
-SPLIT_COUNT = "split.count"
-SPLIT_TENSORS_COUNT = "split.tensors.count"
-SPLIT_KEYS = (SPLIT_NO, SPLIT_COUNT, SPLIT_TENSORS_COUNT)
 _SHARD_NAME = re.compile(r"^(?P<prefix>.+)-(?P<no>\d{5})-of-(?P<count>\d{5})\.gguf$", re.DOTALL)
 # Name parts that engines never accept in a main model.
 AUXILIARY_MARKS = ("mmproj", "imatrix", "mtp-", "eagle3-", "dflash-", "dspark-")
 _FIRST_READ = 1 << 16
 _GROWTH = 1 << 20
+_MOST_AT_ONCE = 4 << 20
 
 
 @dataclass(frozen=True)
@@ -50,6 +48,18 @@ class GGUFFile(Brief):
     def tensor_range(self, info: TensorInfo) -> tuple[int, int]:
         """Absolute `start, end` of the tensor's stored bytes, padding not included."""
         return self.header.data_range(info, self.size_bytes)
+
+    def ranges(self, tensors: TensorTable | None = None) -> Iterator[tuple[TensorInfo, int, int]]:
+        """Every tensor (of `tensors`, some of the file's) with its absolute `start, end`, padding not included."""
+        table = self.header.tensors if tensors is None else tensors
+        first = self.header.data_offset
+        for info, size in zip(table, table.sizes, strict=True):
+            start = first + info.offset
+            if size == UNKNOWN or start + size > self.size_bytes:
+                start, end = self.tensor_range(info)
+                yield info, start, end
+            else:
+                yield info, start, start + size
 
     def value_range(self, info: TensorInfo) -> tuple[int, int]:
         """The same for a tensor that will be read row by row. Raises FormatError for one without rows or values."""
@@ -66,10 +76,13 @@ class GGUFFile(Brief):
 
     def check_whole(self) -> None:
         """Raise FormatError when the file ends before one of its tensors does."""
-        sizes, room = self.header.stored_sizes, self.size_bytes - self.header.data_offset
-        for info in self.header.tensors:
-            if info.offset + (sizes[info.name] or 0) > room:
-                self.tensor_range(info)
+        header, room = self.header, self.size_bytes - self.header.data_offset
+        tensors = header.tensors
+        for row, (offset, size) in enumerate(zip(tensors.offsets, tensors.sizes, strict=True)):
+            if size == UNKNOWN:
+                size = header.stored_size(tensors[row]) or 0
+            if offset + size > room:
+                self.tensor_range(tensors[row])
 
 
 def shard_name(prefix: str, number: int, count: int) -> str:
@@ -87,12 +100,6 @@ def os_error(error: OSError, path: Path, doing: str) -> StorageError:
     """The operating system's error as one sentence."""
     reason = error.strerror or str(error)
     return StorageError(f"{path}: cannot {doing}: {reason}.")
-
-
-def integer_of(file: GGUFFile, key: str) -> int | None:
-    """An integer value, or None when it is missing or something else."""
-    kv = file.header.by_key.get(key)
-    return int(kv.value) if kv is not None and kv.type in INTEGER_TYPES else None
 
 
 def open_regular(path: Path) -> tuple[int, int]:
@@ -125,13 +132,12 @@ def read_header(path: Path) -> GGUFFile:
         want = _FIRST_READ
         while True:
             while len(buffer) < min(want, size):
-                piece = os.pread(fd, min(want, size) - len(buffer), len(buffer))
+                piece = os.pread(fd, min(want - len(buffer), size - len(buffer), _MOST_AT_ONCE), len(buffer))
                 if not piece:
                     raise FormatError("the file shrank while it was read", path=path, offset=len(buffer))
                 buffer += piece
             header = parser.feed(buffer)
             if header is not None:
-                del buffer[header.data_offset :]
                 return GGUFFile(path, header, size, stamp)
             want = parser.guess + min(len(buffer), _GROWTH)
     except OSError as error:
@@ -174,14 +180,14 @@ class Model(Brief):
         if value is None:
             what = "this is not a language model's GGUF"
             if any(name.startswith("blk.") and ".nextn." in name for name in self.tensors):
-                what = "it holds an MTP block but no key that says for which model; get a file with its metadata"
+                what = "it holds an MTP block but no key that says for which model; 'nextn attach' needs none"
             wrong = any(misfit.kv.key == ARCHITECTURE for misfit in self.header.misfits)
             found = f" or not {Kind.NAME.value}" if wrong else ""
             raise FormatError(f"'{ARCHITECTURE}' is missing{found}: {what}", path=self.entry)
         return str(value)
 
     @property
-    def kvs(self) -> tuple[KV, ...]:
+    def kvs(self) -> KVTable:
         """The model's KV pairs, split keys included."""
         return self.header.kvs
 
@@ -195,9 +201,20 @@ class Model(Brief):
         return value if isinstance(value, int) else default
 
     @cached_property
-    def tensors(self) -> dict[str, tuple[GGUFFile, TensorInfo]]:
+    def table(self) -> SetTensors:
+        """The tensors of all files as one table."""
+        return SetTensors(self.files)
+
+    @cached_property
+    def worked_out(self) -> dict[str, Any]:
+        """What others worked out from the headers, by name, so that it is done once for a model."""
+        return {}
+
+    @cached_property
+    def tensors(self) -> Mapping[str, tuple[GGUFFile, TensorInfo]]:
         """All tensors by name, in the order of the files."""
-        return {info.name: (file, info) for file in self.files for info in file.header.tensors}
+        table = self.table
+        return OnDemand(len(table), table.names, table.find, table.__iter__)
 
     def items(self) -> Iterator[tuple[GGUFFile, TensorInfo]]:
         """All tensors in the order of the files."""
@@ -271,20 +288,36 @@ def open_model(path: Path | str) -> Model:
         path = candidates[0]
     elif not os.path.lexists(path):
         raise StorageError(f"{path}: there is no such file or folder.")
-    piece = strangers.by_name(path.name)
-    if piece is not None:
-        raise FormatError(piece, path=path)
+    check_name(path)
     model = _open_named(path)
-    first = model.files[0]
-    stranger = strangers.by_kind(first.header.get("general.type"), first.header.get("general.architecture"))
-    if stranger is not None:
-        raise UsageError(f"{path}: {stranger}.")
+    check_kind(model.files[0], path)
     return model
 
 
+def check_name(path: Path) -> None:
+    """Raise FormatError for a piece of a file that was cut."""
+    piece = strangers.by_name(path.name)
+    if piece is not None:
+        raise FormatError(piece, path=path)
+
+
+def check_kind(file: GGUFFile, path: Path) -> None:
+    """Raise UsageError for a file that holds no language model, FormatError for a set that was joined byte by byte."""
+    count = file.header.integer(SPLIT_COUNT)
+    if count is not None and count > 1 and split_shard_name(path.name) is None and _goes_on(file):
+        raise FormatError(strangers.joined(count), path=path)
+    stranger = strangers.by_kind(file.header.get("general.type"), file.header.get("general.architecture"))
+    if stranger is not None:
+        raise UsageError(f"{path}: {stranger}.")
+
+
 def open_sound(path: Path | str) -> Model:
-    """The same for what will be written, planned or served. Raises FormatError for a misfit among the known keys."""
+    """The same for what will be written, planned or served.
+
+    Raises FormatError for a file that ends too early, and for a misfit among the known keys.
+    """
     model = open_model(path)
+    model.check_whole()
     model.check_known()
     return model
 
@@ -294,10 +327,9 @@ def _open_named(path: Path) -> Model:
     parts = split_shard_name(path.name)
     if parts is None:
         file = read_header(path)
-        count = integer_of(file, SPLIT_COUNT)
+        count = file.header.integer(SPLIT_COUNT)
         if count is not None and count > 1:
-            if _goes_on(file):
-                raise FormatError(strangers.joined(count), path=path)
+            check_kind(file, path)
             raise IncompleteModel(
                 f"{path}: this is one of {count} shards, but its name does not say which; "
                 f"rename the set to NAME-00001-of-{count:05d}.gguf and so on."
@@ -329,7 +361,7 @@ def _open_set(path: Path, prefix: str, number: int, count: int) -> Model:
         raise IncompleteModel(
             f"{path}: the name says shard {number} of {count}, which is impossible; the file was renamed."
         )
-    if SPLIT_COUNT not in own.header.by_key or (count == 1 and integer_of(own, SPLIT_COUNT) in (0, 1)):
+    if SPLIT_COUNT not in own.header.by_key or (count == 1 and own.header.integer(SPLIT_COUNT) in (0, 1)):
         if SPLIT_NO in own.header.by_key and count > 1:
             raise IncompleteModel(f"{path}: 'split.no' is present without 'split.count'; the set is damaged.")
         return Model((own,))  # a name that only looks like a shard's
@@ -344,67 +376,5 @@ def _open_set(path: Path, prefix: str, number: int, count: int) -> Model:
     files = tuple(
         own if i + 1 == number else read_header(path.parent / name) for i, name in enumerate(names)
     )
-    _check_set(files)
+    check_set(files)
     return Model(files)
-
-
-def _check_set(files: tuple[GGUFFile, ...]) -> None:
-    """Refuse a set that an engine would refuse, or that is mixed from two models."""
-    first = files[0]
-    for i, file in enumerate(files):
-        no = integer_of(file, SPLIT_NO)
-        if no != i:
-            raise IncompleteModel(
-                f"{file.path}: 'split.no' is {no}, but the name says shard {i + 1} (split.no {i}); "
-                "the file was renamed or belongs to another set."
-            )
-    count = integer_of(first, SPLIT_COUNT)
-    if count != len(files):
-        raise IncompleteModel(
-            f"{first.path}: 'split.count' is {count}, but the names say {len(files)} shards; "
-            "the set is mixed from two models or was renamed."
-        )
-    seen: dict[str, GGUFFile] = {}
-    for file in files:
-        for info in file.header.tensors:
-            other = seen.setdefault(info.name, file)
-            if other is not file:
-                raise IncompleteModel(
-                    f"{file.path}: tensor '{printable(info.name)}' is also in {other.path.name}; "
-                    "the set is mixed from two models."
-                )
-    total = integer_of(first, SPLIT_TENSORS_COUNT)
-    if total is not None and total != len(seen):
-        raise IncompleteModel(
-            f"{first.path}: the set should hold {total:,} tensors but holds {len(seen):,}; "
-            "it is mixed from two models, or a shard was replaced."
-        )
-    check_one_model(files)
-
-
-def check_one_model(files: tuple[GGUFFile, ...]) -> None:
-    """Refuse shards whose tensors cannot belong to one model: another hidden size, another architecture."""
-    first = files[0]
-    arch = first.header.get("general.architecture")
-    hidden = integer_of(first, f"{arch}.embedding_length")
-    for file in files[1:]:
-        other = file.header.get("general.architecture")
-        if other is not None and other != arch:
-            raise IncompleteModel(
-                f"{file.path}: its architecture is '{printable(str(other))}', but the first shard's is "
-                f"'{printable(str(arch))}'; "
-                "the set is mixed from two models."
-            )
-    norms = Counter[int]()
-    where: dict[int, GGUFFile] = {}
-    for file in files:
-        for info in file.header.tensors:
-            if info.name.endswith(("attn_norm.weight", "output_norm.weight", "ffn_norm.weight")) and info.ne:
-                norms[info.ne[0]] += 1
-                where.setdefault(info.ne[0], file)
-    strange = [size for size in norms if hidden is not None and size != hidden]
-    if len(norms) > 1 and strange:
-        raise IncompleteModel(
-            f"{where[strange[0]].path}: its layers have hidden size {strange[0]:,}, but the first shard says "
-            f"{hidden:,}; the set is mixed from two models."
-        )

@@ -9,17 +9,23 @@ from __future__ import annotations
 
 import math
 import struct
-from collections.abc import Iterable, Mapping, Sequence
+from array import array
+from bisect import bisect_right
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
+from itertools import islice
+from operator import le
 from pathlib import Path
-from typing import Any
+from typing import Any, overload
 
 from ..brief import Brief
 from ..errors import FormatError
 from ..printable import printable
 from .known import Misfit, Reading, read_known
-from .kv import KV, encode_text
+from .kv import INTEGER_TYPES, KV, encode_text
+from .kv_table import KVTable
+from .names import Buffer, OnDemand, StoredNames, decoded, name_at
 from .strangers import cut_short
 from .types import TensorType, tensor_size, tensor_type
 
@@ -27,11 +33,39 @@ MAGIC = b"GGUF"
 UNREADABLE = b"NXTN"  # replaces MAGIC while a file is changed in place, so that no reader accepts the file
 DEFAULT_ALIGNMENT = 32
 FIXED_BYTES = 24
+MAX_DIMS = 4  # GGML_MAX_DIMS
+TENSOR_TAILS = [struct.Struct(f"<{n_dims}QIQ") for n_dims in range(MAX_DIMS + 1)]  # ne, type, offset
+UNKNOWN = -1  # in a column of sizes
+LARGEST = (1 << 63) - 1  # a size that no file holds: larger ones are as good as this
+_U32, _U64 = struct.Struct("<I"), struct.Struct("<Q")
 
 
 def pad_to(n: int, alignment: int) -> int:
     """`n` rounded up to a multiple of `alignment`."""
     return -(-n // alignment) * alignment
+
+
+def column_size(type_id: int, ne: Sequence[int]) -> int:
+    """A tensor's bytes by type and shape as they are kept in a column: UNKNOWN, or at most LARGEST."""
+    size = tensor_size(type_id, ne)
+    return UNKNOWN if size is None else size if size < LARGEST else LARGEST
+
+
+class Columns:
+    """What is kept of each entry of a tensor table."""
+
+    def __init__(self) -> None:
+        self.starts = array("I")  # first byte in the header
+        self.offsets = array("Q")
+        self.sizes = array("q")
+        self.type_ids = array("I")
+
+    def add(self, start: int, offset: int, size: int, type_id: int) -> None:
+        """Another entry."""
+        self.starts.append(start)
+        self.offsets.append(offset)
+        self.sizes.append(size)
+        self.type_ids.append(type_id)
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,19 +118,160 @@ class TensorInfo:
         return encode_text(self.name) + tail
 
 
+class TensorTable(Sequence[TensorInfo]):
+    """The tensor table in order; an info is made from the header's bytes when it is asked for.
+
+    A tensor takes 24 bytes here, and 16 to 32 more for its name. What a check of all tensors needs
+    is in columns, one item per tensor.
+    """
+
+    def __init__(self, buffer: Buffer, columns: Columns) -> None:
+        self._base = StoredNames(buffer, columns.starts)
+        self._columns = columns
+        self.offsets: Sequence[int] = columns.offsets  # relative to the data section
+        self.sizes: Sequence[int] = columns.sizes  # bytes by type and shape, UNKNOWN for a type without known layout
+        self.type_ids: Sequence[int] = columns.type_ids
+
+    @classmethod
+    def of(cls, infos: Iterable[TensorInfo]) -> TensorTable:
+        """A table of infos that were made one by one. Raises FormatError for sizes that no file can have."""
+        if isinstance(infos, TensorTable):
+            return infos
+        buffer, columns = bytearray(), Columns()
+        for info in infos:
+            start = len(buffer)
+            buffer += info.encode()
+            columns.add(start, info.offset, column_size(info.type_id, info.ne), info.type_id)
+        return cls(buffer, columns)
+
+    def __len__(self) -> int:
+        return len(self._columns.starts)
+
+    @overload
+    def __getitem__(self, index: int) -> TensorInfo: ...
+    @overload
+    def __getitem__(self, index: slice) -> TensorTable: ...
+    def __getitem__(self, index: int | slice) -> TensorInfo | TensorTable:
+        if isinstance(index, slice):
+            return self.rows(range(len(self))[index])
+        return self._info(self._columns.starts[index])
+
+    def __iter__(self) -> Iterator[TensorInfo]:
+        return map(self._info, self._columns.starts)
+
+    def _info(self, start: int) -> TensorInfo:
+        buffer = self._base.buffer
+        name = name_at(buffer, start)
+        at = start + 8 + len(name)
+        (n_dims,) = _U32.unpack_from(buffer, at)
+        *ne, type_id, offset = TENSOR_TAILS[n_dims].unpack_from(buffer, at + 4)
+        return TensorInfo(decoded(name), tuple(ne), type_id, offset)
+
+    def __eq__(self, other: object) -> bool:
+        if isinstance(other, TensorTable):
+            return self is other or b"".join(self.pieces()) == b"".join(other.pieces())
+        if not isinstance(other, Sequence) or isinstance(other, str):
+            return NotImplemented
+        return len(self) == len(other) and all(mine == theirs for mine, theirs in zip(self, other, strict=True))
+
+    __hash__ = None  # type: ignore[assignment]
+
+    def __repr__(self) -> str:
+        return f"TensorTable({len(self):,} tensors)"
+
+    def rows(self, rows: Iterable[int]) -> TensorTable:
+        """A table of some of the tensors, in the order of `rows`."""
+        chosen, own = Columns(), self._columns
+        for i in rows:
+            chosen.add(own.starts[i], own.offsets[i], own.sizes[i], own.type_ids[i])
+        return TensorTable(self._base.buffer, chosen)
+
+    def named(self, keep: Callable[[str], bool]) -> TensorTable:
+        """A table of the tensors whose names `keep` takes; the same one if it takes all."""
+        kept = array("I", (i for i, name in enumerate(self.names()) if keep(name)))
+        return self if len(kept) == len(self) else self.rows(kept)
+
+    def plus(self, infos: Iterable[TensorInfo]) -> TensorTable:
+        """With further tensors at the end."""
+        more = TensorTable.of(infos)
+        buffer, columns, start = b"".join((*self.pieces(), *more.pieces())), Columns(), 0
+        for own in (self._columns, more._columns):
+            for offset, size, type_id in zip(own.offsets, own.sizes, own.type_ids, strict=True):
+                columns.add(start, offset, size, type_id)
+                start = _end_of(buffer, start)
+        return TensorTable(buffer, columns)
+
+    def by_offset(self) -> TensorTable:
+        """The same tensors in the order of their data."""
+        offsets = self._columns.offsets
+        if all(map(le, offsets, islice(offsets, 1, None))):
+            return self
+        return self.rows(sorted(range(len(self)), key=offsets.__getitem__))
+
+    def names(self) -> Iterator[str]:
+        """The names in order."""
+        return map(decoded, self._base)
+
+    def raw_names(self) -> Iterator[bytes]:
+        """The names as they are stored, in order."""
+        return iter(self._base)
+
+    def raw_name(self, row: int) -> bytes:
+        """One of them."""
+        return self._base.name_of(row)
+
+    def find(self, name: str) -> TensorInfo | None:
+        """The tensor with this name, or None."""
+        row = self._base.index.find(name)
+        return None if row is None else self[row]
+
+    @property
+    def twice(self) -> int | None:
+        """The first row with the name of an earlier one, or None."""
+        return self._base.index.twice
+
+    def pieces(self) -> Iterator[memoryview]:
+        """The stored bytes of all entries, in as few pieces as there are."""
+        buffer, first, after = self._base.buffer, -1, -1
+        for start in self._columns.starts:
+            if start != after:
+                if first >= 0:
+                    yield memoryview(buffer)[first:after]
+                first = start
+            after = _end_of(buffer, start)
+        if first >= 0:
+            yield memoryview(buffer)[first:after]
+
+    @property
+    def size_bytes(self) -> int:
+        """Bytes that the table takes in a header."""
+        return sum(map(len, self.pieces()))
+
+
+def _end_of(buffer: Buffer, start: int) -> int:
+    """The end of the table entry at `start`."""
+    at = start + 8 + int(_U64.unpack_from(buffer, start)[0])
+    return at + 16 + 8 * int(_U32.unpack_from(buffer, at)[0])
+
+
 @dataclass(frozen=True)
 class Header(Brief):
     """Everything before the tensor data."""
 
     version: int
-    kvs: tuple[KV, ...]
-    tensors: tuple[TensorInfo, ...]
+    kvs: KVTable
+    tensors: TensorTable
     header_end: int  # first byte after the tensor table
     data_offset: int  # absolute start of the data section
     alignment: int = DEFAULT_ALIGNMENT
     path: Path | None = field(default=None, compare=False)  # for messages
-    # Stored bytes of tensors, for when `tensors` are not all that the file has and sizes cannot be derived from them.
-    known_sizes: Mapping[str, int | None] | None = field(default=None, compare=False, repr=False)
+    # All tensors of the file where `tensors` are only some: their offsets show the sizes of types without known layout.
+    all_tensors: TensorTable | None = field(default=None, compare=False, repr=False)
+
+    @classmethod
+    def blank(cls, version: int = 3, alignment: int = DEFAULT_ALIGNMENT) -> Header:
+        """A header of nothing, for the two properties of files that are not the source's."""
+        return cls(version, KVTable.of(()), TensorTable.of(()), 0, 0, alignment)
 
     @cached_property
     def known(self) -> Reading:
@@ -104,7 +279,7 @@ class Header(Brief):
         return read_known(self.kvs)
 
     @property
-    def by_key(self) -> dict[str, KV]:
+    def by_key(self) -> Mapping[str, KV]:
         """KV pairs by key; known ones only if they are of the required kind."""
         return self.known.by_key
 
@@ -113,33 +288,37 @@ class Header(Brief):
         """Keys that are not what they have to be."""
         return self.known.misfits
 
-    @cached_property
-    def by_name(self) -> dict[str, TensorInfo]:
+    @property
+    def by_name(self) -> Mapping[str, TensorInfo]:
         """Tensor infos by name."""
-        return {info.name: info for info in self.tensors}
+        table = self.tensors
+        return OnDemand(len(table), table.names, table.find, table.__iter__)
 
     def get(self, key: str, default: Any = None) -> Any:
         """The decoded value of `key`, or `default`."""
         kv = self.by_key.get(key)
         return default if kv is None else kv.value
 
-    @cached_property
-    def stored_sizes(self) -> dict[str, int | None]:
-        """Stored bytes of every tensor without padding.
+    def integer(self, key: str) -> int | None:
+        """An integer value, or None when it is missing or something else."""
+        kv = self.by_key.get(key)
+        return int(kv.value) if kv is not None and kv.type in INTEGER_TYPES else None
+
+    def stored_size(self, info: TensorInfo) -> int | None:
+        """Stored bytes of a tensor without padding.
 
         For a type whose layout is not known: up to the next tensor's offset, padding included; None for
         the last one, whose end only the file's size shows.
         """
-        if self.known_sizes is not None:
-            return dict(self.known_sizes)
-        order = sorted(self.tensors, key=lambda info: info.offset)
-        sizes: dict[str, int | None] = {}
-        for info, after in zip(order, (*order[1:], None), strict=False):
-            size = info.computed_size_bytes
-            if size is None and after is not None:
-                size = after.offset - info.offset
-            sizes[info.name] = size
-        return sizes
+        size = info.computed_size_bytes
+        if size is not None:
+            return size
+        after = bisect_right(self._sorted_offsets, info.offset)
+        return self._sorted_offsets[after] - info.offset if after < len(self._sorted_offsets) else None
+
+    @cached_property
+    def _sorted_offsets(self) -> array[int]:
+        return array("Q", sorted((self.all_tensors or self.tensors).offsets))
 
     def data_range(self, info: TensorInfo, file_size: int) -> tuple[int, int]:
         """Absolute `start, end` of a tensor's stored bytes in a file of `file_size` bytes.
@@ -147,7 +326,7 @@ class Header(Brief):
         Raises FormatError when the file ends before the tensor does, naming the tensor.
         """
         start = self.data_offset + info.offset
-        size = self.stored_sizes[info.name]
+        size = self.stored_size(info)
         end = file_size if size is None else start + size
         if end > file_size or start > file_size:
             whole = max(start, end, self.data_end or 0)
@@ -158,38 +337,44 @@ class Header(Brief):
     @property
     def data_end(self) -> int | None:
         """Absolute end of the last tensor's bytes, or None when its type is not known."""
-        if not self.tensors:
+        offsets = self.tensors.offsets
+        if not offsets:
             return self.data_offset
-        last = max(self.tensors, key=lambda info: info.offset)
-        size = self.stored_sizes[last.name]
+        last = self.tensors[offsets.index(max(offsets))]
+        size = self.stored_size(last)
         return None if size is None else self.data_offset + last.offset + size
 
 
-def place(infos: Iterable[tuple[TensorInfo, int]], alignment: int) -> tuple[list[TensorInfo], int]:
+def place(infos: Iterable[tuple[TensorInfo, int]], alignment: int) -> tuple[TensorTable, int]:
     """Give tensors contiguous offsets in their order; `infos` are pairs of (info, stored bytes).
 
-    Returns the placed infos and the length of the data section, its last padding included.
+    Returns the placed tensors and the length of the data section, its last padding included.
     """
-    placed = []
-    offset = 0
-    for info, size in infos:
-        placed.append(info.at(offset))
-        offset += pad_to(size, alignment)
-    return placed, offset
+    end = 0
+
+    def placed() -> Iterator[TensorInfo]:
+        nonlocal end
+        for info, size in infos:
+            yield info.at(end)
+            end += pad_to(size, alignment)
+
+    table = TensorTable.of(placed())
+    return table, end
 
 
 def build_header(
-    kvs: Sequence[KV], tensors: Sequence[TensorInfo], *, version: int = 3, alignment: int = DEFAULT_ALIGNMENT
+    kvs: Iterable[KV], tensors: Iterable[TensorInfo], *, version: int = 3, alignment: int = DEFAULT_ALIGNMENT
 ) -> bytes:
     """The bytes of a header, zero padding up to the data section included."""
+    kvs, tensors = KVTable.of(kvs), TensorTable.of(tensors)
     parts: list[bytes | memoryview] = [MAGIC, struct.pack("<IQQ", version, len(tensors), len(kvs))]
-    parts += [kv.raw for kv in kvs]
-    parts += [info.encode() for info in tensors]
-    size = sum(len(part) for part in parts)
+    parts += kvs.pieces()
+    parts += tensors.pieces()
+    size = sum(map(len, parts))
     parts.append(bytes(pad_to(size, alignment) - size))
     return b"".join(parts)
 
 
-def header_size(kvs: Sequence[KV], tensors: Sequence[TensorInfo]) -> int:
+def header_size(kvs: Iterable[KV], tensors: Iterable[TensorInfo]) -> int:
     """Bytes of a header up to the end of its tensor table, padding not included."""
-    return FIXED_BYTES + sum(kv.size_bytes for kv in kvs) + sum(len(info.encode()) for info in tensors)
+    return FIXED_BYTES + KVTable.of(kvs).size_bytes + TensorTable.of(tensors).size_bytes

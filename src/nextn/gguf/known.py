@@ -8,12 +8,14 @@ where it expects a count.
 from __future__ import annotations
 
 import struct
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from enum import Enum
 
 from ..printable import printable
 from .kv import INTEGER_TYPES, KV, KVType
+from .kv_table import KVTable
+from .names import OnDemand
 
 _MAX_LAYER_ITEMS = 1 << 16  # engines take at most 512 layers
 _MAX_TEXT = 1 << 16
@@ -66,6 +68,7 @@ _NOTES = {
     ),
 }  # fmt: skip
 _BASE_MODEL = "general.base_model."
+_BASE_MODEL_COUNT = "general.base_model.count"
 # After `{architecture}.`: sizes, and values given once or once per layer.
 _SIZES = dict.fromkeys(
     (
@@ -104,33 +107,53 @@ class Misfit:
 class Reading:
     """A header's pairs, with the misfits separated."""
 
-    by_key: dict[str, KV]  # all but the misfits
+    by_key: Mapping[str, KV]  # all but the misfits
     misfits: tuple[Misfit, ...]  # all of those that engines read, and the first few of the notes
     n_misfits: int
 
 
-def read_known(kvs: Sequence[KV]) -> Reading:
+def read_known(kvs: Iterable[KV]) -> Reading:
     """Separate the misfits from the rest."""
-    found = next((kv for kv in kvs if kv.key == ARCHITECTURE), None)
+    table = KVTable.of(kvs)
+    found = table.find(ARCHITECTURE)
     arch = str(found.value) if found is not None and _is(found, Kind.NAME) else None
     known = {**_READ_BY_ENGINES, **_NOTES}
     if arch is not None:
         known |= {f"{arch}.{suffix}": kind for suffix, kind in _SIZES.items()}
-    by_key, misfits, n_notes = {kv.key: kv for kv in kvs}, [], 0
-    for key, kv in list(by_key.items()):
-        kind = known.get(key)
-        if kind is None:
-            if not key.startswith(_BASE_MODEL):
-                continue
-            kind = Kind.COUNT if key == _BASE_MODEL + "count" else Kind.TEXT
-        if _is(kv, kind):
-            continue
-        del by_key[key]
-        for_engines = key not in _NOTES and not key.startswith(_BASE_MODEL)
-        n_notes += not for_engines
-        if for_engines or n_notes <= _MOST_NOTES:
-            misfits.append(Misfit(kv, f"'{printable(key)}' is {_shown(kv)}, but must be {kind.value}", for_engines))
-    return Reading(by_key, tuple(misfits), len(kvs) - len(by_key))
+    places = ((key, table.position(key)) for key in known)
+    wrong = {key: at for key, at in places if at is not None and not _is(table[at], known[key])}
+    for_engines = [at for key, at in wrong.items() if key not in _NOTES]
+    notes = [at for key, at in wrong.items() if key in _NOTES]
+    n_misfits = len(wrong)
+    count = table.position(_BASE_MODEL_COUNT)
+    for at in table.starting_with(_BASE_MODEL):
+        n_bytes = table.text_bytes(at)
+        if not _is(table[at], Kind.COUNT) if at == count else n_bytes is None or n_bytes > _MAX_TEXT:
+            n_misfits += 1
+            if n_misfits - len(wrong) <= _MOST_NOTES:
+                notes.append(at)
+
+    def fits(kv: KV) -> bool:
+        return kv.key not in wrong and (not kv.key.startswith(_BASE_MODEL) or _is(kv, _of_base_model(kv.key)))
+
+    def find(key: str) -> KV | None:
+        kv = table.find(key)
+        return kv if kv is not None and fits(kv) else None
+
+    def keys() -> Iterator[str]:
+        return (kv.key for kv in filter(fits, table)) if n_misfits else table.keys()
+
+    shown = sorted([*for_engines, *sorted(notes)[:_MOST_NOTES]])
+    misfits = tuple(
+        Misfit(kv, f"'{printable(kv.key)}' is {_shown(kv)}, but must be {kind.value}", at in for_engines)
+        for at, kv, kind in ((at, table[at], known.get(table[at].key) or _of_base_model(table[at].key)) for at in shown)
+    )
+    by_key = OnDemand(len(table) - n_misfits, keys, find, lambda: filter(fits, table))
+    return Reading(by_key, misfits, n_misfits)
+
+
+def _of_base_model(key: str) -> Kind:
+    return Kind.COUNT if key == _BASE_MODEL_COUNT else Kind.TEXT
 
 
 def _is(kv: KV, kind: Kind) -> bool:

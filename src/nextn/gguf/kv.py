@@ -7,14 +7,13 @@ u64 length + bytes; an ARRAY is an item type (u32), a count (u64) and the items 
 from __future__ import annotations
 
 import struct
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from enum import IntEnum
-from typing import Any, NamedTuple, TypeAlias
+from typing import Any, NamedTuple
 
 from ..errors import FormatError
 from ..printable import printable
-
-Buffer: TypeAlias = "bytes | bytearray | memoryview"
+from .names import Buffer
 
 
 class KVType(IntEnum):
@@ -196,22 +195,3 @@ def _decode_items(buffer: Buffer, pos: int, item_type: KVType, n_items: int) -> 
         return lists, pos
     values = list(struct.unpack_from(f"<{n_items}{SCALAR_FORMAT[item_type]}", buffer, pos))
     return values, pos + n_items * SCALAR_SIZE[item_type]
-
-
-def edit(
-    kvs: Iterable[KV], *, put: Sequence[KV] = (), drop: Iterable[str] = (), drop_prefixes: Sequence[str] = ()
-) -> list[KV]:
-    """The list with pairs replaced in their place, new ones at the end, dropped ones gone.
-
-    Order and bytes of everything else stay as they were.
-    """
-    fresh = {kv.key: kv for kv in put}
-    gone = set(drop)
-    prefixes = tuple(drop_prefixes)
-    out = []
-    for kv in kvs:
-        if kv.key in fresh:
-            out.append(fresh.pop(kv.key))
-        elif kv.key not in gone and not (prefixes and kv.key.startswith(prefixes)):
-            out.append(kv)
-    return out + list(fresh.values())

@@ -4,29 +4,40 @@ from __future__ import annotations
 
 import math
 import struct
+from array import array
 from itertools import repeat
 from operator import length_hint
 from pathlib import Path
 
-from ..errors import FormatError, UnsupportedFormat
+from ..errors import FormatError
 from ..printable import printable
-from .header import DEFAULT_ALIGNMENT, FIXED_BYTES, MAGIC, UNREADABLE, Header, TensorInfo, pad_to
-from .kv import KV, SCALAR_SIZE, Buffer, KVType
-from .strangers import MOST_BYTES, by_content
+from .header import (
+    DEFAULT_ALIGNMENT,
+    FIXED_BYTES,
+    LARGEST,
+    MAX_DIMS,
+    TENSOR_TAILS,
+    Columns,
+    Header,
+    TensorTable,
+    column_size,
+    pad_to,
+)
+from .kv import SCALAR_SIZE, KVType
+from .kv_table import KVTable
+from .names import Buffer, decoded, name_at
+from .preamble import check_magic, read_counts
+from .strangers import MOST_BYTES
 
-VERSIONS = (2, 3)
-MAX_DIMS = 4  # GGML_MAX_DIMS
 MAX_KEY_BYTES = 65_535  # the specification's limit
 MAX_NAME_BYTES = 1_024  # engines take 63; longer ones are reported, absurdly long ones refused
 MAX_ARRAY_DEPTH = 4
 MAX_HEADER_BYTES = 1 << 28  # those of real models take about 10 MB; a damaged length can be anything
-_MIN_KV_BYTES = 8 + 1 + 4 + 1
-_MIN_TENSOR_BYTES = 8 + 1 + 4 + 4 + 8
 _ARRAY_HEAD = struct.Struct("<IQ")
 _ITEM_SIZES = {int(kv_type): size for kv_type, size in SCALAR_SIZE.items()}
-_SCALARS = {int(kv_type): kv_type for kv_type in KVType if kv_type is not KVType.ARRAY}
+_STRING, _ARRAY = int(KVType.STRING), int(KVType.ARRAY)
 _U32, _U64 = struct.Struct("<I"), struct.Struct("<Q")
-_TENSOR_TAILS = [struct.Struct(f"<{n_dims}QIQ") for n_dims in range(MAX_DIMS + 1)]  # ne, type, offset
+_ALIGNMENT = b"general.alignment"
 
 
 class _Short(Exception):
@@ -51,13 +62,11 @@ class HeaderParser:
         self.need = self.guess = min(file_size, FIXED_BYTES)
         self._buffer: Buffer = b""
         self._pos = 0
-        self._kvs: list[KV] = []
-        self._tensors: list[TensorInfo] = []
+        self._kvs = array("I")  # first byte of each pair
+        self._tensors = Columns()
         self._n_kv = self._n_tensors = -1
         self._version = 0
         self._alignment = DEFAULT_ALIGNMENT
-        self._keys: set[str] = set()
-        self._names: set[str] = set()
         # A long string array is walked in pieces: (array's first item, position reached, items left).
         self._walk: tuple[int, int, int] | None = None
 
@@ -72,14 +81,20 @@ class HeaderParser:
             if self._n_kv < 0:
                 self._fixed()
             while len(self._kvs) < self._n_kv:
-                if not self._sound_kv():
+                self._sound_kvs()
+                if len(self._kvs) < self._n_kv:
                     self._kv()
-            while len(self._tensors) < self._n_tensors:
-                self._tensor()
-            return self._finish()
+            while len(self._tensors.starts) < self._n_tensors:
+                self._sound_tensors()
+                if len(self._tensors.starts) < self._n_tensors:
+                    self._doubtful_tensor()
         except _Short as short:
             self.need, self.guess = short.need, min(short.guess, self.file_size)
             return None
+        except FormatError:
+            self._check_twice()  # then that is what is wrong
+            raise
+        return self._finish()
 
     def _fail(self, what: str, offset: int, expected: str | None = None, found: str | None = None) -> FormatError:
         return FormatError(what, path=self.path, offset=offset, expected=expected, found=found)
@@ -103,59 +118,19 @@ class HeaderParser:
 
     def _fixed(self) -> None:
         self._want(min(4, self.file_size), "the magic number")
-        magic = bytes(self._buffer[:4])
-        if magic == UNREADABLE:
-            raise self._fail(
-                "a change in place of this file was interrupted or is under way: end it with 'nextn recover'", 0
-            )
-        if magic != MAGIC:
-            known = by_content(bytes(self._buffer[:MOST_BYTES]))
-            if known is not None:
-                raise FormatError(known, path=self.path)
-            found = "an empty file" if not magic else repr(magic)
-            raise self._fail("this is not a GGUF file", 0, "'GGUF'", found)
+        check_magic(bytes(self._buffer[:MOST_BYTES]), self.path)
         self._want(FIXED_BYTES, "the first 24 bytes")
-        self._version, self._n_tensors, n_kv = struct.unpack_from("<IQQ", self._buffer, 4)
-        if self._version == 1:
-            raise UnsupportedFormat(
-                "GGUF version 1 is not supported: convert the model again with a current converter",
-                path=self.path,
-                offset=4,
-            )
-        if self._version and self._version & 0xFFFF == 0:
-            raise UnsupportedFormat(
-                "big-endian GGUF is not supported: use a little-endian copy of the model",
-                path=self.path,
-                offset=4,
-            )
-        if self._version not in VERSIONS:
-            raise UnsupportedFormat(
-                "unknown GGUF version", path=self.path, offset=4, expected="2 or 3", found=str(self._version)
-            )
-        room = self.file_size - FIXED_BYTES
-        for count, least, what, offset in (
-            (self._n_tensors, _MIN_TENSOR_BYTES, "tensors", 8),
-            (n_kv, _MIN_KV_BYTES, "key-value pairs", 16),
-        ):
-            if count * least > room:
-                raise self._fail(
-                    f"the header promises more {what} than the file can hold: the download is incomplete, or the file "
-                    "is damaged",
-                    offset,
-                    f"at most {room // least:,}",
-                    f"{count:,}",
-                )
-        self._n_kv = n_kv
+        self._version, self._n_tensors, self._n_kv = read_counts(self._buffer, self.file_size, self.path)
         self._pos = FIXED_BYTES
 
-    def _text(self, pos: int, limit: int, what: str) -> tuple[str, int]:
+    def _text(self, pos: int, limit: int, what: str) -> tuple[bytes, int]:
         self._want(pos + 8, what)
         (length,) = _U64.unpack_from(self._buffer, pos)
         if length > limit:
             raise self._fail(f"the length of {what} is absurd", pos, f"at most {limit:,}", f"{length:,}")
         end = pos + 8 + length
         self._want(end, what)
-        return bytes(self._buffer[pos + 8 : end]).decode("utf-8", "surrogateescape"), end
+        return bytes(self._buffer[pos + 8 : end]), end
 
     def _type(self, number: int, pos: int, key: str) -> KVType:
         try:
@@ -166,54 +141,54 @@ class HeaderParser:
             ) from None
 
     def _kv(self) -> None:
+        """The next pair, step by step: says what is wrong, or that more bytes are needed."""
         start = self._pos
         key, pos = self._text(start, MAX_KEY_BYTES, f"key {len(self._kvs)}")
-        shown = printable(key)
-        if key in self._keys:
-            raise self._fail(f"the key '{shown}' appears twice", start)
+        shown = printable(decoded(key))
         self._want(pos + 4, f"the type of '{shown}'")
         kv_type = self._type(struct.unpack_from("<I", self._buffer, pos)[0], pos, shown)
         pos += 4
-        item_type: KVType | None = None
-        n_items: int | None = None
-        value_start = pos
         if kv_type is KVType.ARRAY:
-            item_type, n_items, value_start = self._array_head(pos, shown)
-            end = self._skip_items(value_start, item_type, n_items, shown, 1)
+            item_type, n_items, first = self._array_head(pos, shown)
+            end = self._skip_items(first, item_type, n_items, shown, 1)
         else:
             end = self._skip_scalar(pos, kv_type, shown)
-        kv = KV(key, kv_type, item_type, n_items, self._buffer, start, value_start, end)
-        if key == "general.alignment":
-            self._alignment = self._alignment_of(kv)
-        self._keys.add(key)
-        self._kvs.append(kv)
+        if key == _ALIGNMENT:
+            self._alignment = self._alignment_of(kv_type, start, pos)
+        self._kvs.append(start)
         self._walk = None
         self._pos = end
 
-    def _sound_kv(self) -> bool:
-        """Take the next pair if it is a complete number or string and not a duplicate: the hot loop of long headers."""
-        buffer, start = self._buffer, self._pos
-        size = len(buffer)
-        if start + 12 > size:
-            return False
-        key_end = start + 8 + int(_U64.unpack_from(buffer, start)[0])
-        value = key_end + 4
-        if value + 8 > size or key_end - start > MAX_KEY_BYTES:
-            return False
-        key = bytes(buffer[start + 8 : key_end]).decode("utf-8", "surrogateescape")
-        kv_type = _SCALARS.get(_U32.unpack_from(buffer, key_end)[0])
-        if kv_type is None or key in self._keys or key == "general.alignment":
-            return False
-        if kv_type is KVType.STRING:
-            end = value + 8 + int(_U64.unpack_from(buffer, value)[0])
-        else:
-            end = value + SCALAR_SIZE[kv_type]
-        if end > size or end > MAX_HEADER_BYTES:
-            return False
-        self._keys.add(key)
-        self._kvs.append(KV(key, kv_type, None, None, buffer, start, value, end))
-        self._pos = end
-        return True
+    def _sound_kvs(self) -> None:
+        """Walk over pairs as long as they are complete and plain: numbers, strings, arrays of numbers."""
+        buffer, pos, add = self._buffer, self._pos, self._kvs.append
+        most = min(len(buffer), self.file_size, MAX_HEADER_BYTES)
+        u32, u64, array_head, sizes = _U32.unpack_from, _U64.unpack_from, _ARRAY_HEAD.unpack_from, _ITEM_SIZES
+        try:
+            for _ in repeat(None, self._n_kv - len(self._kvs)):
+                (length,) = u64(buffer, pos)
+                at = pos + 8 + length
+                (kv_type,) = u32(buffer, at)
+                if kv_type in sizes:
+                    end = at + 4 + sizes[kv_type]
+                elif kv_type == _STRING:
+                    end = at + 12 + u64(buffer, at + 4)[0]
+                elif kv_type == _ARRAY:
+                    item_type, n_items = array_head(buffer, at + 4)
+                    if item_type not in sizes:
+                        break
+                    end = at + 16 + n_items * sizes[item_type]
+                else:
+                    break
+                if end > most or length > MAX_KEY_BYTES:
+                    break
+                if length == len(_ALIGNMENT) and buffer[pos + 8 : at] == _ALIGNMENT:
+                    break
+                add(pos)
+                pos = end
+        except (struct.error, OverflowError):  # past the buffer, or past any address
+            pass
+        self._pos = pos
 
     def _array_head(self, pos: int, key: str) -> tuple[KVType, int, int]:
         self._want(pos + 12, f"the array '{key}'")
@@ -298,96 +273,108 @@ class HeaderParser:
         )
         return pos
 
-    def _tensor(self) -> None:
-        if not self._sound_tensor():
-            self._doubtful_tensor()
-
-    def _sound_tensor(self) -> bool:
-        """Take the next tensor info when it is complete and nothing is wrong with it: the hot loop of large tables."""
-        buffer, pos = self._buffer, self._pos
-        if pos + 8 > len(buffer):
-            return False
-        end = pos + 8 + int(_U64.unpack_from(buffer, pos)[0])
-        if end + 4 > len(buffer) or end - pos > MAX_NAME_BYTES:
-            return False
-        name = bytes(buffer[pos + 8 : end]).decode("utf-8", "surrogateescape")
-        (n_dims,) = _U32.unpack_from(buffer, end)
-        if n_dims > MAX_DIMS or name in self._names or end + 16 + n_dims * 8 > len(buffer):
-            return False
-        *ne, type_id, offset = _TENSOR_TAILS[n_dims].unpack_from(buffer, end + 4)
-        n_elements = 1
-        for n in ne:
-            n_elements *= n or 1
-        end += 16 + n_dims * 8
-        fits = n_elements < 1 << 62 and not offset % self._alignment and self._is_placed(offset)
-        if not fits or end > self.file_size or end > MAX_HEADER_BYTES:
-            return False
-        self._names.add(name)
-        self._tensors.append(TensorInfo(name, tuple(ne), type_id, offset))
-        self._pos = end
-        return True
+    def _sound_tensors(self) -> None:
+        """Walk over tensor infos as long as they are complete and nothing is wrong with them."""
+        buffer, pos, known = self._buffer, self._pos, self._tensors
+        starts, offsets, sizes, types = known.starts, known.offsets, known.sizes, known.type_ids
+        most = min(len(buffer), self.file_size, MAX_HEADER_BYTES)
+        u32, u64, tails, alignment = _U32.unpack_from, _U64.unpack_from, TENSOR_TAILS, self._alignment
+        try:
+            for _ in repeat(None, self._n_tensors - len(starts)):
+                (length,) = u64(buffer, pos)
+                at = pos + 8 + length
+                (n_dims,) = u32(buffer, at)
+                end = at + 16 + n_dims * 8
+                if n_dims > MAX_DIMS or end > most or length > MAX_NAME_BYTES:
+                    break
+                *ne, type_id, offset = tails[n_dims].unpack_from(buffer, at + 4)
+                if offset % alignment or not self._is_placed(offset) or _is_absurd(ne):
+                    break
+                starts.append(pos)
+                offsets.append(offset)
+                sizes.append(column_size(type_id, ne))
+                types.append(type_id)
+                pos = end
+        except (struct.error, OverflowError):
+            pass
+        self._pos = pos
 
     def _is_placed(self, offset: int) -> bool:
         """Whether data lies inside the file, or, in a file that was cut short, right after the previous tensor."""
         if offset <= self.file_size:
             return True
-        size = self._tensors[-1].computed_size_bytes if self._tensors else None
-        return size is not None and offset == pad_to(self._tensors[-1].offset + size, self._alignment)
+        offsets, sizes = self._tensors.offsets, self._tensors.sizes
+        known = bool(sizes) and 0 <= sizes[-1] < LARGEST
+        return known and offset == pad_to(offsets[-1] + sizes[-1], self._alignment)
 
     def _doubtful_tensor(self) -> None:
-        """The same, step by step: says what is wrong, or that more bytes are needed."""
+        """The next tensor info, step by step: says what is wrong, or that more bytes are needed."""
         start = self._pos
-        name, pos = self._text(start, MAX_NAME_BYTES, f"the name of tensor {len(self._tensors)}")
-        shown = printable(name)
-        if name in self._names:
-            raise self._fail(f"tensor '{shown}' appears twice: the file is damaged", start)
+        name, pos = self._text(start, MAX_NAME_BYTES, f"the name of tensor {len(self._tensors.starts)}")
+        shown = printable(decoded(name))
         self._want(pos + 4, f"tensor '{shown}'")
         (n_dims,) = struct.unpack_from("<I", self._buffer, pos)
         if n_dims > MAX_DIMS:
             raise self._fail(f"tensor '{shown}' has too many axes", pos, f"at most {MAX_DIMS}", f"{n_dims:,}")
         end = pos + 4 + n_dims * 8 + 12
         self._want(end, f"tensor '{shown}'")
-        fields = struct.unpack_from(f"<{n_dims}QIQ", self._buffer, pos + 4)
-        info = TensorInfo(name, fields[:n_dims], fields[-2], fields[-1])
-        if math.prod(max(n, 1) for n in info.ne) >= 1 << 62:
+        *ne, type_id, offset = TENSOR_TAILS[n_dims].unpack_from(self._buffer, pos + 4)
+        if _is_absurd(ne):
             raise self._fail(
-                f"the shape of tensor '{shown}' is absurd", pos + 4, "fewer than 2^62 elements", str(info.ne)
+                f"the shape of tensor '{shown}' is absurd", pos + 4, "fewer than 2^62 elements", str(tuple(ne))
             )
-        if info.offset % self._alignment or not self._is_placed(info.offset):
+        if offset % self._alignment or not self._is_placed(offset):
             raise self._fail(
                 f"the offset of tensor '{shown}' is wrong",
                 end - 8,
                 f"a multiple of {self._alignment} inside the file",
-                f"{info.offset:,}",
+                f"{offset:,}",
             )
-        self._names.add(name)
-        self._tensors.append(info)
+        self._tensors.add(start, offset, column_size(type_id, ne), type_id)
         self._pos = end
 
-    def _finish(self) -> Header:
-        # Earlier pairs point at shorter states of a growing buffer: give all of them the final one.
-        kvs = tuple(
-            kv
-            if kv.buffer is self._buffer
-            else KV(kv.key, kv.type, kv.item_type, kv.n_items, self._buffer, kv.start, kv.value_start, kv.end)
-            for kv in self._kvs
-        )
-        return Header(
-            self._version,
-            kvs,
-            tuple(self._tensors),
-            self._pos,
-            pad_to(self._pos, self._alignment),
-            self._alignment,
-            self.path,
-        )
+    def _tables(self) -> tuple[KVTable, TensorTable]:
+        """What was read so far. Raises FormatError for a name that is there twice."""
+        first = self._tensors.starts[0] if self._tensors.starts else self._pos
+        kvs, tensors = KVTable(self._buffer, self._kvs, first), TensorTable(self._buffer, self._tensors)
+        if (start := kvs.twice) is not None:
+            raise self._is_twice("key", start)
+        if (row := tensors.twice) is not None:
+            raise self._is_twice("tensor", self._tensors.starts[row])
+        return kvs, tensors
 
-    def _alignment_of(self, kv: KV) -> int:
-        if kv.type is not KVType.UINT32:
-            raise self._fail("'general.alignment' has the wrong type", kv.start, "UINT32", kv.type.name)
-        value = int(kv.value)
+    def _check_twice(self) -> None:
+        """Raise FormatError if a name is there twice, that of the entry which is being read included."""
+        kvs, tensors = self._tables()
+        of_tensor = 0 <= self._n_kv <= len(kvs)
+        try:
+            name = decoded(name_at(self._buffer, self._pos))
+        except (struct.error, OverflowError):
+            return
+        if tensors.find(name) is not None if of_tensor else kvs.find(name) is not None:
+            raise self._is_twice("tensor" if of_tensor else "key", self._pos)
+
+    def _is_twice(self, what: str, start: int) -> FormatError:
+        shown = printable(decoded(name_at(self._buffer, start)))
+        if what == "key":
+            return self._fail(f"the key '{shown}' appears twice", start)
+        return self._fail(f"tensor '{shown}' appears twice: the file is damaged", start)
+
+    def _finish(self) -> Header:
+        data_offset = pad_to(self._pos, self._alignment)
+        self._buffer = bytes(memoryview(self._buffer)[:data_offset])
+        kvs, tensors = self._tables()
+        return Header(self._version, kvs, tensors, self._pos, data_offset, self._alignment, self.path)
+
+    def _alignment_of(self, kv_type: KVType, start: int, value_start: int) -> int:
+        if kv_type is not KVType.UINT32:
+            raise self._fail("'general.alignment' has the wrong type", start, "UINT32", kv_type.name)
+        value = int(_U32.unpack_from(self._buffer, value_start)[0])
         if value < 8 or value & (value - 1) or value > 1 << 20:
-            raise self._fail(
-                "'general.alignment' is wrong", kv.start, "a power of two from 8 to 1,048,576", f"{value:,}"
-            )
+            raise self._fail("'general.alignment' is wrong", start, "a power of two from 8 to 1,048,576", f"{value:,}")
         return value
+
+
+def _is_absurd(ne: list[int]) -> bool:
+    """Whether a shape has more elements than any file; an axis of 0 counts as 1."""
+    return math.prod(ne if 0 not in ne else [n or 1 for n in ne]) >= 1 << 62

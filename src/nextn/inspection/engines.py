@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 
 from ..archs import FAMILIES
@@ -22,20 +23,21 @@ def measured(engine: str, arch: str, layout: str) -> str:
     return f"{engine} {said(arch, layout, engine)}"
 
 
-def runs_on(arch: str, layout: str, sidecar: Path | None, stops: str) -> dict[str, str]:
+def runs_on(arch: str, layout: str, sidecar: Path | None, stops: Mapping[str, str]) -> dict[str, str]:
     """Engine -> what it does with a file of `layout`: "trunk-only", "bundle", "shards", "sidecar" or "donor".
 
-    `sidecar`: the one beside a trunk. `stops`: the fault in the file that keeps engines from loading it or drafting
-    with it; "" for none. Empty for an architecture that nextn does not know.
+    `sidecar`: the one beside a trunk. `stops`: engine -> the fault in the file that keeps it from loading the file or
+    drafting with it. Empty for an architecture that nextn does not know.
     """
     if arch in LOADS_ONLY:
         words = f"loads it; no engine drafts with this architecture up to {graphs().build}"
-        return {"llama.cpp": f"not as it is: {stops}" if stops else words}
+        fault = stops.get("llama.cpp")
+        return {"llama.cpp": f"not as it is: {fault}" if fault else words}
     if arch not in FAMILIES:
         return {}
     if layout == "donor":
         return dict.fromkeys(ENGINES, "cannot run it: attach it to a model")
-    return {engine: _words(engine, arch, layout, sidecar, stops) for engine in ENGINES}
+    return {engine: _words(engine, arch, layout, sidecar, stops.get(engine, "")) for engine in ENGINES}
 
 
 def runs_draft(draft: Draft) -> dict[str, str]:

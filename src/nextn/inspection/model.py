@@ -8,13 +8,18 @@ from pathlib import Path
 
 from ..archs.others import ASSISTANTS
 from ..block.anatomy import Anatomy
+<<<<<<< HEAD
 from ..block.draft import Draft
+=======
+from ..compat import ENGINES
+from ..diagnosis.blocks import FOR_IK
+>>>>>>> main
 from ..diagnosis.examine import Diagnosis, diagnose
 from ..diagnosis.finding import Finding
 from ..diagnosis.unpublished import NO_ENGINE
 from ..discovery.sidecars import find_sidecars, with_sidecars
 from ..gguf.files import Model, open_model
-from ..gguf.header import TensorInfo
+from ..gguf.header import UNKNOWN, TensorInfo
 from ..gguf.kv import KVType
 from ..schemas.base import Documented, filled
 from ..schemas.inspect import DraftEntry, InspectDocument
@@ -99,8 +104,7 @@ def inspect_model(model: Model, *, neighbours: bool = True) -> Inspection:
 def inspection_of(model: Model, diagnosis: Diagnosis, *, neighbours: bool = True) -> Inspection:
     """The inspection of a model whose header was diagnosed."""
     seen = diagnosis.anatomy or Anatomy.of(model)
-    sizes, types = _sizes(model)
-    block_bytes = sum(sizes[f"blk.{layer}.{suffix}"] for layer in seen.blocks for suffix in seen.layers[layer])
+    block_bytes, types = _sizes(model, seen)
     sidecars: tuple[Path, ...] = ()
     found: list[str] = []
     if seen.shape == "trunk-only" and neighbours:
@@ -110,16 +114,22 @@ def inspection_of(model: Model, diagnosis: Diagnosis, *, neighbours: bool = True
         diagnosis = with_sidecars(diagnosis, answer)
     own_draft = Draft.of(model)
     hints = [*found, *hints_of(diagnosis)]
+<<<<<<< HEAD
     if seen.is_draft:
         block_bytes = sum(sizes.values())
     if own_draft is not None:
         runs_on = engines.runs_draft(own_draft)
     elif seen.arch in ASSISTANTS:
+=======
+    if seen.arch in ASSISTANTS:
+        block_bytes = sum(types.values())
+>>>>>>> main
         words = f"drafts with it beside a '{ASSISTANTS[seen.arch]}' model (-m MODEL -md this file; "
         runs_on = dict.fromkeys(("llama.cpp", "ik_llama.cpp"), f"{words}read in its source, not run)")
         hints.append(f"place it beside its model with 'nextn attach MODEL --from {shell(model.entry)}'")
     else:
         useless = NO_ENGINE if seen.family is not None else ""  # for other architectures there is nothing more to say
+<<<<<<< HEAD
         stops = (each.entry.what for each in diagnosis.findings if each.severity == "error" or each.id == useless)
         beside = answer.candidates[0].model if sidecars else None
         drafting = None if beside is None else Draft.of(beside)
@@ -127,6 +137,15 @@ def inspection_of(model: Model, diagnosis: Diagnosis, *, neighbours: bool = True
         runs_on = engines.runs_on(seen.arch, engines.layout_of(seen.shape, model), path, next(stops, ""))
         if drafting is not None:
             runs_on["llama.cpp"] = engines.beside(drafting)
+=======
+        stops: dict[str, str] = {}
+        for each in diagnosis.findings:
+            if each.severity == "error" or each.id in (useless, FOR_IK):
+                for engine in ("llama.cpp",) if each.id == FOR_IK else ENGINES:
+                    stops.setdefault(engine, each.entry.what)
+        beside = sidecars[0] if sidecars else None
+        runs_on = engines.runs_on(seen.arch, engines.layout_of(seen.shape, model), beside, stops)
+>>>>>>> main
     return Inspection(
         model=model,
         architecture=model.architecture,
@@ -173,21 +192,22 @@ def hints_of(diagnosis: Diagnosis) -> tuple[str, ...]:
     )
 
 
-def _sizes(model: Model) -> tuple[dict[str, int], dict[str, int]]:
-    """Stored bytes by tensor (0 if its file does not hold it), and by type name, largest first."""
-    sizes: dict[str, int] = {}
+def _sizes(model: Model, seen: Anatomy) -> tuple[int, dict[str, int]]:
+    """Stored bytes of the block, and of all tensors by type name, largest first; without what a file does not hold."""
+    of_block = 0
     types: Counter[int] = Counter()
     for file in model.files:
-        stored, start = file.header.stored_sizes, file.header.data_offset
-        for info in file.header.tensors:
-            at = start + info.offset
-            size = stored[info.name]
-            if size is None:
-                size = max(0, file.size_bytes - at)
-            size = size if at + size <= file.size_bytes else 0
-            sizes[info.name] = size
-            types[info.type_id] += size
+        tensors, room = file.header.tensors, file.size_bytes - file.header.data_offset
+        columns = zip(tensors.names(), tensors.offsets, tensors.sizes, tensors.type_ids, strict=True)
+        for row, (name, offset, size, type_id) in enumerate(columns):
+            if size == UNKNOWN:
+                after = file.header.stored_size(tensors[row])
+                size = max(0, room - offset) if after is None else after
+            size = size if offset + size <= room else 0
+            types[type_id] += size
+            if seen.blocks and seen.of_block(name):
+                of_block += size
     named: Counter[str] = Counter()
     for type_id, size in types.items():
         named[TensorInfo("", (), type_id, 0).type_name] += size
-    return sizes, dict(named.most_common())
+    return of_block, dict(named.most_common())

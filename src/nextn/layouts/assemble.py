@@ -12,25 +12,23 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from ..errors import DonorMismatch, IncompleteModel, UsageError
+from ..errors import DonorMismatch, FormatError, IncompleteModel, UsageError
 from ..gguf.files import (
-    SPLIT_COUNT,
-    SPLIT_KEYS,
-    SPLIT_NO,
-    SPLIT_TENSORS_COUNT,
     GGUFFile,
     Model,
-    integer_of,
+    check_kind,
+    check_name,
     model_candidates,
     os_error,
     read_header,
     split_shard_name,
 )
-from ..gguf.kv import edit
+from ..gguf.kv_table import edit
+from ..gguf.sets import SPLIT_COUNT, SPLIT_KEYS, SPLIT_NO, SPLIT_TENSORS_COUNT
 from ..printable import printable
 from ..writing.plan import LinkMode, NewBytes, NewFile, Plan
 from . import naming
-from .explode import Tensor, segments, set_plan
+from .explode import MOST_SHARDS, Tensor, segments, set_plan
 
 ARCHITECTURE = "general.architecture"
 
@@ -97,7 +95,11 @@ def open_pieces(paths: Sequence[Path | str]) -> Pieces:
     where = str(named[0]) if len(named) == 1 else f"{named[0]} and {len(named) - 1} more"
     if len(named) == 1:
         named = _shards_at(named[0])
+    for path in named:
+        check_name(path)
     read = sorted((read_header(path) for path in named), key=_number)
+    for file in read:
+        check_kind(file, file.path)
     seen: dict[str, GGUFFile] = {}
     for file in read:
         for info in file.header.tensors:
@@ -109,8 +111,27 @@ def open_pieces(paths: Sequence[Path | str]) -> Pieces:
                 )
     counts = [parts[2] for file in read if (parts := split_shard_name(file.path.name))]
     first = next((file for file in read if ARCHITECTURE in file.header.by_key), None)
-    said = integer_of(first, SPLIT_COUNT) if first is not None else None
-    return Pieces(where, tuple(read), said or max([len(read), *counts]))
+    said = first.header.integer(SPLIT_COUNT) if first is not None else None
+    pieces = Pieces(where, tuple(read), said or max([len(read), *counts]))
+    _check_numbers(pieces)
+    return pieces
+
+
+def _check_numbers(pieces: Pieces) -> None:
+    """Raise FormatError for a count that no set has, and for a shard whose number its set does not have."""
+    if not 1 <= pieces.count <= MOST_SHARDS:
+        raise FormatError(
+            f"this file is of a set of {pieces.count:,} shards by its name or '{SPLIT_COUNT}', and sets have 1 to "
+            f"{MOST_SHARDS:,}; get it again",
+            path=(pieces.first or pieces.files[0]).path,
+        )
+    for file in pieces.files:
+        if pieces.count > 1 and _number(file) >= pieces.count:
+            raise FormatError(
+                f"this is shard {_number(file) + 1:,}, and the set has {pieces.count:,}; get this file again, or leave "
+                "it out",
+                path=file.path,
+            )
 
 
 def _shards_at(path: Path) -> list[Path]:
@@ -139,7 +160,7 @@ def _shards_at(path: Path) -> list[Path]:
 
 def _number(file: GGUFFile) -> int:
     """The shard's number, from 0: from its key, else from its name; a file with neither comes first."""
-    number = integer_of(file, SPLIT_NO)
+    number = file.header.integer(SPLIT_NO)
     if number is not None:
         return number
     parts = split_shard_name(file.path.name)
@@ -254,13 +275,17 @@ def _slots(base: Pieces, taken: dict[str, Taken]) -> list[list[Tensor]]:
         return file, file.header.by_name[name]
 
     ordered = dict(enumerate(base.files)) if one_file else by_number
+    new_ones: dict[int, list[Taken]] = {}
+    for each in taken.values():
+        if each.replaces is None:
+            new_ones.setdefault(_number(each.file), []).append(each)
     missing = []
     for number in range(len(base.files) if one_file else base.count):
         file = ordered.get(number)
         if file is not None:
             slots.append([supplied(i.name) if i.name in left else (file, i) for i in file.header.tensors])
             continue
-        new = [each for each in left.values() if each.replaces is None and _number(each.file) == number]
+        new = new_ones.get(number, ())
         slots.append([supplied(each.name) for each in new])
         if not new:
             missing.append(number)
@@ -269,13 +294,16 @@ def _slots(base: Pieces, taken: dict[str, Taken]) -> list[list[Tensor]]:
         slots[missing.pop(0)] = rest
     elif rest:
         slots.append(rest)
-    wanted = None if base.first is None else integer_of(base.first, SPLIT_TENSORS_COUNT)
+    wanted = None if base.first is None else base.first.header.integer(SPLIT_TENSORS_COUNT)
     there = sum(map(len, slots))
-    if wanted is not None and base.count > 1 and there < wanted:
+    lacks = missing if wanted is None else there < wanted
+    if lacks and base.count > 1:
         some = ", ".join(str(number + 1) for number in missing[:5])
         more = f" (shard {some}{' and others' if len(missing) > 5 else ''} of {base.count} missing)" if missing else ""
+        what = "all tensors" if wanted is None else f"{wanted:,} tensors"
         raise IncompleteModel(
-            f"{base.where}: the set should hold {wanted:,} tensors, but {there:,} are present{more}; get the others, "
-            "or supply them with --pick 'REGEX=DIR'."
+            f"{base.where}: the set should hold {what}, but {there:,} are present{more}; get the others, or supply "
+            "them with --pick 'REGEX=DIR'."
         )
-    return [slot for number, slot in enumerate(slots) if slot or number not in missing]
+    empty = set(missing)
+    return [slot for number, slot in enumerate(slots) if slot or number not in empty]

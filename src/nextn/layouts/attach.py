@@ -8,17 +8,21 @@ from pathlib import Path
 
 from ..archs import FAMILIES, family_of
 from ..archs.base import Family
+from ..archs.engines import IK_UP_TO
+from ..block.anatomy import Anatomy
 from ..block.model import DRAFT_HEAD, EMBED_TOKENS, Block
 from ..errors import UnsupportedModel, UsageError
 from ..gguf.files import Model, shard_name
 from ..gguf.header import DEFAULT_ALIGNMENT, build_header, place
-from ..gguf.kv import KV, edit
+from ..gguf.kv import KV
+from ..gguf.kv_table import KVTable, edit
 from ..gguf.types import TensorType
+from ..shell import shell
 from ..writing.plan import Link, NewBytes, NewFile, Plan
-from . import build, for_engine, in_place, metadata, naming, places, qkv
-from .donor_check import check_fit, check_trunk, n_layer_trunk
+from . import build, for_engine, in_place, metadata, naming, places, programs, qkv
+from .donor_check import check_fit, check_one_model, check_trunk, n_layer_trunk, other_experts
 from .options import IN_PLACE, LAYOUTS, AttachOptions
-from .sidecar import main_type_of, sidecar_kvs, sidecar_roots, trunk_head
+from .sidecar import main_type_of, own_experts, sidecar_kvs, sidecar_roots, trunk_head
 
 MAX_SHARDS_OLD_IK = 64  # GGML_MAX_CONTEXTS, one context per shard
 
@@ -38,14 +42,15 @@ class _Job:
     def provenance(self) -> tuple[str, str | None]:
         return self.block.donor_name, self.block.revision
 
-    def kvs(self) -> list[KV]:
+    def kvs(self) -> KVTable:
         return metadata.attached_kvs(self.trunk, self.n_trunk, self.block)
 
     def block_parts(self) -> list[build.Part]:
         """The block's tensors, and the draft head when one is requested."""
         wanted = self.options.draft_head
         skip = [*([DRAFT_HEAD] if wanted is not None else []), *self.engine_form.leave_out]
-        parts = build.block_parts(self.block, self.n_trunk, self.options.type, self.notes, skip)
+        in_model = self.engine_form.layout != "sidecar"
+        parts = build.block_parts(self.block, self.n_trunk, self.options.type, self.notes, skip, in_model=in_model)
         for_engine.check_trunk(self.options.for_engine, self.trunk.items())
         kinds = [part.info.type for part in parts if part.info.type is not None]
         for_engine.check_block(self.options.for_engine, kinds)
@@ -86,11 +91,16 @@ def plan_attach(trunk: Model, block: Block, options: AttachOptions) -> Plan:
         block = _shaped(given, form, trunk, options.type)
     if options.layout is not None and options.layout not in LAYOUTS:
         raise UsageError(f"'{options.layout}' is not a layout; choose one of {', '.join(LAYOUTS)}.")
+    default = default_layout(trunk)
+    if other_experts(block, trunk) is not None:
+        default = "sidecar"
+        if options.layout not in (None, default) or not family.takes_sidecar:
+            check_one_model(block, trunk, family)
     head = options.draft_head is not None
-    engine_form = for_engine.form_for(
-        options.for_engine, family, trunk, block, options.layout, default_layout(trunk), head=head
-    )
+    engine_form = for_engine.form_for(options.for_engine, family, trunk, block, options.layout, default, head=head)
     layout, notes = engine_form.layout, [*notes, *engine_form.notes]
+    if layout != "sidecar":
+        check_one_model(block, trunk, family)
     if layout != "sidecar" and family.only_sidecar:
         raise UnsupportedModel(
             f"{trunk.entry}: the block of '{family.arch}' runs only beside its trunk ({family.only_sidecar}); "
@@ -101,7 +111,7 @@ def plan_attach(trunk: Model, block: Block, options: AttachOptions) -> Plan:
             f"{trunk.entry}: the loader for '{family.arch}' refuses a file with a draft head; leave out --draft-head."
         )
     job = _Job(trunk, block, family, n_layer_trunk(trunk), options, notes, form, engine_form)
-    if trunk.header.by_key.keys() & {"quantize.imatrix.file"}:
+    if "quantize.imatrix.file" in trunk.header.by_key:
         job.notes.append("the importance matrix that the trunk was quantized with does not describe the new block")
     return {"shards": _shards, "sidecar": _sidecar, "bundle": _bundle, IN_PLACE: _in_place}[layout](job)
 
@@ -139,13 +149,17 @@ def _bundle(job: _Job) -> Plan:
     """One new file: the trunk's tensors in their order, then the block's."""
     trunk = job.trunk
     default = naming.bundled_base(places.model_name(trunk)) + ".gguf"
-    folder, name = naming.resolve_output(job.options.out, places.default_folder(trunk), default)
+    is_lm_studio = job.options.for_engine == for_engine.LMSTUDIO
+    home = programs.lm_studio_folder(trunk) if is_lm_studio else places.default_folder(trunk)
+    folder, name = naming.resolve_output(job.options.out, home, default)
     naming.check_main_name(name)
+    if is_lm_studio:
+        job.notes += programs.lm_studio_notes(folder / name, trunk)
     new = job.block_parts()
     old = build.trunk_parts(trunk.files)
     if job.qkv is not None:
         old = build.reshaped(old, qkv.trunk_tensors(trunk, job.n_trunk, job.qkv))
-    parts = old + new
+    parts = old.then(new)
     header = build.late_header(
         metadata.without_split(job.kvs()), parts, trunk.header, _provenance(job, new), trunk.header.data_offset
     )
@@ -163,14 +177,14 @@ def _shards(job: _Job) -> Plan:
     naming.check_main_name(prefix)
     if count > MAX_SHARDS_OLD_IK:
         job.notes.append(
-            f"{count} shards: ik_llama.cpp built with the default GGML_MAX_CONTEXTS takes at most {MAX_SHARDS_OLD_IK}"
+            f"{count} shards: {IK_UP_TO} built with the default GGML_MAX_CONTEXTS takes at most {MAX_SHARDS_OLD_IK}"
         )
     block = job.block_parts()
     first = build.trunk_parts(trunk.files[:1])
     n_tensors = len(trunk.tensors) + len(block)
     kvs = edit(job.kvs(), put=metadata.split_kvs(0, count, n_tensors, trunk))
     header = build.late_header(
-        kvs, first, trunk.header, _provenance(job, block), trunk.header.data_offset if first else None
+        kvs, first, trunk.header, _provenance(job, block), trunk.header.data_offset if trunk.header.tensors else None
     )
     outputs: list[NewFile | Link] = [
         NewFile(
@@ -198,17 +212,13 @@ def _shard_header(kvs: Sequence[KV], parts: Sequence[build.Part]) -> bytes:
 def _sidecar(job: _Job) -> Plan:
     """The block in a file of its own, with everything an engine needs to load it beside the trunk."""
     trunk, options = job.trunk, job.options
-    if trunk.arch_int("nextn_predict_layers"):
-        raise UsageError(
-            f"{trunk.entry}: its metadata promises a block that it does not have, so engines refuse it beside a "
-            "sidecar too; use --layout bundle or shards, which write a correct header."
-        )
+    _check_promise(trunk)
     block = job.block_parts()
     with_head = options.draft_head is None or job.family.head_needed
     roots = sidecar_roots(trunk, job.family, options.embd_type, job.notes, with_head=with_head)
     parts = roots + block
     main_type = main_type_of(block)
-    kvs = sidecar_kvs(job.kvs(), main_type, job.family)
+    kvs = sidecar_kvs(edit(job.kvs(), put=own_experts(job.block, trunk, job.family)), main_type, job.family)
     default = naming.sidecar_name(trunk, main_type.label)
     folder, name = naming.resolve_output(options.out, places.sidecar_folder(trunk), default)
     header = build.late_header(kvs, parts, trunk.header, _provenance(job, block))
@@ -218,6 +228,23 @@ def _sidecar(job: _Job) -> Plan:
     if any(part.info.name.endswith(EMBED_TOKENS) for part in block):
         job.notes.append("the block has its own embeddings")
     return _plan(job, "sidecar", folder, [NewFile(name, segments)], trunk.entry, sidecar=folder / name)
+
+
+def _check_promise(trunk: Model) -> None:
+    """Raise UsageError for a trunk whose key spoils it, beside a sidecar too: it promises a block that is not there.
+
+    Where `block_count` counts the promised block, llama.cpp runs the trunk as it should (xllamacpp 2026.10.11549, all
+    families), and drafts with a sidecar beside it; where it does not, the last layers are taken for the block.
+    """
+    seen = Anatomy.of(trunk)
+    if not seen.promised or seen.key_is_stale != seen.promise_counts:
+        return
+    spoilt = "engines take its last layers for one" if seen.key_is_stale else "engines refuse it"
+    fixed = shell("nextn", "doctor", trunk.entry, "--fix")
+    raise UsageError(
+        f"{trunk.entry}: its metadata promises a block that it does not have, so {spoilt}, beside a sidecar too; drop "
+        f"the key ({fixed}), or use --layout bundle or shards, which write a right header."
+    )
 
 
 def _in_place(job: _Job) -> Plan:

@@ -10,8 +10,12 @@ from ..errors import DonorMismatch, UsageError
 from ..gguf.files import Model
 from . import qkv
 from .assistant import check_assistant, is_assistant
+<<<<<<< HEAD
 from .donor_check import check_shapes, check_sizes, check_tokens, n_layer_trunk
 from .draft_fit import check_draft_fit
+=======
+from .donor_check import check_shapes, check_sizes, check_tokens, differences
+>>>>>>> main
 
 
 def check_beside(sidecar: Model, model: Model) -> list[str]:
@@ -46,14 +50,4 @@ def check_beside(sidecar: Model, model: Model) -> list[str]:
         block = qkv.shaped(block, form, qkv.lookup_of(model.architecture, list(sidecar.kvs)))
     check_shapes(block, sidecar, family, where)
     check_tokens(block, model, where)
-    return _differences(block.n_layer_trunk, sidecar, model)
-
-
-def _differences(theirs: int | None, sidecar: Model, model: Model) -> list[str]:
-    found = []
-    if theirs is not None and theirs != n_layer_trunk(model):
-        found.append(f"it was made for {theirs:,} trunk layers, but the model has {n_layer_trunk(model):,}")
-    experts, own = sidecar.arch_int("expert_count"), model.arch_int("expert_count")
-    if experts != own:
-        found.append(f"it has {experts:,} experts, but the model has {own:,}")
-    return found
+    return differences(block, model)

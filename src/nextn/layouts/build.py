@@ -2,31 +2,37 @@
 
 from __future__ import annotations
 
+<<<<<<< HEAD
 import re
 import struct
 from collections.abc import Callable, Iterable, Mapping, Sequence
+=======
+from array import array
+from bisect import bisect_right
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+>>>>>>> main
 from dataclasses import dataclass, replace
+from itertools import chain
+from pathlib import Path
 
 from ..block.model import Block, BlockTensor
 from ..errors import QuantizeError
 from ..ggml.quantize import can_read, can_write, check_writable, fallback_type
 from ..gguf.files import GGUFFile
-from ..gguf.header import Header, TensorInfo, build_header, header_size, pad_to, place
+from ..gguf.header import Header, TensorInfo, TensorTable, build_header, header_size, pad_to, place
 from ..gguf.kv import KV
+from ..gguf.kv_table import KVTable
 from ..gguf.types import TensorType, parse_type_name, tensor_size
 from ..sources.matrix_parts import Factors, side_factors
 from ..sources.ranges import FileRange
 from ..sources.rows import CheckpointRows, GGUFRows, RowSource
 from ..writing.plan import Carry, Convert, Copy, Hashes, LateHeader, NewBytes, Repack, Segment
+from .factors import REFUSED, SLOTS, becomes_q8_0, is_factor, without_factors
 from .metadata import padding_kv, padding_least, provenance_kvs
 from .qkv import Moved
 
 F32 = parse_type_name("f32")
 Q8_0 = parse_type_name("q8_0")
-# Matrices for which llama.cpp (b11549, the end of llama_model::load_tensors) looks for an NVFP4 factor.
-_FACTOR_SLOTS = re.compile(r"(attn_(q|k|v|qkv|output|gate)|ffn_(gate|up|down)(_shexp|_exps)?|"
-                           r"nextn\.(eh_proj|shared_head_head))\.weight")  # fmt: skip
-FACTORS_REFUSED = "llama.cpp refuses a model whose block has NVFP4 factors when it is loaded without MTP"
 REFLINK_GRAIN = 4096  # file systems only clone full blocks of this size
 
 
@@ -97,20 +103,26 @@ def block_parts(
     wanted: TensorType | None,
     notes: list[str],
     skip: Iterable[str] = (),
+    *,
+    in_model: bool,
 ) -> list[Part]:
     """The block's tensors as parts, named for a trunk of `n_layer_trunk` layers.
 
     `wanted` None carries GGUF donors as they are, keeps the codes of what a checkpoint stores in MXFP4, and converts
     the rest to q8_0. nvfp4 keeps the codes of tensors stored in NVFP4, if there are any, and converts the rest to q8_0.
+    `in_model`: they become part of a model, where NVFP4's factors are a risk (see `factors`).
     """
     left_out = set(skip)
+    block = without_factors(block, wanted, notes, in_model=in_model)
+    if wanted is not None and any(is_factor(tensor.suffix) for tensor in block.tensors):
+        wanted = None  # they were kept, in a GGUF's block, whose other tensors stay as they are
     kept = wanted is not None and wanted.name == "nvfp4" and any(_factors(tensor) for tensor in block.tensors)
     return [
         part
         for tensor in block.tensors
         if tensor.suffix not in left_out
         for part in _block_parts(
-            tensor, tensor.name(n_layer_trunk), Q8_0 if kept and not _factors(tensor) else wanted, notes
+            tensor, tensor.name(n_layer_trunk), Q8_0 if kept and not _factors(tensor) else wanted, notes, in_model
         )
     ]
 
@@ -119,20 +131,22 @@ def _factors(tensor: BlockTensor) -> dict[str, Factors]:
     return side_factors(tensor.rows) if isinstance(tensor.rows, CheckpointRows) else {}
 
 
-def _block_parts(tensor: BlockTensor, name: str, wanted: TensorType | None, notes: list[str]) -> list[Part]:
+def _block_parts(
+    tensor: BlockTensor, name: str, wanted: TensorType | None, notes: list[str], in_model: bool
+) -> list[Part]:
     """A tensor and, for NVFP4, the factors that engines multiply its result by."""
     kind = None if tensor.stored is not None or tensor.f32 else tensor.rows.block_type
     if kind is None or (wanted is not None and wanted.id != kind.id):
         return [block_part(tensor, name, wanted, notes)]
     factors = _factors(tensor)
-    if factors and (wanted is None or not _FACTOR_SLOTS.fullmatch(tensor.suffix)):
+    if factors and (wanted is None or not SLOTS.fullmatch(tensor.suffix)):
         if wanted is None:
-            notes.append(f"the block's NVFP4 becomes q8_0; --type nvfp4 keeps it, but {FACTORS_REFUSED}")
+            notes.append(becomes_q8_0(in_model=in_model))
         else:
             notes.append(f"{name}: llama.cpp accepts no factor beside it, so its NVFP4 becomes q8_0")
         return [block_part(tensor, name, Q8_0, notes)]
-    if factors:
-        notes.append(FACTORS_REFUSED)
+    if factors and in_model:
+        notes.append(REFUSED)
     size = tensor_size(kind, tensor.ne)
     assert size is not None
     part = Part(TensorInfo(name, tensor.ne, kind.id, 0), size, Repack(name, tensor.rows, kind, size))
@@ -161,68 +175,109 @@ def block_part(tensor: BlockTensor, name: str, wanted: TensorType | None, notes:
     return converted(name, tensor.ne, tensor.rows, target or parse_type_name("q8_0"), notes)
 
 
-def trunk_parts(files: Sequence[GGUFFile], keep: Callable[[TensorInfo], bool] = lambda info: True) -> list[Part]:
-    """Existing tensors in the order of their data, to be moved by the kernel."""
-    parts = []
-    for file in files:
-        for info in sorted(file.header.tensors, key=lambda info: info.offset):
-            if keep(info):
-                start, end = file.tensor_range(info)
-                parts.append(Part(info, end - start, Copy(FileRange.of(file, start, end))))
-    return parts
+class Parts(Iterable[Part]):
+    """Parts in order, made anew by each pass over them: a model may have more tensors than fit into memory as parts."""
+
+    def __init__(self, make: Callable[[], Iterator[Part]]) -> None:
+        self._make = make
+
+    def __iter__(self) -> Iterator[Part]:
+        return self._make()
+
+    def then(self, more: Sequence[Part]) -> Parts:
+        """These, then others."""
+        return Parts(lambda: chain(self, more))
 
 
-def reshaped(parts: Sequence[Part], moved: Mapping[str, Sequence[Moved]]) -> list[Part]:
+def trunk_parts(files: Sequence[GGUFFile], keep: Callable[[str], bool] = lambda name: True) -> Parts:
+    """Existing tensors in the order of their data, to be moved by the kernel; `keep` chooses by name."""
+    tables = [(file, file.header.tensors.named(keep).by_offset()) for file in files]
+    return Parts(
+        lambda: (
+            Part(info, end - start, Copy(FileRange.of(file, start, end)))
+            for file, table in tables
+            for info, start, end in file.ranges(table)
+        )
+    )
+
+
+def reshaped(parts: Parts, moved: Mapping[str, Sequence[Moved]]) -> Parts:
     """`parts` with the tensors of `moved` replacing those that they are made of."""
-    out: list[Part] = []
-    for part in parts:
-        if part.info.name not in moved:
-            out.append(part)
-            continue
-        for tensor in moved[part.info.name]:
-            pieces = [Copy(rows.where) for rows in tensor.pieces]
-            size = sum(piece.size_bytes for piece in pieces)
-            out.append(Part(tensor.info, size, pieces[0], tuple(pieces[1:])))
-    return out
+
+    def made() -> Iterator[Part]:
+        for part in parts:
+            if part.info.name not in moved:
+                yield part
+                continue
+            for tensor in moved[part.info.name]:
+                pieces = [Copy(rows.where) for rows in tensor.pieces]
+                size = sum(piece.size_bytes for piece in pieces)
+                yield Part(tensor.info, size, pieces[0], tuple(pieces[1:]))
+
+    return Parts(made)
 
 
-def data_segments(parts: Sequence[Part], alignment: int, files: Sequence[GGUFFile]) -> list[Segment]:
+def data_segments(parts: Iterable[Part], alignment: int, files: Sequence[GGUFFile]) -> list[Segment]:
     """All parts with padding between them; adjacent copies become one, including the padding between them."""
-    limits = {file.path: _padding_limits(file) for file in files}
+    by_path = {file.path: file for file in files}
+    gaps: dict[Path, _Gaps] = {}
     out: list[Segment] = []
+    run: FileRange | None = None  # copies that were joined so far, from here
+    end = 0  # to here
     for part in parts:
         padding = pad_to(part.size_bytes, alignment) - part.size_bytes
         for segment in (part.segment, *part.more):
             if not isinstance(segment, Copy):
+                if run is not None:
+                    out.append(Copy(replace(run, end=end)))
+                    run = None
                 out.append(segment)
                 continue
             where = segment.where
-            room = limits[where.path].get(where.end, where.end) - where.end
-            if 0 < padding <= room and not part.more:
-                where = replace(where, end=where.end + padding)
-                padding = 0
-            last = out[-1] if out else None
-            if isinstance(last, Copy) and last.where.path == where.path and last.where.end == where.start:
-                out[-1] = Copy(replace(where, start=last.where.start))
-            else:
-                out.append(Copy(where))
+            after = where.end
+            if padding and not part.more:
+                if where.path not in gaps:
+                    gaps[where.path] = _Gaps(by_path[where.path])
+                if padding <= gaps[where.path].after(where.end):
+                    after += padding
+                    padding = 0
+            if run is not None and (run.path != where.path or end != where.start):
+                out.append(Copy(replace(run, end=end)))
+                run = None
+            run, end = run or where, after
         if padding:
+            if run is not None:
+                out.append(Copy(replace(run, end=end)))
+                run = None
             out.append(NewBytes(bytes(padding)))
+    if run is not None:
+        out.append(Copy(replace(run, end=end)))
     return out
 
 
-def _padding_limits(file: GGUFFile) -> dict[int, int]:
-    """End of each tensor -> how far bytes may be read past it before the next tensor begins."""
-    places = sorted(file.tensor_range(info) for info in file.header.tensors)  # empty in a metadata-only shard
-    nexts = [*(start for start, _ in places[1:]), file.size_bytes]
-    return {end: following for (_, end), following in zip(places, nexts, strict=False)}
+class _Gaps:
+    """How far bytes may be read past the end of each tensor before the next tensor begins."""
+
+    def __init__(self, file: GGUFFile) -> None:
+        self._ends, self._nexts = array("Q"), array("Q")  # both empty in a metadata-only shard
+        for _, start, end in file.ranges(file.header.tensors.by_offset()):
+            if self._ends:
+                self._nexts.append(start)
+            self._ends.append(end)
+        if self._ends:
+            self._nexts.append(file.size_bytes)
+
+    def after(self, end: int) -> int:
+        """Bytes after a tensor that ends at `end`; 0 or less where no tensor ends there."""
+        at = bisect_right(self._ends, end) - 1
+        return self._nexts[at] - end if at >= 0 and self._ends[at] == end else 0
 
 
 def new_header(
-    kvs: Sequence[KV], parts: Sequence[Part], version: int, alignment: int
-) -> tuple[bytes, list[TensorInfo]]:
+    kvs: Sequence[KV], parts: Iterable[Part], version: int, alignment: int
+) -> tuple[bytes, TensorTable]:
     """Header bytes for the parts in their order."""
-    infos, _ = place([(part.info, part.size_bytes) for part in parts], alignment)
+    infos, _ = place(((part.info, part.size_bytes) for part in parts), alignment)
     return build_header(kvs, infos, version=version, alignment=alignment), infos
 
 
@@ -237,7 +292,7 @@ class Provenance:
 
 def late_header(
     kvs: Sequence[KV],
-    parts: Sequence[Part],
+    parts: Iterable[Part],
     like: Header,
     provenance: Provenance,
     congruent_to: int | None = None,
@@ -247,11 +302,11 @@ def late_header(
     With `congruent_to` (an absolute data offset in the source) a padding pair is added so that the new data
     offset differs from it by a multiple of the file system's block size: only then can the trunk's data be cloned.
     """
-    infos, _ = place([(part.info, part.size_bytes) for part in parts], like.alignment)
+    infos, _ = place(((part.info, part.size_bytes) for part in parts), like.alignment)
 
-    def pairs(hashes: Hashes, source_hash: str) -> list[KV]:
+    def pairs(hashes: Hashes, source_hash: str) -> KVTable:
         chosen = {name: hashes[name] for name in provenance.names}
-        return [*kvs, *provenance_kvs(provenance.donor, provenance.revision, chosen, source_hash)]
+        return KVTable.of(kvs).plus(provenance_kvs(provenance.donor, provenance.revision, chosen, source_hash))
 
     blank = "0" * 64
     draft = pairs(dict.fromkeys(provenance.names, blank), blank)
@@ -261,7 +316,7 @@ def late_header(
 
     def build(hashes: Hashes, source_hash: str) -> bytes:
         return build_header(
-            [*pairs(hashes, source_hash), *extra], infos, version=like.version, alignment=like.alignment
+            pairs(hashes, source_hash).plus(extra), infos, version=like.version, alignment=like.alignment
         )
 
     return LateHeader(len(build(dict.fromkeys(provenance.names, blank), blank)), build)

@@ -11,7 +11,7 @@ from ..block.anatomy import Anatomy
 from ..errors import FormatError, NoBlock, UsageError
 from ..gguf.files import GGUFFile, Model, shard_name
 from ..gguf.header import TensorInfo
-from ..gguf.kv import KV, edit
+from ..gguf.kv_table import KVTable, edit
 from ..writing.plan import Link, LinkMode, NewBytes, NewFile, Plan
 from . import build, for_engine, metadata, naming, places, qkv
 
@@ -22,11 +22,15 @@ class TrunkOf:
 
     seen: Anatomy
     n_layers: int
-    kvs: list[KV]  # of the model without its block
+    kvs: KVTable  # of the model without its block
 
     def keeps(self, info: TensorInfo) -> bool:
         """Whether a tensor belongs to the trunk."""
         return self.seen.of_trunk(info.name)
+
+    def keeps_name(self, name: str) -> bool:
+        """The same by name."""
+        return self.seen.of_trunk(name)
 
 
 def trunk_of(model: Model) -> TrunkOf:
@@ -43,7 +47,7 @@ def trunk_of(model: Model) -> TrunkOf:
             path=model.entry,
         )
     n_trunk = seen.n_trunk
-    return TrunkOf(seen, n_trunk, metadata.detached_kvs(model, n_trunk) if seen.blocks else list(model.kvs))
+    return TrunkOf(seen, n_trunk, metadata.detached_kvs(model, n_trunk) if seen.blocks else model.kvs)
 
 
 def without_block(model: Model) -> Model:
@@ -54,8 +58,8 @@ def without_block(model: Model) -> Model:
     """
     trunk = trunk_of(model)
     first, *others = model.files
-    left = [first, *(file for file in others if any(map(trunk.keeps, file.header.tensors)))]
-    n_tensors = sum(trunk.keeps(info) for _, info in model.items())
+    left = [first, *(file for file in others if any(map(trunk.keeps_name, file.header.tensors.names())))]
+    n_tensors = sum(map(trunk.keeps_name, model.tensors))
     kvs = trunk.kvs
     if model.is_sharded:
         kvs = edit(kvs, put=metadata.split_kvs(0, len(left), n_tensors, model))
@@ -65,9 +69,9 @@ def without_block(model: Model) -> Model:
                 file,
                 header=replace(
                     file.header,
-                    kvs=tuple(kvs) if file is first else file.header.kvs,
-                    tensors=tuple(filter(trunk.keeps, file.header.tensors)),
-                    known_sizes=file.header.stored_sizes,
+                    kvs=kvs if file is first else file.header.kvs,
+                    tensors=file.header.tensors.named(trunk.keeps_name),
+                    all_tensors=file.header.all_tensors or file.header.tensors,
                 ),
             )
             for file in left
@@ -93,14 +97,14 @@ def plan_detach(
     if not Anatomy.of(model).has_block and form is None:
         raise NoBlock(f"{model.entry}: there is no MTP block in this model, so there is nothing to detach.")
     trunk = trunk_of(model)
-    n_trunk, kvs, keep = trunk.n_layers, trunk.kvs, trunk.keeps
+    n_trunk, kvs, keep = trunk.n_layers, trunk.kvs, trunk.keeps_name
     for_engine.check_name(engine)
-    for_engine.check_trunk(engine, (each for each in model.items() if keep(each[1])))
-    counts = any(kv.key.endswith(".nextn_predict_layers") and kv.value for kv in kvs)
-    if engine in (for_engine.IK, for_engine.BOTH) and counts:
+    for_engine.check_trunk(engine, (each for each in model.items() if keep(each[1].name)))
+    counts = (at for at, key in enumerate(kvs.keys()) if key.endswith(".nextn_predict_layers"))
+    if engine in (for_engine.IK, for_engine.BOTH, for_engine.OLLAMA) and any(kvs[at].value for at in counts):
         kvs = edit(kvs, put=[metadata.count_kv(model, "block_count", n_trunk)],
                    drop=[f"{model.architecture}.nextn_predict_layers"])  # fmt: skip
-    base = naming.trunk_base(model.base_name)
+    base = naming.trunk_base(places.model_name(model))
     if form is not None:
         return _reshaped(model, kvs, keep, base, out, n_trunk, form)
     if len(model.files) == 1:
@@ -113,8 +117,8 @@ def plan_detach(
 
 def _reshaped(
     model: Model,
-    kvs: list[KV],
-    keep: Callable[[TensorInfo], bool],
+    kvs: KVTable,
+    keep: Callable[[str], bool],
     base: str,
     out: Path | str | None,
     n_trunk: int,
@@ -139,8 +143,8 @@ def _reshaped(
 
 def _detach_set(
     model: Model,
-    kvs: list[KV],
-    keep: Callable[[TensorInfo], bool],
+    kvs: KVTable,
+    keep: Callable[[str], bool],
     base: str,
     out: Path | str | None,
     link: LinkMode,
@@ -149,17 +153,17 @@ def _detach_set(
     prefix = naming.set_prefix(name)
     naming.check_main_name(prefix)
     first, *others = model.files
-    left = [file for file in others if any(keep(info) for info in file.header.tensors)]
+    left = [file for file in others if any(map(keep, file.header.tensors.names()))]
     if not left:  # everything but the block was in the first shard
         single = f"{prefix}.gguf"
         new = _rewritten(single, metadata.as_single_file(kvs, model), first, keep)
         return _plan(model, folder, (new,), folder / single)
     count = len(left) + 1
-    n_tensors = sum(keep(info) for file in model.files for info in file.header.tensors)
+    n_tensors = sum(map(keep, model.tensors))
     outputs: list[NewFile | Link] = []
     for no, file in enumerate(left, start=1):
         name = shard_name(prefix, no + 1, count)
-        whole = all(keep(info) for info in file.header.tensors)
+        whole = all(map(keep, file.header.tensors.names()))
         if whole and file.header.get("split.no") == no:
             outputs.append(Link(name, file.path, file.size_bytes, link, file.stamp))
             continue
@@ -170,7 +174,7 @@ def _detach_set(
     return _plan(model, folder, tuple(outputs), folder / entry)
 
 
-def _rewritten(name: str, kvs: list[KV], file: GGUFFile, keep: Callable[[TensorInfo], bool]) -> NewFile:
+def _rewritten(name: str, kvs: KVTable, file: GGUFFile, keep: Callable[[str], bool]) -> NewFile:
     """A file with a new header and the kept tensors' data."""
     parts = build.trunk_parts([file], keep)
     header, _ = build.new_header(kvs, parts, file.header.version, file.header.alignment)

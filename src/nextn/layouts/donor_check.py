@@ -2,19 +2,26 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 
+<<<<<<< HEAD
 from ..archs.base import Family, Rule, dimensions, missing, resolve_shape, same_shape, stops, surplus
 from ..archs.drafts import ARCHS as DRAFT_ARCHS
 from ..archs.others import words_of
+=======
+from ..archs.base import Family, dimensions, missing, resolve_shape, same_shape, stops, surplus
+>>>>>>> main
 from ..block.anatomy import Anatomy
 from ..block.model import Block
 from ..errors import BlockPresent, DonorMismatch, UnsupportedModel, UsageError
 from ..gguf.files import Model
+from ..shell import shell
 from ..sources.tokenizer import ordinary_hash
+from .factors import is_factor, matrix_of
 
 TOKENS = "tokenizer.ggml.tokens"
 TOKEN_TYPES = "tokenizer.ggml.token_type"
+ROUTER = "ffn_gate_inp.weight"
 TOKENIZER_HASH = "nextn.tokenizer_sha256"
 NORMAL_TOKEN = 1  # LLAMA_TOKEN_TYPE_NORMAL; others are control, unused, user defined
 
@@ -80,14 +87,53 @@ def check_trunk(trunk: Model) -> None:
 
 
 def check_fit(block: Block, trunk: Model, family: Family) -> list[str]:
-    """Raise DonorMismatch, with figures, when the block does not fit; return warnings."""
+    """Raise DonorMismatch, with figures, when no layout can hold the block with this trunk; return warnings.
+
+    Width, vocabulary and shapes have to match. The depth may differ, and so may the number of experts: see
+    `differences`, which are among the warnings.
+    """
     where = f"{block.origin} does not fit {trunk.entry.name}"
     check_sizes(block, trunk, family, where)
-    theirs, ours = block.n_layer_trunk, n_layer_trunk(trunk)
-    if theirs is not None and theirs != ours:
-        raise DonorMismatch(f"{where}: the donor's number of trunk layers is {theirs:,}, the trunk's {ours:,}.")
     check_shapes(block, trunk, family, where)
-    return check_tokens(block, trunk, where)
+    notes = check_tokens(block, trunk, where)
+    if unlike := differences(block, trunk):
+        notes.append(
+            f"the block is not this trunk's own ({'; '.join(unlike)}): engines draft with it, perhaps less well, which "
+            "'nextn verify' measures"
+        )
+    return notes
+
+
+def differences(block: Block, trunk: Model) -> list[str]:
+    """How the trunk that the block was made for differs from this one, as clauses; engines draft all the same."""
+    found = []
+    layers = n_layer_trunk(trunk)
+    if block.n_layer_trunk is not None and block.n_layer_trunk != layers:
+        found.append(f"it was made for {block.n_layer_trunk:,} trunk layers, but the model has {layers:,}")
+    experts = other_experts(block, trunk)
+    if experts is not None:
+        found.append(f"it has {experts:,} experts, but the model has {trunk.arch_int('expert_count'):,}")
+    return found
+
+
+def other_experts(block: Block, trunk: Model) -> int | None:
+    """The block's number of experts where it is not the trunk's, as beside a trunk that was pruned; else None."""
+    router = block.find(ROUTER)
+    n = router.ne[-1] if router is not None and len(router.ne) > 1 else None
+    return None if n == trunk.arch_int("expert_count") else n
+
+
+def check_one_model(block: Block, trunk: Model, family: Family) -> None:
+    """Raise DonorMismatch when block and trunk cannot be one model: its header holds one number of experts."""
+    experts = other_experts(block, trunk)
+    if experts is None:
+        return
+    beside = shell("nextn", "attach", trunk.entry, "--from", block.origin, "--layout", "sidecar")
+    raise DonorMismatch(
+        f"{block.origin} does not fit into {trunk.entry.name}: its block has {experts:,} experts and the trunk "
+        f"{trunk.arch_int('expert_count'):,}, and one model has one number of them; "
+        + (f"a sidecar can: {beside}" if family.takes_sidecar else "use a donor with as many.")
+    )
 
 
 def check_sizes(block: Block, trunk: Model, family: Family, where: str) -> None:
@@ -111,22 +157,19 @@ def check_sizes(block: Block, trunk: Model, family: Family, where: str) -> None:
 
 def check_shapes(block: Block, trunk: Model, family: Family, where: str) -> None:
     """Raise DonorMismatch unless the block is complete and its tensors' shapes match `trunk`'s header."""
-    symbols = dimensions(trunk.arch_value, n_vocab(trunk))
     rules = {rule.target: rule for rule in family.rules}
     for tensor in block.tensors:
         rule = rules.get(tensor.suffix)
-        if rule is None and _is_factor(tensor.suffix, rules):
+        if rule is None and is_factor(tensor.suffix) and matrix_of(tensor.suffix) in rules:
             continue
         if rule is None:
             raise DonorMismatch(
-                f"{block.origin}: its block has a tensor '{tensor.suffix}' that engines' loaders do not "
-                f"know for '{family.arch}', so they would refuse the file."
+                f"{block.origin}: its block has a tensor '{tensor.suffix}' that engines' loaders do not know for "
+                f"'{family.arch}', so they would refuse the file; use another donor, such as the checkpoint."
             )
-        wanted = resolve_shape(rule.ne, symbols)
-        if wanted is not None and not same_shape(tensor.ne, wanted):
-            raise DonorMismatch(
-                f"{where}: tensor '{tensor.suffix}' is {_times(tensor.ne)}, but the trunk needs {_times(wanted)}."
-            )
+    shapes = ((tensor.suffix, tensor.ne) for tensor in block.tensors)
+    for name, ne, wanted in misshapen(shapes, trunk, family, other_experts(block, trunk)):
+        raise DonorMismatch(f"{where}: tensor '{name}' is {_times(ne)}, but the trunk needs {_times(wanted)}.")
     for layer in range(block.n_layer_nextn):
         there = {tensor.suffix for tensor in block.tensors if tensor.layer == layer}
         if reason := stops(family, there):
@@ -146,10 +189,23 @@ def check_shapes(block: Block, trunk: Model, family: Family, where: str) -> None
             )
 
 
-def _is_factor(suffix: str, rules: Mapping[str, Rule]) -> bool:
-    """Whether it is a factor that the loaders of all families accept beside an NVFP4 matrix."""
-    matrix, _, ending = suffix.rpartition(".")
-    return ending in ("scale", "input_scale") and f"{matrix}.weight" in rules
+def misshapen(
+    shapes: Iterable[tuple[str, tuple[int, ...]]], trunk: Model, family: Family, n_expert: int | None = None
+) -> list[tuple[str, tuple[int, ...], tuple[int, ...]]]:
+    """A block's tensors (name after `blk.N.`, ne) of another shape than `trunk`'s header demands, and that shape.
+
+    `n_expert`: the block's number of experts where it is not the trunk's.
+    """
+    symbols = dimensions(trunk.arch_value, n_vocab(trunk))
+    if n_expert is not None:
+        symbols["X"] = n_expert
+    rules = {rule.target: rule for rule in family.rules}
+    found = []
+    for name, ne in shapes:
+        wanted = resolve_shape(rules[name].ne, symbols) if name in rules else None
+        if wanted is not None and not same_shape(ne, wanted):
+            found.append((name, ne, wanted))
+    return found
 
 
 def _times(ne: tuple[int, ...]) -> str:

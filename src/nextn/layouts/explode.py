@@ -13,9 +13,11 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from ..errors import UsageError
-from ..gguf.files import SPLIT_KEYS, SPLIT_NO, GGUFFile, Model, integer_of, shard_name
+from ..gguf.files import GGUFFile, Model, shard_name
 from ..gguf.header import DEFAULT_ALIGNMENT, TensorInfo, build_header, pad_to, place
-from ..gguf.kv import KV, KVType, edit
+from ..gguf.kv import KV, KVType
+from ..gguf.kv_table import edit
+from ..gguf.sets import SPLIT_KEYS, SPLIT_NO
 from ..sources.ranges import FileRange
 from ..writing.plan import Copy, Link, LinkMode, NewBytes, NewFile, Plan, Segment
 from . import metadata, naming, places
@@ -49,9 +51,8 @@ def plan_explode(model: Model, options: ExplodeOptions) -> Plan:
             f"{model.entry}: this would make {len(groups):,} shards, but a set can have at most {MOST_SHARDS:,}; allow "
             "more per shard with --max-tensors or --max-size."
         )
-    folder, name = naming.resolve_output(
-        options.out, places.default_folder(model) / f"{model.base_name}-shards", model.base_name + ".gguf"
-    )
+    base = places.model_name(model)
+    folder, name = naming.resolve_output(options.out, places.default_folder(model) / f"{base}-shards", base + ".gguf")
     return set_plan("explode", model.kvs, model, groups, folder, naming.set_prefix(name), options.link)
 
 
@@ -66,7 +67,7 @@ def _groups(model: Model, options: ExplodeOptions) -> Iterator[list[Tensor]]:
         yield []
     size = 0
     for i, (file, info) in enumerate(model.items()):
-        n_bytes = pad_to(file.header.stored_sizes[info.name] or file.stored_size(info), alignment)
+        n_bytes = pad_to(file.header.stored_size(info) or file.stored_size(info), alignment)
         if (most is not None and i > 0 and i % most == 0) or (most_bytes and group and size + n_bytes > most_bytes):
             yield group
             group, size = [], 0
@@ -95,9 +96,9 @@ def set_plan(
         if file is not None and no > 0:
             outputs.append(Link(name, file.path, file.size_bytes, link, file.stamp))
             continue
-        pairs = metadata.split_kvs(no, count, n_tensors)
+        pairs: Sequence[KV] = metadata.split_kvs(no, count, n_tensors)
         if no == 0:
-            pairs = [*edit(kvs, drop=SPLIT_KEYS), *pairs]
+            pairs = edit(kvs, drop=SPLIT_KEYS).plus(pairs)
         elif model.header.alignment != DEFAULT_ALIGNMENT:
             pairs = [KV.make(ALIGNMENT_KEY, KVType.UINT32, model.header.alignment), *pairs]
         outputs.append(NewFile(name, segments(pairs, group, model.header.version, model.header.alignment)))
@@ -105,8 +106,9 @@ def set_plan(
     said = list(notes)
     if count > MAX_SHARDS_OLD:
         said.append(
-            f"{count:,} shards: builds of ik_llama.cpp, and of llama.cpp before ggml allocated its contexts "
-            f"individually, take at most {MAX_SHARDS_OLD} unless they were built with a higher GGML_MAX_CONTEXTS"
+            f"{count:,} shards: builds of ik_llama.cpp up to 8337e4cd, and of llama.cpp before ggml allocated its "
+            f"contexts individually, take at most {MAX_SHARDS_OLD} unless they were built with a higher "
+            "GGML_MAX_CONTEXTS"
         )
     return Plan(
         verb=verb,
@@ -127,7 +129,7 @@ def _whole_files(groups: Sequence[Sequence[Tensor]]) -> dict[int, GGUFFile]:
         if not group:
             continue
         file = group[0][0]
-        if integer_of(file, SPLIT_NO) != no or len(file.header.tensors) != len(group):
+        if file.header.integer(SPLIT_NO) != no or len(file.header.tensors) != len(group):
             continue
         if all(each is file and info == own for (each, info), own in zip(group, file.header.tensors, strict=True)):
             found[no] = file

@@ -10,7 +10,8 @@ from ..block.anatomy import SHAPE
 from ..block.model import DRAFT_HEAD, Block
 from ..errors import UnsupportedModel, UsageError
 from ..gguf.header import DEFAULT_ALIGNMENT, Header
-from ..gguf.kv import KV, KVType, edit
+from ..gguf.kv import KV, KVType
+from ..gguf.kv_table import edit
 from ..gguf.types import TensorType, tensor_type
 from ..writing.plan import NewFile, Plan
 from . import build, for_engine, metadata, naming, places, qkv
@@ -37,6 +38,11 @@ def plan_extract(block: Block, options: ExtractOptions) -> Plan:
 def _check_aim(block: Block, family: Family, options: ExtractOptions) -> None:
     """Raise UnsupportedModel, QuantizeError when the engine does not accept such a sidecar."""
     for_engine.check_name(options.for_engine)
+    if options.for_engine in for_engine.PROGRAMS:
+        raise UnsupportedModel(
+            f"{block.origin}: neither LM Studio nor ollama takes a block in a file of its own; attach it with --for "
+            "lmstudio, or leave out --for."
+        )
     if options.for_engine in (for_engine.IK, for_engine.BOTH) and not family.ik.drafts_with("sidecar"):
         raise UnsupportedModel(
             f"{block.origin}: {for_engine.no_sidecar(family)}; attach the block to a trunk with --layout bundle or "
@@ -83,7 +89,7 @@ def _sidecar(block: Block, family: Family, options: ExtractOptions) -> Plan:
     assert model is not None and block.n_layer_trunk is not None
     notes: list[str] = []
     skip = [] if options.draft_head is None else [DRAFT_HEAD]
-    parts_of_block = build.block_parts(block, block.n_layer_trunk, options.type, notes, skip)
+    parts_of_block = build.block_parts(block, block.n_layer_trunk, options.type, notes, skip, in_model=False)
     if options.draft_head is not None:
         parts_of_block += _draft_heads(block, family, options.draft_head, notes)
     has_head = any(part.info.name.endswith(DRAFT_HEAD) for part in parts_of_block)
@@ -135,14 +141,14 @@ def _donor(block: Block, options: ExtractOptions) -> Plan:
     n_trunk = block.n_layer_trunk
     if n_trunk is None:
         raise UsageError(f"{block.origin}: config.json does not say how many layers the trunk has.")
-    parts = build.block_parts(block, n_trunk, options.type, notes)
+    parts = build.block_parts(block, n_trunk, options.type, notes, in_model=False)
     kind = main_type_of(parts)
     alignment = block.model.header.alignment if block.model else DEFAULT_ALIGNMENT
     version = block.model.header.version if block.model else 3
     kvs = [*_donor_kvs(block, n_trunk), KV.make(SHAPE, KVType.STRING, "donor")]
     if block.n_vocab is not None:
         kvs.append(KV.make("nextn.vocab_size", KVType.UINT32, block.n_vocab))
-    base = block.model.base_name if block.model else block.origin.resolve().name
+    base = places.model_name(block.model) if block.model else block.origin.resolve().name
     folder, name = naming.resolve_output(
         options.out,
         places.default_folder(block.model) if block.model else Path.cwd(),
@@ -151,7 +157,7 @@ def _donor(block: Block, options: ExtractOptions) -> Plan:
     provenance = build.Provenance(
         block.donor_name, block.revision, tuple(part.info.name for part in parts)
     )
-    like = Header(version, (), (), 0, 0, alignment)
+    like = Header.blank(version, alignment)
     header = build.late_header(kvs, parts, like, provenance)
     segments = (header, *build.data_segments(parts, alignment, []))
     return Plan(
@@ -170,7 +176,7 @@ def _donor_kvs(block: Block, n_trunk: int) -> list[KV]:
             kept.append(KV.make(TOKENIZER_HASH, KVType.STRING, tokens_sha256))
         elif known is not None:
             kept.append(known)
-        return edit(kept, put=_counts(block))
+        return [*edit(kept, put=_counts(block))]
     assert block.checkpoint is not None
     from ..sources.tokenizer import tokenizer_hash
 

@@ -17,10 +17,13 @@ from ..errors import QuantizeError, UnsupportedModel, UsageError
 from ..gguf.files import GGUFFile, Model
 from ..gguf.header import TensorInfo
 from ..gguf.types import TensorType, tensor_type
+from . import programs
 
 LLAMA_CPP, IK, BOTH = "llama.cpp", "ik", "both"
-ENGINES = (LLAMA_CPP, IK, BOTH)
+LMSTUDIO, OLLAMA = PROGRAMS = programs.PROGRAMS
+ENGINES = (LLAMA_CPP, IK, BOTH, *PROGRAMS)
 IK_HEAD = "output_extra.weight"  # ik's own low-bit head for drafting, a root tensor
+_TITLES = {LMSTUDIO: "LM Studio", OLLAMA: "ollama"}
 _FUSED = ("attn_qkv.weight", "ffn_gate_up_exps.weight")
 
 
@@ -48,18 +51,21 @@ def form_for(
     Raises UnsupportedModel with the reason when no such file is possible, UsageError for mutually exclusive options.
     """
     check_name(for_engine)
-    wanted = layout or default
+    wanted = layout or ("bundle" if for_engine == LMSTUDIO else default)
+    if for_engine == LMSTUDIO and (wanted == "sidecar" or family.only_sidecar):
+        why = f"the block of '{family.arch}' works only there" if family.only_sidecar else "use --layout bundle"
+        raise UnsupportedModel(f"{trunk.entry}: LM Studio takes no block in a file of its own; {why}.")
     if wanted == "sidecar" and not family.takes_sidecar:
         raise UnsupportedModel(
             f"{trunk.entry}: no engine accepts the block of '{family.arch}' in a separate file; use --layout bundle, "
             "or shards."
         )
-    if for_engine in (LLAMA_CPP, BOTH) and not family.llama_cpp.drafts:
+    if for_engine in (LLAMA_CPP, BOTH, LMSTUDIO) and not family.llama_cpp.drafts:
         raise UnsupportedModel(
             f"{trunk.entry}: no file with the block of '{family.arch}' works in llama.cpp, which "
             f"{said(family.arch, 'bundle', 'llama.cpp')}; use --for ik."
         )
-    if for_engine in (None, LLAMA_CPP):
+    if for_engine in (None, LLAMA_CPP, LMSTUDIO):
         return EngineForm(wanted)
     ik = family.ik
     if not ik.drafts:
@@ -162,5 +168,6 @@ def _lacking(for_engine: str | None) -> dict[str, str]:
     """The only engine that reads a type -> the requested engine that does not."""
     return {
         **({"ik": "llama.cpp"} if for_engine in (LLAMA_CPP, BOTH) else {}),
+        **({"ik": _TITLES[for_engine]} if for_engine in PROGRAMS else {}),
         **({"mainline": "ik_llama.cpp"} if for_engine in (IK, BOTH) else {}),
     }

@@ -57,7 +57,8 @@ def plan_checkpoint_sidecar(block: Block, options: ExtractOptions) -> Plan:
         )
     notes: list[str] = []
     config = Config(checkpoint.text_config, checkpoint.folder / CONFIG, block.n_layer_nextn)
-    of_block = build.block_parts(block, config.integer("num_hidden_layers"), options.type, notes)
+    n_trunk = config.integer("num_hidden_layers")
+    of_block = build.block_parts(block, n_trunk, options.type, notes, in_model=False)
     wanted = options.type or main_type_of(of_block)
     kvs = _kvs(block, checkpoint, config, hparams, wanted)
     _check_shapes(block, family, kvs, checkpoint)
@@ -68,7 +69,7 @@ def plan_checkpoint_sidecar(block: Block, options: ExtractOptions) -> Plan:
     folder, name = naming.resolve_output(options.out, Path.cwd(), f"mtp-{name}-{wanted.label}.gguf")
     if not name.startswith("mtp-"):
         notes.append(f"{name} does not start with 'mtp-': engines find it only when it is passed with -md")
-    like = Header(3, (), (), 0, 0)
+    like = Header.blank()
     provenance = build.Provenance(
         block.donor_name, block.revision, tuple(part.info.name for part in of_block)
     )

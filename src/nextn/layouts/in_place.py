@@ -14,10 +14,12 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from ..errors import InPlaceRefused
-from ..gguf.files import SPLIT_TENSORS_COUNT, GGUFFile, Model
-from ..gguf.header import Header, TensorInfo, build_header, header_size, pad_to
-from ..gguf.kv import KV, KVType, edit
+from ..gguf.files import GGUFFile, Model
+from ..gguf.header import Header, TensorTable, build_header, header_size, pad_to
+from ..gguf.kv import KV, KVType
+from ..gguf.kv_table import KVTable, edit
 from ..gguf.parser import HeaderParser
+from ..gguf.sets import SPLIT_TENSORS_COUNT
 from ..units import size as readable
 from ..writing.plan import Change, Hashes, LateHeader, Tail
 from . import build, metadata
@@ -26,7 +28,7 @@ from .options import Room
 
 
 def attached(
-    trunk: Model, kvs: Sequence[KV], parts: Sequence[build.Part], made: build.Provenance, room: Room
+    trunk: Model, kvs: KVTable, parts: Sequence[build.Part], made: build.Provenance, room: Room
 ) -> tuple[Change, tuple[str, ...]]:
     """The change that puts `parts` into the trunk's first file, and its steps.
 
@@ -38,12 +40,13 @@ def attached(
     check_contiguous(file)
     kvs = _with_count(kvs, trunk, len(trunk.tensors) + len(parts))
     has_data = bool(header.tensors)
-    bare_end = max((pad_to(file.tensor_range(info)[1], alignment) for info in header.tensors), default=len(head))
+    bare_end = max((pad_to(end, alignment) for _, _, end in file.ranges()), default=len(head))
     relative = bare_end - header.data_offset if has_data else 0
-    infos = list(header.tensors)
+    new = []
     for part in parts:
-        infos.append(part.info.at(relative))
+        new.append(part.info.at(relative))
         relative += pad_to(part.size_bytes, alignment)
+    infos = header.tensors.plus(new)
     n_data = sum(pad_to(part.size_bytes, alignment) for part in parts)
 
     def fitted(inserted: int) -> _Fitted:
@@ -89,21 +92,21 @@ def attached(
 class _Fitted:
     """A header that has to fit a given number of bytes."""
 
-    kvs: Sequence[KV]
-    infos: Sequence[TensorInfo]
+    kvs: KVTable
+    infos: TensorTable
     made: build.Provenance
     like: Header
     undo: Undo
     limit: int | None  # where data begins; None: wherever the header ends
 
-    def _pairs(self, hashes: Hashes, source_hash: str, slack: int = 0) -> list[KV]:
-        note = {**json.loads(next(kv.value for kv in self.kvs if kv.key == metadata.UNDO)), "in_place": None}
+    def _pairs(self, hashes: Hashes, source_hash: str, slack: int = 0) -> KVTable:
+        note = {**json.loads(_note(self.kvs).value), "in_place": None}
         note["in_place"] = self.undo.to_json()
         text = json.dumps(note, separators=(",", ":")) + " " * slack
         chosen = {name: hashes[name] for name in self.made.names}
         put = [KV.make(metadata.UNDO, KVType.STRING, text)]
         own = metadata.provenance_kvs(self.made.donor, self.made.revision, chosen, source_hash)
-        return [*edit(self.kvs, put=put), *own]
+        return edit(self.kvs, put=put).plus(own)
 
     @property
     def _least(self) -> int:
@@ -135,7 +138,7 @@ class _Fitted:
                 extra = [metadata.padding_kv(gap)]
             else:
                 slack = gap
-        pairs = [*self._pairs(hashes, source_hash, slack), *extra]
+        pairs = self._pairs(hashes, source_hash, slack).plus(extra)
         return build_header(pairs, self.infos, version=self.like.version, alignment=self.like.alignment)
 
     def check(self, head: bytes) -> None:
@@ -154,12 +157,19 @@ def _tail_behind(file: GGUFFile, bare_end: int, block_end: int) -> Tail | None:
     return None if n <= 0 else Tail(bare_end, n, max(block_end, bare_end + n))
 
 
-def _with_count(kvs: Sequence[KV], trunk: Model, n_tensors: int) -> list[KV]:
+def _note(kvs: KVTable) -> KV:
+    """The pair that records what an attach changed."""
+    found = kvs.find(metadata.UNDO)
+    assert found is not None
+    return found
+
+
+def _with_count(kvs: KVTable, trunk: Model, n_tensors: int) -> KVTable:
     """The pairs with the set's new number of tensors, noted so that a detach puts the old one back."""
     old = trunk.header.by_key.get(SPLIT_TENSORS_COUNT)
     if len(trunk.files) == 1 or old is None:
-        return list(kvs)
-    note = json.loads(next(kv.value for kv in kvs if kv.key == metadata.UNDO))
+        return kvs
+    note = json.loads(_note(kvs).value)
     note["replaced"][old.key] = base64.b64encode(bytes(old.raw)).decode()
     return edit(kvs, put=[old.with_value(n_tensors), KV.make(metadata.UNDO, KVType.STRING, json.dumps(note))])
 

@@ -7,8 +7,9 @@ from collections.abc import Sequence
 from ..archs import refuse_other_use
 from ..errors import InPlaceRefused, NoBlock
 from ..gguf.files import GGUFFile, Model
-from ..gguf.header import TensorInfo, build_header, header_size, pad_to
-from ..gguf.kv import KV, edit
+from ..gguf.header import TensorInfo, TensorTable, build_header, header_size, pad_to
+from ..gguf.kv import KV
+from ..gguf.kv_table import KVTable, edit
 from ..writing.plan import Change, Plan, Tail
 from . import metadata
 from .detach import TrunkOf, trunk_of
@@ -66,11 +67,11 @@ def _is_sound(undo: Undo, file: GGUFFile, trunk: TrunkOf) -> bool:
     """Whether the file that a note restores holds the complete trunk, and the rest of this one is the block."""
     infos, tail = file.header.tensors, undo.tail
     kept, gone = infos[: undo.n_tensors], infos[undo.n_tensors :]
-    if not all(map(trunk.keeps, kept)) or any(map(trunk.keeps, gone)) or not gone:
+    if not all(map(trunk.keeps_name, kept.names())) or any(map(trunk.keeps_name, gone.names())) or not gone:
         return False
     if kept and file.header.data_offset != undo.head_bytes + undo.room:
         return False
-    end = max((file.tensor_range(info)[1] - undo.room for info in kept), default=undo.head_bytes)
+    end = max((end - undo.room for _, _, end in file.ranges(kept)), default=undo.head_bytes)
     if not end <= undo.size_bytes < file.size_bytes:
         return False
     if tail is None:
@@ -83,12 +84,12 @@ def _cut(trunk: TrunkOf) -> tuple[Change, ...]:
     """Changes to every file that holds some of the block, and to the first file, which comes last."""
     model = trunk.seen.model
     first, *others = model.files
-    n_tensors = sum(trunk.keeps(info) for _, info in model.items())
+    n_tensors = sum(map(trunk.keeps_name, model.tensors))
     put = metadata.split_kvs(0, len(model.files), n_tensors, model) if model.is_sharded else []
     changes = [
         _cut_file(file, trunk, file.header.kvs)
         for file in others
-        if not all(map(trunk.keeps, file.header.tensors))
+        if not all(map(trunk.keeps_name, file.header.tensors.names()))
     ]
     return (*changes, _cut_file(first, trunk, edit(trunk.kvs, put=put)))
 
@@ -96,23 +97,25 @@ def _cut(trunk: TrunkOf) -> tuple[Change, ...]:
 def _cut_file(file: GGUFFile, trunk: TrunkOf, kvs: Sequence[KV]) -> Change:
     header, alignment = file.header, file.header.alignment
     check_contiguous(file)
-    kept = [info for info in header.tensors if trunk.keeps(info)]
+    kept = header.tensors.named(trunk.keeps_name)
     if not kept and file is not trunk.seen.model.files[0]:
         raise InPlaceRefused(
             f"{file.path}: this shard holds nothing but the block, so nothing has to be changed: 'nextn detach' "
             "without --in-place links the others into a set without it."
         )
-    end = max(pad_to(file.tensor_range(info)[1], alignment) for info in header.tensors)
-    gone = [info for info in header.tensors if not trunk.keeps(info)]
-    infos, tail, size = list(kept), None, file.size_bytes
+    end = max(pad_to(end, alignment) for _, _, end in file.ranges())
+    gone = header.tensors.named(lambda name: not trunk.keeps_name(name))
+    infos, tail, size = kept, None, file.size_bytes
     if gone:
         start = header.data_offset + gone[0].offset
         stop = min(header.data_offset + gone[-1].offset + pad_to(file.stored_size(gone[-1]), alignment), end)
-        middle = [info for info in kept if gone[0].offset < info.offset < gone[-1].offset]
+        low, high = gone[0].offset, gone[-1].offset
+        middle = [kept[i] for i, offset in enumerate(kept.offsets) if low < offset < high]
         n_tail = max(file.size_bytes - stop, 0)
         if middle or n_tail > stop - start:
             raise InPlaceRefused(_in_the_middle(file, middle, stop - start, n_tail))
-        infos = [info if info.offset < gone[0].offset else info.at(info.offset - (stop - start)) for info in kept]
+        first = gone[0].offset
+        infos = TensorTable.of(info if info.offset < first else info.at(info.offset - (stop - start)) for info in kept)
         tail = Tail(start, n_tail, stop) if n_tail else None
         size = start + n_tail
     least = header_size(kvs, infos)
@@ -120,7 +123,7 @@ def _cut_file(file: GGUFFile, trunk: TrunkOf, kvs: Sequence[KV]) -> Change:
     extra = []
     if gap >= alignment:
         extra = [metadata.padding_kv(gap)] if gap >= metadata.padding_least() else []
-    data = build_header([*kvs, *extra], infos, version=header.version, alignment=alignment)
+    data = build_header(KVTable.of(kvs).plus(extra), infos, version=header.version, alignment=alignment)
     if len(data) != header.data_offset:
         raise InPlaceRefused(
             f"{file.path}: the header without the block takes {least:,} bytes, which do not fill the "

@@ -10,8 +10,9 @@ from typing import Any
 
 from ..errors import FormatError, InPlaceRefused
 from ..gguf.files import GGUFFile
-from ..gguf.header import Header, build_header, pad_to
+from ..gguf.header import UNKNOWN, Header, build_header, pad_to
 from ..gguf.kv import KV
+from ..gguf.kv_table import edit
 from ..writing.plan import Tail
 from . import metadata
 
@@ -54,11 +55,13 @@ class Undo:
         sizes = [raw for _, raw in self.dropped if isinstance(raw, int)]
         if not 0 <= self.n_tensors <= len(new.tensors) or max([self.head_bytes, *sizes]) > new.data_offset:
             return None  # not an attach's note: an attach only ever makes a header longer
-        kvs = [replaced.get(kv.key, kv) for kv in new.kvs if kv.key not in added and kv.key not in metadata.OWN_KEYS]
+        drop = {*added, *metadata.OWN_KEYS}
+        put = [kv for kv in replaced.values() if kv.key not in drop and new.kvs.position(kv.key) is not None]
+        kvs = edit(new.kvs, put=put, drop=drop)
         try:
             for i, raw in self.dropped:
                 padding = metadata.padding_kv(raw) if isinstance(raw, int) else None
-                kvs.insert(i, padding or metadata.parse_kv(base64.b64decode(str(raw))))
+                kvs = kvs.inserted(i, padding or metadata.parse_kv(base64.b64decode(str(raw))))
             behind = base64.b64decode(self.padding)
         except (ValueError, FormatError):
             return None
@@ -78,7 +81,7 @@ def undo_of(file: GGUFFile, head: bytes, room: int, tail: Tail | None) -> Undo:
         len(header.tensors),
         room,
         tail,
-        tuple((i, _dropped(kv)) for i, kv in enumerate(header.kvs) if kv.key in metadata.OWN_KEYS),
+        tuple((i, _dropped(header.kvs[i])) for i in sorted(header.kvs.positions(metadata.OWN_KEYS))),
         base64.b64encode(padding).decode() if padding.strip(b"\0") else "",
     )
 
@@ -115,10 +118,12 @@ def head_of(file: GGUFFile) -> bytes:
 def check_contiguous(file: GGUFFile) -> None:
     """Raise InPlaceRefused for a file whose data has holes or is out of order: no engine accepts it as it is."""
     header, at = file.header, 0
-    for info in header.tensors:
-        if info.offset != at:
+    tensors = header.tensors
+    for row, (offset, size) in enumerate(zip(tensors.offsets, tensors.sizes, strict=True)):
+        if offset != at:
+            info = tensors[row]
             raise InPlaceRefused(
                 f"{file.path}: tensor '{info.name}' starts at byte {info.offset:,} of the data instead of {at:,}, so "
                 "llama.cpp refuses the file as it is; use --layout bundle, which writes a contiguous one."
             )
-        at += pad_to(file.stored_size(info), header.alignment)
+        at += pad_to(file.stored_size(tensors[row]) if size == UNKNOWN else size, header.alignment)

@@ -18,10 +18,12 @@ from ..block.anatomy import SHAPE
 from ..block.model import Block
 from ..bounded import parse_json
 from ..errors import DonorMismatch, FormatError
-from ..gguf.files import SPLIT_COUNT, SPLIT_KEYS, SPLIT_NO, SPLIT_TENSORS_COUNT, Model
+from ..gguf.files import Model
 from ..gguf.known import ARCHITECTURE, read_known
-from ..gguf.kv import INTEGER_TYPES, KV, KVType, edit
+from ..gguf.kv import INTEGER_TYPES, KV, KVType
+from ..gguf.kv_table import KVTable, edit
 from ..gguf.parser import HeaderParser
+from ..gguf.sets import SPLIT_COUNT, SPLIT_KEYS, SPLIT_NO, SPLIT_TENSORS_COUNT
 from ..version import __version__
 from ..writing.plan import Hashes
 
@@ -70,28 +72,47 @@ def growing_arrays(model: Model, n_trunk: int, n_nextn: int) -> list[tuple[str, 
 
 
 def _grown(model: Model, n_trunk: int, block: Block) -> list[KV]:
-    """Per-layer arrays with the block's layers added: engines demand one entry per layer."""
-    n_nextn = block.n_layer_nextn
-    donor = Donor(n_trunk, block.checkpoint.text_config if block.checkpoint else {}, model.arch_value)
+    """Per-layer arrays with the block's layers added: engines demand one entry per layer.
+
+    Arrays that already count them get the donor's entries: those of a promised block may be made up.
+    """
     out = []
-    for suffix, tail, kv in growing_arrays(model, n_trunk, n_nextn):
-        values = kv.value
-        own = block.model.arch_value(suffix) if block.model is not None else None
-        if isinstance(own, list) and len(own) == n_trunk + n_nextn:  # a GGUF donor has the values
-            new = own[n_trunk:]
-        elif callable(tail):
-            new = [tail(donor, k) for k in range(n_nextn)]
-        else:
-            new = [tail if tail is not None else next((v for v in reversed(values) if v), values[-1])] * n_nextn
+    for suffix, tail, kv in growing_arrays(model, n_trunk, block.n_layer_nextn):
+        new = _entries(model, n_trunk, block, suffix, tail)
+        if new is None:
+            new = [next((v for v in reversed(kv.value) if v), kv.value[-1])] * block.n_layer_nextn
         if any(value is None for value in new):
             raise DonorMismatch(
                 f"{block.origin}: nothing determines the block's value of '{kv.key}'; use the checkpoint, or a bundled "
                 "GGUF, as the donor."
             )
-        if kv.item_type is KVType.BOOL:
-            new = [bool(value) for value in new]
-        out.append(kv.with_value([*values, *new]))
+        out.append(_with_entries(kv, n_trunk, new))
+    for suffix, tail in per_layer_arrays(model.architecture).items():
+        found = model.header.by_key.get(f"{model.architecture}.{suffix}")
+        if found is None or found.type is not KVType.ARRAY or found.n_items != n_trunk + block.n_layer_nextn:
+            continue
+        new = _entries(model, n_trunk, block, suffix, tail)
+        if new is not None and None not in new and (fresh := _with_entries(found, n_trunk, new)).value != found.value:
+            out.append(fresh)
     return out
+
+
+def _entries(model: Model, n_trunk: int, block: Block, suffix: str, tail: Any) -> list[Any] | None:
+    """An array's values for the block's layers (None: not known); None where it is to repeat the trunk's last one."""
+    n_nextn = block.n_layer_nextn
+    own = block.model.arch_value(suffix) if block.model is not None else None
+    at = n_trunk if block.n_layer_trunk is None else block.n_layer_trunk
+    if isinstance(own, list) and len(own) == at + n_nextn:  # a GGUF donor has the values
+        return own[at:]
+    if not callable(tail):
+        return None if tail is None else [tail] * n_nextn
+    donor = Donor(n_trunk, block.checkpoint.stated if block.checkpoint else {}, model.arch_value)
+    return [tail(donor, k) for k in range(n_nextn)]
+
+
+def _with_entries(kv: KV, n_trunk: int, new: list[Any]) -> KV:
+    values = [bool(value) for value in new] if kv.item_type is KVType.BOOL else new
+    return kv.with_value([*kv.value[:n_trunk], *values])
 
 
 def _id_lists(model: Model) -> list[tuple[KV, KV]]:
@@ -114,7 +135,8 @@ def _listed(model: Model, n_trunk: int, block: Block) -> list[KV]:
             continue
         names = [kv.key.removeprefix(f"{model.architecture}.") for kv in (ids, values)]
         read = block.model.arch_value if block.model is not None else block.checkpoint.text_config.get  # type: ignore[union-attr]
-        theirs = dict(zip(*(read(name) or () for name in names), strict=False))
+        shift = 0 if block.n_layer_trunk is None else n_trunk - block.n_layer_trunk
+        theirs = {n + shift: value for n, value in zip(*(read(name) or () for name in names), strict=False)}
         if not set(lacking) <= theirs.keys():
             raise DonorMismatch(
                 f"{block.origin}: nothing determines the block's entries in '{values.key}'; use the checkpoint, or a "
@@ -137,7 +159,7 @@ def _unlisted(model: Model, n_trunk: int) -> list[KV]:
     return out
 
 
-def attached_kvs(trunk: Model, n_trunk: int, block: Block) -> list[KV]:
+def attached_kvs(trunk: Model, n_trunk: int, block: Block) -> KVTable:
     """The trunk's KV pairs as a model with a block needs them; split keys are kept.
 
     Raises DonorMismatch when a per-layer array's value for the block cannot be determined.
@@ -155,7 +177,7 @@ def attached_kvs(trunk: Model, n_trunk: int, block: Block) -> list[KV]:
         "added": [kv.key for kv in put if kv.key not in old],
     }
     if len(trunk.files) == 1:  # gguf-split leaves its keys in merged files as well
-        split = [[i, _text(kv)] for i, kv in enumerate(trunk.kvs) if kv.key in SPLIT_KEYS]
+        split = [[i, _text(trunk.kvs[i])] for i in sorted(trunk.kvs.positions(SPLIT_KEYS))]
         note.update({"split": split} if split else {})
     kvs = edit(trunk.kvs, drop=OWN_KEYS)
     return edit(kvs, put=[*put, KV.make(UNDO, KVType.STRING, json.dumps(note, separators=(",", ":")))])
@@ -166,7 +188,7 @@ def _text(kv: KV) -> str:
     return base64.b64encode(bytes(kv.raw)).decode()
 
 
-def detached_kvs(model: Model, n_trunk: int) -> list[KV]:
+def detached_kvs(model: Model, n_trunk: int) -> KVTable:
     """The KV pairs of the model without its block: what an attach noted is restored byte for byte."""
     undo = _read_undo(model)
     drop = set(OWN_KEYS)
@@ -249,12 +271,12 @@ def split_kvs(no: int, count: int, n_tensors: int, like: Model | None = None) ->
     return [old[key].with_value(n) if key in old else KV.make(key, kv_type, n) for key, kv_type, n in wanted]
 
 
-def without_split(kvs: Sequence[KV]) -> list[KV]:
+def without_split(kvs: Sequence[KV]) -> KVTable:
     """The pairs without the split keys."""
     return edit(kvs, drop=SPLIT_KEYS)
 
 
-def as_single_file(kvs: Sequence[KV], model: Model) -> list[KV]:
+def as_single_file(kvs: Sequence[KV], model: Model) -> KVTable:
     """A detached model's pairs for one file: split keys only if the original had them, in their original places."""
     out = without_split(kvs)
     try:
@@ -264,7 +286,7 @@ def as_single_file(kvs: Sequence[KV], model: Model) -> list[KV]:
         return out
     for i, kv in pairs:
         if kv.key in SPLIT_KEYS and 0 <= i <= len(out) and not read_known([kv]).misfits:
-            out.insert(i, kv)
+            out = out.inserted(i, kv)
     return out
 
 

@@ -18,7 +18,8 @@ from .places import model_name
 _QUANT_TAG = re.compile(
     r"^(?P<rest>.+?)-(?P<tag>(UD-)?(I?Q\d\w*|TQ\d\w*|BF16|F16|F32|FP8\w*|MXFP4\w*|NVFP4\w*))\Z", re.I | re.S
 )
-_MARK = re.compile(r"-MTP(?=-|\Z)")
+_OWN_MARK = re.compile(r"-MTP(?=-|\Z)")
+_MARK = re.compile(r"[-_. ]MTP(?=[-_. ]|\Z)", re.IGNORECASE)  # as others write it: X-Q4_K_M-mtp, X_MTP.Q6_K
 MAIN_FORBIDDEN = AUXILIARY_MARKS
 
 
@@ -36,18 +37,23 @@ def with_mark(base: str, mark: str) -> str:
 
 def bundled_base(base: str) -> str:
     """The base name of a bundled model made from trunk `base`; never contains lower-case `mtp-`."""
-    clean = base.replace("mtp-", "MTP-")
-    return clean if _MARK.search(clean) else with_mark(clean, "MTP")
+    clean = _taken(base)
+    return clean if _OWN_MARK.search(clean) else _taken(with_mark(_MARK.sub("", clean), "MTP"))
 
 
 def trunk_base(base: str) -> str:
     """The base name of a trunk-only model made from bundled `base`."""
-    return with_mark(plain_base(base), "trunk")
+    return _taken(with_mark(plain_base(base), "trunk"))
 
 
 def plain_base(base: str) -> str:
     """The base name of a published trunk: without any MTP mark."""
-    return _MARK.sub("", base.replace("mtp-", "MTP-").removeprefix("MTP-"))
+    return _MARK.sub("", _taken(base).removeprefix("MTP-"))
+
+
+def _taken(base: str) -> str:
+    """A base name that llama.cpp takes for a main model's."""
+    return base.replace("mtp-", "MTP-")
 
 
 def sidecar_name(model: Model, type_name: str) -> str:
@@ -59,7 +65,7 @@ def sidecar_name(model: Model, type_name: str) -> str:
 def donor_name(base: str, type_name: str) -> str:
     """`NAME-MTP-donor-TYPE.gguf`: a name that discovery does not take for a sidecar."""
     name, _ = split_quant(_MARK.sub("", base).removeprefix("mtp-"))
-    return f"{name}-MTP-donor-{type_name}.gguf"
+    return f"{_taken(name + '-')}MTP-donor-{type_name}.gguf"
 
 
 def check_main_name(name: str) -> None:

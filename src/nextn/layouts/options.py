@@ -41,7 +41,7 @@ class AttachOptions:
     out: Path | str | None = None
     link: LinkMode = LinkMode.AUTO
     qkv: str | None = None  # q, k and v "split", "fused" or "as-trunk"; None: as the family's blocks are published
-    for_engine: str | None = None  # "llama.cpp", "ik" or "both"; None: any engine that accepts the file
+    for_engine: str | None = None  # "llama.cpp", "ik", "both", "lmstudio"; None: any engine that accepts the file
     room: Room = Room(None)  # in place: what can be done about a longer header
 
 

@@ -19,7 +19,7 @@ from ..errors import NoBlock, UsageError
 from ..gguf.files import Model, shard_name
 from ..gguf.header import TensorInfo
 from ..writing.plan import Link, NewFile, Plan
-from . import naming
+from . import naming, places
 from .attach import plan_attach
 from .detach import plan_detach, without_block
 from .options import AttachOptions, PackOptions
@@ -215,7 +215,7 @@ def _sidecar(made: Sequence[tuple[Model, Plan]], block: Block, options: PackOpti
 
 def _plain(item: _Item, options: PackOptions) -> list[NewFile | Link]:
     """The trunk's own files, or those left after removing the block, under names without MTP."""
-    base = naming.plain_base(item.given.base_name)
+    base = naming.plain_base(places.model_name(item.given))
     if item.own is not None:
         return list(plan_detach(item.given, f"{options.out}{os.sep}{base}.gguf", options.link).outputs)
     trunk = item.trunk

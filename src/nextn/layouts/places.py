@@ -73,10 +73,8 @@ def sidecars_root() -> Path:
 def header_sha256(file: GGUFFile) -> str:
     """sha256 over a file's key-value pairs and tensor table, in hex; its data is not read."""
     digest = hashlib.sha256()
-    for kv in file.header.kvs:
-        digest.update(kv.raw)
-    for info in file.header.tensors:
-        digest.update(info.encode())
+    for piece in (*file.header.kvs.pieces(), *file.header.tensors.pieces()):
+        digest.update(piece)
     return digest.hexdigest()
 
 

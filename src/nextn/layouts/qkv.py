@@ -20,15 +20,16 @@ from ..ggml.quantize import can_read
 from ..gguf.files import GGUFFile, Model
 from ..gguf.header import TensorInfo
 from ..gguf.kv import KV
+from ..gguf.kv_table import KVTable
 from ..gguf.types import TensorType
 from ..sources.rows import CheckpointRows, GGUFRows, JoinedRows, RowSource
+from .factors import SIDES
 
 SPLIT, FUSED, AS_TRUNK = "split", "fused", "as-trunk"
 FORMS = (SPLIT, FUSED, AS_TRUNK)
 WHOLE = "attn_qkv"
 PARTS = ("attn_q", "attn_k", "attn_v")
 ENDINGS = ("weight", "bias")
-SIDES = ("scale", "input_scale")  # factors of NVFP4 tensors
 RECURRENT = ("ssm_", "attn_qkv_gate")  # in a layer with these, `attn_qkv` is something else
 
 
@@ -48,10 +49,10 @@ class Rows3:
 
 def lookup_of(arch: str, kvs: Iterable[KV]) -> Lookup:
     """Values of `{arch}.*` among `kvs`."""
-    by_key = {kv.key: kv for kv in kvs}
+    table = KVTable.of(kvs)
 
     def find(suffix: str) -> Any:
-        kv = by_key.get(f"{arch}.{suffix}")
+        kv = table.find(f"{arch}.{suffix}")
         return None if kv is None else kv.value
 
     return find

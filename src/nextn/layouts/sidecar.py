@@ -5,14 +5,21 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Sequence
 
-from ..archs.base import Family
-from ..block.model import DRAFT_HEAD
+from ..archs.base import Family, Lookup
+from ..archs.hparams import Config
+from ..block.model import DRAFT_HEAD, Block
 from ..errors import FormatError
 from ..gguf.files import GGUFFile, Model
 from ..gguf.header import TensorInfo
-from ..gguf.kv import KV, KVType, edit
+from ..gguf.kv import KV, KVType
+from ..gguf.kv_table import KVTable, edit
 from ..gguf.types import TensorType, file_type_for
+from ..sources.checkpoint import CONFIG
 from . import build
+from .donor_check import other_experts
+from .metadata import count_kv
+
+_ROUTING = ("expert_used_count", "expert_group_count", "expert_group_used_count")  # go with the number of experts
 
 
 def root_tensor(model: Model, name: str) -> tuple[GGUFFile, TensorInfo] | None:
@@ -39,7 +46,7 @@ def main_type_of(parts: Sequence[build.Part]) -> TensorType:
     return kind if kind is not None else build.F32
 
 
-def sidecar_kvs(kvs: Sequence[KV], main_type: TensorType, family: Family) -> list[KV]:
+def sidecar_kvs(kvs: Sequence[KV], main_type: TensorType, family: Family) -> KVTable:
     """The KV pairs of a bundled model without those that do not describe a sidecar."""
     of_trunk = tuple(f"{family.arch}.{start}" for start in family.sidecar_drops)
     out = edit(kvs, drop_prefixes=("split.", "quantize.imatrix.", "nextn.undo", *of_trunk))
@@ -47,6 +54,21 @@ def sidecar_kvs(kvs: Sequence[KV], main_type: TensorType, family: Family) -> lis
     if number is None:
         return edit(out, drop=("general.file_type",))
     return edit(out, put=[KV.make("general.file_type", KVType.UINT32, number)])
+
+
+def own_experts(block: Block, trunk: Model, family: Family) -> list[KV]:
+    """The pairs of a sidecar whose block has another number of experts than `trunk`; none for the trunk's own."""
+    experts = other_experts(block, trunk)
+    if experts is None:
+        return []
+    find: Lookup = lambda suffix: None  # noqa: E731 - a donor that says nothing of them
+    if block.model is not None:
+        find = block.model.arch_value
+    elif block.checkpoint is not None and family.header is not None:
+        place = block.checkpoint.folder / CONFIG
+        find = family.header.find(Config(block.checkpoint.text_config, place, block.n_layer_nextn))
+    values = {suffix: find(suffix) for suffix in _ROUTING} | {"expert_count": experts}
+    return [count_kv(trunk, suffix, n) for suffix, n in values.items() if isinstance(n, int)]
 
 
 def sidecar_roots(

@@ -54,7 +54,7 @@ class Maker:
             return Artifact(None, None, None)
         origin = self._target.block_origin
         block = block_from_model(origin)
-        kind = main_type_of(block_parts(block, block.n_layer_trunk or 0, None, []))
+        kind = main_type_of(block_parts(block, block.n_layer_trunk or 0, None, [], in_model=False))
         kinds = {name: info.type_name for name, (_, info) in origin.tensors.items()}
         embd = kinds.get("token_embd.weight")
         heads = [name for name in kinds if name.endswith(DRAFT_HEAD) and layer_of(name) is not None]

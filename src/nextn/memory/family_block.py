@@ -57,6 +57,8 @@ def _present(rule: Rule, trunk: Model, family: Family) -> bool:
 
     For parts with several forms, the family's first form counts; for queries, the trunk's.
     """
+    if rule.replaces:
+        return False  # what it replaces counts
     if rule.form:
         part = rule.form.partition(".")[0]
         forms = list(dict.fromkeys(each.form for each in family.rules if each.form.partition(".")[0] == part))

@@ -7,16 +7,19 @@ of a block are skipped without MTP), `ggml/src/ggml-cpu/repack.cpp` (types that 
 from __future__ import annotations
 
 import platform
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
+from typing import TypeAlias
 
 from ..archs import memory_of
 from ..block.anatomy import Anatomy
 from ..block.model import DRAFT_ROOTS, layer_of, suffix_of
 from ..gguf.files import GGUFFile, Model
 from ..gguf.header import TensorInfo
+
+Loaded: TypeAlias = tuple[GGUFFile, TensorInfo, int, int]  # with the tensor's absolute start and end
 
 HOST, GPU = "Host", "GPU"
 EMBEDDINGS, HEAD = "token_embd.weight", "output.weight"
@@ -34,21 +37,27 @@ class Weights:
     mapped_bytes: int = 0  # what is mapped from the files, in main memory only
 
 
-def loaded(model: Model, *, mtp: bool, unused: frozenset[str] | None = None) -> list[tuple[GGUFFile, TensorInfo]]:
-    """The tensors that the engine allocates. `unused`: those it reported as left out; None: by the families' rules."""
-    if unused is not None:
-        return [(file, info) for file, info in model.items() if info.name not in unused]
+def loaded(model: Model, *, mtp: bool, unused: frozenset[str] | None = None) -> Iterator[Loaded]:
+    """The tensors that the engine allocates, with their files and ranges.
+
+    `unused`: those it reported as left out; None: by the families' rules.
+    """
     seen = Anatomy.of(model)
     anyway = memory_of(model.architecture).loaded_anyway
 
     def wanted(name: str) -> bool:
+        if unused is not None:
+            return name not in unused
         if mtp:
             return True
         if seen.of_block(name):
             return suffix_of(name).startswith(anyway) if anyway else False
         return name not in DRAFT_ROOTS
 
-    return [(file, info) for file, info in model.items() if wanted(info.name)]
+    for file in model.files:
+        for info, start, end in file.ranges():
+            if wanted(info.name):
+                yield file, info, start, end
 
 
 def layer_devices(n_layer_all: int, n_gpu_layers: int | None) -> list[str]:
@@ -95,18 +104,17 @@ def is_repacked(info: TensorInfo) -> bool:
 
 
 def weights(
-    tensors: Iterable[tuple[GGUFFile, TensorInfo]], model: Model, devices: list[str], *, has_gpu: bool
+    tensors: Iterable[Loaded], model: Model, devices: list[str], *, has_gpu: bool
 ) -> dict[str, Weights]:
     """Weights by device; `devices` as `layer_devices` gives them."""
     sums: dict[str, list[int]] = {HOST: [0, 0, 0]}
     mapped: dict[Path, tuple[int, int]] = {}
     tied = HEAD not in model.tensors
-    for file, info in tensors:
+    for file, info, start, end in tensors:
         layer = layer_of(info.name)
         device = devices[min(layer, len(devices) - 1)] if layer is not None else HOST
         if layer is None and info.name.startswith("output"):
             device = devices[-1]
-        start, end = file.tensor_range(info)
         again = tied and info.name == EMBEDDINGS
         own = sums.setdefault(device, [0, 0, 0])
         own[0] += end - start

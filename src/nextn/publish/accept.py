@@ -12,7 +12,8 @@ import unicodedata
 from pathlib import PurePosixPath
 
 from ..errors import FormatError
-from ..gguf.files import SPLIT_COUNT, SPLIT_NO, integer_of, split_shard_name
+from ..gguf.files import split_shard_name
+from ..gguf.sets import SPLIT_COUNT, SPLIT_NO
 from ..layouts.pack import MTP, PLAIN
 from ..printable import printable
 from .choose import Chosen
@@ -94,7 +95,7 @@ def check_content(chosen: Chosen, header: Headers, architecture: str | None, ori
 
 def _check_set(chosen: Chosen, paths: list[str], header: Headers, origin: str) -> None:
     """Check that the files are the complete set that the first one's header counts, in order, under one prefix."""
-    count = integer_of(header(chosen.entry), SPLIT_COUNT) or 0
+    count = header(chosen.entry).header.integer(SPLIT_COUNT) or 0
     if len(paths) != max(count, 1):
         raise _refused("the set is not what its header says", chosen.entry, origin, f"{max(count, 1):,} files",
                        f"{len(paths):,}")  # fmt: skip
@@ -102,7 +103,7 @@ def _check_set(chosen: Chosen, paths: list[str], header: Headers, origin: str) -
         return
     prefixes = set()
     for i, path in enumerate(sorted(paths)):
-        shard, number = split_shard_name(PurePosixPath(path).name), integer_of(header(path), SPLIT_NO)
+        shard, number = split_shard_name(PurePosixPath(path).name), header(path).header.integer(SPLIT_NO)
         if shard is None or (shard[1], shard[2], number) != (i + 1, count, i):
             raise _refused("its name and its header disagree", path, origin, f"shard {i + 1} of {count}",
                            "no shard" if shard is None or number is None else f"shard {number + 1}")  # fmt: skip

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from ..archs import FAMILIES
-from ..archs.engines import Does
+from ..archs.engines import IK_UP_TO, Does
 from ..compat import verdict
 from ..discovery import llama_cpp_names as hf_rules
 from ..layouts.pack import BLOCK_SHARD, FIRST, MTP, PLAIN, SIDECAR, Quant, Variant
@@ -160,7 +160,9 @@ class Card:
             "## ik_llama.cpp",
             self._measured("ik_llama.cpp"),
             _code(*lines) if lines else "",
-            self._bundling("It drafts with a block in the model, but does not support sidecars; make one file of both:")
+            self._bundling(
+                f"{IK_UP_TO} drafts with a block in the model, but does not support sidecars; make one file of both:"
+            )
             if bundles
             else "",
         ]

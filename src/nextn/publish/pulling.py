@@ -122,7 +122,7 @@ def pull(
     from ..remote.hub import HubRepo
 
     started = time.perf_counter()
-    place = parse_source(source)
+    place = parse_source(source, maybe_local=False)
     if not isinstance(place, HubSource):
         raise UsageError(f"'{source}' is not a repository on the Hub; write ORG/NAME or hf:ORG/NAME@REVISION.")
     fetcher = Fetcher(options)

@@ -6,12 +6,14 @@ import os
 import re
 from collections.abc import Iterable
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 from typing import TypeAlias
 from urllib.parse import unquote, urlsplit
 
 from ..errors import UsageError
 from ..gguf.files import AUXILIARY_MARKS, split_shard_name
+from ..progress import LOGGER
 
 _REPO = r"(?P<repo>[\w][\w.-]*/[\w][\w.-]*)(?:@(?P<revision>[^:]+))?(?::(?P<file>.+))?"
 _BARE, _HF = re.compile(_REPO), re.compile(rf"hf:(?://)?{_REPO}")
@@ -43,10 +45,12 @@ class UrlSource:
 SourceAddress: TypeAlias = "Path | HubSource | UrlSource"
 
 
-def parse_source(text: str | Path) -> SourceAddress:
+def parse_source(text: str | Path, *, maybe_local: bool = True) -> SourceAddress:
     """What a user names: a local path, a repository on the Hub (`ORG/NAME`, `hf:...`, an address of it), an address.
 
-    What exists locally is local. Raises UsageError for an invalid `hf:` name.
+    What exists locally is local; with `maybe_local` False no path is meant, and ORG/NAME is a repository. Raises
+    UsageError for an invalid `hf:` name, and for `FOLDER/NAME` without a file of that name in a folder that exists: a
+    mistyped path is not taken for a repository.
     """
     if isinstance(text, Path):
         return text
@@ -58,12 +62,25 @@ def parse_source(text: str | Path) -> SourceAddress:
         if match is None:
             raise UsageError(f"'{text}' is not a name on the Hub; write hf:ORG/NAME, hf:ORG/NAME@REVISION:FILE.gguf.")
         return HubSource(match["repo"], match["revision"], match["file"])
-    if os.path.lexists(text) or text.startswith((".", "/", "~")):
+    if (maybe_local and os.path.lexists(text)) or text.startswith((".", "/", "~")):
         return Path(text)
     match = _BARE.fullmatch(text)
     if match is None or match["repo"].endswith((".gguf", ".safetensors", ".json")):
         return Path(text)
+    folder = match["repo"].partition("/")[0]
+    if maybe_local and os.path.isdir(folder):  # noqa: PTH112 - Path.is_dir may raise
+        raise UsageError(
+            f"{text}: the folder '{folder}' has no file or folder of that name; check the path, or write hf:{text} for "
+            "the repository on the Hub."
+        )
     return HubSource(match["repo"], match["revision"], match["file"], bare=True)
+
+
+@cache
+def say_bare(source: HubSource) -> None:
+    """Say, once, that a name without `hf:` was taken for a repository, because a local path may have been meant."""
+    if source.bare:
+        LOGGER.warning("%s: there is no local path of this name, so it is %s on the Hub", source.repo_id, source)
 
 
 def _from_address(url: str) -> SourceAddress:

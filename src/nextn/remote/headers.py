@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import email.utils
 import re
+import socket
 import ssl
 import time
 from collections.abc import Iterator, Mapping
@@ -99,6 +100,25 @@ def refused_certificate(error: Exception, label: str) -> RemoteError | None:
         if isinstance(cause, ssl.SSLError) and cause.reason in _LASTING:
             return RemoteError(f"{label}: no secure connection to the server is possible ({cause.reason}).")
     return None
+
+
+def no_contact(where: str, error: Exception | None, waited_s: float, label: str) -> RemoteError:
+    """That no connection to the host `where` could be made, as one sentence; `error` None: it does not answer."""
+    why, more = f"it does not answer within {waited_s:g} s", ", give a slow network more time with HF_HUB_ETAG_TIMEOUT"
+    for cause in _causes(error):
+        if isinstance(cause, socket.gaierror):
+            why = "its name cannot be resolved"
+        elif isinstance(cause, ConnectionRefusedError):
+            why = "it refuses the connection"
+        elif isinstance(cause, OSError) and cause.strerror:
+            why = cause.strerror[0].lower() + cause.strerror[1:]
+        else:
+            continue
+        more = ""
+        break
+    return RemoteError(
+        f"{label}: no connection to {where} ({why}); check the network and proxy settings{more}, or name a local file."
+    )
 
 
 def explain_network(error: Exception, label: str) -> RemoteError:

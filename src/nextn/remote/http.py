@@ -9,11 +9,12 @@ Sources: RFC 9110 (14.2 Range, 15.3.7 206, 15.5.17 416, 10.2.3 Retry-After).
 
 from __future__ import annotations
 
+import os
 import random
 import threading
 import time
 import zlib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from functools import partial
 
@@ -26,6 +27,7 @@ from .headers import (
     bare_etag,
     content_range,
     explain_network,
+    no_contact,
     number,
     origin_of,
     redirected,
@@ -33,10 +35,11 @@ from .headers import (
     retry_after,
 )
 from .target import NotThere, Probe, Sink, Target
-from .within import TooSlow, within
+from .within import First, TooSlow, within
 
 CHUNK_BYTES = 1 << 16
 MAX_REDIRECTS = 10
+CONTACT_S = 1.5  # a lost packet is sent again after 1 s; a person who has no network should not wait longer
 PROGRESS_BYTES = 1 << 18  # this much progress between two failures resets the failure count
 NOTE_BYTES = 1 << 20  # arrived bytes are noted at this interval
 RETRY_STATUS = frozenset({408, 425, 429, 500, 502, 503, 504, 520, 521, 522, 523, 524})
@@ -53,6 +56,7 @@ class Options:
     max_wait_s: float = 120.0  # a longer Retry-After ends the run
     limit_rate: float | None = None  # bytes per second, all streams together
     timeout_s: float | None = None  # for one read; None: HF_HUB_DOWNLOAD_TIMEOUT
+    contact_s: float | None = None  # for the first connection, name resolution included; None: see `contact_limit`
     head_s: float = 60.0  # for a response's complete head, even if bytes keep trickling in
     least_rate: float = 1000.0  # minimum bytes per second of a body,
     slow_s: float = 60.0  # measured over this many seconds
@@ -71,6 +75,19 @@ class Traffic:
         with self._lock:
             self.n_requests += n_requests
             self.bytes_received += bytes_received
+
+
+def contact_limit() -> float:
+    """Seconds for the first connection: CONTACT_S, or HF_HUB_ETAG_TIMEOUT where the user has set it."""
+    return float(constants.HF_HUB_ETAG_TIMEOUT) if os.environ.get("HF_HUB_ETAG_TIMEOUT") else CONTACT_S
+
+
+class NoContact(Exception):
+    """No server could be reached, and none was reached before."""
+
+    def __init__(self, where: str, error: Exception | None, waited_s: float) -> None:
+        super().__init__(where)
+        self.where, self.error, self.waited_s = where, error, waited_s
 
 
 class Again(Exception):
@@ -94,6 +111,7 @@ class Fetcher:
         self.stop = threading.Event()
         self._lock = threading.Lock()
         self._free_at = 0.0
+        self._reached = False  # a connection was made: from then on failures are worth another attempt
 
     # -- waiting ------------------------------------------------------------------------------------------------------
 
@@ -106,7 +124,10 @@ class Fetcher:
             self.stop.wait(wait)
 
     def attempts(self, label: str, act: Callable[[], bool], pos: Callable[[], int] = lambda: 0) -> None:
-        """Call `act` until it reports that it is done. Raises RemoteError when it fails too often without progress."""
+        """Call `act` until it reports that it is done. Raises RemoteError when it fails too often without progress.
+
+        Without a first contact there is no other attempt.
+        """
         n_failed, mark = 0, pos()
         while True:
             if self.stop.is_set():
@@ -119,6 +140,8 @@ class Fetcher:
                 if (lasting := refused_certificate(error, label)) is not None:
                     raise lasting from error
                 again = Again(" ".join(str(error).split()) or type(error).__name__)
+            except NoContact as error:
+                raise no_contact(error.where, error.error, error.waited_s, label) from error
             except TooSlow:
                 again = Again("its response headers take too long")
             except (httpx2.HTTPError, httpx2.InvalidURL, OfflineModeIsEnabled, UnicodeError) as error:
@@ -191,13 +214,7 @@ class Fetcher:
             self.traffic.add(n_requests=1)
             timeout = self.options.timeout_s or constants.HF_HUB_DOWNLOAD_TIMEOUT
             head_s = max(self.options.head_s, timeout)
-            session = get_session()
-            request = session.build_request("GET", url, headers=headers, timeout=timeout)
-            response = within(
-                head_s,
-                partial(session.send, request, stream=True, auth=None, follow_redirects=False),
-                httpx2.Response.close,
-            )
+            response = self._answer(url, headers, timeout, head_s)
             if not response.has_redirect_location:
                 if url != target.url and response.is_success:
                     target.signed = url
@@ -206,6 +223,34 @@ class Fetcher:
             target.check_hub(response.headers)
             url = redirected(url, response.headers["location"], target.label)
         raise RemoteError(f"{target.label}: the server redirects more than {MAX_REDIRECTS} times.")
+
+    def _answer(self, url: str, headers: Mapping[str, str], timeout: float, head_s: float) -> httpx2.Response:
+        """A response's head. Raises TooSlow, what httpx2 raises, and NoContact when nothing was ever reached."""
+        session = get_session()
+        limit_s = self.options.contact_s or contact_limit()
+        first = None if self._reached else First(limit_s)
+        where = origin_of(url)[1]
+
+        def trace(event: str, info: Mapping[str, object]) -> None:
+            nonlocal where
+            if first is not None and event == "connection.connect_tcp.started":  # the server's name, or the proxy's
+                first.began, where = True, str(info.get("host", where))
+            elif first is not None and not event.startswith("connection.connect_tcp.failed"):
+                self._reached = True
+                first.finish()
+
+        extensions = {} if first is None else {"trace": trace}
+        request = session.build_request("GET", url, headers=headers, timeout=timeout, extensions=extensions)
+        send = partial(session.send, request, stream=True, auth=None, follow_redirects=False)
+        try:
+            response = within(head_s, send, httpx2.Response.close, first)
+        except (TooSlow, httpx2.ConnectError, httpx2.ConnectTimeout) as error:
+            if first is None or first.done or not first.began:
+                raise
+            cause = None if isinstance(error, TooSlow | httpx2.ConnectTimeout) else error
+            raise NoContact(where, cause, limit_s) from error
+        self._reached = True
+        return response
 
     def _check_status(self, target: Target, response: httpx2.Response) -> None:
         """Raises Again or RemoteError for everything but 200 and 206."""

@@ -15,10 +15,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from ..errors import RemoteError, UsageError
+from ..errors import RemoteError, StorageError, UsageError
 from ..gguf.files import Model, open_model, open_sound
+from ..shell import shell
 from ..sources.checkpoint import CONFIG, INDEX, Checkpoint, open_checkpoint
-from .address import HubSource, parse_source
+from .address import HubSource, parse_source, say_bare
 
 if TYPE_CHECKING:
     from .http import Options
@@ -90,6 +91,8 @@ def opened(source: str | Path, options: Options | None = None, *, misfits: bool 
         if isinstance(place, HubSource) and place.bare and "no local" not in str(error):
             error.args = (f"{str(error).rstrip('.')}; there is no local path '{source}' either.",)
         raise
+    if isinstance(place, HubSource):
+        say_bare(place)
     with remote, remote.renaming():
         if remote.model is not None and not misfits:
             remote.model.check_known()
@@ -98,6 +101,14 @@ def opened(source: str | Path, options: Options | None = None, *, misfits: bool 
 
 def _local(path: Path, misfits: bool) -> Opened:
     if path.name == CONFIG or path.suffix == ".safetensors":
+        there = os.path.exists  # Path.exists may raise
+        if path.name != CONFIG and not there(path):
+            raise StorageError(f"{path}: there is no such file or folder.")
+        if path.name != CONFIG and not there(path.parent / CONFIG):
+            raise UsageError(
+                f"{path}: there is no config.json beside it, so nothing says of which model these tensors are; a block "
+                f"in it takes the sizes of its trunk: {shell('nextn', 'attach', 'TRUNK', '--from', path)}"
+            )
         path = path.parent
         return Opened(str(path), None, open_checkpoint(path))
     if os.path.isdir(path):  # noqa: PTH112 - Path.is_dir may raise

@@ -13,9 +13,23 @@ class TooSlow(Exception):
     """The time limit was exceeded."""
 
 
+class First:
+    """The first step of a call, which has a shorter limit of its own; whoever acts reports `began` and `done`."""
+
+    def __init__(self, seconds: float) -> None:
+        self.seconds = seconds
+        self.began = self.done = False
+        self.over = threading.Event()  # done, or the call ended
+
+    def finish(self) -> None:
+        """The step succeeded."""
+        self.done = True
+        self.over.set()
+
+
 class _Call(Generic[T]):
-    def __init__(self, act: Callable[[], T], drop: Callable[[T], None]) -> None:
-        self._act, self._drop = act, drop
+    def __init__(self, act: Callable[[], T], drop: Callable[[T], None], over: Callable[[], None]) -> None:
+        self._act, self._drop, self._over = act, drop, over
         self._lock = threading.Lock()
         self._result: list[T] = []
         self._error: BaseException | None = None
@@ -28,6 +42,8 @@ class _Call(Generic[T]):
         except BaseException as error:  # the caller's to handle
             self._error = error
             return
+        finally:
+            self._over()
         with self._lock:
             if not self._left:
                 self._result.append(result)
@@ -48,14 +64,18 @@ class _Call(Generic[T]):
         return self._result[0]
 
 
-def within(seconds: float, act: Callable[[], T], drop: Callable[[T], None]) -> T:
+def within(seconds: float, act: Callable[[], T], drop: Callable[[T], None], first: First | None = None) -> T:
     """The result of `act`, run in its own thread; `drop` gets a result that arrives when nobody is waiting any more.
 
-    Raises TooSlow after `seconds`; the thread then ends whenever it ends, and blocks nothing.
+    Raises TooSlow after `seconds`, or when the first step has begun and is not done after its own seconds; the thread
+    then ends whenever it ends, and blocks nothing.
     """
-    call = _Call(act, drop)
+    call = _Call(act, drop, first.over.set if first is not None else lambda: None)
     call.thread.start()
     try:
+        if first is not None and not first.over.wait(min(first.seconds, seconds)) and first.began:
+            call.leave()
+            raise TooSlow
         call.thread.join(seconds)
     except BaseException:
         call.leave()

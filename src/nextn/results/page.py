@@ -12,6 +12,7 @@ from html import escape
 from pathlib import Path
 from typing import Any
 
+from ..printable import one_line
 from .sections import Section, TextTable
 
 _DATA = Path(__file__).with_name("page_data")
@@ -36,11 +37,15 @@ def contexts(n_ctx: int, n_ctx_train: int) -> list[int]:
 
 
 def page(sections: Sequence[Section]) -> bytes:
-    """The page as UTF-8; every string of a result is escaped."""
+    """The page as UTF-8.
+
+    Every string of a result is escaped: as HTML, and what a browser would not show as itself (control characters,
+    direction marks, invisible characters, lone surrogates) by its number, as on a terminal.
+    """
     scripts = [(_DATA / name).read_text(encoding="utf-8") for name in ("chart.umd.min.js", "page.js")]
     style = (_DATA / "page.css").read_text(encoding="utf-8")
     # "<" must not appear inside a script element, whatever a model's name contains.
-    sections = [replace(section, plots=tuple(map(_with_stops, section.plots))) for section in sections]
+    sections = [_shown(replace(section, plots=tuple(map(_with_stops, section.plots)))) for section in sections]
     data = json.dumps([section.plots for section in sections]).replace("<", "\\u003c")
     allowed = " ".join(_hash(script) for script in scripts)
     policy = f"default-src 'none'; script-src {allowed}; style-src {_hash(style)}; base-uri 'none'; form-action 'none'"
@@ -56,6 +61,32 @@ def page(sections: Sequence[Section]) -> bytes:
         f'<script type="application/json" id="results">{data}</script>{tags}</body></html>\n'
     )
     return text.encode("utf-8", "replace")
+
+
+def _shown(section: Section) -> Section:
+    """The section, its strings without anything that is not shown as itself."""
+    tables = [TextTable(one_line(one.caption), _line(one.head), tuple(map(_line, one.rows))) for one in section.tables]
+    return replace(
+        section,
+        title=one_line(section.title),
+        summary=_line(section.summary),
+        tables=tuple(tables),
+        plots=tuple(map(_plain, section.plots)),
+        commands=_line(section.commands),
+    )
+
+
+def _line(cells: Sequence[str]) -> tuple[str, ...]:
+    return tuple(map(one_line, cells))
+
+
+def _plain(value: Any) -> Any:
+    """A value of JSON with all strings, keys too, as `one_line` shows them."""
+    if isinstance(value, str):
+        return one_line(value)
+    if isinstance(value, dict):
+        return {one_line(key): _plain(inner) for key, inner in value.items()}
+    return [_plain(inner) for inner in value] if isinstance(value, list | tuple) else value
 
 
 def _hash(text: str) -> str:

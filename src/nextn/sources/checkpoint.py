@@ -10,7 +10,7 @@ import json
 import os
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 from operator import index
 from pathlib import Path
@@ -99,16 +99,28 @@ class Checkpoint:
     """A checkpoint folder; headers of safetensors files are read when their tensors are requested."""
 
     folder: Path
+    assumed: Mapping[str, Any] | None = field(default=None, kw_only=True)  # stands in for config.json where none is
+    files: tuple[str, ...] | None = field(default=None, kw_only=True)  # the only ones to read; None: all
 
     @cached_property
     def config(self) -> dict[str, Any]:
-        """config.json as it is."""
-        return read_json(self.folder / CONFIG)
+        """config.json as it is, or what is assumed of it."""
+        return read_json(self.folder / CONFIG) if self.assumed is None else dict(self.assumed)
 
     @cached_property
     def text_config(self) -> dict[str, Any]:
         """The language model's part."""
         return text_part(self.config)
+
+    @property
+    def place(self) -> Path:
+        """What to call it: the folder, or the one file that is read."""
+        return self.folder / self.files[0] if self.files is not None and len(self.files) == 1 else self.folder
+
+    @property
+    def stated(self) -> Mapping[str, Any]:
+        """The language model's part as far as config.json says it; empty where it was assumed."""
+        return self.text_config if self.assumed is None else {}
 
     @property
     def classes(self) -> tuple[str, ...]:
@@ -127,8 +139,11 @@ class Checkpoint:
     def weight_map(self) -> dict[str, str]:
         """Tensor name -> file name, from the index or from the headers of all files in the folder.
 
-        Files that the index does not name are read as well: blocks added by third parties come that way.
+        Files that the index does not name are read as well: blocks added by third parties come that way. They also
+        supply what the index says of a file that is not there: sets are renamed, and their index is not.
         """
+        if self.files is not None:
+            return {name: file for file in self.files for name in self._header(file)}
         listing = self.folder / INDEX
         if os.path.exists(listing):  # noqa: PTH110 - Path.exists may raise
             found = read_json(listing, MOST_INDEX).get("weight_map")
@@ -138,8 +153,9 @@ class Checkpoint:
                 if "/" in str(file) or "\\" in str(file) or str(file) in ("", ".", ".."):
                     raise FormatError(f"the index names a file outside the folder: '{file}'", path=listing)
             known = {str(name): str(file) for name, file in found.items()}
-            added = sorted({path.name for path in self.folder.glob("*.safetensors")} - set(known.values()))
-            return {**{name: file for file in added for name in self._header(file)}, **known}
+            there = {path.name for path in self.folder.glob("*.safetensors")}
+            more = {name: file for file in sorted(there - set(known.values())) for name in self._header(file)}
+            return {**more, **{name: file for name, file in known.items() if file in there or name not in more}}
         files = sorted(path.name for path in self.folder.glob("*.safetensors"))
         if not files:
             raise IncompleteModel(

@@ -57,17 +57,18 @@ def attach(
     embeddings and head, "as-is" to carry the trunk's. `expect`: the SHA-256 that the donor's block must have (see
     `fingerprint`), checked before anything is written. `qkv`: the form of q, k and v in the block's attention (in a
     bundle, also the trunk's), "split", "fused" or "as-trunk"; rows are moved without requantizing. `for_engine`: the
-    engines the file must work in, "llama.cpp", "ik" or "both"; names and types are chosen to suit, and if that is
-    impossible, the error says why. `duplicates`: "drop" drops the block's embeddings and heads when they duplicate
-    the model's (see `duplicates`). `limit_rate`: bytes per second from a server.
+    engines the file must work in, "llama.cpp", "ik" or "both", or a program, "lmstudio" or "ollama"; layout, names and
+    types are chosen to suit, and if that is impossible, the error says why. `duplicates`: "drop" drops the block's
+    embeddings and heads when they duplicate the model's (see `duplicates`). `limit_rate`: bytes per second from a
+    server.
 
     Raises DonorMismatch, BlockPresent, NoBlock, UnsupportedModel, QuantizeError, FormatError, IncompleteModel,
     OutputExists, NoSpace, StorageError, RemoteError, InPlaceRefused, ChangeUnfinished, UsageError; among the last,
     `sources.infer.Doubt` when several donors fit equally well.
     """
-    from ..diagnosis.renamed import find_renamed
     from ..layouts.attach import default_layout, plan_attach
     from ..layouts.options import AttachOptions
+    from ..layouts.programs import check_ollama
     from ..remote.opening import http_options, opened
 
     options = AttachOptions(
@@ -86,10 +87,11 @@ def attach(
                 f"{found.name}: a block is attached to local files only (a dry run reads the header of a remote one); "
                 "get the model with 'nextn pull', then attach."
             )
-        if (renamed := find_renamed(found.model)) is not None:
-            raise UnsupportedModel(f"{found.name}: {renamed.what.rstrip('.')}: {renamed.mend}.")
+        check_ollama(for_engine, found.model)
+        _refuse_renamed(found.name, found.model)
         if layout == IN_PLACE:
-            in_place.check_files([found.model.files[0].path], all_links=all_links)
+            first, instead = found.model.files[0].path, in_place.INSTEAD_OF_ATTACH
+            in_place.check_files([first], all_links=all_links, instead=instead)
             options = replace(options, room=in_place.room_for(found.model.entry, room_policy))
         why, n_before = None, 0
         if donor is None:
@@ -104,7 +106,8 @@ def attach(
 
             plan = _preceded(found.model, plan_place(found.model, assistant, options))
             return _noted(found.model, carry_out(plan, dry_run, progress), remember)
-        with open_block(donor, limit_rate) as source:
+        with open_block(donor, limit_rate, trunk=found.model) as source:
+            _refuse_renamed(donor, source.block.model)
             block, notes = source.to_write(duplicates)
             plan = _preceded(found.model, plan_attach(found.model, block, options).noted(notes))
             if plan.changes:
@@ -114,6 +117,14 @@ def attach(
             result = source.run(plan, expect=expect, why=why, dry_run=dry_run, progress=progress)
             result = replace(result, bytes_downloaded=result.bytes_downloaded + n_before + found.bytes_downloaded)
             return _noted(found.model, result, remember)
+
+
+def _refuse_renamed(name: str | Path, model: Model | None) -> None:
+    from ..diagnosis.renamed import find_renamed
+
+    renamed = None if model is None else find_renamed(model)
+    if renamed is not None:
+        raise UnsupportedModel(f"{name}: {renamed.what.rstrip('.')}: {renamed.mend}.")
 
 
 def _preceded(model: Model, plan: Plan) -> Plan:

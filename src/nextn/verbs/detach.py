@@ -50,7 +50,8 @@ def detach(
         changing.end_interrupted(model, dry_run=dry_run, say=say)
         opened = open_sound(model)
         plan = changing.named(layout.plan_detach(opened, changing.room_for(opened.entry)), opened)
-        changing.check_files([change.path for change in plan.changes], all_links=all_links)
+        paths = [change.path for change in plan.changes]
+        changing.check_files(paths, all_links=all_links, instead=changing.INSTEAD_OF_DETACH)
         if confirm is not None and not dry_run:
             confirm(plan)
         return carry_out(plan, dry_run, progress)

@@ -7,26 +7,35 @@ The original is never touched: a set gets a new first shard and links, a single 
 from __future__ import annotations
 
 import os
-from contextlib import ExitStack
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import TYPE_CHECKING
 
+from ..block.anatomy import Anatomy
 from ..block.from_gguf import block_from_model
 from ..block.model import Block
 from ..diagnosis.examine import HALVES, Diagnosis, check_source, diagnose, examine
 from ..diagnosis.finding import Finding
 from ..diagnosis.fix_plan import plan_fixed
 from ..diagnosis.patient import Patient
-from ..errors import EngineFailed, UsageError
-from ..gguf.files import Model, open_sound
+from ..errors import EngineFailed, NextnError, UsageError
+from ..gguf.files import Model, open_model, open_sound
+from ..gguf.known import ARCHITECTURE
 from ..gguf.types import parse_type_name
 from ..printable import printable
 from ..progress import Progress, Say
+from ..remote.address import parse_source
 from ..schemas.base import Documented, filled
 from ..schemas.doctor import DoctorDocument, Mended, SkippedCheck
 from ..shell import Command
+from ..sources.checkpoint import CONFIG
 from ..writing.execute import Outcome, check_outputs, execute
 from ..writing.plan import LinkMode, Plan
+
+if TYPE_CHECKING:
+    from ..donors.open_donor import OpenDonor
 
 
 @dataclass(frozen=True)
@@ -103,14 +112,13 @@ def doctor(
     Raises UsageError (`fix` with a remote model), what opening and attaching raise, and OutputExists, NoSpace,
     StorageError.
     """
-    from ..donors.open_donor import open_block
     from ..writing.result import link_mode
 
     mode = link_mode(link)
     if fix:
         check_source(model)
     with ExitStack() as stack:
-        source = None if donor is None else stack.enter_context(open_block(donor, limit_rate))
+        source = None if donor is None else stack.enter_context(_opened(donor, model, limit_rate))
         block = None if source is None else source.block
         target = None if trunk is None else open_sound(Path(trunk))
         before = _with_sidecars(examine(model, donor=block, trunk=target, limit_rate=limit_rate))
@@ -132,6 +140,26 @@ def doctor(
             source.remote.fetch(plan.ranges, progress)
         outcome = execute(plan, progress=progress)
     return DoctorResult(before, plan, outcome, examine(plan.sidecar or plan.entry, trunk=target), died)
+
+
+@contextmanager
+def _opened(donor: str | Path, model: str | Path, limit_rate: float | None) -> Iterator[OpenDonor]:
+    """The donor; where the model is here, it may leave out what the model tells, and hold only what that has lost."""
+    from ..donors.open_donor import open_block
+
+    place = parse_source(model)
+    patient = None
+    with suppress(NextnError):  # `examine` says what is wrong with it
+        if isinstance(place, Path) and not os.path.exists(place / CONFIG):  # noqa: PTH110 - Path.exists may raise
+            patient = open_model(place)
+    if patient is None or ARCHITECTURE not in patient.header.by_key:
+        with open_block(donor, limit_rate) as source:
+            yield source
+        return
+    seen = Anatomy.of(patient)
+    lacking = (*seen.could_be_blocks, *seen.unmarked, *seen.all_blocks)
+    with open_block(donor, limit_rate, trunk=patient, mending=lacking) as source:
+        yield source
 
 
 def _with_address(before: Diagnosis, place: Path, address: str) -> Diagnosis:
@@ -159,7 +187,6 @@ def _tried(
     before: Diagnosis, trunk: Model | None, engine: str, threads: int | None, say: Say | None
 ) -> Diagnosis:
     """The diagnosis, with an engine's verdict on eh_proj."""
-    from ..block.anatomy import Anatomy
     from ..measure.swapped_halves import try_halves
 
     if before.model is None or before.remote:

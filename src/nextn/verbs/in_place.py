@@ -17,6 +17,9 @@ from ..writing.ranges import grain_of
 from ..writing.recover import recover, unfinished
 from ..writing.system import explained
 
+INSTEAD_OF_ATTACH = "use --layout sidecar, shards or bundle, which write new files"
+INSTEAD_OF_DETACH = "use 'nextn detach' without --in-place, which writes a new file"
+
 Confirm = Callable[[Plan], None]
 """Called with the plan before a file is changed in place; raises to stop."""
 
@@ -36,11 +39,14 @@ def end_interrupted(path: str | Path, *, dry_run: bool, say: Say | None) -> None
         heard(say)(f"{done.journal}: the interrupted {done.verb or 'change'} was {done.what}")
 
 
-def check_files(paths: Sequence[Path], *, all_links: bool) -> None:
-    """Raise for files that must not be changed (links followed): InPlaceRefused, StorageError, UsageError."""
+def check_files(paths: Sequence[Path], *, all_links: bool, instead: str) -> None:
+    """Raise for files that must not be changed (links followed): InPlaceRefused, StorageError, UsageError.
+
+    `instead`: what the user can do, for the message.
+    """
     real = [path.resolve() for path in paths]
     for path in real:
-        check_own_file(path, all_links=all_links)
+        check_own_file(path, all_links=all_links, instead=instead)
     n_folders = len({path.parent for path in real})
     if n_folders > 1:
         raise UsageError(

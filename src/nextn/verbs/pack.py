@@ -82,7 +82,8 @@ def pack(
     with ExitStack() as stack:
         source = None
         if donor is not None or sidecar is not None:
-            source = stack.enter_context(open_block(donor if donor is not None else str(sidecar), limit_rate))
+            given, trunk = (donor if donor is not None else str(sidecar)), next(iter(opened), None)
+            source = stack.enter_context(open_block(given, limit_rate, trunk=trunk))
         block, notes = (None, []) if source is None else source.to_write(duplicates if donor is not None else KEEP)
         packed = plan_pack(opened, block, options)
         packed = replace(packed, plan=packed.plan.noted(notes))

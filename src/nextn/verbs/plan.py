@@ -68,7 +68,7 @@ def plan(
         beside = None if sidecar is None else open_sound(sidecar)
         notes: list[str] = []
         beside = beside or _found_sidecar(opened, notes)
-        block = stack.enter_context(_block(donor, beside))
+        block = stack.enter_context(_block(opened, donor, beside))
         setups = make_setups(opened, block, beside, scratch)
         found = _engine(not header_only, measure, notes)
         machine = this_machine(gpu_memory_bytes)
@@ -100,12 +100,14 @@ def _open(model: str | Path) -> Iterator[Model]:
 
 
 @contextmanager
-def _block(donor: str | Path | None, sidecar: Model | None) -> Iterator[Callable[[Model], Block]]:
+def _block(
+    model: Model, donor: str | Path | None, sidecar: Model | None
+) -> Iterator[Callable[[Model], Block]]:
     """How to get the block for a trunk: the donor's, the sidecar's, else the family's."""
     if donor is not None:
         from ..donors.open_donor import open_block
 
-        with open_block(donor) as source:
+        with open_block(donor, trunk=model) as source:
             yield lambda trunk: source.block
         return
     if sidecar is not None:

@@ -86,7 +86,10 @@ def serve(
     from ..inspection.model import inspect
 
     seen = inspect(model)
+    seen.model.check_whole()
     seen.model.check_known()
+    if sidecar is not None:
+        open_sound(sidecar)  # what is wrong with it is said before an engine is looked for
     if seen.shape in ("sidecar", "donor"):
         raise UsageError(
             f"{seen.model.entry}: this file holds only an MTP block; name the model that it belongs to"

@@ -18,6 +18,8 @@ import fcntl
 import json
 import os
 import secrets
+from collections import deque
+from collections.abc import Collection
 from dataclasses import astuple, dataclass, field
 from pathlib import Path
 
@@ -25,6 +27,9 @@ from ..errors import StorageError
 from ..workfile import At, Folder, NotOurs, Stamp, replaced
 from .leftovers import JOB_SUFFIX, SUFFIX, Mark, clean
 from .system import NO_HARD_LINKS, System, explain, explained, sync_folder, sync_open_folder, write_all
+
+FEW_FILES = 16  # fewer than this are synced one after the other
+_SYNC_THREADS = 16
 
 
 @dataclass
@@ -115,8 +120,25 @@ class Workspace:
         self._temps[at.path] = fd
         return at.path, fd
 
-    def sync(self, path: Path) -> None:
-        """fsync a temporary file."""
+    def sync(self, paths: Collection[Path]) -> None:
+        """fsync temporary files; returns when all of them are on disk.
+
+        Many are synced by several threads: a file system commits what it is asked for at the same time together. One
+        call for the whole file system (syncfs) would also wait for what other programs write.
+        """
+        if len(paths) < FEW_FILES:
+            for path in paths:
+                self._sync(path)
+            return
+        from concurrent.futures import ThreadPoolExecutor
+
+        pool = ThreadPoolExecutor(_SYNC_THREADS, "fsync")
+        try:
+            deque(pool.map(self._sync, paths), maxlen=0)
+        finally:
+            pool.shutdown(cancel_futures=True)
+
+    def _sync(self, path: Path) -> None:
         with explained(path, "write it to disk"):
             self.system.fsync(self._temps[path])
 
@@ -307,6 +329,6 @@ def write_file(path: Path, data: bytes, system: System | None = None) -> None:
     with Workspace(path.parent, system) as space:
         temp, fd = space.new_file(path.name)
         write_all(system, fd, data, 0, temp)
-        space.sync(temp)
+        space.sync([temp])
         space.publish(temp, path.name, len(data))
         space.finish()

@@ -50,6 +50,7 @@ class WritingRun:
     system: System
     progress: Progress | None
     n_threads: int
+    total: int  # bytes that will be written
     done: int = 0
     hashes: dict[str, str] = field(default_factory=dict)
     source_hash: hashlib._Hash = field(default_factory=hashlib.sha256)
@@ -58,7 +59,7 @@ class WritingRun:
         """Count bytes written, for progress."""
         self.done += n
         if self.progress is not None:
-            self.progress(self.done, self.plan.bytes_written)
+            self.progress(self.done, self.total)
 
 
 def check_outputs(plan: Plan, *, tidy: bool = True) -> None:
@@ -142,7 +143,7 @@ def execute(plan: Plan, *, progress: Progress | None = None, system: System | No
     n_new = sum(isinstance(out, NewFile) for out in plan.outputs)
     allow_open_files(n_new + len({where.path for where in plan.ranges}), plan.folder)
     with Reader(meter) as reader, Workspace(plan.folder, system) as space:
-        run = WritingRun(plan, reader, system, progress, min(os.cpu_count() or 1, 8))
+        run = WritingRun(plan, reader, system, progress, min(os.cpu_count() or 1, 8), plan.bytes_written)
         temps: dict[str, Path] = {}
         late: list[tuple[int, LateHeader, Path]] = []
         for out in plan.outputs:
@@ -154,8 +155,7 @@ def execute(plan: Plan, *, progress: Progress | None = None, system: System | No
             if len(data) != header.size_bytes:
                 raise AssertionError(f"a header of {len(data)} bytes was planned with {header.size_bytes}")
             write_all(system, fd, data, 0, path)
-        for path in temps.values():
-            space.sync(path)
+        space.sync(temps.values())
         reader.check_unchanged()
         if len(plan.outputs) > 1:
             space.announce(

@@ -15,12 +15,11 @@ from ..remote.cache import in_own_cache
 
 # Names that are hashes: blobs of the Hub's cache (git's SHA-1 or SHA-256), of ollama, of other stores.
 _HASH_NAME = re.compile(r"(?:sha(?:1|256|512)[-_:])?(?:[0-9a-f]{40}|[0-9a-f]{64}|[0-9a-f]{128})(?:\.gguf)?", re.I)
-_ELSEWHERE = "use --layout sidecar, shards or bundle, which write new files"
 _PATIENCE_S = 1.0  # for a process that only opens the file briefly
 
 
-def check_own_file(path: Path, *, all_links: bool, instead: str = _ELSEWHERE) -> None:
-    """Refuse a file (links followed) that is not exclusively this user's.
+def check_own_file(path: Path, *, all_links: bool, instead: str) -> None:
+    """Refuse a file (links followed) that is not exclusively this user's; `instead` ends the message.
 
     Raises InPlaceRefused, StorageError.
     """

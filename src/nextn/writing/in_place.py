@@ -30,16 +30,15 @@ from .guards import check_unused
 from .journal import FULL, NONE, SHIFTING, Bare, Journal, State, Verb
 from .plan import Change, Plan
 from .ranges import data_map
-from .recover import locked, unfinished
+from .recover import locked, unfinished_of
 from .restore import copy, make_unreadable, restore, sync, write_head
 from .system import System, explained, free_bytes
 
 
 def check_changes(plan: Plan) -> None:
     """Check everything that can be known before a file is changed. Raises NoSpace, ChangeUnfinished, StorageError."""
-    for change in plan.changes:
-        for found in unfinished(change.path):
-            raise ChangeUnfinished(found.sentence())
+    for found in unfinished_of([change.path for change in plan.changes]):
+        raise ChangeUnfinished(found.sentence())
     folder = plan.changes[0].path.parent
     need = SLACK_BYTES + journals.SPARE_BYTES + sum(
         max(change.size_with_block - change.size_bytes, 0) + len(change.bare_head) for change in plan.changes
@@ -60,7 +59,7 @@ def change_files(plan: Plan, *, progress: Progress | None = None, system: System
     check_changes(plan)
     meter = Meter()
     with Reader(meter) as reader, locked([change.path for change in plan.changes]) as fds:
-        run = WritingRun(plan, reader, system, progress, min(os.cpu_count() or 1, 8))
+        run = WritingRun(plan, reader, system, progress, min(os.cpu_count() or 1, 8), plan.bytes_written)
         for change, fd in zip(plan.changes, fds, strict=True):
             _check_planned(change, fd)
             check_unused(change.path, fd)

@@ -22,6 +22,7 @@ from pathlib import Path
 from typing import Any, Literal, TypeAlias, get_args
 
 from ..errors import StorageError
+from ..gguf.header import MAGIC as GGUF
 from ..workfile import At, Folder
 from .durable import write_file
 from .plan import Change, Tail
@@ -72,9 +73,16 @@ class State:
 
     @classmethod
     def from_json(cls, data: dict[str, Any]) -> State:
-        """The state in a record."""
-        spans = tuple((int(start), int(end)) for start, end in data["spans"])
-        return cls(str(data["room"]), bool(data["tail_saved"]), int(data["size_bytes"]), spans)
+        """The state in a record. Raises ValueError, TypeError and KeyError for what no run has written."""
+        spans = tuple((_size(start), _size(end)) for start, end in data["spans"])
+        at = 0
+        for start, end in spans:
+            if not at <= start < end:
+                raise ValueError("spans")
+            at = end
+        if data["room"] not in (NONE, SHIFTING, FULL) or type(data["tail_saved"]) is not bool:
+            raise ValueError("state")
+        return cls(data["room"], data["tail_saved"], _size(data["size_bytes"]), spans)
 
 
 @dataclass
@@ -113,6 +121,11 @@ def journal_name(name: str) -> str:
     """The name of the journal for a file."""
     short = os.fsdecode(os.fsencode(name)[-200:])  # room for what is added: most file systems allow 255 bytes
     return f".{short}{SUFFIX}"
+
+
+def file_name(journal: str) -> str:
+    """The name of the file that a journal of this name is for, if it has at most 200 bytes."""
+    return journal[1:].removesuffix(SUFFIX)
 
 
 def _record(payload: bytes) -> bytes:
@@ -196,22 +209,42 @@ def _parse(data: bytes, path: Path) -> tuple[Verb, tuple[Bare, ...], list[State]
             name = os.fsdecode(entry["name"].encode("latin-1"))
             if "/" in name or "\0" in name or name in ("", ".", ".."):
                 raise ValueError("name")
-            tail = None if entry["tail"] is None else Tail(*map(int, entry["tail"]))
-            size, room = int(entry["size_bytes"]), int(entry["room"])
-            files.append(Bare(name, int(entry["inode"]), size, heads[start:stop], room, tail))
+            files.append(_bare(name, heads[_size(start) : _size(stop)], entry))
             states.append(State.from_json(entry["state"]))
         verb: Verb = table["verb"]
-        if verb not in get_args(Verb):
+        if verb not in get_args(Verb) or not files:
             raise ValueError("verb")
         while (found := _payload(data, end)) is not None:
             note = json.loads(found[0])
-            states[int(note["file"])] = State.from_json(note)
+            states[_size(note["file"])] = State.from_json(note)
             end = found[1]
     except (ValueError, KeyError, TypeError, AttributeError, IndexError, RecursionError, struct.error) as error:
         raise StorageError(
             f"{path}: this journal was written by another version of nextn; recover the file with that version."
         ) from error
     return verb, tuple(files), states, end
+
+
+def _bare(name: str, head: bytes, entry: dict[str, Any]) -> Bare:
+    """A file's entry. Raises ValueError, TypeError and KeyError when it describes no file."""
+    size, tail = _size(entry["size_bytes"]), None
+    if entry["tail"] is not None:
+        tail = Tail(*map(_size, entry["tail"]))
+        if not len(head) <= tail.bare_at <= tail.bare_at + tail.size_bytes == size <= tail.block_at:
+            raise ValueError("tail")
+    if head[: len(GGUF)] != GGUF or len(head) > size:
+        raise ValueError("head")
+    inode = entry["inode"]
+    if type(inode) is not int:
+        raise ValueError("inode")
+    return Bare(name, inode, size, head, _size(entry["room"]), tail)
+
+
+def _size(value: Any) -> int:
+    """A size or an offset. Raises ValueError."""
+    if type(value) is not int or not 0 <= value < 1 << 63:
+        raise ValueError("size")
+    return value
 
 
 def _payload(data: bytes, at: int) -> tuple[bytes, int] | None:

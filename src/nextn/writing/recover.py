@@ -5,12 +5,13 @@ from __future__ import annotations
 import contextlib
 import fcntl
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
 from ..errors import InPlaceRefused, StorageError
+from ..gguf.files import split_shard_name
 from ..gguf.header import MAGIC
 from . import journal as journals
 from .guards import check_unused
@@ -75,7 +76,7 @@ def locked(paths: Sequence[Path], inodes: Sequence[int | None] | None = None) ->
             except OSError as error:
                 raise InPlaceRefused(
                     f"{path}: its file system does not support locks ({error.strerror}), so two runs could change it "
-                    "at once; use --layout sidecar, shards or bundle."
+                    "at once; attach with another --layout, or detach without --in-place: both write new files."
                 ) from error
         yield fds
     finally:
@@ -84,12 +85,23 @@ def locked(paths: Sequence[Path], inodes: Sequence[int | None] | None = None) ->
 
 
 def unfinished(path: Path) -> list[Unfinished]:
-    """The journals beside a file (links followed) or beside a folder's files; nothing is changed.
+    """The journals of a file (links followed), of the set that a shard belongs to, or of all files in a folder.
 
-    Journals that cannot be read are left out: their changes had not begun.
+    Nothing is changed. Journals that cannot be read are left out: their changes had not begun.
     """
-    real = path.resolve()
-    folder, name = (real, None) if real.is_dir() else (real.parent, real.name)
+    return _unfinished(*_looked_for(path))
+
+
+def unfinished_of(files: Sequence[Path]) -> list[Unfinished]:
+    """The journals of any of these files (links followed); each folder is looked through once."""
+    names: dict[Path, set[str]] = {}
+    for path in files:
+        real = path.resolve()
+        names.setdefault(real.parent, set()).add(real.name)
+    return [each for folder, some in names.items() for each in _unfinished(folder, some.__contains__)]
+
+
+def _unfinished(folder: Path, belongs: Callable[[str], bool]) -> list[Unfinished]:
     out = []
     try:
         found = journals.journals_in(folder)
@@ -101,10 +113,22 @@ def unfinished(path: Path) -> list[Unfinished]:
         except (TornJournal, OSError, StorageError):
             continue
         record.close()
-        if name is None or any(bare.name == name for bare in record.files):
+        if any(belongs(bare.name) for bare in record.files):
             files = tuple(folder / bare.name for bare in record.files)
             out.append(Unfinished(record.path, files, record.verb, _is_held(files[-1])))
     return out
+
+
+def _looked_for(path: Path) -> tuple[Path, Callable[[str], bool]]:
+    """The folder in which a path's journals are (links followed), and which file names in it belong to the path."""
+    real = path.resolve()
+    if real.is_dir():
+        return real, lambda name: True
+    own = split_shard_name(real.name)
+    if own is None:
+        return real.parent, real.name.__eq__
+    prefix, _, count = own
+    return real.parent, lambda name: name == real.name or (split_shard_name(name) or ())[::2] == (prefix, count)
 
 
 def _is_held(path: Path) -> bool:
@@ -125,14 +149,13 @@ def _is_held(path: Path) -> bool:
 
 
 def recover(path: Path, *, system: System | None = None, dry_run: bool = False) -> list[Recovered]:
-    """End the interrupted changes of a file (links followed), or of all files in a folder.
+    """End the interrupted changes of a file (links followed), of a shard's set, or of all files in a folder.
 
     An interrupted attach is undone, an interrupted detach finished. Raises StorageError (also while the run is still
     active, and for a file that is not the journal's), InPlaceRefused for a file in use.
     """
     system = system or System()
-    real = path.resolve()
-    folder, name = (real, None) if real.is_dir() else (real.parent, real.name)
+    folder, belongs = _looked_for(path)
     with explained(folder, "look for journals"):
         found = journals.journals_in(folder)
         if not dry_run:
@@ -144,11 +167,11 @@ def recover(path: Path, *, system: System | None = None, dry_run: bool = False) 
         except FileNotFoundError:
             continue
         except TornJournal:
-            if name is None or each == journals.journal_name(name):
+            if each == journals.journal_name(path.resolve().name) or belongs(journals.file_name(each)):
                 out += _drop_torn(folder, each, system, dry_run=dry_run)
             continue
         record.close()
-        if name is None or any(bare.name == name for bare in record.files):
+        if any(belongs(bare.name) for bare in record.files):
             out += _recover(folder, record, system, dry_run=dry_run)
     return out
 
@@ -177,7 +200,7 @@ def _drop_torn(folder: Path, name: str, system: System, *, dry_run: bool) -> lis
 
     Journals get their names only when complete, so only a failing disk leaves a torn one.
     """
-    path, file = folder / name, folder / name[1:].removesuffix(journals.SUFFIX)
+    path, file = folder / name, folder / journals.file_name(name)
     with explained(file, "read it"), file.open("rb") as data:
         if data.read(len(MAGIC)) != MAGIC:
             raise StorageError(
