@@ -14,7 +14,8 @@ import nextn
 from conftest import TRUNKS
 from make_tiny_checkpoints import safetensors_bytes
 from nextn.gguf.files import open_model
-from nextn.gguf.kv import KV, KVType, edit
+from nextn.gguf.kv import KV, KVType
+from nextn.gguf.kv_table import edit
 from tiny_drafts import config_of, make_draft
 from tiny_drafts import tensors_of as draft_tensors
 

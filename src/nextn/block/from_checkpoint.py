@@ -229,23 +229,18 @@ def _expert_numbers(names: dict[str, str], pattern: str) -> list[int]:
     return sorted(int(text) for text in inner if text.isdigit())
 
 
-<<<<<<< HEAD
 def refuse_draft(checkpoint: Checkpoint) -> None:
     """Raise UnsupportedModel for a draft that is a model of its own: it has no block."""
     kind = kind_of_config(checkpoint.classes, checkpoint.text_config)
     if kind is not None:
         raise UnsupportedModel(
-            f"{checkpoint.folder}: this is {kind.article} {kind.title} draft, a model of its own without an MTP block; "
+            f"{checkpoint.place}: this is {kind.article} {kind.title} draft, a model of its own without an MTP block; "
             "'nextn extract DRAFT --for-trunk MODEL.gguf' makes a sidecar of it."
         )
 
 
-def block_from_checkpoint(checkpoint: Checkpoint) -> Block:
-    """The block of a checkpoint folder.
-=======
 def block_from_checkpoint(checkpoint: Checkpoint, *, partial: bool = False) -> Block:
     """The block of a checkpoint folder; with `partial` also one that lacks some of its tensors.
->>>>>>> main
 
     Raises UnsupportedModel for an unknown class, NoBlock when the block's tensors are missing (whatever config.json
     says), FormatError for tensors that are damaged, missing or unknown.

@@ -33,16 +33,13 @@ def block_from_model(model: Model, mending: Collection[int] = ()) -> Block:
     seen = Anatomy.of(model)
     arch, layers = seen.arch, list(seen.blocks)
     refuse_other_use(arch, model.entry)
-<<<<<<< HEAD
     if arch in DRAFT_ARCHS:
         raise NoBlock(
             f"{model.entry}: this draft is a model of its own and has no MTP block; leave it beside its model, or name "
             "it with --sidecar."
         )
-=======
     if not layers and seen.layers.keys() <= set(mending):
         layers = sorted(seen.layers)
->>>>>>> main
     if not layers:
         more = f", though '{arch}.{KEY}' promises {seen.promised}: it was lost along the way" if seen.promised else ""
         raise NoBlock(f"{model.entry}: there is no MTP block in this model{more}.")

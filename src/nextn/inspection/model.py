@@ -8,12 +8,9 @@ from pathlib import Path
 
 from ..archs.others import ASSISTANTS
 from ..block.anatomy import Anatomy
-<<<<<<< HEAD
 from ..block.draft import Draft
-=======
 from ..compat import ENGINES
 from ..diagnosis.blocks import FOR_IK
->>>>>>> main
 from ..diagnosis.examine import Diagnosis, diagnose
 from ..diagnosis.finding import Finding
 from ..diagnosis.unpublished import NO_ENGINE
@@ -114,38 +111,27 @@ def inspection_of(model: Model, diagnosis: Diagnosis, *, neighbours: bool = True
         diagnosis = with_sidecars(diagnosis, answer)
     own_draft = Draft.of(model)
     hints = [*found, *hints_of(diagnosis)]
-<<<<<<< HEAD
     if seen.is_draft:
-        block_bytes = sum(sizes.values())
+        block_bytes = sum(types.values())
     if own_draft is not None:
         runs_on = engines.runs_draft(own_draft)
     elif seen.arch in ASSISTANTS:
-=======
-    if seen.arch in ASSISTANTS:
-        block_bytes = sum(types.values())
->>>>>>> main
         words = f"drafts with it beside a '{ASSISTANTS[seen.arch]}' model (-m MODEL -md this file; "
         runs_on = dict.fromkeys(("llama.cpp", "ik_llama.cpp"), f"{words}read in its source, not run)")
         hints.append(f"place it beside its model with 'nextn attach MODEL --from {shell(model.entry)}'")
     else:
         useless = NO_ENGINE if seen.family is not None else ""  # for other architectures there is nothing more to say
-<<<<<<< HEAD
-        stops = (each.entry.what for each in diagnosis.findings if each.severity == "error" or each.id == useless)
-        beside = answer.candidates[0].model if sidecars else None
-        drafting = None if beside is None else Draft.of(beside)
-        path = sidecars[0] if sidecars and drafting is None else None
-        runs_on = engines.runs_on(seen.arch, engines.layout_of(seen.shape, model), path, next(stops, ""))
-        if drafting is not None:
-            runs_on["llama.cpp"] = engines.beside(drafting)
-=======
         stops: dict[str, str] = {}
         for each in diagnosis.findings:
             if each.severity == "error" or each.id in (useless, FOR_IK):
                 for engine in ("llama.cpp",) if each.id == FOR_IK else ENGINES:
                     stops.setdefault(engine, each.entry.what)
-        beside = sidecars[0] if sidecars else None
-        runs_on = engines.runs_on(seen.arch, engines.layout_of(seen.shape, model), beside, stops)
->>>>>>> main
+        beside = answer.candidates[0].model if sidecars else None
+        drafting = None if beside is None else Draft.of(beside)
+        path = sidecars[0] if sidecars and drafting is None else None
+        runs_on = engines.runs_on(seen.arch, engines.layout_of(seen.shape, model), path, stops)
+        if drafting is not None:
+            runs_on["llama.cpp"] = engines.beside(drafting)
     return Inspection(
         model=model,
         architecture=model.architecture,

@@ -10,12 +10,8 @@ from ..errors import DonorMismatch, UsageError
 from ..gguf.files import Model
 from . import qkv
 from .assistant import check_assistant, is_assistant
-<<<<<<< HEAD
-from .donor_check import check_shapes, check_sizes, check_tokens, n_layer_trunk
-from .draft_fit import check_draft_fit
-=======
 from .donor_check import check_shapes, check_sizes, check_tokens, differences
->>>>>>> main
+from .draft_fit import check_draft_fit
 
 
 def check_beside(sidecar: Model, model: Model) -> list[str]:

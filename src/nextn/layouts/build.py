@@ -2,15 +2,10 @@
 
 from __future__ import annotations
 
-<<<<<<< HEAD
-import re
 import struct
-from collections.abc import Callable, Iterable, Mapping, Sequence
-=======
 from array import array
 from bisect import bisect_right
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
->>>>>>> main
 from dataclasses import dataclass, replace
 from itertools import chain
 from pathlib import Path

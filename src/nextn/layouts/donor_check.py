@@ -4,13 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 
-<<<<<<< HEAD
-from ..archs.base import Family, Rule, dimensions, missing, resolve_shape, same_shape, stops, surplus
+from ..archs.base import Family, dimensions, missing, resolve_shape, same_shape, stops, surplus
 from ..archs.drafts import ARCHS as DRAFT_ARCHS
 from ..archs.others import words_of
-=======
-from ..archs.base import Family, dimensions, missing, resolve_shape, same_shape, stops, surplus
->>>>>>> main
 from ..block.anatomy import Anatomy
 from ..block.model import Block
 from ..errors import BlockPresent, DonorMismatch, UnsupportedModel, UsageError

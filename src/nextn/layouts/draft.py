@@ -49,7 +49,7 @@ def plan_draft(draft: PublishedDraft, trunk: Model, options: ExtractOptions, *, 
     notes += check_draft_fit(Draft.published(draft, pairs), trunk)
     notes += check_tokens(block, trunk, f"{block.origin} does not fit {trunk.entry.name}")
     check_shapes(draft, pairs, len(layers), n_vocab)
-    parts = build.block_parts(block, 0, options.type, notes)
+    parts = build.block_parts(block, 0, options.type, notes, in_model=False)
     wanted = options.type or main_type_of(parts)
     hashed = tuple(part.info.name for part in parts)
     if draft.table is not None:
@@ -69,7 +69,7 @@ def plan_draft(draft: PublishedDraft, trunk: Model, options: ExtractOptions, *, 
     if kind.mark not in name:
         notes.append(f"'{kind.mark}' is not in {name}: llama.cpp's -hf does not find it; -md loads it")
     provenance = build.Provenance(block.donor_name, block.revision, hashed)
-    like = Header(3, (), (), 0, 0)
+    like = Header.blank()
     header = build.late_header(kvs, parts, like, provenance)
     segments = (header, *build.data_segments(parts, like.alignment, []))
     return Plan(
