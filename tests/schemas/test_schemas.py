@@ -48,6 +48,7 @@ def sample(name: str) -> dict[str, Any]:
     return found
 
 
+@pytest.mark.slow
 def test_every_key_means_what_it_meant(tmp_path: Path, hub: HubServer) -> None:
     folder = tmp_path.resolve()
     prepare(folder, DEMO, TRUNKS)

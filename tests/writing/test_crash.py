@@ -167,6 +167,7 @@ def test_a_kill_at_any_call_leaves_whole_files_or_none(bench: Bench, mode: str) 
     assert state(bench.inputs) == before
 
 
+@pytest.mark.slow
 def test_a_disk_that_dies_half_way_leaves_what_a_kill_leaves(bench: Bench) -> None:
     """Every call from number k on fails, those that clean up too."""
     before = state(bench.inputs)

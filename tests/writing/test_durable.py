@@ -142,6 +142,7 @@ def test_many_files_are_all_on_disk_before_the_first_has_its_name(tmp_path: Path
     assert inodes[-3:] == [folder, named[-1], folder]  # the folder, the entry's name, the folder
 
 
+@pytest.mark.slow
 def test_whatever_unsynced_writes_are_lost_no_unfinished_file_has_a_name(tmp_path: Path) -> None:
     """The power goes at any call, with a disk that loses and tears what was not synced."""
     out = tmp_path / "out"

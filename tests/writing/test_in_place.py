@@ -81,6 +81,7 @@ def test_an_error_or_ctrl_c_at_any_call_ends_with_the_old_or_the_new_file(case: 
     assert seen == {"old", "new"}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("mode", ["kill", "torn-kill"])
 def test_a_kill_at_any_call_ends_with_the_old_or_the_new_file_after_recover(case: Case, mode: str) -> None:
     seen = set()
@@ -123,6 +124,7 @@ def test_every_shard_leads_to_what_was_interrupted(cases: dict[str, Case]) -> No
     assert case.state() == "old"
 
 
+@pytest.mark.slow
 def test_a_kill_in_the_recovery_of_a_kill_is_recovered_too(case: Case) -> None:
     """The recovery is killed at its first call, then the next one at its second, and so on until one comes through."""
     n_nested = 0
@@ -142,6 +144,7 @@ def test_a_kill_in_the_recovery_of_a_kill_is_recovered_too(case: Case) -> None:
     assert n_nested > 10
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["attach before a tail", "detach before a tail"])
 def test_a_kill_at_every_call_of_a_recovery(cases: dict[str, Case], name: str) -> None:
     """From the same kills each time: those before, within and after the call that moves the data."""

@@ -143,6 +143,7 @@ def remounted(image: Path, folder: Path) -> None:
 REAL_DISKS = {"ext4": "64M", "xfs": "320M"}  # the smallest that mkfs makes
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["attach", "attach before a tail", "detach", "cut a block of a set"])
 @pytest.mark.parametrize("kind", REAL_DISKS)
 def test_a_power_cut_of_a_real_file_system_at_any_call(

@@ -64,6 +64,7 @@ def test_a_detach_gives_back_the_very_bytes(xfs: Path) -> None:
     assert model.read_bytes() == Q4.read_bytes()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", NAMES)
 def test_a_kill_at_any_call_ends_with_the_old_or_the_new_file(cases: dict[str, Case], name: str) -> None:
     """A move that is stopped is left half done, as a power cut leaves it."""

@@ -51,7 +51,7 @@ def column_size(type_id: int, ne: Sequence[int]) -> int:
     return UNKNOWN if size is None else size if size < LARGEST else LARGEST
 
 
-class Columns:
+class TensorColumns:
     """What is kept of each entry of a tensor table."""
 
     def __init__(self) -> None:
@@ -125,7 +125,7 @@ class TensorTable(Sequence[TensorInfo]):
     is in columns, one item per tensor.
     """
 
-    def __init__(self, buffer: Buffer, columns: Columns) -> None:
+    def __init__(self, buffer: Buffer, columns: TensorColumns) -> None:
         self._base = StoredNames(buffer, columns.starts)
         self._columns = columns
         self.offsets: Sequence[int] = columns.offsets  # relative to the data section
@@ -137,7 +137,7 @@ class TensorTable(Sequence[TensorInfo]):
         """A table of infos that were made one by one. Raises FormatError for sizes that no file can have."""
         if isinstance(infos, TensorTable):
             return infos
-        buffer, columns = bytearray(), Columns()
+        buffer, columns = bytearray(), TensorColumns()
         for info in infos:
             start = len(buffer)
             buffer += info.encode()
@@ -181,7 +181,7 @@ class TensorTable(Sequence[TensorInfo]):
 
     def rows(self, rows: Iterable[int]) -> TensorTable:
         """A table of some of the tensors, in the order of `rows`."""
-        chosen, own = Columns(), self._columns
+        chosen, own = TensorColumns(), self._columns
         for i in rows:
             chosen.add(own.starts[i], own.offsets[i], own.sizes[i], own.type_ids[i])
         return TensorTable(self._base.buffer, chosen)
@@ -194,7 +194,7 @@ class TensorTable(Sequence[TensorInfo]):
     def plus(self, infos: Iterable[TensorInfo]) -> TensorTable:
         """With further tensors at the end."""
         more = TensorTable.of(infos)
-        buffer, columns, start = b"".join((*self.pieces(), *more.pieces())), Columns(), 0
+        buffer, columns, start = b"".join((*self.pieces(), *more.pieces())), TensorColumns(), 0
         for own in (self._columns, more._columns):
             for offset, size, type_id in zip(own.offsets, own.sizes, own.type_ids, strict=True):
                 columns.add(start, offset, size, type_id)

@@ -17,8 +17,8 @@ from .header import (
     LARGEST,
     MAX_DIMS,
     TENSOR_TAILS,
-    Columns,
     Header,
+    TensorColumns,
     TensorTable,
     column_size,
     pad_to,
@@ -63,7 +63,7 @@ class HeaderParser:
         self._buffer: Buffer = b""
         self._pos = 0
         self._kvs = array("I")  # first byte of each pair
-        self._tensors = Columns()
+        self._tensors = TensorColumns()
         self._n_kv = self._n_tensors = -1
         self._version = 0
         self._alignment = DEFAULT_ALIGNMENT

@@ -9,7 +9,6 @@ Sources: RFC 9110 (14.2 Range, 15.3.7 206, 15.5.17 416, 10.2.3 Retry-After).
 
 from __future__ import annotations
 
-import os
 import random
 import threading
 import time
@@ -23,6 +22,7 @@ from huggingface_hub import constants, get_session
 from huggingface_hub.errors import OfflineModeIsEnabled
 
 from ..errors import RemoteError
+from .attempts import Again, NoContact, Stopped, contact_limit
 from .headers import (
     bare_etag,
     content_range,
@@ -39,7 +39,6 @@ from .within import First, TooSlow, within
 
 CHUNK_BYTES = 1 << 16
 MAX_REDIRECTS = 10
-CONTACT_S = 1.5  # a lost packet is sent again after 1 s; a person who has no network should not wait longer
 PROGRESS_BYTES = 1 << 18  # this much progress between two failures resets the failure count
 NOTE_BYTES = 1 << 20  # arrived bytes are noted at this interval
 RETRY_STATUS = frozenset({408, 425, 429, 500, 502, 503, 504, 520, 521, 522, 523, 524})
@@ -75,31 +74,6 @@ class Traffic:
         with self._lock:
             self.n_requests += n_requests
             self.bytes_received += bytes_received
-
-
-def contact_limit() -> float:
-    """Seconds for the first connection: CONTACT_S, or HF_HUB_ETAG_TIMEOUT where the user has set it."""
-    return float(constants.HF_HUB_ETAG_TIMEOUT) if os.environ.get("HF_HUB_ETAG_TIMEOUT") else CONTACT_S
-
-
-class NoContact(Exception):
-    """No server could be reached, and none was reached before."""
-
-    def __init__(self, where: str, error: Exception | None, waited_s: float) -> None:
-        super().__init__(where)
-        self.where, self.error, self.waited_s = where, error, waited_s
-
-
-class Again(Exception):
-    """Worth another attempt, after `wait_s` if the server asks for it."""
-
-    def __init__(self, reason: str, wait_s: float | None = None) -> None:
-        super().__init__(reason)
-        self.wait_s = wait_s
-
-
-class Stopped(Exception):
-    """Another stream failed."""
 
 
 class Fetcher:
