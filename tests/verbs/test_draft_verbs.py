@@ -19,7 +19,7 @@ from nextn.cli import main
 from nextn.discovery import llama_cpp_names
 from nextn.engines import LlamaServer, Xllamacpp
 from nextn.engines.options import ServerOptions
-from nextn.errors import EngineMissing, NoBlock, UnsupportedModel, UsageError
+from nextn.errors import BlockPresent, EngineMissing, NoBlock, UnsupportedModel, UsageError
 from nextn.gguf.files import open_model
 from nextn.measure.control import make_control
 from nextn.verbs.preset import preset_text
@@ -123,10 +123,26 @@ def test_what_has_no_block_to_take(tmp_path: Path) -> None:
     path = made("dspark", tmp_path)
     with pytest.raises(NoBlock, match="this draft is a model of its own and has no MTP block"):
         nextn.extract(path)
-    with pytest.raises(NoBlock, match="this draft is a model of its own and has no MTP block"):
-        nextn.attach(tmp_path / NAME, path)
+    with pytest.raises(UsageError, match="pack publishes MTP blocks, and this is a draft, a model of its own"):
+        nextn.pack([tmp_path / NAME], sidecar=path, out=tmp_path / "ready")
     with pytest.raises(UnsupportedModel, match="'dflash' is a DFlash or DSpark draft"):
         nextn.attach(path, CHECKPOINT)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_attach_places_it(kind: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    path = made(kind, tmp_path / "down").rename(tmp_path / "down" / "model-Q8_0.gguf")
+    model = target(tmp_path / "models")
+    assert main(["attach", str(model), "--from", str(path)]) == 0
+    said = capsys.readouterr()
+    placed = tmp_path / "models" / f"{KINDS[kind]}-tiny-qwen35-Q8_0.gguf"
+    assert said.out == f"{model}\n" and placed.samefile(path)
+    assert f"-md {placed} --spec-type draft-{KINDS[kind]}" in said.err and "placed, not converted" in said.err
+    with pytest.raises(BlockPresent, match="this draft is already beside the model"):
+        nextn.attach(model, placed)
+    other = as_architecture(model, tmp_path / "g.gguf", "gemma3")
+    with pytest.raises(UnsupportedModel, match="hands no layer inputs to a draft"):
+        nextn.attach(other, path)
 
 
 @pytest.mark.parametrize("kind", KINDS)

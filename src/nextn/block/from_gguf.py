@@ -35,8 +35,8 @@ def block_from_model(model: Model, mending: Collection[int] = ()) -> Block:
     refuse_other_use(arch, model.entry)
     if arch in DRAFT_ARCHS:
         raise NoBlock(
-            f"{model.entry}: this draft is a model of its own and has no MTP block; leave it beside its model, or name "
-            "it with --sidecar."
+            f"{model.entry}: this draft is a model of its own and has no MTP block; leave it beside its model, or put "
+            "it there with 'nextn attach MODEL --from' it."
         )
     if not layers and seen.layers.keys() <= set(mending):
         layers = sorted(seen.layers)

@@ -63,9 +63,8 @@ def plan_draft(draft: PublishedDraft, trunk: Model, options: ExtractOptions, *, 
     kvs = [
         *_general(draft, wanted.id), *pairs, *(kv for kv in tokenizer if kv.key not in known), *of_tokenizer
     ]
-    name = naming.split_quant(naming.plain_base(places.model_name(trunk)))[0]
     home = places.sidecar_folder(trunk) if local else Path.cwd()
-    folder, name = naming.resolve_output(options.out, home, f"{kind.mark}{name}-{wanted.label}.gguf")
+    folder, name = naming.resolve_output(options.out, home, naming.sidecar_name(trunk, wanted.label, kind.mark))
     if kind.mark not in name:
         notes.append(f"'{kind.mark}' is not in {name}: llama.cpp's -hf does not find it; -md loads it")
     provenance = build.Provenance(block.donor_name, block.revision, hashed)
