@@ -243,6 +243,7 @@ def test_what_plan_predicts_is_what_the_engine_takes(tmp_path: Path) -> None:
         for column in ("weights_bytes", "kv_cache_bytes", "recurrent_bytes"):
             said, real = row.prediction.sum(column), getattr(row.measured, column)
             assert abs(said - real) <= max(0.02 * real, 16 << 10), (kind, column)
+        assert abs(row.prediction.total_bytes - row.measured.total_bytes) <= 0.1 * row.measured.total_bytes, kind
 
 
 def test_a_width_is_told_from_the_header(tmp_path: Path) -> None:

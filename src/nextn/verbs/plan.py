@@ -7,6 +7,7 @@ from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
 from ..block.anatomy import Anatomy
+from ..block.draft import Draft
 from ..block.model import Block
 from ..discovery.sidecars import find_sidecars
 from ..engines.xllamacpp import Xllamacpp
@@ -184,8 +185,14 @@ class _Rows:
             return None
         assert setup.model is not None
         beside = None if setup.sidecar is None else setup.sidecar.entry
+        alone = setup.sidecar is not None and Draft.of(setup.sidecar) is not None
+        if alone:  # the engine makes the context of such a draft only beside a loaded model
+            notes.append("the draft's compute buffers follow from its header; the engine reports only the model's")
+            beside = None
         try:
-            return account(self.engine, setup.model.entry, beside, settings, mtp=setup.mtp, scratch=self.scratch)
+            return account(
+                self.engine, setup.model.entry, beside, settings, mtp=setup.mtp and not alone, scratch=self.scratch
+            )
         except NextnError as error:
             notes.append(f"from headers: {error}")
             return None
