@@ -77,6 +77,7 @@ def misfits(draft: Draft, trunk: Model) -> Iterator[Misfit]:
         )
 
 
+_MOST_LISTED = 16  # published drafts read up to 8 layers
 # What llama.cpp says of a layer that the target does not have: to DFlash and DSpark, to EAGLE-3.
 _ABORTS = (
     "GGML_ASSERT(lid <= model.hparams.n_layer()) failed' or 'layer input tensor is null",
@@ -85,7 +86,8 @@ _ABORTS = (
 
 
 def _listed(layers: tuple[int, ...] | None) -> str:
-    return ", ".join(map(str, layers or ()))
+    shown = list(map(str, (layers or ())[:_MOST_LISTED]))
+    return ", ".join([*shown, "..."] if len(layers or ()) > _MOST_LISTED else shown)
 
 
 def check_draft_fit(draft: Draft, trunk: Model, model: Model | None = None) -> list[str]:
