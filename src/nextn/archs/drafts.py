@@ -311,6 +311,7 @@ DSPARK = DraftKind(
 )
 KINDS = (EAGLE3, DFLASH, DSPARK)
 ARCHS = frozenset(kind.arch for kind in KINDS)
+OTHER_NAMES = {"dflash-draft": "dflash", "dspark": "dflash", "eagle3-draft": "eagle3"}  # that no engine knows
 MARKS = tuple(kind.mark for kind in KINDS)
 # Drafts that only llama.cpp's own converter makes.
 _ELSEWHERE = ("Gemma4DSparkModel", "DeepseekV4DSparkModel", "MuseGlimmerAssistantModel")

@@ -114,7 +114,7 @@ def _header(draft: Draft, seen: Anatomy, again: Help) -> Iterator[Finding]:
     if kind is DSPARK and draft.block_size is None:
         yield Finding(
             "draft-without-block-size", "error", "the DSpark draft does not say how many tokens it drafts at once.",
-            f"{kind.arch}.{BLOCK_SIZE}", "llama.cpp aborts: 'DSpark draft requires 'dflash.block_size''", again,
+            f"{kind.arch}.{BLOCK_SIZE}", f"llama.cpp aborts: 'DSpark draft requires '{kind.arch}.{BLOCK_SIZE}''", again,
         )  # fmt: skip
 
 

@@ -8,6 +8,7 @@ from functools import partial
 
 from ..archs import FAMILIES
 from ..archs.base import Family, missing
+from ..archs.drafts import OTHER_NAMES
 from ..archs.others import every_name
 from ..block.anatomy import Anatomy
 from ..block.model import MARK
@@ -18,8 +19,6 @@ from .finding import Finding
 from .patient import Patient, fix_command
 
 _ARCHITECTURE = "general.architecture"
-# Names that drafts had before llama.cpp knew them.
-_OF_DRAFTS = {"dflash-draft": "dflash", "dspark": "dflash", "eagle3-draft": "eagle3"}
 _MOST = 0.6  # share of the block's other tensors: where blocks differ from the trunk, not all are present
 _ALIKE = 0.6  # minimum similarity of names: excludes a model of another family that happens to have the same keys
 
@@ -29,8 +28,8 @@ def find_renamed(model: Model) -> Finding | None:
     arch = model.architecture
     if arch in FAMILIES or arch in every_name():
         return None
-    if arch in _OF_DRAFTS:
-        return _finding(model, arch, _OF_DRAFTS[arch])
+    if arch in OTHER_NAMES:
+        return _finding(model, arch, OTHER_NAMES[arch])
     keys, by_prefix = _keys_of(model, arch), ""
     if "block_count" not in keys:  # only the architecture's own name was changed
         by_prefix = next((name for name in FAMILIES if f"{name}.block_count" in model.header.by_key), "")

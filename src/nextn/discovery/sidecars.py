@@ -34,7 +34,7 @@ from .kept import kept_for
 # Names such as X-Q4_K_M-mtp and X.eagle3.
 _WORD = re.compile(r"(?:^|[^A-Za-z])(?:MTP|EAGLE-?3|DFlash|DSpark)(?:[^A-Za-z]|$)", re.IGNORECASE)
 _OWN_MARKS = re.compile(
-    r"^(?:mtp|eagle3|dflash|dspark)-|-MTP-donor(?=-|\Z)|-(?:MTP|EAGLE-?3|DFlash|DSpark)(?=-|\Z)", re.IGNORECASE
+    rf"^(?:{'|'.join(names.MARKS)})|-MTP-donor(?=-|\Z)|-(?:MTP|EAGLE-?3|DFlash|DSpark)(?=-|\Z)", re.IGNORECASE
 )
 _NO_SIDECARS = ("mmproj", "imatrix")
 _MTP_FOLDER = "mtp"  # in any letter case

@@ -17,7 +17,7 @@ from .donor_check import TOKENS, compare_tokens, n_layer_trunk
 
 
 @dataclass(frozen=True)
-class Misfit:
+class DraftMisfit:
     """One way in which a draft does not fit its target."""
 
     id: str
@@ -26,12 +26,12 @@ class Misfit:
     engine: str  # what llama.cpp does
 
 
-def misfits(draft: Draft, trunk: Model) -> Iterator[Misfit]:
+def misfits(draft: Draft, trunk: Model) -> Iterator[DraftMisfit]:
     """All ways in which `draft` does not fit `trunk`, by their headers; tokenizers are not compared."""
     arch, known = trunk.architecture, graphs()
     key = f"{draft.kind.arch}.{TARGET_LAYERS}"
     if known.has_taps(arch) is False:
-        yield Misfit(
+        yield DraftMisfit(
             "target-without-taps",
             f"the graph of '{arch}' hands no layer inputs to a draft",
             "general.architecture",
@@ -43,7 +43,7 @@ def misfits(draft: Draft, trunk: Model) -> Iterator[Misfit]:
     outside = [n for n in draft.target_layers or () if not 0 <= n <= last]
     if outside:
         shift = draft.kind is not EAGLE3 and outside == [n_layer]
-        yield Misfit(
+        yield DraftMisfit(
             "target-layers-out-of-range",
             f"it reads the inputs of layers {_listed(draft.target_layers)}, but the model has layers 0 to {n_layer - 1}"
             + (" (layers are counted one too high, or the draft is of a deeper model)" if shift else ""),
@@ -53,7 +53,7 @@ def misfits(draft: Draft, trunk: Model) -> Iterator[Misfit]:
     own = trunk.arch_int("embedding_length")
     if draft.target_width and own and draft.target_width != own:
         suffix = TARGET_WIDTH if draft.kind is EAGLE3 else "embedding_length"
-        yield Misfit(
+        yield DraftMisfit(
             "draft-wrong-width",
             f"it was made for a hidden size of {draft.target_width:,}, but the model's is {own:,}",
             f"{draft.kind.arch}.{suffix}",
@@ -61,7 +61,7 @@ def misfits(draft: Draft, trunk: Model) -> Iterator[Misfit]:
         )
     elif draft.width and own and draft.width != own and not (draft.own_embeddings and draft.n_head is not None):
         lacks = "output head" if draft.own_embeddings else "embeddings"
-        yield Misfit(
+        yield DraftMisfit(
             "draft-wrong-width",
             f"it has no {lacks} of its own, and its hidden size of {draft.width:,} does not fit the model's ({own:,})",
             "output.weight" if draft.own_embeddings else "token_embd.weight",
@@ -69,7 +69,7 @@ def misfits(draft: Draft, trunk: Model) -> Iterator[Misfit]:
         )
     theirs, ours = draft.n_vocab, tokens_of(trunk)
     if theirs and ours and theirs != ours:
-        yield Misfit(
+        yield DraftMisfit(
             "draft-wrong-tokenizer",
             f"it was made for a vocabulary of {theirs:,} tokens, but the model's has {ours:,}",
             TOKENS,
