@@ -174,7 +174,7 @@ def in_two(trunk: Path, folder: Path) -> Path:
         return entry
     folder.mkdir(parents=True, exist_ok=True)
     model = open_model(trunk)
-    parts = build.trunk_parts(model.files)
+    parts = tuple(build.trunk_parts(model.files))
     n_tensors = len(parts)
     entry.write_bytes(build_header(edit(model.kvs, put=metadata.split_kvs(0, 2, n_tensors)), []))
     header, _ = build.new_header(metadata.split_kvs(1, 2, n_tensors), parts, 3, model.header.alignment)

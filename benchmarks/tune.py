@@ -26,6 +26,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parent))
 import nextn
 from deep_model import make_deep_model
 from nextn.engines.base import Engine, Launch, Running
+from nextn.engines.batches import BatchTimer
 from nextn.engines.xllamacpp import Xllamacpp
 from nextn.measure.bench_report import ALL_TASKS, compare_setups, overall_tps, spread_figures
 from nextn.measure.bench_setup import machine
@@ -70,6 +71,10 @@ class Synthetic:
             rates = f"speculative.synth_rates={json.dumps(RATES[: launch.n_max])}"
             launch = replace(launch, extra_args=(*launch.extra_args, rates))
         return self.engine.start(launch)
+
+    def batches(self, launch: Launch) -> BatchTimer:
+        """See `Engine.batches`."""
+        return self.engine.batches(launch)
 
 
 @dataclass(frozen=True)

@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from .inspection.shard_set import SetInspection
     from .measure.bench_report import BenchReport
     from .measure.tune_report import TuneReport
+    from .measure.worth_report import WorthReport
     from .memory.memory_plan import MemoryPlan
     from .progress import Progress, Say
     from .publish.packing import PackResult
@@ -42,6 +43,7 @@ if TYPE_CHECKING:
     from .verbs.serve import Serving, serve
     from .verbs.tune import tune
     from .verbs.verify import Verdict, verify
+    from .verbs.worth import worth
     from .writing.result import DonorInfo, Result
 
 _HOMES = {
@@ -66,11 +68,13 @@ _HOMES = {
     "SetInspection": "inspection.shard_set",
     "TuneReport": "measure.tune_report",
     "Verdict": "verbs.verify",
+    "WorthReport": "measure.worth_report",
     **{
         verb: f"verbs.{verb}"
         for verb in (
             "assemble", "attach", "bench", "cache", "demo", "detach", "doctor", "explode", "extract", "inspect",
             "pack", "plan", "pull", "recover", "report", "serve", "tune", "verify",
+            "worth",
         )
     },
 }  # fmt: skip
@@ -96,6 +100,7 @@ __all__ = [
     "SetInspection",
     "TuneReport",
     "Verdict",
+    "WorthReport",
     "__version__",
     "assemble",
     "attach",
@@ -116,6 +121,7 @@ __all__ = [
     "serve",
     "tune",
     "verify",
+    "worth",
 ]
 
 

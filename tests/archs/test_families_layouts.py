@@ -30,6 +30,7 @@ def trunk_tensors(model: Model) -> dict[str, bytes]:
     return {name: stored(model, name) for name in model.tensors if name not in block_of(model)}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", WHOLE)
 def test_shards_sidecar_donor_file_and_bundle_hold_one_block(
     kind: str, family: Callable[[str], Path], tmp_path: Path

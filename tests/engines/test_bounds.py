@@ -136,6 +136,7 @@ def test_sizes_that_are_no_numbers_are_passed_over() -> None:
 # -- processes --------------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("what", ["b'spam ' * 13107 + b'\\n'", "b'x' * 65536"])
 def test_an_engine_that_spews_is_bounded_in_memory_and_on_disk(
     fake: Callable[..., LlamaServer], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, what: str
@@ -172,6 +173,7 @@ def test_an_engine_that_hangs_in_silence_is_ended(fake: Callable[..., LlamaServe
     caught.value.log.unlink()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "act",
     ["while time.monotonic() < end: pass", "while time.monotonic() < end: print('.', end='', flush=1); time.sleep(.1)"],

@@ -96,6 +96,7 @@ def test_every_verb_says_the_same(name: str, tmp_path: Path) -> None:
     assert re.search(words, answer) and str(path) in answer and "\n" not in answer
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("verb", VERBS)
 def test_a_set_that_was_joined_byte_by_byte(verb: str, tmp_path: Path) -> None:
     shards = split_gguf(Q4, tmp_path / "set", 3)

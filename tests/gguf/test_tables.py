@@ -160,6 +160,7 @@ def grown(make_data, n: int) -> tuple[int, int]:
     return peak - header.data_offset, held - header.data_offset
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("make_data", "most"),
     [

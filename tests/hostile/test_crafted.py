@@ -114,6 +114,7 @@ def test_each_tensor_with_any_axes(number: int, patients: list[Patient], tmp_pat
         assert spoil(patient, parts.encode(), tmp_path / "in", said, lambda n: dice.random() < 0.3, dice.random() < 0.2)
 
 
+@pytest.mark.slow
 @settings(max_examples=40, deadline=None, suppress_health_check=list(HealthCheck))
 @given(dice=st.randoms(use_true_random=False), number=st.integers(0, 7))
 def test_several_things_at_once(

@@ -140,6 +140,7 @@ LARGE = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="the peak of memory is read from Linux's /proc")
 @pytest.mark.parametrize("what", LARGE)
 def test_memory_stays_within_64_mb_beyond_the_header(what: str, tmp_path: Path) -> None:

@@ -58,6 +58,7 @@ def test_the_block_is_what_a_bundle_holds_and_the_trunk_is_as_it_was(here: Path)
     assert nextn.inspect(model).problems == ()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", ["plain", "padded", "tail", "long tail", "no padding at the end", "own keys"])
 @pytest.mark.parametrize("alignment", [32, 8192])
 def test_a_detach_gives_back_the_very_bytes(here: Path, kind: str, alignment: int) -> None:
@@ -328,6 +329,7 @@ def test_the_plan_of_a_detach_is_pure(here: Path) -> None:
     assert plan.change_steps and model.read_bytes() == before
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("field", ["size", "head", "tensors", "room", "dropped", "padding", "tail", "all"])
 def test_a_note_that_does_not_lead_back_is_not_followed(here: Path, field: str) -> None:
     """A header that was edited: the block is cut off all the same, and the trunk is whole."""

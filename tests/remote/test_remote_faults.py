@@ -71,6 +71,7 @@ def one_sentence(error: NextnError) -> str:
     return text
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "fault",
     [

@@ -59,6 +59,7 @@ def test_a_mistyped_path_is_no_repository(tmp_path: Path, monkeypatch: pytest.Mo
     assert parse_source("models/foo", maybe_local=False) == HubSource("models/foo", bare=True)
 
 
+@pytest.mark.slow
 def test_what_is_taken_for_a_repository_is_said_to_be(
     hub: HubServer, run_nextn: Callable[..., subprocess.CompletedProcess[str]], tmp_path: Path
 ) -> None:

@@ -34,6 +34,7 @@ HELP = "".join(
 HEADER_BYTES = 1 << 20
 N_VOCAB = 256
 TOKEN_S = 2e-5
+REQUEST_MS, BATCH_MS = 0.3, 0.5  # a batch of k tokens takes BATCH_MS * (1 + k), and a token 1 ms
 SHARES = (1.0, 0.5, 0.25)  # of the drafts at the 1st, 2nd, ... position that are accepted
 STAGES = ("start", "load", "answer")
 
@@ -137,6 +138,7 @@ class Answers:
         self.n_max = int(given.get("--spec-draft-n-max", 0)) if "--spec-type" in given else 0
         drafts_from = str(given.get("-md") or given["-m"])
         self.vain = any(word in drafts_from for word in ("shuffled", "control"))
+        self.held: list[int] = []
         self.tells = int(given.get("-lv", 3)) >= 4
 
     def complete(self, asked: dict[str, Any]) -> dict[str, Any] | str:
@@ -145,13 +147,19 @@ class Answers:
         tokens = list(prompt.encode()) if isinstance(prompt, str) else list(prompt)
         if len(tokens) > self.n_ctx:
             return f"request ({len(tokens)} tokens) exceeds the available context size ({self.n_ctx} tokens)"
+        n_cached = self._cached(tokens) if asked.get("cache_prompt") else 0
         n_prompt, most = len(tokens), min(asked["n_predict"], self.n_ctx - len(tokens))
         for _ in range(most):
             tokens.append(next_token(tokens))
         said = tokens[n_prompt:]
+        self.held = tokens[:-1]  # the last token has not been decoded
         time.sleep(TOKEN_S * most)
         drafted, accepted = self._draft(len(said))
-        timings = {"predicted_per_second": 1000.0, "prompt_per_second": 5000.0}
+        n_new = max(1, n_prompt - n_cached)
+        timings = {
+            "predicted_per_second": 1000.0, "prompt_per_second": 5000.0,
+            "prompt_n": n_new, "prompt_ms": REQUEST_MS + BATCH_MS * (1 + n_new),
+        }  # fmt: skip
         if self.n_max:
             timings |= {"draft_n": drafted, "draft_n_accepted": accepted}
         n_probs = asked.get("n_probs", 0)
@@ -166,6 +174,11 @@ class Answers:
             "timings": timings,
             **({"completion_probabilities": likely} if n_probs else {}),
         }
+
+    def _cached(self, prompt: list[int]) -> int:
+        """Tokens of a prompt that are in the cache."""
+        both = enumerate(zip(prompt, self.held, strict=False))
+        return next((at for at, (a, b) in both if a != b), min(len(prompt), len(self.held)))
 
     def _draft(self, n_tokens: int) -> tuple[int, int]:
         """Tokens drafted and accepted over an answer, which are logged as well."""

@@ -47,6 +47,20 @@ def test_picked_tensors_are_those_of_the_other_set(sets: tuple[Path, Path], tmp_
     jsonschema.validate(done.to_json(), SCHEMA)
 
 
+def test_a_recipe_names_tensors_whose_names_are_no_text(tmp_path: Path) -> None:
+    odd = tmp_path / "odd.gguf"
+    data = Q8.read_bytes()
+    assert data.count(b"blk.0.attn_norm.weight") == 1
+    odd.write_bytes(data.replace(b"blk.0.attn_norm.weight", b"blk.0.attn_norm.weigh\xff"))
+    done = nextn.assemble(Q4, picks=[f"{LAYER_0}weigh.={odd}"], out=tmp_path / "one.gguf")
+    recipe = tmp_path / "one.recipe.json"
+    assert "blk.0.attn_norm.weigh\\udcff" in {one["name"] for one in json.loads(recipe.read_text())["tensors"]}
+    again = nextn.assemble(recipe=recipe, out=tmp_path / "again" / "one.gguf")
+    assert again.entry.read_bytes() == done.entry.read_bytes() and not again.plan.notes
+    with pytest.raises(UsageError, match="no terminal shows"):
+        nextn.assemble(Q4, picks=[f"blk.0.attn_norm.weigh\udcff={odd}"], out=tmp_path / "two.gguf")
+
+
 def test_the_recipe_makes_it_again(sets: tuple[Path, Path], tmp_path: Path) -> None:
     q4, q8 = sets
     done = nextn.assemble(q4, picks=[f"{LAYER_0}={q8}"], out=tmp_path / "one.gguf")

@@ -174,6 +174,7 @@ def test_a_folder_that_cannot_be_written_to(bundle: Path, tmp_path: Path, shell:
 # -- no false alarms --------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", [*KINDS, "qwen35"])
 @pytest.mark.parametrize("block_type", [None, "q4_0", "q8_0", "bf16"])
 def test_healthy_models_have_no_findings(

@@ -86,6 +86,7 @@ def test_a_name_is_refused_as_entry_and_as_sidecar(hub: HubServer, refused: Call
         assert f": its name {NAMES[name]}" in said and "nothing was written" in said and said[:-1].isprintable()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "name", ["/etc/x.gguf", "../x.gguf", "a/../../x.gguf", "a//x.gguf", "a\\..\\x.gguf", "./x.gguf"]
 )
@@ -95,6 +96,7 @@ def test_a_path_that_leads_out_is_refused(hub: HubServer, refused: Callable[...,
     assert "the manifest is damaged" in refused()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "names", [("x.gguf", "X.gguf"), ("a/x.gguf", "b/x.gguf"), ("stra\u00dfe.gguf", "STRASSE.gguf"),
               ("\u00e9.gguf", "e\u0301.gguf")], ids=ascii,
@@ -129,6 +131,7 @@ CONTENT: dict[str, tuple[dict[str, bytes], str | None, str, str]] = {
 }  # fmt: skip
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("case", CONTENT)
 def test_content_that_is_not_what_was_promised(hub: HubServer, refused: Callable[..., str], case: str) -> None:
     files, sidecar, variant, words = CONTENT[case]
@@ -165,6 +168,7 @@ def shards(numbers: list[int], counts: list[int]) -> dict[str, bytes]:
     }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("numbers", "counts", "words"),
     [([0, 0], [2, 2], "name and its header disagree"), ([1, 0], [2, 2], "name and its header disagree"),

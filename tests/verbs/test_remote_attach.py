@@ -15,6 +15,7 @@ from conftest import CHECKPOINT, Q4
 REPO = "org/tiny"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("layout", ["bundle", "sidecar"])
 def test_a_block_from_a_repository_equals_the_local_one(layout: str, tmp_path: Path) -> None:
     local = nextn.attach(Q4, CHECKPOINT, layout=layout, out=tmp_path / "local")

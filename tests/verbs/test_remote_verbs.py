@@ -101,6 +101,7 @@ def test_a_remote_gguf_is_its_header(hub: HubServer, run: Run, tiny_models: Tiny
     assert bad.returncode == 10 and f"{hub.address('cdn')}/plain/x/bad.gguf" in bad.stderr and "own" not in bad.stderr
 
 
+@pytest.mark.slow
 def test_a_demanded_hash_is_compared_before_anything_is_written(hub: HubServer, run: Run, tmp_path: Path) -> None:
     hub.add_folder("org/tiny", CHECKPOINT)
     for donor in (str(CHECKPOINT), "hf:org/tiny"):

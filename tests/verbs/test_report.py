@@ -31,6 +31,8 @@ def sections(name: str = EVIL) -> list[Section]:
     other = [
         {"kind": "acceptance", "series": {name: [0.9, 0.8]}},
         {"kind": "speed", "bars": [{"name": name, "median": 9.0, "low": 8.0, "high": 10.0}]},
+        {"kind": "curve", "series": {name: [{"n_tokens": 1, "cost": 1.0}, {"n_tokens": 2, "cost": 1.4}]},
+         "pays": [{"n_tokens": 1, "cost": 1.0}, {"n_tokens": 2, "cost": 1.8}]},
         {"kind": "bytes", "files": [{"name": name, "ranges": [{"what": "linked", "size_bytes": 5}]}]},
     ]
     return [Section(name, (name,), (TextTable(name, (name,), ((name,),)),), (plan, *other), (name,))]
@@ -80,7 +82,7 @@ def test_sections_as_json(capsys: pytest.CaptureFixture[str]) -> None:
 def test_every_kind_that_is_read_has_its_section() -> None:
     from nextn.results.sections import _MAKERS
 
-    assert set(KINDS) == set(_MAKERS) and len(KINDS) == 10
+    assert set(KINDS) == set(_MAKERS) and len(KINDS) == 11
 
 
 def test_a_browser_draws_it(tmp_path: Path) -> None:

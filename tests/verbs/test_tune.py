@@ -11,6 +11,7 @@ from typing import Any
 
 import jsonschema
 import pytest
+from known_curve import KnownTimer
 
 import nextn
 from conftest import CHECKPOINT, Q4, ROOT, need
@@ -18,7 +19,7 @@ from nextn.cli import main
 from nextn.engines.base import Completion, Launch
 from nextn.engines.llama_server import LlamaServer
 from nextn.engines.xllamacpp import Xllamacpp
-from nextn.errors import EngineRefused, OutputExists, UsageError
+from nextn.errors import EngineFailed, EngineRefused, OutputExists, UsageError
 from nextn.gguf.files import open_model
 from nextn.measure.candidate_sidecars import Maker
 from nextn.measure.target import open_target
@@ -54,12 +55,15 @@ class FakeEngine:
 
     name, version = "fake", "1"
 
-    def __init__(self, speed: Speed) -> None:
-        self.speed, self.launches = speed, list[Launch]()
+    def __init__(self, speed: Speed, cost: Callable[[int], float] = lambda size: 0.9 + 0.1 * size) -> None:
+        self.speed, self.launches, self.cost = speed, list[Launch](), cost
 
     def start(self, launch: Launch) -> Any:
         self.launches.append(launch)
         return FakeRunning(self.speed(launch))
+
+    def batches(self, launch: Launch) -> KnownTimer:
+        return KnownTimer(self.cost)
 
 
 def head_type(launch: Launch) -> str:
@@ -161,6 +165,37 @@ def test_nothing_is_written_for_a_type_that_does_not_pay(bundle: Path) -> None:
     assert [Path(path).name for path in found["files"]] == ["tiny-MTP-Q8_0.tune.json"]
 
 
+def test_lengths_that_cannot_win_are_not_raced(bundle: Path) -> None:
+    engine = FakeEngine(mtp_wins, lambda size: 1.0 + 2.5 * (size > 1) if size < 4 else 1.5)
+    report = nextn.tune(bundle, engine=engine, threads=[1], head_types=[], types=[], p_min=[])
+    assert {launch.n_max for launch in engine.launches} == {0, 3, 4, 5, 6} and report.word == "mtp"
+    assert [note for note in report.notes if "was not raced" in note][1].startswith("n_max 2 was not raced: even a")
+    assert [one.outcome for one in report.candidates() if one.n_max in (1, 2)] == ["not tried", "not tried"]
+    jsonschema.validate(json.loads(json.dumps(report.to_json())), SCHEMA)
+
+
+def test_where_not_even_a_perfect_draft_pays_nothing_is_raced(bundle: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    engine = FakeEngine(mtp_wins, lambda size: 1.2 * size)
+    report = nextn.tune(bundle, engine=engine, threads=[1])
+    assert not engine.launches and (report.word, report.point.n_max if report.point else None) == ("off", 0)
+    assert report.sentence.startswith("Leave MTP off: even a perfect draft would reach 0.")
+    found = json.loads((bundle.parent / "tiny-MTP-Q8_0.tune.json").read_text())
+    jsonschema.validate(found, SCHEMA)
+    assert found["n_max"] == 0 and found["comparison"] is None and not found["runs"]
+    assert "Leave MTP off" in read_section(bundle.parent / "tiny-MTP-Q8_0.tune.json").summary[0]
+    assert nextn.tune(bundle, engine=engine, threads=[1], from_curve=False, out=bundle.parent / "x").word == "mtp"
+
+
+def test_without_a_curve_all_lengths_are_raced(bundle: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(self: FakeEngine, launch: Launch) -> KnownTimer:
+        raise EngineFailed("keeps no cache of prompts")
+
+    monkeypatch.setattr(FakeEngine, "batches", refuse)
+    found, engine = tuned(bundle, mtp_wins, n_max=[1, 2], types=[], head_types=[])
+    assert {launch.n_max for launch in engine.launches} == {0, 1, 2}
+    assert "all lengths were raced, since batches could not be timed: keeps no cache of prompts" in found["notes"]
+
+
 def test_a_refused_setting_is_passed_over(bundle: Path) -> None:
     def speed(launch: Launch) -> float:
         if launch.sidecar is not None:
@@ -243,7 +278,7 @@ def test_a_dry_run_starts_and_writes_nothing(bundle: Path, capsys: pytest.Captur
         (["--p-min", "1"], 2, "below 1"),
         (["--p-min", "x"], 2, "--p-min"),
         (["--types", "q9_9"], 2, "q9_9"),
-        (["--threads", "0"], 2, "0 threads"),
+        (["--threads", "0"], 2, "--threads is 0"),
         (["--threads", "4096"], 2, "CPUs that this process may use"),
         (["--budget", "soon"], 2, "--budget"),
         (["--from", str(CHECKPOINT)], 2, "there is a block already"),

@@ -97,6 +97,7 @@ def test_a_kill_at_any_call_ends_with_the_old_or_the_new_file_after_recover(case
     assert seen == {"old", "new"}
 
 
+@pytest.mark.slow
 def test_every_shard_leads_to_what_was_interrupted(cases: dict[str, Case]) -> None:
     """Whichever shard is named: inspect reports the journal, recover and the next change end it."""
     case = cases["attach to a set"]

@@ -221,6 +221,7 @@ IMPOSSIBLE: dict[str, dict[str, object]] = {
 }  # fmt: skip
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", IMPOSSIBLE)
 def test_a_journal_of_impossible_numbers_is_kept_and_not_followed(model: Path, name: str) -> None:
     """Nothing is changed on the way to finding that out."""

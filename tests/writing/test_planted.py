@@ -87,6 +87,7 @@ WORDS = dict.fromkeys(KINDS[:3], "symbolic link") | {
 # -- downloads --------------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("suffix", ["part", "extents"])
 @pytest.mark.parametrize("kind", [*KINDS, pytest.param("other user", marks=as_root)])
 def test_pull_into_a_folder_out_of_an_archive(
@@ -148,6 +149,7 @@ def test_after_removing_what_was_planted_the_download_works(
     assert listing(tmp_path / "out") == [NAME]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", [".model.safetensors.nextn-part", ".model.safetensors.nextn-extents"])
 @pytest.mark.parametrize("kind", KINDS)
 def test_a_donor_through_a_cache_that_was_filled(
@@ -161,6 +163,7 @@ def test_a_donor_through_a_cache_that_was_filled(
     assert not (tmp_path / "out").exists()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("at", ["hub", "hub/models--org--mtp", "hub/models--org--mtp/COMMIT",
                                 "hub/models--org--mtp/COMMIT/mtp"])  # fmt: skip
 def test_a_cache_with_a_folder_that_is_a_link(

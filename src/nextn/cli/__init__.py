@@ -31,6 +31,7 @@ VERBS = {
     "explode": "split a model into shards, down to one tensor per file",
     "assemble": "put shards together, with tensors from other quants",
     "verify": "prove on an engine that it works and the text is unchanged",
+    "worth": "show whether drafting can be faster on this machine",
     "plan": "show how much memory and disk space each setup needs",
     "bench": "time it with and without MTP",
     "tune": "find the fastest settings on this machine",

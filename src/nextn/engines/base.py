@@ -7,7 +7,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
-from typing import Protocol
+from typing import TYPE_CHECKING, Protocol
+
+if TYPE_CHECKING:
+    from nextn.engines.batches import BatchTimer
 
 _WAIT_POLICY = "OMP_WAIT_POLICY"  # OpenMP's
 
@@ -143,6 +146,9 @@ class Engine(Protocol):
         Raises EngineRefused (quoting its decisive line) when it exits before that, EngineFailed when it hangs or is
         killed by a signal, EngineMissing when the engine itself cannot be run.
         """
+
+    def batches(self, launch: Launch) -> BatchTimer:
+        """Load the model without MTP, to time batches of tokens. Raises as `start` does."""
 
 
 def refuse_parts(launch: Launch) -> None:

@@ -95,7 +95,8 @@ def configure(wheel: ModuleType, setup: dict[str, Any]) -> Any:
     return params
 
 
-def _stop(number: int, frame: FrameType | None) -> None:
+def on_stop(number: int, frame: FrameType | None) -> None:
+    """Ends the process cleanly: a signal handler."""
     raise SystemExit(0)
 
 
@@ -113,7 +114,7 @@ def main(argv: list[str]) -> int:
     server = xllamacpp.Server(configure(xllamacpp, json.loads(argv[0])))
     port = urlsplit(server.listening_address).port
     for number in (signal.SIGTERM, signal.SIGINT):
-        signal.signal(number, _stop)  # from here on shut down cleanly, so that the log gets its last lines
+        signal.signal(number, on_stop)  # from here on shut down cleanly, so that the log gets its last lines
     os.write(2, f"\nnextn: listening on port {port}\n".encode())
     try:
         threading.Event().wait()

@@ -38,6 +38,19 @@ class Client:
         Raises EngineFailed: the connection broke, no complete answer in `timeout_s` seconds, an endless one, a status
         other than 200 (the engine's message is its `line`), or not a JSON object.
         """
+        answer = self._json(path, payload)
+        if not isinstance(answer, dict):
+            raise EngineFailed("answered JSON that is not an object", line=str(answer)[:_QUOTE_CHARS])
+        return answer
+
+    def post_all(self, path: str, payload: Mapping[str, object]) -> list[dict[str, Any]]:
+        """The JSON objects returned for a `payload` of several prompts, one each. Raises as `post` does."""
+        answers = self._json(path, payload)
+        if not isinstance(answers, list) or not all(isinstance(one, dict) for one in answers):
+            raise EngineFailed("answered JSON that is not a list of objects", line=str(answers)[:_QUOTE_CHARS])
+        return answers
+
+    def _json(self, path: str, payload: Mapping[str, object]) -> Any:
         try:
             status, body = self._request("POST", path, json.dumps(payload).encode(), self.timeout_s)
         except TimeoutError as error:
@@ -48,13 +61,10 @@ class Client:
             line = _message(body)
             raise EngineFailed(f"answered HTTP {status}: {line}", line=line)
         try:
-            answer = json.loads(body)
+            return json.loads(body)
         except (ValueError, RecursionError) as error:
             line = body[:_QUOTE_CHARS].decode("utf-8", "replace")
             raise EngineFailed(f"answered something that is not JSON: {line!r}", line=line) from error
-        if not isinstance(answer, dict):
-            raise EngineFailed("answered JSON that is not an object", line=str(answer)[:_QUOTE_CHARS])
-        return answer
 
     def _request(self, method: str, path: str, body: bytes | None, timeout_s: float) -> tuple[int, bytes]:
         connection = http.client.HTTPConnection(LOOPBACK, self.port, timeout=timeout_s)

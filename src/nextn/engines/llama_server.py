@@ -16,6 +16,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from nextn.engines.base import Launch, refuse_parts
+from nextn.engines.batches import BatchTimer, server_batches
 from nextn.engines.deaths import explained, signal_of
 from nextn.engines.http import LOOPBACK
 from nextn.engines.options import ServerOptions
@@ -115,6 +116,10 @@ class LlamaServer:
                     raise
                 process.discard_log()
         raise AssertionError("unreachable")
+
+    def batches(self, launch: Launch) -> BatchTimer:
+        """See `Engine.batches`."""
+        return server_batches(self, launch, self.options.whole_prompts())
 
     def _arguments(self, launch: Launch, port: int) -> list[str]:
         args = ["-m", os.fspath(launch.model), "--host", LOOPBACK, "--port", str(port)]

@@ -81,6 +81,15 @@ class ServerOptions:
                 args += [option, f"{p_min:g}"]
         return args if sidecar is None else [*args, self.spelling("sidecar") or "-md", os.fspath(sidecar)]
 
+    def whole_prompts(self) -> list[str]:
+        """The options with which all new tokens of a prompt are one batch after those in the cache.
+
+        Otherwise a server decodes the last tokens of a prompt apart, so that it can save the state before them; and
+        without saved states, it keeps the cache of sliding windows only if that is as long as the context.
+        """
+        known = next((name for name in ("--ctx-checkpoints", "--swa-checkpoints") if self.has(name)), None)
+        return ([] if known is None else [known, "0"]) + (["--swa-full"] if self.has("--swa-full") else [])
+
     def quiet(self) -> list[str]:
         """The options for measuring: no warm-up, no web page, no cache, no fitting, a log that shows acceptance."""
         args = ["--no-warmup"] if self.has("--no-warmup") else []

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import math
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import Any, NoReturn
@@ -154,6 +155,49 @@ class RunningServer:
         except (KeyError, TypeError, ValueError) as error:
             self._fail(EngineFailed(f"answered a completion that cannot be read ({error!r})"))
 
+    def prompt_seconds(self, prompts: Sequence[Sequence[int]]) -> list[tuple[int, float]]:
+        """For prompts that are worked on together: the tokens decoded, without those in the cache, and their seconds.
+
+        Raises EngineFailed.
+        """
+        with self._readable():
+            return [
+                (int(one["timings"]["prompt_n"]), float(one["timings"]["prompt_ms"]) / 1000)
+                for one in self._continued(prompts, 1)
+            ]
+
+    def generated(self, prompts: Sequence[Sequence[int]], n_predict: int) -> list[tuple[list[int], float]]:
+        """For prompts that are continued together: the tokens generated, and the seconds of each after the first.
+
+        Raises EngineFailed.
+        """
+        with self._readable():
+            return [
+                ([int(token) for token in one["tokens"]], 1 / float(one["timings"]["predicted_per_second"]))
+                for one in self._continued(prompts, n_predict)
+            ]
+
+    def _continued(self, prompts: Sequence[Sequence[int]], n_predict: int) -> list[dict[str, Any]]:
+        alone = len(prompts) == 1
+        payload: dict[str, object] = {
+            "prompt": list(prompts[0]) if alone else [list(prompt) for prompt in prompts],
+            "n_predict": n_predict,
+            "temperature": 0.0,
+            "cache_prompt": True,
+            "return_tokens": True,
+            "ignore_eos": True,
+            "stream": False,
+        }
+        return [self._post("/completion", payload)] if alone else self._post_all("/completion", payload)
+
+    @contextlib.contextmanager
+    def _readable(self) -> Iterator[None]:
+        """Timings that cannot be read are a failure of the engine."""
+        try:
+            yield
+        except (KeyError, TypeError, ValueError, ZeroDivisionError) as error:
+            self._fail(EngineFailed(f"answered timings that cannot be read ({error!r})"))
+
     def _completion(self, answer: dict[str, Any], start: int) -> Completion:
         text = str(answer["content"])
         timings: dict[str, Any] = answer.get("timings") or {}
@@ -207,12 +251,22 @@ class RunningServer:
             time.sleep(0.01)
 
     def _post(self, path: str, payload: dict[str, object]) -> dict[str, Any]:
-        if self._stopped:
-            raise EngineFailed(f"{self._name} has been stopped")
+        self._raise_if_stopped()
         try:
             return self._client.post(path, payload)
         except EngineFailed as error:
             self._fail(error)
+
+    def _post_all(self, path: str, payload: dict[str, object]) -> list[dict[str, Any]]:
+        self._raise_if_stopped()
+        try:
+            return self._client.post_all(path, payload)
+        except EngineFailed as error:
+            self._fail(error)
+
+    def _raise_if_stopped(self) -> None:
+        if self._stopped:
+            raise EngineFailed(f"{self._name} has been stopped")
 
     def _fail(self, error: EngineFailed) -> NoReturn:
         """Raise what went wrong as one sentence: with the engine's decisive line if that is what it died of."""

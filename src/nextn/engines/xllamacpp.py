@@ -14,16 +14,18 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from nextn.engines.base import Launch, refuse_parts
+from nextn.engines.batches import N_SNAPSHOTS, BatchTimer, LibraryBatches, ServerBatches, server_batches
 from nextn.engines.deaths import explained, signal_of
 from nextn.engines.draft_type import spec_type
 from nextn.engines.process import EngineProcess
 from nextn.engines.ring import ask
 from nextn.engines.running import RunningServer
-from nextn.errors import EngineFailed, EngineMissing
+from nextn.errors import EngineFailed, EngineMissing, EngineRefused
 
 PACKAGE_ROOT = Path(__file__).resolve().parents[2]  # the folder that holds the nextn package
 _LISTENING = re.compile(r"^nextn: listening on port (\d+)$", re.MULTILINE)
 _PROBE_S = 60.0
+UNSUITABLE = "batches cannot be timed in this xllamacpp"  # how `engines.batch_child` says so
 _QUOTE_CHARS = 300
 
 
@@ -69,25 +71,31 @@ class Xllamacpp:
 
     def start(self, launch: Launch) -> RunningServer:
         """See `Engine.start`."""
+        return RunningServer(self.name, launch, self._process(launch, _child(self.python, _setup(launch))), _port)
+
+    def batches(self, launch: Launch, n_snapshots: int = N_SNAPSHOTS) -> BatchTimer:
+        """See `Engine.batches`: in the wheel's library; where that cannot be called, by its server's timings.
+
+        `n_snapshots`: of recurrent state, kept by batches of several tokens as MTP with that n_max keeps them.
+        """
+        command = [self.python, "-m", "nextn.engines.batch_child", _setup(launch, n_snapshots=n_snapshots)]
+        try:
+            return LibraryBatches(self.name, launch, self._process(launch, command), _port)
+        except EngineRefused as error:
+            if UNSUITABLE not in error.line:
+                raise
+            if error.log is not None:
+                error.log.unlink(missing_ok=True)
+            return self.server_batches(launch)
+
+    def server_batches(self, launch: Launch) -> ServerBatches:
+        """The same by the timings of the wheel's server. Raises what `start` raises."""
+        return server_batches(self, launch, ("n_ctx_checkpoints=0", "swa_full=true"))
+
+    def _process(self, launch: Launch, command: list[str]) -> EngineProcess:
         refuse_parts(launch)
-        setup = {
-            "model": os.fspath(launch.model.absolute()),
-            "sidecar": None if launch.sidecar is None else os.fspath(launch.sidecar.absolute()),
-            "kind": spec_type(launch.sidecar),
-            "n_max": launch.n_max,
-            "p_min": launch.p_min,
-            "n_ctx": launch.n_ctx * launch.slots,
-            "slots": launch.slots,
-            "threads": launch.threads,
-            "extra": list(launch.extra_args),
-        }
-        process = EngineProcess(
-            _child(self.python, json.dumps(setup)),
-            env={**_environment(), **launch.waiting()},
-            cwd=PACKAGE_ROOT,
-            log=_absolute(launch.log),
-        )
-        return RunningServer(self.name, launch, process, _port)
+        env = {**_environment(), **launch.waiting()}
+        return EngineProcess(command, env=env, cwd=PACKAGE_ROOT, log=_absolute(launch.log))
 
     def serving(
         self,
@@ -114,6 +122,23 @@ class Xllamacpp:
             "extra": list(extra),
         }
         return _child(self.python, json.dumps(setup))
+
+
+def _setup(launch: Launch, **more: object) -> str:
+    """A launch as `engines.child` and `engines.batch_child` read it."""
+    setup = {
+        "model": os.fspath(launch.model.absolute()),
+        "sidecar": None if launch.sidecar is None else os.fspath(launch.sidecar.absolute()),
+        "kind": spec_type(launch.sidecar),
+        "n_max": launch.n_max,
+        "p_min": launch.p_min,
+        "n_ctx": launch.n_ctx * launch.slots,
+        "slots": launch.slots,
+        "threads": launch.threads,
+        "extra": list(launch.extra_args),
+        **more,
+    }
+    return json.dumps(setup)
 
 
 def _absolute(path: Path | None) -> Path | None:

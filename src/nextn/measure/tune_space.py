@@ -93,6 +93,7 @@ class Space:
     threads: tuple[int | None, ...] = (None,)  # the first is that of the search
     separate_head: bool = True  # whether the head may have another type than the embeddings
     own: Artifact = AS_IS  # the types of the user's own file: equal ones are not made again
+    barred: tuple[int, ...] = ()  # lengths that cannot win, by the batch curve
 
     @property
     def off(self) -> Point:
@@ -107,7 +108,8 @@ class Space:
         """Lengths next to the best one that have not been tried."""
         if not self.neighbours:
             return []
-        return [replace(best, n_max=n) for n in (best.n_max - 1, best.n_max + 1) if n > 0 and n not in tried]
+        known = {*tried, *self.barred}
+        return [replace(best, n_max=n) for n in (best.n_max - 1, best.n_max + 1) if n > 0 and n not in known]
 
     def with_heads(self, best: Point) -> list[Point]:
         """Other types of the drafting head, with the embeddings in the same type."""

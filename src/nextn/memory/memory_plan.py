@@ -69,6 +69,7 @@ class MemoryPlan(Documented):
     publishing: Publishing | None
     notes: tuple[str, ...] = field(default=())
     name: str = ""  # what the user called the model
+    worth: str | None = None  # whether drafting can pay on this machine, if that was measured before
     engine_died: bool = False  # by a signal, while running a setup; the setup's notes name the signal
 
     def row(self, id: str) -> SetupCost:
@@ -139,6 +140,8 @@ def answers(plan: MemoryPlan) -> tuple[str, ...]:
             f"publishing with and without MTP takes {size(shared.separate_bytes)} as separate files and "
             f"{size(shared.shared_bytes or 0)} {how}"
         )
+    if plan.worth is not None:
+        out.append(plan.worth)
     return tuple(out)
 
 

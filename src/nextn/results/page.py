@@ -20,6 +20,7 @@ _WORDS = {
     "memory": "Memory by setup, stacked; the table below has the figures",
     "acceptance": "Acceptance by draft position; the table below has the figures",
     "speed": "Speed of each setup with its spread; the table below has the figures",
+    "curve": "Cost of batches, with the line below which a perfect draft pays; the table below has the figures",
     "bytes": "Byte ranges of each file: linked, copied, block, new; the table below has the figures",
 }
 

@@ -17,12 +17,13 @@ from ..schemas.serve import ServeDocument
 from ..schemas.timing import SetupComparison, SpreadFigures
 from ..schemas.tune import TuneDocument
 from ..schemas.verify import VerifyDocument
+from ..schemas.worth import CurvePoint, WorthDocument
 from ..schemas.written import WritingDocument
 from ..shell import shell
 from ..units import counted, size
 
 # Kinds that have a section, in the order in which sections are shown.
-KINDS = ("inspect", "doctor", "attach", "extract", "detach", "plan", "verify", "bench", "tune", "serve")
+KINDS = ("inspect", "doctor", "attach", "extract", "detach", "plan", "worth", "verify", "bench", "tune", "serve")
 
 
 @dataclass(frozen=True)
@@ -41,7 +42,7 @@ class Section:
     title: str
     summary: tuple[str, ...]
     tables: tuple[TextTable, ...] = ()
-    plots: tuple[dict[str, Any], ...] = ()  # of the page: {"kind": "memory", "acceptance", "speed" or "bytes", ...}
+    plots: tuple[dict[str, Any], ...] = ()  # of the page: {"kind": "memory", "acceptance", "speed", "bytes" or "curve"}
     commands: tuple[str, ...] = field(default=())  # lines for a POSIX shell
     rank: int = 0  # position on the page: smallest first, ties in the order given
 
@@ -249,6 +250,45 @@ def _bench(data: BenchDocument) -> Section:
     return Section(f"Speed: {_name(data.model)}", tuple(said), tuple(tables), tuple(plots))
 
 
+def _worth(data: WorthDocument) -> Section:
+    by_depth: dict[int, list[CurvePoint]] = {}
+    for point in data.curve:
+        by_depth.setdefault(point.depth, []).append(point)
+    rows = tuple(
+        (f"{depth:,}", str(one.n_tokens), f"{one.cost:.2f} ({one.low:.2f} to {one.high:.2f})")
+        for depth, points in by_depth.items()
+        for one in points
+    )
+    tables = [TextTable("Cost of a batch, in tokens with MTP off", ("context", "tokens", "cost (spread)"), rows)]
+    needs = tuple(
+        (n, f"{one.accepted_per_step:.2f}", "never" if one.per_position is None else _percent(one.per_position))
+        for n, one in data.break_even.items()
+    )
+    if needs:
+        tables.append(TextTable("Faster from", ("n_max", "accepted drafts per step", "per position"), needs))
+    best = tuple((_percent(float(rate)), str(one.n_max), f"{one.speedup:.2f}") for rate, one in data.best.items())
+    if best:
+        tables.append(TextTable("Best length", ("acceptance per position", "n_max", "times as fast"), best))
+    plots: tuple[dict[str, Any], ...] = ()
+    if by_depth:
+        series = {f"{depth:,} tokens of context": list(map(plain, points)) for depth, points in by_depth.items()}
+        plots = ({"kind": "curve", "series": series, "pays": _break_even_line(data)},)
+    said = [f"On this machine drafting {data.sentence}." if data.ceiling else data.sentence]
+    said += [f"{one.n_tokens} tokens cost less than {one.cheaper_than}" for one in data.kinks]
+    return Section(f"Worth: {_name(data.model)}", (*said, *data.notes), tuple(tables), plots)
+
+
+def _break_even_line(data: WorthDocument) -> list[dict[str, float]]:
+    """The most that a batch may cost if a perfect draft is to pay: its tokens, without what drafting them costs."""
+    draft = data.draft
+    sizes = sorted({one.n_tokens for one in data.curve})
+    if draft is None:
+        return []
+    state = data.tokens[0].state_cost if data.tokens else 0.0
+    most = {n: (n - (n - 1) * draft.per_token - draft.per_step - state) / (1 + draft.catch_up) for n in sizes}
+    return [{"n_tokens": n, "cost": 1.0 if n == 1 else round(cost, 4)} for n, cost in most.items()]
+
+
 def _ratio(one: SetupComparison) -> str:
     return "-" if one.ratio is None else f"{one.ratio:.2f} ({one.ratio_low or 0:.2f} to {one.ratio_high or 0:.2f})"
 
@@ -282,6 +322,7 @@ _MAKERS: dict[str, Callable[[Any], Section]] = {
     "extract": _written,
     "detach": _written,
     "plan": _plan,
+    "worth": _worth,
     "verify": _verify,
     "bench": _bench,
     "tune": _tune,

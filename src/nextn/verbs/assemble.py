@@ -10,6 +10,7 @@ import msgspec
 
 from ..errors import FormatError, StorageError, UsageError
 from ..layouts.assemble import Assembly, Pick, open_pieces, plan_assemble, with_recipe
+from ..printable import one_line
 from ..progress import Progress
 from ..schemas.recipe import RecipeDocument, RecipePick, RecipeTensor
 from ..version import __version__
@@ -57,7 +58,7 @@ def assemble(
             tool=f"nextn {__version__}",
             base=[_absolute(path) for path in named],
             picks=[RecipePick(pattern, [_absolute(path) for path in source]) for pattern, source in asked],
-            tensors=[RecipeTensor(one.name, one.type_name, _absolute(one.file.path)) for one in made.taken],
+            tensors=[RecipeTensor(one_line(one.name), one.type_name, _absolute(one.file.path)) for one in made.taken],
         )
         stem = made.plan.entry.name.removesuffix(".gguf").split("-00001-of-")[0]
         data = msgspec.json.format(msgspec.json.encode(document), indent=1) + b"\n"
@@ -80,6 +81,8 @@ def _pick(text: str) -> tuple[str, list[str | Path]]:
     pattern, equals, source = text.rpartition("=")
     if not equals or not pattern or not source:
         raise UsageError(f"--pick: '{text}' is not of the form REGEX=DIR, such as 'blk[.]0[.].*=other/'.")
+    if not pattern.isprintable():
+        raise UsageError(f"--pick: {pattern!r} holds characters that no terminal shows; use '.' for them.")
     return pattern, [Path(source).expanduser()]
 
 
@@ -99,7 +102,7 @@ def read_recipe(path: Path) -> RecipeDocument:
 def _compared(made: Assembly, before: RecipeDocument) -> Assembly:
     """The assembly, with a note on each difference from the recipe."""
     then = {one.name: one.type for one in before.tensors}
-    now = {one.name: one.type_name for one in made.taken}
+    now = {one_line(one.name): one.type_name for one in made.taken}
     notes = [f"the recipe took {then[name]} of '{name}', and now it is {now.get(name, 'missing')}"
              for name in then if now.get(name) != then[name]]  # fmt: skip
     notes += [f"'{name}' matches now, but did not when the recipe was written" for name in now if name not in then]

@@ -10,9 +10,11 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from ..errors import OutputExists, UsageError
+from ..engines.base import Launch
+from ..errors import EngineFailed, OutputExists, UsageError
 from ..gguf.types import parse_type_name
 from ..layouts import naming, places
+from ..measure.batch_curve import LEAST_PASSES, curve_at, time_curve
 from ..measure.bench_setup import context_for, machine
 from ..measure.candidate_sidecars import Maker
 from ..measure.engine_pool import Pool
@@ -20,10 +22,12 @@ from ..measure.patience import Patience
 from ..measure.target import MeasuredModel, open_target
 from ..measure.tasks import read_task, shipped_tasks
 from ..measure.timed_run import SHORT, Ask
+from ..measure.tune_bound import hopeless, perfect_draft, sizes_for
 from ..measure.tune_cpus import allowed_cpus, thread_counts
 from ..measure.tune_report import TuneReport, planned_runs
 from ..measure.tune_search import MAX_FINALISTS, Final, Search, Trial, passes_for, screen_asks
 from ..measure.tune_space import BLOCK_TYPES, EMBD_TYPES, HEAD_TYPES, N_MAX, P_MIN, Point, Space
+from ..measure.worth_bytes import head_share
 from ..progress import Say, heard
 from ..schemas.base import EngineName
 from ..shell import shell
@@ -35,6 +39,7 @@ if TYPE_CHECKING:
     from ..engines import EngineChoice
     from ..engines.base import Engine
 
+_CURVE_DEPTH = 128  # tokens in front of the batches that are timed first
 PATIENCE_S = 300.0  # total seconds that disturbances may cost
 
 
@@ -61,6 +66,7 @@ def tune(
     side_by_side: bool = True,
     out: str | Path | None = None,
     dry_run: bool = False,
+    from_curve: bool = True,
     say: Say | None = None,
 ) -> TuneReport:
     """Find the fastest way to run a model greedily on this machine; write the settings and, if needed, a sidecar.
@@ -68,7 +74,9 @@ def tune(
     `donor`: where the block of a model without one comes from. `n_max`, `p_min`, `types` (block), `head_types`,
     `embd_types` and `threads` narrow the search; an empty sequence leaves that setting alone. The search runs with the
     first of `threads`. `budget_s` limits the races, in seconds; the final runs may exceed it if they must. `out`: a
-    folder, or the sidecar's name. Nothing is written with `dry_run`, or if the machine was too busy for a result.
+    folder, or the sidecar's name. `from_curve`: batches of tokens are timed first, and lengths at which even a perfect
+    draft would be slower than MTP off are never raced; if all are, the answer is there in seconds. Nothing is written
+    with `dry_run`, or if the machine was too busy for a result.
 
     Raises UsageError, NoBlock, OutputExists, EngineMissing, EngineRefused, EngineFailed, and what opening and making
     files raises.
@@ -115,20 +123,32 @@ def tune(
         from ..engines import find_engine
 
         judge = find_engine(engine)
+        never: dict[int, float] = {}
+        if from_curve:
+            launch = Launch(target.model.entry, None, 0, context, space.threads[0], tuple(engine_args), timed=True)
+            never, why = _hopeless(judge, launch, target, space.n_max, patience_s, say)
+            notes += why
+        trials = {f"n_max {n}": Trial(Point(n, threads=space.threads[0]), outcome="not tried") for n in never}
+        able = tuple(n for n in space.n_max if n not in never)
         pool = stack.enter_context(Pool(judge, context, engine_args, asks[0].prompt, side_by_side=side_by_side))
         patience = Patience(pool, patience_s, say)
-        search = Search(space, maker, patience, asks, repeats=repeats, budget_s=budget_s, say=say)
-        final = search.run()
+        final: Final | None = None
+        if able:
+            raced = replace(space, n_max=able, barred=tuple(never))
+            search = Search(raced, maker, patience, asks, repeats=repeats, budget_s=budget_s, say=say)
+            final = search.run()
+            notes += search.notes
+            trials |= search.trials
         pool.drop_all()
-        found, file = _carry_out(final, maker, target, outputs)
+        found, file = _carry_out(final, maker, target, outputs) if able else (space.off, None)
     if patience.used_up:
         notes.append(f"disturbances took {patience.spent_s:.0f} s, after which disturbed runs were not repeated")
     if any(SHORT in run.disturbed for run in patience.runs):
         notes.append("some answers were too short to be timed")
     report = TuneReport(
         model=str(target.model.entry.absolute()),
-        word=final.word if final else "machine_busy",
-        sentence=_sentence(final, space),
+        word="off" if not able else final.word if final else "machine_busy",
+        sentence=_sentence(final, space) if able else _never(never),
         point=found,
         sidecar=None if file is None else str(file.absolute()),
         args=tuple(engine_args),
@@ -136,14 +156,14 @@ def tune(
         engine=EngineName(judge.name, judge.version),
         machine=machine(),
         settings=settings,
-        trials=list(search.trials.items()),
+        trials=list(trials.items()),
         runs=patience.runs,
         final_runs=[] if final is None else final.runs,
         n_planned=plan,
         wall_s=time.monotonic() - started,
         command=None if found is None else command_line(judge, target.model.entry, file, found, engine_args),
         files=(),
-        notes=[*notes, *search.notes],
+        notes=notes,
     )
     if found is None:
         return report
@@ -227,6 +247,35 @@ def _planned(space: Space, asks: Sequence[Ask], repeats: int | None) -> tuple[in
     counts += [extra + 2] if extra else []
     n_final = len(asks) * passes_for(MAX_FINALISTS, len(asks), repeats)
     return planned_runs(counts, len(screen_asks(asks)), n_final, MAX_FINALISTS)
+
+
+def _hopeless(
+    judge: Engine, launch: Launch, target: MeasuredModel, lengths: Sequence[int], patience_s: float, say: Say
+) -> tuple[dict[int, float], list[str]]:
+    """Lengths at which even a perfect draft is slower than MTP off, with the speed that it reaches; and notes."""
+    try:
+        run, all_outputs = time_curve(
+            judge, launch, [_CURVE_DEPTH], patience_s / 4, say, sizes=sizes_for(lengths), most_passes=LEAST_PASSES
+        )
+    except EngineFailed as error:
+        return {}, [f"all lengths were raced, since batches could not be timed: {error}"]
+    curve = curve_at(run.passes, _CURVE_DEPTH, None if all_outputs else head_share(target.model))
+    if curve is None:
+        return {}, ["all lengths were raced: the machine was too busy to time batches first"]
+    found = hopeless(perfect_draft(target.model, curve), lengths)
+    notes = [
+        f"n_max {n} was not raced: even a perfect draft would reach {speed:.2f} times the speed without MTP"
+        for n, speed in found.items()
+    ]
+    return found, notes
+
+
+def _never(reached: dict[int, float]) -> str:
+    best = max(reached, key=lambda n: reached[n])
+    return (
+        f"Leave MTP off: even a perfect draft would reach {reached[best]:.2f} times the speed without MTP (n_max "
+        f"{best}), by what batches of tokens cost here."
+    )
 
 
 def _carry_out(

@@ -99,6 +99,17 @@
         ],
       }, { indexAxis: "y", scales: { x: { beginAtZero: true, title: { display: true, text: "tokens per second" } }, y: {} } });
     },
+    curve(plot, holder, canvas) {
+      const line = (label, points, color, more) => ({
+        label, data: points.map((one) => ({ x: one.n_tokens, y: one.cost })), borderColor: color, backgroundColor: color, ...more,
+      });
+      const datasets = Object.entries(plot.series).map(([label, points], i) => line(label, points, COLORS[i % COLORS.length], { pointRadius: 5 }));
+      datasets.push(line("a perfect draft pays below", plot.pays, COLORS[5], { pointRadius: 0, borderDash: [6, 4] }));
+      draw(canvas, "line", { datasets }, { scales: {
+        x: { type: "linear", title: { display: true, text: "tokens in the batch" } },
+        y: { beginAtZero: true, title: { display: true, text: "cost, in tokens with MTP off" } },
+      } });
+    },
     bytes(plot, holder, canvas) {
       const datasets = [];
       plot.files.forEach((file, f) => file.ranges.forEach((range) => {
