@@ -212,6 +212,32 @@ def test_a_journal_of_a_later_version_is_kept(model: Path) -> None:
     assert path.exists() and model.read_bytes() == Q4.read_bytes()
 
 
+@pytest.mark.parametrize("kind", ["pipe", "link", "too large"])
+def test_a_strange_journal_of_another_file_stops_nothing(model: Path, kind: str) -> None:
+    path = model.with_name(journal.journal_name("other.gguf"))
+    if kind == "pipe":
+        os.mkfifo(path)
+    elif kind == "link":
+        path.symlink_to(model)
+    else:
+        path.touch()
+        os.truncate(path, journal.MAX_BYTES + 1)
+    assert recover(model) == []
+    with pytest.raises(StorageError, match=path.name):
+        recover(model.parent)
+    attach(model)
+    assert model.read_bytes() != Q4.read_bytes() and os.path.lexists(path)
+
+
+def test_a_link_to_itself_is_refused_in_one_sentence(tmp_path: Path) -> None:
+    loop = tmp_path / "loop.gguf"
+    loop.symlink_to(loop)
+    for run in (lambda: attach(loop), lambda: nextn.detach(loop, in_place=True)):
+        with pytest.raises(StorageError, match=r"loop\.gguf: cannot open it: Too many levels of symbolic links"):
+            run()
+    assert unfinished(loop) == [] == recover(loop)
+
+
 def large_journal(folder: Path, first: int, n_head: int) -> Path:
     """A sparse journal of `first` bytes of table and `n_head` of header, with a checksum that is not right."""
     bare = {"name": "m.gguf", "inode": 1, "size_bytes": n_head, "head": [0, n_head], "room": 0, "tail": None}

@@ -96,7 +96,7 @@ def unfinished_of(files: Sequence[Path]) -> list[Unfinished]:
     """The journals of any of these files (links followed); each folder is looked through once."""
     names: dict[Path, set[str]] = {}
     for path in files:
-        real = path.resolve()
+        real = Path(os.path.realpath(path))
         names.setdefault(real.parent, set()).add(real.name)
     return [each for folder, some in names.items() for each in _unfinished(folder, some.__contains__)]
 
@@ -120,7 +120,7 @@ def _unfinished(folder: Path, belongs: Callable[[str], bool]) -> list[Unfinished
 
 def _looked_for(path: Path) -> tuple[Path, Callable[[str], bool]]:
     """The folder in which a path's journals are (links followed), and which file names in it belong to the path."""
-    real = path.resolve()
+    real = Path(os.path.realpath(path))  # Path.resolve raises RuntimeError for a link to itself
     if real.is_dir():
         return real, lambda name: True
     own = split_shard_name(real.name)
@@ -155,6 +155,7 @@ def recover(path: Path, *, system: System | None = None, dry_run: bool = False) 
     """
     system = system or System()
     folder, belongs = _looked_for(path)
+    own = journals.journal_name(Path(os.path.realpath(path)).name)
     with explained(folder, "look for journals"):
         found = journals.journals_in(folder)
         if not dry_run:
@@ -166,8 +167,12 @@ def recover(path: Path, *, system: System | None = None, dry_run: bool = False) 
         except FileNotFoundError:
             continue
         except TornJournal:
-            if each == journals.journal_name(path.resolve().name) or belongs(journals.file_name(each)):
+            if each == own or belongs(journals.file_name(each)):
                 out += _drop_torn(folder, each, system, dry_run=dry_run)
+            continue
+        except StorageError:
+            if each == own or belongs(journals.file_name(each)):
+                raise
             continue
         if seen is not None:
             out += _recover(folder, seen, system, dry_run=dry_run)
