@@ -20,6 +20,7 @@ from ..printable import one_line
 from ..report.outlet import outlets
 from ..version import __version__
 from .common import examples
+from .streams import take_over
 
 VERBS = {
     "inspect": "show what is in a model and what would run it",
@@ -179,4 +180,5 @@ def _main(argv: list[str] | None) -> int:
 
 def entry_point() -> None:
     """The entry point of the installed command."""
+    take_over()
     sys.exit(main())
