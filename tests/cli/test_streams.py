@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import os
 import shlex
 import subprocess
 import sys
@@ -46,6 +47,17 @@ def test_an_error_that_nobody_can_read_keeps_its_exit_code(redirections: str, tm
 def test_a_result_that_cannot_be_printed_is_an_error(command: list[object], tmp_path: Path) -> None:
     assert run(">/dev/full 2>/dev/null", *command, cwd=tmp_path) == 22
     assert run(">/dev/full 2>/dev/full", *command, cwd=tmp_path) == 22
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("command", [["inspect", Q4], ["inspect", Q4, "--json"], ["--version"], ["--help"]])
+def test_a_reader_that_has_gone_is_no_error(command: list[object], tmp_path: Path) -> None:
+    reading, writing = os.pipe()
+    os.close(reading)
+    line = [sys.executable, "-m", "nextn", *map(str, command)]
+    done = subprocess.run(line, stdout=writing, stderr=subprocess.PIPE, cwd=tmp_path, check=False)
+    os.close(writing)
+    assert (done.returncode, done.stderr) == (0, b"")
 
 
 @pytest.mark.slow

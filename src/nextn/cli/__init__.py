@@ -157,7 +157,7 @@ def _main(argv: list[str] | None) -> int:
     except (KeyboardInterrupt, click.exceptions.Abort):
         print("nextn: interrupted; no incomplete file has a final name, and the inputs are untouched.", file=sys.stderr)
         return EXIT_INTERRUPTED
-    except BrokenPipeError:
+    except (BrokenPipeError, SystemExit):  # click makes the second of the first
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 0
     except MemoryError:
