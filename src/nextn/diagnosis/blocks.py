@@ -138,7 +138,7 @@ def _other_experts(seen: Anatomy) -> Iterator[Finding]:
     own = seen.model.arch_int("expert_count")
     for layer in seen.blocks if seen.has_trunk and own else ():
         found = seen.model.tensors.get(f"blk.{layer}.{ROUTER}")
-        if found is None or found[1].ne[-1] == own:
+        if found is None or len(found[1].ne) != 2 or found[1].ne[-1] == own:
             continue
         yield Finding(
             "block-with-other-experts",

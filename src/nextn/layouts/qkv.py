@@ -340,8 +340,20 @@ def _names(form: str) -> list[str]:
     return [f"{name}.{end}" for name in names for end in (*ENDINGS, *SIDES)]
 
 
+def _check_axes(there: Mapping[str, tuple[GGUFFile, TensorInfo]], where: Path) -> None:
+    """Raise QuantizeError for a matrix without two axes, or a bias without one."""
+    for name, (_, info) in there.items():
+        wanted = {"weight": 2, "bias": 1}.get(name.rpartition(".")[2])
+        if wanted is not None and len(info.ne) != wanted:
+            raise QuantizeError(
+                f"{where}: '{info.name}' has {len(info.ne)} axes instead of {wanted}, so q, k and v cannot be "
+                "joined or split; get the model again, or leave out --qkv."
+            )
+
+
 def _fuse_stored(model: Model, prefix: str, there: Mapping[str, tuple[GGUFFile, TensorInfo]]) -> list[Moved]:
     where = model.entry
+    _check_axes(there, where)
     for side in SIDES:
         if f"{PARTS[0]}.{side}" in there:
             raise QuantizeError(
@@ -365,6 +377,7 @@ def _fuse_stored(model: Model, prefix: str, there: Mapping[str, tuple[GGUFFile, 
 def _split_stored(
     model: Model, prefix: str, there: Mapping[str, tuple[GGUFFile, TensorInfo]], layer: int
 ) -> list[Moved]:
+    _check_axes(there, model.entry)
     file, weight = there[f"{WHOLE}.weight"]
     sizes = rows_of(model.arch_value, layer, weight.ne[1], model.entry)
     _no_parts(weight.type, (sizes.q, sizes.k, sizes.v), f"'{weight.name}'", model.entry)
