@@ -9,6 +9,7 @@ from functools import partial
 from ..archs.base import chosen_forms, missing, same_shape
 from ..archs.engines import IK_UP_TO
 from ..block.anatomy import Anatomy
+from ..block.from_gguf import block_from_model
 from ..block.model import DRAFT_HEAD, DRAFT_ROOTS, EMBED_TOKENS, Block, BlockTensor, split_name
 from ..gguf.files import Model
 from ..layouts.donor_check import ROUTER, misshapen
@@ -107,10 +108,21 @@ def _fused(seen: Anatomy, layer: int) -> Finding:
         "takes only two.",
         f"blk.{layer}.{_GATE_UP}",
         f"llama.cpp refuses to load it: 'tensor 'blk.{layer}.ffn_gate_exps.weight' not found'",
-        Advice.of(detach_command(seen), ", then attach the block from the checkpoint")
-        if seen.has_trunk
-        else Advice.of(attach_command("TRUNK", "--from", "CHECKPOINT"), " makes a sidecar that it takes"),
+        Advice.of(doctor_command(seen), " splits it, row by row"),
+        partial(_halved, layer=layer),
     )
+
+
+def _halved(patient: Patient, layer: int) -> Patient:
+    from ..layouts import build, experts
+
+    block = experts.split_experts(block_from_model(patient.model))
+    stem = f"blk.{layer}.{experts.BOTH}."
+    names = {f"blk.{layer}.{name}" for name in _GATE_AND_UP}
+    parts = build.block_parts(block, block.n_layer_trunk or 0, None, [], in_model=True)
+    gone = [name for name in patient.model.tensors if name.startswith(stem)]
+    added = (*patient.added, *(part for part in parts if part.info.name in names))
+    return replace(patient.without(gone), added=added)
 
 
 def _without(patient: Patient, names: list[str]) -> Patient:
