@@ -153,6 +153,15 @@ def _joined_by_hand(parts: Parts, folder: Path) -> Given:
     return Given(remade(model, folder / "Joined-MTP-BF16.gguf", [*trunk, *block]))
 
 
+def _other_heads(parts: Parts, folder: Path) -> Given:
+    out = []
+    for name, ne, type_id, data in tensors_of(parts.bundle):
+        if name == "blk.4.attn_k.weight":
+            ne, data = (ne[0], 2 * ne[1]), data + data
+        out.append((name, ne, type_id, data))
+    return Given(remade(parts.bundle, folder / "Foreign-MTP-Q4_K_M.gguf", out))
+
+
 TWINS = "Trunks that are not the donor's twin"
 _ALL = {"sidecar": "", "bundle": "", "shards": "", "in-place": ""}
 _ONLY_BESIDE = {"sidecar": "", "bundle": "a sidecar can", "shards": "a sidecar can", "in-place": "a sidecar can"}
@@ -372,6 +381,12 @@ WILD: tuple[Wild, ...] = (
         engine=REFUSES, without_mtp=REFUSES, attach=_ONLY_BESIDE,
     ),
     Wild(
+        TWINS, "another model's block", "a model with the block of one with other head counts, joined to it in one file",
+        "doctor says which tensor does not fit, and to attach another block; attach refuses it",
+        _other_heads, "bundled", ("block-with-other-shapes",), engine=REFUSES, without_mtp=REFUSES,
+        attach=dict.fromkeys(_ALL, "but the trunk needs"),
+    ),
+    Wild(
         FUSED, "fused in the block", "a model whose block has `ffn_gate_up_exps`", "is healthy, and moves as it is",
         _fused_block, "bundled", engine=DRAFTS, attach=_ALL,
     ),
@@ -390,8 +405,8 @@ WILD: tuple[Wild, ...] = (
     ),
     Wild(
         FUSED, "fused where the loader refuses it", "the same in a block of a family that has it in two (GLM-4.5)",
-        "doctor says that llama.cpp refuses the file, and to take the block from the checkpoint",
-        _fused_refused, "bundled", ("block-wants-split-experts",), engine=REFUSES, without_mtp=REFUSES,
+        "doctor says that llama.cpp refuses the file, and `--fix` splits it; attach splits it as well, byte for byte",
+        _fused_refused, "bundled", ("block-wants-split-experts",), engine=REFUSES, without_mtp=REFUSES, attach=_ALL,
     ),
     Wild(
         PACKED, "NVFP4 in a model", "a model whose block is in NVFP4, with `.scale` and `.input_scale`",

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 from hub_server import HubServer
-from remake import deepened, fused, in_nvfp4, pruned
+from remake import deepened, in_nvfp4, pruned
 from sick import rewrite
 from sicknesses import checked, ids
 from splitting import split_gguf
@@ -303,8 +303,3 @@ def test_sidecars_that_lack_something_are_ignored(parts: Parts, tmp_path: Path, 
         assert any(f"ignored {given.path.name}: " in note for note in serving.notes)
 
 
-def test_a_block_with_experts_as_one_tensor_is_named_where_it_is_refused(parts: Parts, tmp_path: Path) -> None:
-    layer = open_model(parts.glm_bundle).arch_int("block_count") - 1
-    path = fused(parts.glm_bundle, tmp_path / "Fused.gguf", [layer])
-    with pytest.raises(DonorMismatch, match=r"'ffn_gate_up_exps\.weight' that engines' loaders do not know"):
-        nextn.attach(parts.glm, path, layout="bundle", out=tmp_path / "no.gguf")

@@ -12,7 +12,7 @@ from ..block.anatomy import Anatomy
 from ..block.from_gguf import block_from_model
 from ..block.model import DRAFT_HEAD, DRAFT_ROOTS, EMBED_TOKENS, Block, BlockTensor, split_name
 from ..gguf.files import Model
-from ..layouts.donor_check import ROUTER, misshapen
+from ..layouts.donor_check import ROUTER, misshapen, times
 from ..layouts.factors import is_factor
 from ..layouts.metadata import PROVENANCE
 from .advice import Advice, Help
@@ -40,8 +40,9 @@ _SPLIT = ("attn_q.weight", "attn_k.weight", "attn_v.weight")
 def check_blocks(seen: Anatomy, donor: Block | None = None, trunk: Model | None = None) -> Iterator[Finding]:
     """Findings about the block's own tensors; `trunk` is the model that a sidecar belongs to."""
     yield from _extra_roots(seen)
-    yield from _factors(seen)
+    yield from check_factors(seen)
     yield from _other_experts(seen)
+    yield from _other_shapes(seen)
     family = seen.family
     if family is None or not seen.is_language_model:
         return
@@ -136,10 +137,10 @@ def _extra_roots(seen: Anatomy) -> Iterator[Finding]:
             yield Finding(
                 FOR_IK,
                 "warning",
-                f"'{name}' is a head for drafting that only ik_llama.cpp knows (8337e4cd).",
+                f"'{name}' is a head for drafting that only ik_llama.cpp knows (up to 8337e4cd).",
                 name,
-                "llama.cpp refuses to load it: 'wrong number of tensors'; ik_llama.cpp 8337e4cd accepts it for Qwen3.5 "
-                "and related models",
+                "llama.cpp refuses to load it: 'wrong number of tensors'; ik_llama.cpp up to 8337e4cd accepts it for "
+                "Qwen3.5 and related models",
                 Advice.of(doctor_command(seen), ", if llama.cpp is to load it"),
                 partial(_without, names=[name]),
             )
@@ -163,7 +164,34 @@ def _other_experts(seen: Anatomy) -> Iterator[Finding]:
         )  # fmt: skip
 
 
-def _factors(seen: Anatomy) -> Iterator[Finding]:
+def _other_shapes(seen: Anatomy) -> Iterator[Finding]:
+    """Tensors of a model's block that its header gives another shape: another model's block was joined to it."""
+    family = seen.family
+    if family is None or not seen.has_trunk:
+        return
+    for layer in seen.blocks:
+        there = seen.layers[layer]
+        router = seen.model.tensors.get(f"blk.{layer}.{ROUTER}")
+        n_expert = None if router is None else router[1].ne[-1]  # `_other_experts` says if it is not the model's
+        shapes = [(name, seen.model.tensors[f"blk.{layer}.{name}"][1].ne) for name in sorted(there)]
+        found = misshapen(shapes, seen.model, family, n_expert)
+        if not found:
+            continue
+        name, ne, wanted = found[0]
+        more = f", and {len(found) - 1} more do not fit either" if len(found) > 1 else ""
+        yield Finding(
+            "block-with-other-shapes",
+            "error",
+            f"the MTP block in layer {layer} is another model's: '{name}' is {times(ne)}, but the model needs "
+            f"{times(wanted)}{more}.",
+            f"blk.{layer}.{name}",
+            f"llama.cpp refuses to load it: 'tensor 'blk.{layer}.{name}' has wrong shape'",
+            Advice.of(detach_command(seen).more("-o", "TRUNK"), ", then attach a block that fits: ",
+                      attach_command("TRUNK", *donor_hint(seen))),
+        )  # fmt: skip
+
+
+def check_factors(seen: Anatomy) -> Iterator[Finding]:
     """Factors of NVFP4 in the block of a model, which only a model loaded with MTP can have."""
     names = [f"blk.{n}.{name}" for n in seen.blocks for name in sorted(seen.layers[n]) if is_factor(name)]
     if not names or not seen.has_trunk:

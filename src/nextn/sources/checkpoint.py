@@ -235,8 +235,8 @@ def _token_tables(path: Path) -> tuple[Any, Any]:
 def without_config(what: object) -> UsageError:
     """The error for a safetensors file, at a path or an address, that has no config.json beside it."""
     return UsageError(
-        f"{what}: there is no {CONFIG} beside it, so nothing says of which model these tensors are; a block in it takes "
-        f"the sizes of its trunk: {shell('nextn', 'attach', 'TRUNK', '--from', what)}"
+        f"{what}: there is no {CONFIG} beside it, so nothing says of which model these tensors are; a block in it "
+        f"takes the sizes of its trunk: {shell('nextn', 'attach', 'TRUNK', '--from', what)}"
     )
 
 
