@@ -381,7 +381,7 @@ WILD: tuple[Wild, ...] = (
         engine=REFUSES, without_mtp=REFUSES, attach=_ONLY_BESIDE,
     ),
     Wild(
-        TWINS, "another model's block", "a model with the block of one with other head counts, joined to it in one file",
+        TWINS, "another model's block", "a model and the block of one with other head counts, joined in one file",
         "doctor says which tensor does not fit, and to attach another block; attach refuses it",
         _other_heads, "bundled", ("block-with-other-shapes",), engine=REFUSES, without_mtp=REFUSES,
         attach=dict.fromkeys(_ALL, "but the trunk needs"),
