@@ -254,6 +254,28 @@ def _stale_index(parts: Parts, folder: Path) -> Given:
     return Given(checkpoint, trunk=copied(parts.q4, folder))
 
 
+def _merged(parts: Parts, folder: Path) -> Given:
+    checkpoint = Path(shutil.copytree(parts.checkpoint, folder / "merged"))
+    path = checkpoint / "model.safetensors"
+    data = path.read_bytes()
+    start = 8 + int.from_bytes(data[:8], "little")
+    table = {_in_layer(name): entry for name, entry in json.loads(data[8:start]).items()}
+    header = json.dumps(table).encode()
+    path.write_bytes(len(header).to_bytes(8, "little") + header + data[start:])
+    config = json.loads((checkpoint / "config.json").read_text())
+    config.pop("mtp_num_hidden_layers")
+    (checkpoint / "config.json").write_text(json.dumps(config))
+    return Given(checkpoint, trunk=copied(parts.q4, folder))
+
+
+def _in_layer(name: str) -> str:
+    for own, other in (("fc.", "eh_proj."), ("norm.", "shared_head.norm."), ("pre_fc_norm_embedding.", "enorm."),
+                       ("pre_fc_norm_hidden.", "hnorm."), ("layers.0.", "")):  # fmt: skip
+        if name.startswith(f"mtp.{own}"):
+            return name.replace(f"mtp.{own}", f"model.layers.4.{other}")
+    return name
+
+
 _LOST = "attn_output.weight"
 
 
@@ -448,6 +470,10 @@ WILD: tuple[Wild, ...] = (
     Wild(
         DONORS, "a stale index", "a checkpoint whose index names a file that now has another name",
         "finds the tensors in the file that is there", _stale_index, "checkpoint", attach=_ALL,
+    ),
+    Wild(
+        DONORS, "a merged checkpoint", "a merged checkpoint whose block became a layer after the trunk's, without its key",
+        "finds the block under these names", _merged, "checkpoint", attach=_ALL,
     ),
     Wild(
         DONORS, "one missing tensor", "a model whose block lost a tensor, and a GGUF with nothing but that tensor",

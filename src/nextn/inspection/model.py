@@ -120,6 +120,8 @@ def inspection_of(model: Model, diagnosis: Diagnosis, *, neighbours: bool = True
             if each.severity == "error" or each.id in (useless, FOR_IK):
                 for engine in ("llama.cpp",) if each.id == FOR_IK else ENGINES:
                     stops.setdefault(engine, each.entry.what)
+        for engine, words in engines.unread(model).items():
+            stops.setdefault(engine, words)
         beside = sidecars[0] if sidecars else None
         runs_on = engines.runs_on(seen.arch, engines.layout_of(seen.shape, model), beside, stops)
     return Inspection(
