@@ -472,7 +472,7 @@ WILD: tuple[Wild, ...] = (
         "finds the tensors in the file that is there", _stale_index, "checkpoint", attach=_ALL,
     ),
     Wild(
-        DONORS, "a merged checkpoint", "a merged checkpoint whose block became a layer after the trunk's, without its key",
+        DONORS, "a merged checkpoint", "a merged checkpoint whose block is a layer after the trunk's, the key lost",
         "finds the block under these names", _merged, "checkpoint", attach=_ALL,
     ),
     Wild(

@@ -43,8 +43,11 @@ ARRAY_TAIL = {"attention.recurrent_layers": False}
 # Some tools that merge a fine-tune save the block as one more layer, under the names that DeepSeek's blocks have;
 # llama.cpp's converter (b11549, conversion/qwen.py) gives the block these names itself.
 _IN_LAYER = {
-    "eh_proj.": "fc.", "enorm.": "pre_fc_norm_embedding.", "hnorm.": "pre_fc_norm_hidden.", "shared_head.norm.": "norm.",
-}  # fmt: skip
+    "eh_proj.": "fc.",
+    "enorm.": "pre_fc_norm_embedding.",
+    "hnorm.": "pre_fc_norm_hidden.",
+    "shared_head.norm.": "norm.",
+}
 LAYER_PREFIX = "model.layers."
 
 
