@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import struct
 from array import array
 from bisect import bisect_right
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -70,6 +71,12 @@ def converted(
     size = tensor_size(target.id, ne)
     assert size is not None and can_write(target)
     return Part(TensorInfo(name, ne, target.id, 0), size, Convert(name, rows, target, size, of_block))
+
+
+def new_floats(name: str, values: Sequence[float]) -> Part:
+    """A small F32 tensor that is computed, [n]."""
+    data = struct.pack(f"<{len(values)}f", *values)
+    return Part(TensorInfo(name, (len(values),), F32.id, 0), len(data), NewBytes(data))
 
 
 def from_trunk(name: str, file: GGUFFile, info: TensorInfo, wanted: TensorType | None, notes: list[str]) -> Part:
