@@ -174,7 +174,8 @@ def _other_shapes(seen: Anatomy) -> Iterator[Finding]:
         router = seen.model.tensors.get(f"blk.{layer}.{ROUTER}")
         n_expert = None if router is None else router[1].ne[-1]  # `_other_experts` says if it is not the model's
         shapes = [(name, seen.model.tensors[f"blk.{layer}.{name}"][1].ne) for name in sorted(there)]
-        found = misshapen(shapes, seen.model, family, n_expert)
+        wrong = misshapen(shapes, seen.model, family, n_expert)
+        found = [each for each in wrong if len(each[1]) == len(each[2])]  # another model's have as many axes
         if not found:
             continue
         name, ne, wanted = found[0]
