@@ -19,6 +19,7 @@ from ..archs.drafts import (
     kind_of,
 )
 from ..gguf.files import Model
+from ..gguf.known import ARCHITECTURE
 from ..gguf.kv import KV
 
 if TYPE_CHECKING:
@@ -58,7 +59,7 @@ class Draft:
     @classmethod
     def of(cls, model: Model) -> Draft | None:
         """From a GGUF; None for another kind of model."""
-        kind = kind_of(model.architecture, model.tensors)
+        kind = kind_of(model.header.get(ARCHITECTURE), model.tensors)
         if kind is None:
             return None
         tensors = {name: info for name, (_, info) in model.tensors.items()}
