@@ -98,6 +98,7 @@ def test_the_engine_takes_experts_as_one_tensor_or_not(
     else:
         with pytest.raises(EngineRefused, match=r"ffn_gate_exps\.weight' not found"):
             drafts(path)
+        assert drafts(nextn.attach(trunk_of(kind), path, layout="bundle", out=tmp_path / "split.gguf").entry)
 
 
 def deep(kind: str, folder: Path) -> Path:
