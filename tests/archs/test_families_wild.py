@@ -61,13 +61,18 @@ def test_experts_as_one_tensor_move_where_the_loader_takes_them(
     if path is None:
         assert not any("ffn_gate_exps" in rule.target for rule in _chosen(bundle))
         return
+    again = nextn.attach(trunk_of(kind), path, layout="bundle", out=tmp_path / "again.gguf")
+    made = open_model(again.entry)
     if open_model(path).architecture not in TAKES_ONE:
         assert ids(examine(path)) == ["block-wants-split-experts"]
-        with pytest.raises(DonorMismatch, match="ffn_gate_up_exps"):
-            nextn.attach(trunk_of(kind), path, layout="bundle", out=tmp_path / "no.gguf")
+        assert any("split into the two that the loader takes" in note for note in again.plan.notes)
+        mended = nextn.doctor(path, fix=True, out=tmp_path / "mended.gguf")
+        assert mended.after is not None and ids(mended.after) == []
+        whole = {name: stored(open_model(bundle), name) for name in open_model(bundle).tensors}
+        for split in (made, open_model(tmp_path / "mended.gguf")):
+            assert {name: stored(split, name) for name in split.tensors} == whole
         return
     assert ids(examine(path)) == []
-    made = open_model(nextn.attach(trunk_of(kind), path, layout="bundle", out=tmp_path / "again.gguf").entry)
     assert {name: stored(made, name) for name in made.tensors} == {
         name: stored(open_model(path), name) for name in open_model(path).tensors
     }
@@ -93,6 +98,7 @@ def test_the_engine_takes_experts_as_one_tensor_or_not(
     else:
         with pytest.raises(EngineRefused, match=r"ffn_gate_exps\.weight' not found"):
             drafts(path)
+        assert drafts(nextn.attach(trunk_of(kind), path, layout="bundle", out=tmp_path / "split.gguf").entry)
 
 
 def deep(kind: str, folder: Path) -> Path:

@@ -125,3 +125,14 @@ def _answer(path: Path) -> str | EngineRefused:
 def _drafted(path: Path) -> None:
     with find_engine(None).start(Launch(path, n_max=1, n_ctx=256, threads=1)) as running:
         running.complete("def read(self):\n", 4)
+
+
+def test_a_donor_that_only_names_suggest_is_called_a_guess(tmp_path: Path) -> None:
+    bare = promising(Q4, tmp_path / "Tiny-9B-Q4_K_M.gguf", counted=True)
+    guessed = examine(bare).problems[0]
+    assert "the metadata names no base model; a guess by its name is Qwen/" in guessed.what
+    assert "to get the block, by that guess: nextn attach" in guessed.mend
+    source = [("general.source.huggingface.repository", "str", "Qwen/Tiny-9B")]
+    named = examine(rewrite(bare, tmp_path / "Named-Q4_K_M.gguf", put=source)).problems[0]
+    assert "by its metadata, the base is Qwen/Tiny-9B (general.source.huggingface.repository names it)" in named.what
+    assert "guess" not in named.what + named.mend and "--from Qwen/Tiny-9B" in named.mend

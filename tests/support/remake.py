@@ -92,7 +92,7 @@ def fused(source: Path, target: Path, layers: Iterable[int]) -> Path:
     out: list[Tensor] = []
     for name, ne, type_id, data in all_tensors:
         text = str(name)
-        if not text.startswith(tuple(wanted)) or ("ffn_gate_exps" not in text and "ffn_up_exps" not in text):
+        if not text.startswith(tuple(wanted)) or not text.endswith(("ffn_gate_exps.weight", "ffn_up_exps.weight")):
             out.append((name, ne, type_id, data))
         elif "ffn_gate_exps" in text:
             up, size = ups[text.replace("ffn_gate_exps", "ffn_up_exps")], len(data) // ne[2]

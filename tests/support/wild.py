@@ -153,6 +153,15 @@ def _joined_by_hand(parts: Parts, folder: Path) -> Given:
     return Given(remade(model, folder / "Joined-MTP-BF16.gguf", [*trunk, *block]))
 
 
+def _other_heads(parts: Parts, folder: Path) -> Given:
+    out = []
+    for name, ne, type_id, data in tensors_of(parts.bundle):
+        if name == "blk.4.attn_k.weight":
+            ne, data = (ne[0], 2 * ne[1]), data + data
+        out.append((name, ne, type_id, data))
+    return Given(remade(parts.bundle, folder / "Foreign-MTP-Q4_K_M.gguf", out))
+
+
 TWINS = "Trunks that are not the donor's twin"
 _ALL = {"sidecar": "", "bundle": "", "shards": "", "in-place": ""}
 _ONLY_BESIDE = {"sidecar": "", "bundle": "a sidecar can", "shards": "a sidecar can", "in-place": "a sidecar can"}
@@ -243,6 +252,28 @@ def _stale_index(parts: Parts, folder: Path) -> Given:
     index = {"weight_map": dict.fromkeys(names, "model-00001-of-00002.safetensors")}
     (checkpoint / "model.safetensors.index.json").write_text(json.dumps(index))
     return Given(checkpoint, trunk=copied(parts.q4, folder))
+
+
+def _merged(parts: Parts, folder: Path) -> Given:
+    checkpoint = Path(shutil.copytree(parts.checkpoint, folder / "merged"))
+    path = checkpoint / "model.safetensors"
+    data = path.read_bytes()
+    start = 8 + int.from_bytes(data[:8], "little")
+    table = {_in_layer(name): entry for name, entry in json.loads(data[8:start]).items()}
+    header = json.dumps(table).encode()
+    path.write_bytes(len(header).to_bytes(8, "little") + header + data[start:])
+    config = json.loads((checkpoint / "config.json").read_text())
+    config.pop("mtp_num_hidden_layers")
+    (checkpoint / "config.json").write_text(json.dumps(config))
+    return Given(checkpoint, trunk=copied(parts.q4, folder))
+
+
+def _in_layer(name: str) -> str:
+    for own, other in (("fc.", "eh_proj."), ("norm.", "shared_head.norm."), ("pre_fc_norm_embedding.", "enorm."),
+                       ("pre_fc_norm_hidden.", "hnorm."), ("layers.0.", "")):  # fmt: skip
+        if name.startswith(f"mtp.{own}"):
+            return name.replace(f"mtp.{own}", f"model.layers.4.{other}")
+    return name
 
 
 _LOST = "attn_output.weight"
@@ -372,6 +403,12 @@ WILD: tuple[Wild, ...] = (
         engine=REFUSES, without_mtp=REFUSES, attach=_ONLY_BESIDE,
     ),
     Wild(
+        TWINS, "another model's block", "a model and the block of one with other head counts, joined in one file",
+        "doctor says which tensor does not fit, and to attach another block; attach refuses it",
+        _other_heads, "bundled", ("block-with-other-shapes",), engine=REFUSES, without_mtp=REFUSES,
+        attach=dict.fromkeys(_ALL, "but the trunk needs"),
+    ),
+    Wild(
         FUSED, "fused in the block", "a model whose block has `ffn_gate_up_exps`", "is healthy, and moves as it is",
         _fused_block, "bundled", engine=DRAFTS, attach=_ALL,
     ),
@@ -390,8 +427,8 @@ WILD: tuple[Wild, ...] = (
     ),
     Wild(
         FUSED, "fused where the loader refuses it", "the same in a block of a family that has it in two (GLM-4.5)",
-        "doctor says that llama.cpp refuses the file, and to take the block from the checkpoint",
-        _fused_refused, "bundled", ("block-wants-split-experts",), engine=REFUSES, without_mtp=REFUSES,
+        "doctor says that llama.cpp refuses the file, and `--fix` splits it; attach splits it as well, byte for byte",
+        _fused_refused, "bundled", ("block-wants-split-experts",), engine=REFUSES, without_mtp=REFUSES, attach=_ALL,
     ),
     Wild(
         PACKED, "NVFP4 in a model", "a model whose block is in NVFP4, with `.scale` and `.input_scale`",
@@ -433,6 +470,10 @@ WILD: tuple[Wild, ...] = (
     Wild(
         DONORS, "a stale index", "a checkpoint whose index names a file that now has another name",
         "finds the tensors in the file that is there", _stale_index, "checkpoint", attach=_ALL,
+    ),
+    Wild(
+        DONORS, "a merged checkpoint", "a merged checkpoint whose block is a layer after the trunk's, the key lost",
+        "finds the block under these names", _merged, "checkpoint", attach=_ALL,
     ),
     Wild(
         DONORS, "one missing tensor", "a model whose block lost a tensor, and a GGUF with nothing but that tensor",

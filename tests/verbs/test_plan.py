@@ -14,7 +14,7 @@ import jsonschema
 import pytest
 
 import nextn
-from conftest import CHECKPOINT, DATA, Q4, ROOT, TRUNKS, need
+from conftest import CHECKPOINT, DATA, Q4, ROOT, TRUNKS, TinyModels, need
 from nextn.cli import main
 from nextn.errors import UsageError
 from nextn.gguf.files import open_model
@@ -288,3 +288,25 @@ def test_cache_types() -> None:
     with pytest.raises(UsageError):
         kv_types("")
 
+
+
+@pytest.mark.parametrize(
+    ("program", "not_possible", "words"),
+    [
+        ("lmstudio", {"sidecar"}, "LM Studio takes no block in a file of its own"),
+        ("ollama", {"bundled_off", "bundled_on", "sidecar", "shards"}, "there is nothing to write for ollama"),
+        ("ik", {"sidecar"}, "ik_llama.cpp refuses a sidecar of 'qwen35' up to"),
+        ("llama.cpp", set(), ""),
+    ],
+)
+def test_only_setups_that_a_program_takes(program: str, not_possible: set[str], words: str) -> None:
+    found = nextn.plan(Q4, donor=CHECKPOINT, header_only=True, for_engine=program).to_json()
+    barred = {setup["id"]: setup["why_not"] for setup in found["setups"] if not setup["available"]}
+    assert barred.keys() == not_possible
+    assert all(words in why for why in barred.values())
+
+
+def test_a_bundle_that_is_there_is_of_no_use_to_ollama(tiny_models: TinyModels) -> None:
+    found = nextn.plan(tiny_models.bundled, header_only=True, for_engine="ollama").to_json()
+    assert {setup["id"] for setup in found["setups"] if setup["available"]} == {"no_mtp"}
+    assert "nextn detach" in found["setups"][1]["why_not"]

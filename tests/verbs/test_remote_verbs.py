@@ -13,6 +13,7 @@ import jsonschema
 import pytest
 from hub_server import HubServer
 
+import nextn
 from conftest import CHECKPOINT, Q4, ROOT, TinyModels
 
 Run = Callable[..., subprocess.CompletedProcess[str]]
@@ -131,3 +132,21 @@ def test_a_pack_takes_its_block_from_a_server(hub: HubServer, run: Run, tmp_path
     data_of(run("pack", Q4, "--from", "org/tiny", "-o", tmp_path / "out", "--json"), "pack")
     assert (tmp_path / "out" / "mtp-tiny-qwen35-Q8_0.gguf").exists()
     assert hub.file_bytes() < 1.02 * 1_968_896 + 500_000
+
+
+@pytest.mark.slow
+def test_a_lone_safetensors_file_on_a_server_is_a_donor(hub: HubServer, run: Run, tmp_path: Path) -> None:
+    weights = (CHECKPOINT / "model.safetensors").read_bytes()
+    hub.repo("org/lone").commit({"mtp.safetensors": weights, "README.md": b"a block"})
+    local = nextn.attach(Q4, CHECKPOINT, layout="bundle", out=tmp_path / "local.gguf")
+    assert local.outcome is not None
+    plain = hub.serve_plain("block/mtp.safetensors", weights)
+    for number, donor in enumerate(("hf:org/lone:mtp.safetensors", "hf:org/lone", plain)):
+        done = run("attach", Q4, "--from", donor, "--layout", "bundle", "--json", "-o", tmp_path / f"{number}.gguf")
+        data = data_of(done, "result")
+        assert data["tensor_sha256"] == local.outcome.hashes
+        assert any("sizes were taken from the trunk's header" in note for note in data["notes"])
+        for verb in ("inspect", "extract") if number == 0 else ():
+            lost = run(verb, donor)
+            assert lost.returncode == 2 and "there is no config.json beside it" in lost.stderr
+            assert "nextn attach TRUNK --from hf:org/lone@" in lost.stderr

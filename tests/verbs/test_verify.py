@@ -10,6 +10,7 @@ from pathlib import Path
 import jsonschema
 import numpy as np
 import pytest
+from remake import in_nvfp4
 
 import nextn
 from conftest import CHECKPOINT, Q4, ROOT, TRUNKS, TinyModels, need
@@ -85,6 +86,16 @@ def test_a_block_that_knows_nothing_cannot_be_told(tiny_models: TinyModels, tmp_
     verdict = nextn.verify(model, sidecar=bare, prompts=CODE, threads=1)
     assert verdict.verdict == "cannot_tell"
     assert main(["verify", str(model), "--sidecar", str(bare), "-q", "--threads", "1"]) == 4
+
+
+@pytest.mark.engine
+def test_factors_that_only_drafting_reads_are_the_reason(tiny_models: TinyModels, tmp_path: Path) -> None:
+    packed = in_nvfp4(tiny_models.bundled, tmp_path / "Packed.gguf", 4)
+    verdict = nextn.verify(packed, prompts=CODE, threads=1)
+    assert verdict.verdict == "cannot_tell"
+    assert "without MTP llama.cpp refuses this model for the NVFP4 factors" in verdict.reasons[0]
+    assert f"nextn attach TRUNK --from {packed}" in verdict.reasons[0]
+    assert "wrong number of tensors" in verdict.reasons[1]
 
 
 @pytest.mark.engine

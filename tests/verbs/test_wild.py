@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
+import json
 import shutil
 from pathlib import Path
 from typing import Any
@@ -10,7 +11,7 @@ from typing import Any
 import numpy as np
 import pytest
 from hub_server import HubServer
-from remake import deepened, fused, in_nvfp4, pruned
+from remake import deepened, in_nvfp4, pruned
 from sick import rewrite
 from sicknesses import checked, ids
 from splitting import split_gguf
@@ -20,12 +21,14 @@ import nextn
 from conftest import CHECKPOINT, Q4, need, stored
 from nextn.diagnosis import examine
 from nextn.discovery.sidecars import find_sidecars
+from nextn.donors.infer import Guess, Headers, Strength, confirm
 from nextn.engines import LlamaServer, find_engine
 from nextn.engines.base import Launch
 from nextn.errors import DonorMismatch, EngineRefused, NextnError, UnsupportedModel
 from nextn.ggml.quantize import dequantize
 from nextn.gguf.files import open_model
 from nextn.gguf.types import TensorType
+from nextn.sources.checkpoint import Checkpoint
 from nextn.writing.result import Result
 
 NAMES = {"name-hides-sidecar", "folder-hides-sidecar"}  # what a file of any content may be called
@@ -272,6 +275,24 @@ def test_a_lone_file_gives_the_same_block_as_its_checkpoint(parts: Parts, tmp_pa
     assert {name: stored(new, name) for name in new.tensors} == {name: stored(old, name) for name in old.tensors}
 
 
+def test_a_merged_checkpoints_block_is_the_block(parts: Parts, tmp_path: Path) -> None:
+    donor = ROWS["a merged checkpoint"].make(parts, tmp_path).path
+    made = nextn.attach(Q4, donor, layout="bundle", out=tmp_path / "out.gguf")
+    new, old = open_model(made.entry), open_model(parts.bundle)
+    assert {name: stored(new, name) for name in new.tensors} == {name: stored(old, name) for name in old.tensors}
+    text = json.loads((donor / "config.json").read_text())
+    headers = Headers(text, list(Checkpoint(donor).weight_map))
+    assert confirm(open_model(Q4), Guess("org/merged", "a test", Strength.STATED), headers).fits
+
+
+def test_a_type_that_an_engine_cannot_read_is_said(parts: Parts, tmp_path: Path) -> None:
+    seen = nextn.inspect(in_nvfp4(parts.bundle, tmp_path / "Packed.gguf", 4)).runs_on
+    assert seen["ik_llama.cpp"] == (
+        "not as it is: some of its tensors are in nvfp4, which ik_llama.cpp up to 8337e4cd cannot read"
+    )
+    assert seen["llama.cpp"].startswith("drafts with it")
+
+
 def test_what_is_wrong_with_a_lone_file_names_the_file(parts: Parts, tmp_path: Path) -> None:
     part = ROWS["one missing tensor, from safetensors"].make(parts, tmp_path).donor
     junk = tmp_path / "junk.safetensors"
@@ -303,8 +324,3 @@ def test_sidecars_that_lack_something_are_ignored(parts: Parts, tmp_path: Path, 
         assert any(f"ignored {given.path.name}: " in note for note in serving.notes)
 
 
-def test_a_block_with_experts_as_one_tensor_is_named_where_it_is_refused(parts: Parts, tmp_path: Path) -> None:
-    layer = open_model(parts.glm_bundle).arch_int("block_count") - 1
-    path = fused(parts.glm_bundle, tmp_path / "Fused.gguf", [layer])
-    with pytest.raises(DonorMismatch, match=r"'ffn_gate_up_exps\.weight' that engines' loaders do not know"):
-        nextn.attach(parts.glm, path, layout="bundle", out=tmp_path / "no.gguf")

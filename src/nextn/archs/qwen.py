@@ -12,7 +12,7 @@ from ..errors import FormatError
 from ..gguf.kv import KVType
 from . import header_values as v
 from . import headers, parts
-from .base import Lookup, Memory, Rule, Source, Transform, flags
+from .base import Family, Lookup, Memory, Rule, Source, Transform, flags
 from .headers import NEXTN
 from .hparams import ARRAY, F32, U32, Config, HParams, Row
 
@@ -38,6 +38,30 @@ SHARED: Shared = {
 }
 ROOT = parts.root()
 ARRAY_TAIL = {"attention.recurrent_layers": False}
+
+
+# Some tools that merge a fine-tune save the block as one more layer, under the names that DeepSeek's blocks have;
+# llama.cpp's converter (b11549, conversion/qwen.py) gives the block these names itself.
+_IN_LAYER = {
+    "eh_proj.": "fc.",
+    "enorm.": "pre_fc_norm_embedding.",
+    "hnorm.": "pre_fc_norm_hidden.",
+    "shared_head.norm.": "norm.",
+}
+LAYER_PREFIX = "model.layers."
+
+
+def name_in_block(family: Family, layer_name: str, k: int) -> str | None:
+    """The block's name for what a merged checkpoint calls `model.layers.N.{layer_name}`, the layer of block `k`.
+
+    None for families whose blocks are not saved that way.
+    """
+    if not any(source.name == "pre_fc_norm_embedding.weight" for rule in family.rules for source in rule.sources):
+        return None
+    for start, own in _IN_LAYER.items():
+        if layer_name.startswith(start):
+            return own + layer_name[len(start) :]
+    return f"layers.{k}.{layer_name}"
 
 
 def _norm(target: str, source: str, ne: str = "E", optional: bool = False) -> Rule:

@@ -12,6 +12,7 @@ from ..archs.base import Family, Rule, Source, Transform, missing, stops
 from ..archs.drafts import kind_of_config
 from ..archs.hparams import Config
 from ..archs.others import words_of_classes
+from ..archs.qwen import LAYER_PREFIX, name_in_block
 from ..errors import FormatError, NoBlock, UnsupportedFormat, UnsupportedModel
 from ..sources.checkpoint import CONFIG, INDEX, TOKENIZER, Checkpoint
 from ..sources.matrix_parts import TransposedParts, head_parts, ranked_qkv
@@ -47,7 +48,21 @@ def block_names(checkpoint: Checkpoint, family: Family) -> dict[str, str]:
                 found[f"layers.{int(match[1]) - n_trunk}.{local[match.end() :]}"] = name
         if found:
             return found
-    return {}
+    return {} if family.behind_trunk else _as_layers(checkpoint, family)
+
+
+def _as_layers(checkpoint: Checkpoint, family: Family) -> dict[str, str]:
+    """The same where the block was saved as layers after the trunk's."""
+    found = {}
+    n_trunk = checkpoint.integer("num_hidden_layers")
+    for plain, name in checkpoint.plain_names.items():
+        match = _LAYER.match(plain.removeprefix("model."))
+        if n_trunk is None or match is None or int(match[1]) < n_trunk or not plain.startswith(LAYER_PREFIX):
+            continue
+        local = name_in_block(family, plain[len("model.") + match.end() :], int(match[1]) - n_trunk)
+        if local is not None:
+            found[local] = name
+    return found
 
 
 def _no_block(checkpoint: Checkpoint, family: Family) -> NoBlock:

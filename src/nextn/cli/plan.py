@@ -5,7 +5,7 @@ from __future__ import annotations
 import click
 
 from ..errors import EngineFailed, UsageError
-from .common import donor_option, examples, json_option, sidecar_option, size_in_bytes
+from .common import donor_option, examples, for_option, json_option, sidecar_option, size_in_bytes
 
 
 @click.command(
@@ -36,6 +36,7 @@ from .common import donor_option, examples, json_option, sidecar_option, size_in
 )  # fmt: skip
 @click.option("--measure", is_flag=True, help="Also run every setup that can be run, and show what it used.")
 @click.option("--header-only", is_flag=True, help="Ask no engine: take the figures from headers.")
+@for_option
 @json_option
 def command(
     model: str,
@@ -49,6 +50,7 @@ def command(
     n_max: int,
     measure: bool,
     header_only: bool,
+    for_engine: str | None,
     as_json: bool,
 ) -> None:
     """Show what MODEL needs without MTP, bundled with MTP off and on, with a sidecar, and as shards.
@@ -68,7 +70,7 @@ def command(
             model, donor=donor, sidecar=sidecar, n_ctx=n_ctx, kv_type=kv_type, n_gpu_layers=gpu_layers,
             n_parallel=parallel, n_max=n_max,
             gpu_memory_bytes=None if gpu_memory is None else size_in_bytes(gpu_memory, "--gpu-memory"),
-            measure=measure, header_only=header_only, say=say,
+            measure=measure, header_only=header_only, for_engine=for_engine, say=say,
         )  # fmt: skip
     put_result(found, show, as_json=as_json)
     if found.engine_died:

@@ -9,9 +9,10 @@ from functools import partial
 from ..archs.base import chosen_forms, missing, same_shape
 from ..archs.engines import IK_UP_TO
 from ..block.anatomy import Anatomy
+from ..block.from_gguf import block_from_model
 from ..block.model import DRAFT_HEAD, DRAFT_ROOTS, EMBED_TOKENS, Block, BlockTensor, split_name
 from ..gguf.files import Model
-from ..layouts.donor_check import ROUTER, misshapen
+from ..layouts.donor_check import ROUTER, misshapen, times
 from ..layouts.factors import is_factor
 from ..layouts.metadata import PROVENANCE
 from .advice import Advice, Help
@@ -39,8 +40,9 @@ _SPLIT = ("attn_q.weight", "attn_k.weight", "attn_v.weight")
 def check_blocks(seen: Anatomy, donor: Block | None = None, trunk: Model | None = None) -> Iterator[Finding]:
     """Findings about the block's own tensors; `trunk` is the model that a sidecar belongs to."""
     yield from _extra_roots(seen)
-    yield from _factors(seen)
+    yield from check_factors(seen)
     yield from _other_experts(seen)
+    yield from _other_shapes(seen)
     family = seen.family
     if family is None or not seen.is_language_model:
         return
@@ -107,10 +109,21 @@ def _fused(seen: Anatomy, layer: int) -> Finding:
         "takes only two.",
         f"blk.{layer}.{_GATE_UP}",
         f"llama.cpp refuses to load it: 'tensor 'blk.{layer}.ffn_gate_exps.weight' not found'",
-        Advice.of(detach_command(seen), ", then attach the block from the checkpoint")
-        if seen.has_trunk
-        else Advice.of(attach_command("TRUNK", "--from", "CHECKPOINT"), " makes a sidecar that it takes"),
+        Advice.of(doctor_command(seen), " splits it, row by row"),
+        partial(_halved, layer=layer),
     )
+
+
+def _halved(patient: Patient, layer: int) -> Patient:
+    from ..layouts import build, experts
+
+    block = experts.split_experts(block_from_model(patient.model))
+    stem = f"blk.{layer}.{experts.BOTH}."
+    names = {f"blk.{layer}.{name}" for name in _GATE_AND_UP}
+    parts = build.block_parts(block, block.n_layer_trunk or 0, None, [], in_model=True)
+    gone = [name for name in patient.model.tensors if name.startswith(stem)]
+    added = (*patient.added, *(part for part in parts if part.info.name in names))
+    return replace(patient.without(gone), added=added)
 
 
 def _without(patient: Patient, names: list[str]) -> Patient:
@@ -124,10 +137,10 @@ def _extra_roots(seen: Anatomy) -> Iterator[Finding]:
             yield Finding(
                 FOR_IK,
                 "warning",
-                f"'{name}' is a head for drafting that only ik_llama.cpp knows (8337e4cd).",
+                f"'{name}' is a head for drafting that only ik_llama.cpp knows (up to 8337e4cd).",
                 name,
-                "llama.cpp refuses to load it: 'wrong number of tensors'; ik_llama.cpp 8337e4cd accepts it for Qwen3.5 "
-                "and related models",
+                "llama.cpp refuses to load it: 'wrong number of tensors'; ik_llama.cpp up to 8337e4cd accepts it for "
+                "Qwen3.5 and related models",
                 Advice.of(doctor_command(seen), ", if llama.cpp is to load it"),
                 partial(_without, names=[name]),
             )
@@ -151,7 +164,35 @@ def _other_experts(seen: Anatomy) -> Iterator[Finding]:
         )  # fmt: skip
 
 
-def _factors(seen: Anatomy) -> Iterator[Finding]:
+def _other_shapes(seen: Anatomy) -> Iterator[Finding]:
+    """Tensors of a model's block that its header gives another shape: another model's block was joined to it."""
+    family = seen.family
+    if family is None or not seen.has_trunk:
+        return
+    for layer in seen.blocks:
+        there = seen.layers[layer]
+        router = seen.model.tensors.get(f"blk.{layer}.{ROUTER}")
+        n_expert = None if router is None else router[1].ne[-1]  # `_other_experts` says if it is not the model's
+        shapes = [(name, seen.model.tensors[f"blk.{layer}.{name}"][1].ne) for name in sorted(there)]
+        wrong = misshapen(shapes, seen.model, family, n_expert)
+        found = [each for each in wrong if len(each[1]) == len(each[2])]  # another model's have as many axes
+        if not found:
+            continue
+        name, ne, wanted = found[0]
+        more = f", and {len(found) - 1} more do not fit either" if len(found) > 1 else ""
+        yield Finding(
+            "block-with-other-shapes",
+            "error",
+            f"the MTP block in layer {layer} is another model's: '{name}' is {times(ne)}, but the model needs "
+            f"{times(wanted)}{more}.",
+            f"blk.{layer}.{name}",
+            f"llama.cpp refuses to load it: 'tensor 'blk.{layer}.{name}' has wrong shape'",
+            Advice.of(detach_command(seen).more("-o", "TRUNK"), ", then attach a block that fits: ",
+                      attach_command("TRUNK", *donor_hint(seen))),
+        )  # fmt: skip
+
+
+def check_factors(seen: Anatomy) -> Iterator[Finding]:
     """Factors of NVFP4 in the block of a model, which only a model loaded with MTP can have."""
     names = [f"blk.{n}.{name}" for n in seen.blocks for name in sorted(seen.layers[n]) if is_factor(name)]
     if not names or not seen.has_trunk:

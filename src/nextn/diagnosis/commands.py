@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from ..block.anatomy import KEY, Anatomy
-from ..donors.infer import infer_donors
+from ..donors.infer import Strength, infer_donors
 from ..gguf.kv import KV, KVType
 from ..layouts.metadata import OWN_KEYS, UNDO
 from ..shell import Command
@@ -54,9 +54,16 @@ def donor_hint(seen: Anatomy) -> tuple[str, str]:
     return "--from", guesses[0].repo if guesses else "DONOR"
 
 
+def is_guess(seen: Anatomy) -> bool:
+    """Whether `donor_hint` names a repository that only names suggest."""
+    return any(guess.strength is Strength.NAME for guess in infer_donors(seen.model)[:1])
+
+
 def donor_words(seen: Anatomy) -> str:
-    """Which base model would supply the block, as part of a sentence."""
-    guesses = infer_donors(seen.model)[:3]
-    if not guesses:
-        return "the metadata names no base model"
-    return "judging by the metadata, the base is " + ", or ".join(f"{guess.repo} ({guess.why})" for guess in guesses)
+    """Which base model would supply the block, as part of a sentence; what only names suggest is called a guess."""
+    guesses = infer_donors(seen.model)
+    named = [guess for guess in guesses if guess.strength is not Strength.NAME]
+    some = ", or ".join(f"{guess.repo} ({guess.why})" for guess in (named or guesses)[:3])
+    if named:
+        return f"by its metadata, the base is {some}"
+    return "the metadata names no base model" + (f"; a guess by its name is {some}" if some else "")

@@ -13,7 +13,7 @@ from ..block.anatomy import KEY, Anatomy
 from ..block.model import Block
 from ..gguf.kv import KVType
 from .advice import Advice, Help
-from .commands import attach_command, doctor_command, donor_hint, donor_words, header_change
+from .commands import attach_command, doctor_command, donor_hint, donor_words, header_change, is_guess
 from .finding import Finding
 
 _DRAFTING = "asked to draft by itself, it aborts or refuses: 'MTP block missing nextn.eh_proj'"
@@ -24,12 +24,13 @@ def unkept(seen: Anatomy, donor: Block | None) -> Finding:
     key, count = f"{seen.arch}.{KEY}", f"{seen.arch}.block_count"
     more = attach_command(seen.model.entry, *donor_hint(seen), "--layout", "bundle")
     only_beside = seen.family is not None and seen.family.only_sidecar
-    get: Help = Advice.of("to get the block: ", more)
+    by = ", by that guess" if is_guess(seen) else ""
+    get: Help = Advice.of(f"to get the block{by}: ", more)
     if seen.only_loads:
         get = "no engine would draft with it"
     elif only_beside:
         beside = attach_command("IT", *donor_hint(seen), "--layout", "sidecar")
-        get = Advice.of("then, to get the block: ", beside)
+        get = Advice.of(f"then, to get the block{by}: ", beside)
     advice: Help = Advice.of(
         doctor_command(seen), " drops the key, which leaves a valid model without a block; ", get
     )

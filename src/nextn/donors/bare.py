@@ -56,15 +56,22 @@ def bare_checkpoint(donor: str | Path, trunk: Model) -> Opened | None:
     names = (place.name,) if folder != place else tuple(sorted(path.name for path in place.glob(f"*{_SAFETENSORS}")))
     if not names or (folder == place and any(place.glob("*.gguf"))):
         return None
+    return Opened(str(place), None, with_config_of(Checkpoint(folder, files=names), trunk, place))
+
+
+def with_config_of(bare: Checkpoint, trunk: Model, place: Path) -> Checkpoint:
+    """Tensors without a config.json, which are at `place`, with the sizes of their trunk.
+
+    Raises UnsupportedModel for a trunk of an unknown family, FormatError for files without a layer of a block.
+    """
     family = family_of(trunk.architecture, trunk.entry)
-    bare = Checkpoint(folder, files=names)
     n_trunk = n_layer_trunk(trunk)
     if family.behind_trunk:
         layers = _layers(family, bare.weight_map)
         if not layers:
             raise FormatError(f"no tensor in it is named {family.prefixes[0]}layers.N.*", path=place)
         n_trunk = min(layers)
-    return Opened(str(place), None, replace(bare, assumed=_config(trunk, family, n_trunk)))
+    return replace(bare, assumed=_config(trunk, family, n_trunk))
 
 
 def _layers(family: Family, names: Iterable[str]) -> set[int]:

@@ -17,6 +17,7 @@ from urllib.parse import unquote, urlsplit
 from ..archs import FAMILIES, of_classes
 from ..archs.base import Family
 from ..archs.hparams import Config
+from ..archs.qwen import LAYER_PREFIX, name_in_block
 from ..errors import DonorMismatch, FormatError, NextnError, NoBlock, UsageError
 from ..gguf.files import Model
 from ..layouts.donor_check import TOKENS, compare_tokens, n_layer_trunk, n_vocab
@@ -283,7 +284,8 @@ def _block_marks(family: Family, n_layer: int) -> tuple[str, ...]:
     """The prefixes of the block's tensor names in a checkpoint of this family."""
     if family.behind_trunk:
         return tuple(f"{prefix}layers.{n_layer}." for prefix in family.prefixes)
-    return tuple(family.prefixes)
+    merged = name_in_block(family, "eh_proj.", 0) is not None
+    return (*family.prefixes, *([f"{LAYER_PREFIX}{n_layer}.eh_proj."] if merged else []))
 
 
 def _same_sizes(trunk: Model, config: Config) -> int:

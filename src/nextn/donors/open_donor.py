@@ -37,12 +37,15 @@ def open_block(
     """
     from ..block.opening import block_of
     from ..remote.opening import http_options, opened
-    from .bare import bare_checkpoint, named_as
+    from .bare import bare_checkpoint, named_as, with_config_of
 
     with ExitStack() as stack:
         found = bare = None if trunk is None else bare_checkpoint(donor, trunk)
         if found is None:
-            found = stack.enter_context(opened(donor, http_options(limit_rate)))
+            found = stack.enter_context(opened(donor, http_options(limit_rate), lone=trunk is not None))
+            lone = None if found.remote is None else found.checkpoint
+            if trunk is not None and lone is not None and lone.files is not None:
+                found = bare = replace(found, checkpoint=with_config_of(lone, trunk, lone.place))
         notes = []
         if bare is not None:
             notes.append("the donor has no config.json: its sizes were taken from the trunk's header")

@@ -6,11 +6,16 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from ..archs import FAMILIES
+from ..archs.engines import IK, IK_UP_TO, LLAMA_CPP, LLAMA_CPP_UP_TO
 from ..archs.others import LOADS_ONLY
 from ..block.draft import Draft
 from ..compat import ENGINES, said, verdict
 from ..compat.graphs import graphs
 from ..gguf.files import Model
+from ..gguf.types import tensor_type
+
+# The engine that alone reads a type -> the other one.
+_ONLY = {"mainline": (IK, IK_UP_TO), "ik": (LLAMA_CPP, LLAMA_CPP_UP_TO)}
 
 
 def layout_of(shape: str, model: Model) -> str:
@@ -21,6 +26,18 @@ def layout_of(shape: str, model: Model) -> str:
 def measured(engine: str, arch: str, layout: str) -> str:
     """A sentence on what "llama.cpp" or "ik_llama.cpp" does with such a model, and which builds it holds for."""
     return f"{engine} {said(arch, layout, engine)}"
+
+
+def unread(model: Model) -> dict[str, str]:
+    """Engine -> the type of the model's tensors that it cannot read, as a sentence; without engines that read all."""
+    found: dict[str, str] = {}
+    for file in model.files:
+        for type_id in set(file.header.tensors.type_ids):
+            kind = tensor_type(type_id)
+            if kind is not None and kind.engine in _ONLY:
+                engine, build = _ONLY[kind.engine]
+                found[engine] = f"some of its tensors are in {kind.name}, which {build} cannot read"
+    return found
 
 
 def runs_on(arch: str, layout: str, sidecar: Path | None, stops: Mapping[str, str]) -> dict[str, str]:

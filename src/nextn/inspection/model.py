@@ -126,6 +126,8 @@ def inspection_of(model: Model, diagnosis: Diagnosis, *, neighbours: bool = True
             if each.severity == "error" or each.id in (useless, FOR_IK):
                 for engine in ("llama.cpp",) if each.id == FOR_IK else ENGINES:
                     stops.setdefault(engine, each.entry.what)
+        for engine, words in engines.unread(model).items():
+            stops.setdefault(engine, words)
         beside = answer.candidates[0].model if sidecars else None
         drafting = None if beside is None else Draft.of(beside)
         path = sidecars[0] if sidecars and drafting is None else None

@@ -19,7 +19,7 @@ from ..gguf.kv_table import KVTable, edit
 from ..gguf.types import TensorType
 from ..shell import shell
 from ..writing.plan import Link, NewBytes, NewFile, Plan
-from . import build, for_engine, in_place, metadata, naming, places, programs, qkv
+from . import build, experts, for_engine, in_place, metadata, naming, places, programs, qkv
 from .donor_check import check_fit, check_one_model, check_trunk, n_layer_trunk, other_experts
 from .options import IN_PLACE, LAYOUTS, AttachOptions
 from .sidecar import main_type_of, own_experts, sidecar_kvs, sidecar_roots, trunk_head
@@ -82,6 +82,9 @@ def plan_attach(trunk: Model, block: Block, options: AttachOptions) -> Plan:
     metadata.growing_arrays(trunk, n_layer_trunk(trunk), block.n_layer_nextn)  # before shapes are checked against them
     published = qkv.rules_form(family)
     of_form: list[str] = []
+    if experts.has_both(block) and (not experts.takes_both(family) or options.for_engine in for_engine.WITH_IK):
+        block = experts.split_experts(block)
+        of_form.append(experts.NOTE)
     form = qkv.resolve(options.qkv, family, trunk, n_layer_trunk(trunk), of_form)
     given = block
     if published != qkv.block_form(block):  # checked, and by default written, in the published form

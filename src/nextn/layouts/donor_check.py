@@ -165,7 +165,7 @@ def check_shapes(block: Block, trunk: Model, family: Family, where: str) -> None
             )
     shapes = ((tensor.suffix, tensor.ne) for tensor in block.tensors)
     for name, ne, wanted in misshapen(shapes, trunk, family, other_experts(block, trunk)):
-        raise DonorMismatch(f"{where}: tensor '{name}' is {_times(ne)}, but the trunk needs {_times(wanted)}.")
+        raise DonorMismatch(f"{where}: tensor '{name}' is {times(ne)}, but the trunk needs {times(wanted)}.")
     for layer in range(block.n_layer_nextn):
         there = {tensor.suffix for tensor in block.tensors if tensor.layer == layer}
         if reason := stops(family, there):
@@ -204,7 +204,8 @@ def misshapen(
     return found
 
 
-def _times(ne: tuple[int, ...]) -> str:
+def times(ne: tuple[int, ...]) -> str:
+    """A shape in words."""
     return " x ".join(f"{n:,}" for n in ne)
 
 

@@ -14,7 +14,7 @@ from ..gguf.kv import KV, KVType
 from ..gguf.kv_table import edit
 from ..gguf.types import TensorType, tensor_type
 from ..writing.plan import NewFile, Plan
-from . import build, for_engine, metadata, naming, places, qkv
+from . import build, experts, for_engine, metadata, naming, places, qkv
 from .donor_check import TOKENIZER_HASH, tokens_hash
 from .options import ExtractOptions
 from .sidecar import main_type_of, sidecar_kvs, sidecar_roots, trunk_head
@@ -27,6 +27,9 @@ def plan_extract(block: Block, options: ExtractOptions) -> Plan:
     """
     family = family_of(block.architecture, block.origin)
     notes: list[str] = []
+    if experts.has_both(block) and (not experts.takes_both(family) or options.for_engine in for_engine.WITH_IK):
+        block = experts.split_experts(block)
+        notes.append(experts.NOTE)
     if options.qkv is not None:
         block = _shaped(block, family, options, notes)
     if not options.block_only:

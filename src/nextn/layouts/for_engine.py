@@ -20,11 +20,12 @@ from ..gguf.types import TensorType, tensor_type
 from . import programs
 
 LLAMA_CPP, IK, BOTH = "llama.cpp", "ik", "both"
+WITH_IK = (IK, BOTH)
 LMSTUDIO, OLLAMA = PROGRAMS = programs.PROGRAMS
 ENGINES = (LLAMA_CPP, IK, BOTH, *PROGRAMS)
 IK_HEAD = "output_extra.weight"  # ik's own low-bit head for drafting, a root tensor
 _TITLES = {LMSTUDIO: "LM Studio", OLLAMA: "ollama"}
-_FUSED = ("attn_qkv.weight", "ffn_gate_up_exps.weight")
+_FUSED = "attn_qkv.weight"
 
 
 @dataclass(frozen=True)
@@ -126,12 +127,10 @@ def _left_out(block: Block, notes: list[str]) -> tuple[str, ...]:
 
 def _check_forms(block: Block, family: Family) -> None:
     axes = {rule.target: len(rule.ne.split()) for rule in family.rules}
-    for suffix in _FUSED:
-        if block.find(suffix) is not None:
-            raise UnsupportedModel(
-                f"{block.origin}: its block has '{suffix}', but {IK_UP_TO} accepts only separate tensors"
-                + ("; use --qkv split." if suffix == _FUSED[0] else "; use the checkpoint as the donor.")
-            )
+    if block.find(_FUSED) is not None:
+        raise UnsupportedModel(
+            f"{block.origin}: its block has '{_FUSED}', but {IK_UP_TO} accepts only separate tensors; use --qkv split."
+        )
     for suffix in ("attn_k_b.weight", "attn_v_b.weight"):
         found = block.find(suffix)
         if found is not None and len(found.ne) != axes.get(suffix, 3):

@@ -7,14 +7,17 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
 
+from ..archs import family_of
 from ..block.anatomy import Anatomy
 from ..block.from_gguf import block_from_model
 from ..block.model import Block
 from ..errors import NextnError, NoBlock, UsageError
 from ..gguf.files import Model
+from ..layouts import for_engine as aims
 from ..layouts.attach import plan_attach
 from ..layouts.detach import plan_detach
 from ..layouts.options import AttachOptions
+from ..layouts.programs import check_ollama
 from ..schemas.plan import Publishing
 from ..writing.plan import Link, Plan
 from .standin import stand_in
@@ -103,8 +106,8 @@ def _reason(error: NextnError, paths: dict[str, str]) -> str:
 class _Maker:
     """Makes setups one by one; one that is not possible carries its reason and does not stop the others."""
 
-    def __init__(self, model: Model, scratch: Path) -> None:
-        self.model, self.scratch = model, scratch
+    def __init__(self, model: Model, scratch: Path, for_engine: str | None) -> None:
+        self.model, self.scratch, self.for_engine = model, scratch, for_engine
         self.has_block = Anatomy.of(model).has_block
         self.trunk: Model | None = None if self.has_block else model
         self.trunk_files: tuple[File, ...] = () if self.has_block else _there(model)
@@ -137,21 +140,42 @@ class _Maker:
             return Setup(id, self.model, files=_there(self.model))
         if layout == "shards" and self.has_block and len(self.model.files) > 1:
             return Setup(id, self.model, files=_there(self.model))
-        from ..gguf.types import parse_type_name
-
-        plan = plan_attach(self.trunk, block, AttachOptions(layout, embd_type=parse_type_name(EMBD_TYPE)))
+        plan = plan_attach(self.trunk, block, self._options(layout))
         model = self.stand(plan, id)
         if layout == "sidecar":
             return Setup(id, self.trunk, model, self.trunk_files + _planned(plan), plan)
         return Setup(id, model, files=_planned(plan), plan=plan)
 
 
+    def _options(self, layout: str) -> AttachOptions:
+        from ..gguf.types import parse_type_name
+
+        return AttachOptions(layout, embd_type=parse_type_name(EMBD_TYPE), for_engine=self.for_engine)
+
+    def why_not(self, layout: str, block: Block) -> str | None:
+        """Why `for_engine` accepts no file in that layout, even if there is one; None: it accepts them."""
+        if self.trunk is None or self.for_engine is None:
+            return None
+        try:
+            check_ollama(self.for_engine, self.model)
+            family = family_of(block.architecture, block.origin)
+            aims.form_for(self.for_engine, family, self.trunk, block, layout, layout, head=False)
+        except NextnError as error:
+            return _reason(error, {str(self.scratch): str(self.model.entry.parent)})
+        return None
+
+
 def make_setups(
-    model: Model, block: Callable[[Model], Block] | None, sidecar: Model | None, scratch: Path
+    model: Model,
+    block: Callable[[Model], Block] | None,
+    sidecar: Model | None,
+    scratch: Path,
+    for_engine: str | None = None,
 ) -> Setups:
     """All setups of `model`; files that do not exist yet become stand-ins in `scratch`.
 
-    `block(trunk)` gives the block to attach when the model has none; None: there is none. Raises UsageError for a
+    `block(trunk)` gives the block to attach when the model has none; None: there is none. `for_engine`: as in attach;
+    setups that it does not accept are not possible. Raises UsageError for a
     model without a trunk, NoBlock for a sidecar without a block.
     """
     seen = Anatomy.of(model)
@@ -161,7 +185,7 @@ def make_setups(
         )
     if sidecar is not None and not Anatomy.of(sidecar).has_block:
         raise NoBlock(f"{sidecar.entry}: there is no MTP block in this sidecar.")
-    maker = _Maker(model, scratch)
+    maker = _Maker(model, scratch, for_engine)
     first = maker.made(NO_MTP, maker.no_mtp)
     notes = [] if first.why_not is None else [first.why_not]
     found: Block | None = None
@@ -185,6 +209,8 @@ def _with_block(maker: _Maker, block: Block | None, sidecar: Model | None, why: 
     for id, layout in ((BUNDLED_OFF, "bundle"), (BUNDLED_ON, "bundle"), (SIDECAR, "sidecar"), (SHARDS, "shards")):
         if id == BUNDLED_ON and bundle is not None and bundle.model is not None:
             out.append(Setup(id, bundle.model, files=bundle.files, plan=bundle.plan))
+        elif block is not None and (barred := maker.why_not(layout, block)) is not None:
+            out.append(Setup(id, why_not=barred))
         elif id == SIDECAR and sidecar is not None and maker.trunk is not None:
             out.append(Setup(id, maker.trunk, sidecar, maker.trunk_files + _there(sidecar)))
         elif layout == "bundle" and maker.has_block:

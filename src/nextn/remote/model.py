@@ -58,7 +58,7 @@ class RemoteCheckpoint(Checkpoint):
     @cached_property
     def weight_map(self) -> dict[str, str]:
         """Tensor name -> file name; without an index, from the header of the one file."""
-        if not self.provide(INDEX):
+        if self.files is None and not self.provide(INDEX):
             self.provide(SINGLE)
         return super().weight_map
 

@@ -17,8 +17,7 @@ from typing import TYPE_CHECKING
 
 from ..errors import RemoteError, StorageError, UsageError
 from ..gguf.files import Model, open_model, open_sound
-from ..shell import shell
-from ..sources.checkpoint import CONFIG, INDEX, Checkpoint, open_checkpoint
+from ..sources.checkpoint import CONFIG, INDEX, Checkpoint, open_checkpoint, without_config
 from .address import HubSource, parse_source, say_bare
 
 if TYPE_CHECKING:
@@ -72,11 +71,15 @@ def http_options(limit_rate: float | None) -> Options | None:
 
 
 @contextmanager
-def opened(source: str | Path, options: Options | None = None, *, misfits: bool = False) -> Iterator[Opened]:
+def opened(
+    source: str | Path, options: Options | None = None, *, misfits: bool = False, lone: bool = False
+) -> Iterator[Opened]:
     """Whatever `source` names (see `spec.parse_source`): its headers are read, and nothing else.
 
     Locally: a GGUF, any shard of a set, a folder with one set, a checkpoint folder or a file in one. With `misfits`
-    also a model whose keys are not what they should be, to show them. Raises UsageError, RemoteError, IncompleteModel,
+    also a model whose keys are not what they should be, to show them. With `lone` also a safetensors file on a server
+    without a config.json beside it, as a checkpoint of only that file (`Checkpoint.files`), whose config.json the
+    caller has to assume. Raises UsageError, RemoteError, IncompleteModel,
     FormatError, StorageError.
     """
     place = parse_source(source)
@@ -86,7 +89,7 @@ def opened(source: str | Path, options: Options | None = None, *, misfits: bool 
     from .snapshot import open_remote
 
     try:
-        remote = open_remote(place, options=options)
+        remote = open_remote(place, options=options, lone=lone)
     except RemoteError as error:
         if isinstance(place, HubSource) and place.bare and "no local" not in str(error):
             error.args = (f"{str(error).rstrip('.')}; there is no local path '{source}' either.",)
@@ -105,10 +108,7 @@ def _local(path: Path, misfits: bool) -> Opened:
         if path.name != CONFIG and not there(path):
             raise StorageError(f"{path}: there is no such file or folder.")
         if path.name != CONFIG and not there(path.parent / CONFIG):
-            raise UsageError(
-                f"{path}: there is no config.json beside it, so nothing says of which model these tensors are; a block "
-                f"in it takes the sizes of its trunk: {shell('nextn', 'attach', 'TRUNK', '--from', path)}"
-            )
+            raise without_config(path)
         path = path.parent
         return Opened(str(path), None, open_checkpoint(path))
     if os.path.isdir(path):  # noqa: PTH112 - Path.is_dir may raise

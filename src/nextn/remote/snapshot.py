@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from ..errors import IncompleteModel, NextnError, UsageError
 from ..gguf.files import open_model, shard_name, split_shard_name
-from ..sources.checkpoint import CONFIG, INDEX, open_checkpoint
+from ..sources.checkpoint import CONFIG, INDEX, open_checkpoint, without_config
 from .address import HubSource, UrlSource, choose_gguf
 from .cache import cache_root
 from .model import Remote, RemoteCheckpoint
@@ -25,10 +25,12 @@ def open_remote(
     root: Path | None = None,
     endpoint: str | None = None,
     checkpoint_only: bool = False,
+    lone: bool = False,
 ) -> Remote:
     """A remote checkpoint or GGUF: headers only.
 
-    With `checkpoint_only` a repository without a checkpoint is opened as nothing. `root` is the cache folder (default:
+    With `checkpoint_only` a repository without a checkpoint is opened as nothing; with `lone` a safetensors
+    file without a config.json is opened by itself. `root` is the cache folder (default:
     `cache_root()`), `endpoint` the Hub (default: HF_ENDPOINT). Raises UsageError (nothing or too much to choose from),
     RemoteError, IncompleteModel, FormatError, StorageError.
     """
@@ -42,12 +44,16 @@ def open_remote(
         if web.name.endswith(".gguf"):
             return _open_gguf(Remote(web, fetcher), web.name)
         if web.name in ("", CONFIG, INDEX) or web.name.endswith(".safetensors"):
-            return _open_checkpoint(Remote(web, fetcher))
+            remote = Remote(web, fetcher)
+            if web.name.endswith(".safetensors") and web.target(CONFIG) is None:
+                return _open_lone(remote, [web.name], web.origin, lone=lone)
+            return _open_checkpoint(remote)
         raise UsageError(f"{web.origin}: this is neither a .gguf file nor a checkpoint; name the file itself.")
     remark = f", and there is no local '{source.repo_id}' either" if source.bare else ""
     repo = HubRepo(source.repo_id, source.revision, fetcher, root, endpoint, remark)
     names = set(repo.names())
     wanted = (source.file or "").rstrip("/")
+    single = wanted if wanted in names and wanted.endswith(".safetensors") else ""
     if wanted in names and not wanted.endswith(".gguf"):
         wanted = wanted.rpartition("/")[0]
     prefix = f"{wanted}/" if wanted else ""
@@ -57,6 +63,11 @@ def open_remote(
         return _open_checkpoint(Remote(repo, fetcher, prefix))
     if checkpoint_only:
         return Remote(repo, fetcher)
+    files = (single,) if single else _only_safetensors(names, prefix)
+    if files and f"{prefix}{CONFIG}" not in names:
+        what = single or prefix.rstrip("/")
+        name = f"{repo.origin}:{what}" if what else repo.origin
+        return _open_lone(Remote(repo, fetcher, prefix), [file[len(prefix) :] for file in files], name, lone=lone)
     return _open_gguf(Remote(repo, fetcher), wanted if wanted in names else choose_gguf(source, names, wanted))
 
 
@@ -77,6 +88,25 @@ def _open_checkpoint(remote: Remote) -> Remote:
         remote.provide(CONFIG)
         open_checkpoint(remote.folder)
         remote.checkpoint = RemoteCheckpoint(remote.folder, provide=remote.provide)
+    return remote
+
+
+def _only_safetensors(names: set[str], prefix: str) -> tuple[str, ...]:
+    """The safetensors files directly in a folder; none where there is a GGUF."""
+    there = [name for name in sorted(names) if name.startswith(prefix)]
+    if any(name.endswith(".gguf") for name in there):
+        return ()
+    return tuple(name for name in there if name.endswith(".safetensors") and "/" not in name[len(prefix) :])
+
+
+def _open_lone(remote: Remote, files: Sequence[str], name: str, *, lone: bool) -> Remote:
+    """A checkpoint of these files and no config.json."""
+    if not lone:
+        raise without_config(name)
+    with _ours(remote):
+        remote.provide_all(files)
+        remote.checkpoint = RemoteCheckpoint(remote.folder, provide=remote.provide, files=tuple(files))
+        remote.name = name
     return remote
 
 

@@ -20,6 +20,7 @@ from ..archs.others import TOP_DECIDES
 from ..bounded import MOST_CONFIG, MOST_INDEX, MOST_TOKENIZER, parse_json, read_bounded, read_text
 from ..errors import FormatError, IncompleteModel, UsageError
 from ..gguf.strangers import by_content
+from ..shell import shell
 from .safetensors import SourceTensor, read_safetensors
 
 CONFIG = "config.json"
@@ -230,6 +231,14 @@ def _token_tables(path: Path) -> tuple[Any, Any]:
         return decode(text, vocab.end() - 1)[0], decode(text, added.end() - 1)[0] if added else None
     except (ValueError, RecursionError) as error:
         raise FormatError(f"this is not valid JSON ({error})", path=path) from error
+
+
+def without_config(what: object) -> UsageError:
+    """The error for a safetensors file, at a path or an address, that has no config.json beside it."""
+    return UsageError(
+        f"{what}: there is no {CONFIG} beside it, so nothing says of which model these tensors are; a block in it "
+        f"takes the sizes of its trunk: {shell('nextn', 'attach', 'TRUNK', '--from', what)}"
+    )
 
 
 def open_checkpoint(folder: Path) -> Checkpoint:

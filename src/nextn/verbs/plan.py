@@ -41,6 +41,7 @@ def plan(
     gpu_memory_bytes: int | None = None,
     measure: bool = False,
     header_only: bool = False,
+    for_engine: str | None = None,
     say: Say | None = None,
 ) -> MemoryPlan:
     """What each setup of `model` costs: disk, weights, KV cache, recurrent state and compute buffers, per device.
@@ -48,7 +49,8 @@ def plan(
     Nothing is written beside the model and nothing is loaded, except with `measure`, which starts and measures every
     setup whose files exist or can be made in the temporary folder. `donor` is anything that attach takes; without
     one, the block's size is taken from the family's table. `n_ctx` defaults to 8,192 or the model's training
-    context. `header_only`: no engine is asked.
+    context. `header_only`: no engine is asked. `for_engine`: as in attach; setups whose files it does not accept are
+    shown as not possible, with the reason.
 
     Raises UsageError, NoBlock, FormatError, IncompleteModel, StorageError, RemoteError, and with `measure`
     EngineMissing, or EngineFailed if the engine dies before it has run anything.
@@ -71,7 +73,7 @@ def plan(
         notes: list[str] = []
         beside = beside or _found_sidecar(opened, notes)
         block = stack.enter_context(_block(opened, donor, beside))
-        setups = make_setups(opened, block, beside, scratch)
+        setups = make_setups(opened, block, beside, scratch, for_engine)
         found = _engine(not header_only, measure, notes)
         machine = this_machine(gpu_memory_bytes)
         maker = _Rows(found, settings, machine, scratch, trained, say)

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 
 from msgspec import UNSET
 
+from ..block.anatomy import Anatomy
 from ..gguf.files import Model, open_sound
 from ..measure.control import make_control
 from ..measure.file_check import FileReport, check_files
@@ -88,6 +89,8 @@ def verify(
     from ..engines import find_engine
 
     report = _on_engine(find_engine(engine), target, prompts, n_predict, n_ctx, threads, engine_args, slots, say)
+    if report.verdict == CANNOT_TELL and report.same_text is None and report.n_drafted:
+        report.reasons[:0] = _why_only_with_mtp(opened)
     return Verdict(
         opened.entry,
         _entry(beside),
@@ -98,6 +101,17 @@ def verify(
         report,
         notes,
     )
+
+
+def _why_only_with_mtp(model: Model) -> list[str]:
+    """Why an engine that drafts with a model does not run it without MTP, and what to do; empty: that is not known."""
+    from ..diagnosis.blocks import check_factors
+
+    return [
+        f"{model.entry}: there is no text to compare with, since without MTP llama.cpp refuses this model for the "
+        f"NVFP4 factors beside its block's matrices (from '{found.where}' on); verify another copy: {found.mend}"
+        for found in check_factors(Anatomy.of(model))
+    ]
 
 
 def _summary(files: FileReport) -> tuple[str, ...]:
