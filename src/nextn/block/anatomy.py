@@ -5,7 +5,6 @@ The tensors decide, whatever the header claims; the header is believed only wher
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Set
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 
@@ -28,7 +27,7 @@ class Anatomy:
 
     model: Model
     arch: str
-    layers: Mapping[int, Set[str]] = field(repr=False)  # layer -> its tensors' names without `blk.N.`
+    layers: Layers = field(repr=False)  # layer -> its tensors' names without `blk.N.`
     blocks: tuple[int, ...]  # layers with `nextn.*` tensors, complete or not, in order
     trunk: frozenset[int] = field(repr=False)  # all other layers
     promised: int  # the key's value, 0 when it is missing or not a number

@@ -124,9 +124,9 @@ class KVTable(Sequence[KV]):
         name_of, fresh = self._base.name_of, self._fresh
         return (name_of(row) if row >= 0 else encode_text(fresh[-1 - row].key)[8:] for row in self._rows)
 
-    def starting_with(self, prefix: str) -> Iterator[int]:
-        """The places of keys that start with `prefix`, in order."""
-        wanted = encoded(prefix) or b""
+    def starting_with(self, *prefixes: str) -> Iterator[int]:
+        """The places of keys that start with one of `prefixes`, in order."""
+        wanted = tuple(encoded(prefix) or b"" for prefix in prefixes)
         return (i for i, name in enumerate(self._names()) if name.startswith(wanted))
 
     def text_bytes(self, index: int) -> int | None:

@@ -53,6 +53,10 @@ class SetTensors:
         file, own = self._place(row)
         return file.header.tensors.raw_name(own)
 
+    def __getitem__(self, row: int) -> tuple[GGUFFile, TensorInfo]:
+        file, own = self._place(row)
+        return file, file.header.tensors[own]
+
     def find(self, name: str) -> tuple[GGUFFile, TensorInfo] | None:
         """The tensor with this name, and its file."""
         if len(self._files) == 1:
@@ -61,8 +65,7 @@ class SetTensors:
         row = self.index.find(name)
         if row is None:
             return None
-        file, own = self._place(row)
-        return file, file.header.tensors[own]
+        return self[row]
 
     def names(self) -> Iterator[str]:
         """The names in order."""
