@@ -15,7 +15,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from itertools import islice, pairwise
-from operator import le
+from operator import eq, le
 from pathlib import Path
 from typing import Any, overload
 
@@ -245,7 +245,8 @@ class TensorTable(Sequence[TensorInfo]):
     def pieces(self) -> Iterator[Buffer]:
         """The stored bytes of all entries, in as few pieces as there are."""
         buffer, starts, ends = memoryview(self._base.buffer), self._columns.starts, self._columns.ends
-        breaks = [i for i, (end, start) in enumerate(zip(ends, islice(starts, 1, None), strict=False), 1) if end != start]
+        follows = map(eq, ends, islice(starts, 1, None))
+        breaks = [i for i, is_next in enumerate(follows, 1) if not is_next]
         for first, after in pairwise((0, *breaks, len(starts)) if starts else ()):
             piece: Buffer = buffer[starts[first] : ends[after - 1]]
             yield self._with_offsets(piece, first, after) if self._is_moved else piece
@@ -361,12 +362,11 @@ class Header(Brief):
         return None if size is None else self.data_offset + last.offset + size
 
 
-def place(infos: Iterable[tuple[TensorInfo, int]], alignment: int) -> tuple[TensorTable, int]:
-    """Give tensors contiguous offsets in their order; `infos` are pairs of (info, stored bytes).
+def place(infos: Iterable[tuple[TensorInfo, int]], alignment: int, end: int = 0) -> tuple[TensorTable, int]:
+    """Give tensors contiguous offsets in their order, from `end` on; `infos` are pairs of (info, stored bytes).
 
     Returns the placed tensors and the length of the data section, its last padding included.
     """
-    end = 0
 
     def placed() -> Iterator[TensorInfo]:
         nonlocal end

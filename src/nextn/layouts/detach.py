@@ -12,8 +12,9 @@ from ..errors import FormatError, NoBlock, UsageError
 from ..gguf.files import GGUFFile, Model, shard_name
 from ..gguf.header import TensorInfo
 from ..gguf.kv_table import KVTable, edit
-from ..writing.plan import Link, LinkMode, NewBytes, NewFile, Plan
+from ..writing.plan import Link, LinkMode, NewFile, Plan
 from . import build, for_engine, metadata, naming, places, qkv
+from .parts import data_segments, new_header, trunk_parts
 
 
 @dataclass(frozen=True)
@@ -134,10 +135,10 @@ def _reshaped(
         )
     folder, name = naming.resolve_output(out, places.default_folder(model), f"{base}-{form}-qkv.gguf")
     naming.check_main_name(name)
-    parts = build.reshaped(build.trunk_parts(model.files, keep), qkv.trunk_tensors(model, n_trunk, form))
+    parts = build.reshaped(trunk_parts(model.files, keep), qkv.trunk_tensors(model, n_trunk, form))
     like = model.header
-    header, _ = build.new_header(metadata.as_single_file(kvs, model), parts, like.version, like.alignment)
-    segments = (NewBytes(header), *build.data_segments(parts, like.alignment, model.files))
+    header = new_header(metadata.as_single_file(kvs, model), parts, like.version, like.alignment)
+    segments = (header, *data_segments(parts, like.alignment, model.files))
     return _plan(model, folder, (NewFile(name, segments),), folder / name)
 
 
@@ -176,9 +177,9 @@ def _detach_set(
 
 def _rewritten(name: str, kvs: KVTable, file: GGUFFile, keep: Callable[[str], bool]) -> NewFile:
     """A file with a new header and the kept tensors' data."""
-    parts = build.trunk_parts([file], keep)
-    header, _ = build.new_header(kvs, parts, file.header.version, file.header.alignment)
-    return NewFile(name, (NewBytes(header), *build.data_segments(parts, file.header.alignment, [file])))
+    parts = trunk_parts([file], keep)
+    header = new_header(kvs, parts, file.header.version, file.header.alignment)
+    return NewFile(name, (header, *data_segments(parts, file.header.alignment, [file])))
 
 
 def _plan(model: Model, folder: Path, outputs: tuple[NewFile | Link, ...], entry: Path) -> Plan:
