@@ -57,20 +57,24 @@ class Tally:
 
     def add(self, no: int, codes: Iterable[int], starts: Iterable[int], sizes: Iterable[int]) -> None:
         """Add tensors of file `no` in any order: (file, code) -> bytes, first start, last end."""
-        groups = self.groups
+        found = {code: list(group) for (own, code), group in self.groups.items() if own == no}
         for code, start, size in zip(codes, starts, sizes, strict=True):
             end = start + size
-            known = groups.get((no, code))
-            if known is None:
-                groups[no, code] = size, start, end
-            else:
-                n_bytes, first, last = known
-                groups[no, code] = n_bytes + size, min(first, start), max(last, end)
-        groups.pop((no, _LEFT_OUT), None)
+            group = found.get(code)
+            if group is None:
+                found[code] = [size, start, end]
+                continue
+            group[0] += size
+            if start < group[1]:
+                group[1] = start
+            if end > group[2]:
+                group[2] = end
+        found.pop(_LEFT_OUT, None)
+        self.groups |= {(no, code): (size, first, last) for code, (size, first, last) in found.items()}
 
 
-class _Coder:
-    """Gives tensors their codes."""
+class Coder:
+    """Gives a model's tensors their codes, and notes in the tally what is said of its head."""
 
     def __init__(self, seen: Anatomy, tally: Tally) -> None:
         self._tally, self._blocks = tally, frozenset(seen.blocks)
@@ -112,7 +116,7 @@ def tally_of(model: Model) -> Tally:
 
 def _counted(model: Model, unused: frozenset[str]) -> Tally:
     tally, seen = Tally(), Anatomy.of(model)
-    coder, layers = _Coder(seen, tally), iter(seen.layers.of_rows)
+    coder, layers = Coder(seen, tally), iter(seen.layers.of_rows)
     for no, file in enumerate(model.files):
         table = file.header.tensors
         codes = array("H", coder.rows(table, islice(layers, len(table))))
