@@ -15,7 +15,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from itertools import islice, pairwise
-from operator import eq, le
+from operator import add, eq, le
 from pathlib import Path
 from typing import Any, overload
 
@@ -258,6 +258,10 @@ class TensorTable(Sequence[TensorInfo]):
         for end, offset in zip(own.ends[first:after], own.offsets[first:after], strict=True):
             put(data, end - shift, offset)
         return data
+
+    def is_within(self, n_bytes: int) -> bool:
+        """Whether all sizes are known and all tensors end within the first `n_bytes` of the data section."""
+        return min(self.sizes, default=0) >= 0 and max(map(add, self.offsets, self.sizes), default=0) <= n_bytes
 
     @property
     def size_bytes(self) -> int:

@@ -9,7 +9,7 @@ from itertools import accumulate
 from typing import TypeAlias
 
 from ..gguf.files import GGUFFile
-from ..gguf.header import UNKNOWN, TensorInfo, TensorTable, header_of, place
+from ..gguf.header import TensorInfo, TensorTable, header_of, place
 from ..gguf.kv_table import KVTable
 from ..sources.ranges import FileRange
 from ..writing.plan import Copy, LateHeader, NewBytes, Segment
@@ -39,8 +39,8 @@ class Kept:
     @property
     def sizes(self) -> Sequence[int]:
         """Stored bytes of each. Raises FormatError when the file ends before one of them does."""
-        table, room = self.table, self.file.size_bytes - self.file.header.data_offset
-        if all(size != UNKNOWN and at + size <= room for at, size in zip(table.offsets, table.sizes, strict=True)):
+        table = self.table
+        if table.is_within(self.file.size_bytes - self.file.header.data_offset):
             return table.sizes
         return array("q", (end - start for _, start, end in self.file.ranges(table)))
 
@@ -174,14 +174,15 @@ class _Segments:
 
     def keep(self, kept: Kept) -> None:
         """Tensors of a file."""
-        file, first = kept.file, kept.file.header.data_offset
-        for offset, size in zip(kept.table.offsets, kept.sizes, strict=True):
-            start = first + offset
-            if self._run is None or self._end != start or self._run.path != file.path:
+        file, first, alignment = kept.file, kept.file.header.data_offset, self.alignment
+        if self._run is not None and self._run.path != file.path:
+            self.close()
+        for start, size in zip(map(first.__add__, kept.table.offsets), kept.sizes, strict=True):
+            if self._end != start or self._run is None:
                 self.close()
                 self._run = FileRange.of(file, start, start)
             self._end = start + size
-            if size % self.alignment:
+            if size % alignment:
                 self.pad(size, file)
 
 

@@ -34,6 +34,7 @@ NOT_MULTIPLIED = (EMBEDDINGS, "nextn.embed_tokens.weight", "ssm_conv1d.weight")
 _MARKS, _REPACKED, _NOT_ALWAYS = 4, 1, 2  # rearranged by the CPU; loaded only to draft
 _HEAD_PLACE = MAX_LAYERS + 1  # a layer's place is its number; models have fewer layers
 _EMBEDDINGS_PLACE, _ROOT_PLACE = _HEAD_PLACE + 1, _HEAD_PLACE + 2
+_SPECIAL_ROOTS = (b"output", EMBEDDINGS.encode(), *map(str.encode, DRAFT_ROOTS))
 _LEFT_OUT = 0xFFFF  # the engine reported it as unused
 
 
@@ -99,7 +100,8 @@ class Coder:
         plain = [layer * _MARKS for layer in range(MAX_LAYERS + 1)]
         for row, (layer, type_id) in enumerate(zip(layers, table.type_ids, strict=True)):
             if layer == ROOT:
-                yield self.code(None, table[row])
+                name = b"output" if type_id in self._repacked else table.raw_name(row)
+                yield self.code(None, table[row]) if name.startswith(_SPECIAL_ROOTS) else _ROOT_PLACE * _MARKS
             elif layer in self._blocks or type_id in self._repacked:
                 yield self.code(layer, table[row])
             else:
