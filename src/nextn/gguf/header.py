@@ -185,9 +185,12 @@ class TensorTable(Sequence[TensorInfo]):
 
     def rows(self, rows: Iterable[int]) -> TensorTable:
         """A table of some of the tensors, in the order of `rows`."""
-        chosen, own = TensorColumns(), self._columns
-        for i in rows:
-            chosen.add(own.starts[i], own.ends[i], own.offsets[i], own.sizes[i], own.type_ids[i])
+        chosen, own, rows = TensorColumns(), self._columns, array("I", rows)
+        chosen.starts = array("I", map(own.starts.__getitem__, rows))
+        chosen.ends = array("I", map(own.ends.__getitem__, rows))
+        chosen.offsets = array("Q", map(own.offsets.__getitem__, rows))
+        chosen.sizes = array("q", map(own.sizes.__getitem__, rows))
+        chosen.type_ids = array("I", map(own.type_ids.__getitem__, rows))
         names = StoredNames(self._base.buffer, chosen.starts) if self._is_moved else None
         return TensorTable(self._base.buffer, chosen, moved=names)
 
@@ -234,8 +237,12 @@ class TensorTable(Sequence[TensorInfo]):
 
     def find(self, name: str) -> TensorInfo | None:
         """The tensor with this name, or None."""
-        row = self._base.index.find(name)
+        row = self.row(name)
         return None if row is None else self[row]
+
+    def row(self, name: str) -> int | None:
+        """The place of the tensor with this name, or None."""
+        return self._base.index.find(name)
 
     @property
     def twice(self) -> int | None:

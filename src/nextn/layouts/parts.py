@@ -9,7 +9,7 @@ from itertools import accumulate
 from typing import TypeAlias
 
 from ..gguf.files import GGUFFile
-from ..gguf.header import TensorInfo, TensorTable, header_of, place
+from ..gguf.header import FIXED_BYTES, TensorInfo, TensorTable, header_of, pad_to, place
 from ..gguf.kv_table import KVTable
 from ..sources.ranges import FileRange
 from ..writing.plan import Copy, LateHeader, NewBytes, Segment
@@ -94,10 +94,9 @@ class Parts(Iterable[Part]):
         return out
 
 
-def trunk_parts(files: Sequence[GGUFFile], keep: Callable[[str], bool] | None = None) -> Parts:
-    """Existing tensors in the order of their data, to be moved by the kernel; `keep` chooses by name."""
-    tables = ((file, file.header.tensors) for file in files)
-    return Parts(Kept(file, (table if keep is None else table.named(keep)).by_offset()) for file, table in tables)
+def trunk_parts(files: Sequence[GGUFFile], kept: Callable[[GGUFFile], TensorTable] | None = None) -> Parts:
+    """Existing tensors in the order of their data, to be moved by the kernel: those of `kept`, or all."""
+    return Parts(Kept(file, (file.header.tensors if kept is None else kept(file)).by_offset()) for file in files)
 
 
 @dataclass(frozen=True)
@@ -117,20 +116,37 @@ class PlannedHeader(LateHeader):
     planned: PlannedFile = field(compare=False, repr=False)
 
 
-@dataclass(frozen=True)
 class KnownHeader(NewBytes):
-    """The bytes of a header, and what it says."""
+    """A header that needs no hashes. Its bytes are made when they are asked for: a plan may never be carried out."""
 
-    planned: PlannedFile = field(compare=False, repr=False)
+    def __init__(self, planned: PlannedFile, size_bytes: int) -> None:
+        object.__setattr__(self, "planned", planned)
+        object.__setattr__(self, "_size_bytes", size_bytes)
 
-    __repr__ = NewBytes.__repr__
+    planned: PlannedFile
+    _size_bytes: int
+
+    def __repr__(self) -> str:
+        return f"KnownHeader({self.size_bytes:,} bytes)"
+
+    @property
+    def data(self) -> bytes:
+        """The bytes, made anew each time."""
+        planned = self.planned
+        tables = planned.parts.tables(planned.alignment)
+        return header_of(planned.kvs, tables, version=planned.version, alignment=planned.alignment)
+
+    @property
+    def size_bytes(self) -> int:
+        """Their number."""
+        return self._size_bytes
 
 
 def new_header(kvs: KVTable, parts: Parts | Sequence[Part], version: int, alignment: int) -> KnownHeader:
     """The header for the parts in their order."""
     parts = Parts.of(parts)
-    data = header_of(kvs, parts.tables(alignment), version=version, alignment=alignment)
-    return KnownHeader(data, PlannedFile(kvs, parts, version, alignment))
+    size = pad_to(FIXED_BYTES + kvs.size_bytes + parts.tables_bytes, alignment)
+    return KnownHeader(PlannedFile(kvs, parts, version, alignment), size)
 
 
 class _Segments:

@@ -17,8 +17,8 @@ from pathlib import Path
 from ..archs import memory_of
 from ..archs.hparams import MAX_LAYERS
 from ..block.anatomy import Anatomy
-from ..block.layers import ROOT
-from ..block.model import DRAFT_ROOTS, suffix_of
+from ..block.layers import FAR, ROOT
+from ..block.model import DRAFT_ROOTS, split_name, suffix_of
 from ..gguf.files import Model
 from ..gguf.header import TensorInfo, TensorTable
 from ..gguf.types import parse_type_name
@@ -102,8 +102,9 @@ class Coder:
             if layer == ROOT:
                 name = b"output" if type_id in self._repacked else table.raw_name(row)
                 yield self.code(None, table[row]) if name.startswith(_SPECIAL_ROOTS) else _ROOT_PLACE * _MARKS
-            elif layer in self._blocks or type_id in self._repacked:
-                yield self.code(layer, table[row])
+            elif layer in self._blocks or type_id in self._repacked or layer == FAR:
+                info = table[row]
+                yield self.code(split_name(info.name)[0], info)
             else:
                 yield plain[min(layer, MAX_LAYERS)]
 
