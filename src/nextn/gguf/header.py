@@ -10,12 +10,12 @@ from __future__ import annotations
 import math
 import struct
 from array import array
-from bisect import bisect_right
+from bisect import bisect_left, bisect_right
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from itertools import islice, pairwise
-from operator import add, eq, le
+from operator import add, eq, le, lt
 from pathlib import Path
 from typing import Any, overload
 
@@ -131,6 +131,7 @@ class TensorTable(Sequence[TensorInfo]):
         """`moved`: the same tensors' names in a table with other offsets, which those of `columns` replace."""
         self._base = StoredNames(buffer, columns.starts) if moved is None else moved
         self._is_moved = moved is not None
+        self._all: TensorTable | None = None  # these are rows of it, in its order: names are looked up there
         self._columns = columns
         self.offsets: Sequence[int] = columns.offsets  # relative to the data section
         self.sizes: Sequence[int] = columns.sizes  # bytes by type and shape, UNKNOWN for a type without known layout
@@ -192,14 +193,25 @@ class TensorTable(Sequence[TensorInfo]):
         chosen.sizes = array("q", map(own.sizes.__getitem__, rows))
         chosen.type_ids = array("I", map(own.type_ids.__getitem__, rows))
         names = StoredNames(self._base.buffer, chosen.starts) if self._is_moved else None
-        return TensorTable(self._base.buffer, chosen, moved=names)
+        table = TensorTable(self._base.buffer, chosen, moved=names)
+        if all(map(lt, rows, islice(rows, 1, None))) and self._is_in_order:
+            table._all = self
+        return table
+
+    @cached_property
+    def _is_in_order(self) -> bool:
+        """Whether the entries are in the order of their bytes."""
+        starts = self._columns.starts
+        return all(map(lt, starts, islice(starts, 1, None)))
 
     def moved(self, offsets: array[int]) -> TensorTable:
         """The same tensors at other offsets; everything else is shared."""
         columns, own = TensorColumns(), self._columns
         columns.starts, columns.ends, columns.sizes, columns.type_ids = own.starts, own.ends, own.sizes, own.type_ids
         columns.offsets = offsets
-        return TensorTable(self._base.buffer, columns, moved=self._base)
+        table = TensorTable(self._base.buffer, columns, moved=self._base)
+        table._all = self._all
+        return table
 
     def named(self, keep: Callable[[str], bool]) -> TensorTable:
         """A table of the tensors whose names `keep` takes; the same one if it takes all."""
@@ -242,7 +254,14 @@ class TensorTable(Sequence[TensorInfo]):
 
     def row(self, name: str) -> int | None:
         """The place of the tensor with this name, or None."""
-        return self._base.index.find(name)
+        if self._all is None:
+            return self._base.index.find(name)
+        of_all = self._all.row(name)
+        if of_all is None:
+            return None
+        start, starts = self._all._columns.starts[of_all], self._columns.starts
+        at = bisect_left(starts, start)
+        return at if at < len(starts) and starts[at] == start else None
 
     @property
     def twice(self) -> int | None:

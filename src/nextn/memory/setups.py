@@ -126,6 +126,7 @@ class _Maker:
             if self.for_engine:
                 self.trunk = stand_in(self.trunk_plan, folder)
             else:
+                folder.mkdir(parents=True, exist_ok=True)  # a writable folder, like one that a trunk would be in
                 self.trunk = trunk_on_paper(self.trunk_plan, self.model, folder)
             self.trunk_files = _planned(self.trunk_plan)
         return Setup(NO_MTP, self.trunk, files=self.trunk_files, plan=self.trunk_plan)
