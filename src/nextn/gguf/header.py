@@ -204,6 +204,14 @@ class TensorTable(Sequence[TensorInfo]):
         starts = self._columns.starts
         return all(map(lt, starts, islice(starts, 1, None)))
 
+    def rows_of(self, some: TensorTable) -> Iterator[int]:
+        """The rows that a table made with `rows` consists of."""
+        starts = self._columns.starts
+        if self._is_in_order:
+            return (bisect_left(starts, start) for start in some._columns.starts)
+        places = {start: row for row, start in enumerate(starts)}
+        return map(places.__getitem__, some._columns.starts)
+
     def moved(self, offsets: array[int]) -> TensorTable:
         """The same tensors at other offsets; everything else is shared."""
         columns, own = TensorColumns(), self._columns

@@ -6,7 +6,7 @@ table, and the trunk's weights are those of the trunk at other offsets.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from array import array
 from dataclasses import replace
 from pathlib import Path
 
@@ -21,13 +21,17 @@ from .weights import EMBEDDINGS, HEAD, Coder, Tally, tally_of
 
 def trunk_on_paper(plan: Plan, model: Model, folder: Path) -> Model:
     """The trunk that a detach of `model` would leave, with all its tensors."""
-    return Model(tuple(_Made(out, model).file(folder, whole=True) for out in _in_order(plan)))
+    return _model(plan, model, folder, whole=True)
 
 
 def attached_on_paper(plan: Plan, trunk: Model, folder: Path) -> Model:
     """What attaching to `trunk` would make: headers with only the new tensors, and the weights of all."""
-    made = [_Made(out, trunk) for out in _in_order(plan)]
-    model = Model(tuple(one.file(folder, whole=False) for one in made))
+    return _model(plan, trunk, folder, whole=False)
+
+
+def _model(plan: Plan, source: Model, folder: Path, *, whole: bool) -> Model:
+    made = [_Made(out, source) for out in _in_order(plan)]
+    model = Model(tuple(one.file(folder, whole=whole) for one in made))
     tally = Tally()
     coder = Coder(Anatomy.of(model), tally)
     for no, one in enumerate(made):
@@ -93,10 +97,9 @@ class _Made:
 
     def _count_kept(self, no: int, tally: Tally, kept: Kept, table: TensorTable, data_offset: int) -> None:
         known = tally_of(self.source)
-        own: Sequence[int] = known.codes[self._number(kept.file.path)]
-        if kept.table is not kept.file.header.tensors:  # it is in the order of the data
-            offsets = kept.file.header.tensors.offsets
-            own = [own[row] for row in sorted(range(len(own)), key=offsets.__getitem__)]
+        codes, every = known.codes[self._number(kept.file.path)], kept.file.header.tensors
+        own = codes if kept.table is every else array("H", map(codes.__getitem__, every.rows_of(kept.table)))
+        tally.codes.append(own)
         tally.add(no, own, (data_offset + offset for offset in table.offsets), kept.sizes)
         tally.has_head |= known.has_head
         tally.head_is_repacked |= known.head_is_repacked

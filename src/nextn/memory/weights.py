@@ -52,7 +52,7 @@ class Tally:
     """A model's tensors by what decides their place in memory."""
 
     groups: dict[tuple[int, int], tuple[int, int, int]] = field(default_factory=dict)  # see `add`
-    codes: list[array[int]] = field(default_factory=list)  # of each file's tensors, in the order of its table
+    codes: list[array[int]] = field(default_factory=list)  # of each file's existing tensors, in the table's order
     has_head: bool = False
     head_is_repacked: bool = False  # the embeddings, if they are the head
 
