@@ -6,7 +6,7 @@ from array import array
 from bisect import bisect_right
 from collections.abc import Iterator
 from functools import cached_property
-from itertools import accumulate
+from itertools import accumulate, chain
 from typing import TYPE_CHECKING
 
 from ..errors import IncompleteModel
@@ -69,7 +69,7 @@ class SetTensors:
 
     def names(self) -> Iterator[str]:
         """The names in order."""
-        return (name for file in self._files for name in file.header.tensors.names())
+        return chain.from_iterable(file.header.tensors.names() for file in self._files)
 
     def __iter__(self) -> Iterator[tuple[GGUFFile, TensorInfo]]:
         return ((file, info) for file in self._files for info in file.header.tensors)

@@ -93,13 +93,13 @@ class _Made:
             parts = piece() if callable(piece) else piece
             for part, offset in zip(parts, table.offsets, strict=True):
                 code = coder.code(split_name(part.info.name)[0], part.info)
-                tally.add(no, [code], [self.data_offset + offset], [part.size_bytes])
+                tally.add(no, [code], [offset], [part.size_bytes], self.data_offset)
 
     def _count_kept(self, no: int, tally: Tally, kept: Kept, table: TensorTable, data_offset: int) -> None:
         known = tally_of(self.source)
         codes, every = known.codes[self._number(kept.file.path)], kept.file.header.tensors
         own = codes if kept.table is every else array("H", map(codes.__getitem__, every.rows_of(kept.table)))
         tally.codes.append(own)
-        tally.add(no, own, (data_offset + offset for offset in table.offsets), kept.sizes)
+        tally.add(no, own, table.offsets, kept.sizes, data_offset)
         tally.has_head |= known.has_head
         tally.head_is_repacked |= known.head_is_repacked

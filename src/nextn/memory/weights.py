@@ -8,10 +8,11 @@ from __future__ import annotations
 
 import platform
 from array import array
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from functools import cache
 from itertools import islice
+from operator import add
 from pathlib import Path
 
 from ..archs import memory_of
@@ -56,11 +57,12 @@ class Tally:
     has_head: bool = False
     head_is_repacked: bool = False  # the embeddings, if they are the head
 
-    def add(self, no: int, codes: Iterable[int], starts: Iterable[int], sizes: Iterable[int]) -> None:
+    def add(
+        self, no: int, codes: Iterable[int], offsets: Sequence[int], sizes: Sequence[int], data_offset: int
+    ) -> None:
         """Add tensors of file `no` in any order: (file, code) -> bytes, first start, last end."""
-        found = {code: list(group) for (own, code), group in self.groups.items() if own == no}
-        for code, start, size in zip(codes, starts, sizes, strict=True):
-            end = start + size
+        found: dict[int, list[int]] = {}
+        for code, start, size, end in zip(codes, offsets, sizes, map(add, offsets, sizes), strict=True):
             group = found.get(code)
             if group is None:
                 found[code] = [size, start, end]
@@ -71,7 +73,10 @@ class Tally:
             if end > group[2]:
                 group[2] = end
         found.pop(_LEFT_OUT, None)
-        self.groups |= {(no, code): (size, first, last) for code, (size, first, last) in found.items()}
+        for code, (size, start, end) in found.items():
+            start, end = start + data_offset, end + data_offset
+            known, first, last = self.groups.get((no, code), (0, start, end))
+            self.groups[no, code] = known + size, min(first, start), max(last, end)
 
 
 class Coder:
@@ -126,8 +131,7 @@ def _counted(model: Model, unused: frozenset[str]) -> Tally:
         if unused:
             for row, name in enumerate(table.names()):
                 codes[row] = _LEFT_OUT if name in unused else codes[row]
-        kept, first = Kept(file, table), file.header.data_offset
-        tally.add(no, codes, (first + offset for offset in table.offsets), kept.sizes)
+        tally.add(no, codes, table.offsets, Kept(file, table).sizes, file.header.data_offset)
         tally.codes.append(codes)
     return tally
 
