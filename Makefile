@@ -24,7 +24,7 @@ check: lint
 # Everything, the tests marked slow included.
 test: lint
 	$(BIN)/python -m pytest --all -m "not engine" -n auto --dist worksteal
-	$(BIN)/python -m pytest --all -m engine
+	$(BIN)/python -m pytest --all -m engine -n logical --dist worksteal
 
 bench: install
 	$(BIN)/python benchmarks/header.py

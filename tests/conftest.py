@@ -108,6 +108,7 @@ def is_named(item: pytest.Item, named: Collection[str]) -> bool:
     return any(name.endswith(".py") and item.path == Path(name).absolute() for name in named)
 
 
+@pytest.hookimpl(optionalhook=True)
 def pytest_xdist_auto_num_workers(config: pytest.Config) -> int | None:
     """`-n auto`: two workers per CPU, since half of a test's time is waiting; `-n logical`: one, for engines."""
     cpus = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1

@@ -25,7 +25,7 @@ def trunk(folder: Path, arch: str, n_layer: int = 2, name: str = "M.gguf", *more
 )
 def test_one_sentence(arch: str, tmp_path: Path) -> None:
     path = trunk(tmp_path, arch)
-    said = examine(path).findings[0].what
+    said = next(each.what for each in examine(path).findings if not each.is_problem)
     assert nextn.inspect(path).hints[0].startswith(said.rstrip("."))
     for donor in (None, CHECKPOINT):
         with pytest.raises(NextnError) as refused:

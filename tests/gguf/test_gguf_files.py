@@ -314,6 +314,14 @@ def test_a_folder_with_two_sets_of_one_name(tmp_path: Path) -> None:
     assert [path.name for path in model_candidates(tmp_path)] == ["M-00001-of-00002.gguf", "M-00001-of-00003.gguf"]
 
 
+def test_a_folder_with_a_link_to_itself_is_listed(tmp_path: Path) -> None:
+    """A link that leads nowhere is a candidate: opening it says what is wrong with it, and listing goes on."""
+    for name in ("a.gguf", "mtp-a.gguf"):
+        (tmp_path / name).symlink_to(tmp_path / name)
+    (tmp_path / "b.gguf").mkdir()
+    assert model_candidates(tmp_path) == [tmp_path / "a.gguf"]
+
+
 def test_sidecars_and_projectors_are_left_out(tmp_path: Path) -> None:
     paths = three(tmp_path)
     for name in ("mtp-M-q4_0.gguf", "mmproj-M-F16.gguf", "M.imatrix.gguf", "eagle3-M.gguf"):

@@ -8,6 +8,7 @@ import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
+from typing import cast
 
 import ggufmaker
 import pytest
@@ -20,6 +21,10 @@ from nextn.errors import FormatError
 from nextn.gguf.files import open_model
 from nextn.gguf.parser import HeaderParser
 from nextn.memory.shape import shape_of
+from nextn.publish.listing import Listed
+from nextn.publish.pulling import _Here
+from nextn.publish.sums import Hasher
+from nextn.remote.hub import HubRepo
 
 GROSS_S = 20.0  # of processor time: ten times what the slowest takes here
 
@@ -99,6 +104,20 @@ def test_an_array_for_a_name_is_not_decoded(kind: str, tmp_path: Path) -> None:
     path.write_bytes(make([("general.architecture", kind, [1] * 500_000)]).whole)
     with pytest.raises(FormatError, match=r"'general\.architecture' is missing or not a string"):
         _ = open_model(path).architecture
+
+
+@pytest.mark.parametrize("contents", [1, 2000])
+def test_a_listing_is_compared_with_the_folder_once(
+    contents: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Whether a repository's 2,000 files are all the same or all different: each is looked for once."""
+    looked: list[str] = []
+    monkeypatch.setattr(_Here, "_has_size", lambda self, file: looked.append(file.path))
+    monkeypatch.setattr(_Here, "_cached", lambda self, file: None)
+    files = [Listed(f"d/f{i}.gguf", 9, f"{i % contents:064x}") for i in range(2000)]
+    here = _Here(cast("HubRepo", None), tmp_path, files, Hasher())
+    assert not any(here.seems_to_have(file) for file in files)
+    assert sorted(looked) == sorted(file.path for file in files)
 
 
 MOST_BYTES = 64_000_000  # of memory beyond the header's own bytes

@@ -10,8 +10,10 @@ from ggufmaker import KV, arch_kvs, f32, make, root_tensors, trunk_tensors
 
 import nextn
 from conftest import CHECKPOINT, Q4
+from nextn.block.anatomy import Anatomy
 from nextn.errors import BlockPresent, DonorMismatch, UnsupportedModel, UsageError
 from nextn.gguf.files import open_model
+from nextn.measure.target import open_target
 
 TOKENS: list[KV] = [("tokenizer.ggml.tokens", "[str]", ["a", "b", "c", "d"]),
                     ("tokenizer.ggml.token_type", "[i32]", [1, 1, 1, 3])]  # fmt: skip
@@ -48,6 +50,9 @@ def test_it_is_recognised(arch: str, tmp_path: Path) -> None:
     assert (found.shape, found.n_layer_nextn, found.problems) == ("sidecar", 2, ())
     assert "beside a 'gemma4' model" in found.runs_on["llama.cpp"] and "nextn attach" in found.hints[-1]
     jsonschema.validate(found.to_json(), json.loads((ROOT / "src/nextn/schemas/inspect.json").read_text()))
+    draft = found.to_json()["draft"]
+    assert (draft["title"], draft["spec_type"], draft["target_width"]) == ("Gemma 4 assistant", "draft-mtp", 8)
+    assert draft["target_layers"] is None and found.block_bytes == sum(found.types.values())
     note = nextn.doctor(assistant(tmp_path / "mtp-x.gguf", arch=arch)).before
     assert note.problems == () and [finding.id for finding in note.findings] == ["draft-model"]
 
@@ -81,3 +86,16 @@ def test_what_does_not_fit_is_refused(trunk: Path, tmp_path: Path) -> None:
     assert [each.name for each in trunk.parent.iterdir()] == [trunk.name]
     with pytest.raises(UnsupportedModel, match="the draft for 'gemma4' is a separate model"):
         nextn.attach(trunk, CHECKPOINT)
+
+
+def test_verbs_take_it_beside_its_model(trunk: Path, tmp_path: Path) -> None:
+    path = nextn.attach(trunk, assistant(tmp_path / "down" / "gemma-4-x-assistant-F32.gguf")).sidecar
+    assert path is not None and nextn.inspect(trunk).sidecars == (path,)
+    assert open_target(trunk).sidecar_path == path == open_target(trunk, path).sidecar_path
+    draft = open_model(path)
+    assert all(Anatomy.of(draft).of_block(name) for name in draft.tensors)  # so the control shuffles all of them
+    rows = {row.setup.id: row for row in nextn.plan(trunk, header_only=True, n_ctx=256).rows}
+    with_it, without = rows["sidecar"], rows["no_mtp"]
+    assert with_it.setup.disk_bytes - without.setup.disk_bytes == path.stat().st_size
+    assert with_it.prediction is not None and without.prediction is not None
+    assert with_it.prediction.sum("weights_bytes") > without.prediction.sum("weights_bytes")

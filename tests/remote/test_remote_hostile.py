@@ -111,7 +111,7 @@ def test_sizes_that_no_file_has(hub: HubServer, opened: Open, plain: str, total:
 def test_ranges_that_are_none(hub: HubServer, opened: Open, plain: str, value: str) -> None:
     value = value.replace("N", str(Q4.stat().st_size))
     hub.faults.append(Fault("header", "^cdn/plain", times=999, skip=1, headers={"Content-Range": value}))
-    assert "given up after 3 attempt(s): the server" in refusal(opened, plain)
+    assert "given up after 3 attempts: the server" in refusal(opened, plain)
 
 
 @pytest.mark.parametrize("size", [10**13, (1 << 50) - 1])

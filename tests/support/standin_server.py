@@ -26,8 +26,9 @@ OPTIONS = {
     "-lv": 1, "--spec-type": 1, "--spec-draft-n-max": 1, "--spec-draft-p-min": 1, "-md": 1, "--rpc": 1, "-ngl": 1,
     "--fit": 1, "--models-preset": 1,
 }  # fmt: skip
+KINDS = " none,draft-mtp,draft-eagle3,draft-dflash,draft-dspark"
 HELP = "".join(
-    f"{name}{' [on|off]' if name == '--fit' else ' none,draft-mtp' if name == '--spec-type' else ' VALUE' * n}\n"
+    f"{name}{' [on|off]' if name == '--fit' else KINDS if name == '--spec-type' else ' VALUE' * n}\n"
     for name, n in OPTIONS.items()
 )
 HEADER_BYTES = 1 << 20

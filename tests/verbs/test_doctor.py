@@ -231,7 +231,9 @@ def _lose_block(folder: Path) -> None:
 
 
 def test_every_finding_has_its_place_in_the_docs() -> None:
-    source = "".join(path.read_text() for path in (ROOT / "src" / "nextn" / "diagnosis").glob("*.py"))
+    code = ROOT / "src" / "nextn"
+    places = [*(code / "diagnosis").glob("*.py"), code / "layouts" / "draft_fit.py"]
+    source = "".join(path.read_text() for path in places)
     headings = set(re.findall(r"^### `([a-z-]+)`", DOCS, re.M))
     assert len(headings) > 20
     assert all(f'"{heading}"' in source for heading in headings)

@@ -243,7 +243,7 @@ def test_the_cards_commands_resolve_to_the_files_they_mean(shards: list[Path], t
             if variant.sidecar:
                 assert hf_rules.sidecars(listing, variant.entry, tag)[0] == variant.sidecar
     for name in names(folder):
-        assert hf_rules.MARK not in name
+        assert hf_rules.mark_of(name) is None
 
 
 def test_hf_rules() -> None:

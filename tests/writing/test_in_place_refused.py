@@ -10,6 +10,7 @@ import shutil
 import struct
 import subprocess
 import sys
+import tracemalloc
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -209,6 +210,86 @@ def test_a_journal_of_a_later_version_is_kept(model: Path) -> None:
     with pytest.raises(StorageError, match="another version"):
         recover(model)
     assert path.exists() and model.read_bytes() == Q4.read_bytes()
+
+
+@pytest.mark.parametrize("kind", ["pipe", "link", "too large"])
+def test_a_strange_journal_of_another_file_stops_nothing(model: Path, kind: str) -> None:
+    path = model.with_name(journal.journal_name("other.gguf"))
+    if kind == "pipe":
+        os.mkfifo(path)
+    elif kind == "link":
+        path.symlink_to(model)
+    else:
+        path.touch()
+        os.truncate(path, journal.MAX_BYTES + 1)
+    assert recover(model) == []
+    with pytest.raises(StorageError, match=path.name):
+        recover(model.parent)
+    attach(model)
+    assert model.read_bytes() != Q4.read_bytes() and os.path.lexists(path)
+
+
+def test_a_link_to_itself_is_refused_in_one_sentence(tmp_path: Path) -> None:
+    loop = tmp_path / "loop.gguf"
+    loop.symlink_to(loop)
+    for run in (lambda: attach(loop), lambda: nextn.detach(loop, in_place=True)):
+        with pytest.raises(StorageError, match=r"loop\.gguf: cannot open it: Too many levels of symbolic links"):
+            run()
+    assert unfinished(loop) == [] == recover(loop)
+
+
+def large_journal(folder: Path, first: int, n_head: int) -> Path:
+    """A sparse journal of `first` bytes of table and `n_head` of header, with a checksum that is not right."""
+    bare = {"name": "m.gguf", "inode": 1, "size_bytes": n_head, "head": [0, n_head], "room": 0, "tail": None}
+    state = {"room": "none", "tail_saved": False, "size_bytes": 0, "spans": []}
+    text = json.dumps({"version": 1, "verb": "attach", "files": [{**bare, "state": state}]}).encode().ljust(first)
+    path = folder / journal.journal_name("m.gguf")
+    with path.open("wb") as file:
+        file.write(journal.MAGIC + struct.pack("<QQ", 8 + len(text) + n_head, len(text)) + text)
+        file.truncate(file.tell() + n_head + 32)
+    return path
+
+
+LARGE = {"a large header": (1000, 1 << 28), "a header beyond all": (1000, 1 << 29), "a large table": (1 << 24, 100)}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("what", LARGE)
+def test_a_large_journal_of_somebody_takes_no_memory(
+    what: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Sparse files of any size come out of small archives, and `inspect` looks at every journal."""
+    model = Path(shutil.copy(Q4, tmp_path / "m.gguf"))
+    n_read = 0
+    pread = os.pread
+
+    def counted(fd: int, size: int, offset: int) -> bytes:
+        nonlocal n_read
+        data = pread(fd, size, offset)
+        n_read += len(data)
+        return data
+
+    large_journal(tmp_path, *LARGE[what])
+    nextn.inspect(model)  # so that all modules are there
+    monkeypatch.setattr(os, "pread", counted)
+    tracemalloc.start()
+    try:
+        assert unfinished(model) == [] == unfinished(tmp_path)
+        assert tracemalloc.get_traced_memory()[1] < 8 << 20
+        n_read = 0
+        assert unfinished(Path(shutil.copy(Q4, tmp_path / "n.gguf"))) == []
+    finally:
+        tracemalloc.stop()
+    assert n_read <= 1 << 21, "of a journal of another file, only the table is read"
+    assert model.read_bytes() == Q4.read_bytes()
+
+
+def test_a_journal_under_the_name_of_another_is_left_out(model: Path) -> None:
+    """Otherwise any number of journals could each be one of the same file, and be read to its end."""
+    path = planted(model, model.stat().st_ino)
+    assert len(unfinished(model)) == 1
+    path.rename(path.with_name(journal.journal_name("other.gguf")))
+    assert unfinished(model) == [] == recover(model)
 
 
 IMPOSSIBLE: dict[str, dict[str, object]] = {

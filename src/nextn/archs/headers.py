@@ -6,6 +6,7 @@ compare them with its output.
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 from ..gguf.kv import KVType
@@ -80,6 +81,12 @@ def with_base(*rows: Row) -> tuple[Row, ...]:
     own = {row.suffix: row for row in rows}
     kept = tuple(own.pop(row.suffix, row) for row in _BASE)
     return (*kept, *own.values(), NEXTN)
+
+
+def drafts_own(*rows: Row) -> tuple[Row, ...]:
+    """The same for a draft that is a model of its own: no count of blocks, and experts are only written if given."""
+    experts = tuple(replace(row, optional=True) for row in (EXPERT_COUNT, EXPERTS_USED))
+    return tuple(row for row in with_base(*experts, *rows) if row is not NEXTN)
 
 
 def indexer(n_heads: str = "index_n_heads", width: str = "index_head_dim", top: str = "index_topk") -> tuple[Row, ...]:

@@ -43,7 +43,7 @@ DRAFTS = {
     "gemma4-assistant": "a draft for Gemma 4, loaded beside it with -md",
     "gemma4_mtp": "a draft for Gemma 4 as ik_llama.cpp's converter names it, loaded beside it with -md",
     "eagle3": "an EAGLE-3 draft: pass it with -md DRAFT --spec-type draft-eagle3",
-    "dflash": "a DFlash draft: pass it with -md DRAFT --spec-type draft-dflash",
+    "dflash": "a DFlash or DSpark draft: pass it with -md DRAFT --spec-type draft-dflash (DSpark: draft-dspark)",
 }
 # general.architecture -> the models. None of these was published with an MTP block.
 NONE_PUBLISHED = {

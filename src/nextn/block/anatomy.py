@@ -12,6 +12,7 @@ from itertools import islice
 
 from ..archs import FAMILIES, per_layer_arrays
 from ..archs.base import Family, missing
+from ..archs.drafts import ARCHS as DRAFT_ARCHS
 from ..archs.others import ASSISTANTS, DRAFTS, LOADS_ONLY, OTHER_USE
 from ..gguf.files import GGUFFile, Model
 from ..gguf.header import TensorTable
@@ -80,9 +81,14 @@ class Anatomy:
         return bool(self.trunk - set(self.unmarked))
 
     @property
+    def is_draft(self) -> bool:
+        """Whether all of the file drafts: an EAGLE-3, DFlash or DSpark draft, or an assistant of Gemma 4."""
+        return self.arch in DRAFT_ARCHS or self.arch in ASSISTANTS
+
+    @property
     def has_block(self) -> bool:
-        """Whether the file has an MTP block, complete or not."""
-        return bool(self.blocks)
+        """Whether the file has something to draft with: an MTP block, complete or not, or it is a draft itself."""
+        return bool(self.blocks) or self.is_draft
 
     @property
     def is_block_only(self) -> bool:
@@ -111,8 +117,8 @@ class Anatomy:
     @cached_property
     def shape(self) -> str:
         """bundled, trunk-only, sidecar or donor."""
-        if self.arch in ASSISTANTS:
-            return "sidecar"  # all of its layers draft, using the target's embeddings and KV cache
+        if self.is_draft:
+            return "sidecar"
         if not self.blocks and (self.has_trunk or not self.unmarked):
             return "trunk-only"
         if self.has_trunk:
@@ -248,7 +254,7 @@ class Anatomy:
     @property
     def n_nextn(self) -> int:
         """Number of MTP blocks, complete or not; for a draft model of its own, of all its layers."""
-        return len(self.layers) if self.arch in ASSISTANTS else len(self.blocks)
+        return len(self.layers) if self.is_draft else len(self.blocks)
 
     @property
     def declared_trunk(self) -> int:
@@ -258,7 +264,7 @@ class Anatomy:
     @property
     def n_layer_trunk(self) -> int:
         """Number of trunk layers to show: those in the file, or what its header says when there are none."""
-        if self.arch in ASSISTANTS:
+        if self.is_draft:
             return 0
         return self.n_trunk if self.layers else self.declared_trunk
 
@@ -273,8 +279,8 @@ class Anatomy:
         return self.agreed_trunk or self.all_blocks[0]
 
     def of_block(self, name: str) -> bool:
-        """Whether a tensor belongs to an MTP block's layer."""
-        return split_name(name)[0] in self._block_set
+        """Whether a tensor belongs to an MTP block's layer; to a draft of its own, all of them do."""
+        return self.is_draft or split_name(name)[0] in self._block_set
 
     def of_trunk(self, name: str) -> bool:
         """Whether a tensor belongs to the model apart from its block."""

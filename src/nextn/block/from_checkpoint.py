@@ -9,6 +9,7 @@ from dataclasses import replace
 
 from ..archs import of_classes
 from ..archs.base import Family, Rule, Source, Transform, missing, stops
+from ..archs.drafts import kind_of_config
 from ..archs.hparams import Config
 from ..archs.others import words_of_classes
 from ..errors import FormatError, NoBlock, UnsupportedFormat, UnsupportedModel
@@ -167,10 +168,10 @@ def _ranked_qkv(checkpoint: Checkpoint, source: Source, name: str) -> tuple[RowS
     return CheckpointRows(spans), span.shape[::-1]
 
 
-def _read_rule(
-    checkpoint: Checkpoint, family: Family, rule: Rule, names: dict[str, str], k: int, used: set[str]
+def read_rule(
+    checkpoint: Checkpoint, rule: Rule, names: dict[str, str], k: int, used: set[str]
 ) -> BlockTensor | None:
-    """One tensor of block `k`, or None when it is not in the checkpoint."""
+    """One tensor of block `k`, or None when it is not in the checkpoint; `used` gets the names that make it."""
     for source in rule.sources:
         local, beside = (name.replace("{k}", str(k)) for name in (source.name, source.beside))
         if "{x}" in local:
@@ -228,6 +229,16 @@ def _expert_numbers(names: dict[str, str], pattern: str) -> list[int]:
     return sorted(int(text) for text in inner if text.isdigit())
 
 
+def refuse_draft(checkpoint: Checkpoint) -> None:
+    """Raise UnsupportedModel for a draft that is a model of its own: it has no block."""
+    kind = kind_of_config(checkpoint.classes, checkpoint.text_config)
+    if kind is not None:
+        raise UnsupportedModel(
+            f"{checkpoint.place}: this is {kind.article} {kind.title} draft, a model of its own without an MTP block; "
+            "'nextn extract DRAFT --for-trunk MODEL.gguf' makes a sidecar of it."
+        )
+
+
 def block_from_checkpoint(checkpoint: Checkpoint, *, partial: bool = False) -> Block:
     """The block of a checkpoint folder; with `partial` also one that lacks some of its tensors.
 
@@ -236,6 +247,7 @@ def block_from_checkpoint(checkpoint: Checkpoint, *, partial: bool = False) -> B
     """
     family = of_classes(checkpoint.classes)
     if family is None:
+        refuse_draft(checkpoint)
         words = words_of_classes(checkpoint.classes, checkpoint.text_config.get("model_type"))
         if words is not None:
             raise UnsupportedModel(f"{checkpoint.place}: {words}.")
@@ -263,7 +275,7 @@ def block_from_checkpoint(checkpoint: Checkpoint, *, partial: bool = False) -> B
     config = Config(checkpoint.text_config, checkpoint.folder / CONFIG, n_blocks)
     find = family.header.find(config) if family.header is not None else lambda suffix: None
     for k in range(n_blocks):
-        found = [tensor for rule in family.rules if (tensor := _read_rule(checkpoint, family, rule, names, k, used))]
+        found = [tensor for rule in family.rules if (tensor := read_rule(checkpoint, rule, names, k, used))]
         tensors += found
         there = {tensor.suffix for tensor in found}
         if reason := stops(family, there):
@@ -274,7 +286,7 @@ def block_from_checkpoint(checkpoint: Checkpoint, *, partial: bool = False) -> B
             raise FormatError(
                 f"the MTP block is incomplete: '{wanted}' is missing; use another donor", path=checkpoint.place
             )
-    _refuse_leftovers(checkpoint, names, used)
+    refuse_leftovers(checkpoint, names, used)
     return Block(
         origin=checkpoint.place,
         kind="checkpoint",
@@ -284,12 +296,12 @@ def block_from_checkpoint(checkpoint: Checkpoint, *, partial: bool = False) -> B
         tensors=tuple(tensors),
         hidden_size=checkpoint.integer("hidden_size"),
         n_vocab=checkpoint.integer("vocab_size"),
-        header_bytes=_json_bytes(checkpoint, {names[name] for name in used if names[name] in checkpoint.weight_map}),
+        header_bytes=json_bytes(checkpoint, {names[name] for name in used if names[name] in checkpoint.weight_map}),
         checkpoint=checkpoint,
     )
 
 
-def _json_bytes(checkpoint: Checkpoint, used: set[str]) -> int:
+def json_bytes(checkpoint: Checkpoint, used: set[str]) -> int:
     """Bytes of config, index, tokenizer, and of the safetensors headers that hold `used`."""
     total = 0
     for name in (CONFIG, INDEX, TOKENIZER):
@@ -304,7 +316,8 @@ def _json_bytes(checkpoint: Checkpoint, used: set[str]) -> int:
     return total + sum(starts.values())
 
 
-def _refuse_leftovers(checkpoint: Checkpoint, names: dict[str, str], used: set[str]) -> None:
+def refuse_leftovers(checkpoint: Checkpoint, names: dict[str, str], used: set[str]) -> None:
+    """Raise UnsupportedFormat for tensors (name inside the block -> full) that no rule has `used`."""
     left = sorted(names[name] for name in names.keys() - used if not describes_activations(name))
     if not left:
         return

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Collection
 
 from ..archs import refuse_other_use
+from ..archs.drafts import ARCHS as DRAFT_ARCHS
 from ..errors import FormatError, NoBlock
 from ..gguf.files import Model
 from ..sources.ranges import FileRange
@@ -32,6 +33,11 @@ def block_from_model(model: Model, mending: Collection[int] = ()) -> Block:
     seen = Anatomy.of(model)
     arch, layers = seen.arch, list(seen.blocks)
     refuse_other_use(arch, model.entry)
+    if arch in DRAFT_ARCHS:
+        raise NoBlock(
+            f"{model.entry}: this draft is a model of its own and has no MTP block; leave it beside its model, or put "
+            "it there with 'nextn attach MODEL --from' it."
+        )
     if not layers and seen.layers.keys() <= set(mending):
         layers = sorted(seen.layers)
     if not layers:

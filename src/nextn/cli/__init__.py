@@ -20,6 +20,7 @@ from ..printable import one_line
 from ..report.outlet import outlets
 from ..version import __version__
 from .common import examples
+from .streams import take_over
 
 VERBS = {
     "inspect": "show what is in a model and what would run it",
@@ -156,7 +157,7 @@ def _main(argv: list[str] | None) -> int:
     except (KeyboardInterrupt, click.exceptions.Abort):
         print("nextn: interrupted; no incomplete file has a final name, and the inputs are untouched.", file=sys.stderr)
         return EXIT_INTERRUPTED
-    except BrokenPipeError:
+    except (BrokenPipeError, SystemExit):  # click makes the second of the first
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 0
     except MemoryError:
@@ -179,4 +180,5 @@ def _main(argv: list[str] | None) -> int:
 
 def entry_point() -> None:
     """The entry point of the installed command."""
+    take_over()
     sys.exit(main())

@@ -22,6 +22,10 @@ from .common import (
 )
 @click.argument("donor")
 @click.option("--block-only", is_flag=True, help="Only the block: the smallest file to share, not runnable.")
+@click.option(
+    "--for-trunk", metavar="MODEL",
+    help="Make an EAGLE-3, DFlash or DSpark checkpoint a sidecar of this GGUF, whose tokenizer it gets.",
+)
 @type_option
 @embd_type_option("Type of the sidecar's embeddings and output head; 'as-is' keeps them.")
 @qkv_option(
@@ -36,6 +40,7 @@ from .common import (
 def command(
     donor: str,
     block_only: bool,
+    for_trunk: str | None,
     type_name: str | None,
     embd_type: str,
     qkv: str | None,
@@ -61,6 +66,7 @@ def command(
     with byte_progress("extracting", not (quiet or dry_run)) as progress:
         result = extract(
             donor, out=out, block_only=block_only, type=type_name, embd_type=embd_type, qkv=qkv, for_engine=for_engine,
-            duplicates=duplicates, expect=expect, limit_rate=limit_rate, dry_run=dry_run, progress=progress,
+            duplicates=duplicates, expect=expect, for_trunk=for_trunk, limit_rate=limit_rate, dry_run=dry_run,
+            progress=progress,
         )  # fmt: skip
     put_result(result, show, as_json=as_json, quiet=quiet)

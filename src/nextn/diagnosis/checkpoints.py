@@ -6,8 +6,10 @@ from collections.abc import Iterator
 
 from ..archs import of_classes
 from ..archs.base import Family
+from ..archs.drafts import kind_of_config
 from ..block.from_checkpoint import block_from_checkpoint, block_names
 from ..errors import FormatError, IncompleteModel, UnsupportedFormat, UnsupportedModel
+from ..shell import Command
 from ..sources.checkpoint import CONFIG, Checkpoint
 from .advice import Advice, Help
 from .commands import attach_command
@@ -34,6 +36,9 @@ def check_checkpoint(checkpoint: Checkpoint) -> Iterator[Finding]:
 
 
 def _findings(checkpoint: Checkpoint) -> Iterator[Finding]:
+    if (draft := _of_draft(checkpoint)) is not None:
+        yield draft
+        return
     family = of_classes(checkpoint.classes)
     words = words_of_class(checkpoint)
     names = {} if family is None else block_names(checkpoint, family)
@@ -67,6 +72,21 @@ def _findings(checkpoint: Checkpoint) -> Iterator[Finding]:
             checkpoint,
             "nothing to do: nextn goes by the tensors",
         )
+
+
+def _of_draft(checkpoint: Checkpoint) -> Finding | None:
+    """The finding for a draft that is a model of its own."""
+    try:
+        kind = kind_of_config(checkpoint.classes, checkpoint.text_config)
+    except UnsupportedModel as error:
+        return _finding("draft-model", "note", f"{error}.", checkpoint, _AS_PUBLISHED)
+    if kind is None:
+        return None
+    made = Command.of("nextn", "extract", checkpoint.folder, "--for-trunk", "MODEL.gguf")
+    return _finding(
+        "draft-model", "note", f"this is {kind.article} {kind.title} draft, a model of its own without an MTP block.",
+        checkpoint, Advice.of(made, " makes it a sidecar of the model that it drafts for"),
+    )  # fmt: skip
 
 
 def _without(checkpoint: Checkpoint, family: Family | None, words: str | None, promised: int | None) -> Finding:

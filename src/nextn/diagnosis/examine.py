@@ -8,6 +8,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from ..archs import FAMILIES
+from ..archs.drafts import ARCHS as DRAFT_ARCHS
 from ..block.anatomy import Anatomy
 from ..block.model import Block
 from ..brief import Brief
@@ -24,6 +25,7 @@ from .checkpoints import check_checkpoint
 from .commands import attach_command
 from .counts import check_counts
 from .data import check_data, check_whole
+from .drafts import TABLE, check_draft
 from .finding import Finding
 from .halves import check_halves
 from .journals import check_model
@@ -98,9 +100,12 @@ def diagnose(
     findings += check_blocks(seen, donor, trunk)
     findings += check_roots(seen)
     findings += check_sidecar(seen, trunk)
+    findings += check_draft(seen, trunk, None if cut else reader)
     findings += check_names(seen, trunk, beside=beside)
     findings += [] if cut else check_data(model)
     findings += check_model(model) if beside else []
+    if seen.arch in DRAFT_ARCHS and TABLE in model.tensors and (reader is None or cut):
+        skipped.append((TABLE, "the file is cut short" if cut else "only this model's headers are read"))
     if seen.blocks and seen.is_language_model:
         if reader is None or cut:
             why = "the file is cut short" if cut else "only this model's headers are read"

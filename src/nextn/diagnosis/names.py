@@ -1,7 +1,8 @@
 """File names and folders that hide a model, or a sidecar, from llama.cpp's own search.
 
 The rules are in common/download.cpp and common/preset.cpp of llama.cpp: a name with one of the auxiliary marks is
-never taken for a model; a sidecar's path contains `mtp-`, and it is in the model's folder or in a parent of it.
+never taken for a model; a sidecar's path contains the mark of its kind, such as `mtp-`, and it is in the model's folder
+or in a parent of it.
 """
 
 from __future__ import annotations
@@ -12,10 +13,13 @@ from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
+from ..archs.drafts import ARCHS, MARKS, kind_of
 from ..block.anatomy import Anatomy
+from ..block.draft import Draft
 from ..errors import NextnError
 from ..gguf.files import AUXILIARY_MARKS, Model, open_model, split_shard_name
 from ..layouts import naming
+from ..layouts.draft_fit import misfits
 from .advice import Advice
 from .commands import doctor_command
 from .finding import Finding
@@ -30,6 +34,9 @@ _MOST_FOLDERS = 64  # searched for a sidecar that is too deep
 
 def check_names(seen: Anatomy, trunk: Model | None = None, *, beside: bool = True) -> Iterator[Finding]:
     """Findings about the model's own name; with `beside`, also about sidecars just out of its reach."""
+    if seen.arch in ARCHS:
+        yield from _sidecar(seen, trunk)
+        return
     if not seen.is_language_model or (seen.lost_layers and not seen.blocks):
         return  # an incomplete model is not a main model: perhaps a sidecar whose block lost its marks
     if seen.shape in ("bundled", "trunk-only"):
@@ -40,9 +47,15 @@ def check_names(seen: Anatomy, trunk: Model | None = None, *, beside: bool = Tru
         yield from _sidecar(seen, trunk)
 
 
+def mark_of(sidecar: Model) -> str:
+    """What a sidecar's name has to contain for llama.cpp to find it."""
+    kind = kind_of(sidecar.header.get("general.architecture"), sidecar.tensors)
+    return _MTP if kind is None else kind.mark
+
+
 def main_base(base: str, bundled: bool) -> str:
     """A base name under which llama.cpp recognizes a file as a model."""
-    clean = base.removeprefix(_MTP)
+    clean = base.removeprefix(next((mark for mark in (_MTP, *MARKS) if base.startswith(mark)), ""))
     for mark, instead in _INSTEAD.items():
         clean = clean.replace(mark, instead)
     return naming.bundled_base(clean) if bundled else clean
@@ -78,13 +91,14 @@ def _renamed(patient: Patient, base: str, folder: str | None = None) -> Patient:
 def _sidecar(seen: Anatomy, trunk: Model | None) -> Iterator[Finding]:
     model = seen.model
     base = _base(model)
+    mark = mark_of(model)
     engine = "llama.cpp's -hf and --models-dir do not find it; -md PATH loads it"
-    if _MTP not in model.entry.name:
-        fresh = f"{_MTP}{base}"
+    if mark not in model.entry.name:
+        fresh = mark + main_base(base, bundled=False) if seen.is_draft else f"{mark}{base}"
         yield Finding(
             "name-hides-sidecar",
             "warning",
-            f"the file name of this sidecar does not contain '{_MTP}'.",
+            f"the file name of this sidecar does not contain '{mark}'.",
             model.entry.name,
             engine,
             Advice.of(f"rename it to {fresh}.gguf, or: ", doctor_command(seen)),
@@ -123,7 +137,7 @@ def _deep_sidecars(seen: Anatomy) -> Iterator[Finding]:
             continue
         if any(not any(mark in name for mark in AUXILIARY_MARKS) for name in names):
             continue  # the folder has a model of its own
-        for name in (name for name in names if _MTP in name):
+        for name in (name for name in names if any(mark in name for mark in (_MTP, *MARKS))):
             if _belongs(Path(path, name), seen):
                 yield Finding(
                     "folder-hides-sidecar",
@@ -140,6 +154,9 @@ def _deep_sidecars(seen: Anatomy) -> Iterator[Finding]:
 def _belongs(path: Path, seen: Anatomy) -> bool:
     try:
         other = Anatomy.of(open_model(path))
+        draft = Draft.of(other.model)
+        if draft is not None:
+            return not any(misfits(draft, seen.model))
         width = other.model.arch_int("embedding_length") == seen.model.arch_int("embedding_length")
         return other.shape == "sidecar" and other.arch == seen.arch and width and other.n_trunk == seen.n_trunk
     except NextnError:

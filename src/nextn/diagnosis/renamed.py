@@ -8,6 +8,7 @@ from functools import partial
 
 from ..archs import FAMILIES
 from ..archs.base import Family, missing
+from ..archs.drafts import OTHER_NAMES
 from ..archs.others import every_name
 from ..block.anatomy import Anatomy
 from ..block.model import MARK
@@ -27,6 +28,8 @@ def find_renamed(model: Model) -> Finding | None:
     arch = model.architecture
     if arch in FAMILIES or arch in every_name():
         return None
+    if arch in OTHER_NAMES:
+        return _finding(model, arch, OTHER_NAMES[arch])
     keys, by_prefix = _keys_of(model, arch), ""
     if "block_count" not in keys:  # only the architecture's own name was changed
         by_prefix = next((name for name in FAMILIES if f"{name}.block_count" in model.header.by_key), "")
@@ -34,7 +37,10 @@ def find_renamed(model: Model) -> Finding | None:
     found = [(by_prefix, 1.0)] if by_prefix else _candidates(model, arch, keys)
     if not found:
         return None
-    real = max(found, key=lambda pair: pair[1])[0]
+    return _finding(model, arch, max(found, key=lambda pair: pair[1])[0])
+
+
+def _finding(model: Model, arch: str, real: str) -> Finding:
     return Finding(
         "architecture-renamed",
         "error",

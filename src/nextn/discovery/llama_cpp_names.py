@@ -2,8 +2,9 @@
 
 The model: the first path, in the listing's order, whose name has no mark of an auxiliary file and in which the tag
 precedes a dot or a dash, ignoring case; of a set, only the first shard, with the others found by prefix and count.
-The sidecar: a path with the lower-case mark `mtp-` in the model's folder or one of its parents; the deeper folder wins,
-then `-TAG.`, then the nearest bit count.
+The sidecar: a path with the lower-case mark of its kind (`mtp-`, `dspark-`, `dflash-`, `eagle3-`) in the model's folder
+or one of its parents; the deeper folder wins, then `-TAG.`, then the nearest bit count. Of several kinds it takes the
+first of these.
 """
 
 from __future__ import annotations
@@ -15,7 +16,7 @@ from pathlib import PurePosixPath
 from ..gguf.files import AUXILIARY_MARKS, split_shard_name
 
 DEFAULT_TAGS = ("Q4_K_M", "Q8_0")
-MARK = "mtp-"
+MARKS = ("mtp-", "dspark-", "dflash-", "eagle3-")  # of sidecars, the kind that -hf takes first in front
 _TAG = re.compile(r"[-.]([A-Za-z0-9_]+)\Z")
 
 
@@ -23,6 +24,11 @@ def is_main_name(path: str) -> bool:
     """Whether a path's name can be that of a model."""
     name = PurePosixPath(path).name
     return name.endswith(".gguf") and not any(mark in name for mark in AUXILIARY_MARKS)
+
+
+def mark_of(path: str) -> int | None:
+    """The number, in MARKS, of the mark that a path bears; None: it is not a sidecar's."""
+    return next((i for i, mark in enumerate(MARKS) if mark in path), None)
 
 
 def main_files(paths: Iterable[str], tag: str) -> list[str]:
@@ -60,10 +66,10 @@ def sidecars(paths: Iterable[str], model: str, tag: str = "") -> list[str]:
 
     def in_reach(path: str) -> bool:
         own: Sequence[str] = PurePosixPath(path).parent.parts
-        return path.endswith(".gguf") and MARK in path and tuple(folder[: len(own)]) == tuple(own)
+        return path.endswith(".gguf") and mark_of(path) is not None and tuple(folder[: len(own)]) == tuple(own)
 
-    def rank(path: str) -> tuple[int, tuple[bool, int], str]:
-        return -len(PurePosixPath(path).parent.parts), distance(path, model, tag), path
+    def rank(path: str) -> tuple[int, int, tuple[bool, int], str]:
+        return mark_of(path) or 0, -len(PurePosixPath(path).parent.parts), distance(path, model, tag), path
 
     return sorted(filter(in_reach, paths), key=rank)
 

@@ -17,22 +17,29 @@ from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
 
+from ..archs.drafts import kind_of
 from ..archs.others import ASSISTANTS
 from ..block.anatomy import Anatomy
+from ..diagnosis.drafts import does_not_fit
 from ..diagnosis.examine import Diagnosis, diagnose
+from ..diagnosis.renamed import find_renamed
 from ..donors.infer import names_of, same_name
 from ..errors import NextnError, UsageError
-from ..gguf.files import Model, open_model, split_shard_name
+from ..gguf.files import Model, model_candidates, open_model, split_shard_name
 from ..layouts.places import hub_repository, in_store, is_named_by_hash, real_place
 from ..printable import printable
 from . import llama_cpp_names as names
 from .kept import kept_for
 
-_WORD = re.compile(r"(?:^|[^A-Za-z])MTP(?:[^A-Za-z]|$)", re.IGNORECASE)  # names such as X-Q4_K_M-mtp
-_OWN_MARKS = re.compile(r"^mtp-|-MTP-donor(?=-|\Z)|-MTP(?=-|\Z)", re.IGNORECASE)
-_NO_SIDECARS = ("mmproj", "imatrix", "eagle3-", "dflash-", "dspark-")
+# Names such as X-Q4_K_M-mtp and X.eagle3.
+_WORD = re.compile(r"(?:^|[^A-Za-z])(?:MTP|EAGLE-?3|DFlash|DSpark)(?:[^A-Za-z]|$)", re.IGNORECASE)
+_OWN_MARKS = re.compile(
+    rf"^(?:{'|'.join(names.MARKS)})|-MTP-donor(?=-|\Z)|-(?:MTP|EAGLE-?3|DFlash|DSpark)(?=-|\Z)", re.IGNORECASE
+)
+_NO_SIDECARS = ("mmproj", "imatrix")
 _MTP_FOLDER = "mtp"  # in any letter case
 MOST_FILES = 64  # at most this many files have their headers read
+_APART = 3  # where in a rank it says how far the file's name is from the model's
 _FAR = 100  # more folders than any path has: a link's target counts as farther away than the link
 
 # Where a sidecar was found, in order of preference.
@@ -138,16 +145,27 @@ def find_sidecars(model: Model) -> FoundSidecars:
 
 
 def with_sidecars(diagnosis: Diagnosis, found: FoundSidecars) -> Diagnosis:
-    """The diagnosis of a model that has a sidecar, so that no block needs to be attached."""
-    if not found.candidates:
-        return diagnosis
-    return replace(diagnosis, findings=tuple(each for each in diagnosis.findings if each.id != "no-block-attached"))
+    """The diagnosis of a model with what was found beside it: a sidecar, so that no block needs to be attached, or one
+    of its own that it cannot be used with.
+    """
+    kept = [each for each in diagnosis.findings if not (found.candidates and each.id == "no-block-attached")]
+    own = (each for each in found.passed_over if _is_its_own(each, found.model))
+    misfits = [does_not_fit(each.path, each.why, found.model) for each in own]
+    return replace(diagnosis, findings=(*misfits, *kept))
+
+
+def _is_its_own(candidate: Candidate, model: Model) -> bool:
+    """Whether a draft that does not fit is this model's by its name, or because there is no other beside it."""
+    of_draft = (names.mark_of(candidate.path.name) or 0) > 0
+    if not of_draft or candidate.where != BESIDE:
+        return False
+    return candidate.rank[_APART] == 0 or len(model_candidates(model.entry.parent)) == 1
 
 
 def nearer_than(model: Model, fresh: Path) -> Candidate | None:
     """The sidecar that takes precedence over one at `fresh`, which need not exist yet."""
     near = fresh.absolute().parent == model.entry.absolute().parent
-    where = (BESIDE if names.MARK in fresh.name else OTHER_NAME) if near else KEPT
+    where = (OTHER_NAME if names.mark_of(fresh.name) is None else BESIDE) if near else KEPT
     found = find_sidecars(model).candidates
     return found[0] if found and found[0].where < where and not found[0].why else None
 
@@ -189,11 +207,11 @@ def _files(model: Model) -> Iterator[tuple[Path, int, int]]:
         away = i * _FAR
         for depth, folder in enumerate(folders, away):
             for path in _ggufs(folder):
-                if names.MARK in path.name:
+                if names.mark_of(path.name) is not None:
                     yield path, BESIDE if depth == away else ABOVE, depth
         for depth, folder in enumerate(folders, away):
             for path in _ggufs(folder):
-                if names.MARK not in path.name and _WORD.search(path.stem):
+                if names.mark_of(path.name) is None and _WORD.search(path.stem):
                     yield path, OTHER_NAME, depth
         for depth, folder in enumerate(folders, away):
             for below in _mtp_folders(folder):
@@ -316,7 +334,7 @@ class _Fitting:
         try:
             sidecar = open_model(path)
             shape = Anatomy.of(sidecar).shape
-            if shape != "sidecar" and names.MARK not in path.name:
+            if shape != "sidecar" and names.mark_of(path.name) is None:
                 return []
             differences = self._differences(sidecar, shape)
         except NextnError as error:
@@ -331,6 +349,9 @@ class _Fitting:
         """How it differs from this model's own sidecar. Raises NextnError if no engine drafts with it."""
         from ..layouts.beside import check_beside
 
+        renamed = find_renamed(sidecar)
+        if renamed is not None:
+            raise UsageError(f"{sidecar.entry}: {renamed.what}")
         if not _is_assistant(sidecar):
             if shape == "bundled":
                 raise UsageError(f"{sidecar.entry}: this is a model with its block, not a sidecar.")
@@ -344,7 +365,8 @@ class _Fitting:
     def _rank(self, path: Path, sidecar: Model | None, where: int, depth: int, alike: bool) -> tuple[int, ...]:
         tag = names.own_tag(self.name)
         far = names.distance(path.name, self.name, tag)
-        return (int(not alike), where, depth, self._name_apart(path, sidecar), *map(int, far))
+        apart = self._name_apart(path, sidecar)
+        return (int(not alike), where, depth, apart, _kind_rank(path, sidecar), *map(int, far))
 
     def _name_apart(self, path: Path, sidecar: Model | None) -> int:
         """0: the file's name is the model's; 1: its metadata names the model; 2: neither."""
@@ -353,6 +375,12 @@ class _Fitting:
             return 0
         known = [base, *(names_of(sidecar) if sidecar is not None else ())]
         return 1 if any(same_name(one, name) for one in known for name in self.names) else 2
+
+
+def _kind_rank(path: Path, sidecar: Model | None) -> int:
+    """The sidecar's kind as a number, in the order in which llama.cpp's -hf takes them."""
+    kind = None if sidecar is None else kind_of(sidecar.header.get("general.architecture"), sidecar.tensors)
+    return (names.mark_of(path.name) or 0) if kind is None else names.MARKS.index(kind.mark)
 
 
 def _is_assistant(model: Model) -> bool:

@@ -11,9 +11,11 @@ from typing import TYPE_CHECKING
 from ..writing.plan import Plan
 
 if TYPE_CHECKING:
+    from ..block.draft_checkpoint import PublishedDraft
     from ..block.model import Block
     from ..gguf.files import Model
     from ..remote.model import Remote
+from ..errors import UsageError
 from ..progress import Progress
 from ..writing.result import DonorInfo, Result, check, execute
 
@@ -53,6 +55,26 @@ def open_block(
         if bare is not None:
             block = replace(block, n_layer_trunk=block.n_layer_trunk or None)
         yield OpenDonor(block, found.remote, tuple(notes))
+
+
+@contextmanager
+def open_draft(source: str | Path, limit_rate: float | None = None) -> Iterator[tuple[PublishedDraft, OpenDonor]]:
+    """A published EAGLE-3, DFlash or DSpark draft, opened like a donor. Raises what opening raises, and UsageError."""
+    from ..block.draft_checkpoint import draft_from_checkpoint
+    from ..remote.opening import http_options, opened
+
+    with opened(source, http_options(limit_rate)) as found:
+        draft = None if found.checkpoint is None else draft_from_checkpoint(found.checkpoint, found.beside)
+        if draft is None:
+            what = "a GGUF already" if found.model is not None else "a checkpoint of another kind"
+            raise UsageError(
+                f"{found.name}: --for-trunk is for checkpoints of EAGLE-3, DFlash and DSpark drafts, and this is "
+                f"{what}; leave it out."
+            )
+        block = draft.block
+        if found.remote is not None:
+            block = replace(block, revision=found.revision, label=found.name)
+        yield replace(draft, block=block), OpenDonor(block, found.remote)
 
 
 @dataclass(frozen=True)

@@ -74,11 +74,14 @@ def configure(wheel: ModuleType, setup: dict[str, Any]) -> Any:
         put(params, setup["threads"], "cpuparams_batch.n_threads")
     if setup["n_max"] != 0:  # None: draft with the engine's own limit
         kinds = getattr(wheel, "common_speculative_type", None)
-        mtp = getattr(kinds, "COMMON_SPECULATIVE_TYPE_DRAFT_MTP", None)
-        if mtp is None:
+        name = setup.get("kind", "draft-mtp").replace("-", "_").upper()
+        kind = getattr(kinds, f"COMMON_SPECULATIVE_TYPE_{name}", None)
+        if kind is None and name == "DRAFT_MTP":
             _give_up("this xllamacpp cannot draft with MTP blocks: install 2026.5.9294 or later")
-        if not put(params, [mtp], "speculative.types"):
-            put(params, mtp, "speculative.type")
+        if kind is None:
+            _give_up(f"this xllamacpp has no '{setup['kind']}', which the sidecar needs: install a later one")
+        if not put(params, [kind], "speculative.types"):
+            put(params, kind, "speculative.type")
         put(params, True, "load_mtp")
         if setup["p_min"] is not None:
             put(params, setup["p_min"], "speculative.draft.p_min", "speculative.p_min")

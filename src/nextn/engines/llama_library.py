@@ -9,6 +9,7 @@ of the wheel is a Cython object with the C++ structure after its header; both ar
 from __future__ import annotations
 
 import ctypes
+import os
 import time
 from collections.abc import Sequence
 from pathlib import Path
@@ -206,7 +207,7 @@ class BatchModel:
                 if cpu.n_threads < 1:
                     cpu.n_threads = library.math_cores()
         library.llama_backend_init()
-        model = library.llama_model_load_from_file(params.model.path.encode(), library.model_params(params))
+        model = library.llama_model_load_from_file(os.fsencode(params.model.path), library.model_params(params))
         if not model:
             raise RuntimeError("failed to load the model")
         self._model = _P(model)

@@ -12,6 +12,9 @@ import re
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from nextn.engines.draft_type import MTP, spec_type
+from nextn.errors import EngineMissing
+
 LLAMA_CPP, IK_LLAMA_CPP = "llama.cpp", "ik_llama.cpp"
 
 _ENTRY = re.compile(r"^ *-.*(?:\n(?! *-).*)*", re.MULTILINE)  # an option and the lines that explain it
@@ -56,16 +59,22 @@ class ServerOptions:
         return {"mtp": bool(self.kind), **{name: self.spelling(name) is not None for name in _SPELLINGS}}
 
     def drafting(self, n_max: int | None, p_min: float | None, sidecar: Path | None) -> list[str]:
-        """The options that turn drafting with an MTP block on; None leaves a setting to the engine's default.
+        """The options that turn drafting on, with the sidecar or the model's own block.
 
-        A setting for which the server has no option is left out.
+        None leaves a setting to the engine's default; a setting for which the server has no option is left out.
+        Raises EngineMissing for a kind of draft that the server does not know.
         """
+        kind = spec_type(sidecar)
+        if kind != MTP and kind not in self._living:
+            raise EngineMissing(
+                f"this llama-server has no --spec-type {kind}, which {sidecar} needs; use a newer build of llama.cpp"
+            )
         if self.kind == IK_LLAMA_CPP:
             settings = [] if n_max is None else [f"n_max={n_max}"]
             settings += [] if p_min is None else [f"p_min={p_min:g}"]
             args = ["--spec-type", "mtp" + (":" + ",".join(settings) if settings else "")]
         else:
-            args = ["--spec-type", "draft-mtp"]
+            args = ["--spec-type", kind]
             if n_max is not None and (option := self.spelling("n_max")):
                 args += [option, str(n_max)]
             if p_min is not None and (option := self.spelling("p_min")):

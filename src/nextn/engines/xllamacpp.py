@@ -16,6 +16,7 @@ from pathlib import Path
 from nextn.engines.base import Launch, refuse_parts
 from nextn.engines.batches import N_SNAPSHOTS, BatchTimer, LibraryBatches, ServerBatches, server_batches
 from nextn.engines.deaths import explained, signal_of
+from nextn.engines.draft_type import spec_type
 from nextn.engines.process import EngineProcess
 from nextn.engines.ring import ask
 from nextn.engines.running import RunningServer
@@ -111,6 +112,7 @@ class Xllamacpp:
         setup = {
             "model": os.fspath(model.absolute()),
             "sidecar": None if sidecar is None else os.fspath(sidecar.absolute()),
+            "kind": spec_type(sidecar),
             "n_max": n_max,
             "p_min": p_min,
             "n_ctx": None,
@@ -127,6 +129,7 @@ def _setup(launch: Launch, **more: object) -> str:
     setup = {
         "model": os.fspath(launch.model.absolute()),
         "sidecar": None if launch.sidecar is None else os.fspath(launch.sidecar.absolute()),
+        "kind": spec_type(launch.sidecar),
         "n_max": launch.n_max,
         "p_min": launch.p_min,
         "n_ctx": launch.n_ctx * launch.slots,

@@ -251,6 +251,13 @@ class Model(Brief):
             raise FormatError(what, path=self.entry, offset=wrong.kv.start)
 
 
+def _is_folder(entry: os.DirEntry[str]) -> bool:
+    try:
+        return entry.is_dir()
+    except OSError:  # a link that leads nowhere, such as to itself: whoever opens it says so
+        return False
+
+
 def model_candidates(folder: Path) -> list[Path]:
     """The models in a folder: single files and first shards, sorted; sidecars and projectors left out.
 
@@ -260,7 +267,7 @@ def model_candidates(folder: Path) -> list[Path]:
         names = sorted(
             entry.name
             for entry in os.scandir(folder)
-            if entry.name.endswith(".gguf") and not entry.name.startswith(".") and not entry.is_dir()
+            if entry.name.endswith(".gguf") and not entry.name.startswith(".") and not _is_folder(entry)
         )
     except OSError as error:
         raise os_error(error, folder, "list the folder") from error

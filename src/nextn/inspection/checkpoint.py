@@ -16,7 +16,7 @@ from ..errors import FormatError, IncompleteModel, NoBlock, UnsupportedModel
 from ..printable import printable
 from ..remote.opening import Opened
 from ..schemas.base import Documented, filled
-from ..schemas.inspect import InspectDocument
+from ..schemas.inspect import DraftEntry, InspectDocument
 from ..shell import shell
 from ..sources.checkpoint import Checkpoint
 from .model import hints_of, problems_of
@@ -45,6 +45,7 @@ class CheckpointInspection(Documented):
 
     shape = "checkpoint"
     provenance: dict[str, str] | None = None
+    draft: DraftEntry | None = None
     sidecars: tuple[Path, ...] = ()
 
     @property

@@ -7,6 +7,7 @@ from pathlib import Path
 
 from ..archs import FAMILIES
 from ..archs.others import LOADS_ONLY
+from ..block.draft import Draft
 from ..compat import ENGINES, said, verdict
 from ..compat.graphs import graphs
 from ..gguf.files import Model
@@ -37,6 +38,19 @@ def runs_on(arch: str, layout: str, sidecar: Path | None, stops: Mapping[str, st
     if layout == "donor":
         return dict.fromkeys(ENGINES, "cannot run it: attach it to a model")
     return {engine: _words(engine, arch, layout, sidecar, stops.get(engine, "")) for engine in ENGINES}
+
+
+def runs_draft(draft: Draft) -> dict[str, str]:
+    """Engine -> what it does with a draft's own file."""
+    known = graphs()
+    words = f"drafts with it beside its target (-m MODEL -md this file --spec-type {draft.kind.spec_type}"
+    return {"llama.cpp": f"{words}; measured with random drafts on {known.build})"}
+
+
+def beside(draft: Draft) -> str:
+    """What llama.cpp does with a model that such a draft fits."""
+    words = f"drafts with the sidecar beside it (-md, --spec-type {draft.kind.spec_type}"
+    return f"{words}; measured with random drafts on {graphs().build})"
 
 
 def _words(engine: str, arch: str, layout: str, sidecar: Path | None, stops: str) -> str:

@@ -8,6 +8,7 @@ from pathlib import Path
 
 from ..archs.others import ASSISTANTS
 from ..block.anatomy import Anatomy
+from ..block.draft import Draft
 from ..compat import ENGINES
 from ..diagnosis.blocks import FOR_IK
 from ..diagnosis.examine import Diagnosis, diagnose
@@ -18,7 +19,7 @@ from ..gguf.files import Model, open_model
 from ..gguf.header import UNKNOWN, TensorInfo
 from ..gguf.kv import KVType
 from ..schemas.base import Documented, filled
-from ..schemas.inspect import InspectDocument
+from ..schemas.inspect import DraftEntry, InspectDocument
 from ..shell import shell
 from . import engines
 
@@ -38,6 +39,7 @@ class Inspection(Documented):
     types: dict[str, int]  # type name -> stored bytes
     findings: tuple[Finding, ...] = ()  # what doctor finds from headers only
     sidecars: tuple[Path, ...] = ()
+    draft: DraftEntry | None = None  # for a draft that is a model of its own
     runs_on: dict[str, str] = field(default_factory=dict)
     label: str | None = None  # the address of a remote model
     revision: str | None = None  # its commit
@@ -107,9 +109,13 @@ def inspection_of(model: Model, diagnosis: Diagnosis, *, neighbours: bool = True
         sidecars = tuple(each.path for each in answer.candidates)
         found = answer.hints()
         diagnosis = with_sidecars(diagnosis, answer)
+    own_draft = Draft.of(model)
     hints = [*found, *hints_of(diagnosis)]
-    if seen.arch in ASSISTANTS:
+    if seen.is_draft:
         block_bytes = sum(types.values())
+    if own_draft is not None:
+        runs_on = engines.runs_draft(own_draft)
+    elif seen.arch in ASSISTANTS:
         words = f"drafts with it beside a '{ASSISTANTS[seen.arch]}' model (-m MODEL -md this file; "
         runs_on = dict.fromkeys(("llama.cpp", "ik_llama.cpp"), f"{words}read in its source, not run)")
         hints.append(f"place it beside its model with 'nextn attach MODEL --from {shell(model.entry)}'")
@@ -120,8 +126,12 @@ def inspection_of(model: Model, diagnosis: Diagnosis, *, neighbours: bool = True
             if each.severity == "error" or each.id in (useless, FOR_IK):
                 for engine in ("llama.cpp",) if each.id == FOR_IK else ENGINES:
                     stops.setdefault(engine, each.entry.what)
-        beside = sidecars[0] if sidecars else None
-        runs_on = engines.runs_on(seen.arch, engines.layout_of(seen.shape, model), beside, stops)
+        beside = answer.candidates[0].model if sidecars else None
+        drafting = None if beside is None else Draft.of(beside)
+        path = sidecars[0] if sidecars and drafting is None else None
+        runs_on = engines.runs_on(seen.arch, engines.layout_of(seen.shape, model), path, stops)
+        if drafting is not None:
+            runs_on["llama.cpp"] = engines.beside(drafting)
     return Inspection(
         model=model,
         architecture=model.architecture,
@@ -134,8 +144,24 @@ def inspection_of(model: Model, diagnosis: Diagnosis, *, neighbours: bool = True
         types=types,
         findings=diagnosis.findings,
         sidecars=sidecars,
+        draft=_assistant(model) if own_draft is None and seen.is_draft else _entry(own_draft),
         runs_on=runs_on,
     )
+
+
+def _entry(draft: Draft | None) -> DraftEntry | None:
+    if draft is None:
+        return None
+    return filled(DraftEntry, draft, title=draft.kind.title, spec_type=draft.kind.spec_type)
+
+
+def _assistant(model: Model) -> DraftEntry:
+    """An assistant of Gemma 4: it reads the target's last state and its cache, and has all tokens."""
+    return DraftEntry(
+        title="Gemma 4 assistant", spec_type="draft-mtp", target_width=model.arch_int("embedding_length_out"),
+        target_layers=None, n_draft_vocab=None, own_embeddings="token_embd.weight" in model.tensors,
+        own_head="output.weight" in model.tensors, most_tokens=None,
+    )  # fmt: skip
 
 
 def problems_of(diagnosis: Diagnosis) -> tuple[str, ...]:

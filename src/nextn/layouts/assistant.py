@@ -1,4 +1,4 @@
-"""Gemma 4's assistants: draft models that are already sidecars. They are placed beside their model, never converted.
+"""Drafts that are already sidecars: Gemma 4's assistants, EAGLE-3, DFlash, DSpark. They are placed, never converted.
 
 An assistant has no block to attach: all of it drafts, using the target's embeddings and KV cache. Source: llama.cpp
 b11549, src/models/gemma4-assistant.cpp; ik_llama.cpp 8337e4cd, which also accepts its own converter's name for them.
@@ -9,11 +9,13 @@ from __future__ import annotations
 import os
 
 from ..archs.others import ASSISTANTS
+from ..block.draft import Draft
 from ..errors import BlockPresent, DonorMismatch, UsageError
 from ..gguf.files import Model
 from ..writing.plan import Link, Plan
 from . import naming, places
 from .donor_check import TOKEN_TYPES, TOKENS, compare_tokens
+from .draft_fit import check_draft_fit
 from .options import AttachOptions
 
 _WIDTH_OUT = "embedding_length_out"  # hidden size of the target
@@ -24,13 +26,20 @@ def is_assistant(model: Model) -> bool:
     return model.header.get("general.architecture") in ASSISTANTS
 
 
-def plan_place(trunk: Model, assistant: Model, options: AttachOptions) -> Plan:
-    """A link to `assistant` beside `trunk`, under a name that llama.cpp finds.
+def is_placed(model: Model) -> bool:
+    """Whether a model is a draft of its own, of any kind, which is put beside its model as it is."""
+    return is_assistant(model) or Draft.of(model) is not None
 
-    Raises DonorMismatch when it was not made for this model, UsageError for options that would change it, BlockPresent
-    when it is already there.
+
+def plan_place(trunk: Model, assistant: Model, options: AttachOptions) -> Plan:
+    """A link to `assistant`, which `is_placed`, beside `trunk`, under a name that llama.cpp finds.
+
+    Raises DonorMismatch when it was not made for this model, UnsupportedModel for a model without taps, UsageError for
+    options that would change it, BlockPresent when it is already there.
     """
-    about_tokens = check_assistant(trunk, assistant)
+    draft = Draft.of(assistant)
+    about_tokens = check_assistant(trunk, assistant) if draft is None else check_draft_fit(draft, trunk, assistant)
+    mark = "mtp-" if draft is None else draft.kind.mark
     asked = [
         flag
         for flag, value in (
@@ -48,20 +57,21 @@ def plan_place(trunk: Model, assistant: Model, options: AttachOptions) -> Plan:
         raise UsageError(
             f"{assistant.entry}: a sidecar is a single file, not a shard set; engines would not find it."
         )
-    notes = ["an assistant of Gemma 4 is already a sidecar: it is placed, not converted"]
+    title = "an assistant of Gemma 4" if draft is None else f"{draft.kind.article} {draft.kind.title} draft"
+    notes = [f"{title} is already a sidecar: it is placed, not converted"]
     notes += about_tokens
     file = assistant.files[0]
     kind = naming.split_quant(assistant.base_name)[1] or max(
         ((file.stored_size(info), info.type_name.upper()) for info in file.header.tensors), default=(0, "F16")
     )[1]
     folder, name = naming.resolve_output(
-        options.out, places.sidecar_folder(trunk), naming.sidecar_name(trunk, kind)
+        options.out, places.sidecar_folder(trunk), naming.sidecar_name(trunk, kind, mark)
     )
     target = folder / name
     if target.exists() and os.path.samefile(target, file.path):  # noqa: PTH121 - links are followed
-        raise BlockPresent(f"{target}: this assistant is already beside the model; load it with -md.")
-    if not name.startswith("mtp-"):
-        notes.append(f"{name} does not start with 'mtp-': engines find it only when it is passed with -md")
+        raise BlockPresent(f"{target}: this draft is already beside the model; load it with -md.")
+    if not name.startswith(mark):
+        notes.append(f"{name} does not start with '{mark}': engines find it only when it is passed with -md")
     return Plan(
         verb="attach", layout="sidecar", folder=folder,
         outputs=(Link(name, file.path, file.size_bytes, options.link, file.stamp),),

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 from ..archs import FAMILIES
 from ..archs.others import ASSISTANTS, LOADS_ONLY
+from ..block.draft import Draft
 from ..block.from_gguf import block_from_model
 from ..errors import DonorMismatch, UsageError
 from ..gguf.files import Model
 from . import qkv
 from .assistant import check_assistant, is_assistant
 from .donor_check import check_shapes, check_sizes, check_tokens, differences
+from .draft_fit import check_draft_fit
 
 
 def check_beside(sidecar: Model, model: Model) -> list[str]:
@@ -20,6 +22,9 @@ def check_beside(sidecar: Model, model: Model) -> list[str]:
     UsageError (a donor file, which no engine runs) and FormatError.
     """
     where = f"{sidecar.entry} does not fit {model.entry.name}"
+    if (draft := Draft.of(sidecar)) is not None:
+        check_draft_fit(draft, model, sidecar)
+        return []
     if is_assistant(sidecar):
         check_assistant(model, sidecar)
         return []

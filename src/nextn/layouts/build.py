@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import struct
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
@@ -16,7 +17,7 @@ from ..gguf.types import TensorType, parse_type_name, tensor_size
 from ..sources.matrix_parts import Factors, side_factors
 from ..sources.ranges import FileRange
 from ..sources.rows import CheckpointRows, GGUFRows, RowSource
-from ..writing.plan import Carry, Convert, Copy, Hashes, Repack
+from ..writing.plan import Carry, Convert, Copy, Hashes, NewBytes, Repack
 from .factors import REFUSED, SLOTS, becomes_q8_0, is_factor, without_factors
 from .metadata import padding_kv, padding_least, provenance_kvs
 from .parts import Part, Parts, PlannedFile, PlannedHeader
@@ -57,6 +58,12 @@ def converted(
     size = tensor_size(target.id, ne)
     assert size is not None and can_write(target)
     return Part(TensorInfo(name, ne, target.id, 0), size, Convert(name, rows, target, size, of_block))
+
+
+def new_floats(name: str, values: Sequence[float]) -> Part:
+    """A small F32 tensor that is computed, [n]."""
+    data = struct.pack(f"<{len(values)}f", *values)
+    return Part(TensorInfo(name, (len(values),), F32.id, 0), len(data), NewBytes(data))
 
 
 def from_trunk(name: str, file: GGUFFile, info: TensorInfo, wanted: TensorType | None, notes: list[str]) -> Part:

@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 
 from ..archs.base import Family, dimensions, missing, resolve_shape, same_shape, stops, surplus
+from ..archs.drafts import ARCHS as DRAFT_ARCHS
+from ..archs.others import words_of
 from ..block.anatomy import Anatomy
 from ..block.model import Block
 from ..errors import BlockPresent, DonorMismatch, UnsupportedModel, UsageError
@@ -46,6 +48,8 @@ def token_types(model: Model, n_tokens: int) -> list[int] | None:
 def check_trunk(trunk: Model) -> None:
     """Raise when a block cannot be put onto `trunk`: it has one, it is a sidecar, or it is incomplete."""
     seen = Anatomy.of(trunk)
+    if seen.arch in DRAFT_ARCHS:
+        raise UnsupportedModel(f"{trunk.entry}: {words_of(seen.arch)}.")
     if seen.is_block_only:
         raise UsageError(
             f"{trunk.entry}: this is a sidecar or donor file, not a trunk; name the model that it belongs to."

@@ -6,7 +6,6 @@ write the same type. Only the block, the embeddings, the final norm and the head
 
 from __future__ import annotations
 
-import struct
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -24,7 +23,7 @@ from ..sources.quantized import first_whole
 from ..sources.rows import CheckpointRows, Span
 from ..sources.small_floats import FLOAT_DTYPES
 from ..sources.tokenizer import Tokenizer
-from ..writing.plan import Carry, NewBytes, NewFile, Plan
+from ..writing.plan import Carry, NewFile, Plan
 from . import build, naming, qkv
 from .parts import Part, data_segments
 from .sidecar import main_type_of
@@ -172,9 +171,7 @@ class _Roots:
             out.append(self._matrix(OUTPUT, head))
         factors = self.hparams.rope_factors(self.config) if self.hparams.rope_factors else None
         if factors is not None:
-            data = struct.pack(f"<{len(factors)}f", *factors)
-            info = TensorInfo(ROPE_FREQS, (len(factors),), build.F32.id, 0)
-            out.append(Part(info, len(data), NewBytes(data)))
+            out.append(build.new_floats(ROPE_FREQS, factors))
         return out
 
     def _find(self, target: str) -> Span | None:

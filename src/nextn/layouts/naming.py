@@ -56,10 +56,10 @@ def _taken(base: str) -> str:
     return base.replace("mtp-", "MTP-")
 
 
-def sidecar_name(model: Model, type_name: str) -> str:
-    """`mtp-NAME-TYPE.gguf` for a model."""
+def sidecar_name(model: Model, type_name: str, mark: str = "mtp-") -> str:
+    """`mtp-NAME-TYPE.gguf` for a model; `mark` is that of the sidecar's kind."""
     name, _ = split_quant(_MARK.sub("", model_name(model)).removeprefix("mtp-"))
-    return f"mtp-{name}-{type_name}.gguf"
+    return f"{mark}{name}-{type_name}.gguf"
 
 
 def donor_name(base: str, type_name: str) -> str:

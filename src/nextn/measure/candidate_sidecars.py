@@ -6,6 +6,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from ..archs import FAMILIES
+from ..block.anatomy import Anatomy
 from ..block.from_gguf import block_from_model
 from ..block.model import DRAFT_HEAD, layer_of
 from ..errors import NextnError, UsageError
@@ -36,8 +37,10 @@ class Maker:
         self._bundled = own
         self._donor = donor if donor is not None else None if own else target.sidecar_path
         self._made: dict[Artifact, Path] = {}
-        self.can_make = not (own and target.sidecar is not None)
-        """False for a model with its own block and a sidecar beside it: it is unclear which of the two to change."""
+        self._draft = target.sidecar is not None and Anatomy.of(target.sidecar).is_draft
+        self.can_make = not (own and target.sidecar is not None) and not self._draft
+        """False for a model with its own block and a sidecar beside it: it is unclear which of the two to change; and
+        for a draft that is a model of its own, which is used as it is."""
         self.model = target.model.entry
         family = FAMILIES.get(target.model.architecture)
         self.separate_head = family is not None and family.draft_head
@@ -47,6 +50,8 @@ class Maker:
         """The types of the user's own file, as engines use them; without a block, those of what attach would make."""
         if not self._target.has_block:
             return Artifact(None, _EMBD_TYPE, _EMBD_TYPE)
+        if self._draft:
+            return Artifact(None, None, None)
         origin = self._target.block_origin
         block = block_from_model(origin)
         kind = main_type_of(block_parts(block, block.n_layer_trunk or 0, None, [], in_model=False))

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from ..block.anatomy import Anatomy
 from ..block.from_gguf import block_from_model
 from ..donors.open_donor import open_block
+from ..errors import UsageError
 from ..gguf.files import Model, open_model
 from ..gguf.types import TensorType, parse_type_name
 from ..layouts.attach import plan_attach
@@ -26,6 +28,11 @@ def typed_sidecar(
     out = folder / f"mtp-{type_name}-{embd_type}.gguf"
     kind, embeddings = parse_type_name(type_name), None if embd_type == AS_IS else parse_type_name(embd_type)
     source = target.block_origin if donor is None else donor
+    if isinstance(source, Model) and Anatomy.of(source).is_draft:
+        raise UsageError(
+            f"{source.entry}: this is a draft, a model of its own, and is compared as it is; convert it again with "
+            "'nextn extract CHECKPOINT --for-trunk MODEL --type TYPE' for another type."
+        )
     return write_sidecar(target.model, source, out, type=kind, embd_type=embeddings, scratch=True)
 
 

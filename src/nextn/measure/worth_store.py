@@ -36,7 +36,7 @@ def worth_folder(model: Model) -> Path:
         f"{info.name} {info.ne} {info.type_id}" for _, info in model.items() if not seen.of_block(info.name)
     )
     kind = "\n".join((model.architecture, *rows))
-    return _root() / hashlib.sha256(kind.encode()).hexdigest()[:_DIGITS]
+    return _root() / hashlib.sha256(kind.encode("utf-8", "surrogateescape")).hexdigest()[:_DIGITS]
 
 
 def keep(model: Model, report: WorthReport) -> Path:
@@ -46,7 +46,7 @@ def keep(model: Model, report: WorthReport) -> Path:
     path = worth_folder(model) / f"{hashlib.sha256(how.encode()).hexdigest()[:_DIGITS]}.json"
     path.parent.mkdir(parents=True, exist_ok=True)
     path.unlink(missing_ok=True)
-    write_file(path, json.dumps(report.to_json(), indent=1, ensure_ascii=False).encode("utf-8") + b"\n")
+    write_file(path, json.dumps(report.to_json(), indent=1).encode() + b"\n")
     return path
 
 

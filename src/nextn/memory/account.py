@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from ..engines.deaths import explained
+from ..engines.draft_type import spec_type
 from ..engines.logs import HOST, decisive_line, is_host, lines_of
 from ..engines.process import EngineProcess
 from ..engines.xllamacpp import Xllamacpp
@@ -144,6 +145,7 @@ def account(
     setup: Mapping[str, Any] = {
         "model": os.fspath(model.absolute()),
         "sidecar": None if sidecar is None or not mtp else os.fspath(sidecar.absolute()),
+        "kind": spec_type(sidecar if mtp else None),
         "n_max": settings.n_max if mtp else 0,
         "p_min": 0.0,
         "n_ctx": settings.n_ctx,

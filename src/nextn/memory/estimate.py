@@ -183,7 +183,7 @@ def _add_compute(
                     step = padded(other[0].n_ctx) - n_ctx
                     slope = max(0.0, (other[1].contexts[i].compute.get(name, size) - size) / step) if step else 0.0
                 _compute(use(name), size, slope, n_ctx)
-        return
+        contexts = contexts[len(here.contexts) :]  # a draft of its own, which the engine does not account for
     for shape, which in contexts:
         size, slope = estimated_compute(shape, settings, which)
         _compute(use(HOST), size, slope, n_ctx)
@@ -214,5 +214,7 @@ def estimated_compute(shape: Shape, settings: Settings, context: str) -> tuple[f
         width = max(width, round(1.8 * width), 6 * shape.n_embd)
     n_outputs = settings.n_parallel * (1 + (settings.n_max if context == TARGET else 0))
     fixed = n_tokens * (4.0 * width + 2.0 * window) + 4.0 * n_outputs * shape.n_vocab
+    if context == DRAFT and shape.n_draft_wide:
+        return max(4.0 * n_tokens * shape.n_draft_wide, fixed), 0.0
     return fixed + per_token * padded(settings.n_ctx), per_token
 

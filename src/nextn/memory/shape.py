@@ -14,6 +14,7 @@ from ..archs import memory_of
 from ..archs.base import flags
 from ..archs.hparams import MAX_LAYERS
 from ..block.anatomy import Anatomy
+from ..block.draft import Draft, tokens_of
 from ..errors import FormatError
 from ..gguf.files import Model
 
@@ -46,6 +47,8 @@ class Shape:
     layers: tuple[Layer, ...]  # trunk first, then blocks
     n_embd_state: int  # elements of one recurrent state of one layer: convolution and recurrence
     rollback: bool  # the engine keeps one recurrent state for each drafted token
+    # Elements that the graph of an EAGLE-3, DFlash or DSpark draft holds for each token of a batch; 0 for other models.
+    n_draft_wide: int = 0
     unknown: str | None = None  # why figures from the header would be wrong, or None
 
     @property
@@ -103,7 +106,8 @@ def shape_of(model: Model) -> Shape:
     if n_all > MAX_LAYERS:
         what = f"'{arch}.block_count' is {n_all:,}, and engines accept at most {MAX_LAYERS}; 'nextn doctor' says more"
         raise FormatError(what, path=model.entry)
-    n_nextn = model.arch_int("nextn_predict_layers") if Anatomy.of(model).has_block else 0
+    seen = Anatomy.of(model)
+    n_nextn = n_all if seen.is_draft else model.arch_int("nextn_predict_layers") if seen.has_block else 0
     n_trunk = max(0, n_all - n_nextn)
     n_embd = model.arch_int("embedding_length")
     heads = _per_layer(model.arch_value("attention.head_count"), n_all)
@@ -133,15 +137,27 @@ def shape_of(model: Model) -> Shape:
     return Shape(
         arch, n_trunk, n_nextn, n_embd, _n_vocab(model), _widest(model, n_all), n_head,
         model.arch_int("context_length"), model.arch_int("attention.sliding_window"), layers, state,
-        memory.rolls_back, _unknown(model, any(recurrent)),
+        memory.rolls_back, _draft_wide(model), _unknown(model, any(recurrent)),
     )  # fmt: skip
+
+
+def _draft_wide(model: Model) -> int:
+    """Logits of all tokens twice, of the draft's vocabulary too where it has one, and the target's layers.
+
+    Fitted to xllamacpp 2026.10.11549 (CPU), which reserves a draft's graph for outputs of all tokens of a batch.
+    """
+    draft = Draft.of(model)
+    if draft is None:
+        return 0
+    logits = 2 * (_n_vocab(model) + (draft.n_draft_vocab or 0))
+    return logits + len(draft.target_layers or ()) * draft.target_width
 
 
 def _n_vocab(model: Model) -> int:
     found = model.tensors.get("token_embd.weight")
     if found and len(found[1].ne) > 1:
         return found[1].ne[1]
-    return model.arch_int("vocab_size")
+    return model.arch_int("vocab_size") or tokens_of(model)
 
 
 def _widest(model: Model, n_all: int) -> int:

@@ -8,9 +8,11 @@ from dataclasses import dataclass
 from pathlib import PurePosixPath
 
 from ..block.anatomy import Anatomy
+from ..block.draft import Draft
 from ..block.model import marks_block
 from ..discovery import llama_cpp_names as hf_rules
 from ..gguf.files import GGUFFile, Model, shard_name, split_shard_name
+from ..layouts.draft_fit import misfits
 from ..layouts.naming import split_quant
 from ..layouts.pack import MTP, PLAIN
 
@@ -119,6 +121,10 @@ def kind_of(group: Group, header: Headers) -> str:
 
 def is_sidecar_of(sidecar: GGUFFile, model: GGUFFile) -> bool:
     """Whether an engine could draft with `sidecar` beside `model`, as far as their headers show."""
+    draft = Draft.of(Model((sidecar,)))
+    if draft is not None:  # of a set only the first shard is here, so its layers are not counted
+        found = {each.id for each in misfits(draft, Model((model,)))}
+        return not found - {"target-layers-out-of-range"}
     arch = model.header.get("general.architecture")
     same = all(
         sidecar.header.get(key) == model.header.get(key) for key in ("general.architecture", f"{arch}.embedding_length")

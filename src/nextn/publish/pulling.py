@@ -11,6 +11,7 @@ import os
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING
 
@@ -219,11 +220,25 @@ class _Here:
         """Files of the repository with the same bytes, including this one."""
         if file.sha256 is None:
             return [file]
-        return [other for other in self.listing if other.sha256 == file.sha256]
+        return self._by_content[file.sha256]
+
+    @cached_property
+    def _by_content(self) -> dict[str, list[Listed]]:
+        found: dict[str, list[Listed]] = {}
+        for file in self.listing:
+            if file.sha256 is not None:
+                found.setdefault(file.sha256, []).append(file)
+        return found
+
+    @cached_property
+    def _in_folder(self) -> set[str]:
+        """Hashes that, by names and sizes, files in the folder may have."""
+        return {content for content, files in self._by_content.items() if any(map(self._has_size, files))}
 
     def seems_to_have(self, file: Listed) -> bool:
         """Judged only by names and sizes."""
-        return any(map(self._has_size, self._twins(file))) or self._cached(file) is not None
+        there = self._has_size(file) if file.sha256 is None else file.sha256 in self._in_folder
+        return there or self._cached(file) is not None
 
     def _cached(self, file: Listed) -> Path | None:
         """The file's bytes in the user's Hub cache, under this name or another."""

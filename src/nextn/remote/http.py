@@ -22,6 +22,7 @@ from huggingface_hub import constants, get_session
 from huggingface_hub.errors import OfflineModeIsEnabled
 
 from ..errors import RemoteError
+from ..units import counted
 from .attempts import Again, NoContact, Stopped, contact_limit
 from .headers import (
     bare_etag,
@@ -132,8 +133,8 @@ class Fetcher:
             if n_failed > self.options.n_retries or wait > self.options.max_wait_s:
                 later = f" (it asks to wait {wait:,.0f} s)" if wait > self.options.max_wait_s else ""
                 raise RemoteError(
-                    f"{label}: given up after {n_failed} attempt(s): {again}{later}; what was downloaded is kept, "
-                    "so run it again later."
+                    f"{label}: given up after {counted(n_failed, 'attempt')}: {str(again).rstrip('.')}{later}; what "
+                    "was downloaded is kept, so run it again later."
                 ) from again
             self.stop.wait(wait)
 

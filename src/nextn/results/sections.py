@@ -250,6 +250,14 @@ def _bench(data: BenchDocument) -> Section:
     return Section(f"Speed: {_name(data.model)}", tuple(said), tuple(tables), tuple(plots))
 
 
+def _rate(text: str) -> str:
+    """A key that is a share, as a percentage; any other as it is."""
+    try:
+        return _percent(float(text))
+    except ValueError:
+        return text
+
+
 def _worth(data: WorthDocument) -> Section:
     by_depth: dict[int, list[CurvePoint]] = {}
     for point in data.curve:
@@ -266,7 +274,7 @@ def _worth(data: WorthDocument) -> Section:
     )
     if needs:
         tables.append(TextTable("Faster from", ("n_max", "accepted drafts per step", "per position"), needs))
-    best = tuple((_percent(float(rate)), str(one.n_max), f"{one.speedup:.2f}") for rate, one in data.best.items())
+    best = tuple((_rate(rate), str(one.n_max), f"{one.speedup:.2f}") for rate, one in data.best.items())
     if best:
         tables.append(TextTable("Best length", ("acceptance per position", "n_max", "times as fast"), best))
     plots: tuple[dict[str, Any], ...] = ()

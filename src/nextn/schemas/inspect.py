@@ -4,8 +4,21 @@ from __future__ import annotations
 
 from typing import Annotated, Literal
 
-from .base import Bytes, Count, Document, Sha256, doc
+from .base import Bytes, Count, Document, DocumentPart, Sha256, doc
 from .doctor import FindingEntry
+
+
+class DraftEntry(DocumentPart, kw_only=True):
+    """A draft that is a model of its own."""
+
+    title: Annotated[str, doc("EAGLE-3, DFlash, DSpark, or Gemma 4 assistant")]
+    spec_type: Annotated[str, doc("for llama.cpp's --spec-type")]
+    target_width: Annotated[int, doc("the hidden size of the model that it drafts for; 0: the header does not say")]
+    target_layers: Annotated[list[int] | None, doc("layers of it whose inputs the draft reads; null: none, or no list")]
+    n_draft_vocab: Annotated[int | None, doc("tokens of a reduced vocabulary, mapped by d2t; null: it has them all")]
+    own_embeddings: Annotated[bool, doc("false: it uses the model's")]
+    own_head: Annotated[bool, doc("false: it uses the model's")]
+    most_tokens: Annotated[int | None, doc("tokens that it can draft at once; null: as many as asked for")]
 
 
 class InspectDocument(Document, tag="inspect", kw_only=True):
@@ -28,6 +41,7 @@ class InspectDocument(Document, tag="inspect", kw_only=True):
     n_vocab: int | None
     gguf_version: Annotated[Literal[2, 3] | None, doc("null: a checkpoint")]
     alignment: Annotated[int | None, doc("of tensor data, in bytes; null: a checkpoint")]
+    draft: Annotated[DraftEntry | None, doc("null: another kind of file")]
     types: Annotated[dict[str, int], doc("type name -> stored bytes; of a checkpoint the block's")]
     provenance: Annotated[dict[str, str] | None, doc("where the block came from, when nextn attached it")]
     sidecars: Annotated[list[str], doc("paths of sidecars that could belong to it")]

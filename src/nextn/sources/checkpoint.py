@@ -28,6 +28,7 @@ TOKENIZER = "tokenizer.json"
 # Where a wrapper's config.json keeps its language model's config.
 _TEXT_PLACES = (
     ("text_config",), ("llm_config",), ("lm_config",), ("thinker_config", "text_config"), ("language_config",),
+    ("transformer_layer_config",),
 )  # fmt: skip
 _WRAPPED = "language_model."  # in a wrapper's tensor names
 _VOCAB = re.compile(r'"vocab"\s*:\s*\{')

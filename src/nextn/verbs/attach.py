@@ -157,11 +157,11 @@ def _noted(model: Model, result: Result, remember: bool) -> Result:
 
 def _assistant(donor: str | Path) -> Model | None:
     """A local draft model that is placed unchanged; None for all other donors."""
-    from ..layouts.assistant import is_assistant
+    from ..layouts.assistant import is_placed
     from ..remote.address import parse_source
 
     place = parse_source(donor)
     if not isinstance(place, Path) or place.suffix != ".gguf":
         return None
     model = open_sound(place)
-    return model if is_assistant(model) else None
+    return model if is_placed(model) else None

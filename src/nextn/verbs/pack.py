@@ -7,6 +7,7 @@ from contextlib import ExitStack
 from dataclasses import replace
 from pathlib import Path
 
+from ..block.anatomy import Anatomy
 from ..donors.open_donor import Steps, open_block, received
 from ..errors import UsageError
 from ..gguf.files import open_sound
@@ -61,6 +62,11 @@ def pack(
         )
     if donor is None and duplicates != KEEP:
         raise UsageError("--duplicates concerns the donor's own embeddings and head; name the donor with --from.")
+    if sidecar is not None and (model := open_sound(sidecar)) and Anatomy.of(model).is_draft:
+        raise UsageError(
+            f"{sidecar}: pack publishes MTP blocks, and this is a draft, a model of its own; put it into the folder "
+            "yourself, under a name that 'nextn doctor' finds right."
+        )
     options = PackOptions(
         Path(out),
         layout,

@@ -6,10 +6,12 @@ from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
+from ..block.anatomy import Anatomy
+from ..block.draft import Draft
 from ..block.model import Block
 from ..discovery.sidecars import find_sidecars
 from ..engines.xllamacpp import Xllamacpp
-from ..errors import EngineFailed, EngineMissing, NextnError, UsageError
+from ..errors import EngineFailed, EngineMissing, NextnError, NoBlock, UsageError
 from ..gguf.files import Model, open_sound
 from ..measure.worth_store import kept_here
 from ..memory.account import Account, account
@@ -126,9 +128,16 @@ def _block(
     if sidecar is not None:
         from ..block.from_gguf import block_from_model
 
+        if Anatomy.of(sidecar).is_draft:
+            yield lambda trunk: _refused(sidecar)
+            return
         yield lambda trunk: block_from_model(sidecar)
         return
     yield family_block
+
+
+def _refused(draft: Model) -> Block:
+    raise NoBlock(f"{draft.entry.name}: this draft is a model of its own, so it can only be a sidecar.")
 
 
 def _found_sidecar(model: Model, notes: list[str]) -> Model | None:
@@ -190,8 +199,14 @@ class _Rows:
             return None
         assert setup.model is not None
         beside = None if setup.sidecar is None else setup.sidecar.entry
+        alone = setup.sidecar is not None and Draft.of(setup.sidecar) is not None
+        if alone:  # the engine makes the context of such a draft only beside a loaded model
+            notes.append("the draft's compute buffers follow from its header; the engine reports only the model's")
+            beside = None
         try:
-            return account(self.engine, setup.model.entry, beside, settings, mtp=setup.mtp, scratch=self.scratch)
+            return account(
+                self.engine, setup.model.entry, beside, settings, mtp=setup.mtp and not alone, scratch=self.scratch
+            )
         except NextnError as error:
             notes.append(f"from headers: {error}")
             return None

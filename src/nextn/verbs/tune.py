@@ -118,7 +118,7 @@ def tune(
                 str(target.model.entry), "not_tried", "nothing was tried: this is a dry run.", None, None,
                 tuple(engine_args), None, EngineName("", ""), machine(), settings,
                 [(p.named(space.threads[0]), Trial(p, outcome="not tried")) for p in points], [], [], plan, 0.0, None,
-                outputs, True, notes,
+                outputs if maker.can_make else outputs[1:], True, notes,
             )  # fmt: skip
         from ..engines import find_engine
 

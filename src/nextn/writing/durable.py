@@ -26,7 +26,7 @@ from pathlib import Path
 from ..errors import StorageError
 from ..workfile import At, Folder, NotOurs, Stamp, replaced
 from .leftovers import JOB_SUFFIX, SUFFIX, Mark, clean
-from .system import NO_HARD_LINKS, System, explain, explained, sync_folder, sync_open_folder, write_all
+from .system import NO_HARD_LINKS, System, explain, explained, other_length, sync_folder, sync_open_folder, write_all
 
 FEW_FILES = 16  # fewer than this are synced one after the other
 _SYNC_THREADS = 16
@@ -195,10 +195,7 @@ class Workspace:
         """Raise StorageError when `at` is not the file that was written, or no longer has its length."""
         at.folder.check_same(at.name, fd)
         if os.fstat(fd).st_size != size_bytes:
-            raise StorageError(
-                f"{at}: this working file was truncated or extended while it was written, so nothing was published; "
-                "see what else writes to this folder, and run it again."
-            )
+            raise other_length(at.path)
 
     def _check_named(self, target: At, fd: int, size_bytes: int) -> None:
         """Take back a name that was given to anything other than the file that was written."""

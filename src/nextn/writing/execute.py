@@ -21,7 +21,7 @@ from ..sources.rows import CHUNK_ELEMENTS
 from .durable import Workspace
 from .leftovers import clean
 from .plan import Carry, Convert, Copy, LateHeader, Link, LinkMode, NewBytes, NewFile, Plan, Repack, Segment
-from .system import System, allow_open_files, explain, free_bytes, write_all
+from .system import System, allow_open_files, check_reaches, explain, free_bytes, write_all
 
 COPY_BYTES = 64 << 20  # one call of copy_file_range: large enough to be fast, small enough to report progress
 SLACK_BYTES = 1 << 20  # room that a file needs besides its bytes, for folders and journal
@@ -200,11 +200,13 @@ def _bytes_of(out: NewFile | Link, temps: Mapping[str, Path]) -> Path:
 def _write_file(run: WritingRun, out: NewFile, fd: int, path: Path) -> list[LateHeader]:
     """Write all segments; headers that wait for hashes are left open and returned."""
     late = []
-    offset = 0
+    offset = end = 0
     for segment in out.segments:
         if isinstance(segment, LateHeader):
             late.append(segment)
         else:
+            check_reaches(fd, end, path)
+            end = offset + segment.size_bytes
             written = write_segment(run, segment, fd, offset, path)
             if written != segment.size_bytes:
                 raise AssertionError(f"{segment} was planned with {segment.size_bytes} bytes and made {written}")
@@ -233,7 +235,10 @@ def _copy(run: WritingRun, segment: Copy, fd: int, offset: int, path: Path) -> i
     where = segment.where
     src = run.reader.fd_for(where)
     pos, end = where.start, where.end
+    start = offset
     while pos < end:
+        if offset > start:
+            check_reaches(fd, offset, path)
         try:
             n = run.system.copy_range(src, fd, min(COPY_BYTES, end - pos), pos, offset)
         except OSError as error:
@@ -267,6 +272,8 @@ def _carry(run: WritingRun, segment: Carry, fd: int, offset: int, path: Path) ->
         digest.update(data)
         if segment.of_block:
             run.source_hash.update(data)
+        if offset > start:
+            check_reaches(fd, offset, path)
         write_all(run.system, fd, data, offset, path)
         offset += len(data)
         run.advance(len(data))
@@ -293,6 +300,8 @@ def _convert(run: WritingRun, segment: Convert, fd: int, offset: int, path: Path
     start = offset
     for data in _converted(run, segment):
         digest.update(data)
+        if offset > start:
+            check_reaches(fd, offset, path)
         write_all(run.system, fd, data, offset, path)
         offset += len(data)
         run.advance(len(data))

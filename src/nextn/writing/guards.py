@@ -81,20 +81,21 @@ def _users(fd: int) -> Iterator[tuple[int, str, str]]:
     for pid in processes:
         if pid == here:
             continue
-        folder = Path(f"/proc/{pid}")
+        folder = f"/proc/{pid}"  # text, since there are thousands of descriptors on a busy machine
         how = "mapped" if _maps(folder, wanted) else "open" if _opens(folder, wanted) else None
         if how is not None:
             try:
-                name = (folder / "comm").read_text(errors="replace").strip()
+                name = Path(folder, "comm").read_text(errors="replace").strip()
             except OSError:
                 name = "a process"
             yield pid, name, how
 
 
-def _maps(folder: Path, wanted: os.stat_result) -> bool:
+def _maps(folder: str, wanted: os.stat_result) -> bool:
     """Whether a line of `maps` (addresses, rights, offset, major:minor, inode, path) refers to the file."""
     try:
-        text = (folder / "maps").read_bytes()
+        with open(f"{folder}/maps", "rb", buffering=0) as file:  # noqa: PTH123
+            text = file.readall()
     except OSError:
         return False
     inode = b" %d " % wanted.st_ino
@@ -115,14 +116,14 @@ def _leads_to(path: bytes, wanted: os.stat_result) -> bool:
         return False
 
 
-def _opens(folder: Path, wanted: os.stat_result) -> bool:
+def _opens(folder: str, wanted: os.stat_result) -> bool:
     try:
-        names = os.listdir(folder / "fd")  # noqa: PTH208
+        names = os.listdir(f"{folder}/fd")  # noqa: PTH208
     except OSError:
         return False
     for name in names:
         try:
-            if os.path.samestat(os.stat(folder / "fd" / name), wanted):  # noqa: PTH116 - follows to the open file
+            if os.path.samestat(os.stat(f"{folder}/fd/{name}"), wanted):  # noqa: PTH116 - follows to the open file
                 return True
         except OSError:
             continue

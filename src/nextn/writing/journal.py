@@ -16,13 +16,14 @@ import hashlib
 import json
 import os
 import struct
-from collections.abc import Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal, TypeAlias, get_args
 
 from ..errors import StorageError
 from ..gguf.header import MAGIC as GGUF
+from ..gguf.parser import MAX_HEADER_BYTES
 from ..workfile import At, Folder
 from .durable import write_file
 from .plan import Change, Tail
@@ -31,10 +32,14 @@ from .system import System, explained, sync_open_folder, write_all
 
 SUFFIX = ".nextn-journal"
 MAGIC = b"NXTNJRN1"
-MAX_BYTES = 1 << 30  # headers are at most 256 MB; a longer journal is not one of ours
+MAX_BYTES = 2 * MAX_HEADER_BYTES + (64 << 20)  # headers, table and states; a longer journal is not one of ours
+MAX_TABLE_BYTES = 1 << 20  # of the first record's JSON, which names one or two files
 SPARE_BYTES = 64 << 10  # written in advance for records of states
 Verb: TypeAlias = Literal["attach", "detach"]
 NONE, SHIFTING, FULL = "none", "shifting", "full"
+_PIECE_BYTES = 1 << 20
+# What reading a record of another version, or one that somebody made up, ends with.
+_STRANGE = (ValueError, KeyError, TypeError, AttributeError, IndexError, RecursionError, struct.error)
 
 
 class TornJournal(Exception):
@@ -177,12 +182,9 @@ def open_journal(path: Path, name: str, *, write: bool) -> Journal:
     Raises TornJournal, StorageError (for one of another version; NotOurs for a link, a file of another user, or what
     is not a regular file), OSError.
     """
-    with Folder.chosen(path) as folder:  # a run killed while naming the journal leaves it with two names
-        fd = folder.open(name, os.O_RDWR if write else os.O_RDONLY, one_name=False)
+    fd = _open(path, name, os.O_RDWR if write else os.O_RDONLY)
     try:
         size = os.fstat(fd).st_size
-        if size > MAX_BYTES:
-            raise StorageError(f"{path / name}: this has {size:,} bytes and is not a nextn journal; remove it.")
         data = bytearray()
         while piece := os.pread(fd, size - len(data), len(data)):
             data += piece
@@ -193,51 +195,129 @@ def open_journal(path: Path, name: str, *, write: bool) -> Journal:
         raise
 
 
+def _open(path: Path, name: str, flags: int) -> int:
+    """The journal, open, if it may be one by its kind, owner and size."""
+    with Folder.chosen(path) as folder:  # a run killed while naming the journal leaves it with two names
+        fd = folder.open(name, flags, one_name=False)
+    size = os.fstat(fd).st_size
+    if size > MAX_BYTES:
+        os.close(fd)
+        raise StorageError(f"{path / name}: this has {size:,} bytes and is not a nextn journal; remove it.")
+    return fd
+
+
+@dataclass(frozen=True)
+class Seen:
+    """What a journal is about, without the headers and states that only `restore` needs."""
+
+    name: str
+    verb: Verb
+    files: tuple[tuple[str, int], ...]  # name and inode
+
+
+def look(path: Path, name: str, belongs: Callable[[str], bool]) -> Seen | None:
+    """What the journal `name` in the folder `path` is about; None if none of its files is one that `belongs` accepts.
+
+    Anyone may have put it there: little of it is ever in memory, and only one that belongs is read to its end.
+    Raises TornJournal, StorageError (as `open_journal` does), OSError.
+    """
+    fd = _open(path, name, os.O_RDONLY)
+    try:
+        start = len(MAGIC) + 8
+        front = os.pread(fd, start + 8 + MAX_TABLE_BYTES, 0)
+        if front[: len(MAGIC)] != MAGIC or len(front) < start:
+            raise TornJournal
+        (length,) = struct.unpack_from("<Q", front, len(MAGIC))
+        if not length or start + length + 32 > os.fstat(fd).st_size:
+            raise TornJournal
+        try:
+            verb, found = _first(front[start : start + length], length)
+        except _STRANGE as error:
+            if not belongs(file_name(name)):
+                return None
+            _check_record(fd, start, length)
+            raise _of_another_version(path / name) from error
+        seen = Seen(name, verb, tuple((bare.name, bare.inode) for bare, _, _ in found))
+        if journal_name(seen.files[-1][0]) != name or not any(belongs(each) for each, _ in seen.files):
+            return None
+        _check_record(fd, start, length)
+        return seen
+    finally:
+        os.close(fd)
+
+
+def _check_record(fd: int, start: int, length: int) -> None:
+    """Raise TornJournal unless the record's checksum is right."""
+    digest, at, end = hashlib.sha256(), start, start + length
+    while at < end and (piece := os.pread(fd, min(_PIECE_BYTES, end - at), at)):
+        digest.update(piece)
+        at += len(piece)
+    if digest.digest() != os.pread(fd, 32, end):
+        raise TornJournal
+
+
+def _of_another_version(path: Path) -> StorageError:
+    return StorageError(
+        f"{path}: this journal was written by another version of nextn; recover the file with that version."
+    )
+
+
+def _first(payload: bytes, length: int) -> tuple[Verb, list[tuple[Bare, Span, State]]]:
+    """What the first record says: files without their headers, where in the payload these are, and states.
+
+    `payload` may lack its end; `length` is that of all of it. Raises one of `_STRANGE` for what no run has written.
+    """
+    (n_text,) = struct.unpack_from("<Q", payload)
+    if n_text > MAX_TABLE_BYTES:
+        raise ValueError("table")
+    table = json.loads(payload[8 : 8 + n_text])
+    if table["version"] != 1 or table["verb"] not in get_args(Verb) or not 0 < len(table["files"]) <= 2:
+        raise ValueError("version, verb or files")
+    found = [(*_bare(entry, 8 + n_text), State.from_json(entry["state"])) for entry in table["files"]]
+    if length != 8 + n_text + sum(stop - start for _, (start, stop), _ in found):
+        raise ValueError("heads")
+    return table["verb"], found
+
+
 def _parse(data: bytes, path: Path) -> tuple[Verb, tuple[Bare, ...], list[State], int]:
     if data[: len(MAGIC)] != MAGIC or (first := _payload(data, len(MAGIC))) is None:
         raise TornJournal
     payload, end = first
     try:
-        (n_text,) = struct.unpack_from("<Q", payload)
-        table = json.loads(payload[8 : 8 + n_text])
-        if table["version"] != 1:
-            raise ValueError("version")
-        heads = payload[8 + n_text :]
-        files, states = [], []
-        for entry in table["files"]:
-            start, stop = entry["head"]
-            name = os.fsdecode(entry["name"].encode("latin-1"))
-            if "/" in name or "\0" in name or name in ("", ".", ".."):
-                raise ValueError("name")
-            files.append(_bare(name, heads[_size(start) : _size(stop)], entry))
-            states.append(State.from_json(entry["state"]))
-        verb: Verb = table["verb"]
-        if verb not in get_args(Verb) or not files:
-            raise ValueError("verb")
-        while (found := _payload(data, end)) is not None:
-            note = json.loads(found[0])
+        verb, found = _first(payload, len(payload))
+        files = tuple(replace(bare, head=payload[start:stop]) for bare, (start, stop), _ in found)
+        if not all(bare.head.startswith(GGUF) for bare in files):
+            raise ValueError("head")
+        states = [state for _, _, state in found]
+        while (record := _payload(data, end)) is not None:
+            note = json.loads(record[0])
             states[_size(note["file"])] = State.from_json(note)
-            end = found[1]
-    except (ValueError, KeyError, TypeError, AttributeError, IndexError, RecursionError, struct.error) as error:
-        raise StorageError(
-            f"{path}: this journal was written by another version of nextn; recover the file with that version."
-        ) from error
-    return verb, tuple(files), states, end
+            end = record[1]
+    except _STRANGE as error:
+        raise _of_another_version(path) from error
+    return verb, files, states, end
 
 
-def _bare(name: str, head: bytes, entry: dict[str, Any]) -> Bare:
-    """A file's entry. Raises ValueError, TypeError and KeyError when it describes no file."""
-    size, tail = _size(entry["size_bytes"]), None
+def _bare(entry: dict[str, Any], first: int) -> tuple[Bare, Span]:
+    """A file's entry, without the header, and where that is in the payload, whose headers start at `first`.
+
+    Raises one of `_STRANGE` when it describes no file.
+    """
+    name = os.fsdecode(entry["name"].encode("latin-1"))
+    if "/" in name or "\0" in name or name in ("", ".", ".."):
+        raise ValueError("name")
+    start, stop = (first + _size(place) for place in entry["head"])
+    size, n_head, tail = _size(entry["size_bytes"]), stop - start, None
+    if not 0 < n_head <= min(size, MAX_HEADER_BYTES):
+        raise ValueError("head")
     if entry["tail"] is not None:
         tail = Tail(*map(_size, entry["tail"]))
-        if not len(head) <= tail.bare_at <= tail.bare_at + tail.size_bytes == size <= tail.block_at:
+        if not n_head <= tail.bare_at <= tail.bare_at + tail.size_bytes == size <= tail.block_at:
             raise ValueError("tail")
-    if head[: len(GGUF)] != GGUF or len(head) > size:
-        raise ValueError("head")
     inode = entry["inode"]
     if type(inode) is not int:
         raise ValueError("inode")
-    return Bare(name, inode, size, head, _size(entry["room"]), tail)
+    return Bare(name, inode, size, b"", _size(entry["room"]), tail), (start, stop)
 
 
 def _size(value: Any) -> int:

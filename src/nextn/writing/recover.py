@@ -15,7 +15,7 @@ from ..gguf.files import split_shard_name
 from ..gguf.header import MAGIC
 from . import journal as journals
 from .guards import check_unused
-from .journal import Journal, TornJournal, Verb
+from .journal import Seen, TornJournal, Verb
 from .leftovers import clean
 from .restore import restore
 from .system import System, explained
@@ -96,7 +96,7 @@ def unfinished_of(files: Sequence[Path]) -> list[Unfinished]:
     """The journals of any of these files (links followed); each folder is looked through once."""
     names: dict[Path, set[str]] = {}
     for path in files:
-        real = path.resolve()
+        real = Path(os.path.realpath(path))
         names.setdefault(real.parent, set()).add(real.name)
     return [each for folder, some in names.items() for each in _unfinished(folder, some.__contains__)]
 
@@ -109,19 +109,18 @@ def _unfinished(folder: Path, belongs: Callable[[str], bool]) -> list[Unfinished
         return []
     for each in found:
         try:
-            record = journals.open_journal(folder, each, write=False)
+            seen = journals.look(folder, each, belongs)
         except (TornJournal, OSError, StorageError):
             continue
-        record.close()
-        if any(belongs(bare.name) for bare in record.files):
-            files = tuple(folder / bare.name for bare in record.files)
-            out.append(Unfinished(record.path, files, record.verb, _is_held(files[-1])))
+        if seen is not None:
+            files = tuple(folder / name for name, _ in seen.files)
+            out.append(Unfinished(folder / each, files, seen.verb, _is_held(files[-1])))
     return out
 
 
 def _looked_for(path: Path) -> tuple[Path, Callable[[str], bool]]:
     """The folder in which a path's journals are (links followed), and which file names in it belong to the path."""
-    real = path.resolve()
+    real = Path(os.path.realpath(path))  # Path.resolve raises RuntimeError for a link to itself
     if real.is_dir():
         return real, lambda name: True
     own = split_shard_name(real.name)
@@ -156,6 +155,7 @@ def recover(path: Path, *, system: System | None = None, dry_run: bool = False) 
     """
     system = system or System()
     folder, belongs = _looked_for(path)
+    own = journals.journal_name(Path(os.path.realpath(path)).name)
     with explained(folder, "look for journals"):
         found = journals.journals_in(folder)
         if not dry_run:
@@ -163,23 +163,26 @@ def recover(path: Path, *, system: System | None = None, dry_run: bool = False) 
     out = []
     for each in found:
         try:
-            record = journals.open_journal(folder, each, write=False)
+            seen = journals.look(folder, each, belongs)
         except FileNotFoundError:
             continue
         except TornJournal:
-            if each == journals.journal_name(path.resolve().name) or belongs(journals.file_name(each)):
+            if each == own or belongs(journals.file_name(each)):
                 out += _drop_torn(folder, each, system, dry_run=dry_run)
             continue
-        record.close()
-        if any(belongs(bare.name) for bare in record.files):
-            out += _recover(folder, record, system, dry_run=dry_run)
+        except StorageError:
+            if each == own or belongs(journals.file_name(each)):
+                raise
+            continue
+        if seen is not None:
+            out += _recover(folder, seen, system, dry_run=dry_run)
     return out
 
 
-def _recover(folder: Path, seen: Journal, system: System, *, dry_run: bool) -> list[Recovered]:
-    paths = [folder / bare.name for bare in seen.files]
+def _recover(folder: Path, seen: Seen, system: System, *, dry_run: bool) -> list[Recovered]:
+    paths = [folder / name for name, _ in seen.files]
     what: Literal["undone", "finished"] = "undone" if seen.verb == "attach" else "finished"
-    with locked(paths, [bare.inode for bare in seen.files]) as fds:
+    with locked(paths, [inode for _, inode in seen.files]) as fds:
         try:
             record = journals.open_journal(folder, seen.name, write=not dry_run)
         except FileNotFoundError:  # its run was still going and has just finished
@@ -192,7 +195,7 @@ def _recover(folder: Path, seen: Journal, system: System, *, dry_run: bool) -> l
                 journals.remove(record.path, system)
         finally:
             record.close()
-    return [Recovered(seen.path, tuple(paths), seen.verb, what)]
+    return [Recovered(folder / seen.name, tuple(paths), seen.verb, what)]
 
 
 def _drop_torn(folder: Path, name: str, system: System, *, dry_run: bool) -> list[Recovered]:

@@ -132,6 +132,20 @@ def write_all(system: System, fd: int, data: bytes | bytearray | memoryview, off
             offset += n
 
 
+def check_reaches(fd: int, end: int, path: Path) -> None:
+    """Raise StorageError when a file being written has lost bytes before `end`: the next write would hide that."""
+    if os.fstat(fd).st_size < end:
+        raise other_length(path)
+
+
+def other_length(path: Path) -> StorageError:
+    """The error for a working file that another program has truncated or extended."""
+    return StorageError(
+        f"{path}: this working file was truncated or extended while it was written, so nothing was published; "
+        "see what else writes to this folder, and run it again."
+    )
+
+
 def free_bytes(folder: Path) -> int:
     """Bytes that this user may still write to the file system of `folder` (or of its nearest parent)."""
     while not os.path.lexists(folder):
