@@ -166,20 +166,21 @@ def made(trunk: Path, donor: Path, arch: str, layout: str, out: Path) -> tuple[P
 def in_two(trunk: Path, folder: Path) -> Path:
     """The trunk as a set: a first shard with metadata alone, and one with the tensors. Made once."""
     from nextn.gguf.header import build_header
-    from nextn.gguf.kv_table import edit
-    from nextn.layouts import build, metadata
+    from nextn.gguf.kv_table import KVTable, edit
+    from nextn.layouts import metadata
+    from nextn.layouts.parts import new_header, trunk_parts
 
     entry, other = (folder / f"{trunk.stem}-0000{n}-of-00002.gguf" for n in (1, 2))
     if entry.exists():
         return entry
     folder.mkdir(parents=True, exist_ok=True)
     model = open_model(trunk)
-    parts = tuple(build.trunk_parts(model.files))
+    parts = tuple(trunk_parts(model.files))
     n_tensors = len(parts)
     entry.write_bytes(build_header(edit(model.kvs, put=metadata.split_kvs(0, 2, n_tensors)), []))
-    header, _ = build.new_header(metadata.split_kvs(1, 2, n_tensors), parts, 3, model.header.alignment)
+    header = new_header(KVTable.of(metadata.split_kvs(1, 2, n_tensors)), parts, 3, model.header.alignment)
     with trunk.open("rb") as source, other.open("wb") as out:
-        out.write(header)
+        out.write(header.data)
         for part in parts:
             assert isinstance(part.segment, Copy)
             source.seek(part.segment.where.start)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import tracemalloc
+from array import array
 
 import pytest
 from ggufmaker import arch_kvs, f32, info, make
@@ -175,3 +176,31 @@ def test_an_item_of_a_header_costs_few_bytes(make_data, most: int) -> None:
     (peak, held), (base, kept) = grown(make_data, 30_000), grown(make_data, 10_000)
     assert peak - base < most * 20_000
     assert held - kept < most * 20_000
+
+
+def test_keys_are_not_mistaken_for_values_that_hold_them() -> None:
+    """A search of the bytes finds prefixes in values too, after what could be a length, and in shorter keys."""
+    decoy = "p.a" + "\x03\0\0\0\0\0\0\0p.b"
+    kvs = [("x", "str", decoy), ("p", "str", ".a"), ("p.c", "[str]", ["p.a", decoy])]
+    kvs += [("xp.d", "u32", 1), ("p.", "u8", 1)]
+    table = parse_header(make(kvs).whole).kvs
+    assert [table[at].key for at in table.starting_with("p.")] == ["p.c", "p."]
+    assert [table[at].key for at in table.starting_with("x", "p.c")] == ["x", "p.c", "xp.d"]
+    fewer = edit(table, drop=["x"], put=pairs(["p.new"], 1), drop_prefixes=["xp"])
+    assert [fewer[at].key for at in fewer.starting_with("p.")] == ["p.c", "p.", "p.new"]
+
+
+@given(st.lists(st.booleans(), min_size=1, max_size=8), st.lists(st.integers(0, 1 << 40), min_size=8, max_size=8))
+def test_some_tensors_at_other_offsets(chosen: list[bool], offsets: list[int]) -> None:
+    infos = [TensorInfo(f"t{i}" + "x" * i, (i + 1,), 0, 32 * i) for i in range(len(chosen))]
+    some = [i for i, is_chosen in enumerate(chosen) if is_chosen]
+    for rows in (some, some[::-1]):
+        table = TensorTable.of(infos).rows(rows).moved(array("Q", offsets[: len(rows)]))
+        plain = [infos[row].at(offset) for row, offset in zip(rows, offsets, strict=False)]
+        assert list(table) == plain and [*map(table.__getitem__, range(len(rows)))] == plain
+        assert b"".join(table.pieces()) == b"".join(info.encode() for info in plain)
+        assert table.size_bytes == sum(len(info.encode()) for info in plain)
+        assert table.plus(infos[:1]) == [*plain, infos[0]]
+        assert [table.find(info.name) for info in infos] == [
+            next((one for one in plain if one.name == info.name), None) for info in infos
+        ]

@@ -14,6 +14,8 @@ import ggufmaker
 import pytest
 from ggufmaker import block_tensors, f32, make, pair, root_tensors, text, trunk_tensors
 
+import nextn
+from conftest import CHECKPOINT
 from nextn.cli import main
 from nextn.errors import FormatError
 from nextn.gguf.files import open_model
@@ -170,10 +172,34 @@ def test_memory_stays_within_64_mb_beyond_the_header(what: str, tmp_path: Path) 
     verbs = [["open"], ["inspect", "--json"], ["doctor"]]
     if what.endswith(("keys", "tensors")):
         verbs.append(["detach", "--dry-run"])
+    if not what.endswith("blocks"):  # those have no trunk
+        verbs.append(["plan", "--header-only"])
     for verb in verbs:
-        answer = subprocess.run(
-            [sys.executable, "-c", CHILD, str(small), str(large), *verb], capture_output=True, text=True, check=True
-        )
-        taken_bytes, code = map(int, answer.stdout.split())
+        taken_bytes, code = grown(small, large, verb)
         assert code in (0, 5), verb
         assert taken_bytes - header_bytes < MOST_BYTES, verb
+
+
+def grown(small: Path, large: Path, verb: list[str]) -> tuple[int, int]:
+    """How far a process grows beyond what it is after the small file, and the verb's exit code."""
+    answer = subprocess.run(
+        [sys.executable, "-c", CHILD, str(small), str(large), *verb], capture_output=True, text=True, check=True
+    )
+    taken_bytes, code = map(int, answer.stdout.split())
+    return taken_bytes, code
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="the peak of memory is read from Linux's /proc")
+@pytest.mark.parametrize(("n_keys", "n_tensors"), [(500_000, 0), (0, 200_000)])
+def test_plan_with_a_donor_stays_within_the_same_bound(n_keys: int, n_tensors: int, tmp_path: Path) -> None:
+    import header as benchmark
+
+    trunks = []
+    for name, counts in (("small", (0, 0)), ("large", (n_keys, n_tensors))):
+        benchmark.make_large(tmp_path / f"{name}.gguf", *counts)
+        trunks.append(tmp_path / name / "trunk.gguf")
+        nextn.detach(tmp_path / f"{name}.gguf", out=trunks[-1])
+    taken_bytes, code = grown(*trunks, ["plan", "--header-only", "--from", str(CHECKPOINT)])
+    assert code == 0
+    assert taken_bytes - open_model(trunks[1]).header_bytes < MOST_BYTES

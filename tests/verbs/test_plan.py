@@ -7,6 +7,7 @@ import json
 import os
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -165,6 +166,33 @@ def test_disk_figures_are_what_attach_writes(tmp_path: Path) -> None:
     shared = plan.publishing
     assert shared is not None
     assert shared.separate_bytes - shared.shared_bytes == shared.saved_bytes > 0
+
+
+@pytest.mark.parametrize("n_gpu_layers", [None, 0, 2])
+@pytest.mark.parametrize("trunk", [Q4, TRUNKS / "kv-first" / "qwen35moe-BF16-00001-of-00003.gguf"], ids=["one", "set"])
+def test_files_on_paper_weigh_what_real_ones_do(
+    trunk: Path, n_gpu_layers: int | None, tmp_path: Path, checkpoints: Callable[[str], Path]
+) -> None:
+    asked: dict[str, Any] = {"header_only": True, "n_gpu_layers": n_gpu_layers}
+    donor = CHECKPOINT if trunk == Q4 else checkpoints("qwen35moe-fused-bf16")
+    planned = nextn.plan(trunk, donor=donor, **asked)
+    made = {
+        layout: nextn.attach(trunk, donor, layout=layout, embd_type="q4_0", out=tmp_path / layout)
+        for layout in ("bundle", "sidecar", "shards")
+    }
+    bundle = nextn.plan(made["bundle"].entry, **asked)
+    real = {
+        **{id: bundle.row(id) for id in ("bundled_off", "bundled_on")},
+        "sidecar": nextn.plan(trunk, sidecar=made["sidecar"].sidecar, **asked).row("sidecar"),
+        "shards": nextn.plan(made["shards"].entry, **asked).row("shards"),
+    }
+    for id, row in real.items():
+        on_paper = planned.row(id).prediction
+        assert on_paper is not None and row.prediction is not None and row.setup.is_there, id
+        assert on_paper.devices == row.prediction.devices, id
+    taken_apart, plain = bundle.row("no_mtp").prediction, planned.row("no_mtp").prediction
+    assert taken_apart is not None and plain is not None
+    assert taken_apart.sum("needed_weights_bytes") == plain.sum("needed_weights_bytes")
 
 
 def test_a_bundled_model_is_taken_apart_on_paper_only(tmp_path: Path) -> None:

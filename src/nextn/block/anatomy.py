@@ -5,17 +5,19 @@ The tensors decide, whatever the header claims; the header is believed only wher
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Set
+from array import array
 from dataclasses import dataclass, field, replace
 from functools import cached_property
+from itertools import islice
 
 from ..archs import FAMILIES, per_layer_arrays
 from ..archs.base import Family, missing
 from ..archs.drafts import ARCHS as DRAFT_ARCHS
 from ..archs.others import ASSISTANTS, DRAFTS, LOADS_ONLY, OTHER_USE
 from ..gguf.files import GGUFFile, Model
+from ..gguf.header import TensorTable
 from ..gguf.kv import INTEGER_TYPES, KVType
-from .layers import Layers
+from .layers import FAR, Layers
 from .model import DRAFT_ROOTS, EH_PROJ, MARK, split_name
 
 KEY = "nextn_predict_layers"
@@ -29,7 +31,7 @@ class Anatomy:
 
     model: Model
     arch: str
-    layers: Mapping[int, Set[str]] = field(repr=False)  # layer -> its tensors' names without `blk.N.`
+    layers: Layers = field(repr=False)  # layer -> its tensors' names without `blk.N.`
     blocks: tuple[int, ...]  # layers with `nextn.*` tensors, complete or not, in order
     trunk: frozenset[int] = field(repr=False)  # all other layers
     promised: int  # the key's value, 0 when it is missing or not a number
@@ -283,6 +285,19 @@ class Anatomy:
     def of_trunk(self, name: str) -> bool:
         """Whether a tensor belongs to the model apart from its block."""
         return name not in DRAFT_ROOTS and not self.of_block(name)
+
+    def trunk_table(self, file: GGUFFile) -> TensorTable:
+        """The tensors of a file of the model that belong to the model apart from its block; its own table if all do."""
+        table, n_before = file.header.tensors, 0
+        if any(layer >= FAR for layer in self.blocks):
+            return table.named(self.of_trunk)
+        for other in self.model.files[: self.model.files.index(file)]:
+            n_before += len(other.header.tensors)
+        roots = {row for name in DRAFT_ROOTS if (row := table.row(name)) is not None}
+        layers = islice(self.layers.of_rows, n_before, n_before + len(table))
+        blocks = self._block_set
+        kept = array("I", (row for row, n in enumerate(layers) if n not in blocks and row not in roots))
+        return table if len(kept) == len(table) else table.rows(kept)
 
     @cached_property
     def _block_set(self) -> frozenset[int]:

@@ -49,7 +49,10 @@ def block_from_model(model: Model, mending: Collection[int] = ()) -> Block:
     tensors = []
     family = seen.family
     rules = {rule.target: rule for rule in family.rules} if family else {}
-    for file, info in model.items():
+    held = [row for layer in layers for row in seen.layers.rows(layer)]
+    if not seen.has_trunk:
+        held += seen.layers.roots
+    for file, info in map(model.table.__getitem__, sorted(held)):
         layer, suffix = split_name(info.name)
         rule = rules.get(suffix)
         is_root = rule is not None and rule.root and layer is None and not seen.has_trunk

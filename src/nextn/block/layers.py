@@ -9,6 +9,8 @@ from ..gguf.names import decoded
 from ..gguf.sets import SetTensors
 from .model import MARK, split_name
 
+ROOT, FAR = -1, (1 << 31) - 1
+
 
 class Layers(Mapping[int, Set[str]]):
     """Layer -> its tensors' names without `blk.N.`.
@@ -21,13 +23,15 @@ class Layers(Mapping[int, Set[str]]):
         self._tensors = tensors
         self._last: dict[int, int] = {}  # layer -> its last row
         self._before = array("i", [-1]) * len(tensors)  # row -> the layer's row before it, -1 for none
-        last, before = self._last, self._before
+        self.of_rows = array("i", [ROOT]) * len(tensors)  # row -> its layer, ROOT for none, at most FAR
+        last, before, of_rows = self._last, self._before, self.of_rows
         for row, name in enumerate(tensors.names()):
             layer, suffix = split_name(name)
             if layer is None:
                 continue
             before[row] = last.get(layer, -1)
             last[layer] = row
+            of_rows[row] = layer if layer < FAR else FAR
             if suffix.startswith(MARK):
                 marked.add(layer)
 
@@ -41,11 +45,20 @@ class Layers(Mapping[int, Set[str]]):
         return layer in self._last
 
     def __getitem__(self, layer: int) -> Set[str]:
-        row, found, n_prefix = self._last[layer], set(), len(f"blk.{layer}.")
+        n_prefix = len(f"blk.{layer}.")
+        return {decoded(self._tensors.name_of(row))[n_prefix:] for row in self.rows(layer)}
+
+    def rows(self, layer: int) -> Iterator[int]:
+        """The rows of a layer's tensors, from the last to the first."""
+        row = self._last[layer]
         while row >= 0:
-            found.add(decoded(self._tensors.name_of(row))[n_prefix:])
+            yield row
             row = self._before[row]
-        return found
+
+    @property
+    def roots(self) -> Iterator[int]:
+        """The rows of tensors that belong to no layer, in order."""
+        return (row for row, layer in enumerate(self.of_rows) if layer == ROOT)
 
     def __repr__(self) -> str:
         return f"Layers({len(self):,} layers)"

@@ -12,6 +12,7 @@ from ..gguf.header import DEFAULT_ALIGNMENT, TensorInfo, build_header, header_si
 from ..gguf.kv import KV
 from ..gguf.kv_table import KVTable, edit
 from ..layouts import build, metadata, naming, places
+from ..layouts.parts import Part, data_segments, new_header
 from ..sources.ranges import FileRange
 from ..writing.plan import Copy, Link, LinkMode, NewBytes, NewFile, Plan, Segment
 from .patient import Patient
@@ -61,9 +62,9 @@ def _set(original: Model, patient: Patient, out: Path | str | None, link: LinkMo
     outputs: list[NewFile | Link] = []
     if patient.added:
         kvs = metadata.split_kvs(count - 1, count, n_tensors)
-        header, _ = build.new_header(kvs, patient.added, 3, DEFAULT_ALIGNMENT)
-        data = build.data_segments(patient.added, DEFAULT_ALIGNMENT, [])
-        outputs.append(NewFile(shard_name(prefix, count, count), (NewBytes(header), *data)))
+        header = new_header(KVTable.of(kvs), patient.added, 3, DEFAULT_ALIGNMENT)
+        data = data_segments(patient.added, DEFAULT_ALIGNMENT, [])
+        outputs.append(NewFile(shard_name(prefix, count, count), (header, *data)))
     for no, (old, new) in enumerate(zip(original.files, changed.model.files, strict=True)):
         if no == 0:
             continue
@@ -104,27 +105,27 @@ def _written(name: str, file: GGUFFile, patient: Patient, *, own: bool = False, 
     if own:
         kvs = kvs.plus(build.congruence(header_size(kvs, placed), file.header.data_offset, alignment))
     header = build_header(kvs, placed, version=file.header.version, alignment=alignment)
-    segments = [NewBytes(header), *_data(file, sized, patient), *build.data_segments(extra, alignment, [])]
+    segments = [NewBytes(header), *_data(file, sized, patient), *data_segments(extra, alignment, [])]
     return NewFile(name, tuple(segments))
 
 
 def _data(file: GGUFFile, sized: list[tuple[TensorInfo, int]], patient: Patient) -> Iterator[Segment]:
     """The data section: runs of unchanged tensors as few copies, replaced ones from their segments."""
-    run: list[build.Part] = []
+    run: list[Part] = []
     alignment = file.header.alignment
     for info, size in sized:
         fresh = patient.replaced.get(info.name)
         if fresh is None:
             start, end = file.tensor_range(info)
-            run.append(build.Part(info, size, Copy(FileRange.of(file, start, end))))
+            run.append(Part(info, size, Copy(FileRange.of(file, start, end))))
             continue
-        yield from build.data_segments(run, alignment, [file])
+        yield from data_segments(run, alignment, [file])
         run = []
         yield from fresh
         padding = pad_to(size, alignment) - size
         if padding:
             yield NewBytes(bytes(padding))
-    yield from build.data_segments(run, alignment, [file])
+    yield from data_segments(run, alignment, [file])
 
 
 def _plan(original: Model, layout: str, folder: Path, outputs: tuple[NewFile | Link, ...], entry: Path) -> Plan:

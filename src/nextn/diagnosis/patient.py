@@ -16,7 +16,7 @@ from ..gguf.kv import KV
 from ..gguf.kv_table import edit
 
 if TYPE_CHECKING:
-    from ..layouts.build import Part
+    from ..layouts.parts import Part
     from ..shell import Command
 from ..shell import Command
 from ..writing.plan import Segment

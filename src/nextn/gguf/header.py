@@ -10,12 +10,12 @@ from __future__ import annotations
 import math
 import struct
 from array import array
-from bisect import bisect_right
+from bisect import bisect_left, bisect_right
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
-from itertools import islice
-from operator import le
+from itertools import islice, pairwise
+from operator import add, eq, le, lt
 from pathlib import Path
 from typing import Any, overload
 
@@ -56,13 +56,15 @@ class TensorColumns:
 
     def __init__(self) -> None:
         self.starts = array("I")  # first byte in the header
+        self.ends = array("I")  # the byte after the last
         self.offsets = array("Q")
         self.sizes = array("q")
         self.type_ids = array("I")
 
-    def add(self, start: int, offset: int, size: int, type_id: int) -> None:
+    def add(self, start: int, end: int, offset: int, size: int, type_id: int) -> None:
         """Another entry."""
         self.starts.append(start)
+        self.ends.append(end)
         self.offsets.append(offset)
         self.sizes.append(size)
         self.type_ids.append(type_id)
@@ -121,12 +123,15 @@ class TensorInfo:
 class TensorTable(Sequence[TensorInfo]):
     """The tensor table in order; an info is made from the header's bytes when it is asked for.
 
-    A tensor takes 24 bytes here, and 16 to 32 more for its name. What a check of all tensors needs
+    A tensor takes 28 bytes here, and 16 to 32 more for its name. What a check of all tensors needs
     is in columns, one item per tensor.
     """
 
-    def __init__(self, buffer: Buffer, columns: TensorColumns) -> None:
-        self._base = StoredNames(buffer, columns.starts)
+    def __init__(self, buffer: Buffer, columns: TensorColumns, *, moved: StoredNames | None = None) -> None:
+        """`moved`: the same tensors' names in a table with other offsets, which those of `columns` replace."""
+        self._base = StoredNames(buffer, columns.starts) if moved is None else moved
+        self._is_moved = moved is not None
+        self._all: TensorTable | None = None  # these are rows of it, in its order: names are looked up there
         self._columns = columns
         self.offsets: Sequence[int] = columns.offsets  # relative to the data section
         self.sizes: Sequence[int] = columns.sizes  # bytes by type and shape, UNKNOWN for a type without known layout
@@ -141,7 +146,7 @@ class TensorTable(Sequence[TensorInfo]):
         for info in infos:
             start = len(buffer)
             buffer += info.encode()
-            columns.add(start, info.offset, column_size(info.type_id, info.ne), info.type_id)
+            columns.add(start, len(buffer), info.offset, column_size(info.type_id, info.ne), info.type_id)
         return cls(buffer, columns)
 
     def __len__(self) -> int:
@@ -154,17 +159,17 @@ class TensorTable(Sequence[TensorInfo]):
     def __getitem__(self, index: int | slice) -> TensorInfo | TensorTable:
         if isinstance(index, slice):
             return self.rows(range(len(self))[index])
-        return self._info(self._columns.starts[index])
+        return self._info(self._columns.starts[index], self._columns.offsets[index])
 
     def __iter__(self) -> Iterator[TensorInfo]:
-        return map(self._info, self._columns.starts)
+        return map(self._info, self._columns.starts, self._columns.offsets)
 
-    def _info(self, start: int) -> TensorInfo:
+    def _info(self, start: int, offset: int) -> TensorInfo:
         buffer = self._base.buffer
         name = name_at(buffer, start)
         at = start + 8 + len(name)
         (n_dims,) = _U32.unpack_from(buffer, at)
-        *ne, type_id, offset = TENSOR_TAILS[n_dims].unpack_from(buffer, at + 4)
+        *ne, type_id, _ = TENSOR_TAILS[n_dims].unpack_from(buffer, at + 4)
         return TensorInfo(decoded(name), tuple(ne), type_id, offset)
 
     def __eq__(self, other: object) -> bool:
@@ -181,10 +186,40 @@ class TensorTable(Sequence[TensorInfo]):
 
     def rows(self, rows: Iterable[int]) -> TensorTable:
         """A table of some of the tensors, in the order of `rows`."""
-        chosen, own = TensorColumns(), self._columns
-        for i in rows:
-            chosen.add(own.starts[i], own.offsets[i], own.sizes[i], own.type_ids[i])
-        return TensorTable(self._base.buffer, chosen)
+        chosen, own, rows = TensorColumns(), self._columns, array("I", rows)
+        chosen.starts = array("I", map(own.starts.__getitem__, rows))
+        chosen.ends = array("I", map(own.ends.__getitem__, rows))
+        chosen.offsets = array("Q", map(own.offsets.__getitem__, rows))
+        chosen.sizes = array("q", map(own.sizes.__getitem__, rows))
+        chosen.type_ids = array("I", map(own.type_ids.__getitem__, rows))
+        names = StoredNames(self._base.buffer, chosen.starts) if self._is_moved else None
+        table = TensorTable(self._base.buffer, chosen, moved=names)
+        if all(map(lt, rows, islice(rows, 1, None))) and self._is_in_order:
+            table._all = self
+        return table
+
+    @cached_property
+    def _is_in_order(self) -> bool:
+        """Whether the entries are in the order of their bytes."""
+        starts = self._columns.starts
+        return all(map(lt, starts, islice(starts, 1, None)))
+
+    def rows_of(self, some: TensorTable) -> Iterator[int]:
+        """The rows that a table made with `rows` consists of."""
+        starts = self._columns.starts
+        if self._is_in_order:
+            return (bisect_left(starts, start) for start in some._columns.starts)
+        places = {start: row for row, start in enumerate(starts)}
+        return map(places.__getitem__, some._columns.starts)
+
+    def moved(self, offsets: array[int]) -> TensorTable:
+        """The same tensors at other offsets; everything else is shared."""
+        columns, own = TensorColumns(), self._columns
+        columns.starts, columns.ends, columns.sizes, columns.type_ids = own.starts, own.ends, own.sizes, own.type_ids
+        columns.offsets = offsets
+        table = TensorTable(self._base.buffer, columns, moved=self._base)
+        table._all = self._all
+        return table
 
     def named(self, keep: Callable[[str], bool]) -> TensorTable:
         """A table of the tensors whose names `keep` takes; the same one if it takes all."""
@@ -194,11 +229,11 @@ class TensorTable(Sequence[TensorInfo]):
     def plus(self, infos: Iterable[TensorInfo]) -> TensorTable:
         """With further tensors at the end."""
         more = TensorTable.of(infos)
-        buffer, columns, start = b"".join((*self.pieces(), *more.pieces())), TensorColumns(), 0
+        buffer, columns, at = b"".join((*self.pieces(), *more.pieces())), TensorColumns(), 0
         for own in (self._columns, more._columns):
-            for offset, size, type_id in zip(own.offsets, own.sizes, own.type_ids, strict=True):
-                columns.add(start, offset, size, type_id)
-                start = _end_of(buffer, start)
+            for start, end, *rest in zip(own.starts, own.ends, own.offsets, own.sizes, own.type_ids, strict=True):
+                columns.add(at, at + end - start, *rest)
+                at += end - start
         return TensorTable(buffer, columns)
 
     def by_offset(self) -> TensorTable:
@@ -222,36 +257,50 @@ class TensorTable(Sequence[TensorInfo]):
 
     def find(self, name: str) -> TensorInfo | None:
         """The tensor with this name, or None."""
-        row = self._base.index.find(name)
+        row = self.row(name)
         return None if row is None else self[row]
+
+    def row(self, name: str) -> int | None:
+        """The place of the tensor with this name, or None."""
+        if self._all is None:
+            return self._base.index.find(name)
+        of_all = self._all.row(name)
+        if of_all is None:
+            return None
+        start, starts = self._all._columns.starts[of_all], self._columns.starts
+        at = bisect_left(starts, start)
+        return at if at < len(starts) and starts[at] == start else None
 
     @property
     def twice(self) -> int | None:
         """The first row with the name of an earlier one, or None."""
         return self._base.index.twice
 
-    def pieces(self) -> Iterator[memoryview]:
+    def pieces(self) -> Iterator[Buffer]:
         """The stored bytes of all entries, in as few pieces as there are."""
-        buffer, first, after = self._base.buffer, -1, -1
-        for start in self._columns.starts:
-            if start != after:
-                if first >= 0:
-                    yield memoryview(buffer)[first:after]
-                first = start
-            after = _end_of(buffer, start)
-        if first >= 0:
-            yield memoryview(buffer)[first:after]
+        buffer, starts, ends = memoryview(self._base.buffer), self._columns.starts, self._columns.ends
+        follows = map(eq, ends, islice(starts, 1, None))
+        breaks = [i for i, is_next in enumerate(follows, 1) if not is_next]
+        for first, after in pairwise((0, *breaks, len(starts)) if starts else ()):
+            piece: Buffer = buffer[starts[first] : ends[after - 1]]
+            yield self._with_offsets(piece, first, after) if self._is_moved else piece
+
+    def _with_offsets(self, piece: Buffer, first: int, after: int) -> bytearray:
+        """The entries from row `first` to `after` with their new offsets, which are an entry's last 8 bytes."""
+        own, data, put = self._columns, bytearray(piece), _U64.pack_into
+        shift = own.starts[first] + 8
+        for end, offset in zip(own.ends[first:after], own.offsets[first:after], strict=True):
+            put(data, end - shift, offset)
+        return data
+
+    def is_within(self, n_bytes: int) -> bool:
+        """Whether all sizes are known and all tensors end within the first `n_bytes` of the data section."""
+        return min(self.sizes, default=0) >= 0 and max(map(add, self.offsets, self.sizes), default=0) <= n_bytes
 
     @property
     def size_bytes(self) -> int:
         """Bytes that the table takes in a header."""
-        return sum(map(len, self.pieces()))
-
-
-def _end_of(buffer: Buffer, start: int) -> int:
-    """The end of the table entry at `start`."""
-    at = start + 8 + int(_U64.unpack_from(buffer, start)[0])
-    return at + 16 + 8 * int(_U32.unpack_from(buffer, at)[0])
+        return sum(self._columns.ends) - sum(self._columns.starts)
 
 
 @dataclass(frozen=True)
@@ -316,6 +365,12 @@ class Header(Brief):
         after = bisect_right(self._sorted_offsets, info.offset)
         return self._sorted_offsets[after] - info.offset if after < len(self._sorted_offsets) else None
 
+    def room(self, offset: int, file_size: int) -> int:
+        """Bytes from the start of the tensor data there to the next tensor, or to the end of the file."""
+        after = bisect_right(self._sorted_offsets, offset)
+        end = self._sorted_offsets[after] if after < len(self._sorted_offsets) else file_size - self.data_offset
+        return end - offset
+
     @cached_property
     def _sorted_offsets(self) -> array[int]:
         return array("Q", sorted((self.all_tensors or self.tensors).offsets))
@@ -345,12 +400,11 @@ class Header(Brief):
         return None if size is None else self.data_offset + last.offset + size
 
 
-def place(infos: Iterable[tuple[TensorInfo, int]], alignment: int) -> tuple[TensorTable, int]:
-    """Give tensors contiguous offsets in their order; `infos` are pairs of (info, stored bytes).
+def place(infos: Iterable[tuple[TensorInfo, int]], alignment: int, end: int = 0) -> tuple[TensorTable, int]:
+    """Give tensors contiguous offsets in their order, from `end` on; `infos` are pairs of (info, stored bytes).
 
     Returns the placed tensors and the length of the data section, its last padding included.
     """
-    end = 0
 
     def placed() -> Iterator[TensorInfo]:
         nonlocal end
@@ -366,10 +420,15 @@ def build_header(
     kvs: Iterable[KV], tensors: Iterable[TensorInfo], *, version: int = 3, alignment: int = DEFAULT_ALIGNMENT
 ) -> bytes:
     """The bytes of a header, zero padding up to the data section included."""
-    kvs, tensors = KVTable.of(kvs), TensorTable.of(tensors)
-    parts: list[bytes | memoryview] = [MAGIC, struct.pack("<IQQ", version, len(tensors), len(kvs))]
+    return header_of(KVTable.of(kvs), [TensorTable.of(tensors)], version=version, alignment=alignment)
+
+
+def header_of(kvs: KVTable, tables: Sequence[TensorTable], *, version: int, alignment: int) -> bytes:
+    """The same for tensors that are in several tables."""
+    parts: list[Buffer] = [MAGIC, struct.pack("<IQQ", version, sum(map(len, tables)), len(kvs))]
     parts += kvs.pieces()
-    parts += tensors.pieces()
+    for table in tables:
+        parts += table.pieces()
     size = sum(map(len, parts))
     parts.append(bytes(pad_to(size, alignment) - size))
     return b"".join(parts)

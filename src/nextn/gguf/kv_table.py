@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import itertools
 import struct
 from array import array
@@ -12,6 +13,7 @@ from typing import overload
 from .kv import KV, KVType, encode_text
 from .names import Buffer, StoredNames, decoded, encoded, name_at
 
+_NEAR = 64
 _U32, _U64, _ARRAY_HEAD = struct.Struct("<I"), struct.Struct("<Q"), struct.Struct("<IQ")
 
 
@@ -99,11 +101,20 @@ class KVTable(Sequence[KV]):
         row = self._row(key)
         if row is None or self._rows is None:
             return row
+        at = self._place_of(row, self._rows)
+        if at is None and row < 0 and (row := self._base.index.find(key)) is not None:
+            at = self._place_of(row, self._rows)
+        return at
+
+    @staticmethod
+    def _place_of(row: int, rows: array[int]) -> int | None:
+        near = row if row >= 0 else len(rows)  # few pairs are dropped or inserted, and new ones are at the end
+        with contextlib.suppress(ValueError):
+            return rows.index(row, max(0, near - _NEAR), near + _NEAR)
         try:
-            return self._rows.index(row)
+            return rows.index(row)
         except ValueError:
-            row = self._base.index.find(key) if row < 0 else None
-            return self._rows.index(row) if row is not None and row in self._rows else None
+            return None
 
     def positions(self, keys: Iterable[str]) -> list[int]:
         """The places of those of `keys` that are there."""
@@ -124,10 +135,19 @@ class KVTable(Sequence[KV]):
         name_of, fresh = self._base.name_of, self._fresh
         return (name_of(row) if row >= 0 else encode_text(fresh[-1 - row].key)[8:] for row in self._rows)
 
-    def starting_with(self, prefix: str) -> Iterator[int]:
-        """The places of keys that start with `prefix`, in order."""
-        wanted = encoded(prefix) or b""
-        return (i for i, name in enumerate(self._names()) if name.startswith(wanted))
+    def starting_with(self, *prefixes: str) -> Iterator[int]:
+        """The places of keys that start with one of `prefixes`, in order."""
+        found = bytearray(len(self._base.starts))  # of each stored pair, whether its key does
+        for prefix in prefixes:
+            for row in self._base.starting_with(encoded(prefix) or b""):
+                found[row] = True
+        if self._rows is None:
+            return (row for row, is_found in enumerate(found) if is_found)
+        fresh = self._fresh
+        return (
+            i for i, row in enumerate(self._rows)
+            if (found[row] if row >= 0 else fresh[-1 - row].key.startswith(prefixes))
+        )  # fmt: skip
 
     def text_bytes(self, index: int) -> int | None:
         """Bytes of the string value of a pair; None for a value of another type."""
@@ -154,9 +174,11 @@ class KVTable(Sequence[KV]):
                 rows[at] = row
         gone = set(self.positions({*drop} - places.keys()))
         if drop_prefixes:
-            wanted, kept = tuple(prefix.encode() for prefix in drop_prefixes), {*places.values()}
-            gone |= {i for i, name in enumerate(self._names()) if name.startswith(wanted) and i not in kept}
-        if gone:
+            gone |= {*self.starting_with(*drop_prefixes)} - {*places.values()}
+        if len(gone) <= _NEAR:
+            for i in sorted(gone, reverse=True):
+                del rows[i]
+        else:
             rows = array("i", (row for i, row in enumerate(rows) if i not in gone))
         return self._with(rows, (*self._fresh, *put))
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import struct
 from array import array
+from bisect import bisect_left
 from collections.abc import Callable, ItemsView, Iterable, Iterator, Mapping, ValuesView
 from functools import cached_property
 from itertools import repeat
@@ -76,7 +77,8 @@ class StoredNames:
 
     def __init__(self, buffer: Buffer, starts: array[int]) -> None:
         """`starts` are the entries' first bytes in `buffer`."""
-        self.buffer, self.starts = buffer, starts
+        self.buffer, self.starts = buffer, starts  # ascending, if `starting_with` is to be asked
+        self._starting: dict[bytes, array[int]] = {}
 
     @cached_property
     def index(self) -> NameIndex:
@@ -86,6 +88,25 @@ class StoredNames:
     def name_of(self, row: int) -> bytes:
         """The name of one entry."""
         return name_at(self.buffer, self.starts[row])
+
+    def starting_with(self, prefix: bytes) -> array[int]:
+        """The rows whose names start with `prefix`, in order: the bytes are searched, not name by name."""
+        known = self._starting.get(prefix)
+        if known is None:
+            known = self._starting[prefix] = array("I", self._searched(prefix))
+        return known
+
+    def _searched(self, prefix: bytes) -> Iterator[int]:
+        buffer, starts = self.buffer, self.starts
+        if isinstance(buffer, memoryview) or not prefix:
+            yield from (row for row, name in enumerate(self) if name.startswith(prefix))
+            return
+        at = buffer.find(prefix)
+        while at >= 0:
+            row = bisect_left(starts, at - 8) if at >= 8 else len(starts)
+            if row < len(starts) and starts[row] == at - 8 and self.name_of(row).startswith(prefix):
+                yield row
+            at = buffer.find(prefix, at + 1)
 
     def __iter__(self) -> Iterator[bytes]:
         return map(name_at, repeat(self.buffer), self.starts)

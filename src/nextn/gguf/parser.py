@@ -276,7 +276,7 @@ class HeaderParser:
     def _sound_tensors(self) -> None:
         """Walk over tensor infos as long as they are complete and nothing is wrong with them."""
         buffer, pos, known = self._buffer, self._pos, self._tensors
-        starts, offsets, sizes, types = known.starts, known.offsets, known.sizes, known.type_ids
+        starts, ends, offsets, sizes, types = known.starts, known.ends, known.offsets, known.sizes, known.type_ids
         most = min(len(buffer), self.file_size, MAX_HEADER_BYTES)
         u32, u64, tails, alignment = _U32.unpack_from, _U64.unpack_from, TENSOR_TAILS, self._alignment
         try:
@@ -291,6 +291,7 @@ class HeaderParser:
                 if offset % alignment or not self._is_placed(offset) or _is_absurd(ne):
                     break
                 starts.append(pos)
+                ends.append(end)
                 offsets.append(offset)
                 sizes.append(column_size(type_id, ne))
                 types.append(type_id)
@@ -330,7 +331,7 @@ class HeaderParser:
                 f"a multiple of {self._alignment} inside the file",
                 f"{offset:,}",
             )
-        self._tensors.add(start, offset, column_size(type_id, ne), type_id)
+        self._tensors.add(start, end, offset, column_size(type_id, ne), type_id)
         self._pos = end
 
     def _tables(self) -> tuple[KVTable, TensorTable]:

@@ -6,7 +6,7 @@ from array import array
 from bisect import bisect_right
 from collections.abc import Iterator
 from functools import cached_property
-from itertools import accumulate
+from itertools import accumulate, chain
 from typing import TYPE_CHECKING
 
 from ..errors import IncompleteModel
@@ -53,6 +53,10 @@ class SetTensors:
         file, own = self._place(row)
         return file.header.tensors.raw_name(own)
 
+    def __getitem__(self, row: int) -> tuple[GGUFFile, TensorInfo]:
+        file, own = self._place(row)
+        return file, file.header.tensors[own]
+
     def find(self, name: str) -> tuple[GGUFFile, TensorInfo] | None:
         """The tensor with this name, and its file."""
         if len(self._files) == 1:
@@ -61,12 +65,11 @@ class SetTensors:
         row = self.index.find(name)
         if row is None:
             return None
-        file, own = self._place(row)
-        return file, file.header.tensors[own]
+        return self[row]
 
     def names(self) -> Iterator[str]:
         """The names in order."""
-        return (name for file in self._files for name in file.header.tensors.names())
+        return chain.from_iterable(file.header.tensors.names() for file in self._files)
 
     def __iter__(self) -> Iterator[tuple[GGUFFile, TensorInfo]]:
         return ((file, info) for file in self._files for info in file.header.tensors)

@@ -13,15 +13,15 @@ from ..block.anatomy import Anatomy
 from ..block.model import DRAFT_HEAD, EMBED_TOKENS, Block
 from ..errors import UnsupportedModel, UsageError
 from ..gguf.files import Model, shard_name
-from ..gguf.header import DEFAULT_ALIGNMENT, build_header, place
-from ..gguf.kv import KV
+from ..gguf.header import DEFAULT_ALIGNMENT
 from ..gguf.kv_table import KVTable, edit
 from ..gguf.types import TensorType
 from ..shell import shell
-from ..writing.plan import Link, NewBytes, NewFile, Plan
+from ..writing.plan import Link, NewFile, Plan
 from . import build, experts, for_engine, in_place, metadata, naming, places, programs, qkv
 from .donor_check import check_fit, check_one_model, check_trunk, n_layer_trunk, other_experts
 from .options import IN_PLACE, LAYOUTS, AttachOptions
+from .parts import Part, data_segments, new_header, trunk_parts
 from .sidecar import main_type_of, own_experts, sidecar_kvs, sidecar_roots, trunk_head
 
 MAX_SHARDS_OLD_IK = 64  # GGML_MAX_CONTEXTS, one context per shard
@@ -45,7 +45,7 @@ class _Job:
     def kvs(self) -> KVTable:
         return metadata.attached_kvs(self.trunk, self.n_trunk, self.block)
 
-    def block_parts(self) -> list[build.Part]:
+    def block_parts(self) -> list[Part]:
         """The block's tensors, and the draft head when one is requested."""
         wanted = self.options.draft_head
         skip = [*([DRAFT_HEAD] if wanted is not None else []), *self.engine_form.leave_out]
@@ -129,7 +129,7 @@ def _shaped(block: Block, form: str | None, trunk: Model, wanted: TensorType | N
     )
 
 
-def _provenance(job: _Job, parts: Sequence[build.Part]) -> build.Provenance:
+def _provenance(job: _Job, parts: Sequence[Part]) -> build.Provenance:
     donor, revision = job.provenance
     return build.Provenance(donor, revision, tuple(part.info.name for part in parts))
 
@@ -159,14 +159,14 @@ def _bundle(job: _Job) -> Plan:
     if is_lm_studio:
         job.notes += programs.lm_studio_notes(folder / name, trunk)
     new = job.block_parts()
-    old = build.trunk_parts(trunk.files)
+    old = trunk_parts(trunk.files)
     if job.qkv is not None:
         old = build.reshaped(old, qkv.trunk_tensors(trunk, job.n_trunk, job.qkv))
     parts = old.then(new)
     header = build.late_header(
         metadata.without_split(job.kvs()), parts, trunk.header, _provenance(job, new), trunk.header.data_offset
     )
-    segments = (header, *build.data_segments(parts, trunk.header.alignment, trunk.files))
+    segments = (header, *data_segments(parts, trunk.header.alignment, trunk.files))
     return _plan(job, "bundle", folder, [NewFile(name, segments)], folder / name)
 
 
@@ -183,7 +183,7 @@ def _shards(job: _Job) -> Plan:
             f"{count} shards: {IK_UP_TO} built with the default GGML_MAX_CONTEXTS takes at most {MAX_SHARDS_OLD_IK}"
         )
     block = job.block_parts()
-    first = build.trunk_parts(trunk.files[:1])
+    first = trunk_parts(trunk.files[:1])
     n_tensors = len(trunk.tensors) + len(block)
     kvs = edit(job.kvs(), put=metadata.split_kvs(0, count, n_tensors, trunk))
     header = build.late_header(
@@ -193,8 +193,10 @@ def _shards(job: _Job) -> Plan:
         NewFile(
             shard_name(prefix, count, count),
             (
-                NewBytes(_shard_header(metadata.split_kvs(count - 1, count, n_tensors, trunk), block)),
-                *build.data_segments(block, DEFAULT_ALIGNMENT, []),
+                new_header(
+                    KVTable.of(metadata.split_kvs(count - 1, count, n_tensors, trunk)), block, 3, DEFAULT_ALIGNMENT
+                ),
+                *data_segments(block, DEFAULT_ALIGNMENT, []),
             ),
         )
     ]
@@ -203,13 +205,8 @@ def _shards(job: _Job) -> Plan:
         for i, file in enumerate(trunk.files[1:], start=2)
     ]
     entry = shard_name(prefix, 1, count)
-    outputs.append(NewFile(entry, (header, *build.data_segments(first, trunk.header.alignment, trunk.files))))
+    outputs.append(NewFile(entry, (header, *data_segments(first, trunk.header.alignment, trunk.files))))
     return _plan(job, "shards", folder, outputs, folder / entry)
-
-
-def _shard_header(kvs: Sequence[KV], parts: Sequence[build.Part]) -> bytes:
-    infos, _ = place([(part.info, part.size_bytes) for part in parts], DEFAULT_ALIGNMENT)
-    return build_header(kvs, infos)
 
 
 def _sidecar(job: _Job) -> Plan:
@@ -225,7 +222,7 @@ def _sidecar(job: _Job) -> Plan:
     default = naming.sidecar_name(trunk, main_type.label)
     folder, name = naming.resolve_output(options.out, places.sidecar_folder(trunk), default)
     header = build.late_header(kvs, parts, trunk.header, _provenance(job, block))
-    segments = (header, *build.data_segments(parts, trunk.header.alignment, trunk.files))
+    segments = (header, *data_segments(parts, trunk.header.alignment, trunk.files))
     if not name.startswith("mtp-"):
         job.notes.append(f"{name} does not start with 'mtp-': engines find it only when it is passed with -md")
     if any(part.info.name.endswith(EMBED_TOKENS) for part in block):

@@ -3,42 +3,29 @@
 from __future__ import annotations
 
 import struct
-from array import array
-from bisect import bisect_right
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
-from itertools import chain
-from pathlib import Path
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 
 from ..block.model import Block, BlockTensor
 from ..errors import QuantizeError
 from ..ggml.quantize import can_read, can_write, check_writable, fallback_type
 from ..gguf.files import GGUFFile
-from ..gguf.header import Header, TensorInfo, TensorTable, build_header, header_size, pad_to, place
+from ..gguf.header import FIXED_BYTES, Header, TensorInfo, header_of, pad_to
 from ..gguf.kv import KV
 from ..gguf.kv_table import KVTable
 from ..gguf.types import TensorType, parse_type_name, tensor_size
 from ..sources.matrix_parts import Factors, side_factors
 from ..sources.ranges import FileRange
 from ..sources.rows import CheckpointRows, GGUFRows, RowSource
-from ..writing.plan import Carry, Convert, Copy, Hashes, LateHeader, NewBytes, Repack, Segment
+from ..writing.plan import Carry, Convert, Copy, Hashes, NewBytes, Repack
 from .factors import REFUSED, SLOTS, becomes_q8_0, is_factor, without_factors
 from .metadata import padding_kv, padding_least, provenance_kvs
+from .parts import Part, Parts, PlannedFile, PlannedHeader
 from .qkv import Moved
 
 F32 = parse_type_name("f32")
 Q8_0 = parse_type_name("q8_0")
 REFLINK_GRAIN = 4096  # file systems only clone full blocks of this size
-
-
-@dataclass(frozen=True)
-class Part:
-    """A tensor of a new file: its info without an offset, its size, and the segments that supply its bytes."""
-
-    info: TensorInfo
-    size_bytes: int
-    segment: Segment
-    more: tuple[Copy, ...] = ()  # further pieces, directly after the first
 
 
 def carried(name: str, file: GGUFFile, info: TensorInfo) -> Part:
@@ -170,32 +157,6 @@ def block_part(tensor: BlockTensor, name: str, wanted: TensorType | None, notes:
     return converted(name, tensor.ne, tensor.rows, target or parse_type_name("q8_0"), notes)
 
 
-class Parts(Iterable[Part]):
-    """Parts in order, made anew by each pass over them: a model may have more tensors than fit into memory as parts."""
-
-    def __init__(self, make: Callable[[], Iterator[Part]]) -> None:
-        self._make = make
-
-    def __iter__(self) -> Iterator[Part]:
-        return self._make()
-
-    def then(self, more: Sequence[Part]) -> Parts:
-        """These, then others."""
-        return Parts(lambda: chain(self, more))
-
-
-def trunk_parts(files: Sequence[GGUFFile], keep: Callable[[str], bool] = lambda name: True) -> Parts:
-    """Existing tensors in the order of their data, to be moved by the kernel; `keep` chooses by name."""
-    tables = [(file, file.header.tensors.named(keep).by_offset()) for file in files]
-    return Parts(
-        lambda: (
-            Part(info, end - start, Copy(FileRange.of(file, start, end)))
-            for file, table in tables
-            for info, start, end in file.ranges(table)
-        )
-    )
-
-
 def reshaped(parts: Parts, moved: Mapping[str, Sequence[Moved]]) -> Parts:
     """`parts` with the tensors of `moved` replacing those that they are made of."""
 
@@ -209,71 +170,7 @@ def reshaped(parts: Parts, moved: Mapping[str, Sequence[Moved]]) -> Parts:
                 size = sum(piece.size_bytes for piece in pieces)
                 yield Part(tensor.info, size, pieces[0], tuple(pieces[1:]))
 
-    return Parts(made)
-
-
-def data_segments(parts: Iterable[Part], alignment: int, files: Sequence[GGUFFile]) -> list[Segment]:
-    """All parts with padding between them; adjacent copies become one, including the padding between them."""
-    by_path = {file.path: file for file in files}
-    gaps: dict[Path, _Gaps] = {}
-    out: list[Segment] = []
-    run: FileRange | None = None  # copies that were joined so far, from here
-    end = 0  # to here
-    for part in parts:
-        padding = pad_to(part.size_bytes, alignment) - part.size_bytes
-        for segment in (part.segment, *part.more):
-            if not isinstance(segment, Copy):
-                if run is not None:
-                    out.append(Copy(replace(run, end=end)))
-                    run = None
-                out.append(segment)
-                continue
-            where = segment.where
-            after = where.end
-            if padding and not part.more:
-                if where.path not in gaps:
-                    gaps[where.path] = _Gaps(by_path[where.path])
-                if padding <= gaps[where.path].after(where.end):
-                    after += padding
-                    padding = 0
-            if run is not None and (run.path != where.path or end != where.start):
-                out.append(Copy(replace(run, end=end)))
-                run = None
-            run, end = run or where, after
-        if padding:
-            if run is not None:
-                out.append(Copy(replace(run, end=end)))
-                run = None
-            out.append(NewBytes(bytes(padding)))
-    if run is not None:
-        out.append(Copy(replace(run, end=end)))
-    return out
-
-
-class _Gaps:
-    """How far bytes may be read past the end of each tensor before the next tensor begins."""
-
-    def __init__(self, file: GGUFFile) -> None:
-        self._ends, self._nexts = array("Q"), array("Q")  # both empty in a metadata-only shard
-        for _, start, end in file.ranges(file.header.tensors.by_offset()):
-            if self._ends:
-                self._nexts.append(start)
-            self._ends.append(end)
-        if self._ends:
-            self._nexts.append(file.size_bytes)
-
-    def after(self, end: int) -> int:
-        """Bytes after a tensor that ends at `end`; 0 or less where no tensor ends there."""
-        at = bisect_right(self._ends, end) - 1
-        return self._nexts[at] - end if at >= 0 and self._ends[at] == end else 0
-
-
-def new_header(
-    kvs: Sequence[KV], parts: Iterable[Part], version: int, alignment: int
-) -> tuple[bytes, TensorTable]:
-    """Header bytes for the parts in their order."""
-    infos, _ = place(((part.info, part.size_bytes) for part in parts), alignment)
-    return build_header(kvs, infos, version=version, alignment=alignment), infos
+    return Parts((made,))
 
 
 @dataclass(frozen=True)
@@ -287,34 +184,35 @@ class Provenance:
 
 def late_header(
     kvs: Sequence[KV],
-    parts: Iterable[Part],
+    parts: Parts | Sequence[Part],
     like: Header,
     provenance: Provenance,
     congruent_to: int | None = None,
-) -> LateHeader:
+) -> PlannedHeader:
     """A header that records hashes.
 
     With `congruent_to` (an absolute data offset in the source) a padding pair is added so that the new data
     offset differs from it by a multiple of the file system's block size: only then can the trunk's data be cloned.
     """
-    infos, _ = place(((part.info, part.size_bytes) for part in parts), like.alignment)
+    parts, alignment = Parts.of(parts), like.alignment
 
     def pairs(hashes: Hashes, source_hash: str) -> KVTable:
         chosen = {name: hashes[name] for name in provenance.names}
         return KVTable.of(kvs).plus(provenance_kvs(provenance.donor, provenance.revision, chosen, source_hash))
 
     blank = "0" * 64
-    draft = pairs(dict.fromkeys(provenance.names, blank), blank)
+    draft, tables_bytes = pairs(dict.fromkeys(provenance.names, blank), blank), parts.tables_bytes
     extra: list[KV] = []
     if congruent_to is not None:
-        extra = congruence(header_size(draft, infos), congruent_to, like.alignment)
+        extra = congruence(FIXED_BYTES + draft.size_bytes + tables_bytes, congruent_to, alignment)
+        draft = draft.plus(extra)
 
     def build(hashes: Hashes, source_hash: str) -> bytes:
-        return build_header(
-            pairs(hashes, source_hash).plus(extra), infos, version=like.version, alignment=like.alignment
-        )
+        kvs = pairs(hashes, source_hash).plus(extra)
+        return header_of(kvs, parts.tables(alignment), version=like.version, alignment=alignment)
 
-    return LateHeader(len(build(dict.fromkeys(provenance.names, blank), blank)), build)
+    size = pad_to(FIXED_BYTES + draft.size_bytes + tables_bytes, alignment)
+    return PlannedHeader(size, build, PlannedFile(draft, parts, like.version, alignment))
 
 
 def congruence(size: int, data_offset: int, alignment: int) -> list[KV]:

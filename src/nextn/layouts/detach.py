@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -12,8 +11,9 @@ from ..errors import FormatError, NoBlock, UsageError
 from ..gguf.files import GGUFFile, Model, shard_name
 from ..gguf.header import TensorInfo
 from ..gguf.kv_table import KVTable, edit
-from ..writing.plan import Link, LinkMode, NewBytes, NewFile, Plan
+from ..writing.plan import Link, LinkMode, NewFile, Plan
 from . import build, for_engine, metadata, naming, places, qkv
+from .parts import data_segments, new_header, trunk_parts
 
 
 @dataclass(frozen=True)
@@ -106,19 +106,19 @@ def plan_detach(
                    drop=[f"{model.architecture}.nextn_predict_layers"])  # fmt: skip
     base = naming.trunk_base(places.model_name(model))
     if form is not None:
-        return _reshaped(model, kvs, keep, base, out, n_trunk, form)
+        return _reshaped(model, kvs, trunk, base, out, n_trunk, form)
     if len(model.files) == 1:
         folder, name = naming.resolve_output(out, places.default_folder(model), base + ".gguf")
         naming.check_main_name(name)
-        new = _rewritten(name, metadata.as_single_file(kvs, model), model.files[0], keep)
+        new = _rewritten(name, metadata.as_single_file(kvs, model), model.files[0], trunk)
         return _plan(model, folder, (new,), folder / name)
-    return _detach_set(model, kvs, keep, base, out, link)
+    return _detach_set(model, kvs, trunk, base, out, link)
 
 
 def _reshaped(
     model: Model,
     kvs: KVTable,
-    keep: Callable[[str], bool],
+    trunk: TrunkOf,
     base: str,
     out: Path | str | None,
     n_trunk: int,
@@ -134,17 +134,17 @@ def _reshaped(
         )
     folder, name = naming.resolve_output(out, places.default_folder(model), f"{base}-{form}-qkv.gguf")
     naming.check_main_name(name)
-    parts = build.reshaped(build.trunk_parts(model.files, keep), qkv.trunk_tensors(model, n_trunk, form))
+    parts = build.reshaped(trunk_parts(model.files, trunk.seen.trunk_table), qkv.trunk_tensors(model, n_trunk, form))
     like = model.header
-    header, _ = build.new_header(metadata.as_single_file(kvs, model), parts, like.version, like.alignment)
-    segments = (NewBytes(header), *build.data_segments(parts, like.alignment, model.files))
+    header = new_header(metadata.as_single_file(kvs, model), parts, like.version, like.alignment)
+    segments = (header, *data_segments(parts, like.alignment, model.files))
     return _plan(model, folder, (NewFile(name, segments),), folder / name)
 
 
 def _detach_set(
     model: Model,
     kvs: KVTable,
-    keep: Callable[[str], bool],
+    trunk: TrunkOf,
     base: str,
     out: Path | str | None,
     link: LinkMode,
@@ -152,11 +152,12 @@ def _detach_set(
     folder, name = naming.resolve_output(out, places.default_folder(model) / base, base + ".gguf")
     prefix = naming.set_prefix(name)
     naming.check_main_name(prefix)
+    keep = trunk.keeps_name
     first, *others = model.files
     left = [file for file in others if any(map(keep, file.header.tensors.names()))]
     if not left:  # everything but the block was in the first shard
         single = f"{prefix}.gguf"
-        new = _rewritten(single, metadata.as_single_file(kvs, model), first, keep)
+        new = _rewritten(single, metadata.as_single_file(kvs, model), first, trunk)
         return _plan(model, folder, (new,), folder / single)
     count = len(left) + 1
     n_tensors = sum(map(keep, model.tensors))
@@ -168,17 +169,17 @@ def _detach_set(
             outputs.append(Link(name, file.path, file.size_bytes, link, file.stamp))
             continue
         own = edit(file.header.kvs, put=metadata.split_kvs(no, count, n_tensors, Model((file,))))
-        outputs.append(_rewritten(name, own, file, keep))
+        outputs.append(_rewritten(name, own, file, trunk))
     entry = shard_name(prefix, 1, count)
-    outputs.append(_rewritten(entry, edit(kvs, put=metadata.split_kvs(0, count, n_tensors, model)), first, keep))
+    outputs.append(_rewritten(entry, edit(kvs, put=metadata.split_kvs(0, count, n_tensors, model)), first, trunk))
     return _plan(model, folder, tuple(outputs), folder / entry)
 
 
-def _rewritten(name: str, kvs: KVTable, file: GGUFFile, keep: Callable[[str], bool]) -> NewFile:
+def _rewritten(name: str, kvs: KVTable, file: GGUFFile, trunk: TrunkOf) -> NewFile:
     """A file with a new header and the kept tensors' data."""
-    parts = build.trunk_parts([file], keep)
-    header, _ = build.new_header(kvs, parts, file.header.version, file.header.alignment)
-    return NewFile(name, (NewBytes(header), *build.data_segments(parts, file.header.alignment, [file])))
+    parts = trunk_parts([file], trunk.seen.trunk_table)
+    header = new_header(kvs, parts, file.header.version, file.header.alignment)
+    return NewFile(name, (header, *data_segments(parts, file.header.alignment, [file])))
 
 
 def _plan(model: Model, folder: Path, outputs: tuple[NewFile | Link, ...], entry: Path) -> Plan:

@@ -20,6 +20,7 @@ from . import build, naming, places
 from .donor_check import check_tokens, n_layer_trunk
 from .draft_fit import check_draft_fit
 from .options import ExtractOptions
+from .parts import Part, data_segments
 from .sidecar import main_type_of
 
 ROPE_FREQS = "rope_freqs.weight"
@@ -55,7 +56,7 @@ def plan_draft(draft: PublishedDraft, trunk: Model, options: ExtractOptions, *, 
     if draft.table is not None:
         data = draft.target_tokens(n_vocab).astype("<i8").tobytes()
         info = TensorInfo(D2T, (draft.n_draft_vocab or 0,), I64.id, 0)
-        parts.append(build.Part(info, len(data), NewBytes(data)))
+        parts.append(Part(info, len(data), NewBytes(data)))
     if kind.header.rope_factors is not None and (factors := kind.header.rope_factors(config)) is not None:
         parts.append(build.new_floats(ROPE_FREQS, factors))
     tokenizer = [kv for kv in trunk.kvs if kv.key.startswith("tokenizer.") and not kv.key.startswith(_NO_TOKENS)]
@@ -70,7 +71,7 @@ def plan_draft(draft: PublishedDraft, trunk: Model, options: ExtractOptions, *, 
     provenance = build.Provenance(block.donor_name, block.revision, hashed)
     like = Header.blank()
     header = build.late_header(kvs, parts, like, provenance)
-    segments = (header, *build.data_segments(parts, like.alignment, []))
+    segments = (header, *data_segments(parts, like.alignment, []))
     return Plan(
         verb="extract", layout="sidecar", folder=folder, outputs=(NewFile(name, segments),), entry=folder / name,
         sidecar=folder / name, header_bytes=block.header_bytes + trunk.header_bytes, notes=tuple(dict.fromkeys(notes)),

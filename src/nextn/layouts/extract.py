@@ -17,6 +17,7 @@ from ..writing.plan import NewFile, Plan
 from . import build, experts, for_engine, metadata, naming, places, qkv
 from .donor_check import TOKENIZER_HASH, tokens_hash
 from .options import ExtractOptions
+from .parts import Part, data_segments
 from .sidecar import main_type_of, sidecar_kvs, sidecar_roots, trunk_head
 
 
@@ -110,14 +111,14 @@ def _sidecar(block: Block, family: Family, options: ExtractOptions) -> Plan:
         block.donor_name, block.revision, tuple(part.info.name for part in parts_of_block)
     )
     header = build.late_header(kvs, parts, model.header, provenance)
-    segments = (header, *build.data_segments(parts, model.header.alignment, model.files))
+    segments = (header, *data_segments(parts, model.header.alignment, model.files))
     return Plan(
         "extract", "sidecar", folder, (NewFile(name, segments),), folder / name, folder / name,
         block.header_bytes, tuple(notes),
     )  # fmt: skip
 
 
-def _draft_heads(block: Block, family: Family, wanted: TensorType, notes: list[str]) -> list[build.Part]:
+def _draft_heads(block: Block, family: Family, wanted: TensorType, notes: list[str]) -> list[Part]:
     """A head with its own type for each predictor layer. Raises UnsupportedModel where loaders refuse one."""
     model = block.model
     assert model is not None and block.n_layer_trunk is not None
@@ -162,7 +163,7 @@ def _donor(block: Block, options: ExtractOptions) -> Plan:
     )
     like = Header.blank(version, alignment)
     header = build.late_header(kvs, parts, like, provenance)
-    segments = (header, *build.data_segments(parts, alignment, []))
+    segments = (header, *data_segments(parts, alignment, []))
     return Plan(
         "extract", "donor", folder, (NewFile(name, segments),), folder / name, None, block.header_bytes, tuple(notes),
         block.header_bytes if block.checkpoint else 0,

@@ -25,6 +25,7 @@ from ..sources.small_floats import FLOAT_DTYPES
 from ..sources.tokenizer import Tokenizer
 from ..writing.plan import Carry, NewFile, Plan
 from . import build, naming, qkv
+from .parts import Part, data_segments
 from .sidecar import main_type_of
 
 if TYPE_CHECKING:
@@ -74,7 +75,7 @@ def plan_checkpoint_sidecar(block: Block, options: ExtractOptions) -> Plan:
         block.donor_name, block.revision, tuple(part.info.name for part in of_block)
     )
     header = build.late_header(kvs, parts, like, provenance)
-    segments = (header, *build.data_segments(parts, like.alignment, []))
+    segments = (header, *data_segments(parts, like.alignment, []))
     return Plan(
         verb="extract",
         layout="sidecar",
@@ -144,7 +145,7 @@ class _Roots:
         self.n_embd, self.n_vocab = config.integer("hidden_size"), config.integer("vocab_size")
         self.tied = config.values.get("tie_word_embeddings") is True
 
-    def parts(self, *, with_head: bool) -> list[build.Part]:
+    def parts(self, *, with_head: bool) -> list[Part]:
         """token_embd, output_norm and output; a tied model may have no output, and engines then tie it as well.
 
         With a draft head in the block, most engines never use `output`, so it is left out. Some families have no
@@ -196,17 +197,17 @@ class _Roots:
                 found=str(list(span.shape)),
             )
 
-    def _matrix(self, target: str, span: Span) -> build.Part:
+    def _matrix(self, target: str, span: Span) -> Part:
         self._check(span, (self.n_vocab, self.n_embd))
         tensor, ne = span.tensor, span.shape[::-1]
         stored = parse_type_name(tensor.dtype.lower()) if tensor.dtype in FLOAT_DTYPES else None
         if stored is not None and (self.wanted is None or self.wanted.id == stored.id):
             size = tensor.where.size_bytes
-            return build.Part(TensorInfo(target, ne, stored.id, 0), size, Carry(target, tensor.where, of_block=False))
+            return Part(TensorInfo(target, ne, stored.id, 0), size, Carry(target, tensor.where, of_block=False))
         wanted = self.wanted or Q8_0  # for a quantized one its stored type is not an option
         return build.converted(target, ne, CheckpointRows((span,)), wanted, self.notes, of_block=False)
 
-    def _norm(self, span: Span) -> build.Part:
+    def _norm(self, span: Span) -> Part:
         self._check(span, (self.n_embd,))
         add = 1.0 if self.hparams.output_norm_plus_one else 0.0
         rows = CheckpointRows((span,), add)

@@ -25,10 +25,11 @@ from ..writing.plan import Change, Hashes, LateHeader, Tail
 from . import build, metadata
 from .in_place_undo import Undo, check_contiguous, head_of, note_of, undo_of
 from .options import Room
+from .parts import Part, data_segments
 
 
 def attached(
-    trunk: Model, kvs: KVTable, parts: Sequence[build.Part], made: build.Provenance, room: Room
+    trunk: Model, kvs: KVTable, parts: Sequence[Part], made: build.Provenance, room: Room
 ) -> tuple[Change, tuple[str, ...]]:
     """The change that puts `parts` into the trunk's first file, and its steps.
 
@@ -81,7 +82,7 @@ def attached(
         room=inserted,
         tail=draft.undo.tail,
         block_at=data_at,
-        segments=tuple(build.data_segments(parts, alignment, [])),
+        segments=tuple(data_segments(parts, alignment, [])),
         header=LateHeader(draft.size_bytes, draft.build),
     )
     draft.check(head)

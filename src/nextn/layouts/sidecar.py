@@ -18,6 +18,7 @@ from ..sources.checkpoint import CONFIG
 from . import build
 from .donor_check import other_experts
 from .metadata import count_kv
+from .parts import Part
 
 _ROUTING = ("expert_used_count", "expert_group_count", "expert_group_used_count")  # go with the number of experts
 
@@ -35,7 +36,7 @@ def trunk_head(model: Model) -> tuple[GGUFFile, TensorInfo]:
     return found
 
 
-def main_type_of(parts: Sequence[build.Part]) -> TensorType:
+def main_type_of(parts: Sequence[Part]) -> TensorType:
     """The type that holds most of the block's matrices."""
     weight = Counter[int]()
     for part in parts:
@@ -73,7 +74,7 @@ def own_experts(block: Block, trunk: Model, family: Family) -> list[KV]:
 
 def sidecar_roots(
     model: Model, family: Family, wanted: TensorType | None, notes: list[str], *, with_head: bool
-) -> list[build.Part]:
+) -> list[Part]:
     """token_embd, output_norm and output from a model; a tied model has no output, and engines tie the sidecar as well.
 
     With a draft head in the block, engines never use `output`, so it is left out. Some families have no output_norm.

@@ -25,6 +25,10 @@ from .worth_report import WorthReport
 _DIGITS = 16
 
 
+def _root() -> Path:
+    return data_root() / "worth"
+
+
 def worth_folder(model: Model) -> Path:
     """Where the curves of this kind of model are kept; it need not exist."""
     seen = Anatomy.of(model)
@@ -32,7 +36,7 @@ def worth_folder(model: Model) -> Path:
         f"{info.name} {info.ne} {info.type_id}" for _, info in model.items() if not seen.of_block(info.name)
     )
     kind = "\n".join((model.architecture, *rows))
-    return data_root() / "worth" / hashlib.sha256(kind.encode("utf-8", "surrogateescape")).hexdigest()[:_DIGITS]
+    return _root() / hashlib.sha256(kind.encode("utf-8", "surrogateescape")).hexdigest()[:_DIGITS]
 
 
 def keep(model: Model, report: WorthReport) -> Path:
@@ -48,8 +52,10 @@ def keep(model: Model, report: WorthReport) -> Path:
 
 def kept_here(model: Model) -> list[WorthDocument]:
     """The curves of this kind of model that were measured on this machine, newest first; none is ever an error."""
+    found: list[WorthDocument] = []
+    if not _root().is_dir():  # nothing was ever measured here, so what kind of model this is need not be worked out
+        return found
     here = _computer(machine())
-    found = []
     with contextlib.suppress(OSError):
         for path in sorted(worth_folder(model).glob("*.json")):
             with contextlib.suppress(NextnError):

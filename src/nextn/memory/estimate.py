@@ -13,7 +13,7 @@ from .caches import DRAFT, TARGET, CachePart, cache_parts, state_bytes, state_co
 from .settings import N_BATCH, N_UBATCH, Settings, padded
 from .setups import Setup
 from .shape import Shape, shape_of
-from .weights import HOST, Weights, layer_devices, loaded, weights
+from .weights import HOST, Weights, layer_devices, weights
 
 ENGINE, HEADER = "engine", "header"
 COLUMNS = ("weights_bytes", "repacked_bytes", "kv_cache_bytes", "recurrent_bytes", "compute_bytes", "output_bytes")
@@ -110,10 +110,10 @@ def predict(
         own = shape_of(each)
         devices = layer_devices(len(own.layers), n_gpu)
         unused = here.unused[i] if here is not None and i < len(here.unused) else None
-        tensors = loaded(each, mtp=setup.mtp, unused=unused)
         account = here.model[i] if here is not None and i < len(here.model) else None
         repacks = account is None or "CPU_REPACK" in account
-        by_device = weights(tensors, each, devices, has_gpu=bool(names) or n_gpu > 0 or not repacks)
+        has_gpu = bool(names) or n_gpu > 0 or not repacks
+        by_device = weights(each, devices, mtp=setup.mtp, has_gpu=has_gpu, unused=unused)
         for device, found in by_device.items():
             _add_weights(use(device), found)
     contexts = [(shape, TARGET)] + ([(shape_of(draft), DRAFT)] if setup.mtp else [])

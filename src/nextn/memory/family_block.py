@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from ..archs import family_of
 from ..archs.base import Family, Rule, dimensions, resolve_shape
-from ..block.model import Block, BlockTensor, layer_of, suffix_of
+from ..block.model import Block, BlockTensor, split_name
 from ..errors import UnsupportedModel
 from ..gguf.files import Model
 from ..layouts.donor_check import n_layer_trunk, n_vocab
@@ -43,16 +43,27 @@ class NoRows:
         raise AssertionError("a block from a family's table has no data")
 
 
-def _shape(rule: Rule, symbols: Mapping[str, int], trunk: Model) -> tuple[int, ...] | None:
-    """The rule's shape, or that of the trunk's last tensor of the same name."""
-    found = resolve_shape(rule.ne, symbols)
-    if found is not None:
-        return found
-    same = [info.ne for name, (_, info) in trunk.tensors.items() if suffix_of(name) == rule.target]
-    return same[-1] if same else None
+class _Alike:
+    """The trunk's tensors that have a name of the family's block after `blk.N.`."""
+
+    def __init__(self, trunk: Model, family: Family) -> None:
+        targets = {rule.target for rule in family.rules}
+        self.trunk, self.last = trunk, dict[str, int]()  # name -> row of the last one
+        self.in_layers = set[str]()  # those that are in a layer
+        for row, name in enumerate(trunk.table.names()):
+            layer, suffix = split_name(name)
+            if suffix in targets:
+                self.last[suffix] = row
+                if layer is not None:
+                    self.in_layers.add(suffix)
+
+    def shape(self, target: str) -> tuple[int, ...] | None:
+        """Of the last one."""
+        row = self.last.get(target)
+        return None if row is None else self.trunk.table[row][1].ne
 
 
-def _present(rule: Rule, trunk: Model, family: Family) -> bool:
+def _present(rule: Rule, alike: _Alike, family: Family) -> bool:
     """Optional tensors count when the trunk's layers have them; a block's own embeddings and head are rare.
 
     For parts with several forms, the family's first form counts; for queries, the trunk's.
@@ -62,16 +73,15 @@ def _present(rule: Rule, trunk: Model, family: Family) -> bool:
     if rule.form:
         part = rule.form.partition(".")[0]
         forms = list(dict.fromkeys(each.form for each in family.rules if each.form.partition(".")[0] == part))
-        of_trunk = {suffix_of(name) for name in trunk.tensors}
         there = [form for form in forms if all(
-            each.target in of_trunk for each in family.rules if each.form == form and not each.optional
+            each.target in alike.last for each in family.rules if each.form == form and not each.optional
         )]  # fmt: skip
         return rule.form == (forms[0] if forms[0] in there or not there else there[0])
     if not rule.optional:
         return True
     if rule.target.startswith("nextn."):
         return rule.target == "nextn.shared_head_norm.weight"
-    return any(suffix_of(name) == rule.target for name in trunk.tensors if layer_of(name) is not None)
+    return rule.target in alike.in_layers
 
 
 def family_block(trunk: Model) -> Block:
@@ -81,12 +91,12 @@ def family_block(trunk: Model) -> Block:
     if family.symbols is not None:
         symbols |= family.symbols(trunk.arch_value, symbols)
     n_blocks = family.n_blocks
-    tensors = []
+    tensors, alike = [], _Alike(trunk, family)
     for layer in range(n_blocks):
         for rule in family.rules:
-            if not _present(rule, trunk, family):
+            if not _present(rule, alike, family):
                 continue
-            ne = _shape(rule, symbols, trunk)
+            ne = resolve_shape(rule.ne, symbols) or alike.shape(rule.target)
             if not ne or 0 in ne:
                 raise UnsupportedModel(
                     f"{trunk.entry}: the shape of '{rule.target}' does not follow from the trunk alone; name a donor "

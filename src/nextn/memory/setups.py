@@ -20,6 +20,7 @@ from ..layouts.options import AttachOptions
 from ..layouts.programs import check_ollama
 from ..schemas.plan import Publishing
 from ..writing.plan import Link, Plan
+from .on_paper import attached_on_paper, trunk_on_paper
 from .standin import stand_in
 
 NO_MTP, BUNDLED_OFF, BUNDLED_ON, SIDECAR, SHARDS = "no_mtp", "bundled_off", "bundled_on", "sidecar", "shards"
@@ -106,7 +107,8 @@ def _reason(error: NextnError, paths: dict[str, str]) -> str:
 class _Maker:
     """Makes setups one by one; one that is not possible carries its reason and does not stop the others."""
 
-    def __init__(self, model: Model, scratch: Path, for_engine: str | None) -> None:
+    def __init__(self, model: Model, scratch: Path, for_engine: str | None, *, on_disk: bool) -> None:
+        self.on_disk = on_disk
         self.model, self.scratch, self.for_engine = model, scratch, for_engine
         self.has_block = Anatomy.of(model).has_block
         self.trunk: Model | None = None if self.has_block else model
@@ -120,15 +122,16 @@ class _Maker:
         except NextnError as error:
             return Setup(id, why_not=_reason(error, {str(self.scratch): str(self.model.entry.parent)}))
 
-    def stand(self, plan: Plan, name: str) -> Model:
-        """The plan's model made of stand-ins."""
-        return stand_in(plan, self.scratch / name)
-
     def no_mtp(self) -> Setup:
         """Only the trunk: the model, or what detaching leaves of it."""
         if self.trunk is None:
             self.trunk_plan = plan_detach(self.model, None)
-            self.trunk = self.stand(self.trunk_plan, NO_MTP)
+            folder = self.scratch / NO_MTP
+            if self.on_disk:
+                self.trunk = stand_in(self.trunk_plan, folder)
+            else:
+                folder.mkdir(parents=True, exist_ok=True)  # a writable folder, like one that a trunk would be in
+                self.trunk = trunk_on_paper(self.trunk_plan, self.model, folder)
             self.trunk_files = _planned(self.trunk_plan)
         return Setup(NO_MTP, self.trunk, files=self.trunk_files, plan=self.trunk_plan)
 
@@ -141,7 +144,8 @@ class _Maker:
         if layout == "shards" and self.has_block and len(self.model.files) > 1:
             return Setup(id, self.model, files=_there(self.model))
         plan = plan_attach(self.trunk, block, self._options(layout))
-        model = self.stand(plan, id)
+        folder = self.scratch / id
+        model = stand_in(plan, folder) if self.on_disk else attached_on_paper(plan, self.trunk, folder)
         if layout == "sidecar":
             return Setup(id, self.trunk, model, self.trunk_files + _planned(plan), plan)
         return Setup(id, model, files=_planned(plan), plan=plan)
@@ -171,11 +175,13 @@ def make_setups(
     sidecar: Model | None,
     scratch: Path,
     for_engine: str | None = None,
+    *,
+    on_disk: bool,
 ) -> Setups:
-    """All setups of `model`; files that do not exist yet become stand-ins in `scratch`.
+    """All setups of `model`; files that do not exist yet become stand-ins in `scratch`, or are there only on paper.
 
     `block(trunk)` gives the block to attach when the model has none; None: there is none. `for_engine`: as in attach;
-    setups that it does not accept are not possible. Raises UsageError for a
+    setups that it does not accept are not possible. `on_disk`: an engine is to read them. Raises UsageError for a
     model without a trunk, NoBlock for a sidecar without a block.
     """
     seen = Anatomy.of(model)
@@ -185,7 +191,7 @@ def make_setups(
         )
     if sidecar is not None and not Anatomy.of(sidecar).has_block:
         raise NoBlock(f"{sidecar.entry}: there is no MTP block in this sidecar.")
-    maker = _Maker(model, scratch, for_engine)
+    maker = _Maker(model, scratch, for_engine, on_disk=on_disk)
     first = maker.made(NO_MTP, maker.no_mtp)
     notes = [] if first.why_not is None else [first.why_not]
     found: Block | None = None

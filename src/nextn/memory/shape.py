@@ -171,7 +171,10 @@ def _widest(model: Model, n_all: int) -> int:
 def _unknown(model: Model, recurrent: bool) -> str | None:
     """Why header figures would be wrong; they hold for the families that nextn knows and for plain attention."""
     arch = model.architecture
-    ssm = any(key.startswith((f"{arch}.ssm.", f"{arch}.wkv", f"{arch}.kda.")) for key in model.header.by_key)
-    if ssm and not recurrent:
+    if recurrent:
+        return None
+    kvs, known = model.kvs, model.header.by_key
+    places = kvs.starting_with(f"{arch}.ssm.", f"{arch}.wkv", f"{arch}.kda.")
+    if any(kvs[at].key in known for at in places):
         return f"nextn does not know which layers of '{arch}' are recurrent"
     return None

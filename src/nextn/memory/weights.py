@@ -7,25 +7,36 @@ of a block are skipped without MTP), `ggml/src/ggml-cpu/repack.cpp` (types that 
 from __future__ import annotations
 
 import platform
-from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
+from array import array
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass, field
 from functools import cache
+from itertools import islice
+from operator import add
 from pathlib import Path
-from typing import TypeAlias
 
 from ..archs import memory_of
+from ..archs.hparams import MAX_LAYERS
 from ..block.anatomy import Anatomy
-from ..block.model import DRAFT_ROOTS, layer_of, suffix_of
-from ..gguf.files import GGUFFile, Model
-from ..gguf.header import TensorInfo
-
-Loaded: TypeAlias = tuple[GGUFFile, TensorInfo, int, int]  # with the tensor's absolute start and end
+from ..block.layers import FAR, ROOT
+from ..block.model import DRAFT_ROOTS, split_name, suffix_of
+from ..gguf.files import Model
+from ..gguf.header import TensorInfo, TensorTable
+from ..gguf.types import parse_type_name
+from ..layouts.parts import Kept
 
 HOST, GPU = "Host", "GPU"
 EMBEDDINGS, HEAD = "token_embd.weight", "output.weight"
 
 # Read by rows, or small: never in a matrix product that the CPU rearranges weights for.
 NOT_MULTIPLIED = (EMBEDDINGS, "nextn.embed_tokens.weight", "ssm_conv1d.weight")
+
+# A tensor's code: where it is placed, times _MARKS, plus marks.
+_MARKS, _REPACKED, _NOT_ALWAYS = 4, 1, 2  # rearranged by the CPU; loaded only to draft
+_HEAD_PLACE = MAX_LAYERS + 1  # a layer's place is its number; models have fewer layers
+_EMBEDDINGS_PLACE, _ROOT_PLACE = _HEAD_PLACE + 1, _HEAD_PLACE + 2
+_SPECIAL_ROOTS = (b"output", EMBEDDINGS.encode(), *map(str.encode, DRAFT_ROOTS))
+_LEFT_OUT = 0xFFFF  # the engine reported it as unused
 
 
 @dataclass(frozen=True)
@@ -37,27 +48,92 @@ class Weights:
     mapped_bytes: int = 0  # what is mapped from the files, in main memory only
 
 
-def loaded(model: Model, *, mtp: bool, unused: frozenset[str] | None = None) -> Iterator[Loaded]:
-    """The tensors that the engine allocates, with their files and ranges.
+@dataclass
+class Tally:
+    """A model's tensors by what decides their place in memory."""
 
-    `unused`: those it reported as left out; None: by the families' rules.
-    """
-    seen = Anatomy.of(model)
-    anyway = memory_of(model.architecture).loaded_anyway
+    groups: dict[tuple[int, int], tuple[int, int, int]] = field(default_factory=dict)  # see `add`
+    codes: list[array[int]] = field(default_factory=list)  # of each file's existing tensors, in the table's order
+    has_head: bool = False
+    head_is_repacked: bool = False  # the embeddings, if they are the head
 
-    def wanted(name: str) -> bool:
-        if unused is not None:
-            return name not in unused
-        if mtp:
-            return True
-        if seen.of_block(name):
-            return suffix_of(name).startswith(anyway) if anyway else False
-        return name not in DRAFT_ROOTS
+    def add(
+        self, no: int, codes: Iterable[int], offsets: Sequence[int], sizes: Sequence[int], data_offset: int
+    ) -> None:
+        """Add tensors of file `no` in any order: (file, code) -> bytes, first start, last end."""
+        found: dict[int, list[int]] = {}
+        for code, start, size, end in zip(codes, offsets, sizes, map(add, offsets, sizes), strict=True):
+            group = found.get(code)
+            if group is None:
+                found[code] = [size, start, end]
+                continue
+            group[0] += size
+            if start < group[1]:
+                group[1] = start
+            if end > group[2]:
+                group[2] = end
+        found.pop(_LEFT_OUT, None)
+        for code, (size, start, end) in found.items():
+            start, end = start + data_offset, end + data_offset
+            known, first, last = self.groups.get((no, code), (0, start, end))
+            self.groups[no, code] = known + size, min(first, start), max(last, end)
 
-    for file in model.files:
-        for info, start, end in file.ranges():
-            if wanted(info.name):
-                yield file, info, start, end
+
+class Coder:
+    """Gives a model's tensors their codes, and notes in the tally what is said of its head."""
+
+    def __init__(self, seen: Anatomy, tally: Tally) -> None:
+        self._tally, self._blocks = tally, frozenset(seen.blocks)
+        self._anyway = memory_of(seen.arch).loaded_anyway
+        self._repacked = {parse_type_name(name).id for name in repacked_types()}
+
+    def code(self, layer: int | None, info: TensorInfo) -> int:
+        """The code of a tensor in `layer`."""
+        marks = _REPACKED if info.type_id in self._repacked and is_repacked(info) else 0
+        if layer is not None:
+            left_out = layer in self._blocks and not (self._anyway and suffix_of(info.name).startswith(self._anyway))
+            return min(layer, MAX_LAYERS) * _MARKS + marks + (_NOT_ALWAYS if left_out else 0)
+        marks += _NOT_ALWAYS if info.name in DRAFT_ROOTS else 0
+        if info.name == EMBEDDINGS:
+            self._tally.head_is_repacked = is_repacked(TensorInfo(HEAD, info.ne, info.type_id, 0))
+            return _EMBEDDINGS_PLACE * _MARKS + marks
+        self._tally.has_head |= info.name == HEAD
+        return (_HEAD_PLACE if info.name.startswith("output") else _ROOT_PLACE) * _MARKS + marks
+
+    def rows(self, table: TensorTable, layers: Iterable[int]) -> Iterator[int]:
+        """The codes of a table; `layers` as `Layers.of_rows` has them. An info is only made where it matters."""
+        plain = [layer * _MARKS for layer in range(MAX_LAYERS + 1)]
+        for row, (layer, type_id) in enumerate(zip(layers, table.type_ids, strict=True)):
+            if layer == ROOT:
+                name = b"output" if type_id in self._repacked else table.raw_name(row)
+                yield self.code(None, table[row]) if name.startswith(_SPECIAL_ROOTS) else _ROOT_PLACE * _MARKS
+            elif layer in self._blocks or type_id in self._repacked or layer == FAR:
+                info = table[row]
+                yield self.code(split_name(info.name)[0], info)
+            else:
+                yield plain[min(layer, MAX_LAYERS)]
+
+
+def tally_of(model: Model) -> Tally:
+    """The model's tensors, counted once."""
+    known: Tally | None = model.worked_out.get("weights")
+    if known is None:
+        known = model.worked_out["weights"] = _counted(model, frozenset())
+    return known
+
+
+def _counted(model: Model, unused: frozenset[str]) -> Tally:
+    tally, seen = Tally(), Anatomy.of(model)
+    coder, layers = Coder(seen, tally), iter(seen.layers.of_rows)
+    for no, file in enumerate(model.files):
+        table = file.header.tensors
+        codes = array("H", coder.rows(table, islice(layers, len(table))))
+        if unused:
+            for row, name in enumerate(table.names()):
+                codes[row] = _LEFT_OUT if name in unused else codes[row]
+        tally.add(no, codes, table.offsets, Kept(file, table).sizes, file.header.data_offset)
+        tally.codes.append(codes)
+    return tally
 
 
 def layer_devices(n_layer_all: int, n_gpu_layers: int | None) -> list[str]:
@@ -104,30 +180,34 @@ def is_repacked(info: TensorInfo) -> bool:
 
 
 def weights(
-    tensors: Iterable[Loaded], model: Model, devices: list[str], *, has_gpu: bool
+    model: Model, devices: list[str], *, mtp: bool, has_gpu: bool, unused: frozenset[str] | None = None
 ) -> dict[str, Weights]:
-    """Weights by device; `devices` as `layer_devices` gives them."""
+    """Weights by device of the tensors that the engine allocates; `devices` as `layer_devices` gives them.
+
+    `unused`: those it reported as left out; None: by the families' rules.
+    """
+    tally = tally_of(model) if unused is None else _counted(model, unused)
     sums: dict[str, list[int]] = {HOST: [0, 0, 0]}
-    mapped: dict[Path, tuple[int, int]] = {}
-    tied = HEAD not in model.tensors
-    for file, info, start, end in tensors:
-        layer = layer_of(info.name)
-        device = devices[min(layer, len(devices) - 1)] if layer is not None else HOST
-        if layer is None and info.name.startswith("output"):
-            device = devices[-1]
-        again = tied and info.name == EMBEDDINGS
+    mapped: dict[int, tuple[int, int]] = {}
+    for (no, code), (n_bytes, start, end) in tally.groups.items():
+        place, marks = divmod(code, _MARKS)
+        if marks & _NOT_ALWAYS and unused is None and not mtp:
+            continue
+        device = devices[min(place, len(devices) - 1)] if place <= _HEAD_PLACE else HOST
         own = sums.setdefault(device, [0, 0, 0])
-        own[0] += end - start
-        if device == HOST and not has_gpu and is_repacked(info):
-            own[1] += end - start
+        own[0] += n_bytes
+        if device == HOST and not has_gpu and marks & _REPACKED:
+            own[1] += n_bytes
             continue
         if device == HOST:
-            first, last = mapped.get(file.path, (start, end))
-            mapped[file.path] = min(first, start), max(last, end)
-        if again and devices[-1] != HOST:  # the head is a separate copy on the GPU
-            sums.setdefault(devices[-1], [0, 0, 0])[0] += end - start
-        elif again and not has_gpu and is_repacked(TensorInfo(HEAD, info.ne, info.type_id, 0)):
-            own[0] += end - start
-            own[1] += end - start
+            first, last = mapped.get(no, (start, end))
+            mapped[no] = min(first, start), max(last, end)
+        if place != _EMBEDDINGS_PLACE or tally.has_head:
+            continue
+        if devices[-1] != HOST:  # the head is a separate copy on the GPU
+            sums.setdefault(devices[-1], [0, 0, 0])[0] += n_bytes
+        elif not has_gpu and tally.head_is_repacked:
+            own[0] += n_bytes
+            own[1] += n_bytes
     sums[HOST][2] = sum(last - first for first, last in mapped.values())
     return {device: Weights(*values) for device, values in sums.items()}

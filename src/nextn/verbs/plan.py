@@ -73,8 +73,8 @@ def plan(
         notes: list[str] = []
         beside = beside or _found_sidecar(opened, notes)
         block = stack.enter_context(_block(opened, donor, beside))
-        setups = make_setups(opened, block, beside, scratch, for_engine)
         found = _engine(not header_only, measure, notes)
+        setups = make_setups(opened, block, beside, scratch, for_engine, on_disk=found is not None)
         machine = this_machine(gpu_memory_bytes)
         maker = _Rows(found, settings, machine, scratch, trained, say)
         rows = maker.all(setups, measure)

@@ -217,9 +217,10 @@ def _write_file(run: WritingRun, out: NewFile, fd: int, path: Path) -> list[Late
 def write_segment(run: WritingRun, segment: Segment, fd: int, offset: int, path: Path) -> int:
     """Write one segment (other than a late header) at `offset`; returns the number of bytes."""
     if isinstance(segment, NewBytes):
-        write_all(run.system, fd, segment.data, offset, path)
-        run.advance(segment.size_bytes)
-        return segment.size_bytes
+        data = segment.data
+        write_all(run.system, fd, data, offset, path)
+        run.advance(len(data))
+        return len(data)
     if isinstance(segment, Copy):
         return _copy(run, segment, fd, offset, path)
     if isinstance(segment, Carry):

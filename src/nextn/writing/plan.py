@@ -259,7 +259,7 @@ class Plan(Brief):
     def peak_memory_bytes(self) -> int:
         """An upper estimate of the process's memory: libraries loaded once, headers, one chunk of a tensor."""
         headers = sum(
-            len(segment.data) if isinstance(segment, NewBytes) else segment.size_bytes
+            segment.size_bytes
             for segment in self._segments
             if isinstance(segment, NewBytes | LateHeader)
         )
@@ -302,7 +302,7 @@ def _ranges(out: NewFile | Link) -> list[ByteRange]:
         of_block = isinstance(segment, Carry | Convert)
         kind: Kind = "copied" if isinstance(segment, Copy) else "block" if of_block else "new"
         size = segment.size_bytes
-        if isinstance(segment, NewBytes) and not segment.data.strip(b"\0") and found:
+        if found and isinstance(segment, NewBytes) and not segment.data.strip(b"\0"):
             kind = found[-1].what  # padding counts as part of what it pads
         if found and found[-1].what == kind:
             found[-1] = ByteRange(kind, found[-1].size_bytes + size)
