@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from mutants import Parts
 
 import nextn
 from conftest import CHECKPOINT, Q4, TRUNKS, need, stored
@@ -168,6 +169,15 @@ def test_rows_that_hang_together_are_not_cut() -> None:
     qkv._no_parts(parse_type_name("q4_k_r4"), (128, 32, 32), "'blk.0.attn_qkv.weight'", Path("x"))
     with pytest.raises(QuantizeError, match="row layout nextn does not know"):
         qkv._no_parts(None, (128, 32, 32), "'blk.0.attn_qkv.weight'", Path("x"))
+
+
+def test_a_matrix_without_axes_is_not_fused(tmp_path: Path) -> None:
+    parts = Parts.of(TRUNKS / "qwen35-dense-F32.gguf")
+    number = next(i for i, tensor in enumerate(parts.tensors) if tensor.name == b"blk.3.attn_v.weight")
+    odd = tmp_path / "odd.gguf"
+    odd.write_bytes(parts.with_tensor(number, ne=()).encode())
+    with pytest.raises(NextnError, match=r"'blk[.]3[.]attn_v[.]weight' has 0 axes instead of 2"):
+        nextn.detach(odd, qkv="fused", out=tmp_path / "out.gguf")
 
 
 def test_a_form_that_nothing_can_do_is_refused(family: Callable[[str], Path], tmp_path: Path) -> None:

@@ -200,7 +200,7 @@ class Model(Brief):
     def arch_int(self, suffix: str, default: int = 0) -> int:
         """The integer value of `{architecture}.{suffix}`; `default` when it is missing or not a number."""
         value = self.arch_value(suffix, default)
-        return value if isinstance(value, int) and not isinstance(value, bool) else default
+        return int(value) if isinstance(value, int) else default
 
     @cached_property
     def table(self) -> SetTensors:

@@ -26,7 +26,7 @@ class Part:
 
 
 @dataclass(frozen=True)
-class Kept:
+class KeptTensors:
     """Existing tensors of a file, in the order of their data, to be moved by the kernel."""
 
     file: GGUFFile
@@ -45,7 +45,7 @@ class Kept:
         return array("q", (end - start for _, start, end in self.file.ranges(table)))
 
 
-Piece: TypeAlias = "Kept | Sequence[Part] | Callable[[], Iterator[Part]]"
+Piece: TypeAlias = "KeptTensors | Sequence[Part] | Callable[[], Iterator[Part]]"
 
 
 class Parts(Iterable[Part]):
@@ -73,7 +73,7 @@ class Parts(Iterable[Part]):
         """Bytes that the tensors take in a header."""
         return sum(
             piece.table.size_bytes
-            if isinstance(piece, Kept)
+            if isinstance(piece, KeptTensors)
             else sum(len(part.info.encode()) for part in (piece() if callable(piece) else piece))
             for piece in self.pieces
         )
@@ -82,7 +82,7 @@ class Parts(Iterable[Part]):
         """The tensors with contiguous offsets, a table for each piece."""
         out, end = [], 0
         for piece in self.pieces:
-            if isinstance(piece, Kept):
+            if isinstance(piece, KeptTensors):
                 ends = accumulate((-(-size // alignment) * alignment for size in piece.sizes), initial=end)
                 offsets = array("Q", ends)
                 end = offsets.pop()
@@ -96,7 +96,7 @@ class Parts(Iterable[Part]):
 
 def trunk_parts(files: Sequence[GGUFFile], kept: Callable[[GGUFFile], TensorTable] | None = None) -> Parts:
     """Existing tensors in the order of their data, to be moved by the kernel: those of `kept`, or all."""
-    return Parts(Kept(file, (file.header.tensors if kept is None else kept(file)).by_offset()) for file in files)
+    return Parts(KeptTensors(file, (file.header.tensors if kept is None else kept(file)).by_offset()) for file in files)
 
 
 @dataclass(frozen=True)
@@ -188,7 +188,7 @@ class _Segments:
         self.close()
         self.out.append(NewBytes(bytes(padding)))
 
-    def keep(self, kept: Kept) -> None:
+    def keep(self, kept: KeptTensors) -> None:
         """Tensors of a file."""
         file, first, alignment = kept.file, kept.file.header.data_offset, self.alignment
         if self._run is not None and self._run.path != file.path:
@@ -207,7 +207,7 @@ def data_segments(parts: Parts | Sequence[Part], alignment: int, files: Sequence
     by_path = {file.path: file for file in files}
     out = _Segments(alignment)
     for piece in Parts.of(parts).pieces:
-        if isinstance(piece, Kept):
+        if isinstance(piece, KeptTensors):
             out.keep(piece)
             continue
         for part in piece() if callable(piece) else piece:

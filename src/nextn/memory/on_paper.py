@@ -14,7 +14,7 @@ from ..block.anatomy import Anatomy
 from ..block.model import split_name
 from ..gguf.files import GGUFFile, Model
 from ..gguf.header import Header, TensorTable
-from ..layouts.parts import Kept, KnownHeader, Piece, PlannedHeader
+from ..layouts.parts import KeptTensors, KnownHeader, Piece, PlannedHeader
 from ..writing.plan import Link, NewFile, Plan
 from .weights import EMBEDDINGS, HEAD, Coder, Tally, tally_of
 
@@ -76,7 +76,7 @@ class _Made:
             return replace(file, path=path, header=replace(file.header, path=path, tensors=table))
         table, planned, start = TensorTable.of(()), self.planned, self.data_offset
         for piece, placed in self.pieces:
-            more = _roots(placed) if isinstance(piece, Kept) and not whole else placed
+            more = _roots(placed) if isinstance(piece, KeptTensors) and not whole else placed
             table = table.plus(more) if len(table) else more
         header = Header(planned.version, planned.kvs, table, start, start, planned.alignment, path)
         return GGUFFile(path, header, self.out.size_bytes)
@@ -85,9 +85,10 @@ class _Made:
         """Add the file's tensors to `tally`, as those of its file `no`."""
         if isinstance(self.out, Link):
             file = self.source.files[self.linked]
-            self._count_kept(no, tally, Kept(file, file.header.tensors), file.header.tensors, file.header.data_offset)
+            table = file.header.tensors
+            self._count_kept(no, tally, KeptTensors(file, table), table, file.header.data_offset)
         for piece, table in self.pieces:
-            if isinstance(piece, Kept):
+            if isinstance(piece, KeptTensors):
                 self._count_kept(no, tally, piece, table, self.data_offset)
                 continue
             parts = piece() if callable(piece) else piece
@@ -95,7 +96,7 @@ class _Made:
                 code = coder.code(split_name(part.info.name)[0], part.info)
                 tally.add(no, [code], [offset], [part.size_bytes], self.data_offset)
 
-    def _count_kept(self, no: int, tally: Tally, kept: Kept, table: TensorTable, data_offset: int) -> None:
+    def _count_kept(self, no: int, tally: Tally, kept: KeptTensors, table: TensorTable, data_offset: int) -> None:
         known = tally_of(self.source)
         codes, every = known.codes[self._number(kept.file.path)], kept.file.header.tensors
         own = codes if kept.table is every else array("H", map(codes.__getitem__, every.rows_of(kept.table)))

@@ -169,6 +169,17 @@ class _Maker:
         return None
 
 
+def check_plannable(model: Model, sidecar: Model | None) -> None:
+    """Raises UsageError for a model without a trunk, NoBlock for a sidecar without a block."""
+    seen = Anatomy.of(model)
+    if seen.is_block_only or not seen.layers:
+        raise UsageError(
+            f"{model.entry}: this is a sidecar or donor file; name its trunk, and this file with --sidecar."
+        )
+    if sidecar is not None and not Anatomy.of(sidecar).has_block:
+        raise NoBlock(f"{sidecar.entry}: there is no MTP block in this sidecar.")
+
+
 def make_setups(
     model: Model,
     block: Callable[[Model], Block] | None,
@@ -181,16 +192,8 @@ def make_setups(
     """All setups of `model`; files that do not exist yet become stand-ins in `scratch`, or are there only on paper.
 
     `block(trunk)` gives the block to attach when the model has none; None: there is none. `for_engine`: as in attach;
-    setups that it does not accept are not possible. `on_disk`: an engine is to read them. Raises UsageError for a
-    model without a trunk, NoBlock for a sidecar without a block.
+    setups that it does not accept are not possible. `on_disk`: an engine is to read them.
     """
-    seen = Anatomy.of(model)
-    if seen.is_block_only or not seen.layers:
-        raise UsageError(
-            f"{model.entry}: this is a sidecar or donor file; name its trunk, and this file with --sidecar."
-        )
-    if sidecar is not None and not Anatomy.of(sidecar).has_block:
-        raise NoBlock(f"{sidecar.entry}: there is no MTP block in this sidecar.")
     maker = _Maker(model, scratch, for_engine, on_disk=on_disk)
     first = maker.made(NO_MTP, maker.no_mtp)
     notes = [] if first.why_not is None else [first.why_not]

@@ -23,7 +23,7 @@ from ..block.model import DRAFT_ROOTS, split_name, suffix_of
 from ..gguf.files import Model
 from ..gguf.header import TensorInfo, TensorTable
 from ..gguf.types import parse_type_name
-from ..layouts.parts import Kept
+from ..layouts.parts import KeptTensors
 
 HOST, GPU = "Host", "GPU"
 EMBEDDINGS, HEAD = "token_embd.weight", "output.weight"
@@ -131,7 +131,7 @@ def _counted(model: Model, unused: frozenset[str]) -> Tally:
         if unused:
             for row, name in enumerate(table.names()):
                 codes[row] = _LEFT_OUT if name in unused else codes[row]
-        tally.add(no, codes, table.offsets, Kept(file, table).sizes, file.header.data_offset)
+        tally.add(no, codes, table.offsets, KeptTensors(file, table).sizes, file.header.data_offset)
         tally.codes.append(codes)
     return tally
 

@@ -23,7 +23,7 @@ from ..memory.measured import Measured
 from ..memory.measured import measure as measured_run
 from ..memory.memory_plan import MemoryPlan, SetupCost
 from ..memory.settings import DEFAULT_N_CTX, Settings, kv_types
-from ..memory.setups import TITLES, Setup, Setups, make_setups, publishing
+from ..memory.setups import TITLES, Setup, Setups, check_plannable, make_setups, publishing
 from ..progress import Say, heard
 from ..writing.scratch import scratch_folder
 
@@ -72,6 +72,7 @@ def plan(
         beside = None if sidecar is None else open_sound(sidecar)
         notes: list[str] = []
         beside = beside or _found_sidecar(opened, notes)
+        check_plannable(opened, beside)
         block = stack.enter_context(_block(opened, donor, beside))
         found = _engine(not header_only, measure, notes)
         setups = make_setups(opened, block, beside, scratch, for_engine, on_disk=found is not None)
