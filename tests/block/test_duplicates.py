@@ -128,6 +128,7 @@ def test_a_block_without_any_and_a_choice_that_is_none(
         nextn.attach(trunk, family("deepseek3"), duplicates="maybe", out=tmp_path, dry_run=True)
 
 
+@pytest.mark.slow
 def test_of_a_remote_donor_only_the_compared_rows_are_fetched(
     trunk: Path, family: Callable[[str], Path], tmp_path: Path
 ) -> None:

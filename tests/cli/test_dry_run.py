@@ -70,6 +70,7 @@ def of_new_files(folder: Path) -> dict[str, int]:
     return {name: (folder / name).stat().st_size for name in listing(folder)}
 
 
+@pytest.mark.slow
 def test_the_plan_is_what_happens(call: Call, inputs: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(os, "cpu_count", lambda: 2)  # the real one reads from /sys
     out = tmp_path / "a" / "b"
@@ -166,6 +167,7 @@ def run(*args: str | Path) -> tuple[dict[str, Any], int]:
     return json.loads(done.stdout), int(done.stderr.splitlines()[-1]) * 1024
 
 
+@pytest.mark.slow
 def test_memory_of_small_models(inputs: Path, tmp_path: Path) -> None:
     for layout in ("bundle", "sidecar"):
         said, peak = run("attach", inputs / "trunk.gguf", "--from", inputs / "tiny", "--layout", layout, "-o", tmp_path)

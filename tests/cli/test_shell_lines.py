@@ -90,6 +90,7 @@ def line_of(text: str, marker: str) -> str:
     return found[0].strip()
 
 
+@pytest.mark.slow
 def test_how_to_load_what_attach_made(run_nextn: Callable[..., subprocess.CompletedProcess[str]], folder: Path) -> None:
     done = run_nextn("attach", trunk(folder), "--from", CHECKPOINT, "-o", folder / "out dir" / "x$(touch pwned).gguf",
                      "--layout", "bundle")  # fmt: skip
@@ -118,6 +119,7 @@ def mends(value: object) -> list[str]:
     return [value] if isinstance(value, str) else []
 
 
+@pytest.mark.slow
 def test_what_serve_prints(run_nextn: Callable[..., subprocess.CompletedProcess[str]], folder: Path) -> None:
     server = folder / "llama-server"
     server.write_text(

@@ -28,6 +28,7 @@ def first_block(model: Model) -> int:
     return min(int(name.split(".")[1]) for name in model.tensors if ".nextn." in name)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", KINDS)
 def test_a_block_without_its_marks_is_no_trunk_layer(
     kind: str, family: Callable[[str], Path], tmp_path: Path

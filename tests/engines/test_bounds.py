@@ -211,6 +211,7 @@ ANSWERS = {
 }  # fmt: skip
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ANSWERS)
 def test_answers_have_a_limit_of_size_and_of_time(
     fake: Callable[..., LlamaServer], tmp_path: Path, name: str
@@ -236,6 +237,7 @@ def test_answers_up_to_the_limit_are_read(fake: Callable[..., LlamaServer], tmp_
     assert engine_http.MAX_ANSWER_BYTES > 8_000_000
 
 
+@pytest.mark.slow
 def test_a_version_without_end(fake: Callable[..., LlamaServer], monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(llama_server, "_PROBE_S", 2.0)
     before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss

@@ -45,6 +45,7 @@ def test_exit_codes_as_signals() -> None:
     assert explained(9) == "signal 9 (SIGKILL), as when memory runs out"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("die", SIGNALS)
 def test_a_death_at_the_start_or_while_loading_is_a_failed_engine(die: str, tmp_path: Path, tiny_models: TinyModels):
     with pytest.raises(EngineFailed, match=rf"llama-server --version died of signal \d+ \({die}\)") as caught:

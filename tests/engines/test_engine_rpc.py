@@ -76,6 +76,7 @@ def test_verify_through_a_worker(worker, wheel_server: LlamaServer, tiny_models,
     assert (code, capsys.readouterr().out) == (0, "passed\n")
 
 
+@pytest.mark.slow
 def test_arguments_for_workers_reach_the_server(standin: LlamaServer, tiny_models, capsys) -> None:
     """What the worker's tests show, on any CPU: options after `--`, devices in the log, the verdict."""
     assert standin.options.features()["rpc"]

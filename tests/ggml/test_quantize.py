@@ -55,11 +55,9 @@ WORST_ERROR = {
 
 
 def cases(types: list[TensorType]) -> list[object]:
-    """Test cases; iq1_m has a mark of its own, because ggml takes seconds to build its tables."""
-    slow = pytest.mark.skipif(
-        not os.environ.get("CI"), reason="ggml needs 8 s for the tables of iq1_m: set CI=1"
-    )
-    return [pytest.param(type, id=type.name, marks=[slow] if type.name == "iq1_m" else []) for type in types]
+    """Test cases; two types are slow, because ggml takes 5 to 8 s to build their tables."""
+    slow = ("iq1_m", "iq2_s")
+    return [pytest.param(type, id=type.name, marks=[pytest.mark.slow] * (type.name in slow)) for type in types]
 
 
 by_name = pytest.mark.parametrize("type", cases(WRITABLE))

@@ -150,6 +150,7 @@ SETS: dict[str, Callable[[list[Path]], object]] = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", SETS)
 def test_each_broken_set(
     name: str, healthy: dict[str, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
@@ -217,6 +218,7 @@ def test_remote_sources(
     assert isinstance(agree("hf:org/page")[0], type)
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(not CASES_FOLDER.is_dir(), reason=f"{CASES_FOLDER} is not there")
 def test_the_collected_cases(tmp_path: Path) -> None:
     env = os.environ | {"PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}"}

@@ -282,6 +282,7 @@ def kept_log(reason: str) -> Path:
 # ---- engines, the stand-in among them ------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_a_sound_model_passes(engine: Engine, tiny_models, shuffled):
     report = check_on_engine(engine, tiny_models.bundled, None, lambda folder: (shuffled, None), FEW, 48, threads=1)
     assert report.verdict == "passed", report.reasons
@@ -296,6 +297,7 @@ def test_a_sound_model_passes(engine: Engine, tiny_models, shuffled):
     assert told["tps"].off > 0 and told["control"].collapsed is True
 
 
+@pytest.mark.slow
 def test_a_sidecar_passes(engine: Engine, tiny_models, tmp_path):
     def control(folder: Path):
         shuffle(tiny_models.sidecar, folder / "control.gguf")
@@ -314,6 +316,7 @@ def test_a_shuffled_block_cannot_be_told(engine: Engine, tiny_models, shuffled):
     assert "cannot be distinguished from one that guesses" in report.reasons[0]
 
 
+@pytest.mark.slow
 def test_a_control_that_drafts_as_well_proves_nothing(engine: Engine, tiny_models):
     same = tiny_models.bundled
     report = check_on_engine(engine, same, None, lambda folder: (same, None), FEW, 32, (1,), threads=1)

@@ -67,6 +67,7 @@ def test_an_address_that_never_answers(black_hole: str, tmp_path: Path) -> None:
     assert "HF_HUB_ETAG_TIMEOUT" in text and took_s < PROMPT_S
 
 
+@pytest.mark.slow
 def test_a_slow_network_can_have_more_time(black_hole: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("HF_HUB_ETAG_TIMEOUT", "2")
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_ETAG_TIMEOUT", 2)

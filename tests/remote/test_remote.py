@@ -192,6 +192,7 @@ def test_tokenizer_files_arrive_whole(hub: HubServer, opened: Open) -> None:
         assert (remote.folder / name).read_bytes() == (CHECKPOINT / name).read_bytes()
 
 
+@pytest.mark.slow
 def test_a_long_safetensors_header_takes_a_second_read(hub: HubServer, opened: Open) -> None:
     tensors = read_safetensors(CHECKPOINT / "model.safetensors")
     whole = (CHECKPOINT / "model.safetensors").read_bytes()

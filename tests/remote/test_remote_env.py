@@ -53,6 +53,7 @@ def run(hub: HubServer, tmp_path: Path) -> Callable[..., dict[str, Any]]:
     return call
 
 
+@pytest.mark.slow
 def test_endpoint_and_offline_from_the_environment(hub: HubServer, run: Callable[..., dict[str, Any]]) -> None:
     commit = hub.add_folder(REPO, CHECKPOINT)
     refused = run(HF_HUB_OFFLINE="1")
@@ -78,6 +79,7 @@ def test_token_goes_to_the_hub_alone(hub: HubServer, run: Callable[..., dict[str
     assert hub.requests("^cdn") and not any("authorization" in seen.headers for seen in hub.requests("^cdn"))
 
 
+@pytest.mark.slow
 def test_gated_repository(hub: HubServer, run: Callable[..., dict[str, Any]]) -> None:
     hub.add_folder(REPO, CHECKPOINT)
     hub.repo(REPO).gated_for = "hf_accepted"
@@ -88,6 +90,7 @@ def test_gated_repository(hub: HubServer, run: Callable[..., dict[str, Any]]) ->
     assert run(HF_TOKEN="hf_accepted")["moved"] > 0
 
 
+@pytest.mark.slow
 def test_the_users_hub_cache_is_read_and_left_alone(
     hub: HubServer, run: Callable[..., dict[str, Any]], tmp_path: Path
 ) -> None:
@@ -113,6 +116,7 @@ def test_the_users_hub_cache_is_read_and_left_alone(
     assert state() == before
 
 
+@pytest.mark.slow
 def test_a_killed_run_goes_on(hub: HubServer, run: Callable[..., dict[str, Any]], tmp_path: Path) -> None:
     hub.add_folder(REPO, CHECKPOINT)
     env = os.environ | {"HF_ENDPOINT": hub.endpoint, "HF_HOME": str(tmp_path / "hf")}

@@ -72,6 +72,7 @@ def test_what_is_taken_for_a_repository_is_said_to_be(
     assert gone.returncode == 23 and "there is no local 'org/none' either" in gone.stderr
 
 
+@pytest.mark.slow
 def test_a_folder_that_was_pulled_is_pulled_again(
     hub: HubServer,
     run_nextn: Callable[..., subprocess.CompletedProcess[str]],

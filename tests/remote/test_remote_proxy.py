@@ -86,6 +86,7 @@ def run(hub: HubServer, tmp_path: Path, *args: object, **more: str) -> dict[str,
     return found
 
 
+@pytest.mark.slow
 def test_all_requests_take_the_proxy(hub: HubServer, proxy: Proxy, tiny_models: TinyModels, tmp_path: Path) -> None:
     hub.add_folder("org/tiny", CHECKPOINT)
     url = hub.serve_plain("m/model.gguf", tiny_models.bundled.read_bytes())

@@ -221,6 +221,7 @@ def peaks_of_reading(folder: Path, chunk: int) -> list[tuple[int, int]]:
         return found
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["int4-zeros", "fp8-blocks", "mxfp4"])
 def test_memory_stays_at_some_chunks(name: str, tmp_path: Path) -> None:
     """Of a matrix of 64 chunks: what is allocated while it is read is a few chunks of float32, as plans say."""

@@ -106,6 +106,7 @@ def test_a_missing_tensor_is_supplied(sets: tuple[Path, Path], tmp_path: Path) -
     assert all(stored(made, name) == stored(open_model(Q8), name) for name in lost)
 
 
+@pytest.mark.slow
 def test_a_block_of_another_set(tiny_models: TinyModels, sets: tuple[Path, Path], tmp_path: Path) -> None:
     """A bundle whose block's tensors are lost gets them from a set that has them."""
     whole = nextn.explode(tiny_models.bundled, out=tmp_path / "whole").entry.parent

@@ -14,6 +14,7 @@ import nextn
 from conftest import CHECKPOINT
 
 
+@pytest.mark.slow
 def test_shown_and_cleared(
     hub: HubServer,
     run_nextn: Callable[..., subprocess.CompletedProcess[str]],

@@ -115,6 +115,7 @@ def test_a_remote_model_is_judged_by_its_headers(
     assert refused.returncode == UsageError.exit_code and "nextn pull" in refused.stderr
 
 
+@pytest.mark.slow
 def test_a_remote_checkpoint_and_a_remote_set_with_a_hole(hub: HubServer, run: Run, sick: Path) -> None:
     hub.add_folder("org/tiny", CHECKPOINT)
     assert data_of(run("org/tiny", "--json"))["findings"] == []

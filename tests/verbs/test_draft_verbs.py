@@ -208,6 +208,7 @@ def test_the_control_has_other_weights(tmp_path: Path) -> None:
     assert path.read_bytes()[start:end] == control.read_bytes()[start:end]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", KINDS)
 def test_verify_passes_a_draft_that_is_accepted(kind: str, standin: LlamaServer, tmp_path: Path) -> None:
     path = made(kind, tmp_path)

@@ -194,6 +194,7 @@ def test_files_with_several_names_are_hashed_once(shards: list[Path], tmp_path: 
     assert hasher.bytes_hashed == sums.unique_bytes([other, shards[1]]) == other.stat().st_size
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("mode", ["eio", "before", "after"])
 def test_everything_appears_or_nothing(mode: str, shards: list[Path], packed: Path, tmp_path: Path) -> None:
     from opened import open_donor

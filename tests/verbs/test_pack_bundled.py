@@ -118,6 +118,7 @@ def test_one_quant_brings_the_block_for_the_others(bundles: list[Path], tmp_path
     ]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("mode", ["eio", "before", "after"])
 def test_a_set_that_is_taken_apart_appears_whole_or_not(mode: str, bundles: list[Path], tmp_path: Path) -> None:
     some = split_gguf(bundles[0], tmp_path / "set", 3, tensors_first=False)

@@ -280,6 +280,7 @@ def test_json_is_the_schemas(capsys: pytest.CaptureFixture[str]) -> None:
     jsonschema.validate(json.loads((DATA / "samples" / "plan.json").read_text()), SCHEMA)
 
 
+@pytest.mark.slow
 def test_a_remote_model_is_planned_from_its_header(tmp_path: Path) -> None:
     from hub_server import HubServer
 

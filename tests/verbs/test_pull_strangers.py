@@ -151,6 +151,7 @@ def test_another_architecture_than_the_manifest_says(hub: HubServer, refused: Ca
     assert "architecture is not what the manifest says" in refused()
 
 
+@pytest.mark.slow
 def test_other_bytes_than_the_manifest_says(hub: HubServer, refused: Callable[..., str]) -> None:
     hub.repo("e/vil").commit({"x.gguf": BUNDLED, "nextn.json": manifest({"x.gguf": BUNDLED + b"\0"}, "x.gguf")})
     assert "not the file that the manifest describes" in refused()
@@ -189,6 +190,7 @@ def test_without_a_manifest_names_are_judged_too(hub: HubServer, refused: Callab
     assert "not valid on every system" in refused()
 
 
+@pytest.mark.slow
 def test_what_is_good_is_pulled_and_leaves_the_rest_of_the_folder_alone(
     hub: HubServer, run_nextn: Run, tmp_path: Path
 ) -> None:

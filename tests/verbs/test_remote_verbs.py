@@ -41,6 +41,7 @@ def trunk(tmp_path: Path) -> Path:
     return path
 
 
+@pytest.mark.slow
 def test_the_donor_is_found_confirmed_and_named(hub: HubServer, run: Run, trunk: Path, tmp_path: Path) -> None:
     commit = hub.add_folder("org/tiny", CHECKPOINT)
     done = run("attach", trunk, "--json", "-o", tmp_path / "out")
@@ -55,6 +56,7 @@ def test_the_donor_is_found_confirmed_and_named(hub: HubServer, run: Run, trunk:
     assert again["bytes_to_download"] == 0
 
 
+@pytest.mark.slow
 def test_no_donor_or_no_network_is_one_sentence(hub: HubServer, run: Run, trunk: Path, tmp_path: Path) -> None:
     lost = run("attach", trunk, "-o", tmp_path / "out")
     assert lost.returncode == 15 and lost.stderr.count("\n") == 1 and "name one with --from" in lost.stderr
@@ -116,6 +118,7 @@ def test_a_demanded_hash_is_compared_before_anything_is_written(hub: HubServer, 
     assert run("attach", Q4, "--from", CHECKPOINT, "--expect", "12").returncode == 2
 
 
+@pytest.mark.slow
 def test_a_remote_trunk_is_planned_and_not_touched(hub: HubServer, run: Run, tmp_path: Path) -> None:
     url = hub.serve_plain("x/tiny-Q4_K_M.gguf", Q4.read_bytes())
     data = data_of(run("attach", url, "--from", CHECKPOINT, "--dry-run", "--json"), "result")
@@ -125,6 +128,7 @@ def test_a_remote_trunk_is_planned_and_not_touched(hub: HubServer, run: Run, tmp
     assert real.returncode == 2 and "nextn pull" in real.stderr
 
 
+@pytest.mark.slow
 def test_a_pack_takes_its_block_from_a_server(hub: HubServer, run: Run, tmp_path: Path) -> None:
     hub.add_folder("org/tiny", CHECKPOINT)
     dry = data_of(run("pack", Q4, "--from", "org/tiny", "-o", tmp_path / "out", "--json", "--dry-run"), "pack")

@@ -99,6 +99,7 @@ def test_a_browser_draws_it(tmp_path: Path) -> None:
     assert "CONSOLE" not in done.stderr, done.stderr
 
 
+@pytest.mark.slow
 def test_the_slider_by_keyboard_and_on_a_phone(tmp_path: Path) -> None:
     need("chromium", shutil.which("chromium") is not None and shutil.which("chromedriver") is not None)
     from selenium import webdriver

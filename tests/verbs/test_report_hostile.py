@@ -163,6 +163,7 @@ def _made(kind: msgspec.inspect.Type) -> Any:
     raise AssertionError(kind)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", KINDS)
 def test_a_document_full_of_attacks(kind: str, tmp_path: Path) -> None:
     """Whoever wrote it: each of its texts, and each key that is a name."""

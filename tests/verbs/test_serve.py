@@ -297,6 +297,7 @@ def serving(*args: object) -> list[str]:
     return [sys.executable, "-m", "nextn", "serve", *map(str, args)]
 
 
+@pytest.mark.slow
 @linux_only
 @pytest.mark.parametrize("how", [signal.SIGINT, signal.SIGTERM])
 def test_serving_and_stopping(tiny_models, engine, how):
@@ -325,6 +326,7 @@ def test_a_killed_nextn_leaves_no_server(request, server, tiny_models):
         assert until(lambda: not alive(below), 20)
 
 
+@pytest.mark.slow
 @linux_only
 @pytest.mark.parametrize("how", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
 def test_signals_are_passed_on_as_they_are(tiny_models, tmp_path, how):
@@ -348,6 +350,7 @@ def test_signals_are_passed_on_as_they_are(tiny_models, tmp_path, how):
         nextn.wait()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("run", "code"), [("exit 7", 7), ("exit 0", 0), ("kill -ABRT $$", 134)])
 def test_the_exit_code_is_the_servers(tiny_models, tmp_path, run, code):
     done = subprocess.run(

@@ -81,6 +81,7 @@ def attached(row: Wild, given: Given, layout: str, folder: Path, **how: Any) -> 
     return trunk, nextn.attach(trunk, donor, layout=layout, out=folder / layout, **how)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("name", "layout"), MADE)
 def test_attach_makes_a_healthy_model_or_says_why_not(name: str, layout: str, parts: Parts, tmp_path: Path) -> None:
     row = ROWS[name]

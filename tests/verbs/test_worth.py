@@ -270,6 +270,7 @@ def test_servers_decode_prompts_whole() -> None:
     assert ServerOptions("--port N\n").whole_prompts() == []
 
 
+@pytest.mark.slow
 def test_a_server_that_speaks_http(
     standin: LlamaServer, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -283,6 +284,7 @@ def test_a_server_that_speaks_http(
     assert found["settings"]["timed"] == "server"
 
 
+@pytest.mark.slow
 def test_a_wheel_whose_library_cannot_be_called_is_asked_as_a_server(tmp_path: Path) -> None:
     settings = json.dumps({"die": "", "at": "", "help": ""})
     path = os.pathsep.join((str(ROOT / "tests" / "support" / "played_wheel"), os.environ["PYTHONPATH"]))

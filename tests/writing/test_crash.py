@@ -190,6 +190,7 @@ def test_short_writes_and_short_copies_make_the_same_bytes(bench: Bench) -> None
     assert bench.names() == bench.whole
 
 
+@pytest.mark.slow
 def test_a_kill_in_a_new_folder_does_not_hinder_the_next_run(inputs: Path, tmp_path: Path) -> None:
     out = tmp_path / "new" / "folder"
     plan = CASES["shards"](inputs, out)
@@ -303,6 +304,7 @@ def test_a_big_copy_is_interrupted_in_the_kernel(tmp_path: Path) -> None:
     assert listing(tmp_path) == [trunk.name]
 
 
+@pytest.mark.slow
 def test_two_runs_for_one_name_have_one_winner(tmp_path: Path) -> None:
     trunk = Path(shutil.copy(Q4, tmp_path))
     runs = [start("attach", trunk, "--from", CHECKPOINT, "--layout", "bundle", "--json") for _ in range(2)]

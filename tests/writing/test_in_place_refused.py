@@ -407,6 +407,7 @@ def command(*args: object, answers: str | None = None) -> tuple[int, str, str]:
     return run.returncode, shown.decode(errors="replace"), out
 
 
+@pytest.mark.slow
 def test_without_a_terminal_it_wants_yes(model: Path) -> None:
     args = ("attach", model, "--from", CHECKPOINT, "--layout", "in-place")
     code, err, _ = command(*args)
@@ -428,6 +429,7 @@ def test_without_a_terminal_it_wants_yes(model: Path) -> None:
     assert model.read_bytes() == Q4.read_bytes()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("answer", "code"), [("y\n", 0), ("n\n", EXIT_INTERRUPTED), ("\n", EXIT_INTERRUPTED)])
 def test_on_a_terminal_it_asks(model: Path, answer: str, code: int) -> None:
     done, shown, _ = command("attach", model, "--from", CHECKPOINT, "--layout", "in-place", answers=answer)

@@ -102,6 +102,7 @@ def test_pull_into_a_folder_out_of_an_archive(
     assert not os.path.lexists(tmp_path / "out" / NAME)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", ["symlink", "relative", "dangling"])
 def test_pull_replaces_a_link_under_the_name_of_a_download(
     pull: Run, commit: str, tmp_path: Path, victim: Path, kind: str
@@ -115,6 +116,7 @@ def test_pull_replaces_a_link_under_the_name_of_a_download(
     assert listing(tmp_path / "out") == [NAME]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("level", [0, 1])
 def test_pull_through_a_folder_that_is_a_link(pull: Run, commit: str, tmp_path: Path, level: int) -> None:
     there = tmp_path / "elsewhere"
@@ -138,6 +140,7 @@ def test_pull_through_a_folder_of_another_user(pull: Run, tmp_path: Path) -> Non
     assert done.returncode == StorageError.exit_code and "a folder of another user" in done.stderr
 
 
+@pytest.mark.slow
 def test_after_removing_what_was_planted_the_download_works(
     pull: Run, commit: str, tmp_path: Path, victim: Path
 ) -> None:
@@ -214,6 +217,7 @@ def test_the_user_may_put_the_whole_cache_elsewhere(hub: HubServer, run_nextn: R
     assert (tmp_path / "disk" / "hub").is_dir()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("old", [False, True])
 def test_the_cache_is_private(hub: HubServer, run_nextn: Run, tmp_path: Path, old: bool) -> None:
     """Also one that was made with other modes."""
@@ -234,6 +238,7 @@ def test_the_cache_is_private(hub: HubServer, run_nextn: Run, tmp_path: Path, ol
 # -- a note beside somebody's model ----------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", ["symlink", "pipe", "folder", "huge"])
 def test_a_note_that_is_none_is_refused(tmp_path: Path, victim: Path, run_nextn: Run, kind: str) -> None:
     """Without waiting for a pipe, and without reading a terabyte."""

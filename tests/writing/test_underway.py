@@ -85,6 +85,7 @@ def bundled(trunk: Path, donor: Path, out: Path) -> Any:
     return plan_attach(open_model(trunk), open_donor(donor), AttachOptions("bundle", out=out))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("which", ["trunk", "donor"])
 @pytest.mark.parametrize(("call", "at"), [("open_new", 1), ("copy_range", 1), ("pwrite", 3), ("fsync", 1)])
 @pytest.mark.parametrize("change", CHANGES)
@@ -255,6 +256,7 @@ def test_only_dead_folders_of_our_own_kind_go(temp: Path, tmp_path: Path) -> Non
     assert listing(there) == [LOCK, "precious.gguf"]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("verb", ["verify", "bench", "tune"])
 def test_a_killed_verb_leaves_nothing_for_long(tmp_path: Path, verb: str) -> None:
     """SIGKILL while the engine loads; the next run of any of them clears up."""
@@ -292,6 +294,7 @@ def test_a_killed_verb_leaves_nothing_for_long(tmp_path: Path, verb: str) -> Non
 # -- several at once --------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_three_pulls_at_once_end_with_the_files_and_nothing_else(
     hub: HubServer, run_nextn: Callable[..., Any], tmp_path: Path
 ) -> None:
