@@ -205,7 +205,13 @@ def sources(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Path]:
     return cache(lambda kind: base(kind, folder / kind))
 
 
-@pytest.mark.parametrize(("kind", "name"), list(all_variants()))
+def every_variant() -> Iterator[Any]:
+    """Three of four are slow: each makes files, and there are 1,500."""
+    for number, (kind, name) in enumerate(all_variants()):
+        yield pytest.param(kind, name, marks=[pytest.mark.slow] * bool(number % 4))
+
+
+@pytest.mark.parametrize(("kind", "name"), every_variant())
 def test_a_variant_is_what_the_converter_and_the_engine_say(
     kind: str, name: str, sources: Callable[[str], Path]
 ) -> None:

@@ -252,6 +252,7 @@ CLAIM = re.compile(
 )
 
 
+@pytest.mark.slow
 def test_what_ik_does_not_do_is_said_with_the_commit() -> None:
     known = re.compile(r"8337e4cd|\{found\.words\}|measured|IK_UP_TO")
     bad = [

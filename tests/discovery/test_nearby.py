@@ -175,6 +175,7 @@ def test_lm_studio_and_ollama(tmp_path: Path, home: Path, tiny_models: TinyModel
             nextn.attach(model)
 
 
+@pytest.mark.slow
 def test_a_guess_by_names_on_the_hub_is_said_to_be_one(hub: HubServer, run_nextn: Run, tmp_path: Path) -> None:
     hub.add_folder("Qwen/tiny-qwen35", CHECKPOINT)
     path = rewrite(Q4, tmp_path / "m" / MODEL, drop=["general.source.huggingface.repository"])

@@ -167,6 +167,7 @@ def test_a_good_start_and_a_killed_one_leave_no_log(
     assert not list(tmp_path.glob("nextn-engine-*"))
 
 
+@pytest.mark.slow
 def test_an_engine_that_hangs_in_silence_is_ended(fake: Callable[..., LlamaServer], tmp_path: Path) -> None:
     began = time.monotonic()
     with pytest.raises(EngineFailed, match=r"hung while loading .*: it printed nothing and did nothing") as caught:

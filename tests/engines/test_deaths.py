@@ -171,6 +171,7 @@ def test_the_probe_knows_a_program_for_another_cpu(at: str, tmp_path: Path, tiny
     assert cannot_run(dying, tiny_models.bundled) == why
 
 
+@pytest.mark.slow
 def test_the_probe_takes_nothing_else_for_it(standin: LlamaServer, tmp_path: Path, tiny_models: TinyModels) -> None:
     assert cannot_run(standin, tiny_models.bundled) == ""
     assert cannot_run(standin, tiny_models.trunk) == ""  # refused

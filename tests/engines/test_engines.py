@@ -356,6 +356,7 @@ def test_a_clean_stop_leaves_nothing(engine: Engine, tiny_models):
         running.complete(PROMPT, 1)
 
 
+@pytest.mark.slow
 @linux_only
 def test_an_interrupt_stops_the_engine(engine: Engine, tiny_models, monkeypatch):
     with pytest.raises(KeyboardInterrupt), engine.start(Launch(tiny_models.trunk, threads=1)) as running:

@@ -264,6 +264,7 @@ def test_options_that_write_other_files_are_refused(tmp_path: Path) -> None:
 # -- plans -------------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_the_header_fits_whatever_the_room_and_the_alignment_are(tmp_path: Path) -> None:
     """Every length of padding around the point where it is just enough."""
     block = open_donor(CHECKPOINT)

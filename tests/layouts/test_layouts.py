@@ -114,6 +114,7 @@ def test_an_untied_sidecar_holds_a_low_bit_head(checkpoints: Callable[[str], Pat
     assert open_model(as_is.sidecar).tensors["output.weight"][1].type_name == "bf16"
 
 
+@pytest.mark.slow
 def test_every_shape_turns_into_every_other(tmp_path: Path) -> None:
     """The block keeps its bytes through bundled, sidecar, shards and donor file."""
     trunk = TRUNKS / "tiny-qwen35-Q8_0.gguf"

@@ -310,6 +310,7 @@ def test_a_sidecar_passes(engine: Engine, tiny_models, tmp_path):
     assert list(tmp_path.iterdir()) == []
 
 
+@pytest.mark.slow
 def test_a_shuffled_block_cannot_be_told(engine: Engine, tiny_models, shuffled):
     report = check_on_engine(engine, shuffled, None, lambda folder: (shuffled, None), FEW, 32, (1,), threads=1)
     assert report.verdict == "cannot_tell"
@@ -330,6 +331,7 @@ def test_a_trunk_alone_fails(engine: Engine, tiny_models):
     kept_log(report.reasons[0]).unlink()
 
 
+@pytest.mark.slow
 def test_a_control_that_does_not_load(engine: Engine, tiny_models, tmp_path):
     broken = tmp_path / "broken.gguf"
     broken.write_bytes(b"no model")

@@ -61,6 +61,7 @@ def test_a_closed_port(tmp_path: Path) -> None:
         assert "no connection to 127.0.0.1 (it refuses the connection)" in text and took_s < PROMPT_S
 
 
+@pytest.mark.slow
 def test_an_address_that_never_answers(black_hole: str, tmp_path: Path) -> None:
     text, took_s = refused(HubSource("org/name"), tmp_path, black_hole)
     assert text.startswith("hf:org/name: no connection to 127.0.0.1 (it does not answer within 1.5 s)")
@@ -74,6 +75,7 @@ def test_a_slow_network_can_have_more_time(black_hole: str, tmp_path: Path, monk
     assert "within 2 s" in refused(HubSource("org/name"), tmp_path, black_hole)[0]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("how", ["unknown", "silent"])
 def test_a_resolver_that_fails(how: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def resolve(*_: object, **__: object) -> list[object]:
@@ -116,6 +118,7 @@ def test_what_once_worked_is_tried_again(hub: HubServer, tmp_path: Path, monkeyp
     assert failures == []
 
 
+@pytest.mark.slow
 def test_attach_without_a_donor_says_it_as_fast(
     black_hole: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -66,6 +66,7 @@ def test_endpoint_and_offline_from_the_environment(hub: HubServer, run: Callable
     assert hub.requests() == []
 
 
+@pytest.mark.slow
 def test_token_goes_to_the_hub_alone(hub: HubServer, run: Callable[..., dict[str, Any]]) -> None:
     hub.add_folder(REPO, CHECKPOINT)
     hub.repo(REPO).token = "hf_secret"

@@ -70,6 +70,7 @@ def test_exit_codes_and_where_text_goes(run: Run, sick: Path, tmp_path: Path) ->
     assert healthy.returncode == 0 and healthy.stdout == ""
 
 
+@pytest.mark.slow
 def test_what_is_no_model_is_one_sentence(run: Run, tmp_path: Path) -> None:
     (tmp_path / "x.gguf").write_bytes(b"GGUF")
     for path in (tmp_path / "x.gguf", tmp_path / "nothing.gguf", tmp_path):

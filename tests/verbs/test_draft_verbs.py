@@ -183,6 +183,7 @@ def test_a_model_without_taps_is_not_given_one(tmp_path: Path) -> None:
     assert nextn.inspect(model).sidecars == ()
 
 
+@pytest.mark.slow
 def test_pull_gets_it_with_its_model(
     hub: HubServer, run_nextn: Callable[..., Any], tmp_path: Path
 ) -> None:

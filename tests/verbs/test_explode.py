@@ -143,6 +143,7 @@ def test_more_than_64_shards_are_said(tiny_models: TinyModels, tmp_path: Path) -
     assert len(done.files) == 70 and any("GGML_MAX_CONTEXTS" in note for note in done.plan.notes)
 
 
+@pytest.mark.slow
 def test_many_tensors_and_many_shards(tmp_path: Path) -> None:
     """More files than a process may keep open by default, and no work that grows with their square."""
     n = 1200

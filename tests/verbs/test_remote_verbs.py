@@ -68,6 +68,7 @@ def test_no_donor_or_no_network_is_one_sentence(hub: HubServer, run: Run, trunk:
     assert gated.returncode == 23 and "gated" in gated.stderr and not (tmp_path / "out").exists()
 
 
+@pytest.mark.slow
 def test_what_lies_beside_the_trunk_needs_no_network(
     hub: HubServer, run: Run, tiny_models: TinyModels, tmp_path: Path
 ) -> None:
@@ -82,6 +83,7 @@ def test_what_lies_beside_the_trunk_needs_no_network(
     assert hub.requests() == []
 
 
+@pytest.mark.slow
 def test_a_remote_checkpoint_costs_config_index_and_one_header(hub: HubServer, run: Run) -> None:
     commit = hub.add_folder("org/tiny", CHECKPOINT)
     data = data_of(run("inspect", "org/tiny", "--json"), "inspect")
@@ -95,6 +97,7 @@ def test_a_remote_checkpoint_costs_config_index_and_one_header(hub: HubServer, r
     }
 
 
+@pytest.mark.slow
 def test_a_remote_gguf_is_its_header(hub: HubServer, run: Run, tiny_models: TinyModels) -> None:
     url = hub.serve_plain("x/tiny-Q8_0.gguf", tiny_models.bundled.read_bytes())
     data = data_of(run("inspect", url, "--json"), "inspect")

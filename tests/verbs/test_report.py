@@ -85,6 +85,7 @@ def test_every_kind_that_is_read_has_its_section() -> None:
     assert set(KINDS) == set(_MAKERS) and len(KINDS) == 11
 
 
+@pytest.mark.slow
 def test_a_browser_draws_it(tmp_path: Path) -> None:
     chromium = shutil.which("chromium")
     need("chromium", chromium is not None)

@@ -314,6 +314,7 @@ def test_serving_and_stopping(tiny_models, engine, how):
         assert alive(below) == []
 
 
+@pytest.mark.slow
 @linux_only
 @pytest.mark.parametrize("server", [pytest.param("wheel_server", marks=pytest.mark.engine), "standin"])
 def test_a_killed_nextn_leaves_no_server(request, server, tiny_models):

@@ -328,6 +328,7 @@ def test_two_runs_for_one_set_have_one_winner(tmp_path: Path, inputs: Path) -> N
     assert nextn.inspect(out).problems == ()
 
 
+@pytest.mark.slow
 def test_a_living_run_keeps_its_files(tmp_path: Path) -> None:
     trunk = Path(shutil.copy(Q4, tmp_path))
     slow = start("attach", trunk, "--from", CHECKPOINT, "--layout", "bundle")

@@ -324,6 +324,7 @@ def test_a_journal_of_impossible_numbers_is_kept_and_not_followed(model: Path, n
 # -- a full disk -------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_a_full_disk_ends_with_the_old_file(tmp_path: Path) -> None:
     """Filled up to every few hundred KB: in the block, in the room for the header, in the header itself."""
     with loop_disk("ext4", tmp_path / "image", "24M", "-m", "0") as mounted:

@@ -208,6 +208,7 @@ def test_a_file_that_the_server_does_not_have_is_not_taken_from_the_cache(
     assert done.returncode == 0, done.stderr
 
 
+@pytest.mark.slow
 def test_the_user_may_put_the_whole_cache_elsewhere(hub: HubServer, run_nextn: Run, tmp_path: Path) -> None:
     hub.add_folder("org/mtp", CHECKPOINT)
     (tmp_path / "disk").mkdir()
