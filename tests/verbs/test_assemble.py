@@ -61,6 +61,15 @@ def test_a_recipe_names_tensors_whose_names_are_no_text(tmp_path: Path) -> None:
         nextn.assemble(Q4, picks=[f"blk.0.attn_norm.weigh\udcff={odd}"], out=tmp_path / "two.gguf")
 
 
+def test_a_pick_without_a_source_is_refused(sets: tuple[Path, Path], tmp_path: Path) -> None:
+    q4, q8 = sets
+    nextn.assemble(q4, picks=[f"{LAYER_0}={q8}"], out=tmp_path / "one.gguf")
+    recipe = tmp_path / "one.recipe.json"
+    recipe.write_text(json.dumps({**json.loads(recipe.read_text()), "picks": [{"pattern": "x", "source": []}]}))
+    with pytest.raises(FormatError, match="not a recipe that 'nextn assemble' wrote"):
+        nextn.assemble(recipe=recipe, out=tmp_path / "two.gguf")
+
+
 def test_the_recipe_makes_it_again(sets: tuple[Path, Path], tmp_path: Path) -> None:
     q4, q8 = sets
     done = nextn.assemble(q4, picks=[f"{LAYER_0}={q8}"], out=tmp_path / "one.gguf")

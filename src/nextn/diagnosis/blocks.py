@@ -169,10 +169,11 @@ def _other_shapes(seen: Anatomy) -> Iterator[Finding]:
     family = seen.family
     if family is None or not seen.has_trunk:
         return
-    for layer in seen.blocks:
+    for layer in seen.blocks[: family.max_blocks]:  # more than these are a finding of their own
         there = seen.layers[layer]
         router = seen.model.tensors.get(f"blk.{layer}.{ROUTER}")
-        n_expert = None if router is None else router[1].ne[-1]  # `_other_experts` says if it is not the model's
+        # `_other_experts` says if it is not the model's
+        n_expert = None if router is None or len(router[1].ne) != 2 else router[1].ne[-1]
         shapes = [(name, seen.model.tensors[f"blk.{layer}.{name}"][1].ne) for name in sorted(there)]
         wrong = misshapen(shapes, seen.model, family, n_expert)
         found = [each for each in wrong if len(each[1]) == len(each[2])]  # another model's have as many axes

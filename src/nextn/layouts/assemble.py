@@ -92,6 +92,8 @@ def open_pieces(paths: Sequence[Path | str]) -> Pieces:
     Raises UsageError (nothing there, or several models in the folder), FormatError, StorageError.
     """
     named = [Path(path) for path in paths]
+    if not named:
+        raise UsageError("a set needs at least one file; name its folder, or its shards.")
     where = str(named[0]) if len(named) == 1 else f"{named[0]} and {len(named) - 1} more"
     if len(named) == 1:
         named = _shards_at(named[0])

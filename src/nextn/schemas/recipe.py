@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Annotated, Literal
 
-from msgspec import Struct
+from msgspec import Meta, Struct
 
 from .base import doc
 
@@ -17,7 +17,7 @@ class RecipePick(RecipePart):
     """Tensors taken from another set."""
 
     pattern: Annotated[str, doc("a regular expression that must match full names")]
-    source: Annotated[list[str], doc("absolute paths: a folder, or files")]
+    source: Annotated[list[str], Meta(min_length=1, description="absolute paths: a folder, or files")]
 
 
 class RecipeTensor(RecipePart):
