@@ -11,8 +11,9 @@ from pathlib import Path
 import pytest
 from faults import listing
 from ggufmaker import Tensor, arch_kvs, block_tensors, make, root_tensors, split_kvs, trunk_tensors
-from hub_server import HubServer
+from hub_server import Fault, HubServer
 
+import nextn
 from conftest import Q4
 from nextn.errors import FormatError, IncompleteModel
 from nextn.publish.accept import wrong_name
@@ -207,3 +208,17 @@ def test_what_is_good_is_pulled_and_leaves_the_rest_of_the_folder_alone(
     assert listing(home) == ["mine", "mtp-x.gguf", "x.gguf"]
     hub.repo("me/x").commit({"x-Q4_K_M.gguf": Q4.read_bytes()})
     assert run_nextn("pull", "me/x", "--variant", "plain", "-o", home).returncode == 0
+
+
+def test_a_listing_without_hashes_is_enough(hub: HubServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The manifest has them, too."""
+    files = {"x.gguf": PLAIN, "mtp-x.gguf": SIDECAR}
+    whole = {**files, "nextn.json": manifest(files, "x.gguf", "mtp-x.gguf")}
+    commit = hub.repo("e/vil").commit(whole)
+    listed = [{"rfilename": name, "size": len(data)} for name, data in whole.items()]
+    body = json.dumps({"id": "e/vil", "sha": commit, "siblings": listed}).encode()
+    hub.faults.append(Fault("answer", "^hub/api", times=9, status=200, body=body))
+    monkeypatch.setenv("HF_ENDPOINT", hub.endpoint)
+    monkeypatch.setenv("NEXTN_CACHE", str(tmp_path / "own"))
+    pulled = nextn.pull("e/vil", out=tmp_path / "home", variant="mtp")
+    assert pulled.entry.read_bytes() == PLAIN

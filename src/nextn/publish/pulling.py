@@ -220,7 +220,7 @@ class _Here:
         """Files of the repository with the same bytes, including this one."""
         if file.sha256 is None:
             return [file]
-        return self._by_content[file.sha256]
+        return self._by_content.get(file.sha256, [file])  # a manifest may name a hash that no listed file has
 
     @cached_property
     def _by_content(self) -> dict[str, list[Listed]]:
