@@ -46,7 +46,7 @@ ENGINE: dict[str, Args] = {
     "plan": ("plan", "bundle.gguf", "--measure"),
     "bench": ("bench", "bundle.gguf", "--n-max", "1", *_SHORT),
     "tune": ("tune", TRUNK, "--from", DONOR, "--n-max", "1", "--p-min", "0", "--types", "", "--head-types", "",
-             "--embd-types", "", *_SHORT, "-o", "tuned"),
+             "--embd-types", "", *_SHORT, "--race-all", "-o", "tuned"),
     "demo": ("demo",),
     "serve": ("serve", "bundle.gguf", "--engine", "xllamacpp"),
 }  # fmt: skip

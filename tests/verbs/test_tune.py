@@ -368,7 +368,8 @@ def test_on_the_real_engine(bundle: Path, capsys: pytest.CaptureFixture[str]) ->
     need("xllamacpp", importlib.util.find_spec("xllamacpp") is not None)
     capsys.readouterr()
     call = ["--n-max", "2", "--p-min", "0", "--types", "", "--head-types", "q4_0", "--embd-types", "", "--threads", "1"]
-    code = main(["tune", str(bundle), *call, "--tasks", "code", "--n-predict", "32", "--patience", "0", "--json"])
+    code = main(["tune", str(bundle), *call, "--tasks", "code", "--n-predict", "32", "--patience", "0", "--race-all",
+                 "--json"])  # fmt: skip
     found = json.loads(capsys.readouterr().out)
     jsonschema.validate(found, SCHEMA)
     assert code == (4 if found["answer"]["word"] == "machine_busy" else 0)

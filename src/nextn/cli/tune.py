@@ -66,6 +66,7 @@ def fractions(text: str, option: str) -> tuple[float, ...]:
     "--repeats", type=click.IntRange(1), metavar="N", help="Passes of the final. Default: as many as the test needs."
 )
 @click.option("--budget", metavar="TIME", help="Time limit for the races, such as 600, 15m or 1h. Default: no limit.")
+@click.option("--race-all", is_flag=True, help="Race lengths that cannot win by the batch curve, too.")
 @context_option
 @timing_options(patience_s=300.0)
 @click.option(
@@ -92,6 +93,7 @@ def command(
     n_predict: int,
     repeats: int | None,
     budget: str | None,
+    race_all: bool,
     n_ctx: int | None,
     patience: float,
     one_at_a_time: bool,
@@ -121,7 +123,8 @@ def command(
             threads=None if threads is None else whole_numbers(threads, "--threads"), tasks=listed(tasks),
             prompts=prompts, n_predict=n_predict, repeats=repeats,
             budget_s=None if budget is None else seconds(budget), engine=engine, engine_args=engine_args, n_ctx=n_ctx,
-            patience_s=patience, side_by_side=not one_at_a_time, out=out, dry_run=dry_run, say=say,
+            patience_s=patience, side_by_side=not one_at_a_time, out=out, from_curve=not race_all,
+            dry_run=dry_run, say=say,
         )  # fmt: skip
     put_result(report, show, as_json=as_json, quiet=quiet)
     if report.word == "machine_busy":
