@@ -74,7 +74,7 @@ def mounted(disk: Path | None) -> Path:
     return disk
 
 
-NO_XFS = "no XFS in a file can be mounted: it takes root and the package xfsprogs, and CI may go without it"
+XFS = "an XFS in a file, which takes root and the package xfsprogs,"
 RANGES = "a file system that inserts ranges (ext4, XFS), or root to mount one,"
 
 
@@ -93,7 +93,7 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    """Without `--all` tests marked slow are left out, unless they or their file are named."""
+    """Without `--all` tests marked slow are left out, unless they or their file are named, or `-k` chooses."""
     named = {argument.partition("::")[0] for argument in config.args}
     if config.option.all or config.option.keyword:
         return

@@ -19,7 +19,7 @@ from changes import NAMES, Case, make_cases, tensors_of
 from faults import Faults, content, listing, loop_disk, memory_folder, ranged_disk, unmount
 from power import Disk, Recorder
 
-from conftest import NO_XFS, RANGES, need
+from conftest import RANGES, XFS, need
 from nextn.errors import NextnError
 from nextn.gguf.files import open_model
 from nextn.gguf.header import MAGIC
@@ -150,9 +150,7 @@ def test_a_power_cut_of_a_real_file_system_at_any_call(
     cases: dict[str, Case], tmp_path: Path, name: str, kind: str
 ) -> None:
     with memory_folder(tmp_path) as place, loop_disk(kind, image := place / "image", REAL_DISKS[kind]) as mounted:
-        if kind == "xfs" and mounted is None:
-            pytest.skip(NO_XFS)
-        need("an ext4 in a file, which root alone may mount,", mounted is not None)
+        need(XFS if kind == "xfs" else "an ext4 in a file, which root alone may mount,", mounted is not None)
         assert mounted is not None
         whole = cases[name]
         case = Case(**{**vars(whole), "folder": mounted / "work"})

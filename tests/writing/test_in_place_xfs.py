@@ -12,7 +12,7 @@ from changes import NAMES, Case, make_cases
 from faults import KILLED, Faults, in_child, loop_disk, memory_folder
 
 import nextn
-from conftest import CHECKPOINT, NO_XFS, Q4
+from conftest import CHECKPOINT, Q4, XFS, need
 from nextn.gguf.files import open_model
 from nextn.writing.ranges import collapse_range, grain_of, insert_range
 from nextn.writing.recover import recover
@@ -27,8 +27,8 @@ def xfs(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
         memory_folder(tmp_path_factory.mktemp("xfs")) as place,
         loop_disk("xfs", place / "image", "512M", "-b", f"size={request.param}") as mounted,
     ):
-        if mounted is None:
-            pytest.skip(NO_XFS)
+        need(XFS, mounted is not None)
+        assert mounted is not None
         assert os.statvfs(mounted).f_frsize == request.param
         yield mounted
 
