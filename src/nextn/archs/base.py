@@ -153,7 +153,7 @@ class Unpublished:
     """What is true of a model of a family that has no block to attach."""
 
     words: str  # a sentence without its full stop
-    donor_layer: int | None = None  # where a third party's block goes; None: there is no such block
+    donor_layer: int | None = None  # layer of a third party's block; None: nobody publishes one
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -62,8 +62,7 @@ class Draft:
         kind = kind_of(model.header.get(ARCHITECTURE), model.tensors)
         if kind is None:
             return None
-        tensors = {name: info for name, (_, info) in model.tensors.items()}
-        head, table = tensors.get(_HEAD), tensors.get(D2T)
+        head, table = (found[1] if (found := model.tensors.get(name)) else None for name in (_HEAD, D2T))
         tokens = model.header.by_key.get(TOKENS)
         return cls._made(
             kind, model.entry, model.arch_value,
@@ -71,7 +70,7 @@ class Draft:
             n_vocab=(tokens.n_items or 0) if tokens is not None else 0,
             n_draft_vocab=table.ne[0] if table is not None and table.ne else None,
             n_head=head.ne[1] if head is not None and len(head.ne) > 1 else None,
-            own_embeddings=_EMBEDDINGS in tensors,
+            own_embeddings=_EMBEDDINGS in model.tensors,
             table_type=table.type_name if table is not None else None,
         )  # fmt: skip
 

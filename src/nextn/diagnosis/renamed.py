@@ -13,12 +13,12 @@ from ..archs.others import every_name
 from ..block.anatomy import Anatomy
 from ..block.model import MARK
 from ..gguf.files import Model
+from ..gguf.known import ARCHITECTURE
 from ..gguf.kv import KV, KVType
 from .advice import Advice
 from .finding import Finding
 from .patient import Patient, fix_command
 
-_ARCHITECTURE = "general.architecture"
 _MOST = 0.6  # share of the block's other tensors: where blocks differ from the trunk, not all are present
 _ALIKE = 0.6  # minimum similarity of names: excludes a model of another family that happens to have the same keys
 
@@ -44,8 +44,8 @@ def _finding(model: Model, arch: str, real: str) -> Finding:
     return Finding(
         "architecture-renamed",
         "error",
-        f"'{_ARCHITECTURE}' is '{arch}', which no engine knows; its keys and tensors are those of '{real}'.",
-        _ARCHITECTURE,
+        f"'{ARCHITECTURE}' is '{arch}', which no engine knows; its keys and tensors are those of '{real}'.",
+        ARCHITECTURE,
         f"llama.cpp refuses to load it: 'unknown model architecture: '{arch}''",
         Advice.of(fix_command(model.entry), f" restores the name '{real}'"),
         partial(_named, arch=arch, real=real),
@@ -85,7 +85,7 @@ def _has_tensors(family: Family, seen: Anatomy, keys: Mapping[str, KV]) -> bool:
 
 
 def _named(patient: Patient, arch: str, real: str) -> Patient:
-    put = [KV.make(_ARCHITECTURE, KVType.STRING, real)]
+    put = [KV.make(ARCHITECTURE, KVType.STRING, real)]
     old = _keys_of(patient.model, arch)
     put += [KV.make(f"{real}.{suffix}", kv.type, kv.value, kv.item_type) for suffix, kv in old.items()]
     return patient.with_kvs(put, [kv.key for kv in old.values()])

@@ -23,14 +23,13 @@ from ..gguf.files import (
     read_header,
     split_shard_name,
 )
+from ..gguf.known import ARCHITECTURE
 from ..gguf.kv_table import edit
 from ..gguf.sets import SPLIT_COUNT, SPLIT_KEYS, SPLIT_NO, SPLIT_TENSORS_COUNT
 from ..printable import printable
 from ..writing.plan import LinkMode, NewBytes, NewFile, Plan
 from . import naming
 from .explode import MOST_SHARDS, Tensor, segments, set_plan
-
-ARCHITECTURE = "general.architecture"
 
 
 @dataclass(frozen=True)

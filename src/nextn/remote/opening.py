@@ -76,10 +76,10 @@ def opened(
 ) -> Iterator[Opened]:
     """Whatever `source` names (see `spec.parse_source`): its headers are read, and nothing else.
 
-    Locally: a GGUF, any shard of a set, a folder with one set, a checkpoint folder or a file in one. With `misfits`
-    also a model whose keys are not what they should be, to show them. With `lone` also a safetensors file on a server
-    without a config.json beside it, as a checkpoint of only that file (`Checkpoint.files`), whose config.json the
-    caller has to assume. Raises UsageError, RemoteError, IncompleteModel,
+    A local source is a GGUF, any shard of a set, a folder with one set, a checkpoint folder or a file in one.
+    `misfits` accepts a model with invalid keys, in order to show them. `lone` accepts a safetensors file on a server
+    without a config.json beside it, as a checkpoint of only that file (`Checkpoint.files`); the caller supplies the
+    config. Raises UsageError, RemoteError, IncompleteModel,
     FormatError, StorageError.
     """
     place = parse_source(source)

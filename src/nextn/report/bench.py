@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 from ..units import size
 from .outlet import console as console_of
+from .outlet import plain_lines
 
 if TYPE_CHECKING:
     from ..measure.bench_report import BenchReport, SetupFigures
@@ -20,9 +21,7 @@ def show(report: BenchReport, *, quiet: bool = False) -> None:
     from rich.table import Table
 
     console = console_of(width=None if sys.stdout.isatty() else 120)
-
-    def line(text: str) -> None:
-        console.print(text, highlight=False, markup=False, soft_wrap=True)
+    line = plain_lines(console)
 
     settings, machine = report.settings, report.machine
     line(f"engine: {report.engine.name} {report.engine.version}")

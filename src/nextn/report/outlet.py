@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from functools import partial
 from typing import Any, TextIO
 
 from ..printable import several_lines
@@ -63,3 +64,8 @@ def console(*, stderr: bool = False, **options: Any) -> Any:
             return super().render_str(several_lines(text), **more)
 
     return Escaping(file=bare(sys.stderr if stderr else sys.stdout), **{"markup": False, **options})
+
+
+def plain_lines(found: Any) -> Callable[[str], None]:
+    """A function that prints a line on a console as it is: no markup, no highlighting, and the terminal wraps it."""
+    return partial(found.print, highlight=False, markup=False, soft_wrap=True)

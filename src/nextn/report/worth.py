@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 from ..measure.worth_formula import RATES
 from .outlet import console as console_of
+from .outlet import plain_lines
 
 if TYPE_CHECKING:
     from ..measure.worth_formula import Payoff
@@ -18,10 +19,7 @@ def show(report: WorthReport, *, quiet: bool = False) -> None:
     if quiet:
         print(report.sentence)
         return
-    console = console_of(width=None if sys.stdout.isatty() else 120)
-
-    def line(text: str) -> None:
-        console.print(text, highlight=False, markup=False, soft_wrap=True)
+    line = plain_lines(console_of(width=None if sys.stdout.isatty() else 120))
 
     settings, known = report.settings, report.machine
     line(f"engine: {report.engine.name} {report.engine.version}")

@@ -100,7 +100,7 @@ class Checkpoint:
     """A checkpoint folder; headers of safetensors files are read when their tensors are requested."""
 
     folder: Path
-    assumed: Mapping[str, Any] | None = field(default=None, kw_only=True)  # stands in for config.json where none is
+    assumed: Mapping[str, Any] | None = field(default=None, kw_only=True)  # used where config.json is missing
     files: tuple[str, ...] | None = field(default=None, kw_only=True)  # the only ones to read; None: all
 
     @cached_property
