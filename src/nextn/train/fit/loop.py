@@ -155,8 +155,8 @@ def _begin(
     made = make(trunk, texts, options, None if known is None else known[1]["target"].numpy().astype(np.int64))
     device = _device(options)
     drafter = made.drafter.to(device)
-    matrices = [p for p in drafter.parameters() if p.ndim > 1]
-    others = [p for p in drafter.parameters() if p.ndim <= 1]
+    matrices = [p for p in drafter.parameters() if p.ndim > 1 and p.requires_grad]
+    others = [p for p in drafter.parameters() if p.ndim <= 1 and p.requires_grad]
     groups = [{"params": matrices, "weight_decay": options.decay}, {"params": others, "weight_decay": 0.0}]
     optimizer = torch.optim.AdamW(groups, lr=0.0, betas=(0.9, 0.95), fused=True)
     fit = _Fit(trunk, out, options, drafter, made.coverage, made.write, held, save, optimizer)
