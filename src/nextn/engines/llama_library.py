@@ -51,7 +51,7 @@ class _Batch(ctypes.Structure):
 
 _P = ctypes.c_void_p
 _I32 = ctypes.c_int32
-Functions: TypeAlias = dict[str, tuple[Any, tuple[Any, ...]]]  # name -> its result and its arguments, as ctypes has them
+Functions: TypeAlias = dict[str, tuple[Any, tuple[Any, ...]]]  # name -> result and arguments, as ctypes has them
 _FUNCTIONS: Functions = {
     "llama_backend_init": (None, ()),
     "llama_model_load_from_file": (_P, (ctypes.c_char_p, _Struct)),

@@ -10,6 +10,7 @@ import json
 import struct
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -81,10 +82,9 @@ class Reader(Protocol):
 
     name: str  # "engine" or "torch"
     n_workers: int  # calls of `write` that may run at the same time
-    n_parallel: int  # answers that one call writes together
 
     def write(self, jobs: Sequence[Job], tick: Callable[[int], bool]) -> list[Answer]:
-        """Answer up to `n_parallel` prompts, in their order.
+        """Answer prompts; the answers are in their order.
 
         `tick(n)` is called now and then with the number of tokens since the last call; when it is true, answers end
         where they are.
@@ -121,7 +121,7 @@ def parted(arrays: Mapping[str, Array], n_clamped: int = 0) -> list[Answer]:
     """The answers of a chunk; `n_clamped` counts for the first."""
     out = []
     starts = arrays["starts"]
-    for number, (start, end) in enumerate(zip(starts[:-1], starts[1:], strict=True)):
+    for number, (start, end) in enumerate(pairwise(starts)):
         parts = [arrays[name][start:end] for name in ("ids", "features", "top_ids", "top_logits", "log_sum")]
         ids, features, top_ids, top_logits, log_sum = parts
         out.append(
@@ -145,7 +145,7 @@ def pieces(arrays: Mapping[str, Array], notes: Mapping[str, str] | None = None) 
     yield struct.pack("<Q", len(head)) + head
     for array in arrays.values():
         if array.nbytes:
-            yield memoryview(np.ascontiguousarray(array)).cast("B")
+            yield np.ascontiguousarray(array).reshape(-1).view(np.uint8).data
 
 
 def read_arrays(path: Path, names: Iterable[str] = FIELDS) -> dict[str, Array]:

@@ -9,16 +9,11 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import Any, TypeAlias
 
 from ..gguf.files import Model
 
-if TYPE_CHECKING:
-    import torch
-
-    Tensor = torch.Tensor
-else:
-    Tensor = Any
+Tensor: TypeAlias = Any  # torch.Tensor; torch is imported only where it is used, and may be missing
 
 _NEOX = {"llama": False, "qwen2": True, "qwen3": True}  # whether RoPE turns halves; else neighbouring pairs
 _HEAD_ROWS = 256  # rows that pass through the head together

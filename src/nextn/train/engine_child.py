@@ -182,10 +182,7 @@ class Writer:
             raise RuntimeError(f"llama_decode returned {code} for a batch of {at} tokens")
         logits = np.ctypeslib.as_array(self._lib.llama_get_logits(self._context), (at, self.n_vocab))
         lib, context, shape = self._lib, self._context, (at, self.n_embd)
-        if self.taps is None:
-            found = [lib[GET_NEXTN](context)]
-        else:
-            found = [lib[GET_TAP](context, tap) for tap in self.taps]
+        found = [lib[GET_NEXTN](context)] if self.taps is None else [lib[GET_TAP](context, tap) for tap in self.taps]
         if not all(found):
             raise RuntimeError("llama.cpp's graph of this architecture shows no such state")
         return np.stack([np.ctypeslib.as_array(one, shape) for one in found], 1), logits

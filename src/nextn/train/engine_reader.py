@@ -35,7 +35,6 @@ class EngineReader:
 
         Raises what `Engine.start` raises.
         """
-        self.n_parallel = launch.slots
         self._launch = launch
         taps = None if what.taps is None else list(what.taps)
         more = {"taps": taps, "top_k": what.top_k, "slot_ctx": launch.n_ctx}
@@ -46,7 +45,7 @@ class EngineReader:
         return frozenset(int(one) for one in self._running.ask("/ends", {})["ids"])
 
     def write(self, jobs: Sequence[Job], tick: Callable[[int], bool]) -> list[Answer]:
-        """See `Reader.write`; any number of prompts. Raises EngineFailed."""
+        """See `Reader.write`. Raises EngineFailed."""
         self._running.ask("/start", {"jobs": [asdict(job) for job in jobs]})
         try:
             done = False

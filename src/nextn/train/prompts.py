@@ -100,7 +100,10 @@ def _sections(task: str) -> dict[str, list[str]]:
 
 
 def read_prompts(path: Path) -> list[Prompt]:
-    """A user's prompts: one per line, or JSONL of strings or of objects with `prompt`. Raises FormatError, UsageError."""
+    """A user's prompts: one per line, or JSONL of strings or of objects with `prompt`.
+
+    Raises FormatError, UsageError.
+    """
     out = []
     for number, line in _lines(path):
         if line.startswith(("{", '"')):
@@ -127,7 +130,7 @@ def read_chats(path: Path) -> list[Prompt]:
         value = parse_json(line, where)
         given = value.get("messages") if isinstance(value, dict) else value
         try:
-            messages = [(one["role"], _content(one["content"])) for one in given]
+            messages = [(one["role"], _content(one["content"])) for one in given or ()]
         except (TypeError, KeyError) as error:
             raise FormatError(
                 "this is not an object with 'messages' of 'role' and text 'content'", path=where
@@ -177,8 +180,8 @@ class Tokenized:
 
 def usable(prompts: Sequence[Prompt], has_template: bool) -> list[Prompt]:
     """Those of the shipped prompts that a model can be asked: beginnings of text, and messages if it has a template."""
-    if has_template:
-        return list(prompts)
+    if has_template:  # every second beginning, so that most of the text is answers
+        return [prompt for at, prompt in enumerate(prompts) if prompt.messages or at % 2]
     return [prompt for prompt in prompts if not prompt.messages]
 
 

@@ -9,7 +9,6 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import json
-import os
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -44,7 +43,9 @@ class ChunkEntry(Struct, forbid_unknown_fields=True):
     """One file of states."""
 
     file: str
-    number: Count  # which prompts: those of this cohort, by the seed
+    number: Count  # in the order of writing
+    first: Count  # which prompts: `n_asked` from this place on, in the order that the seed gives them
+    n_asked: Count
     n_sequences: Count
     n_tokens: Count
     n_bytes: Count
@@ -69,7 +70,6 @@ class Manifest(Struct, forbid_unknown_fields=True, tag_field="kind", tag="states
     seed: int
     top_k: Count
     n_predict: Count
-    n_parallel: Count  # prompts per chunk
     temperature: float
     greedy_share: float
     prompts: dict[str, Any]  # where they come from, their number and sha256
@@ -206,7 +206,7 @@ class StatesFolder:
             found = States.open(folder).manifest
             if (what := difference(found, wanted)) is not None:
                 raise UsageError(
-                    f"{folder}: the states here were written with {what}; name another --work folder, or delete this one."
+                    f"{folder}: the states here were written with {what}; name another folder, or delete it."
                 )
             wanted = replace_fields(wanted, chunks=found.chunks, reader=found.reader, agreement=found.agreement)
         made = cls(folder, wanted)
@@ -230,12 +230,13 @@ class StatesFolder:
         return sum(one.n_bytes for one in self.manifest.chunks)
 
     @property
-    def done(self) -> set[int]:
-        """The numbers of the chunks so far."""
-        return {one.number for one in self.manifest.chunks}
+    def n_tokens(self) -> int:
+        """Tokens of the chunks so far."""
+        return sum(one.n_tokens for one in self.manifest.chunks)
 
-    def add(self, number: int, split: Split, answers: Sequence[Answer], seconds: float) -> ChunkEntry:
+    def add(self, first: int, n_asked: int, split: Split, answers: Sequence[Answer], seconds: float) -> ChunkEntry:
         """Write a chunk and name it in the manifest. Raises NoSpace, StorageError."""
+        number = 1 + max((one.number for one in self.manifest.chunks), default=-1)
         name = f"states-{number + 1:05d}.safetensors"
         arrays, digest, at = joined(answers), hashlib.sha256(), 0
         with Workspace(self.folder, self.system) as space:
@@ -248,8 +249,8 @@ class StatesFolder:
             space.publish(temp, name, at)
             space.finish()
         entry = ChunkEntry(
-            name, number, len(answers), int(arrays["starts"][-1]), at, sum(one.n_clamped for one in answers),
-            digest.hexdigest(), split, round(seconds, 3),
+            name, number, first, n_asked, len(answers), int(arrays["starts"][-1]), at,
+            sum(one.n_clamped for one in answers), digest.hexdigest(), split, round(seconds, 3),
         )  # fmt: skip
         self.manifest = replace_fields(self.manifest, chunks=[*self.manifest.chunks, entry])
         self.save()
@@ -258,12 +259,11 @@ class StatesFolder:
     def save(self) -> None:
         """Replace the manifest. Raises NoSpace, StorageError."""
         path, new = self.folder / MANIFEST, self.folder / f"{MANIFEST}.next"
-        with explained(new, "replace it"):
-            with contextlib.suppress(FileNotFoundError):
-                new.unlink()
+        with explained(new, "replace it"), contextlib.suppress(FileNotFoundError):
+            new.unlink()
         write_file(new, json.dumps(msgspec.to_builtins(self.manifest), indent=1).encode() + b"\n", self.system)
         with explained(path, "replace it"):
-            os.replace(new, path)
+            new.replace(path)
             sync_folder(self.folder, self.system)
 
 
@@ -279,7 +279,6 @@ _SAME: dict[str, Callable[[Manifest], object]] = {
     "another number of kept logits": lambda m: m.top_k,
     "other prompts": lambda m: m.prompts["sha256"],
     "another length of answers": lambda m: m.n_predict,
-    "another number of prompts per chunk": lambda m: m.n_parallel,
     "another temperature or share of greedy answers": lambda m: (m.temperature, m.greedy_share),
 }
 
@@ -287,6 +286,3 @@ _SAME: dict[str, Callable[[Manifest], object]] = {
 def difference(found: Manifest, wanted: Manifest) -> str | None:
     """In what two ways of writing differ; None when one can go on where the other stopped."""
     return next((what for what, of in _SAME.items() if of(found) != of(wanted)), None)
-
-
-__all__ = ["Chunk", "ChunkEntry", "Manifest", "States", "StatesFolder", "StorageError", "Trunk", "replace"]

@@ -7,7 +7,7 @@ operation. Answers of one call begin together; one that ends gives its row of th
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import Any, TypeAlias
 
 import numpy as np
 
@@ -15,12 +15,7 @@ from ..gguf.files import Model
 from .answers import N_CHOICE, Answer, Array, Job, as_f16, drawn
 from .dense import Cache, Dense
 
-if TYPE_CHECKING:
-    import torch
-
-    Tensor = torch.Tensor
-else:
-    Tensor = Any
+Tensor: TypeAlias = Any  # torch.Tensor; torch is imported only where it is used, and may be missing
 
 PREFILL = 2048  # tokens, padding included, that are read together
 
@@ -30,13 +25,11 @@ class TorchReader:
 
     name = "torch"
 
-    def __init__(
-        self, model: Model, taps: Sequence[int], top_k: int, ends: frozenset[int], n_workers: int, n_parallel: int
-    ) -> None:
+    def __init__(self, model: Model, taps: Sequence[int], top_k: int, ends: frozenset[int], n_workers: int) -> None:
         """Read and dequantize the model. `ends`: tokens at which an answer ends. Raises NotDense."""
         self._dense = Dense(model, taps, n_workers)
         self._top_k, self._ends = min(top_k, self._dense.n_vocab), ends
-        self.n_workers, self.n_parallel = n_workers, n_parallel
+        self.n_workers = n_workers
 
     def write(self, jobs: Sequence[Job], tick: Callable[[int], bool]) -> list[Answer]:
         """See `Reader.write`."""

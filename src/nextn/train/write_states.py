@@ -3,13 +3,11 @@
 from __future__ import annotations
 
 import os
-import queue
-import threading
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Literal, TypeAlias
+from typing import Literal, NoReturn
 
 from ..compat.graphs import graphs
 from ..engines.base import Launch
@@ -18,16 +16,16 @@ from ..errors import UnsupportedModel, UsageError
 from ..gguf.files import Model, open_sound
 from ..layouts.places import header_sha256, model_name
 from ..memory.answers import this_machine
-from .answers import Answer, Job, Reader
+from .answers import Reader
+from .chunk_writer import LEAST_CHUNK, ChunkWriter, How, Limits, Report, StatesProgress
 from .engine_reader import EngineReader, What
 from .probe import Agreement, probe
 from .prompts import Prompt, Tokenized, read_chats, read_prompts, sha256_of, shipped, tokenized, usable
-from .states import Manifest, Split, States, StatesFolder, Trunk
+from .states import Manifest, States, StatesFolder, Trunk
 
 N_CHUNK = 128  # prompts per chunk, fewer for wide models
 _CHUNK_BYTES = 1 << 29
 _SLOTS = 32  # answers that the engine writes together
-_HELD_CHUNK = 0  # its number
 _SPARE_MEMORY = 0.7  # share of what is available that torch may take
 
 
@@ -50,35 +48,6 @@ class StatesOptions:
     reader: Literal["auto", "engine", "torch"] = "auto"
     threads: int | None = None
     engine: Xllamacpp | None = None  # None: the installed one
-
-
-@dataclass(frozen=True)
-class StatesProgress:
-    """How far the stage is."""
-
-    step: str  # what is being done, in a few words
-    n_tokens: int = 0  # written, in all
-    target: int | None = None  # of tokens
-    rate: float = 0.0  # tokens per second of this call
-    left_s: float | None = None  # seconds left, by the rate and the limits
-    n_bytes: int = 0  # in the folder
-
-    @property
-    def words(self) -> str:
-        """As a line."""
-        if not self.n_tokens:
-            return self.step
-        goal = "" if self.target is None else f" of {self.target:,}"
-        left = "" if self.left_s is None else f", {_clock(self.left_s)} left"
-        return f"{self.step}: {self.n_tokens:,}{goal} tokens, {self.rate:,.0f} per second{left}"
-
-
-Report: TypeAlias = Callable[[StatesProgress], None]
-
-
-def _clock(seconds: float) -> str:
-    minutes, rest = divmod(max(0, round(seconds)), 60)
-    return f"{minutes} min {rest:02d} s" if minutes else f"{rest} s"
 
 
 def usual_taps(n_layer: int) -> tuple[int, int, int]:
@@ -118,20 +87,34 @@ class _Stage:
         prompts, source = self._prompts(model)
         wanted = self._manifest(model, prompts, source)
         self.folder = StatesFolder.start(self.out, wanted)
-        if not self._wants_more():
-            return self._opened()
+        self.n_most = self._most_together()
         self.texts = self._tokenized(model, prompts)
+        writer = ChunkWriter(
+            self.folder, self.texts, How(o.n_predict, o.temperature, o.greedy_share, o.seed),
+            Limits(o.tokens, None if o.seconds is None else self.began + o.seconds, o.max_disk), self.n_most,
+            self.report,
+        )  # fmt: skip
+        if not writer.wants_more():
+            return States.open(self.out) if self.folder.manifest.chunks else self._none()
         reader, agreement = self._reader(model)
         with reader:
             if not self.folder.manifest.chunks:
                 agreed = None if agreement is None else agreement.to_json()
                 self.folder.manifest.reader, self.folder.manifest.agreement = _kind(reader), agreed
             self.folder.save()
-            self._write(reader)
-        return self._opened()
+            writer.write(reader)
+        return States.open(self.out) if self.folder.manifest.chunks else self._none()
 
-    def _opened(self) -> States:
-        return States.open(self.out)
+    def _none(self) -> NoReturn:
+        raise UsageError(
+            f"{self.out}: no text was written within the limits; give it more time, or more than "
+            f"{LEAST_CHUNK * self.folder.manifest.token_bytes * self.options.n_predict / 1e6:,.1f} MB of disk."
+        )
+
+    def _most_together(self) -> int:
+        """Prompts per chunk: as many as torch's matrices like, fewer where states are wide."""
+        answer_bytes = (self.options.n_predict + 64) * self.folder.manifest.token_bytes
+        return max(8, min(N_CHUNK, _CHUNK_BYTES // answer_bytes))
 
     # -- what is asked ------------------------------------------------------------------------------------------------
 
@@ -147,8 +130,6 @@ class _Stage:
         o = self.options
         n_embd = model.arch_int("embedding_length")
         tokens = model.header.get("tokenizer.ggml.tokens")
-        n_features = 1 if self.taps is None else len(self.taps)
-        answer_bytes = (o.n_predict + 64) * (2 * n_features * n_embd + 6 * o.top_k + 8)
         return Manifest(
             trunk=Trunk(model_name(model), model.size_bytes, header_sha256(model.files[0])),
             architecture=model.architecture,
@@ -162,7 +143,6 @@ class _Stage:
             seed=o.seed,
             top_k=o.top_k,
             n_predict=o.n_predict,
-            n_parallel=max(8, min(N_CHUNK, _CHUNK_BYTES // answer_bytes)),
             temperature=o.temperature,
             greedy_share=o.greedy_share,
             prompts={"source": source, "n": len(prompts), "sha256": sha256_of(prompts)},
@@ -182,9 +162,7 @@ class _Stage:
         """The fastest way that agrees with the engine, and how far it does."""
         o = self.options
         longest = max(len(one.ids) for one in self.texts) + o.n_predict + 1
-        launch = Launch(
-            model.entry, n_ctx=longest, threads=o.threads, slots=min(_SLOTS, self.folder.manifest.n_parallel)
-        )
+        launch = Launch(model.entry, n_ctx=longest, threads=o.threads, slots=min(_SLOTS, self.n_most))
         what = What(self.taps, o.top_k)
         earlier = self.folder.manifest.reader if self.folder.manifest.chunks else None
         if o.reader != "engine" and earlier != "engine":
@@ -206,7 +184,7 @@ class _Stage:
 
         if what.taps is None:
             raise _NotHere("it has no graph for native blocks")
-        o, rows = self.options, self.folder.manifest.n_parallel
+        o, rows = self.options, self.n_most
         n_workers = o.threads or len(os.sched_getaffinity(0))
         try:
             s = sizes_of(model)
@@ -220,7 +198,7 @@ class _Stage:
             self.report(StatesProgress("reading the trunk into torch"))
             with EngineReader(self.engine, launch, what) as engine:
                 ends = engine.ends()
-                reader = TorchReader(model, what.taps, what.top_k, ends, n_workers, rows)
+                reader = TorchReader(model, what.taps, what.top_k, ends, n_workers)
                 self.report(StatesProgress("comparing torch with the engine"))
                 agreement = probe(reader, engine, [one.ids for one in self.texts if one.held], o.seed)
         except NotDense as error:
@@ -230,126 +208,9 @@ class _Stage:
         self.report(StatesProgress(f"torch agrees with the engine: {agreement.words}"))
         return reader, agreement
 
-    # -- until when ---------------------------------------------------------------------------------------------------
-
-    def _wants_more(self) -> bool:
-        o, n = self.options, sum(one.n_tokens for one in self.folder.manifest.chunks)
-        enough = o.tokens is not None and n >= o.tokens
-        return not enough and self._room() > 0 and not self._is_late()
-
-    def _room(self) -> int:
-        """Tokens that the disk's bound leaves."""
-        most = self.options.max_disk
-        return 1 << 62 if most is None else (most - self.folder.n_bytes) // self.folder.manifest.token_bytes
-
-    def _is_late(self) -> bool:
-        return self.options.seconds is not None and time.monotonic() - self.began >= self.options.seconds
-
-    # -- writing ------------------------------------------------------------------------------------------------------
-
-    def _jobs(self, number: int) -> list[Job]:
-        """The prompts of a chunk. The held-out ones first, answered greedily, as drafts are judged; then the others.
-
-        When all have been answered, they are answered again, and none of those answers is greedy.
-        """
-        o, n = self.options, self.folder.manifest.n_parallel
-        held = [one for one in self.texts if one.held]
-        rest = [one for one in self.texts if not one.held] or held
-        if number == _HELD_CHUNK:
-            return [Job(one.number, one.ids, o.n_predict, 0.0, o.seed) for one in held[:n]]
-        jobs = []
-        for place in range((number - 1) * n, number * n):
-            turn, at = divmod(place, len(rest))
-            greedy = turn == 0 and (at * 0.6180339887 + o.seed * 0.1) % 1.0 < o.greedy_share
-            warm = 0.0 if greedy else o.temperature
-            jobs.append(Job(rest[at].number, rest[at].ids, o.n_predict, warm, o.seed * 1_000_003 + place))
-        return jobs
-
-    def _write(self, reader: Reader) -> None:
-        """Write chunks until there is enough, as many at a time as the reader can."""
-        before = sum(one.n_tokens for one in self.folder.manifest.chunks)
-        count, lock, stop = _Count(), threading.Lock(), threading.Event()
-        finished: queue.Queue[tuple[int, list[Answer], float] | BaseException] = queue.Queue()
-        numbers = iter(number for number in range(1 << 30) if number not in self.folder.done)
-
-        def tick(n: int) -> bool:
-            with lock:
-                count.add(n)
-            return stop.is_set()
-
-        def work() -> None:
-            try:
-                while not stop.is_set():
-                    with lock:
-                        number = next(numbers)
-                    start = time.monotonic()
-                    answers = reader.write(self._jobs(number), tick)
-                    finished.put((number, answers, time.monotonic() - start))
-            except BaseException as error:  # given to the thread that waits
-                finished.put(error)
-
-        workers = [threading.Thread(target=work, daemon=True) for _ in range(reader.n_workers)]
-        for worker in workers:
-            worker.start()
-        try:
-            while True:
-                alive = any(worker.is_alive() for worker in workers)
-                try:
-                    found = finished.get(timeout=0.5)
-                except queue.Empty:
-                    if not alive:
-                        break
-                    found = None
-                if isinstance(found, BaseException):
-                    raise found
-                if found is not None:
-                    self._add(*found)
-                enough = self.options.tokens is not None and before + count.n >= self.options.tokens
-                room = self.options.max_disk is not None and count.n >= self._room()
-                if enough or self._is_late() or room:
-                    stop.set()
-                self._say(reader, before, count)
-        finally:
-            stop.set()
-            for worker in workers:
-                worker.join()
-
-    def _add(self, number: int, answers: list[Answer], seconds: float) -> None:
-        """Keep the answers for which there is room."""
-        room, kept = self._room() - 64, []
-        for answer in answers:
-            if answer.n_tokens <= answer.n_prompt:  # ended before it began
-                continue
-            if answer.n_tokens > room:
-                break
-            room -= answer.n_tokens
-            kept.append(answer)
-        if kept:
-            split: Split = "held" if number == _HELD_CHUNK else "fit"
-            self.folder.add(number, split, kept, seconds)
-
-    def _say(self, reader: Reader, before: int, count: _Count) -> None:
-        o, n = self.options, before + count.n
-        spent = time.monotonic() - count.began
-        rate = count.n / spent if spent > 0 else 0.0
-        left = [] if o.tokens is None or not rate else [(o.tokens - n) / rate]
-        left += [] if o.seconds is None else [o.seconds - (time.monotonic() - self.began)]
-        step = f"writing text ({reader.name})"
-        self.report(StatesProgress(step, n, o.tokens, rate, min(left, default=None), self.folder.n_bytes))
-
 
 class _NotHere(Exception):
     """Torch cannot do it here; `str(error)` says why."""
-
-
-class _Count:
-    """Tokens written by this call."""
-
-    def __init__(self) -> None:
-        self.n, self.began = 0, time.monotonic()
-
-    def add(self, n: int) -> None:
-        self.n += n
 
 
 def _kind(reader: Reader) -> Literal["engine", "torch"]:
