@@ -1,1 +1,1 @@
-"""Training a draft for a model nobody published one for: text and states, the fit, the judgement."""
+"""Training drafts: what the trunk writes and its states, the fit, and the judgement."""

@@ -34,7 +34,7 @@ def make(trunk: Model, texts: Texts, options: FitOptions, target: NDArray[np.int
     """A draft of the kind that `options` name. Raises UsageError, and what making it raises."""
     if options.kind == EAGLE3:
         made = eagle3(trunk, texts, options, target)
-        drafter, taps = made.drafter, [int(n) for n in texts.manifest["taps"]]
+        drafter, taps = made.drafter, list(texts.manifest.taps or [])
         assert isinstance(drafter, Eagle3)
         return Kind(drafter, made.coverage, lambda out: write_eagle3(drafter, trunk, taps, out, options.type))
     if options.kind == NATIVE:

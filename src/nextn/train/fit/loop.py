@@ -15,6 +15,7 @@ from torch import Tensor
 
 from ...errors import UsageError
 from ...gguf.files import Model, open_sound
+from ..states import States
 from .drafter import Drafter
 from .options import EAGLE3, CurvePoint, FitOptions, FitResult, FitStep, Progress
 from .rollout import Agreement, rollout
@@ -83,9 +84,10 @@ def run_fit(trunk: Path, states: Path, out: Path, options: FitOptions, progress:
         torch.set_num_threads(options.threads)
     torch.manual_seed(options.seed)
     model = open_sound(trunk)
-    texts, held = Texts(states, "fit"), Texts(states, "held")
+    found_states = States.open(states)
+    texts, held = Texts(found_states, "fit"), Texts(found_states, "held")
     _check_states(model, texts, held)
-    save = Save(out, key_of(options, texts.manifest.get("trunk")))
+    save = Save(out, key_of(options, texts.manifest.trunk.fingerprint))
     known = save.found()
     fit = _begin(model, texts, held, out, options, save, known)
     device = fit.drafter.target.device
@@ -131,12 +133,10 @@ def _check(options: FitOptions) -> None:
 
 def _check_states(trunk: Model, texts: Texts, held: Texts) -> None:
     manifest = texts.manifest
-    if manifest.get("architecture") != trunk.architecture or manifest.get("n_embd") != trunk.arch_int(
-        "embedding_length"
-    ):
+    if manifest.architecture != trunk.architecture or manifest.n_embd != trunk.arch_int("embedding_length"):
         raise UsageError(
-            f"{texts.folder}: these states are of another model ('{manifest.get('architecture')}', hidden size "
-            f"{manifest.get('n_embd')}), not of {trunk.entry.name}; write states of this one."
+            f"{texts.folder}: these states are of another model ('{manifest.architecture}', hidden size "
+            f"{manifest.n_embd:,}), not of {trunk.entry.name}; write states of this one."
         )
     for part in (texts, held):
         if not part.texts:

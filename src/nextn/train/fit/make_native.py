@@ -35,7 +35,7 @@ _ALL_TOKENS = 1 << 15  # up to this many the loss looks at all
 def native(trunk: Model, texts: Texts, options: FitOptions, target: NDArray[np.int64] | None) -> tuple[Made, Block]:
     """The block as a module, and as what is written. Raises UsageError, UnsupportedModel, what opening a block does."""
     check_trunk(trunk)
-    if not texts.manifest.get("nextn_state"):
+    if not texts.manifest.nextn_state:
         raise UsageError(
             f"{texts.folder}: these states are not those that an MTP block reads; write states for this kind."
         )
