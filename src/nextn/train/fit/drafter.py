@@ -7,6 +7,7 @@ from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional as F
 
 from .parts import Past
 
@@ -24,6 +25,21 @@ class Drafter(nn.Module):
     embeddings: Tensor  # [trunk's vocabulary, E], frozen
     target: Tensor  # int64 [vocabulary of the head]: the trunk's token of each row of `head`
     compute: torch.dtype
+
+    def begin(self) -> None:
+        """Called before each batch: weights have changed."""
+        self.cast: dict[tuple[str, ...], Tensor] = {}
+
+    def times(self, x: Tensor, *weights: tuple[str, Tensor]) -> Tensor:
+        """x [..., n_in] times the named matrices [n_out, n_in], one after the other: [..., sum of n_out].
+
+        They are converted to the type of `x` once per batch: drafted steps share them.
+        """
+        key = tuple(name for name, _ in weights)
+        if key not in self.cast:
+            both = [weight.to(x.dtype) for _, weight in weights]
+            self.cast[key] = both[0] if len(both) == 1 else torch.cat(both)
+        return F.linear(x, self.cast[key])
 
     def head(self) -> Tensor:
         """[vocabulary of the head, E]; a parameter where it is trained."""

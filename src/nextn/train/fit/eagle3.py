@@ -11,9 +11,10 @@ from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional as F
 
 from .drafter import Drafted, Drafter
-from .parts import GatedFeedForward, Linear, Past, RmsNorm, attend, frequencies, rotate
+from .parts import Past, RmsNorm, attend, frequencies, matrix, rotate
 
 
 @dataclass(frozen=True)
@@ -44,14 +45,13 @@ class Eagle3(Drafter):
         self.register_buffer("target", target, persistent=False)
         self.register_buffer("turns", frequencies(size, shape.rope_base), persistent=False)
         self.input_norm = RmsNorm(shape.n_taps * e, shape.eps)
-        self.fc = Linear(shape.n_taps * e, e)
         self.token_norm, self.state_norm = RmsNorm(e, shape.eps), RmsNorm(e, shape.eps)
-        self.q, self.k, self.v = (Linear(2 * e, n * size) for n in (shape.n_head, shape.n_kv, shape.n_kv))
-        self.o = Linear(shape.n_head * size, e, std=0.02)
-        self.ffn_norm = RmsNorm(e, shape.eps)
-        self.ffn = GatedFeedForward(e, shape.n_ff)
-        nn.init.normal_(self.ffn.down.weight, std=0.02)
-        self.output_norm = RmsNorm(e, shape.eps)
+        self.ffn_norm, self.output_norm = RmsNorm(e, shape.eps), RmsNorm(e, shape.eps)
+        self.fc = matrix(shape.n_taps * e, e)
+        self.q, self.k, self.v = (matrix(2 * e, n * size) for n in (shape.n_head, shape.n_kv, shape.n_kv))
+        self.o = matrix(shape.n_head * size, e, std=0.02)
+        self.gate, self.up = matrix(e, shape.n_ff), matrix(e, shape.n_ff)
+        self.down = matrix(shape.n_ff, e, std=0.02)
         self.lm_head = nn.Parameter(head.float().clone())
 
     def head(self) -> Tensor:
@@ -60,7 +60,7 @@ class Eagle3(Drafter):
 
     def enter(self, features: Tensor) -> Tensor:
         """See `Drafter.enter`."""
-        return self.fc(self.input_norm(features.flatten(-2)).to(self.compute)).float()
+        return self.times(self.input_norm(features.flatten(-2)).to(self.compute), ("fc", self.fc)).float()
 
     def draft(self, tokens: Tensor, state: Tensor, step: int, past: Past) -> Drafted:
         """See `Drafter.draft`."""
@@ -68,12 +68,15 @@ class Eagle3(Drafter):
         both = torch.cat((self.token_norm(self.embed(tokens)), self.state_norm(state)), -1).to(self.compute)
         position = torch.arange(step, step + n_rows, device=tokens.device, dtype=torch.float32)
         angles = position[:, None] * self.turns
-        query = rotate(self.q(both).view(n_batch, n_rows, shape.n_head, -1), angles, pairs=False)
-        key = rotate(self.k(both).view(n_batch, n_rows, shape.n_kv, -1), angles, pairs=False)
-        past.add(key, self.v(both).view(n_batch, n_rows, shape.n_kv, -1))
+        heads = self.times(both, ("q", self.q), ("k", self.k), ("v", self.v)).view(n_batch, n_rows, -1, shape.head_size)
+        turned = rotate(heads[:, :, : shape.n_head + shape.n_kv], angles, pairs=False)
+        query, key = turned.split((shape.n_head, shape.n_kv), 2)
+        past.add(key, heads[:, :, shape.n_head + shape.n_kv :])
         seen = attend(query, past, shape.head_size**-0.5)
-        state = state + self.o(seen.flatten(-2)).float()
-        state = state + self.ffn(self.ffn_norm(state).to(self.compute)).float()
+        state = state + self.times(seen.flatten(-2), ("o", self.o)).float()
+        inner = self.times(self.ffn_norm(state).to(self.compute), ("gate", self.gate), ("up", self.up))
+        gate, up = inner.chunk(2, -1)
+        state = state + self.times(F.silu(gate) * up, ("down", self.down)).float()
         return Drafted(state, self.output_norm(state).to(self.compute))
 
     def start_from_features(self, rms: Tensor) -> None:
@@ -94,17 +97,17 @@ class Eagle3(Drafter):
 
 NAMES = {
     "input_norm.weight": "input_norm.weight",
-    "fc.weight": "fc.weight",
+    "fc": "fc.weight",
     "token_norm.weight": "midlayer.input_layernorm.weight",
     "state_norm.weight": "midlayer.hidden_norm.weight",
-    "q.weight": "midlayer.self_attn.q_proj.weight",
-    "k.weight": "midlayer.self_attn.k_proj.weight",
-    "v.weight": "midlayer.self_attn.v_proj.weight",
-    "o.weight": "midlayer.self_attn.o_proj.weight",
+    "q": "midlayer.self_attn.q_proj.weight",
+    "k": "midlayer.self_attn.k_proj.weight",
+    "v": "midlayer.self_attn.v_proj.weight",
+    "o": "midlayer.self_attn.o_proj.weight",
     "ffn_norm.weight": "midlayer.post_attention_layernorm.weight",
-    "ffn.gate.weight": "midlayer.mlp.gate_proj.weight",
-    "ffn.up.weight": "midlayer.mlp.up_proj.weight",
-    "ffn.down.weight": "midlayer.mlp.down_proj.weight",
+    "gate": "midlayer.mlp.gate_proj.weight",
+    "up": "midlayer.mlp.up_proj.weight",
+    "down": "midlayer.mlp.down_proj.weight",
     "output_norm.weight": "norm.weight",
     "lm_head": "lm_head.weight",
 }

@@ -224,7 +224,7 @@ def agreement(drafter: Drafter, held: Texts, options: FitOptions, index: Tensor)
             some, chosen = chosen[-n:], chosen[:-n]
             cuts = [(0, min(text.n_tokens, options.max_length)) for text in some]
             rows = held.rows(some, options.kind, cuts).to(device)
-            found = rollout(drafter, rows, [1.0] * options.n_drafted, options.argmax_weight, index)
+            found = rollout(drafter, rows, [1.0] * options.n_drafted, options.argmax_weight, index, look=True)
             out.add(found, rows, [held.greedy(text) for text in some])
     return out
 

@@ -7,7 +7,8 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-_CHUNK_VALUES = 4 << 20  # logits at a time
+_CACHED_VALUES = 512 << 10  # logits at a time: their passes stay in the cache
+_KEPT_VALUES = 64 << 20  # gradients of logits at a time: for few, large products
 
 
 class Targets(NamedTuple):
@@ -36,38 +37,44 @@ def targets(
 
 
 class _HeadLoss(torch.autograd.Function):
-    """Weighted sum of cross entropies; gradients are made with the logits, chunk by chunk."""
+    """Weighted sum of cross entropies. Gradients are made with the logits, which nothing keeps."""
 
     @staticmethod
     def forward(
-        ctx: Any, hidden: Tensor, head: Tensor, index: Tensor, share: Tensor, weight: Tensor
-    ) -> tuple[Tensor, Tensor]:
+        ctx: Any, hidden: Tensor, head: Tensor, index: Tensor, share: Tensor, weight: Tensor, best: Tensor | None
+    ) -> Tensor:
         want_hidden, want_head = ctx.needs_input_grad[:2]
         cast = head.to(hidden.dtype)
+        n_rows, n_vocab = hidden.shape[0], head.shape[0]
         g_hidden = torch.empty_like(hidden) if want_hidden else None
         g_head = torch.zeros_like(head, dtype=torch.float32) if want_head else None
-        losses, best = [], []
-        step = max(1, _CHUNK_VALUES // head.shape[0])
-        for a in range(0, hidden.shape[0], step):
-            rows = slice(a, a + step)
-            logits = (hidden[rows] @ cast.T).float()
-            best.append(logits.argmax(-1))
-            wanted = (logits.gather(1, index[rows]) * share[rows]).sum(-1)
-            log_sum = logits.logsumexp(-1)
-            losses.append(log_sum - wanted)
-            if want_hidden or want_head:
-                grad = logits.sub_(log_sum[:, None]).exp_()
-                grad.scatter_add_(1, index[rows], -share[rows])
-                small = grad.mul_(weight[rows, None]).to(hidden.dtype)
-                if g_hidden is not None:
-                    torch.mm(small, cast, out=g_hidden[rows])
-                if g_head is not None:
-                    g_head += small.T @ hidden[rows]
+        losses = hidden.new_empty(n_rows, dtype=torch.float32)
+        few = max(1, _CACHED_VALUES // n_vocab)
+        many = max(few, _KEPT_VALUES // n_vocab // few * few)
+        kept = hidden.new_empty(min(many, n_rows), n_vocab) if want_hidden or want_head else None
+        for start in range(0, n_rows, many):
+            end = min(start + many, n_rows)
+            for a in range(start, end, few):
+                rows = slice(a, min(a + few, end))
+                logits = (hidden[rows] @ cast.T).float()
+                most = logits.amax(-1)
+                if best is not None:
+                    best[rows] = logits.argmax(-1)
+                wanted = (logits.gather(1, index[rows]) * share[rows]).sum(-1)
+                shares = logits.softmax(-1)
+                losses[rows] = most - shares.amax(-1).log() - wanted
+                if kept is not None:
+                    shares.scatter_add_(1, index[rows], -share[rows])
+                    torch.mul(shares, weight[rows, None], out=kept[a - start : rows.stop - start])
+            if kept is None:
+                continue
+            some = kept[: end - start]
+            if g_hidden is not None:
+                torch.mm(some, cast, out=g_hidden[start:end])
+            if g_head is not None:
+                g_head += some.T @ hidden[start:end]
         ctx.save_for_backward(g_hidden, g_head)
-        loss = torch.cat(losses)
-        found = torch.cat(best)
-        ctx.mark_non_differentiable(found)
-        return (loss * weight).sum(), found
+        return (losses * weight).sum()
 
     @staticmethod
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
@@ -76,15 +83,16 @@ class _HeadLoss(torch.autograd.Function):
         return (
             None if g_hidden is None else g_hidden * grad.to(g_hidden.dtype),
             None if g_head is None else g_head * grad,
-            None, None, None,
+            None, None, None, None,
         )  # fmt: skip
 
 
-def head_loss(hidden: Tensor, head: Tensor, wanted: Targets, weight: Tensor) -> tuple[Tensor, Tensor]:
-    """(sum over rows of weight x cross entropy in nats, each row's likeliest index int64 [N]).
+def head_loss(hidden: Tensor, head: Tensor, wanted: Targets, weight: Tensor, best: Tensor | None = None) -> Tensor:
+    """The sum over rows of weight x cross entropy in nats.
 
-    hidden [N, E] in the type to compute in, head [V, E], weight float32 [N]. The cross entropy differs from the
-    divergence KL(trunk || draft) by the entropy of the trunk's distribution, which training cannot change.
+    hidden [N, E] in the type to compute in, head [V, E], weight float32 [N]. `best` int64 [N] receives each row's
+    likeliest index. The cross entropy differs from the divergence KL(trunk || draft) by the entropy of the trunk's
+    distribution, which training cannot change.
     """
-    loss, best = _HeadLoss.apply(hidden, head, wanted.index, wanted.share, weight)
-    return loss, best
+    loss: Tensor = _HeadLoss.apply(hidden, head, wanted.index, wanted.share, weight, best)
+    return loss

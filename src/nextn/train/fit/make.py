@@ -22,17 +22,17 @@ _HEAD_SIZES = (64, 128)
 # GGUF names of an EAGLE-3 draft's tensors
 _GGUF = {
     "input_norm.weight": "enc.output_norm.weight",
-    "fc.weight": "fc.weight",
+    "fc": "fc.weight",
     "token_norm.weight": "blk.0.attn_norm.weight",
     "state_norm.weight": "blk.0.attn_norm_2.weight",
-    "q.weight": "blk.0.attn_q.weight",
-    "k.weight": "blk.0.attn_k.weight",
-    "v.weight": "blk.0.attn_v.weight",
-    "o.weight": "blk.0.attn_output.weight",
+    "q": "blk.0.attn_q.weight",
+    "k": "blk.0.attn_k.weight",
+    "v": "blk.0.attn_v.weight",
+    "o": "blk.0.attn_output.weight",
     "ffn_norm.weight": "blk.0.ffn_norm.weight",
-    "ffn.gate.weight": "blk.0.ffn_gate.weight",
-    "ffn.up.weight": "blk.0.ffn_up.weight",
-    "ffn.down.weight": "blk.0.ffn_down.weight",
+    "gate": "blk.0.ffn_gate.weight",
+    "up": "blk.0.ffn_up.weight",
+    "down": "blk.0.ffn_down.weight",
     "output_norm.weight": "output_norm.weight",
     "lm_head": "output.weight",
 }
@@ -131,8 +131,8 @@ def _load(drafter: Eagle3, draft: Model) -> None:
     with torch.no_grad():
         for own, name in _GGUF.items():
             values = of_trunk.matrix(of_trunk.rows_of(draft, name))
-            if own in ("q.weight", "k.weight"):
-                n = drafter.shape.n_head if own == "q.weight" else drafter.shape.n_kv
+            if own in ("q", "k"):
+                n = drafter.shape.n_head if own == "q" else drafter.shape.n_kv
                 values = _halves(values, n)
             parameters[own].copy_(values.reshape(parameters[own].shape))
 

@@ -147,7 +147,7 @@ class NativeBlock(Drafter):
         return found
 
     def _times(self, name: str, x: Tensor) -> Tensor:
-        return F.linear(x, self._weight(name).to(x.dtype))
+        return self.times(x, (name, self._weight(name)))
 
     def _norm(self, name: str, x: Tensor) -> Tensor:
         return F.rms_norm(x.float(), (x.shape[-1],), self._weight(name).float(), self.shape.eps)

@@ -43,16 +43,9 @@ class RmsNorm(nn.Module):
         return F.rms_norm(x.float(), (x.shape[-1],), self.weight.float(), self.eps)
 
 
-class Linear(nn.Module):
-    """A matrix [n_out, n_in] kept in float32 and applied in the type of `like`; no bias."""
-
-    def __init__(self, n_in: int, n_out: int, std: float | None = None) -> None:
-        super().__init__()
-        self.weight = nn.Parameter(torch.empty(n_out, n_in).normal_(std=n_in**-0.5 if std is None else std))
-
-    def forward(self, x: Tensor) -> Tensor:
-        """[..., n_in] in the type to compute in -> [..., n_out]."""
-        return F.linear(x, self.weight.to(x.dtype))
+def matrix(n_in: int, n_out: int, std: float | None = None) -> nn.Parameter:
+    """A random matrix [n_out, n_in]; by default its products have the size of what goes in."""
+    return nn.Parameter(torch.empty(n_out, n_in).normal_(std=n_in**-0.5 if std is None else std))
 
 
 def frequencies(n_rot: int, base: float) -> Tensor:
@@ -109,15 +102,3 @@ def attend(query: Tensor, past: Past, scale: float) -> Tensor:
     for j, value in enumerate(past.values[1:]):
         out = out + share[..., n_rows + j, None] * value.transpose(1, 2)[:, :, None]
     return out.permute(0, 3, 1, 2, 4).reshape(n_batch, n_rows, n_head, -1)
-
-
-class GatedFeedForward(nn.Module):
-    """down(silu(gate x) * up x)."""
-
-    def __init__(self, n: int, n_inner: int, n_out: int | None = None) -> None:
-        super().__init__()
-        self.gate, self.up, self.down = Linear(n, n_inner), Linear(n, n_inner), Linear(n_inner, n_out or n)
-
-    def forward(self, x: Tensor) -> Tensor:
-        """[..., E] -> [..., E]."""
-        return self.down(F.silu(self.gate(x)) * self.up(x))

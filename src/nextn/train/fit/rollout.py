@@ -19,16 +19,19 @@ class Rollout:
     """What came out of a batch."""
 
     loss: Tensor  # weighted mean, nats per token
-    hits: Tensor  # bool [steps, B, T]: step n of row r drafts the trunk's likeliest token; False without a label
-    labels: Tensor  # bool [steps, B, T]: there is a label in an answer
+    hits: Tensor | None  # bool [steps, B, T]: step n of row r drafts the trunk's likeliest token; False: no label
+    labels: Tensor | None  # bool [steps, B, T]: there is a label in an answer
 
 
-def rollout(drafter: Drafter, rows: Rows, weights: Sequence[float], argmax_weight: float, known: Tensor) -> Rollout:
+def rollout(
+    drafter: Drafter, rows: Rows, weights: Sequence[float], argmax_weight: float, known: Tensor, *, look: bool = False
+) -> Rollout:
     """Draft len(weights) steps from every row, with the text's own tokens as the tokens drafted before.
 
-    `weights`: of each step's mean loss; `known` int64 [V]: the head's row of each token.
+    `weights`: of each step's mean loss; `known` int64 [V]: the head's row of each token; `look`: find the hits.
     """
     n_batch, n_rows = rows.tokens.shape
+    drafter.begin()
     state, past = drafter.enter(rows.features.float()), Past()
     hidden, at, weight = [], [], []
     for n, share in enumerate(weights):
@@ -45,7 +48,10 @@ def rollout(drafter: Drafter, rows: Rows, weights: Sequence[float], argmax_weigh
         argmax_weight,
     )  # fmt: skip
     whole = torch.cat(weight) * (wanted.best >= 0)  # a token that the draft does not have teaches nothing
-    loss, best = head_loss(torch.cat(hidden), drafter.head(), wanted, whole)
+    best = torch.full_like(wanted.best, -2) if look else None
+    loss = head_loss(torch.cat(hidden), drafter.head(), wanted, whole, best) / sum(weights)
+    if best is None:
+        return Rollout(loss, None, None)
     right = best == wanted.best
     shape = (len(weights), n_batch * n_rows)
     hits, labels = torch.zeros(shape, dtype=torch.bool), torch.zeros(shape, dtype=torch.bool)
@@ -54,7 +60,7 @@ def rollout(drafter: Drafter, rows: Rows, weights: Sequence[float], argmax_weigh
         hits[n, chosen.cpu()] = right[first : first + len(chosen)].cpu()
         labels[n, chosen.cpu()] = True
         first += len(chosen)
-    return Rollout(loss / sum(weights), hits.view(-1, n_batch, n_rows), labels.view(-1, n_batch, n_rows))
+    return Rollout(loss, hits.view(-1, n_batch, n_rows), labels.view(-1, n_batch, n_rows))
 
 
 def _ahead(values: Tensor, n: int) -> Tensor:
@@ -84,6 +90,7 @@ class Agreement:
 
     def add(self, found: Rollout, rows: Rows, greedy: Sequence[bool]) -> None:
         """Count a batch; `greedy`: which of its texts are the trunk's own greedy answers."""
+        assert found.hits is not None and found.labels is not None
         n_label = int(found.labels.sum())
         self.loss += float(found.loss) * n_label
         self.n_loss += n_label

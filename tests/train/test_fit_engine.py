@@ -1,0 +1,89 @@
+"""What the modules compute is what the engine computes: as many drafted tokens accepted, for each kind of draft."""
+
+from __future__ import annotations
+
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from conftest import TRUNKS, need
+from nextn.engines import Launch, Xllamacpp
+from nextn.gguf.files import open_sound
+from nextn.train.fit import FitOptions, fit
+from nextn.train.states import States
+from nextn.train.write_states import StatesOptions, write_states
+
+pytestmark = pytest.mark.engine
+QWEN35 = TRUNKS / "tiny-qwen35-Q8_0.gguf"
+# Random weights, but the graph: latent attention, experts in groups.
+DEEPSEEK = TRUNKS / "families" / "deepseek3-Q8_0.gguf"
+N_DRAFTED = 3
+KINDS = [("eagle3", QWEN35), ("native", QWEN35), ("native", DEEPSEEK)]
+
+
+@pytest.fixture(autouse=True)
+def torch() -> Any:
+    need("torch, which 'nextn[train]' installs,", find_spec("torch") is not None)
+    import torch
+
+    torch.set_num_threads(1)
+    return torch
+
+
+def options(kind: str, **more: Any) -> FitOptions:
+    given = {"kind": kind, "batch": 1024, "threads": 1, "checks": 1, "exact": True, "type": "f32", "embd_type": "f32"}
+    return FitOptions(**{**given, "learning_rate": 2e-3, **more})
+
+
+def counted(trunk: Path, sidecar: Path, states: Path, kind: str) -> tuple[int, int, int]:
+    """(drafts, tokens drafted, tokens accepted) by the module, in the greedy held-out answers."""
+    from nextn.train.fit.kinds import make
+    from nextn.train.fit.rollout import Agreement, rollout
+    from nextn.train.fit.texts import Texts
+
+    held = Texts(States.open(states), "held")
+    drafter = make(open_sound(trunk), held, options(kind, start=sidecar), None).drafter
+    known, found = drafter.index_of_token(drafter.embeddings.shape[0]), Agreement(N_DRAFTED)
+    for text in held.texts:
+        rows = held.rows([text], kind, [(0, text.n_tokens)])
+        found.add(rollout(drafter, rows, [1.0] * N_DRAFTED, 0.5, known, look=True), rows, [True])
+    return found.n_drafts, found.n_offered, sum(found.accepted)
+
+
+def lived(engine: Xllamacpp, trunk: Path, sidecar: Path, states: Path) -> tuple[np.ndarray[Any, Any], bool]:
+    """The same by the engine, and whether it wrote the same answers."""
+    found, same = np.zeros(3, int), True
+    (held,) = States.open(states).chunks("held")
+    with engine.start(Launch(trunk, sidecar, n_max=N_DRAFTED, n_ctx=512, threads=1)) as running:
+        for number in range(held.n_sequences):
+            ids, n_prompt = held.sequence(number)["ids"].tolist(), int(held.n_prompt[number])
+            done = running.complete(ids[:n_prompt], len(ids) - n_prompt)
+            found += (done.draft_steps, done.draft_n, done.draft_n_accepted)
+            same = same and list(done.tokens[: len(ids) - n_prompt]) == ids[n_prompt:]
+    return found, same
+
+
+@pytest.mark.parametrize(("kind", "trunk"), KINDS, ids=["eagle3", "qwen35", "deepseek2"])
+def test_the_engine_accepts_what_the_module_says(
+    kind: str, trunk: Path, xllamacpp_engine: Xllamacpp, tmp_path: Path
+) -> None:
+    states = tmp_path / "states"
+    how = StatesOptions(
+        native=kind == "native", taps=None if kind == "native" else (1, 2, 3), tokens=4000, n_predict=40,
+        greedy_share=1.0, reader="engine", threads=1, engine=xllamacpp_engine, top_k=8,
+    )  # fmt: skip
+    write_states(trunk, states, how)
+    random = fit(trunk, states, tmp_path / "random", options(kind, steps=1, learning_rate=1e-12))
+    trained = fit(trunk, states, tmp_path / "trained", options(kind, steps=40))
+    said = counted(trunk, trained.candidates[0], states, kind)
+    live, same = lived(xllamacpp_engine, trunk, trained.candidates[0], states)
+    if same:  # a text that goes another way at a near tie is drafted for otherwise
+        assert np.abs(live - said).max() <= max(2, 0.01 * said[1]), (live, said)
+    assert live[2] / live[1] == pytest.approx(said[2] / said[1], abs=0.02)
+    assert said[2] > 0.1 * said[1]
+    if kind == "eagle3":  # a grown block is not random: it begins as a layer of the trunk
+        nothing, _ = lived(xllamacpp_engine, trunk, random.candidates[0], states)
+        assert nothing[2] <= 0.02 * nothing[1]
