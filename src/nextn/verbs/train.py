@@ -1,0 +1,194 @@
+"""Train: a draft for a model, from text that the model itself writes, judged on the engine before it is written."""
+
+from __future__ import annotations
+
+import importlib.util
+import re
+from contextlib import ExitStack
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Literal
+
+from ..errors import NoSpace, TrainingMissing, UsageError
+from ..gguf.files import Model, open_sound
+from ..layouts.places import header_sha256, model_name
+from ..progress import Say, heard
+from ..schemas.base import Documented, EngineName, filled
+from ..schemas.train import DraftSizes, FitMade, StageSeconds, StatesMade, TrainDocument
+from ..schemas.written import WrittenFile
+from ..train.before import check_donor, known_draft, made_ready, start_of
+from ..train.judge import DraftBefore, Judgement, JudgeOptions, judge
+from ..train.kind import ChosenKind, choose_kind
+from ..train.place import DraftPlace, draft_place, written
+from ..train.provenance import Training, provenance_pairs
+from ..train.work import SHARES, STAGES, Work, stage_budget
+from ..units import counted, size
+from ..writing.scratch import scratch_folder
+from ..writing.system import free_bytes
+
+if TYPE_CHECKING:
+    from ..engines import Engine, EngineChoice
+    from ..train.before import KnownDraft
+
+Outcome = Literal["planned", "stage_done", "exported", "written", "not_better"]
+_SPARE_BYTES = 1 << 30  # room that states leave on the disk
+
+
+@dataclass(frozen=True)
+class TrainResult(Documented):
+    """What was trained, or in a dry run would be."""
+
+    trunk: Path
+    chosen: ChosenKind
+    before: str | None  # what drafts for the trunk already
+    outcome: Outcome
+    sentence: str
+    work: Work
+    budget_s: float
+    max_disk_bytes: int
+    seed: int
+    engine: EngineName | None = None
+    states: StatesMade | None = None
+    fit: FitMade | None = None
+    judgement: Judgement | None = None
+    files: tuple[WrittenFile, ...] = ()
+    entry: Path | None = None  # the path to load
+    sidecar: Path | None = None
+    notes: tuple[str, ...] = field(default=())
+
+    @property
+    def when_unprinted(self) -> str:
+        """What is there."""
+        return "nothing was written" if self.entry is None else f"the draft is complete: {self.sidecar or self.entry}"
+
+    @property
+    def document(self) -> TrainDocument:
+        """What --json prints."""
+        known, most = self.chosen, self.max_disk_bytes
+        return filled(
+            TrainDocument, self,
+            draft=known.kind,
+            draft_why=known.why,
+            work=str(self.work.folder),
+            budget=StageSeconds(*(round(SHARES[stage] * self.budget_s, 1) for stage in STAGES)),
+            spent=self.work.spent,
+            sizes=DraftSizes(
+                list(known.taps), known.n_embd, known.n_vocab, known.bytes_per_token, most,
+                most // known.bytes_per_token,
+            ),
+            judgement=None if self.judgement is None else self.judgement.document,
+            files=list(self.files),
+        )  # fmt: skip
+
+
+def train(
+    trunk: str | Path,
+    *,
+    kind: str = "auto",
+    donor: str | Path | None = None,
+    budget_s: float = 3600.0,
+    work: str | Path | None = None,
+    prompts: str | Path | None = None,
+    chats: str | Path | None = None,
+    max_disk_bytes: int = 10 * 10**9,
+    stage: str | None = None,
+    export: str | Path | None = None,
+    layout: str | None = None,
+    out: str | Path | None = None,
+    seed: int = 0,
+    threads: int | None = None,
+    engine: EngineChoice = None,
+    dry_run: bool = False,
+    say: Say | None = None,
+) -> TrainResult:
+    """Train a draft for a trunk: its own text and states, the fit, the judgement on the engine.
+
+    `kind`: "auto" (native MTP where the engine has a graph for it, else EAGLE-3), "native" or "eagle3". `donor`: the
+    block or draft to start from and to beat, as in `attach`; None: the trunk's own, or the sidecar beside it.
+    `budget_s`: seconds for all stages, earlier runs in the same `work` folder included (None: NAME.train in the current
+    folder). `prompts`, `chats`: files that replace the shipped prompts. `stage`: only "states", "fit" or "judge".
+    `export`: a folder for what speculators trains from; nothing is fitted then. `layout`: "sidecar", or "bundle" for a
+    native block. Nothing is written unless the engine accepts more drafts than of what was there: the outcome is then
+    "not_better".
+
+    Raises UsageError, UnsupportedModel (no draft of this kind runs beside this architecture), TrainingMissing (without
+    torch), EngineMissing, EngineRefused, EngineFailed, OutputExists, NoSpace, StorageError, and what opening files
+    raises.
+    """
+    if stage is not None and stage not in STAGES:
+        raise UsageError(f"'{stage}' is not a stage; choose {', '.join(STAGES)}.")
+    if export is not None and stage is not None:
+        raise UsageError(f"{trunk}: --export writes states and fits nothing, so leave out --stage.")
+    if budget_s <= 0:
+        raise UsageError("--budget must be longer than no time.")
+    model = open_sound(trunk)
+    chosen = choose_kind(model, kind)
+    known = known_draft(model, donor)
+    check_donor(known, donor, chosen.kind)
+    place = draft_place(model, chosen.kind, layout, out)
+    folder = Path(f"{model_name(model)}.train") if work is None else Path(work)
+    asked = _Asked(
+        model, chosen, known, place, budget_s, prompts, chats, max_disk_bytes, stage, export, seed, threads,
+        Work(folder, model, chosen.kind, seed, dry_run=dry_run), heard(say),
+    )  # fmt: skip
+    if dry_run:
+        most = asked.disk_bytes()
+        told = f"would train {_ARTICLES[chosen.kind]} for {model.entry.name} within {budget_s / 60:.0f} minutes"
+        return asked.result("planned", f"{told}; states take up to {size(most)}", notes=place.notes)
+    stages = ("states",) if export is not None else STAGES if stage is None else (stage,)
+    if "fit" in stages:
+        _need_torch(model)
+    from ..engines import find_engine
+
+    with ExitStack() as stack:
+        return _Run(asked, find_engine(engine), stack.enter_context(scratch_folder("train"))).run(stages)
+
+
+_ARTICLES = {"eagle3": "an EAGLE-3 draft", "native": "an MTP block"}
+
+
+def _need_torch(model: Model) -> None:
+    missing = [name for name in ("torch", "transformers") if importlib.util.find_spec(name) is None]
+    if missing:
+        raise TrainingMissing(
+            f"{model.entry}: fitting a draft needs {' and '.join(missing)}, not installed here: pip install '.[train]'."
+        )
+
+
+@dataclass(frozen=True)
+class _Asked:
+    """What was asked for, checked."""
+
+    model: Model
+    chosen: ChosenKind
+    known: KnownDraft | None
+    place: DraftPlace
+    budget_s: float
+    prompts: str | Path | None
+    chats: str | Path | None
+    max_disk_bytes: int
+    stage: str | None
+    export: str | Path | None
+    seed: int
+    threads: int | None
+    work: Work
+    say: Say
+
+    def disk_bytes(self) -> int:
+        """The bound of the states folder: as asked, or as there is room. Raises NoSpace for less than 1,000 tokens."""
+        free = free_bytes(self.work.folder.absolute()) - _SPARE_BYTES
+        most = min(self.max_disk_bytes, free)
+        if most < (need := 1000 * self.chosen.bytes_per_token):
+            raise NoSpace(
+                f"{self.work.folder}: the states of 1,000 tokens take {need:,} bytes, and {max(0, most):,} may be "
+                "used; raise --max-disk, or name a folder with room by --work."
+            )
+        return most
+
+    def result(self, outcome: Outcome, sentence: str, **more: object) -> TrainResult:
+        """The result so far."""
+        blank = TrainResult(
+            self.model.entry, self.chosen, None if self.known is None else self.known.name, outcome, sentence,
+            self.work, self.budget_s, self.max_disk_bytes, self.seed,
+        )  # fmt: skip
+        return replace(blank, **more)  # type: ignore[arg-type]
