@@ -81,8 +81,14 @@ def _n_tokens(model: Model) -> int | None:
 def provenance(model: Model) -> dict[str, str] | None:
     """Where the block came from, if nextn attached it."""
     own = ("nextn.donor", "nextn.donor_revision", "nextn.donor_sha256", "nextn.tool_version", *TRAINED)
-    found = {key: str(model.header.get(key)) for key in own if key in model.header.by_key}
-    return {key.removeprefix("nextn."): value for key, value in found.items()} or None
+    found = {key: model.header.get(key) for key in own if key in model.header.by_key}
+    return {key.removeprefix("nextn."): _shown(value) for key, value in found.items()} or None
+
+
+def _shown(value: object) -> str:
+    if isinstance(value, list):
+        return ", ".join(map(_shown, value))
+    return f"{value:.4g}" if isinstance(value, float) else str(value)
 
 
 def inspect(path: Path | str) -> Inspection:

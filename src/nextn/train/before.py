@@ -50,32 +50,31 @@ def known_draft(trunk: Model, donor: str | Path | None) -> KnownDraft | None:
 
 
 def made_ready(known: KnownDraft, trunk: Model, kind: DraftName, folder: Path, say: Say) -> DraftBefore:
-    """The draft as an engine loads it; `folder` is for the sidecar that a donor becomes.
+    """The draft as an engine loads it; the sidecar that a donor becomes is in `folder`, and kept for later runs.
 
     Raises what attaching a block, or extracting a draft, raises.
     """
     if known.donor is None:
         return DraftBefore(trunk.entry, known.sidecar, known.name)
-    say(f"making a sidecar of {known.name}")
-    path = _block(known.donor, trunk, folder) if kind == "native" else _draft(known.donor, trunk, folder)
+    path = folder / ("mtp-before.gguf" if kind == "native" else "eagle3-before.gguf")
+    if not path.exists():
+        say(f"making a sidecar of {known.name}")
+        (_block if kind == "native" else _draft)(known.donor, trunk, path)
     return DraftBefore(trunk.entry, path, known.name)
 
 
-def _block(donor: str | Path, trunk: Model, folder: Path) -> Path:
-    options = AttachOptions(layout="sidecar", embd_type=embeddings_type("q4_0"), out=folder / "mtp-before.gguf")
+def _block(donor: str | Path, trunk: Model, path: Path) -> None:
+    options = AttachOptions(layout="sidecar", embd_type=embeddings_type("q4_0"), out=path)
     with open_block(donor, trunk=trunk) as source:
         block, notes = source.to_write("keep")
         plan = plan_attach(trunk, block, options).noted(notes)
         source.run(plan, expect=None, why=None, dry_run=False, progress=None)
-    return folder / "mtp-before.gguf"
 
 
-def _draft(donor: str | Path, trunk: Model, folder: Path) -> Path:
-    path = folder / "eagle3-before.gguf"
+def _draft(donor: str | Path, trunk: Model, path: Path) -> None:
     with open_draft(donor) as (draft, source):
         plan = plan_draft(draft, trunk, ExtractOptions(out=path), local=True)
         source.run(plan, expect=None, why=None, dry_run=False, progress=None)
-    return path
 
 
 def kind_of_draft(sidecar: Path) -> DraftName | None:

@@ -13,12 +13,13 @@ from ..block.draft import tokens_of
 from ..compat.graphs import graphs
 from ..errors import UnsupportedModel, UsageError
 from ..gguf.files import Model
+from ..units import counted
+from .cost import bytes_per_token
 
 DraftName = Literal["eagle3", "native"]
 KINDS = ("auto", "eagle3", "native")
 NATIVE = ("qwen35", "deepseek2")  # families whose block is fitted
-TOP_K = 32
-_LEAST_LAYERS = 5  # so that the three usual taps differ
+_LEAST_LAYERS = 2  # for three different taps
 
 
 @dataclass(frozen=True)
@@ -35,12 +36,14 @@ class ChosenKind:
     @property
     def bytes_per_token(self) -> int:
         """Of states on disk: the token, its states in f16, the trunk's top logits with their ids, their sum."""
-        return 4 + 2 * self.n_embd * max(1, len(self.taps)) + TOP_K * (4 + 2) + 4
+        return bytes_per_token(self.n_embd, len(self.taps))
 
 
 def usual_taps(n_layer: int) -> tuple[int, int, int]:
-    """The layers that EAGLE-3's authors read, by their inputs."""
-    return 2, n_layer // 2, n_layer - 3
+    """The layers that EAGLE-3's authors read, by their inputs; of shallow trunks, where those coincide, others."""
+    if n_layer >= 7:
+        return 2, n_layer // 2, n_layer - 3
+    return (1, n_layer // 2, n_layer - 1) if n_layer >= 4 else (n_layer - 2, n_layer - 1, n_layer)
 
 
 def choose_kind(trunk: Model, asked: str) -> ChosenKind:
@@ -91,5 +94,5 @@ def _no_eagle(arch: str, n_layer: int) -> str:
     if known.has_taps(arch) is None:
         return f"whether llama.cpp {known.build} accepts an EAGLE-3 draft for '{arch}' was not measured"
     if n_layer < _LEAST_LAYERS:
-        return f"it has {n_layer} layers, and an EAGLE-3 draft reads three different ones of {_LEAST_LAYERS} or more"
+        return f"with {counted(n_layer, 'layer')} there are not three different states for an EAGLE-3 draft to read"
     return ""

@@ -90,7 +90,7 @@ def written(trunk: Model, candidate: Path, pairs: Sequence[KV], place: DraftPlac
     if place.layout == "sidecar":
         plan = plan_trained(model, pairs, place.folder, place.name)
     else:
-        named = plan_trained(model, pairs, scratch, candidate.name)
+        named = plan_trained(model, pairs, scratch, naming.sidecar_name(trunk, TYPE))
         execute(named)
         options = AttachOptions(layout="bundle", out=place.path)
         plan = plan_attach(trunk, block_from_model(open_sound(named.entry)), options)

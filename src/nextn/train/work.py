@@ -39,18 +39,23 @@ class WorkNote(msgspec.Struct):
     trunk_sha256: str
     draft: DraftName
     seed: int
+    start: str | None  # what it starts from, by name
     spent: StageSeconds
+    written: str | None = None  # the draft that an earlier run wrote, by name
 
 
 class Work:
     """One work folder. In a dry run nothing is made or changed."""
 
-    def __init__(self, folder: Path, trunk: Model, kind: DraftName, seed: int, *, dry_run: bool) -> None:
-        """Raises UsageError for the folder of another trunk, kind or seed, OutputExists for one that is not nextn's."""
+    def __init__(
+        self, folder: Path, trunk: Model, kind: DraftName, seed: int, start: str | None, *, dry_run: bool
+    ) -> None:
+        """Raises UsageError for the folder of another training, OutputExists for one that is not nextn's."""
         self.folder = folder
         self.dry_run = dry_run
         digest = header_sha256(trunk.files[0])
-        fresh = WorkNote(1, "train-work", model_name(trunk), digest, kind, seed, StageSeconds(0.0, 0.0, 0.0))
+        nothing = StageSeconds(0.0, 0.0, 0.0)
+        fresh = WorkNote(1, "train-work", model_name(trunk), digest, kind, seed, start, nothing)
         self.note = _read(folder) or fresh
         if self.note.trunk_sha256 != digest:
             raise UsageError(
@@ -60,6 +65,11 @@ class Work:
             raise UsageError(
                 f"{folder}: this work folder holds a draft of kind {self.note.draft} with seed {self.note.seed}; name "
                 f"another one with --work, or pass --kind {self.note.draft} --seed {self.note.seed}."
+            )
+        if start not in (self.note.start, self.note.written):
+            raise UsageError(
+                f"{folder}: this work folder holds a draft that was started from {self.note.start or 'nothing'}, not "
+                f"from {start or 'nothing'}; name another one with --work."
             )
         if not dry_run:
             try:
@@ -77,6 +87,21 @@ class Work:
     def fit(self) -> Path:
         """Folder of the fit and its candidates."""
         return self.folder / "fit"
+
+    @property
+    def starts_from_nothing(self) -> bool:
+        """Whether nothing was there when training began; what it wrote itself does not count."""
+        return self.note.start is None
+
+    def wrote(self, name: str) -> None:
+        """Remember the draft that was written."""
+        self.note.written = name
+        self._save()
+
+    @property
+    def before(self) -> Path:
+        """Folder of the published draft, made a sidecar."""
+        return self.folder / "before"
 
     @property
     def spent(self) -> StageSeconds:

@@ -129,7 +129,7 @@ def train(
     folder = Path(f"{model_name(model)}.train") if work is None else Path(work)
     asked = _Asked(
         model, chosen, known, place, budget_s, prompts, chats, max_disk_bytes, stage, export, seed, threads,
-        Work(folder, model, chosen.kind, seed, dry_run=dry_run), heard(say),
+        Work(folder, model, chosen.kind, seed, None if known is None else known.name, dry_run=dry_run), heard(say),
     )  # fmt: skip
     if dry_run:
         most = asked.disk_bytes()
@@ -192,3 +192,64 @@ class _Asked:
             self.work, self.budget_s, self.max_disk_bytes, self.seed,
         )  # fmt: skip
         return replace(blank, **more)  # type: ignore[arg-type]
+
+
+class _Run:
+    """The stages, one after the other."""
+
+    def __init__(self, asked: _Asked, engine: Engine, scratch: Path) -> None:
+        self.asked = asked
+        self.engine = engine
+        self.scratch = scratch
+        self.made: dict[str, object] = {"engine": EngineName(engine.name, engine.version)}
+        self.notes = list(asked.place.notes)
+
+    def result(self, outcome: Outcome, sentence: str, **more: object) -> TrainResult:
+        """The result, with what the stages made."""
+        return self.asked.result(outcome, sentence, notes=tuple(self.notes), **self.made, **more)
+
+    def run(self, stages: Sequence[Stage]) -> TrainResult:
+        """Those of `stages`."""
+        asked, work = self.asked, self.asked.work
+        alone = len(stages) == 1
+        if "states" in stages:
+            self.made["states"] = self._states(stage_budget(asked.budget_s, work.spent, "states", alone=alone))
+        if asked.export is not None:
+            return self._exported()
+        before = None
+        if asked.known is not None and stages != ("states",):
+            before = made_ready(asked.known, asked.model, asked.chosen.kind, work.before, asked.say)
+        start = None if work.starts_from_nothing else start_of(before, asked.chosen.kind)
+        if "fit" in stages:
+            seconds = stage_budget(asked.budget_s, work.spent, "fit", alone=alone)
+            self.made["fit"] = run_fit(
+                asked.model, work, asked.chosen.kind, start, seconds, asked.seed, asked.threads, asked.say
+            )
+        if "judge" not in stages:
+            following = STAGES[STAGES.index(stages[-1]) + 1]
+            return self.result("stage_done", f"{stages[-1]} is done, kept in {work.folder}; next: --stage {following}")
+        return self._judged(before, start)
+
+    def _judged(self, before: DraftBefore | None, start: Path | None) -> TrainResult:
+        """Judge the candidates, and write the best one if it is better than what was there."""
+        asked, work = self.asked, self.asked.work
+        made = fit_made(work, start)
+        self.made.setdefault("fit", made)
+        seconds = stage_budget(asked.budget_s, work.spent, "judge", alone=False)
+        options = JudgeOptions(before, seconds, threads=asked.threads)
+        with work.timed("judge"):
+            found = judge(
+                asked.model.entry, candidates_of(work, made), judging_prompts(asked.model), options, self.engine,
+                asked.say,
+            )  # fmt: skip
+        self.made["judgement"] = found
+        if found.word != "better" or found.winner is None:
+            kept = f"nothing was written; the candidates are in {work.fit}"
+            return self.result("not_better", f"not better: {found.reasons[0]}; {kept}")
+        pairs = provenance_pairs(self._training(made), found)
+        plan = written(asked.model, found.winner.path, pairs, asked.place, self.scratch)
+        work.wrote(asked.place.name)
+        return self.result(
+            "written", f"better: {found.reasons[0]}", files=tuple(plan.written_files),
+            entry=asked.model.entry if plan.sidecar is not None else plan.entry, sidecar=plan.sidecar,
+        )  # fmt: skip
