@@ -53,7 +53,7 @@ def test_what_is_no_trunk(tiny_models: TinyModels) -> None:
 @pytest.mark.parametrize("n_layer", [2, 3, 4, 5, 6, 7, 8, 30, 61])
 def test_taps_differ_and_exist(n_layer: int) -> None:
     taps = usual_taps(n_layer)
-    assert len(set(taps)) == 3 and list(taps) == sorted(taps) and 0 <= taps[0] and taps[2] <= n_layer
+    assert len(set(taps)) == 3 and list(taps) == sorted(taps) and taps[0] >= 0 and taps[2] <= n_layer
     if n_layer == 30:
         assert taps == (2, 15, 27)
 

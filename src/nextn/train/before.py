@@ -40,7 +40,7 @@ def known_draft(trunk: Model, donor: str | Path | None) -> KnownDraft | None:
         if isinstance(place, Path) and place.is_file():
             model = open_sound(place)
             seen = Anatomy.of(model)
-            if seen.is_block_only and seen.shape == "sidecar" or Draft.of(model) is not None:
+            if (seen.is_block_only and seen.shape == "sidecar") or Draft.of(model) is not None:
                 return KnownDraft(place.name, place)
         return KnownDraft(Path(str(donor)).name, None, donor=donor)
     if Anatomy.of(trunk).has_block:

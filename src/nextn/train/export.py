@@ -23,9 +23,9 @@ from typing import Any
 
 import numpy as np
 
+from ..block.anatomy import Anatomy
 from ..errors import OutputExists, TrainingMissing, UnsupportedFormat, UsageError
 from ..ggml.quantize import can_read
-from ..block.anatomy import Anatomy
 from ..gguf.files import Model
 from ..progress import Say
 from ..sources.ranges import Reader

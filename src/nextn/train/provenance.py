@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 from ..gguf.kv import KV, KVType
 from ..layouts.metadata import TRAINED
-from .judge import N_FIRST, N_MAX, DraftedRuns, Judgement, JudgedRun
+from .judge import N_FIRST, N_MAX, DraftedRuns, JudgedRun, Judgement
 
 
 @dataclass(frozen=True)

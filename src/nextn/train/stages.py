@@ -1,4 +1,4 @@
-"""The fit within its time, and what is read back of it: its curve and its candidates."""
+"""The stages within their time, and what is read back of them: states, the curve of a fit, its candidates."""
 
 from __future__ import annotations
 
@@ -10,15 +10,42 @@ from ..bounded import MOST_DOCUMENT, parse_json, read_bounded
 from ..errors import FormatError, UsageError
 from ..gguf.files import Model
 from ..progress import Say
-from ..schemas.train import FitMade, FitPoint
+from ..schemas.train import FitMade, FitPoint, StatesMade
 from .fit import FitOptions, FitStep, fit
 from .judge import TrainedCandidate
 from .kind import DraftName
+from .states import States
 from .work import Work
+from .write_states import StatesOptions, StatesProgress, write_states
 
 CURVE = "fit.json"
 _STEP = re.compile(r"candidate-(\d+)\.gguf\Z")
 _SAY_EVERY = 10  # steps
+
+
+def run_states(trunk: Model, work: Work, options: StatesOptions, say: Say) -> StatesMade:
+    """Let the trunk write within `options`. Raises UsageError when it wrote nothing, and what `write_states` raises."""
+    with work.timed("states") as clock:
+
+        def progress(step: StatesProgress) -> None:
+            clock.tick()
+            say(f"states: {step.words}")
+
+        made = write_states(trunk.entry, work.states, options, progress)
+    if not made.n_tokens("fit"):
+        raise UsageError(
+            f"{work.states}: there was no time or room to write any text to train on; raise --budget or --max-disk."
+        )
+    return states_made(made)
+
+
+def states_made(made: States) -> StatesMade:
+    """What a folder of states holds."""
+    chunks = made.manifest.chunks
+    return StatesMade(
+        str(made.folder), made.manifest.reader, sum(one.n_sequences for one in chunks), made.n_tokens(),
+        made.n_tokens("held"), made.n_bytes,
+    )
 
 
 def run_fit(

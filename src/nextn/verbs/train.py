@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import importlib.util
-import re
-from contextlib import ExitStack
+from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
+from ..engines.xllamacpp import Xllamacpp
 from ..errors import NoSpace, TrainingMissing, UsageError
 from ..gguf.files import Model, open_sound
 from ..layouts.places import header_sha256, model_name
@@ -16,12 +16,18 @@ from ..progress import Say, heard
 from ..schemas.base import Documented, EngineName, filled
 from ..schemas.train import DraftSizes, FitMade, StageSeconds, StatesMade, TrainDocument
 from ..schemas.written import WrittenFile
+from ..shell import shell
 from ..train.before import check_donor, known_draft, made_ready, start_of
+from ..train.export import export, export_taps
 from ..train.judge import DraftBefore, Judgement, JudgeOptions, judge
+from ..train.judging import judging_prompts
 from ..train.kind import ChosenKind, choose_kind
 from ..train.place import DraftPlace, draft_place, written
 from ..train.provenance import Training, provenance_pairs
-from ..train.work import SHARES, STAGES, Work, stage_budget
+from ..train.stages import candidates_of, fit_made, run_fit, run_states
+from ..train.states import States
+from ..train.work import SHARES, STAGES, Stage, Work, stage_budget
+from ..train.write_states import StatesOptions
 from ..units import counted, size
 from ..writing.scratch import scratch_folder
 from ..writing.system import free_bytes
@@ -128,7 +134,8 @@ def train(
     place = draft_place(model, chosen.kind, layout, out)
     folder = Path(f"{model_name(model)}.train") if work is None else Path(work)
     asked = _Asked(
-        model, chosen, known, place, budget_s, prompts, chats, max_disk_bytes, stage, export, seed, threads,
+        model, chosen, known, place, budget_s, None if prompts is None else Path(prompts),
+        None if chats is None else Path(chats), max_disk_bytes, stage, export, seed, threads,
         Work(folder, model, chosen.kind, seed, None if known is None else known.name, dry_run=dry_run), heard(say),
     )  # fmt: skip
     if dry_run:
@@ -140,8 +147,9 @@ def train(
         _need_torch(model)
     from ..engines import find_engine
 
-    with ExitStack() as stack:
-        return _Run(asked, find_engine(engine), stack.enter_context(scratch_folder("train"))).run(stages)
+    found = find_engine(engine)
+    with scratch_folder("train") as scratch:
+        return _Run(asked, found, scratch).run(stages)
 
 
 _ARTICLES = {"eagle3": "an EAGLE-3 draft", "native": "an MTP block"}
@@ -164,8 +172,8 @@ class _Asked:
     known: KnownDraft | None
     place: DraftPlace
     budget_s: float
-    prompts: str | Path | None
-    chats: str | Path | None
+    prompts: Path | None
+    chats: Path | None
     max_disk_bytes: int
     stage: str | None
     export: str | Path | None
@@ -238,10 +246,13 @@ class _Run:
         seconds = stage_budget(asked.budget_s, work.spent, "judge", alone=False)
         options = JudgeOptions(before, seconds, threads=asked.threads)
         with work.timed("judge"):
+            asked.say("prompts for judging")
+            prompts = judging_prompts(
+                asked.model, asked.prompts, asked.chats, asked.seed, self._wheel(), options.n_ctx - options.n_predict
+            )
             found = judge(
-                asked.model.entry, candidates_of(work, made), judging_prompts(asked.model), options, self.engine,
-                asked.say,
-            )  # fmt: skip
+                asked.model.entry, candidates_of(work, made), prompts, options, self.engine, asked.say
+            )
         self.made["judgement"] = found
         if found.word != "better" or found.winner is None:
             kept = f"nothing was written; the candidates are in {work.fit}"
@@ -252,4 +263,39 @@ class _Run:
         return self.result(
             "written", f"better: {found.reasons[0]}", files=tuple(plan.written_files),
             entry=asked.model.entry if plan.sidecar is not None else plan.entry, sidecar=plan.sidecar,
+        )  # fmt: skip
+
+    def _states(self, seconds: float) -> StatesMade:
+        """Text and states, for a fit or an export."""
+        asked, known = self.asked, self.asked.chosen
+        taps = known.taps if asked.export is None else export_taps(known.taps, known.n_layer)
+        options = StatesOptions(
+            native=known.kind == "native", taps=taps or None, tokens=None, seconds=seconds, max_disk=asked.disk_bytes(),
+            seed=asked.seed, prompts=asked.prompts, chats=asked.chats, threads=asked.threads, engine=self._wheel(),
+        )  # fmt: skip
+        return run_states(asked.model, asked.work, options, asked.say)
+
+    def _wheel(self) -> Xllamacpp:
+        """The engine whose library gives states. Raises EngineMissing."""
+        return self.engine if isinstance(self.engine, Xllamacpp) else Xllamacpp.find()
+
+    def _exported(self) -> TrainResult:
+        """What speculators reads."""
+        asked = self.asked
+        assert asked.export is not None
+        made = export(asked.model, States.open(asked.work.states), Path(asked.export), asked.say)
+        told = f"exported {counted(made.n_texts, 'text')} of {made.n_tokens:,} tokens, {size(made.n_bytes)}"
+        self.notes.append(f"train from it with: {shell(*made.command)}")
+        self.notes.append(f"then: {shell('nextn', 'extract', 'CHECKPOINT', '--for-trunk', asked.model.entry)}")
+        return self.result("exported", f"{told}: {made.folder}")
+
+    def _training(self, made: FitMade) -> Training:
+        """How the draft came about, for its header."""
+        asked, states = self.asked, States.open(self.asked.work.states)
+        own = [Path(path).name for path in (asked.prompts, asked.chats) if path is not None]
+        told = states.manifest.prompts
+        text = f"its own answers to {told.get('n', 0):,} prompts ({', '.join(own) or 'shipped'})"
+        return Training(
+            made.start, asked.model.entry.name, header_sha256(asked.model.files[0]), text, states.n_tokens("fit"),
+            asked.seed, made.n_steps, made.n_tokens_seen,
         )  # fmt: skip
