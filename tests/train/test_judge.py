@@ -13,7 +13,7 @@ from make_schemas import schemas
 from nextn.engines.base import Completion, Engine
 from nextn.engines.llama_server import LlamaServer
 from nextn.engines.xllamacpp import Xllamacpp
-from nextn.errors import UsageError
+from nextn.errors import EngineRefused, UsageError
 from nextn.gguf.files import open_model
 from nextn.measure.control import make_control
 from nextn.measure.engine_report import EngineReport
@@ -26,6 +26,7 @@ from nextn.train.judge import (
     Judgement,
     JudgeOptions,
     TrainedCandidate,
+    affordable,
     decide,
     judge,
 )
@@ -89,8 +90,34 @@ def test_without_time_one_candidate_is_judged_on_few_prompts(
 ) -> None:
     found = on(standin, tiny_models, tmp_path, seconds=0.001)
     assert found.winner is not None and found.winner.step == 100
-    assert "1 candidate not tried for lack of time" in found.notes
-    assert f"judged on {judging.LEAST_PROMPTS} of 6 final prompts for lack of time" in found.notes
+    assert "1 candidate not tried on the engine for lack of time" in found.notes
+    assert f"judged on {judging.LEAST_PROMPTS} of 12 prompts for lack of time" in found.notes
+    assert [run.prompts for run in found.runs] == ["final"]
+
+
+@pytest.mark.parametrize(
+    ("limit", "answer", "n_candidates", "n_prompts", "n_candidates_tried", "n_prompts_used"),
+    [
+        (None, 1.0, 4, 36, 4, 18),
+        (None, 1.0, 1, 36, 1, 36),
+        (540.0, 1.5, 4, 36, 4, 18),  # nine minutes for SmolLM2: everything
+        (140.0, 1.0, 4, 36, 4, 17),
+        (100.0, 1.0, 4, 36, 4, 12),
+        (70.0, 1.0, 4, 36, 3, 10),  # another candidate would leave too few prompts
+        (55.0, 1.0, 4, 36, 1, 13),
+        (30.0, 5.0, 4, 36, 1, 4),
+        (30.0, 5.0, 2, 12, 1, 4),
+        (70.0, 1.0, 2, 12, 2, 6),
+    ],
+)
+def test_time_decides_how_much_is_judged(
+    limit: float | None, answer: float, n_candidates: int, n_prompts: int, n_candidates_tried: int, n_prompts_used: int
+) -> None:
+    size = affordable(limit, answer, n_candidates, n_prompts, 4)
+    assert (size.n_candidates, size.n_prompts) == (n_candidates_tried, n_prompts_used)
+    if limit is not None and size.n_prompts > judging.LEAST_PROMPTS:
+        runs = 4 + (size.n_candidates if size.n_candidates > 1 else 0)
+        assert runs * size.n_prompts * answer <= limit
 
 
 def test_a_candidate_that_the_engine_refuses_is_left_out(tiny_models: TinyModels, tmp_path: Path) -> None:
@@ -103,8 +130,6 @@ def test_a_candidate_that_the_engine_refuses_is_left_out(tiny_models: TinyModels
             self.engine = engine
 
         def start(self, launch: object) -> object:
-            from nextn.errors import EngineRefused
-
             if getattr(launch, "sidecar", None) == bad.path:
                 raise EngineRefused("it refuses the model: wrong shape")
             return self.engine.start(launch)  # type: ignore[arg-type]
@@ -113,8 +138,11 @@ def test_a_candidate_that_the_engine_refuses_is_left_out(tiny_models: TinyModels
 
     engine = Choosy(LlamaServer.find(standin_server.write(tmp_path / "server")))
     options = JudgeOptions(n_predict=24, threads=1)
-    found = judge(tiny_models.trunk, [bad, good], PROMPTS, options, engine)  # type: ignore[arg-type]
-    assert found.winner == good and any("wrong shape" in note for note in found.notes)
+    for order in ([bad, good], [good, bad]):
+        found = judge(tiny_models.trunk, order, PROMPTS, options, engine)  # type: ignore[arg-type]
+        assert found.winner == good and any("wrong shape" in note for note in found.notes)
+    with pytest.raises(EngineRefused, match="wrong shape"):
+        judge(tiny_models.trunk, [bad], PROMPTS, options, engine)  # type: ignore[arg-type]
 
 
 def test_too_few_prompts(tiny_models: TinyModels, standin: LlamaServer) -> None:

@@ -30,7 +30,9 @@ Word = Literal["better", "not_better", "useless", "text_changed", "cannot_tell"]
 N_MAX = 3  # the draft length that decides
 N_FIRST = 1  # and the one that shows how often the first drafted token is right
 LEAST_PROMPTS = 4  # of each half
-_N_FINAL_RUNS = 4  # drafting at both lengths, without drafts, with shuffled weights; as long as one run of a candidate
+ENOUGH_PROMPTS = 10  # of each half, before another candidate is tried
+_N_FINAL_RUNS = 4  # drafting at both lengths, without drafts, with shuffled weights
+_N_PROBES = 2  # answers, with the load before them, by which time is planned
 
 
 @dataclass(frozen=True)
@@ -171,27 +173,51 @@ def judge(
 ) -> Judgement:
     """Choose among the candidates on every second prompt, and judge the chosen one on the others.
 
-    `candidates` come in the order in which they are to be tried; time decides how many are. A candidate that the engine
-    refuses is left out with a note. Raises UsageError for too few prompts, EngineMissing, EngineRefused when the engine
-    runs none of the candidates, NoSpace for the control.
+    `candidates` come in the order in which they are to be tried; time decides how many are, and on how many prompts. A
+    single one is judged on all of them. A candidate that the engine refuses is left out with a note. Raises UsageError
+    for too few prompts, EngineMissing, EngineRefused when the engine runs none of the candidates, NoSpace for the
+    control.
     """
     if not candidates:
         raise UsageError(f"{trunk}: there are no candidates to judge; run --stage fit first.")
     if len(prompts) < 2 * LEAST_PROMPTS:
         raise UsageError(f"{trunk}: judging needs at least {2 * LEAST_PROMPTS} prompts, and there are {len(prompts)}.")
-    return _Judge(trunk, tuple(prompts[::2]), tuple(prompts[1::2]), options, engine, heard(say)).run(candidates)
+    return _Judge(trunk, tuple(prompts), options, engine, heard(say)).run(tuple(candidates))
+
+
+@dataclass(frozen=True)
+class JudgeSize:
+    """How much of a judgement there is time for."""
+
+    n_candidates: int
+    n_prompts: int  # of each half, or of the whole for a single candidate
+
+
+def affordable(limit_s: float | None, answer_s: float, n_candidates: int, n_prompts: int, n_final: int) -> JudgeSize:
+    """What fits into `limit_s`, if an answer takes `answer_s` and the final takes `n_final` runs of its prompts.
+
+    Several candidates on half of the prompts each, as long as those halves are not too short to tell them apart;
+    otherwise the best by held-out text on as many prompts as there is time for.
+    """
+    half = n_prompts // 2
+    if limit_s is None:
+        return JudgeSize(n_candidates, n_prompts if n_candidates == 1 else half)
+    answers = limit_s / max(answer_s, 1e-6)
+    for n in range(n_candidates, 1, -1):
+        fits = min(half, int(answers / (n + n_final)))
+        if fits >= min(half, ENOUGH_PROMPTS):
+            return JudgeSize(n, fits)
+    return JudgeSize(1, max(LEAST_PROMPTS, min(n_prompts, int(answers / n_final))))
 
 
 class _Judge:
     """One judgement under way."""
 
     def __init__(
-        self, trunk: Path, choosing: tuple[str, ...], final: tuple[str, ...], options: JudgeOptions, engine: Engine,
-        say: Say,
+        self, trunk: Path, prompts: tuple[str, ...], options: JudgeOptions, engine: Engine, say: Say
     ) -> None:
         self.trunk = trunk
-        self.choosing = choosing
-        self.final = final
+        self.prompts = prompts
         self.options = options
         self.engine = engine
         self.say = say
@@ -199,9 +225,24 @@ class _Judge:
         self.runs: list[JudgedRun] = []
         self.notes: list[str] = []
 
-    def run(self, candidates: Sequence[TrainedCandidate]) -> Judgement:
+    def run(self, candidates: tuple[TrainedCandidate, ...]) -> Judgement:
         """All of it."""
-        best = self._chosen(candidates)
+        candidates, answer_s = self._loadable(candidates)
+        n_final = _N_FINAL_RUNS + (2 if self.options.published is not None else 0)
+        limit = self.options.seconds
+        left = None if limit is None else limit - (time.monotonic() - self.start)
+        chosen = affordable(left, answer_s, len(candidates), len(self.prompts), n_final)
+        if chosen.n_candidates < len(candidates):
+            n = len(candidates) - chosen.n_candidates
+            self.notes.append(f"{counted(n, 'candidate')} not tried on the engine for lack of time")
+        single = chosen.n_candidates == 1
+        usual = len(self.prompts) if single else len(self.prompts) // 2
+        if chosen.n_prompts < usual:
+            self.notes.append(f"judged on {chosen.n_prompts} of {usual} prompts for lack of time")
+        self.final = (self.prompts if single else self.prompts[1::2])[: chosen.n_prompts]
+        best = candidates[0]
+        if not single:
+            best = self._chosen(candidates[: chosen.n_candidates], self.prompts[::2][: chosen.n_prompts])
         before = self._published()
         report = self._held_up(best)
         drafted = tuple(DraftedRuns.of(n, report.answers[n]) for n in sorted(report.answers))
@@ -213,54 +254,35 @@ class _Judge:
             tuple(self.notes), round(time.monotonic() - self.start, 1),
         )  # fmt: skip
 
-    def _chosen(self, candidates: Sequence[TrainedCandidate]) -> TrainedCandidate:
+    def _loadable(
+        self, candidates: tuple[TrainedCandidate, ...]
+    ) -> tuple[tuple[TrainedCandidate, ...], float]:
+        """The candidates from the first on that the engine loads, and the seconds of one of its answers."""
+        for number, one in enumerate(candidates):
+            self.say(f"loading {one.path.name}")
+            try:
+                began = time.monotonic()
+                self._drafts(self.trunk, one.path, N_MAX, self.prompts[:_N_PROBES])
+                return candidates[number:], (time.monotonic() - began) / _N_PROBES
+            except EngineRefused as error:
+                self.notes.append(f"{one.path.name}: {error}")
+                if number == len(candidates) - 1:
+                    raise
+        raise AssertionError("unreachable")
+
+    def _chosen(self, candidates: tuple[TrainedCandidate, ...], prompts: Sequence[str]) -> TrainedCandidate:
         """The candidate of which most drafts are accepted per step."""
         found: list[tuple[float, TrainedCandidate]] = []
-        refused: EngineRefused | None = None
-        took = 0.0
         for number, one in enumerate(candidates, 1):
-            if found and not self._has_time(took):
-                self.notes.append(f"{counted(len(candidates) - number + 1, 'candidate')} not tried for lack of time")
-                break
             self.say(f"candidate {number} of {len(candidates)}: {one.path.name}")
-            began = time.monotonic()
             try:
-                drafted = self._drafts(self.trunk, one.path, N_MAX, self.choosing)
+                drafted = self._drafts(self.trunk, one.path, N_MAX, prompts)
             except EngineRefused as error:
-                refused = error
                 self.notes.append(f"{one.path.name}: {error}")
                 continue
-            took = time.monotonic() - began
             self.runs.append(JudgedRun("candidate", one.path.name, one.step, "choosing", (drafted,)))
             found.append((drafted.per_step, one))
-        if not found:
-            assert refused is not None
-            raise refused
-        self._shorten(took)
-        return max(found, key=lambda each: each[0])[1]
-
-    def _final_s(self, took: float) -> float:
-        """Seconds that the final runs take, by those of one candidate on the choosing prompts."""
-        n_runs = _N_FINAL_RUNS + (2 if self.options.published is not None else 0)
-        return n_runs * took * len(self.final) / len(self.choosing)
-
-    def _left_s(self) -> float | None:
-        limit = self.options.seconds
-        return None if limit is None else limit - (time.monotonic() - self.start)
-
-    def _has_time(self, took: float) -> bool:
-        left = self._left_s()
-        return left is None or left > took + self._final_s(took)
-
-    def _shorten(self, took: float) -> None:
-        """Leave out final prompts for which there is no time."""
-        left = self._left_s()
-        if left is None or (need := self._final_s(took)) <= left:
-            return
-        n = max(LEAST_PROMPTS, int(len(self.final) * max(0.0, left) / need))
-        if n < len(self.final):
-            self.notes.append(f"judged on {n} of {len(self.final)} final prompts for lack of time")
-            self.final = self.final[:n]
+        return max(found, key=lambda each: each[0], default=(0.0, candidates[0]))[1]
 
     def _published(self) -> JudgedRun | None:
         known = self.options.published
