@@ -17,6 +17,8 @@ from .states import Split, StatesFolder
 HELD_SHARE = 0.05  # of the answers: what is read in vain is little, and what is measured on it is steady
 LEAST_CHUNK = 4  # prompts
 _TABLE_BYTES = 2048  # of a chunk beside its arrays, its entry in the manifest included
+_HELD_CHUNK = 32  # most held-out prompts per chunk
+_SLOW_TPS = 50.0  # tokens per second that any machine may be expected to write
 _WAIT_S = 0.5
 _GOLDEN = 0.6180339887498949  # multiples of it, without their whole parts, spread evenly
 
@@ -138,19 +140,33 @@ class ChunkWriter:
         if left <= 0:
             return None
         n_left = ceil(left / length)
-        if not self._taken["held"]:
-            n = min(self.n_most, max(LEAST_CHUNK, round(HELD_SHARE * n_left)), len(self._held))
-            block = _Block("held", 0, [self._job(one, 0.0, 0) for one in self._held[:n]], round(n * length))
-        else:
-            n = min(self.n_most, max(LEAST_CHUNK, ceil(n_left / n_workers)))
-            first = next(place for place in range(1 << 62) if place not in self._taken["fit"])
-            places = [first]
-            while len(places) < n and places[-1] + 1 not in self._taken["fit"]:
-                places.append(places[-1] + 1)
-            block = _Block("fit", first, [self._job_at(place) for place in places], round(len(places) * length))
-        self._taken[block.split].update(range(block.first, block.first + len(block.jobs)))
+        n = self._n_held(n_left, length)
+        split: Split = "held" if n else "fit"
+        places = self._free(split, n or min(self.n_most, max(LEAST_CHUNK, ceil(n_left / n_workers))))
+        jobs = [self._job(self._held[place], 0.0, place) if n else self._job_at(place) for place in places]
+        block = _Block(split, places[0], jobs, round(len(jobs) * length))
+        self._taken[split].update(places)
         self._expected += block.n_expected
         return block
+
+    def _n_held(self, n_left: int, length: float) -> int:
+        """Prompts of a held-out chunk that is due; 0 when none is. The first one is small where time is short."""
+        held, fit = len(self._taken["held"]), len(self._taken["fit"])
+        if held >= min(len(self._held), max(1, HELD_SHARE * (held + fit))):
+            return 0
+        n = max(LEAST_CHUNK, min(_HELD_CHUNK, round(HELD_SHARE * n_left)))
+        if not held and self.limits.until is not None:
+            seconds = self.limits.until - time.monotonic()
+            n = max(LEAST_CHUNK, min(n, round(HELD_SHARE * seconds * _SLOW_TPS / length)))
+        return min(n, len(self._held) - held)
+
+    def _free(self, split: Split, n: int) -> list[int]:
+        """Up to `n` places in a row that nothing was written for."""
+        taken = self._taken[split]
+        places = [next(place for place in range(1 << 62) if place not in taken)]
+        while len(places) < n and places[-1] + 1 not in taken:
+            places.append(places[-1] + 1)
+        return places
 
     def _job_at(self, place: int) -> Job:
         """The prompt at a place; once all were answered they come again, and those answers are never greedy."""
@@ -218,7 +234,7 @@ class ChunkWriter:
         with self._lock:
             self._expected -= block.n_expected
             if kept:
-                self.folder.add(block.first, len(block.jobs), block.split, kept, seconds)
+                self.folder.add(block.first, block.split, kept, seconds, len(block.jobs))
 
     def _say(self, reader: Reader) -> None:
         n, spent = self._before + self._n_new, time.monotonic() - self._began

@@ -167,7 +167,10 @@ class Dense:
     """The model."""
 
     def __init__(self, model: Model, taps: Sequence[int], n_threads: int = 1) -> None:
-        """Read and dequantize all tensors. `taps`: layers whose inputs are kept. Raises NotDense."""
+        """Read and dequantize all tensors. `taps`: layers whose inputs are kept (see `engine_reader.What`).
+
+        Raises NotDense.
+        """
         import torch
 
         self.sizes = s = sizes_of(model)
@@ -259,7 +262,7 @@ class Dense:
             gate, up = functional.linear(y, layer.gate_up).chunk(2, -1)
             x = x + functional.linear(functional.silu(gate) * up, layer.down)
         if len(self.layers) in self.taps:
-            taps.append(x)
+            taps.append(functional.rms_norm(x, (s.n_embd,), None, s.eps))
         last = functional.rms_norm(x, (s.n_embd,), self.norm, s.eps)
         return Seen(torch.stack(taps, 1) if taps else x[:, None, :0], last)
 

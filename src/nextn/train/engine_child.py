@@ -44,6 +44,8 @@ FUNCTIONS: Functions = {
     GET_TAP: (_F32S, (_P, ctypes.c_uint32)),
     SET_NEXTN: (None, (_P, ctypes.c_bool, ctypes.c_bool)),
     GET_NEXTN: (_F32S, (_P,)),
+    "llama_set_embeddings": (None, (_P, ctypes.c_bool)),
+    "llama_get_embeddings": (_F32S, (_P,)),
     "llama_get_logits": (_F32S, (_P,)),
     "llama_vocab_n_tokens": (_I32, (_P,)),
     "llama_vocab_is_eog": (ctypes.c_bool, (_P, _I32)),
@@ -100,8 +102,13 @@ class Writer:
         self.n_batch = max(16, min(_BATCH, _LOGITS_BYTES // (4 * self.n_vocab)))
         self._batch = lib.llama_batch_init(self.n_batch, 0, 1)
         self.taps: list[int] | None = setup["taps"]
-        for tap in self.taps or ():
+        self._layers = (
+            (self.taps or [])[:-1] if setup["with_last"] else self.taps or []
+        )  # what is after the last norm is
+        for tap in self._layers:  # not a layer's input
             lib[SET_TAP](self._context, tap, True)
+        if setup["with_last"]:
+            lib.llama_set_embeddings(self._context, True)
         if self.taps is None:
             lib[SET_NEXTN](self._context, True, False)
         self.slots, self.top_k, self.n_ctx = int(setup["slots"]), int(setup["top_k"]), int(setup["slot_ctx"])
@@ -182,7 +189,9 @@ class Writer:
             raise RuntimeError(f"llama_decode returned {code} for a batch of {at} tokens")
         logits = np.ctypeslib.as_array(self._lib.llama_get_logits(self._context), (at, self.n_vocab))
         lib, context, shape = self._lib, self._context, (at, self.n_embd)
-        found = [lib[GET_NEXTN](context)] if self.taps is None else [lib[GET_TAP](context, tap) for tap in self.taps]
+        found = [lib[GET_NEXTN](context)] if self.taps is None else [lib[GET_TAP](context, tap) for tap in self._layers]
+        if self.taps is not None and len(self._layers) < len(self.taps):
+            found.append(lib.llama_get_embeddings(context))
         if not all(found):
             raise RuntimeError("llama.cpp's graph of this architecture shows no such state")
         return np.stack([np.ctypeslib.as_array(one, shape) for one in found], 1), logits

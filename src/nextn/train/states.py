@@ -234,8 +234,14 @@ class StatesFolder:
         """Tokens of the chunks so far."""
         return sum(one.n_tokens for one in self.manifest.chunks)
 
-    def add(self, first: int, n_asked: int, split: Split, answers: Sequence[Answer], seconds: float) -> ChunkEntry:
-        """Write a chunk and name it in the manifest. Raises NoSpace, StorageError."""
+    def add(
+        self, first: int, split: Split, answers: Sequence[Answer], seconds: float, n_asked: int | None = None
+    ) -> ChunkEntry:
+        """Write a chunk and name it in the manifest; `n_asked` prompts were answered, by default as many as there are.
+
+        Raises NoSpace, StorageError.
+        """
+        n_asked = len(answers) if n_asked is None else n_asked
         number = 1 + max((one.number for one in self.manifest.chunks), default=-1)
         name = f"states-{number + 1:05d}.safetensors"
         arrays, digest, at = joined(answers), hashlib.sha256(), 0

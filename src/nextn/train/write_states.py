@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal, NoReturn
 
+from ..block.anatomy import Anatomy
 from ..compat.graphs import graphs
 from ..engines.base import Launch
 from ..engines.xllamacpp import Xllamacpp
@@ -23,7 +24,9 @@ from .probe import Agreement, probe
 from .prompts import Prompt, Tokenized, read_chats, read_prompts, sha256_of, shipped, tokenized, usable
 from .states import Manifest, States, StatesFolder, Trunk
 
-N_CHUNK = 128  # prompts per chunk, fewer for wide models
+__all__ = ["Report", "StatesOptions", "StatesProgress", "usual_taps", "write_states"]
+
+N_TORCH, N_ENGINE = 128, 64  # prompts per chunk, fewer for wide models
 _CHUNK_BYTES = 1 << 29
 _SLOTS = 32  # answers that the engine writes together
 _SPARE_MEMORY = 0.7  # share of what is available that torch may take
@@ -102,6 +105,8 @@ class _Stage:
                 agreed = None if agreement is None else agreement.to_json()
                 self.folder.manifest.reader, self.folder.manifest.agreement = _kind(reader), agreed
             self.folder.save()
+            if reader.name == "engine":
+                writer.n_most = min(writer.n_most, N_ENGINE)
             writer.write(reader)
         return States.open(self.out) if self.folder.manifest.chunks else self._none()
 
@@ -112,9 +117,9 @@ class _Stage:
         )
 
     def _most_together(self) -> int:
-        """Prompts per chunk: as many as torch's matrices like, fewer where states are wide."""
+        """Prompts per chunk of torch: as many as its matrices like, fewer where states are wide."""
         answer_bytes = (self.options.n_predict + 64) * self.folder.manifest.token_bytes
-        return max(8, min(N_CHUNK, _CHUNK_BYTES // answer_bytes))
+        return max(8, min(N_TORCH, _CHUNK_BYTES // answer_bytes))
 
     # -- what is asked ------------------------------------------------------------------------------------------------
 
@@ -225,15 +230,15 @@ def _taps(model: Model, options: StatesOptions) -> tuple[int, ...] | None:
     """Which layers are read; None: the state of the MTP graph. Raises UnsupportedModel, UsageError."""
     if options.native:
         return None
-    arch, n_layer = model.architecture, model.arch_int("block_count")
+    arch, n_layer = model.architecture, Anatomy.of(model).n_layer_trunk
     if graphs().has_taps(arch) is False:
         raise UnsupportedModel(
             f"{model.entry}: llama.cpp {graphs().build} has no layer inputs for EAGLE-3 in its graph of '{arch}'; "
             "use --kind native if that architecture has a graph for MTP."
         )
     taps = options.taps or usual_taps(n_layer)
-    if any(not 0 <= tap < n_layer for tap in taps):
+    if any(not 0 <= tap <= n_layer for tap in taps) or list(taps) != sorted(set(taps)):
         raise UsageError(
-            f"{model.entry}: it has {n_layer} layers, so layers {', '.join(map(str, taps))} cannot all be read."
+            f"{model.entry}: it has {n_layer} layers, so layers {', '.join(map(str, taps))} cannot be read."
         )
     return taps
