@@ -14,6 +14,8 @@ from ...gguf.files import Model
 from .drafter import Drafter
 from .eagle3 import Eagle3
 from .make import eagle3
+from .make_native import native, write_native
+from .native import NativeBlock
 from .options import EAGLE3, NATIVE, FitOptions
 from .texts import Texts
 from .write import write_eagle3
@@ -32,7 +34,12 @@ def make(trunk: Model, texts: Texts, options: FitOptions, target: NDArray[np.int
     """A draft of the kind that `options` name. Raises UsageError, and what making it raises."""
     if options.kind == EAGLE3:
         made = eagle3(trunk, texts, options, target)
-        drafter, taps = made.drafter, [int(n) for n in texts.manifest["taps"]]
+        drafter, taps = made.drafter, list(texts.manifest.taps or [])
         assert isinstance(drafter, Eagle3)
         return Kind(drafter, made.coverage, lambda out: write_eagle3(drafter, trunk, taps, out, options.type))
+    if options.kind == NATIVE:
+        made, block = native(trunk, texts, options, target)
+        own = made.drafter
+        assert isinstance(own, NativeBlock)
+        return Kind(own, made.coverage, lambda out: write_native(own, block, trunk, out, options))
     raise UsageError(f"'{options.kind}' is not a kind of draft to train; choose {EAGLE3} or {NATIVE}.")

@@ -15,6 +15,7 @@ from torch import Tensor
 
 from ...errors import UsageError
 from ...gguf.files import Model, open_sound
+from ..states import States
 from .drafter import Drafter
 from .options import EAGLE3, CurvePoint, FitOptions, FitResult, FitStep, Progress
 from .rollout import Agreement, rollout
@@ -83,9 +84,10 @@ def run_fit(trunk: Path, states: Path, out: Path, options: FitOptions, progress:
         torch.set_num_threads(options.threads)
     torch.manual_seed(options.seed)
     model = open_sound(trunk)
-    texts, held = Texts(states, "fit"), Texts(states, "held")
+    found_states = States.open(states)
+    texts, held = Texts(found_states, "fit"), Texts(found_states, "held")
     _check_states(model, texts, held)
-    save = Save(out, key_of(options, texts.manifest.get("trunk")))
+    save = Save(out, key_of(options, texts.manifest.trunk.fingerprint))
     known = save.found()
     fit = _begin(model, texts, held, out, options, save, known)
     device = fit.drafter.target.device
@@ -131,12 +133,10 @@ def _check(options: FitOptions) -> None:
 
 def _check_states(trunk: Model, texts: Texts, held: Texts) -> None:
     manifest = texts.manifest
-    if manifest.get("architecture") != trunk.architecture or manifest.get("n_embd") != trunk.arch_int(
-        "embedding_length"
-    ):
+    if manifest.architecture != trunk.architecture or manifest.n_embd != trunk.arch_int("embedding_length"):
         raise UsageError(
-            f"{texts.folder}: these states are of another model ('{manifest.get('architecture')}', hidden size "
-            f"{manifest.get('n_embd')}), not of {trunk.entry.name}; write states of this one."
+            f"{texts.folder}: these states are of another model ('{manifest.architecture}', hidden size "
+            f"{manifest.n_embd:,}), not of {trunk.entry.name}; write states of this one."
         )
     for part in (texts, held):
         if not part.texts:
@@ -155,8 +155,8 @@ def _begin(
     made = make(trunk, texts, options, None if known is None else known[1]["target"].numpy().astype(np.int64))
     device = _device(options)
     drafter = made.drafter.to(device)
-    matrices = [p for p in drafter.parameters() if p.ndim > 1]
-    others = [p for p in drafter.parameters() if p.ndim <= 1]
+    matrices = [p for p in drafter.parameters() if p.ndim > 1 and p.requires_grad]
+    others = [p for p in drafter.parameters() if p.ndim <= 1 and p.requires_grad]
     groups = [{"params": matrices, "weight_decay": options.decay}, {"params": others, "weight_decay": 0.0}]
     optimizer = torch.optim.AdamW(groups, lr=0.0, betas=(0.9, 0.95), fused=True)
     fit = _Fit(trunk, out, options, drafter, made.coverage, made.write, held, save, optimizer)

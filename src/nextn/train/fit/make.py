@@ -55,8 +55,8 @@ def vocabulary(counts: NDArray[np.int64], most: int) -> NDArray[np.int64]:
 
 def eagle3(trunk: Model, texts: Texts, options: FitOptions, target: NDArray[np.int64] | None) -> Made:
     """An EAGLE-3 draft. `target`: the vocabulary of a fit that is being resumed. Raises UsageError, FormatError."""
-    taps = texts.manifest.get("taps")
-    if not isinstance(taps, list) or len(taps) != 3:
+    taps = texts.manifest.taps
+    if taps is None or len(taps) != 3:
         raise UsageError(
             f"{texts.folder}: these states have no inputs of three layers, which an EAGLE-3 draft reads; write states "
             "for this kind."

@@ -103,18 +103,20 @@ class Agreement:
                 self._walk(length[b].tolist(), found.labels[0, b].tolist())
 
     def _walk(self, length: list[int], labels: list[bool]) -> None:
-        """Draft, accept what agrees, go on after the trunk's next token: as engines do."""
-        last = len(labels) - 1
-        while last >= 0 and not labels[last]:
-            last -= 1
-        row = next((r for r, label in enumerate(labels) if label), last + 1)
-        while row <= last:
-            offered = min(self.n_drafted, last + 1 - row)
-            self.n_drafts += 1
+        """Draft, accept what agrees, go on after the trunk's next token: as engines do (b11549).
+
+        The label of the last row follows the text. Before the end, one token less is drafted than is to be written.
+        """
+        last = max((r for r, label in enumerate(labels) if label), default=0)
+        row = next((r for r, label in enumerate(labels) if label), last)
+        while row < last:
+            offered = min(self.n_drafted, last - row - 1)
+            accepted = min(length[row], offered)
+            self.n_drafts += offered > 0
             self.n_offered += offered
-            for n in range(min(length[row], offered)):
+            for n in range(accepted):
                 self.accepted[n] += 1
-            row += min(length[row], offered) + 1
+            row += accepted + 1
 
     @property
     def shares(self) -> tuple[float, ...]:

@@ -10,22 +10,18 @@ are counted in rows, so that EAGLE-3 and native blocks differ only in where thei
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from safetensors import safe_open
 from torch import Tensor
 
-from ...errors import FormatError, UsageError
+from ...errors import UsageError
+from ..states import Split, States
 from .options import EAGLE3
 
-MANIFEST = "states.json"
 _WINDOW = 64  # batches whose texts are sorted by length together
 _FOLLOW_SHARE = 0.995  # of an answer's tokens that are the trunk's likeliest, for it to count as greedy
 
@@ -67,46 +63,29 @@ class Rows:
 class Texts:
     """The sequences of one split of a states folder; features are read when they are needed."""
 
-    def __init__(self, folder: Path, split: str) -> None:
-        """Raises UsageError for a folder without states, FormatError for a damaged one."""
-        self.folder = folder
-        self.manifest = read_manifest(folder)
-        self.files: list[Any] = []
-        self.ids: list[NDArray[np.int32]] = []
-        self.texts: list[Text] = []
-        for entry in self.manifest["chunks"]:
-            if entry["split"] == split:
-                self._add(folder / str(entry["file"]))
+    def __init__(self, states: States, split: Split) -> None:
+        """Raises FormatError for a damaged chunk."""
+        self.folder = states.folder
+        self.manifest = states.manifest
+        self.chunks = list(states.chunks(split))
+        self.texts = [
+            Text(number, int(a), int(b), int(n))
+            for number, chunk in enumerate(self.chunks)
+            for a, b, n in zip(chunk.starts[:-1], chunk.starts[1:], chunk.n_prompt, strict=True)
+        ]
         self.n_tokens = sum(text.n_tokens for text in self.texts)
 
-    def _add(self, path: Path) -> None:
-        try:
-            file = safe_open(str(path), framework="pt")
-            file.__enter__()
-            starts = file.get_tensor("starts").numpy()
-            n_prompt = file.get_tensor("n_prompt").numpy()
-            self.ids.append(file.get_tensor("ids").numpy())
-        except Exception as error:  # safetensors raises its own class and OSError
-            raise FormatError(f"these states cannot be read ({error}); write them again", path=path) from error
-        chunk = len(self.files)
-        self.files.append(file)
-        self.texts += [
-            Text(chunk, int(a), int(b), int(n)) for a, b, n in zip(starts[:-1], starts[1:], n_prompt, strict=True)
-        ]
-
     def read(self, text: Text, name: str, start: int, end: int) -> Tensor:
-        """Rows `start` to `end` of one text's tensor `name`."""
-        found: Tensor = self.files[text.chunk].get_slice(name)[text.start + start : text.start + end]
-        return found
+        """A copy of tokens `start` to `end` of one text's array `name`."""
+        found = self.chunks[text.chunk].arrays[name][text.start + start : text.start + end]
+        return torch.from_numpy(np.array(found))
 
     def label_counts(self, n_vocab: int) -> NDArray[np.int64]:
         """How often each token is the trunk's likeliest in an answer, int64 [n_vocab]."""
         out = np.zeros(n_vocab, np.int64)
-        for chunk, file in enumerate(self.files):
-            best = file.get_slice("top_ids")[:, :1][:, 0].numpy()
-            for text in self.texts:
-                if text.chunk == chunk:
-                    out += np.bincount(best[text.start + text.n_prompt : text.end], minlength=n_vocab)
+        for text in self.texts:
+            best = self.chunks[text.chunk].top_ids[text.start + text.n_prompt : text.end, 0]
+            out += np.bincount(best, minlength=n_vocab)
         return out
 
     def feature_rms(self, n_texts: int = 256) -> Tensor:
@@ -126,12 +105,12 @@ class Texts:
         return _stack([self._row(text, kind, *cut) for text, cut in zip(texts, cuts, strict=True)])
 
     def _row(self, text: Text, kind: str, start: int, end: int) -> dict[str, Tensor]:
-        ids = torch.from_numpy(self.ids[text.chunk][text.start + start : text.start + end].astype(np.int64))
+        ids = self.read(text, "ids", start, end).long()
         features = self.read(text, "features", start, end)
         top_ids = self.read(text, "top_ids", start, end)
         following = torch.full((end - start,), -1, dtype=torch.int64)
-        after = self.ids[text.chunk][text.start + start + 1 : min(text.start + end + 1, text.end)]
-        following[: len(after)] = torch.from_numpy(after.astype(np.int64))
+        after = self.read(text, "ids", start + 1, min(end + 1, text.n_tokens))
+        following[: len(after)] = after.long()
         out = {
             "tokens": ids,
             "top_ids": top_ids,
@@ -151,9 +130,9 @@ class Texts:
         n = text.n_tokens - text.n_prompt - 1
         if n < 1:
             return False
-        ids = self.ids[text.chunk][text.start + text.n_prompt + 1 : text.end]
-        best = self.read(text, "top_ids", text.n_prompt, text.n_tokens - 1)[:, 0].numpy()
-        return float((best == ids).mean()) >= _FOLLOW_SHARE
+        ids = self.read(text, "ids", text.n_prompt + 1, text.n_tokens)
+        best = self.read(text, "top_ids", text.n_prompt, text.n_tokens - 1)[:, 0]
+        return float((best == ids).float().mean()) >= _FOLLOW_SHARE
 
     def batches(self, kind: str, seed: int, epoch: int, n_tokens: int, longest: int) -> list[list[tuple[Text, int]]]:
         """One epoch's batches of (text, first token): texts of like length, at most `n_tokens` with padding.
@@ -194,20 +173,6 @@ class Texts:
                 yield self.rows([text for text, _ in batch], kind, cuts)
             skip = max(0, skip - len(found))
             epoch += 1
-
-
-def read_manifest(folder: Path) -> dict[str, Any]:
-    """The manifest of a states folder. Raises UsageError for a folder without one, FormatError for a damaged one."""
-    path = folder / MANIFEST
-    try:
-        found = json.loads(path.read_text())
-    except OSError as error:
-        raise UsageError(f"{folder}: there are no states here ({MANIFEST}); run the states stage first.") from error
-    except ValueError as error:
-        raise FormatError("this manifest is not JSON; write the states again", path=path) from error
-    if not isinstance(found, dict) or found.get("kind") != "states" or not isinstance(found.get("chunks"), list):
-        raise FormatError("this is not the manifest of a states folder; write the states again", path=path)
-    return found
 
 
 def _stack(rows: Sequence[dict[str, Tensor]]) -> Rows:

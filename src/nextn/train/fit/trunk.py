@@ -28,7 +28,7 @@ def matrix(rows: RowSource, chosen: NDArray[np.int64] | None = None, kept_as: Te
     for chunk in _chunks(rows):
         some = chunk if chosen is None else chunk[chosen[(chosen >= first) & (chosen < first + len(chunk))] - first]
         if len(some):
-            out[done : done + len(some)] = torch.from_numpy(_stored(np.ascontiguousarray(some), kept_as))
+            out[done : done + len(some)] = torch.from_numpy(_stored(np.array(some), kept_as))
         done += len(some)
         first += len(chunk)
     return out
