@@ -138,7 +138,7 @@ def smollm2(setting: Setting, bar: Bar) -> dict[str, Any]:
     if document["sidecar"] is not None:
         say("bench, with and without")
         made = nextn.bench(
-            setting.smollm2, sidecar=document["sidecar"], n_max=(0, 1, 2, 3), repeats=3, threads=setting.threads, say=say
+            setting.smollm2, sidecar=document["sidecar"], n_max=(1, 2, 3), repeats=3, threads=setting.threads, say=say
         )
         found["bench"] = made.to_json()
     return found

@@ -1,4 +1,7 @@
-"""What speculators is to read: the dataset, the hidden states, the trunk's matrices. See scripts/check_speculators.py."""
+"""What speculators is to read: the dataset, the hidden states, the trunk's matrices.
+
+scripts/check_speculators.py reads an export with its own dataset class.
+"""
 
 from __future__ import annotations
 
@@ -43,9 +46,10 @@ def states(folder: Path, taps: tuple[int, ...] = TAPS) -> tuple[States, list[Ans
         16, 2, 0.0, 1.0, {"sha256": ""},
     )  # fmt: skip
     made = StatesFolder.start(folder, wanted)
-    texts = [answer(0, 3, 9, len(taps)), answer(1, 5, 5, len(taps)), answer(2, 4, 20, len(taps)), answer(3, 2, 6, len(taps))]
+    sizes = ((3, 9), (5, 5), (4, 20), (2, 6))
+    texts = [answer(number, n_prompt, n, len(taps)) for number, (n_prompt, n) in enumerate(sizes)]
     made.add(0, "fit", texts[:2], 1.0)
-    made.add(1, "held", texts[3:], 1.0)
+    made.add(0, "held", texts[3:], 1.0)
     made.add(2, "fit", texts[2:3], 1.0)
     return States.open(folder), [texts[0], texts[2], texts[3]]  # the second has no answer; held-out ones come last
 
@@ -83,7 +87,8 @@ def test_the_trunks_matrices(tmp_path: Path) -> None:
     folder = export(trunk, given, tmp_path / "out", lambda text: None).folder / "trunk"
     found = read_safetensors(folder / "model.safetensors")
     assert set(found) == {"model.embed_tokens.weight", "model.norm.weight", "lm_head.weight"}
-    for name, source in (("model.embed_tokens.weight", "token_embd.weight"), ("model.norm.weight", "output_norm.weight")):
+    pairs = (("model.embed_tokens.weight", "token_embd.weight"), ("model.norm.weight", "output_norm.weight"))
+    for name, source in pairs:
         file, info = trunk.tensors[source]
         start, end = file.tensor_range(info)
         with file.path.open("rb") as stream:

@@ -26,7 +26,7 @@ def test_a_native_block_comes_first() -> None:
 def test_eagle3_where_there_are_only_taps(arch: str, tmp_path: Path) -> None:
     trunk = open_model(as_architecture(TRUNK, tmp_path / "m.gguf", arch))
     assert choose_kind(trunk, "auto").kind == "eagle3"
-    with pytest.raises(UnsupportedModel, match=f"--kind native does not fit it: llama.cpp .* no MTP graph for '{arch}'"):
+    with pytest.raises(UnsupportedModel, match=f"native does not fit it: llama.cpp .* no MTP graph for '{arch}'"):
         choose_kind(trunk, "native")
 
 

@@ -70,7 +70,8 @@ def test_the_header_says_how_it_was_trained(
     assert {kv.key for kv in pairs} == set(TRAINED)
     values = {key.rpartition(".")[2]: made.header.get(key) for key in TRAINED}
     assert (values["seed"], values["n_steps"], values["text"]) == (7, 320, "shipped prompts")
-    assert values["accepted_per_step"] == pytest.approx(0.9) and values["accepted_per_step_before"] == pytest.approx(0.6)
+    assert values["accepted_per_step"] == pytest.approx(0.9)
+    assert values["accepted_per_step_before"] == pytest.approx(0.6)
     assert len(values["accepted_at_3"]) == 3 and values["accepted_shuffled"] == 0.0 and values["same_text"] is True
     shown = nextn.inspect(plan.entry).to_json()["provenance"]
     assert shown["trained.n_tokens_seen"] == "9000" and shown["trained.accepted_per_step"] == "0.9"

@@ -43,7 +43,8 @@ TRAINED = tuple(
     )
 )  # fmt: skip
 """How a block was trained, and what the engine accepted of its drafts; whoever carries the block carries these."""
-OWN_KEYS = frozenset((PADDING, UNDO, SHAPE, *PROVENANCE, *TRAINED))  # keys that nextn writes; other `nextn.*` keys are carried
+# Keys that nextn writes; other `nextn.*` keys are carried.
+OWN_KEYS = frozenset((PADDING, UNDO, SHAPE, *PROVENANCE, *TRAINED))
 
 
 def count_kv(model: Model, suffix: str, value: int) -> KV:

@@ -64,4 +64,5 @@ def _trained(known: dict[str, str]) -> str:
     figures = [("accepted_at_1", "accepted at n_max 1"), ("accepted_per_step", "accepted per step at n_max 3")]
     found = [f"{known[f'trained.{key}']} {words}" for key, words in figures if f"trained.{key}" in known]
     shown = ", ".join(found) or "not judged"
-    return f"from {known['trained.start']}, {known.get('trained.n_steps', '?')} steps for {known['trained.trunk']}: {shown}"
+    start, n_steps = known["trained.start"], known.get("trained.n_steps", "?")
+    return f"from {start}, {n_steps} steps for {known.get('trained.trunk', '?')}: {shown}"

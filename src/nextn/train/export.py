@@ -33,7 +33,7 @@ from ..sources.rows import GGUFRows
 from ..writing.scratch import scratch_folder
 from ..writing.system import System, explained, sync_folder
 from .answers import Array, pieces
-from .states import States
+from .states import Split, States
 
 DATA, TRUNK, HIDDEN = "data", "trunk", "hidden_states"
 _ARROW = "data-00000-of-00001.arrow"
@@ -63,13 +63,15 @@ def export_taps(taps: tuple[int, ...], n_layer: int) -> tuple[int, ...]:
 
 
 def check_export(folder: Path) -> None:
-    """Raise OutputExists for a folder that is not empty, TrainingMissing without pyarrow; call it before hours of work."""
+    """To be called before hours of work. Raises OutputExists for a folder in use, TrainingMissing without pyarrow."""
     if os.path.lexists(folder) and not (folder.is_dir() and not any(folder.iterdir())):
         raise OutputExists(f"{folder}: this already exists, and nextn never overwrites; name a new folder.")
     try:
         import pyarrow  # noqa: F401
     except ImportError as error:
-        raise TrainingMissing(f"{folder}: --export needs pyarrow, which is not installed: pip install pyarrow.") from error
+        raise TrainingMissing(
+            f"{folder}: --export needs pyarrow, which is not installed here: pip install pyarrow."
+        ) from error
 
 
 def export(trunk: Model, states: States, folder: Path, say: Say) -> Exported:
@@ -154,8 +156,9 @@ def _texts(states: States, folder: Path, say: Say) -> tuple[int, int]:
 
 def _sequences(states: States) -> Iterator[tuple[Array, Array, int]]:
     """(ids int64 [tokens], states f16 [tokens, taps, hidden], tokens of the prompt) of each text with an answer."""
-    for split in ("fit", "held"):
-        for chunk in states.chunks(split):  # type: ignore[arg-type]
+    splits: tuple[Split, ...] = ("fit", "held")
+    for split in splits:
+        for chunk in states.chunks(split):
             for number in range(chunk.n_sequences):
                 found = chunk.sequence(number)
                 n_prompt = int(chunk.arrays["n_prompt"][number])
@@ -174,7 +177,8 @@ def _trunk(trunk: Model, folder: Path) -> None:
             raise UnsupportedFormat(f"the model has no '{sources[0]}'", path=trunk.entry)
         file, info = trunk.tensors[source]
         if info.type is None or not can_read(info.type):
-            raise UnsupportedFormat(f"'{source}' is stored as {info.type_name}, which ggml cannot decode", path=file.path)
+            what = f"'{source}' is stored as {info.type_name}, which ggml cannot decode"
+            raise UnsupportedFormat(what, path=file.path)
         file.value_range(info)
         chosen[name] = (GGUFRows(file, info), tuple(reversed(info.ne)))
     table, end = {}, 0
@@ -188,7 +192,7 @@ def _trunk(trunk: Model, folder: Path) -> None:
         out.write(len(head).to_bytes(8, "little") + head)
         for rows, _ in chosen.values():
             for chunk in rows.chunks(reader):
-                out.write(memoryview(np.ascontiguousarray(chunk, "<f4")).cast("B"))
+                out.write(np.ascontiguousarray(chunk, "<f4").tobytes())
     _json(folder / "config.json", trunk_config(trunk))
 
 

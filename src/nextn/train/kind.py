@@ -40,10 +40,14 @@ class ChosenKind:
 
 
 def usual_taps(n_layer: int) -> tuple[int, int, int]:
-    """The layers that EAGLE-3's authors read, by their inputs; of shallow trunks, where those coincide, others."""
-    if n_layer >= 7:
-        return 2, n_layer // 2, n_layer - 3
-    return (1, n_layer // 2, n_layer - 1) if n_layer >= 4 else (n_layer - 2, n_layer - 1, n_layer)
+    """The layers whose inputs EAGLE-3's authors read: 2, the middle, and the third from the end.
+
+    Of shallow trunks, where those coincide, others: three different states, the output of the last layer included.
+    """
+    if n_layer < 4:
+        return n_layer - 2, n_layer - 1, n_layer
+    last = max(3, n_layer - 3)
+    return min(2, last - 2), max(min(n_layer // 2, last - 1), 2), last
 
 
 def choose_kind(trunk: Model, asked: str) -> ChosenKind:

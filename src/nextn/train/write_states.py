@@ -20,6 +20,7 @@ from ..memory.answers import this_machine
 from .answers import Reader
 from .chunk_writer import LEAST_CHUNK, ChunkWriter, How, Limits, Report, StatesProgress
 from .engine_reader import EngineReader, What
+from .kind import usual_taps
 from .probe import Agreement, probe
 from .prompts import Prompt, Tokenized, read_chats, read_prompts, sha256_of, shipped, tokenized, usable
 from .states import Manifest, States, StatesFolder, Trunk
@@ -51,17 +52,6 @@ class StatesOptions:
     reader: Literal["auto", "engine", "torch"] = "auto"
     threads: int | None = None
     engine: Xllamacpp | None = None  # None: the installed one
-
-
-def usual_taps(n_layer: int) -> tuple[int, int, int]:
-    """The layers whose inputs EAGLE-3 reads: one near the beginning, the middle, and one near the end.
-
-    As published drafts have them: 2, half, and the third from the end.
-    """
-    if n_layer < 4:
-        raise UsageError(f"a trunk of {n_layer} layers has no three layers for EAGLE-3 to read.")
-    last = max(3, n_layer - 3)
-    return min(2, last - 2), max(min(n_layer // 2, last - 1), 2), last
 
 
 def write_states(trunk: Path, out: Path, options: StatesOptions, progress: Report | None = None) -> States:
