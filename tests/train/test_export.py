@@ -11,6 +11,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from trained import N_EMBD, TOP_K, answer
 
 from conftest import Q4, need
 from nextn.errors import OutputExists, UsageError
@@ -22,21 +23,11 @@ from nextn.train.export import check_export, export, export_taps, trunk_config
 from nextn.train.states import Manifest, States, StatesFolder, Trunk
 
 TAPS = export_taps((1, 2, 3), 4)
-N_EMBD, TOP_K = 256, 4
 
 
 @pytest.fixture(autouse=True)
 def arrow() -> None:
     need("pyarrow", importlib.util.find_spec("pyarrow") is not None)
-
-
-def answer(prompt_id: int, n_prompt: int, n: int, n_taps: int) -> Answer:
-    rng = np.random.default_rng(prompt_id)
-    return Answer(
-        prompt_id, n_prompt, rng.integers(0, 2048, n, np.int32),
-        rng.standard_normal((n, n_taps, N_EMBD)).astype(np.float16), rng.integers(0, 2048, (n, TOP_K), np.int32),
-        np.zeros((n, TOP_K), np.float16), np.zeros(n, np.float32),
-    )  # fmt: skip
 
 
 def states(folder: Path, taps: tuple[int, ...] = TAPS) -> tuple[States, list[Answer]]:

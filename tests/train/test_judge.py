@@ -7,10 +7,11 @@ from pathlib import Path
 
 import jsonschema
 import pytest
+from trained import PASSED, judged
 
 from conftest import TinyModels
 from make_schemas import schemas
-from nextn.engines.base import Completion, Engine
+from nextn.engines.base import Engine
 from nextn.engines.llama_server import LlamaServer
 from nextn.engines.xllamacpp import Xllamacpp
 from nextn.errors import EngineRefused, UsageError
@@ -21,8 +22,6 @@ from nextn.schemas.base import plain
 from nextn.train import judge as judging
 from nextn.train.judge import (
     DraftBefore,
-    DraftedRuns,
-    JudgedRun,
     Judgement,
     JudgeOptions,
     TrainedCandidate,
@@ -155,30 +154,14 @@ def test_too_few_prompts(tiny_models: TinyModels, standin: LlamaServer) -> None:
 # -- the decision -----------------------------------------------------------------------------------------------------
 
 
-def answers(n_max: int, accepted: list[int], steps: int = 10) -> list[Completion]:
-    """One answer per prompt, of `steps` steps each, with so many accepted drafts."""
-    return [
-        Completion([1] * (steps + n), "", 50.0, 50.0, n_max * steps, n, steps, [n / (n_max * steps)] * n_max, [])
-        for n in accepted
-    ]
-
-
-def runs(what: str, accepted: list[int]) -> JudgedRun:
-    drafted = (DraftedRuns.of(1, answers(1, [n // 2 for n in accepted])), DraftedRuns.of(3, answers(3, accepted)))
-    return JudgedRun(what, what, 0, "final", drafted)  # type: ignore[arg-type]
-
-
-PASSED = EngineReport("e", "1", "passed", ["the text is the same"], 12, same_text=True, control_acceptance=0.0)
-
-
 def test_chance_is_not_an_improvement() -> None:
     old = [10, 12, 9, 14, 10, 11, 13, 10, 9, 12, 10, 11]
-    word, reasons, p = decide(PASSED, runs("candidate", [n + (-1) ** i for i, n in enumerate(old)]), runs("x", old))
+    word, reasons, p = decide(PASSED, judged("candidate", [n + (-1) ** i for i, n in enumerate(old)]), judged("x", old))
     assert word == "not_better" and p is not None and p > 0.05
     slightly = [n + (2 if i % 3 else -3) for i, n in enumerate(old)]
-    word, reasons, p = decide(PASSED, runs("candidate", slightly), runs("x", old))
+    word, reasons, p = decide(PASSED, judged("candidate", slightly), judged("x", old))
     assert word == "not_better" and "chance explains" in reasons[0]
-    word, reasons, p = decide(PASSED, runs("candidate", [n + 2 for n in old]), runs("x", old))
+    word, reasons, p = decide(PASSED, judged("candidate", [n + 2 for n in old]), judged("x", old))
     assert word == "better" and p is not None and p < 0.001 and "1.29 drafts accepted per step" in reasons[0]
 
 
@@ -187,9 +170,9 @@ def test_a_changed_text_is_never_better() -> None:
 
     other = Divergence(3, 0, 5, 1, 2, gap_nats=4.0)
     failed = EngineReport("e", "1", "failed", ["diverges"], 12, divergences=[other], same_text=False)
-    assert decide(failed, runs("candidate", [20] * 12), None)[:2] == ("text_changed", ["diverges"])
+    assert decide(failed, judged("candidate", [20] * 12), None)[:2] == ("text_changed", ["diverges"])
     doubt = EngineReport("e", "1", "cannot_tell", ["a doubt"], 12, same_text=True)
-    assert decide(doubt, runs("candidate", [20] * 12), None)[:2] == ("cannot_tell", ["a doubt"])
+    assert decide(doubt, judged("candidate", [20] * 12), None)[:2] == ("cannot_tell", ["a doubt"])
 
 
 @pytest.mark.engine

@@ -6,7 +6,7 @@ import shutil
 from pathlib import Path
 
 import pytest
-from test_judge import PASSED, runs
+from trained import PASSED, judged
 
 import nextn
 from conftest import Q4, TinyModels
@@ -31,7 +31,7 @@ def trunk(tmp_path: Path) -> Path:
 
 def judgement(candidate: Path) -> Judgement:
     winner = TrainedCandidate(candidate, 320, 9000)
-    final, before = runs("candidate", [9] * 12), runs("published", [6] * 12)
+    final, before = judged("candidate", [9] * 12), judged("published", [6] * 12)
     return Judgement("xllamacpp", "1", "better", ("it is",), winner, (final, before), PASSED, 0.001)
 
 

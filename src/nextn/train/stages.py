@@ -49,10 +49,10 @@ def states_made(made: States) -> StatesMade:
 
 
 def run_fit(
-    trunk: Model, work: Work, kind: DraftName, start: Path | None, seconds: float, seed: int, threads: int | None,
-    say: Say,
+    trunk: Model, work: Work, kind: DraftName, start: Path | None, start_name: str, seconds: float, seed: int,
+    threads: int | None, say: Say,
 ) -> FitMade:
-    """Fit for `seconds` more. Raises UsageError when there is no time left, and what `fit` raises."""
+    """Fit for `seconds` more, from `start`, called `start_name`. Raises UsageError when there is no time left, and what `fit` raises."""
     before = _document(work)
     done_s = 0.0 if before is None else float(before["seconds"])
     if seconds <= 0 and before is None:
@@ -68,10 +68,10 @@ def run_fit(
                 say(f"fit: step {step.step:,}, loss {step.loss:.3f}{at}, {left / 60:.1f} min left")
 
         fit(trunk.entry, work.states, work.fit, options, progress)
-    return fit_made(work, start)
+    return fit_made(work, start_name)
 
 
-def fit_made(work: Work, start: Path | None) -> FitMade:
+def fit_made(work: Work, start_name: str) -> FitMade:
     """What was fitted so far. Raises UsageError for a folder without a fit, FormatError for a damaged one."""
     found = _document(work)
     if found is None:
@@ -85,9 +85,7 @@ def fit_made(work: Work, start: Path | None) -> FitMade:
             for point in found["curve"]
         ]  # fmt: skip
         ordered = sorted(found["candidates"], key=lambda name: -float(found["candidates"][name]))
-        return FitMade(
-            "nothing" if start is None else start.name, int(found["step"]), int(found["n_tokens"]), ordered, curve
-        )
+        return FitMade(start_name, int(found["step"]), int(found["n_tokens"]), ordered, curve)
     except (KeyError, TypeError, ValueError, AttributeError) as error:
         raise FormatError(f"this is not the curve of a fit ({error!r})", path=work.fit / CURVE) from error
 

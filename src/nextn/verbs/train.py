@@ -18,7 +18,7 @@ from ..schemas.train import DraftSizes, FitMade, StageSeconds, StatesMade, Train
 from ..schemas.written import WrittenFile
 from ..shell import shell
 from ..train.before import check_donor, known_draft, made_ready, start_of
-from ..train.export import export, export_taps
+from ..train.export import check_export, export, export_taps
 from ..train.judge import DraftBefore, Judgement, JudgeOptions, judge
 from ..train.judging import judging_prompts
 from ..train.kind import ChosenKind, choose_kind
@@ -129,6 +129,10 @@ def train(
         raise UsageError("--budget must be longer than no time.")
     model = open_sound(trunk)
     chosen = choose_kind(model, kind)
+    if export is not None:
+        if chosen.kind != "eagle3":
+            raise UsageError(f"{model.entry}: --export is for EAGLE-3 drafts; add --kind eagle3.")
+        check_export(Path(export))
     known = known_draft(model, donor)
     check_donor(known, donor, chosen.kind)
     place = draft_place(model, chosen.kind, layout, out)
@@ -228,20 +232,21 @@ class _Run:
         if asked.known is not None and stages != ("states",):
             before = made_ready(asked.known, asked.model, asked.chosen.kind, work.before, asked.say)
         start = None if work.starts_from_nothing else start_of(before, asked.chosen.kind)
+        name = "nothing" if start is None or before is None else before.name
         if "fit" in stages:
             seconds = stage_budget(asked.budget_s, work.spent, "fit", alone=alone)
             self.made["fit"] = run_fit(
-                asked.model, work, asked.chosen.kind, start, seconds, asked.seed, asked.threads, asked.say
+                asked.model, work, asked.chosen.kind, start, name, seconds, asked.seed, asked.threads, asked.say
             )
         if "judge" not in stages:
             following = STAGES[STAGES.index(stages[-1]) + 1]
             return self.result("stage_done", f"{stages[-1]} is done, kept in {work.folder}; next: --stage {following}")
-        return self._judged(before, start)
+        return self._judged(before, name)
 
-    def _judged(self, before: DraftBefore | None, start: Path | None) -> TrainResult:
+    def _judged(self, before: DraftBefore | None, start_name: str) -> TrainResult:
         """Judge the candidates, and write the best one if it is better than what was there."""
         asked, work = self.asked, self.asked.work
-        made = fit_made(work, start)
+        made = fit_made(work, start_name)
         self.made.setdefault("fit", made)
         seconds = stage_budget(asked.budget_s, work.spent, "judge", alone=False)
         options = JudgeOptions(before, seconds, threads=asked.threads)
