@@ -9,6 +9,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal, NoReturn
 
+from ..archs import FAMILIES
+from ..archs.engines import LLAMA_CPP
 from ..block.anatomy import Anatomy
 from ..compat.graphs import graphs
 from ..engines.base import Launch
@@ -218,9 +220,15 @@ def _has_template(model: Model) -> bool:
 
 def _taps(model: Model, options: StatesOptions) -> tuple[int, ...] | None:
     """Which layers are read; None: the state of the MTP graph. Raises UnsupportedModel, UsageError."""
-    if options.native:
-        return None
     arch, n_layer = model.architecture, Anatomy.of(model).n_layer_trunk
+    if options.native:
+        family = FAMILIES.get(arch)
+        if family is None or not family.on(LLAMA_CPP).drafts:
+            raise UnsupportedModel(
+                f"{model.entry}: llama.cpp {graphs().build} has no graph for MTP of '{arch}', so there is no state for a "
+                "native block to read; use --kind eagle3."
+            )
+        return None
     if graphs().has_taps(arch) is False:
         raise UnsupportedModel(
             f"{model.entry}: llama.cpp {graphs().build} has no layer inputs for EAGLE-3 in its graph of '{arch}'; "
