@@ -32,7 +32,7 @@ from nextn.errors import OutputExists
 from nextn.gguf.files import open_model
 from nextn.measure.bench_setup import machine
 from nextn.measure.control import make_control
-from nextn.train.cost import MachineRates, TrunkSizes, bytes_per_token, training_cost
+from nextn.training.cost import MachineRates, TrunkSizes, bytes_per_token, training_cost
 from nextn.units import size
 from requantized import requantize
 
@@ -197,8 +197,8 @@ def grown(setting: Setting, bar: Bar) -> dict[str, Any]:
 
 def useless(setting: Setting, bar: Bar) -> dict[str, Any]:
     """A draft after one step of fitting, and the same with shuffled weights, as the judge names them."""
-    from nextn.train.fit import FitOptions, fit
-    from nextn.train.judge import JudgeOptions, TrainedCandidate, judge
+    from nextn.training.fit import FitOptions, fit
+    from nextn.training.judge import JudgeOptions, TrainedCandidate, judge
     from nextn.verbs.train import judging_prompts
 
     trained(setting, setting.smollm2, bar.name, bar.seconds(setting), stage="states")

@@ -9,8 +9,8 @@ import numpy as np
 
 from nextn.engines.base import Completion
 from nextn.measure.engine_report import EngineReport
-from nextn.train.answers import Answer
-from nextn.train.judge import DraftedRuns, JudgedRun
+from nextn.training.answers import Answer
+from nextn.training.judge import DraftedRuns, JudgedRun
 
 N_EMBD, TOP_K = 256, 4
 PASSED = EngineReport("e", "1", "passed", ["the text is the same"], 12, same_text=True, control_acceptance=0.0)

@@ -17,24 +17,24 @@ from ..schemas.base import Documented, EngineName, filled
 from ..schemas.train import DraftSizes, FitMade, StageSeconds, StatesMade, TrainDocument
 from ..schemas.written import WrittenFile
 from ..shell import shell
-from ..train.before import check_donor, known_draft, made_ready, start_of
-from ..train.export import check_export, export, export_taps
-from ..train.judge import DraftBefore, Judgement, JudgeOptions, judge
-from ..train.judging import judging_prompts
-from ..train.kind import ChosenKind, choose_kind
-from ..train.place import DraftPlace, draft_place, written
-from ..train.provenance import Training, provenance_pairs
-from ..train.stages import candidates_of, fit_made, run_fit, run_states
-from ..train.states import States
-from ..train.work import SHARES, STAGES, Stage, Work, stage_budget
-from ..train.write_states import StatesOptions
+from ..training.before import check_donor, known_draft, made_ready, start_of
+from ..training.export import check_export, export, export_taps
+from ..training.judge import DraftBefore, Judgement, JudgeOptions, judge
+from ..training.judging import judging_prompts
+from ..training.kind import ChosenKind, choose_kind
+from ..training.place import DraftPlace, draft_place, written
+from ..training.provenance import Training, provenance_pairs
+from ..training.stages import candidates_of, fit_made, run_fit, run_states
+from ..training.states import States
+from ..training.work import SHARES, STAGES, Stage, Work, stage_budget
+from ..training.write_states import StatesOptions
 from ..units import counted, size
 from ..writing.scratch import scratch_folder
 from ..writing.system import free_bytes
 
 if TYPE_CHECKING:
     from ..engines import Engine, EngineChoice
-    from ..train.before import KnownDraft
+    from ..training.before import KnownDraft
 
 Outcome = Literal["planned", "stage_done", "exported", "written", "not_better"]
 _SPARE_BYTES = 1 << 30  # room that states leave on the disk

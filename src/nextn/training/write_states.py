@@ -225,8 +225,8 @@ def _taps(model: Model, options: StatesOptions) -> tuple[int, ...] | None:
         family = FAMILIES.get(arch)
         if family is None or not family.on(LLAMA_CPP).drafts:
             raise UnsupportedModel(
-                f"{model.entry}: llama.cpp {graphs().build} has no graph for MTP of '{arch}', so there is no state for a "
-                "native block to read; use --kind eagle3."
+                f"{model.entry}: llama.cpp {graphs().build} has no graph for MTP of '{arch}', so there is no state for "
+                "a native block to read; use --kind eagle3."
             )
         return None
     if graphs().has_taps(arch) is False:

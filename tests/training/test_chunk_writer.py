@@ -13,10 +13,10 @@ import pytest
 from test_states import N_EMBD, TOP_K, manifest
 
 from nextn.errors import EngineFailed
-from nextn.train.answers import Answer, Job
-from nextn.train.chunk_writer import ChunkWriter, How, Limits, StatesProgress
-from nextn.train.prompts import Tokenized
-from nextn.train.states import States, StatesFolder
+from nextn.training.answers import Answer, Job
+from nextn.training.chunk_writer import ChunkWriter, How, Limits, StatesProgress
+from nextn.training.prompts import Tokenized
+from nextn.training.states import States, StatesFolder
 
 N_PREDICT = 20
 

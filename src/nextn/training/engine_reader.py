@@ -50,7 +50,7 @@ class EngineReader:
         self._launch = launch
         taps = None if what.taps is None else list(what.taps)
         more = {"taps": taps, "with_last": self._last is not None, "top_k": what.top_k, "slot_ctx": launch.n_ctx}
-        self._running = engine.running(launch, "nextn.train.engine_child", more)
+        self._running = engine.running(launch, "nextn.training.engine_child", more)
 
     def ends(self) -> frozenset[int]:
         """Tokens at which an answer ends. Raises EngineFailed."""

@@ -1,4 +1,4 @@
-"""The process in which llama.cpp's library writes answers and shows its states: `python -m nextn.train.engine_child`.
+"""The process in which llama.cpp's library writes answers and shows its states: run with `python -m`.
 
 It loads the model as `engines.child` would, prints `nextn: listening on port N` to standard error, and answers on the
 loopback interface until SIGTERM:
@@ -32,7 +32,7 @@ import numpy as np
 from nextn.engines.child import configure, on_stop, put
 from nextn.engines.http import LOOPBACK
 from nextn.engines.llama_library import Functions, Library, LibraryUnsuitable
-from nextn.train.answers import Answer, Array, Job, as_f16, drawn, joined, pieces
+from nextn.training.answers import Answer, Array, Job, as_f16, drawn, joined, pieces
 
 _P, _I32, _F32S = ctypes.c_void_p, ctypes.c_int32, ctypes.POINTER(ctypes.c_float)
 SET_TAP = "_Z30llama_set_embeddings_layer_inpP13llama_contextjb"

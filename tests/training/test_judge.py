@@ -19,8 +19,8 @@ from nextn.gguf.files import open_model
 from nextn.measure.control import make_control
 from nextn.measure.engine_report import EngineReport
 from nextn.schemas.base import plain
-from nextn.train import judge as judging
-from nextn.train.judge import (
+from nextn.training import judge as judging
+from nextn.training.judge import (
     DraftBefore,
     Judgement,
     JudgeOptions,

@@ -10,8 +10,8 @@ from drafts import TRUNK, as_architecture
 from conftest import Q4, TinyModels
 from nextn.errors import UnsupportedModel, UsageError
 from nextn.gguf.files import open_model
-from nextn.train.cost import MachineRates, TrunkSizes, bytes_per_token, draft_weights, training_cost
-from nextn.train.kind import choose_kind, usual_taps
+from nextn.training.cost import MachineRates, TrunkSizes, bytes_per_token, draft_weights, training_cost
+from nextn.training.kind import choose_kind, usual_taps
 
 
 def test_a_native_block_comes_first() -> None:

@@ -19,12 +19,12 @@ from nextn.engines.xllamacpp import Xllamacpp
 from nextn.errors import UnsupportedModel, UsageError
 from nextn.gguf.files import open_model
 from nextn.gguf.kv import KV, KVType
-from nextn.train import write_states as stage
-from nextn.train.answers import Answer, Job
-from nextn.train.engine_reader import EngineReader, What
-from nextn.train.probe import Agreement, compared, probe
-from nextn.train.states import States
-from nextn.train.write_states import StatesOptions, StatesProgress, usual_taps, write_states
+from nextn.training import write_states as stage
+from nextn.training.answers import Answer, Job
+from nextn.training.engine_reader import EngineReader, What
+from nextn.training.probe import Agreement, compared, probe
+from nextn.training.states import States
+from nextn.training.write_states import StatesOptions, StatesProgress, usual_taps, write_states
 
 pytestmark = pytest.mark.engine
 TAPS = (1, 2, 3)
@@ -91,7 +91,7 @@ def test_the_engine_itself_writes_the_same(xllamacpp_engine: Xllamacpp) -> None:
 
 
 def test_a_tick_ends_answers_where_they_are(xllamacpp_engine: Xllamacpp, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("nextn.train.engine_reader._TURN_S", 0.0)
+    monkeypatch.setattr("nextn.training.engine_reader._TURN_S", 0.0)
     with reader(xllamacpp_engine, Q4, TAPS, slots=9) as engine:
         turns = iter([False, True])
         short = engine.write(jobs(100), lambda n: next(turns, True))
@@ -102,7 +102,7 @@ def test_a_tick_ends_answers_where_they_are(xllamacpp_engine: Xllamacpp, monkeyp
 @pytest.mark.parametrize("arch", ["llama", "qwen3"])
 def test_torch_agrees_with_the_engine(xllamacpp_engine: Xllamacpp, arch: str, tmp_path: Path) -> None:
     need_torch()
-    from nextn.train.torch_reader import TorchReader
+    from nextn.training.torch_reader import TorchReader
 
     path = dense_trunk(tmp_path / "trunk.gguf", arch, tied=arch == "llama")
     taps = (*TAPS, dense.N_LAYER)
@@ -119,7 +119,7 @@ def test_torch_agrees_with_the_engine(xllamacpp_engine: Xllamacpp, arch: str, tm
 def test_torch_ends_and_leaves_rows_right(tmp_path: Path) -> None:
     """Answers of different lengths in one batch are those of one prompt at a time."""
     need_torch()
-    from nextn.train.torch_reader import TorchReader
+    from nextn.training.torch_reader import TorchReader
 
     model = open_model(dense_trunk(tmp_path / "trunk.gguf", "llama"))
     free = TorchReader(model, TAPS, 8, frozenset(), 1).write(jobs(25), go_on)
@@ -145,7 +145,7 @@ def test_torch_ends_and_leaves_rows_right(tmp_path: Path) -> None:
     ids=lambda kv: kv.key,
 )  # fmt: skip
 def test_what_torch_does_not_know_it_refuses(tmp_path: Path, more: KV) -> None:
-    from nextn.train.dense import NotDense, sizes_of
+    from nextn.training.dense import NotDense, sizes_of
 
     with pytest.raises(NotDense):
         sizes_of(open_model(dense_trunk(tmp_path / "trunk.gguf", "llama", more=more)))
@@ -154,7 +154,7 @@ def test_what_torch_does_not_know_it_refuses(tmp_path: Path, more: KV) -> None:
 def test_a_reader_that_disagrees_is_seen(tmp_path: Path, xllamacpp_engine: Xllamacpp) -> None:
     """Another model's states do not pass for the trunk's."""
     need_torch()
-    from nextn.train.torch_reader import TorchReader
+    from nextn.training.torch_reader import TorchReader
 
     path, other = dense_trunk(tmp_path / "a.gguf", "llama"), dense_trunk(tmp_path / "b.gguf", "llama", seed=2)
     with reader(xllamacpp_engine, path, TAPS) as engine:

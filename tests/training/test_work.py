@@ -12,8 +12,8 @@ from conftest import Q4, TRUNKS
 from nextn.errors import FormatError, OutputExists, UsageError
 from nextn.gguf.files import open_model
 from nextn.schemas.train import StageSeconds
-from nextn.train import work as working
-from nextn.train.work import LEAST_JUDGE_S, Work, stage_budget
+from nextn.training import work as working
+from nextn.training.work import LEAST_JUDGE_S, Work, stage_budget
 
 
 def made(folder: Path, trunk: Path = Q4, start: str | None = None, **more: object) -> Work:

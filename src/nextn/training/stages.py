@@ -52,7 +52,10 @@ def run_fit(
     trunk: Model, work: Work, kind: DraftName, start: Path | None, start_name: str, seconds: float, seed: int,
     threads: int | None, say: Say,
 ) -> FitMade:
-    """Fit for `seconds` more, from `start`, called `start_name`. Raises UsageError when there is no time left, and what `fit` raises."""
+    """Fit for `seconds` more, from `start`, called `start_name`.
+
+    Raises UsageError when there is no time left, and what `fit` raises.
+    """
     before = _document(work)
     done_s = 0.0 if before is None else float(before["seconds"])
     if seconds <= 0 and before is None:

@@ -18,9 +18,9 @@ from nextn.errors import OutputExists, UsageError
 from nextn.ggml.quantize import dequantize
 from nextn.gguf.files import open_model
 from nextn.sources.safetensors import read_safetensors
-from nextn.train.answers import Answer
-from nextn.train.export import check_export, export, export_taps, trunk_config
-from nextn.train.states import Manifest, States, StatesFolder, Trunk
+from nextn.training.answers import Answer
+from nextn.training.export import check_export, export, export_taps, trunk_config
+from nextn.training.states import Manifest, States, StatesFolder, Trunk
 
 TAPS = export_taps((1, 2, 3), 4)
 

@@ -14,9 +14,9 @@ from nextn.errors import OutputExists, UsageError
 from nextn.gguf.files import open_model
 from nextn.gguf.kv import KVType
 from nextn.layouts.metadata import TRAINED
-from nextn.train.judge import Judgement, TrainedCandidate
-from nextn.train.place import draft_place, written
-from nextn.train.provenance import Training, provenance_pairs
+from nextn.training.judge import Judgement, TrainedCandidate
+from nextn.training.place import draft_place, written
+from nextn.training.provenance import Training, provenance_pairs
 
 TRAINING = Training("nothing", "tiny", "ab" * 32, "shipped prompts", 1000, 7, 320, 9000)
 
