@@ -41,6 +41,7 @@ if TYPE_CHECKING:
     from .verbs.recover import Recovery, recover
     from .verbs.report import ReportResult, report
     from .verbs.serve import Serving, serve
+    from .verbs.train import TrainResult, train
     from .verbs.tune import tune
     from .verbs.verify import Verdict, verify
     from .verbs.worth import worth
@@ -66,6 +67,7 @@ _HOMES = {
     "Say": "progress",
     "Serving": "verbs.serve",
     "SetInspection": "inspection.shard_set",
+    "TrainResult": "verbs.train",
     "TuneReport": "measure.tune_report",
     "Verdict": "verbs.verify",
     "WorthReport": "measure.worth_report",
@@ -73,7 +75,7 @@ _HOMES = {
         verb: f"verbs.{verb}"
         for verb in (
             "assemble", "attach", "bench", "cache", "demo", "detach", "doctor", "explode", "extract", "inspect",
-            "pack", "plan", "pull", "recover", "report", "serve", "tune", "verify",
+            "pack", "plan", "pull", "recover", "report", "serve", "train", "tune", "verify",
             "worth",
         )
     },
@@ -98,6 +100,7 @@ __all__ = [
     "Say",
     "Serving",
     "SetInspection",
+    "TrainResult",
     "TuneReport",
     "Verdict",
     "WorthReport",
@@ -119,6 +122,7 @@ __all__ = [
     "recover",
     "report",
     "serve",
+    "train",
     "tune",
     "verify",
     "worth",

@@ -1,4 +1,4 @@
-"""Small dense trunks with random weights, in the shapes of llama, qwen2 and qwen3, with the tiny model's tokenizer."""
+"""Small dense trunks with random weights, in the shapes of llama and qwen3, with the tiny model's tokenizer."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ N_LAYER, N_EMBD, N_HEAD, N_HEAD_KV, HEAD, N_FF = 5, 64, 4, 2, 16, 96
 
 
 def dense_trunk(path: Path, arch: str, *, tied: bool = True, seed: int = 1, **more: KV) -> Path:
-    """A trunk of `arch`: qwen2 has biases, qwen3 norms of q and k; llama has factors of its frequencies."""
+    """A trunk of `arch`: qwen3 has norms of q and k, llama factors of its frequencies."""
     rng = np.random.default_rng(seed)
     source = open_model(TOKENIZER)
     n_vocab = len(source.header.get("tokenizer.ggml.tokens"))
@@ -43,8 +43,6 @@ def dense_trunk(path: Path, arch: str, *, tied: bool = True, seed: int = 1, **mo
         add(f"{at}ffn_norm.weight", N_EMBD)
         for name, rows in (("q", N_HEAD * HEAD), ("k", N_HEAD_KV * HEAD), ("v", N_HEAD_KV * HEAD)):
             add(f"{at}attn_{name}.weight", rows, N_EMBD, scale=0.15)
-            if arch == "qwen2":
-                add(f"{at}attn_{name}.bias", rows)
         add(f"{at}attn_output.weight", N_EMBD, N_HEAD * HEAD, scale=0.15)
         if arch == "qwen3":
             add(f"{at}attn_q_norm.weight", HEAD)

@@ -8,8 +8,8 @@ from typing import Any
 import numpy as np
 
 from nextn.gguf.files import open_model
-from nextn.train.answers import Answer, as_f16
-from nextn.train.states import Manifest, StatesFolder, Trunk
+from nextn.training.answers import Answer, as_f16
+from nextn.training.states import Manifest, StatesFolder, Trunk
 
 TOP_K = 4
 

@@ -9,6 +9,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal, NoReturn
 
+from ..archs import FAMILIES
+from ..archs.engines import LLAMA_CPP
 from ..block.anatomy import Anatomy
 from ..compat.graphs import graphs
 from ..engines.base import Launch
@@ -20,6 +22,7 @@ from ..memory.answers import this_machine
 from .answers import Reader
 from .chunk_writer import LEAST_CHUNK, ChunkWriter, How, Limits, Report, StatesProgress
 from .engine_reader import EngineReader, What
+from .kind import usual_taps
 from .probe import Agreement, probe
 from .prompts import Prompt, Tokenized, read_chats, read_prompts, sha256_of, shipped, tokenized, usable
 from .states import Manifest, States, StatesFolder, Trunk
@@ -51,17 +54,6 @@ class StatesOptions:
     reader: Literal["auto", "engine", "torch"] = "auto"
     threads: int | None = None
     engine: Xllamacpp | None = None  # None: the installed one
-
-
-def usual_taps(n_layer: int) -> tuple[int, int, int]:
-    """The layers whose inputs EAGLE-3 reads: one near the beginning, the middle, and one near the end.
-
-    As published drafts have them: 2, half, and the third from the end.
-    """
-    if n_layer < 4:
-        raise UsageError(f"a trunk of {n_layer} layers has no three layers for EAGLE-3 to read.")
-    last = max(3, n_layer - 3)
-    return min(2, last - 2), max(min(n_layer // 2, last - 1), 2), last
 
 
 def write_states(trunk: Path, out: Path, options: StatesOptions, progress: Report | None = None) -> States:
@@ -228,9 +220,15 @@ def _has_template(model: Model) -> bool:
 
 def _taps(model: Model, options: StatesOptions) -> tuple[int, ...] | None:
     """Which layers are read; None: the state of the MTP graph. Raises UnsupportedModel, UsageError."""
-    if options.native:
-        return None
     arch, n_layer = model.architecture, Anatomy.of(model).n_layer_trunk
+    if options.native:
+        family = FAMILIES.get(arch)
+        if family is None or not family.on(LLAMA_CPP).drafts:
+            raise UnsupportedModel(
+                f"{model.entry}: llama.cpp {graphs().build} has no graph for MTP of '{arch}', so there is no state for "
+                "a native block to read; use --kind eagle3."
+            )
+        return None
     if graphs().has_taps(arch) is False:
         raise UnsupportedModel(
             f"{model.entry}: llama.cpp {graphs().build} has no layer inputs for EAGLE-3 in its graph of '{arch}'; "

@@ -13,10 +13,10 @@ import pytest
 from test_states import N_EMBD, TOP_K, manifest
 
 from nextn.errors import EngineFailed
-from nextn.train.answers import Answer, Job
-from nextn.train.chunk_writer import ChunkWriter, How, Limits, StatesProgress
-from nextn.train.prompts import Tokenized
-from nextn.train.states import States, StatesFolder
+from nextn.training.answers import Answer, Job
+from nextn.training.chunk_writer import ChunkWriter, How, Limits, StatesProgress
+from nextn.training.prompts import Tokenized
+from nextn.training.states import States, StatesFolder
 
 N_PREDICT = 20
 
@@ -40,8 +40,9 @@ class Pretends:
             time.sleep(self.pause)
             n = len(job.ids) + job.n_predict
             ids = np.array([*job.ids, *[job.seed % 50] * job.n_predict], np.int32)
-            zeros = np.zeros((n, 3, N_EMBD), np.float16), np.zeros((n, TOP_K), np.int32), np.zeros((n, TOP_K), np.float16)
-            out.append(Answer(job.prompt_id, len(job.ids), ids, *zeros, np.zeros(n, np.float32)))
+            features, top = np.zeros((n, 3, N_EMBD), np.float16), np.zeros((n, TOP_K), np.int32)
+            zeros = features, top, top.astype(np.float16), np.zeros(n, np.float32)
+            out.append(Answer(job.prompt_id, len(job.ids), ids, *zeros))
             if tick(n):
                 break
         return out

@@ -10,8 +10,8 @@ import numpy as np
 import pytest
 
 from nextn.errors import FormatError, StorageError, UsageError
-from nextn.train.answers import Answer, as_f16, drawn, joined, parted
-from nextn.train.states import MANIFEST, Manifest, States, StatesFolder, Trunk
+from nextn.training.answers import Answer, as_f16, drawn, joined, parted
+from nextn.training.states import MANIFEST, Manifest, States, StatesFolder, Trunk
 from nextn.writing.system import System
 
 N_EMBD, TOP_K, TAPS = 8, 4, [1, 2, 3]

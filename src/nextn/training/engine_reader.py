@@ -50,7 +50,7 @@ class EngineReader:
         self._launch = launch
         taps = None if what.taps is None else list(what.taps)
         more = {"taps": taps, "with_last": self._last is not None, "top_k": what.top_k, "slot_ctx": launch.n_ctx}
-        self._running = engine.running(launch, "nextn.train.engine_child", more)
+        self._running = engine.running(launch, "nextn.training.engine_child", more)
 
     def ends(self) -> frozenset[int]:
         """Tokens at which an answer ends. Raises EngineFailed."""
@@ -66,7 +66,10 @@ class EngineReader:
                 done = bool(went["done"]) or tick(int(went["n_tokens"]))
             with tempfile.TemporaryDirectory(prefix="nextn-states-") as folder:
                 path = Path(folder) / "answers.safetensors"
-                n_clamped = int(self._running.ask("/take", {"file": os.fspath(path)})["n_clamped"])
+                taken = self._running.ask("/take", {"file": os.fspath(path)})
+                n_clamped = int(taken["n_clamped"])
+                if not taken["n_answers"]:
+                    return []
                 arrays = {name: array.copy() for name, array in read_arrays(path).items()}
             if self._last is not None:
                 arrays["features"][:, -1] /= self._last

@@ -1,4 +1,4 @@
-"""The process in which llama.cpp's library writes answers and shows its states: `python -m nextn.train.engine_child`.
+"""The process in which llama.cpp's library writes answers and shows its states: run with `python -m`.
 
 It loads the model as `engines.child` would, prints `nextn: listening on port N` to standard error, and answers on the
 loopback interface until SIGTERM:
@@ -7,7 +7,7 @@ loopback interface until SIGTERM:
     POST /start {"jobs": [{"prompt_id", "ids", "n_predict", "temperature", "seed"}, ...]} -> {}
     POST /go    {"seconds": S}     -> {"n_tokens": new ones, "done": whether nothing is left to do}
     POST /ends  {} -> {"ids": tokens at which an answer ends}
-    POST /take  {"file": path}     -> {"n_clamped": values beyond float16}; the answers so far, as safetensors
+    POST /take  {"file": path}     -> {"n_answers", "n_clamped": values beyond float16}; answers so far, as safetensors
 
 States are the inputs of tapped layers (`llama_set_embeddings_layer_inp`), or the state that the MTP graph gets
 (`llama_set_embeddings_nextn`): C++ functions of llama.cpp's src/llama-ext.h, under their mangled names.
@@ -32,7 +32,7 @@ import numpy as np
 from nextn.engines.child import configure, on_stop, put
 from nextn.engines.http import LOOPBACK
 from nextn.engines.llama_library import Functions, Library, LibraryUnsuitable
-from nextn.train.answers import Answer, Array, Job, as_f16, drawn, joined, pieces
+from nextn.training.answers import Answer, Array, Job, as_f16, drawn, joined, pieces
 
 _P, _I32, _F32S = ctypes.c_void_p, ctypes.c_int32, ctypes.POINTER(ctypes.c_float)
 SET_TAP = "_Z30llama_set_embeddings_layer_inpP13llama_contextjb"
@@ -123,14 +123,14 @@ class Writer:
         self._free = list(range(self.slots))
 
     def go(self, seconds: float) -> tuple[int, bool]:
-        """Write for some seconds: the number of new tokens, and whether all is written."""
+        """Write for some seconds, one batch at least: the number of new tokens, and whether all is written."""
         end, n = time.monotonic() + seconds, 0
-        while time.monotonic() < end:
+        while self._active or self._waiting:
             while self._free and self._waiting:
                 self._active[self._free.pop()] = self._waiting.pop()
-            if not self._active:
-                return n, True
             n += self._step()
+            if time.monotonic() >= end:
+                break
         return n, not self._active and not self._waiting
 
     def _step(self) -> int:
@@ -200,13 +200,15 @@ class Writer:
         """Tokens at which an answer ends."""
         return [token for token in range(self.n_vocab) if self._lib.llama_vocab_is_eog(self._vocab, token)]
 
-    def take(self, file: str) -> int:
-        """Write the answers so far; returns the number of values that float16 cannot hold."""
+    def take(self, file: str) -> tuple[int, int]:
+        """Write the answers so far: their number, and that of values that float16 cannot hold. No file if none."""
         answers = [answer for one in self.all if (answer := one.answer()) is not None]
+        if not answers:
+            return 0, 0
         with Path(file).open("wb") as out:
             for piece in pieces(joined(answers)):
                 out.write(piece)
-        return sum(answer.n_clamped for answer in answers)
+        return len(answers), sum(answer.n_clamped for answer in answers)
 
 
 def top_of(logits: Array, k: int) -> tuple[Array, Array, Array]:
@@ -244,7 +246,8 @@ def handler(writer: Writer) -> type[BaseHTTPRequestHandler]:
         return {"n_tokens": n_tokens, "done": done}
 
     def take(asked: dict[str, Any]) -> dict[str, Any]:
-        return {"n_clamped": writer.take(asked["file"])}
+        n_answers, n_clamped = writer.take(asked["file"])
+        return {"n_answers": n_answers, "n_clamped": n_clamped}
 
     def ends(asked: dict[str, Any]) -> dict[str, Any]:
         return {"ids": writer.ends()}

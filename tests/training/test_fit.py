@@ -14,7 +14,7 @@ from made_states import made_states
 from conftest import TRUNKS, need
 from nextn.errors import UnsupportedModel, UsageError
 from nextn.gguf.files import open_model
-from nextn.train.fit import FitOptions, FitStep, fit
+from nextn.training.fit import FitOptions, FitStep, fit
 
 TRUNK = TRUNKS / "tiny-qwen35-Q8_0.gguf"
 TAPS = [1, 2, 3]
@@ -46,7 +46,7 @@ def states(tmp_path: Path) -> Path:
 def test_the_loss_and_its_gradients_are_those_of_a_plain_cross_entropy(
     torch: Any, trained_head: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from nextn.train.fit import loss
+    from nextn.training.fit import loss
 
     monkeypatch.setattr(loss, "_CACHED_VALUES", 70)  # several pieces
     monkeypatch.setattr(loss, "_KEPT_VALUES", 150)
@@ -67,7 +67,7 @@ def test_the_loss_and_its_gradients_are_those_of_a_plain_cross_entropy(
 
 
 def test_tokens_that_the_draft_lacks_leave_their_share_to_the_others(torch: Any) -> None:
-    from nextn.train.fit.loss import targets
+    from nextn.training.fit.loss import targets
 
     known = torch.tensor([-1, 0, 1, -1])
     logits = torch.tensor([[0.5, 0.3, 0.2], [0.5, 0.3, 0.2]]).log()
@@ -82,16 +82,16 @@ def test_tokens_that_the_draft_lacks_leave_their_share_to_the_others(torch: Any)
 
 
 def _drafters(torch: Any, states: Path) -> Any:
-    from nextn.train.fit.kinds import make
-    from nextn.train.fit.texts import Texts
-    from nextn.train.states import States
+    from nextn.training.fit.kinds import make
+    from nextn.training.fit.texts import Texts
+    from nextn.training.states import States
 
     texts = Texts(States.open(states), "fit")
     return make(open_model(TRUNK), texts, options(), None).drafter, texts
 
 
 def test_all_rows_at_once_are_what_drafting_from_one_row_gives(torch: Any, states: Path) -> None:
-    from nextn.train.fit.parts import Past
+    from nextn.training.fit.parts import Past
 
     drafter, texts = _drafters(torch, states)
     text = texts.texts[0]
@@ -119,8 +119,8 @@ def test_all_rows_at_once_are_what_drafting_from_one_row_gives(torch: Any, state
 
 
 def test_a_walk_drafts_and_goes_on_as_an_engine_does(torch: Any) -> None:
-    from nextn.train.fit.rollout import Agreement, Rollout
-    from nextn.train.fit.texts import Rows
+    from nextn.training.fit.rollout import Agreement, Rollout
+    from nextn.training.fit.texts import Rows
 
     hits = torch.tensor([[1, 1, 0, 1, 1, 1, 1, 0], [1, 0, 0, 0, 1, 1, 0, 0], [1, 1, 1, 0, 0, 0, 0, 0]]).bool()
     labels = torch.tensor([[0, 1, 1, 1, 1, 1, 1, 1]] * 3).bool()

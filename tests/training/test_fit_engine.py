@@ -12,9 +12,9 @@ import pytest
 from conftest import TRUNKS, need
 from nextn.engines import Launch, Xllamacpp
 from nextn.gguf.files import open_sound
-from nextn.train.fit import FitOptions, fit
-from nextn.train.states import States
-from nextn.train.write_states import StatesOptions, write_states
+from nextn.training.fit import FitOptions, fit
+from nextn.training.states import States
+from nextn.training.write_states import StatesOptions, write_states
 
 pytestmark = pytest.mark.engine
 QWEN35 = TRUNKS / "tiny-qwen35-Q8_0.gguf"
@@ -40,9 +40,9 @@ def options(kind: str, **more: Any) -> FitOptions:
 
 def counted(trunk: Path, sidecar: Path, states: Path, kind: str) -> tuple[int, int, int]:
     """(drafts, tokens drafted, tokens accepted) by the module, in the greedy held-out answers."""
-    from nextn.train.fit.kinds import make
-    from nextn.train.fit.rollout import Agreement, rollout
-    from nextn.train.fit.texts import Texts
+    from nextn.training.fit.kinds import make
+    from nextn.training.fit.rollout import Agreement, rollout
+    from nextn.training.fit.texts import Texts
 
     held = Texts(States.open(states), "held")
     drafter = make(open_sound(trunk), held, options(kind, start=sidecar), None).drafter

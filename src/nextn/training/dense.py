@@ -1,8 +1,9 @@
 """A dense decoder in torch, read from a GGUF: many sequences at once, matrices in bfloat16, the residual in float32.
 
-Of the families whose graph is llama.cpp's llama, qwen2 or qwen3 without experts, sliding windows or scaled positions
-other than by `rope_freqs`. Facts from src/models/{llama,qwen2,qwen3}.cpp at b11549. That the result is what the engine
-computes is not assumed: `train.probe` compares the two before any text is written with it.
+Of the families whose graph is llama.cpp's llama or qwen3 without experts, sliding windows or scaled positions other
+than by `rope_freqs`: the dense ones that hand their layer inputs to a draft. Facts from src/models/{llama,qwen3}.cpp at
+b11549. That the result is what the engine computes is not assumed: `train.probe` compares the two before any text is
+written with it.
 """
 
 from __future__ import annotations
@@ -15,7 +16,7 @@ from ..gguf.files import Model
 
 Tensor: TypeAlias = Any  # torch.Tensor; torch is imported only where it is used, and may be missing
 
-_NEOX = {"llama": False, "qwen2": True, "qwen3": True}  # whether RoPE turns halves; else neighbouring pairs
+_NEOX = {"llama": False, "qwen3": True}  # whether RoPE turns halves; else neighbouring pairs
 _HEAD_ROWS = 256  # rows that pass through the head together
 _ROWS_AT_ONCE = 16  # rows of logits that are worked on together: what stays in a CPU's cache
 _GROUP = 64  # neighbouring tokens of which only the best is looked at first
@@ -131,7 +132,6 @@ class Weights:
 class _Layer:
     norm: Tensor  # [n_embd]
     qkv: Tensor  # [(n_head + 2 n_head_kv) head, n_embd]
-    qkv_bias: Tensor | None
     q_norm: Tensor | None  # [head]
     k_norm: Tensor | None
     out: Tensor  # [n_embd, n_head head]
@@ -192,7 +192,6 @@ class Dense:
         return _Layer(
             norm=weights.need(f"{at}attn_norm.weight", f32=True),
             qkv=_there(weights.joined([f"{at}attn_{one}.weight" for one in "qkv"]), f"{at}attn_q.weight"),
-            qkv_bias=weights.joined([f"{at}attn_{one}.bias" for one in "qkv"]),
             q_norm=weights.get(f"{at}attn_q_norm.weight", f32=True),
             k_norm=weights.get(f"{at}attn_k_norm.weight", f32=True),
             out=weights.need(f"{at}attn_output.weight"),
@@ -254,7 +253,7 @@ class Dense:
             if number in self.taps:
                 taps.append(x)
             y = functional.rms_norm(x, (s.n_embd,), layer.norm, s.eps).to(torch.bfloat16)
-            y = functional.linear(y, layer.qkv, layer.qkv_bias).view(len(ids), -1, s.head)
+            y = functional.linear(y, layer.qkv).view(len(ids), -1, s.head)
             q, k, v = y.split((s.n_head, s.n_head_kv, s.n_head_kv), 1)
             q, k = self._turned(q, layer.q_norm, turn), self._turned(k, layer.k_norm, turn)
             x = x + functional.linear(attend(number, q, k, v), layer.out)

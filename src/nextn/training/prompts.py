@@ -202,12 +202,17 @@ def tokenized(
             text = "\n\n".join(content for _, content in prompt.messages)
         ids = tuple(running.tokenize(text))
         if 0 < len(ids) <= longest:
-            out.append(Tokenized(number, ids, _share(prompt, seed) < HELD_SHARE))
+            out.append(Tokenized(number, ids, is_held(prompt, seed)))
     if not out:
         raise UsageError(f"none of the {len(prompts):,} prompts has from 1 to {longest:,} tokens; use shorter ones.")
     if not any(one.held for one in out):
         out[0] = Tokenized(out[0].number, out[0].ids, True)
     return out
+
+
+def is_held(prompt: Prompt, seed: int) -> bool:
+    """Whether a prompt is kept from training."""
+    return _share(prompt, seed) < HELD_SHARE
 
 
 def _share(prompt: Prompt, seed: int) -> float:

@@ -11,7 +11,7 @@ import pytest
 
 from nextn.errors import FormatError, UsageError
 from nextn.measure.tasks import shipped_tasks
-from nextn.train.prompts import (
+from nextn.training.prompts import (
     TASKS,
     Prompt,
     for_judging,
