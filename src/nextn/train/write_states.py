@@ -19,6 +19,7 @@ from ..errors import UnsupportedModel, UsageError
 from ..gguf.files import Model, open_sound
 from ..layouts.places import header_sha256, model_name
 from ..memory.answers import this_machine
+from ..units import counted
 from .answers import Reader
 from .chunk_writer import LEAST_CHUNK, ChunkWriter, How, Limits, Report, StatesProgress
 from .engine_reader import EngineReader, What
@@ -161,7 +162,11 @@ class _Stage:
         if trained := model.arch_int("context_length"):
             longest = max(1, min(longest, trained - self.options.n_predict))
         with self.engine.start(Launch(model.entry, n_ctx=512, threads=1)) as running:
-            return tokenized(prompts, running, _has_template(model), longest, self.options.seed)
+            found = tokenized(prompts, running, _has_template(model), longest, self.options.seed)
+        if len(found) < len(prompts):
+            left = counted(len(prompts) - len(found), "prompt")
+            self.report(StatesProgress(f"{left} of more than {longest:,} tokens left out"))
+        return found
 
     # -- with what ----------------------------------------------------------------------------------------------------
 
@@ -235,8 +240,8 @@ def _taps(model: Model, options: StatesOptions) -> tuple[int, ...] | None:
         family = FAMILIES.get(arch)
         if family is None or not family.on(LLAMA_CPP).drafts:
             raise UnsupportedModel(
-                f"{model.entry}: llama.cpp {graphs().build} has no graph for MTP of '{arch}', so there is no state for a "
-                "native block to read; use --kind eagle3."
+                f"{model.entry}: llama.cpp {graphs().build} has no graph for MTP of '{arch}', so there is no state for "
+                "a native block to read; use --kind eagle3."
             )
         return None
     if graphs().has_taps(arch) is False:
