@@ -32,6 +32,8 @@ __all__ = ["Report", "StatesOptions", "StatesProgress", "usual_taps", "write_sta
 N_TORCH, N_ENGINE = 128, 64  # prompts per chunk, fewer for wide models
 _CHUNK_BYTES = 1 << 29
 _SLOTS = 32  # answers that the engine writes together
+_LEAST_PROMPTS = 256  # that are looked at, however little is to be written
+_FAST_TPS = 2000  # tokens per second that no small machine exceeds
 _SPARE_MEMORY = 0.7  # share of what is available that torch may take
 
 
@@ -94,7 +96,7 @@ class _Stage:
         wanted = self._manifest(model, prompts, source)
         self.folder = StatesFolder.start(self.out, wanted)
         self.n_most = self._most_together()
-        self.texts = self._tokenized(model, prompts)
+        self.texts = self._tokenized(model, prompts[: self._n_needed()])
         writer = ChunkWriter(
             self.folder, self.texts, How(o.n_predict, o.temperature, o.greedy_share, o.seed),
             Limits(o.tokens, None if o.seconds is None else self.began + o.seconds, o.max_disk), self.n_most,
@@ -112,6 +114,15 @@ class _Stage:
                 writer.n_most = min(writer.n_most, N_ENGINE)
             writer.write(reader)
         return States.open(self.out) if self.folder.manifest.chunks else self._none()
+
+    def _n_needed(self) -> int:
+        """As many prompts as can be answered within the limits, more or less: those after them need no tokens yet."""
+        o, n = self.options, [1 << 62]
+        if o.tokens is not None:
+            n.append(o.tokens)
+        if o.seconds is not None:
+            n.append(self.folder.n_tokens + int(o.seconds * _FAST_TPS))
+        return _LEAST_PROMPTS + 2 * min(n) // o.n_predict
 
     def _none(self) -> NoReturn:
         raise UsageError(
