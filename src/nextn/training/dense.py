@@ -19,7 +19,7 @@ Tensor: TypeAlias = Any  # torch.Tensor; torch is imported only where it is used
 _NEOX = {"llama": False, "qwen3": True}  # whether RoPE turns halves; else neighbouring pairs
 _HEAD_ROWS = 256  # rows that pass through the head together
 _ROWS_AT_ONCE = 16  # rows of logits that are worked on together: what stays in a CPU's cache
-_GROUP = 64  # neighbouring tokens of which only the best is looked at first
+_GROUP = 64  # tokens of which only the best is looked at first
 _SPARE = 8  # more candidates than are kept: bfloat16 may order close ones wrongly
 
 
@@ -132,8 +132,7 @@ class Weights:
 class _Layer:
     norm: Tensor  # [n_embd]
     qkv: Tensor  # [(n_head + 2 n_head_kv) head, n_embd]
-    q_norm: Tensor | None  # [head]
-    k_norm: Tensor | None
+    heads_norm: Tensor | None  # [n_head + n_head_kv, head], of queries and keys
     out: Tensor  # [n_embd, n_head head]
     ffn_norm: Tensor
     gate_up: Tensor  # [2 n_ff, n_embd]
@@ -141,18 +140,27 @@ class _Layer:
 
 
 class Cache:
-    """Keys and values of up to `rows` sequences of up to `length` tokens: [layer, row, n_head_kv, token, head]."""
+    """Keys and values of up to `rows` sequences of up to `length` tokens: [layer, row, token, n_head_kv head]."""
 
     def __init__(self, sizes: Sizes, rows: int, length: int) -> None:
         import torch
 
-        shape = (sizes.n_layer, rows, sizes.n_head_kv, length, sizes.head)
+        shape = (sizes.n_layer, rows, length, sizes.n_head_kv * sizes.head)
+        self._head = sizes.head
         self.keys, self.values = (torch.zeros(shape, dtype=torch.bfloat16) for _ in range(2))
 
     def move(self, source: int, target: int, n_tokens: int) -> None:
         """Put a row in another's place."""
         for one in (self.keys, self.values):
-            one[:, target, :, :n_tokens] = one[:, source, :, :n_tokens]
+            one[:, target, :n_tokens] = one[:, source, :n_tokens]
+
+    def heads(self, layer: int, rows: int, length: int) -> tuple[Tensor, Tensor]:
+        """Keys and values of the first rows, [rows, n_head_kv, length, head] without copying."""
+        keys, values = (
+            one[layer, :rows, :length].unflatten(2, (-1, self._head)).transpose(1, 2)
+            for one in (self.keys, self.values)
+        )
+        return keys, values
 
 
 @dataclass(frozen=True)
@@ -191,19 +199,43 @@ class Dense:
     def _layer(self, weights: Weights, at: str) -> _Layer:
         return _Layer(
             norm=weights.need(f"{at}attn_norm.weight", f32=True),
-            qkv=_there(weights.joined([f"{at}attn_{one}.weight" for one in "qkv"]), f"{at}attn_q.weight"),
-            q_norm=weights.get(f"{at}attn_q_norm.weight", f32=True),
-            k_norm=weights.get(f"{at}attn_k_norm.weight", f32=True),
+            qkv=self._qkv(weights, at),
+            heads_norm=self._heads_norm(weights, at),
             out=weights.need(f"{at}attn_output.weight"),
             ffn_norm=weights.need(f"{at}ffn_norm.weight", f32=True),
             gate_up=_there(weights.joined([f"{at}ffn_{one}.weight" for one in ("gate", "up")]), f"{at}ffn_gate.weight"),
             down=weights.need(f"{at}ffn_down.weight"),
         )
 
-    @property
-    def row_bytes(self) -> int:
-        """Bytes of keys and values of one token."""
-        return 2 * 2 * self.sizes.n_layer * self.sizes.n_head_kv * self.sizes.head
+    def _qkv(self, weights: Weights, at: str) -> Tensor:
+        """Matrices of queries, keys and values, one after the other.
+
+        Where RoPE turns neighbours, rows of queries and keys are put in the order in which it turns halves: both in
+        the same way, so that their products stay.
+        """
+        import torch
+
+        s = self.sizes
+        joined = _there(weights.joined([f"{at}attn_{one}.weight" for one in "qkv"]), f"{at}attn_q.weight")
+        if s.neox:
+            return joined
+        order = torch.cat([torch.arange(0, s.n_rot, 2), torch.arange(1, s.n_rot, 2), torch.arange(s.n_rot, s.head)])
+        heads = torch.arange(s.n_head + s.n_head_kv)[:, None] * s.head + order
+        n = heads.numel()
+        return torch.cat([joined[heads.reshape(-1)], joined[n:]])
+
+    def _heads_norm(self, weights: Weights, at: str) -> Tensor | None:
+        """Norms of the heads of queries and of keys."""
+        import torch
+
+        q, k = (weights.get(f"{at}attn_{one}_norm.weight", f32=True) for one in "qk")
+        if q is None or k is None:
+            if q is not None or k is not None:
+                raise NotDense(f"only one of '{at}attn_q_norm' and '{at}attn_k_norm' is there")
+            return None
+        if not self.sizes.neox:
+            raise NotDense("its heads are normed, and neighbours are turned")
+        return torch.cat([q.expand(self.sizes.n_head, -1), k.expand(self.sizes.n_head_kv, -1)])
 
     def first(self, ids: Tensor, cache: Cache, first_row: int) -> Seen:
         """Read the beginnings of sequences into empty rows of the cache: ids [sequences, tokens], padded at the end."""
@@ -213,9 +245,9 @@ class Dense:
         where = torch.arange(length).repeat(n)
 
         def attend(layer: int, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+            cache.keys[layer, first_row : first_row + n, :length] = k.reshape(n, length, -1)
+            cache.values[layer, first_row : first_row + n, :length] = v.reshape(n, length, -1)
             q, k, v = (one.view(n, length, -1, self.sizes.head).transpose(1, 2) for one in (q, k, v))
-            cache.keys[layer, first_row : first_row + n, :, :length] = k
-            cache.values[layer, first_row : first_row + n, :, :length] = v
             seen = torch.nn.functional.scaled_dot_product_attention(q, k, v, is_causal=True, enable_gqa=True)
             return seen.transpose(1, 2).reshape(n * length, -1)
 
@@ -231,11 +263,11 @@ class Dense:
         mask.masked_fill_((torch.arange(most)[None] > lengths[:, None])[:, None, None], float("-inf"))
 
         def attend(layer: int, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
-            keys, values = cache.keys[layer], cache.values[layer]
-            keys[rows, :, lengths] = k
-            values[rows, :, lengths] = v
+            cache.keys[layer, rows, lengths] = k.flatten(1)
+            cache.values[layer, rows, lengths] = v.flatten(1)
+            keys, values = cache.heads(layer, n, most)
             seen = torch.nn.functional.scaled_dot_product_attention(
-                q[:, :, None], keys[:n, :, :most], values[:n, :, :most], attn_mask=mask, enable_gqa=True
+                q[:, :, None], keys, values, attn_mask=mask, enable_gqa=True
             )
             return seen.reshape(n, -1)
 
@@ -254,8 +286,8 @@ class Dense:
                 taps.append(x)
             y = functional.rms_norm(x, (s.n_embd,), layer.norm, s.eps).to(torch.bfloat16)
             y = functional.linear(y, layer.qkv).view(len(ids), -1, s.head)
-            q, k, v = y.split((s.n_head, s.n_head_kv, s.n_head_kv), 1)
-            q, k = self._turned(q, layer.q_norm, turn), self._turned(k, layer.k_norm, turn)
+            turned, v = y.split((s.n_head + s.n_head_kv, s.n_head_kv), 1)
+            q, k = self._turned(turned, layer.heads_norm, turn).split((s.n_head, s.n_head_kv), 1)
             x = x + functional.linear(attend(number, q, k, v), layer.out)
             y = functional.rms_norm(x, (s.n_embd,), layer.ffn_norm, s.eps).to(torch.bfloat16)
             gate, up = functional.linear(y, layer.gate_up).chunk(2, -1)
@@ -270,17 +302,16 @@ class Dense:
         import torch
 
         s, (cos, sin) = self.sizes, turn
-        y = heads.float()
+        y, half = heads.float(), s.n_rot // 2
         if norm is not None:
-            y = torch.nn.functional.rms_norm(y, (s.head,), norm, s.eps)
-        part = y[..., : s.n_rot]
-        if s.neox:
-            a, b = part.chunk(2, -1)
-            part = torch.cat([a * cos - b * sin, a * sin + b * cos], -1)
-        else:
-            a, b = part[..., 0::2], part[..., 1::2]
-            part = torch.stack([a * cos - b * sin, a * sin + b * cos], -1).flatten(-2)
-        return torch.cat([part, y[..., s.n_rot :]], -1).to(torch.bfloat16)
+            y = torch.nn.functional.rms_norm(y, (s.head,), None, s.eps) * norm
+        a, b = y[..., :half], y[..., half : s.n_rot]
+        out = torch.empty_like(heads, memory_format=torch.contiguous_format)
+        out[..., :half] = a * cos - b * sin
+        out[..., half : s.n_rot] = a * sin + b * cos
+        if s.n_rot < s.head:
+            out[..., s.n_rot :] = y[..., s.n_rot :]
+        return out
 
     def top(self, last: Tensor, k: int) -> tuple[Tensor, Tensor, Tensor]:
         """The best tokens after each row: ids [rows, k], logits f32 [rows, k] best first, and log-sums [rows].
@@ -310,7 +341,8 @@ class Dense:
 def best_columns(values: Tensor, k: int) -> Tensor:
     """Columns of the `k` largest values of each row, in any order: [rows, k].
 
-    The k largest are in the k groups of neighbours with the largest maxima, so that only those are searched.
+    The k largest are in the k groups with the largest maxima, so that only those are searched. The columns of a group
+    are far apart, which lets a CPU look at many groups at once.
     """
     import torch
 
@@ -318,9 +350,9 @@ def best_columns(values: Tensor, k: int) -> Tensor:
     n_groups = n // _GROUP
     if n_groups < 2 * k:
         return values.topk(k, 1, sorted=False).indices
-    whole = values[:, : n_groups * _GROUP].view(rows, n_groups, _GROUP)
-    groups = whole.amax(2).topk(k, 1, sorted=False).indices
-    columns = (groups[..., None] * _GROUP + torch.arange(_GROUP)).view(rows, -1)
+    whole = values[:, : n_groups * _GROUP].view(rows, _GROUP, n_groups)
+    groups = whole.amax(1).topk(k, 1, sorted=False).indices
+    columns = (groups[..., None] + n_groups * torch.arange(_GROUP)).view(rows, -1)
     rest = torch.arange(n_groups * _GROUP, n).expand(rows, -1)
     columns = torch.cat([columns, rest], 1)
     return columns.gather(1, values.gather(1, columns).topk(k, 1, sorted=False).indices)

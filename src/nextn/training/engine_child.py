@@ -53,7 +53,7 @@ FUNCTIONS: Functions = {
 }
 _BATCH = 512  # most tokens decoded at a time
 _LOGITS_BYTES = 256 << 20  # most memory of their logits
-_GROUP = 64  # neighbouring logits of which only the best is looked at first
+_GROUP = 64  # logits of which only the best is looked at first
 
 
 class Growing:
@@ -214,14 +214,15 @@ class Writer:
 def top_of(logits: Array, k: int) -> tuple[Array, Array, Array]:
     """The best tokens of each row: ids int32 [rows, k], logits f32 [rows, k] best first, and log-sums f32 [rows].
 
-    The k largest are in the k groups of neighbours with the largest maxima, so that only those are searched.
+    The k largest are in the k groups with the largest maxima, so that only those are searched. The columns of a group
+    are far apart, which lets a CPU look at many groups at once.
     """
     rows, n = logits.shape
     n_groups, columns = n // _GROUP, None
     if n_groups >= 2 * k:
-        maxima = logits[:, : n_groups * _GROUP].reshape(rows, n_groups, _GROUP).max(2)
+        maxima = logits[:, : n_groups * _GROUP].reshape(rows, _GROUP, n_groups).max(1)
         groups = np.argpartition(maxima, n_groups - k, 1)[:, -k:]
-        columns = (groups[..., None] * _GROUP + np.arange(_GROUP)).reshape(rows, -1)
+        columns = (groups[..., None] + n_groups * np.arange(_GROUP)).reshape(rows, -1)
         rest = np.broadcast_to(np.arange(n_groups * _GROUP, n), (rows, n - n_groups * _GROUP))
         columns = np.concatenate([columns, rest], 1)
     found = logits if columns is None else np.take_along_axis(logits, columns, 1)

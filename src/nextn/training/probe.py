@@ -10,7 +10,7 @@ import numpy as np
 
 from .answers import Answer, Array, Job, Reader
 
-N_PROMPTS, N_TOKENS = 8, 48  # prompts of the probe, and tokens after each
+N_PROMPTS, N_TOKENS = 8, 24  # prompts of the probe, and tokens after each
 LEAST_CORRELATION = 0.99  # of each tapped layer's inputs
 LEAST_SAME = 0.9  # share of positions with the same best token
 

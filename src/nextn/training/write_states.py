@@ -19,6 +19,7 @@ from ..errors import UnsupportedModel, UsageError
 from ..gguf.files import Model, open_sound
 from ..layouts.places import header_sha256, model_name
 from ..memory.answers import this_machine
+from ..units import counted
 from .answers import Reader
 from .chunk_writer import LEAST_CHUNK, ChunkWriter, How, Limits, Report, StatesProgress
 from .engine_reader import EngineReader, What
@@ -32,6 +33,8 @@ __all__ = ["Report", "StatesOptions", "StatesProgress", "usual_taps", "write_sta
 N_TORCH, N_ENGINE = 128, 64  # prompts per chunk, fewer for wide models
 _CHUNK_BYTES = 1 << 29
 _SLOTS = 32  # answers that the engine writes together
+_LEAST_PROMPTS = 256  # that are looked at, however little is to be written
+_FAST_TPS = 2000  # tokens per second that no small machine exceeds
 _SPARE_MEMORY = 0.7  # share of what is available that torch may take
 
 
@@ -83,7 +86,7 @@ class _Stage:
         wanted = self._manifest(model, prompts, source)
         self.folder = StatesFolder.start(self.out, wanted)
         self.n_most = self._most_together()
-        self.texts = self._tokenized(model, prompts)
+        self.texts = self._tokenized(model, prompts[: self._n_needed()])
         writer = ChunkWriter(
             self.folder, self.texts, How(o.n_predict, o.temperature, o.greedy_share, o.seed),
             Limits(o.tokens, None if o.seconds is None else self.began + o.seconds, o.max_disk), self.n_most,
@@ -101,6 +104,15 @@ class _Stage:
                 writer.n_most = min(writer.n_most, N_ENGINE)
             writer.write(reader)
         return States.open(self.out) if self.folder.manifest.chunks else self._none()
+
+    def _n_needed(self) -> int:
+        """As many prompts as can be answered within the limits, more or less: those after them need no tokens yet."""
+        o, n = self.options, [1 << 62]
+        if o.tokens is not None:
+            n.append(o.tokens)
+        if o.seconds is not None:
+            n.append(self.folder.n_tokens + int(o.seconds * _FAST_TPS))
+        return _LEAST_PROMPTS + 2 * min(n) // o.n_predict
 
     def _none(self) -> NoReturn:
         raise UsageError(
@@ -151,7 +163,11 @@ class _Stage:
         if trained := model.arch_int("context_length"):
             longest = max(1, min(longest, trained - self.options.n_predict))
         with self.engine.start(Launch(model.entry, n_ctx=512, threads=1)) as running:
-            return tokenized(prompts, running, _has_template(model), longest, self.options.seed)
+            found = tokenized(prompts, running, _has_template(model), longest, self.options.seed)
+        if len(found) < len(prompts):
+            left = counted(len(prompts) - len(found), "prompt")
+            self.report(StatesProgress(f"{left} of more than {longest:,} tokens left out"))
+        return found
 
     # -- with what ----------------------------------------------------------------------------------------------------
 
