@@ -9,7 +9,7 @@ import numpy as np
 
 from nextn.gguf.files import open_model
 from nextn.training.answers import Answer, as_f16
-from nextn.training.states import Manifest, StatesFolder, Trunk
+from nextn.training.states import StatesFolder, StatesManifest, Trunk
 
 TOP_K = 4
 
@@ -27,7 +27,7 @@ def made_states(
         "agreement": None, "engine": "none", "seed": seed, "top_k": TOP_K, "n_predict": n_tokens, "temperature": 0.0,
         "greedy_share": 1.0, "prompts": {"sha256": "x"},
     }  # fmt: skip
-    out = StatesFolder.start(folder, Manifest(**{**given, **more}))
+    out = StatesFolder.start(folder, StatesManifest(**{**given, **more}))
     rng = np.random.default_rng(seed)
     used = rng.permutation(n_vocab)[:n_used].astype(np.int32)
     states = (

@@ -20,7 +20,7 @@ from nextn.gguf.files import open_model
 from nextn.sources.safetensors import read_safetensors
 from nextn.training.answers import Answer
 from nextn.training.export import check_export, export, export_taps, trunk_config
-from nextn.training.states import Manifest, States, StatesFolder, Trunk
+from nextn.training.states import States, StatesFolder, StatesManifest, Trunk
 
 TAPS = export_taps((1, 2, 3), 4)
 
@@ -32,7 +32,7 @@ def arrow() -> None:
 
 def states(folder: Path, taps: tuple[int, ...] = TAPS) -> tuple[States, list[Answer]]:
     folder.mkdir()
-    wanted = Manifest(
+    wanted = StatesManifest(
         Trunk("tiny", 1, "ab" * 32), "qwen35", N_EMBD, 2048, list(taps), False, "engine", None, "xllamacpp", 0, TOP_K,
         16, 2, 0.0, 1.0, {"sha256": ""},
     )  # fmt: skip

@@ -119,7 +119,7 @@ def test_all_rows_at_once_are_what_drafting_from_one_row_gives(torch: Any, state
 
 
 def test_a_walk_drafts_and_goes_on_as_an_engine_does(torch: Any) -> None:
-    from nextn.training.fit.rollout import Agreement, Rollout
+    from nextn.training.fit.rollout import DraftAgreement, Rollout
     from nextn.training.fit.texts import Rows
 
     hits = torch.tensor([[1, 1, 0, 1, 1, 1, 1, 0], [1, 0, 0, 0, 1, 1, 0, 0], [1, 1, 1, 0, 0, 0, 0, 0]]).bool()
@@ -127,7 +127,7 @@ def test_a_walk_drafts_and_goes_on_as_an_engine_does(torch: Any) -> None:
     follows = torch.tensor([[1, 1, 1, 1, 1, 1, 1, 0]]).bool()
     nothing = torch.zeros(1)
     rows = Rows(nothing, nothing, nothing, nothing, nothing, nothing, follows, 8)
-    found = Agreement(3)
+    found = DraftAgreement(3)
     found.add(Rollout(torch.tensor(1.0), (hits & labels)[:, None], labels[:, None]), rows, [True])
     # drafts at row 1 (1 accepted of 3), row 3 (1 of 3), row 5 (1 of 1, since 2 tokens are left)
     assert (found.n_drafts, found.n_offered, found.accepted) == (3, 7, [3, 0, 0])

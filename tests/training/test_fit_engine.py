@@ -41,12 +41,12 @@ def options(kind: str, **more: Any) -> FitOptions:
 def counted(trunk: Path, sidecar: Path, states: Path, kind: str) -> tuple[int, int, int]:
     """(drafts, tokens drafted, tokens accepted) by the module, in the greedy held-out answers."""
     from nextn.training.fit.kinds import make
-    from nextn.training.fit.rollout import Agreement, rollout
+    from nextn.training.fit.rollout import DraftAgreement, rollout
     from nextn.training.fit.texts import Texts
 
     held = Texts(States.open(states), "held")
     drafter = make(open_sound(trunk), held, options(kind, start=sidecar), None).drafter
-    known, found = drafter.index_of_token(drafter.embeddings.shape[0]), Agreement(N_DRAFTED)
+    known, found = drafter.index_of_token(drafter.embeddings.shape[0]), DraftAgreement(N_DRAFTED)
     for text in held.texts:
         rows = held.rows([text], kind, [(0, text.n_tokens)])
         found.add(rollout(drafter, rows, [1.0] * N_DRAFTED, 0.5, known, look=True), rows, [True])

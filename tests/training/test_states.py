@@ -11,19 +11,19 @@ import pytest
 
 from nextn.errors import FormatError, StorageError, UsageError
 from nextn.training.answers import Answer, as_f16, drawn, joined, parted
-from nextn.training.states import MANIFEST, Manifest, States, StatesFolder, Trunk
+from nextn.training.states import MANIFEST, States, StatesFolder, StatesManifest, Trunk
 from nextn.writing.system import System
 
 N_EMBD, TOP_K, TAPS = 8, 4, [1, 2, 3]
 
 
-def manifest(**more: Any) -> Manifest:
+def manifest(**more: Any) -> StatesManifest:
     given = {
         "trunk": Trunk("tiny", 100, "ab" * 32), "architecture": "llama", "n_embd": N_EMBD, "n_vocab": 50, "taps": TAPS,
         "nextn_state": False, "reader": "engine", "agreement": None, "engine": "xllamacpp 1", "seed": 3,
         "top_k": TOP_K, "n_predict": 9, "temperature": 0.8, "greedy_share": 0.5, "prompts": {"sha256": "x"},
     }  # fmt: skip
-    return Manifest(**{**given, **more})
+    return StatesManifest(**{**given, **more})
 
 
 def answer(prompt_id: int, n_prompt: int, n: int) -> Answer:

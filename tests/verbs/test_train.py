@@ -23,7 +23,7 @@ from nextn.errors import EngineMissing, NextnError, NoSpace, OutputExists, Train
 from nextn.gguf.files import open_model
 from nextn.schemas.train import FitMade
 from nextn.training.fit import FitOptions
-from nextn.training.states import Manifest, States, StatesFolder, Trunk
+from nextn.training.states import States, StatesFolder, StatesManifest, Trunk
 from nextn.training.write_states import StatesOptions
 from nextn.verbs import train as verb
 
@@ -150,7 +150,7 @@ class Played:
         self.asked.append(options)
         taps = None if options.native else list(options.taps or ())
         model = open_model(trunk)
-        wanted = Manifest(
+        wanted = StatesManifest(
             Trunk("tiny", model.size_bytes, "ab" * 32), "qwen35", 256, 2048, taps, taps is None, "engine", None,
             "xllamacpp", options.seed, 4, 16, 0.0, 1.0, {"n": 3, "sha256": ""},
         )  # fmt: skip

@@ -77,7 +77,7 @@ class Answer:
         return Answer(self.prompt_id, n_prompt, ids, features, top_ids, top_logits, log_sum, self.n_clamped)
 
 
-class Reader(Protocol):
+class StatesReader(Protocol):
     """A way to let the trunk write; a context manager."""
 
     name: str  # "engine" or "torch"
@@ -90,7 +90,7 @@ class Reader(Protocol):
         where they are.
         """
 
-    def __enter__(self) -> Reader: ...
+    def __enter__(self) -> StatesReader: ...
 
     def __exit__(self, *_: object) -> None: ...
 

@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from math import ceil
 from typing import TypeAlias
 
-from .answers import Answer, Job, Reader
+from .answers import Answer, Job, StatesReader
 from .prompts import Tokenized
 from .states import Split, StatesFolder
 
@@ -179,7 +179,7 @@ class ChunkWriter:
 
     # -- writing ------------------------------------------------------------------------------------------------------
 
-    def write(self, reader: Reader) -> None:
+    def write(self, reader: StatesReader) -> None:
         """Write until a limit is reached. Raises what the reader raises, NoSpace and StorageError."""
         finished: queue.Queue[tuple[_Block, list[Answer], float] | BaseException] = queue.Queue()
 
@@ -236,7 +236,7 @@ class ChunkWriter:
             if kept:
                 self.folder.add(block.first, block.split, kept, seconds, len(block.jobs))
 
-    def _say(self, reader: Reader) -> None:
+    def _say(self, reader: StatesReader) -> None:
         n, spent = self._before + self._n_new, time.monotonic() - self._began
         rate = self._n_new / spent if spent > 0 else 0.0
         target, until = self.limits.tokens, self.limits.until

@@ -77,7 +77,7 @@ def sizes_of(model: Model) -> Sizes:
     )
 
 
-class Weights:
+class DenseWeights:
     """Tensors of a GGUF as torch's, each dequantized once."""
 
     def __init__(self, model: Model, n_threads: int) -> None:
@@ -164,7 +164,7 @@ class Cache:
 
 
 @dataclass(frozen=True)
-class Seen:
+class DenseSeen:
     """What one pass saw, by row of tokens."""
 
     taps: Tensor  # f32 [rows, taps, n_embd]
@@ -183,7 +183,7 @@ class Dense:
 
         self.sizes = s = sizes_of(model)
         self.taps = tuple(taps)
-        weights = Weights(model, n_threads)
+        weights = DenseWeights(model, n_threads)
         self.embed = weights.need("token_embd.weight")
         self.norm = weights.need("output_norm.weight", f32=True)
         head = weights.get("output.weight")
@@ -196,7 +196,7 @@ class Dense:
         if weights.unread:
             raise NotDense(f"the dense graph has no place for '{weights.unread[0]}'")
 
-    def _layer(self, weights: Weights, at: str) -> _Layer:
+    def _layer(self, weights: DenseWeights, at: str) -> _Layer:
         return _Layer(
             norm=weights.need(f"{at}attn_norm.weight", f32=True),
             qkv=self._qkv(weights, at),
@@ -207,7 +207,7 @@ class Dense:
             down=weights.need(f"{at}ffn_down.weight"),
         )
 
-    def _qkv(self, weights: Weights, at: str) -> Tensor:
+    def _qkv(self, weights: DenseWeights, at: str) -> Tensor:
         """Matrices of queries, keys and values, one after the other.
 
         Where RoPE turns neighbours, rows of queries and keys are put in the order in which it turns halves: both in
@@ -224,7 +224,7 @@ class Dense:
         n = heads.numel()
         return torch.cat([joined[heads.reshape(-1)], joined[n:]])
 
-    def _heads_norm(self, weights: Weights, at: str) -> Tensor | None:
+    def _heads_norm(self, weights: DenseWeights, at: str) -> Tensor | None:
         """Norms of the heads of queries and of keys."""
         import torch
 
@@ -237,7 +237,7 @@ class Dense:
             raise NotDense("its heads are normed, and neighbours are turned")
         return torch.cat([q.expand(self.sizes.n_head, -1), k.expand(self.sizes.n_head_kv, -1)])
 
-    def first(self, ids: Tensor, cache: Cache, first_row: int) -> Seen:
+    def first(self, ids: Tensor, cache: Cache, first_row: int) -> DenseSeen:
         """Read the beginnings of sequences into empty rows of the cache: ids [sequences, tokens], padded at the end."""
         import torch
 
@@ -253,7 +253,7 @@ class Dense:
 
         return self._run(ids.reshape(-1), where, attend)
 
-    def step(self, ids: Tensor, lengths: Tensor, cache: Cache) -> Seen:
+    def step(self, ids: Tensor, lengths: Tensor, cache: Cache) -> DenseSeen:
         """One more token for each of the first rows of the cache, which hold `lengths` tokens: ids [rows]."""
         import torch
 
@@ -273,7 +273,7 @@ class Dense:
 
         return self._run(ids, lengths, attend)
 
-    def _run(self, ids: Tensor, where: Tensor, attend: Any) -> Seen:
+    def _run(self, ids: Tensor, where: Tensor, attend: Any) -> DenseSeen:
         import torch
 
         functional, s = torch.nn.functional, self.sizes
@@ -295,7 +295,7 @@ class Dense:
         if len(self.layers) in self.taps:
             taps.append(functional.rms_norm(x, (s.n_embd,), None, s.eps))
         last = functional.rms_norm(x, (s.n_embd,), self.norm, s.eps)
-        return Seen(torch.stack(taps, 1) if taps else x[:, None, :0], last)
+        return DenseSeen(torch.stack(taps, 1) if taps else x[:, None, :0], last)
 
     def _turned(self, heads: Tensor, norm: Tensor | None, turn: tuple[Tensor, Tensor]) -> Tensor:
         """Normed and turned to their positions: [rows, heads, head]."""

@@ -33,7 +33,7 @@ class What:
 
 
 class EngineReader:
-    """The engine as a `Reader`."""
+    """The engine as a `StatesReader`."""
 
     name = "engine"
     n_workers = 1
@@ -57,7 +57,7 @@ class EngineReader:
         return frozenset(int(one) for one in self._running.ask("/ends", {})["ids"])
 
     def write(self, jobs: Sequence[Job], tick: Callable[[int], bool]) -> list[Answer]:
-        """See `Reader.write`. Raises EngineFailed."""
+        """See `StatesReader.write`. Raises EngineFailed."""
         self._running.ask("/start", {"jobs": [asdict(job) for job in jobs]})
         try:
             done = False

@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from .answers import Answer, Array, Job, Reader
+from .answers import Answer, Array, Job, StatesReader
 
 N_PROMPTS, N_TOKENS = 8, 24  # prompts of the probe, and tokens after each
 LEAST_CORRELATION = 0.99  # of each tapped layer's inputs
@@ -40,7 +40,7 @@ class Agreement:
         return asdict(self)
 
 
-def probe(reader: Reader, engine: Reader, prompts: Sequence[tuple[int, ...]], seed: int) -> Agreement:
+def probe(reader: StatesReader, engine: StatesReader, prompts: Sequence[tuple[int, ...]], seed: int) -> Agreement:
     """Let `reader` write a little, and `engine` read the same tokens."""
     jobs = [Job(at, ids, N_TOKENS, 0.0, seed + at) for at, ids in enumerate(prompts[:N_PROMPTS])]
     written = reader.write(jobs, lambda n: False)

@@ -55,7 +55,7 @@ class ChunkEntry(Struct, forbid_unknown_fields=True):
     seconds: float  # that writing it took
 
 
-class Manifest(Struct, forbid_unknown_fields=True, tag_field="kind", tag="states"):
+class StatesManifest(Struct, forbid_unknown_fields=True, tag_field="kind", tag="states"):
     """`states.json`."""
 
     trunk: Trunk
@@ -123,7 +123,7 @@ class States:
     """A folder of states, for reading."""
 
     folder: Path
-    manifest: Manifest
+    manifest: StatesManifest
 
     @classmethod
     def open(cls, folder: Path | str) -> States:
@@ -134,7 +134,7 @@ class States:
             raise UsageError(f"{folder}: there are no states in this folder; 'nextn train --stage states' writes them.")
         data = parse_json(read_bounded(path, MOST_DOCUMENT), path)
         try:
-            manifest = msgspec.convert(data, Manifest)
+            manifest = msgspec.convert(data, StatesManifest)
         except msgspec.ValidationError as error:
             raise FormatError(f"these are not states that this version can read ({error})", path=path) from error
         names = [entry.file for entry in manifest.chunks]
@@ -193,11 +193,11 @@ class StatesFolder:
     """A folder of states, for writing: one process at a time."""
 
     folder: Path
-    manifest: Manifest
+    manifest: StatesManifest
     system: System = field(default_factory=System)
 
     @classmethod
-    def start(cls, folder: Path, wanted: Manifest) -> StatesFolder:
+    def start(cls, folder: Path, wanted: StatesManifest) -> StatesFolder:
         """Go on in a folder whose states were written in the same way, or begin.
 
         Raises UsageError for states of another trunk or written otherwise, and what `States.open` raises.
@@ -273,12 +273,12 @@ class StatesFolder:
             sync_folder(self.folder, self.system)
 
 
-def replace_fields(manifest: Manifest, **changes: Any) -> Manifest:
+def replace_fields(manifest: StatesManifest, **changes: Any) -> StatesManifest:
     """A manifest with other values."""
     return msgspec.structs.replace(manifest, **changes)
 
 
-_SAME: dict[str, Callable[[Manifest], object]] = {
+_SAME: dict[str, Callable[[StatesManifest], object]] = {
     "another trunk": lambda m: m.trunk.fingerprint,
     "other taps": lambda m: (m.taps, m.nextn_state),
     "another --seed": lambda m: m.seed,
@@ -289,6 +289,6 @@ _SAME: dict[str, Callable[[Manifest], object]] = {
 }
 
 
-def difference(found: Manifest, wanted: Manifest) -> str | None:
+def difference(found: StatesManifest, wanted: StatesManifest) -> str | None:
     """In what two ways of writing differ; None when one can go on where the other stopped."""
     return next((what for what, of in _SAME.items() if of(found) != of(wanted)), None)

@@ -21,7 +21,7 @@ PREFILL = 2048  # tokens, padding included, that are read together
 
 
 class TorchReader:
-    """A dense model in torch as a `Reader`."""
+    """A dense model in torch as a `StatesReader`."""
 
     name = "torch"
 
@@ -32,7 +32,7 @@ class TorchReader:
         self.n_workers = n_workers
 
     def write(self, jobs: Sequence[Job], tick: Callable[[int], bool]) -> list[Answer]:
-        """See `Reader.write`."""
+        """See `StatesReader.write`."""
         import torch
 
         torch.set_num_threads(1)

@@ -20,13 +20,13 @@ from ..gguf.files import Model, open_sound
 from ..layouts.places import header_sha256, model_name
 from ..memory.answers import this_machine
 from ..units import counted
-from .answers import Reader
+from .answers import StatesReader
 from .chunk_writer import LEAST_CHUNK, ChunkWriter, How, Limits, Report, StatesProgress
 from .engine_reader import EngineReader, What
 from .kind import usual_taps
 from .probe import Agreement, probe
 from .prompts import Prompt, Tokenized, read_chats, read_prompts, sha256_of, shipped, tokenized, usable
-from .states import Manifest, States, StatesFolder, Trunk
+from .states import States, StatesFolder, StatesManifest, Trunk
 
 __all__ = ["Report", "StatesOptions", "StatesProgress", "usual_taps", "write_states"]
 
@@ -135,11 +135,11 @@ class _Stage:
             return own, "own"
         return usable(shipped(), _has_template(model)), "shipped"
 
-    def _manifest(self, model: Model, prompts: Sequence[Prompt], source: str) -> Manifest:
+    def _manifest(self, model: Model, prompts: Sequence[Prompt], source: str) -> StatesManifest:
         o = self.options
         n_embd = model.arch_int("embedding_length")
         tokens = model.header.get("tokenizer.ggml.tokens")
-        return Manifest(
+        return StatesManifest(
             trunk=Trunk(model_name(model), model.size_bytes, header_sha256(model.files[0])),
             architecture=model.architecture,
             n_embd=n_embd,
@@ -171,7 +171,7 @@ class _Stage:
 
     # -- with what ----------------------------------------------------------------------------------------------------
 
-    def _reader(self, model: Model) -> tuple[Reader, Agreement | None]:
+    def _reader(self, model: Model) -> tuple[StatesReader, Agreement | None]:
         """The fastest way that agrees with the engine, and how far it does."""
         o = self.options
         longest = max(len(one.ids) for one in self.texts) + o.n_predict + 1
@@ -187,7 +187,7 @@ class _Stage:
                 self.report(StatesProgress(f"the engine writes, since torch cannot: {error}"))
         return EngineReader(self.engine, launch, what), None
 
-    def _torch(self, model: Model, launch: Launch, what: What, longest: int) -> tuple[Reader, Agreement]:
+    def _torch(self, model: Model, launch: Launch, what: What, longest: int) -> tuple[StatesReader, Agreement]:
         try:
             import torch  # noqa: F401
         except ImportError as error:
@@ -226,7 +226,7 @@ class _NotHere(Exception):
     """Torch cannot do it here; `str(error)` says why."""
 
 
-def _kind(reader: Reader) -> Literal["engine", "torch"]:
+def _kind(reader: StatesReader) -> Literal["engine", "torch"]:
     return "torch" if reader.name == "torch" else "engine"
 
 

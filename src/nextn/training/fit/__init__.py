@@ -5,6 +5,6 @@ Importing this needs no torch; `fit` does.
 
 from __future__ import annotations
 
-from .options import CurvePoint, FitOptions, FitResult, FitStep, fit
+from .options import FitOptions, FitResult, FitStep, HeldOutPoint, fit
 
-__all__ = ["CurvePoint", "FitOptions", "FitResult", "FitStep", "fit"]
+__all__ = ["FitOptions", "FitResult", "FitStep", "HeldOutPoint", "fit"]

@@ -22,7 +22,7 @@ from .write import write_eagle3
 
 
 @dataclass(frozen=True)
-class Kind:
+class FittedKind:
     """A draft to train, and how to write it."""
 
     drafter: Drafter
@@ -30,16 +30,16 @@ class Kind:
     write: Callable[[Path], Path]  # the draft as it is now, as a GGUF of this name
 
 
-def make(trunk: Model, texts: Texts, options: FitOptions, target: NDArray[np.int64] | None) -> Kind:
+def make(trunk: Model, texts: Texts, options: FitOptions, target: NDArray[np.int64] | None) -> FittedKind:
     """A draft of the kind that `options` name. Raises UsageError, and what making it raises."""
     if options.kind == EAGLE3:
         made = eagle3(trunk, texts, options, target)
         drafter, taps = made.drafter, list(texts.manifest.taps or [])
         assert isinstance(drafter, Eagle3)
-        return Kind(drafter, made.coverage, lambda out: write_eagle3(drafter, trunk, taps, out, options.type))
+        return FittedKind(drafter, made.coverage, lambda out: write_eagle3(drafter, trunk, taps, out, options.type))
     if options.kind == NATIVE:
         made, block = native(trunk, texts, options, target)
         own = made.drafter
         assert isinstance(own, NativeBlock)
-        return Kind(own, made.coverage, lambda out: write_native(own, block, trunk, out, options))
+        return FittedKind(own, made.coverage, lambda out: write_native(own, block, trunk, out, options))
     raise UsageError(f"'{options.kind}' is not a kind of draft to train; choose {EAGLE3} or {NATIVE}.")

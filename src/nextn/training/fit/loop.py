@@ -17,8 +17,8 @@ from ...errors import UsageError
 from ...gguf.files import Model, open_sound
 from ..states import States
 from .drafter import Drafter
-from .options import EAGLE3, CurvePoint, FitOptions, FitResult, FitStep, Progress
-from .rollout import Agreement, rollout
+from .options import EAGLE3, FitOptions, FitResult, FitStep, HeldOutPoint, Progress
+from .rollout import DraftAgreement, rollout
 from .saved import Save, key_of, points
 from .texts import Text, Texts
 
@@ -44,7 +44,7 @@ class _Fit:
     n_tokens: int = 0
     before_s: float = 0.0  # of earlier runs
     started: float = field(default_factory=time.monotonic)
-    curve: list[CurvePoint] = field(default_factory=list)
+    curve: list[HeldOutPoint] = field(default_factory=list)
     candidates: dict[str, float] = field(default_factory=dict)  # name -> accepted per step
     running: float = 0.0
 
@@ -188,10 +188,10 @@ def _next_check(done: float, checks: int) -> float:
     return (math.floor(done * checks + 1e-9) + 1) / checks
 
 
-def _look(fit: _Fit, index: Tensor) -> CurvePoint:
+def _look(fit: _Fit, index: Tensor) -> HeldOutPoint:
     """Compare with held-out text, keep the candidate if it is one of the best, save what resuming needs."""
     found = agreement(fit.drafter, fit.held, fit.options, index)
-    point = CurvePoint(fit.step, fit.n_tokens, fit.seconds, found.mean_loss, found.shares, found.accepted_per_step)
+    point = HeldOutPoint(fit.step, fit.n_tokens, fit.seconds, found.mean_loss, found.shares, found.accepted_per_step)
     fit.curve.append(point)
     _candidate(fit, point)
     fit.save.write(fit.drafter, fit.optimizer, fit.told(), fit.drafter.target)
@@ -199,7 +199,7 @@ def _look(fit: _Fit, index: Tensor) -> CurvePoint:
     return point
 
 
-def _candidate(fit: _Fit, point: CurvePoint) -> None:
+def _candidate(fit: _Fit, point: HeldOutPoint) -> None:
     """Keep the best few and the last."""
     name = f"candidate-{fit.step:06d}.gguf"
     (fit.out / name).unlink(missing_ok=True)  # of a run that was interrupted after this
@@ -212,9 +212,9 @@ def _candidate(fit: _Fit, point: CurvePoint) -> None:
             (fit.out / each).unlink(missing_ok=True)
 
 
-def agreement(drafter: Drafter, held: Texts, options: FitOptions, index: Tensor) -> Agreement:
+def agreement(drafter: Drafter, held: Texts, options: FitOptions, index: Tensor) -> DraftAgreement:
     """How far the draft agrees with its trunk on held-out text, drafting as the engine does."""
-    out = Agreement(options.n_drafted)
+    out = DraftAgreement(options.n_drafted)
     device = index.device
     chosen = sorted(held_texts(held, options.check_tokens), key=lambda text: text.n_tokens)
     with torch.no_grad():

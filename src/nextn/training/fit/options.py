@@ -37,7 +37,7 @@ class FitOptions:
 
 
 @dataclass(frozen=True)
-class CurvePoint:
+class HeldOutPoint:
     """One look at the held-out text."""
 
     step: int
@@ -57,7 +57,7 @@ class FitStep:
     seconds: float
     seconds_limit: float | None
     loss: float  # of training, running mean
-    point: CurvePoint | None  # a new one
+    point: HeldOutPoint | None  # a new one
 
 
 @dataclass(frozen=True)
@@ -65,7 +65,7 @@ class FitResult:
     """A finished fit."""
 
     candidates: tuple[Path, ...]  # best first by held-out text, the last one included
-    curve: tuple[CurvePoint, ...]
+    curve: tuple[HeldOutPoint, ...]
     n_steps: int
     n_tokens: int
     seconds: float

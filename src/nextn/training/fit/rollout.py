@@ -73,7 +73,7 @@ def _ahead(values: Tensor, n: int) -> Tensor:
 
 
 @dataclass
-class Agreement:
+class DraftAgreement:
     """How far drafts agree with the trunk, counted over batches."""
 
     n_drafted: int

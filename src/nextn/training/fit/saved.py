@@ -14,7 +14,7 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from ...errors import FormatError, StorageError
-from .options import CurvePoint, FitOptions
+from .options import FitOptions, HeldOutPoint
 
 WEIGHTS, CURVE = "fit.safetensors", "fit.json"
 # What may differ between a fit and its continuation.
@@ -83,9 +83,9 @@ class Save:
             optimizer.state[parameter] = state
 
 
-def points(told: dict[str, Any]) -> list[CurvePoint]:
+def points(told: dict[str, Any]) -> list[HeldOutPoint]:
     """The curve so far."""
-    return [CurvePoint(**{**point, "agreement": tuple(point["agreement"])}) for point in told["curve"]]
+    return [HeldOutPoint(**{**point, "agreement": tuple(point["agreement"])}) for point in told["curve"]]
 
 
 def _publish(scratch: Path, path: Path) -> None:
