@@ -102,7 +102,8 @@ def export(trunk: Model, states: States, folder: Path, say: Say) -> Exported:
             made.rename(folder)
         sync_folder(folder.parent, System())
     command = (
-        "python", "-m", "speculators.train", "--speculator-type", "eagle3", "--norm-before-fc", "--on-missing", "raise",
+        "python", "-m", "speculators.train", "--speculator-type", "eagle3", "--draft-arch", "llama", "--norm-before-fc",
+        "--full-attention-indices", "0", "--mask-token-id", "0", "--on-missing", "raise",
         "--verifier-name-or-path", str(folder / TRUNK), "--data-path",
         str(folder / DATA), "--target-layer-ids", *map(str, taps[:-1]),
     )  # fmt: skip
