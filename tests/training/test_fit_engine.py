@@ -8,10 +8,12 @@ from typing import Any
 
 import numpy as np
 import pytest
+from drafts import changed_gguf, number, text
 
 from conftest import TRUNKS, need
 from nextn.engines import Launch, Xllamacpp
 from nextn.gguf.files import open_sound
+from nextn.gguf.kv import KV, KVType
 from nextn.training.fit import FitOptions, fit
 from nextn.training.states import States
 from nextn.training.write_states import StatesOptions, write_states
@@ -21,7 +23,7 @@ QWEN35 = TRUNKS / "tiny-qwen35-Q8_0.gguf"
 # Random weights, but the graph: latent attention, experts in groups.
 DEEPSEEK = TRUNKS / "families" / "deepseek3-Q8_0.gguf"
 N_DRAFTED = 3
-KINDS = [("eagle3", QWEN35), ("native", QWEN35), ("native", DEEPSEEK)]
+KINDS = [("eagle3", QWEN35, False), ("native", QWEN35, False), ("native", DEEPSEEK, False), ("native", DEEPSEEK, True)]
 
 
 @pytest.fixture(autouse=True)
@@ -66,10 +68,23 @@ def lived(engine: Xllamacpp, trunk: Path, sidecar: Path, states: Path) -> tuple[
     return found, same
 
 
-@pytest.mark.parametrize(("kind", "trunk"), KINDS, ids=["eagle3", "qwen35", "deepseek2"])
+def with_yarn(source: Path, path: Path) -> Path:
+    """A copy whose positions are scaled as DeepSeek-V3's and Kimi-K2's are, already within a short text."""
+    arch = open_sound(source).architecture
+    floats = {"factor": 4.0, "yarn_log_multiplier": 0.08, "yarn_beta_fast": 2.0, "yarn_beta_slow": 0.5}
+    pairs = [KV.make(f"{arch}.rope.scaling.{key}", KVType.FLOAT32, value) for key, value in floats.items()]
+    original = number(f"{arch}.rope.scaling.original_context_length", 64)
+    return changed_gguf(source, path, [text(f"{arch}.rope.scaling.type", "yarn"), original, *pairs])
+
+
+@pytest.mark.parametrize(
+    ("kind", "trunk", "scaled"), KINDS, ids=["eagle3", "qwen35", "deepseek2", "deepseek2 with YaRN"]
+)
 def test_the_engine_accepts_what_the_module_says(
-    kind: str, trunk: Path, xllamacpp_engine: Xllamacpp, tmp_path: Path
+    kind: str, trunk: Path, scaled: bool, xllamacpp_engine: Xllamacpp, tmp_path: Path
 ) -> None:
+    if scaled:
+        trunk = with_yarn(trunk, tmp_path / trunk.name)
     states = tmp_path / "states"
     how = StatesOptions(
         native=kind == "native", taps=None if kind == "native" else (1, 2, 3), tokens=4000, n_predict=40,
