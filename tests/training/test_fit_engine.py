@@ -8,7 +8,8 @@ from typing import Any
 
 import numpy as np
 import pytest
-from drafts import changed_gguf, number, text
+from drafts import changed_gguf, number
+from drafts import text as text_pair
 
 from conftest import TRUNKS, need
 from nextn.engines import Launch, Xllamacpp
@@ -74,7 +75,7 @@ def with_yarn(source: Path, path: Path) -> Path:
     floats = {"factor": 4.0, "yarn_log_multiplier": 0.08, "yarn_beta_fast": 2.0, "yarn_beta_slow": 0.5}
     pairs = [KV.make(f"{arch}.rope.scaling.{key}", KVType.FLOAT32, value) for key, value in floats.items()]
     original = number(f"{arch}.rope.scaling.original_context_length", 64)
-    return changed_gguf(source, path, [text(f"{arch}.rope.scaling.type", "yarn"), original, *pairs])
+    return changed_gguf(source, path, [text_pair(f"{arch}.rope.scaling.type", "yarn"), original, *pairs])
 
 
 @pytest.mark.parametrize(
