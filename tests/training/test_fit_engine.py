@@ -59,13 +59,13 @@ def counted(trunk: Path, sidecar: Path, states: Path, kind: str) -> tuple[int, i
 def lived(engine: Xllamacpp, trunk: Path, sidecar: Path, states: Path) -> tuple[np.ndarray[Any, Any], bool]:
     """The same by the engine, and whether it wrote the same answers."""
     found, same = np.zeros(3, int), True
-    (held,) = States.open(states).chunks("held")
     with engine.start(Launch(trunk, sidecar, n_max=N_DRAFTED, n_ctx=512, threads=1)) as running:
-        for number in range(held.n_sequences):
-            ids, n_prompt = held.sequence(number)["ids"].tolist(), int(held.n_prompt[number])
-            done = running.complete(ids[:n_prompt], len(ids) - n_prompt)
-            found += (done.draft_steps, done.draft_n, done.draft_n_accepted)
-            same = same and list(done.tokens[: len(ids) - n_prompt]) == ids[n_prompt:]
+        for held in States.open(states).chunks("held"):
+            for number_of in range(held.n_sequences):
+                ids, n_prompt = held.sequence(number_of)["ids"].tolist(), int(held.n_prompt[number_of])
+                done = running.complete(ids[:n_prompt], len(ids) - n_prompt)
+                found += (done.draft_steps, done.draft_n, done.draft_n_accepted)
+                same = same and list(done.tokens[: len(ids) - n_prompt]) == ids[n_prompt:]
     return found, same
 
 
@@ -88,7 +88,7 @@ def test_the_engine_accepts_what_the_module_says(
         trunk = with_yarn(trunk, tmp_path / trunk.name)
     states = tmp_path / "states"
     how = StatesOptions(
-        native=kind == "native", taps=None if kind == "native" else (1, 2, 3), tokens=4000, n_predict=40,
+        native=kind == "native", taps=None if kind == "native" else (1, 2, 3), tokens=3000, n_predict=40,
         greedy_share=1.0, reader="engine", threads=1, engine=xllamacpp_engine, top_k=8,
     )  # fmt: skip
     write_states(trunk, states, how)
