@@ -8,10 +8,13 @@ from typing import Any
 
 import numpy as np
 import pytest
+from drafts import changed_gguf, number
+from drafts import text as text_pair
 
 from conftest import TRUNKS, need
 from nextn.engines import Launch, Xllamacpp
 from nextn.gguf.files import open_sound
+from nextn.gguf.kv import KV, KVType
 from nextn.training.fit import FitOptions, fit
 from nextn.training.states import States
 from nextn.training.write_states import StatesOptions, write_states
@@ -21,7 +24,7 @@ QWEN35 = TRUNKS / "tiny-qwen35-Q8_0.gguf"
 # Random weights, but the graph: latent attention, experts in groups.
 DEEPSEEK = TRUNKS / "families" / "deepseek3-Q8_0.gguf"
 N_DRAFTED = 3
-KINDS = [("eagle3", QWEN35), ("native", QWEN35), ("native", DEEPSEEK)]
+KINDS = [("eagle3", QWEN35, False), ("native", QWEN35, False), ("native", DEEPSEEK, False), ("native", DEEPSEEK, True)]
 
 
 @pytest.fixture(autouse=True)
@@ -56,23 +59,36 @@ def counted(trunk: Path, sidecar: Path, states: Path, kind: str) -> tuple[int, i
 def lived(engine: Xllamacpp, trunk: Path, sidecar: Path, states: Path) -> tuple[np.ndarray[Any, Any], bool]:
     """The same by the engine, and whether it wrote the same answers."""
     found, same = np.zeros(3, int), True
-    (held,) = States.open(states).chunks("held")
     with engine.start(Launch(trunk, sidecar, n_max=N_DRAFTED, n_ctx=512, threads=1)) as running:
-        for number in range(held.n_sequences):
-            ids, n_prompt = held.sequence(number)["ids"].tolist(), int(held.n_prompt[number])
-            done = running.complete(ids[:n_prompt], len(ids) - n_prompt)
-            found += (done.draft_steps, done.draft_n, done.draft_n_accepted)
-            same = same and list(done.tokens[: len(ids) - n_prompt]) == ids[n_prompt:]
+        for held in States.open(states).chunks("held"):
+            for number_of in range(held.n_sequences):
+                ids, n_prompt = held.sequence(number_of)["ids"].tolist(), int(held.n_prompt[number_of])
+                done = running.complete(ids[:n_prompt], len(ids) - n_prompt)
+                found += (done.draft_steps, done.draft_n, done.draft_n_accepted)
+                same = same and list(done.tokens[: len(ids) - n_prompt]) == ids[n_prompt:]
     return found, same
 
 
-@pytest.mark.parametrize(("kind", "trunk"), KINDS, ids=["eagle3", "qwen35", "deepseek2"])
+def with_yarn(source: Path, path: Path) -> Path:
+    """A copy whose positions are scaled as DeepSeek-V3's and Kimi-K2's are, already within a short text."""
+    arch = open_sound(source).architecture
+    floats = {"factor": 4.0, "yarn_log_multiplier": 0.08, "yarn_beta_fast": 2.0, "yarn_beta_slow": 0.5}
+    pairs = [KV.make(f"{arch}.rope.scaling.{key}", KVType.FLOAT32, value) for key, value in floats.items()]
+    original = number(f"{arch}.rope.scaling.original_context_length", 64)
+    return changed_gguf(source, path, [text_pair(f"{arch}.rope.scaling.type", "yarn"), original, *pairs])
+
+
+@pytest.mark.parametrize(
+    ("kind", "trunk", "scaled"), KINDS, ids=["eagle3", "qwen35", "deepseek2", "deepseek2 with YaRN"]
+)
 def test_the_engine_accepts_what_the_module_says(
-    kind: str, trunk: Path, xllamacpp_engine: Xllamacpp, tmp_path: Path
+    kind: str, trunk: Path, scaled: bool, xllamacpp_engine: Xllamacpp, tmp_path: Path
 ) -> None:
+    if scaled:
+        trunk = with_yarn(trunk, tmp_path / trunk.name)
     states = tmp_path / "states"
     how = StatesOptions(
-        native=kind == "native", taps=None if kind == "native" else (1, 2, 3), tokens=4000, n_predict=40,
+        native=kind == "native", taps=None if kind == "native" else (1, 2, 3), tokens=3000, n_predict=40,
         greedy_share=1.0, reader="engine", threads=1, engine=xllamacpp_engine, top_k=8,
     )  # fmt: skip
     write_states(trunk, states, how)

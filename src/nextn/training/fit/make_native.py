@@ -26,6 +26,7 @@ from .experts import SIGMOID, SOFTMAX, Routing
 from .make import Made, vocabulary
 from .native import EH_PROJ, FIXED, HEAD_NORM, LAYERS, OWN, NativeBlock, NativeShape
 from .options import FitOptions
+from .rope import rope_of
 from .texts import Texts
 from .write import ArrayRows
 
@@ -72,11 +73,6 @@ def shape_of(trunk: Model) -> NativeShape:
             f"{trunk.entry}: nextn does not train blocks of '{arch}' (it trains those of {known}); train an EAGLE-3 "
             "draft if the model's graph supports one."
         )
-    scaling = trunk.arch_value("rope.scaling.type")
-    if scaling not in (None, "none"):
-        raise UnsupportedModel(
-            f"{trunk.entry}: its positions are scaled ('{scaling}'), which nextn's training does not compute yet."
-        )
     n_embd = trunk.arch_int("embedding_length")
     n_head = of_trunk.largest(trunk.arch_value("attention.head_count"), 1)
     routing = None
@@ -94,8 +90,7 @@ def shape_of(trunk: Model) -> NativeShape:
         )  # fmt: skip
     return NativeShape(
         arch=arch, n_embd=n_embd, n_head=n_head,
-        n_rot=trunk.arch_int("rope.dimension_count") or trunk.arch_int("attention.key_length"),
-        rope_base=float(trunk.arch_value("rope.freq_base") or 10000.0),
+        rope=rope_of(trunk),
         eps=float(trunk.arch_value("attention.layer_norm_rms_epsilon") or 1e-6), routing=routing,
     )  # fmt: skip
 

@@ -16,7 +16,8 @@ from torch.nn import functional as F
 
 from .drafter import Drafted, Drafter
 from .experts import Routing, route
-from .parts import Past, attend, frequencies, rotate
+from .parts import Past, attend, rotate
+from .rope import Rope
 
 EH_PROJ, ENORM, HNORM, HEAD_NORM = (
     "nextn.eh_proj.weight", "nextn.enorm.weight", "nextn.hnorm.weight", "nextn.shared_head_norm.weight",
@@ -44,8 +45,7 @@ class NativeShape:
     arch: str
     n_embd: int
     n_head: int
-    n_rot: int  # values of a head that rotate
-    rope_base: float
+    rope: Rope
     eps: float
     routing: Routing | None  # None: no experts
 
@@ -63,7 +63,7 @@ class NativeBlock(Drafter):
         self.register_buffer("embeddings", embeddings, persistent=False)
         self.register_buffer("frozen_head", head, persistent=False)
         self.register_buffer("target", target, persistent=False)
-        self.register_buffer("turns", frequencies(shape.n_rot, shape.rope_base), persistent=False)
+        self.register_buffer("turns", shape.rope.turns(), persistent=False)
         self.weights = nn.ParameterDict({_key(name): nn.Parameter(tensor) for name, tensor in tensors.items()})
         for name in FIXED:
             if name in tensors:
@@ -101,8 +101,12 @@ class NativeBlock(Drafter):
         query, gate = self._times("attn_q.weight", x).view(n_batch, n_rows, n_head, 2 * size).split(size, -1)
         key = self._times("attn_k.weight", x).view(n_batch, n_rows, -1, size)
         value = self._times("attn_v.weight", x).view(n_batch, n_rows, key.shape[2], -1)
-        query = rotate(self._norm("attn_q_norm.weight", query).to(self.compute), angles, pairs=False)
-        key = rotate(self._norm("attn_k_norm.weight", key).to(self.compute), angles, pairs=False)
+        query = rotate(
+            self._norm("attn_q_norm.weight", query).to(self.compute), angles, pairs=False, scale=self.shape.rope.scale
+        )
+        key = rotate(
+            self._norm("attn_k_norm.weight", key).to(self.compute), angles, pairs=False, scale=self.shape.rope.scale
+        )
         past.add(key, value)
         seen = attend(query, past, size**-0.5).flatten(-2)
         return self._times("attn_output.weight", seen * gate.reshape(seen.shape).sigmoid())
@@ -117,14 +121,19 @@ class NativeBlock(Drafter):
         n_head, n_latent, n_plain = k_b.shape
         low = self._norm("attn_q_a_norm.weight", self._times("attn_q_a.weight", x)).to(self.compute)
         query = self._times("attn_q_b.weight", low).view(n_batch, n_rows, n_head, -1)
-        plain, turned = query[..., :n_plain], rotate(query[..., n_plain:], angles, pairs=True)
+        plain, turned = (
+            query[..., :n_plain],
+            rotate(query[..., n_plain:], angles, pairs=True, scale=self.shape.rope.scale),
+        )
         both = self._times("attn_kv_a_mqa.weight", x)
         latent = self._norm("attn_kv_a_norm.weight", both[..., :n_latent]).to(self.compute)
-        shared = rotate(both[..., None, n_latent:], angles, pairs=True).expand(-1, -1, n_head, -1)
+        shared = rotate(both[..., None, n_latent:], angles, pairs=True, scale=self.shape.rope.scale).expand(
+            -1, -1, n_head, -1
+        )
         own = torch.einsum("btl,hln->bthn", latent, k_b.to(latent.dtype))
         value = torch.einsum("btl,hvl->bthv", latent, v_b.to(latent.dtype))
         past.add(torch.cat((own, shared), -1), value)
-        seen = attend(torch.cat((plain, turned), -1), past, query.shape[-1] ** -0.5)
+        seen = attend(torch.cat((plain, turned), -1), past, query.shape[-1] ** -0.5 * self.shape.rope.score_factor)
         return self._times("attn_output.weight", seen.flatten(-2))
 
     def _feed_forward(self, x: Tensor) -> Tensor:

@@ -20,11 +20,11 @@ class FitOptions:
     seconds: float | None = None  # wall time of training, evaluation included
     steps: int | None = None
     seed: int = 0
-    batch: int = 4096  # tokens per optimizer step
+    batch: int = 2048  # tokens per optimizer step
     max_length: int = 512  # tokens; longer texts are cut, at a random place each time
     threads: int | None = None  # None: torch's choice
     learning_rate: float | None = None  # peak; None: the kind's own
-    decay: float = 0.01  # AdamW's weight decay of matrices
+    decay: float = 0.05  # AdamW's weight decay of matrices
     step_weight: float = 0.8  # weight of each drafted step's loss relative to the step before it
     argmax_weight: float = 0.5  # share of the target that is the trunk's likeliest token; the rest is its distribution
     checks: int = 20  # points of the held-out curve

@@ -92,7 +92,7 @@ class DraftAgreement:
         """Count a batch; `greedy`: which of its texts are the trunk's own greedy answers."""
         assert found.hits is not None and found.labels is not None
         n_label = int(found.labels.sum())
-        self.loss += float(found.loss) * n_label
+        self.loss += float(found.loss.detach()) * n_label
         self.n_loss += n_label
         follows = rows.follows.cpu()
         chain = torch.ones_like(follows)  # the first n drafted tokens are right

@@ -74,6 +74,7 @@ class Texts:
             for a, b, n in zip(chunk.starts[:-1], chunk.starts[1:], chunk.n_prompt, strict=True)
         ]
         self.n_tokens = sum(text.n_tokens for text in self.texts)
+        self._greedy: dict[Text, bool] = {}
 
     def read(self, text: Text, name: str, start: int, end: int) -> Tensor:
         """A copy of tokens `start` to `end` of one text's array `name`."""
@@ -127,8 +128,12 @@ class Texts:
 
     def greedy(self, text: Text) -> bool:
         """Whether its answer is what the trunk writes greedily."""
-        n = text.n_tokens - text.n_prompt - 1
-        if n < 1:
+        if text not in self._greedy:
+            self._greedy[text] = self._is_greedy(text)
+        return self._greedy[text]
+
+    def _is_greedy(self, text: Text) -> bool:
+        if text.n_tokens - text.n_prompt < 2:
             return False
         ids = self.read(text, "ids", text.n_prompt + 1, text.n_tokens)
         best = self.read(text, "top_ids", text.n_prompt, text.n_tokens - 1)[:, 0]

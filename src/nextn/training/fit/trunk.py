@@ -28,7 +28,7 @@ def matrix(rows: RowSource, chosen: NDArray[np.int64] | None = None, kept_as: Te
     for chunk in _chunks(rows):
         some = chunk if chosen is None else chunk[chosen[(chosen >= first) & (chosen < first + len(chunk))] - first]
         if len(some):
-            out[done : done + len(some)] = torch.from_numpy(_stored(np.array(some), kept_as))
+            out[done : done + len(some)] = torch.from_numpy(np.array(_stored(some, kept_as)))
         done += len(some)
         first += len(chunk)
     return out
@@ -43,7 +43,7 @@ def _stored(rows: NDArray[np.float32], kind: TensorType | None) -> NDArray[np.fl
     if kind is None:
         return rows
     kind = fallback_type(kind, rows.shape[1])
-    return dequantize(quantize(rows, kind).tobytes(), kind, rows.shape[1])
+    return dequantize(quantize(np.ascontiguousarray(rows), kind).tobytes(), kind, rows.shape[1])
 
 
 def embeddings(model: Model, kept_as: TensorType | None = None) -> Tensor:
