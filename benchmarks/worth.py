@@ -213,7 +213,7 @@ def held(case: Case, threads: int, passes: int, patience_s: float) -> dict[str, 
                     bench.run(one, ask, number)
     out["calibration"] = [plain(one.document) for one in calibration.runs]
     out["runs"] = [plain(one.document) for one in bench.runs]
-    steps = {n: cost for n in CALIBRATED if (cost := step_cost(calibration.runs, f"n_max {n}", "off")) is not None}
+    steps = [cost for n in CALIBRATED if (cost := step_cost(calibration.runs, f"n_max {n}", "off")) is not None]
     draft = None if curve is None else measured_draft(curve, steps)
     if curve is None or draft is None:
         return {**out, "rows": [], "why": "the machine was too busy"}
@@ -228,13 +228,16 @@ def held(case: Case, threads: int, passes: int, patience_s: float) -> dict[str, 
         if rates is None or measured is None:
             rows.append({"n_max": n, "predicted": None, "measured": measured})
             continue
-        predicted = payoff.speedup(n, sum(rates))
+        # The last steps of an answer draft less than n: what was drafted is what is predicted.
+        n_drafted = sum(one.drafted for one in own) / sum(one.steps for one in own)
+        predicted = payoff.speedup(n_drafted, sum(rates))
         figures = spread_figures(overall_tps(own))
         rows.append(
             {
                 "n_max": n,
                 "acceptance": rates,
-                "step": round(payoff.step(n), 4),
+                "n_drafted": round(n_drafted, 4),
+                "step": round(payoff.step(n_drafted), 4),
                 "predicted": round(predicted, 4),
                 "measured": round(measured, 4),
                 "error": round(predicted / measured - 1, 4),

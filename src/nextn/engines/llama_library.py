@@ -13,6 +13,7 @@ import os
 import time
 from collections.abc import Sequence
 from pathlib import Path
+from statistics import fmean
 from types import ModuleType
 from typing import Any
 
@@ -139,9 +140,13 @@ class BatchContext:
         self.depth = len(tokens)
         self._saved = []
 
-    def timed(self, tokens: Sequence[int]) -> float:
-        """Seconds for a batch of these tokens after the prefix of every sequence, all outputs computed."""
-        rows = [(token, self.depth + at, slot, True) for slot in range(self.slots) for at, token in enumerate(tokens)]
+    def timed(self, tokens: Sequence[int], after: int = 0) -> float:
+        """Seconds for a batch of these tokens in every sequence, all outputs computed.
+
+        `after`: the number of tokens that were decoded after the prefix.
+        """
+        first = self.depth + after
+        rows = [(token, first + at, slot, True) for slot in range(self.slots) for at, token in enumerate(tokens)]
         self._fill(rows)
         start = time.perf_counter()
         self._run()
@@ -245,11 +250,24 @@ class BatchModel:
                 context.save()
 
     def timed(self, tokens: Sequence[int]) -> float:
-        """Seconds for a batch of these tokens; a single one without what drafting needs, as with MTP off."""
-        context = self.plain if len(tokens) == 1 else self.verifying
-        seconds = context.timed(tokens)
-        context.cut_back()
+        """Seconds for a batch of these tokens with what drafting needs."""
+        seconds = self.verifying.timed(tokens)
+        self.verifying.cut_back()
         if seconds < AGAIN_BELOW_S:
-            seconds = context.timed(tokens)
-            context.cut_back()
+            seconds = self.verifying.timed(tokens)
+            self.verifying.cut_back()
         return seconds
+
+    def timed_singly(self, tokens: Sequence[int]) -> float:
+        """Mean seconds of these tokens one after the other, without what drafting needs: as with MTP off.
+
+        The first is not counted where a new graph matters (see `AGAIN_BELOW_S`): putting back saved state before it
+        makes llama.cpp build one, which it does not between the tokens of a text.
+        """
+        seconds = []
+        for at, token in enumerate(tokens):
+            seconds.append(self.plain.timed([token], at))
+            if seconds[0] >= AGAIN_BELOW_S:
+                break
+        self.plain.cut_back()
+        return fmean(seconds[1:] or seconds)

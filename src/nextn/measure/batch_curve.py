@@ -77,11 +77,11 @@ class DepthCurve:
     costs: dict[int, Spread]  # size of the batch per slot -> its seconds by those of one token
     state_cost: float = 0.0  # saving and restoring recurrent state once, by the seconds of one token
 
-    def cost(self, size: int) -> float:
+    def cost(self, size: float) -> float:
         """What a batch costs; between measured sizes interpolated."""
-        if size in self.costs:
-            return self.costs[size].median
-        below = max(known for known in self.costs if known < size)
+        below = max(known for known in self.costs if known <= size)
+        if below == size:
+            return self.costs[below].median
         above = min((known for known in self.costs if known > size), default=None)
         if above is None:
             raise ValueError(f"a batch of {size} tokens was not measured")
