@@ -120,20 +120,18 @@ def agree(engine: Xllamacpp, model: Path, threads: int, *, n_snapshots: int) -> 
     passes: dict[str, list[TimedPass]] = {"library": [], "server": []}
     with engine.batches(launch, n_snapshots) as library, engine.server_batches(launch) as server:
         timers: dict[str, BatchTimer] = {"library": library, "server": server}
-        rounds = {}
-        for name, timer in timers.items():
+        for timer in timers.values():
             timer.prefix(text, DEPTH)
-            first = timer.one_pass(SIZES, 1, 0)
-            rounds[name] = max(1, min(40, round(0.5 / sum(sum(values) for values in first.seconds.values()))))
+            timer.one_pass(SIZES, 1, 0)
         for number in range(PASSES):
             for name in timers if number % 2 == 0 else reversed(timers):
                 timer, watch = timers[name], Watch(timers[name].session)
-                times = timer.one_pass(SIZES, rounds[name], 1 + number)
+                times = timer.one_pass(SIZES, 1, 1 + number)
                 usage: Usage = watch.since()
                 passes[name].append(
                     TimedPass(
                         DEPTH, number, 0, {size: median(values) for size, values in times.seconds.items()}, 0.0,
-                        rounds[name], usage, disturbances(usage, threads, n_cpus()),
+                        1, usage, disturbances(usage, threads, n_cpus()),
                     )
                 )  # fmt: skip
     curves = {

@@ -24,7 +24,7 @@ from nextn.engines.child import configure, on_stop
 from nextn.engines.http import LOOPBACK
 from nextn.engines.llama_library import BatchModel, LibraryUnsuitable
 
-_SINGLE = 5  # tokens that one time of a single token comes from: all others are held against it
+_SINGLE = 32  # tokens that are decoded one after the other before the context is cut back
 
 
 class Batches:

@@ -13,11 +13,10 @@ import os
 import time
 from collections.abc import Sequence
 from pathlib import Path
-from statistics import fmean
 from types import ModuleType
 from typing import Any
 
-from nextn.engines.batches import AGAIN_BELOW_S
+from nextn.engines.batches import settled
 
 _STRUCT_BYTES = 1024  # more than any of llama.cpp's parameter structures
 _OBJECT_HEADER = 16  # bytes of a Python object's header on 64-bit systems: reference count and type
@@ -251,23 +250,27 @@ class BatchModel:
 
     def timed(self, tokens: Sequence[int]) -> float:
         """Seconds for a batch of these tokens with what drafting needs."""
-        seconds = self.verifying.timed(tokens)
-        self.verifying.cut_back()
-        if seconds < AGAIN_BELOW_S:
+
+        def once() -> float:
             seconds = self.verifying.timed(tokens)
             self.verifying.cut_back()
-        return seconds
+            return seconds
+
+        return settled(once)
 
     def timed_singly(self, tokens: Sequence[int]) -> float:
-        """Mean seconds of these tokens one after the other, without what drafting needs: as with MTP off.
+        """Seconds of one of these tokens, one after the other, without what drafting needs: as with MTP off."""
+        at = 0
 
-        The first is not counted where a new graph matters (see `AGAIN_BELOW_S`): putting back saved state before it
-        makes llama.cpp build one, which it does not between the tokens of a text.
-        """
-        seconds = []
-        for at, token in enumerate(tokens):
-            seconds.append(self.plain.timed([token], at))
-            if seconds[0] >= AGAIN_BELOW_S:
-                break
+        def once() -> float:
+            nonlocal at
+            if at == len(tokens):
+                self.plain.cut_back()
+                self.plain.timed(tokens[:1])  # putting back saved state makes llama.cpp build a new graph
+                at = 1
+            at += 1
+            return self.plain.timed([tokens[at - 1]], at - 1)
+
+        seconds = settled(once)
         self.plain.cut_back()
-        return fmean(seconds[1:] or seconds)
+        return seconds
