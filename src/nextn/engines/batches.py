@@ -26,7 +26,7 @@ AGAIN_BELOW_S = 0.05
 changes, which it does here and does not while drafting; and a model that fits into the processor's cache is slower for
 tens of batches after larger ones (measured: 45 MB, from 8.4 ms a token to 4.4 ms in 100 ms)."""
 SETTLE_S = 0.15
-_MOST_APPENDED = 128  # tokens of batches of one size on a server that cannot cut back, whose context grows with each
+_MOST_APPENDED = 96  # tokens of batches of one size on a server that cannot cut back, whose context grows with each
 _NEAR = 512  # tokens of prefix that may be decoded again for every round
 _GENERATED = 9  # tokens generated per round, of which the first comes with the prompt
 _GENERATED_SHORT = 33  # where tokens are short
