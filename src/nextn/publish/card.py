@@ -84,7 +84,7 @@ class Card:
     @property
     def _tags(self) -> list[str]:
         kinds = {one.spec_type.removeprefix("draft-") for one in self.drafts.values()}
-        return ["gguf", *(["mtp"] if len(self.drafts) < len(self._sidecars) else []), *sorted(kinds - {"mtp"})]
+        return ["gguf", *sorted(kinds | ({"mtp"} if len(self.drafts) < len(self._sidecars) else set()))]
 
     def _spec_type(self, variant: Variant) -> str:
         draft = self.drafts.get(variant.sidecar or "")

@@ -123,7 +123,7 @@ def _section(index: int, section: Section) -> str:
         '<button type="button" class="copy">Copy</button></div>'
         for line in section.commands
     )
-    said = "".join(f"<p>{escape(line)}</p>" for line in section.summary if line != section.badge)
+    said = "".join(f"<p>{escape(line)}</p>" for line in section.summary if line.upper() != section.badge)
     tables = "".join(map(_table, section.tables))
     badge = f'<p class="badge {section.tone}">{escape(section.badge)}</p>' if section.badge else ""
     return f"<section><h2>{escape(section.title)}</h2>{badge}{said}{commands}{plots}{tables}</section>"

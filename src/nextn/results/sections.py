@@ -25,6 +25,7 @@ from ..schemas.written import WritingDocument
 from ..shell import shell
 from ..units import counted, size
 from . import other_sections as others
+from .draft_facts import draft_facts
 from .other_sections import percent
 from .section import Section, TextTable, Tone
 
@@ -81,7 +82,12 @@ def _inspect(data: InspectDocument) -> Section:
         ("shape", data.shape),
         ("architecture", data.architecture),
         ("trunk layers", str(data.n_layer_trunk)),
-        ("MTP blocks", f"{data.n_layer_nextn} ({size(data.block_bytes)})" if data.n_layer_nextn else "none"),
+        *(
+            [("MTP blocks", f"{data.n_layer_nextn} ({size(data.block_bytes)})" if data.n_layer_nextn else "none")]
+            if data.draft is None
+            else draft_facts(data.draft, data.n_layer_nextn, data.n_vocab)
+        ),
+        *(("sidecar here", path) for path in data.sidecars),
         ("size", f"{_known(data.size_bytes)} in {counted(data.n_files, 'file')}"),
         *((f"on {engine}", what) for engine, what in data.runs_on.items()),
         *(("problem", problem) for problem in data.problems),

@@ -8,8 +8,10 @@ from contextlib import ExitStack
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from ..block.anatomy import Anatomy
 from ..engines.base import Launch
 from ..errors import EngineFailed, EngineRefused, StorageError, UsageError
+from ..gguf.files import Model
 from ..measure.batch_curve import SIZES, DepthCurve, curve_at, time_curve
 from ..measure.bench_setup import OFF, machine
 from ..measure.draft_cost import LENGTHS, N_PREDICT, measured_draft, step_cost, time_steps
@@ -100,7 +102,7 @@ def worth(
             "timed": "library" if all_outputs else "server",
         },
         curves=curves,
-        draft=draft or estimated_draft(target.model),
+        draft=draft or estimated_draft(target.model, draft=_own_model(target)),
         passes=run.passes,
         runs=runs,
         notes=notes,
@@ -111,6 +113,12 @@ def worth(
         except StorageError as error:
             report.notes.append(f"the figures were not kept: {error}")
     return report
+
+
+def _own_model(target: MeasuredModel) -> Model | None:
+    """The sidecar, if it is a draft that is a model of its own."""
+    sidecar = target.sidecar
+    return sidecar if sidecar is not None and Anatomy.of(sidecar).is_draft else None
 
 
 def _checked(depths: Sequence[int], target: MeasuredModel) -> tuple[int, ...]:

@@ -12,7 +12,9 @@
     while (Math.abs(n) >= 1000 && i < units.length - 1) { n /= 1000; i++; }
     return `${i ? Number(n.toPrecision(3)) : Math.round(n)} ${units[i]}`;
   };
+  const short = (text) => (text.length > 18 ? `${text.slice(0, 8)}…${text.slice(-9)}` : text);
   const draw = (canvas, type, data, options) => {
+    if (options.indexAxis === "y" && innerWidth < 720) data.labels = data.labels.map(short); // else the axis cuts them
     const chart = new Chart(canvas, {
       type, data,
       options: { animation: false, responsive: true, maintainAspectRatio: false, ...options },

@@ -1,0 +1,90 @@
+"""What measures, with each kind of draft that is a model of its own beside its model; and the page of it."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+from drafts import NAME, made
+
+import nextn
+from nextn.engines import LlamaServer
+from nextn.gguf.files import open_model
+from nextn.measure.worth_bytes import estimated_draft
+from nextn.results.page import page
+from nextn.results.sections import read_sections
+
+KINDS = {"eagle3-specforge": "eagle3", "dflash": "dflash", "dspark": "dspark"}
+PROMPT = "def read(self):\n"
+
+
+def page_of(folder: Path, *found: Any) -> str:
+    """Their documents as a page."""
+    for number, one in enumerate(found):
+        (folder / f"{number}.json").write_text(json.dumps(one.to_json()))
+    return page(read_sections([folder / f"{number}.json" for number in range(len(found))])).decode()
+
+
+@pytest.mark.engine
+@pytest.mark.parametrize("kind", KINDS)
+def test_bench_times_it(kind: str, tmp_path: Path) -> None:
+    path = made(kind, tmp_path)
+    prompts = tmp_path / "p.txt"
+    prompts.write_text(PROMPT)
+    found = nextn.bench(
+        tmp_path / NAME, n_max=[2], prompts=prompts, repeats=1, n_predict=24, threads=1, patience_s=0,
+        engine="xllamacpp",
+    )  # fmt: skip
+    assert found.sidecar == str(path)
+    off, on = found.rows
+    assert on.drafted > 0 and on.setup.sidecar == path and off.drafted == 0
+    assert on.size_bytes - off.size_bytes == path.stat().st_size
+    assert on.acceptance is not None and on.acceptance[0] <= 0.1  # random weights
+    assert "Speed:" in page_of(tmp_path, found)
+
+
+@pytest.mark.engine
+@pytest.mark.parametrize("kind", KINDS)
+def test_worth_times_it(kind: str, tmp_path: Path) -> None:
+    path = made(kind, tmp_path)
+    for sidecar in (None, path):
+        found = nextn.worth(
+            tmp_path / NAME, sidecar=sidecar, threads=1, patience_s=600, engine="xllamacpp", remember=False
+        )
+        assert found.sidecar == str(path)
+        assert found.draft is not None and found.draft.source == "measured", found.notes
+    assert "Worth:" in page_of(tmp_path, found)
+
+
+@pytest.mark.engine
+@pytest.mark.parametrize("kind", KINDS)
+def test_tune_uses_it_as_it_is(kind: str, tmp_path: Path) -> None:
+    path = made(kind, tmp_path)
+    found = nextn.tune(
+        tmp_path / NAME, n_max=[1, 2], p_min=[0.0], threads=[1], tasks=["code"], n_predict=16, patience_s=0,
+        engine="xllamacpp", race_all=True, out=tmp_path / "tuned",
+    )  # fmt: skip
+    data = found.to_json()
+    assert {one["sidecar"] for one in data["setups"] if one["n_max"]} == {str(path)}
+    assert not list((tmp_path / "tuned").glob("*.gguf"))
+
+
+def test_an_estimate_counts_the_drafts_own_bytes(tmp_path: Path) -> None:
+    path = made("eagle3-specforge", tmp_path)
+    trunk = open_model(tmp_path / NAME)
+    assert estimated_draft(trunk, draft=open_model(path)).per_token != estimated_draft(trunk).per_token
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_the_page_of_what_reads_headers(kind: str, tmp_path: Path, standin: LlamaServer) -> None:
+    path = made(kind, tmp_path / "models")
+    model = path.parent / NAME
+    text = page_of(
+        tmp_path, nextn.inspect(path), nextn.doctor(path, trunk=model), nextn.plan(model, header_only=True),
+        nextn.serve(model, engine=str(standin.binary)), nextn.pack([model], out=tmp_path / "out", dry_run=True),
+    )  # fmt: skip
+    title = nextn.inspect(path).to_json()["draft"]["title"]
+    for words in (title, "reads the inputs of layers", "256", f"draft-{KINDS[kind]}", path.name, "NO PROBLEMS"):
+        assert words in text
