@@ -167,7 +167,7 @@ def test_missing_shards_are_named(tmp_path: Path) -> None:
     first, second, third = three(tmp_path)
     second.unlink()
     for path in (first, third, tmp_path):
-        assert "1 of 3 shards are missing (M-00002-of-00003.gguf)" in refused(path)
+        assert "1 of 3 shards is missing (M-00002-of-00003.gguf)" in refused(path)
     first.unlink()
     assert "2 of 3 shards are missing (M-00001-of-00003.gguf, M-00002-of-00003.gguf)" in refused(third)
 
@@ -287,7 +287,7 @@ def test_shards_by_symlink_as_in_the_hub_cache(tmp_path: Path) -> None:
     assert [file.path.parent for file in model.files] == [snapshot] * 3
     assert model.base_name == "M"
     (blobs / "2f3a").unlink()
-    assert "1 of 3 shards are missing (M-00003-of-00003.gguf)" in refused(snapshot)
+    assert "1 of 3 shards is missing (M-00003-of-00003.gguf)" in refused(snapshot)
 
 
 # -- folders -------------------------------------------------------------------------------------------------

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import functools
 import json
+import re
 from dataclasses import dataclass
 from importlib.resources import files
 from typing import Any
@@ -16,6 +17,8 @@ from typing import Any
 LAYOUTS = ("bundle", "shards", "sidecar", "trunk-only", "bundle+head", "ik-bundle+head")
 """What is measured; "+head" is a file with `--draft-head`, "ik-" one made `--for ik`."""
 ENGINES = ("llama.cpp", "ik_llama.cpp")
+_LOGGED = re.compile(r"\s*\|\s*model=.*|^\^?(?:ERR \[[^]]*\] |llama_model_load: )?(?:error loading model: )?")
+"""What a server's log puts around the words: the level, the function, and the path of the tiny model."""
 _WORST_FIRST = ("not made", "refuses", "fails", "runs", "drafts")
 
 
@@ -126,7 +129,8 @@ class MeasuredVerdict:
         """What follows the engine's name in a sentence about `what`, with the builds to which it applies."""
         builds = self.newest.label if self.since == self.newest else f"{self.since.label} to {self.newest.label}"
         up_to = f"up to {self.newest.label}" if self.oldest else f"on {builds}"
-        says = f": {self.run.says}" if self.run.says else ""
+        says = _LOGGED.sub("", self.run.says)
+        says = f": {says}" if says else ""
         if self.run.result == "drafts":
             return f"drafts with {what} (measured on {builds})"
         if self.run.result == "runs" and self.run.layout == "trunk-only":

@@ -31,9 +31,16 @@ _KINDS = {
 }
 
 
+def is_pointer(head: bytes) -> bool:
+    """Whether a file that begins with `head` stands for one that Git LFS keeps."""
+    return head.startswith(_LFS)
+
+
 def by_content(head: bytes) -> str | None:
     """What a file is that begins with `head`, and what to do, as half a sentence; None: not recognized."""
-    if head.startswith(_LFS):
+    if not head:
+        return "the file is empty (it ends at byte 0); get it again"
+    if is_pointer(head):
         size = _LFS_SIZE.search(head)
         real = f", which has {int(size[1]):,} bytes" if size else ""
         return f"this is a Git LFS pointer, not the file itself{real}; run 'git lfs pull', or download the file"
