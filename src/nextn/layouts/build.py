@@ -106,7 +106,7 @@ def block_parts(
         for part in tensor_parts(
             tensor, tensor.name(n_layer_trunk), Q8_0 if kept and not _factors(tensor) else wanted, notes,
             in_model=in_model,
-        )  # fmt: skip
+        )
     ]
 
 

@@ -12,11 +12,14 @@ from dataclasses import replace
 from pathlib import Path
 
 from ..archs.base import Family
+from ..archs.engines import IK_SPLITS_EXPERTS
+from ..block.anatomy import Anatomy
 from ..block.model import Block, BlockTensor
-from ..errors import FormatError, QuantizeError
+from ..errors import FormatError, QuantizeError, UnsupportedModel
 from ..gguf.files import Model
 from ..gguf.header import TensorInfo
 from ..gguf.types import TensorType
+from ..shell import shell
 from ..sources.ranges import FileRange
 from ..sources.rows import GGUFRows, JoinedRows, RowSource
 from ..sources.scaled_rows import ScaledRows
@@ -25,6 +28,7 @@ from .factors import SIDES
 from .parts import Part
 
 BOTH = "ffn_gate_up_exps"
+_MOST_LAYERS = 4096
 HALVES = ("ffn_gate_exps", "ffn_up_exps")
 NOTE = "the block's experts have their gate and up as one tensor, which is split into the two that the loader takes"
 
@@ -37,6 +41,31 @@ def takes_both(family: Family) -> bool:
 def has_both(block: Block) -> bool:
     """Whether the block has gate and up as one tensor."""
     return block.find(f"{BOTH}.weight") is not None
+
+
+def fused_layers(seen: Anatomy) -> list[int]:
+    """The trunk's layers that have gate and up as one tensor; a model has fewer layers than `_MOST_LAYERS`."""
+    if len(seen.trunk) > _MOST_LAYERS:
+        return []
+    return [n for n in sorted(seen.trunk) if f"blk.{n}.{BOTH}.weight" in seen.model.tensors]
+
+
+def trunk_note(trunk: Model, family: Family, for_engine: str | None) -> str | None:
+    """What is to be said of a trunk whose form llama.cpp refuses; None: nothing.
+
+    Raises UnsupportedModel where the file has to work in an engine that refuses it.
+    """
+    if takes_both(family) or not fused_layers(Anatomy.of(trunk)):
+        return None
+    ik_too = family.arch in IK_SPLITS_EXPERTS
+    if for_engine == "ik" and not ik_too:
+        return None
+    mended = shell("nextn", "doctor", trunk.entry, "--fix")
+    engines = "engines refuse" if ik_too else "llama.cpp refuses"
+    words = f"the trunk's experts have their gate and up as one tensor, which {engines}"
+    if for_engine is not None:
+        raise UnsupportedModel(f"{trunk.entry}: {words}; split it first ({mended}).")
+    return f"{words}: split it with '{mended}'"
 
 
 def split_experts(block: Block) -> Block:

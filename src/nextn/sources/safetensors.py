@@ -82,7 +82,8 @@ def read_safetensors(path: Path) -> dict[str, SourceTensor]:
         with open(fd, "rb") as file:  # noqa: PTH123 - Path.open would wait for a pipe
             head = file.read(8)
             if len(head) < 8:
-                raise FormatError(by_content(head) or "this is not a safetensors file: it has fewer than 8 bytes", path=path, offset=0)
+                what = by_content(head) or "this is not a safetensors file: it has fewer than 8 bytes"
+                raise FormatError(what, path=path, offset=0 if head else None)
             (length,) = struct.unpack("<Q", head)
             known = by_content(head + file.read(MOST_BYTES)) if length > MAX_HEADER_BYTES else None
             if known is not None:
