@@ -291,7 +291,7 @@ def open_model(path: Path | str) -> Model:
     if os.path.isdir(path):  # noqa: PTH112 - Path.is_dir may raise
         candidates = model_candidates(path)
         if not candidates:
-            raise UsageError(f"{path}: there is no GGUF file in this folder; name a file or another folder.")
+            raise UsageError(f"{path}: {strangers.no_gguf(path)}.")
         if len(candidates) > 1:
             names = ", ".join(candidate.name for candidate in candidates[:4])
             raise UsageError(f"{path}: this folder holds {len(candidates)} models ({names}); name one of them.")

@@ -6,7 +6,9 @@ readers of checkpoints about files that do not begin as they should.
 
 from __future__ import annotations
 
+import os
 import re
+from pathlib import Path
 
 MOST_BYTES = 1 << 10  # how much of a file's beginning is examined
 _LFS = b"version https://git-lfs.github.com/spec/"
@@ -72,6 +74,21 @@ def by_name(name: str) -> str | None:
 def is_unfinished(name: str) -> bool:
     """Whether a downloader gives files such a name until they are complete."""
     return _UNFINISHED.search(name) is not None
+
+
+def no_gguf(folder: Path, nor: str = "") -> str:
+    """A folder without a GGUF (`nor` anything else), as half a sentence: what there is instead, and what to do."""
+    what = f"there is no GGUF file{nor} in this folder"
+    try:
+        names = sorted(os.listdir(folder))  # noqa: PTH208 - names are enough
+    except OSError:
+        names = []
+    begun = next((name for name in names if ".gguf" in name.lower() and is_unfinished(name)), None)
+    if begun is not None:
+        return f"{what}, only {begun}, an unfinished download; resume it"
+    if "config.json" in names:
+        return f"{what}, only a checkpoint; name a GGUF that was converted from it"
+    return f"{what}; name a file or another folder"
 
 
 def cut_short(n_there: int, n_whole: int | None, what: str, name: str = "") -> str:

@@ -13,6 +13,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from ..errors import DonorMismatch, FormatError, IncompleteModel, UsageError
+from ..gguf import strangers
 from ..gguf.files import (
     GGUFFile,
     Model,
@@ -140,7 +141,7 @@ def _shards_at(path: Path) -> list[Path]:
     if path.is_dir():
         found = model_candidates(path)
         if not found:
-            raise UsageError(f"{path}: there is no GGUF file in this folder; name a file or another folder.")
+            raise UsageError(f"{path}: {strangers.no_gguf(path)}.")
         if len(found) > 1:
             raise UsageError(
                 f"{path}: this folder holds {len(found)} models ({', '.join(each.name for each in found[:4])}); name "

@@ -44,7 +44,7 @@ def _rows(seen: Inspection | CheckpointInspection | SetInspection) -> list[tuple
         rows += _draft(data.draft, data.n_layer_nextn, data.n_vocab)
     elif data.shape != "set":
         rows += [("trunk layers", str(data.n_layer_trunk or "not known")), ("MTP blocks", block)]
-    if data.shape != "set":
+    if data.n_tensors:
         rows.append(("size", f"{total} in {files}, {counted(data.n_tensors, 'tensor')}"))
         rows.append((types, ", ".join(f"{name} {size(n)}" for name, n in data.types.items()) or "-"))
     if data.provenance:
