@@ -92,11 +92,16 @@ def test_a_truncated_file_is_named_with_its_tensor(tmp_path: Path) -> None:
         model.check_whole()
 
 
-@pytest.mark.parametrize("data", [b"", b"GG", b"\x89PNG\r\n\x1a\n" + bytes(100), bytes(4096)])
+@pytest.mark.parametrize("data", [b"GG", b"\x89PNG\r\n\x1a\n" + bytes(100), bytes(4096)])
 def test_other_files_are_no_gguf(data: bytes, tmp_path: Path) -> None:
     path = tmp_path / "M.gguf"
     path.write_bytes(data)
     assert "this is not a GGUF file" in refused(path, FormatError)
+
+
+def test_an_empty_file_is_no_download(tmp_path: Path) -> None:
+    (tmp_path / "M.gguf").touch()
+    assert "the file is empty (it ends at byte 0); get it again" in refused(tmp_path / "M.gguf", FormatError)
 
 
 def test_what_is_not_there(tmp_path: Path) -> None:

@@ -90,7 +90,7 @@ def from_json(data: dict[str, Any]) -> Table:
         data["measured"],
         data["machine"],
         tuple(EngineBuild(**build) for build in data["engines"]),
-        tuple(Run(**run) for run in data["runs"]),
+        tuple(Run(**{**run, "says": _LOGGED.sub("", run.get("says", ""))}) for run in data["runs"]),
     )
 
 
@@ -129,8 +129,7 @@ class MeasuredVerdict:
         """What follows the engine's name in a sentence about `what`, with the builds to which it applies."""
         builds = self.newest.label if self.since == self.newest else f"{self.since.label} to {self.newest.label}"
         up_to = f"up to {self.newest.label}" if self.oldest else f"on {builds}"
-        says = _LOGGED.sub("", self.run.says)
-        says = f": {says}" if says else ""
+        says = f": {self.run.says}" if self.run.says else ""
         if self.run.result == "drafts":
             return f"drafts with {what} (measured on {builds})"
         if self.run.result == "runs" and self.run.layout == "trunk-only":
