@@ -89,8 +89,13 @@ def read_safetensors(path: Path) -> dict[str, SourceTensor]:
             if known is not None:
                 raise FormatError(known, path=path)
             if length > MAX_HEADER_BYTES:
-                what = f"this is not a safetensors file: its header would have {length:,} bytes"
-                raise FormatError(what, path=path, offset=0, expected=f"at most {MAX_HEADER_BYTES:,}")
+                raise FormatError(
+                    "this is not a safetensors file: its header would be too long",
+                    path=path,
+                    offset=0,
+                    expected=f"at most {MAX_HEADER_BYTES:,} bytes",
+                    found=f"{length:,}",
+                )
             if length > size - 8:
                 raise FormatError(cut_short(size, None, "its header", path.name), path=path)
             file.seek(8)
