@@ -127,9 +127,9 @@ def pull(
     place = parse_source(source, maybe_local=False)
     if not isinstance(place, HubSource):
         raise UsageError(f"'{source}' is not a repository on the Hub; write ORG/NAME or hf:ORG/NAME@REVISION.")
+    folder = check_folder(Path(out))
     fetcher = Fetcher(options)
     repo = HubRepo(place.repo_id, place.revision, fetcher, (root or cache_root()).absolute())
-    folder = check_folder(Path(out))
     turn = contextlib.nullcontext() if dry_run else one_at_a_time(repo.root, folder)
     with turn:
         return _pull(repo, fetcher, folder, variant, quant or place.file, link, dry_run, progress, started)
