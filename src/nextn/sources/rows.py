@@ -275,8 +275,8 @@ class GGUFRows:
     def _known_type(self) -> TensorType:
         if self.info.type is None:
             raise QuantizeError(
-                f"{self.file.path}: the type {self.info.type_id} of '{self.info.name}' is not known, so its values cannot "
-                "be read; take the tensor from another file."
+                f"{self.file.path}: the type {self.info.type_id} of '{self.info.name}' is not known, so its values "
+                "cannot be read; take the tensor from another file."
             )
         return self.info.type
 
