@@ -12,6 +12,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+from ..block.anatomy import Anatomy
 from ..errors import DonorMismatch, FormatError, IncompleteModel, UsageError
 from ..gguf import strangers
 from ..gguf.files import (
@@ -192,7 +193,7 @@ def plan_assemble(
     for file in {tensor[0].path: tensor[0] for slot in slots for tensor in slot}.values():
         file.check_whole()
     model = Model((first, *(file for file in base.files if file is not first)))
-    default = base.base_name + ".gguf"
+    default = naming.same_base(base.base_name, is_model=Anatomy.of(model).has_trunk) + ".gguf"
     folder, name = naming.resolve_output(out, Path.cwd(), default)
     single = out is None or str(out).lower().endswith(".gguf")
     if not single:

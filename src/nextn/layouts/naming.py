@@ -51,6 +51,11 @@ def plain_base(base: str) -> str:
     return _MARK.sub("", _taken(base).removeprefix("MTP-"))
 
 
+def same_base(base: str, *, is_model: bool) -> str:
+    """The base name of another form of the same file, also as shards; llama.cpp takes a model's for one."""
+    return _taken(f"{base}-")[:-1] if is_model else base
+
+
 def _taken(base: str) -> str:
     """A base name that llama.cpp takes for a main model's."""
     return base.replace("mtp-", "MTP-")
