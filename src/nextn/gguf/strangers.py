@@ -77,8 +77,8 @@ def is_unfinished(name: str) -> bool:
 
 
 def no_gguf(folder: Path, nor: str = "") -> str:
-    """A folder without a GGUF (`nor` anything else), as half a sentence: what there is instead, and what to do."""
-    what = f"there is no GGUF file{nor} in this folder"
+    """A folder without a GGUF, as half a sentence: what there is instead, or `nor`, and what to do."""
+    what = "there is no GGUF file in this folder"
     try:
         names = sorted(os.listdir(folder))  # noqa: PTH208 - names are enough
     except OSError:
@@ -88,7 +88,7 @@ def no_gguf(folder: Path, nor: str = "") -> str:
         return f"{what}, only {begun}, an unfinished download; resume it"
     if "config.json" in names:
         return f"{what}, only a checkpoint; name a GGUF that was converted from it"
-    return f"{what}; name a file or another folder"
+    return f"{what}{nor}; name a file or another folder"
 
 
 def cut_short(n_there: int, n_whole: int | None, what: str, name: str = "") -> str:

@@ -116,7 +116,7 @@ def _local(path: Path, misfits: bool) -> Opened:
         has_config = os.path.exists(path / CONFIG)  # noqa: PTH110 - Path.exists may raise
         has_gguf = any(path.glob("*.gguf"))
         if not (has_config or has_gguf):
-            raise UsageError(f"{path}: {strangers.no_gguf(path, f' and no checkpoint ({CONFIG})')}.")
+            raise UsageError(f"{path}: {strangers.no_gguf(path, f', and no checkpoint either (no {CONFIG})')}.")
         if has_config and (not has_gguf or any(path.glob("*.safetensors")) or (path / INDEX).exists()):
             return Opened(str(path), None, open_checkpoint(path))
     model = open_model(path) if misfits else open_sound(path)
