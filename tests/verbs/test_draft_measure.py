@@ -47,14 +47,17 @@ def test_bench_times_it(kind: str, tmp_path: Path) -> None:
 
 @pytest.mark.engine
 @pytest.mark.parametrize("kind", KINDS)
-def test_worth_times_it(kind: str, tmp_path: Path) -> None:
+def test_worth_times_it(kind: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     path = made(kind, tmp_path)
-    for sidecar in (None, path):
-        found = nextn.worth(
-            tmp_path / NAME, sidecar=sidecar, threads=1, patience_s=600, engine="xllamacpp", remember=False
-        )
-        assert found.sidecar == str(path)
-        assert found.draft is not None and found.draft.source == "measured", found.notes
+    for module in ("batch_curve", "timed_run"):  # whether the machine is quiet is not what is tested
+        monkeypatch.setattr(f"nextn.measure.{module}.disturbances", lambda usage, threads, cpus: ())
+    monkeypatch.setattr("nextn.measure.batch_curve.SLOW_REPEAT", 0.0)
+    monkeypatch.setattr("nextn.measure.batch_curve.MOST_PASSES", 3)
+    found = nextn.worth(tmp_path / NAME, sidecar=path, threads=1, engine="xllamacpp", remember=False)
+    assert found.sidecar == str(path)
+    assert found.draft is not None and found.draft.source == "measured", found.notes
+    assert {run.setup for run in found.runs} == {"off", "n_max 1", "n_max 4"}
+    assert all(run.drafted > 0 for run in found.runs if run.setup != "off")
     assert "Worth:" in page_of(tmp_path, found)
 
 

@@ -55,7 +55,7 @@ def test_a_folder_stands_for_the_quants_in_it(tmp_path: Path) -> None:
     result = nextn.pack([models], donor=CHECKPOINT, out=models / "out" / "ready", dry_run=True)
     assert [quant.label for quant in result.package.card.quants] == ["Q4_K_M", "Q8_0"]
     assert any("block.gguf is left out" in note for note in result.package.plan.notes)
-    with pytest.raises(UsageError, match="no model in this folder"):
+    with pytest.raises(UsageError, match="no GGUF file in this folder"):
         nextn.pack([models / "out"], donor=CHECKPOINT, out=tmp_path / "x")
 
 

@@ -26,11 +26,14 @@ def _rows(seen: Inspection | CheckpointInspection | SetInspection) -> list[tuple
         ("path", data.path),
         ("shape", data.shape),
         ("architecture", data.architecture),
-        ("trunk layers", str(data.n_layer_trunk)),
-        *([("MTP blocks", block)] if data.draft is None else draft_facts(data.draft, data.n_layer_nextn, data.n_vocab)),
-        ("size", f"{total} in {files}, {counted(data.n_tensors, 'tensor')}"),
-        (types, ", ".join(f"{name} {size(n)}" for name, n in data.types.items()) or "-"),
     ]
+    if data.draft is not None:
+        rows += draft_facts(data.draft, data.n_layer_nextn, data.n_vocab)
+    elif data.shape != "set":
+        rows += [("trunk layers", str(data.n_layer_trunk or "not known")), ("MTP blocks", block)]
+    if data.n_tensors:
+        rows.append(("size", f"{total} in {files}, {counted(data.n_tensors, 'tensor')}"))
+        rows.append((types, ", ".join(f"{name} {size(n)}" for name, n in data.types.items()) or "-"))
     if data.provenance:
         rows.append(("donor", data.provenance.get("donor", "-")))
         rows.append(("donor's block", f"sha256 {data.provenance.get('donor_sha256', '-')}"))

@@ -8,7 +8,7 @@ from ..units import counted
 
 def draft_facts(draft: DraftEntry, n_layer: int, n_vocab: int | None) -> list[tuple[str, str]]:
     """What it is, what it was made for, and its vocabulary."""
-    made_for = f"a hidden size of {draft.target_width:,}"
+    made_for = f"a hidden size of {draft.target_width:,}" if draft.target_width else "a hidden size not given"
     if draft.target_layers:
         made_for += f", reads the inputs of layers {', '.join(map(str, draft.target_layers))}"
     total = "all tokens" if n_vocab is None else f"{n_vocab:,} tokens"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -10,6 +11,8 @@ from typing import Any
 from msgspec import UnsetType
 
 from ..errors import FormatError, UnsupportedFormat, UsageError
+from ..gguf import strangers
+from ..gguf.header import MAGIC
 from ..schemas.base import plain
 from ..schemas.bench import BenchDocument
 from ..schemas.doctor import DoctorDocument
@@ -63,9 +66,23 @@ def _read(path: Path) -> list[Section]:
 
 def read_section(path: Path) -> Section:
     """What the document in `path` says. Raises StorageError, FormatError."""
+    _refuse_model(path)
     document = read_document(path, KINDS)
     kind = str(type(document).__struct_config__.tag)
     return replace(_MAKERS[kind](document), rank=KINDS.index(kind), made=path.stat().st_mtime)
+
+
+def _refuse_model(path: Path) -> None:
+    """Raise FormatError for a model, and for a pointer to a file, however large it is."""
+    head = b""
+    with suppress(OSError):  # `read_document` says what cannot be opened
+        if path.is_file():
+            with path.open("rb") as file:
+                head = file.read(strangers.MOST_BYTES)
+    if head.startswith(MAGIC):
+        raise FormatError("this is a GGUF, not a nextn document; name a file that --json wrote", path=path)
+    if strangers.is_pointer(head):
+        raise FormatError(strangers.by_content(head) or "", path=path)
 
 
 def _name(path: str) -> str:
@@ -81,9 +98,11 @@ def _inspect(data: InspectDocument) -> Section:
         ("path", data.path),
         ("shape", data.shape),
         ("architecture", data.architecture),
-        ("trunk layers", str(data.n_layer_trunk)),
         *(
-            [("MTP blocks", f"{data.n_layer_nextn} ({size(data.block_bytes)})" if data.n_layer_nextn else "none")]
+            [
+                ("trunk layers", str(data.n_layer_trunk or "not known")),
+                ("MTP blocks", f"{data.n_layer_nextn} ({size(data.block_bytes)})" if data.n_layer_nextn else "none"),
+            ]
             if data.draft is None
             else draft_facts(data.draft, data.n_layer_nextn, data.n_vocab)
         ),

@@ -10,11 +10,13 @@ from pathlib import Path
 from ..block.anatomy import Anatomy
 from ..donors.open_donor import Steps, open_block, received
 from ..errors import OutputExists, UsageError
+from ..gguf import strangers
 from ..gguf.files import Model, model_candidates, open_sound, stranger_of
 from ..gguf.types import TensorType
 from ..layouts.assistant import is_placed
 from ..layouts.options import PackOptions, embeddings_type, named_type
 from ..layouts.pack import best_source, has_block, label_to_publish, plain_outputs, plan_pack
+from ..layouts.places import check_folder
 from ..progress import Progress, Say, heard
 from ..publish.manifest import NAME
 from ..publish.packed_folder import PackedFolder, same_file
@@ -76,7 +78,7 @@ def pack(
     if donor is None and duplicates != KEEP:
         raise UsageError("--duplicates concerns the donor's own embeddings and head; name the donor with --from.")
     options = PackOptions(
-        Path(out),
+        check_folder(Path(out)),
         layout,
         named_type(type),
         named_type(draft_head),
@@ -148,7 +150,8 @@ def opened_models(models: Sequence[str | Path], out: Path, notes: list[str]) -> 
         there = [path for folder in _folders(given, out) for path in model_candidates(folder)]
         found = [model for path in there if (model := _to_publish(path, notes)) is not None]
         if not found:
-            raise UsageError(f"{given}: there is no model in this folder or those directly in it; name one.")
+            none = "there is no model in this folder or those directly in it; name one"
+            raise UsageError(f"{given}: {none if there else strangers.no_gguf(given)}.")
         opened += found
     return opened
 
