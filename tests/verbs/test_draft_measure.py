@@ -12,7 +12,7 @@ from drafts import NAME, made
 import nextn
 from nextn.engines import LlamaServer
 from nextn.gguf.files import open_model
-from nextn.measure.worth_bytes import estimated_draft
+from nextn.measure.worth_bytes import body_bytes, estimated_draft, head_of
 from nextn.results.page import page
 from nextn.results.sections import read_sections
 
@@ -67,17 +67,28 @@ def test_tune_uses_it_as_it_is(kind: str, tmp_path: Path) -> None:
     path = made(kind, tmp_path)
     found = nextn.tune(
         tmp_path / NAME, n_max=[1, 2], p_min=[0.0], threads=[1], tasks=["code"], n_predict=16, patience_s=0,
-        engine="xllamacpp", race_all=True, out=tmp_path / "tuned",
+        engine="xllamacpp", from_curve=False, out=tmp_path / "tuned",
     )  # fmt: skip
     data = found.to_json()
-    assert {one["sidecar"] for one in data["setups"] if one["n_max"]} == {str(path)}
+    drafting = [one for one in data["candidates"] if one["n_max"]]
+    assert drafting and {one["block_type"] for one in drafting} == {None} and data["sidecar"] in (None, str(path))
+    assert any(run["drafted"] > 0 for run in data["runs"])
     assert not list((tmp_path / "tuned").glob("*.gguf"))
 
 
 def test_an_estimate_counts_the_drafts_own_bytes(tmp_path: Path) -> None:
     path = made("eagle3-specforge", tmp_path)
     trunk = open_model(tmp_path / NAME)
-    assert estimated_draft(trunk, draft=open_model(path)).per_token != estimated_draft(trunk).per_token
+    draft = open_model(path)
+    sizes = {name: file.stored_size(info) for name, (file, info) in draft.tensors.items()}
+    token = body_bytes(trunk) + head_of(trunk).computed_size_bytes  # type: ignore[union-attr,operator]
+    features = sum(sizes.get(name, 0) for name in ("fc.weight", "enc.output_norm.weight"))
+    found = estimated_draft(trunk, draft=draft)
+    assert found.per_token == pytest.approx((sum(sizes.values()) - features - sizes["d2t"]) / token)  # its own head
+    assert found.per_step == 0 and found.catch_up > features / token
+    at_once = estimated_draft(trunk, draft=open_model(made("dflash", tmp_path / "b")))
+    assert at_once.per_token == 0 < at_once.per_step  # with the model's head
+    assert at_once.per_step > head_of(trunk).computed_size_bytes / token  # type: ignore[union-attr,operator]
 
 
 @pytest.mark.parametrize("kind", KINDS)

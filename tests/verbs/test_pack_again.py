@@ -84,7 +84,9 @@ def test_a_second_run_changes_nothing(folder: Path) -> None:
     before = {path.name: (sha(path), path.stat().st_ino) for path in folder.iterdir()}
     result = nextn.pack([Q8], out=folder, skip_existing=True)
     assert {path.name: (sha(path), path.stat().st_ino) for path in folder.iterdir()} == before
-    assert result.to_json()["kept"] == ["Q8_0"]
+    data = result.to_json()
+    validate(data, "pack")
+    assert data["kept"] == ["Q8_0"] and data["files"] == [] and data["bytes_written"] == 0
 
 
 def test_without_the_option_a_packed_folder_is_refused(folder: Path) -> None:

@@ -367,7 +367,9 @@ def pack_up(
         made = {name: make() for name, make in package._texts.items()}
         changed = {name: data for name, data in made.items() if _differs(plan.folder / name, data)}
         renew_files(plan.folder, changed, system)
-        outcome = replace(outcome, plan=plan, bytes_written=plan.bytes_written)
+        done = tuple(out for out in plan.outputs if out.name not in made or out.name in changed)
+        plan = replace(plan, outputs=done)
+        package, outcome = replace(package, plan=plan), replace(outcome, plan=plan, bytes_written=plan.bytes_written)
     wrote(plan.bytes_written, 0)  # headers that wait for hashes are not reported on the way
     return PackResult(package, outcome, ledger.hasher.bytes_hashed, dict(ledger.hashes))
 

@@ -17,8 +17,9 @@ def show(result: PackResult, *, quiet: bool = False) -> None:
             say(f"note: {note}")
         would = "" if result.outcome else "would "
         say_outputs(plan, done=result.outcome is not None)
+        hashed = result.bytes_hashed + result.bytes_compared
         say(
-            f"{would}read {size(result.bytes_read)} ({size(result.bytes_hashed)} of it to hash), "
+            f"{would}read {size(result.bytes_read)} ({size(hashed)} of it to hash), "
             f"{would}write {size(plan.bytes_written)}, link {size(plan.bytes_linked)}"
         )
         kept = result.package.kept

@@ -10,6 +10,7 @@ from ..schemas.pack import PackDocument
 from ..schemas.pull import PullDocument
 from ..schemas.recover import RecoverDocument
 from ..schemas.report import ReportDocument
+from ..schemas.serve import ServeDocument
 from ..schemas.tensors import TensorsDocument
 from ..shell import shell
 from ..units import counted, size
@@ -133,3 +134,9 @@ def report(data: ReportDocument) -> Section:
     )
     said = tuple(f"{one.title}: {line}" for one in data.sections for line in one.summary)
     return Section("Report", said, tables, commands=tuple(line for one in data.sections for line in one.commands))
+
+
+def serve(data: ServeDocument) -> Section:
+    """How it is served."""
+    engine = f"{data.engine.name} {data.engine.version}"
+    return Section(f"Serving: {_name(data.model)}", tuple(data.notes), commands=(data.shell,), engine=engine)

@@ -19,7 +19,6 @@ from ..schemas.doctor import DoctorDocument
 from ..schemas.inspect import InspectDocument
 from ..schemas.plan import Columns, PlanDocument
 from ..schemas.reading import read_document
-from ..schemas.serve import ServeDocument
 from ..schemas.timing import Computer, SetupComparison, SpreadFigures
 from ..schemas.tune import TuneDocument
 from ..schemas.verify import VerifyDocument
@@ -377,11 +376,6 @@ def _doctor(data: DoctorDocument) -> Section:
     )  # fmt: skip
 
 
-def _serve(data: ServeDocument) -> Section:
-    engine = f"{data.engine.name} {data.engine.version}"
-    return Section(f"Serving: {_name(data.model)}", tuple(data.notes), commands=(data.shell,), engine=engine)
-
-
 _TONES: dict[str, Tone] = {
     "passed": "good", "failed": "bad", "cannot_tell": "unclear",
     "faster": "good", "slower": "bad", "not_distinguishable": "unclear", "machine_busy": "unclear",
@@ -408,5 +402,5 @@ _MAKERS: dict[str, Callable[[Any], Section]] = {
     "verify": _verify,
     "bench": _bench,
     "tune": _tune,
-    "serve": _serve,
+    "serve": others.serve,
 }

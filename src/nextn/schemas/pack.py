@@ -55,7 +55,7 @@ class PackDocument(Document, tag="pack", kw_only=True):
     wall_s: Seconds
     kept: Annotated[list[str], doc("quants that the folder had already, with the same SHA-256")]
     upload: Annotated[list[str], doc("the command that uploads the folder, as arguments")]
-    files: Annotated[list[PackedFile], Meta(min_length=1), doc("written or linked by this run")]
+    files: Annotated[list[PackedFile], doc("written or linked by this run")]
     quants: Annotated[list[PackedQuant], Meta(min_length=1)]
     links: Annotated[dict[str, Literal["hard", "symlink"]], doc("file name -> how it got its new name")]
     notes: list[str]

@@ -8,10 +8,8 @@ from contextlib import ExitStack
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from ..block.anatomy import Anatomy
 from ..engines.base import Launch
 from ..errors import EngineFailed, EngineRefused, StorageError, UsageError
-from ..gguf.files import Model
 from ..measure.batch_curve import SIZES, DepthCurve, curve_at, time_curve
 from ..measure.bench_setup import OFF, machine
 from ..measure.draft_cost import LENGTHS, N_PREDICT, measured_draft, step_cost, time_steps
@@ -102,7 +100,7 @@ def worth(
             "timed": "library" if all_outputs else "server",
         },
         curves=curves,
-        draft=draft or estimated_draft(target.model, draft=_own_model(target)),
+        draft=draft or estimated_draft(target.model, draft=target.draft),
         passes=run.passes,
         runs=runs,
         notes=notes,
@@ -113,12 +111,6 @@ def worth(
         except StorageError as error:
             report.notes.append(f"the figures were not kept: {error}")
     return report
-
-
-def _own_model(target: MeasuredModel) -> Model | None:
-    """The sidecar, if it is a draft that is a model of its own."""
-    sidecar = target.sidecar
-    return sidecar if sidecar is not None and Anatomy.of(sidecar).is_draft else None
 
 
 def _checked(depths: Sequence[int], target: MeasuredModel) -> tuple[int, ...]:
