@@ -12,6 +12,7 @@ from ..schemas.recover import RecoverDocument
 from ..schemas.report import ReportDocument
 from ..schemas.serve import ServeDocument
 from ..schemas.tensors import TensorsDocument
+from ..schemas.timing import SetupComparison
 from ..shell import shell
 from ..units import counted, size
 from .section import Section, TextTable
@@ -20,6 +21,19 @@ from .section import Section, TextTable
 def percent(share: float | None) -> str:
     """A share as text; '-' where it is not known."""
     return "-" if share is None else f"{100 * share:.0f} %"
+
+
+def rate(text: str) -> str:
+    """A key that is a share, as a percentage; any other as it is."""
+    try:
+        return percent(float(text))
+    except ValueError:
+        return text
+
+
+def ratio(one: SetupComparison) -> str:
+    """How many times as fast, with its interval."""
+    return "-" if one.ratio is None else f"{one.ratio:.2f} ({one.ratio_low or 0:.2f} to {one.ratio_high or 0:.2f})"
 
 
 def pack(data: PackDocument) -> Section:

@@ -19,7 +19,7 @@ from ..schemas.doctor import DoctorDocument
 from ..schemas.inspect import InspectDocument
 from ..schemas.plan import Columns, PlanDocument
 from ..schemas.reading import read_document
-from ..schemas.timing import Computer, SetupComparison, SpreadFigures
+from ..schemas.timing import Computer, SpreadFigures
 from ..schemas.tune import TuneDocument
 from ..schemas.verify import VerifyDocument
 from ..schemas.worth import CurvePoint, WorthDocument
@@ -28,7 +28,7 @@ from ..shell import shell
 from ..units import counted, size
 from . import other_sections as others
 from .draft_facts import draft_facts
-from .other_sections import percent
+from .other_sections import percent, rate, ratio
 from .section import Section, TextTable, Tone
 
 # Kinds that have a section, in the order in which sections are shown.
@@ -273,7 +273,7 @@ def _bench(data: BenchDocument) -> Section:
     head = ("setup", "all tasks", *tasks, "prompt", "tokens per step")
     tables = [TextTable("Tokens per second: median (spread)", head, rows)]
     compared = tuple(
-        (one.setup, one.base, one.task, one.word.replace("_", " "), _ratio(one), str(one.n_pairs))
+        (one.setup, one.base, one.task, one.word.replace("_", " "), ratio(one), str(one.n_pairs))
         for one in data.comparisons
     )
     if compared:
@@ -293,14 +293,6 @@ def _machine(where: Computer) -> str:
     return f"{where.cpu}, {counted(where.n_cpus, 'CPU')}, {where.system}"
 
 
-def _rate(text: str) -> str:
-    """A key that is a share, as a percentage; any other as it is."""
-    try:
-        return percent(float(text))
-    except ValueError:
-        return text
-
-
 def _worth(data: WorthDocument) -> Section:
     by_depth: dict[int, list[CurvePoint]] = {}
     for point in data.curve:
@@ -317,7 +309,7 @@ def _worth(data: WorthDocument) -> Section:
     )
     if needs:
         tables.append(TextTable("Faster from", ("n_max", "accepted drafts per step", "per position"), needs))
-    best = tuple((_rate(rate), str(one.n_max), f"{one.speedup:.2f}") for rate, one in data.best.items())
+    best = tuple((rate(share), str(one.n_max), f"{one.speedup:.2f}") for share, one in data.best.items())
     if best:
         tables.append(TextTable("Best length", ("acceptance per position", "n_max", "times as fast"), best))
     plots: tuple[dict[str, Any], ...] = ()
@@ -342,10 +334,6 @@ def _break_even_line(data: WorthDocument) -> list[dict[str, float]]:
     state = data.tokens[0].state_cost if data.tokens else 0.0
     most = {n: (n - (n - 1) * draft.per_token - draft.per_step - state) / (1 + draft.catch_up) for n in sizes}
     return [{"n_tokens": n, "cost": 1.0 if n == 1 else round(cost, 4)} for n, cost in most.items()]
-
-
-def _ratio(one: SetupComparison) -> str:
-    return "-" if one.ratio is None else f"{one.ratio:.2f} ({one.ratio_low or 0:.2f} to {one.ratio_high or 0:.2f})"
 
 
 def _tune(data: TuneDocument) -> Section:
