@@ -28,6 +28,7 @@ if TYPE_CHECKING:
     from .verbs.assemble import assemble
     from .verbs.attach import attach
     from .verbs.bench import bench
+    from .verbs.bench_tensors import TensorReport, bench_tensors
     from .verbs.cache import CacheResult, cache
     from .verbs.demo import DemoResult, demo
     from .verbs.detach import detach
@@ -67,10 +68,12 @@ _HOMES = {
     "Say": "progress",
     "Serving": "verbs.serve",
     "SetInspection": "inspection.shard_set",
+    "TensorReport": "verbs.bench_tensors",
     "TrainResult": "verbs.train",
     "TuneReport": "measure.tune_report",
     "Verdict": "verbs.verify",
     "WorthReport": "measure.worth_report",
+    "bench_tensors": "verbs.bench_tensors",
     **{
         verb: f"verbs.{verb}"
         for verb in (
@@ -100,6 +103,7 @@ __all__ = [
     "Say",
     "Serving",
     "SetInspection",
+    "TensorReport",
     "TrainResult",
     "TuneReport",
     "Verdict",
@@ -108,6 +112,7 @@ __all__ = [
     "assemble",
     "attach",
     "bench",
+    "bench_tensors",
     "cache",
     "demo",
     "detach",
