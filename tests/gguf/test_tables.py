@@ -12,10 +12,11 @@ from hypothesis import strategies as st
 from opened import parse_header
 
 from nextn.errors import FormatError
-from nextn.gguf.header import TensorInfo, TensorTable, build_header
+from nextn.gguf.header import build_header
 from nextn.gguf.kv import KV, KVType
 from nextn.gguf.kv_table import KVTable, edit
 from nextn.gguf.names import NameIndex
+from nextn.gguf.tensors import TensorInfo, TensorTable
 
 KEYS = ["a", "b", "p.a", "p.b", "c", "d"]
 SOME = st.lists(st.sampled_from(KEYS), unique=True)

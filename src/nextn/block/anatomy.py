@@ -15,8 +15,8 @@ from ..archs.base import Family, missing
 from ..archs.drafts import ARCHS as DRAFT_ARCHS
 from ..archs.others import ASSISTANTS, DRAFTS, LOADS_ONLY, OTHER_USE
 from ..gguf.files import GGUFFile, Model
-from ..gguf.header import TensorTable
 from ..gguf.kv import INTEGER_TYPES, KVType
+from ..gguf.tensors import TensorTable
 from .layers import FAR, Layers
 from .model import DRAFT_ROOTS, EH_PROJ, MARK, split_name
 

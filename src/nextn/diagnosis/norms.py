@@ -20,7 +20,7 @@ from ..archs.base import Transform
 from ..block.anatomy import Anatomy
 from ..errors import FormatError
 from ..gguf.files import GGUFFile, Model
-from ..gguf.header import TensorInfo
+from ..gguf.tensors import TensorInfo
 from ..gguf.types import parse_type_name
 from ..sources.ranges import FileRange, Reader
 from ..writing.plan import NewBytes

@@ -21,12 +21,13 @@ from ..errors import FormatError, IncompleteModel, StorageError, UsageError
 from ..printable import printable
 from ..workfile import Stamp
 from . import strangers
-from .header import MAGIC, UNKNOWN, Header, TensorInfo, TensorTable, pad_to
+from .header import MAGIC, Header, pad_to
 from .known import ARCHITECTURE, Kind, Misfit
 from .kv_table import KVTable
 from .names import OnDemand
 from .parser import HeaderParser
 from .sets import SPLIT_COUNT, SPLIT_KEYS, SPLIT_NO, SetTensors, check_set
+from .tensors import UNKNOWN, TensorInfo, TensorTable
 
 _SHARD_NAME = re.compile(r"^(?P<prefix>.+)-(?P<no>\d{5})-of-(?P<count>\d{5})\.gguf$", re.DOTALL)
 # Name parts that engines never accept in a main model.

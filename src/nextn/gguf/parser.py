@@ -11,23 +11,13 @@ from pathlib import Path
 
 from ..errors import FormatError
 from ..printable import printable
-from .header import (
-    DEFAULT_ALIGNMENT,
-    FIXED_BYTES,
-    LARGEST,
-    MAX_DIMS,
-    TENSOR_TAILS,
-    Header,
-    TensorColumns,
-    TensorTable,
-    column_size,
-    pad_to,
-)
+from .header import DEFAULT_ALIGNMENT, FIXED_BYTES, Header, pad_to
 from .kv import SCALAR_SIZE, KVType
 from .kv_table import KVTable
 from .names import Buffer, decoded, name_at
 from .preamble import check_magic, read_counts
 from .strangers import MOST_BYTES
+from .tensors import LARGEST, MAX_DIMS, TENSOR_TAILS, TensorColumns, TensorTable, column_size
 
 MAX_KEY_BYTES = 65_535  # the specification's limit
 MAX_NAME_BYTES = 1_024  # engines take 63; longer ones are reported, absurdly long ones refused

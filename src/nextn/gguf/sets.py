@@ -11,8 +11,8 @@ from typing import TYPE_CHECKING
 
 from ..errors import IncompleteModel
 from ..printable import printable
-from .header import TensorInfo
 from .names import NameIndex, decoded
+from .tensors import TensorInfo
 
 if TYPE_CHECKING:
     from .files import GGUFFile

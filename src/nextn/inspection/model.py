@@ -16,8 +16,8 @@ from ..diagnosis.finding import Finding
 from ..diagnosis.unpublished import NO_ENGINE
 from ..discovery.sidecars import find_sidecars, with_sidecars
 from ..gguf.files import Model, open_model
-from ..gguf.header import UNKNOWN, TensorInfo
 from ..gguf.kv import KVType
+from ..gguf.tensors import UNKNOWN, TensorInfo
 from ..schemas.base import Documented, filled
 from ..schemas.inspect import DraftEntry, InspectDocument
 from ..shell import shell

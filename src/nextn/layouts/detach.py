@@ -9,8 +9,8 @@ from ..archs import refuse_other_use
 from ..block.anatomy import Anatomy
 from ..errors import FormatError, NoBlock, UsageError
 from ..gguf.files import GGUFFile, Model, shard_name
-from ..gguf.header import TensorInfo
 from ..gguf.kv_table import KVTable, edit
+from ..gguf.tensors import TensorInfo
 from ..writing.plan import Link, LinkMode, NewFile, Plan
 from . import build, for_engine, metadata, naming, places, qkv
 from .parts import data_segments, new_header, trunk_parts

@@ -15,11 +15,12 @@ from dataclasses import dataclass
 
 from ..errors import InPlaceRefused
 from ..gguf.files import GGUFFile, Model
-from ..gguf.header import Header, TensorTable, build_header, header_size, pad_to
+from ..gguf.header import Header, build_header, header_size, pad_to
 from ..gguf.kv import KV, KVType
 from ..gguf.kv_table import KVTable, edit
 from ..gguf.parser import HeaderParser
 from ..gguf.sets import SPLIT_TENSORS_COUNT
+from ..gguf.tensors import TensorTable
 from ..units import size as readable
 from ..writing.plan import Change, Hashes, LateHeader, Tail
 from . import build, metadata

@@ -7,9 +7,10 @@ from collections.abc import Sequence
 from ..archs import refuse_other_use
 from ..errors import InPlaceRefused, NoBlock
 from ..gguf.files import GGUFFile, Model
-from ..gguf.header import TensorInfo, TensorTable, build_header, header_size, pad_to
+from ..gguf.header import build_header, header_size, pad_to
 from ..gguf.kv import KV
 from ..gguf.kv_table import KVTable, edit
+from ..gguf.tensors import TensorInfo, TensorTable
 from ..writing.plan import Change, Plan, Tail
 from . import metadata
 from .detach import TrunkOf, trunk_of

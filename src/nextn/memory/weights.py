@@ -21,7 +21,7 @@ from ..block.anatomy import Anatomy
 from ..block.layers import FAR, ROOT
 from ..block.model import DRAFT_ROOTS, split_name, suffix_of
 from ..gguf.files import Model
-from ..gguf.header import TensorInfo, TensorTable
+from ..gguf.tensors import TensorInfo, TensorTable
 from ..gguf.types import parse_type_name
 from ..layouts.parts import KeptTensors
 
