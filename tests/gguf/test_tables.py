@@ -133,10 +133,10 @@ def test_colliding_names_are_told_apart(monkeypatch: pytest.MonkeyPatch) -> None
 
     monkeypatch.setattr(names, "hash", lambda name: 7, raising=False)
     stored = [f"n{i}".encode() for i in range(200)]
-    index = NameIndex(iter(stored), len(stored), stored.__getitem__)
+    index = NameIndex(iter(stored), stored.__getitem__)
     assert [index.find(f"n{i}") for i in range(201)] == [*range(200), None] and index.twice is None
     twice = [*stored, b"n5", b"n3"]
-    assert NameIndex(iter(twice), len(twice), twice.__getitem__).twice == 200
+    assert NameIndex(iter(twice), twice.__getitem__).twice == 200
     assert index.find("\ud800") is None  # a text that no bytes decode to
 
 

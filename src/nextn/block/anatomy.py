@@ -6,6 +6,7 @@ The tensors decide, whatever the header claims; the header is believed only wher
 from __future__ import annotations
 
 from array import array
+from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from itertools import islice
@@ -17,7 +18,7 @@ from ..archs.others import ASSISTANTS, DRAFTS, LOADS_ONLY, OTHER_USE
 from ..gguf.files import GGUFFile, Model
 from ..gguf.kv import INTEGER_TYPES, KVType
 from ..gguf.tensors import TensorTable
-from .layers import FAR, Layers
+from .layers import Layers
 from .model import DRAFT_ROOTS, EH_PROJ, MARK, split_name
 
 KEY = "nextn_predict_layers"
@@ -289,8 +290,6 @@ class Anatomy:
     def trunk_table(self, file: GGUFFile) -> TensorTable:
         """The tensors of a file of the model that belong to the model apart from its block; its own table if all do."""
         table, n_before = file.header.tensors, 0
-        if any(layer >= FAR for layer in self.blocks):
-            return table.named(self.of_trunk)
         for other in self.model.files[: self.model.files.index(file)]:
             n_before += len(other.header.tensors)
         roots = {row for name in DRAFT_ROOTS if (row := table.row(name)) is not None}
@@ -306,3 +305,10 @@ class Anatomy:
     def holds_block(self, file: GGUFFile) -> bool:
         """Whether a file of the model holds a tensor of its block."""
         return any(map(self.of_block, file.header.tensors.names()))
+
+    @cached_property
+    def rows_of_block(self) -> Sequence[int]:
+        """Whether each tensor of the model belongs to an MTP block's layer, in the order of its files."""
+        if self.is_draft:
+            return array("b", [True]) * len(self.layers.of_rows)
+        return array("b", map(self._block_set.__contains__, self.layers.of_rows))

@@ -11,7 +11,7 @@ from functools import cached_property
 from typing import overload
 
 from .kv import KV, KVType, encode_text
-from .names import Buffer, StoredNames, decoded, encoded, name_at
+from .names import Buffer, StoredNames, all_decoded, decoded, encoded, name_at
 
 _NEAR = 64
 _U32, _U64, _ARRAY_HEAD = struct.Struct("<I"), struct.Struct("<Q"), struct.Struct("<IQ")
@@ -127,7 +127,7 @@ class KVTable(Sequence[KV]):
 
     def keys(self) -> Iterator[str]:
         """The keys in order."""
-        return map(decoded, self._names())
+        return all_decoded(self._names())
 
     def _names(self) -> Iterator[bytes]:
         if self._rows is None:

@@ -16,7 +16,7 @@ from typing import overload
 from ..errors import FormatError
 from ..printable import printable
 from .kv import encode_text
-from .names import Buffer, StoredNames, decoded, name_at
+from .names import Buffer, StoredNames, all_decoded, decoded, name_at
 from .types import TensorType, tensor_size, tensor_type
 
 MAX_DIMS = 4  # GGML_MAX_DIMS
@@ -224,9 +224,14 @@ class TensorTable(Sequence[TensorInfo]):
             return self
         return self.rows(sorted(range(len(self)), key=offsets.__getitem__))
 
+    @property
+    def stored_names(self) -> StoredNames:
+        """The names where they lie in the bytes."""
+        return StoredNames(self._base.buffer, self._columns.starts)
+
     def names(self) -> Iterator[str]:
         """The names in order."""
-        return map(decoded, self._base)
+        return all_decoded(self._base)
 
     def raw_names(self) -> Iterator[bytes]:
         """The names as they are stored, in order."""

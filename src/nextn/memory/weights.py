@@ -18,7 +18,7 @@ from pathlib import Path
 from ..archs import memory_of
 from ..archs.hparams import MAX_LAYERS
 from ..block.anatomy import Anatomy
-from ..block.layers import FAR, ROOT
+from ..block.layers import ROOT
 from ..block.model import DRAFT_ROOTS, split_name, suffix_of
 from ..gguf.files import Model
 from ..gguf.tensors import TensorInfo, TensorTable
@@ -107,7 +107,7 @@ class Coder:
             if layer == ROOT:
                 name = b"output" if type_id in self._repacked else table.raw_name(row)
                 yield self.code(None, table[row]) if name.startswith(_SPECIAL_ROOTS) else _ROOT_PLACE * _MARKS
-            elif layer in self._blocks or type_id in self._repacked or layer == FAR:
+            elif layer in self._blocks or type_id in self._repacked:
                 info = table[row]
                 yield self.code(split_name(info.name)[0], info)
             else:
