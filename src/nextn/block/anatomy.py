@@ -289,14 +289,36 @@ class Anatomy:
 
     def trunk_table(self, file: GGUFFile) -> TensorTable:
         """The tensors of a file of the model that belong to the model apart from its block; its own table if all do."""
-        table, n_before = file.header.tensors, 0
-        for other in self.model.files[: self.model.files.index(file)]:
+        table, kept = file.header.tensors, self.trunk_rows(file)
+        return table if len(kept) == len(table) else table.rows(kept)
+
+    def other_table(self, file: GGUFFile) -> TensorTable:
+        """All other tensors of the file."""
+        kept, table = bytearray(len(file.header.tensors)), file.header.tensors
+        for row in self.trunk_rows(file):
+            kept[row] = True
+        return table.rows(row for row, is_kept in enumerate(kept) if not is_kept)
+
+    def trunk_rows(self, file: GGUFFile) -> array[int]:
+        """The rows of the file's tensors that belong to the model apart from its block, in order."""
+        no = next(i for i, each in enumerate(self.model.files) if each is file or each == file)
+        known = self._trunk_rows.get(no)
+        if known is None:
+            known = self._trunk_rows[no] = self._found_rows(no)
+        return known
+
+    @cached_property
+    def _trunk_rows(self) -> dict[int, array[int]]:
+        return {}
+
+    def _found_rows(self, no: int) -> array[int]:
+        table, n_before = self.model.files[no].header.tensors, 0
+        for other in self.model.files[:no]:
             n_before += len(other.header.tensors)
         roots = {row for name in DRAFT_ROOTS if (row := table.row(name)) is not None}
         layers = islice(self.layers.of_rows, n_before, n_before + len(table))
         blocks = self._block_set
-        kept = array("I", (row for row, n in enumerate(layers) if n not in blocks and row not in roots))
-        return table if len(kept) == len(table) else table.rows(kept)
+        return array("I", (row for row, n in enumerate(layers) if n not in blocks and row not in roots))
 
     @cached_property
     def _block_set(self) -> frozenset[int]:

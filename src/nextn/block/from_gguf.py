@@ -52,8 +52,8 @@ def block_from_model(model: Model, mending: Collection[int] = ()) -> Block:
     family = seen.family
     rules = {rule.target: rule for rule in family.rules} if family else {}
     held: list[int] = []
-    for layer in layers:
-        held += seen.layers.rows(layer)
+    for each in layers:
+        held += seen.layers.rows(each)
         if len(held) > MOST_TENSORS:
             raise FormatError(
                 f"more than {MOST_TENSORS:,} tensors are named as an MTP block's: no model's block has so many; get "

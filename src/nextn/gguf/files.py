@@ -13,6 +13,7 @@ import stat
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
+from operator import add
 from pathlib import Path
 from typing import Any
 
@@ -61,6 +62,14 @@ class GGUFFile(Brief):
                 yield info, start, end
             else:
                 yield info, start, start + size
+
+    def end_of(self, tensors: TensorTable) -> int:
+        """Absolute end of some of its tensors, at least one. Raises FormatError when the file ends before."""
+        first = self.header.data_offset
+        if tensors.is_within(self.size_bytes - first):
+            last: int = max(map(add, tensors.offsets, tensors.sizes))
+            return first + last
+        return max(end for _, _, end in self.ranges(tensors))
 
     def value_range(self, info: TensorInfo) -> tuple[int, int]:
         """The same for a tensor that will be read row by row. Raises FormatError for one without rows or values."""

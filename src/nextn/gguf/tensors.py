@@ -9,8 +9,8 @@ from bisect import bisect_left
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from itertools import islice, pairwise
-from operator import add, eq, le, lt
+from itertools import accumulate, chain, islice, pairwise
+from operator import add, eq, le, lt, sub
 from typing import overload
 
 from ..errors import FormatError
@@ -210,12 +210,16 @@ class TensorTable(Sequence[TensorInfo]):
     def plus(self, infos: Iterable[TensorInfo]) -> TensorTable:
         """With further tensors at the end."""
         more = TensorTable.of(infos)
-        buffer, columns, at = b"".join((*self.pieces(), *more.pieces())), TensorColumns(), 0
-        for own in (self._columns, more._columns):
-            for start, end, *rest in zip(own.starts, own.ends, own.offsets, own.sizes, own.type_ids, strict=True):
-                columns.add(at, at + end - start, *rest)
-                at += end - start
-        return TensorTable(buffer, columns)
+        columns, both = TensorColumns(), (self._columns, more._columns)
+        n_bytes = chain.from_iterable(map(sub, own.ends, own.starts) for own in both)
+        columns.starts = array("I", accumulate(n_bytes, initial=0))
+        columns.ends = columns.starts[1:]
+        columns.starts.pop()
+        for own in both:
+            columns.offsets += own.offsets
+            columns.sizes += own.sizes
+            columns.type_ids += own.type_ids
+        return TensorTable(b"".join((*self.pieces(), *more.pieces())), columns)
 
     def by_offset(self) -> TensorTable:
         """The same tensors in the order of their data."""

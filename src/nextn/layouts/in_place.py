@@ -42,7 +42,7 @@ def attached(
     check_contiguous(file)
     kvs = _with_count(kvs, trunk, len(trunk.tensors) + len(parts))
     has_data = bool(header.tensors)
-    bare_end = max((pad_to(end, alignment) for _, _, end in file.ranges()), default=len(head))
+    bare_end = pad_to(file.end_of(header.tensors), alignment) if has_data else len(head)
     relative = bare_end - header.data_offset if has_data else 0
     new = []
     for part in parts:

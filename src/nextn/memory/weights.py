@@ -103,9 +103,10 @@ class Coder:
     def rows(self, table: TensorTable, layers: Iterable[int]) -> Iterator[int]:
         """The codes of a table; `layers` as `Layers.of_rows` has them. An info is only made where it matters."""
         plain = [layer * _MARKS for layer in range(MAX_LAYERS + 1)]
-        for row, (layer, type_id) in enumerate(zip(layers, table.type_ids, strict=True)):
+        for row, (layer, type_id, name) in enumerate(zip(layers, table.type_ids, table.raw_names(), strict=True)):
             if layer == ROOT:
-                name = b"output" if type_id in self._repacked else table.raw_name(row)
+                if type_id in self._repacked:
+                    name = b"output"
                 yield self.code(None, table[row]) if name.startswith(_SPECIAL_ROOTS) else _ROOT_PLACE * _MARKS
             elif layer in self._blocks or type_id in self._repacked:
                 info = table[row]
