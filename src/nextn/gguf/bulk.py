@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import struct
 from array import array
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from itertools import repeat
 from operator import getitem
 from typing import Any, TypeAlias, TypeVar
@@ -62,6 +62,31 @@ def sorted_rows(keys: array[int]) -> tuple[array[int], array[int]]:
     column = np.frombuffer(keys, np.dtype(keys.typecode))
     rows = np.argsort(column, kind="stable")
     return _as_array("I", rows), _as_array(keys.typecode, column[rows])
+
+
+def picked(column: array[int], rows: array[int]) -> array[int]:
+    """The items of some rows."""
+    found = np.frombuffer(column, np.dtype(column.typecode))[np.frombuffer(rows, np.uint32)]
+    return _as_array(column.typecode, found)
+
+
+def places(items: array[int], ascending: array[int]) -> Iterator[int]:
+    """Where each of `items` is in a longer column that is in order."""
+    return iter(_as_array("I", np.searchsorted(np.frombuffer(ascending, np.uint32), np.frombuffer(items, np.uint32))))
+
+
+def grouped(codes: array[int], starts: Sequence[int], sizes: Sequence[int]) -> Iterator[tuple[int, int, int, int]]:
+    """For each code: itself, the sum of the sizes, the first start and the last end of the rows that have it.
+
+    Sums, starts and ends are below 2^63.
+    """
+    code, start, size = np.array(codes), np.array(starts, np.int64), np.array(sizes, np.int64)
+    rows = np.argsort(code, kind="stable")
+    code, start, size = code[rows], start[rows], size[rows]
+    begins = np.flatnonzero(np.append(True, code[1:] != code[:-1]))
+    ends = np.maximum.reduceat(start + size, begins)
+    columns = code[begins], np.add.reduceat(size, begins), np.minimum.reduceat(start, begins), ends
+    yield from zip(*(column.tolist() for column in columns), strict=True)
 
 
 def read_tensors(

@@ -9,14 +9,15 @@ from bisect import bisect_left
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from itertools import accumulate, chain, islice, pairwise
-from operator import add, eq, le, lt, sub
-from typing import overload
+from itertools import accumulate, chain, islice, pairwise, repeat
+from operator import add, eq, getitem, le, lt, sub
+from typing import Any, overload
+from zlib import crc32
 
 from ..errors import FormatError
 from ..printable import printable
 from .kv import encode_text
-from .names import Buffer, StoredNames, all_decoded, decoded, name_at
+from .names import LARGE, Buffer, StoredNames, all_decoded, decoded, name_at
 from .types import TensorType, tensor_size, tensor_type
 
 MAX_DIMS = 4  # GGML_MAX_DIMS
@@ -43,12 +44,28 @@ class TensorColumns:
         self.type_ids = array("I")
 
     def add(self, start: int, end: int, offset: int, size: int, type_id: int) -> None:
-        """Another entry."""
+        """Append an entry."""
         self.starts.append(start)
         self.ends.append(end)
         self.offsets.append(offset)
         self.sizes.append(size)
         self.type_ids.append(type_id)
+
+    def picked(self, rows: array[int]) -> TensorColumns:
+        """Those of some rows."""
+        pick = _picked
+        if len(rows) >= LARGE:
+            from . import bulk  # loads numpy
+
+            pick = bulk.picked
+        out = TensorColumns()
+        out.starts, out.ends, out.offsets = pick(self.starts, rows), pick(self.ends, rows), pick(self.offsets, rows)
+        out.sizes, out.type_ids = pick(self.sizes, rows), pick(self.type_ids, rows)
+        return out
+
+
+def _picked(column: array[int], rows: array[int]) -> array[int]:
+    return array(column.typecode, map(column.__getitem__, rows))
 
 
 @dataclass(frozen=True, slots=True)
@@ -167,12 +184,8 @@ class TensorTable(Sequence[TensorInfo]):
 
     def rows(self, rows: Iterable[int]) -> TensorTable:
         """A table of some of the tensors, in the order of `rows`."""
-        chosen, own, rows = TensorColumns(), self._columns, array("I", rows)
-        chosen.starts = array("I", map(own.starts.__getitem__, rows))
-        chosen.ends = array("I", map(own.ends.__getitem__, rows))
-        chosen.offsets = array("Q", map(own.offsets.__getitem__, rows))
-        chosen.sizes = array("q", map(own.sizes.__getitem__, rows))
-        chosen.type_ids = array("I", map(own.type_ids.__getitem__, rows))
+        rows = array("I", rows)
+        chosen = self._columns.picked(rows)
         names = StoredNames(self._base.buffer, chosen.starts) if self._is_moved else None
         table = TensorTable(self._base.buffer, chosen, moved=names)
         if all(map(lt, rows, islice(rows, 1, None))) and self._is_in_order:
@@ -189,6 +202,10 @@ class TensorTable(Sequence[TensorInfo]):
         """The rows that a table made with `rows` consists of."""
         starts = self._columns.starts
         if self._is_in_order:
+            if len(some) >= LARGE:
+                from . import bulk  # loads numpy
+
+                return bulk.places(some._columns.starts, starts)
             return (bisect_left(starts, start) for start in some._columns.starts)
         places = {start: row for row, start in enumerate(starts)}
         return map(places.__getitem__, some._columns.starts)
@@ -282,6 +299,12 @@ class TensorTable(Sequence[TensorInfo]):
         for end, offset in zip(own.ends[first:after], own.offsets[first:after], strict=True):
             put(data, end - shift, offset)
         return data
+
+    def checksums(self) -> Iterator[int]:
+        """A CRC-32 of each tensor's name, shape and type."""
+        places = map(slice, self._columns.starts, map(sub, self._columns.ends, repeat(_U64.size)))  # without offsets
+        entries: Iterator[Any] = map(getitem, repeat(self._base.buffer), places)
+        return map(crc32, entries)
 
     def is_within(self, n_bytes: int) -> bool:
         """Whether all sizes are known and all tensors end within the first `n_bytes` of the data section."""
