@@ -46,7 +46,7 @@ class Layers(Mapping[int, Set[str]]):
     def __init__(self, tensors: SetTensors, marked: set[int]) -> None:
         """Layers with a tensor that only an MTP block has are added to `marked`."""
         self._tensors = tensors
-        self.of_rows = array("i")  # row -> its layer, ROOT for none
+        self.of_rows = array("q")  # row -> its layer, ROOT for none
         for names in tensors.stored_names():
             layers, found = _layers_of(names)
             self.of_rows.extend(layers)
@@ -87,7 +87,7 @@ def _layers_of(names: StoredNames) -> tuple[array[int], Iterable[int]]:
         from ..gguf import bulk  # loads numpy
 
         return bulk.layers_at(names.buffer, names.starts, MARK.encode())
-    layers, marked = array("i"), set()
+    layers, marked = array("q"), set()
     for name in map(decoded, names):
         layer, suffix = split_name(name)
         layers.append(ROOT if layer is None else layer)
@@ -106,7 +106,7 @@ def _by_layer(of_rows: array[int]) -> tuple[array[int], array[int], array[int]]:
     for row, layer in enumerate(of_rows):
         if layer != ROOT:
             rows.setdefault(layer, []).append(row)
-    numbers, begins, n = array("i", sorted(rows)), array("I"), 0
+    numbers, begins, n = array("q", sorted(rows)), array("I"), 0
     for layer in numbers:
         begins.append(n)
         n += len(rows[layer])

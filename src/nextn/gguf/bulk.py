@@ -175,11 +175,11 @@ def layers_at(buffer: Buffer, starts: array[int], mark: bytes) -> tuple[array[in
     first = _column(starts) + 8
     sizes = _anywhere(buffer, np.uint64)[first - 8].astype(np.int64)
     text = np.frombuffer(buffer, np.uint8)
-    layers = np.full(len(first), -1, np.int32)
+    layers = np.full(len(first), -1, np.int64)
     rows = np.flatnonzero(_has(buffer, first, sizes, b"blk."))
     at, left = first[rows] + 4, sizes[rows] - 4
-    marked = [np.zeros(0, np.int32)]
-    numbers = np.zeros(len(rows), np.int32)
+    marked = [np.zeros(0, np.int64)]
+    numbers = np.zeros(len(rows), np.int64)
     for n_digits in range(MOST_DIGITS + 1):
         more = left > 1  # the character, and one of a suffix or a dot after it
         rows, at, left, numbers = rows[more], at[more], left[more], numbers[more]
@@ -195,8 +195,8 @@ def layers_at(buffer: Buffer, starts: array[int], mark: bytes) -> tuple[array[in
         if n_digits == MOST_DIGITS:
             break
         rows, at, left = rows[goes_on], at[goes_on], left[goes_on]
-        numbers = numbers[goes_on] * 10 + (char[goes_on].astype(np.int32) - _ZERO)
-    return _as_array("i", layers), _as_array("i", np.unique(np.concatenate(marked)))
+        numbers = numbers[goes_on] * 10 + (char[goes_on].astype(np.int64) - _ZERO)
+    return _as_array("q", layers), _as_array("q", np.unique(np.concatenate(marked)))
 
 
 def _has(buffer: Buffer, at: Ints, left: Ints, prefix: bytes) -> npt.NDArray[np.bool_]:
@@ -215,4 +215,4 @@ def sorted_layers(of_rows: array[int]) -> tuple[array[int], array[int], array[in
     rows = rows[np.argsort(column[rows], kind="stable")]
     layers = column[rows]
     begins = np.flatnonzero(np.append(True, layers[1:] != layers[:-1])) if len(rows) else np.zeros(0, np.int64)
-    return _as_array("i", layers[begins]), _as_array("I", begins), _as_array("I", rows)
+    return _as_array("q", layers[begins]), _as_array("I", begins), _as_array("I", rows)

@@ -14,7 +14,7 @@ from typing import TypeAlias, TypeVar
 Buffer: TypeAlias = "bytes | bytearray | memoryview"
 Item = TypeVar("Item")
 LARGE = 20_000  # entries from which on tables are read a column at a time, see `bulk`
-MOST_DIGITS = 9  # of a layer's number in a tensor's name: engines keep it in 32 bits
+MOST_DIGITS = 18  # of a layer's number in a tensor's name: it fits into 64 bits
 _U64 = struct.Struct("<Q")
 _DECODE = methodcaller("decode", "utf-8", "surrogateescape")
 

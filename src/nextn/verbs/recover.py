@@ -7,9 +7,9 @@ from pathlib import Path
 
 from ..errors import StorageError
 from ..schemas.base import Document, Documented
-from ..schemas.recover import RecoverDocument, RecoveredJournal
+from ..schemas.recover import FailedJournal, RecoverDocument, RecoveredJournal
 from ..writing import recover as journals
-from ..writing.recover import Recovered
+from ..writing.recover import Failed, Recovered
 
 
 @dataclass(frozen=True)
@@ -19,6 +19,7 @@ class Recovery(Documented):
     path: Path
     dry_run: bool
     journals: tuple[Recovered, ...]
+    failed: tuple[Failed, ...] = ()  # journals in a folder that are left as they are
 
     @property
     def when_unprinted(self) -> str:
@@ -32,16 +33,20 @@ class Recovery(Documented):
             RecoveredJournal(str(each.journal), each.verb, each.what, [str(path) for path in each.files])
             for each in self.journals
         ]
-        return RecoverDocument(dry_run=self.dry_run, path=str(self.path), journals=found)
+        failed = [FailedJournal(str(each.journal), str(each.error)) for each in self.failed]
+        return RecoverDocument(dry_run=self.dry_run, path=str(self.path), journals=found, failed=failed)
 
 
 def recover(path: str | Path, *, dry_run: bool = False) -> Recovery:
     """Undo or finish an interrupted in-place change to a file, to the set it belongs to, or in a folder.
 
     An interrupted attach is undone, an interrupted detach finished: both give the model without the block. Raises
-    StorageError (also while a change is in progress), InPlaceRefused if an engine has the file open.
+    StorageError (also while a change is in progress), InPlaceRefused if an engine has the file open; in a folder, such
+    a journal does not keep the others from being dealt with, and is in the result's `failed`.
     """
     place = Path(path)
     if not place.exists():
         raise StorageError(f"{path}: there is no such file or folder.")
-    return Recovery(place, dry_run, tuple(journals.recover(place, dry_run=dry_run)))
+    failed: list[Failed] = []
+    done = journals.recover(place, dry_run=dry_run, failed=failed if place.is_dir() else None)
+    return Recovery(place, dry_run, tuple(done), tuple(failed))
