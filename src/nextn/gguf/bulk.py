@@ -15,6 +15,7 @@ from typing import Any, TypeAlias, TypeVar
 import numpy as np
 import numpy.typing as npt
 
+from .kv import KVType
 from .names import MOST_DIGITS, Buffer
 from .tensors import LARGEST, MAX_DIMS, UNKNOWN, TensorColumns
 from .types import TENSOR_TYPES
@@ -55,6 +56,28 @@ def names_at(buffer: Buffer, starts: array[int]) -> Iterator[bytes]:
     places = map(slice, _as_array("I", firsts), _as_array("I", ends))
     found: Iterator[Any] = map(getitem, repeat(buffer), places)
     return found if isinstance(buffer, bytes) else map(bytes, found)
+
+
+def rows_starting_with(buffer: Buffer, starts: array[int], prefix: bytes) -> array[int]:
+    """The rows whose names, with their lengths at `starts`, start with a prefix."""
+    first, words, text = _column(starts) + 8, _anywhere(buffer, np.uint64), np.frombuffer(buffer, np.uint8)
+    rows = np.flatnonzero(words[first - 8] >= np.uint64(len(prefix)))
+    n_words = len(prefix) // 8 * 8
+    for i in range(0, n_words, 8):
+        rows = rows[words[first[rows] + i] == np.uint64(int.from_bytes(prefix[i : i + 8], "little"))]
+    for i in range(n_words, len(prefix)):
+        rows = rows[text[first[rows] + i] == prefix[i]]
+    return _as_array("I", rows)
+
+
+def not_texts(buffer: Buffer, starts: array[int], rows: array[int], most_bytes: int) -> array[int]:
+    """Those of the pairs' rows whose values are not strings of at most that many bytes."""
+    chosen, words = np.frombuffer(rows, np.uint32), _anywhere(buffer, np.uint64)
+    first = _column(starts)[chosen]
+    at = first + 8 + words[first].astype(np.int64)
+    is_text = _anywhere(buffer, np.uint32)[at] == KVType.STRING
+    size = words[np.minimum(at + 4, len(words) - 1)]
+    return _as_array("I", chosen[~is_text | (size > np.uint64(most_bytes))])
 
 
 def sorted_rows(keys: array[int]) -> tuple[array[int], array[int]]:

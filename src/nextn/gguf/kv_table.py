@@ -12,7 +12,7 @@ from operator import ne, sub
 from typing import overload
 
 from .kv import KV, KVType, encode_text
-from .names import Buffer, StoredNames, all_decoded, decoded, encoded, name_at
+from .names import LARGE, Buffer, StoredNames, all_decoded, decoded, encoded, name_at
 
 _NEAR = 64
 _U32, _U64, _ARRAY_HEAD = struct.Struct("<I"), struct.Struct("<Q"), struct.Struct("<IQ")
@@ -142,11 +142,22 @@ class KVTable(Sequence[KV]):
 
     def starting_with(self, *prefixes: str) -> Iterator[int]:
         """The places of keys that start with one of `prefixes`, in order."""
-        found = {row for prefix in prefixes for row in self._base.starting_with(encoded(prefix) or b"")}
-        if self._rows is None:
-            return iter(sorted(found))
-        found |= {row for key, row in self._fresh_rows.items() if key.startswith(prefixes)}
-        return compress(count(), map(found.__contains__, self._rows))
+        found = bytearray(len(self._base.starts) + len(self._fresh))  # of each row, those of fresh pairs from the end
+        for prefix in prefixes:
+            for row in self._base.starting_with(encoded(prefix) or b""):
+                found[row] = True
+        for key, row in self._fresh_rows.items():
+            found[row] = key.startswith(prefixes)
+        return compress(count(), found if self._rows is None else map(found.__getitem__, self._rows))
+
+    def not_texts(self, places: array[int], most_bytes: int) -> Iterator[int]:
+        """Those of some places where the value is not a string of at most that many bytes, in order."""
+        if self._rows is None and len(places) >= LARGE:
+            from . import bulk  # loads numpy
+
+            return iter(bulk.not_texts(self._base.buffer, self._base.starts, places, most_bytes))
+        sizes = map(self.text_bytes, places)
+        return (at for at, size in zip(places, sizes, strict=True) if size is None or size > most_bytes)
 
     def text_bytes(self, index: int) -> int | None:
         """Bytes of the string value of a pair; None for a value of another type."""

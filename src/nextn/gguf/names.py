@@ -106,7 +106,13 @@ class StoredNames:
         """The rows whose names start with `prefix`, in order: the bytes are searched, not name by name."""
         known = self._starting.get(prefix)
         if known is None:
-            known = self._starting[prefix] = array("I", self._searched(prefix))
+            if len(self.starts) >= LARGE:
+                from . import bulk  # loads numpy
+
+                known = bulk.rows_starting_with(self.buffer, self.starts, prefix)
+            else:
+                known = array("I", self._searched(prefix))
+            self._starting[prefix] = known
         return known
 
     def _searched(self, prefix: bytes) -> Iterator[int]:
