@@ -24,6 +24,7 @@ Ints: TypeAlias = "npt.NDArray[np.int64]"
 Sizes: TypeAlias = "npt.NDArray[np.uint64]"
 _Number = TypeVar("_Number", bound=np.generic)
 _U32, _U64 = struct.Struct("<I"), struct.Struct("<Q")
+_AT_ONCE = 4_096  # entries whose columns are in memory at the same time
 _DOT, _ZERO, _NINE = b".09"
 _TYPES = {type.id: type for type in TENSOR_TYPES if type.block_size is not None and type.type_size is not None}
 _N_TYPES = max(_TYPES) + 1  # the last item of each list below is that of unknown types
@@ -121,6 +122,19 @@ def read_tensors(
     entry starts that was not added. Where the plain loop would add one and this one does not, there is only more left
     for that: sizes within rounding of the largest possible ones.
     """
+    n_read, n_more = len(known.starts), _AT_ONCE
+    while n_more == _AT_ONCE:
+        pos = _read_some(
+            buffer, pos, min(n, _AT_ONCE), most, known, most_name=most_name, file_size=file_size, alignment=alignment
+        )
+        n_more, n_read = len(known.starts) - n_read, len(known.starts)
+        n -= n_more
+    return pos
+
+
+def _read_some(
+    buffer: Buffer, pos: int, n: int, most: int, known: TensorColumns, *, most_name: int, file_size: int, alignment: int
+) -> int:
     starts = array("I")
     add, u32, u64 = starts.append, _U32.unpack_from, _U64.unpack_from
     try:
