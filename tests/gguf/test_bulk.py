@@ -13,10 +13,13 @@ from hypothesis import strategies as st
 from opened import parse_header
 
 import nextn.block.layers as layers_module
+from conftest import Q4
+from nextn.block.anatomy import Anatomy
 from nextn.block.layers import Layers
-from nextn.block.model import MARK
+from nextn.block.model import MARK, split_name
 from nextn.errors import FormatError
 from nextn.gguf import bulk, kv_table, names, parser, tensors
+from nextn.gguf.files import open_model
 from nextn.gguf.kv import KVType
 from nextn.gguf.names import NameIndex, StoredNames
 from nextn.gguf.parser import HeaderParser
@@ -185,3 +188,26 @@ def test_sizes_within_rounding_of_the_largest_are_left_to_the_plain_loop() -> No
     whole = b"GGUF" + struct.pack("<IQQ", 3, 2, 0) + data + bytes(32)
     with columns(0):
         assert list(parse_header(whole).tensors.sizes) == [tensors.LARGEST, 1 << 53]
+
+
+AXES = st.lists(st.sampled_from([0, 1, 2, 8, 12, 16, 1 << 20]), max_size=4)
+MATRICES = ["blk.0.ffn_up.weight", "blk.0.ffn_up_exps.weight", "blk.2.ssm_conv1d.weight", "blk.2.nextn.x.weight",
+            "token_embd.weight", "output.weight", "output_norm.weight", "output_extra.weight", "x"]  # fmt: skip
+
+
+@given(st.lists(st.tuples(AXES, st.sampled_from([0, 2, 12, 20, 39])), min_size=len(MATRICES), max_size=len(MATRICES)))
+def test_what_the_cpu_repacks_is_found_alike(shapes: list[tuple[list[int], int]]) -> None:
+    infos = [tensors.TensorInfo(name, tuple(ne), kind, 0) for name, (ne, kind) in zip(MATRICES, shapes, strict=True)]
+    found = []
+    for least in (1 << 40, 0):
+        with columns(least), pytest.MonkeyPatch.context() as patch:
+            patch.setattr(weights, "repacked_types", lambda: {"q4_0": 8, "q4_K": 8, "iq4_nl": 4, "mxfp4": 8})
+            model = open_model(Q4)
+            coder = weights.Coder(Anatomy.of(model), Tally())
+            table = TensorTable.of(infos)
+            marked: set[int] = set()
+            layers = Layers(SetTensors((_File(table),)), marked)  # type: ignore[arg-type]
+            codes = list(coder.rows(table, layers.of_rows))
+            assert codes == [coder.code(split_name(info.name)[0], info) for info in infos]
+            found.append(codes)
+    assert found[0] == found[1]

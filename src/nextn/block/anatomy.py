@@ -292,12 +292,13 @@ class Anatomy:
         table, kept = file.header.tensors, self.trunk_rows(file)
         return table if len(kept) == len(table) else table.rows(kept)
 
-    def other_table(self, file: GGUFFile) -> TensorTable:
-        """All other tensors of the file."""
-        kept, table = bytearray(len(file.header.tensors)), file.header.tensors
+    def other_rows(self, file: GGUFFile) -> tuple[int, int] | None:
+        """The first and the last row of the file's other tensors, None where there are none."""
+        kept = bytearray(len(file.header.tensors))
         for row in self.trunk_rows(file):
             kept[row] = True
-        return table.rows(row for row, is_kept in enumerate(kept) if not is_kept)
+        first = kept.find(0)
+        return None if first < 0 else (first, kept.rfind(0))
 
     def trunk_rows(self, file: GGUFFile) -> array[int]:
         """The rows of the file's tensors that belong to the model apart from its block, in order."""

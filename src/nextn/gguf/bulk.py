@@ -207,6 +207,25 @@ def _are_placed(
     return is_inside | follows
 
 
+def n_axes_at(buffer: Buffer, starts: array[int], multiples: array[int]) -> bytearray:
+    """Up to which axis the tensors at `starts` are longer than 1; 0 where the second is no multiple of a row's number.
+
+    0 too for tensors with fewer than two axes, and where the number is 0.
+    """
+    first, words = _column(starts), _anywhere(buffer, np.uint64)
+    at = first + 8 + words[first].astype(np.int64)
+    n_axes = _anywhere(buffer, np.uint32)[at].astype(np.int64)
+    multiple = np.frombuffer(multiples, np.dtype(multiples.typecode)).astype(np.uint64)
+    last = np.ones(len(first), np.uint8)
+    fits = (n_axes >= 2) & (multiple > 0)
+    for d in range(MAX_DIMS):
+        axis = np.where(n_axes > d, words[np.minimum(at + 4 + 8 * d, len(words) - 1)], np.uint64(1))
+        last[axis > 1] = d + 1
+        if d == 1:
+            fits &= axis % np.maximum(multiple, np.uint64(1)) == 0
+    return bytearray(np.where(fits, last, np.uint8(0)).tobytes())
+
+
 def layers_at(buffer: Buffer, starts: array[int], mark: bytes) -> tuple[array[int], array[int]]:
     """The layers of the tensors whose names are at `starts`, -1 for none and those that `mark` follows in a name."""
     first = _column(starts) + 8

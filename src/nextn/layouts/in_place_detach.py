@@ -102,19 +102,19 @@ def _cut_file(file: GGUFFile, trunk: TrunkOf, kvs: Sequence[KV]) -> Change:
             "without --in-place links the others into a set without it."
         )
     end = pad_to(file.end_of(header.tensors), alignment)
-    gone = trunk.seen.other_table(file)
+    others = trunk.seen.other_rows(file)
     infos, tail, size = kept, None, file.size_bytes
-    if gone:
-        start = header.data_offset + gone[0].offset
-        stop = min(header.data_offset + gone[-1].offset + pad_to(file.stored_size(gone[-1]), alignment), end)
-        low, high = gone[0].offset, gone[-1].offset
+    if others is not None:
+        one, last = (header.tensors[row] for row in others)
+        start = header.data_offset + one.offset
+        stop = min(header.data_offset + last.offset + pad_to(file.stored_size(last), alignment), end)
+        low, high = one.offset, last.offset
         middle = next((kept[i] for i, offset in enumerate(kept.offsets) if low < offset < high), None)
         n_tail = max(file.size_bytes - stop, 0)
         if middle or n_tail > stop - start:
             raise InPlaceRefused(_in_the_middle(file, middle, stop - start, n_tail))
-        first = gone[0].offset
         cut = stop - start
-        infos = kept.moved(array("Q", (offset if offset < first else offset - cut for offset in kept.offsets)))
+        infos = kept.moved(array("Q", (offset if offset < low else offset - cut for offset in kept.offsets)))
         tail = Tail(start, n_tail, stop) if n_tail else None
         size = start + n_tail
     least = header_size(kvs, infos)

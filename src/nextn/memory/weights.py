@@ -11,7 +11,7 @@ from array import array
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from functools import cache
-from itertools import islice
+from itertools import count, islice
 from operator import add
 from pathlib import Path
 
@@ -31,6 +31,7 @@ EMBEDDINGS, HEAD = "token_embd.weight", "output.weight"
 
 # Read by rows, or small: never in a matrix product that the CPU rearranges weights for.
 NOT_MULTIPLIED = (EMBEDDINGS, "nextn.embed_tokens.weight", "ssm_conv1d.weight")
+_NOT_MULTIPLIED = tuple(map(str.encode, NOT_MULTIPLIED))
 
 # A tensor's code: where it is placed, times _MARKS, plus marks.
 _MARKS, _REPACKED, _NOT_ALWAYS = 4, 1, 2  # rearranged by the CPU; loaded only to draft
@@ -96,7 +97,7 @@ class Coder:
     def __init__(self, seen: Anatomy, tally: Tally) -> None:
         self._tally, self._blocks = tally, frozenset(seen.blocks)
         self._anyway = memory_of(seen.arch).loaded_anyway
-        self._repacked = {parse_type_name(name).id for name in repacked_types()}
+        self._repacked = {parse_type_name(name).id: multiple for name, multiple in repacked_types().items()}
 
     def code(self, layer: int | None, info: TensorInfo) -> int:
         """The code of a tensor in `layer`."""
@@ -118,16 +119,28 @@ class Coder:
     def rows(self, table: TensorTable, layers: Iterable[int]) -> Iterator[int]:
         """The codes of a table; `layers` as `Layers.of_rows` has them. An info is only made where it matters."""
         plain = [layer * _MARKS for layer in range(MAX_LAYERS + 1)]
-        for row, (layer, type_id, name) in enumerate(zip(layers, table.type_ids, table.raw_names(), strict=True)):
+        columns = zip(layers, table.raw_names(), self._marks(table), strict=True)
+        for row, (layer, name, mark) in enumerate(columns):
             if layer == ROOT:
-                if type_id in self._repacked:
-                    name = b"output"
-                yield self.code(None, table[row]) if name.startswith(_SPECIAL_ROOTS) else _ROOT_PLACE * _MARKS
-            elif type_id in self._repacked:
-                yield self.code(layer, table[row])
+                yield self.code(None, table[row]) if name.startswith(_SPECIAL_ROOTS) else _ROOT_PLACE * _MARKS + mark
             else:
                 left_out = layer in self._blocks and self._is_left_out(decoded(name))
-                yield plain[min(layer, MAX_LAYERS)] + (_NOT_ALWAYS if left_out else 0)
+                yield plain[min(layer, MAX_LAYERS)] + mark + (_NOT_ALWAYS if left_out else 0)
+
+    def _marks(self, table: TensorTable) -> Iterable[int]:
+        """_REPACKED or 0 for each tensor of a table."""
+        if len(table) < LARGE:
+            kinds = zip(table.type_ids, count(), strict=False)
+            return (_REPACKED if kind in self._repacked and is_repacked(table[row]) else 0 for kind, row in kinds)
+        from ..gguf import bulk  # loads numpy
+
+        names = table.stored_names
+        multiples = array("B", (self._repacked.get(kind, 0) for kind in table.type_ids))
+        n_axes = bulk.n_axes_at(names.buffer, names.starts, multiples)
+        return (
+            _REPACKED if (n == 2 or (n == 3 and b"_exps" in name)) and not name.endswith(_NOT_MULTIPLIED) else 0
+            for n, name in zip(n_axes, names, strict=True)
+        )
 
 
 def tally_of(model: Model) -> Tally:

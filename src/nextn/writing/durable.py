@@ -180,7 +180,8 @@ class Workspace:
         fd = self._temps[temp]
         with explained(target.path, "give it its name"):
             self._check_written(source, fd, size_bytes)
-            if Stamp.of(os.fstat(fd)) != self._synced[temp]:
+            now = Stamp.of(os.fstat(fd))
+            if now != self._synced.get(temp, now):
                 raise changed(source.path)
             self._published[target] = Mark.of(os.fstat(fd))
             try:
