@@ -14,7 +14,6 @@ from ..errors import QuantizeError, UnsupportedFormat
 from ..gguf.files import GGUFFile
 from ..gguf.tensors import TensorInfo
 from ..gguf.types import TensorType, row_size
-from ..printable import printable
 from .ranges import FileRange, Reader
 from .safetensors import SourceTensor
 from .scales import Scale, Seen
@@ -271,16 +270,15 @@ class GGUFRows:
         return whole.part(self.start * width, (self.start + self.n_rows) * width)
 
     def _row_bytes(self) -> int:
-        return row_size(self._kind(), self.n_per_row)
+        return row_size(self._known_type(), self.n_per_row)
 
-    def _kind(self) -> TensorType:
-        kind = self.info.type
-        if kind is None:
+    def _known_type(self) -> TensorType:
+        if self.info.type is None:
             raise QuantizeError(
-                f"{self.file.path}: '{printable(self.info.name)}' is stored as type {self.info.type_id}, which is not "
-                "known, so its values cannot be read; get the file again, or update nextn."
+                f"{self.file.path}: the type {self.info.type_id} of '{self.info.name}' is not known, so its values "
+                "cannot be read; take the tensor from another file."
             )
-        return kind
+        return self.info.type
 
     @property
     def read_bytes(self) -> int:
@@ -301,7 +299,7 @@ class GGUFRows:
         """All rows in order. Raises QuantizeError for a type that ggml cannot decode."""
         from ..ggml.quantize import dequantize
 
-        kind = self._kind()
+        kind = self._known_type()
         for data in self._pieces(reader, seen):
             yield dequantize(data, kind, self.n_per_row)
 

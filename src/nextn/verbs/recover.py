@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from ..errors import StorageError
+from ..gguf.files import open_sound
 from ..schemas.base import Document, Documented
 from ..schemas.recover import FailedJournal, RecoverDocument, RecoveredJournal
 from ..writing import recover as journals
@@ -41,12 +42,15 @@ def recover(path: str | Path, *, dry_run: bool = False) -> Recovery:
     """Undo or finish an interrupted in-place change to a file, to the set it belongs to, or in a folder.
 
     An interrupted attach is undone, an interrupted detach finished: both give the model without the block. Raises
-    StorageError (also while a change is in progress), InPlaceRefused if an engine has the file open; in a folder, such
-    a journal does not keep the others from being dealt with, and is in the result's `failed`.
+    StorageError (also while a change is in progress), InPlaceRefused if an engine has the file open; and for a file to
+    which nothing was done, what opening it raises if it is damaged. In a folder, a journal that cannot be dealt with
+    does not keep the others from being dealt with, and is in the result's `failed`.
     """
     place = Path(path)
     if not place.exists():
         raise StorageError(f"{path}: there is no such file or folder.")
     failed: list[Failed] = []
-    done = journals.recover(place, dry_run=dry_run, failed=failed if place.is_dir() else None)
-    return Recovery(place, dry_run, tuple(done), tuple(failed))
+    found = tuple(journals.recover(place, dry_run=dry_run, failed=failed if place.is_dir() else None))
+    if not found and place.is_file():
+        open_sound(place)  # nothing was interrupted, so what is wrong with it is said
+    return Recovery(place, dry_run, found, tuple(failed))
