@@ -171,10 +171,8 @@ def _fused(block: Block, by_name: Mapping[str, BlockTensor], wanted: TensorType 
         parts = [by_name[f"{part}.{ending}"] for part in PARTS if f"{part}.{ending}" in by_name]
         if not parts:
             continue
-        types = [(tensor.suffix, tensor.type_id) for tensor in parts]
         if ending == "weight":
-            _check_types(where, types, wanted)
-        _check_known(where, types)
+            _check_types(where, [(tensor.suffix, tensor.type_id) for tensor in parts], wanted)
         rows = _joined([tensor.rows for tensor in parts])
         if ending == "weight" and parts[0].type_id is not None and rows.block_type is not None:
             _no_parts(rows.block_type, [tensor.rows.n_rows for tensor in parts], f"'{WHOLE}.{ending}'", where)
@@ -199,17 +197,6 @@ def _check_types(where: Path, types: Sequence[tuple[str, int | None]], wanted: T
         if kind is not None and not can_read(kind):
             raise QuantizeError(
                 f"{where}: '{name}' is stored as {kind.name}, which ggml cannot decode here; leave out --type."
-            )
-    _check_known(where, types)
-
-
-def _check_known(where: Path, types: Sequence[tuple[str, int | None]]) -> None:
-    """QuantizeError for a type that nobody here can read."""
-    for name, type_id in types:
-        if type_id is not None and TensorInfo("", (), type_id, 0).type is None:
-            raise QuantizeError(
-                f"{where}: '{name}' is stored as type {type_id}, which is not known, so it cannot become part of "
-                "another tensor; leave out --qkv, or get the file again."
             )
 
 
