@@ -101,9 +101,23 @@ link_option = click.option(
     show_default=True,
     help="How unchanged files get their new names: auto is hard links where possible, else symlinks.",
 )
-out_option = click.option(
-    "-o", "--out", metavar="OUT", help="A file (ends in .gguf) or a folder. Existing files are never replaced."
-)
+
+
+def _not_a_stream(context: click.Context, option: click.Parameter, out: str | None) -> str | None:
+    """Raises UsageError for `-`, which elsewhere means standard output."""
+    if out == "-":
+        raise UsageError(
+            "-o -: nothing is written to standard output; name a file or a folder, such as ./- for one of that name."
+        )
+    return out
+
+
+def place_option(metavar: str, help: str, *, required: bool = False) -> Decorator[Any]:
+    """`-o`: where the files go, in every command."""
+    return click.option("-o", "--out", metavar=metavar, required=required, callback=_not_a_stream, help=help)
+
+
+out_option = place_option("OUT", "A file (ends in .gguf) or a folder. Existing files are never replaced.")
 dry_run_option = click.option(
     "--dry-run", is_flag=True, help="Print what would be read, written and linked; write nothing."
 )

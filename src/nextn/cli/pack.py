@@ -18,6 +18,7 @@ from .common import (
     json_option,
     limit_option,
     link_option,
+    place_option,
     settled,
     type_option,
 )
@@ -35,7 +36,7 @@ if TYPE_CHECKING:
 @click.argument("models", metavar="MODEL...", nargs=-1, required=True)
 @donor_option("As in attach. Default: the block that the MODELs carry, else the donor that attach would find.")
 @click.option("--sidecar", metavar="FILE", help="Publish this sidecar or draft as it is, for all MODELs.")
-@click.option("-o", "--out", metavar="DIR", required=True, help="The folder. Existing files are not replaced.")
+@place_option("DIR", "The folder. Existing files are not replaced.", required=True)
 @click.option(
     "--layout",
     type=click.Choice(["shards", "sidecar"]),

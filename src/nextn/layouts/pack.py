@@ -17,7 +17,7 @@ from ..block.model import Block
 from ..brief import Brief
 from ..errors import BlockPresent, NoBlock, UsageError
 from ..gguf.files import Model, shard_name
-from ..gguf.header import TensorInfo
+from ..gguf.tensors import TensorInfo
 from ..writing.plan import Link, NewFile, Plan
 from . import naming, places
 from .assistant import plan_place

@@ -7,7 +7,7 @@ from ..block.anatomy import Anatomy
 from ..block.draft import Draft
 from ..block.model import DRAFT_ROOTS, layer_of
 from ..gguf.files import Model
-from ..gguf.header import TensorInfo
+from ..gguf.tensors import TensorInfo
 from ..gguf.types import parse_type_name
 from .worth_formula import DraftCost
 
