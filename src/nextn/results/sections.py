@@ -30,11 +30,12 @@ from . import other_sections as others
 from .draft_facts import draft_facts
 from .other_sections import percent, rate, ratio
 from .section import Section, TextTable, Tone
+from .training_section import train
 
 # Kinds that have a section, in the order in which sections are shown.
 KINDS = (
     "inspect", "doctor", "pull", "attach", "extract", "detach", "explode", "assemble", "recover", "pack", "plan",
-    "worth", "verify", "bench", "tensors", "tune", "serve", "demo", "cache", "report",
+    "worth", "verify", "bench", "tensors", "tune", "train", "serve", "demo", "cache", "report",
 )  # fmt: skip
 
 
@@ -390,5 +391,6 @@ _MAKERS: dict[str, Callable[[Any], Section]] = {
     "verify": _verify,
     "bench": _bench,
     "tune": _tune,
+    "train": train,
     "serve": others.serve,
 }
