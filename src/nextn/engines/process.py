@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import contextlib
 import os
-import signal
 import subprocess
 import sys
 import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
+from nextn import oscalls
 from nextn.engines.deaths import named, signal_of
 from nextn.engines.ring import Drain, LogFile, Ring
 from nextn.errors import EngineMissing
@@ -18,6 +18,15 @@ from nextn.errors import EngineMissing
 STOP_GRACE_S = 5.0  # seconds an engine has between SIGTERM and SIGKILL
 _LAST_WORDS_S = 1.0  # how long a process left by an engine that has ended may hold its output open
 GUARD = Path(__file__).with_name("guard.py")  # the script between nextn and an engine
+
+
+def refuse_without_groups(program: str | os.PathLike[str]) -> None:
+    """Raise EngineMissing where no guard can end an engine with nextn: it would keep the memory of a GPU."""
+    if not oscalls.can_guard_processes():
+        raise EngineMissing(
+            f"{program}: nextn does not start engines on this system (only on Linux and macOS); start it "
+            "yourself with the line that attach prints."
+        )
 
 
 class EngineProcess:
@@ -36,6 +45,7 @@ class EngineProcess:
         cwd: Path | None = None,
         log: Path | None = None,
     ) -> None:
+        refuse_without_groups(command[0])
         self._file = LogFile(log)
         self._settled = self._stopped = False
         output, handle = os.pipe()
@@ -114,7 +124,7 @@ class EngineProcess:
                 self._guard.wait(max(0.0, deadline - time.monotonic()))
             except subprocess.TimeoutExpired:
                 with contextlib.suppress(ProcessLookupError):
-                    os.killpg(self._guard.pid, signal.SIGKILL)
+                    oscalls.kill_group(self._guard.pid)
                 self._guard.wait()
             except KeyboardInterrupt as error:  # a second Ctrl-C must not leave the engine behind
                 interrupted = error

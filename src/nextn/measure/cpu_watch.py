@@ -9,6 +9,7 @@ None, and no run is called disturbed or quiet.
 from __future__ import annotations
 
 import os
+import platform
 import time
 from collections.abc import Iterator
 from contextlib import suppress
@@ -141,7 +142,7 @@ def cpu_name() -> str:
         for line in (_PROC / "cpuinfo").read_text(errors="replace").splitlines():
             if line.startswith("model name"):
                 return line.partition(":")[2].strip()
-    return os.uname().machine
+    return platform.machine()
 
 
 def _known() -> bool:

@@ -16,6 +16,8 @@ from collections.abc import Sequence
 from functools import cache
 from pathlib import Path
 
+from .. import oscalls
+
 _KEEP_SIZE, _PUNCH_HOLE, _COLLAPSE_RANGE, _INSERT_RANGE = 0x01, 0x02, 0x08, 0x20  # linux/falloc.h
 _CLUSTERS = (64 << 10, 1 << 20)  # what ext4 with bigalloc or a realtime XFS may require instead of blocks
 
@@ -76,7 +78,7 @@ def grain_of(folder: Path) -> int | None:
         for grain in sorted({os.fstatvfs(fd).f_frsize, *_CLUSTERS}):
             try:
                 os.ftruncate(fd, 0)
-                os.pwrite(fd, b"x", 2 * grain)
+                oscalls.pwrite(fd, b"x", 2 * grain)
                 insert_range(fd, 0, grain)
                 collapse_range(fd, 0, grain)
                 return grain
