@@ -23,6 +23,10 @@ import threading
 from collections.abc import Iterable
 from functools import cache
 from pathlib import Path
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from _typeshed import ReadableBuffer as Buffer
 
 LOGGER = logging.getLogger("nextn")
 
@@ -51,13 +55,13 @@ MISSING = {
 def lacks() -> list[str]:
     """What is degraded on this system, a sentence for each (see `MISSING`)."""
     here = {
-        "copies": hasattr(os, "copy_file_range"),
-        "insert": sys.platform.startswith("linux"),
+        "copies": sys.platform == "linux",
+        "insert": sys.platform == "linux",
         "folders": bool(DIRECTORY),
         "descriptors": has_folder_descriptors(),
-        "users": Path("/proc/self/fd").is_dir() and sys.platform.startswith("linux"),
+        "users": Path("/proc/self/fd").is_dir(),
         "engines": can_guard_processes(),
-        "cpu": sys.platform.startswith("linux"),
+        "cpu": Path("/proc/stat").is_file(),
     }
     return [text for name, text in MISSING.items() if not here[name]]
 
@@ -69,7 +73,7 @@ def has_folder_descriptors() -> bool:
 
 def can_guard_processes() -> bool:
     """Whether processes have groups, which the guard of an engine ends."""
-    return hasattr(os, "killpg")
+    return sys.platform != "win32"
 
 
 # -- opening ----------------------------------------------------------------------------------------------------------
@@ -156,7 +160,7 @@ def _fail(error: OSError) -> None:
 
 def set_mode(fd: int, mode: int) -> None:
     """os.fchmod, where files have modes."""
-    if hasattr(os, "fchmod"):
+    if sys.platform != "win32":
         os.fchmod(fd, mode)
 
 
@@ -164,7 +168,7 @@ def set_mode(fd: int, mode: int) -> None:
 
 _position = threading.Lock()  # the replacements move the descriptor's position
 
-if hasattr(os, "pread"):
+if sys.platform != "win32":
     pread = os.pread
     pwrite = os.pwrite
 else:
@@ -175,7 +179,7 @@ else:
             os.lseek(fd, offset, os.SEEK_SET)
             return os.read(fd, length)
 
-    def pwrite(fd: int, data: bytes | memoryview, offset: int, /) -> int:
+    def pwrite(fd: int, data: Buffer, offset: int, /) -> int:
         """os.pwrite."""
         with _position:
             os.lseek(fd, offset, os.SEEK_SET)
@@ -184,7 +188,7 @@ else:
 
 def pread_into(fd: int, view: memoryview, offset: int) -> int:
     """Read into `view` from `offset`; returns the number of bytes, 0 at the end of the file."""
-    if hasattr(os, "preadv"):
+    if sys.platform != "win32":
         return os.preadv(fd, [view], offset)
     data = pread(fd, len(view), offset)
     view[: len(data)] = data
@@ -196,14 +200,14 @@ def pread_into(fd: int, view: memoryview, offset: int) -> int:
 
 def copy_range(src: int, dst: int, count: int, src_offset: int, dst_offset: int) -> int:
     """os.copy_file_range. Raises OSError (ENOSYS) where there is none."""
-    if sys.platform.startswith("linux") and hasattr(os, "copy_file_range"):
+    if sys.platform == "linux":
         return os.copy_file_range(src, dst, count, src_offset, dst_offset)
     raise OSError(errno.ENOSYS, os.strerror(errno.ENOSYS))
 
 
 def copy_otherwise(src: int, dst: int, count: int, src_offset: int, dst_offset: int) -> int:
     """A copy for pairs of files that `copy_range` cannot handle: inside the kernel on Linux, else through memory."""
-    if sys.platform.startswith("linux") and hasattr(os, "sendfile"):  # elsewhere it writes to sockets only
+    if sys.platform == "linux":  # elsewhere it writes to sockets only
         os.lseek(dst, dst_offset, os.SEEK_SET)
         return os.sendfile(dst, src, src_offset, count)
     _say_once("copies")
@@ -268,7 +272,7 @@ def lock(fd: int, *, shared: bool = False, wait: bool = False) -> None:
 
 def free_bytes(folder: Path) -> int:
     """Bytes that this user may still write to the file system of `folder`."""
-    if not hasattr(os, "statvfs"):
+    if sys.platform == "win32":
         return shutil.disk_usage(folder).free
     found = os.statvfs(folder)
     return found.f_bavail * found.f_frsize
@@ -282,15 +286,17 @@ def disk_bytes(found: os.stat_result) -> int:
 
 def longest_name(folder: Path) -> int:
     """How many bytes (on Windows: characters) a file name may have. Raises OSError."""
-    return os.pathconf(folder, "PC_NAME_MAX") if hasattr(os, "pathconf") else 255
+    if sys.platform == "win32":
+        return 255
+    return os.pathconf(folder, "PC_NAME_MAX")
 
 
 def user_name(uid: int) -> str:
     """A user's name, or their number."""
-    try:
-        import pwd
-    except ImportError:
+    if sys.platform == "win32":
         return f"user {uid}"
+    import pwd
+
     try:
         return pwd.getpwuid(uid).pw_name
     except KeyError:
@@ -299,7 +305,7 @@ def user_name(uid: int) -> str:
 
 def memory_bytes() -> int | None:
     """The machine's memory; None where the system does not say."""
-    if not hasattr(os, "sysconf"):
+    if sys.platform == "win32":
         return None
     try:
         return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
@@ -309,12 +315,10 @@ def memory_bytes() -> int | None:
 
 def allow_open_files(need: int) -> int | None:
     """Let this process keep `need` files open; the system's limit where it allows fewer, else None."""
-    try:
-        import resource
-    except ImportError:
-        return None
     if sys.platform == "win32":
         return None
+    import resource
+
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     if soft == resource.RLIM_INFINITY or need <= soft:
         return None
@@ -326,7 +330,9 @@ def allow_open_files(need: int) -> int | None:
 
 def device_numbers(device: int) -> tuple[int, int]:
     """Major and minor number of a device; zeros where there are none."""
-    return (os.major(device), os.minor(device)) if hasattr(os, "major") else (0, 0)
+    if sys.platform == "win32":
+        return 0, 0
+    return os.major(device), os.minor(device)
 
 
 # -- processes --------------------------------------------------------------------------------------------------------
@@ -334,7 +340,9 @@ def device_numbers(device: int) -> tuple[int, int]:
 
 def clock_ticks() -> int:
     """Ticks per second in /proc; 100 where the system does not say."""
-    return os.sysconf("SC_CLK_TCK") if hasattr(os, "sysconf") else 100
+    if sys.platform == "win32":
+        return 100
+    return os.sysconf("SC_CLK_TCK")
 
 
 def kill_group(group: int) -> None:

@@ -11,8 +11,9 @@ from __future__ import annotations
 
 import errno
 import os
+import stat
 import sys
-from types import ModuleType
+from types import ModuleType, SimpleNamespace
 from typing import Any
 
 _NOT_ON_MACOS = ("copy_file_range", "O_TMPFILE", "posix_fadvise", "posix_fallocate", "sched_getaffinity", "splice")
@@ -90,30 +91,31 @@ def _without_proc() -> None:
 
     del opened, listed
 
-    def stat(path: Any, *args: Any, **more: Any) -> os.stat_result:
+    def stat_(path: Any, *args: Any, **more: Any) -> os.stat_result:
         check(path)
         return real_stat(path, *args, **more)
 
     sys.addaudithook(audit)
-    os.stat = stat  # type: ignore[assignment]
+    os.stat = stat_  # type: ignore[assignment]
 
 
 def become_windows() -> None:
     """As the module's docstring says."""
     import ctypes
     import fcntl
+    import shutil
     import signal
 
     locks, shared = fcntl.flock, set[int]()
     how = (fcntl.LOCK_EX, fcntl.LOCK_NB)
-    folder_of, real = os.O_DIRECTORY, {name: getattr(os, name) for name in ("open", "close", "unlink", "replace", "link")}
+    real = {name: getattr(os, name) for name in ("open", "close", "unlink", "replace", "link")}
     opened: dict[int, tuple[int, int]] = {}  # descriptors opened by os.open
 
     def open_(path: Any, flags: int, mode: int = 0o777, *, dir_fd: None = None) -> int:
         assert dir_fd is None
         fd = real["open"](path, flags | 0o2000000, mode)
         found = os.fstat(fd)
-        if os.path.isdir(path):
+        if stat.S_ISDIR(found.st_mode):
             real["close"](fd)
             raise PermissionError(errno.EACCES, "Permission denied", os.fspath(path))
         opened[fd] = (found.st_dev, found.st_ino)
@@ -163,7 +165,8 @@ def become_windows() -> None:
         def __call__(self, path: Any, access: Any, share: Any, security: None, make: Any, flags: Any, _: None) -> int:
             reads, writes = bool(access.value & 0x80000000), bool(access.value & 0x40000000)
             mode = os.O_RDWR if reads and writes else os.O_WRONLY if writes else os.O_RDONLY
-            mode |= {1: os.O_CREAT | os.O_EXCL, 2: os.O_CREAT | os.O_TRUNC, 3: 0, 4: os.O_CREAT, 5: os.O_TRUNC}[make.value]
+            new = os.O_CREAT
+            mode |= {1: new | os.O_EXCL, 2: new | os.O_TRUNC, 3: 0, 4: new, 5: os.O_TRUNC}[make.value]
             try:
                 fd = os.open(path.value, mode, 0o666)
             except OSError as error:
@@ -198,11 +201,18 @@ def become_windows() -> None:
     sys.modules["msvcrt"] = msvcrt
     made: Any = ctypes
     made.WinDLL, made.get_last_error, made.WinError = Kernel, lambda: 0, lambda _: made.last
+    statvfs = os.statvfs
+
+    def disk_usage(path: Any) -> Any:
+        found = statvfs(path)
+        return SimpleNamespace(free=found.f_bavail * found.f_frsize)
+
+    shutil.disk_usage = disk_usage
+    shutil._use_fd_functions = False  # type: ignore[attr-defined]
     _remove(os, _NOT_ON_WINDOWS)
     _remove(signal, _NO_SIGNALS)
     for name in _NO_MODULES:
         sys.modules[name] = None  # type: ignore[assignment]
-    assert folder_of
     os.O_BINARY = 0  # type: ignore[attr-defined]
     os.supports_dir_fd.clear()
     os.supports_follow_symlinks.discard(real["link"])
@@ -217,5 +227,7 @@ if __name__ == "__main__":
     _import_libraries()
     {"windows": become_windows, "macos": become_macos}[sys.argv[1]]()
     from nextn.cli import main
+    from nextn.ggml import mainline
 
+    mainline._FILE_NAMES.clear()  # the library of this machine, by its own name
     sys.exit(main(sys.argv[2:]))

@@ -12,6 +12,7 @@ from collections import deque
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
+from nextn import oscalls
 from nextn.errors import StorageError
 
 HEAD_BYTES = 1 << 20
@@ -105,7 +106,7 @@ class LogFile:
                 os.ftruncate(self._fd, 0)
                 done = 0
                 while done < len(data):
-                    done += os.pwrite(self._fd, data[done:], done)
+                    done += oscalls.pwrite(self._fd, data[done:], done)
             if whole:
                 self._close()
         return self.path

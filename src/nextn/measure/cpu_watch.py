@@ -16,6 +16,8 @@ from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
+from .. import oscalls
+
 _PROC = Path("/proc")
 _COMPUTES = 0.5
 """A thread that runs less than this share of the busiest one does not compute. A server's HTTP threads wait for the CPU
@@ -190,7 +192,7 @@ def _machine() -> tuple[float, float]:
     """CPU seconds since boot: used by all processes, and stolen."""
     with suppress(OSError, ValueError, IndexError):
         line = (_PROC / "stat").read_text().partition("\n")[0].split()[1:]
-        user, nice, system, _idle, _iowait, irq, softirq, steal = (int(n) / os.sysconf("SC_CLK_TCK") for n in line[:8])
+        user, nice, system, _idle, _iowait, irq, softirq, steal = (int(n) / oscalls.clock_ticks() for n in line[:8])
         return user + nice + system + irq + softirq, steal
     return 0.0, 0.0
 

@@ -114,8 +114,8 @@ def _check_folder(plan: Plan) -> None:
     for name in new:
         if oscalls.is_no_name(name):
             raise StorageError(
-                f"{there}: this system cannot have a file called '{name}'; choose a -o without any of < > : \" | ? * \\, "
-                "without a dot or a space at its end, and not called like a device (CON, NUL, COM1)."
+                f"{there}: this system cannot have a file called '{name}'; choose a -o without < > : \" | ? * \\, "
+                "with no dot or space at its end, and not called like a device (CON, NUL, COM1)."
             )
         if len(os.fsencode(name)) > longest:
             raise StorageError(
