@@ -1,4 +1,6 @@
-"""nextn as it finds itself on another system: `python other_system.py windows|macos ARGUMENT...`.
+"""nextn as it finds itself on another system: `python other_system.py windows|macos`.
+
+Standard input has a JSON list of command lines; the answer is a list of exit codes and of what was printed.
 
 What that system lacks is taken away (calls, flags, modules), what differs is replaced: on "windows" a file that is open
 can be neither renamed nor removed unless it was opened by CreateFileW with FILE_SHARE_DELETE, folders cannot be
@@ -9,7 +11,10 @@ there; it does not show that Windows and macOS do what their manuals say.
 
 from __future__ import annotations
 
+import contextlib
 import errno
+import io
+import json
 import os
 import stat
 import sys
@@ -36,19 +41,23 @@ def _remove(module: ModuleType, names: tuple[str, ...]) -> None:
 def _import_libraries() -> None:
     """Everything that nextn's modules import and that is not nextn."""
     import ast
-    import contextlib
     import importlib
     from pathlib import Path
 
     package = Path(__file__).resolve().parents[2] / "src" / "nextn"
     for file in package.rglob("*.py"):
         for node in ast.walk(ast.parse(file.read_text(encoding="utf-8"))):
-            names = [each.name for each in node.names] if isinstance(node, ast.Import) else []
-            names += [node.module or ""] if isinstance(node, ast.ImportFrom) and not node.level else []
-            for name in names:
-                if name and name.partition(".")[0] not in ("nextn", "xllamacpp", *_NO_MODULES, "msvcrt"):
+            modules, parts = [], []
+            if isinstance(node, ast.Import):
+                modules = [each.name for each in node.names]
+            elif isinstance(node, ast.ImportFrom) and node.module and not node.level:
+                modules, parts = [node.module], [each.name for each in node.names]
+            for name in modules:
+                if name.partition(".")[0] not in ("nextn", "xllamacpp", *_NO_MODULES, "msvcrt"):
                     with contextlib.suppress(ImportError):
-                        importlib.import_module(name)
+                        module = importlib.import_module(name)
+                        for part in parts:  # some packages import their parts when these are asked for
+                            getattr(module, part, None)
 
 
 def become_macos() -> None:
@@ -103,9 +112,11 @@ def become_windows() -> None:
     """As the module's docstring says."""
     import ctypes
     import fcntl
+    import platform
     import shutil
     import signal
 
+    platform.uname()  # which is kept
     locks, shared = fcntl.flock, set[int]()
     how = (fcntl.LOCK_EX, fcntl.LOCK_NB)
     real = {name: getattr(os, name) for name in ("open", "close", "unlink", "replace", "link")}
@@ -230,4 +241,10 @@ if __name__ == "__main__":
     from nextn.ggml import mainline
 
     mainline._FILE_NAMES.clear()  # the library of this machine, by its own name
-    sys.exit(main(sys.argv[2:]))
+    answers = []
+    for line in json.load(sys.stdin):
+        said = io.StringIO()
+        with contextlib.redirect_stdout(said), contextlib.redirect_stderr(said):
+            code = main(line)
+        answers.append((code, said.getvalue()))
+    json.dump(answers, sys.stdout)

@@ -14,7 +14,8 @@ from pathlib import Path
 from types import FrameType
 
 from nextn import oscalls
-from nextn.engines.process import GUARD, STOP_GRACE_S, refuse_without_groups
+from nextn.engines.process import GUARD, STOP_GRACE_S
+from nextn.engines.ring import refuse_without_groups
 from nextn.errors import EngineMissing
 
 PASSED_ON = tuple(getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGHUP") if hasattr(signal, name))
@@ -28,7 +29,7 @@ def run_foreground(
     `env`: variables added to the environment. Returns its exit code; 128 + n when signal n ended it, 126 when it
     could not be started. Call it in the main thread. Raises EngineMissing when no process can be started.
     """
-    refuse_without_groups(command[0])
+    refuse_without_groups()
     guard: subprocess.Popen[bytes] | None = None
 
     def pass_on(number: int, frame: FrameType | None) -> None:

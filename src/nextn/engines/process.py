@@ -12,21 +12,12 @@ from pathlib import Path
 
 from nextn import oscalls
 from nextn.engines.deaths import named, signal_of
-from nextn.engines.ring import Drain, LogFile, Ring
+from nextn.engines.ring import Drain, LogFile, Ring, refuse_without_groups
 from nextn.errors import EngineMissing
 
 STOP_GRACE_S = 5.0  # seconds an engine has between SIGTERM and SIGKILL
 _LAST_WORDS_S = 1.0  # how long a process left by an engine that has ended may hold its output open
 GUARD = Path(__file__).with_name("guard.py")  # the script between nextn and an engine
-
-
-def refuse_without_groups(program: str | os.PathLike[str]) -> None:
-    """Raise EngineMissing where no guard can end an engine with nextn: it would keep the memory of a GPU."""
-    if not oscalls.can_guard_processes():
-        raise EngineMissing(
-            f"{program}: nextn does not start engines on this system (only on Linux and macOS); start it "
-            "yourself with the line that attach prints."
-        )
 
 
 class EngineProcess:
@@ -45,7 +36,7 @@ class EngineProcess:
         cwd: Path | None = None,
         log: Path | None = None,
     ) -> None:
-        refuse_without_groups(command[0])
+        refuse_without_groups()
         self._file = LogFile(log)
         self._settled = self._stopped = False
         output, handle = os.pipe()
