@@ -32,7 +32,7 @@ def on(system: str, folder: Path, *lines: tuple[str, ...], **more: str) -> list[
 
 def all_done(answers: list[tuple[int, str]]) -> str:
     """What all commands printed; none may have failed."""
-    assert [code for code, _ in answers] == [0] * len(answers), answers
+    assert [code for code, _ in answers] == [0] * len(answers), "".join(said for _, said in answers)
     return "".join(said for _, said in answers)
 
 
@@ -64,6 +64,7 @@ def test_a_block_is_attached_and_taken_off_again(folder: Path, system: str) -> N
     assert taken[0] in (14, 20), taken
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("system", SYSTEMS)
 def test_a_set_gets_one_more_shard_and_pack_publishes(folder: Path, system: str) -> None:
     all_done(on(
@@ -78,6 +79,7 @@ def test_a_set_gets_one_more_shard_and_pack_publishes(folder: Path, system: str)
     assert not [path for path in folder.rglob("*") if "nextn-tmp" in path.name or "nextn-job" in path.name]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("system", SYSTEMS)
 def test_files_are_pulled_and_donors_read_from_a_server(folder: Path, system: str, hub: HubServer) -> None:
     hub.repo("org/tiny-GGUF").commit({MODEL: Q4.read_bytes()})
@@ -93,6 +95,7 @@ def test_files_are_pulled_and_donors_read_from_a_server(folder: Path, system: st
     assert (folder / "got" / "mtp-m-Q8_0.gguf").is_file()
 
 
+@pytest.mark.slow
 def test_windows_starts_no_engine_and_has_no_such_names_and_says_so(folder: Path) -> None:
     names = ("con.gguf", "a:b.gguf", "what?.gguf")
     attach = ("attach", MODEL, "--from", str(CHECKPOINT), "-o")

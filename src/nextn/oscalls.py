@@ -38,7 +38,7 @@ DIRECTORY = getattr(os, "O_DIRECTORY", 0)
 READ = os.O_RDONLY | CLOEXEC | NONBLOCK | BINARY  # links are followed, pipes never block
 
 _PIECE_BYTES = 8 << 20  # what a copy keeps in memory where the kernel cannot copy
-_LOCK_BYTE = 1 << 62  # beyond any data
+_LOCK_BYTE = 1 << 43  # 8 TiB: beyond any data, and within what file systems allow
 _BLOCKING = {errno.EACCES, errno.EAGAIN, errno.EDEADLK, getattr(errno, "EDEADLOCK", errno.EDEADLK)}
 
 MISSING = {

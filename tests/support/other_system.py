@@ -44,6 +44,9 @@ def _import_libraries() -> None:
     import importlib
     from pathlib import Path
 
+    for name in ("trio", "h2", "brotli", "zstandard"):  # which the HTTP client looks for when it is used
+        with contextlib.suppress(ImportError):
+            importlib.import_module(name)
     package = Path(__file__).resolve().parents[2] / "src" / "nextn"
     for file in package.rglob("*.py"):
         for node in ast.walk(ast.parse(file.read_text(encoding="utf-8"))):
