@@ -37,7 +37,7 @@ man: install
 
 # The wheel and the source archive, in dist/.
 dist: install
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check build==1.3.0
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check build==1.6.1
 	$(BIN)/python -m build
 
 bench: install
