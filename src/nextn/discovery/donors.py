@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any
 from ..archs import family_of
 from ..block.anatomy import Anatomy
 from ..block.from_gguf import block_from_model
-from ..diagnosis.unpublished import known_of
+from ..diagnosis.unpublished import words_of_trunk
 from ..donors.infer import Doubt, Evidence, find_donor, names_of, same_name
 from ..errors import BlockPresent, NextnError, NoBlock, RemoteError
 from ..gguf.files import Model, model_candidates, open_model
@@ -58,8 +58,8 @@ def find(trunk: Model, *, layout: str, options: Options | None = None) -> FoundD
     near = nearby(trunk)
     if named := [each for each in near if each.is_named]:
         return _chosen(trunk, named)
-    if (known := known_of(Anatomy.of(trunk))) is not None:
-        raise NoBlock(f"{trunk.entry}: {known.words}.")
+    if (known := words_of_trunk(Anatomy.of(trunk))) is not None:
+        raise NoBlock(f"{trunk.entry}: {known}.")
     try:
         return _on_the_hub(trunk, options)
     except NoBlock:
@@ -78,7 +78,7 @@ class Unreachable(RemoteError):
     def __init__(self, trunk: Model, error: RemoteError) -> None:
         self.reason = str(error).removesuffix(".").removesuffix(", or name a local file")
         super().__init__(
-            f"{trunk.entry.name}: no donor was named, and the one that its metadata point to cannot be examined "
+            f"{trunk.entry.name}: no donor was named, and the one that its metadata points to cannot be examined "
             f"({self.reason}); name one with --from."
         )
 

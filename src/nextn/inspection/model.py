@@ -12,6 +12,7 @@ from ..block.draft import Draft
 from ..compat import ENGINES
 from ..diagnosis.blocks import FOR_IK
 from ..diagnosis.examine import Diagnosis, diagnose
+from ..diagnosis.experts import only_llama_cpp
 from ..diagnosis.finding import Finding
 from ..diagnosis.unpublished import NO_ENGINE
 from ..discovery.sidecars import find_sidecars, with_sidecars
@@ -63,6 +64,7 @@ class Inspection(Documented):
             size_bytes=self.model.size_bytes,
             n_files=len(self.model.files),
             n_tensors=len(self.model.tensors),
+            n_layer_trunk=self.n_layer_trunk or None,
             n_vocab=_n_tokens(self.model),
             gguf_version=header.version,
             alignment=header.alignment,
@@ -124,7 +126,7 @@ def inspection_of(model: Model, diagnosis: Diagnosis, *, neighbours: bool = True
         stops: dict[str, str] = {}
         for each in diagnosis.findings:
             if each.severity == "error" or each.id in (useless, FOR_IK):
-                for engine in ("llama.cpp",) if each.id == FOR_IK else ENGINES:
+                for engine in ("llama.cpp",) if each.id == FOR_IK or only_llama_cpp(seen, each.id) else ENGINES:
                     stops.setdefault(engine, each.entry.what)
         for engine, words in engines.unread(model).items():
             stops.setdefault(engine, words)
@@ -146,14 +148,16 @@ def inspection_of(model: Model, diagnosis: Diagnosis, *, neighbours: bool = True
         types=types,
         findings=diagnosis.findings,
         sidecars=sidecars,
-        draft=_assistant(model) if own_draft is None and seen.is_draft else _entry(own_draft),
+        draft=draft_entry(model),
         runs_on=runs_on,
     )
 
 
-def _entry(draft: Draft | None) -> DraftEntry | None:
+def draft_entry(model: Model) -> DraftEntry | None:
+    """What a draft that is a model of its own is; None for any other file."""
+    draft = Draft.of(model)
     if draft is None:
-        return None
+        return _assistant(model) if Anatomy.of(model).is_draft else None
     return filled(DraftEntry, draft, title=draft.kind.title, spec_type=draft.kind.spec_type)
 
 
