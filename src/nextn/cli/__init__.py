@@ -45,6 +45,9 @@ VERBS = {
 }
 
 
+COMPLETING = "_NEXTN_COMPLETE"  # set by the shell when the tab key is pressed
+
+
 class _Formatter(click.HelpFormatter):
     """Breaks lines only at spaces, so that hyphenated options and names are not split."""
 
@@ -77,6 +80,10 @@ class _Verbs(click.Group):
         module = importlib.import_module(f".{cmd_name}", __name__)
         command: click.Command = module.command
         command.context_class = _Context
+        if COMPLETING in os.environ:
+            from .completion import add_completion
+
+            add_completion(command, ctx)
         return command
 
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:

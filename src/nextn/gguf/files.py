@@ -17,6 +17,7 @@ from operator import add
 from pathlib import Path
 from typing import Any
 
+from .. import oscalls
 from ..brief import Brief
 from ..errors import FormatError, IncompleteModel, StorageError, UsageError
 from ..printable import printable
@@ -120,9 +121,8 @@ def open_regular(path: Path) -> tuple[int, int]:
 
     Raises StorageError; pipes and devices are refused without waiting for them.
     """
-    flags = os.O_RDONLY | getattr(os, "O_CLOEXEC", 0) | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_BINARY", 0)
     try:
-        fd = os.open(path, flags)
+        fd = oscalls.open_file(path, oscalls.READ)
     except OSError as error:
         raise os_error(error, path, "open it") from error
     found = os.fstat(fd)
@@ -145,7 +145,7 @@ def read_header(path: Path) -> GGUFFile:
         want = _FIRST_READ
         while True:
             while len(buffer) < min(want, size):
-                piece = os.pread(fd, min(want - len(buffer), size - len(buffer), _MOST_AT_ONCE), len(buffer))
+                piece = oscalls.pread(fd, min(want - len(buffer), size - len(buffer), _MOST_AT_ONCE), len(buffer))
                 if not piece:
                     raise FormatError("the file shrank while it was read", path=path, offset=len(buffer))
                 buffer += piece
@@ -372,7 +372,7 @@ def _goes_on(file: GGUFFile) -> bool:
     at = pad_to(end, file.header.alignment)
     fd, _ = open_regular(file.path)
     try:
-        return MAGIC in (os.pread(fd, len(MAGIC), at), os.pread(fd, len(MAGIC), end))
+        return MAGIC in (oscalls.pread(fd, len(MAGIC), at), oscalls.pread(fd, len(MAGIC), end))
     except OSError as error:
         raise os_error(error, file.path, "read it") from error
     finally:

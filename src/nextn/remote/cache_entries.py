@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import contextlib
-import fcntl
 import os
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
+from .. import oscalls
 from ..gguf.files import os_error
 from ..partial import MAX_NOTE_BYTES, NOTE_SUFFIX, read_note
 from ..workfile import Folder, NotOurs, private_folder
@@ -65,7 +65,7 @@ def entries(root: Path | None = None) -> list[CacheEntry]:
         for path in _files(folder):
             with contextlib.suppress(OSError, NotOurs):
                 found = path.lstat()
-                size += found.st_blocks * 512
+                size += oscalls.disk_bytes(found)
                 used = max(used, found.st_mtime)
                 if not name and path.name.endswith(NOTE_SUFFIX):
                     with Folder.chosen(path.parent) as home:
@@ -104,7 +104,7 @@ def _remove(entry: CacheEntry) -> bool:
             for note in entry.folder.rglob(f".*{NOTE_SUFFIX}"):
                 with Folder.chosen(note.parent) as home:
                     held.append(home.open(note.name, os.O_RDONLY, one_name=False))
-                fcntl.flock(held[-1], fcntl.LOCK_EX | fcntl.LOCK_NB)
+                oscalls.lock(held[-1])
             _remove_tree(outer, entry.parts[-1])
             rest = outer.names()
         if entry.parts[0] == HUB and set(rest) <= {REFS}:
