@@ -164,7 +164,7 @@ def test_lm_studio_and_ollama(tmp_path: Path, home: Path, tiny_models: TinyModel
     layers = [{"mediaType": "application/vnd.ollama.image.model", "digest": f"sha256:{digest}", "size": 1}]
     manifest.write_text(json.dumps({"schemaVersion": 2, "layers": layers}))
     before = state(root)
-    assert "the model 'org/tiny-qwen35-MTP-GGUF:Q8_0' of ollama" in taken(model)[1]
+    assert "the model 'hf.co/org/tiny-qwen35-MTP-GGUF:Q8_0' of ollama" in taken(model)[1]
     nextn.attach(model)
     assert state(root) == before
     elsewhere = json.dumps({"layers": [layers[0] | {"digest": "../x"}]})

@@ -10,6 +10,7 @@ import re
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from enum import IntEnum
+from functools import lru_cache
 from pathlib import Path, PurePosixPath
 from typing import Any, Protocol, TypeAlias
 from urllib.parse import unquote, urlsplit
@@ -136,11 +137,12 @@ def checkpoint_name(name: str) -> str:
 
 def same_name(left: str, right: str) -> bool:
     """Whether two names mean the same model, ignoring owner, quant, letter case and punctuation."""
+    return _bare(left) == _bare(right)
 
-    def plain(text: str) -> str:
-        return re.sub(r"[^a-z0-9]", "", checkpoint_name(text.rpartition("/")[2]).lower())
 
-    return plain(left) == plain(right)
+@lru_cache(maxsize=1 << 16)
+def _bare(text: str) -> str:
+    return re.sub(r"[^a-z0-9]", "", checkpoint_name(text.rpartition("/")[2]).lower())
 
 
 def infer_donors(trunk: Model) -> list[Guess]:

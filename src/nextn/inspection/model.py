@@ -14,6 +14,7 @@ from ..diagnosis.blocks import FOR_IK
 from ..diagnosis.examine import Diagnosis, diagnose
 from ..diagnosis.finding import Finding
 from ..diagnosis.unpublished import NO_ENGINE
+from ..discovery.once import Ask, each_time
 from ..discovery.sidecars import find_sidecars, with_sidecars
 from ..gguf.files import Model, open_model
 from ..gguf.header import UNKNOWN, TensorInfo
@@ -98,14 +99,16 @@ def inspect_model(model: Model, *, neighbours: bool = True) -> Inspection:
     return inspection_of(model, diagnose(model, beside=neighbours), neighbours=neighbours)
 
 
-def inspection_of(model: Model, diagnosis: Diagnosis, *, neighbours: bool = True) -> Inspection:
+def inspection_of(
+    model: Model, diagnosis: Diagnosis, *, neighbours: bool = True, ask: Ask = each_time
+) -> Inspection:
     """The inspection of a model whose header was diagnosed."""
     seen = diagnosis.anatomy or Anatomy.of(model)
     block_bytes, types = _sizes(model, seen)
     sidecars: tuple[Path, ...] = ()
     found: list[str] = []
     if seen.shape == "trunk-only" and neighbours:
-        answer = find_sidecars(model)
+        answer = find_sidecars(model, ask)
         sidecars = tuple(each.path for each in answer.candidates)
         found = answer.hints()
         diagnosis = with_sidecars(diagnosis, answer)
