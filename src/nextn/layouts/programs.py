@@ -76,6 +76,22 @@ def _where(made: Path) -> str:
     )
 
 
+def lm_studio_use(shape: str, *, has_sidecar: bool) -> tuple[str, str]:
+    """What LM Studio does with a model, as its users report: a word of the measured table, and a sentence's end."""
+    if shape == "bundled":
+        return "drafts", "is reported to draft with a block in the model; not tried here"
+    more = "; it takes no sidecar" if has_sidecar else ""
+    return "runs", f"runs it without MTP{more}; not tried here"
+
+
+def ollama_use(shape: str, *, has_sidecar: bool) -> tuple[str, str]:
+    """The same of ollama."""
+    if shape == "bundled":
+        return "refuses", "is reported to refuse models that hold a block (0.24.0); not tried here"
+    more = " or sidecar" if has_sidecar else ""
+    return "runs", f"runs it without MTP: it drafts with no block{more} of a GGUF; not tried here"
+
+
 def check_ollama(for_engine: str | None, trunk: Model) -> None:
     """Raise UnsupportedModel for ollama: no file of a GGUF with a block is of use to it."""
     if for_engine != OLLAMA:
