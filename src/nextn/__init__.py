@@ -40,6 +40,7 @@ if TYPE_CHECKING:
     from .verbs.pull import pull
     from .verbs.recover import Recovery, recover
     from .verbs.report import ReportResult, report
+    from .verbs.scan import ScanReport, scan
     from .verbs.serve import Serving, serve
     from .verbs.tune import tune
     from .verbs.verify import Verdict, verify
@@ -64,6 +65,7 @@ _HOMES = {
     "ReportResult": "verbs.report",
     "Result": "writing.result",
     "Say": "progress",
+    "ScanReport": "verbs.scan",
     "Serving": "verbs.serve",
     "SetInspection": "inspection.shard_set",
     "TuneReport": "measure.tune_report",
@@ -73,7 +75,7 @@ _HOMES = {
         verb: f"verbs.{verb}"
         for verb in (
             "assemble", "attach", "bench", "cache", "demo", "detach", "doctor", "explode", "extract", "inspect",
-            "pack", "plan", "pull", "recover", "report", "serve", "tune", "verify",
+            "pack", "plan", "pull", "recover", "report", "scan", "serve", "tune", "verify",
             "worth",
         )
     },
@@ -96,6 +98,7 @@ __all__ = [
     "ReportResult",
     "Result",
     "Say",
+    "ScanReport",
     "Serving",
     "SetInspection",
     "TuneReport",
@@ -118,6 +121,7 @@ __all__ = [
     "pull",
     "recover",
     "report",
+    "scan",
     "serve",
     "tune",
     "verify",

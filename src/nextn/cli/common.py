@@ -160,6 +160,10 @@ def timing_options(*, patience_s: float) -> Decorator[Any]:
     )  # fmt: skip
 
 
+gpu_memory_option = click.option(
+    "--gpu-memory", metavar="SIZE", help="The GPU's memory, such as 24G or 24GiB, to see what fits."
+)
+
 # -- values -----------------------------------------------------------------------------------------------------------
 
 
