@@ -43,6 +43,8 @@ if TYPE_CHECKING:
     from .verbs.scan import ScanReport, scan
     from .verbs.serve import Serving, serve
     from .verbs.tune import tune
+    from .verbs.up import up
+    from .verbs.up_report import UpReport
     from .verbs.verify import Verdict, verify
     from .verbs.worth import worth
     from .writing.result import DonorInfo, Result
@@ -69,14 +71,15 @@ _HOMES = {
     "Serving": "verbs.serve",
     "SetInspection": "inspection.shard_set",
     "TuneReport": "measure.tune_report",
+    "UpReport": "verbs.up_report",
     "Verdict": "verbs.verify",
     "WorthReport": "measure.worth_report",
     **{
         verb: f"verbs.{verb}"
         for verb in (
             "assemble", "attach", "bench", "cache", "demo", "detach", "doctor", "explode", "extract", "inspect",
-            "pack", "plan", "pull", "recover", "report", "scan", "serve", "tune", "verify",
-            "worth",
+            "pack", "plan", "pull", "recover", "report", "scan", "serve", "tune", "up",
+            "verify", "worth",
         )
     },
 }  # fmt: skip
@@ -102,6 +105,7 @@ __all__ = [
     "Serving",
     "SetInspection",
     "TuneReport",
+    "UpReport",
     "Verdict",
     "WorthReport",
     "__version__",
@@ -124,6 +128,7 @@ __all__ = [
     "scan",
     "serve",
     "tune",
+    "up",
     "verify",
     "worth",
 ]

@@ -64,10 +64,12 @@ def lm_studio_notes(made: Path, trunk: Model) -> list[str]:
     folder = trunk.entry.parent
     other = folder.resolve() != made.parent.resolve() and not places.in_store(trunk.entry)
     found = sorted(path.name for path in folder.glob("mmproj*.gguf")) if other else []
-    return [_where(made)] + [f"for images, {name} has to lie beside it: copy it from {folder}" for name in found[:1]]
+    images = [f"for images, {name} has to lie beside it: copy it from {folder}" for name in found[:1]]
+    return [lm_studio_where(made), *images]
 
 
-def _where(made: Path) -> str:
+def lm_studio_where(made: Path) -> str:
+    """How LM Studio lists a file, or where it has to be for that."""
     if in_lm_studio(made):
         return f"LM Studio lists it as {made.parent.parent.name}/{made.parent.name}; its MTP was not tried here"
     return (
