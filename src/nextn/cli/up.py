@@ -7,7 +7,6 @@ from typing import TYPE_CHECKING
 
 import click
 
-from ..errors import EXIT_FAILED
 from .common import (
     agreed,
     donor_option,
@@ -82,8 +81,8 @@ def command(
     report = settled(run, donor)
     put_result(report, show, as_json=as_json, quiet=quiet)
     if report.failed is not None:
-        click.echo(f"nextn: {report.failed}", err=True)
-        raise click.exceptions.Exit(EXIT_FAILED)
+        say(f"nextn: {report.failed}")
+        raise click.exceptions.Exit(report.exit_code)
     if as_json or dry_run or report.serving is None:
         return
     from .serve import run_server

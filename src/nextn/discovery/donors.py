@@ -26,7 +26,7 @@ from ..layouts.donor_check import check_fit, check_trunk, differences
 from ..layouts.places import is_named_by_hash
 from ..remote.address import HubSource
 from .nearby import Nearby, cached_snapshot, evidence, nearby
-from .once import Ask, each_time
+from .once import Asking, each_time
 from .sidecars import base_of, find_sidecars
 
 if TYPE_CHECKING:
@@ -51,7 +51,7 @@ class NotAsked(NoBlock):
 
 
 def find(
-    trunk: Model, *, layout: str, options: Options | None = None, ask_hub: bool = True, ask: Ask = each_time
+    trunk: Model, *, layout: str, options: Options | None = None, ask_hub: bool = True, ask: Asking = each_time
 ) -> FoundDonor:
     """The donor for `trunk`, to be attached as `layout`; `ask_hub` False: only on this machine.
 
@@ -118,7 +118,7 @@ def _chosen(trunk: Model, found: Sequence[Nearby], more: str = "") -> FoundDonor
 # -- beside the trunk -------------------------------------------------------------------------------------------------
 
 
-def _beside(trunk: Model, layout: str, ask: Ask) -> FoundDonor | None:
+def _beside(trunk: Model, layout: str, ask: Asking) -> FoundDonor | None:
     """The trunk's sidecar, or a file of the same name in its folder, whose block fits."""
     answer = find_sidecars(trunk, ask)
     if layout == "sidecar" and answer.candidates:
@@ -144,7 +144,7 @@ def _beside(trunk: Model, layout: str, ask: Ask) -> FoundDonor | None:
     return None
 
 
-def neighbours(trunk: Model, ask: Ask = each_time) -> Iterator[tuple[Path, str]]:
+def neighbours(trunk: Model, ask: Asking = each_time) -> Iterator[tuple[Path, str]]:
     """Files with the trunk's name and a block that fits, and their kind."""
     if is_named_by_hash(trunk.entry):
         return

@@ -75,7 +75,7 @@ class Spoilt:
 
 
 @dataclass
-class Library:
+class ModelLibrary:
     """Everything that was found."""
 
     entries: list[LibraryEntry] = field(default_factory=list)
@@ -103,12 +103,12 @@ def places() -> list[tuple[str, Path]]:
     ]
 
 
-def library(folders: Sequence[str | Path] = (), *, only: bool = False) -> Library:
+def library(folders: Sequence[str | Path] = (), *, only: bool = False) -> ModelLibrary:
     """What is in the programs' folders (with `only`, not there) and in and below `folders`.
 
     Raises UsageError for a named folder that is not one, StorageError for one that cannot be listed.
     """
-    found = Library()
+    found = ModelLibrary()
     walk = _Walk(found)
     for place, root in () if only else places():
         if root.is_dir():
@@ -133,7 +133,7 @@ def library(folders: Sequence[str | Path] = (), *, only: bool = False) -> Librar
 class _Walk:
     """Goes through folders, each once, whatever links lead to it."""
 
-    def __init__(self, found: Library) -> None:
+    def __init__(self, found: ModelLibrary) -> None:
         self.found, self.left = found, MOST_ENTRIES
         self.seen: set[Identity] = set()
 

@@ -65,6 +65,8 @@ def resolve(text: str | Path) -> NamedModel:
         found += [] if cached is None else [cached]
         if not found:
             return NamedModel(None, source)
+    if not found and place is None and text.endswith(".gguf"):
+        return _of_path(path)
     if not found:
         raise _unknown(text, name, entries if place is None else [each for each in entries if each.place == place])
     entry = _only(text, found)
@@ -73,18 +75,18 @@ def resolve(text: str | Path) -> NamedModel:
 
 def _of_path(path: Path) -> NamedModel:
     if not os.path.lexists(path):
-        raise StorageError(f"{path}: there is no such file or folder{_near_file(path)}.")
+        raise StorageError(f"{path}: there is no such file or folder{_near_file(path)}")
     return NamedModel(path)
 
 
 def _near_file(path: Path) -> str:
-    """Files beside a path that does not exist, with nearly its name."""
+    """The end of the sentence about a path that does not exist: a file beside it with nearly its name."""
     try:
         there = os.listdir(path.parent)  # noqa: PTH208
     except OSError:
-        return ""
+        return "."
     near = difflib.get_close_matches(path.name, there, 1)
-    return f"; did you mean {printable(str(path.parent / near[0]), 400)}?" if near else ""
+    return f"; did you mean {printable(str(path.parent / near[0]), 400)}?" if near else "."
 
 
 def _is_auxiliary(entry: LibraryEntry) -> bool:
@@ -167,5 +169,5 @@ def _unknown(text: str, name: str, entries: Iterable[LibraryEntry]) -> NextnErro
         for one in {entry.name, entry.name.partition(":")[0], *(_names(entry) if entry.place == LM_STUDIO else ())}:
             known.setdefault(one.lower(), shown)
     near = difflib.get_close_matches(name.lower(), known, 1, 0.7)
-    hint = f"; did you mean {printable(known[near[0]], 200)}?" if near else "; 'nextn scan' lists what is here"
-    return UsageError(f"{text}: there is no such file, and no model of LM Studio or ollama has this name{hint}.")
+    hint = f"; did you mean {printable(known[near[0]], 200)}?" if near else "; 'nextn scan' lists what is here."
+    return UsageError(f"{text}: there is no such file, and no model of LM Studio or ollama has this name{hint}")

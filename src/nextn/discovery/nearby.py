@@ -24,7 +24,7 @@ from ..layouts.places import in_store, real_place
 from ..layouts.programs import lm_studio_folders, ollama_folder
 from ..sources.checkpoint import CONFIG, Checkpoint, open_checkpoint
 from .ollama import ollama_models
-from .once import Ask, each_time
+from .once import Asking, each_time
 from .sidecars import base_of, snapshots
 
 MOST_FOLDERS = 256  # at most this many entries of a folder are looked at
@@ -70,7 +70,7 @@ class _Evidence:
         return self._checkpoint.vocabulary
 
 
-def evidence(trunk: Model, folder: Path, ask: Ask = each_time) -> _Evidence | None:
+def evidence(trunk: Model, folder: Path, ask: Asking = each_time) -> _Evidence | None:
     """The headers of a checkpoint folder whose block could be attached to `trunk`; None for any other."""
     try:
         found = ask(open_checkpoint, folder)
@@ -80,7 +80,7 @@ def evidence(trunk: Model, folder: Path, ask: Ask = each_time) -> _Evidence | No
     return _Evidence(found) if fits else None
 
 
-def checkpoint_fits(trunk: Model, folder: Path, ask: Ask = each_time) -> str | None:
+def checkpoint_fits(trunk: Model, folder: Path, ask: Asking = each_time) -> str | None:
     """What agrees between a checkpoint folder and `trunk`; None if its block does not fit."""
     guess = Guess(str(folder), "", Strength.NAME)
     try:
@@ -90,7 +90,7 @@ def checkpoint_fits(trunk: Model, folder: Path, ask: Ask = each_time) -> str | N
     return found.reason if found.fits and evidence(trunk, folder, ask) is not None else None
 
 
-def _gguf_fits(trunk: Model, path: Path, ask: Ask) -> bool:
+def _gguf_fits(trunk: Model, path: Path, ask: Asking) -> bool:
     try:
         return _fits(trunk, block_from_model(ask(open_model, path)))
     except (NextnError, OSError):
@@ -120,7 +120,7 @@ class _Place:
         return next((each for each in self.names if _bears(each, names)), None)
 
 
-def nearby(trunk: Model, ask: Ask = each_time) -> list[Nearby]:
+def nearby(trunk: Model, ask: Asking = each_time) -> list[Nearby]:
     """Every donor found, in the order of the places; those near the trunk end the search if one bears its name."""
     names = names_of(trunk)
     found: list[Nearby] = []
@@ -148,7 +148,7 @@ def nearby(trunk: Model, ask: Ask = each_time) -> list[Nearby]:
     return found
 
 
-def _near(trunk: Model, ask: Ask) -> list[_Place]:
+def _near(trunk: Model, ask: Asking) -> list[_Place]:
     """Checkpoint folders: the trunk's own, those in it, the one above, those beside it."""
     entry = Path(os.path.abspath(trunk.entry))  # noqa: PTH100 - links are kept here, not resolved
     found = []
@@ -184,7 +184,7 @@ def _hub_and_lm_studio() -> list[_Place]:
     return found
 
 
-def _of_ollama(names: Mapping[str, str], ask: Ask) -> Iterator[_Place]:
+def _of_ollama(names: Mapping[str, str], ask: Asking) -> Iterator[_Place]:
     """ollama's models that bear one of `names`; only their manifests are read."""
     for each in ask(ollama_models, ollama_folder()):
         known = (each.last, f"{each.last}-{each.tag}")

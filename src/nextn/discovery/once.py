@@ -21,7 +21,7 @@ _PER_TENSOR, _PER_ITEM = 64, 256  # bytes that an answer keeps besides headers, 
 _CHECKPOINT = 32 << 20  # the same of a checkpoint: its index and its tokens, once they were read
 
 
-class Ask(Protocol):
+class Asking(Protocol):
     """Calls `act` with the arguments, or gives its answer to the same ones before. Raises what `act` raises."""
 
     def __call__(self, act: Callable[P, R], /, *args: P.args, **kwargs: P.kwargs) -> R:
@@ -42,7 +42,7 @@ class _Answer:
 
 
 class Once:
-    """An `Ask` that keeps answers, errors included, up to a number of bytes; those not used for longest go first.
+    """An `Asking` that keeps answers, errors included, up to a number of bytes; those not used for longest go first.
 
     Threads may ask at the same time; only the first one with a question goes to the disk.
     """

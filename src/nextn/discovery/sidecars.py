@@ -30,7 +30,7 @@ from ..layouts.places import hub_repository, in_store, is_named_by_hash, real_pl
 from ..printable import printable
 from . import llama_cpp_names as names
 from .kept import kept_for
-from .once import Ask, each_time
+from .once import Asking, each_time
 
 # Names such as X-Q4_K_M-mtp and X.eagle3.
 _WORD = re.compile(r"(?:^|[^A-Za-z])(?:MTP|EAGLE-?3|DFlash|DSpark)(?:[^A-Za-z]|$)", re.IGNORECASE)
@@ -122,7 +122,7 @@ class FoundSidecars:
         return out + [f"{name} is not a sidecar for it: {why}" for name, why in names]
 
 
-def find_sidecars(model: Model, ask: Ask = each_time) -> FoundSidecars:
+def find_sidecars(model: Model, ask: Asking = each_time) -> FoundSidecars:
     """The sidecars of a trunk-only model; none for a model with its own block, or for a sidecar."""
     if Anatomy.of(model).shape != "trunk-only":
         return FoundSidecars(model)
@@ -200,7 +200,7 @@ def _identity(path: Path) -> tuple[int, int] | None:
     return found.st_dev, found.st_ino
 
 
-def _files(model: Model, ask: Ask) -> Iterator[tuple[Path, int, int]]:
+def _files(model: Model, ask: Asking) -> Iterator[tuple[Path, int, int]]:
     """Files to check, where they are, and how many folders away; nearest first."""
     for i, entry in enumerate(_locations(model.entry)):
         folders = _in_reach(entry)
@@ -280,7 +280,7 @@ def _in_reach(entry: Path) -> list[Path]:
     return [folder for folder in entry.parents if folder.is_relative_to(snapshot)]
 
 
-def _in_other_snapshots(snapshot: Path, entry: Path, ask: Ask) -> Iterator[tuple[Path, int]]:
+def _in_other_snapshots(snapshot: Path, entry: Path, ask: Asking) -> Iterator[tuple[Path, int]]:
     """Sidecars by name in other snapshots, and how far from the model's folder there."""
     relative = entry.relative_to(snapshot)
     for other in snapshots(snapshot.parent.parent):
@@ -326,7 +326,7 @@ def _mtp_folders(folder: Path) -> list[Path]:
 class _Fitting:
     """Judges files as sidecars of one model."""
 
-    def __init__(self, model: Model, ask: Ask) -> None:
+    def __init__(self, model: Model, ask: Asking) -> None:
         self.model, self.ask = model, ask
         entries = [path.name for path in _locations(model.entry)] or [model.entry.name]
         self.name = entries[-1]  # for a blob, its name in the snapshot

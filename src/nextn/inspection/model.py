@@ -14,7 +14,7 @@ from ..diagnosis.blocks import FOR_IK
 from ..diagnosis.examine import Diagnosis, diagnose
 from ..diagnosis.finding import Finding
 from ..diagnosis.unpublished import NO_ENGINE
-from ..discovery.once import Ask, each_time
+from ..discovery.once import Asking, each_time
 from ..discovery.sidecars import find_sidecars, with_sidecars
 from ..gguf.files import Model, open_model
 from ..gguf.header import UNKNOWN, TensorInfo
@@ -105,7 +105,7 @@ def inspect_model(model: Model, *, neighbours: bool = True) -> Inspection:
 
 
 def inspection_of(
-    model: Model, diagnosis: Diagnosis, *, neighbours: bool = True, ask: Ask = each_time
+    model: Model, diagnosis: Diagnosis, *, neighbours: bool = True, ask: Asking = each_time
 ) -> Inspection:
     """The inspection of a model whose header was diagnosed."""
     seen = diagnosis.anatomy or Anatomy.of(model)

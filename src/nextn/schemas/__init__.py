@@ -11,8 +11,8 @@ import importlib
 from .base import Document
 
 KINDS = (
-    "scan", "up", "inspect", "doctor", "attach", "detach", "recover", "extract", "explode", "assemble", "verify",
-    "worth", "plan", "bench", "tune", "serve", "report", "pack", "pull", "cache", "demo",
+    "inspect", "doctor", "attach", "detach", "recover", "extract", "explode", "assemble", "verify", "worth", "plan",
+    "bench", "tune", "serve", "report", "pack", "pull", "cache", "demo", "scan", "up",
 )  # fmt: skip
 
 

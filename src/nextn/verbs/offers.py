@@ -17,7 +17,7 @@ from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 
 from ..discovery.donors import NotAsked, Unreachable, find
-from ..discovery.once import Ask
+from ..discovery.once import Asking
 from ..donors.infer import Doubt, infer_donors
 from ..donors.open_donor import open_block
 from ..errors import NextnError, RemoteError
@@ -65,12 +65,12 @@ def kind_of_model(model: Model) -> str:
     return digest.hexdigest()[:32]
 
 
-def offer_here(model: Model, scratch: Path, ask: Ask) -> Offer:
+def offer_here(model: Model, scratch: Path, ask: Asking) -> Offer:
     """What this machine has. For what the Hub may have, the state is NOT_ASKED, or GUESS."""
     return _offer(model, scratch, ask, ask_hub=False)
 
 
-def _offer(model: Model, scratch: Path, ask: Ask, *, ask_hub: bool) -> Offer:
+def _offer(model: Model, scratch: Path, ask: Asking, *, ask_hub: bool) -> Offer:
     from ..remote.http import Options
 
     options = Options(n_retries=1, timeout_s=10.0, head_s=10.0) if ask_hub else None
@@ -113,7 +113,7 @@ def _clause(error: NextnError | str, name: str) -> str:
 class HubQuestions:
     """Asks the Hub for the donors of many models, each kind of model once, for at most `seconds` in all."""
 
-    def __init__(self, scratch: Path, ask: Ask, seconds: float) -> None:
+    def __init__(self, scratch: Path, ask: Asking, seconds: float) -> None:
         self.scratch, self.ask = scratch, ask
         self.deadline = time.monotonic() + seconds
         self.seconds = seconds

@@ -12,8 +12,8 @@ from typing import Literal, cast
 from ..block.anatomy import Anatomy
 from ..diagnosis.examine import diagnose
 from ..diagnosis.journals import check_journals
-from ..discovery.library import HUB, OLLAMA, Library, LibraryEntry, Spoilt, library
-from ..discovery.once import Ask, Once
+from ..discovery.library import HUB, OLLAMA, LibraryEntry, ModelLibrary, Spoilt, library
+from ..discovery.once import Asking, Once
 from ..errors import NextnError
 from ..gguf.files import Model, NotALanguageModel, open_model
 from ..inspection.model import Inspection, inspection_of
@@ -218,7 +218,7 @@ class _Read:
     digest: tuple[str, ...] = ()
 
 
-def _by_identity(found: Library) -> list[list[LibraryEntry]]:
+def _by_identity(found: ModelLibrary) -> list[list[LibraryEntry]]:
     """Entries that are the same files under several names; those that are no links first."""
     groups: dict[tuple[tuple[int, int], ...], list[LibraryEntry]] = {}
     for entry in found.entries:
@@ -226,7 +226,7 @@ def _by_identity(found: Library) -> list[list[LibraryEntry]]:
     return [sorted(group, key=lambda one: one.path.is_symlink()) for group in groups.values()]
 
 
-def _read(group: list[LibraryEntry], machine: Machine, scratch: Path, ask: Ask) -> _Read:
+def _read(group: list[LibraryEntry], machine: Machine, scratch: Path, ask: Asking) -> _Read:
     entry = group[0]
     try:
         model = ask(open_model, entry.path)
@@ -251,7 +251,7 @@ def _how(entry: LibraryEntry) -> _How:
     return "symlink" if entry.path.is_symlink() or entry.path.resolve() != entry.path.absolute() else "hard link"
 
 
-def _shelved(entry: LibraryEntry, seen: Inspection, machine: Machine, scratch: Path, ask: Ask) -> ShelvedModel:
+def _shelved(entry: LibraryEntry, seen: Inspection, machine: Machine, scratch: Path, ask: Asking) -> ShelvedModel:
     model = seen.model
     has_block = seen.shape == "bundled" or bool(seen.sidecars)
     return ShelvedModel(

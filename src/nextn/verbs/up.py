@@ -50,7 +50,7 @@ def up(
     measured not to pay here; None agrees. The server starts when `serving.run()` of the result is called.
 
     Raises what the verbs of the steps raise, among them `donors.infer.Doubt`; the message says what was done, what is
-    left and how to go on. A failed verification is not raised: see `failed` of the result.
+    left and how to go on. A verification that does not pass is not raised: see `failed` of the result.
     """
     if for_program is not None and for_program not in PROGRAMS:
         raise UsageError(f"'{for_program}' is not a program to prepare for; choose one of {', '.join(PROGRAMS)}.")

@@ -29,7 +29,8 @@ class UpReport(Documented):
     serving: Serving | None = None  # ready to run
     address: str | None = None
     needs: list[str] = field(default_factory=list)
-    failed: str | None = None  # verify failed: why, and how to go on
+    failed: str | None = None  # verify did not pass: why, and how to go on
+    exit_code: int = 0
     notes: list[str] = field(default_factory=list)
 
     def names(self, *states: str) -> list[str]:

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 from ..archs import FAMILIES
 from ..block.anatomy import Anatomy
 from ..discovery.sidecars import find_sidecars
-from ..errors import EngineMissing, FormatError, NextnError, NoBlock, OutputExists
+from ..errors import EXIT_CANNOT_TELL, EXIT_FAILED, EngineMissing, FormatError, NextnError, NoBlock, OutputExists
 from ..gguf.files import Model, open_sound
 from ..layouts.attach import searched_layout
 from ..measure.made_from import made_before
@@ -263,21 +263,29 @@ class UpSteps:
                 say=self.say,
             )  # fmt: skip
         took, why = perf_counter() - started, "; ".join(found.reasons)
+        seen = found.engine
         if found.verdict == PASSED:
             keep_verified(model, beside, judge)
-        if found.verdict != FAILED:
+        if found.verdict == PASSED or (found.verdict != FAILED and seen is not None and seen.n_drafted):
             passed = "passed" if found.verdict == PASSED else "cannot tell"
             self._step("verify", "done", f"{passed} on {where}: {why}", read=read, seconds=took)
             return True
-        self._step("verify", "failed", f"failed on {where}: {why}", read=read, seconds=took)
-        for name in list(self.left):
-            self._step(name, "left", "not done, since verify failed")
-        off = shell("nextn", "serve", entry, "--n-max", 0)
         details = shell("nextn", "verify", entry, *(() if sidecar is None else ("--sidecar", sidecar)))
+        if found.verdict == FAILED:
+            off = shell("nextn", "serve", entry, "--n-max", 0)
+            what = f"verify failed on {where} ({why})"
+            more = f"'{details}' shows more, and '{off}' serves it without MTP"
+        else:
+            what = f"{where} did not draft with it ({why})"
+            more = f"'{details}' shows more; to go on, perhaps with another --engine: {self.again}"
+        self.report.exit_code = EXIT_FAILED if found.verdict == FAILED else EXIT_CANNOT_TELL
+        self._step("verify", "failed", what, read=read, seconds=took)
+        rest = ", ".join(self.left)
         self.report.failed = (
-            f"{entry}: verify failed on {where} ({why}), so nothing was started; '{details}' shows more, and '{off}' "
-            "serves it without MTP."
+            f"{entry}: {what}; done: {', '.join(self.report.names('done', 'kept'))}; left: {rest}; {more}"
         )
+        for name in list(self.left):
+            self._step(name, "left", "not done, since verify did not pass")
         return False
 
     def tune(self, entry: Path, sidecar: Path | None, judge: Engine | None, tune_s: float) -> None:
