@@ -279,6 +279,21 @@ def test_models_of_a_family_cost_no_more_with_sidecars_and_checkpoints_around(
     assert len(counted.opens) == 3 * n  # models, sidecars, bare models
 
 
+def test_a_folder_named_from_here(
+    tmp_path: Path, tiny_models: TinyModels, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    copy(Q8, tmp_path / "m" / tiny_models.trunk.name)
+    copy(tiny_models.sidecar, tmp_path / "m" / tiny_models.sidecar.name)
+    (tmp_path / "m" / "page.gguf").write_bytes(b"<!DOCTYPE html>")
+    counted = Counted(monkeypatch)
+    data = found(Path("m"), only=True)
+    (row,) = data["models"]
+    assert row["command"] == f"nextn serve m/{tiny_models.trunk.name}" and row["block"] == "sidecar"
+    assert data["spoilt"][0]["what"].startswith("this is a saved web page")
+    assert sorted(counted.opens) == sorted(path.name for path in (tmp_path / "m").iterdir())
+
+
 def test_answers_are_kept_within_a_number_of_bytes(tmp_path: Path) -> None:
     paths = [rewrite(Q4, tmp_path / f"{n}.gguf", put=[("general.name", "str", str(n))]) for n in range(4)]
     asked: list[str] = []
@@ -315,6 +330,20 @@ def test_a_donor_on_this_machine(tmp_path: Path) -> None:
     planned = plan(model, donor=offer["source"], header_only=True)
     assert offer["memory_bytes"] == planned.difference("sidecar", "no_mtp") > 0
     assert row["command"] == f"nextn up '{model}'"
+
+
+def test_a_guess_and_a_doubt(tmp_path: Path) -> None:
+    shutil.copytree(CHECKPOINT, tmp_path / "a" / "download-1")
+    copy(Q4, tmp_path / "a" / "tiny-qwen35-Q4_K_M.gguf")
+    row = only_model(tmp_path / "a")
+    assert row["offer"]["state"] == "guess" and row["command"].startswith("nextn up ")
+    copy(Q4, tmp_path / "b" / "tiny-qwen35-Q4_K_M.gguf")
+    for kind in ("q8_0", "q4_0"):
+        out = tmp_path / "b" / f"tiny-qwen35-MTP-donor-{kind}.gguf"
+        nextn.extract(CHECKPOINT, out=out, block_only=True, type=kind)
+    (row,) = found(tmp_path / "b", only=True)["models"]
+    assert row["offer"]["state"] == "doubt" and len(row["offer"]["candidates"]) == 2 and row["offer"]["source"] is None
+    assert "2 donors fit: " in call("scan", tmp_path / "b", "--only", "--offline").out
 
 
 def test_no_donor_and_no_question(tmp_path: Path, hub: HubServer, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+import sys
 from collections.abc import Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -32,7 +33,8 @@ def show(report: ScanReport, *, quiet: bool = False) -> None:
     if quiet:
         print("\n".join(commands), end="\n" if commands else "")
         return
-    found = console_of(width=min(_WIDEST, shutil.get_terminal_size((_WIDEST, 24)).columns))
+    narrow = sys.stdout.isatty()
+    found = console_of(width=min(_WIDEST, shutil.get_terminal_size().columns) if narrow else _WIDEST)
     line = plain_lines(found)
     for place, path in report.places:
         line(f"looked in {path}" + ("" if place == "folder" else f" ({_TITLES[place]})"))

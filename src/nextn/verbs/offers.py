@@ -85,6 +85,8 @@ def _offer(model: Model, scratch: Path, ask: Asking, *, ask_hub: bool) -> Offer:
         return Offer(NOT_ASKED, _clause(error, name))
     except Unreachable:
         raise
+    except RemoteError as error:  # such as a repository that this user may not read yet
+        return Offer(NOT_ASKED, _clause(error, name))
     except NextnError as error:
         return Offer(NONE, _clause(error, name))
     made = Offer(GUESS if found.is_guess else FOUND, _clause(found.why, name), found.source)
@@ -144,7 +146,7 @@ class HubQuestions:
                     error.reason if isinstance(error, Unreachable) else _clause(error, path.name)
                 )
             return self._unasked(here)
-        if offer.source is None or offer.source.startswith("hf:"):
+        if offer.state != NOT_ASKED and (offer.source is None or offer.source.startswith("hf:")):
             _keep(kind, offer)
         return offer
 

@@ -229,7 +229,7 @@ def _by_identity(found: ModelLibrary) -> list[list[LibraryEntry]]:
 def _read(group: list[LibraryEntry], machine: Machine, scratch: Path, ask: Asking) -> _Read:
     entry = group[0]
     try:
-        model = ask(open_model, entry.path)
+        model = ask(open_model, Path(os.path.abspath(entry.path)))  # noqa: PTH100 - as its neighbours are asked for
         seen = Anatomy.of(model)
         digest = tuple(f"{header_sha256(file)} {file.size_bytes}" for file in model.files)
         if seen.is_block_only or not (seen.layers or seen.is_empty):
@@ -240,7 +240,9 @@ def _read(group: list[LibraryEntry], machine: Machine, scratch: Path, ask: Askin
     except NotALanguageModel as error:
         return _Read(ShelvedOther(entry, error.kind, is_projector="mmproj" in error.kind))
     except NextnError as error:
-        what = str(error).removeprefix(f"{entry.path}: ").removeprefix(f"{entry.path}, ").rstrip(".")
+        what = str(error).rstrip(".")
+        for known in (os.path.abspath(entry.path), os.path.abspath(entry.path.parent)):  # noqa: PTH100
+            what = what.removeprefix(f"{known}: ").removeprefix(f"{known}, ")
         return _Read(Spoilt(entry.path, entry.size_bytes, what))
     return _Read(replace(shelved, same=tuple((each, _how(each)) for each in group[1:])), digest)
 
@@ -256,7 +258,7 @@ def _shelved(entry: LibraryEntry, seen: Inspection, machine: Machine, scratch: P
     has_block = seen.shape == "bundled" or bool(seen.sidecars)
     return ShelvedModel(
         entry=entry,
-        path=model.entry,
+        path=entry.path,
         title=_title(model),
         architecture=printable(seen.architecture),
         n_parameters=n_parameters(model),

@@ -78,7 +78,7 @@ def up(
         report.model = steps.detach(trunk) if seen.has_block else trunk.entry
         steps.hand_over(report.model, None, name)
         return report
-    judge = steps.engine(engine)
+    judge = steps.engine(engine) if verify or tune_s or for_program is None else None
     entry, sidecar = steps.block(trunk, donor)
     report.model, report.sidecar = entry, sidecar
     if verify and not steps.verify(entry, sidecar, judge, trunk.size_bytes):
