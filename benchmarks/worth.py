@@ -120,20 +120,18 @@ def agree(engine: Xllamacpp, model: Path, threads: int, *, n_snapshots: int) -> 
     passes: dict[str, list[TimedPass]] = {"library": [], "server": []}
     with engine.batches(launch, n_snapshots) as library, engine.server_batches(launch) as server:
         timers: dict[str, BatchTimer] = {"library": library, "server": server}
-        rounds = {}
-        for name, timer in timers.items():
+        for timer in timers.values():
             timer.prefix(text, DEPTH)
-            first = timer.one_pass(SIZES, 1, 0)
-            rounds[name] = max(1, min(40, round(0.5 / sum(sum(values) for values in first.seconds.values()))))
+            timer.one_pass(SIZES, 1, 0)
         for number in range(PASSES):
             for name in timers if number % 2 == 0 else reversed(timers):
                 timer, watch = timers[name], Watch(timers[name].session)
-                times = timer.one_pass(SIZES, rounds[name], 1 + number)
+                times = timer.one_pass(SIZES, 1, 1 + number)
                 usage: Usage = watch.since()
                 passes[name].append(
                     TimedPass(
                         DEPTH, number, 0, {size: median(values) for size, values in times.seconds.items()}, 0.0,
-                        rounds[name], usage, disturbances(usage, threads, n_cpus()),
+                        1, usage, disturbances(usage, threads, n_cpus()),
                     )
                 )  # fmt: skip
     curves = {
@@ -213,7 +211,7 @@ def held(case: Case, threads: int, passes: int, patience_s: float) -> dict[str, 
                     bench.run(one, ask, number)
     out["calibration"] = [plain(one.document) for one in calibration.runs]
     out["runs"] = [plain(one.document) for one in bench.runs]
-    steps = {n: cost for n in CALIBRATED if (cost := step_cost(calibration.runs, f"n_max {n}", "off")) is not None}
+    steps = [cost for n in CALIBRATED if (cost := step_cost(calibration.runs, f"n_max {n}", "off")) is not None]
     draft = None if curve is None else measured_draft(curve, steps)
     if curve is None or draft is None:
         return {**out, "rows": [], "why": "the machine was too busy"}
@@ -228,13 +226,16 @@ def held(case: Case, threads: int, passes: int, patience_s: float) -> dict[str, 
         if rates is None or measured is None:
             rows.append({"n_max": n, "predicted": None, "measured": measured})
             continue
-        predicted = payoff.speedup(n, sum(rates))
+        # The last steps of an answer draft less than n: what was drafted is what is predicted.
+        n_drafted = sum(one.drafted for one in own) / sum(one.steps for one in own)
+        predicted = payoff.speedup(n_drafted, sum(rates))
         figures = spread_figures(overall_tps(own))
         rows.append(
             {
                 "n_max": n,
                 "acceptance": rates,
-                "step": round(payoff.step(n), 4),
+                "n_drafted": round(n_drafted, 4),
+                "step": round(payoff.step(n_drafted), 4),
                 "predicted": round(predicted, 4),
                 "measured": round(measured, 4),
                 "error": round(predicted / measured - 1, 4),

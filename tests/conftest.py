@@ -44,6 +44,13 @@ sys.dont_write_bytecode = False
 os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
 
 os.environ["HF_HUB_DISABLE_TELEMETRY"] = "1"  # the Hub's own client, where a test uses it, asks no server elsewhere
+# The developer's own caches, settings and models, in which donors are looked for, are out of sight: the library reads
+# HF_HOME and its like once, when it is loaded.
+for _name in ("HF_HUB_CACHE", "HUGGINGFACE_HUB_CACHE", "HF_TOKEN", "OLLAMA_MODELS"):
+    os.environ.pop(_name, None)
+for _name in ("HF_HOME", "NEXTN_CACHE"):
+    os.environ[_name] = tempfile.mkdtemp(prefix="nextn-test-cache-")
+    atexit.register(shutil.rmtree, os.environ[_name], ignore_errors=True)
 
 # A shell starts what runs behind it with SIGINT ignored, children would inherit that, and tests interrupt them.
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:

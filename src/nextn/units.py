@@ -19,3 +19,13 @@ def size(n: float) -> str:
 def counted(n: int, noun: str, plural: str | None = None) -> str:
     """A number with its noun: `1 tensor`, `2 files`."""
     return f"{n:,} {noun if n == 1 else plural or noun + 's'}"
+
+
+def are(n: int) -> str:
+    """The verb of a sentence about `n` of several: `1 of 3 shards is missing`."""
+    return "is" if n == 1 else "are"
+
+
+def them(n: int) -> str:
+    """The pronoun of `n` things."""
+    return "it" if n == 1 else "them"

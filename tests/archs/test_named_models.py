@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 import nextn
+from conftest import TRUNKS
 from nextn.errors import UnsupportedModel
 from nextn.gguf.files import open_model
 from tiny_families import make_family
@@ -24,7 +25,7 @@ MODELS = [
     ("MiMoForCausalLM", "mimo", "MiMo-7B", "does not know the model"),
     ("Ernie4_5_MoeForCausalLM", "ernie4_5_moe", "ERNIE 4.5", "drops its MTP block"),
     ("BailingMoeV2_5ForCausalLM", "bailing_moe_v2_5", "Ling 2.5", "does not know the model"),
-    ("InternS2PreviewForConditionalGeneration", "intern_s2_preview", "Intern-S2", "the class of its text model"),
+    ("InternS2PreviewForConditionalGeneration", "intern_s2_preview", "Intern-S2", "it wraps a text model"),
     ("NemotronHPuzzleForCausalLM", "nemotron_h_puzzle", "Nemotron Puzzle", "drops its MTP block"),
     ("GigaChat3_5ForCausalLM", "gigachat3_5", "GigaChat 3.5", "does not know the model"),
     ("DeepseekV4_1ForCausalLM", "deepseek_v4_1", "DeepSeek-V4.1", "does not know the model"),
@@ -51,8 +52,17 @@ def test_it_is_told_by_name(
     text = str(caught.value).removeprefix(str(folder))
     assert title in text and words in text
     assert len(text) < 200 and "Qwen3_5" not in text
+    trunk = TRUNKS / "families" / "glm4moe-Q8_0.gguf"
+    for call in (lambda: nextn.attach(trunk, folder, dry_run=True), lambda: nextn.doctor(trunk, donor=folder)):
+        with pytest.raises(UnsupportedModel) as caught:
+            call()
+        assert str(caught.value).removeprefix(str(folder)) == text
     seen = nextn.doctor(folder).before
     assert seen.problems == () and any(title in finding.what for finding in seen.findings)
+    assert any(title in hint for hint in nextn.inspect(folder).hints)
+    if "Assistant" in name:  # what is to be done is not said to be nothing
+        (only,) = seen.findings
+        assert only.id == "draft-model" and "convert it" in only.entry.mend
 
 
 def test_a_block_that_no_graph_drafts_with_says_why(family: Callable[[str], Path], tmp_path: Path) -> None:

@@ -266,7 +266,7 @@ def test_missing_shard(world: World, shards: list[Path], lost: int) -> None:
     shards[lost].unlink()
     given = shards[1 if lost != 1 else 0]
     name = re.escape(shards[lost].name)
-    world.refuses(12, rf"1 of 3 shards are missing \({name}\)", "attach", given, "--from", world.donor)
+    world.refuses(12, rf"1 of 3 shards is missing \({name}\)", "attach", given, "--from", world.donor)
 
 
 def test_set_with_a_shard_twice(world: World, shards: list[Path]) -> None:

@@ -15,9 +15,8 @@ import pytest
 import graphs as probe
 from conftest import ROOT, need
 from nextn.archs import FAMILIES
-from nextn.archs.others import LOADS_ONLY, NONE_PUBLISHED, NOT_RELEASED
+from nextn.archs.others import LOADS_ONLY, NONE_PUBLISHED, NOT_RELEASED, other_drafts
 from nextn.compat.graphs import graphs
-from nextn.diagnosis.unpublished import other_drafts
 
 ADVICE = "--spec-type draft-eagle3"
 

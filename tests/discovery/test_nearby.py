@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
 import subprocess
+import tempfile
 from collections.abc import Callable
 from pathlib import Path
 
@@ -33,6 +35,15 @@ def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.setattr("huggingface_hub.constants.ENDPOINT", "http://127.0.0.1:9")
     monkeypatch.delenv("OLLAMA_MODELS", raising=False)
     return folder
+
+
+def test_the_developers_caches_are_out_of_sight() -> None:
+    from huggingface_hub import constants
+
+    from nextn.remote.cache import cache_root
+
+    for folder in (os.environ["HF_HOME"], constants.HF_HOME, cache_root()):
+        assert Path(tempfile.gettempdir()) in Path(folder).parents
 
 
 def model_in(folder: Path, name: str = MODEL) -> Path:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import json
 import socket
 import time
 from collections.abc import Iterator
@@ -15,6 +16,7 @@ from nextn.cli import main
 from nextn.engines import Launch, LlamaServer
 from nextn.engines.llama_server import free_port
 from nextn.engines.process import EngineProcess
+from nextn.measure.batch_curve import SIZES
 
 PROMPT = "def read(self):\n"
 
@@ -74,6 +76,19 @@ def test_verify_through_a_worker(worker, wheel_server: LlamaServer, tiny_models,
     call = ["verify", str(tiny_models.bundled), "--engine", str(binary), "--threads", "1", "--n-predict", "24"]
     code = main([*call, "--prompts", str(prompts), "-q", "--", "--rpc", f"127.0.0.1:{port}", "-ngl", "99"])
     assert (code, capsys.readouterr().out) == (0, "passed\n")
+
+
+@pytest.mark.engine
+def test_worth_through_a_worker(worker, wheel_server: LlamaServer, tiny_models, monkeypatch, capsys) -> None:
+    """The curve of layers that lie on another machine."""
+    port, held = worker
+    monkeypatch.setattr("nextn.measure.batch_curve.disturbances", lambda usage, threads, cpus: ())
+    call = ["worth", str(tiny_models.trunk), "--engine", str(wheel_server.binary), "--threads", "1", "--json", "-q"]
+    assert main([*call, "--", "--rpc", f"127.0.0.1:{port}", "-ngl", "99"]) in (0, 4)  # 4: it cannot pay, or too busy
+    found = json.loads(capsys.readouterr().out)
+    assert held.ended() is None and found["settings"]["timed"] == "server"
+    for one in found["passes"]:
+        assert set(one["seconds"]) == set(map(str, SIZES)) and one["seconds"]["16"] > 0
 
 
 @pytest.mark.slow

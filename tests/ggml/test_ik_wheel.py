@@ -14,6 +14,7 @@ from pathlib import Path
 
 import pytest
 from faults import ranged_disk
+from remake import fused
 
 import nextn
 from conftest import CHECKPOINT, Q4, RANGES, ROOT, TRUNKS, TinyModels, need, stored
@@ -51,6 +52,16 @@ def test_the_older_runtime_fails_on_a_block_and_runs_what_detach_makes(tiny_mode
         assert tokens == [] and "blk.4.ssm_conv1d.weight" in said and "not found" in said
         made = nextn.detach(sick, out=tmp_path / str(number), for_engine="ik")
         assert generate(made.entry)[0] == plain
+
+
+@pytest.mark.engine
+@pytest.mark.parametrize("name", ["qwen35moe-BF16.gguf", "families/glm4moe-Q8_0.gguf"])
+def test_it_runs_a_trunk_with_gate_and_up_as_one_tensor(name: str, tmp_path: Path) -> None:
+    trunk = TRUNKS / name
+    one = fused(trunk, tmp_path / "one.gguf", range(open_model(trunk).arch_int("block_count")))
+    assert any("ffn_gate_up_exps" in each for each in open_model(one).tensors)
+    tokens, _ = generate(one)
+    assert len(tokens) == 16 and tokens == generate(trunk)[0]
 
 
 @pytest.mark.engine

@@ -92,11 +92,16 @@ def test_a_truncated_file_is_named_with_its_tensor(tmp_path: Path) -> None:
         model.check_whole()
 
 
-@pytest.mark.parametrize("data", [b"", b"GG", b"\x89PNG\r\n\x1a\n" + bytes(100), bytes(4096)])
+@pytest.mark.parametrize("data", [b"GG", b"\x89PNG\r\n\x1a\n" + bytes(100), bytes(4096)])
 def test_other_files_are_no_gguf(data: bytes, tmp_path: Path) -> None:
     path = tmp_path / "M.gguf"
     path.write_bytes(data)
     assert "this is not a GGUF file" in refused(path, FormatError)
+
+
+def test_an_empty_file_is_no_download(tmp_path: Path) -> None:
+    (tmp_path / "M.gguf").touch()
+    assert "the file is empty (it ends at byte 0); get it again" in refused(tmp_path / "M.gguf", FormatError)
 
 
 def test_what_is_not_there(tmp_path: Path) -> None:
@@ -167,7 +172,7 @@ def test_missing_shards_are_named(tmp_path: Path) -> None:
     first, second, third = three(tmp_path)
     second.unlink()
     for path in (first, third, tmp_path):
-        assert "1 of 3 shards are missing (M-00002-of-00003.gguf)" in refused(path)
+        assert "1 of 3 shards is missing (M-00002-of-00003.gguf)" in refused(path)
     first.unlink()
     assert "2 of 3 shards are missing (M-00001-of-00003.gguf, M-00002-of-00003.gguf)" in refused(third)
 
@@ -287,7 +292,7 @@ def test_shards_by_symlink_as_in_the_hub_cache(tmp_path: Path) -> None:
     assert [file.path.parent for file in model.files] == [snapshot] * 3
     assert model.base_name == "M"
     (blobs / "2f3a").unlink()
-    assert "1 of 3 shards are missing (M-00003-of-00003.gguf)" in refused(snapshot)
+    assert "1 of 3 shards is missing (M-00003-of-00003.gguf)" in refused(snapshot)
 
 
 # -- folders -------------------------------------------------------------------------------------------------

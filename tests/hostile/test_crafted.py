@@ -152,6 +152,13 @@ def test_what_was_found_once(path: Path, tmp_path: Path) -> None:
     spoil(Patient("", path, CHECKPOINT, Q4), data, tmp_path / "in", path.name, lambda n: True, real=False)
 
 
+def test_values_of_an_unknown_type_are_not_read(tmp_path: Path) -> None:
+    """Joining q, k and v needs the values of a bias whose type's number means nothing."""
+    donor, trunk = CORPUS / "bias-of-unknown-type.gguf", TRUNKS / "families" / "glm4moe-Q8_0.gguf"
+    ran = check(["attach", trunk, "--from", donor, "--qkv", "fused", "-o", tmp_path / "out"], "")
+    assert "the type 4 of 'blk.2.attn_v.bias' is not known" in ran.err and not list(tmp_path.glob("out/*"))
+
+
 @pytest.mark.parametrize("path", sorted(CORPUS.glob("*.json")), ids=lambda path: path.stem)
 def test_configs_that_were_found_once(path: Path, tmp_path: Path, family: Callable[[str], Path]) -> None:
     """`[family, file, content]`: a checkpoint of the family with one file replaced."""

@@ -10,13 +10,15 @@ import ggufmaker
 import numpy as np
 import pytest
 from remake import fused, in_nvfp4, remade, tensors_of
+from sick import rewrite
+from splitting import split_gguf
 from wild import Parts
 
 import nextn
 from conftest import stored
 from nextn.block.from_gguf import block_from_model
 from nextn.block.model import Block, BlockTensor
-from nextn.errors import FormatError, QuantizeError
+from nextn.errors import FormatError, QuantizeError, UnsupportedModel
 from nextn.gguf.files import open_model
 from nextn.gguf.types import TENSOR_TYPES, TensorType, tensor_size
 from nextn.layouts.experts import NOTE, split_experts
@@ -108,3 +110,65 @@ def test_extract_writes_two_where_the_loader_takes_two(parts: Parts, tmp_path: P
     assert made.sidecar is not None and like.sidecar is not None
     new, old = open_model(made.sidecar), open_model(like.sidecar)
     assert {name: stored(new, name) for name in new.tensors} == {name: stored(old, name) for name in old.tensors}
+
+
+# -- a trunk's, and blocks that lost one form and get it from the other -----------------------------------------------
+
+
+def all_stored(path: Path) -> dict[str, tuple[tuple[int, ...], int, bytes]]:
+    model = open_model(path)
+    return {name: (info.ne, info.type_id, stored(model, name)) for name, (_, info) in model.tensors.items()}
+
+
+@pytest.mark.parametrize("n_shards", [1, 2])
+def test_doctor_splits_a_trunk_that_llama_cpp_refuses(n_shards: int, parts: Parts, tmp_path: Path) -> None:
+    n_layer = open_model(parts.glm).arch_int("block_count")
+    path = fused(parts.glm, tmp_path / "fused.gguf", range(n_layer))
+    if n_shards > 1:
+        path = split_gguf(path, tmp_path / "set", n_shards)[0]
+    before = all_stored(path)
+    (finding,) = nextn.doctor(path).before.problems
+    assert finding.id == "trunk-wants-split-experts" and "llama.cpp refuses to load it" in finding.engine
+    assert "ik_llama.cpp takes it" in finding.engine
+    runs_on = nextn.inspect(path).runs_on
+    assert runs_on["llama.cpp"].startswith("not as it is") and runs_on["ik_llama.cpp"].startswith("runs it")
+    mended = nextn.doctor(path, fix=True, out=tmp_path / "mended")
+    assert mended.remaining == () and mended.plan is not None
+    assert all_stored(mended.plan.entry) == all_stored(parts.glm)
+    assert all_stored(path) == before
+
+
+def test_attach_says_that_llama_cpp_refuses_the_trunk(parts: Parts, tmp_path: Path) -> None:
+    n_layer = open_model(parts.glm).arch_int("block_count")
+    path = fused(parts.glm, tmp_path / "fused.gguf", range(n_layer))
+    for engine in ("llama.cpp", "both", "lmstudio"):
+        with pytest.raises(UnsupportedModel, match=r"llama.cpp refuses; split it first .*--fix"):
+            nextn.attach(path, parts.glm_bundle, for_engine=engine, dry_run=True)
+    assert any("llama.cpp refuses" in note for note in nextn.attach(path, parts.glm_bundle, dry_run=True).plan.notes)
+    of_ik = nextn.attach(path, parts.glm_bundle, for_engine="ik", dry_run=True)
+    assert not any("llama.cpp refuses:" in note for note in of_ik.plan.notes)
+
+
+def test_a_trunk_with_factors_of_both_is_left_alone(parts: Parts, tmp_path: Path) -> None:
+    path = fused(parts.glm, tmp_path / "fused.gguf", range(open_model(parts.glm).arch_int("block_count")))
+    named = next(str(name) for name, *_ in tensors_of(path) if "gate_up" in str(name))
+    scale = (named.replace(".weight", ".scale"), (1,), ggufmaker.F32, b"\0\0\x80\x3f")
+    odd = remade(path, tmp_path / "odd.gguf", [*tensors_of(path), scale])
+    (finding,) = (each for each in nextn.doctor(odd).before.problems if each.id == "trunk-wants-split-experts")
+    assert not finding.fixable and "is a factor of gate and up together" in finding.entry.mend
+
+
+@pytest.mark.parametrize("lost", [("ffn_gate_exps",), ("ffn_gate_exps", "ffn_up_exps"), ("ffn_gate_up_exps",)])
+@pytest.mark.parametrize("kind", ["moe", "glm"])
+def test_a_block_is_completed_from_a_donor_in_the_other_form(
+    kind: str, lost: tuple[str, ...], parts: Parts, tmp_path: Path
+) -> None:
+    bundle = parts.moe_bundle if kind == "moe" else parts.glm_bundle
+    layer = open_model(bundle).arch_int("block_count") - 1
+    one = fused(bundle, tmp_path / "one.gguf", [layer])
+    whole = one if lost == ("ffn_gate_up_exps",) else bundle
+    names = {f"blk.{layer}.{name}.weight" for name in lost}
+    sick = rewrite(whole, tmp_path / "sick.gguf", lose=lambda name: name in names)
+    mended = nextn.doctor(sick, fix=True, donor=one, out=tmp_path / "mended.gguf")
+    assert mended.remaining == () and mended.plan is not None
+    assert all_stored(mended.plan.entry) == all_stored(bundle)

@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import hashlib
 import json
+import re
 import shutil
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from all_verbs import run
 from faults import state
 from sick import rewrite
 
@@ -142,3 +145,39 @@ def test_ollamas_blob_is_read_and_left_alone(tiny_models: TinyModels, tmp_path: 
     assert fixed is not None and not list((tmp_path / "f").glob("*sha256*"))
     assert nextn.attach(Q4, blob, layout="bundle", out=tmp_path / "a").outcome is not None
     assert state(tmp_path / "models") == before
+
+
+def _ollama(root: Path, model: Path) -> Path:
+    """A blob of ollama's."""
+    blob = root / "models" / "blobs" / f"sha256-{hashlib.sha256(model.read_bytes()).hexdigest()}"
+    blob.parent.mkdir(parents=True)
+    (root / "models" / "manifests").mkdir()
+    return Path(shutil.copy(model, blob))
+
+
+def _hub(root: Path, model: Path) -> Path:
+    """A file of a snapshot in the Hub's cache."""
+    repository = root / "models--org--M"
+    (repository / "blobs").mkdir(parents=True)
+    file = repository / "snapshots" / ("0" * 40) / "M-Q4_K_M.gguf"
+    file.parent.mkdir(parents=True)
+    return Path(shutil.copy(model, file))
+
+
+@pytest.mark.parametrize("store", [_ollama, _hub])
+def test_nothing_is_written_into_another_programs_cache(
+    store: Callable[[Path, Path], Path], tiny_models: TinyModels, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Neither from a shell inside it, where the current folder is the default, nor because -o names it."""
+    model = store(tmp_path, tiny_models.bundled)
+    before = state(tmp_path)
+    monkeypatch.chdir(model.parent)
+    for out in ([], ["-o", "."], ["-o", str(model.parent / "sub" / "M.gguf")]):
+        for verb in ("detach", "extract", "explode", "assemble"):
+            ran = run(verb, model.name, *out)
+            assert ran.code == 2 and re.search("is ollama's, which deletes|is in the Hub's cache", ran.err), ran
+    for more in (["pack", model.name, "-o", "."], ["pull", "org/M", "-o", "."], ["tune", model.name, "-o", "."]):
+        ran = run(*more)
+        assert ran.code == 2 and "name another one with -o" in ran.err, ran
+    assert state(tmp_path) == before
+    assert nextn.detach(model, out=tmp_path / "plain.gguf").entry.is_file()

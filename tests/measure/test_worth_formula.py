@@ -85,28 +85,29 @@ def test_the_sentence_names_the_length_that_pays_first() -> None:
 
 def test_a_drafts_cost_comes_out_as_it_went_in() -> None:
     known, seen = DraftCost("measured", 0.15, 0.07), curve(Q8_0, 0.04)
-    steps = {n: Payoff(seen, known).step(n) for n in (1, 3)}
+    steps = [(n, Payoff(seen, known).step(n)) for n in (1, 3)]
     found = measured_draft(seen, steps)
     assert found is not None and (found.per_token, found.per_step) == pytest.approx((0.15, 0.07))
-    assert measured_draft(seen, {}) is None
-    alone = measured_draft(seen, {3: steps[3]})
-    assert alone is not None and Payoff(seen, alone).step(3) == pytest.approx(steps[3])
+    assert measured_draft(seen, []) is None
+    alone = measured_draft(seen, steps[1:])
+    assert alone is not None and Payoff(seen, alone).step(3) == pytest.approx(steps[1][1])
 
 
 def run(
-    setup: str, n_tokens: int, tps: float, steps: int, *, pass_no: int = 0, disturbed: tuple[str, ...] = ()
+    setup: str, n_tokens: int, tps: float, steps: int, drafted: int = 0, *, pass_no: int = 0,
+    disturbed: tuple[str, ...] = (),
 ) -> TimedRun:
     return TimedRun(
-        setup, "code", 0, pass_no, 0, n_tokens, tps, 100.0, 0, 0, steps, None, 1.0, None, None, None, None, None, None,
-        disturbed,
+        setup, "code", 0, pass_no, 0, n_tokens, tps, 100.0, drafted, 0, steps, None, 1.0, None, None, None, None, None,
+        None, disturbed,
     )  # fmt: skip
 
 
 def test_a_step_is_timed_against_a_token_of_the_same_pass() -> None:
     runs = [
-        run("off", 49, 100.0, 0), run("n_max 1", 49, 80.0, 30),
-        run("off", 49, 50.0, 0, pass_no=1), run("n_max 1", 49, 40.0, 30, pass_no=1),
-        run("n_max 1", 49, 1.0, 30, pass_no=2, disturbed=("cpu_wait",)),
+        run("off", 49, 100.0, 0), run("n_max 1", 49, 80.0, 30, 29),
+        run("off", 49, 50.0, 0, pass_no=1), run("n_max 1", 49, 40.0, 30, 28, pass_no=1),
+        run("n_max 1", 49, 1.0, 30, 3, pass_no=2, disturbed=("cpu_wait",)),
     ]  # fmt: skip
-    assert step_cost(runs, "n_max 1", "off") == pytest.approx(48 / 80 / 30 * 100)
+    assert step_cost(runs, "n_max 1", "off") == pytest.approx((57 / 60, 48 / 80 / 30 * 100))
     assert step_cost(runs, "n_max 4", "off") is None

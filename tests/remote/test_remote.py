@@ -257,7 +257,7 @@ def test_a_gguf_header_is_read_in_growing_steps(hub: HubServer, opened: Open) ->
         ("hf:org/many", UsageError, "matches 2 models"),
         ("hf:org/many:Q5_K_M", UsageError, "nothing named 'Q5_K_M'"),
         ("hf:org/none", UsageError, "neither a safetensors checkpoint nor a GGUF"),
-        ("hf:org/half", IncompleteModel, "1 of 2 shards are missing"),
+        ("hf:org/half", IncompleteModel, "1 of 2 shards is missing"),
     ],
 )
 def test_a_repository_without_one_answer(

@@ -109,7 +109,7 @@ BROKEN = {
 }
 
 
-STRANGERS = {"html": "this is a saved web page", "pointer": "this is a Git LFS pointer"}
+STRANGERS = {"empty": "the file is empty", "html": "this is a saved web page", "pointer": "this is a Git LFS pointer"}
 
 
 @pytest.mark.parametrize("what", list(BROKEN))

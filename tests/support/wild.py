@@ -190,6 +190,10 @@ def _fused_refused(parts: Parts, folder: Path) -> Given:
     return Given(fused(parts.glm_bundle, folder / "Fused-MTP-Q8_0.gguf", [layer]))
 
 
+def _fused_trunk_refused(parts: Parts, folder: Path) -> Given:
+    return Given(fused(parts.glm, folder / "Fused-Q8_0.gguf", range(open_model(parts.glm).arch_int("block_count"))))
+
+
 FUSED = "The experts' gate and up as one tensor"
 
 # -- NVFP4 -------------------------------------------------------------------------------------------------------------
@@ -429,6 +433,11 @@ WILD: tuple[Wild, ...] = (
         FUSED, "fused where the loader refuses it", "the same in a block of a family that has it in two (GLM-4.5)",
         "doctor says that llama.cpp refuses the file, and `--fix` splits it; attach splits it as well, byte for byte",
         _fused_refused, "bundled", ("block-wants-split-experts",), engine=REFUSES, without_mtp=REFUSES, attach=_ALL,
+    ),
+    Wild(
+        FUSED, "fused in a trunk whose loader refuses it", "the same in the trunk of such a family",
+        "doctor says that llama.cpp refuses the file, and `--fix` splits it, byte for byte; ik_llama.cpp takes it",
+        _fused_trunk_refused, "trunk-only", ("trunk-wants-split-experts",), engine=REFUSES, without_mtp=REFUSES,
     ),
     Wild(
         PACKED, "NVFP4 in a model", "a model whose block is in NVFP4, with `.scale` and `.input_scale`",

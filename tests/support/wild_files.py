@@ -107,7 +107,7 @@ ROWS: tuple[Wild, ...] = (
     ),
     Wild(
         BROKEN, "empty file", "a file of no bytes", _SAME,
-        _bytes("M-Q4_K_M.gguf", b""), "", refused="found an empty file",
+        _bytes("M-Q4_K_M.gguf", b""), "", refused="the file is empty",
     ),
     Wild(
         BROKEN, "piece of a cut file", "`M.gguf.part1of2`", "every command says how to join the pieces",

@@ -196,3 +196,20 @@ def test_a_set_split_elsewhere(tmp_path: Path) -> None:
         shutil.copy(shard, copied)
     one = nextn.assemble(sorted(copied.iterdir(), reverse=True), out=tmp_path / "two.gguf").entry
     assert one.read_bytes() == (tmp_path / "one.gguf").read_bytes()
+
+
+@pytest.mark.parametrize("name", ["X-Q4_K_M-mtp", "X-mtp-Q4_K_M", "mtp-X", "X-Q4_K_M"])
+def test_a_models_shards_have_a_name_that_llama_cpp_takes(
+    name: str, tiny_models: TinyModels, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A sidecar's keep its own."""
+    (tmp_path / "models").mkdir()
+    monkeypatch.chdir(tmp_path)
+    model = Path(shutil.copy(tiny_models.bundled, tmp_path / "models" / f"{name}.gguf"))
+    shards = nextn.explode(model, max_tensors=40).entry
+    again = nextn.assemble([shards.parent], out=tmp_path / "again.gguf").entry
+    assert "mtp-" not in shards.name and shards.name.startswith(name.replace("mtp", "MTP"))
+    assert "mtp-" not in nextn.assemble([shards.parent], dry_run=True).entry.name
+    assert again.is_file()
+    sidecar = Path(shutil.copy(tiny_models.sidecar, tmp_path / "mtp-Y-Q8_0.gguf"))
+    assert nextn.explode(sidecar, dry_run=True).entry.name.startswith("mtp-Y-Q8_0-00001-of-")

@@ -314,7 +314,7 @@ def timed_by(timer: BatchTimer, slots: int = 1) -> None:
 @pytest.mark.parametrize("slots", [1, 2])
 def test_both_ways_time_the_same_batches(xllamacpp_engine: Xllamacpp, slots: int) -> None:
     """A server's batch is refused unless exactly that many tokens were decoded; the library decodes what it is told."""
-    launch = Launch(Q4, n_ctx=1024, threads=1, slots=slots)
+    launch = Launch(Q4, n_ctx=2048, threads=1, slots=slots)
     library, server = xllamacpp_engine.batches(launch), xllamacpp_engine.server_batches(launch)
     assert isinstance(library, LibraryBatches) and isinstance(server, ServerBatches)
     timed_by(library, slots)
@@ -323,7 +323,7 @@ def test_both_ways_time_the_same_batches(xllamacpp_engine: Xllamacpp, slots: int
 
 @pytest.mark.engine
 def test_a_server_of_the_wheel(wheel_server: LlamaServer) -> None:
-    timed_by(wheel_server.batches(Launch(Q4, n_ctx=1024, threads=1)))
+    timed_by(wheel_server.batches(Launch(Q4, n_ctx=2048, threads=1)))
 
 
 # Full attention, sliding windows, latent attention with experts, recurrent state with snapshots and without.
@@ -334,14 +334,14 @@ ANY = ("qwen3next-BF16.gguf", *(f"families/{name}-Q8_0.gguf" for name in FAMILIE
 @pytest.mark.engine
 @pytest.mark.parametrize("name", ANY)
 def test_any_architecture(xllamacpp_engine: Xllamacpp, name: str) -> None:
-    timed_by(xllamacpp_engine.batches(Launch(TRUNKS / name, n_ctx=1024, threads=1)))
-    timed_by(xllamacpp_engine.server_batches(Launch(TRUNKS / name, n_ctx=1024, threads=1)))
+    timed_by(xllamacpp_engine.batches(Launch(TRUNKS / name, n_ctx=2048, threads=1)))
+    timed_by(xllamacpp_engine.server_batches(Launch(TRUNKS / name, n_ctx=2048, threads=1)))
 
 
 @pytest.mark.engine
 def test_recurrent_state_is_saved_where_the_engine_keeps_no_snapshots(xllamacpp_engine: Xllamacpp) -> None:
     for name, saves in (("qwen3next-BF16.gguf", True), ("tiny-qwen35-Q8_0.gguf", False)):
-        with xllamacpp_engine.batches(Launch(TRUNKS / name, n_ctx=1024, threads=1)) as timer:
+        with xllamacpp_engine.batches(Launch(TRUNKS / name, n_ctx=2048, threads=1)) as timer:
             timer.prefix("import os\n" * 20, 32)
             assert bool(timer.one_pass((1, 2), 2, 0).state_seconds) is saves
 
@@ -374,7 +374,7 @@ def test_the_whole_way_with_a_block(
 def test_time_curve_on_an_engine(xllamacpp_engine: Xllamacpp, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("nextn.measure.batch_curve.disturbances", lambda usage, threads, cpus: ())
     monkeypatch.setattr("nextn.measure.batch_curve.SLOW_REPEAT", 0.0)
-    launch = Launch(Q4, n_ctx=1024, threads=1, timed=True)
+    launch = Launch(Q4, n_ctx=2048, threads=1, timed=True)
     run, all_outputs = time_curve(xllamacpp_engine, launch, [32, 128], 0.0, lambda text: None, most_passes=3)
     assert all_outputs and all(curve_at(run.passes, depth, None) is not None for depth in (32, 128))
     assert all(one.usage.cpu_s and one.usage.cpu_s > 0 for one in run.passes)

@@ -29,6 +29,7 @@ from .others import (
     LOADS_ONLY_ARRAYS,
     LOADS_ONLY_TRUNK_ARRAYS,
     OTHER_USE,
+    without_block,
     words_of,
 )
 from .parts import PLAIN_CACHE
@@ -113,4 +114,4 @@ def family_of(arch: str, where: object) -> Family:
     family = FAMILIES.get(arch)
     if family is not None:
         return family
-    raise UnsupportedModel(f"{where}: {words_of(arch)}.")
+    raise UnsupportedModel(f"{where}: {without_block(arch)}.")

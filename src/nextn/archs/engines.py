@@ -12,6 +12,9 @@ LLAMA_CPP, IK = "llama.cpp", "ik_llama.cpp"
 LLAMA_CPP_BUILD, IK_BUILD = "xllamacpp 2026.10.11549", "ik_llama.cpp 8337e4cd"  # as the measured table names them
 IK_UP_TO = "ik_llama.cpp up to 8337e4cd"  # for sentences about what it does not do: that lasts up to this build
 LLAMA_CPP_UP_TO = "llama.cpp up to b11549"
+# Architectures whose loader in ik_llama.cpp takes the experts' gate and up only as two tensors; all others that it has
+# take the one tensor too (commit 8337e4cd, src/llama-load-tensors.cpp).
+IK_SPLITS_EXPERTS = ("glm-dsa", "openpangu")
 
 
 class Does(Enum):

@@ -10,6 +10,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable
 
+from ..compat.graphs import graphs
 from .engines import LLAMA_CPP_UP_TO
 
 # Architectures that only load a block's tensors, and what to say about them.
@@ -101,11 +102,12 @@ _RUNS = "llama.cpp (b11549) runs it without MTP and has no graph that drafts wit
 _NO_WEIGHTS = "no MTP weights were released for it, and llama.cpp (b11549) has no graph that drafts with it"
 _UNKNOWN = "llama.cpp (b11549) does not know the model, so no engine here drafts with its MTP block"
 _PUZZLE = "llama.cpp's converter (b11549) drops its MTP block, which is laid out unlike Nemotron 3's"
-_GEMMA4 = (
-    "it is a draft for Gemma 4, not a block: convert it with llama.cpp's convert_hf_to_gguf.py, and name that GGUF "
-    "with --from"
+# Gemma 4's assistant as a checkpoint: what it is, and what to do.
+ASSISTANT_FOLDER = (
+    "Gemma 4's assistant: it is a draft for Gemma 4, not a block",
+    "convert it with llama.cpp's convert_hf_to_gguf.py, and name that GGUF with --from",
 )
-_WRAPPER = "nextn goes by the class of its text model, and its config.json names none that nextn knows"
+_WRAPPER = "it wraps a text model, and its config.json names no class for that one that nextn knows"
 NOT_RELEASED = {
     "ernie4_5-moe": f"ERNIE 4.5 MoE: {_DROPS}",
     "minimax-m3": f"MiniMax-M3: {_NO_WEIGHTS}",
@@ -128,7 +130,7 @@ _NAMED = (
     (("nemotronhpuzzle",), f"Nemotron Puzzle: {_PUZZLE}"),
     (("gigachat35",), f"GigaChat 3.5: {_UNKNOWN}"),
     (("deepseekv41",), f"DeepSeek-V4.1: {_UNKNOWN}"),
-    (("gemma4assistant", "gemma4unifiedassistant"), f"Gemma 4's assistant: {_GEMMA4}"),
+    (("gemma4assistant", "gemma4unifiedassistant"), ": ".join(ASSISTANT_FOLDER)),
 )
 # The same for checkpoints, by the beginning of a name in config.json's `architectures`.
 CLASS_STARTS = (
@@ -158,6 +160,29 @@ def words_of(arch: str) -> str:
         return f"no MTP block was ever published for {NONE_PUBLISHED[arch]} ('{arch}')"
     unknown = f"nextn knows of no MTP block for '{arch}', and of no engine that drafts with one"
     return NOT_RELEASED.get(arch, unknown)
+
+
+def other_drafts(arch: str) -> str:
+    """What to say about other kinds of drafts: without taps in the target's graph they end the process."""
+    known = graphs()
+    has = known.has_taps(arch)
+    if has:  # options: common/arg.cpp, common/speculative.cpp at b11549
+        return (
+            "an EAGLE-3 or DFlash draft is a different mechanism, a separate model: llama-server -m MODEL -md "
+            "DRAFT.gguf --spec-type draft-eagle3 (or draft-dflash)"
+        )
+    if has is None:
+        return f"whether llama.cpp {known.build} accepts an EAGLE-3 or DFlash draft for it was not measured"
+    return (
+        f"an EAGLE-3 or DFlash draft does not help either: llama.cpp up to {known.build} aborts with one, because the "
+        f"graph of '{arch}' gives it no layer inputs"
+    )
+
+
+def without_block(arch: str) -> str:
+    """What is known of a model of such an architecture, and what else could draft for it, as a clause."""
+    plain = arch in LOADS_ONLY or arch in OTHER_USE or arch in DRAFTS or arch in ASSISTANTS.values()
+    return words_of(arch) if plain else f"{words_of(arch)}; {other_drafts(arch)}"
 
 
 def words_of_classes(classes: Iterable[str], model_type: object) -> str | None:

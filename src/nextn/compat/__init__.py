@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import functools
 import json
+import re
 from dataclasses import dataclass
 from importlib.resources import files
 from typing import Any
@@ -16,6 +17,8 @@ from typing import Any
 LAYOUTS = ("bundle", "shards", "sidecar", "trunk-only", "bundle+head", "ik-bundle+head")
 """What is measured; "+head" is a file with `--draft-head`, "ik-" one made `--for ik`."""
 ENGINES = ("llama.cpp", "ik_llama.cpp")
+_LOGGED = re.compile(r"\s*\|\s*model=.*|^\^?(?:ERR \[[^]]*\] |llama_model_load: )?(?:error loading model: )?")
+"""What a server's log puts around the words: the level, the function, and the path of the tiny model."""
 _WORST_FIRST = ("not made", "refuses", "fails", "runs", "drafts")
 
 
@@ -87,7 +90,7 @@ def from_json(data: dict[str, Any]) -> Table:
         data["measured"],
         data["machine"],
         tuple(EngineBuild(**build) for build in data["engines"]),
-        tuple(Run(**run) for run in data["runs"]),
+        tuple(Run(**{**run, "says": _LOGGED.sub("", run.get("says", ""))}) for run in data["runs"]),
     )
 
 

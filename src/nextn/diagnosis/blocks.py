@@ -9,19 +9,21 @@ from functools import partial
 from ..archs.base import chosen_forms, missing, same_shape
 from ..archs.engines import IK_UP_TO
 from ..block.anatomy import Anatomy
-from ..block.from_gguf import block_from_model
 from ..block.model import DRAFT_HEAD, DRAFT_ROOTS, EMBED_TOKENS, Block, BlockTensor, split_name
+from ..errors import FormatError, QuantizeError
 from ..gguf.files import Model
 from ..layouts.donor_check import ROUTER, misshapen, times
+from ..layouts.experts import split_experts
 from ..layouts.factors import is_factor
 from ..layouts.metadata import PROVENANCE
 from .advice import Advice, Help
 from .commands import attach_command, detach_command, doctor_command, donor_hint, donor_words, header_change
+from .experts import GATE_AND_UP, GATE_UP, check_trunk_experts, fused_block
 from .finding import Change, Finding
 from .patient import Patient
 
 FOR_IK = "head-for-ik-only"
-_QKV, _GATE_UP, _KV_B = "attn_qkv.weight", "ffn_gate_up_exps.weight", "attn_kv_b.weight"
+_QKV, _KV_B = "attn_qkv.weight", "attn_kv_b.weight"
 # Two forms of the same weights: if one is present, the other is not missing.
 _OTHER_FORM = {
     "attn_q.weight": _QKV, "attn_k.weight": _QKV, "attn_v.weight": _QKV,
@@ -33,13 +35,13 @@ HEAD_NORM, _LAYER_NORM = "nextn.shared_head_norm.weight", "layer_output_norm.wei
 _AS_IN_TRUNK = ("attn_sinks.weight", "attn_q.bias", "attn_k.bias", "attn_v.bias", "attn_output.bias",
                 "attn_q_norm.weight", "attn_k_norm.weight", "attn_gate.weight", "exp_probs_b.bias", "exp_probs_b",
                 "ffn_gate_shexp.weight", "ffn_up_shexp.weight", "ffn_down_shexp.weight")  # fmt: skip
-_GATE_AND_UP = ("ffn_gate_exps.weight", "ffn_up_exps.weight")
 _SPLIT = ("attn_q.weight", "attn_k.weight", "attn_v.weight")
 
 
 def check_blocks(seen: Anatomy, donor: Block | None = None, trunk: Model | None = None) -> Iterator[Finding]:
     """Findings about the block's own tensors; `trunk` is the model that a sidecar belongs to."""
     yield from _extra_roots(seen)
+    yield from check_trunk_experts(seen)
     yield from check_factors(seen)
     yield from _other_experts(seen)
     yield from _other_shapes(seen)
@@ -59,9 +61,9 @@ def check_blocks(seen: Anatomy, donor: Block | None = None, trunk: Model | None 
         if family.qkv and not family.qkv.split and _QKV in lost and all(name in there for name in _SPLIT):
             lost.remove(_QKV)
             yield _split(seen, layer, family.qkv.refusal)
-        if _GATE_UP in there - known and lost:
-            lost = [name for name in lost if name not in _GATE_AND_UP]
-            yield _fused(seen, layer)
+        if GATE_UP in there - known and lost:
+            lost = [name for name in lost if name not in GATE_AND_UP]
+            yield fused_block(seen, layer)
         if lost:
             yield _not_whole(seen, layer, number, lost, donor)
         else:
@@ -99,31 +101,6 @@ def _split(seen: Anatomy, layer: int, refusal: str) -> Finding:
         f"llama.cpp loads it and aborts when it drafts: '{refusal}'",
         Advice.of(detach_command(seen), ", then attach the block from the checkpoint"),
     )
-
-
-def _fused(seen: Anatomy, layer: int) -> Finding:
-    return Finding(
-        "block-wants-split-experts",
-        "error",
-        f"the MTP block in layer {layer} has its experts' gate and up as one tensor, and the loader of '{seen.arch}' "
-        "takes only two.",
-        f"blk.{layer}.{_GATE_UP}",
-        f"llama.cpp refuses to load it: 'tensor 'blk.{layer}.ffn_gate_exps.weight' not found'",
-        Advice.of(doctor_command(seen), " splits it, row by row"),
-        partial(_halved, layer=layer),
-    )
-
-
-def _halved(patient: Patient, layer: int) -> Patient:
-    from ..layouts import build, experts
-
-    block = experts.split_experts(block_from_model(patient.model))
-    stem = f"blk.{layer}.{experts.BOTH}."
-    names = {f"blk.{layer}.{name}" for name in _GATE_AND_UP}
-    parts = build.block_parts(block, block.n_layer_trunk or 0, None, [], in_model=True)
-    gone = [name for name in patient.model.tensors if name.startswith(stem)]
-    added = (*patient.added, *(part for part in parts if part.info.name in names))
-    return replace(patient.without(gone), added=added)
 
 
 def _without(patient: Patient, names: list[str]) -> Patient:
@@ -341,6 +318,11 @@ def _supply(seen: Anatomy, number: int, lost: list[str], donor: Block) -> dict[s
     """The lost tensors from a donor that fits."""
     if donor.architecture != seen.arch or donor.hidden_size not in (None, seen.model.arch_int("embedding_length")):
         return {}
+    if not set(lost).isdisjoint(GATE_AND_UP):
+        try:
+            donor = split_experts(donor)
+        except (FormatError, QuantizeError):
+            return {}
     blocks = {*seen.all_blocks, *seen.unmarked}
     found = {tensor.suffix: tensor for tensor in donor.tensors if tensor.layer == number}
     mine = {name: seen.model.tensors[f"blk.{n}.{name}"][1] for n in blocks for name in seen.layers.get(n, ())}
@@ -362,5 +344,10 @@ def _completed(patient: Patient, tensors: tuple[BlockTensor, ...], layer: int) -
     seen = Anatomy.of(patient.model)
     at = layer if seen.is_promised(layer) else seen.n_trunk + tensors[0].layer
     names = [tensor.suffix if tensor.root else f"blk.{at}.{tensor.suffix}" for tensor in tensors]
-    parts = [build.block_part(tensor, name, None, notes) for tensor, name in zip(tensors, names, strict=True)]
+    in_model = seen.has_trunk
+    parts = [
+        part
+        for tensor, name in zip(tensors, names, strict=True)
+        for part in build.tensor_parts(tensor, name, None, notes, in_model=in_model)
+    ]
     return replace(patient, added=(*patient.added, *parts))

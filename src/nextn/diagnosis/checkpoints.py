@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from ..archs import of_classes
 from ..archs.base import Family
 from ..archs.drafts import kind_of_config
+from ..archs.others import ASSISTANT_FOLDER
 from ..block.from_checkpoint import block_from_checkpoint, block_names
 from ..errors import FormatError, IncompleteModel, UnsupportedFormat, UnsupportedModel
 from ..shell import Command
@@ -90,6 +91,9 @@ def _of_draft(checkpoint: Checkpoint) -> Finding | None:
 
 
 def _without(checkpoint: Checkpoint, family: Family | None, words: str | None, promised: int | None) -> Finding:
+    what, how = ASSISTANT_FOLDER
+    if words == f"{what}: {how}.":
+        return _finding("draft-model", "note", f"{what}.", checkpoint, how)
     if words is not None:
         return _finding("no-block-published", "note", words, checkpoint, _AS_PUBLISHED)
     base = _base_words(checkpoint)

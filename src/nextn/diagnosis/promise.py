@@ -29,7 +29,7 @@ def unkept(seen: Anatomy, donor: Block | None) -> Finding:
     if seen.only_loads:
         get = "no engine would draft with it"
     elif only_beside:
-        beside = attach_command("IT", *donor_hint(seen), "--layout", "sidecar")
+        beside = attach_command("FIXED.gguf", *donor_hint(seen), "--layout", "sidecar")
         get = Advice.of(f"then, to get the block{by}: ", beside)
     advice: Help = Advice.of(
         doctor_command(seen), " drops the key, which leaves a valid model without a block; ", get

@@ -10,6 +10,7 @@ from pathlib import Path
 from ..errors import FormatError, IncompleteModel, NextnError
 from ..gguf.files import GGUFFile, Model, read_header, shard_name, split_shard_name
 from ..gguf.sets import SPLIT_COUNT, SPLIT_NO, SPLIT_TENSORS_COUNT, check_one_model
+from ..units import are, them
 from .finding import Finding
 from .patient import Patient, fix_command
 
@@ -91,10 +92,10 @@ def _missing(path: Path, missing: list[str], count: int) -> Finding:
     return Finding(
         "shards-missing",
         "error",
-        f"{len(missing)} of {count} shards are missing: {shown}{more}.",
+        f"{len(missing)} of {count} shards {are(len(missing))} missing: {shown}{more}.",
         os.fspath(path.parent),
         "llama.cpp refuses to load the set: 'failed to load GGUF split'",
-        "get them from the same place as the others",
+        f"get {them(len(missing))} from the same place as the others",
     )
 
 

@@ -6,32 +6,22 @@ from collections.abc import Iterator
 
 from ..archs import FAMILIES, of_classes
 from ..archs.base import Family, Portrait, Unpublished, stops
-from ..archs.others import ASSISTANTS, DRAFTS, LOADS_ONLY, NONE_PUBLISHED, OTHER_USE, words_of, words_of_classes
+from ..archs.others import (
+    ASSISTANTS,
+    DRAFTS,
+    LOADS_ONLY,
+    NONE_PUBLISHED,
+    other_drafts,
+    without_block,
+    words_of_classes,
+)
 from ..block.anatomy import Anatomy
-from ..compat.graphs import graphs
 from ..sources.checkpoint import Checkpoint
 from .advice import Advice, Help
 from .commands import attach_command, detach_command
 from .finding import Finding
 
 NO_ENGINE = "block-without-engine"  # the finding for a block that costs memory and drafts on no engine
-
-
-def other_drafts(arch: str) -> str:
-    """What to say about other kinds of drafts: without taps in the target's graph they end the process."""
-    known = graphs()
-    has = known.has_taps(arch)
-    if has:  # options: common/arg.cpp, common/speculative.cpp at b11549
-        return (
-            "an EAGLE-3 or DFlash draft is a different mechanism, a separate model: llama-server -m MODEL -md "
-            "DRAFT.gguf --spec-type draft-eagle3 (or draft-dflash)"
-        )
-    if has is None:
-        return f"whether llama.cpp {known.build} accepts an EAGLE-3 or DFlash draft for it was not measured"
-    return (
-        f"an EAGLE-3 or DFlash draft does not help either: llama.cpp up to {known.build} aborts with one, because the "
-        f"graph of '{arch}' gives it no layer inputs"
-    )
 
 
 def known_of(seen: Anatomy) -> Unpublished | None:
@@ -83,20 +73,16 @@ def check_unpublished(seen: Anatomy) -> Iterator[Finding]:
     if not (seen.trunk or seen.blocks or seen.arch in DRAFTS):
         return
     entry = seen.model.entry
-    words: str | None = None
+    words, found = words_of_trunk(seen), known_of(seen)
     advice: Help = "nothing to do: the model is complete as it is"
-    if (found := known_of(seen)) is not None:
-        words = f"{found.words}; {other_drafts(seen.arch)}."
-        if found.donor_layer is not None:
-            holds = f", where DONOR holds a native block in layer {found.donor_layer}"
-            advice = Advice.of(attach_command(entry, "--from", "DONOR"), holds)
-    else:
-        words = _of_arch(seen.arch)
-        if seen.arch in ASSISTANTS.values():
-            advice = Advice.of(attach_command(entry, "--from", "DRAFT.gguf"), " puts it beside the model")
+    if found is not None and found.donor_layer is not None:
+        holds = f", where DONOR holds a native block in layer {found.donor_layer}"
+        advice = Advice.of(attach_command(entry, "--from", "DONOR"), holds)
+    elif seen.arch in ASSISTANTS.values():
+        advice = Advice.of(attach_command(entry, "--from", "DRAFT.gguf"), " puts it beside the model")
     if words is not None:
         ident = "draft-model" if seen.arch in DRAFTS else "no-block-published"
-        yield Finding(ident, "note", words, entry.name, "", advice)
+        yield Finding(ident, "note", f"{words}.", entry.name, "", advice)
 
 
 def _useless(seen: Anatomy) -> Finding:
@@ -117,11 +103,11 @@ def _useless(seen: Anatomy) -> Finding:
     )  # fmt: skip
 
 
-def _of_arch(arch: str) -> str | None:
-    if arch in FAMILIES:
-        return None
-    plain = arch in LOADS_ONLY or arch in OTHER_USE or arch in DRAFTS or arch in ASSISTANTS.values()
-    return f"{words_of(arch)}." if plain else f"{words_of(arch)}; {other_drafts(arch)}."
+def words_of_trunk(seen: Anatomy) -> str | None:
+    """What is known of a model that was published without a block, and what else drafts for it; None: nothing."""
+    if (found := known_of(seen)) is not None:
+        return f"{found.words}; {other_drafts(seen.arch)}"
+    return None if seen.arch in FAMILIES else without_block(seen.arch)
 
 
 def words_of_class(checkpoint: Checkpoint) -> str | None:

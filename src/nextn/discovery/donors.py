@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any
 from ..archs import family_of
 from ..block.anatomy import Anatomy
 from ..block.from_gguf import block_from_model
-from ..diagnosis.unpublished import known_of
+from ..diagnosis.unpublished import words_of_trunk
 from ..donors.infer import Doubt, Evidence, Strength, find_donor, names_of, same_name
 from ..errors import BlockPresent, NextnError, NoBlock, RemoteError
 from ..gguf.files import Model, model_candidates, open_model
@@ -66,8 +66,8 @@ def find(
     near = nearby(trunk, ask)
     if named := [each for each in near if each.is_named]:
         return _chosen(trunk, named)
-    if (known := known_of(Anatomy.of(trunk))) is not None:
-        raise NoBlock(f"{trunk.entry}: {known.words}.")
+    if (known := words_of_trunk(Anatomy.of(trunk))) is not None:
+        raise NoBlock(f"{trunk.entry}: {known}.")
     if not ask_hub:
         if not near:
             raise NotAsked(f"{trunk.entry}: no donor is on this machine, and the Hub was not asked.")
@@ -90,7 +90,7 @@ class Unreachable(RemoteError):
     def __init__(self, trunk: Model, error: RemoteError) -> None:
         self.reason = str(error).removesuffix(".").removesuffix(", or name a local file")
         super().__init__(
-            f"{trunk.entry.name}: no donor was named, and the one that its metadata point to cannot be examined "
+            f"{trunk.entry.name}: no donor was named, and the one that its metadata points to cannot be examined "
             f"({self.reason}); name one with --from."
         )
 

@@ -24,6 +24,8 @@ from nextn.engines.child import configure, on_stop
 from nextn.engines.http import LOOPBACK
 from nextn.engines.llama_library import BatchModel, LibraryUnsuitable
 
+_SINGLE = 32  # tokens that are decoded one after the other before the context is cut back
+
 
 class Batches:
     """What is asked of a loaded model."""
@@ -50,11 +52,16 @@ class Batches:
         state: list[float] = []
         for number in range(int(asked["repeats"])):
             for size in sizes if number % 2 == 0 else reversed(sizes):
-                found[size].append(self._model.timed(self._some(size, int(asked["start"]) + number)))
+                found[size].append(self._timed(size, int(asked["start"]) + number))
             if self._model.saves_state:
                 context = self._model.verifying
                 state.append(context.save() + context.restore())
         return {"seconds": [found[size] for size in sizes], "state_seconds": state}
+
+    def _timed(self, size: int, number: int) -> float:
+        if size == 1:
+            return self._model.timed_singly(self._some(_SINGLE, number))
+        return self._model.timed(self._some(size, number))
 
     def _some(self, size: int, number: int) -> list[int]:
         """The next tokens of the text; other ones each time, since experts are chosen by token."""

@@ -8,8 +8,9 @@ besides decoding: by how much a request of one token exceeds a generated token i
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from itertools import count
 from pathlib import Path
 from statistics import median
 from types import TracebackType
@@ -21,10 +22,14 @@ from nextn.errors import EngineFailed
 
 N_SNAPSHOTS = 8  # of recurrent state in the library's context: as many as MTP with an n_max of 8 keeps
 AGAIN_BELOW_S = 0.05
-"""A batch that takes less is timed when it runs for the second time: llama.cpp builds a graph whenever the number of
-tokens changes, which it does here and does not while drafting, and that counts for small models only."""
+"""A batch that takes less is run again until it has settled. llama.cpp builds a graph whenever the number of tokens
+changes, which it does here and does not while drafting; and a model that fits into the processor's cache is slower for
+tens of batches after larger ones (measured: 45 MB, from 8.4 ms a token to 4.4 ms in 100 ms)."""
+SETTLE_S = 0.15
+_MOST_APPENDED = 96  # tokens of batches of one size on a server that cannot cut back, whose context grows with each
 _NEAR = 512  # tokens of prefix that may be decoded again for every round
 _GENERATED = 9  # tokens generated per round, of which the first comes with the prompt
+_GENERATED_SHORT = 33  # where tokens are short
 
 
 @dataclass(frozen=True)
@@ -33,6 +38,18 @@ class PassTimes:
 
     seconds: dict[int, list[float]]  # size of the batch per slot -> one value per round
     state_seconds: list[float]  # saving and restoring recurrent state, per round; empty where the engine need not
+
+
+def settled(timed: Callable[[], float], most: int | None = None) -> float:
+    """Seconds of a batch: of its first run where it is long, else of the later ones in `SETTLE_S`, at most `most`."""
+    first = timed()
+    if first >= AGAIN_BELOW_S:
+        return first
+    times, spent = [timed()], first
+    while spent < SETTLE_S and (most is None or len(times) < most):
+        times.append(timed())
+        spent += times[-1]
+    return median(times[len(times) // 2 :])
 
 
 class BatchTimer(Protocol):
@@ -90,7 +107,7 @@ class ServerBatches:
         self._text: list[list[int]] = []  # of each slot: the prefix, and what batches are made of
         self._held: list[list[int]] = []  # of each slot: what is in its cache
         self._depth = 0
-        self._cuts_back = True  # whether the server keeps the start of a prompt whose end changes
+        self._cuts_back = False  # whether the server keeps the start of a prompt whose end changes
 
     @property
     def session(self) -> int:
@@ -111,43 +128,52 @@ class ServerBatches:
         # Slots are chosen by the longest common start, so each has a text of its own.
         self._text = [tokens[7 * slot :] + tokens[: 7 * slot] for slot in range(self._launch.slots)]
         self._held = []
+        self._cuts_back = False
         self._rewind()
+        self._append(1, 0)
+        self._cuts_back = self._rewind() == 1
 
     def one_pass(self, sizes: Sequence[int], repeats: int, start: int) -> PassTimes:
         """See `BatchTimer.one_pass`."""
         found: dict[int, list[float]] = {size: [] for size in sizes}
         tokens = []
         for number in range(repeats):
-            if self._cuts_back or self._depth <= _NEAR or len(self._held[0]) > self._depth + _NEAR:
+            if not self._cuts_back and (self._depth <= _NEAR or len(self._held[0]) > self._depth + _NEAR):
                 self._rewind()
             tokens.append(self._token_s(17 * (start + number)))
-            for size in sizes if number % 2 == 0 else list(reversed(sizes)):
-                seconds = self._append(size, 17 * (start + number))
-                if seconds < AGAIN_BELOW_S:
-                    seconds = self._append(size, 17 * (start + number) + 5)
-                found[size].append(seconds)
+            for size in sizes if (start + number) % 2 == 0 else list(reversed(sizes)):
+                found[size].append(self._batch_s(size, 17 * (start + number)))
         beside = max(0.0, median(found[1]) - median(tokens))
         batches = {size: [max(0.0, one - beside) for one in seconds] for size, seconds in found.items()}
         return PassTimes({**batches, 1: tokens}, [])
 
+    def _batch_s(self, size: int, number: int) -> float:
+        text = count(number, 5)
+        return settled(lambda: self._append(size, next(text)), None if self._cuts_back else _MOST_APPENDED // size)
+
     def _token_s(self, number: int) -> float:
         """Seconds of a generated token: what a request costs beside decoding is not in it."""
+        seconds = self._generate(_GENERATED, number)
+        if seconds < AGAIN_BELOW_S:
+            for more in (1, 2):  # the first settles
+                seconds = self._generate(_GENERATED_SHORT, number + more)
+        return seconds
+
+    def _generate(self, n_tokens: int, number: int) -> float:
         prompts = self._longer(1, number)  # a prompt that is all in the cache would be decoded again from its start
-        answers = self._running.generated(prompts, _GENERATED)
+        answers = self._running.generated(prompts, n_tokens)
         self._held = [prompt + tokens[:-1] for prompt, (tokens, _) in zip(prompts, answers, strict=True)]
         return max(seconds for _, seconds in answers)
 
-    def _rewind(self) -> None:
-        """Back to the prefix."""
+    def _rewind(self) -> int:
+        """Back to the prefix; the number of its tokens that were decoded again in a slot."""
         wanted = [text[: self._depth] for text in self._text]
-        if wanted[0]:
-            seen = self._running.prompt_seconds(wanted)
-            if self._held and seen[0][0] > 1:
-                self._cuts_back = False
+        seen = self._running.prompt_seconds(wanted) if wanted[0] else [(0, 0.0)]
         self._held = wanted
+        return seen[0][0]
 
     def _append(self, size: int, number: int) -> float:
-        """Seconds for `size` new tokens in every slot at once, after what is in its cache."""
+        """Seconds for `size` new tokens in every slot at once, after the prefix or else what is in its cache."""
         prompts = self._longer(size, number)
         seen = self._running.prompt_seconds(prompts)
         self._held = prompts
@@ -160,11 +186,19 @@ class ServerBatches:
         return max(seconds for _, seconds in seen)
 
     def _longer(self, size: int, number: int) -> list[list[int]]:
-        """What is in the cache of each slot, and `size` more tokens of its text, other ones for each `number`."""
+        """What each slot keeps, and `size` more tokens of its text, other ones for each `number`.
+
+        A server that can cut back keeps the prefix, so every batch has the same depth. The first new token must then
+        differ from the one in its place: what is alike at the start is not decoded.
+        """
         out = []
         for held, text in zip(self._held, self._text, strict=True):
-            at = self._depth + number % max(1, len(text) - self._depth - size)
-            out.append(held + text[at : at + size])
+            room = max(1, len(text) - self._depth - size)
+            kept = held[: self._depth] if self._cuts_back else held
+            offsets = [self._depth + (number + more) % room for more in range(room)]
+            alike = held[len(kept)] if len(held) > len(kept) else None
+            at = next((one for one in offsets if text[one] != alike), offsets[0])
+            out.append(kept + text[at : at + size])
         return out
 
     def __enter__(self) -> ServerBatches:

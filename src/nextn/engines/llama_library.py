@@ -16,7 +16,7 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
-from nextn.engines.batches import AGAIN_BELOW_S
+from nextn.engines.batches import settled
 
 _STRUCT_BYTES = 1024  # more than any of llama.cpp's parameter structures
 _OBJECT_HEADER = 16  # bytes of a Python object's header on 64-bit systems: reference count and type
@@ -139,9 +139,13 @@ class BatchContext:
         self.depth = len(tokens)
         self._saved = []
 
-    def timed(self, tokens: Sequence[int]) -> float:
-        """Seconds for a batch of these tokens after the prefix of every sequence, all outputs computed."""
-        rows = [(token, self.depth + at, slot, True) for slot in range(self.slots) for at, token in enumerate(tokens)]
+    def timed(self, tokens: Sequence[int], after: int = 0) -> float:
+        """Seconds for a batch of these tokens in every sequence, all outputs computed.
+
+        `after`: the number of tokens that were decoded after the prefix.
+        """
+        first = self.depth + after
+        rows = [(token, first + at, slot, True) for slot in range(self.slots) for at, token in enumerate(tokens)]
         self._fill(rows)
         start = time.perf_counter()
         self._run()
@@ -245,11 +249,28 @@ class BatchModel:
                 context.save()
 
     def timed(self, tokens: Sequence[int]) -> float:
-        """Seconds for a batch of these tokens; a single one without what drafting needs, as with MTP off."""
-        context = self.plain if len(tokens) == 1 else self.verifying
-        seconds = context.timed(tokens)
-        context.cut_back()
-        if seconds < AGAIN_BELOW_S:
-            seconds = context.timed(tokens)
-            context.cut_back()
+        """Seconds for a batch of these tokens with what drafting needs."""
+
+        def once() -> float:
+            seconds = self.verifying.timed(tokens)
+            self.verifying.cut_back()
+            return seconds
+
+        return settled(once)
+
+    def timed_singly(self, tokens: Sequence[int]) -> float:
+        """Seconds of one of these tokens, one after the other, without what drafting needs: as with MTP off."""
+        at = 0
+
+        def once() -> float:
+            nonlocal at
+            if at == len(tokens):
+                self.plain.cut_back()
+                self.plain.timed(tokens[:1])  # putting back saved state makes llama.cpp build a new graph
+                at = 1
+            at += 1
+            return self.plain.timed([tokens[at - 1]], at - 1)
+
+        seconds = settled(once)
+        self.plain.cut_back()
         return seconds

@@ -183,6 +183,8 @@ class RunningServer:
             "prompt": list(prompts[0]) if alone else [list(prompt) for prompt in prompts],
             "n_predict": n_predict,
             "temperature": 0.0,
+            "samplers": ["top_k"],
+            "top_k": 1,  # the largest: sorting the vocabulary takes a large share of a small model's token
             "cache_prompt": True,
             "return_tokens": True,
             "ignore_eos": True,

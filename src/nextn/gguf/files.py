@@ -19,6 +19,7 @@ from typing import Any
 from ..brief import Brief
 from ..errors import FormatError, IncompleteModel, StorageError, UsageError
 from ..printable import printable
+from ..units import are, them
 from ..workfile import Stamp
 from . import strangers
 from .header import MAGIC, UNKNOWN, Header, TensorInfo, TensorTable, pad_to
@@ -290,7 +291,7 @@ def open_model(path: Path | str) -> Model:
     if os.path.isdir(path):  # noqa: PTH112 - Path.is_dir may raise
         candidates = model_candidates(path)
         if not candidates:
-            raise UsageError(f"{path}: there is no GGUF file in this folder; name a file or another folder.")
+            raise UsageError(f"{path}: {strangers.no_gguf(path)}.")
         if len(candidates) > 1:
             names = ", ".join(candidate.name for candidate in candidates[:4])
             raise UsageError(f"{path}: this folder holds {len(candidates)} models ({names}); name one of them.")
@@ -387,8 +388,8 @@ def _open_set(path: Path, prefix: str, number: int, count: int) -> Model:
     if missing:
         more = f" and {len(missing) - 3} more" if len(missing) > 3 else ""
         raise IncompleteModel(
-            f"{path.parent}: {len(missing)} of {count} shards are missing ({', '.join(missing[:3])}{more}); "
-            "get them from the same place as the others."
+            f"{path.parent}: {len(missing)} of {count} shards {are(len(missing))} missing "
+            f"({', '.join(missing[:3])}{more}); get {them(len(missing))} from the same place as the others."
         )
     files = tuple(
         own if i + 1 == number else read_header(path.parent / name) for i, name in enumerate(names)

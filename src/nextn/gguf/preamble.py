@@ -25,8 +25,7 @@ def check_magic(head: bytes, path: Path | None) -> None:
         known = by_content(head)
         if known is not None:
             raise FormatError(known, path=path)
-        found = "an empty file" if not magic else repr(magic)
-        raise FormatError("this is not a GGUF file", path=path, offset=0, expected="'GGUF'", found=found)
+        raise FormatError("this is not a GGUF file", path=path, offset=0, expected="'GGUF'", found=repr(magic))
 
 
 def read_counts(buffer: Buffer, file_size: int, path: Path | None) -> tuple[int, int, int]:

@@ -6,7 +6,9 @@ readers of checkpoints about files that do not begin as they should.
 
 from __future__ import annotations
 
+import os
 import re
+from pathlib import Path
 
 MOST_BYTES = 1 << 10  # how much of a file's beginning is examined
 _LFS = b"version https://git-lfs.github.com/spec/"
@@ -35,9 +37,16 @@ _KINDS = {
 }
 
 
+def is_pointer(head: bytes) -> bool:
+    """Whether a file that begins with `head` stands for one that Git LFS keeps."""
+    return head.startswith(_LFS)
+
+
 def by_content(head: bytes) -> str | None:
     """What a file is that begins with `head`, and what to do, as half a sentence; None: not recognized."""
-    if head.startswith(_LFS):
+    if not head:
+        return "the file is empty (it ends at byte 0); get it again"
+    if is_pointer(head):
         size = _LFS_SIZE.search(head)
         real = f", which has {int(size[1]):,} bytes" if size else ""
         return f"this is a Git LFS pointer, not the file itself{real}; run 'git lfs pull', or download the file"
@@ -69,6 +78,21 @@ def by_name(name: str) -> str | None:
 def is_unfinished(name: str) -> bool:
     """Whether a downloader gives files such a name until they are complete."""
     return _UNFINISHED.search(name) is not None
+
+
+def no_gguf(folder: Path, nor: str = "") -> str:
+    """A folder without a GGUF, as half a sentence: what there is instead, or `nor`, and what to do."""
+    what = "there is no GGUF file in this folder"
+    try:
+        names = sorted(os.listdir(folder))  # noqa: PTH208 - names are enough
+    except OSError:
+        names = []
+    begun = next((name for name in names if ".gguf" in name.lower() and is_unfinished(name)), None)
+    if begun is not None:
+        return f"{what}, only {begun}, an unfinished download; resume it"
+    if "config.json" in names:
+        return f"{what}, only a checkpoint; name a GGUF that was converted from it"
+    return f"{what}{nor}; name a file or another folder"
 
 
 def cut_short(n_there: int, n_whole: int | None, what: str, name: str = "") -> str:

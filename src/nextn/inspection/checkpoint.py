@@ -61,6 +61,7 @@ class CheckpointInspection(Documented):
             self,
             path=self.where,
             name=self.checkpoint.folder.name,
+            n_layer_trunk=self.n_layer_trunk or None,
             n_vocab=self.checkpoint.integer("vocab_size"),
             gguf_version=None,
             alignment=None,

@@ -12,6 +12,7 @@ from ..block.draft import Draft
 from ..compat import ENGINES
 from ..diagnosis.blocks import FOR_IK
 from ..diagnosis.examine import Diagnosis, diagnose
+from ..diagnosis.experts import only_llama_cpp
 from ..diagnosis.finding import Finding
 from ..diagnosis.unpublished import NO_ENGINE
 from ..discovery.once import Asking, each_time
@@ -69,6 +70,7 @@ class Inspection(Documented):
             size_bytes=self.model.size_bytes,
             n_files=len(self.model.files),
             n_tensors=len(self.model.tensors),
+            n_layer_trunk=self.n_layer_trunk or None,
             n_vocab=_n_tokens(self.model),
             gguf_version=header.version,
             alignment=header.alignment,
@@ -133,7 +135,7 @@ def inspection_of(
         stops: dict[str, str] = {}
         for each in diagnosis.findings:
             if each.severity == "error" or each.id in (useless, FOR_IK):
-                for engine in ("llama.cpp",) if each.id == FOR_IK else ENGINES:
+                for engine in ("llama.cpp",) if each.id == FOR_IK or only_llama_cpp(seen, each.id) else ENGINES:
                     stops.setdefault(engine, each.entry.what)
         for engine, words in engines.unread(model).items():
             stops.setdefault(engine, words)

@@ -32,8 +32,11 @@ class SetInspection(Documented):
     @property
     def document(self) -> InspectDocument:
         """What --json prints."""
-        unknown = ("revision", "name", "size_bytes", "n_vocab", "gguf_version", "alignment", "provenance", "draft")
-        none_there = ("n_layer_trunk", "n_layer_nextn", "block_bytes", "n_files", "n_tensors", "bytes_downloaded")
+        unknown = (
+            "revision", "name", "n_layer_trunk", "size_bytes", "n_vocab", "gguf_version", "alignment", "provenance",
+            "draft",
+        )  # fmt: skip
+        none_there = ("n_layer_nextn", "block_bytes", "n_files", "n_tensors", "bytes_downloaded")
         return filled(
             InspectDocument, self, path=self.where, **dict.fromkeys(unknown), **dict.fromkeys(none_there, 0), types={},
             sidecars=[], runs_on={}, findings=[finding.entry for finding in self.findings],

@@ -12,7 +12,9 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+from ..block.anatomy import Anatomy
 from ..errors import DonorMismatch, FormatError, IncompleteModel, UsageError
+from ..gguf import strangers
 from ..gguf.files import (
     GGUFFile,
     Model,
@@ -140,7 +142,7 @@ def _shards_at(path: Path) -> list[Path]:
     if path.is_dir():
         found = model_candidates(path)
         if not found:
-            raise UsageError(f"{path}: there is no GGUF file in this folder; name a file or another folder.")
+            raise UsageError(f"{path}: {strangers.no_gguf(path)}.")
         if len(found) > 1:
             raise UsageError(
                 f"{path}: this folder holds {len(found)} models ({', '.join(each.name for each in found[:4])}); name "
@@ -191,7 +193,7 @@ def plan_assemble(
     for file in {tensor[0].path: tensor[0] for slot in slots for tensor in slot}.values():
         file.check_whole()
     model = Model((first, *(file for file in base.files if file is not first)))
-    default = base.base_name + ".gguf"
+    default = naming.same_base(base.base_name, is_model=Anatomy.of(model).has_trunk) + ".gguf"
     folder, name = naming.resolve_output(out, Path.cwd(), default)
     single = out is None or str(out).lower().endswith(".gguf")
     if not single:

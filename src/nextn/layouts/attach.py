@@ -96,6 +96,8 @@ def plan_attach(trunk: Model, block: Block, options: AttachOptions) -> Plan:
     metadata.growing_arrays(trunk, n_layer_trunk(trunk), block.n_layer_nextn)  # before shapes are checked against them
     published = qkv.rules_form(family)
     of_form: list[str] = []
+    if (note := experts.trunk_note(trunk, family, options.for_engine)) is not None:
+        of_form.append(note)
     if experts.has_both(block) and (not experts.takes_both(family) or options.for_engine in for_engine.WITH_IK):
         block = experts.split_experts(block)
         of_form.append(experts.NOTE)

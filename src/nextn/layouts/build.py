@@ -103,8 +103,9 @@ def block_parts(
         part
         for tensor in block.tensors
         if tensor.suffix not in left_out
-        for part in _block_parts(
-            tensor, tensor.name(n_layer_trunk), Q8_0 if kept and not _factors(tensor) else wanted, notes, in_model
+        for part in tensor_parts(
+            tensor, tensor.name(n_layer_trunk), Q8_0 if kept and not _factors(tensor) else wanted, notes,
+            in_model=in_model,
         )
     ]
 
@@ -113,10 +114,10 @@ def _factors(tensor: BlockTensor) -> dict[str, Factors]:
     return side_factors(tensor.rows) if isinstance(tensor.rows, CheckpointRows) else {}
 
 
-def _block_parts(
-    tensor: BlockTensor, name: str, wanted: TensorType | None, notes: list[str], in_model: bool
+def tensor_parts(
+    tensor: BlockTensor, name: str, wanted: TensorType | None, notes: list[str], *, in_model: bool
 ) -> list[Part]:
-    """A tensor and, for NVFP4, the factors that engines multiply its result by."""
+    """A tensor of the block and, for NVFP4, the factors that engines multiply its result by."""
     kind = None if tensor.stored is not None or tensor.f32 else tensor.rows.block_type
     if kind is None or (wanted is not None and wanted.id != kind.id):
         return [block_part(tensor, name, wanted, notes)]

@@ -12,6 +12,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from ..block.anatomy import Anatomy
 from ..errors import UsageError
 from ..gguf.files import GGUFFile, Model, shard_name
 from ..gguf.header import DEFAULT_ALIGNMENT, TensorInfo, build_header, pad_to, place
@@ -51,7 +52,7 @@ def plan_explode(model: Model, options: ExplodeOptions) -> Plan:
             f"{model.entry}: this would make {len(groups):,} shards, but a set can have at most {MOST_SHARDS:,}; allow "
             "more per shard with --max-tensors or --max-size."
         )
-    base = places.model_name(model)
+    base = naming.same_base(places.model_name(model), is_model=Anatomy.of(model).has_trunk)
     folder, name = naming.resolve_output(options.out, places.default_folder(model) / f"{base}-shards", base + ".gguf")
     return set_plan("explode", model.kvs, model, groups, folder, naming.set_prefix(name), options.link)
 

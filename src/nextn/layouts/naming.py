@@ -12,7 +12,7 @@ from pathlib import Path
 
 from ..errors import UsageError
 from ..gguf.files import AUXILIARY_MARKS, Model, split_shard_name
-from .places import model_name
+from .places import check_folder, model_name
 
 # The last dash-separated part of a file name, if it is a quantization tag.
 _QUANT_TAG = re.compile(
@@ -51,6 +51,11 @@ def plain_base(base: str) -> str:
     return _MARK.sub("", _taken(base).removeprefix("MTP-"))
 
 
+def same_base(base: str, *, is_model: bool) -> str:
+    """The base name of another form of the same file, also as shards; llama.cpp takes a model's for one."""
+    return _taken(f"{base}-")[:-1] if is_model else base
+
+
 def _taken(base: str) -> str:
     """A base name that llama.cpp takes for a main model's."""
     return base.replace("mtp-", "MTP-")
@@ -78,17 +83,20 @@ def check_main_name(name: str) -> None:
 
 
 def resolve_output(out: Path | str | None, default_folder: Path, default_name: str) -> tuple[Path, str]:
-    """(folder, file name) from `-o`: a name ending in `.gguf` is a file, everything else a folder."""
+    """(folder, file name) from `-o`: a name ending in `.gguf` is a file, everything else a folder.
+
+    Raises UsageError for an empty `out`, and for a folder in the cache of another program.
+    """
     if out is None:
-        return default_folder, default_name
+        return check_folder(default_folder), default_name
     text = str(out)
     if not text:
         raise UsageError("-o is empty: name a file that ends in .gguf, or a folder.")
     path = Path(text)
     is_folder = os.path.isdir(path)  # noqa: PTH112 - never raises
     if path.suffix.lower() == ".gguf" and not is_folder and not text.endswith("/"):
-        return path.parent, path.name
-    return path, default_name
+        return check_folder(path.parent), path.name
+    return check_folder(path), default_name
 
 
 def set_prefix(name: str) -> str:

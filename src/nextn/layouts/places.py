@@ -14,6 +14,7 @@ import os
 import re
 from pathlib import Path
 
+from ..errors import UsageError
 from ..gguf.files import GGUFFile, Model
 from ..remote.cache import in_own_cache
 
@@ -44,6 +45,22 @@ def in_store(path: Path) -> bool:
     """Whether a file is in a cache that belongs to a program: nothing is ever put beside it."""
     place = real_place(path)
     return hub_repository(place) is not None or is_named_by_hash(place) or in_own_cache(place) or in_own_cache(path)
+
+
+def check_folder(folder: Path) -> Path:
+    """The folder, for new files. Raises UsageError for one in the Hub's cache, and for ollama's, which cleans up."""
+    real = Path(os.path.realpath(folder))
+    for each in (real, *real.parents):
+        if each.name == "blobs" and os.path.isdir(each.parent / "manifests"):  # noqa: PTH112 - never raises
+            raise UsageError(
+                f"{folder}: this folder is ollama's, which deletes files there that it does not know when it starts; "
+                "name another one with -o."
+            )
+    if hub_repository(real / "file") is not None:
+        raise UsageError(
+            f"{folder}: this folder is in the Hub's cache, where nothing else is put; name another one with -o."
+        )
+    return folder
 
 
 def real_place(path: Path) -> Path:

@@ -100,7 +100,7 @@ def check_ollama(for_engine: str | None, trunk: Model) -> None:
         return
     rest = f"'{shell('nextn', 'detach', trunk.entry)}' writes one" if Anatomy.of(trunk).has_block else "as it is"
     raise UnsupportedModel(
-        f"{trunk.entry}: there is nothing to write for ollama: it drafts with no MTP block of a GGUF, and 0.24.0 is "
-        f"reported to refuse models that hold one; give it the model without a block ({rest}), and use llama-server "
-        "('nextn serve') to draft."
+        f"{trunk.entry}: there is nothing to write for ollama: it does not draft with the MTP block of a GGUF, and "
+        f"0.24.0 is reported to refuse models that hold one; give it the model without a block ({rest}), and use "
+        "llama-server ('nextn serve') to draft."
     )

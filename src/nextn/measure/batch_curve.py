@@ -9,7 +9,7 @@ from dataclasses import dataclass, field, replace
 from statistics import median
 
 from ..engines.base import Engine, Launch
-from ..engines.batches import BatchTimer, PassTimes
+from ..engines.batches import BatchTimer
 from ..progress import Say
 from ..schemas.base import filled
 from ..schemas.worth import BatchPass, CurvePoint
@@ -23,7 +23,6 @@ LEAST_PASSES = 3  # with fewer undisturbed passes there is no figure
 MOST_PASSES = 7
 PASSES_S = 15.0  # seconds after which no pass is added to the least, at each depth
 LEAST_PASS_S = 0.3  # a pass repeats its batches for so long: what disturbs it is counted in ticks of 10 ms
-_MOST_REPEATS = 60
 _WAIT_S = 10.0
 MIN_SLACK = 0.1  # a short look at the machine is not exact
 
@@ -77,11 +76,11 @@ class DepthCurve:
     costs: dict[int, Spread]  # size of the batch per slot -> its seconds by those of one token
     state_cost: float = 0.0  # saving and restoring recurrent state once, by the seconds of one token
 
-    def cost(self, size: int) -> float:
+    def cost(self, size: float) -> float:
         """What a batch costs; between measured sizes interpolated."""
-        if size in self.costs:
-            return self.costs[size].median
-        below = max(known for known in self.costs if known < size)
+        below = max(known for known in self.costs if known <= size)
+        if below == size:
+            return self.costs[below].median
         above = min((known for known in self.costs if known > size), default=None)
         if above is None:
             raise ValueError(f"a batch of {size} tokens was not measured")
@@ -122,9 +121,9 @@ class CurveRun:
         self.say(f"decoding a prefix of {depth:,} tokens")
         self.timer.prefix(text, depth)
         start = self.clock()
-        times = self.timer.one_pass(self.sizes, 1, 0)  # pages the weights in, and tells how long a round takes
-        rounds = _rounds(times)
+        self.timer.one_pass(self.sizes, 1, 0)  # pages the weights in
         started, number = self.clock(), 0
+        rounds = max(1, math.ceil(LEAST_PASS_S / (started - start)))
         while number < self.most_passes:
             if number >= LEAST_PASSES and self.clock() - started - self.spent_s > PASSES_S:
                 break
@@ -183,11 +182,6 @@ def time_curve(
         for depth in dict.fromkeys(depths):
             run.depth(text, depth)
         return run, timer.all_outputs
-
-
-def _rounds(times: PassTimes) -> int:
-    total = sum(sum(values) for values in times.seconds.values())
-    return max(1, min(_MOST_REPEATS, math.ceil(LEAST_PASS_S / total))) if total > 0 else _MOST_REPEATS
 
 
 def _mark_slow(passes: Sequence[TimedPass]) -> list[TimedPass]:

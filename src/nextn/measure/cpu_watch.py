@@ -16,6 +16,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 _PROC = Path("/proc")
+_COMPUTES = 0.5
+"""A thread that runs less than this share of the busiest one does not compute. A server's HTTP threads wait for the CPU
+of the thread that decodes, which does not slow it down."""
 
 
 def n_cpus() -> int:
@@ -31,7 +34,7 @@ class Usage:
 
     wall_s: float  # seconds between them
     cpu_s: float | None = None  # CPU seconds of the engine, all threads; None: unknown (as for all that follow)
-    wait_s: float | None = None  # seconds that the engine's threads waited for a CPU, all threads
+    wait_s: float | None = None  # seconds that the engine's threads waited for a CPU, all threads that compute
     others_cpus: float | None = None  # CPUs that other processes kept busy on average
     steal_cpus: float | None = None  # CPUs that the hypervisor gave to other machines, on average
     n_involuntary: int | None = None  # times the kernel preempted one of the engine's threads
@@ -63,8 +66,7 @@ class Resident:
 @dataclass(frozen=True)
 class _Moment:
     wall_s: float
-    cpu_s: float
-    wait_s: float
+    threads: dict[str, tuple[float, float]]  # of the engine, by number: seconds on a CPU, seconds waiting for one
     own_cpu_s: float
     busy_s: float
     steal_s: float
@@ -85,30 +87,40 @@ class Watch:
         wall = now.wall_s - before.wall_s
         if self._session is None or not _known():
             return Usage(wall)
-        engine = now.cpu_s - before.cpu_s
+        ran, waited = _between(before.threads, now.threads)
+        engine = sum(ran.values())
         others = (now.busy_s - before.busy_s) - engine - (now.own_cpu_s - before.own_cpu_s)
         span = max(wall, 1e-9)
         return Usage(
             wall,
             engine,
-            now.wait_s - before.wait_s,
+            sum(waited[thread] for thread, seconds in ran.items() if seconds >= _COMPUTES * max(ran.values())),
             max(0.0, others / span),
             max(0.0, (now.steal_s - before.steal_s) / span),
             now.n_involuntary - before.n_involuntary,
         )
 
     def _look(self) -> _Moment:
-        cpu = wait = 0.0
+        threads = {}
         n_involuntary = 0
         if self._session is not None:
             for task in _tasks(self._session):
-                ran, waited = _schedstat(task)
-                cpu += ran
-                wait += waited
+                threads[task.name] = _schedstat(task)
                 n_involuntary += _status(task / "status").get("nonvoluntary_ctxt_switches", 0)
         busy, steal = _machine()
         own = os.times()
-        return _Moment(time.perf_counter(), cpu, wait, own.user + own.system, busy, steal, n_involuntary)
+        return _Moment(time.perf_counter(), threads, own.user + own.system, busy, steal, n_involuntary)
+
+
+def _between(
+    before: dict[str, tuple[float, float]], now: dict[str, tuple[float, float]]
+) -> tuple[dict[str, float], dict[str, float]]:
+    """Seconds that each thread ran and waited; one that ended in between is not known."""
+    ran, waited = {}, {}
+    for thread, (cpu, wait) in now.items():
+        earlier = before.get(thread, (0.0, 0.0))
+        ran[thread], waited[thread] = cpu - earlier[0], wait - earlier[1]
+    return ran, waited
 
 
 def resident(session: int) -> Resident | None:

@@ -28,18 +28,22 @@ def time_steps(patience: Patience, setups: Sequence[TimedSetup], asks: Sequence[
                 patience.run(one, ask, number)
 
 
-def step_cost(runs: Sequence[TimedRun], setup: str, off: str) -> float | None:
-    """Seconds of a step of `setup` by those of a token with MTP off; None without undisturbed runs of both.
+def step_cost(runs: Sequence[TimedRun], setup: str, off: str) -> tuple[float, float] | None:
+    """What a step of `setup` drafts and costs: mean number of tokens, and seconds by those of a token of `off`.
 
-    Runs of the same prompt in the same pass are compared.
+    The number is below n_max where the engine stops early, as in the last step of an answer. Runs of the same prompt in
+    the same pass are compared. None without undisturbed runs of both.
     """
     tokens = {(run.prompt, run.pass_no): 1 / run.decode_tps for run in runs if run.setup == off and run.good}
-    ratios = [
-        _step_s(run) / tokens[run.prompt, run.pass_no]
+    good = [
+        run
         for run in runs
-        if run.setup == setup and run.good and run.steps and (run.prompt, run.pass_no) in tokens
+        if run.setup == setup and run.good and run.drafted and (run.prompt, run.pass_no) in tokens
     ]
-    return median(ratios) if ratios else None
+    if not good:
+        return None
+    n_drafted = sum(run.drafted for run in good) / sum(run.steps for run in good)
+    return n_drafted, median(_step_s(run) / tokens[run.prompt, run.pass_no] for run in good)
 
 
 def _step_s(run: TimedRun) -> float:
@@ -47,12 +51,12 @@ def _step_s(run: TimedRun) -> float:
     return (run.n_tokens - 1) / run.decode_tps / run.steps
 
 
-def measured_draft(curve: DepthCurve, steps: dict[int, float]) -> DraftCost | None:
-    """The draft's cost from what steps of these lengths cost; None without any.
+def measured_draft(curve: DepthCurve, steps: Sequence[tuple[float, float]]) -> DraftCost | None:
+    """The draft's cost from what steps with these mean numbers of drafted tokens cost; None without any.
 
     With two lengths, what each token costs and what each step costs; with one, all of it is counted per token.
     """
-    beside = {n: cost - curve.cost(n + 1) - curve.state_cost for n, cost in steps.items()}
+    beside = {n: cost - curve.cost(n + 1) - curve.state_cost for n, cost in steps}
     if not beside:
         return None
     short, long = min(beside), max(beside)

@@ -5,7 +5,9 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
+from ..archs.others import ASSISTANTS
 from ..block.anatomy import Anatomy
+from ..diagnosis.unpublished import words_of_trunk
 from ..discovery.sidecars import find_sidecars
 from ..errors import NoBlock, UsageError
 from ..gguf.files import Model, open_sound
@@ -63,8 +65,7 @@ def open_target(model: str | Path, sidecar: str | Path | None = None, *, needs_b
         return MeasuredModel(opened, found.model, tuple(answer.notes()))
     if needs_block:
         over = "".join(f" ({note})" for note in answer.notes()[:1])
-        raise NoBlock(
-            f"{opened.entry}: there is no MTP block in this model and no sidecar for it{over}; name one with "
-            "--sidecar, or attach a block first with 'nextn attach'."
-        )
+        known = None if seen.arch in ASSISTANTS.values() else words_of_trunk(seen)
+        rest = "name one with --sidecar, or attach a block first with 'nextn attach'" if known is None else known
+        raise NoBlock(f"{opened.entry}: there is no MTP block in this model and no sidecar for it{over}; {rest}.")
     return MeasuredModel(opened, None, tuple(answer.notes()))

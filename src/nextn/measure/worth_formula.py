@@ -35,8 +35,8 @@ class DraftCost:
     per_step: float = 0.0  # of each step, however many are drafted
     catch_up: float = 0.0  # of each step, as a share of its verification: the block reads all verified tokens
 
-    def of(self, n: int, verification: float) -> float:
-        """Of a step that drafts n tokens."""
+    def of(self, n: float, verification: float) -> float:
+        """Of a step that drafts n tokens, on average."""
         return max(0.0, self.per_step + n * self.per_token + self.catch_up * verification)
 
 
@@ -77,12 +77,12 @@ class Payoff:
         """The draft lengths that can be judged."""
         return self.curve.lengths
 
-    def step(self, n: int) -> float:
-        """What a step that drafts n tokens costs."""
+    def step(self, n: float) -> float:
+        """What a step that drafts n tokens, on average, costs."""
         verification = self.curve.cost(n + 1)
         return verification + self.draft.of(n, verification) + self.curve.state_cost
 
-    def speedup(self, n: int, accepted: float) -> float:
+    def speedup(self, n: float, accepted: float) -> float:
         """Speed with `accepted` drafts per step on average, over that with MTP off."""
         return (1 + accepted) / self.step(n)
 

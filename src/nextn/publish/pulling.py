@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING
 from ..bounded import MOST_DOCUMENT, read_bounded
 from ..errors import OutputExists, RemoteError, UsageError
 from ..gguf.files import GGUFFile, read_header
+from ..layouts.places import check_folder
 from ..progress import Progress
 from ..schemas.base import Documented, filled
 from ..schemas.pull import PullDocument, PulledFile
@@ -126,9 +127,9 @@ def pull(
     place = parse_source(source, maybe_local=False)
     if not isinstance(place, HubSource):
         raise UsageError(f"'{source}' is not a repository on the Hub; write ORG/NAME or hf:ORG/NAME@REVISION.")
+    folder = check_folder(Path(out))
     fetcher = Fetcher(options)
     repo = HubRepo(place.repo_id, place.revision, fetcher, (root or cache_root()).absolute())
-    folder = Path(out)
     turn = contextlib.nullcontext() if dry_run else one_at_a_time(repo.root, folder)
     with turn:
         return _pull(repo, fetcher, folder, variant, quant or place.file, link, dry_run, progress, started)

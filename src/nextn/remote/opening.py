@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from ..errors import RemoteError, StorageError, UsageError
+from ..gguf import strangers
 from ..gguf.files import Model, open_model, open_sound
 from ..sources.checkpoint import CONFIG, INDEX, Checkpoint, open_checkpoint, without_config
 from .address import HubSource, parse_source, say_bare
@@ -115,10 +116,7 @@ def _local(path: Path, misfits: bool) -> Opened:
         has_config = os.path.exists(path / CONFIG)  # noqa: PTH110 - Path.exists may raise
         has_gguf = any(path.glob("*.gguf"))
         if not (has_config or has_gguf):
-            raise UsageError(
-                f"{path}: there is no GGUF file in this folder, and no checkpoint either (no config.json); name the "
-                "file, or another folder."
-            )
+            raise UsageError(f"{path}: {strangers.no_gguf(path, f', and no checkpoint either (no {CONFIG})')}.")
         if has_config and (not has_gguf or any(path.glob("*.safetensors")) or (path / INDEX).exists()):
             return Opened(str(path), None, open_checkpoint(path))
     model = open_model(path) if misfits else open_sound(path)

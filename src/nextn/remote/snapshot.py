@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 from ..errors import IncompleteModel, NextnError, UsageError
 from ..gguf.files import open_model, shard_name, split_shard_name
 from ..sources.checkpoint import CONFIG, INDEX, open_checkpoint, without_config
+from ..units import are
 from .address import HubSource, UrlSource, choose_gguf
 from .cache import cache_root
 from .model import Remote, RemoteCheckpoint
@@ -122,8 +123,8 @@ def _open_gguf(remote: Remote, name: str) -> Remote:
         lacking = [] if known is None else sorted(set(names) - set(known))
         if lacking:
             raise IncompleteModel(
-                f"{remote.place.origin}: {len(lacking)} of {len(names)} shards are missing ({lacking[0]}); use "
-                "another repository."
+                f"{remote.place.origin}: {len(lacking)} of {len(names)} shards {are(len(lacking))} missing "
+                f"({lacking[0]}); use another repository."
             )
         remote.provide_all(names)
         remote.model = open_model(remote.folder / name)

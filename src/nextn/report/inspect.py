@@ -17,7 +17,7 @@ def show(seen: Inspection | CheckpointInspection | SetInspection, *, quiet: bool
 
 def _draft(draft: DraftEntry, n_layer: int, n_vocab: int | None) -> list[tuple[str, str]]:
     """What it is, what it was made for, and its vocabulary."""
-    made_for = f"a hidden size of {draft.target_width:,}"
+    made_for = f"a hidden size of {draft.target_width:,}" if draft.target_width else "a hidden size not given"
     if draft.target_layers:
         made_for += f", reads the inputs of layers {', '.join(map(str, draft.target_layers))}"
     total = "all tokens" if n_vocab is None else f"{n_vocab:,} tokens"
@@ -39,11 +39,14 @@ def _rows(seen: Inspection | CheckpointInspection | SetInspection) -> list[tuple
         ("path", data.path),
         ("shape", data.shape),
         ("architecture", data.architecture),
-        ("trunk layers", str(data.n_layer_trunk)),
-        *([("MTP blocks", block)] if data.draft is None else _draft(data.draft, data.n_layer_nextn, data.n_vocab)),
-        ("size", f"{total} in {files}, {counted(data.n_tensors, 'tensor')}"),
-        (types, ", ".join(f"{name} {size(n)}" for name, n in data.types.items()) or "-"),
     ]
+    if data.draft is not None:
+        rows += _draft(data.draft, data.n_layer_nextn, data.n_vocab)
+    elif data.shape != "set":
+        rows += [("trunk layers", str(data.n_layer_trunk or "not known")), ("MTP blocks", block)]
+    if data.n_tensors:
+        rows.append(("size", f"{total} in {files}, {counted(data.n_tensors, 'tensor')}"))
+        rows.append((types, ", ".join(f"{name} {size(n)}" for name, n in data.types.items()) or "-"))
     if data.provenance:
         rows.append(("donor", data.provenance.get("donor", "-")))
         rows.append(("donor's block", f"sha256 {data.provenance.get('donor_sha256', '-')}"))

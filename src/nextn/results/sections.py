@@ -3,10 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
+from ..errors import FormatError
+from ..gguf import strangers
+from ..gguf.header import MAGIC
 from ..schemas.base import plain
 from ..schemas.bench import BenchDocument
 from ..schemas.doctor import DoctorDocument
@@ -57,9 +61,23 @@ def read_sections(paths: Sequence[str | Path]) -> list[Section]:
 
 def read_section(path: Path) -> Section:
     """What the document in `path` says. Raises StorageError, FormatError."""
+    _refuse_model(path)
     document = read_document(path, KINDS)
     kind = str(type(document).__struct_config__.tag)
     return replace(_MAKERS[kind](document), rank=KINDS.index(kind))
+
+
+def _refuse_model(path: Path) -> None:
+    """Raise FormatError for a model, and for a pointer to a file, however large it is."""
+    head = b""
+    with suppress(OSError):  # `read_document` says what cannot be opened
+        if path.is_file():
+            with path.open("rb") as file:
+                head = file.read(strangers.MOST_BYTES)
+    if head.startswith(MAGIC):
+        raise FormatError("this is a GGUF, not a nextn document; name a file that --json wrote", path=path)
+    if strangers.is_pointer(head):
+        raise FormatError(strangers.by_content(head) or "", path=path)
 
 
 def _percent(share: float | None) -> str:
@@ -79,7 +97,7 @@ def _inspect(data: InspectDocument) -> Section:
         ("path", data.path),
         ("shape", data.shape),
         ("architecture", data.architecture),
-        ("trunk layers", str(data.n_layer_trunk)),
+        *([] if data.draft is not None else [("trunk layers", str(data.n_layer_trunk or "not known"))]),
         ("MTP blocks", f"{data.n_layer_nextn} ({size(data.block_bytes)})" if data.n_layer_nextn else "none"),
         ("size", f"{_known(data.size_bytes)} in {counted(data.n_files, 'file')}"),
         *((f"on {engine}", what) for engine, what in data.runs_on.items()),

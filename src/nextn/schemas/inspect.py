@@ -28,7 +28,7 @@ class InspectDocument(Document, tag="inspect", kw_only=True):
     revision: Annotated[str | None, doc("the commit of a remote model")]
     name: str | None
     architecture: str
-    n_layer_trunk: Annotated[int, doc("layers without the MTP blocks")]
+    n_layer_trunk: Annotated[int | None, doc("layers without the MTP blocks; null: not known, or a draft of its own")]
     n_layer_nextn: Annotated[Count, doc("MTP blocks that are present")]
     shape: Annotated[
         Literal["bundled", "trunk-only", "sidecar", "donor", "checkpoint", "set"],

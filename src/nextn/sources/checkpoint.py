@@ -19,7 +19,7 @@ from typing import Any
 from ..archs.others import TOP_DECIDES
 from ..bounded import MOST_CONFIG, MOST_INDEX, MOST_TOKENIZER, parse_json, read_bounded, read_text
 from ..errors import FormatError, IncompleteModel, UsageError
-from ..gguf.strangers import by_content
+from ..gguf.strangers import by_content, is_unfinished
 from ..shell import shell
 from .safetensors import SourceTensor, read_safetensors
 
@@ -42,11 +42,10 @@ def read_json(path: Path, most: int = MOST_CONFIG) -> dict[str, Any]:
     Raises FormatError for anything else, StorageError when it cannot be read.
     """
     data = read_bounded(path, most)
-    try:
-        value = parse_json(data, path)
-    except FormatError as error:
-        stranger = by_content(data)
-        raise error if stranger is None else FormatError(stranger, path=path) from error
+    stranger = by_content(data)
+    if stranger is not None:
+        raise FormatError(stranger, path=path)
+    value = parse_json(data, path)
     if not isinstance(value, dict):
         raise FormatError("this is not a JSON object", path=path)
     return value
@@ -159,9 +158,11 @@ class Checkpoint:
             return {**more, **{name: file for name, file in known.items() if file in there or name not in more}}
         files = sorted(path.name for path in self.folder.glob("*.safetensors"))
         if not files:
+            begun = next((path.name for path in sorted(self.folder.iterdir()) if is_unfinished(path.name)), None)
+            rest = f"{begun} is an unfinished download: resume it" if begun else "download the checkpoint's weights"
             raise IncompleteModel(
-                f"{self.folder}: there are no .safetensors files and no {INDEX}; "
-                "download the checkpoint's weights (PyTorch .bin files are not read)."
+                f"{self.folder}: there are no .safetensors files and no {INDEX}; {rest} (PyTorch .bin files are not "
+                "read)."
             )
         return {name: file for file in files for name in self._header(file)}
 

@@ -270,10 +270,15 @@ class GGUFRows:
         return whole.part(self.start * width, (self.start + self.n_rows) * width)
 
     def _row_bytes(self) -> int:
-        kind = self.info.type
-        if kind is None:
-            raise QuantizeError(f"{self.file.path}: the type {self.info.type_id} of '{self.info.name}' is not known")
-        return row_size(kind, self.n_per_row)
+        return row_size(self._known_type(), self.n_per_row)
+
+    def _known_type(self) -> TensorType:
+        if self.info.type is None:
+            raise QuantizeError(
+                f"{self.file.path}: the type {self.info.type_id} of '{self.info.name}' is not known, so its values "
+                "cannot be read; take the tensor from another file."
+            )
+        return self.info.type
 
     @property
     def read_bytes(self) -> int:
@@ -294,8 +299,7 @@ class GGUFRows:
         """All rows in order. Raises QuantizeError for a type that ggml cannot decode."""
         from ..ggml.quantize import dequantize
 
-        kind = self.info.type
-        assert kind is not None
+        kind = self._known_type()
         for data in self._pieces(reader, seen):
             yield dequantize(data, kind, self.n_per_row)
 

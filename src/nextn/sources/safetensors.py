@@ -82,19 +82,23 @@ def read_safetensors(path: Path) -> dict[str, SourceTensor]:
         with open(fd, "rb") as file:  # noqa: PTH123 - Path.open would wait for a pipe
             head = file.read(8)
             if len(head) < 8:
-                raise FormatError("this is not a safetensors file: it has fewer than 8 bytes", path=path, offset=0)
+                what = by_content(head) or "this is not a safetensors file: it has fewer than 8 bytes"
+                raise FormatError(what, path=path, offset=0 if head else None)
             (length,) = struct.unpack("<Q", head)
-            known = by_content(head + file.read(MOST_BYTES)) if length > MAX_HEADER_BYTES else None
+            known = by_content(head + file.read(MOST_BYTES)) if length > min(size - 8, MAX_HEADER_BYTES) else None
             if known is not None:
                 raise FormatError(known, path=path)
-            if length > min(size - 8, MAX_HEADER_BYTES):
+            if length > MAX_HEADER_BYTES:
                 raise FormatError(
-                    "the safetensors header is longer than the file: it is truncated or damaged",
+                    "this is not a safetensors file: its header would be too long",
                     path=path,
                     offset=0,
-                    expected=f"at most {min(size - 8, MAX_HEADER_BYTES):,} bytes",
+                    expected=f"at most {MAX_HEADER_BYTES:,} bytes",
                     found=f"{length:,}",
                 )
+            if length > size - 8:
+                raise FormatError(cut_short(size, None, "its header", path.name), path=path)
+            file.seek(8)
             raw = file.read(length)
             if len(raw) < length:
                 raise FormatError("the file shrank while it was read", path=path, offset=8 + len(raw))

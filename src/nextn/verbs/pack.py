@@ -14,6 +14,7 @@ from ..gguf.files import open_sound
 from ..gguf.types import TensorType
 from ..layouts.options import PackOptions, embeddings_type, named_type
 from ..layouts.pack import best_source, has_block, plan_pack
+from ..layouts.places import check_folder
 from ..progress import Progress, Say, heard
 from ..publish.packing import CardOptions, PackResult, pack_up, plan_package
 from ..writing.execute import check_outputs
@@ -68,7 +69,7 @@ def pack(
             "yourself, under a name that 'nextn doctor' finds right."
         )
     options = PackOptions(
-        Path(out),
+        check_folder(Path(out)),
         layout,
         named_type(type),
         named_type(draft_head),

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from ..errors import StorageError
+from ..gguf.files import open_sound
 from ..schemas.base import Document, Documented
 from ..schemas.recover import RecoverDocument, RecoveredJournal
 from ..writing import recover as journals
@@ -39,9 +40,13 @@ def recover(path: str | Path, *, dry_run: bool = False) -> Recovery:
     """Undo or finish an interrupted in-place change to a file, to the set it belongs to, or in a folder.
 
     An interrupted attach is undone, an interrupted detach finished: both give the model without the block. Raises
-    StorageError (also while a change is in progress), InPlaceRefused if an engine has the file open.
+    StorageError (also while a change is in progress), InPlaceRefused if an engine has the file open; and for a file to
+    which nothing was done, what opening it raises if it is damaged.
     """
     place = Path(path)
     if not place.exists():
         raise StorageError(f"{path}: there is no such file or folder.")
-    return Recovery(place, dry_run, tuple(journals.recover(place, dry_run=dry_run)))
+    found = tuple(journals.recover(place, dry_run=dry_run))
+    if not found and place.is_file():
+        open_sound(place)  # nothing was interrupted, so what is wrong with it is said
+    return Recovery(place, dry_run, found)

@@ -162,7 +162,7 @@ def _measure_draft(
             raise
         except EngineRefused as error:
             return None, patience.runs, f"the draft's cost is estimated: {error}"
-    steps = {n: cost for n in LENGTHS if (cost := step_cost(patience.runs, f"n_max {n}", OFF)) is not None}
+    steps = [cost for n in LENGTHS if (cost := step_cost(patience.runs, f"n_max {n}", OFF)) is not None]
     draft = measured_draft(curve, steps)
     busy = "the draft's cost is estimated: the machine was too busy to measure it"
     return draft, patience.runs, None if draft is not None else busy
