@@ -194,7 +194,7 @@ def test_damaged_and_unfinished_files_are_named(home: Path, tmp_path: Path, tiny
     }  # fmt: skip
     assert "download is incomplete" in spoilt["header.gguf"]["what"]
     assert "saved web page" in spoilt["page.gguf"]["what"] and "leads nowhere" in spoilt["lost.gguf"]["what"]
-    assert "shards are missing" in spoilt[tiny_models.shards.name]["what"]
+    assert "1 of 2 shards is missing" in spoilt[tiny_models.shards.name]["what"]
     assert "join them" in spoilt["d.gguf.part1of3"]["what"]
     cut = next(one for one in data["models"] if one["path"].endswith("cut.gguf"))
     assert cut["command"] == f"nextn doctor {folder / 'cut.gguf'}" and cut["offer"] is None
