@@ -24,6 +24,7 @@ from nextn.discovery.once import Once
 from nextn.errors import FormatError, UsageError
 from nextn.gguf import files as gguf_files
 from nextn.gguf.files import open_model
+from nextn.verbs import offers
 from nextn.verbs.plan import plan
 
 SCHEMA = json.loads((ROOT / "src/nextn/schemas/scan.json").read_text())
@@ -332,6 +333,26 @@ def test_a_donor_on_this_machine(tmp_path: Path) -> None:
     assert row["command"] == f"nextn up '{model}'"
 
 
+def test_quants_of_one_model_share_an_answer(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    shutil.copytree(CHECKPOINT, tmp_path / "m" / "tiny-qwen35-mtp")
+    for number in range(6):
+        put = [("general.file_type", "u32", number)]
+        rewrite(Q4, tmp_path / "m" / f"tiny-qwen35-Q{number}_0.gguf", put=put)
+    rewrite(Q4, tmp_path / "m" / "other.gguf", put=[("general.name", "str", "other")], drop=["general.basename"])
+    asked: list[str] = []
+    once = offers.find
+
+    def counted(model: Any, **options: Any) -> Any:
+        asked.append(model.entry.name)
+        return once(model, **options)
+
+    monkeypatch.setattr(offers, "find", counted)
+    monkeypatch.setattr("nextn.verbs.scan._THREADS", 1)
+    rows = found(tmp_path / "m", only=True)["models"]
+    states = {Path(one["path"]).name: one["offer"]["state"] for one in rows}
+    assert len(asked) == 2 and states.pop("other.gguf") == "guess" and set(states.values()) == {"found"}
+
+
 def test_a_guess_and_a_doubt(tmp_path: Path) -> None:
     shutil.copytree(CHECKPOINT, tmp_path / "a" / "download-1")
     copy(Q4, tmp_path / "a" / "tiny-qwen35-Q4_K_M.gguf")
@@ -368,14 +389,14 @@ def test_the_hub_is_asked_once_for_all_quants_and_its_answer_is_kept(
         rewrite(Q4, tmp_path / "m" / f"{name}.gguf", put=[*put, ("general.file_type", "u32", ftype)])
     rewrite(Q4, tmp_path / "m" / "tiny-qwen35-C.gguf", put=[*put, ("general.name", "str", "other")])
     data = found(tmp_path / "m", only=True, offline=False)
-    offers = [one["offer"] for one in data["models"]]
-    assert {(one["state"], one["source"]) for one in offers} == {("found", f"hf:org/original@{commit}")}
-    assert all(one["block_bytes"] == BLOCK_BYTES and 0 < one["fetch_bytes"] <= BLOCK_BYTES for one in offers)
+    made = [one["offer"] for one in data["models"]]
+    assert {(one["state"], one["source"]) for one in made} == {("found", f"hf:org/original@{commit}")}
+    assert all(one["block_bytes"] == BLOCK_BYTES and 0 < one["fetch_bytes"] <= BLOCK_BYTES for one in made)
     listings = [one for one in hub.requests() if "/api/models/" in one.path]
     assert listings and hub.file_bytes() < BLOCK_BYTES  # headers, config and tokenizer
     hub.reset()
     again = found(tmp_path / "m", only=True, offline=False)
-    assert [one["offer"] for one in again["models"]] == offers and hub.requests() == []
+    assert [one["offer"] for one in again["models"]] == made and hub.requests() == []
     assert any("donors of scanned models" in entry.name for entry in nextn.cache().entries)
     nextn.cache(clear=True)
     found(tmp_path / "m", only=True, offline=False)

@@ -18,12 +18,13 @@ from pathlib import Path
 
 from ..discovery.donors import NotAsked, Unreachable, find
 from ..discovery.once import Asking
-from ..donors.infer import Doubt, infer_donors
+from ..donors.infer import Doubt, infer_donors, names_of
 from ..donors.open_donor import open_block
 from ..errors import NextnError, RemoteError
 from ..gguf.files import Model, open_model
 from ..gguf.sets import SPLIT_KEYS
 from ..layouts.attach import default_layout
+from ..layouts.places import real_place
 from ..memory.drafting import drafting_bytes
 from ..remote.cache import cache_root
 from ..remote.cache_entries import DONORS
@@ -65,9 +66,20 @@ def kind_of_model(model: Model) -> str:
     return digest.hexdigest()[:32]
 
 
-def offer_here(model: Model, scratch: Path, ask: Asking) -> Offer:
-    """What this machine has. For what the Hub may have, the state is NOT_ASKED, or GUESS."""
-    return _offer(model, scratch, ask, ask_hub=False)
+class LocalOffers:
+    """What this machine has for many models: quants of one model in one folder share an answer."""
+
+    def __init__(self, scratch: Path, ask: Asking) -> None:
+        self.scratch, self.ask = scratch, ask
+        self._known: dict[tuple[object, ...], Offer] = {}
+
+    def of(self, model: Model, kind: str) -> Offer:
+        """The offer for a model of that kind. For what the Hub may have, the state is NOT_ASKED, or GUESS."""
+        folder = real_place(model.entry).parent
+        key = (kind, folder, frozenset(names_of(model)), default_layout(model))
+        if (known := self._known.get(key)) is None:
+            known = self._known[key] = _offer(model, self.scratch, self.ask, ask_hub=False)
+        return known
 
 
 def _offer(model: Model, scratch: Path, ask: Asking, *, ask_hub: bool) -> Offer:

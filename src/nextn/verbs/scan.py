@@ -38,7 +38,7 @@ from ..schemas.scan import (
 )
 from ..shell import shell
 from ..writing.scratch import scratch_folder
-from .offers import GUESS, NOT_ASKED, HubQuestions, Offer, kind_of_model, offer_here
+from .offers import GUESS, NOT_ASKED, HubQuestions, LocalOffers, Offer, kind_of_model
 
 LOOKUP_S = 20.0  # seconds for all questions to the Hub together
 _THREADS = 8
@@ -172,12 +172,11 @@ def scan(
     found = library(folders, only=only)
     machine, ask = this_machine(gpu_memory_bytes), Once()
     with scratch_folder("scan") as scratch, ThreadPoolExecutor(_THREADS) as pool:
-        groups = _by_identity(found)
-        n_done = 0
+        groups, offers, n_done = _by_identity(found), LocalOffers(scratch, ask), 0
 
         def read(group: list[LibraryEntry]) -> _Read:
             nonlocal n_done
-            seen = _read(group, machine, scratch, ask)
+            seen = _read(group, machine, offers, ask)
             n_done += 1
             say(f"reading headers: {n_done:,} of {len(groups):,}")
             return seen
@@ -226,7 +225,7 @@ def _by_identity(found: ModelLibrary) -> list[list[LibraryEntry]]:
     return [sorted(group, key=lambda one: one.path.is_symlink()) for group in groups.values()]
 
 
-def _read(group: list[LibraryEntry], machine: Machine, scratch: Path, ask: Asking) -> _Read:
+def _read(group: list[LibraryEntry], machine: Machine, offers: LocalOffers, ask: Asking) -> _Read:
     entry = group[0]
     try:
         model = ask(open_model, Path(os.path.abspath(entry.path)))  # noqa: PTH100 - as its neighbours are asked for
@@ -236,7 +235,7 @@ def _read(group: list[LibraryEntry], machine: Machine, scratch: Path, ask: Askin
             kind = _KINDS.get(seen.shape, "a GGUF without layers, perhaps only a vocabulary")
             return _Read(ShelvedOther(entry, "a draft model" if seen.is_draft else kind), digest)
         inspected = inspection_of(model, diagnose(model, beside=False), ask=ask)
-        shelved = _shelved(entry, inspected, machine, scratch, ask)
+        shelved = _shelved(entry, inspected, machine, offers)
     except NotALanguageModel as error:
         return _Read(ShelvedOther(entry, error.kind, is_projector="mmproj" in error.kind))
     except NextnError as error:
@@ -253,9 +252,9 @@ def _how(entry: LibraryEntry) -> _How:
     return "symlink" if entry.path.is_symlink() or entry.path.resolve() != entry.path.absolute() else "hard link"
 
 
-def _shelved(entry: LibraryEntry, seen: Inspection, machine: Machine, scratch: Path, ask: Asking) -> ShelvedModel:
+def _shelved(entry: LibraryEntry, seen: Inspection, machine: Machine, offers: LocalOffers) -> ShelvedModel:
     model = seen.model
-    has_block = seen.shape == "bundled" or bool(seen.sidecars)
+    has_block, kind = seen.shape == "bundled" or bool(seen.sidecars), kind_of_model(model)
     return ShelvedModel(
         entry=entry,
         path=entry.path,
@@ -267,8 +266,8 @@ def _shelved(entry: LibraryEntry, seen: Inspection, machine: Machine, scratch: P
         programs=_programs(seen),
         problems=seen.problems,
         prospect=prospect(model, machine),
-        kind=kind_of_model(model),
-        offer=None if has_block or seen.problems else offer_here(model, scratch, ask),
+        kind=kind,
+        offer=None if has_block or seen.problems else offers.of(model, kind),
         projectors=entry.projectors,
     )
 
