@@ -122,6 +122,17 @@ def test_a_model_that_has_its_block(tiny_models: TinyModels, standin: LlamaServe
     assert any("so --from was not used" in note for note in made.notes)
 
 
+def test_a_sidecar_that_is_named(model: Path, standin: LlamaServer, tmp_path: Path) -> None:
+    for kind in ("q8_0", "q4_0"):
+        nextn.attach(model, CHECKPOINT, out=model.with_name(f"mtp-tiny-qwen35-{kind}.gguf"), type=kind)
+    own = model.with_name("mtp-tiny-qwen35-q4_0.gguf")
+    made = nextn.up(model, sidecar=own, engine=standin, verify=False)
+    assert steps(made)["attach"] == "kept" and made.sidecar == own and made.serving is not None
+    assert made.serving.sidecar == own and str(own) in made.serving.command
+    bundle = nextn.up(model, sidecar=own, for_program="lmstudio", engine=standin, verify=False)
+    assert steps(bundle)["attach"] == "done" and bundle.model == model.with_name("tiny-qwen35-MTP-Q4_K_M.gguf")
+
+
 def test_the_server_answers_and_stops(model: Path, tmp_path: Path) -> None:
     binary, port = standin_server.write(tmp_path / "engine"), free_port()
     command = [sys.executable, "-m", "nextn", "up", str(model), "--engine", str(binary), "--port", str(port)]

@@ -16,6 +16,7 @@ from .common import (
     port_option,
     seconds,
     settled,
+    sidecar_option,
 )
 
 if TYPE_CHECKING:
@@ -26,6 +27,7 @@ if TYPE_CHECKING:
 @click.argument("model")
 @click.argument("engine_args", nargs=-1, type=click.UNPROCESSED)
 @donor_option("As in attach. Default: the one that attach would find.")
+@sidecar_option
 @click.option("--quant", metavar="QUANT", help="Of a MODEL on the Hub, for example Q4_K_M.")
 @click.option("-o", "--out", metavar="DIR", help="The folder for a MODEL from the Hub. Default: its name, here.")
 @click.option(
@@ -45,6 +47,7 @@ def command(
     model: str,
     engine_args: tuple[str, ...],
     donor: str | None,
+    sidecar: str | None,
     quant: str | None,
     out: str | None,
     for_engine: str | None,
@@ -72,7 +75,7 @@ def command(
     def run(donor: str | None) -> UpReport:
         with byte_progress("moving", not (quiet or dry_run)) as progress:
             return up(
-                model, donor=donor, quant=quant, out=out, for_program=for_engine, verify=not no_verify,
+                model, donor=donor, sidecar=sidecar, quant=quant, out=out, for_program=for_engine, verify=not no_verify,
                 tune_s=None if tune_time is None else seconds(tune_time, "--tune"), engine=engine,
                 engine_args=engine_args, host=host, port=port, agree=agreed(yes), dry_run=dry_run, progress=progress,
                 say=None if quiet else say,

@@ -17,10 +17,10 @@ from pathlib import Path
 from ..errors import UsageError
 from ..gguf import strangers
 from ..gguf.files import os_error, split_shard_name
+from ..layouts.places import snapshots
 from ..layouts.programs import lm_studio_folders, ollama_folder
 from .nearby import hub_cache, hub_name
 from .ollama import BLOBS, MANIFESTS, ollama_models
-from .sidecars import snapshots
 
 HUB, LM_STUDIO, OLLAMA, LLAMA_CPP, FOLDER = "hub", "lmstudio", "ollama", "llama.cpp", "folder"
 MOST_ENTRIES = 1_000_000  # at most this many entries of folders are looked at

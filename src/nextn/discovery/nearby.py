@@ -20,12 +20,12 @@ from ..donors.infer import Guess, Strength, confirm, names_of, same_name
 from ..errors import NextnError
 from ..gguf.files import Model, open_model, split_shard_name
 from ..layouts.donor_check import check_fit, differences
-from ..layouts.places import in_store, real_place
+from ..layouts.places import in_store, real_place, snapshots
 from ..layouts.programs import lm_studio_folders, ollama_folder
 from ..sources.checkpoint import CONFIG, Checkpoint, open_checkpoint
 from .ollama import ollama_models
 from .once import Asking, each_time
-from .sidecars import base_of, snapshots
+from .sidecars import base_of
 
 MOST_FOLDERS = 256  # at most this many entries of a folder are looked at
 MOST_HEADERS = 64  # at most this many checkpoints and GGUF files have their headers read

@@ -26,7 +26,7 @@ from ..diagnosis.renamed import find_renamed
 from ..donors.infer import names_of, same_name
 from ..errors import NextnError, UsageError
 from ..gguf.files import Model, model_candidates, open_model, split_shard_name
-from ..layouts.places import hub_repository, in_store, is_named_by_hash, real_place
+from ..layouts.places import hub_repository, in_store, is_named_by_hash, real_place, snapshots
 from ..printable import printable
 from . import llama_cpp_names as names
 from .kept import kept_for
@@ -248,19 +248,6 @@ def _locations(entry: Path) -> list[Path]:
         for path in dict.fromkeys(out)
         if not (is_named_by_hash(path) or (in_store(path) and _snapshot(path) is None))
     ]
-
-
-def snapshots(repository: Path) -> list[Path]:
-    """The snapshots of a cached repository: `main`'s first, then the newest."""
-    try:
-        main = (repository / "refs" / "main").read_text(encoding="utf-8").strip()
-    except (OSError, UnicodeDecodeError):
-        main = ""
-    try:
-        found = [(path.name != main, -path.stat().st_mtime, path) for path in (repository / "snapshots").iterdir()]
-    except OSError:
-        return []
-    return [path for _, _, path in sorted(found)]
 
 
 def _snapshot(entry: Path) -> Path | None:

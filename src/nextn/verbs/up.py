@@ -26,6 +26,7 @@ def up(
     model: str | Path,
     *,
     donor: str | Path | None = None,
+    sidecar: str | Path | None = None,
     quant: str | None = None,
     out: str | Path | None = None,
     for_program: str | None = None,
@@ -43,11 +44,12 @@ def up(
     """Find a model's donor, attach the block, verify briefly, tune for about `tune_s` seconds, prepare the server.
 
     `model`: a path, a name in LM Studio or ollama, or ORG/NAME on the Hub, of which `quant` is downloaded into the
-    folder `out` (default: NAME in the current folder) unless it is on this machine. `donor`: as in attach.
-    `for_program`: "llama.cpp", "ik", "lmstudio" or "ollama"; nothing is served then, and `needs` of the result says
-    what that program needs. `engine` verifies, tunes and serves, as in serve. A step whose result exists and is right
-    is kept. `agree` is called with a question before a download, where the donor is a guess, and where drafting was
-    measured not to pay here; None agrees. The server starts when `serving.run()` of the result is called.
+    folder `out` (default: NAME in the current folder) unless it is on this machine. `donor`: as in attach. `sidecar`:
+    the one to draft with, where several fit. `for_program`: "llama.cpp", "ik", "lmstudio" or "ollama"; nothing is
+    served then, and `needs` of the result says what that program needs. `engine` verifies, tunes and serves, as in
+    serve. A step whose result exists and is right is kept. `agree` is called with a question before a download, where
+    the donor is a guess, and where drafting was measured not to pay here; None agrees. The server starts when
+    `serving.run()` of the result is called.
 
     Raises what the verbs of the steps raise, among them `donors.infer.Doubt`; the message says what was done, what is
     left and how to go on. A verification that does not pass is not raised: see `failed` of the result.
@@ -57,7 +59,7 @@ def up(
     report, say = UpReport(str(model), for_program, dry_run), heard(say)
     last: StepName = "serve" if for_program is None else "hand over"
     left: list[StepName] = ["attach", *(["verify"] if verify else []), *(["tune"] if tune_s else []), last]  # type: ignore[list-item]
-    again = _again(model, donor, quant, out, for_program, verify, tune_s, engine, engine_args, host, port)
+    again = _again(model, donor, sidecar, quant, out, for_program, verify, tune_s, engine, engine_args, host, port)
     steps = UpSteps(report, again, left, say, progress, agree or (lambda question: None))
     named = resolve(model)
     if named.said is not None:
@@ -79,29 +81,29 @@ def up(
         steps.hand_over(report.model, None, name)
         return report
     judge = steps.engine(engine) if verify or tune_s or for_program is None else None
-    entry, sidecar = steps.block(trunk, donor)
-    report.model, report.sidecar = entry, sidecar
-    if verify and not steps.verify(entry, sidecar, judge, trunk.size_bytes):
+    entry, beside = steps.block(trunk, donor, sidecar)
+    report.model, report.sidecar = entry, beside
+    if verify and not steps.verify(entry, beside, judge, trunk.size_bytes):
         return report
     if tune_s:
-        steps.tune(entry, sidecar, judge, tune_s)
+        steps.tune(entry, beside, judge, tune_s)
     if for_program is not None:
-        steps.hand_over(entry, sidecar, name)
+        steps.hand_over(entry, beside, name)
         return report
     assert judge is not None
-    steps.serve(entry, sidecar, judge, engine_args, host, port, trunk.size_bytes)
+    steps.serve(entry, beside, sidecar, judge, engine_args, host, port, trunk.size_bytes)
     return report
 
 
 def _again(
-    model: str | Path, donor: object, quant: str | None, out: object, program: str | None, verify: bool,
-    tune_s: float | None, engine: object, engine_args: Sequence[str], host: str, port: int,
+    model: str | Path, donor: object, sidecar: object, quant: str | None, out: object, program: str | None,
+    verify: bool, tune_s: float | None, engine: object, engine_args: Sequence[str], host: str, port: int,
 ) -> str:  # fmt: skip
     """The command that goes on."""
     words: list[object] = ["nextn", "up", Path(model) if str(model).startswith("-") else model]
     named = engine if isinstance(engine, str | Path) else None
-    given = (("--from", donor), ("--quant", quant), ("-o", out), ("--for", program), ("--engine", named))
-    for option, value in given:
+    files = (("--from", donor), ("--sidecar", sidecar), ("--quant", quant), ("-o", out))
+    for option, value in (*files, ("--for", program), ("--engine", named)):
         words += [] if value is None else [option, value]
     words += [] if verify else ["--no-verify"]
     words += ["--tune", f"{tune_s:g}"] if tune_s else []

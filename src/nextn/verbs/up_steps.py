@@ -15,6 +15,7 @@ from ..errors import EXIT_CANNOT_TELL, EXIT_FAILED, EngineMissing, FormatError, 
 from ..gguf.files import Model, open_sound
 from ..layouts.attach import searched_layout
 from ..measure.made_from import made_before
+from ..measure.target import open_target
 from ..measure.worth_store import kept_answer
 from ..progress import Progress, Say
 from ..remote.address import HubSource
@@ -128,7 +129,9 @@ class UpSteps:
             self.report.note(f"no engine is here to verify with: {error}")
             return None
 
-    def block(self, trunk: Model, donor: str | Path | None) -> tuple[Path, Path | None]:
+    def block(
+        self, trunk: Model, donor: str | Path | None, sidecar: str | Path | None
+    ) -> tuple[Path, Path | None]:
         """Path to load and sidecar of a model that drafts; made if they are not there."""
         program, name = self.report.program, trunk.entry.name
         if Anatomy.of(trunk).has_block:
@@ -136,7 +139,11 @@ class UpSteps:
         layout = searched_layout(trunk, None, program)
         family = FAMILIES.get(trunk.architecture)
         on_ik = family is not None and family.ik.drafts_with("sidecar")
-        if program in (None, LLAMA_CPP) or (program == IK and on_ik):
+        takes_sidecar = program in (None, LLAMA_CPP) or (program == IK and on_ik)
+        if sidecar is not None and takes_sidecar:
+            beside = open_target(trunk.entry, sidecar).sidecar_path
+            return self._kept(f"{sidecar} is the sidecar that was named", trunk.entry, beside, donor)
+        if takes_sidecar:
             found = find_sidecars(trunk)
             best = found.best()
             if best is not None:
@@ -145,7 +152,8 @@ class UpSteps:
         for made in ("bundle", "shards"):
             if (entry := made_before(trunk, made, program)) is not None:
                 return self._kept(f"{entry} was made from {name}", entry, None, donor)
-        source = str(donor) if donor is not None else self._found(trunk, layout)
+        named = sidecar if donor is None else donor
+        source = str(named) if named is not None else self._found(trunk, layout)
         self._ask_whether_it_pays(trunk)
         return self._attached(trunk, source)
 
@@ -311,10 +319,10 @@ class UpSteps:
         self._step("tune", "done", found.sentence, seconds=perf_counter() - started)
 
     def serve(
-        self, entry: Path, sidecar: Path | None, judge: Engine, engine_args: Sequence[str], host: str, port: int,
-        n_bytes: int,
+        self, entry: Path, sidecar: Path | None, named: str | Path | None, judge: Engine, engine_args: Sequence[str],
+        host: str, port: int, n_bytes: int,
     ) -> None:  # fmt: skip
-        """Prepare the server, which `serving.run()` starts."""
+        """Prepare the server, which `serving.run()` starts; `named`: the sidecar that the user named."""
         from .serve import serve
 
         shown = "127.0.0.1" if host in ("0.0.0.0", "::") else host
@@ -324,7 +332,7 @@ class UpSteps:
             self._step("serve", "planned", what, read=n_bytes, seconds=seconds)
             return
         with self._going_on():
-            serving = serve(entry, engine=judge, engine_args=engine_args, host=host, port=port)
+            serving = serve(entry, sidecar=named, engine=judge, engine_args=engine_args, host=host, port=port)
         self.report.serving = serving
         self.report.note(*serving.notes)
         self._step("serve", "planned", what, read=n_bytes, seconds=seconds)
