@@ -411,6 +411,9 @@ def test_a_hub_that_cannot_be_reached_is_asked_no_further(tmp_path: Path) -> Non
     assert {one["offer"]["state"] for one in data["models"]} == {"not_asked"}
     assert len(data["notes"]) == 1 and "the Hub was not asked further" in data["notes"][0]
     assert all(one["command"].endswith("--dry-run") for one in data["models"])
+    assert {one["offer"]["why"] for one in data["models"]} == {
+        "no donor is on this machine, and the Hub cannot be asked"
+    }
 
 
 def test_a_slow_hub_gets_no_more_than_its_time(
@@ -422,7 +425,7 @@ def test_a_slow_hub_gets_no_more_than_its_time(
     put = [("general.source.huggingface.repository", "str", "org/original")]
     rewrite(Q4, tmp_path / "m" / "model.gguf", put=put)
     row = only_model(tmp_path / "m", offline=False, lookup_s=0.3)
-    assert row["offer"]["state"] == "not_asked" and "not within 0.3 s" in row["offer"]["why"]
+    assert row["offer"]["state"] == "not_asked" and "did not answer within 0.3 s" in row["offer"]["why"]
 
 
 # -- whether it is faster ---------------------------------------------------------------------------------------------

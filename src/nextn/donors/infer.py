@@ -23,6 +23,7 @@ from ..errors import DonorMismatch, FormatError, NextnError, NoBlock, UsageError
 from ..gguf.files import Model
 from ..layouts.donor_check import TOKENS, compare_tokens, n_layer_trunk, n_vocab
 from ..layouts.naming import split_quant
+from ..layouts.places import is_named_by_hash
 from ..sources.checkpoint import classes_of, plain_name, text_part
 
 _HUB_HOSTS = ("huggingface.co", "www.huggingface.co", "hf.co")
@@ -168,7 +169,8 @@ def names_of(trunk: Model) -> dict[str, str]:
         found.setdefault("-".join(filter(None, parts)).replace(" ", "-"), "general.basename and general.size_label")
     if name := _text(trunk, "general.name"):
         found.setdefault(checkpoint_name(name.replace(" ", "-")), "general.name")
-    found.setdefault(checkpoint_name(trunk.base_name.removeprefix("mtp-")), "the file's name")
+    if not is_named_by_hash(trunk.entry):
+        found.setdefault(checkpoint_name(trunk.base_name.removeprefix("mtp-")), "the file's name")
     return found
 
 

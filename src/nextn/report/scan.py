@@ -150,6 +150,7 @@ def _rest(report: ScanReport, line: object) -> None:
         line(f"{word}: {printable(str(each.path), 1000)} ({size(each.size_bytes)}): {printable(each.what, 1000)}")
     if report.wasted_bytes:
         n = sum(how == "copy" for model in report.models for _, how in model.same)
-        line(f"{counted(n, 'copy', 'copies')} with the same header and size take {size(report.wasted_bytes)}")
+        takes = "takes" if n == 1 else "take"
+        line(f"{counted(n, 'copy', 'copies')} with the same header and size {takes} {size(report.wasted_bytes)}")
     for note in report.notes:
         line(f"note: {printable(note, 1000)}")

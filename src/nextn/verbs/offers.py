@@ -165,8 +165,8 @@ class HubQuestions:
     def _unasked(self, here: Offer) -> Offer:
         if here.is_there:
             return here
-        why = self.unreachable or f"not within {self.seconds:g} s"
-        return Offer(NOT_ASKED, f"no donor is on this machine, and the Hub did not answer ({why})")
+        asked = "cannot be asked" if self.unreachable is not None else f"did not answer within {self.seconds:g} s"
+        return Offer(NOT_ASKED, f"no donor is on this machine, and the Hub {asked}")
 
 
 def _read(kind: str) -> Offer | None:
