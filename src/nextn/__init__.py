@@ -28,6 +28,7 @@ if TYPE_CHECKING:
     from .verbs.assemble import assemble
     from .verbs.attach import attach
     from .verbs.bench import bench
+    from .verbs.bench_tensors import TensorReport, bench_tensors
     from .verbs.cache import CacheResult, cache
     from .verbs.demo import DemoResult, demo
     from .verbs.detach import detach
@@ -70,10 +71,12 @@ _HOMES = {
     "ScanReport": "verbs.scan",
     "Serving": "verbs.serve",
     "SetInspection": "inspection.shard_set",
+    "TensorReport": "verbs.bench_tensors",
     "TuneReport": "measure.tune_report",
     "UpReport": "verbs.up_report",
     "Verdict": "verbs.verify",
     "WorthReport": "measure.worth_report",
+    "bench_tensors": "verbs.bench_tensors",
     **{
         verb: f"verbs.{verb}"
         for verb in (
@@ -104,6 +107,7 @@ __all__ = [
     "ScanReport",
     "Serving",
     "SetInspection",
+    "TensorReport",
     "TuneReport",
     "UpReport",
     "Verdict",
@@ -112,6 +116,7 @@ __all__ = [
     "assemble",
     "attach",
     "bench",
+    "bench_tensors",
     "cache",
     "demo",
     "detach",

@@ -24,6 +24,7 @@ from nextn.discovery.once import Once
 from nextn.errors import FormatError, UsageError
 from nextn.gguf import files as gguf_files
 from nextn.gguf.files import open_model
+from nextn.results.sections import read_section
 from nextn.verbs import offers
 from nextn.verbs.plan import plan
 
@@ -484,6 +485,17 @@ def test_json_of_the_command_line(tmp_path: Path) -> None:
     data = json.loads(ran.out)
     jsonschema.validate(data, SCHEMA)
     assert data["kind"] == "scan" and len(data["models"]) == 1
+
+
+def test_a_report_shows_the_models(tmp_path: Path) -> None:
+    model = with_offer(tmp_path)
+    (tmp_path / "m" / "page.gguf").write_bytes(b"<!DOCTYPE html>")
+    (path := tmp_path / "scan.json").write_text(json.dumps(found(tmp_path / "m", only=True)))
+    section = read_section(path)
+    assert section.summary[0] == "1 model, 0 with a block" and section.commands == (f"nextn up {model}",)
+    (row,) = section.tables[0].rows
+    assert row[0] == model.name and row[5].endswith("tiny-qwen35-mtp") and row[-1] == "unlikely"
+    assert [table.caption for table in section.tables] == ["Models", "Damaged or unfinished"]
 
 
 @pytest.mark.parametrize("corpus", ["gguf_corpus", "fuzz_corpus"])

@@ -31,6 +31,7 @@ from nextn.errors import EngineMissing, NoBlock, UsageError
 from nextn.gguf.files import open_model
 from nextn.measure.made_from import is_made_from
 from nextn.measure.verified_store import verified_on
+from nextn.results.sections import read_section
 from nextn.verbs.up_report import UpReport
 
 SCHEMA = json.loads((ROOT / "src/nextn/schemas/up.json").read_text())
@@ -106,6 +107,10 @@ def test_a_dry_run_says_what_the_run_then_does(model: Path, standin: LlamaServer
         assert getattr(planned.steps[0], name) == getattr(made.steps[0], name), name
     assert planned.steps[1].read_bytes == 5 * model.stat().st_size
     assert (planned.model, planned.sidecar, planned.address) == (made.model, made.sidecar, made.address)
+    (path := model.parent.parent / "up.json").write_text(json.dumps(made.to_json()))
+    section = read_section(path)
+    assert [row[0] for row in section.tables[0].rows] == ["attach", "verify", "serve"] and not section.badge
+    assert f"it answers at {made.address}" in section.summary and str(standin.binary) in section.commands[0]
     again = nextn.up(model, engine=standin, dry_run=True)
     assert steps(again) == {"attach": "kept", "verify": "kept", "serve": "planned"}
 

@@ -10,7 +10,7 @@ from .common import examples, json_option
 @click.command(
     epilog=examples(
         "nextn report plan.json bench.json",
-        "nextn report inspect.json plan.json bench.json -o page.html",
+        "nextn report results/ -o page.html",
     )
 )
 @click.argument("results", nargs=-1, required=True)
@@ -18,7 +18,7 @@ from .common import examples, json_option
 @click.option("--dry-run", is_flag=True, help="With -o: read the results and make the page, but write nothing.")
 @json_option
 def command(results: tuple[str, ...], out: str | None, dry_run: bool, as_json: bool) -> None:
-    """Show RESULTS, files that --json of other commands wrote.
+    """Show RESULTS, files that --json of other commands wrote, or folders of them.
 
     They are shown as tables, or with -o as a page that needs no network.
     """

@@ -329,6 +329,12 @@ def check_kind(file: GGUFFile, path: Path) -> None:
         raise NotALanguageModel(path, kind)
 
 
+def stranger_of(path: Path) -> str | None:
+    """What a GGUF is that holds no language model, as a clause; None for one that does. Raises what reading raises."""
+    header = read_header(path).header
+    return strangers.by_kind(header.get("general.type"), header.get(ARCHITECTURE))
+
+
 def open_sound(path: Path | str) -> Model:
     """The same for what will be written, planned or served.
 

@@ -157,14 +157,16 @@ def inspection_of(
         types=types,
         findings=diagnosis.findings,
         sidecars=sidecars,
-        draft=_assistant(model) if own_draft is None and seen.is_draft else _entry(own_draft),
+        draft=draft_entry(model),
         uses=uses,
     )
 
 
-def _entry(draft: Draft | None) -> DraftEntry | None:
+def draft_entry(model: Model) -> DraftEntry | None:
+    """What a draft that is a model of its own is; None for any other file."""
+    draft = Draft.of(model)
     if draft is None:
-        return None
+        return _assistant(model) if Anatomy.of(model).is_draft else None
     return filled(DraftEntry, draft, title=draft.kind.title, spec_type=draft.kind.spec_type)
 
 

@@ -1,10 +1,11 @@
 """The one module that makes bytes permanent: temporary file, fsync, publish, fsync of the folder.
 
 Guarantees: a file appears under its final name only when it is complete and on disk; nothing that exists is ever
-overwritten; whatever stops the run (an error, Ctrl-C, SIGKILL, power loss), the inputs are untouched, and what a
-killed run leaves (hidden `.*.nextn-tmp` files and, if it died while publishing a set, its job note) is
-recognised by the next run in the same folder and removed. The file published is exactly the file written: every
-name is given relative to a descriptor of the folder, and a temporary file that was replaced meanwhile is noticed.
+overwritten, except for the texts of a packed folder that nextn itself wrote (`renew_files`); whatever stops the run
+(an error, Ctrl-C, SIGKILL, power loss), the inputs are untouched, and what a killed run leaves (hidden `.*.nextn-tmp`
+files and, if it died while publishing a set, its job note) is recognised by the next run in the same folder and
+removed. The file published is exactly the file written: every name is given relative to a descriptor of the folder,
+and a temporary file that was replaced meanwhile is noticed.
 
 Limits: on file systems without hard links, files are published by rename after a check, so two processes that write
 the same name at the same moment can collide. A disk that lies about fsync voids the guarantee.
@@ -19,7 +20,7 @@ import json
 import os
 import secrets
 from collections import deque
-from collections.abc import Collection
+from collections.abc import Collection, Mapping
 from dataclasses import astuple, dataclass, field
 from pathlib import Path
 
@@ -191,6 +192,15 @@ class Workspace:
         del self._temps[temp]
         self._made.remove(source)
 
+    def replace(self, temp: Path, name: str, size_bytes: int) -> None:
+        """Give a synced temporary file the name of one that may exist, which it replaces. Raises StorageError."""
+        source, target = At(self._home, temp.name), At(self._home, name)
+        with explained(target.path, "give it its name"):
+            self._check_written(source, self._temps[temp], size_bytes)
+            self.system.rename(source, target)
+        del self._temps[temp]
+        self._made.remove(source)
+
     def _check_written(self, at: At, fd: int, size_bytes: int) -> None:
         """Raise StorageError when `at` is not the file that was written, or no longer has its length."""
         at.folder.check_same(at.name, fd)
@@ -316,6 +326,23 @@ class Workspace:
             with contextlib.suppress(OSError):
                 self.system.rmdir(folder)
         self._made_folders.clear()
+
+
+def renew_files(folder: Path, files: Mapping[str, bytes], system: System | None = None) -> None:
+    """Give our own text files in `folder` new content, one after the other, each complete and on disk when it appears.
+
+    The only function that replaces files: the caller has checked that they are as we wrote them. Raises NoSpace,
+    StorageError.
+    """
+    with Workspace(folder, system or System()) as space:
+        temps = {}
+        for name, data in files.items():
+            temps[name], fd = space.new_file(name)
+            write_all(space.system, fd, data, 0, temps[name])
+        space.sync(temps.values())
+        for name, temp in temps.items():
+            space.replace(temp, name, len(files[name]))
+            space.settle()
 
 
 def write_file(path: Path, data: bytes, system: System | None = None) -> None:
