@@ -23,6 +23,8 @@ from .common import examples
 from .streams import take_over
 
 VERBS = {
+    "scan": "find the models on this machine and show what could be done for each",
+    "up": "get a model running with drafts, in one command",
     "inspect": "show what is in a model and what would run it",
     "doctor": "find what is wrong with a model's block, header or names, and fix it",
     "attach": "put an MTP block onto a quant you already have",

@@ -321,14 +321,22 @@ def check_name(path: Path) -> None:
         raise FormatError(piece, path=path)
 
 
+class NotALanguageModel(UsageError):
+    """A sound GGUF of another kind; `kind` names it, with its article."""
+
+    def __init__(self, path: Path, kind: str) -> None:
+        self.kind = kind
+        super().__init__(f"{path}: this is {kind}, not a language model; name the model that it belongs to.")
+
+
 def check_kind(file: GGUFFile, path: Path) -> None:
     """Raise UsageError for a file that holds no language model, FormatError for a set that was joined byte by byte."""
     count = file.header.integer(SPLIT_COUNT)
     if count is not None and count > 1 and split_shard_name(path.name) is None and _goes_on(file):
         raise FormatError(strangers.joined(count), path=path)
-    stranger = strangers.by_kind(file.header.get("general.type"), file.header.get("general.architecture"))
-    if stranger is not None:
-        raise UsageError(f"{path}: {stranger}.")
+    kind = strangers.by_kind(file.header.get("general.type"), file.header.get("general.architecture"))
+    if kind is not None:
+        raise NotALanguageModel(path, kind)
 
 
 def stranger_of(path: Path) -> str | None:

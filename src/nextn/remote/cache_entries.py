@@ -15,6 +15,7 @@ from ..workfile import Folder, NotOurs, private_folder
 from .cache import cache_root
 
 HUB, WEB, REFS = "hub", "http", "refs"
+DONORS = "donors"  # answers of the Hub about donors, which 'nextn scan' keeps
 
 
 @dataclass(frozen=True)
@@ -46,7 +47,7 @@ def _inner(root: Path, parts: tuple[str, ...]) -> list[tuple[str, ...]]:
 def _folders(root: Path) -> list[tuple[str, ...]]:
     models = [parts for parts in _inner(root, (HUB,)) if parts[-1].startswith("models--")]
     commits = [parts for model in models for parts in _inner(root, model) if parts[-1] != REFS]
-    return [*commits, *_inner(root, (WEB,))]
+    return [*commits, *_inner(root, (WEB,)), *(parts for parts in _inner(root, ()) if parts == (DONORS,))]
 
 
 def _files(folder: Path) -> Iterator[Path]:
@@ -73,6 +74,8 @@ def entries(root: Path | None = None) -> list[CacheEntry]:
                     name = identity.origin if identity else ""
         if parts[0] == HUB:
             name = f"hf:{parts[1].removeprefix('models--').replace('--', '/')}@{parts[2]}"
+        if parts == (DONORS,):
+            name = "donors of scanned models"
         out.append(CacheEntry(name or str(folder), root, parts, size, used))
     return sorted(out, key=lambda entry: (-entry.size_bytes, entry.name))
 
