@@ -43,6 +43,7 @@ if TYPE_CHECKING:
     from .verbs.report import ReportResult, report
     from .verbs.scan import ScanReport, scan
     from .verbs.serve import Serving, serve
+    from .verbs.train import TrainResult, train
     from .verbs.tune import tune
     from .verbs.up import up
     from .verbs.up_report import UpReport
@@ -72,6 +73,7 @@ _HOMES = {
     "Serving": "verbs.serve",
     "SetInspection": "inspection.shard_set",
     "TensorReport": "verbs.bench_tensors",
+    "TrainResult": "verbs.train",
     "TuneReport": "measure.tune_report",
     "UpReport": "verbs.up_report",
     "Verdict": "verbs.verify",
@@ -81,7 +83,7 @@ _HOMES = {
         verb: f"verbs.{verb}"
         for verb in (
             "assemble", "attach", "bench", "cache", "demo", "detach", "doctor", "explode", "extract", "inspect",
-            "pack", "plan", "pull", "recover", "report", "scan", "serve", "tune", "up",
+            "pack", "plan", "pull", "recover", "report", "scan", "serve", "train", "tune", "up",
             "verify", "worth",
         )
     },
@@ -108,6 +110,7 @@ __all__ = [
     "Serving",
     "SetInspection",
     "TensorReport",
+    "TrainResult",
     "TuneReport",
     "UpReport",
     "Verdict",
@@ -132,6 +135,7 @@ __all__ = [
     "report",
     "scan",
     "serve",
+    "train",
     "tune",
     "up",
     "verify",

@@ -38,6 +38,7 @@ VERBS = {
     "plan": "show how much memory and disk space each setup needs",
     "bench": "time it with and without MTP",
     "tune": "find the fastest settings on this machine",
+    "train": "make a draft where nobody published one that fits",
     "serve": "start an engine with the flags that the block needs",
     "report": "show results as tables or as one page",
     "pack": "make a folder to publish, with and without the block",

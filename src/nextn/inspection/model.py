@@ -20,6 +20,7 @@ from ..discovery.sidecars import find_sidecars, with_sidecars
 from ..gguf.files import Model, open_model
 from ..gguf.kv import KVType
 from ..gguf.tensors import UNKNOWN, TensorInfo
+from ..layouts.metadata import TRAINED
 from ..schemas.base import Documented, filled
 from ..schemas.inspect import DraftEntry, InspectDocument
 from ..shell import shell
@@ -87,9 +88,15 @@ def _n_tokens(model: Model) -> int | None:
 
 def provenance(model: Model) -> dict[str, str] | None:
     """Where the block came from, if nextn attached it."""
-    keys = ("donor", "donor_revision", "donor_sha256", "tool_version")
-    found = {key: str(model.header.get(f"nextn.{key}")) for key in keys if f"nextn.{key}" in model.header.by_key}
-    return found or None
+    own = ("nextn.donor", "nextn.donor_revision", "nextn.donor_sha256", "nextn.tool_version", *TRAINED)
+    found = {key: model.header.get(key) for key in own if key in model.header.by_key}
+    return {key.removeprefix("nextn."): _shown(value) for key, value in found.items()} or None
+
+
+def _shown(value: object) -> str:
+    if isinstance(value, list):
+        return ", ".join(map(_shown, value))
+    return f"{value:.4g}" if isinstance(value, float) else str(value)
 
 
 def inspect(path: Path | str) -> Inspection:

@@ -38,9 +38,9 @@ class _Job:
     qkv: str | None = None  # the form to write
     engine_form: for_engine.EngineForm = field(default_factory=lambda: for_engine.EngineForm("bundle"))
 
-    @property
-    def provenance(self) -> tuple[str, str | None]:
-        return self.block.donor_name, self.block.revision
+    def provenance(self, parts: Sequence[Part]) -> build.Provenance:
+        """What the header will say about these tensors."""
+        return build.Provenance.of(self.block, parts)
 
     def kvs(self) -> KVTable:
         return metadata.attached_kvs(self.trunk, self.n_trunk, self.block)
@@ -145,11 +145,6 @@ def _shaped(block: Block, form: str | None, trunk: Model, wanted: TensorType | N
     )
 
 
-def _provenance(job: _Job, parts: Sequence[Part]) -> build.Provenance:
-    donor, revision = job.provenance
-    return build.Provenance(donor, revision, tuple(part.info.name for part in parts))
-
-
 def _plan(job: _Job, layout: str, folder: Path, outputs: Iterable[NewFile | Link], entry: Path, **more: Path) -> Plan:
     return Plan(
         verb="attach",
@@ -178,7 +173,7 @@ def _bundle(job: _Job) -> Plan:
         old = build.reshaped(old, qkv.trunk_tensors(trunk, job.n_trunk, job.qkv))
     parts = old.then(new)
     header = build.late_header(
-        metadata.without_split(job.kvs()), parts, trunk.header, _provenance(job, new), trunk.header.data_offset
+        metadata.without_split(job.kvs()), parts, trunk.header, job.provenance(new), trunk.header.data_offset
     )
     segments = (header, *data_segments(parts, trunk.header.alignment, trunk.files))
     return _plan(job, "bundle", folder, [NewFile(name, segments)], folder / name)
@@ -201,7 +196,7 @@ def _shards(job: _Job) -> Plan:
     n_tensors = len(trunk.tensors) + len(block)
     kvs = edit(job.kvs(), put=metadata.split_kvs(0, count, n_tensors, trunk))
     header = build.late_header(
-        kvs, first, trunk.header, _provenance(job, block), trunk.header.data_offset if trunk.header.tensors else None
+        kvs, first, trunk.header, job.provenance(block), trunk.header.data_offset if trunk.header.tensors else None
     )
     outputs: list[NewFile | Link] = [
         NewFile(
@@ -235,7 +230,7 @@ def _sidecar(job: _Job) -> Plan:
     kvs = sidecar_kvs(edit(job.kvs(), put=own_experts(job.block, trunk, job.family)), main_type, job.family)
     default = naming.sidecar_name(trunk, main_type.label)
     folder, name = naming.resolve_output(options.out, places.sidecar_folder(trunk), default)
-    header = build.late_header(kvs, parts, trunk.header, _provenance(job, block))
+    header = build.late_header(kvs, parts, trunk.header, job.provenance(block))
     segments = (header, *data_segments(parts, trunk.header.alignment, trunk.files))
     if not name.startswith("mtp-"):
         job.notes.append(f"{name} does not start with 'mtp-': engines find it only when it is passed with -md")
@@ -264,6 +259,6 @@ def _check_promise(trunk: Model) -> None:
 def _in_place(job: _Job) -> Plan:
     """The first file itself, with the block after its last tensor."""
     block = job.block_parts()
-    change, steps = in_place.attached(job.trunk, job.kvs(), block, _provenance(job, block), job.options.room)
+    change, steps = in_place.attached(job.trunk, job.kvs(), block, job.provenance(block), job.options.room)
     plan = _plan(job, IN_PLACE, job.trunk.entry.parent, (), job.trunk.entry)
     return replace(plan, changes=(change,), change_steps=steps)

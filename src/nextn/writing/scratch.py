@@ -22,19 +22,20 @@ LOCK = ".nextn-lock"
 
 
 @contextlib.contextmanager
-def scratch_folder(kind: str) -> Iterator[Path]:
-    """A new private folder in TMPDIR, removed with everything in it. What killed runs left in TMPDIR is removed first.
+def scratch_folder(kind: str, parent: Path | None = None) -> Iterator[Path]:
+    """A new private folder in `parent` (None: TMPDIR), removed with everything in it; first, what killed runs left.
 
     Raises StorageError when none can be made.
     """
-    parent = Path(tempfile.gettempdir())
+    where = "set TMPDIR to another one" if parent is None else "choose another folder"
+    parent = Path(tempfile.gettempdir()) if parent is None else parent
     remove_left(parent)
     try:
         path = Path(tempfile.mkdtemp(prefix=f"{PREFIX}{kind}-", dir=parent))
         fd = _locked(path)
     except OSError as error:
         raise StorageError(
-            f"{parent}: cannot make a folder for temporary files: {error.strerror or error}; set TMPDIR to another one."
+            f"{parent}: cannot make a folder for temporary files: {error.strerror or error}; {where}."
         ) from error
     try:
         yield path
