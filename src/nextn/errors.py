@@ -37,8 +37,8 @@ EXIT_INTERRUPTED = 130
 EXIT_CODES = {
     0: "done; verify, demo: passed",
     2: "the arguments are not valid",
-    EXIT_FAILED: "verify, demo: failed",
-    EXIT_CANNOT_TELL: "verify, demo, worth, bench, tune: cannot tell; train: not better",
+    EXIT_FAILED: "verify, demo, up: failed",
+    EXIT_CANNOT_TELL: "verify, demo, up, worth, bench, tune: cannot tell; train: not better",
     EXIT_PROBLEMS: "inspect, doctor: problems found",
     10: "a file is damaged, or is not what it should be",
     11: "a known format that is not supported",

@@ -72,6 +72,20 @@ def default_layout(trunk: Model) -> str:
     return "shards" if len(trunk.files) > 1 and not (family and family.only_sidecar) else "sidecar"
 
 
+def searched_layout(trunk: Model, layout: str | None, engine: str | None) -> str:
+    """The layout that a donor is searched for: what was requested, else what the engine or program takes."""
+    return layout or (default_layout(trunk) if engine in (None, for_engine.LLAMA_CPP) else "bundle")
+
+
+def default_entry(trunk: Model, layout: str, engine: str | None = None) -> Path:
+    """The path to load of a "bundle" or of "shards" without -o; of shards without their numbers."""
+    base = naming.bundled_base(places.model_name(trunk))
+    if layout == "shards":
+        return places.default_folder(trunk) / base / f"{base}.gguf"
+    home = programs.lm_studio_folder(trunk) if engine == for_engine.LMSTUDIO else places.default_folder(trunk)
+    return home / f"{base}.gguf"
+
+
 def plan_attach(trunk: Model, block: Block, options: AttachOptions) -> Plan:
     """The plan that puts `block` onto `trunk`.
 
@@ -148,12 +162,10 @@ def _plan(job: _Job, layout: str, folder: Path, outputs: Iterable[NewFile | Link
 def _bundle(job: _Job) -> Plan:
     """One new file: the trunk's tensors in their order, then the block's."""
     trunk = job.trunk
-    default = naming.bundled_base(places.model_name(trunk)) + ".gguf"
-    is_lm_studio = job.options.for_engine == for_engine.LMSTUDIO
-    home = programs.lm_studio_folder(trunk) if is_lm_studio else places.default_folder(trunk)
-    folder, name = naming.resolve_output(job.options.out, home, default)
+    default = default_entry(trunk, "bundle", job.options.for_engine)
+    folder, name = naming.resolve_output(job.options.out, default.parent, default.name)
     naming.check_main_name(name)
-    if is_lm_studio:
+    if job.options.for_engine == for_engine.LMSTUDIO:
         job.notes += programs.lm_studio_notes(folder / name, trunk)
     new = job.block_parts()
     old = trunk_parts(trunk.files)
@@ -171,8 +183,8 @@ def _shards(job: _Job) -> Plan:
     """A new first shard, the others linked, a new last shard with the block."""
     trunk = job.trunk
     count = len(trunk.files) + 1
-    base = naming.bundled_base(places.model_name(trunk))
-    folder, name = naming.resolve_output(job.options.out, places.default_folder(trunk) / base, base + ".gguf")
+    default = default_entry(trunk, "shards")
+    folder, name = naming.resolve_output(job.options.out, default.parent, default.name)
     prefix = naming.set_prefix(name)
     naming.check_main_name(prefix)
     if count > MAX_SHARDS_OLD_IK:

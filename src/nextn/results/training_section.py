@@ -41,7 +41,8 @@ def train(data: TrainDocument) -> Section:
     said = [data.sentence, f"kind: {data.draft}, since {data.draft_why}"]
     if data.states is not None:
         made = data.states
-        said.append(f"{made.n_tokens:,} tokens of its own text, {made.n_tokens_held:,} held out, {size(made.size_bytes)}")
+        held = f"{made.n_tokens_held:,} held out"
+        said.append(f"{made.n_tokens:,} tokens of its own text, {held}, {size(made.size_bytes)}")
     beside = () if data.sidecar is None else ("--sidecar", data.sidecar)
     commands = () if data.entry is None else (shell("nextn", "bench", data.entry, *beside),)
     engine = "" if data.engine is None else f"{data.engine.name} {data.engine.version}"

@@ -7,13 +7,13 @@ such a lock are ever removed.
 from __future__ import annotations
 
 import contextlib
-import fcntl
 import os
 import shutil
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
+from .. import oscalls
 from ..errors import StorageError
 from ..workfile import At, Folder, NotOurs
 
@@ -49,7 +49,7 @@ def _locked(path: Path) -> int:
     with Folder.chosen(path) as folder:
         name, fd = folder.create_unguessable("lock", ".new")
         with contextlib.suppress(OSError):  # a file system without locks: other runs leave the folder alone
-            fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            oscalls.lock(fd)
         folder.rename(name, At(folder, LOCK))
     return fd
 
@@ -69,7 +69,7 @@ def _remove_dead(folder: Folder, name: str) -> bool:
     with folder.inner(name, make=False) as inner:
         fd = inner.open(LOCK)
         try:
-            fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            oscalls.lock(fd)
             folder.remove_tree(name)
         finally:
             os.close(fd)
