@@ -7,7 +7,7 @@ from pathlib import Path
 from ..block.anatomy import Anatomy
 from ..errors import NextnError
 from ..gguf.files import GGUFFile, Model, open_sound
-from ..gguf.header import TensorInfo
+from ..gguf.tensors import TensorInfo
 from ..layouts.attach import default_entry
 from ..sources.ranges import FileRange, Reader
 from .file_check import FileReport, check_kvs
