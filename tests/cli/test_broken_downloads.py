@@ -62,6 +62,8 @@ def calls(path: Path, trunk: Path, donor: Path, out: Path) -> Iterator[Sequence[
     yield "plan", trunk, "--header-only", "--sidecar", path
     yield "bench", path
     yield "tune", path
+    yield "train", path, "--dry-run"
+    yield "train", trunk, "--from", path, "--dry-run"
     yield "serve", path, "--print"
     yield "serve", trunk, "--print", "--sidecar", path
     yield "pack", path, "-o", out, "--dry-run"

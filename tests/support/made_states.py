@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from nextn.gguf.files import open_model
-from nextn.training.answers import Answer, as_f16
+from nextn.training.answers import WrittenAnswer, as_f16
 from nextn.training.states import StatesFolder, StatesManifest, Trunk
 
 TOP_K = 4
@@ -38,7 +38,7 @@ def made_states(
     return folder
 
 
-def _answer(number: int, used: Any, states: Any, n_tokens: int, rng: np.random.Generator) -> Answer:
+def _answer(number: int, used: Any, states: Any, n_tokens: int, rng: np.random.Generator) -> WrittenAnswer:
     n, n_prompt = n_tokens - int(rng.integers(0, 8)), 5
     at = (int(rng.integers(0, len(used))) + np.arange(n + 1)) % len(used)
     ids, after = used[at[:-1]], used[at[1:]]
@@ -46,4 +46,4 @@ def _answer(number: int, used: Any, states: Any, n_tokens: int, rng: np.random.G
     logits = np.tile(np.array([5.0, 2.0, 1.0, 0.0], np.float16), (n, 1))
     log_sum = np.full(n, np.log(np.exp(logits[0].astype(np.float64)).sum()), np.float32)
     features, _ = as_f16(states[ids].astype(np.float32))
-    return Answer(number, n_prompt, ids, features, top, logits, log_sum)
+    return WrittenAnswer(number, n_prompt, ids, features, top, logits, log_sum)

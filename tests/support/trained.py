@@ -9,17 +9,17 @@ import numpy as np
 
 from nextn.engines.base import Completion
 from nextn.measure.engine_report import EngineReport
-from nextn.training.answers import Answer
+from nextn.training.answers import WrittenAnswer
 from nextn.training.judge import DraftedRuns, JudgedRun
 
 N_EMBD, TOP_K = 256, 4
 PASSED = EngineReport("e", "1", "passed", ["the text is the same"], 12, same_text=True, control_acceptance=0.0)
 
 
-def answer(prompt_id: int, n_prompt: int, n: int, n_taps: int) -> Answer:
+def answer(prompt_id: int, n_prompt: int, n: int, n_taps: int) -> WrittenAnswer:
     """A text of `n` tokens, of which `n_prompt` are the prompt's."""
     rng = np.random.default_rng(prompt_id)
-    return Answer(
+    return WrittenAnswer(
         prompt_id, n_prompt, rng.integers(0, 2048, n, np.int32),
         rng.standard_normal((n, n_taps, N_EMBD)).astype(np.float16), rng.integers(0, 2048, (n, TOP_K), np.int32),
         np.zeros((n, TOP_K), np.float16), np.zeros(n, np.float32),

@@ -13,7 +13,7 @@ import pytest
 from test_states import N_EMBD, TOP_K, manifest
 
 from nextn.errors import EngineFailed
-from nextn.training.answers import Answer, Job
+from nextn.training.answers import Job, WrittenAnswer
 from nextn.training.chunk_writer import ChunkWriter, How, Limits, StatesProgress
 from nextn.training.prompts import Tokenized
 from nextn.training.states import States, StatesFolder
@@ -30,7 +30,7 @@ class Pretends:
         self.n_workers, self.asked, self.lock = n_workers, [], threading.Lock()
         self.fail_at, self.pause = fail_at, pause
 
-    def write(self, jobs: Sequence[Job], tick: Callable[[int], bool]) -> list[Answer]:
+    def write(self, jobs: Sequence[Job], tick: Callable[[int], bool]) -> list[WrittenAnswer]:
         with self.lock:
             self.asked.append(list(jobs))
             if len(self.asked) == self.fail_at:
@@ -42,7 +42,7 @@ class Pretends:
             ids = np.array([*job.ids, *[job.seed % 50] * job.n_predict], np.int32)
             features, top = np.zeros((n, 3, N_EMBD), np.float16), np.zeros((n, TOP_K), np.int32)
             zeros = features, top, top.astype(np.float16), np.zeros(n, np.float32)
-            out.append(Answer(job.prompt_id, len(job.ids), ids, *zeros))
+            out.append(WrittenAnswer(job.prompt_id, len(job.ids), ids, *zeros))
             if tick(n):
                 break
         return out

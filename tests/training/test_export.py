@@ -18,7 +18,7 @@ from nextn.errors import OutputExists, UsageError
 from nextn.ggml.quantize import dequantize
 from nextn.gguf.files import open_model
 from nextn.sources.safetensors import read_safetensors
-from nextn.training.answers import Answer
+from nextn.training.answers import WrittenAnswer
 from nextn.training.export import check_export, export, export_taps, trunk_config
 from nextn.training.states import States, StatesFolder, StatesManifest, Trunk
 
@@ -30,7 +30,7 @@ def arrow() -> None:
     need("pyarrow", importlib.util.find_spec("pyarrow") is not None)
 
 
-def states(folder: Path, taps: tuple[int, ...] = TAPS) -> tuple[States, list[Answer]]:
+def states(folder: Path, taps: tuple[int, ...] = TAPS) -> tuple[States, list[WrittenAnswer]]:
     folder.mkdir()
     wanted = StatesManifest(
         Trunk("tiny", 1, "ab" * 32), "qwen35", N_EMBD, 2048, list(taps), False, "engine", None, "xllamacpp", 0, TOP_K,

@@ -2,17 +2,16 @@
 
 from __future__ import annotations
 
-import importlib.util
 from pathlib import Path
 
 import pytest
 from drafts import TRUNK, as_architecture
 
-from conftest import Q4, TinyModels, need
+from conftest import Q4, TinyModels
 from nextn.errors import UnsupportedModel, UsageError
 from nextn.gguf.files import open_model
 from nextn.training.cost import MachineRates, TrunkSizes, bytes_per_token, draft_weights, training_cost
-from nextn.training.kind import NATIVE, choose_kind, usual_taps
+from nextn.training.kind import choose_kind, usual_taps
 
 
 def test_a_native_block_comes_first() -> None:
@@ -57,13 +56,6 @@ def test_taps_differ_and_exist(n_layer: int) -> None:
     assert len(set(taps)) == 3 and list(taps) == sorted(taps) and taps[0] >= 0 and taps[2] <= n_layer
     if n_layer == 30:
         assert taps == (2, 15, 27)
-
-
-def test_the_families_that_are_fitted_are_those_that_are_chosen() -> None:
-    need("torch, which 'nextn[train]' installs,", importlib.util.find_spec("torch") is not None)
-    from nextn.training.fit.native import LAYERS
-
-    assert set(LAYERS) == set(NATIVE)
 
 
 # -- sizes ------------------------------------------------------------------------------------------------------------

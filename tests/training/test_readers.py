@@ -20,7 +20,7 @@ from nextn.errors import UnsupportedModel, UsageError
 from nextn.gguf.files import open_model
 from nextn.gguf.kv import KV, KVType
 from nextn.training import write_states as stage
-from nextn.training.answers import Answer, Job
+from nextn.training.answers import Job, WrittenAnswer
 from nextn.training.engine_reader import EngineReader, What
 from nextn.training.probe import Agreement, compared, probe
 from nextn.training.states import States
@@ -48,11 +48,11 @@ def jobs(n_predict: int, temperature: float = 0.0) -> list[Job]:
     return [Job(at, ids, n_predict, temperature, at) for at, ids in enumerate(PROMPTS)]
 
 
-def again(answers: Sequence[Answer]) -> list[Job]:
+def again(answers: Sequence[WrittenAnswer]) -> list[Job]:
     return [Job(one.prompt_id, tuple(int(token) for token in one.ids), 0, 0.0, 0) for one in answers]
 
 
-def texts(answers: Sequence[Answer]) -> list[list[int]]:
+def texts(answers: Sequence[WrittenAnswer]) -> list[list[int]]:
     return [one.ids.tolist() for one in answers]
 
 

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from nextn.errors import FormatError, StorageError, UsageError
-from nextn.training.answers import Answer, as_f16, drawn, joined, parted
+from nextn.training.answers import WrittenAnswer, as_f16, drawn, joined, parted
 from nextn.training.states import MANIFEST, States, StatesFolder, StatesManifest, Trunk
 from nextn.writing.system import System
 
@@ -26,16 +26,16 @@ def manifest(**more: Any) -> StatesManifest:
     return StatesManifest(**{**given, **more})
 
 
-def answer(prompt_id: int, n_prompt: int, n: int) -> Answer:
+def answer(prompt_id: int, n_prompt: int, n: int) -> WrittenAnswer:
     rng = np.random.default_rng(prompt_id)
-    return Answer(
+    return WrittenAnswer(
         prompt_id, n_prompt, rng.integers(0, 50, n, np.int32),
         rng.standard_normal((n, 3, N_EMBD)).astype(np.float16), rng.integers(0, 50, (n, TOP_K), np.int32),
         rng.standard_normal((n, TOP_K)).astype(np.float16), rng.standard_normal(n).astype(np.float32),
     )  # fmt: skip
 
 
-def same(a: Answer, b: Answer) -> bool:
+def same(a: WrittenAnswer, b: WrittenAnswer) -> bool:
     arrays = ("ids", "features", "top_ids", "top_logits", "log_sum")
     return (a.prompt_id, a.n_prompt) == (b.prompt_id, b.n_prompt) and all(
         np.array_equal(getattr(a, name), getattr(b, name)) for name in arrays

@@ -31,11 +31,12 @@ from . import other_sections as others
 from .draft_facts import draft_facts
 from .other_sections import percent, rate, ratio
 from .section import Section, TextTable, Tone
+from .training_section import train
 
 # Kinds that have a section, in the order in which sections are shown.
 KINDS = (
     "scan", "inspect", "doctor", "pull", "attach", "extract", "detach", "explode", "assemble", "recover", "pack",
-    "plan", "worth", "verify", "bench", "tensors", "tune", "serve", "up", "demo", "cache", "report",
+    "plan", "worth", "verify", "bench", "tensors", "tune", "train", "serve", "up", "demo", "cache", "report",
 )  # fmt: skip
 
 
@@ -393,5 +394,6 @@ _MAKERS: dict[str, Callable[[Any], Section]] = {
     "verify": _verify,
     "bench": _bench,
     "tune": _tune,
+    "train": train,
     "serve": others.serve,
 }

@@ -46,7 +46,7 @@ class Job:
 
 
 @dataclass(frozen=True)
-class Answer:
+class WrittenAnswer:
     """A prompt with what the trunk wrote after it."""
 
     prompt_id: int
@@ -69,12 +69,12 @@ class Answer:
         own = sum(one.nbytes for one in (self.ids, self.features, self.top_ids, self.top_logits, self.log_sum))
         return own + 16
 
-    def cut(self, n_tokens: int) -> Answer:
+    def cut(self, n_tokens: int) -> WrittenAnswer:
         """Its first tokens."""
         arrays = (self.ids, self.features, self.top_ids, self.top_logits, self.log_sum)
         ids, features, top_ids, top_logits, log_sum = (one[:n_tokens] for one in arrays)
         n_prompt = min(self.n_prompt, n_tokens)
-        return Answer(self.prompt_id, n_prompt, ids, features, top_ids, top_logits, log_sum, self.n_clamped)
+        return WrittenAnswer(self.prompt_id, n_prompt, ids, features, top_ids, top_logits, log_sum, self.n_clamped)
 
 
 class StatesReader(Protocol):
@@ -83,8 +83,8 @@ class StatesReader(Protocol):
     name: str  # "engine" or "torch"
     n_workers: int  # calls of `write` that may run at the same time
 
-    def write(self, jobs: Sequence[Job], tick: Callable[[int], bool]) -> list[Answer]:
-        """Answer prompts; the answers are in their order.
+    def write(self, jobs: Sequence[Job], tick: Callable[[int], bool]) -> list[WrittenAnswer]:
+        """WrittenAnswer prompts; the answers are in their order.
 
         `tick(n)` is called now and then with the number of tokens since the last call; when it is true, answers end
         where they are.
@@ -104,7 +104,7 @@ def as_f16(values: Array) -> tuple[Array, int]:
     return values.astype(np.float16), n
 
 
-def joined(answers: Sequence[Answer]) -> dict[str, Array]:
+def joined(answers: Sequence[WrittenAnswer]) -> dict[str, Array]:
     """The arrays of several answers, one after the other, as a chunk holds them."""
     lengths = [answer.n_tokens for answer in answers]
     arrays: dict[str, Array] = {
@@ -117,7 +117,7 @@ def joined(answers: Sequence[Answer]) -> dict[str, Array]:
     return arrays
 
 
-def parted(arrays: Mapping[str, Array], n_clamped: int = 0) -> list[Answer]:
+def parted(arrays: Mapping[str, Array], n_clamped: int = 0) -> list[WrittenAnswer]:
     """The answers of a chunk; `n_clamped` counts for the first."""
     out = []
     starts = arrays["starts"]
@@ -125,7 +125,7 @@ def parted(arrays: Mapping[str, Array], n_clamped: int = 0) -> list[Answer]:
         parts = [arrays[name][start:end] for name in ("ids", "features", "top_ids", "top_logits", "log_sum")]
         ids, features, top_ids, top_logits, log_sum = parts
         out.append(
-            Answer(
+            WrittenAnswer(
                 int(arrays["prompt_id"][number]), int(arrays["n_prompt"][number]), ids, features, top_ids, top_logits,
                 log_sum, n_clamped if number == 0 else 0,
             )

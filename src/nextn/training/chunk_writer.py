@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from math import ceil
 from typing import TypeAlias
 
-from .answers import Answer, Job, StatesReader
+from .answers import Job, StatesReader, WrittenAnswer
 from .prompts import Tokenized
 from .states import Split, StatesFolder
 
@@ -181,7 +181,7 @@ class ChunkWriter:
 
     def write(self, reader: StatesReader) -> None:
         """Write until a limit is reached. Raises what the reader raises, NoSpace and StorageError."""
-        finished: queue.Queue[tuple[_Block, list[Answer], float] | BaseException] = queue.Queue()
+        finished: queue.Queue[tuple[_Block, list[WrittenAnswer], float] | BaseException] = queue.Queue()
 
         def tick(n: int) -> bool:
             with self._lock:
@@ -224,7 +224,7 @@ class ChunkWriter:
             for worker in workers:
                 worker.join()
 
-    def _add(self, block: _Block, answers: list[Answer], seconds: float) -> None:
+    def _add(self, block: _Block, answers: list[WrittenAnswer], seconds: float) -> None:
         """Keep the answers for which there is room; not those that ended before they began."""
         room, kept = self._room_bytes(), []
         for answer in answers:

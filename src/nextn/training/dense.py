@@ -12,11 +12,11 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, TypeAlias
 
+from ..archs.training import DENSE_HALVES
 from ..gguf.files import Model
 
 Tensor: TypeAlias = Any  # torch.Tensor; torch is imported only where it is used, and may be missing
 
-_NEOX = {"llama": False, "qwen3": True}  # whether RoPE turns halves; else neighbouring pairs
 _HEAD_ROWS = 256  # rows that pass through the head together
 _ROWS_AT_ONCE = 16  # rows of logits that are worked on together: what stays in a CPU's cache
 _GROUP = 64  # tokens of which only the best is looked at first
@@ -45,7 +45,7 @@ class Sizes:
 def sizes_of(model: Model) -> Sizes:
     """The sizes of a model that can be read. Raises NotDense."""
     arch = model.architecture
-    if arch not in _NEOX:
+    if arch not in DENSE_HALVES:
         raise NotDense(f"its architecture, {arch}, has no dense graph in torch here")
     for suffix in (
         "expert_count",
@@ -73,7 +73,7 @@ def sizes_of(model: Model) -> Sizes:
         n_rot=model.arch_int("rope.dimension_count", head),
         eps=float(model.arch_value("attention.layer_norm_rms_epsilon", 1e-5)),
         base=float(model.arch_value("rope.freq_base", 10000.0)),
-        neox=_NEOX[arch],
+        neox=DENSE_HALVES[arch],
     )
 
 

@@ -32,7 +32,7 @@ import numpy as np
 from nextn.engines.child import configure, on_stop, put
 from nextn.engines.http import LOOPBACK
 from nextn.engines.llama_library import Functions, Library, LibraryUnsuitable
-from nextn.training.answers import Answer, Array, Job, as_f16, drawn, joined, pieces
+from nextn.training.answers import Array, Job, WrittenAnswer, as_f16, drawn, joined, pieces
 
 _P, _I32, _F32S = ctypes.c_void_p, ctypes.c_int32, ctypes.POINTER(ctypes.c_float)
 SET_TAP = "_Z30llama_set_embeddings_layer_inpP13llama_contextjb"
@@ -65,14 +65,14 @@ class Growing:
         self.parts: list[tuple[Array, Array, Array, Array]] = []  # features, top ids and logits, log-sums
         self.n_clamped = 0
 
-    def answer(self) -> Answer | None:
+    def answer(self) -> WrittenAnswer | None:
         """What was decoded; None when nothing was."""
         if not self.parts:
             return None
         features, top_ids, top_logits, log_sum = (np.concatenate(one) for one in zip(*self.parts, strict=True))
         ids = np.array(self.ids[: self.n_read], np.int32)
         n_prompt = min(len(self.job.ids), self.n_read)
-        return Answer(self.job.prompt_id, n_prompt, ids, features, top_ids, top_logits, log_sum, self.n_clamped)
+        return WrittenAnswer(self.job.prompt_id, n_prompt, ids, features, top_ids, top_logits, log_sum, self.n_clamped)
 
 
 class Writer:

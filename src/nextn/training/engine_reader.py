@@ -17,7 +17,7 @@ from ..errors import EngineFailed, UnsupportedModel
 from ..gguf.files import Model, open_sound
 from ..sources.ranges import Reader
 from ..sources.rows import GGUFRows
-from .answers import Answer, Array, Job, parted, read_arrays
+from .answers import Array, Job, WrittenAnswer, parted, read_arrays
 
 _TURN_S = 1.0  # seconds between two looks at the progress
 
@@ -56,7 +56,7 @@ class EngineReader:
         """Tokens at which an answer ends. Raises EngineFailed."""
         return frozenset(int(one) for one in self._running.ask("/ends", {})["ids"])
 
-    def write(self, jobs: Sequence[Job], tick: Callable[[int], bool]) -> list[Answer]:
+    def write(self, jobs: Sequence[Job], tick: Callable[[int], bool]) -> list[WrittenAnswer]:
         """See `StatesReader.write`. Raises EngineFailed."""
         self._running.ask("/start", {"jobs": [asdict(job) for job in jobs]})
         try:

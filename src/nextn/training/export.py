@@ -23,6 +23,7 @@ from typing import Any
 
 import numpy as np
 
+from ..archs.training import PLAIN
 from ..block.anatomy import Anatomy
 from ..errors import OutputExists, TrainingMissing, UnsupportedFormat, UsageError
 from ..ggml.quantize import can_read
@@ -102,7 +103,7 @@ def export(trunk: Model, states: States, folder: Path, say: Say) -> Exported:
             made.rename(folder)
         sync_folder(folder.parent, System())
     command = (
-        "python", "-m", "speculators.train", "--speculator-type", "eagle3", "--draft-arch", "llama", "--norm-before-fc",
+        "python", "-m", "speculators.train", "--speculator-type", "eagle3", "--draft-arch", PLAIN, "--norm-before-fc",
         "--full-attention-indices", "0", "--mask-token-id", "0", "--on-missing", "raise",
         "--verifier-name-or-path", str(folder / TRUNK), "--data-path",
         str(folder / DATA), "--target-layer-ids", *map(str, taps[:-1]),
@@ -211,7 +212,7 @@ def trunk_config(trunk: Model) -> dict[str, Any]:
     ids = {name: trunk.header.get(f"tokenizer.ggml.{name}_token_id") for name in ("bos", "eos")}
     return {
         "architectures": ["LlamaForCausalLM"],
-        "model_type": "llama",
+        "model_type": PLAIN,
         "hidden_size": hidden,
         "intermediate_size": largest("feed_forward_length", 3 * hidden),
         "num_hidden_layers": _n_layer(trunk),

@@ -8,6 +8,7 @@ from typing import Literal
 from ..archs import FAMILIES
 from ..archs.drafts import N_EAGLE_LAYERS
 from ..archs.engines import LLAMA_CPP
+from ..archs.training import BLOCKS
 from ..block.anatomy import Anatomy
 from ..block.draft import tokens_of
 from ..compat.graphs import graphs
@@ -18,7 +19,6 @@ from .cost import bytes_per_token
 
 DraftName = Literal["eagle3", "native"]
 KINDS = ("auto", "eagle3", "native")
-NATIVE = ("qwen35", "deepseek2")  # families whose block is fitted
 _LEAST_LAYERS = 2  # for three different taps
 
 
@@ -85,7 +85,7 @@ def _no_native(arch: str) -> str:
     family = FAMILIES.get(arch)
     if family is None or not family.on(LLAMA_CPP).drafts:
         return f"llama.cpp {graphs().build} has no MTP graph for '{arch}'"
-    if arch not in NATIVE:
+    if arch not in BLOCKS:
         return f"fitting an MTP block of '{arch}' is not implemented"
     return ""
 

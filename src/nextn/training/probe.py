@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from .answers import Answer, Array, Job, StatesReader
+from .answers import Array, Job, StatesReader, WrittenAnswer
 
 N_PROMPTS, N_TOKENS = 8, 24  # prompts of the probe, and tokens after each
 LEAST_CORRELATION = 0.99  # of each tapped layer's inputs
@@ -48,10 +48,10 @@ def probe(reader: StatesReader, engine: StatesReader, prompts: Sequence[tuple[in
     return compared(written, engine.write(again, lambda n: False))
 
 
-def compared(ours: Sequence[Answer], theirs: Sequence[Answer]) -> Agreement:
+def compared(ours: Sequence[WrittenAnswer], theirs: Sequence[WrittenAnswer]) -> Agreement:
     """Two readings of the same texts."""
 
-    def of(answers: Sequence[Answer], name: str, first: int = 0) -> Array:
+    def of(answers: Sequence[WrittenAnswer], name: str, first: int = 0) -> Array:
         joined: Array = np.concatenate([getattr(one, name)[first:] for one in answers]).astype(np.float64)
         return joined
 

@@ -23,7 +23,7 @@ from ..bounded import MOST_DOCUMENT, parse_json, read_bounded
 from ..errors import FormatError, UsageError
 from ..writing.durable import Workspace, write_file
 from ..writing.system import System, explained, sync_folder, write_all
-from .answers import FIELDS, Answer, Array, joined, pieces, read_arrays
+from .answers import FIELDS, Array, WrittenAnswer, joined, pieces, read_arrays
 
 MANIFEST = "states.json"
 Split = Literal["fit", "held"]
@@ -235,7 +235,7 @@ class StatesFolder:
         return sum(one.n_tokens for one in self.manifest.chunks)
 
     def add(
-        self, first: int, split: Split, answers: Sequence[Answer], seconds: float, n_asked: int | None = None
+        self, first: int, split: Split, answers: Sequence[WrittenAnswer], seconds: float, n_asked: int | None = None
     ) -> ChunkEntry:
         """Write a chunk and name it in the manifest; `n_asked` prompts were answered, by default as many as there are.
 

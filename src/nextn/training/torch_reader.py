@@ -12,7 +12,7 @@ from typing import Any, TypeAlias
 import numpy as np
 
 from ..gguf.files import Model
-from .answers import N_CHOICE, Answer, Array, Job, as_f16, drawn
+from .answers import N_CHOICE, Array, Job, WrittenAnswer, as_f16, drawn
 from .dense import Cache, Dense
 
 Tensor: TypeAlias = Any  # torch.Tensor; torch is imported only where it is used, and may be missing
@@ -31,7 +31,7 @@ class TorchReader:
         self._top_k, self._ends = min(top_k, self._dense.n_vocab), ends
         self.n_workers = n_workers
 
-    def write(self, jobs: Sequence[Job], tick: Callable[[int], bool]) -> list[Answer]:
+    def write(self, jobs: Sequence[Job], tick: Callable[[int], bool]) -> list[WrittenAnswer]:
         """See `StatesReader.write`."""
         import torch
 
@@ -143,14 +143,14 @@ class _Cohort:
                 self._cache.move(len(self.active), row, int(self._lengths[last]))
                 self.active[row] = last
 
-    def answers(self) -> list[Answer]:
+    def answers(self) -> list[WrittenAnswer]:
         """What was written of each, by job."""
         out = []
         for number, job in enumerate(self._jobs):
             n = int(self._lengths[number])
             if n:
                 out.append(
-                    Answer(
+                    WrittenAnswer(
                         job.prompt_id, min(len(job.ids), n), self._ids[number, :n], self._features[number, :n],
                         self._top_ids[number, :n], self._top_logits[number, :n], self._log_sum[number, :n],
                         int(self._clamped[number]),

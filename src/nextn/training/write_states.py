@@ -242,7 +242,7 @@ def _taps(model: Model, options: StatesOptions) -> tuple[int, ...] | None:
         if family is None or not family.on(LLAMA_CPP).drafts:
             raise UnsupportedModel(
                 f"{model.entry}: llama.cpp {graphs().build} has no graph for MTP of '{arch}', so there is no state for "
-                "a native block to read; use --kind eagle3."
+                "a native block to read; train an EAGLE-3 draft."
             )
         return None
     if graphs().has_taps(arch) is False:

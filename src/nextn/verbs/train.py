@@ -131,7 +131,7 @@ def train(
     chosen = choose_kind(model, kind)
     if export is not None:
         if chosen.kind != "eagle3":
-            raise UsageError(f"{model.entry}: --export is for EAGLE-3 drafts; add --kind eagle3.")
+            raise UsageError(f"{model.entry}: --export is for EAGLE-3 drafts, so another --kind is needed.")
         check_export(Path(export))
     known = known_draft(model, donor)
     check_donor(known, donor, chosen.kind)

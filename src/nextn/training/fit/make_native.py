@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from ...archs import family_of
+from ...archs.training import BLOCKS, LATENT
 from ...block.from_gguf import is_f32_only
 from ...block.model import DRAFT_HEAD, EMBED_TOKENS, Block, BlockTensor
 from ...donors.open_donor import open_block
@@ -76,7 +77,7 @@ def shape_of(trunk: Model) -> NativeShape:
     n_embd = trunk.arch_int("embedding_length")
     n_head = of_trunk.largest(trunk.arch_value("attention.head_count"), 1)
     routing = None
-    if arch == "deepseek2":
+    if BLOCKS[arch] == LATENT:
         gating = trunk.arch_int("expert_gating_func") or SOFTMAX
         if gating not in (SOFTMAX, SIGMOID):
             raise UnsupportedModel(

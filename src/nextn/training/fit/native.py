@@ -14,6 +14,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from ...archs.training import BLOCKS, GATED
 from .drafter import Drafted, Drafter
 from .experts import Routing, route
 from .parts import Past, attend, rotate
@@ -34,7 +35,7 @@ _LATENT = (
     "ffn_gate_inp.weight", "ffn_gate_exps.weight", "ffn_up_exps.weight", "ffn_down_exps.weight",
     "ffn_gate_shexp.weight", "ffn_up_shexp.weight", "ffn_down_shexp.weight",
 )  # fmt: skip
-LAYERS = {"qwen35": _GATED, "deepseek2": _LATENT}
+LAYERS = {arch: _GATED if kind == GATED else _LATENT for arch, kind in BLOCKS.items()}
 FIXED = ("exp_probs_b.bias",)  # chooses experts; no gradient reaches it
 
 
@@ -85,7 +86,7 @@ class NativeBlock(Drafter):
         inner = self._norm("attn_norm.weight", here).to(self.compute)
         position = torch.arange(step, step + tokens.shape[1], device=tokens.device, dtype=torch.float32)
         angles = position[:, None] * self.turns
-        attention = self._latent if self.shape.arch == "deepseek2" else self._gated
+        attention = self._gated if BLOCKS[self.shape.arch] == GATED else self._latent
         here = here + attention(inner, angles, past).float()
         after = "post_attention_norm.weight" if self._has("post_attention_norm.weight") else "ffn_norm.weight"
         inner = self._norm(after, here).to(self.compute)

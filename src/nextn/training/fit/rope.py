@@ -11,6 +11,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from ...archs.training import BLOCKS, LATENT
 from ...errors import UnsupportedModel
 from ...gguf.files import Model
 from .parts import frequencies
@@ -64,7 +65,7 @@ def rope_of(trunk: Model) -> Rope:
             f"{trunk.entry}: its positions are scaled in a way ('{kind}') that nextn's training does not compute."
         )
     log_multiplier = float(trunk.arch_value("rope.scaling.yarn_log_multiplier") or 0.0)
-    latent = trunk.architecture == "deepseek2"
+    latent = BLOCKS.get(trunk.architecture) == LATENT
     multiplier = log_multiplier / 0.1 if latent else log_multiplier
     own_scale = multiplier if latent and multiplier not in (0.0, 1.0) else 1.0
     scale = _magnitude(factor, own_scale) / (_magnitude(factor, multiplier) if multiplier else 1.0)

@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 from safetensors.torch import save_file
 from torch import Tensor
 
+from ...archs.training import PLAIN
 from ...block.draft_checkpoint import draft_from_checkpoint
 from ...gguf.files import Model
 from ...layouts.draft import plan_draft
@@ -48,7 +49,7 @@ def publish_eagle3(drafter: Eagle3, trunk: Model, taps: list[int], folder: Path)
     save_file(tensors, folder / "model.safetensors")
     config: dict[str, Any] = {
         "architectures": [_CLASS],
-        "model_type": "llama",
+        "model_type": PLAIN,
         "hidden_size": shape.n_embd,
         "target_hidden_size": shape.n_embd,
         "num_hidden_layers": 1,
