@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import sys
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any, TypeVar
@@ -57,8 +58,20 @@ expect_option = click.option(
     help="The hash that the donor's block must have, checked before anything is written. 'nextn inspect --block-hash "
     "DONOR' prints it.",
 )  # fmt: skip
+
+
+class _Rate(click.ParamType):
+    """Bytes per second, with a unit or without: 5M, 5MB/s, 512KiB, 5000000."""
+
+    name = "rate"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> float:
+        """The number. Raises UsageError."""
+        return float(size_in_bytes(re.sub(r"(?i)(/s|ps)$", "", str(value).strip()), "--limit-rate"))
+
+
 limit_option = click.option(
-    "--limit-rate", type=click.FloatRange(min=1), metavar="N", help="Maximum download rate in bytes per second."
+    "--limit-rate", type=_Rate(), metavar="RATE", help="Maximum download rate in bytes per second, such as 5M."
 )
 duplicates_option = click.option(
     "--duplicates",
@@ -128,6 +141,15 @@ def engine_option(default: str) -> Decorator[Any]:
     )
 
 
+def _for_the_engine(ctx: click.Context, param: click.Parameter, value: tuple[str, ...]) -> tuple[str, ...]:
+    if value and not value[0].startswith("-"):  # no option of an engine: more likely a second file
+        from .mistakes import not_for_the_engine
+
+        raise not_for_the_engine(value[0], ctx)
+    return value
+
+
+engine_argument = click.argument("engine_args", nargs=-1, type=click.UNPROCESSED, callback=_for_the_engine)
 usual_engine_option = engine_option("Default: xllamacpp.")
 context_option = click.option(
     "--ctx", "n_ctx", type=click.IntRange(64), metavar="N", help="Context in tokens. Default: what the prompts need."

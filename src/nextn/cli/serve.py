@@ -6,14 +6,14 @@ import sys
 
 import click
 
-from .common import engine_option, examples, threads_option
+from .common import engine_argument, engine_option, examples, threads_option
 
 
 @click.command(
     epilog=examples("nextn serve model-MTP.gguf -- -c 32768", "nextn serve model.gguf --sidecar mtp-model.gguf --print")
 )
 @click.argument("model")
-@click.argument("engine_args", nargs=-1, type=click.UNPROCESSED)
+@engine_argument
 @click.option("--sidecar", metavar="FILE", help="Draft with this sidecar. Default: the one that fits MODEL best.")
 @engine_option(
     "Default: your own llama-server ($NEXTN_LLAMA_SERVER, PATH), else xllamacpp. ik is the llama-server of "

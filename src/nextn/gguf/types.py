@@ -9,7 +9,9 @@ Blocks run along ne[0] and never cross a row. A row of n elements takes
 
 from __future__ import annotations
 
+import difflib
 import math
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
@@ -193,10 +195,22 @@ def parse_type_name(name: str) -> TensorType:
         raise UsageError(
             f"{name} is a mix of tensor types, not one type; use a single type such as {_BY_NAME[base].name}"
         )
+    near = _near(wanted)
+    if near:
+        raise UsageError(f"{name!r} is not a tensor type; did you mean {near}?")
     names = ", ".join(type.name for type in TENSOR_TYPES if type.engine != "ik")
     raise UsageError(
         f"{name!r} is not a tensor type; types are {names}, and those of ik_llama.cpp such as iq4_ks"
     )
+
+
+def _near(wanted: str) -> str:
+    """Types whose names are like the one wanted, the likeliest first; empty: none is."""
+    squeezed = re.sub(r"[^A-Z0-9]", "", wanted)
+    found = [name for name in _BY_NAME if name.replace("_", "") == squeezed]
+    found += [name for name in (f"{wanted}_0", f"{wanted}_K") if name in _BY_NAME]
+    found = found or difflib.get_close_matches(wanted, _BY_NAME, 3, 0.75)
+    return " or ".join(dict.fromkeys(_BY_NAME[name].name for name in found))
 
 
 def row_size(type: TensorType, n: int) -> int:

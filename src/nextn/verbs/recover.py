@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
+from ..absent import no_such
 from ..errors import StorageError
 from ..gguf.files import open_sound
 from ..schemas.base import Document, Documented
@@ -45,7 +46,7 @@ def recover(path: str | Path, *, dry_run: bool = False) -> Recovery:
     """
     place = Path(path)
     if not place.exists():
-        raise StorageError(f"{path}: there is no such file or folder.")
+        raise StorageError(f"{path}: {no_such(path)}.")
     found = tuple(journals.recover(place, dry_run=dry_run))
     if not found and place.is_file():
         open_sound(place)  # nothing was interrupted, so what is wrong with it is said
