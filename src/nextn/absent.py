@@ -11,6 +11,7 @@ from pathlib import Path
 
 _MOST_NAMES = 10_000  # of a folder that is searched for similar names
 _LIKENESS = 0.75
+_AS_LIKE = 0.05  # names that are this much less like the one wanted than the best are not worth naming
 _ON_THE_HUB = re.compile(r"(?:hf:(?://)?)?(?P<repo>[\w][\w.-]*/[\w][\w.-]*)(?:@[^:]+)?(?::.+)?")
 _KINDS = (
     (stat.S_ISFIFO, "a pipe"),
@@ -25,13 +26,13 @@ def no_such(path: Path | str) -> str:
     """Half a sentence about a path that does not exist: a similar name, or what the path was taken for."""
     text = os.fspath(path)
     what = "there is no such file or folder"
-    if text.startswith("~"):
-        return f"{what}, because a shell does not expand '~' inside quotes; write {os.path.expanduser(text)}"  # noqa: PTH111
+    if (why := quoted_home(text)) is not None:
+        return f"{what}, because {why}"
     if re.match(r"https?:/", text):
         return f"{what}, and an address has to be downloaded for this command; download the file and name it"
     near = similar(Path(text))
     if near:
-        return f"{what}; did you mean {near[0]}?" if len(near) == 1 else f"{what}; similar names are {', '.join(near)}"
+        return f"{what}; {'a similar name is' if len(near) == 1 else 'similar names are'} {', '.join(near)}"
     lost = _lost_folder(Path(text))
     on_hub = _ON_THE_HUB.fullmatch(text)
     if on_hub and lost is not None and not text.endswith((".gguf", ".safetensors", ".json")):
@@ -39,6 +40,13 @@ def no_such(path: Path | str) -> str:
     if lost is not None:
         return f"{what}, and no folder {lost} either; check the path"
     return f"{what}; check the path"
+
+
+def quoted_home(text: str) -> str | None:
+    """Half a sentence about a path that begins with a tilde, which a shell left as it is; None for others."""
+    if not text.startswith("~") or os.path.lexists(text):
+        return None
+    return f"a shell does not expand '~' inside quotes; write {os.path.expanduser(text)}"  # noqa: PTH111
 
 
 def similar(path: Path) -> list[str]:
@@ -50,9 +58,12 @@ def similar(path: Path) -> list[str]:
         return []
     by_lower = {name.lower(): name for name in sorted(names, reverse=True)}
     wanted = path.name.lower()
+    if f"{wanted}.gguf" in by_lower:
+        return [str(path.parent / by_lower[f"{wanted}.gguf"])]
     near = difflib.get_close_matches(wanted, by_lower, 3, _LIKENESS)
-    near += [lower for lower in sorted(by_lower) if lower == f"{wanted}.gguf" and lower not in near]
-    return [str(path.parent / by_lower[lower]) for lower in near[:3]]
+    likeness = [difflib.SequenceMatcher(None, name, wanted).ratio() for name in near]
+    return [str(path.parent / by_lower[name]) for name, one in zip(near, likeness, strict=True)
+            if one > likeness[0] - _AS_LIKE]  # fmt: skip
 
 
 def _lost_folder(path: Path) -> Path | None:

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 
+from ..absent import quoted_home
 from ..errors import UsageError
 from ..report.text import say
 
@@ -60,6 +61,22 @@ expect_option = click.option(
 )  # fmt: skip
 
 
+class _NewPath(click.ParamType):
+    """A path at which something is written; a tilde that the shell left as it is would become a folder's name."""
+
+    name = "path"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> str:
+        """The path. Raises UsageError."""
+        why = quoted_home(str(value))
+        if why is not None:
+            raise UsageError(f"{value}: {why}.")
+        return str(value)
+
+
+NEW_PATH = _NewPath()
+
+
 class _Rate(click.ParamType):
     """Bytes per second, with a unit or without: 5M, 5MB/s, 512KiB, 5000000."""
 
@@ -67,7 +84,10 @@ class _Rate(click.ParamType):
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> float:
         """The number. Raises UsageError."""
-        return float(size_in_bytes(re.sub(r"(?i)(/s|ps)$", "", str(value).strip()), "--limit-rate"))
+        try:
+            return float(size_in_bytes(re.sub(r"(?i)(/s|ps)$", "", str(value).strip()), "--limit-rate"))
+        except UsageError:
+            raise UsageError(f"--limit-rate: '{value}' is not a rate; write 5M, 512K or bytes per second.") from None
 
 
 limit_option = click.option(
@@ -115,7 +135,8 @@ link_option = click.option(
     help="How unchanged files get their new names: auto is hard links where possible, else symlinks.",
 )
 out_option = click.option(
-    "-o", "--out", metavar="OUT", help="A file (ends in .gguf) or a folder. Existing files are never replaced."
+    "-o", "--out", metavar="OUT", type=NEW_PATH,
+    help="A file (ends in .gguf) or a folder. Existing files are never replaced.",
 )
 dry_run_option = click.option(
     "--dry-run", is_flag=True, help="Print what would be read, written and linked; write nothing."

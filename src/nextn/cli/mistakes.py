@@ -31,6 +31,9 @@ def sentence(error: click.UsageError, argv: Sequence[str]) -> str:
         return _no_option(error, error.ctx, argv)
     if isinstance(error, click.MissingParameter) and isinstance(error.param, click.Argument):
         return f"name {error.param.make_metavar(error.ctx)}: {_usage(error.ctx)}; {_help(error.ctx)}."
+    if isinstance(error, click.MissingParameter) and isinstance(error.param, click.Option):
+        option = next((name for name in error.param.opts if name.startswith("--")), error.param.opts[0])
+        return f"name {option} {error.param.metavar or ''}".rstrip() + f"; {_help(error.ctx)}."
     if isinstance(error, click.BadParameter) and error.param is not None:
         return _ended(_bad_value(error, error.param))
     extra = _extra(error.ctx, argv) if "unexpected extra argument" in error.message else []
@@ -40,7 +43,7 @@ def sentence(error: click.UsageError, argv: Sequence[str]) -> str:
 
 
 def _ended(text: str) -> str:
-    return text.rstrip(".") + "."
+    return text if text.endswith("?") else text.rstrip(".") + "."
 
 
 def _help(ctx: click.Context) -> str:
@@ -58,7 +61,7 @@ def _options(ctx: click.Context) -> list[str]:
 
 def _no_option(error: click.NoSuchOption, ctx: click.Context, argv: Sequence[str]) -> str:
     names = _options(ctx)
-    wanted = error.option_name
+    wanted = next((word.partition("=")[0] for word in argv if word.startswith(error.option_name)), error.option_name)
     meant = _ALSO_KNOWN_AS.get(wanted)
     if meant in names:
         return f"there is no option '{wanted}'; did you mean {meant}?"
@@ -77,13 +80,17 @@ def _bad_value(error: click.BadParameter, param: click.Parameter) -> str:
     given = re.match(r"'(.*?)' is not", error.message)
     if given and isinstance(param.type, click.Choice):
         choices = list(map(str, param.type.choices))
-        near = difflib.get_close_matches(given[1].lower(), choices, 1, 0.6)
+        near = difflib.get_close_matches(given[1].lower(), choices, 1, 0.75)
         hint = f"did you mean {near[0]}?" if near else f"choose {', '.join(choices[:-1])} or {choices[-1]}"
         return f"{name}: '{given[1]}' is not one of its values; {hint}"
     if given and isinstance(param.type, click.IntRange):
         thousands = re.fullmatch(r"(\d+)[kK]", given[1])
         hint = f"write {int(thousands[1]) * 1024}" if thousands else f"write one such as {param.type.min or 0}"
         return f"{name}: '{given[1]}' is not a whole number; {hint}"
+    if isinstance(param.type, click.IntRange | click.FloatRange) and not given:
+        least, most = param.type.min, param.type.max
+        parts = [f"at least {least:g}" if least is not None else "", f"at most {most:g}" if most is not None else ""]
+        return f"{name}: {error.message.split(' ')[0]} is out of range; it must be {' and '.join(filter(None, parts))}"
     if given and isinstance(param.type, click.FloatRange):
         return f"{name}: '{given[1]}' is not a number; write one such as {param.type.min or 0:g}"
     return f"{name}: {error.message}"
@@ -92,8 +99,8 @@ def _bad_value(error: click.BadParameter, param: click.Parameter) -> str:
 def _extra(ctx: click.Context, argv: Sequence[str]) -> list[str]:
     """The words that no argument of the command takes."""
     words = list(argv)
-    if ctx.command.name in words:
-        words = words[words.index(ctx.command.name) + 1 :]
+    if ctx.info_name in words:
+        words = words[words.index(ctx.info_name) + 1 :]
     _, extra, _ = ctx.command.make_parser(ctx).parse_args(words)
     return list(extra)
 
@@ -105,7 +112,8 @@ def _too_many(ctx: click.Context, argv: Sequence[str], extra: list[str]) -> str:
         command = Command.of("nextn", *words, "--from", extra[0])
         return f"{extra[0]}: a donor is named with --from: {command!s}"
     more = ", ".join(extra)
-    return f"{more}: {ctx.command_path} takes only {takes or 'options'}, one at a time; {_help(ctx)}."
+    only = f"one {takes} at a time" if takes else "only options"
+    return f"{more}: {ctx.command_path} takes {only}; {_help(ctx)}."
 
 
 def not_for_the_engine(argument: str, ctx: click.Context) -> click.UsageError:

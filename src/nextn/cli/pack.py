@@ -9,6 +9,7 @@ import click
 
 from ..report.text import say
 from .common import (
+    NEW_PATH,
     donor_option,
     draft_head_option,
     dry_run_option,
@@ -35,7 +36,10 @@ if TYPE_CHECKING:
 @click.argument("models", metavar="MODEL...", nargs=-1, required=True)
 @donor_option("As in attach. Default: the block that the MODELs carry, else the donor that attach would find.")
 @click.option("--sidecar", metavar="FILE", help="Publish this sidecar as it is, for all MODELs.")
-@click.option("-o", "--out", metavar="DIR", required=True, help="The folder. Existing files are never replaced.")
+@click.option(
+    "-o", "--out", metavar="DIR", type=NEW_PATH, required=True,
+    help="The folder. Existing files are never replaced.",
+)  # fmt: skip
 @click.option(
     "--layout",
     type=click.Choice(["shards", "sidecar"]),

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import click
 
-from .common import examples, json_option
+from .common import NEW_PATH, examples, json_option
 
 
 @click.command(
@@ -14,7 +14,10 @@ from .common import examples, json_option
     )
 )
 @click.argument("results", nargs=-1, required=True)
-@click.option("-o", "--out", metavar="PAGE", help="Write one self-contained HTML page. Existing files are kept.")
+@click.option(
+    "-o", "--out", metavar="PAGE", type=NEW_PATH,
+    help="Write one self-contained HTML page. Existing files are kept.",
+)  # fmt: skip
 @click.option("--dry-run", is_flag=True, help="With -o: read the results and make the page, but write nothing.")
 @json_option
 def command(results: tuple[str, ...], out: str | None, dry_run: bool, as_json: bool) -> None:

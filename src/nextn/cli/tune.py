@@ -8,6 +8,7 @@ import click
 
 from ..errors import EXIT_CANNOT_TELL, UsageError
 from .common import (
+    NEW_PATH,
     context_option,
     donor_option,
     engine_argument,
@@ -71,7 +72,7 @@ def fractions(text: str, option: str) -> tuple[float, ...]:
 @context_option
 @timing_options(patience_s=300.0)
 @click.option(
-    "-o", "--out", metavar="OUT",
+    "-o", "--out", metavar="OUT", type=NEW_PATH,
     help="A folder, or the name of the sidecar (ends in .gguf). Default: beside MODEL. Existing files are never "
     "replaced.",
 )  # fmt: skip

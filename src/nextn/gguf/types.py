@@ -204,9 +204,14 @@ def parse_type_name(name: str) -> TensorType:
     )
 
 
+# What other formats and programs call a type.
+_ELSEWHERE = {"INT8": "Q80", "8BIT": "Q80", "FP16": "F16", "FLOAT16": "F16", "HALF": "F16", "FP32": "F32",
+              "FLOAT32": "F32", "BFLOAT16": "BF16", "INT4": "Q40", "4BIT": "Q40", "FP4": "MXFP4"}  # fmt: skip
+
+
 def _near(wanted: str) -> str:
     """Types whose names are like the one wanted, the likeliest first; empty: none is."""
-    squeezed = re.sub(r"[^A-Z0-9]", "", wanted)
+    squeezed = _ELSEWHERE.get(re.sub(r"[^A-Z0-9]", "", wanted), re.sub(r"[^A-Z0-9]", "", wanted))
     found = [name for name in _BY_NAME if name.replace("_", "") == squeezed]
     found += [name for name in (f"{wanted}_0", f"{wanted}_K") if name in _BY_NAME]
     found = found or difflib.get_close_matches(wanted, _BY_NAME, 3, 0.75)
