@@ -129,8 +129,8 @@ def command_page(verb: str) -> str:
         record = option.get_help_record(context)
         if isinstance(option, click.Option) and record is not None:
             names, text = record
-            rows.append(f"| `{names.replace('|', chr(92) + '|')}` | {_escaped(text).replace('|', chr(92) + '|')} |\n")
-    parts.append("\n## Options\n\n| option | meaning |\n| --- | --- |\n" + "".join(rows))
+            rows.append(f"`{names}`\n: {_escaped(text)}\n\n")
+    parts.append("\n## Options\n\n" + "".join(rows))
     examples = (command.epilog or "").partition("Examples:\n")[2]
     if examples:
         parts.append("\n## Examples\n\n```text\n" + inspect.cleandoc(examples) + "\n```\n")
@@ -151,7 +151,7 @@ def build(sources: Path, out: Path) -> int:
 
     settings = {
         "project": "nextn", "release": __version__, "html_title": f"nextn {__version__}", "html_theme": "furo",
-        "extensions": ["myst_parser"], "myst_heading_anchors": 4, "exclude_patterns": [], "html_copy_source": False,
+        "extensions": ["myst_parser"], "myst_heading_anchors": 4, "myst_enable_extensions": ["deflist"], "smartquotes": False, "exclude_patterns": [], "html_copy_source": False,
         "html_show_sphinx": False, "nitpicky": True, "suppress_warnings": ["misc.highlighting_failure"],
         "myst_links_external_new_tab": False, "highlight_language": "none",
     }  # fmt: skip

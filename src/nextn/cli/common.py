@@ -163,7 +163,7 @@ def engine_option(default: str) -> Decorator[Any]:
 
 
 def _for_the_engine(ctx: click.Context, param: click.Parameter, value: tuple[str, ...]) -> tuple[str, ...]:
-    if value and not value[0].startswith("-"):  # no option of an engine: more likely a second file
+    if value and not value[0].startswith("-") and "=" not in value[0]:  # no engine's option: likely a second file
         from .mistakes import not_for_the_engine
 
         raise not_for_the_engine(value[0], ctx)
