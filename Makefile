@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 export PYTHONDONTWRITEBYTECODE :=
 
-.PHONY: install demo check test lint bench fuzz clean
+.PHONY: install demo check test lint docs bench fuzz clean
 
 install:
 	@sh scripts/install.sh '$(PYTHON)' $(VENV)
@@ -25,6 +25,10 @@ check: lint
 test: lint
 	$(BIN)/python -m pytest --all -m "not engine" -n auto --dist worksteal
 	$(BIN)/python -m pytest --all -m engine -n logical --dist worksteal
+
+# The documentation as a site in build/site, made without the network; every warning is an error. `make test` does it too.
+docs: install
+	$(BIN)/python scripts/make_site.py
 
 bench: install
 	$(BIN)/python benchmarks/header.py

@@ -328,3 +328,10 @@ def test_another_file_in_the_place_of_a_result(folder: Path) -> None:
     (folder / "mtp-tiny-qwen35-Q8_0.gguf").write_bytes(b"mine")
     text = says(run("attach", Q4.name, "--from", CHECKPOINT.name), 20, "never overwrites; choose another -o")
     assert "earlier run" not in text and (folder / "mtp-tiny-qwen35-Q8_0.gguf").read_bytes() == b"mine"
+
+
+def test_the_sidecar_that_attach_wrote_is_one_donor(folder: Path) -> None:
+    """A model named without its folder has a sidecar whose path is found in two forms."""
+    assert run("attach", Q4.name).code == 0
+    ran = run("attach", Q4.name, "--layout", "bundle", "-q")
+    assert (ran.code, ran.out) == (0, "tiny-qwen35-MTP-Q4_K_M.gguf\n"), ran.err

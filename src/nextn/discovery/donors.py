@@ -9,6 +9,7 @@ comes last, and is called a guess.
 
 from __future__ import annotations
 
+import os
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
@@ -116,7 +117,8 @@ def _beside(trunk: Model, layout: str) -> FoundDonor | None:
             "with --from to make another one."
         )
     kinds = {each.path: "sidecar" for each in answer.equals}
-    kinds |= {path: kind for path, kind in _neighbours(trunk) if path not in {each.path for each in answer.candidates}}
+    judged = {os.path.realpath(each.path) for each in answer.candidates}
+    kinds |= {path: kind for path, kind in _neighbours(trunk) if os.path.realpath(path) not in judged}
     if len(kinds) > 1:
         some = "; ".join(f"{path.name} ({kind})" for path, kind in kinds.items())
         raise Doubt(
