@@ -61,7 +61,7 @@ expect_option = click.option(
 )  # fmt: skip
 
 
-class _NewPath(click.ParamType):
+class _NewPath(click.ParamType[str]):
     """A path at which something is written; a tilde that the shell left as it is would become a folder's name."""
 
     name = "path"
@@ -77,7 +77,7 @@ class _NewPath(click.ParamType):
 NEW_PATH = _NewPath()
 
 
-class _Rate(click.ParamType):
+class _Rate(click.ParamType[float]):
     """Bytes per second, with a unit or without: 5M, 5MB/s, 512KiB, 5000000."""
 
     name = "rate"
