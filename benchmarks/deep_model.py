@@ -16,8 +16,9 @@ from pathlib import Path
 
 import nextn
 from nextn.gguf.files import open_model
-from nextn.gguf.header import TensorInfo, build_header, place
+from nextn.gguf.header import build_header, place
 from nextn.gguf.kv_table import edit
+from nextn.gguf.tensors import TensorInfo
 
 ROOT = Path(__file__).resolve().parent.parent
 DATA = ROOT / "src" / "nextn" / "demo_data"

@@ -12,8 +12,9 @@ from pathlib import Path
 import numpy as np
 
 from nextn.gguf.files import open_model
-from nextn.gguf.header import TensorInfo, build_header, place
+from nextn.gguf.header import build_header, place
 from nextn.gguf.kv import KV, KVType
+from nextn.gguf.tensors import TensorInfo
 
 DRAFT_VOCAB = 8192
 FIRST_TOKEN = 1000  # ordinary tokens follow: one that ends the text is never accepted

@@ -32,8 +32,9 @@ from pathlib import Path
 from nextn import __version__
 from nextn.ggml import mainline as ggml
 from nextn.gguf.files import open_model
-from nextn.gguf.header import TensorInfo, build_header, pad_to, place
+from nextn.gguf.header import build_header, pad_to, place
 from nextn.gguf.kv import KV, KVType
+from nextn.gguf.tensors import TensorInfo
 from nextn.gguf.types import parse_type_name, tensor_size
 
 N_TOKENS, N_MERGES, N_TENSORS = 248_320, 247_587, 800

@@ -25,9 +25,9 @@ sys.path[:0] = [str(ROOT / "src"), str(ROOT / "tests" / "support")]
 
 from faults import Giant, giant  # noqa: E402
 
-from nextn.gguf.header import TensorInfo  # noqa: E402
 from nextn.gguf.kv import KV  # noqa: E402
 from nextn.gguf.kv_table import edit  # noqa: E402
+from nextn.gguf.tensors import TensorInfo  # noqa: E402
 
 DEMO = ROOT / "src" / "nextn" / "demo_data"
 PEAK = """

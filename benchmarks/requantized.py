@@ -12,9 +12,10 @@ from pathlib import Path
 
 from nextn.ggml.quantize import dequantize, fallback_type, quantize_rows
 from nextn.gguf.files import open_model
-from nextn.gguf.header import TensorInfo, build_header, place
+from nextn.gguf.header import build_header, place
 from nextn.gguf.kv import KV, KVType
 from nextn.gguf.kv_table import edit
+from nextn.gguf.tensors import TensorInfo
 from nextn.gguf.types import file_type_for, parse_type_name
 
 

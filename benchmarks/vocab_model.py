@@ -13,9 +13,10 @@ from pathlib import Path
 import numpy as np
 
 from nextn.gguf.files import open_model
-from nextn.gguf.header import TensorInfo, build_header, place
+from nextn.gguf.header import build_header, place
 from nextn.gguf.kv import KV, KVType
 from nextn.gguf.kv_table import edit
+from nextn.gguf.tensors import TensorInfo
 
 TINY = Path(__file__).resolve().parent.parent / "src" / "nextn" / "demo_data" / "tiny-qwen35-Q4_K_M.gguf"
 VOCAB, LAYERS = 248_320, 24

@@ -17,6 +17,8 @@ from nextn.errors import EXIT_CODES, NextnError
 ROOT = Path(__file__).resolve().parent.parent
 API_PAGE, WILD_PAGE = ROOT / "docs" / "python-api.md", ROOT / "docs" / "wild-files.md"
 
+MORE = {"bench": ("bench_tensors",)}  # functions that a command has beside the one of its name
+
 HEAD = """\
 # Python API
 
@@ -48,7 +50,7 @@ This page is made by scripts/make_docs.py.
 def api_page() -> str:
     """The page's text."""
     parts = [HEAD, "\n## Functions\n"]
-    for verb in VERBS:
+    for verb in (name for command in VERBS for name in (command, *MORE.get(command, ()))):
         function = getattr(importlib.import_module(f"nextn.verbs.{verb}"), verb)
         parts.append(f"\n### {verb}\n\n```python\n{_signature(verb, function)}\n```\n\n{_text(function)}\n")
     parts.append("\n## Errors\n\nAll are in `nextn.errors`; `str(error)` is one sentence that says what to do.\n")

@@ -26,8 +26,8 @@ ROOT = Path(__file__).resolve().parent.parent
 DOCS = ROOT / "docs"
 SECTIONS = {
     "Start": ("tutorial", "scan-and-up", "faq", "concepts"),
-    "Use": ("guide", "commands/index", "sidecars", "shard-sets", "serving", "drafts", "training", "wild-files",
-            "doctor"),
+    "Use": ("guide", "commands/index", "sidecars", "shard-sets", "serving", "drafts", "training", "publishing",
+            "wild-files", "doctor"),
     "Before you rely on it": ("compatibility", "worth", "memory", "performance", "durability", "limitations"),
     "Reference": ("file-formats", "json", "python-api", "security"),
     "Develop": ("design", "adding-a-family", "goldens", "decisions/index"),

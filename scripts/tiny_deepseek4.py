@@ -12,9 +12,10 @@ from pathlib import Path
 import numpy as np
 
 from nextn.gguf.files import open_model
-from nextn.gguf.header import TensorInfo, build_header, pad_to, place
+from nextn.gguf.header import build_header, pad_to, place
 from nextn.gguf.kv import KV, KVType
 from nextn.gguf.kv_table import edit
+from nextn.gguf.tensors import TensorInfo
 
 LAYER = 1  # gets the compression
 RATIO = 4

@@ -14,8 +14,9 @@ import ml_dtypes
 import numpy as np
 
 from nextn.gguf.files import open_model
-from nextn.gguf.header import TensorInfo, build_header, pad_to, place
+from nextn.gguf.header import build_header, pad_to, place
 from nextn.gguf.kv import KV, KVType
+from nextn.gguf.tensors import TensorInfo
 
 ARCH = "openpangu"
 E, F, H, LQ, LKV, NOPE, ROPE, DV, X, FX, N, STREAMS, SINKS, V = 64, 96, 4, 32, 64, 32, 16, 32, 4, 32, 2, 4, 16, 320

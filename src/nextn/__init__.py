@@ -28,6 +28,7 @@ if TYPE_CHECKING:
     from .verbs.assemble import assemble
     from .verbs.attach import attach
     from .verbs.bench import bench
+    from .verbs.bench_tensors import TensorReport, bench_tensors
     from .verbs.cache import CacheResult, cache
     from .verbs.demo import DemoResult, demo
     from .verbs.detach import detach
@@ -66,9 +67,11 @@ _HOMES = {
     "Say": "progress",
     "Serving": "verbs.serve",
     "SetInspection": "inspection.shard_set",
+    "TensorReport": "verbs.bench_tensors",
     "TuneReport": "measure.tune_report",
     "Verdict": "verbs.verify",
     "WorthReport": "measure.worth_report",
+    "bench_tensors": "verbs.bench_tensors",
     **{
         verb: f"verbs.{verb}"
         for verb in (
@@ -98,6 +101,7 @@ __all__ = [
     "Say",
     "Serving",
     "SetInspection",
+    "TensorReport",
     "TuneReport",
     "Verdict",
     "WorthReport",
@@ -105,6 +109,7 @@ __all__ = [
     "assemble",
     "attach",
     "bench",
+    "bench_tensors",
     "cache",
     "demo",
     "detach",

@@ -79,6 +79,14 @@ def replaced(path: Path) -> StorageError:
     )
 
 
+def changed(path: Path) -> StorageError:
+    """The error for a temporary file that something else wrote to."""
+    return StorageError(
+        f"{path}: another program wrote to this temporary file, so it was not published; make sure that nothing "
+        "writes to the folder, and run it again."
+    )
+
+
 @dataclass(frozen=True)
 class At:
     """A name in an open folder."""

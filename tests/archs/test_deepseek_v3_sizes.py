@@ -11,8 +11,9 @@ from opened import open_donor
 import nextn
 from nextn.block.duplicates import without_duplicates
 from nextn.gguf.files import open_model
-from nextn.gguf.header import TensorInfo, build_header, place
+from nextn.gguf.header import build_header, place
 from nextn.gguf.kv import KV, KVType
+from nextn.gguf.tensors import TensorInfo
 from nextn.gguf.types import parse_type_name, tensor_size
 from nextn.layouts.attach import plan_attach
 from nextn.layouts.options import AttachOptions

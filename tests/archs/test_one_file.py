@@ -27,8 +27,9 @@ from nextn.archs.hparams import HParams
 from nextn.archs.others import every_name
 from nextn.errors import UnsupportedModel
 from nextn.gguf.files import open_model
-from nextn.gguf.header import TensorInfo, build_header, pad_to, place
+from nextn.gguf.header import build_header, pad_to, place
 from nextn.gguf.kv import KV, KVType
+from nextn.gguf.tensors import TensorInfo
 
 PACKAGE = ROOT / "src" / "nextn"
 GUIDE = ROOT / "docs" / "adding-a-family.md"

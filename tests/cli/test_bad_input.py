@@ -448,3 +448,23 @@ def test_device_and_folder_named_like_a_model(world: World) -> None:
     world.refuses(22, "not a regular file", "attach", "/dev/null", "--from", world.donor)
     (world.folder / "folder.gguf").mkdir()
     world.refuses(2, "no GGUF file in this folder", "attach", world.folder / "folder.gguf", "--from", world.donor)
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        ("attach", Q4, "--from", CHECKPOINT), ("detach", Q4), ("extract", CHECKPOINT), ("explode", Q4), ("demo",),
+        ("assemble", Q4.parent), ("pack", Q4), ("pull", "e/vil", "--variant", "mtp"), ("report", "x.json"),
+        ("tune", Q4),
+    ],
+    ids=lambda words: words[0],
+)  # fmt: skip
+def test_a_dash_is_not_taken_for_a_name(
+    words: tuple[object, ...], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Elsewhere it means standard output, to which nothing of nextn's is written."""
+    monkeypatch.chdir(tmp_path)
+    assert main([*map(str, words), "-o", "-"]) == 2
+    out, err = capsys.readouterr()
+    assert out == "" and err.count("\n") == 1 and "nothing is written to standard output" in err
+    assert not any(tmp_path.iterdir())

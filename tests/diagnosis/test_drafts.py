@@ -16,8 +16,8 @@ import nextn
 from nextn.engines import Launch, Xllamacpp
 from nextn.errors import EngineRefused
 from nextn.gguf.files import open_model
-from nextn.gguf.header import TensorInfo
 from nextn.gguf.kv import KV, KVType
+from nextn.gguf.tensors import TensorInfo
 from nextn.gguf.types import parse_type_name
 from tiny_drafts import DRAFTS
 

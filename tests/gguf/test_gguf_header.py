@@ -19,8 +19,9 @@ import gguf
 from conftest import DATA
 from nextn.errors import FormatError, UnsupportedFormat
 from nextn.gguf.files import read_header
-from nextn.gguf.header import TensorInfo, build_header, header_size, pad_to, place
+from nextn.gguf.header import build_header, header_size, pad_to, place
 from nextn.gguf.parser import HeaderParser
+from nextn.gguf.tensors import TensorInfo
 
 TRUNKS = sorted((DATA / "trunks").glob("*.gguf"))
 # A word of the sentence that each refused file gets, by the start of its name.

@@ -12,10 +12,11 @@ from hypothesis import strategies as st
 from opened import parse_header
 
 from nextn.errors import FormatError
-from nextn.gguf.header import TensorInfo, TensorTable, build_header
+from nextn.gguf.header import build_header
 from nextn.gguf.kv import KV, KVType
 from nextn.gguf.kv_table import KVTable, edit
 from nextn.gguf.names import NameIndex
+from nextn.gguf.tensors import TensorInfo, TensorTable
 
 KEYS = ["a", "b", "p.a", "p.b", "c", "d"]
 SOME = st.lists(st.sampled_from(KEYS), unique=True)
@@ -132,10 +133,10 @@ def test_colliding_names_are_told_apart(monkeypatch: pytest.MonkeyPatch) -> None
 
     monkeypatch.setattr(names, "hash", lambda name: 7, raising=False)
     stored = [f"n{i}".encode() for i in range(200)]
-    index = NameIndex(iter(stored), len(stored), stored.__getitem__)
+    index = NameIndex(iter(stored), stored.__getitem__)
     assert [index.find(f"n{i}") for i in range(201)] == [*range(200), None] and index.twice is None
     twice = [*stored, b"n5", b"n3"]
-    assert NameIndex(iter(twice), len(twice), twice.__getitem__).twice == 200
+    assert NameIndex(iter(twice), twice.__getitem__).twice == 200
     assert index.find("\ud800") is None  # a text that no bytes decode to
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import random
@@ -21,7 +22,8 @@ import nextn
 from conftest import CHECKPOINT, DATA, DEMO, Q4, TRUNKS
 from make_tiny_checkpoints import make_checkpoint
 from nextn.engines import LlamaServer
-from nextn.errors import EXIT_BUG, EXIT_CODES
+from nextn.errors import EXIT_BUG, EXIT_CODES, NextnError
+from nextn.gguf.files import open_model
 
 CORPUS = DATA / "fuzz_corpus"
 PROMISED = set(EXIT_CODES) - {EXIT_BUG}
@@ -147,9 +149,12 @@ def test_each_value_of_a_config(name: str, patients: list[Patient], tmp_path: Pa
 @pytest.mark.slow
 @pytest.mark.parametrize("path", sorted(CORPUS.glob("*.gguf")), ids=lambda path: path.stem)
 def test_what_was_found_once(path: Path, tmp_path: Path) -> None:
-    """Every verb on every file that once ended in a bug."""
-    data = path.read_bytes()
-    spoil(Patient("", path, CHECKPOINT, Q4), data, tmp_path / "in", path.name, lambda n: True, real=False)
+    """Every verb on every file that once ended in a bug, with a trunk of its own family where there is one."""
+    data, trunk = path.read_bytes(), Q4
+    with contextlib.suppress(NextnError):
+        own = TRUNKS / "families" / f"{open_model(path).architecture}-Q8_0.gguf"
+        trunk = own if own.exists() else Q4
+    spoil(Patient("", path, CHECKPOINT, trunk), data, tmp_path / "in", path.name, lambda n: True, real=False)
 
 
 def test_values_of_an_unknown_type_are_not_read(tmp_path: Path) -> None:

@@ -145,7 +145,7 @@ def test_a_vocabulary_is_only_counted(tmp_path: Path, monkeypatch: pytest.Monkey
 def test_a_promise_without_a_block(tmp_path: Path) -> None:
     found = look(tmp_path, arch_kvs(3, 1), TRUNK)
     assert (found.shape, found.n_layer_trunk, found.n_layer_nextn) == ("trunk-only", 2, 0)
-    assert problem(found).startswith("'qwen35.nextn_predict_layers' promises 1 MTP block(s), but none is present")
+    assert problem(found).startswith("'qwen35.nextn_predict_layers' promises 1 MTP block, but none is present")
     assert [finding.id for finding in found.findings] == ["key-without-block"]
 
 
@@ -158,20 +158,20 @@ def test_a_block_without_a_promise(n_nextn: int | None, tmp_path: Path) -> None:
 def test_fewer_blocks_than_promised(tmp_path: Path) -> None:
     found = look(tmp_path, arch_kvs(4, 2), BUNDLED)
     assert found.problems == (
-        "'qwen35.block_count' is 4, but the file has 2 trunk layers and 1 MTP block(s): it must be 3.",
-        "'qwen35.nextn_predict_layers' is 2, but the file has 1 MTP block(s).",
+        "'qwen35.block_count' is 4, but the file has 2 trunk layers and 1 MTP block: it must be 3.",
+        "'qwen35.nextn_predict_layers' is 2, but the file has 1 MTP block.",
     )
 
 
 def test_a_count_without_the_block(tmp_path: Path) -> None:
     text = problem(look(tmp_path, arch_kvs(2, 1), BUNDLED))
-    assert text == "'qwen35.block_count' is 2, but the file has 2 trunk layers and 1 MTP block(s): it must be 3."
+    assert text == "'qwen35.block_count' is 2, but the file has 2 trunk layers and 1 MTP block: it must be 3."
 
 
 def test_lost_trunk_layers(tmp_path: Path) -> None:
     some = [tensor for tensor in trunk_tensors(5) if ".1." not in str(tensor[0]) and ".3." not in str(tensor[0])]
     text = problem(look(tmp_path, arch_kvs(5), [*root_tensors(), *some]))
-    assert text == "2 trunk layer(s) have no tensors (the first is 1): the trunk is incomplete."
+    assert text == "2 trunk layers have no tensors (the first is 1): the trunk is incomplete."
 
 
 @pytest.mark.parametrize("n_layer", [10**6, 2**32 - 1, 2**63])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import jsonschema
@@ -99,3 +100,25 @@ def test_verbs_take_it_beside_its_model(trunk: Path, tmp_path: Path) -> None:
     assert with_it.setup.disk_bytes - without.setup.disk_bytes == path.stat().st_size
     assert with_it.prediction is not None and without.prediction is not None
     assert with_it.prediction.sum("weights_bytes") > without.prediction.sum("weights_bytes")
+
+
+def test_it_is_published_with_its_model(trunk: Path, tmp_path: Path) -> None:
+    draft = assistant(trunk.parent / "mtp-gemma-4-x-F32.gguf")
+    said: list[str] = []
+    folder = nextn.pack([trunk], out=tmp_path / "out", say=said.append).folder
+    assert (folder / draft.name).samefile(draft) and "a draft beside" in said[0]
+    card = (folder / "README.md").read_text()
+    assert f"| `{draft.name}` | Gemma 4 assistant | 8 | - | all tokens |" in card
+    assert f"-md {draft.name} --spec-type draft-mtp" in card and "- gguf\n- mtp\n---" in card
+    with pytest.raises(DonorMismatch, match="hidden size of 6"):
+        nextn.pack([trunk], sidecar=assistant(tmp_path / "y" / "mtp-y.gguf", width=6), out=tmp_path / "other")
+
+
+def test_its_page(trunk: Path, tmp_path: Path) -> None:
+    draft = assistant(trunk.parent / "mtp-gemma-4-x-F32.gguf")
+    (tmp_path / "results").mkdir()
+    for number, found in enumerate((nextn.inspect(draft), nextn.doctor(draft, trunk=trunk), nextn.inspect(trunk))):
+        (tmp_path / "results" / f"{number}.json").write_text(json.dumps(found.to_json()))
+    result = nextn.report([tmp_path / "results"])
+    shown = json.dumps(result.to_json())
+    assert "Gemma 4 assistant" in shown and "hidden size of 8" in shown

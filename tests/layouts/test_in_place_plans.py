@@ -22,8 +22,9 @@ from nextn.engines import find_engine
 from nextn.engines.base import Launch
 from nextn.errors import EngineRefused, InPlaceRefused, NoBlock, UsageError
 from nextn.gguf.files import Model, open_model
-from nextn.gguf.header import TensorInfo, build_header, header_size, pad_to
+from nextn.gguf.header import build_header, header_size, pad_to
 from nextn.gguf.kv import KV
+from nextn.gguf.tensors import TensorInfo
 from nextn.layouts import in_place_detach, metadata
 from nextn.layouts.attach import plan_attach
 from nextn.layouts.detach import trunk_of

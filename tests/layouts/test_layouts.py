@@ -342,7 +342,8 @@ def test_a_per_layer_array_of_the_wrong_length_is_blamed_on_the_trunk(tmp_path: 
 
 def test_draft_only_root_tensors_go_with_the_block(tmp_path: Path) -> None:
     """ik_llama.cpp's extra head serves drafting only; verify does not miss it in a detached model."""
-    from nextn.gguf.header import TensorInfo, build_header, place
+    from nextn.gguf.header import build_header, place
+    from nextn.gguf.tensors import TensorInfo
     from nextn.sources.ranges import Reader
 
     model = open_model(nextn.attach(Q4, CHECKPOINT, layout="bundle", out=tmp_path).entry)

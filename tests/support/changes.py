@@ -14,9 +14,10 @@ import nextn
 from conftest import TRUNKS
 from nextn.block.model import layer_of
 from nextn.gguf.files import Model, open_model, shard_name
-from nextn.gguf.header import TensorInfo, build_header, pad_to, place
+from nextn.gguf.header import build_header, pad_to, place
 from nextn.gguf.kv import KV
 from nextn.gguf.kv_table import edit
+from nextn.gguf.tensors import TensorInfo
 from nextn.layouts import in_place_detach, metadata
 from nextn.layouts.attach import plan_attach
 from nextn.layouts.options import AttachOptions, Room

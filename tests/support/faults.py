@@ -24,8 +24,9 @@ from pathlib import Path
 from typing import Any
 
 from nextn.gguf.files import open_model
-from nextn.gguf.header import TensorInfo, build_header, place
+from nextn.gguf.header import build_header, place
 from nextn.gguf.kv import KV, KVType
+from nextn.gguf.tensors import TensorInfo
 from nextn.writing.ranges import grain_of
 from nextn.writing.system import System
 

@@ -9,8 +9,9 @@ import numpy as np
 from ggufmaker import KV, Tensor, pair
 
 from nextn.gguf.files import Model, open_model
-from nextn.gguf.header import TensorInfo, build_header, place
+from nextn.gguf.header import build_header, place
 from nextn.gguf.kv_table import edit
+from nextn.gguf.tensors import TensorInfo
 from nextn.layouts.metadata import parse_kv
 
 Change = Callable[[bytes], bytes]

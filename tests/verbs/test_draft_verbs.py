@@ -123,8 +123,6 @@ def test_what_has_no_block_to_take(tmp_path: Path) -> None:
     path = made("dspark", tmp_path)
     with pytest.raises(NoBlock, match="this draft is a model of its own and has no MTP block"):
         nextn.extract(path)
-    with pytest.raises(UsageError, match="pack publishes MTP blocks, and this is a draft, a model of its own"):
-        nextn.pack([tmp_path / NAME], sidecar=path, out=tmp_path / "ready")
     with pytest.raises(UnsupportedModel, match="'dflash' is a DFlash or DSpark draft"):
         nextn.attach(path, CHECKPOINT)
 

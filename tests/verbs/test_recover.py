@@ -59,3 +59,25 @@ def test_it_says_when_there_is_nothing_to_do(run_nextn: Run, model: Path) -> Non
     assert json.loads(run_nextn("recover", model, "--json").stdout)["journals"] == []
     assert run_nextn("recover", model.with_name("none.gguf")).returncode == StorageError.exit_code
     assert nextn.recover(model).to_json()["kind"] == document_type("recover").__struct_config__.tag
+
+
+def test_a_folder_with_a_strange_journal_is_still_dealt_with(run_nextn: Run, model: Path) -> None:
+    """Two that cannot be ended, the first in the order of names: each is named, and the others are ended."""
+    before = model.read_bytes()
+    strange = [Path(shutil.copy(Q4, model.with_name(name))) for name in ("a.gguf", "z.gguf")]
+    left = [interrupted(path, "attach") for path in strange]
+    for path in strange:
+        shutil.copy(Q4, path.with_name("new"))
+        path.with_name("new").replace(path)  # no longer the file that its journal was written for
+    own = interrupted(model, "attach")
+    seen = run_nextn("recover", model.parent, "--dry-run", "--json")
+    document = json.loads(seen.stdout)
+    assert seen.returncode == StorageError.exit_code and own.exists()
+    assert [each["path"] for each in document["failed"]] == [*map(str, left)]
+    assert [each["path"] for each in document["journals"]] == [str(own)]
+    done = run_nextn("recover", model.parent, "--quiet")
+    assert done.returncode == StorageError.exit_code and done.stdout == ""
+    assert [line.split(":")[1].strip() for line in done.stderr.splitlines()] == [*map(str, strange)]
+    assert model.read_bytes() == before and not own.exists() and all(path.exists() for path in left)
+    with pytest.raises(StorageError, match="it was replaced"):
+        nextn.recover(strange[0])

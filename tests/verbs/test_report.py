@@ -2,21 +2,27 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
+import os
 import re
 import shutil
 import subprocess
+from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 from mutants import UGLY
 
 import nextn
 from conftest import CHECKPOINT, DATA, Q4, need
+from nextn import schemas
 from nextn.cli import main
-from nextn.errors import FormatError
+from nextn.errors import FormatError, UsageError
 from nextn.results.page import contexts, page
-from nextn.results.sections import KINDS, Section, TextTable, read_section, read_sections
+from nextn.results.section import Section, TextTable
+from nextn.results.sections import KINDS, read_section, read_sections
 
 EVIL = "</script><script>alert(1)</script>\"'&" + UGLY
 LINEAR = {
@@ -65,7 +71,7 @@ def test_results_of_verbs(tmp_path: Path, capsys: pytest.CaptureFixture[str]) ->
     assert main(["report", *names, "-o", str(out)]) == 20
 
 
-@pytest.mark.parametrize("text", ["no json", "[]", '{"version": 2}', '{"version": 1, "kind": "cache"}'])
+@pytest.mark.parametrize("text", ["no json", "[]", '{"version": 2}', '{"version": 1, "kind": "manifest"}'])
 def test_what_is_no_result(tmp_path: Path, text: str) -> None:
     (tmp_path / "x.json").write_text(text)
     with pytest.raises(FormatError):
@@ -82,7 +88,7 @@ def test_sections_as_json(capsys: pytest.CaptureFixture[str]) -> None:
 def test_every_kind_that_is_read_has_its_section() -> None:
     from nextn.results.sections import _MAKERS
 
-    assert set(KINDS) == set(_MAKERS) and len(KINDS) == 11
+    assert set(KINDS) == set(_MAKERS) and set(KINDS) == set(schemas.KINDS)
 
 
 @pytest.mark.slow
@@ -100,23 +106,139 @@ def test_a_browser_draws_it(tmp_path: Path) -> None:
     assert "CONSOLE" not in done.stderr, done.stderr
 
 
-@pytest.mark.slow
-def test_the_slider_by_keyboard_and_on_a_phone(tmp_path: Path) -> None:
+@contextlib.contextmanager
+def browser(folder: Path) -> Iterator[Any]:
     need("chromium", shutil.which("chromium") is not None and shutil.which("chromedriver") is not None)
     from selenium import webdriver
     from selenium.webdriver.chrome.service import Service
-    from selenium.webdriver.common.by import By
-    from selenium.webdriver.common.keys import Keys
 
-    (tmp_path / "page.html").write_bytes(page(sections()))
     options = webdriver.ChromeOptions()
     options.binary_location = str(shutil.which("chromium"))
     for flag in ("headless", "no-sandbox", "disable-gpu", "disable-quic", "no-first-run", "window-size=800,900"):
         options.add_argument(f"--{flag}")
-    options.add_argument(f"--user-data-dir={tmp_path / 'profile'}")
+    options.add_argument(f"--user-data-dir={folder / 'profile'}")
     options.set_capability("goog:loggingPrefs", {"browser": "ALL"})
     driver = webdriver.Chrome(options=options, service=Service(shutil.which("chromedriver")))
     try:
+        yield driver
+    finally:
+        driver.quit()
+
+
+def every_document(folder: Path) -> Path:
+    """A folder with a document of every verb, as they were once written, and other files."""
+    folder.mkdir()
+    for path in [*(DATA / "documents").glob("*.json"), *(DATA / "samples").glob("*.json")]:
+        try:
+            read_section(path)
+        except FormatError:  # written before documents had kinds
+            continue
+        shutil.copy(path, folder / f"{path.parent.name}-{path.name}")
+    made = {
+        "cache": nextn.cache(), "doctor": nextn.doctor(Q4), "inspect": nextn.inspect(Q4),
+        "attach": nextn.attach(Q4, CHECKPOINT, out=folder, dry_run=True),
+        "pack": nextn.pack([Q4], donor=CHECKPOINT, out=folder / "out", dry_run=True),
+    }  # fmt: skip
+    for name, result in made.items():
+        (folder / f"{name}.json").write_text(json.dumps(result.to_json()))
+    (folder / "config.json").write_text("{}")
+    (folder / "note.txt").write_text("not a document")
+    return folder
+
+
+OFF_SCREEN = """return Array.from(document.querySelectorAll('main *')).filter(
+  (e) => e.getBoundingClientRect().right > document.documentElement.clientWidth + 1 || e.scrollWidth > e.clientWidth + 1
+  && getComputedStyle(e).overflowX !== 'visible').map((e) => e.outerHTML.slice(0, 200))"""
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("width", [1200, 360])
+def test_nothing_is_off_screen(width: int, tmp_path: Path) -> None:
+    out = tmp_path / "page.html"
+    nextn.report([every_document(tmp_path / "results")], out=out)
+    with browser(tmp_path) as driver:
+        driver.execute_cdp_cmd(
+            "Emulation.setDeviceMetricsOverride",
+            {"width": width, "height": 900, "deviceScaleFactor": 1, "mobile": width < 800},
+        )
+        driver.get(out.as_uri())
+        assert driver.execute_script("return document.documentElement.scrollWidth") <= width
+        assert driver.execute_script(OFF_SCREEN) == []
+        assert driver.get_log("browser") == []
+        first = driver.find_element("id", "answer")
+        assert first.location["y"] + first.size["height"] < 900 and first.text
+
+
+@pytest.mark.slow
+def test_the_slider_and_the_table_agree(tmp_path: Path) -> None:
+    out = tmp_path / "page.html"
+    nextn.report([DATA / "samples" / "plan.json"], out=out)
+    with browser(tmp_path) as driver:
+        driver.get(out.as_uri())
+        tables = driver.execute_script(
+            "return Array.from(document.querySelectorAll('table'), (t) => Array.from(t.tBodies[0].rows, "
+            "(r) => Array.from(r.cells, (c) => c.textContent)))"
+        )
+        heads = driver.execute_script(
+            "return Array.from(document.querySelectorAll('table'), (t) => Array.from(t.tHead.rows[0].cells, "
+            "(c) => c.textContent))"
+        )
+    by_slider, by_plan = tables[:2]
+    assert heads[0][1:] == heads[1][2:7]
+    figures = {row[0]: row[2:7] for row in by_plan if "measured" not in row[0] and row[2]}
+    assert by_slider and {row[0]: row[1:] for row in by_slider} == figures
+
+
+def test_the_page_opens_with_the_answer(tmp_path: Path) -> None:
+    folder = tmp_path / "results"
+    folder.mkdir()
+    (folder / "bench.json").write_text((DATA / "samples" / "bench.json").read_text())
+    (folder / "inspect.json").write_text(json.dumps(nextn.inspect(Q4).to_json()))
+    (folder / "other.json").write_text('{"version": 7}')
+    os.utime(folder / "bench.json", (1e9, 1e9))
+    os.utime(folder / "inspect.json", (1e9 + 86400, 1e9 + 86400))
+    data = json.loads((DATA / "samples" / "bench.json").read_text())
+    found = nextn.report([folder]).to_json()
+    assert found["badge"] == data["verdict"]["word"].replace("_", " ").upper()
+    assert found["answer"].endswith(data["verdict"]["sentence"])
+    machine = data["machine"]
+    assert found["facts"] == {
+        "date": "2001-09-09 to 2001-09-10", "nextn": nextn.__version__,
+        "engine": f"{data['engine']['name']} {data['engine']['version']}",
+        "machine": f"{machine['cpu']}, {machine['n_cpus']} CPUs, {machine['system']}",
+    }  # fmt: skip
+    text = page(read_sections([folder])).decode()
+    start = text.index("<main>")
+    assert text.index(found["badge"], start) < text.index(data["verdict"]["sentence"], start) < text.index("<section>")
+
+
+def test_of_several_verdicts_the_heaviest_and_worst_counts() -> None:
+    from nextn.results.answer import answer_of
+
+    some = [
+        Section("Speed: x", ("1.3 times as fast",), badge="FASTER", tone="good", weight=2),
+        Section("Verified: y", ("PASSED", "the same"), badge="PASSED", tone="good", weight=3),
+        Section("Verified: x", ("FAILED", "text differs"), badge="FAILED", tone="bad", weight=3),
+    ]
+    found = answer_of(some)
+    assert (found.badge, found.tone, found.line) == ("FAILED", "bad", "Verified: x: text differs")
+    assert answer_of(some[:2]).line == "Verified: y: the same"
+    assert (answer_of([]).badge, answer_of([]).line) == ("RESULTS", "")
+
+
+def test_a_folder_without_a_document(tmp_path: Path) -> None:
+    (tmp_path / "x.json").write_text("{}")
+    with pytest.raises(UsageError, match="no document in this folder"):
+        nextn.report([tmp_path])
+
+
+@pytest.mark.slow
+def test_the_slider_by_keyboard_and_on_a_phone(tmp_path: Path) -> None:
+    from selenium.webdriver.common.by import By
+    from selenium.webdriver.common.keys import Keys
+
+    (tmp_path / "page.html").write_bytes(page(sections()))
+    with browser(tmp_path) as driver:
         driver.get((tmp_path / "page.html").as_uri())
         slider = driver.find_element(By.CSS_SELECTOR, "input[type=range]")
         said, table = driver.find_element(By.TAG_NAME, "output"), driver.find_element(By.CSS_SELECTOR, "tbody")
@@ -137,8 +259,6 @@ def test_the_slider_by_keyboard_and_on_a_phone(tmp_path: Path) -> None:
         assert driver.execute_script("return document.documentElement.scrollWidth") <= 360
         assert driver.execute_script("return performance.getEntriesByType('resource').length") == 0
         assert driver.get_log("browser") == []
-    finally:
-        driver.quit()
 
 
 def test_sequences_share_a_context_that_is_rounded_for_each(tmp_path: Path) -> None:

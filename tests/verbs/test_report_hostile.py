@@ -18,13 +18,15 @@ from mutants import Parts
 from conftest import CHECKPOINT, Q4
 from nextn.engines import LlamaServer
 from nextn.results.page import page
-from nextn.results.sections import KINDS, Section, read_sections
+from nextn.results.section import Section
+from nextn.results.sections import KINDS, read_sections
 from nextn.schemas import document_type
 
 EVIL = "</script><script>alert(1)</script><img src=x onerror=alert(1)>]]>--><!--\"'&" + mutants.UGLY
 TAGS = {
     "html", "head", "meta", "title", "style", "body", "header", "h1", "h2", "button", "main", "p", "section", "div",
     "pre", "table", "caption", "thead", "tbody", "tr", "th", "td", "canvas", "label", "output", "input", "script",
+    "dl", "dt", "dd",
 }  # fmt: skip
 
 

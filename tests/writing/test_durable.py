@@ -9,6 +9,7 @@ import os
 import random
 import shutil
 import threading
+import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -450,6 +451,22 @@ def test_a_cleaner_that_is_faster_than_the_lock_costs_nothing(tmp_path: Path, mo
         space.finish()
     assert n_calls == 3
     assert content(tmp_path).keys() == {"model.gguf"}
+
+
+def test_a_temporary_file_that_is_overwritten_once_complete_is_not_published(tmp_path: Path) -> None:
+    """By the same user, with as many bytes, in place: neither its name nor its size shows it."""
+    with (
+        pytest.raises(StorageError, match=r"made\.gguf.*another program wrote to this temporary file"),
+        Workspace(tmp_path) as space,
+    ):
+        temp, fd = space.new_file("made.gguf")
+        os.write(fd, b"whole")
+        space.sync([temp])
+        time.sleep(0.02)  # longer than a file system's clock stands still
+        with temp.open("r+b") as other:
+            other.write(b"other")
+        space.publish(temp, "made.gguf", 5)
+    assert not any(tmp_path.iterdir())
 
 
 # -- sentences and space -----------------------------------------------------------------------------------------

@@ -247,7 +247,7 @@ def chosen_forms(rules: Iterable[Rule], there: Collection[str]) -> set[str]:
 
 
 # Optional in some families, but each useless without the rest: loaders tolerate that, and no model is published so.
-_TOGETHER = (
+TOGETHER = (
     ("ffn_gate_shexp.weight", "ffn_up_shexp.weight", "ffn_down_shexp.weight"),
     ("attn_q.bias", "attn_k.bias", "attn_v.bias"),
     ("attn_q_norm.weight", "attn_k_norm.weight"),
@@ -260,7 +260,7 @@ _TOGETHER = (
 def missing(rules: Sequence[Rule], there: Set[str], find: Lookup) -> list[str]:
     """Targets that a block with the tensors `there` needs and lacks; `find` is its model's `{arch}.*`."""
     chosen = chosen_forms(rules, there)
-    torn = {target for group in _TOGETHER if not there.isdisjoint(group) for target in group}
+    torn = {target for group in TOGETHER if not there.isdisjoint(group) for target in group}
     replaced = {target for rule in rules if rule.target in there for target in rule.replaces}
 
     def needed(rule: Rule) -> bool:
@@ -268,7 +268,8 @@ def missing(rules: Sequence[Rule], there: Set[str], find: Lookup) -> list[str]:
             return True
         return not rule.optional and (not rule.form or rule.form in chosen)
 
-    return [rule.target for rule in rules if rule.target not in there | replaced and needed(rule)]
+    absent = (rule for rule in rules if rule.target not in there and rule.target not in replaced)
+    return [rule.target for rule in absent if needed(rule)]
 
 
 def surplus(rules: Sequence[Rule], there: Collection[str], find: Lookup) -> list[str]:

@@ -6,6 +6,7 @@ The tensors decide, whatever the header claims; the header is believed only wher
 from __future__ import annotations
 
 from array import array
+from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from itertools import islice
@@ -15,9 +16,9 @@ from ..archs.base import Family, missing
 from ..archs.drafts import ARCHS as DRAFT_ARCHS
 from ..archs.others import ASSISTANTS, DRAFTS, LOADS_ONLY, OTHER_USE
 from ..gguf.files import GGUFFile, Model
-from ..gguf.header import TensorTable
 from ..gguf.kv import INTEGER_TYPES, KVType
-from .layers import FAR, Layers
+from ..gguf.tensors import TensorTable
+from .layers import Layers
 from .model import DRAFT_ROOTS, EH_PROJ, MARK, split_name
 
 KEY = "nextn_predict_layers"
@@ -288,16 +289,37 @@ class Anatomy:
 
     def trunk_table(self, file: GGUFFile) -> TensorTable:
         """The tensors of a file of the model that belong to the model apart from its block; its own table if all do."""
-        table, n_before = file.header.tensors, 0
-        if any(layer >= FAR for layer in self.blocks):
-            return table.named(self.of_trunk)
-        for other in self.model.files[: self.model.files.index(file)]:
+        table, kept = file.header.tensors, self.trunk_rows(file)
+        return table if len(kept) == len(table) else table.rows(kept)
+
+    def other_rows(self, file: GGUFFile) -> tuple[int, int] | None:
+        """The first and the last row of the file's other tensors, None where there are none."""
+        kept = bytearray(len(file.header.tensors))
+        for row in self.trunk_rows(file):
+            kept[row] = True
+        first = kept.find(0)
+        return None if first < 0 else (first, kept.rfind(0))
+
+    def trunk_rows(self, file: GGUFFile) -> array[int]:
+        """The rows of the file's tensors that belong to the model apart from its block, in order."""
+        no = next(i for i, each in enumerate(self.model.files) if each is file or each == file)
+        known = self._trunk_rows.get(no)
+        if known is None:
+            known = self._trunk_rows[no] = self._found_rows(no)
+        return known
+
+    @cached_property
+    def _trunk_rows(self) -> dict[int, array[int]]:
+        return {}
+
+    def _found_rows(self, no: int) -> array[int]:
+        table, n_before = self.model.files[no].header.tensors, 0
+        for other in self.model.files[:no]:
             n_before += len(other.header.tensors)
         roots = {row for name in DRAFT_ROOTS if (row := table.row(name)) is not None}
         layers = islice(self.layers.of_rows, n_before, n_before + len(table))
         blocks = self._block_set
-        kept = array("I", (row for row, n in enumerate(layers) if n not in blocks and row not in roots))
-        return table if len(kept) == len(table) else table.rows(kept)
+        return array("I", (row for row, n in enumerate(layers) if n not in blocks and row not in roots))
 
     @cached_property
     def _block_set(self) -> frozenset[int]:
@@ -306,3 +328,10 @@ class Anatomy:
     def holds_block(self, file: GGUFFile) -> bool:
         """Whether a file of the model holds a tensor of its block."""
         return any(map(self.of_block, file.header.tensors.names()))
+
+    @cached_property
+    def rows_of_block(self) -> Sequence[int]:
+        """Whether each tensor of the model belongs to an MTP block's layer, in the order of its files."""
+        if self.is_draft:
+            return array("b", [True]) * len(self.layers.of_rows)
+        return array("b", map(self._block_set.__contains__, self.layers.of_rows))

@@ -19,6 +19,7 @@ from ..sources.matrix_parts import TransposedParts, head_parts, ranked_qkv
 from ..sources.quantized import ADVICE, companions, describes_activations, logical_names, refuse_foreign, whole
 from ..sources.reordered import InterleavedHalves, SideBySide
 from ..sources.rows import CheckpointRows, RowSource, Span
+from ..units import counted
 from .model import Block, BlockTensor
 
 _LAYER = re.compile(r"layers\.(\d+)\.")
@@ -69,8 +70,8 @@ def _no_block(checkpoint: Checkpoint, family: Family) -> NoBlock:
     promised = checkpoint.integer(*family.count_keys) if family.count_keys else None
     if promised:
         return NoBlock(
-            f"{checkpoint.place}: config.json promises {promised} MTP block(s), but no tensor of any is present; "
-            "fine-tuning tools lose them, so use the base model's checkpoint as the donor."
+            f"{checkpoint.place}: config.json promises {counted(promised, 'MTP block')}, but no tensor of any is "
+            "present; fine-tuning tools lose them, so use the base model's checkpoint as the donor."
         )
     n_trunk = checkpoint.integer("num_hidden_layers") or 0
     mark = f"{family.prefixes[0]}layers.{n_trunk}." if family.behind_trunk else family.prefixes[0]
@@ -343,7 +344,7 @@ def refuse_leftovers(checkpoint: Checkpoint, names: dict[str, str], used: set[st
             path=checkpoint.place,
         )
     raise UnsupportedFormat(
-        f"the block has {len(left)} tensor(s) that nextn does not know ('{left[0]}'), "
-        "and leaving them out could break it",
+        f"the block has {counted(len(left), 'tensor')} that nextn does not know, such as '{left[0]}': leaving "
+        f"{'it' if len(left) == 1 else 'them'} out could break it",
         path=checkpoint.place,
     )

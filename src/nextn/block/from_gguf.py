@@ -13,6 +13,8 @@ from ..sources.rows import GGUFRows
 from .anatomy import KEY, Anatomy
 from .model import Block, BlockTensor, split_name
 
+MOST_TENSORS = 8_192  # of a file's blocks; those that are published have fewer than a hundred each
+
 
 def is_f32_only(name: str, n_axes: int) -> bool:
     """Whether converters keep a tensor in F32: vectors, norms and gates."""
@@ -38,7 +40,7 @@ def block_from_model(model: Model, mending: Collection[int] = ()) -> Block:
             f"{model.entry}: this draft is a model of its own and has no MTP block; leave it beside its model, or put "
             "it there with 'nextn attach MODEL --from' it."
         )
-    if not layers and seen.layers.keys() <= set(mending):
+    if not layers and len(seen.layers) <= len(mending) and seen.layers.keys() <= set(mending):
         layers = sorted(seen.layers)
     if not layers:
         more = f", though '{arch}.{KEY}' promises {seen.promised}: it was lost along the way" if seen.promised else ""
@@ -52,15 +54,23 @@ def block_from_model(model: Model, mending: Collection[int] = ()) -> Block:
     tensors = []
     family = seen.family
     rules = {rule.target: rule for rule in family.rules} if family else {}
-    held = [row for layer in layers for row in seen.layers.rows(layer)]
+    held: list[int] = []
+    for each in layers:
+        held += seen.layers.rows(each)
+        if len(held) > MOST_TENSORS:
+            raise FormatError(
+                f"more than {MOST_TENSORS:,} tensors are named as an MTP block's: no model's block has so many; get "
+                "the model again",
+                path=model.entry,
+            )
     if not seen.has_trunk:
-        held += seen.layers.roots
+        roots = (model.table.row(target) for target, rule in rules.items() if rule.root)
+        held += (row for row in roots if row is not None)
     for file, info in map(model.table.__getitem__, sorted(held)):
-        layer, suffix = split_name(info.name)
+        own, suffix = split_name(info.name)
         rule = rules.get(suffix)
-        is_root = rule is not None and rule.root and layer is None and not seen.has_trunk
-        if is_root:
-            layer = first
+        is_root = rule is not None and rule.root and own is None and not seen.has_trunk
+        layer = first if is_root else own
         if layer is None or not first <= layer < first + len(layers):
             continue
         start, end = file.value_range(info)

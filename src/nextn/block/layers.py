@@ -3,62 +3,111 @@
 from __future__ import annotations
 
 from array import array
-from collections.abc import Iterator, Mapping, Set
+from bisect import bisect_left
+from collections.abc import Iterable, Iterator, Mapping, Set
+from itertools import chain
 
-from ..gguf.names import decoded
+from ..gguf.names import LARGE, StoredNames, decoded
 from ..gguf.sets import SetTensors
 from .model import MARK, split_name
 
-ROOT, FAR = -1, (1 << 31) - 1
+ROOT = -1
+
+
+class LayerNames(Set[str]):
+    """A layer's tensors' names without `blk.N.`; looked up in the model's table, not kept."""
+
+    def __init__(self, tensors: SetTensors, layer: int, rows: array[int]) -> None:
+        self._tensors, self._prefix, self._rows = tensors, f"blk.{layer}.", rows
+
+    def __len__(self) -> int:
+        return len(self._rows)
+
+    def __contains__(self, name: object) -> bool:
+        return isinstance(name, str) and self._tensors.row(self._prefix + name) is not None
+
+    def __iter__(self) -> Iterator[str]:
+        n_prefix = len(self._prefix)
+        return (decoded(self._tensors.name_of(row))[n_prefix:] for row in self._rows)
+
+    @classmethod
+    def _from_iterable(cls, names: Iterable[str]) -> Set[str]:  # type: ignore[override]
+        return frozenset(names)
+
+    __hash__ = None  # type: ignore[assignment]
 
 
 class Layers(Mapping[int, Set[str]]):
-    """Layer -> its tensors' names without `blk.N.`.
+    """Layer -> its tensors' names without `blk.N.`, in the order of the layers.
 
-    A layer is a chain of rows of the tensor table, so that a file with a layer per tensor does not take a set for each.
+    A layer is a part of a list of rows, so that a file with a layer per tensor does not take a set for each.
     """
 
     def __init__(self, tensors: SetTensors, marked: set[int]) -> None:
         """Layers with a tensor that only an MTP block has are added to `marked`."""
         self._tensors = tensors
-        self._last: dict[int, int] = {}  # layer -> its last row
-        self._before = array("i", [-1]) * len(tensors)  # row -> the layer's row before it, -1 for none
-        self.of_rows = array("i", [ROOT]) * len(tensors)  # row -> its layer, ROOT for none, at most FAR
-        last, before, of_rows = self._last, self._before, self.of_rows
-        for row, name in enumerate(tensors.names()):
-            layer, suffix = split_name(name)
-            if layer is None:
-                continue
-            before[row] = last.get(layer, -1)
-            last[layer] = row
-            of_rows[row] = layer if layer < FAR else FAR
-            if suffix.startswith(MARK):
-                marked.add(layer)
+        self.of_rows = array("q")  # row -> its layer, ROOT for none
+        for names in tensors.stored_names():
+            layers, found = _layers_of(names)
+            self.of_rows.extend(layers)
+            marked.update(found)
+        self._numbers, self._begins, self._rows = _by_layer(self.of_rows)
 
     def __len__(self) -> int:
-        return len(self._last)
+        return len(self._numbers)
 
     def __iter__(self) -> Iterator[int]:
-        return iter(self._last)
+        return iter(self._numbers)
 
     def __contains__(self, layer: object) -> bool:
-        return layer in self._last
+        return isinstance(layer, int) and self._place(layer) is not None
 
-    def __getitem__(self, layer: int) -> Set[str]:
-        n_prefix = len(f"blk.{layer}.")
-        return {decoded(self._tensors.name_of(row))[n_prefix:] for row in self.rows(layer)}
+    def __getitem__(self, layer: int) -> LayerNames:
+        return LayerNames(self._tensors, layer, self.rows(layer))
 
-    def rows(self, layer: int) -> Iterator[int]:
-        """The rows of a layer's tensors, from the last to the first."""
-        row = self._last[layer]
-        while row >= 0:
-            yield row
-            row = self._before[row]
+    def _place(self, layer: int) -> int | None:
+        at = bisect_left(self._numbers, layer)
+        return at if at < len(self._numbers) and self._numbers[at] == layer else None
 
-    @property
-    def roots(self) -> Iterator[int]:
-        """The rows of tensors that belong to no layer, in order."""
-        return (row for row, layer in enumerate(self.of_rows) if layer == ROOT)
+    def rows(self, layer: int) -> array[int]:
+        """The rows of a layer's tensors, in order."""
+        at = self._place(layer)
+        if at is None:
+            raise KeyError(layer)
+        end = self._begins[at + 1] if at + 1 < len(self._begins) else len(self._rows)
+        return self._rows[self._begins[at] : end]
 
     def __repr__(self) -> str:
         return f"Layers({len(self):,} layers)"
+
+
+def _layers_of(names: StoredNames) -> tuple[array[int], Iterable[int]]:
+    """The layer of each name, and the layers that a block's mark is in."""
+    if len(names.starts) >= LARGE:
+        from ..gguf import bulk  # loads numpy
+
+        return bulk.layers_at(names.buffer, names.starts, MARK.encode())
+    layers, marked = array("q"), set()
+    for name in map(decoded, names):
+        layer, suffix = split_name(name)
+        layers.append(ROOT if layer is None else layer)
+        if layer is not None and suffix.startswith(MARK):
+            marked.add(layer)
+    return layers, marked
+
+
+def _by_layer(of_rows: array[int]) -> tuple[array[int], array[int], array[int]]:
+    """The layers in order, where the rows of each begin in the list of those that have one, and that list."""
+    if len(of_rows) >= LARGE:
+        from ..gguf import bulk  # loads numpy
+
+        return bulk.sorted_layers(of_rows)
+    rows: dict[int, list[int]] = {}
+    for row, layer in enumerate(of_rows):
+        if layer != ROOT:
+            rows.setdefault(layer, []).append(row)
+    numbers, begins, n = array("q", sorted(rows)), array("I"), 0
+    for layer in numbers:
+        begins.append(n)
+        n += len(rows[layer])
+    return numbers, begins, array("I", chain.from_iterable(map(rows.__getitem__, numbers)))

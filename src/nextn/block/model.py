@@ -7,6 +7,7 @@ from pathlib import Path
 
 from ..brief import Brief
 from ..gguf.files import Model
+from ..gguf.names import MOST_DIGITS
 from ..sources.checkpoint import Checkpoint
 from ..sources.ranges import FileRange
 from ..sources.rows import RowSource
@@ -78,11 +79,16 @@ class Block(Brief):
 
 
 def split_name(name: str) -> tuple[int | None, str]:
-    """(layer, the name without `blk.N.`) of a tensor's name; root tensors have no layer and keep their name."""
+    """(layer, the name without `blk.N.`) of a tensor's name; root tensors have no layer and keep their name.
+
+    A number that no layer can have makes a root tensor too.
+    """
     if not name.startswith("blk."):
         return None, name
     number, _, suffix = name[4:].partition(".")
     if not suffix or not number.isdecimal() or not number.isascii() or (number[0] == "0" and number != "0"):
+        return None, name
+    if len(number) > MOST_DIGITS:
         return None, name
     return int(number), suffix
 

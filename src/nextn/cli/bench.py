@@ -6,7 +6,7 @@ from pathlib import Path
 
 import click
 
-from ..errors import EXIT_CANNOT_TELL, OutputExists
+from ..errors import EXIT_CANNOT_TELL, OutputExists, UsageError
 from .common import (
     context_option,
     donor_option,
@@ -55,6 +55,10 @@ from .common import (
 @context_option
 @slots_option
 @timing_options(patience_s=120.0)
+@click.option(
+    "--by-tensor", metavar="FILE",
+    help="With --types: no timing, but acceptance with each tensor of the block in each type, as CSV. Can be resumed.",
+)  # fmt: skip
 @click.option("--csv", "csv_path", metavar="FILE", help="Also write the figures as CSV, one row per setup or type.")
 @json_option
 @click.option("-q", "--quiet", is_flag=True, help="Print only the verdict.")
@@ -81,6 +85,7 @@ def command(
     patience: float,
     one_at_a_time: bool,
     engine: str | None,
+    by_tensor: str | None,
     csv_path: str | None,
     as_json: bool,
     quiet: bool,
@@ -98,6 +103,27 @@ def command(
     from ..verbs.bench import bench
     from ..writing.durable import write_file
 
+    if by_tensor is not None:
+        lengths = [2] if n_max is None else whole_numbers(n_max, "--n-max")
+        refused = {
+            "--against": against, "--against-sidecar": against_sidecar, "--csv": csv_path, "--repeats": repeats,
+            "--sampled": sampled, "--temperature": temperature, "--p-min": p_min, "more than one --n-max": lengths[1:],
+            "--slots": slots > 1,
+        }  # fmt: skip
+        given = next((name for name, value in refused.items() if value), None)
+        if given is not None:
+            raise UsageError(f"--by-tensor only counts accepted drafts, greedily, so {given} has no use; leave it out.")
+        from ..report.tensors import show as show_tensors
+        from ..verbs.bench_tensors import bench_tensors
+
+        with step_progress(not quiet) as say:
+            found = bench_tensors(
+                model, types=names(types or ""), out=by_tensor, sidecar=sidecar, donor=donor, n_max=lengths[0],
+                tasks=listed(tasks), prompts=prompts, n_predict=n_predict, threads=threads, engine=engine,
+                engine_args=engine_args, n_ctx=n_ctx, say=say,
+            )  # fmt: skip
+        put_result(found, show_tensors, as_json=as_json, quiet=quiet)
+        return
     if csv_path is not None and Path(csv_path).exists():
         raise OutputExists(f"{csv_path}: this file already exists; choose another name for --csv.")
     if temperature is None:

@@ -61,22 +61,6 @@ expect_option = click.option(
 )  # fmt: skip
 
 
-class _NewPath(click.ParamType[str]):
-    """A path at which something is written; a tilde that the shell left as it is would become a folder's name."""
-
-    name = "path"
-
-    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> str:
-        """The path. Raises UsageError."""
-        why = quoted_home(str(value))
-        if why is not None:
-            raise UsageError(f"{value}: {why}.")
-        return str(value)
-
-
-NEW_PATH = _NewPath()
-
-
 class _Rate(click.ParamType[float]):
     """Bytes per second, with a unit or without: 5M, 5MB/s, 512KiB, 5000000."""
 
@@ -134,10 +118,25 @@ link_option = click.option(
     show_default=True,
     help="How unchanged files get their new names: auto is hard links where possible, else symlinks.",
 )
-out_option = click.option(
-    "-o", "--out", metavar="OUT", type=NEW_PATH,
-    help="A file (ends in .gguf) or a folder. Existing files are never replaced.",
-)
+
+
+def _new_path(context: click.Context, option: click.Parameter, out: str | None) -> str | None:
+    """Raises UsageError for `-`, which elsewhere means standard output, and for a tilde that the shell left."""
+    if out is not None and (why := quoted_home(out)) is not None:
+        raise UsageError(f"{out}: {why}.")
+    if out == "-":
+        raise UsageError(
+            "-o -: nothing is written to standard output; name a file or a folder, such as ./- for one of that name."
+        )
+    return out
+
+
+def place_option(metavar: str, help: str, *, required: bool = False) -> Decorator[Any]:
+    """`-o`: where the files go, in every command."""
+    return click.option("-o", "--out", metavar=metavar, required=required, callback=_new_path, help=help)
+
+
+out_option = place_option("OUT", "A file (ends in .gguf) or a folder. Existing files are never replaced.")
 dry_run_option = click.option(
     "--dry-run", is_flag=True, help="Print what would be read, written and linked; write nothing."
 )

@@ -5,14 +5,11 @@ from __future__ import annotations
 import click
 
 from ..errors import EXIT_CANNOT_TELL, EXIT_FAILED
-from .common import NEW_PATH, examples, json_option, usual_engine_option
+from .common import examples, json_option, place_option, usual_engine_option
 
 
 @click.command(epilog=examples("nextn demo", "nextn demo --engine llama-server -o demo"))
-@click.option(
-    "-o", "--out", metavar="DIR", type=NEW_PATH,
-    help="Keep the files here. Default: a temporary folder that is removed.",
-)  # fmt: skip
+@place_option("DIR", "Keep the files here. Default: a temporary folder that is removed.")
 @usual_engine_option
 @json_option
 def command(out: str | None, engine: str | None, as_json: bool) -> None:

@@ -9,7 +9,6 @@ import click
 
 from ..report.text import say
 from .common import (
-    NEW_PATH,
     donor_option,
     draft_head_option,
     dry_run_option,
@@ -19,6 +18,7 @@ from .common import (
     json_option,
     limit_option,
     link_option,
+    place_option,
     settled,
     type_option,
 )
@@ -30,16 +30,13 @@ if TYPE_CHECKING:
 @click.command(
     epilog=examples(
         "nextn pack model-Q4_K_M.gguf model-Q8_0.gguf --from ORG/NAME -o folder",
-        "nextn pack model-Q4_K_M.gguf --sidecar mtp-model.gguf -o folder --dry-run",
+        "nextn pack models/ --sidecar mtp-model.gguf -o folder --skip-existing",
     )
 )
 @click.argument("models", metavar="MODEL...", nargs=-1, required=True)
 @donor_option("As in attach. Default: the block that the MODELs carry, else the donor that attach would find.")
-@click.option("--sidecar", metavar="FILE", help="Publish this sidecar as it is, for all MODELs.")
-@click.option(
-    "-o", "--out", metavar="DIR", type=NEW_PATH, required=True,
-    help="The folder. Existing files are never replaced.",
-)  # fmt: skip
+@click.option("--sidecar", metavar="FILE", help="Publish this sidecar or draft as it is, for all MODELs.")
+@place_option("DIR", "The folder. Existing files are not replaced.", required=True)
 @click.option(
     "--layout",
     type=click.Choice(["shards", "sidecar"]),
@@ -55,6 +52,11 @@ if TYPE_CHECKING:
 @click.option(
     "--verified", metavar="FILE", multiple=True, help="Output of 'nextn verify --json'; may be repeated."
 )
+@click.option("--fragment", is_flag=True, help="Write card-sections.md for a card of your own, not README.md.")
+@click.option(
+    "--skip-existing", is_flag=True,
+    help="Add to a packed DIR: quants in it with the same SHA-256 are kept, its card is renewed.",
+)  # fmt: skip
 @link_option
 @limit_option
 @dry_run_option
@@ -74,6 +76,8 @@ def command(
     repo: str | None,
     base_model: str | None,
     verified: tuple[str, ...],
+    fragment: bool,
+    skip_existing: bool,
     link: str,
     limit_rate: float | None,
     dry_run: bool,
@@ -81,6 +85,9 @@ def command(
     quiet: bool,
 ) -> None:
     """Make DIR ready for the Hub: each MODEL (a quant) with and without its MTP block, from one set of bytes.
+
+    A folder as MODEL stands for all models in it. An EAGLE-3, DFlash or DSpark draft or a Gemma 4 assistant beside the
+    models, or named with --sidecar, takes the block's place.
 
     Shard sets get a second first shard and a block shard, the others are linked under two names; single files share
     one sidecar. A MODEL that carries its block is split. The folder gets a model card, SHA256SUMS (all
@@ -96,8 +103,8 @@ def command(
             return pack(
                 models, donor=donor, sidecar=sidecar, out=out, layout=layout, type=type_name, draft_head=draft_head,
                 embd_type=embd_type, duplicates=duplicates, title=title, repo=repo, base_model=base_model,
-                verified=[Path(path) for path in verified], link=link, limit_rate=limit_rate, dry_run=dry_run,
-                progress=progress, say=None if quiet else say,
+                verified=[Path(path) for path in verified], fragment=fragment, skip_existing=skip_existing, link=link,
+                limit_rate=limit_rate, dry_run=dry_run, progress=progress, say=None if quiet else say,
             )  # fmt: skip
 
     put_result(settled(run, donor), show, as_json=as_json, quiet=quiet)

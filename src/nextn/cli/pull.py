@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import click
 
-from .common import NEW_PATH, examples, json_option, limit_option, link_option
+from .common import examples, json_option, limit_option, link_option, place_option
 
 
 @click.command(
@@ -18,10 +18,7 @@ from .common import NEW_PATH, examples, json_option, limit_option, link_option
     help="With the MTP block, or without.",
 )  # fmt: skip
 @click.option("--quant", metavar="QUANT", help="For example Q4_K_M; not needed where there is only one.")
-@click.option(
-    "-o", "--out", metavar="DIR", type=NEW_PATH, required=True,
-    help="The folder. Existing files are never replaced.",
-)  # fmt: skip
+@place_option("DIR", "The folder. Existing files are never replaced.", required=True)
 @link_option
 @limit_option
 @click.option("--dry-run", is_flag=True, help="Print what would be downloaded; headers are read, nothing is written.")

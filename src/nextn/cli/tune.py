@@ -8,7 +8,6 @@ import click
 
 from ..errors import EXIT_CANNOT_TELL, UsageError
 from .common import (
-    NEW_PATH,
     context_option,
     donor_option,
     engine_argument,
@@ -16,6 +15,7 @@ from .common import (
     json_option,
     listed,
     names,
+    place_option,
     prompt_options,
     sidecar_option,
     timing_options,
@@ -71,11 +71,10 @@ def fractions(text: str, option: str) -> tuple[float, ...]:
 @click.option("--race-all", is_flag=True, help="Race lengths that cannot win by the batch curve, too.")
 @context_option
 @timing_options(patience_s=300.0)
-@click.option(
-    "-o", "--out", metavar="OUT", type=NEW_PATH,
-    help="A folder, or the name of the sidecar (ends in .gguf). Default: beside MODEL. Existing files are never "
-    "replaced.",
-)  # fmt: skip
+@place_option(
+    "OUT",
+    "A folder, or the name of the sidecar (ends in .gguf). Default: beside MODEL. Existing files are never replaced.",
+)
 @click.option("--dry-run", is_flag=True, help="List what would be tried and about how many runs; start nothing.")
 @json_option
 @click.option("-q", "--quiet", is_flag=True, help="Print only the command line.")

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Set
 from dataclasses import replace
 from functools import partial
+from itertools import chain
 
-from ..archs.base import chosen_forms, missing, same_shape
+from ..archs.base import TOGETHER, Family, chosen_forms, missing, same_shape
 from ..archs.engines import IK_UP_TO
 from ..block.anatomy import Anatomy
 from ..block.model import DRAFT_HEAD, DRAFT_ROOTS, EMBED_TOKENS, Block, BlockTensor, split_name
@@ -32,9 +33,14 @@ _OTHER_FORM = {
 }  # fmt: skip
 HEAD_NORM, _LAYER_NORM = "nextn.shared_head_norm.weight", "layer_output_norm.weight"  # MiMo has the second
 # Optional in a family's table, and in its blocks where the trunk's layers have them (sinks: some layers).
-_AS_IN_TRUNK = ("attn_sinks.weight", "attn_q.bias", "attn_k.bias", "attn_v.bias", "attn_output.bias",
+_SINKS = "attn_sinks.weight"
+_AS_IN_TRUNK = (_SINKS, "attn_q.bias", "attn_k.bias", "attn_v.bias", "attn_output.bias",
                 "attn_q_norm.weight", "attn_k_norm.weight", "attn_gate.weight", "exp_probs_b.bias", "exp_probs_b",
                 "ffn_gate_shexp.weight", "ffn_up_shexp.weight", "ffn_down_shexp.weight")  # fmt: skip
+_ASKED = {  # what the checks below look for besides a family's own names
+    *_OTHER_FORM, *_OTHER_FORM.values(), *_AS_IN_TRUNK, *chain(*TOGETHER), GATE_UP, HEAD_NORM, _LAYER_NORM,
+    EMBED_TOKENS, DRAFT_HEAD,
+}  # fmt: skip
 _SPLIT = ("attn_q.weight", "attn_k.weight", "attn_v.weight")
 
 
@@ -55,7 +61,7 @@ def check_blocks(seen: Anatomy, donor: Block | None = None, trunk: Model | None 
     for number, layer in enumerate(sorted((*seen.unmarked, *seen.all_blocks))[: family.max_blocks]):
         if layer in seen.gone:
             continue
-        there = frozenset(seen.layers[layer]) | roots
+        there = _present(family, seen.layers[layer]) | roots
         lost = missing(family.rules, there, seen.model.arch_value)
         lost = [name for name in lost if _OTHER_FORM.get(name) not in there]
         if family.qkv and not family.qkv.split and _QKV in lost and all(name in there for name in _SPLIT):
@@ -92,6 +98,11 @@ def check_blocks(seen: Anatomy, donor: Block | None = None, trunk: Model | None 
         )
 
 
+def _present(family: Family, layer: Set[str]) -> frozenset[str]:
+    """Which of the names that matter a layer has: it may have any number of others."""
+    return frozenset(name for name in _ASKED.union(rule.target for rule in family.rules) if name in layer)
+
+
 def _split(seen: Anatomy, layer: int, refusal: str) -> Finding:
     return Finding(
         "block-wants-fused-qkv",
@@ -125,8 +136,8 @@ def _extra_roots(seen: Anatomy) -> Iterator[Finding]:
 
 def _other_experts(seen: Anatomy) -> Iterator[Finding]:
     """Another number of experts in a model's block, as when a whole model's block was joined to a pruned trunk."""
-    own = seen.model.arch_int("expert_count")
-    for layer in seen.blocks if seen.has_trunk and own else ():
+    own, most = seen.model.arch_int("expert_count"), seen.family.max_blocks if seen.family else 1
+    for layer in seen.blocks[:most] if seen.has_trunk and own else ():
         found = seen.model.tensors.get(f"blk.{layer}.{ROUTER}")
         if found is None or len(found[1].ne) != 2 or found[1].ne[-1] == own:
             continue
@@ -147,7 +158,7 @@ def _other_shapes(seen: Anatomy) -> Iterator[Finding]:
     if family is None or not seen.has_trunk:
         return
     for layer in seen.blocks[: family.max_blocks]:  # more than these are a finding of their own
-        there = seen.layers[layer]
+        there = _present(family, seen.layers[layer])
         router = seen.model.tensors.get(f"blk.{layer}.{ROUTER}")
         # `_other_experts` says if it is not the model's
         n_expert = None if router is None or len(router[1].ne) != 2 else router[1].ne[-1]
@@ -172,8 +183,11 @@ def _other_shapes(seen: Anatomy) -> Iterator[Finding]:
 
 def check_factors(seen: Anatomy) -> Iterator[Finding]:
     """Factors of NVFP4 in the block of a model, which only a model loaded with MTP can have."""
-    names = [f"blk.{n}.{name}" for n in seen.blocks for name in sorted(seen.layers[n]) if is_factor(name)]
-    if not names or not seen.has_trunk:
+    if not seen.blocks or not seen.has_trunk:
+        return
+    factors = sorted(split_name(name) for name in filter(is_factor, seen.model.tensors) if seen.of_block(name))
+    names = [f"blk.{layer}.{name}" for layer, name in factors]
+    if not names:
         return
     model = seen.model.entry
     yield Finding(
@@ -205,8 +219,9 @@ def _from_donor(seen: Anatomy, donor: Block | None, what: str, *, whole: bool) -
 
 def _gone(seen: Anatomy, donor: Block | None) -> Finding:
     """Complete blocks missing beside others. The remaining ones are never renumbered: each is a different step."""
-    like = {name for layer in seen.blocks for name in seen.layers[layer]}
-    rules = [rule for rule in seen.family.rules if not rule.root] if seen.family else []
+    assert seen.family is not None  # without one, nothing shows that blocks are gone
+    like = {name for layer in seen.blocks for name in _present(seen.family, seen.layers[layer])}
+    rules = [rule for rule in seen.family.rules if not rule.root]
     like |= {name for name in missing(rules, like, seen.model.arch_value) if _OTHER_FORM.get(name) not in like}
     supply = [] if donor is None else [
         (layer, _supply(seen, seen.all_blocks.index(layer), sorted(like), donor)) for layer in seen.gone
@@ -278,12 +293,12 @@ def _unlike_others(
         )  # fmt: skip
     last = seen.n_trunk - 1
     most = seen.family.max_blocks if seen.family else 0
-    others = {name for n in (*seen.blocks[:most], last) for name in seen.layers.get(n, ())}
-    others |= {name for names in seen.layers.values() for name in names if "attn_sinks" in name}
-    for name in trunk.tensors if trunk else ():
-        n, suffix = split_name(name)
-        if n in seen.blocks or n == last or "attn_sinks" in name:
-            others.add(suffix)
+    others = set()
+    for model in (seen, *([] if trunk is None else [Anatomy.of(trunk)])):
+        alike = [model.layers[n] for n in (*seen.blocks[:most], last) if n in model.layers]
+        others |= {name for name in _AS_IN_TRUNK if any(name in layer for layer in alike)}
+        if _SINKS in optional and any(name.endswith("." + _SINKS) for name in model.model.tensors):
+            others.add(_SINKS)
     if donor is not None:
         others |= _supply(seen, number, list(_AS_IN_TRUNK), donor).keys()
     fused = [name for name in _AS_IN_TRUNK if _OTHER_FORM.get(name) in there]
@@ -323,12 +338,16 @@ def _supply(seen: Anatomy, number: int, lost: list[str], donor: Block) -> dict[s
             donor = split_experts(donor)
         except (FormatError, QuantizeError):
             return {}
-    blocks = {*seen.all_blocks, *seen.unmarked}
+    blocks = sorted({*seen.all_blocks, *seen.unmarked})
     found = {tensor.suffix: tensor for tensor in donor.tensors if tensor.layer == number}
-    mine = {name: seen.model.tensors[f"blk.{n}.{name}"][1] for n in blocks for name in seen.layers.get(n, ())}
-    if any(name in found and not same_shape(found[name].ne, info.ne) for name, info in mine.items()):
+    mine = {
+        name: seen.model.tensors[f"blk.{n}.{name}"][1]
+        for n in blocks[: seen.family.max_blocks if seen.family else 1] if n in seen.layers
+        for name in found if name in seen.layers[n]
+    }  # fmt: skip
+    if any(not same_shape(found[name].ne, info.ne) for name, info in mine.items()):
         return {}
-    here = seen.layers.get(sorted(blocks)[number], frozenset())
+    here = seen.layers.get(blocks[number], frozenset())
     known = {rule.target for rule in seen.family.rules} if seen.family else set()
     # Tensors that a block may lack were most likely lost with the rest if the donor's block has them.
     more = [name for name in found if name.startswith("nextn.") and name in known and name not in (*here, *lost)]

@@ -12,6 +12,7 @@ from ..block.from_checkpoint import block_from_checkpoint, block_names
 from ..errors import FormatError, IncompleteModel, UnsupportedFormat, UnsupportedModel
 from ..shell import Command
 from ..sources.checkpoint import CONFIG, Checkpoint
+from ..units import counted
 from .advice import Advice, Help
 from .commands import attach_command
 from .finding import Finding, Severity
@@ -69,7 +70,7 @@ def _findings(checkpoint: Checkpoint) -> Iterator[Finding]:
         yield _finding(
             "checkpoint-promise",
             "note",
-            f"config.json promises {promised} MTP block(s), but {block.n_layer_nextn} are present.",
+            f"config.json promises {counted(promised, 'MTP block')}, but has {block.n_layer_nextn}.",
             checkpoint,
             "nothing to do: nextn goes by the tensors",
         )
@@ -101,8 +102,8 @@ def _without(checkpoint: Checkpoint, family: Family | None, words: str | None, p
         return _finding(
             "checkpoint-lost-block",
             "error",
-            f"config.json promises {promised} MTP block(s), but no tensor of any is present: fine-tuning and merging "
-            f"tools lose them; {base}.",
+            f"config.json promises {counted(promised, 'MTP block')}, but no tensor of any is present: fine-tuning "
+            f"and merging tools lose them; {base}.",
             checkpoint,
             Advice.of(
                 attach_command("TRUNK", "--from", _base_of(checkpoint) or "BASE"),

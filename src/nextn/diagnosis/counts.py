@@ -8,6 +8,7 @@ from ..block.anatomy import KEY, Anatomy
 from ..block.model import Block
 from ..gguf.files import Model
 from ..gguf.kv import INTEGER_TYPES, KV, KVType
+from ..units import counted
 from .advice import Advice
 from .arrays import told_trunk
 from .commands import attach_command, doctor_command, donor_hint, header_change
@@ -29,8 +30,8 @@ def check_counts(seen: Anatomy, donor: Block | None = None, trunk: Model | None 
         return
     if seen.lost_layers:
         n = len(seen.lost_layers)
-        yield _lost(seen, f"{n:,}{' or more' if n >= 100 else ''} trunk layer(s) have no tensors (the first is "
-                          f"{seen.lost_layers[0]})")  # fmt: skip
+        lost = ("at least " if n >= 100 else "") + counted(n, "trunk layer has", "trunk layers have")
+        yield _lost(seen, f"{lost} no tensors (the first is {seen.lost_layers[0]})")
         return
     if seen.unmarked:
         yield from _types(seen)  # the header may well be right: see `check_blocks`
@@ -93,8 +94,8 @@ def _with_block(seen: Anatomy, donor: Block | None, trunk: Model | None) -> Iter
         yield Finding(
             "wrong-block-count",
             "error",
-            f"'{seen.arch}.block_count' is {_shown(seen.block_count)}, but the file has {place} trunk layers and {n} "
-            f"MTP block(s): it must be {place + n}.",
+            f"'{seen.arch}.block_count' is {_shown(seen.block_count)}, but the file has "
+            f"{counted(place, 'trunk layer')} and {counted(n, 'MTP block')}: it must be {place + n}.",
             f"{seen.arch}.block_count",
             f"{WRONG_NUMBER}, or 'wrong array length' where there are per-layer arrays; it aborts at absurd counts",
             doctor_command(seen),
@@ -127,7 +128,7 @@ def _with_block(seen: Anatomy, donor: Block | None, trunk: Model | None) -> Iter
         yield Finding(
             "wrong-number-of-blocks",
             "error",
-            f"'{key}' is {seen.promised}, but the file has {n} MTP block(s).",
+            f"'{key}' is {seen.promised}, but the file has {counted(n, 'MTP block')}.",
             key,
             f"{WRONG_NUMBER}, does not find the tensors of the missing block, or aborts when it loads it",
             doctor_command(seen),
@@ -190,7 +191,7 @@ def _without_block(seen: Anatomy, donor: Block | None) -> Iterator[Finding]:
         elif count - seen.promised > there:
             yield _lost(seen, f"the header says {count - seen.promised:,} trunk layers, but the file has {there:,}")
         else:
-            yield _wrong_count(seen, f"is {count:,} with {seen.promised:,} MTP block(s) promised", None)
+            yield _wrong_count(seen, f"is {count:,} with {counted(seen.promised, 'MTP block')} promised", None)
     elif count > there:
         n_more = count - there
         family = seen.family

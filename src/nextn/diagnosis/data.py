@@ -7,8 +7,9 @@ from collections.abc import Iterator
 
 from ..errors import FormatError
 from ..gguf.files import Model
-from ..gguf.header import UNKNOWN, pad_to
+from ..gguf.header import pad_to
 from ..gguf.names import decoded
+from ..gguf.tensors import UNKNOWN
 from .finding import Finding
 
 _MOST_NAME_BYTES = 63  # GGML_MAX_NAME minus the terminating zero

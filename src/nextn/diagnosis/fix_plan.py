@@ -8,9 +8,10 @@ from dataclasses import replace
 from pathlib import Path
 
 from ..gguf.files import GGUFFile, Model, shard_name
-from ..gguf.header import DEFAULT_ALIGNMENT, TensorInfo, build_header, header_size, pad_to, place
+from ..gguf.header import DEFAULT_ALIGNMENT, build_header, header_size, pad_to, place
 from ..gguf.kv import KV
 from ..gguf.kv_table import KVTable, edit
+from ..gguf.tensors import TensorInfo
 from ..layouts import build, metadata, naming, places
 from ..layouts.parts import Part, data_segments, new_header
 from ..sources.ranges import FileRange

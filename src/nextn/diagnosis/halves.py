@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 from ..block.anatomy import Anatomy
 from ..block.model import EH_PROJ, Block
 from ..gguf.files import GGUFFile
-from ..gguf.header import TensorInfo
+from ..gguf.tensors import TensorInfo
 from ..sources.ranges import FileRange, Reader
 from ..sources.rows import GGUFRows, RowSource
 from ..writing.plan import Copy, Segment

@@ -20,7 +20,7 @@ from ..archs.base import Transform
 from ..block.anatomy import Anatomy
 from ..errors import FormatError
 from ..gguf.files import GGUFFile, Model
-from ..gguf.header import TensorInfo
+from ..gguf.tensors import TensorInfo
 from ..gguf.types import parse_type_name
 from ..sources.ranges import FileRange, Reader
 from ..writing.plan import NewBytes
@@ -112,8 +112,9 @@ def check_norms(seen: Anatomy, reader: Reader) -> Iterator[Finding]:
 
 def _norms(seen: Anatomy, wanted: set[str], reader: Reader) -> Iterator[Norm]:
     model = seen.model
-    for layer in seen.blocks:
-        for suffix in sorted(wanted & seen.layers[layer]):
+    for layer in seen.blocks[: seen.family.max_blocks if seen.family else 1]:  # more are a finding of their own
+        names = seen.layers[layer]
+        for suffix in sorted(name for name in wanted if name in names):
             values = _values(model, f"blk.{layer}.{suffix}", reader)
             if values is None or values.size < _LEAST_VALUES:
                 continue

@@ -11,9 +11,9 @@ from typing import TYPE_CHECKING
 
 from ..block.model import split_name
 from ..gguf.files import GGUFFile, Model
-from ..gguf.header import TensorInfo, TensorTable
 from ..gguf.kv import KV
 from ..gguf.kv_table import edit
+from ..gguf.tensors import TensorInfo, TensorTable
 
 if TYPE_CHECKING:
     from ..layouts.parts import Part

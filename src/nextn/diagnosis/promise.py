@@ -12,6 +12,7 @@ from ..archs.base import flags
 from ..block.anatomy import KEY, Anatomy
 from ..block.model import Block
 from ..gguf.kv import KVType
+from ..units import counted
 from .advice import Advice, Help
 from .commands import attach_command, doctor_command, donor_hint, donor_words, header_change, is_guess
 from .finding import Finding
@@ -45,8 +46,8 @@ def unkept(seen: Anatomy, donor: Block | None) -> Finding:
     return Finding(
         "key-without-block",
         "warning" if harmless else "error",
-        f"'{key}' promises {seen.promised} MTP block(s), but {lost}: fine-tuning and merging tools lose it, and "
-        f"{donor_words(seen)}.",
+        f"'{key}' promises {counted(seen.promised, 'MTP block')}, but {lost}: fine-tuning and merging tools lose it, "
+        f"and {donor_words(seen)}.",
         key,
         effect(seen),
         advice,

@@ -11,7 +11,7 @@ from ..archs.base import Family, missing
 from ..archs.drafts import OTHER_NAMES
 from ..archs.others import every_name
 from ..block.anatomy import Anatomy
-from ..block.model import MARK
+from ..block.model import MARK, split_name
 from ..gguf.files import Model
 from ..gguf.known import ARCHITECTURE
 from ..gguf.kv import KV, KVType
@@ -80,8 +80,9 @@ def _has_tensors(family: Family, seen: Anatomy, keys: Mapping[str, KV]) -> bool:
     if seen.blocks:
         return all(name.startswith(MARK) for name in missing(family.rules, seen.layers[seen.blocks[0]], find))
     wanted = {rule.target for rule in family.rules if not rule.optional and not rule.target.startswith(MARK)}
-    there = {name for layer in seen.layers.values() for name in layer}
-    return len(wanted & there) >= _MOST * len(wanted)
+    names = map(split_name, seen.model.tensors)
+    there = {suffix for layer, suffix in names if layer is not None and suffix in wanted}
+    return len(there) >= _MOST * len(wanted)
 
 
 def _named(patient: Patient, arch: str, real: str) -> Patient:

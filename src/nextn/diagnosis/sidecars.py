@@ -34,7 +34,8 @@ def check_sidecar(seen: Anatomy, trunk: Model | None = None) -> Iterator[Finding
     lost = [name for name in roots if name != "output.weight" and name not in model.tensors]
     no_tokenizer = _TOKENIZER not in model.header.by_key
     has_head = "output.weight" in model.tensors
-    own_head = any(f"blk.{layer}.{DRAFT_HEAD}" in model.tensors for layer in seen.blocks)
+    most = family.max_blocks if family else 1  # more blocks are a finding of their own
+    own_head = any(f"blk.{layer}.{DRAFT_HEAD}" in model.tensors for layer in seen.blocks[:most])
     change: Change | None = None if trunk is None else lambda patient: patient
     advice: Help = (
         Advice.of(

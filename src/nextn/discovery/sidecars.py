@@ -363,8 +363,7 @@ class _Fitting:
         return differences
 
     def _rank(self, path: Path, sidecar: Model | None, where: int, depth: int, alike: bool) -> tuple[int, ...]:
-        tag = names.own_tag(self.name)
-        far = names.distance(path.name, self.name, tag)
+        far = names.distance(path.name, self.name, names.own_tag(self.name))
         apart = self._name_apart(path, sidecar)
         return (int(not alike), where, depth, apart, _kind_rank(path, sidecar), *map(int, far))
 
@@ -395,7 +394,6 @@ def base_of(name: str) -> str:
 
 def _refuse_errors(sidecar: Model, model: Model | None) -> None:
     """Raises UsageError for what doctor calls an error, by headers."""
-    found = diagnose(sidecar, trunk=model, beside=False).findings
-    error = next((finding for finding in found if finding.severity == "error"), None)
-    if error is not None:
-        raise UsageError(f"{sidecar.entry}: {error.what}")
+    for finding in diagnose(sidecar, trunk=model, beside=False).findings:
+        if finding.severity == "error":
+            raise UsageError(f"{sidecar.entry}: {finding.what}")

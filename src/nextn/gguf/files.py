@@ -13,6 +13,7 @@ import stat
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
+from operator import add
 from pathlib import Path
 from typing import Any
 
@@ -23,12 +24,13 @@ from ..printable import printable
 from ..units import are, them
 from ..workfile import Stamp
 from . import strangers
-from .header import MAGIC, UNKNOWN, Header, TensorInfo, TensorTable, pad_to
+from .header import MAGIC, Header, pad_to
 from .known import ARCHITECTURE, Kind, Misfit
 from .kv_table import KVTable
 from .names import OnDemand
 from .parser import HeaderParser
 from .sets import SPLIT_COUNT, SPLIT_KEYS, SPLIT_NO, SetTensors, check_set
+from .tensors import UNKNOWN, TensorInfo, TensorTable
 
 _SHARD_NAME = re.compile(r"^(?P<prefix>.+)-(?P<no>\d{5})-of-(?P<count>\d{5})\.gguf$", re.DOTALL)
 # Name parts that engines never accept in a main model.
@@ -62,6 +64,14 @@ class GGUFFile(Brief):
                 yield info, start, end
             else:
                 yield info, start, start + size
+
+    def end_of(self, tensors: TensorTable) -> int:
+        """Absolute end of some of its tensors, at least one. Raises FormatError when the file ends before."""
+        first = self.header.data_offset
+        if tensors.is_within(self.size_bytes - first):
+            last: int = max(map(add, tensors.offsets, tensors.sizes))
+            return first + last
+        return max(end for _, _, end in self.ranges(tensors))
 
     def value_range(self, info: TensorInfo) -> tuple[int, int]:
         """The same for a tensor that will be read row by row. Raises FormatError for one without rows or values."""
@@ -322,6 +332,12 @@ def check_kind(file: GGUFFile, path: Path) -> None:
     stranger = strangers.by_kind(file.header.get("general.type"), file.header.get("general.architecture"))
     if stranger is not None:
         raise UsageError(f"{path}: {stranger}.")
+
+
+def stranger_of(path: Path) -> str | None:
+    """What a GGUF is that holds no language model, as a clause; None for one that does. Raises what reading raises."""
+    header = read_header(path).header
+    return strangers.by_kind(header.get("general.type"), header.get(ARCHITECTURE))
 
 
 def open_sound(path: Path | str) -> Model:

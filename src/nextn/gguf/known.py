@@ -8,6 +8,7 @@ where it expects a count.
 from __future__ import annotations
 
 import struct
+from array import array
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from enum import Enum
@@ -124,14 +125,16 @@ def read_known(kvs: Iterable[KV]) -> Reading:
     wrong = {key: at for key, at in places if at is not None and not _is(table[at], known[key])}
     for_engines = [at for key, at in wrong.items() if key not in _NOTES]
     notes = [at for key, at in wrong.items() if key in _NOTES]
+    n_notes = len(notes)
     n_misfits = len(wrong)
     count = table.position(_BASE_MODEL_COUNT)
-    for at in table.starting_with(_BASE_MODEL):
-        n_bytes = table.text_bytes(at)
-        if not _is(table[at], Kind.COUNT) if at == count else n_bytes is None or n_bytes > _MAX_TEXT:
-            n_misfits += 1
-            if n_misfits - len(wrong) <= _MOST_NOTES:
-                notes.append(at)
+    if count is not None and not _is(table[count], Kind.COUNT):
+        n_misfits += 1
+        notes.append(count)
+    for at in table.not_texts(array("I", table.starting_with(_BASE_MODEL)), _MAX_TEXT):
+        n_misfits += at != count
+        if at != count and len(notes) - n_notes < _MOST_NOTES:
+            notes.append(at)
 
     def fits(kv: KV) -> bool:
         return kv.key not in wrong and (not kv.key.startswith(_BASE_MODEL) or _is(kv, _of_base_model(kv.key)))

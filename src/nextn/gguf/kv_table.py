@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 import contextlib
-import itertools
 import struct
 from array import array
 from collections.abc import Iterable, Iterator, Sequence
 from functools import cached_property
+from itertools import compress, count, islice, pairwise, repeat
+from operator import ne, sub
 from typing import overload
 
 from .kv import KV, KVType, encode_text
-from .names import Buffer, StoredNames, decoded, encoded, name_at
+from .names import LARGE, Buffer, StoredNames, all_decoded, decoded, encoded, name_at
 
 _NEAR = 64
 _U32, _U64, _ARRAY_HEAD = struct.Struct("<I"), struct.Struct("<Q"), struct.Struct("<IQ")
@@ -91,30 +92,34 @@ class KVTable(Sequence[KV]):
     def _fresh_rows(self) -> dict[str, int]:
         return {kv.key: -1 - k for k, kv in enumerate(self._fresh)}
 
-    def _row(self, key: str) -> int | None:
-        """The row of a key, whether it is still there or not."""
-        row = self._fresh_rows.get(key)
-        return self._base.index.find(key) if row is None else row
-
     def position(self, key: str) -> int | None:
         """The place of the pair with this key, or None."""
-        row = self._row(key)
-        if row is None or self._rows is None:
-            return row
-        at = self._place_of(row, self._rows)
-        if at is None and row < 0 and (row := self._base.index.find(key)) is not None:
-            at = self._place_of(row, self._rows)
-        return at
+        own = self._base.index.find(key)
+        if self._rows is None:
+            return own
+        fresh = self._fresh_rows.get(key)
+        if fresh is not None and (at := self._place_of(fresh, own)) is not None:
+            return at
+        return None if own is None else self._place_of(own, own)
 
-    @staticmethod
-    def _place_of(row: int, rows: array[int]) -> int | None:
-        near = row if row >= 0 else len(rows)  # few pairs are dropped or inserted, and new ones are at the end
-        with contextlib.suppress(ValueError):
-            return rows.index(row, max(0, near - _NEAR), near + _NEAR)
+    def _place_of(self, row: int, own: int | None) -> int | None:
+        """The place of a row; `own`: the stored one with its key, in whose place a fresh one may be."""
+        rows = self._rows
+        assert rows is not None
+        for near in (len(rows) if own is None else own, len(rows)):
+            with contextlib.suppress(ValueError):
+                return rows.index(row, max(0, near - _NEAR), near + _NEAR)
+        if row >= 0 and self._most_moved <= _NEAR:
+            return None
         try:
             return rows.index(row)
         except ValueError:
             return None
+
+    @cached_property
+    def _most_moved(self) -> int:
+        """A bound on how far a stored pair is from its first place: by the pairs dropped and inserted before it."""
+        return len(self._base.starts) - len(self) + 2 * len(self._fresh)
 
     def positions(self, keys: Iterable[str]) -> list[int]:
         """The places of those of `keys` that are there."""
@@ -127,7 +132,7 @@ class KVTable(Sequence[KV]):
 
     def keys(self) -> Iterator[str]:
         """The keys in order."""
-        return map(decoded, self._names())
+        return all_decoded(self._names())
 
     def _names(self) -> Iterator[bytes]:
         if self._rows is None:
@@ -137,17 +142,22 @@ class KVTable(Sequence[KV]):
 
     def starting_with(self, *prefixes: str) -> Iterator[int]:
         """The places of keys that start with one of `prefixes`, in order."""
-        found = bytearray(len(self._base.starts))  # of each stored pair, whether its key does
+        found = bytearray(len(self._base.starts) + len(self._fresh))  # of each row, those of fresh pairs from the end
         for prefix in prefixes:
             for row in self._base.starting_with(encoded(prefix) or b""):
                 found[row] = True
-        if self._rows is None:
-            return (row for row, is_found in enumerate(found) if is_found)
-        fresh = self._fresh
-        return (
-            i for i, row in enumerate(self._rows)
-            if (found[row] if row >= 0 else fresh[-1 - row].key.startswith(prefixes))
-        )  # fmt: skip
+        for key, row in self._fresh_rows.items():
+            found[row] = key.startswith(prefixes)
+        return compress(count(), found if self._rows is None else map(found.__getitem__, self._rows))
+
+    def not_texts(self, places: array[int], most_bytes: int) -> Iterator[int]:
+        """Those of some places where the value is not a string of at most that many bytes, in order."""
+        if self._rows is None and len(places) >= LARGE:
+            from . import bulk  # loads numpy
+
+            return iter(bulk.not_texts(self._base.buffer, self._base.starts, places, most_bytes))
+        sizes = map(self.text_bytes, places)
+        return (at for at, size in zip(places, sizes, strict=True) if size is None or size > most_bytes)
 
     def text_bytes(self, index: int) -> int | None:
         """Bytes of the string value of a pair; None for a value of another type."""
@@ -166,7 +176,7 @@ class KVTable(Sequence[KV]):
         rows = array("i", range(len(self)) if self._rows is None else self._rows)
         put = list({kv.key: kv for kv in put}.values())
         places = {kv.key: self.position(kv.key) for kv in put}
-        for kv, row in zip(put, itertools.count(-1 - len(self._fresh), -1), strict=False):
+        for kv, row in zip(put, count(-1 - len(self._fresh), -1), strict=False):
             at = places[kv.key]
             if at is None:
                 rows.append(row)
@@ -198,27 +208,21 @@ class KVTable(Sequence[KV]):
 
     def pieces(self) -> Iterator[memoryview]:
         """The stored bytes of all pairs, in as few pieces as there are."""
-        base, rows = self._base, range(len(self)) if self._rows is None else self._rows
-        if isinstance(rows, range):
-            if rows:
+        base, rows = self._base, self._rows
+        if rows is None:
+            if base.starts:
                 yield memoryview(base.buffer)[base.starts[0] : self._end]
             return
-        first = after = -1
-        for row in rows:
-            if row == after and row >= 0:
-                after += 1
-                continue
-            if after > first:
-                yield memoryview(base.buffer)[base.starts[first] : self._end_of(after - 1)]
-            if row < 0:
-                yield self._fresh[-1 - row].raw
-                first = after = -1
-            else:
-                first, after = row, row + 1
-        if after > first:
-            yield memoryview(base.buffer)[base.starts[first] : self._end_of(after - 1)]
+        steps = map(sub, islice(rows, 1, None), rows)
+        breaks = compress(count(1), map(ne, steps, repeat(1)))  # where a row does not follow the one before it
+        for first, after in pairwise((0, *breaks, len(rows))):
+            while first < after and rows[first] < 0:  # -1 is before 0 too
+                yield self._fresh[-1 - rows[first]].raw
+                first += 1
+            if first < after:
+                yield memoryview(base.buffer)[base.starts[rows[first]] : self._end_of(rows[after - 1])]
 
-    @property
+    @cached_property
     def size_bytes(self) -> int:
         """Bytes that the pairs take in a header."""
         return sum(map(len, self.pieces()))

@@ -7,12 +7,16 @@ from array import array
 from bisect import bisect_left
 from collections.abc import Callable, ItemsView, Iterable, Iterator, Mapping, ValuesView
 from functools import cached_property
-from itertools import repeat
+from itertools import compress, count, islice, repeat
+from operator import eq, methodcaller
 from typing import TypeAlias, TypeVar
 
 Buffer: TypeAlias = "bytes | bytearray | memoryview"
 Item = TypeVar("Item")
+LARGE = 20_000  # entries from which on tables are read a column at a time, see `bulk`
+MOST_DIGITS = 18  # of a layer's number in a tensor's name: it fits into 64 bits
 _U64 = struct.Struct("<Q")
+_DECODE = methodcaller("decode", "utf-8", "surrogateescape")
 
 
 def name_at(buffer: Buffer, start: int) -> bytes:
@@ -26,6 +30,11 @@ def decoded(name: bytes) -> str:
     return name.decode("utf-8", "surrogateescape")
 
 
+def all_decoded(names: Iterable[bytes]) -> Iterator[str]:
+    """The same for many."""
+    return map(_DECODE, names)
+
+
 def encoded(name: str) -> bytes | None:
     """A name's bytes; None for a text that no bytes decode to."""
     try:
@@ -34,41 +43,45 @@ def encoded(name: str) -> bytes | None:
         return None
 
 
-class NameIndex:
-    """Rows by name: an open hash table of row numbers, 16 to 32 bytes per row.
+def sorted_rows(keys: array[int]) -> tuple[array[int], array[int]]:
+    """The rows in the order of their keys, equal ones in their own; and the keys in that order."""
+    if len(keys) >= LARGE:
+        from . import bulk  # loads numpy
 
-    Python's hash of bytes is keyed at random, so that no file can be made to fill one slot.
+        return bulk.sorted_rows(keys)
+    rows = array("I", sorted(range(len(keys)), key=keys.__getitem__))
+    return rows, array(keys.typecode, map(keys.__getitem__, rows))
+
+
+class NameIndex:
+    """Rows by name: the hashes of all names in order, with the rows to which they belong, 12 bytes per row.
+
+    Python's hash of bytes is keyed at random, so that no file can be made whose names have the same.
     """
 
-    def __init__(self, names: Iterable[bytes], n: int, name_of: Callable[[int], bytes]) -> None:
-        """`names` are the `n` rows' names in order, and `name_of` gives one of them again."""
-        size = 8
-        while size < 4 * n:
-            size *= 2
-        mask = self._mask = size - 1
-        table = self._table = array("I", bytes(4 * size))  # row + 1; 0 is an empty slot
+    def __init__(self, names: Iterable[bytes], name_of: Callable[[int], bytes]) -> None:
+        """`names` are the rows' names in order, and `name_of` gives one of them again."""
         self._name_of = name_of
-        self.twice: int | None = None  # the first row with the name of an earlier one
-        for number, name in enumerate(names, 1):
-            at = hash(name) & mask
-            while other := table[at]:
-                if name_of(other - 1) == name:
-                    self.twice = number - 1 if self.twice is None else self.twice
-                    break
-                at = (at + 1) & mask
-            else:
-                table[at] = number
+        self._rows, self._hashes = sorted_rows(array("q", map(hash, names)))
+        again = compress(count(1), map(eq, self._hashes, islice(self._hashes, 1, None)))
+        rows = map(self._rows.__getitem__, again)
+        self.twice = min(filter(self._is_again, rows), default=None)  # the first row with the name of an earlier one
+
+    def _is_again(self, row: int) -> bool:
+        return self._find(self._name_of(row)) != row
 
     def find(self, name: str) -> int | None:
         """The row with this name (the first of several), or None."""
         wanted = encoded(name)
-        if wanted is None:
-            return None
-        at = hash(wanted) & self._mask
-        while other := self._table[at]:
-            if self._name_of(other - 1) == wanted:
-                return other - 1
-            at = (at + 1) & self._mask
+        return None if wanted is None else self._find(wanted)
+
+    def _find(self, wanted: bytes) -> int | None:
+        key, hashes = hash(wanted), self._hashes
+        for at in range(bisect_left(hashes, key), len(hashes)):
+            if hashes[at] != key:
+                break
+            if self._name_of(self._rows[at]) == wanted:
+                return self._rows[at]
         return None
 
 
@@ -83,7 +96,7 @@ class StoredNames:
     @cached_property
     def index(self) -> NameIndex:
         """For lookups by name."""
-        return NameIndex(iter(self), len(self.starts), self.name_of)
+        return NameIndex(iter(self), self.name_of)
 
     def name_of(self, row: int) -> bytes:
         """The name of one entry."""
@@ -93,7 +106,13 @@ class StoredNames:
         """The rows whose names start with `prefix`, in order: the bytes are searched, not name by name."""
         known = self._starting.get(prefix)
         if known is None:
-            known = self._starting[prefix] = array("I", self._searched(prefix))
+            if len(self.starts) >= LARGE:
+                from . import bulk  # loads numpy
+
+                known = bulk.rows_starting_with(self.buffer, self.starts, prefix)
+            else:
+                known = array("I", self._searched(prefix))
+            self._starting[prefix] = known
         return known
 
     def _searched(self, prefix: bytes) -> Iterator[int]:
@@ -109,6 +128,10 @@ class StoredNames:
             at = buffer.find(prefix, at + 1)
 
     def __iter__(self) -> Iterator[bytes]:
+        if len(self.starts) >= LARGE:
+            from . import bulk  # loads numpy
+
+            return bulk.names_at(self.buffer, self.starts)
         return map(name_at, repeat(self.buffer), self.starts)
 
 

@@ -11,23 +11,13 @@ from pathlib import Path
 
 from ..errors import FormatError
 from ..printable import printable
-from .header import (
-    DEFAULT_ALIGNMENT,
-    FIXED_BYTES,
-    LARGEST,
-    MAX_DIMS,
-    TENSOR_TAILS,
-    Header,
-    TensorColumns,
-    TensorTable,
-    column_size,
-    pad_to,
-)
+from .header import DEFAULT_ALIGNMENT, FIXED_BYTES, Header, pad_to
 from .kv import SCALAR_SIZE, KVType
 from .kv_table import KVTable
-from .names import Buffer, decoded, name_at
+from .names import LARGE, Buffer, decoded, name_at
 from .preamble import check_magic, read_counts
 from .strangers import MOST_BYTES
+from .tensors import LARGEST, MAX_DIMS, TENSOR_TAILS, TensorColumns, TensorTable, column_size
 
 MAX_KEY_BYTES = 65_535  # the specification's limit
 MAX_NAME_BYTES = 1_024  # engines take 63; longer ones are reported, absurdly long ones refused
@@ -84,6 +74,8 @@ class HeaderParser:
                 self._sound_kvs()
                 if len(self._kvs) < self._n_kv:
                     self._kv()
+            if self._n_tensors >= LARGE:
+                self._many_tensors()
             while len(self._tensors.starts) < self._n_tensors:
                 self._sound_tensors()
                 if len(self._tensors.starts) < self._n_tensors:
@@ -272,6 +264,16 @@ class HeaderParser:
             pos + (left + (left >> 4) + 1) * (pos - first) // done if done else 0,
         )
         return pos
+
+    def _many_tensors(self) -> None:
+        """The same as `_sound_tensors`, faster for very many."""
+        from . import bulk  # loads numpy
+
+        self._pos = bulk.read_tensors(
+            self._buffer, self._pos, self._n_tensors - len(self._tensors.starts),
+            min(len(self._buffer), self.file_size, MAX_HEADER_BYTES), self._tensors, most_name=MAX_NAME_BYTES,
+            file_size=self.file_size, alignment=self._alignment,
+        )  # fmt: skip
 
     def _sound_tensors(self) -> None:
         """Walk over tensor infos as long as they are complete and nothing is wrong with them."""

@@ -11,8 +11,8 @@ from typing import TYPE_CHECKING
 
 from ..errors import IncompleteModel
 from ..printable import printable
-from .header import TensorInfo
-from .names import NameIndex, decoded
+from .names import NameIndex, StoredNames, decoded
+from .tensors import TensorInfo
 
 if TYPE_CHECKING:
     from .files import GGUFFile
@@ -38,7 +38,7 @@ class SetTensors:
     def index(self) -> NameIndex:
         """For lookups by name."""
         names = (name for file in self._files for name in file.header.tensors.raw_names())
-        return NameIndex(names, len(self), self.name_of)
+        return NameIndex(names, self.name_of)
 
     def _place(self, row: int) -> tuple[GGUFFile, int]:
         no = bisect_right(self._ends, row)
@@ -59,13 +59,16 @@ class SetTensors:
 
     def find(self, name: str) -> tuple[GGUFFile, TensorInfo] | None:
         """The tensor with this name, and its file."""
-        if len(self._files) == 1:
-            info = self._files[0].header.tensors.find(name)
-            return None if info is None else (self._files[0], info)
-        row = self.index.find(name)
-        if row is None:
-            return None
-        return self[row]
+        row = self.row(name)
+        return None if row is None else self[row]
+
+    def row(self, name: str) -> int | None:
+        """The row of the tensor with this name, or None."""
+        return self._files[0].header.tensors.row(name) if len(self._files) == 1 else self.index.find(name)
+
+    def stored_names(self) -> Iterator[StoredNames]:
+        """The names of each file."""
+        return (file.header.tensors.stored_names for file in self._files)
 
     def names(self) -> Iterator[str]:
         """The names in order."""

@@ -17,8 +17,8 @@ from ..diagnosis.finding import Finding
 from ..diagnosis.unpublished import NO_ENGINE
 from ..discovery.sidecars import find_sidecars, with_sidecars
 from ..gguf.files import Model, open_model
-from ..gguf.header import UNKNOWN, TensorInfo
 from ..gguf.kv import KVType
+from ..gguf.tensors import UNKNOWN, TensorInfo
 from ..schemas.base import Documented, filled
 from ..schemas.inspect import DraftEntry, InspectDocument
 from ..shell import shell
@@ -148,14 +148,16 @@ def inspection_of(model: Model, diagnosis: Diagnosis, *, neighbours: bool = True
         types=types,
         findings=diagnosis.findings,
         sidecars=sidecars,
-        draft=_assistant(model) if own_draft is None and seen.is_draft else _entry(own_draft),
+        draft=draft_entry(model),
         runs_on=runs_on,
     )
 
 
-def _entry(draft: Draft | None) -> DraftEntry | None:
+def draft_entry(model: Model) -> DraftEntry | None:
+    """What a draft that is a model of its own is; None for any other file."""
+    draft = Draft.of(model)
     if draft is None:
-        return None
+        return _assistant(model) if Anatomy.of(model).is_draft else None
     return filled(DraftEntry, draft, title=draft.kind.title, spec_type=draft.kind.spec_type)
 
 
@@ -186,16 +188,17 @@ def _sizes(model: Model, seen: Anatomy) -> tuple[int, dict[str, int]]:
     """Stored bytes of the block, and of all tensors by type name, largest first; without what a file does not hold."""
     of_block = 0
     types: Counter[int] = Counter()
+    belong = iter(seen.rows_of_block)
     for file in model.files:
         tensors, room = file.header.tensors, file.size_bytes - file.header.data_offset
-        columns = zip(tensors.names(), tensors.offsets, tensors.sizes, tensors.type_ids, strict=True)
-        for row, (name, offset, size, type_id) in enumerate(columns):
+        columns = zip(tensors.offsets, tensors.sizes, tensors.type_ids, belong, strict=False)  # of this file
+        for row, (offset, size, type_id, is_of_block) in enumerate(columns):
             if size == UNKNOWN:
                 after = file.header.stored_size(tensors[row])
                 size = max(0, room - offset) if after is None else after
             size = size if offset + size <= room else 0
             types[type_id] += size
-            if seen.blocks and seen.of_block(name):
+            if is_of_block and seen.blocks:
                 of_block += size
     named: Counter[str] = Counter()
     for type_id, size in types.items():

@@ -10,9 +10,10 @@ from ..block.model import Block, BlockTensor
 from ..errors import QuantizeError
 from ..ggml.quantize import can_read, can_write, check_writable, fallback_type
 from ..gguf.files import GGUFFile
-from ..gguf.header import FIXED_BYTES, Header, TensorInfo, header_of, pad_to
+from ..gguf.header import FIXED_BYTES, Header, header_of, pad_to
 from ..gguf.kv import KV
 from ..gguf.kv_table import KVTable
+from ..gguf.tensors import TensorInfo
 from ..gguf.types import TensorType, parse_type_name, tensor_size
 from ..sources.matrix_parts import Factors, side_factors
 from ..sources.ranges import FileRange

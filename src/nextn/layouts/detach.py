@@ -9,8 +9,8 @@ from ..archs import refuse_other_use
 from ..block.anatomy import Anatomy
 from ..errors import FormatError, NoBlock, UsageError
 from ..gguf.files import GGUFFile, Model, shard_name
-from ..gguf.header import TensorInfo
 from ..gguf.kv_table import KVTable, edit
+from ..gguf.tensors import TensorInfo, TensorTable
 from ..writing.plan import Link, LinkMode, NewFile, Plan
 from . import build, for_engine, metadata, naming, places, qkv
 from .parts import data_segments, new_header, trunk_parts
@@ -28,9 +28,18 @@ class TrunkOf:
         """Whether a tensor belongs to the trunk."""
         return self.seen.of_trunk(info.name)
 
-    def keeps_name(self, name: str) -> bool:
-        """The same by name."""
-        return self.seen.of_trunk(name)
+    def tensors(self, file: GGUFFile) -> TensorTable:
+        """Those of a file of the model."""
+        return self.seen.trunk_table(file)
+
+    def is_all_of(self, file: GGUFFile) -> bool:
+        """Whether nothing in the file belongs to the block."""
+        return len(self.seen.trunk_rows(file)) == len(file.header.tensors)
+
+    @property
+    def n_tensors(self) -> int:
+        """Their number."""
+        return sum(len(self.seen.trunk_rows(file)) for file in self.seen.model.files)
 
 
 def trunk_of(model: Model) -> TrunkOf:
@@ -59,8 +68,8 @@ def without_block(model: Model) -> Model:
     """
     trunk = trunk_of(model)
     first, *others = model.files
-    left = [first, *(file for file in others if any(map(trunk.keeps_name, file.header.tensors.names())))]
-    n_tensors = sum(map(trunk.keeps_name, model.tensors))
+    left = [first, *filter(trunk.tensors, others)]
+    n_tensors = trunk.n_tensors
     kvs = trunk.kvs
     if model.is_sharded:
         kvs = edit(kvs, put=metadata.split_kvs(0, len(left), n_tensors, model))
@@ -71,7 +80,7 @@ def without_block(model: Model) -> Model:
                 header=replace(
                     file.header,
                     kvs=kvs if file is first else file.header.kvs,
-                    tensors=file.header.tensors.named(trunk.keeps_name),
+                    tensors=trunk.tensors(file),
                     all_tensors=file.header.all_tensors or file.header.tensors,
                 ),
             )
@@ -98,9 +107,9 @@ def plan_detach(
     if not Anatomy.of(model).has_block and form is None:
         raise NoBlock(f"{model.entry}: there is no MTP block in this model, so there is nothing to detach.")
     trunk = trunk_of(model)
-    n_trunk, kvs, keep = trunk.n_layers, trunk.kvs, trunk.keeps_name
+    n_trunk, kvs = trunk.n_layers, trunk.kvs
     for_engine.check_name(engine)
-    for_engine.check_trunk(engine, (each for each in model.items() if keep(each[1].name)))
+    for_engine.check_trunk(engine, (each for each in model.items() if trunk.keeps(each[1])))
     counts = (at for at, key in enumerate(kvs.keys()) if key.endswith(".nextn_predict_layers"))
     if engine in (for_engine.IK, for_engine.BOTH, for_engine.OLLAMA) and any(kvs[at].value for at in counts):
         kvs = edit(kvs, put=[metadata.count_kv(model, "block_count", n_trunk)],
@@ -153,20 +162,18 @@ def _detach_set(
     folder, name = naming.resolve_output(out, places.default_folder(model) / base, base + ".gguf")
     prefix = naming.set_prefix(name)
     naming.check_main_name(prefix)
-    keep = trunk.keeps_name
     first, *others = model.files
-    left = [file for file in others if any(map(keep, file.header.tensors.names()))]
+    left = [*filter(trunk.tensors, others)]
     if not left:  # everything but the block was in the first shard
         single = f"{prefix}.gguf"
         new = _rewritten(single, metadata.as_single_file(kvs, model), first, trunk)
         return _plan(model, folder, (new,), folder / single)
     count = len(left) + 1
-    n_tensors = sum(map(keep, model.tensors))
+    n_tensors = trunk.n_tensors
     outputs: list[NewFile | Link] = []
     for no, file in enumerate(left, start=1):
         name = shard_name(prefix, no + 1, count)
-        whole = all(map(keep, file.header.tensors.names()))
-        if whole and file.header.get("split.no") == no:
+        if trunk.is_all_of(file) and file.header.get("split.no") == no:
             outputs.append(Link(name, file.path, file.size_bytes, link, file.stamp))
             continue
         own = edit(file.header.kvs, put=metadata.split_kvs(no, count, n_tensors, Model((file,))))

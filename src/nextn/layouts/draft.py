@@ -12,8 +12,9 @@ from ..archs.drafts import D2T, of_target, target_layers
 from ..block.draft import Draft, tokens_of
 from ..block.draft_checkpoint import PublishedDraft, check_shapes
 from ..gguf.files import Model
-from ..gguf.header import Header, TensorInfo
+from ..gguf.header import Header
 from ..gguf.kv import KV, KVType
+from ..gguf.tensors import TensorInfo
 from ..gguf.types import file_type_for, parse_type_name
 from ..writing.plan import NewBytes, NewFile, Plan
 from . import build, naming, places

@@ -14,10 +14,10 @@ from pathlib import Path
 from ..archs.base import Family
 from ..archs.engines import IK_SPLITS_EXPERTS
 from ..block.anatomy import Anatomy
-from ..block.model import Block, BlockTensor
+from ..block.model import Block, BlockTensor, split_name
 from ..errors import FormatError, QuantizeError, UnsupportedModel
 from ..gguf.files import Model
-from ..gguf.header import TensorInfo
+from ..gguf.tensors import TensorInfo
 from ..gguf.types import TensorType
 from ..shell import shell
 from ..sources.ranges import FileRange
@@ -47,7 +47,9 @@ def fused_layers(seen: Anatomy) -> list[int]:
     """The trunk's layers that have gate and up as one tensor; a model has fewer layers than `_MOST_LAYERS`."""
     if len(seen.trunk) > _MOST_LAYERS:
         return []
-    return [n for n in sorted(seen.trunk) if f"blk.{n}.{BOTH}.weight" in seen.model.tensors]
+    names = (name for name in seen.model.tensors if name.endswith(f".{BOTH}.weight"))
+    layers = (layer for layer, suffix in map(split_name, names) if suffix == f"{BOTH}.weight")
+    return sorted(layer for layer in layers if layer is not None and layer in seen.trunk)
 
 
 def trunk_note(trunk: Model, family: Family, for_engine: str | None) -> str | None:

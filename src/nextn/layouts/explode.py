@@ -15,10 +15,11 @@ from pathlib import Path
 from ..block.anatomy import Anatomy
 from ..errors import UsageError
 from ..gguf.files import GGUFFile, Model, shard_name
-from ..gguf.header import DEFAULT_ALIGNMENT, TensorInfo, build_header, pad_to, place
+from ..gguf.header import DEFAULT_ALIGNMENT, build_header, pad_to, place
 from ..gguf.kv import KV, KVType
 from ..gguf.kv_table import edit
 from ..gguf.sets import SPLIT_KEYS, SPLIT_NO
+from ..gguf.tensors import TensorInfo
 from ..sources.ranges import FileRange
 from ..writing.plan import Copy, Link, LinkMode, NewBytes, NewFile, Plan, Segment
 from . import metadata, naming, places

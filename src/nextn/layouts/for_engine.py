@@ -15,7 +15,7 @@ from ..block.model import DRAFT_HEAD, EMBED_TOKENS, Block
 from ..compat import said, verdict
 from ..errors import QuantizeError, UnsupportedModel, UsageError
 from ..gguf.files import GGUFFile, Model
-from ..gguf.header import TensorInfo
+from ..gguf.tensors import TensorInfo
 from ..gguf.types import TensorType, tensor_type
 from . import programs
 

@@ -14,8 +14,9 @@ from ..archs.base import Family, dimensions, resolve_shape, same_shape, surplus
 from ..archs.hparams import Config, HParams
 from ..block.model import DRAFT_HEAD, Block
 from ..errors import FormatError, UnsupportedModel
-from ..gguf.header import Header, TensorInfo
+from ..gguf.header import Header
 from ..gguf.kv import KV, KVType
+from ..gguf.tensors import TensorInfo
 from ..gguf.types import TensorType, file_type_for, parse_type_name
 from ..shell import shell
 from ..sources.checkpoint import CONFIG, Checkpoint

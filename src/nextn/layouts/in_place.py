@@ -15,11 +15,11 @@ from dataclasses import dataclass
 
 from ..errors import InPlaceRefused
 from ..gguf.files import GGUFFile, Model
-from ..gguf.header import Header, TensorTable, build_header, header_size, pad_to
+from ..gguf.header import Header, build_header, header_size, pad_to
 from ..gguf.kv import KV, KVType
 from ..gguf.kv_table import KVTable, edit
-from ..gguf.parser import HeaderParser
 from ..gguf.sets import SPLIT_TENSORS_COUNT
+from ..gguf.tensors import TensorTable
 from ..units import size as readable
 from ..writing.plan import Change, Hashes, LateHeader, Tail
 from . import build, metadata
@@ -41,7 +41,7 @@ def attached(
     check_contiguous(file)
     kvs = _with_count(kvs, trunk, len(trunk.tensors) + len(parts))
     has_data = bool(header.tensors)
-    bare_end = max((pad_to(end, alignment) for _, _, end in file.ranges()), default=len(head))
+    bare_end = pad_to(file.end_of(header.tensors), alignment) if has_data else len(head)
     relative = bare_end - header.data_offset if has_data else 0
     new = []
     for part in parts:
@@ -130,7 +130,12 @@ class _Fitted:
         return self.data_offset
 
     def build(self, hashes: Hashes, source_hash: str) -> bytes:
-        """The header, padded up to the data: with a key-value pair, or within the note where a pair does not fit."""
+        """The header, padded up to the data."""
+        pairs = self._padded(hashes, source_hash)
+        return build_header(pairs, self.infos, version=self.like.version, alignment=self.like.alignment)
+
+    def _padded(self, hashes: Hashes, source_hash: str) -> KVTable:
+        """All pairs, with padding up to the data: a pair, or spaces within the note where a pair does not fit."""
         gap = self.data_offset - self._least
         extra = []
         slack = 0
@@ -139,16 +144,15 @@ class _Fitted:
                 extra = [metadata.padding_kv(gap)]
             else:
                 slack = gap
-        pairs = self._pairs(hashes, source_hash, slack).plus(extra)
-        return build_header(pairs, self.infos, version=self.like.version, alignment=self.like.alignment)
+        return self._pairs(hashes, source_hash, slack).plus(extra)
 
     def check(self, head: bytes) -> None:
         """Assert that the original header can be restored from this one."""
         blank = "0" * 64
-        data = self.build(dict.fromkeys(self.made.names, blank), blank)
-        made = HeaderParser(1 << 62).feed(data)
-        found = None if made is None else note_of(made)
-        if made is None or found is None or found[0].head(made, found[1], found[2]) != head:
+        pairs = self._padded(dict.fromkeys(self.made.names, blank), blank)
+        made = Header(self.like.version, pairs, self.infos, 0, self.data_offset, self.like.alignment)
+        found = note_of(made)
+        if found is None or found[0].head(made, found[1], found[2]) != head:
             raise AssertionError("the header would not lead back to the original")
 
 

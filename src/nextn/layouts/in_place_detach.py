@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+from array import array
 from collections.abc import Sequence
 
 from ..archs import refuse_other_use
 from ..errors import InPlaceRefused, NoBlock
 from ..gguf.files import GGUFFile, Model
-from ..gguf.header import TensorInfo, TensorTable, build_header, header_size, pad_to
+from ..gguf.header import build_header, header_size, pad_to
 from ..gguf.kv import KV
 from ..gguf.kv_table import KVTable, edit
+from ..gguf.tensors import TensorInfo
 from ..writing.plan import Change, Plan, Tail
 from . import metadata
 from .detach import TrunkOf, trunk_of
@@ -66,12 +68,13 @@ def _restored(trunk: TrunkOf, room: Room, notes: list[str]) -> Change | None:
 def _is_sound(undo: Undo, file: GGUFFile, trunk: TrunkOf) -> bool:
     """Whether the file that a note restores holds the complete trunk, and the rest of this one is the block."""
     infos, tail = file.header.tensors, undo.tail
-    kept, gone = infos[: undo.n_tensors], infos[undo.n_tensors :]
-    if not all(map(trunk.keeps_name, kept.names())) or any(map(trunk.keeps_name, gone.names())) or not gone:
+    rows = trunk.seen.trunk_rows(file)
+    if rows != array("I", range(undo.n_tensors)) or len(rows) == len(infos):
         return False
+    kept = trunk.tensors(file)
     if kept and file.header.data_offset != undo.head_bytes + undo.room:
         return False
-    end = max((end - undo.room for _, _, end in file.ranges(kept)), default=undo.head_bytes)
+    end = file.end_of(kept) - undo.room if kept else undo.head_bytes
     if not end <= undo.size_bytes < file.size_bytes:
         return False
     if tail is None:
@@ -84,38 +87,34 @@ def _cut(trunk: TrunkOf) -> tuple[Change, ...]:
     """Changes to every file that holds some of the block, and to the first file, which comes last."""
     model = trunk.seen.model
     first, *others = model.files
-    n_tensors = sum(map(trunk.keeps_name, model.tensors))
-    put = metadata.split_kvs(0, len(model.files), n_tensors, model) if model.is_sharded else []
-    changes = [
-        _cut_file(file, trunk, file.header.kvs)
-        for file in others
-        if not all(map(trunk.keeps_name, file.header.tensors.names()))
-    ]
+    put = metadata.split_kvs(0, len(model.files), trunk.n_tensors, model) if model.is_sharded else []
+    changes = [_cut_file(file, trunk, file.header.kvs) for file in others if not trunk.is_all_of(file)]
     return (*changes, _cut_file(first, trunk, edit(trunk.kvs, put=put)))
 
 
 def _cut_file(file: GGUFFile, trunk: TrunkOf, kvs: Sequence[KV]) -> Change:
     header, alignment = file.header, file.header.alignment
     check_contiguous(file)
-    kept = header.tensors.named(trunk.keeps_name)
+    kept = trunk.tensors(file)
     if not kept and file is not trunk.seen.model.files[0]:
         raise InPlaceRefused(
             f"{file.path}: this shard holds nothing but the block, so nothing has to be changed: 'nextn detach' "
             "without --in-place links the others into a set without it."
         )
-    end = max(pad_to(end, alignment) for _, _, end in file.ranges())
-    gone = header.tensors.named(lambda name: not trunk.keeps_name(name))
+    end = pad_to(file.end_of(header.tensors), alignment)
+    others = trunk.seen.other_rows(file)
     infos, tail, size = kept, None, file.size_bytes
-    if gone:
-        start = header.data_offset + gone[0].offset
-        stop = min(header.data_offset + gone[-1].offset + pad_to(file.stored_size(gone[-1]), alignment), end)
-        low, high = gone[0].offset, gone[-1].offset
-        middle = [kept[i] for i, offset in enumerate(kept.offsets) if low < offset < high]
+    if others is not None:
+        one, last = (header.tensors[row] for row in others)
+        start = header.data_offset + one.offset
+        stop = min(header.data_offset + last.offset + pad_to(file.stored_size(last), alignment), end)
+        low, high = one.offset, last.offset
+        middle = next((kept[i] for i, offset in enumerate(kept.offsets) if low < offset < high), None)
         n_tail = max(file.size_bytes - stop, 0)
         if middle or n_tail > stop - start:
             raise InPlaceRefused(_in_the_middle(file, middle, stop - start, n_tail))
-        first = gone[0].offset
-        infos = TensorTable.of(info if info.offset < first else info.at(info.offset - (stop - start)) for info in kept)
+        cut = stop - start
+        infos = kept.moved(array("Q", (offset if offset < low else offset - cut for offset in kept.offsets)))
         tail = Tail(start, n_tail, stop) if n_tail else None
         size = start + n_tail
     least = header_size(kvs, infos)
@@ -132,9 +131,9 @@ def _cut_file(file: GGUFFile, trunk: TrunkOf, kvs: Sequence[KV]) -> Change:
     return Change(file.path.resolve(), file.size_bytes, head_of(file), size, data, 0, tail)
 
 
-def _in_the_middle(file: GGUFFile, middle: Sequence[TensorInfo], n_block: int, n_tail: int) -> str:
+def _in_the_middle(file: GGUFFile, middle: TensorInfo | None, n_block: int, n_tail: int) -> str:
     why = (
-        f"its block is in several pieces, with '{middle[0].name}' between them"
+        f"its block is in several pieces, with '{middle.name}' between them"
         if middle
         else f"{n_tail:,} bytes follow its block of {n_block:,}, more than can be moved there safely"
     )

@@ -10,9 +10,10 @@ from typing import Any
 
 from ..errors import FormatError, InPlaceRefused
 from ..gguf.files import GGUFFile
-from ..gguf.header import UNKNOWN, Header, build_header, pad_to
+from ..gguf.header import Header, build_header, pad_to
 from ..gguf.kv import KV
 from ..gguf.kv_table import edit
+from ..gguf.tensors import UNKNOWN
 from ..writing.plan import Tail
 from . import metadata
 

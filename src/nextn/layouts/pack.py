@@ -15,11 +15,12 @@ from ..block.anatomy import Anatomy
 from ..block.from_gguf import block_from_model
 from ..block.model import Block
 from ..brief import Brief
-from ..errors import NoBlock, UsageError
+from ..errors import BlockPresent, NoBlock, UsageError
 from ..gguf.files import Model, shard_name
-from ..gguf.header import TensorInfo
+from ..gguf.tensors import TensorInfo
 from ..writing.plan import Link, NewFile, Plan
 from . import naming, places
+from .assistant import plan_place
 from .attach import plan_attach
 from .detach import plan_detach, without_block
 from .options import AttachOptions, PackOptions
@@ -86,28 +87,21 @@ def has_block(model: Model) -> bool:
     return Anatomy.of(model).has_block
 
 
-def plan_pack(models: Sequence[Model], block: Block | None, options: PackOptions) -> Pack:
+def plan_pack(
+    models: Sequence[Model], block: Block | None, options: PackOptions, draft: Model | None = None
+) -> Pack:
     """The files of all quants, each with and without a block: `block`, or None for the one in the models.
 
-    A model that contains its block is taken apart, and both variants share its trunk. Raises what attaching and
-    detaching raise, NoBlock, and UsageError when two models would get the same names or the same label.
+    A model that contains its block is taken apart, and both variants share its trunk. `draft`: a model of its own that
+    drafts (see `is_placed`), published as it is in place of a block. Raises what attaching and detaching raise, NoBlock
+    and, when two models would get the same names or the same label, UsageError.
     """
     if not models:
         raise UsageError("there is no model to pack; name at least one.")
     items = [_Item.of(model) for model in models]
     trunks = [item.trunk for item in items]
-    given, block = block, block or _carried(items)
-    if options.layout is not None and options.layout not in LAYOUTS:
-        raise UsageError(f"'{options.layout}' is not a layout to publish; choose one of {', '.join(LAYOUTS)}.")
-    if options.ready_sidecar:
-        _check_ready(block, options)
-    planned = []
-    for item in items:
-        layout = _layout(item.trunk, options)
-        own = block if given is not None or layout == "sidecar" else item.own or block
-        planned.append((item, layout, _attached(item.trunk, own, layout, options)))
-    beside = [(item.trunk, made) for item, layout, made in planned if layout == "sidecar"]
-    sidecar = _sidecar(beside, block, options) if beside else None
+    given = block
+    planned, sidecar = _with_block(items, block, options) if draft is None else _with_draft(items, draft, options)
     outputs: list[NewFile | Link] = [] if sidecar is None else [sidecar]
     quants = []
     notes = [note for _, _, made in planned for note in made.notes]
@@ -144,6 +138,47 @@ def plan_pack(models: Sequence[Model], block: Block | None, options: PackOptions
         notes=tuple(dict.fromkeys(notes)),
     )
     return Pack(plan, tuple(quants), best_source(trunks))
+
+
+_Planned = tuple[_Item, str, Plan]  # a model, how its mtp variant is made, the plan of its attach
+
+
+def _with_block(
+    items: Sequence[_Item], given: Block | None, options: PackOptions
+) -> tuple[list[_Planned], NewFile | Link | None]:
+    """Each model's attach, and the sidecar that single files share."""
+    block = given or _carried(items)
+    if options.layout is not None and options.layout not in LAYOUTS:
+        raise UsageError(f"'{options.layout}' is not a layout to publish; choose one of {', '.join(LAYOUTS)}.")
+    if options.ready_sidecar:
+        _check_ready(block, options)
+    planned = []
+    for item in items:
+        layout = _layout(item.trunk, options)
+        own = block if given is not None or layout == "sidecar" else item.own or block
+        planned.append((item, layout, _attached(item.trunk, own, layout, options)))
+    beside = [(item.trunk, made) for item, layout, made in planned if layout == "sidecar"]
+    return planned, _sidecar(beside, block, options) if beside else None
+
+
+def _with_draft(items: Sequence[_Item], draft: Model, options: PackOptions) -> tuple[list[_Planned], Link]:
+    """Each model with the draft beside it. Raises BlockPresent, and what placing a draft raises."""
+    settings = AttachOptions(
+        options.layout, options.type, options.draft_head, None, f"{options.out}{os.sep}", options.link
+    )
+    planned = []
+    for item in items:
+        if item.own is not None:
+            raise BlockPresent(
+                f"{item.given.entry}: this model has its own MTP block, which an engine would load as well; take it "
+                "off with 'nextn detach', or leave out the draft."
+            )
+        planned.append((item, "sidecar", plan_place(item.trunk, draft, settings)))
+    best = best_source([item.trunk for item in items])
+    (made,) = next(plan.outputs for item, _, plan in planned if item.trunk is best)
+    assert isinstance(made, Link)
+    own, mark = draft.entry.name, made.name.partition("-")[0]
+    return planned, replace(made, name=own) if own.startswith(f"{mark}-") else made
 
 
 def _carried(items: Sequence[_Item]) -> Block:
@@ -249,6 +284,16 @@ def _variant(names: Sequence[str], with_block: bool = False) -> Variant:
     last = BLOCK_SHARD if with_block else TRUNK_SHARD
     parts = [FIRST, *[TRUNK_SHARD] * (len(names) - 2), last]
     return Variant(names[0], None, tuple(Role(name, part) for name, part in zip(names, parts, strict=True)))
+
+
+def plain_outputs(model: Model, options: PackOptions) -> list[NewFile | Link]:
+    """The files of a model's plain variant."""
+    return _plain(_Item.of(model), options)
+
+
+def label_to_publish(model: Model) -> str:
+    """The label that a model's quant gets."""
+    return quant_label(_Item.of(model).trunk)
 
 
 def quant_label(model: Model) -> str:

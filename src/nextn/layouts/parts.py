@@ -9,8 +9,9 @@ from itertools import accumulate
 from typing import TypeAlias
 
 from ..gguf.files import GGUFFile
-from ..gguf.header import FIXED_BYTES, TensorInfo, TensorTable, header_of, pad_to, place
+from ..gguf.header import FIXED_BYTES, header_of, pad_to, place
 from ..gguf.kv_table import KVTable
+from ..gguf.tensors import TensorInfo, TensorTable
 from ..sources.ranges import FileRange
 from ..writing.plan import Copy, LateHeader, NewBytes, Segment
 

@@ -18,9 +18,9 @@ from ..block.model import Block, BlockTensor, layer_of, suffix_of
 from ..errors import FormatError, QuantizeError, UnsupportedModel, UsageError
 from ..ggml.quantize import can_read
 from ..gguf.files import GGUFFile, Model
-from ..gguf.header import TensorInfo
 from ..gguf.kv import KV
 from ..gguf.kv_table import KVTable
+from ..gguf.tensors import TensorInfo
 from ..gguf.types import TensorType
 from ..sources.rows import CheckpointRows, GGUFRows, JoinedRows, RowSource
 from .factors import SIDES

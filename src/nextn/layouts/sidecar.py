@@ -10,9 +10,9 @@ from ..archs.hparams import Config
 from ..block.model import DRAFT_HEAD, Block
 from ..errors import FormatError
 from ..gguf.files import GGUFFile, Model
-from ..gguf.header import TensorInfo
 from ..gguf.kv import KV, KVType
 from ..gguf.kv_table import KVTable, edit
+from ..gguf.tensors import TensorInfo
 from ..gguf.types import TensorType, file_type_for
 from ..sources.checkpoint import CONFIG
 from . import build

@@ -8,8 +8,9 @@ from pathlib import Path
 from ..archs import FAMILIES
 from ..block.anatomy import Anatomy
 from ..block.from_gguf import block_from_model
-from ..block.model import DRAFT_HEAD, layer_of
+from ..block.model import DRAFT_HEAD
 from ..errors import NextnError, UsageError
+from ..gguf.files import Model
 from ..gguf.types import parse_type_name
 from ..layouts.build import block_parts
 from ..layouts.sidecar import main_type_of
@@ -19,6 +20,11 @@ from .tune_space import Artifact
 from .typed_sidecar import write_sidecar
 
 _EMBD_TYPE = "q4_0"  # attach's default for a sidecar's embeddings and head
+
+
+def _type_of(model: Model, name: str) -> str | None:
+    found = model.tensors.get(name)
+    return None if found is None else found[1].type_name
 
 
 class Maker:
@@ -55,10 +61,9 @@ class Maker:
         origin = self._target.block_origin
         block = block_from_model(origin)
         kind = main_type_of(block_parts(block, block.n_layer_trunk or 0, None, [], in_model=False))
-        kinds = {name: info.type_name for name, (_, info) in origin.tensors.items()}
-        embd = kinds.get("token_embd.weight")
-        heads = [name for name in kinds if name.endswith(DRAFT_HEAD) and layer_of(name) is not None]
-        head = kinds[heads[0]] if heads else kinds.get("output.weight", embd)
+        heads = (f"blk.{layer}.{DRAFT_HEAD}" for layer in Anatomy.of(origin).blocks)
+        embd = _type_of(origin, "token_embd.weight")
+        head = next(filter(None, (_type_of(origin, name) for name in (*heads, "output.weight"))), embd)
         return Artifact(kind.name, head, embd)
 
     def sidecar(self, artifact: Artifact) -> Path | None:

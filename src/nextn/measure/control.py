@@ -16,7 +16,7 @@ from ..block.anatomy import Anatomy
 from ..block.from_gguf import block_from_model
 from ..errors import NoSpace
 from ..gguf.files import GGUFFile, Model, open_model, read_header
-from ..gguf.header import TensorInfo
+from ..gguf.tensors import TensorInfo
 from ..layouts.extract import plan_extract
 from ..layouts.options import ExtractOptions
 from ..writing.execute import execute

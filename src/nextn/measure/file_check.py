@@ -10,8 +10,8 @@ from ..archs.base import GENERIC_LAYER_ARRAYS
 from ..block.anatomy import Anatomy
 from ..block.model import DRAFT_ROOTS
 from ..gguf.files import GGUFFile, Model
-from ..gguf.header import TensorInfo
 from ..gguf.sets import SPLIT_KEYS
+from ..gguf.tensors import TensorInfo
 from ..layouts.metadata import PREFIX, recorded_hashes
 from ..progress import Progress
 from ..sources.ranges import FileRange, Reader

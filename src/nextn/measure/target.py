@@ -32,6 +32,11 @@ class MeasuredModel:
         return None if self.sidecar is None else self.sidecar.entry
 
     @property
+    def draft(self) -> Model | None:
+        """The sidecar, if it is a draft that is a model of its own."""
+        return self.sidecar if self.sidecar is not None and Anatomy.of(self.sidecar).is_draft else None
+
+    @property
     def block_origin(self) -> Model:
         """The file or set that holds the block. Raises NoBlock."""
         if not self.has_block:

@@ -21,9 +21,12 @@ def sizes_for(lengths: Sequence[int]) -> tuple[int, ...]:
     return tuple(size for size in SIZES if size <= above)
 
 
-def perfect_draft(model: Model, curve: DepthCurve) -> Payoff:
-    """The curve with the cheapest draft that tune could make: one layer in q4_0, and a head in q4_0."""
-    return Payoff(curve, estimated_draft(model, _CHEAPEST_BLOCK))
+def perfect_draft(model: Model, curve: DepthCurve, draft: Model | None = None) -> Payoff:
+    """The curve with the cheapest draft that tune could make: one layer in q4_0, and a head in q4_0.
+
+    `draft`: a model of its own, which is raced as it is.
+    """
+    return Payoff(curve, estimated_draft(model, _CHEAPEST_BLOCK, draft))
 
 
 def hopeless(payoff: Payoff, lengths: Sequence[int]) -> dict[int, float]:

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+from ..archs.drafts import D2T
 from ..block.anatomy import Anatomy
+from ..block.draft import Draft
 from ..block.model import DRAFT_ROOTS, layer_of
 from ..gguf.files import Model
-from ..gguf.header import TensorInfo
+from ..gguf.tensors import TensorInfo
 from ..gguf.types import parse_type_name
 from .worth_formula import DraftCost
 
+_FEATURES = ("fc.weight", "enc.output_norm.weight")  # of a draft of its own: what takes up the trunk's states
 _EMBEDDINGS, _HEAD = "token_embd.weight", "output.weight"
 _EXPERTS = "_exps."  # in the names of tensors that hold all experts
 _DRAFT_HEAD_TYPE = "q4_0"  # of the head in a sidecar, unless the user wants another one
@@ -41,22 +44,39 @@ def head_share(model: Model) -> float:
     return size / (size + body) if size + body else 0.0
 
 
-def estimated_draft(model: Model, block_type: str | None = None) -> DraftCost:
+def estimated_draft(model: Model, block_type: str | None = None, draft: Model | None = None) -> DraftCost:
     """The cost of a block of one layer of this trunk with a low-bit head of its own, by bytes.
 
     A batch of one token reads all weights once, so a drafted token costs its bytes by those of the trunk; in each step
     the block also reads the verified tokens, without its head (llama.cpp b11549, `common/speculative.cpp`).
-    `block_type`: the layer is in this type where that is smaller; None: in the trunk's own types.
+    `block_type`: the layer is in this type where that is smaller; None: in the trunk's own types. `draft`: the draft of
+    its own that is used in place of a block; its own bytes count then, and DFlash's all at once in each step.
     """
     head, body = head_of(model), body_bytes(model)
     if head is None or not body:
         return DraftCost("estimated", 0.0)
+    if draft is not None:
+        return _of_draft(draft, head.computed_size_bytes or 0, body)
     layer = body / max(1, Anatomy.of(model).n_layer_trunk)
     if block_type is not None:
         layer *= min(1.0, _bits(block_type) / _trunk_bits(model))
     low_bit = min(head.computed_size_bytes or 0, head.n_elements * _bits(_DRAFT_HEAD_TYPE) / 8)
     token = body + (head.computed_size_bytes or 0)
     return DraftCost("estimated", (layer + low_bit) / token, 0.0, layer / token)
+
+
+def _of_draft(draft: Model, head: int, body: float) -> DraftCost:
+    """The cost of a model of its own, by bytes. `head`, `body`: those of the trunk."""
+    kind, own = Draft.of(draft), draft.tensors.get(_HEAD)
+    sizes = {info.name: file.stored_size(info) for file, info in draft.items()}
+    features = sum(sizes.get(name, 0) for name in _FEATURES)  # read for the verified tokens, not for drafted ones
+    left_out = {_EMBEDDINGS, _HEAD, D2T, *_FEATURES}
+    layers = sum(size for name, size in sizes.items() if name not in left_out)
+    once = layers + (head if own is None else sizes[_HEAD])
+    token = body + head
+    if kind is not None and kind.block_size is not None:
+        return DraftCost("estimated", 0.0, once / token, features / token)
+    return DraftCost("estimated", once / token, 0.0, (layers + features) / token)
 
 
 def _bits(name: str) -> float:

@@ -9,6 +9,8 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import json
+from array import array
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -32,11 +34,9 @@ def _root() -> Path:
 def worth_folder(model: Model) -> Path:
     """Where the curves of this kind of model are kept; it need not exist."""
     seen = Anatomy.of(model)
-    rows = sorted(
-        f"{info.name} {info.ne} {info.type_id}" for _, info in model.items() if not seen.of_block(info.name)
-    )
-    kind = "\n".join((model.architecture, *rows))
-    return _root() / hashlib.sha256(kind.encode("utf-8", "surrogateescape")).hexdigest()[:_DIGITS]
+    kind = hashlib.sha256(model.architecture.encode("utf-8", "surrogateescape"))
+    kind.update(array("I", sorted(chain.from_iterable(seen.trunk_table(file).checksums() for file in model.files))))
+    return _root() / kind.hexdigest()[:_DIGITS]
 
 
 def keep(model: Model, report: WorthReport) -> Path:

@@ -84,8 +84,6 @@ class MemoryPlan(Documented):
     @property
     def answers(self) -> tuple[str, ...]:
         """The answers to the user's questions, in sentences."""
-        from .memory_plan import answers
-
         return answers(self)
 
     @property

@@ -13,7 +13,8 @@ from pathlib import Path
 from ..block.anatomy import Anatomy
 from ..block.model import split_name
 from ..gguf.files import GGUFFile, Model
-from ..gguf.header import Header, TensorTable
+from ..gguf.header import Header
+from ..gguf.tensors import TensorTable
 from ..layouts.parts import KeptTensors, KnownHeader, Piece, PlannedHeader
 from ..writing.plan import Link, NewFile, Plan
 from .weights import EMBEDDINGS, HEAD, Coder, Tally, tally_of

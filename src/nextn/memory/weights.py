@@ -11,17 +11,18 @@ from array import array
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from functools import cache
-from itertools import islice
+from itertools import count, islice
 from operator import add
 from pathlib import Path
 
 from ..archs import memory_of
 from ..archs.hparams import MAX_LAYERS
 from ..block.anatomy import Anatomy
-from ..block.layers import FAR, ROOT
-from ..block.model import DRAFT_ROOTS, split_name, suffix_of
+from ..block.layers import ROOT
+from ..block.model import DRAFT_ROOTS, suffix_of
 from ..gguf.files import Model
-from ..gguf.header import TensorInfo, TensorTable
+from ..gguf.names import LARGE, decoded
+from ..gguf.tensors import TensorInfo, TensorTable
 from ..gguf.types import parse_type_name
 from ..layouts.parts import KeptTensors
 
@@ -30,6 +31,7 @@ EMBEDDINGS, HEAD = "token_embd.weight", "output.weight"
 
 # Read by rows, or small: never in a matrix product that the CPU rearranges weights for.
 NOT_MULTIPLIED = (EMBEDDINGS, "nextn.embed_tokens.weight", "ssm_conv1d.weight")
+_NOT_MULTIPLIED = tuple(map(str.encode, NOT_MULTIPLIED))
 
 # A tensor's code: where it is placed, times _MARKS, plus marks.
 _MARKS, _REPACKED, _NOT_ALWAYS = 4, 1, 2  # rearranged by the CPU; loaded only to draft
@@ -61,22 +63,32 @@ class Tally:
         self, no: int, codes: Iterable[int], offsets: Sequence[int], sizes: Sequence[int], data_offset: int
     ) -> None:
         """Add tensors of file `no` in any order: (file, code) -> bytes, first start, last end."""
+        if isinstance(codes, array) and len(codes) >= LARGE and max(sizes) * len(sizes) < 1 << 63:
+            from ..gguf import bulk  # loads numpy
+
+            for group in bulk.grouped(codes, offsets, sizes):
+                self._add_group(no, *group, data_offset)
+            return
         found: dict[int, list[int]] = {}
         for code, start, size, end in zip(codes, offsets, sizes, map(add, offsets, sizes), strict=True):
-            group = found.get(code)
-            if group is None:
+            known = found.get(code)
+            if known is None:
                 found[code] = [size, start, end]
                 continue
-            group[0] += size
-            if start < group[1]:
-                group[1] = start
-            if end > group[2]:
-                group[2] = end
-        found.pop(_LEFT_OUT, None)
+            known[0] += size
+            if start < known[1]:
+                known[1] = start
+            if end > known[2]:
+                known[2] = end
         for code, (size, start, end) in found.items():
-            start, end = start + data_offset, end + data_offset
-            known, first, last = self.groups.get((no, code), (0, start, end))
-            self.groups[no, code] = known + size, min(first, start), max(last, end)
+            self._add_group(no, code, size, start, end, data_offset)
+
+    def _add_group(self, no: int, code: int, size: int, start: int, end: int, data_offset: int) -> None:
+        if code == _LEFT_OUT:
+            return
+        start, end = start + data_offset, end + data_offset
+        known, first, last = self.groups.get((no, code), (0, start, end))
+        self.groups[no, code] = known + size, min(first, start), max(last, end)
 
 
 class Coder:
@@ -85,14 +97,14 @@ class Coder:
     def __init__(self, seen: Anatomy, tally: Tally) -> None:
         self._tally, self._blocks = tally, frozenset(seen.blocks)
         self._anyway = memory_of(seen.arch).loaded_anyway
-        self._repacked = {parse_type_name(name).id for name in repacked_types()}
+        self._repacked = {parse_type_name(name).id: multiple for name, multiple in repacked_types().items()}
 
     def code(self, layer: int | None, info: TensorInfo) -> int:
         """The code of a tensor in `layer`."""
         marks = _REPACKED if info.type_id in self._repacked and is_repacked(info) else 0
         if layer is not None:
-            left_out = layer in self._blocks and not (self._anyway and suffix_of(info.name).startswith(self._anyway))
-            return min(layer, MAX_LAYERS) * _MARKS + marks + (_NOT_ALWAYS if left_out else 0)
+            marks += _NOT_ALWAYS if layer in self._blocks and self._is_left_out(info.name) else 0
+            return min(layer, MAX_LAYERS) * _MARKS + marks
         marks += _NOT_ALWAYS if info.name in DRAFT_ROOTS else 0
         if info.name == EMBEDDINGS:
             self._tally.head_is_repacked = is_repacked(TensorInfo(HEAD, info.ne, info.type_id, 0))
@@ -100,18 +112,35 @@ class Coder:
         self._tally.has_head |= info.name == HEAD
         return (_HEAD_PLACE if info.name.startswith("output") else _ROOT_PLACE) * _MARKS + marks
 
+    def _is_left_out(self, name: str) -> bool:
+        """Whether a block's tensor is not loaded without MTP."""
+        return not (self._anyway and suffix_of(name).startswith(self._anyway))
+
     def rows(self, table: TensorTable, layers: Iterable[int]) -> Iterator[int]:
         """The codes of a table; `layers` as `Layers.of_rows` has them. An info is only made where it matters."""
         plain = [layer * _MARKS for layer in range(MAX_LAYERS + 1)]
-        for row, (layer, type_id) in enumerate(zip(layers, table.type_ids, strict=True)):
+        columns = zip(layers, table.raw_names(), self._marks(table), strict=True)
+        for row, (layer, name, mark) in enumerate(columns):
             if layer == ROOT:
-                name = b"output" if type_id in self._repacked else table.raw_name(row)
-                yield self.code(None, table[row]) if name.startswith(_SPECIAL_ROOTS) else _ROOT_PLACE * _MARKS
-            elif layer in self._blocks or type_id in self._repacked or layer == FAR:
-                info = table[row]
-                yield self.code(split_name(info.name)[0], info)
+                yield self.code(None, table[row]) if name.startswith(_SPECIAL_ROOTS) else _ROOT_PLACE * _MARKS + mark
             else:
-                yield plain[min(layer, MAX_LAYERS)]
+                left_out = layer in self._blocks and self._is_left_out(decoded(name))
+                yield plain[min(layer, MAX_LAYERS)] + mark + (_NOT_ALWAYS if left_out else 0)
+
+    def _marks(self, table: TensorTable) -> Iterable[int]:
+        """_REPACKED or 0 for each tensor of a table."""
+        if len(table) < LARGE:
+            kinds = zip(table.type_ids, count(), strict=False)
+            return (_REPACKED if kind in self._repacked and is_repacked(table[row]) else 0 for kind, row in kinds)
+        from ..gguf import bulk  # loads numpy
+
+        names = table.stored_names
+        multiples = array("B", (self._repacked.get(kind, 0) for kind in table.type_ids))
+        n_axes = bulk.n_axes_at(names.buffer, names.starts, multiples)
+        return (
+            _REPACKED if (n == 2 or (n == 3 and b"_exps" in name)) and not name.endswith(_NOT_MULTIPLIED) else 0
+            for n, name in zip(n_axes, names, strict=True)
+        )
 
 
 def tally_of(model: Model) -> Tally:

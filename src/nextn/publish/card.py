@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from ..archs import FAMILIES
@@ -14,13 +14,16 @@ from ..compat import verdict
 from ..discovery import llama_cpp_names as hf_rules
 from ..layouts.pack import BLOCK_SHARD, FIRST, MTP, PLAIN, SIDECAR, Quant, Variant
 from ..printable import printable, several_lines
+from ..schemas.inspect import DraftEntry
 from ..shell import shell
 from ..units import size
+from . import card_draft
 from .manifest import NAME as MANIFEST
 from .sums import NAME as SUMS
 from .verified import Verified
 
 NAME = "README.md"
+FRAGMENT = "card-sections.md"  # for a card of the user's own
 _LAYOUTS = {"trunk-only": "without a block", "shards": "shards with a block", "sidecar": "trunk and sidecar"}
 REPO = "ORG/REPO"  # stands for the repository where its name is not given
 
@@ -36,14 +39,21 @@ class Card:
     repo: str | None = None  # ORG/NAME it will be published as
     base_model: str | None = None  # ORG/NAME of the checkpoint
     verified: Sequence[Verified] = ()
+    drafts: Mapping[str, DraftEntry] = field(default_factory=dict)  # sidecar's name -> a draft that is its own model
 
-    def text(self) -> str:
-        """The whole file."""
+    def text(self, *, fragment: bool = False) -> str:
+        """The whole file; `fragment`: its sections, to be pasted into another card."""
+        about = "multi-token prediction" if len(self.drafts) < len(self._sidecars) or not self.drafts else "a draft"
+        heading = f"{_plain(self.title)}: GGUF with and without {about}"
+        start = [self._front(), f"# {heading}"]
+        if fragment:
+            tags = ", ".join(self._tags)
+            start = [f"<!-- Sections for a model card, made with nextn pack. Tags for its metadata: {tags}. -->"]
         blocks = [
-            self._front(),
-            f"# {_plain(self.title)}: GGUF with and without multi-token prediction",
+            *start,
             self._intro(),
             self._table(),
+            *self._about_drafts(),
             "## Get one variant",
             self._get(),
             *self._llama_cpp(),
@@ -52,7 +62,8 @@ class Card:
             "## What was verified",
             *self._verified(),
             "## Files",
-            f"`{SUMS}` has the sha256 of every file (`sha256sum -c {SUMS}`); `{MANIFEST}` names each file's part in "
+            f"`{SUMS}` has the sha256 of every file that `nextn pack` made or linked (`sha256sum -c {SUMS}`); "
+            f"`{MANIFEST}` names each file's part in "
             "every variant. Made with `nextn pack`.",
         ]
         return several_lines("\n\n".join(block for block in blocks if block)) + "\n"
@@ -63,7 +74,26 @@ class Card:
         lines = ["---"]
         if self.base_model is not None:
             lines += [f"base_model: {json.dumps(self.base_model)}", "base_model_relation: quantized"]
-        return "\n".join([*lines, "tags:", "- gguf", "- mtp", "---"])
+        return "\n".join([*lines, "tags:", *(f"- {tag}" for tag in self._tags), "---"])
+
+    @property
+    def _sidecars(self) -> set[str]:
+        """What stands for each quant's block: its sidecar's name, or the label of a shard set with a block."""
+        return {quant.variants[MTP].sidecar or quant.label for quant in self.quants if MTP in quant.variants}
+
+    @property
+    def _tags(self) -> list[str]:
+        kinds = {one.spec_type.removeprefix("draft-") for one in self.drafts.values()}
+        return ["gguf", *sorted(kinds | ({"mtp"} if len(self.drafts) < len(self._sidecars) else set()))]
+
+    def _spec_type(self, variant: Variant) -> str:
+        draft = self.drafts.get(variant.sidecar or "")
+        return "draft-mtp" if draft is None else draft.spec_type
+
+    def _about_drafts(self) -> list[str]:
+        if not self.drafts:
+            return []
+        return ["## The draft", card_draft.table(self.drafts, self.sizes, {name: _span(name) for name in self.drafts})]
 
     def _intro(self) -> str:
         shared = any(quant.layout == "shards" for quant in self.quants)
@@ -73,9 +103,14 @@ class Card:
             if shared
             else ""
         )
+        adds = "its multi-token prediction block, with which an engine drafts tokens"
+        if len(self.drafts) == len(self._sidecars) and self.drafts:
+            (kind, *others) = {one.title: None for one in self.drafts.values()}
+            what = card_draft.article(kind) + " draft" if not others else "a draft"
+            adds = f"{what}, a small model that reads this one's hidden states; an engine drafts tokens with it"
         return (
-            f"Two variants of each quant: `{PLAIN}` is the model alone, `{MTP}` adds its multi-token prediction block, "
-            "with which an engine drafts tokens and checks them in one pass. The trunk's tensors are the same bytes in "
+            f"Two variants of each quant: `{PLAIN}` is the model alone, `{MTP}` adds {adds} "
+            "and checks them in one pass. The trunk's tensors are the same bytes in "
             f"both.{more}"
         )
 
@@ -90,6 +125,8 @@ class Card:
                 load = _span(variant.entry) + (f" with {_span(variant.sidecar)}" if variant.sidecar else "")
                 own = self._own(variant, plain) if name == MTP else None
                 how = {"shards": "shards", "sidecar": "trunk and sidecar"}[quant.layout] if name == MTP else "trunk"
+                if name == MTP and variant.sidecar in self.drafts:
+                    how = "trunk and draft"
                 cells = (quant.label, name, how, load, str(len(variant.roles)), size(self._bytes(variant)))
                 rows.append("| " + " | ".join((*cells, "-" if own is None else size(own))) + " |")
         return "\n".join(rows)
@@ -125,9 +162,10 @@ class Card:
         lines = []
         for quant in self.quants:
             plain, mtp = quant.variants[PLAIN], quant.variants[MTP]
-            drafting = ("--spec-type", "draft-mtp")
+            drafting = ("--spec-type", self._spec_type(mtp))
+            what = "with its draft" if mtp.sidecar in self.drafts else "with MTP"
             lines += [
-                f"# {printable(quant.label)} with MTP, then without",
+                f"# {printable(quant.label)} {what}, then without",
                 shell("llama-server", *self._hf(mtp.entry, quant.label), *drafting),
                 shell("llama-server", *_local(mtp), *drafting) + "   # from local files",
                 shell("llama-server", *self._hf(plain.entry, quant.label)),
@@ -137,7 +175,8 @@ class Card:
     def _measured(self, engine: str) -> str:
         """What the engine does with each layout in the folder, as measured; nothing where that is not known."""
         said = []
-        for layout in dict.fromkeys(("trunk-only", *(quant.layout for quant in self.quants))):
+        blocks = [quant for quant in self.quants if quant.variants[MTP].sidecar not in self.drafts]
+        for layout in dict.fromkeys(("trunk-only", *(quant.layout for quant in blocks))):
             found = verdict(self.architecture, layout, engine)
             if found is not None:
                 said.append(f"- {_LAYOUTS[layout]}: {engine} {_plain(found.words)}")
@@ -149,7 +188,7 @@ class Card:
         lines = []
         for quant in self.quants:
             mtp = quant.variants[MTP]
-            if support is not None and support.drafts_with(quant.layout):
+            if support is not None and support.drafts_with(quant.layout) and mtp.sidecar not in self.drafts:
                 drafting = ("--spec-type", "mtp:n_max=2,p_min=0.0")
                 lines.append(shell("llama-server", *_local(mtp), *drafting) + f"   # {printable(quant.label)}")
         if support is None or support.trunk is not Does.REFUSES:
@@ -177,6 +216,7 @@ class Card:
 
     def _bundling(self, sentence: str) -> str:
         beside = [quant.variants[MTP] for quant in self.quants if quant.layout == "sidecar"]
+        beside = [variant for variant in beside if variant.sidecar not in self.drafts]
         if not beside:
             return ""
         return f"{sentence}\n\n" + _code(
@@ -191,13 +231,13 @@ class Card:
             return ["Nothing was verified: no verdict of `nextn verify` was given when this folder was made."]
         rows = [
             "| model | engine | verdict | greedy text with and without MTP | accepted by position "
-            "| shuffled block | tokens/s off | on |",
+            f"| shuffled {'draft' if self.drafts else 'block'} | tokens/s off | on |",
             "|" + " --- |" * 8,
         ]
         for one in self.verified:
             text = {True: "the same", False: "differs", None: "not compared"}[one.same_text]
             accepted = "; ".join(
-                f"n_max {n}: " + " ".join(f"{100 * share:.0f} %" for share in some)
+                f"n_max {_plain(n)}: " + " ".join(f"{100 * share:.0f} %" for share in some)
                 for n, some in one.acceptance.items()
             )
             model = _span(one.model) + (f" with {_span(one.sidecar)}" if one.sidecar else "")
@@ -205,7 +245,7 @@ class Card:
                 model, _plain(one.engine) or "none: files only", one.verdict, text, accepted or "-",
                 "-" if one.control is None else f"{100 * one.control:.0f} %",
                 "-" if one.tps_off is None else f"{one.tps_off:,.0f}",
-                ", ".join(f"{speed:,.0f} (n_max {n})" for n, speed in one.tps_on.items()) or "-",
+                ", ".join(f"{speed:,.0f} (n_max {_plain(n)})" for n, speed in one.tps_on.items()) or "-",
             )  # fmt: skip
             rows.append("| " + " | ".join(cells) + " |")
         named = {one.model for one in self.verified}

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from ..discovery.sidecars import named
 from ..errors import BlockPresent, FormatError, IncompleteModel, NoBlock, UsageError
 from ..layouts.pack import MTP, PLAIN, VARIANTS
+from ..units import counted
 from .listing import BROKEN, Group, Headers, Listed, groups, is_sidecar_of, kind_of
 from .manifest import NAME, Manifest
 
@@ -94,7 +95,7 @@ def _by_manifest(files: Sequence[Listed], manifest: Manifest, variant: str, quan
                 found=f"{there.size_bytes:,} bytes, sha256 {(there.sha256 or 'unknown')[:12]}...",
             )
         chosen.append(Listed(role.name, entry.size_bytes, entry.sha256))
-    why = f"{NAME} names {len(chosen)} file(s) for {label}, {variant}"
+    why = f"{NAME} names {counted(len(chosen), 'file')} for {label}, {variant}"
     return Chosen(label, variant, found.entry, found.sidecar, tuple(chosen), why)
 
 

@@ -15,8 +15,16 @@ import msgspec
 from ..errors import FormatError, UnsupportedFormat
 from ..layouts.pack import Quant, Role, Variant
 from ..schemas.base import filled, plain
-from ..schemas.manifest import ManifestDocument, PublishedFile, PublishedQuant, PublishedVariant, VariantFile
+from ..schemas.manifest import (
+    ManifestDocument,
+    PublishedFile,
+    PublishedQuant,
+    PublishedVariant,
+    PublishedVerdict,
+    VariantFile,
+)
 from ..version import __version__
+from .verified import Verified
 
 NAME = "nextn.json"
 VERSION = 1
@@ -31,6 +39,10 @@ class Manifest:
     architecture: str
     files: tuple[PublishedFile, ...]
     quants: tuple[Quant, ...]
+    repo: str | None = None
+    base_model: str | None = None
+    verified: tuple[Verified, ...] = ()
+    card_sha256: str | None = None
 
     def by_path(self) -> dict[str, PublishedFile]:
         """The files by path."""
@@ -51,8 +63,12 @@ class Manifest:
             tool=f"nextn {__version__}",
             model=self.model,
             architecture=self.architecture,
+            repo=self.repo,
+            base_model=self.base_model,
+            card_sha256=self.card_sha256,
             files=list(self.files),
             quants=quants,
+            verified=[filled(PublishedVerdict, each) for each in self.verified],
         )
         return (json.dumps(plain(document), indent=1, ensure_ascii=False) + "\n").encode("utf-8", "surrogateescape")
 
@@ -108,7 +124,11 @@ def _checked(document: ManifestDocument) -> Manifest:
         Quant(one.quant, one.layout, {str(name): _variant(found, known) for name, found in one.variants.items()})
         for one in document.quants
     ]
-    return Manifest(document.model, document.architecture, tuple(document.files), tuple(quants))
+    verified = tuple(Verified(**plain(each)) for each in document.verified or ())
+    return Manifest(
+        document.model, document.architecture, tuple(document.files), tuple(quants), document.repo,
+        document.base_model, verified, document.card_sha256,
+    )  # fmt: skip
 
 
 def _variant(found: PublishedVariant, known: set[str]) -> Variant:
@@ -122,9 +142,17 @@ def _variant(found: PublishedVariant, known: set[str]) -> Variant:
 
 
 def manifest_of(
-    model: str, architecture: str, quants: Sequence[Quant], sizes: Mapping[str, int], hashes: Mapping[str, str]
+    model: str,
+    architecture: str,
+    quants: Sequence[Quant],
+    sizes: Mapping[str, int],
+    hashes: Mapping[str, str],
+    repo: str | None = None,
+    base_model: str | None = None,
+    verified: Sequence[Verified] = (),
+    card_sha256: str | None = None,
 ) -> Manifest:
     """A manifest from what will be published; hashes that are not known yet are left blank."""
     names = dict.fromkeys(role.name for quant in quants for found in quant.variants.values() for role in found.roles)
     files = tuple(PublishedFile(name, sizes[name], hashes.get(name, BLANK)) for name in sorted(names))
-    return Manifest(model, architecture, files, tuple(quants))
+    return Manifest(model, architecture, files, tuple(quants), repo, base_model, tuple(verified), card_sha256)

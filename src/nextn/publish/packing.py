@@ -10,7 +10,7 @@ from __future__ import annotations
 import os
 import re
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, cast
@@ -25,16 +25,19 @@ from ..progress import Progress
 from ..schemas.base import Documented, filled
 from ..schemas.pack import PackDocument, PackedFile, PackedQuant
 from ..workfile import At
+from ..writing.durable import renew_files
 from ..writing.execute import Outcome, check_outputs, execute
 from ..writing.leftovers import SUFFIX
-from ..writing.plan import Hashes, LateHeader, Link, NewBytes, NewFile, Plan
+from ..writing.plan import LateHeader, Link, NewBytes, NewFile, Plan
 from ..writing.system import System
 from . import card as cards
 from . import manifest as manifests
 from . import sums
 from .accept import wrong_name
 from .card import Card
-from .verified import read_verified
+from .card_draft import drafts_of
+from .packed_folder import PackedFolder, same_file
+from .verified import Verified, read_verified
 
 _TEMP = re.compile(r"\.(.+)\.[0-9a-f]{8}" + re.escape(SUFFIX), re.DOTALL)
 
@@ -47,6 +50,7 @@ class CardOptions:
     repo: str | None = None  # ORG/NAME it will be published as
     base_model: str | None = None
     verified: Sequence[Path] = ()  # what `nextn verify --json` printed
+    fragment: bool = False  # write sections for a card of the user's own in place of a whole card
 
 
 @dataclass
@@ -90,20 +94,45 @@ class _Watching:
 class Package(Brief):
     """All that will be published."""
 
-    pack: Pack
+    pack: Pack | None  # None: no quant is added
     plan: Plan  # with card, sums and manifest
     n_verified: int  # verdicts that the card shows
+    card: Card
+    existing: PackedFolder | None  # what the folder is before the run
     _ledger: _Ledger
+    _texts: Mapping[str, Callable[[], bytes]]  # by name, in the order in which they are renewed in an existing folder
+
+    @property
+    def to_execute(self) -> Plan:
+        """The files that appear at once: of an existing folder's texts none, since they are renewed afterwards."""
+        if self.existing is None:
+            return self.plan
+        return replace(self.plan, outputs=tuple(out for out in self.plan.outputs if out.name not in self._texts))
+
+    @property
+    def kept(self) -> list[str]:
+        """Labels of the quants that the folder had already."""
+        return [] if self.existing is None else [quant.label for quant in self.existing.manifest.quants]
+
+    @property
+    def card_name(self) -> str:
+        """The file that has the card, or its sections."""
+        return cards.FRAGMENT if cards.FRAGMENT in self._texts else cards.NAME
+
+    @property
+    def upload(self) -> list[str]:
+        """The command that uploads the folder."""
+        return ["hf", "upload", self.card.repo or cards.REPO, str(self.plan.folder), "."]
 
     @property
     def hash_bytes(self) -> int:
         """Bytes read for hashing: every inode once."""
-        linked = sums.unique_bytes(out.source for out in _linked(self.plan))
+        there = [path for name, path in self._ledger.temps.items() if name not in self._ledger.hashes]
+        linked = sums.unique_bytes([*(out.source for out in _linked(self.plan)), *there])
         return linked + sum(out.size_bytes for out in self._hashed_new())
 
     def _hashed_new(self) -> list[NewFile]:
-        small = (cards.NAME, sums.NAME, manifests.NAME)
-        return [out for out in self.plan.outputs if isinstance(out, NewFile) and out.name not in small]
+        return [out for out in self.plan.outputs if isinstance(out, NewFile) and out.name not in self._texts]
 
 
 @dataclass(frozen=True)
@@ -115,6 +144,7 @@ class PackResult(Documented):
     bytes_hashed: int
     sha256: Mapping[str, str]  # file name -> hex; empty after a dry run
     bytes_downloaded: int = 0  # from servers, headers included
+    bytes_compared: int = 0  # read to compare models with quants that the folder has
     why: str | None = None  # how the block's donor was chosen; None: the user named it, or the models contain the block
 
     @property
@@ -125,7 +155,8 @@ class PackResult(Documented):
     @property
     def bytes_read(self) -> int:
         """Total bytes read, including hashing."""
-        return (self.outcome.bytes_read if self.outcome else self.package.plan.bytes_read) + self.bytes_hashed
+        planned = self.outcome.bytes_read if self.outcome else self.package.plan.bytes_read
+        return planned + self.bytes_hashed + self.bytes_compared
 
     @property
     def when_unprinted(self) -> str:
@@ -140,60 +171,139 @@ class PackResult(Documented):
             filled(PackedFile, file, sha256=self.sha256.get(out.name))
             for file, out in zip(plan.written_files, plan.outputs, strict=True)
         ]
-        quants = [filled(PackedQuant, quant, quant=quant.label) for quant in self.package.pack.quants]
+        quants = [filled(PackedQuant, quant, quant=quant.label) for quant in self.package.card.quants]
         return filled(
             PackDocument, plan, dry_run=done is None, manifest=str(plan.folder / manifests.NAME),
-            bytes_read=self.bytes_read, bytes_hashed=self.bytes_hashed, bytes_downloaded=self.bytes_downloaded,
+            bytes_read=self.bytes_read, bytes_hashed=self.bytes_hashed + self.bytes_compared,
+            bytes_downloaded=self.bytes_downloaded, kept=self.package.kept, upload=self.package.upload,
             why=self.why, wall_s=done.wall_s if done else 0.0, files=files, quants=quants,
             links=done.links if done else {},
         )  # fmt: skip
 
 
 
-def plan_package(pack: Pack, options: CardOptions | None = None) -> Package:
-    """The pack's plan with card, checksums and manifest.
+def plan_package(
+    pack: Pack | None, options: CardOptions | None = None, existing: PackedFolder | None = None
+) -> Package:
+    """The pack's plan with card, checksums and manifest; with `existing`, for a folder that was packed before.
 
-    Raises UsageError (a verdict about another model, ambiguous names), FormatError, StorageError.
+    `pack` None: the existing folder gets no quant, only new texts. Raises UsageError (a verdict about another model,
+    ambiguous names), OutputExists (a text that somebody changed), FormatError, StorageError.
     """
     options = options or CardOptions()
-    _check_names(pack.plan)
-    for link in _linked(pack.plan):
+    planned, present = _planned(pack, existing)
+    _check_names(planned)
+    for link in _linked(planned):
         refuse_partial(link.source)
-    sizes = {out.name: out.size_bytes for out in pack.plan.outputs}
-    model = pack.model
-    title = options.title or str(model.header.get("general.name") or split_quant(plain_base(model.base_name))[0])
-    readme = Card(
-        title, model.architecture, pack.quants, sizes, options.repo, options.base_model,
-        [read_verified(path, sizes) for path in options.verified],
-    ).text().encode("utf-8", "surrogateescape")  # fmt: skip
+    old = None if existing is None else existing.manifest
+    sizes = {} if old is None else {file.path: file.size_bytes for file in old.files}
+    sizes |= {out.name: out.size_bytes for out in (*planned.outputs, *present)}
+    quants = (*(() if old is None else old.quants), *(() if pack is None else pack.quants))
+    own_card = options.fragment or (existing is not None and not existing.is_ours(cards.NAME))
+    card_name = cards.FRAGMENT if own_card else cards.NAME
+    if existing is not None:
+        existing.check_renewable((card_name,))
+    title, architecture = options.title or (old and old.model) or _title(pack), _architecture(pack, old)
+    repo = options.repo or (old and old.repo) or None
+    base_model = options.base_model or (old and old.base_model) or None
+    verified = _verdicts(old, [read_verified(path, sizes) for path in options.verified])
+    card = Card(title, architecture, quants, sizes, repo, base_model, verified, drafts_of(planned, quants, existing))
+    readme = card.text(fragment=own_card).encode("utf-8", "surrogateescape")
     ledger = _Ledger(
-        twins={out.name: out.twin_of for out in pack.plan.outputs if isinstance(out, Link) and out.twin_of is not None}
+        temps={out.name: out.source for out in present},
+        hashes={} if old is None else {file.path: file.sha256 for file in old.files},
+        twins={out.name: out.twin_of for out in planned.outputs if isinstance(out, Link) and out.twin_of is not None},
     )
+    others = {} if existing is None else _other_texts(existing, {card_name, manifests.NAME, *sizes})
 
     def manifest(hashes: Mapping[str, str]) -> bytes:
-        return manifests.manifest_of(title, model.architecture, pack.quants, sizes, hashes).encode()
+        return manifests.manifest_of(
+            title, architecture, quants, sizes, hashes, repo, base_model, verified, _sha256(readme)
+        ).encode()
 
     def all_sums(hashes: Mapping[str, str]) -> bytes:
-        known = {name: hashes.get(name, manifests.BLANK) for name in (*sizes, cards.NAME, manifests.NAME)}
-        return sums.encode(known)
+        known = {name: hashes.get(name, manifests.BLANK) for name in (*sizes, card_name, manifests.NAME)}
+        return sums.encode({**others, **known})
 
-    def build_sums(tensors: Hashes, source_hash: str) -> bytes:
+    def make_sums() -> bytes:
         known = {name: ledger.digest(name) for name in sizes}
-        ledger.hashes[cards.NAME] = _sha256(readme)
+        ledger.hashes[card_name] = _sha256(readme)
         ledger.hashes[manifests.NAME] = _sha256(manifest(known))
         return all_sums(ledger.hashes)
 
-    def build_manifest(tensors: Hashes, source_hash: str) -> bytes:
-        return manifest(ledger.hashes)
+    def make_manifest() -> bytes:
+        return manifest({name: ledger.digest(name) for name in sizes})
 
     outputs = (
-        *pack.plan.outputs,
-        NewFile(cards.NAME, (NewBytes(readme),)),
+        *planned.outputs,
+        NewFile(card_name, (NewBytes(readme),)),
         # Checksums are built before the manifest: their header comes first among those that wait.
-        NewFile(sums.NAME, (LateHeader(len(all_sums({})), build_sums),)),
-        NewFile(manifests.NAME, (LateHeader(len(manifest({})), build_manifest),)),
+        NewFile(sums.NAME, (LateHeader(len(all_sums({})), lambda tensors, source_hash: make_sums()),)),
+        NewFile(manifests.NAME, (LateHeader(len(manifest({})), lambda tensors, source_hash: make_manifest()),)),
     )
-    return Package(pack, replace(pack.plan, outputs=outputs), len(options.verified), ledger)
+    # The manifest comes first: with it, a run that stops before the other texts are renewed can be repeated.
+    texts = {manifests.NAME: make_manifest, card_name: lambda: readme, sums.NAME: make_sums}
+    notes = planned.notes
+    if own_card and not options.fragment:
+        notes = (*notes, f"{cards.NAME} was changed by hand and stays as it is; {card_name} has new sections for it")
+    plan = replace(planned, outputs=outputs, notes=notes)
+    return Package(pack, plan, len(verified), card, existing, ledger, texts)
+
+
+def _planned(pack: Pack | None, existing: PackedFolder | None) -> tuple[Plan, list[Link]]:
+    """The data files to write, and those that the folder has already.
+
+    It has a sidecar that its quants share, and what a run added that stopped before the manifest recorded it.
+    """
+    if pack is None:
+        assert existing is not None
+        first = existing.manifest.quants[0].variants
+        sidecar = existing.sidecar
+        entry = existing.path / next(iter(first.values())).entry
+        return Plan("pack", existing.manifest.quants[0].layout, existing.path, (), entry, sidecar, 0), []
+    if existing is None:
+        return pack.plan, []
+    present = [
+        out
+        for out in pack.plan.outputs
+        if isinstance(out, Link) and out.twin_of is None and same_file(out.source, existing.path / out.name)
+    ]
+    return replace(pack.plan, outputs=tuple(out for out in pack.plan.outputs if out not in present)), present
+
+
+def _title(pack: Pack | None) -> str:
+    assert pack is not None
+    model = pack.model
+    return str(model.header.get("general.name") or split_quant(plain_base(model.base_name))[0])
+
+
+def _architecture(pack: Pack | None, old: manifests.Manifest | None) -> str:
+    """Raises UsageError for a quant of another model than the folder's."""
+    if pack is None:
+        assert old is not None
+        return old.architecture
+    found = pack.model.architecture
+    if old is not None and old.architecture != found:
+        raise UsageError(
+            f"{pack.model.entry}: the folder is of a model with the architecture '{printable(old.architecture)}', and "
+            f"this one has '{printable(found)}'; pack it into another folder."
+        )
+    return found
+
+
+def _verdicts(old: manifests.Manifest | None, new: Sequence[Verified]) -> list[Verified]:
+    """The recorded verdicts, each replaced by a new one about the same files on the same engine."""
+    named = {(one.model, one.sidecar, one.engine): one for one in (*(old.verified if old else ()), *new)}
+    return list(named.values())
+
+
+def _other_texts(existing: PackedFolder, known: Collection[str]) -> dict[str, str]:
+    """What else the folder's SHA256SUMS records, as far as it is there and unchanged: the other form of the card."""
+    return {
+        name: existing.recorded[name]
+        for name in (cards.NAME, cards.FRAGMENT)
+        if name not in known and name in existing.recorded and existing.is_ours(name)
+    }
 
 
 def _linked(plan: Plan) -> list[Link]:
@@ -216,7 +326,7 @@ def _check_names(plan: Plan) -> None:
                 "it again."
             )
     ends = Counter(os.fsencode(out.name)[-200:] for out in plan.outputs)
-    if max(ends.values()) > 1:
+    if max(ends.values(), default=0) > 1:
         raise UsageError(
             "two names are longer than 200 bytes and differ only at the start; give the models shorter names."
         )
@@ -230,7 +340,7 @@ def pack_up(
     Raises whatever carrying out a plan raises.
     """
     plan, ledger = package.plan, package._ledger
-    check_outputs(plan, tidy=not dry_run)
+    check_outputs(package.to_execute, tidy=not dry_run)
     n_hash = package.hash_bytes
     if dry_run:
         return PackResult(package, None, n_hash, {})
@@ -250,6 +360,22 @@ def pack_up(
     for link in _linked(plan):
         ledger.hashes[link.name] = ledger.hasher.digest(link.source)
     watching = _Watching(system or System(), ledger, [out.name for out in plan.outputs])
-    outcome = execute(plan, progress=wrote, system=cast(System, watching))
+    outcome = execute(package.to_execute, progress=wrote, system=cast(System, watching))
+    if package.existing is not None:
+        ledger.temps |= {out.name: plan.folder / out.name for out in package._hashed_new()}
+        package.existing.check_renewable([name for name in package._texts if name == package.card_name])
+        made = {name: make() for name, make in package._texts.items()}
+        changed = {name: data for name, data in made.items() if _differs(plan.folder / name, data)}
+        renew_files(plan.folder, changed, system)
+        done = tuple(out for out in plan.outputs if out.name not in made or out.name in changed)
+        plan = replace(plan, outputs=done)
+        package, outcome = replace(package, plan=plan), replace(outcome, plan=plan, bytes_written=plan.bytes_written)
     wrote(plan.bytes_written, 0)  # headers that wait for hashes are not reported on the way
     return PackResult(package, outcome, ledger.hasher.bytes_hashed, dict(ledger.hashes))
+
+
+def _differs(path: Path, data: bytes) -> bool:
+    try:
+        return path.read_bytes() != data
+    except OSError:
+        return True

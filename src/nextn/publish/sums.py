@@ -4,14 +4,19 @@ from __future__ import annotations
 
 import hashlib
 import os
+import re
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from ..errors import FormatError
 from ..gguf.files import open_regular, os_error
 
 NAME = "SHA256SUMS"
 _CHUNK = 4 << 20
+_LINE = re.compile(rb"(\\?)([0-9a-f]{64})  (.+)", re.DOTALL)
+_ESCAPES = {b"\\\\": b"\\", b"\\n": b"\n", b"\\r": b"\r"}
+_ESCAPED = re.compile(rb"\\[\\nr]")
 
 Advance = Callable[[int], None]  # number of bytes just hashed
 
@@ -57,6 +62,22 @@ class Hasher:
             self._known[key] = file_sha256(path, self._count)
         return self._known[key]
 
+    def add_range(self, digest: hashlib._Hash, path: Path, start: int, end: int) -> None:
+        """Add the bytes of a file from `start` to `end` to a digest. Raises StorageError, FormatError."""
+        fd, _ = open_regular(path)
+        try:
+            while start < end:
+                data = os.pread(fd, min(_CHUNK, end - start), start)
+                if not data:
+                    raise FormatError("the file ends too early: it was changed while it was read", path=path)
+                digest.update(data)
+                start += len(data)
+                self._count(len(data))
+        except OSError as error:
+            raise os_error(error, path, "read it") from error
+        finally:
+            os.close(fd)
+
     def _count(self, n: int) -> None:
         self.bytes_hashed += n
         if self.advance is not None:
@@ -71,6 +92,17 @@ def unique_bytes(paths: Iterable[Path]) -> int:
 def encode(hashes: Mapping[str, str]) -> bytes:
     """The file's bytes; their number does not depend on the hashes. Names that need it are escaped as in coreutils."""
     return b"".join(_line(name, digest) for name, digest in sorted(hashes.items()))
+
+
+def decode(data: bytes) -> dict[str, str]:
+    """File name -> SHA-256, from what `encode` writes; other lines are ignored."""
+    found = {}
+    for line in data.split(b"\n"):
+        match = _LINE.fullmatch(line)
+        if match is not None:
+            name = _ESCAPED.sub(lambda part: _ESCAPES[part[0]], match[3]) if match[1] else match[3]
+            found[os.fsdecode(name)] = match[2].decode()
+    return found
 
 
 def _line(name: str, digest: str) -> bytes:

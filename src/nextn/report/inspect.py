@@ -5,7 +5,7 @@ from __future__ import annotations
 from ..inspection.checkpoint import CheckpointInspection
 from ..inspection.model import Inspection
 from ..inspection.shard_set import SetInspection
-from ..schemas.inspect import DraftEntry
+from ..results.draft_facts import draft_facts
 from ..units import counted, size
 from .text import columns
 
@@ -13,19 +13,6 @@ from .text import columns
 def show(seen: Inspection | CheckpointInspection | SetInspection, *, quiet: bool = False) -> None:
     """Print it on standard output."""
     print(columns(_rows(seen)))
-
-
-def _draft(draft: DraftEntry, n_layer: int, n_vocab: int | None) -> list[tuple[str, str]]:
-    """What it is, what it was made for, and its vocabulary."""
-    made_for = f"a hidden size of {draft.target_width:,}" if draft.target_width else "a hidden size not given"
-    if draft.target_layers:
-        made_for += f", reads the inputs of layers {', '.join(map(str, draft.target_layers))}"
-    total = "all tokens" if n_vocab is None else f"{n_vocab:,} tokens"
-    some = total if draft.n_draft_vocab is None else f"{draft.n_draft_vocab:,} of {total}, mapped by d2t"
-    shared = [name for name, own in (("embeddings", draft.own_embeddings), ("head", draft.own_head)) if not own]
-    rows = [("draft", f"{draft.title}, {counted(n_layer, 'layer')}"), ("made for", made_for)]
-    rows += [("vocabulary", some + (f"; the model's {' and '.join(shared)}" if shared else ""))]
-    return rows + ([] if draft.most_tokens is None else [("drafts", f"up to {draft.most_tokens} tokens at once")])
 
 
 def _rows(seen: Inspection | CheckpointInspection | SetInspection) -> list[tuple[str, str]]:
@@ -41,7 +28,7 @@ def _rows(seen: Inspection | CheckpointInspection | SetInspection) -> list[tuple
         ("architecture", data.architecture),
     ]
     if data.draft is not None:
-        rows += _draft(data.draft, data.n_layer_nextn, data.n_vocab)
+        rows += draft_facts(data.draft, data.n_layer_nextn, data.n_vocab)
     elif data.shape != "set":
         rows += [("trunk layers", str(data.n_layer_trunk or "not known")), ("MTP blocks", block)]
     if data.n_tensors:

@@ -15,5 +15,5 @@ def show(result: Recovery, *, quiet: bool = False) -> None:
     for each in result.journals:
         names = ", ".join(file.name for file in each.files) or "no file had been changed"
         say(printable(f"{each.journal}: the interrupted {each.verb or 'change'} {was} {each.what} ({names})", 2000))
-    if not result.journals:
+    if not result.journals and not result.failed:
         say(printable(f"{result.path}: no change in place was interrupted here.", 2000))

@@ -13,7 +13,8 @@ from pathlib import Path
 from typing import Any
 
 from ..printable import one_line
-from .sections import Section, TextTable
+from .answer import Answer, answer_of
+from .section import Section, TextTable
 
 _DATA = Path(__file__).with_name("page_data")
 _WORDS = {
@@ -25,7 +26,7 @@ _WORDS = {
 }
 
 
-_PARTS = ("setup", "weights, outputs", "KV cache", "recurrent", "compute", "total")
+_PARTS = ("setup", "weights", "KV cache", "recurrent", "compute", "total")
 # A figure, with or without a unit: such cells are right-aligned.
 _FIGURE = re.compile(r"[-+]?[\d][\d.,]*( ?(%|[KMGT]?B|m?s|t/s|x))?")
 
@@ -50,6 +51,7 @@ def page(sections: Sequence[Section]) -> bytes:
     data = json.dumps([section.plots for section in sections]).replace("<", "\\u003c")
     allowed = " ".join(_hash(script) for script in scripts)
     policy = f"default-src 'none'; script-src {allowed}; style-src {_hash(style)}; base-uri 'none'; form-action 'none'"
+    opening = _opening(answer_of(sections))
     body = "".join(_section(i, section) for i, section in enumerate(sections))
     tags = "".join(f"<script>{script}</script>" for script in scripts)
     text = (
@@ -58,10 +60,21 @@ def page(sections: Sequence[Section]) -> bytes:
         '<meta name="viewport" content="width=device-width, initial-scale=1"><title>nextn report</title>'
         f"<style>{style}</style></head><body><header><h1>nextn report</h1>"
         '<button id="theme" type="button">Light or dark</button></header>'
-        f'<main>{body}</main><p id="status" role="status"></p>'
+        f'<main>{opening}{body}</main><p id="status" role="status"></p>'
         f'<script type="application/json" id="results">{data}</script>{tags}</body></html>\n'
     )
     return text.encode("utf-8", "replace")
+
+
+def _opening(answer: Answer) -> str:
+    """The answer, then where and when it was found."""
+    facts = "".join(
+        f"<div><dt>{escape(name)}</dt><dd>{escape(value)}</dd></div>" for name, value in answer.facts
+    )
+    return (
+        f'<div id="answer"><p class="badge {answer.tone}">{escape(answer.badge)}</p>'
+        f"<p>{escape(answer.line)}</p><dl>{facts}</dl></div>"
+    )
 
 
 def _shown(section: Section) -> Section:
@@ -74,6 +87,9 @@ def _shown(section: Section) -> Section:
         tables=tuple(tables),
         plots=tuple(map(_plain, section.plots)),
         commands=_line(section.commands),
+        badge=one_line(section.badge),
+        engine=one_line(section.engine),
+        machine=one_line(section.machine),
     )
 
 
@@ -107,9 +123,10 @@ def _section(index: int, section: Section) -> str:
         '<button type="button" class="copy">Copy</button></div>'
         for line in section.commands
     )
-    said = "".join(f"<p>{escape(line)}</p>" for line in section.summary)
+    said = "".join(f"<p>{escape(line)}</p>" for line in section.summary if line.upper() != section.badge)
     tables = "".join(map(_table, section.tables))
-    return f"<section><h2>{escape(section.title)}</h2>{said}{commands}{plots}{tables}</section>"
+    badge = f'<p class="badge {section.tone}">{escape(section.badge)}</p>' if section.badge else ""
+    return f"<section><h2>{escape(section.title)}</h2>{badge}{said}{commands}{plots}{tables}</section>"
 
 
 def _plot(name: str, plot: dict[str, Any]) -> str:
@@ -120,8 +137,9 @@ def _plot(name: str, plot: dict[str, Any]) -> str:
             f'<label for="{name}-ctx">Context length</label> <output for="{name}-ctx"></output>'
             f'<input id="{name}-ctx" type="range" min="0" max="{len(stops) - 1}" step="1" '
             f'value="{stops.index(int(plot["n_ctx"]))}">'
-            '<div class="scroll" tabindex="0" role="region" aria-label="Memory at this context length"><table>'
-            "<caption>Memory at this context length</caption><thead><tr>"
+            '<div class="scroll" tabindex="0" role="region" aria-label="Memory by setup at this context length">'
+            '<table class="wide">'
+            "<caption>Memory by setup at this context length</caption><thead><tr>"
             + "".join(f'<th scope="col"{_number(i > 0)}>{x}</th>' for i, x in enumerate(_PARTS))
             + "</tr></thead><tbody></tbody></table></div>"
         )
@@ -132,14 +150,17 @@ def _plot(name: str, plot: dict[str, Any]) -> str:
 
 
 def _table(table: TextTable) -> str:
-    wide = ' class="wide"' if len(table.head) > 3 else ""  # a wide table is scrolled, never squeezed
+    wide = ' class="wide"' if len(table.head) > 3 else ""  # on a narrow screen each of its rows becomes a list
     flush = [_is_figures(table, column) for column in range(len(table.head))]
     head = "".join(
         f'<th scope="col"{_number(right)}>{escape(cell)}</th>' for cell, right in zip(table.head, flush, strict=True)
     )
     rows = "".join(
         f'<tr><th scope="row">{escape(row[0])}</th>'
-        + "".join(f"<td{_number(right)}>{escape(cell)}</td>" for cell, right in zip(row[1:], flush[1:], strict=False))
+        + "".join(
+            f'<td data-label="{escape(name)}"{_number(right)}>{escape(cell)}</td>'
+            for name, cell, right in zip(table.head[1:], row[1:], flush[1:], strict=False)
+        )
         + "</tr>"
         for row in table.rows
     )

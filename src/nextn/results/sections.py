@@ -4,11 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from ..errors import FormatError
+from msgspec import UnsetType
+
+from ..errors import FormatError, UnsupportedFormat, UsageError
 from ..gguf import strangers
 from ..gguf.header import MAGIC
 from ..schemas.base import plain
@@ -17,46 +19,48 @@ from ..schemas.doctor import DoctorDocument
 from ..schemas.inspect import InspectDocument
 from ..schemas.plan import Columns, PlanDocument
 from ..schemas.reading import read_document
-from ..schemas.serve import ServeDocument
-from ..schemas.timing import SetupComparison, SpreadFigures
+from ..schemas.timing import Computer, SpreadFigures
 from ..schemas.tune import TuneDocument
 from ..schemas.verify import VerifyDocument
 from ..schemas.worth import CurvePoint, WorthDocument
 from ..schemas.written import WritingDocument
 from ..shell import shell
 from ..units import counted, size
+from . import other_sections as others
+from .draft_facts import draft_facts
+from .other_sections import percent, rate, ratio
+from .section import Section, TextTable, Tone
 
 # Kinds that have a section, in the order in which sections are shown.
-KINDS = ("inspect", "doctor", "attach", "extract", "detach", "plan", "worth", "verify", "bench", "tune", "serve")
-
-
-@dataclass(frozen=True)
-class TextTable:
-    """A table of text cells, with a caption that says what it shows."""
-
-    caption: str
-    head: tuple[str, ...]
-    rows: tuple[tuple[str, ...], ...]
-
-
-@dataclass(frozen=True)
-class Section:
-    """What one document says."""
-
-    title: str
-    summary: tuple[str, ...]
-    tables: tuple[TextTable, ...] = ()
-    plots: tuple[dict[str, Any], ...] = ()  # of the page: {"kind": "memory", "acceptance", "speed", "bytes" or "curve"}
-    commands: tuple[str, ...] = field(default=())  # lines for a POSIX shell
-    rank: int = 0  # position on the page: smallest first, ties in the order given
+KINDS = (
+    "inspect", "doctor", "pull", "attach", "extract", "detach", "explode", "assemble", "recover", "pack", "plan",
+    "worth", "verify", "bench", "tensors", "tune", "serve", "demo", "cache", "report",
+)  # fmt: skip
 
 
 def read_sections(paths: Sequence[str | Path]) -> list[Section]:
-    """One section per file: first what the model is, last how it is served.
+    """One section per file: first what the model is, last how it is served. A folder stands for the documents in it.
 
-    Raises StorageError, and FormatError for anything but a document of one of KINDS.
+    Raises StorageError, FormatError for anything but a document of one of KINDS, and UsageError for a folder without
+    any.
     """
-    return sorted((read_section(Path(path)) for path in paths), key=lambda section: section.rank)
+    found = [section for path in map(Path, paths) for section in _read(path)]
+    return sorted(found, key=lambda section: section.rank)
+
+
+def _read(path: Path) -> list[Section]:
+    """The document's section, or those of the documents that a folder holds; other files in it are passed over."""
+    if not path.is_dir():
+        return [read_section(path)]
+    found = []
+    for file in sorted(path.glob("*.json")):
+        try:
+            found.append(read_section(file))
+        except (FormatError, UnsupportedFormat):
+            continue
+    if not found:
+        raise UsageError(f"{path}: there is no document in this folder that --json of a nextn command wrote.")
+    return found
 
 
 def read_section(path: Path) -> Section:
@@ -64,7 +68,7 @@ def read_section(path: Path) -> Section:
     _refuse_model(path)
     document = read_document(path, KINDS)
     kind = str(type(document).__struct_config__.tag)
-    return replace(_MAKERS[kind](document), rank=KINDS.index(kind))
+    return replace(_MAKERS[kind](document), rank=KINDS.index(kind), made=path.stat().st_mtime)
 
 
 def _refuse_model(path: Path) -> None:
@@ -80,10 +84,6 @@ def _refuse_model(path: Path) -> None:
         raise FormatError(strangers.by_content(head) or "", path=path)
 
 
-def _percent(share: float | None) -> str:
-    return "-" if share is None else f"{100 * share:.0f} %"
-
-
 def _name(path: str) -> str:
     return Path(path).name
 
@@ -97,8 +97,15 @@ def _inspect(data: InspectDocument) -> Section:
         ("path", data.path),
         ("shape", data.shape),
         ("architecture", data.architecture),
-        *([] if data.draft is not None else [("trunk layers", str(data.n_layer_trunk or "not known"))]),
-        ("MTP blocks", f"{data.n_layer_nextn} ({size(data.block_bytes)})" if data.n_layer_nextn else "none"),
+        *(
+            [
+                ("trunk layers", str(data.n_layer_trunk or "not known")),
+                ("MTP blocks", f"{data.n_layer_nextn} ({size(data.block_bytes)})" if data.n_layer_nextn else "none"),
+            ]
+            if data.draft is None
+            else draft_facts(data.draft, data.n_layer_nextn, data.n_vocab)
+        ),
+        *(("sidecar here", path) for path in data.sidecars),
         ("size", f"{_known(data.size_bytes)} in {counted(data.n_files, 'file')}"),
         *((f"on {engine}", what) for engine, what in data.runs_on.items()),
         *(("problem", problem) for problem in data.problems),
@@ -130,7 +137,7 @@ def _written(data: WritingDocument) -> Section:
     commands = []
     if data.sidecar and data.sidecar != data.entry:
         commands.append(shell("nextn", "serve", Path(data.entry), "--sidecar", Path(data.sidecar)))
-    elif layout in ("bundle", "shards", "trunk-only"):
+    elif layout in ("bundle", "shards", "trunk-only", "single"):
         commands.append(shell("nextn", "serve", Path(data.entry)))
     return Section(
         f"Files: {verb} as {layout}",
@@ -143,7 +150,7 @@ def _written(data: WritingDocument) -> Section:
 
 def _acceptance_table(by: Mapping[str, Sequence[float]]) -> TextTable:
     most = max((len(shares) for shares in by.values()), default=0)
-    rows = tuple((name, *(_percent(x) for x in shares), *[""] * (most - len(shares))) for name, shares in by.items())
+    rows = tuple((name, *(percent(x) for x in shares), *[""] * (most - len(shares))) for name, shares in by.items())
     head = ("setup", *(f"{i + 1}" for i in range(most)))
     return TextTable("Share of drafts accepted at position 1, 2, ...", head, rows)
 
@@ -151,11 +158,16 @@ def _acceptance_table(by: Mapping[str, Sequence[float]]) -> TextTable:
 def _verify(data: VerifyDocument) -> Section:
     by = {f"n_max {n_max}": shares for n_max, shares in data.acceptance.items()}
     words = {"passed": "PASSED", "failed": "FAILED", "cannot_tell": "CANNOT TELL"}[data.verdict]
+    engine = data.engine
     return Section(
         f"Verified: {_name(data.model)}",
         (words, *data.reasons),
         (_acceptance_table(by),) if by else (),
         ({"kind": "acceptance", "series": by},) if by else (),
+        badge=words,
+        tone=_TONES[data.verdict],
+        weight=3,
+        engine="" if isinstance(engine, UnsetType) else f"{engine.name} {engine.version}",
     )
 
 
@@ -187,7 +199,11 @@ def _plan(data: PlanDocument) -> Section:
             name = setup.title if len(setup.devices) == 1 else f"{setup.title}: {use.device}"
             disk = _known(setup.disk_bytes) if i == 0 else ""
             rows.append((name, disk, *_parts(use), *(end if i == 0 else ("", ""))))
-            plotted.append({"title": name, "linear": [plain(use.linear)]})
+            exact = [
+                use.weights_bytes + use.repacked_bytes, use.kv_cache_bytes, use.recurrent_bytes,
+                use.compute_bytes + use.output_bytes,
+            ]  # fmt: skip
+            plotted.append({"title": name, "linear": [plain(use.linear)], "exact": exact})
         if setup.measured is not None:
             rows.append((f"{setup.title}, measured", "", *_parts(setup.measured), "", ""))
     n_ctx = data.settings.n_ctx
@@ -257,7 +273,7 @@ def _bench(data: BenchDocument) -> Section:
     head = ("setup", "all tasks", *tasks, "prompt", "tokens per step")
     tables = [TextTable("Tokens per second: median (spread)", head, rows)]
     compared = tuple(
-        (one.setup, one.base, one.task, one.word.replace("_", " "), _ratio(one), str(one.n_pairs))
+        (one.setup, one.base, one.task, one.word.replace("_", " "), ratio(one), str(one.n_pairs))
         for one in data.comparisons
     )
     if compared:
@@ -265,15 +281,16 @@ def _bench(data: BenchDocument) -> Section:
         tables.append(TextTable("Comparisons", columns, compared))
     if series:
         tables.append(_acceptance_table(series))
-    return Section(f"Speed: {_name(data.model)}", tuple(said), tuple(tables), tuple(plots))
+    word = data.verdict.word if data.verdict else None
+    return Section(
+        f"Speed: {_name(data.model)}", tuple(said), tuple(tables), tuple(plots),
+        badge="" if word is None else word.replace("_", " ").upper(), tone=_TONES.get(word or "", "plain"), weight=2,
+        engine=f"{data.engine.name} {data.engine.version}", machine=_machine(data.machine),
+    )  # fmt: skip
 
 
-def _rate(text: str) -> str:
-    """A key that is a share, as a percentage; any other as it is."""
-    try:
-        return _percent(float(text))
-    except ValueError:
-        return text
+def _machine(where: Computer) -> str:
+    return f"{where.cpu}, {counted(where.n_cpus, 'CPU')}, {where.system}"
 
 
 def _worth(data: WorthDocument) -> Section:
@@ -287,12 +304,12 @@ def _worth(data: WorthDocument) -> Section:
     )
     tables = [TextTable("Cost of a batch, in tokens with MTP off", ("context", "tokens", "cost (spread)"), rows)]
     needs = tuple(
-        (n, f"{one.accepted_per_step:.2f}", "never" if one.per_position is None else _percent(one.per_position))
+        (n, f"{one.accepted_per_step:.2f}", "never" if one.per_position is None else percent(one.per_position))
         for n, one in data.break_even.items()
     )
     if needs:
         tables.append(TextTable("Faster from", ("n_max", "accepted drafts per step", "per position"), needs))
-    best = tuple((_rate(rate), str(one.n_max), f"{one.speedup:.2f}") for rate, one in data.best.items())
+    best = tuple((rate(share), str(one.n_max), f"{one.speedup:.2f}") for share, one in data.best.items())
     if best:
         tables.append(TextTable("Best length", ("acceptance per position", "n_max", "times as fast"), best))
     plots: tuple[dict[str, Any], ...] = ()
@@ -301,7 +318,11 @@ def _worth(data: WorthDocument) -> Section:
         plots = ({"kind": "curve", "series": series, "pays": _break_even_line(data)},)
     said = [f"On this machine drafting {data.sentence}." if data.ceiling else data.sentence]
     said += [f"{one.n_tokens} tokens cost less than {one.cheaper_than}" for one in data.kinks]
-    return Section(f"Worth: {_name(data.model)}", (*said, *data.notes), tuple(tables), plots)
+    return Section(
+        f"Worth: {_name(data.model)}", (*said, *data.notes), tuple(tables), plots,
+        badge=data.word.replace("_", " ").upper(), tone=_TONES[data.word], weight=1,
+        engine=f"{data.engine.name} {data.engine.version}", machine=_machine(data.machine),
+    )  # fmt: skip
 
 
 def _break_even_line(data: WorthDocument) -> list[dict[str, float]]:
@@ -315,17 +336,18 @@ def _break_even_line(data: WorthDocument) -> list[dict[str, float]]:
     return [{"n_tokens": n, "cost": 1.0 if n == 1 else round(cost, 4)} for n, cost in most.items()]
 
 
-def _ratio(one: SetupComparison) -> str:
-    return "-" if one.ratio is None else f"{one.ratio:.2f} ({one.ratio_low or 0:.2f} to {one.ratio_high or 0:.2f})"
-
-
 def _tune(data: TuneDocument) -> Section:
     args = shell(*data.args)
     values = (("n_max", data.n_max), ("p_min", data.p_min), ("threads", data.threads), ("args", args))
     rows = tuple((name, str(value)) for name, value in values if value is not None)
     table = TextTable("Settings", ("what", "value"), rows)
     command = shell("nextn", "serve", Path(data.model))
-    return Section("Tuned settings", (data.answer.sentence,), (table,), (), (command,))
+    word = data.answer.word
+    return Section(
+        "Tuned settings", (data.answer.sentence,), (table,), (), (command,),
+        badge=_TUNED[word], tone=_TONES[word], weight=2,
+        engine=f"{data.engine.name} {data.engine.version}", machine=_machine(data.machine),
+    )  # fmt: skip
 
 
 def _doctor(data: DoctorDocument) -> Section:
@@ -334,23 +356,39 @@ def _doctor(data: DoctorDocument) -> Section:
     said += [f"not checked: {one.check}: {one.why}" for one in data.skipped]
     rows = tuple((one.severity, one.id, one.what, one.mend) for one in data.findings)
     table = TextTable("Findings", ("severity", "finding", "what", "what fixes it"), rows)
-    return Section(f"Examined: {_name(data.path)}", tuple(said), (table,) if rows else ())
+    worst: Tone = "bad" if any(one.severity == "error" for one in data.findings) else "unclear" if n else "good"
+    return Section(
+        f"Examined: {_name(data.path)}", tuple(said), (table,) if rows else (),
+        badge="NO PROBLEMS" if worst == "good" else counted(n, "PROBLEM", "PROBLEMS"), tone=worst,
+        weight=4 if worst == "bad" else 0,
+    )  # fmt: skip
 
 
-def _serve(data: ServeDocument) -> Section:
-    return Section(f"Serving: {_name(data.model)}", tuple(data.notes), commands=(data.shell,))
-
-
+_TONES: dict[str, Tone] = {
+    "passed": "good", "failed": "bad", "cannot_tell": "unclear",
+    "faster": "good", "slower": "bad", "not_distinguishable": "unclear", "machine_busy": "unclear",
+    "can_pay": "good", "cannot_pay": "bad", "mtp": "good", "off": "bad", "not_tried": "unclear",
+}  # fmt: skip
+_TUNED = {"mtp": "FASTER WITH MTP", "off": "FASTER WITHOUT", "machine_busy": "MACHINE BUSY", "not_tried": "NOT TRIED"}
 _MAKERS: dict[str, Callable[[Any], Section]] = {
     "inspect": _inspect,
     "doctor": _doctor,
     "attach": _written,
     "extract": _written,
     "detach": _written,
+    "explode": _written,
+    "assemble": _written,
+    "recover": others.recover,
+    "pull": others.pull,
+    "pack": others.pack,
+    "tensors": others.tensors,
+    "cache": others.cache,
+    "demo": others.demo,
+    "report": others.report,
     "plan": _plan,
     "worth": _worth,
     "verify": _verify,
     "bench": _bench,
     "tune": _tune,
-    "serve": _serve,
+    "serve": others.serve,
 }

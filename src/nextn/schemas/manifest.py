@@ -51,6 +51,21 @@ class PublishedQuant(ManifestPart):
     variants: dict[Literal["plain", "mtp"], PublishedVariant]
 
 
+class PublishedVerdict(ManifestPart, kw_only=True):
+    """What 'nextn verify' found about one variant."""
+
+    model: Annotated[RepositoryPath, doc("file to load")]
+    sidecar: RepositoryPath | None
+    verdict: Literal["passed", "FAILED", "cannot tell"]
+    engine: Annotated[str, doc("name and version; empty when only files were compared")]
+    same_text: Annotated[bool | None, doc("greedy text with and without drafting; null: not compared")]
+    acceptance: Annotated[dict[str, list[float]], doc("n_max -> share accepted by position")]
+    control: Annotated[float | None, doc("acceptance with shuffled weights")]
+    tps_off: Annotated[float | None, doc("tokens per second without drafting")]
+    tps_on: Annotated[dict[str, float], doc("n_max -> tokens per second")]
+    reasons: list[str]
+
+
 class ManifestDocument(ManifestPart, tag_field="kind", tag="manifest", kw_only=True):
     """Which part every published file is, in every variant of every quant."""
 
@@ -58,5 +73,9 @@ class ManifestDocument(ManifestPart, tag_field="kind", tag="manifest", kw_only=T
     tool: Annotated[str, doc("what wrote it")]
     model: Annotated[str, doc("name for people")]
     architecture: Annotated[str, doc("general.architecture")]
+    repo: Annotated[str | None, doc("where it is published, as ORG/NAME")] = None
+    base_model: Annotated[str | None, doc("the checkpoint, as ORG/NAME")] = None
+    card_sha256: Annotated[Sha256 | None, doc("of the card that was written with this manifest")] = None
     files: list[PublishedFile]
     quants: list[PublishedQuant]
+    verified: Annotated[list[PublishedVerdict] | None, doc("verdicts that the model card shows")] = None

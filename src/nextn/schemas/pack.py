@@ -29,7 +29,7 @@ class PackedVariant(DocumentPart):
 
 
 class PackedQuant(DocumentPart):
-    """One quant, with and without its block."""
+    """One quant of the folder, with and without its block."""
 
     quant: str
     layout: Literal["shards", "sidecar"]
@@ -53,7 +53,9 @@ class PackDocument(Document, tag="pack", kw_only=True):
     ]
     peak_memory_bytes: Annotated[Bytes, doc("upper estimate")]
     wall_s: Seconds
-    files: Annotated[list[PackedFile], Meta(min_length=1)]
+    kept: Annotated[list[str], doc("quants that the folder had already, with the same SHA-256")]
+    upload: Annotated[list[str], doc("the command that uploads the folder, as arguments")]
+    files: Annotated[list[PackedFile], doc("written or linked by this run")]
     quants: Annotated[list[PackedQuant], Meta(min_length=1)]
     links: Annotated[dict[str, Literal["hard", "symlink"]], doc("file name -> how it got its new name")]
     notes: list[str]

@@ -18,9 +18,17 @@ class RecoveredJournal(DocumentPart):
     files: list[str]
 
 
+class FailedJournal(DocumentPart):
+    """A journal that was left as it is."""
+
+    path: str
+    why: str
+
+
 class RecoverDocument(Document, tag="recover", kw_only=True):
     """What interrupted changes in place had left."""
 
     dry_run: Annotated[bool, doc("true: nothing was changed")]
     path: str
     journals: list[RecoveredJournal]
+    failed: Annotated[list[FailedJournal], doc("of a folder: what could not be undone or finished")]

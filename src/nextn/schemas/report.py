@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from .base import Document, DocumentPart
+from typing import Annotated, Literal
+
+from .base import Document, DocumentPart, doc
 
 
 class ReportTable(DocumentPart):
@@ -17,6 +19,8 @@ class ReportSection(DocumentPart):
     """What one document says."""
 
     title: str
+    badge: Annotated[str, doc("the verdict in a word or two; empty: nothing is judged")]
+    tone: Annotated[Literal["good", "bad", "unclear", "plain"], doc("what the verdict means for the user")]
     summary: list[str]
     commands: list[str]
     tables: list[ReportTable]
@@ -25,4 +29,7 @@ class ReportSection(DocumentPart):
 class ReportDocument(Document, tag="report", kw_only=True):
     """Documents as sections of tables."""
 
+    answer: Annotated[str, doc("the sentence with which the page opens")]
+    badge: Annotated[str, doc("the verdict before it")]
+    facts: Annotated[dict[str, str], doc("date, versions, engine and machine, as far as they are known")]
     sections: list[ReportSection]

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Protocol
 
 from ..errors import QuantizeError, UnsupportedFormat
 from ..gguf.files import GGUFFile
-from ..gguf.header import TensorInfo
+from ..gguf.tensors import TensorInfo
 from ..gguf.types import TensorType, row_size
 from .ranges import FileRange, Reader
 from .safetensors import SourceTensor

@@ -9,14 +9,20 @@ from pathlib import Path
 
 from ..block.anatomy import Anatomy
 from ..donors.open_donor import Steps, open_block, received
-from ..errors import UsageError
-from ..gguf.files import open_sound
+from ..errors import OutputExists, UsageError
+from ..gguf import strangers
+from ..gguf.files import Model, model_candidates, open_sound, stranger_of
 from ..gguf.types import TensorType
+from ..layouts.assistant import is_placed
 from ..layouts.options import PackOptions, embeddings_type, named_type
-from ..layouts.pack import best_source, has_block, plan_pack
+from ..layouts.pack import best_source, has_block, label_to_publish, plain_outputs, plan_pack
 from ..layouts.places import check_folder
 from ..progress import Progress, Say, heard
+from ..publish.manifest import NAME
+from ..publish.packed_folder import PackedFolder, same_file
 from ..publish.packing import CardOptions, PackResult, pack_up, plan_package
+from ..publish.sums import Hasher
+from ..units import size
 from ..writing.execute import check_outputs
 from ..writing.plan import LinkMode
 
@@ -36,6 +42,8 @@ def pack(
     repo: str | None = None,
     base_model: str | None = None,
     verified: Sequence[str | Path] = (),
+    fragment: bool = False,
+    skip_existing: bool = False,
     link: str | LinkMode = LinkMode.AUTO,
     limit_rate: float | None = None,
     dry_run: bool = False,
@@ -45,10 +53,16 @@ def pack(
     """Make a folder to publish: quants of one model, each with and without an MTP block.
 
     The block comes from `donor` (which may be remote, as in `nextn.attach`), or from `sidecar`, a local file that is
-    published unchanged. With neither, it is the one that the models carry; if none does, a donor is searched for as
-    in `nextn.attach`, and `say` reports what was chosen and why. `duplicates`, for a donor, is as in `nextn.attach`.
+    published unchanged; a draft that is a model of its own may take the block's place. With neither, it is the one
+    that the models carry, or the draft beside them; else a donor is searched for as in `nextn.attach`. `say` reports
+    what was chosen and why. `duplicates`, for a donor, is as in `nextn.attach`. A folder among `models` stands for all
+    models in it.
 
-    Raises what `nextn.attach` and `nextn.detach` raise.
+    `skip_existing`: `out` may be a folder that was packed before. A quant that it has is kept if its files have the
+    recorded SHA-256, others are added, with the folder's own sidecar or block if nothing else is named; card, sums and
+    manifest are renewed. `fragment`: in place of README.md, write sections for a card of one's own.
+
+    Raises what `nextn.attach` and `nextn.detach` raise, and OutputExists.
     """
     from ..block.duplicates import KEEP
     from ..remote.address import parse_source
@@ -63,11 +77,6 @@ def pack(
         )
     if donor is None and duplicates != KEEP:
         raise UsageError("--duplicates concerns the donor's own embeddings and head; name the donor with --from.")
-    if sidecar is not None and (model := open_sound(sidecar)) and Anatomy.of(model).is_draft:
-        raise UsageError(
-            f"{sidecar}: pack publishes MTP blocks, and this is a draft, a model of its own; put it into the folder "
-            "yourself, under a name that 'nextn doctor' finds right."
-        )
     options = PackOptions(
         check_folder(Path(out)),
         layout,
@@ -77,29 +86,124 @@ def pack(
         LinkMode(link),
         ready_sidecar=sidecar is not None,
     )
-    opened = [open_sound(model) for model in models]
+    existing = PackedFolder.of(options.out)
+    if existing is not None and not skip_existing:
+        raise OutputExists(
+            f"{options.out}: this folder was packed before; --skip-existing adds quants to it and keeps what it has."
+        )
+    notes: list[str] = []
+    opened = opened_models(models, options.out, notes)
+    bytes_compared = 0
+    if existing is not None:
+        opened, bytes_compared = _to_add(opened, existing, options, dry_run, heard(say))
+        if donor is None and sidecar is None and opened:
+            sidecar = existing.sidecar
+            donor = existing.donor if sidecar is None and not any(map(has_block, opened)) else None
+            options = replace(options, ready_sidecar=sidecar is not None)
     why, n_before = None, 0
+    draft = None if sidecar is None else _draft(sidecar)
     if donor is None and sidecar is None and opened and not any(map(has_block, opened)):
         from ..discovery.donors import find
 
-        chosen = find(best_source(opened), layout="shards", options=http_options(limit_rate))
-        donor, why, n_before = chosen.source, chosen.why, chosen.bytes_downloaded
+        draft = _draft_beside(best_source(opened))
+        if draft is not None:
+            why = f"{draft.entry.name}, a draft beside {best_source(opened).entry.name}, is published with it."
+        else:
+            chosen = find(best_source(opened), layout="shards", options=http_options(limit_rate))
+            donor, why, n_before = chosen.source, chosen.why, chosen.bytes_downloaded
         heard(say)(why)
-    card = CardOptions(title, repo, base_model, [Path(path) for path in verified])
+    card = CardOptions(title, repo, base_model, [Path(path) for path in verified], fragment)
     with ExitStack() as stack:
         source = None
-        if donor is not None or sidecar is not None:
+        if opened and draft is None and (donor is not None or sidecar is not None):
             given, trunk = (donor if donor is not None else str(sidecar)), next(iter(opened), None)
             source = stack.enter_context(open_block(given, limit_rate, trunk=trunk))
-        block, notes = (None, []) if source is None else source.to_write(duplicates if donor is not None else KEEP)
-        packed = plan_pack(opened, block, options)
-        packed = replace(packed, plan=packed.plan.noted(notes))
-        package = plan_package(packed, card)
+        block, of_block = (None, []) if source is None else source.to_write(duplicates if donor is not None else KEEP)
+        packed = None
+        if opened or existing is None:
+            packed = plan_pack(opened, block, options, draft)
+            packed = replace(packed, plan=packed.plan.noted([*notes, *of_block]))
+        package = plan_package(packed, card, existing)
         remote = source.remote if source else None
-        check_outputs(package.plan, tidy=not dry_run)
+        check_outputs(package.to_execute, tidy=not dry_run)
         missing = remote.missing_bytes(package.plan.ranges) if remote is not None and not dry_run else 0
         steps = Steps(progress, missing, package.hash_bytes + package.plan.bytes_written)
         if remote is not None and not dry_run:
             remote.fetch(package.plan.ranges, steps.fetched)
         result = pack_up(package, dry_run=dry_run, progress=lambda done, _: steps.wrote(done, 0))
-        return replace(result, bytes_downloaded=n_before + received(remote), why=why)
+        return replace(
+            result, bytes_downloaded=n_before + received(remote), bytes_compared=bytes_compared, why=why
+        )
+
+
+def opened_models(models: Sequence[str | Path], out: Path, notes: list[str]) -> list[Model]:
+    """The models; of a folder all that are in it and in the folders directly in it, without `out`.
+
+    `notes` gets what is left out of a folder: sidecars, projectors and the like. Raises UsageError for a folder without
+    a model, and what opening raises.
+    """
+    opened = []
+    for given in map(Path, models):
+        if not given.is_dir():
+            opened.append(open_sound(given))
+            continue
+        there = [path for folder in _folders(given, out) for path in model_candidates(folder)]
+        found = [model for path in there if (model := _to_publish(path, notes)) is not None]
+        if not found:
+            none = "there is no model in this folder or those directly in it; name one"
+            raise UsageError(f"{given}: {none if there else strangers.no_gguf(given)}.")
+        opened += found
+    return opened
+
+
+def _folders(folder: Path, out: Path) -> list[Path]:
+    """The folder and those directly in it, without hidden and packed ones."""
+    below = sorted(path for path in folder.iterdir() if path.is_dir() and not path.name.startswith("."))
+    return [folder, *(path for path in below if not same_file(path, out) and not (path / NAME).exists())]
+
+
+def _to_publish(path: Path, notes: list[str]) -> Model | None:
+    """The model, or None with a note for a file that is none."""
+    kind = stranger_of(path)
+    if kind is not None:
+        notes.append(f"{path.name} is left out: {kind}")
+        return None
+    model = open_sound(path)
+    if Anatomy.of(model).is_block_only:
+        notes.append(f"{path.name} is left out: it is a sidecar or donor file")
+        return None
+    return model
+
+
+def _to_add(
+    models: Sequence[Model], existing: PackedFolder, options: PackOptions, dry_run: bool, say: Say
+) -> tuple[list[Model], int]:
+    """The models whose quants the folder lacks, and the bytes that were read to compare the others.
+
+    Raises OutputExists for a quant that the folder has from other files.
+    """
+    hasher = Hasher()
+    new = []
+    for model in models:
+        label = label_to_publish(model)
+        quant = existing.quant(label)
+        if quant is None:
+            new.append(model)
+            continue
+        say(f"comparing {label} with the one in {existing.path}: {size(model.size_bytes)}")
+        existing.check_same(quant, plain_outputs(model, options), None if dry_run else hasher)
+    return new, hasher.bytes_hashed
+
+
+def _draft(sidecar: str | Path) -> Model | None:
+    """A sidecar that is a model of its own, published as it is; None for one with an MTP block."""
+    model = open_sound(sidecar)
+    return model if is_placed(model) else None
+
+
+def _draft_beside(trunk: Model) -> Model | None:
+    """The draft, a model of its own, that engines use with this model. Raises UsageError if several fit equally."""
+    from ..discovery.sidecars import find_sidecars
+
+    found = find_sidecars(trunk).best()
+    return found.model if found is not None and found.model is not None and is_placed(found.model) else None

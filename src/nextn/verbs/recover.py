@@ -9,9 +9,9 @@ from ..absent import no_such, not_regular
 from ..errors import StorageError
 from ..gguf.files import open_sound
 from ..schemas.base import Document, Documented
-from ..schemas.recover import RecoverDocument, RecoveredJournal
+from ..schemas.recover import FailedJournal, RecoverDocument, RecoveredJournal
 from ..writing import recover as journals
-from ..writing.recover import Recovered
+from ..writing.recover import Failed, Recovered
 
 
 @dataclass(frozen=True)
@@ -21,6 +21,7 @@ class Recovery(Documented):
     path: Path
     dry_run: bool
     journals: tuple[Recovered, ...]
+    failed: tuple[Failed, ...] = ()  # journals in a folder that are left as they are
 
     @property
     def when_unprinted(self) -> str:
@@ -34,7 +35,8 @@ class Recovery(Documented):
             RecoveredJournal(str(each.journal), each.verb, each.what, [str(path) for path in each.files])
             for each in self.journals
         ]
-        return RecoverDocument(dry_run=self.dry_run, path=str(self.path), journals=found)
+        failed = [FailedJournal(str(each.journal), str(each.error)) for each in self.failed]
+        return RecoverDocument(dry_run=self.dry_run, path=str(self.path), journals=found, failed=failed)
 
 
 def recover(path: str | Path, *, dry_run: bool = False) -> Recovery:
@@ -42,14 +44,16 @@ def recover(path: str | Path, *, dry_run: bool = False) -> Recovery:
 
     An interrupted attach is undone, an interrupted detach finished: both give the model without the block. Raises
     StorageError (also while a change is in progress), InPlaceRefused if an engine has the file open; and for a file to
-    which nothing was done, what opening it raises if it is damaged.
+    which nothing was done, what opening it raises if it is damaged. In a folder, a journal that cannot be dealt with
+    does not keep the others from being dealt with, and is in the result's `failed`.
     """
     place = Path(path)
     if not place.exists():
         raise StorageError(f"{path}: {no_such(path)}.")
     if not (place.is_dir() or place.is_file()):
         raise StorageError(f"{path}: {not_regular(place.stat().st_mode)}.")
-    found = tuple(journals.recover(place, dry_run=dry_run))
+    failed: list[Failed] = []
+    found = tuple(journals.recover(place, dry_run=dry_run, failed=failed if place.is_dir() else None))
     if not found and place.is_file():
         open_sound(place)  # nothing was interrupted, so what is wrong with it is said
-    return Recovery(place, dry_run, found)
+    return Recovery(place, dry_run, found, tuple(failed))

@@ -6,7 +6,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from ..results.sections import Section, read_sections
+from ..results.answer import answer_of
+from ..results.section import Section
+from ..results.sections import read_sections
 from ..schemas.base import Documented
 from ..schemas.report import ReportDocument, ReportSection, ReportTable
 
@@ -28,10 +30,16 @@ class ReportResult(Documented):
     @property
     def document(self) -> ReportDocument:
         """What --json prints."""
+        found = answer_of(self.sections)
         return ReportDocument(
+            answer=found.line,
+            badge=found.badge,
+            facts=dict(found.facts),
             sections=[
                 ReportSection(
                     title=section.title,
+                    badge=section.badge,
+                    tone=section.tone,
                     summary=list(section.summary),
                     commands=list(section.commands),
                     tables=[
@@ -47,6 +55,8 @@ def report(
     results: Sequence[str | Path], *, out: str | Path | None = None, dry_run: bool = False
 ) -> ReportResult:
     """The results that other verbs wrote with --json, as tables; with `out`, also as one HTML page written there.
+
+    A folder among `results` stands for all documents in it.
 
     The page needs no network. `dry_run`: the page is made but not written.
 

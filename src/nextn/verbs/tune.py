@@ -262,7 +262,7 @@ def _hopeless(
     curve = curve_at(run.passes, _CURVE_DEPTH, None if all_outputs else head_share(target.model))
     if curve is None:
         return {}, ["all lengths were raced: the machine was too busy to time batches first"]
-    found = hopeless(perfect_draft(target.model, curve), lengths)
+    found = hopeless(perfect_draft(target.model, curve, target.draft), lengths)
     notes = [
         f"n_max {n} was not raced: even a perfect draft would reach {speed:.2f} times the speed without MTP"
         for n, speed in found.items()

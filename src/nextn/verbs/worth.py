@@ -100,7 +100,7 @@ def worth(
             "timed": "library" if all_outputs else "server",
         },
         curves=curves,
-        draft=draft or estimated_draft(target.model),
+        draft=draft or estimated_draft(target.model, draft=target.draft),
         passes=run.passes,
         runs=runs,
         notes=notes,

@@ -1,13 +1,15 @@
 """The one module that makes bytes permanent: temporary file, fsync, publish, fsync of the folder.
 
 Guarantees: a file appears under its final name only when it is complete and on disk; nothing that exists is ever
-overwritten; whatever stops the run (an error, Ctrl-C, SIGKILL, power loss), the inputs are untouched, and what a
-killed run leaves (hidden `.*.nextn-tmp` files and, if it died while publishing a set, its job note) is
-recognised by the next run in the same folder and removed. The file published is exactly the file written: every
-name is given relative to a descriptor of the folder, and a temporary file that was replaced meanwhile is noticed.
+overwritten, except for the texts of a packed folder that nextn itself wrote (`renew_files`); whatever stops the run
+(an error, Ctrl-C, SIGKILL, power loss), the inputs are untouched, and what a killed run leaves (hidden `.*.nextn-tmp`
+files and, if it died while publishing a set, its job note) is recognised by the next run in the same folder and
+removed. The file published is exactly the file written: every name is given relative to a descriptor of the folder,
+and a temporary file that was replaced, or changed after it was complete, is noticed.
 
 Limits: on file systems without hard links, files are published by rename after a check, so two processes that write
-the same name at the same moment can collide. A disk that lies about fsync voids the guarantee.
+the same name at the same moment can collide. A disk that lies about fsync voids the guarantee. Another program of the
+same user that writes into a temporary file before it is complete is not noticed.
 """
 
 from __future__ import annotations
@@ -19,12 +21,12 @@ import json
 import os
 import secrets
 from collections import deque
-from collections.abc import Collection
+from collections.abc import Collection, Mapping
 from dataclasses import astuple, dataclass, field
 from pathlib import Path
 
 from ..errors import StorageError
-from ..workfile import At, Folder, NotOurs, Stamp, replaced
+from ..workfile import At, Folder, NotOurs, Stamp, changed, replaced
 from .leftovers import JOB_SUFFIX, SUFFIX, Mark, clean
 from .system import NO_HARD_LINKS, System, explain, explained, other_length, sync_folder, sync_open_folder, write_all
 
@@ -44,6 +46,7 @@ class Workspace:
     system: System = field(default_factory=System)
     _fds: list[int] = field(default_factory=list)  # they hold the locks until the end
     _temps: dict[Path, int] = field(default_factory=dict)  # path -> descriptor, until the file has its final name
+    _synced: dict[Path, Stamp] = field(default_factory=dict)  # path -> the file's state when it was complete
     _made: list[At] = field(default_factory=list)  # temporary files that may exist
     _published: dict[At, Mark] = field(default_factory=dict)
     _made_folders: list[Path] = field(default_factory=list)
@@ -139,8 +142,10 @@ class Workspace:
             pool.shutdown(cancel_futures=True)
 
     def _sync(self, path: Path) -> None:
+        fd = self._temps[path]
         with explained(path, "write it to disk"):
-            self.system.fsync(self._temps[path])
+            self.system.fsync(fd)
+            self._synced[path] = Stamp.of(os.fstat(fd))
 
     def announce(self, names: dict[str, Path]) -> None:
         """Note on disk which names will be published, so that a killed run's half set can be cleared.
@@ -169,12 +174,15 @@ class Workspace:
     def publish(self, temp: Path, name: str, size_bytes: int) -> None:
         """Give a synced temporary file of `size_bytes` its final name.
 
-        Raises OutputExists when the name is taken, and StorageError also when `temp` was replaced or truncated.
+        Raises OutputExists when the name is taken, and StorageError also when `temp` was replaced or changed since.
         """
         source, target = At(self._home, temp.name), At(self._home, name)
         fd = self._temps[temp]
         with explained(target.path, "give it its name"):
             self._check_written(source, fd, size_bytes)
+            now = Stamp.of(os.fstat(fd))
+            if now != self._synced.get(temp, now):
+                raise changed(source.path)
             self._published[target] = Mark.of(os.fstat(fd))
             try:
                 self.system.link(source, target)
@@ -188,6 +196,15 @@ class Workspace:
                 self._check_named(target, fd, size_bytes)
                 self.system.unlink(source)
             self._check_named(target, fd, size_bytes)
+        del self._temps[temp]
+        self._made.remove(source)
+
+    def replace(self, temp: Path, name: str, size_bytes: int) -> None:
+        """Give a synced temporary file the name of one that may exist, which it replaces. Raises StorageError."""
+        source, target = At(self._home, temp.name), At(self._home, name)
+        with explained(target.path, "give it its name"):
+            self._check_written(source, self._temps[temp], size_bytes)
+            self.system.rename(source, target)
         del self._temps[temp]
         self._made.remove(source)
 
@@ -316,6 +333,23 @@ class Workspace:
             with contextlib.suppress(OSError):
                 self.system.rmdir(folder)
         self._made_folders.clear()
+
+
+def renew_files(folder: Path, files: Mapping[str, bytes], system: System | None = None) -> None:
+    """Give our own text files in `folder` new content, one after the other, each complete and on disk when it appears.
+
+    The only function that replaces files: the caller has checked that they are as we wrote them. Raises NoSpace,
+    StorageError.
+    """
+    with Workspace(folder, system or System()) as space:
+        temps = {}
+        for name, data in files.items():
+            temps[name], fd = space.new_file(name)
+            write_all(space.system, fd, data, 0, temps[name])
+        space.sync(temps.values())
+        for name, temp in temps.items():
+            space.replace(temp, name, len(files[name]))
+            space.settle()
 
 
 def write_file(path: Path, data: bytes, system: System | None = None) -> None:

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-from ..errors import InPlaceRefused, StorageError
+from ..errors import InPlaceRefused, NextnError, StorageError
 from ..gguf.files import split_shard_name
 from ..gguf.header import MAGIC
 from . import journal as journals
@@ -29,6 +29,14 @@ class Recovered:
     files: tuple[Path, ...]
     verb: Verb | None  # of the interrupted change; None: the journal is torn
     what: Literal["undone", "finished", "removed"]  # removed: a torn journal
+
+
+@dataclass(frozen=True)
+class Failed:
+    """A journal that is left as it is, and why."""
+
+    journal: Path
+    error: NextnError
 
 
 @dataclass(frozen=True)
@@ -147,11 +155,14 @@ def _is_held(path: Path) -> bool:
     return False
 
 
-def recover(path: Path, *, system: System | None = None, dry_run: bool = False) -> list[Recovered]:
+def recover(
+    path: Path, *, system: System | None = None, dry_run: bool = False, failed: list[Failed] | None = None
+) -> list[Recovered]:
     """End the interrupted changes of a file (links followed), of a shard's set, or of all files in a folder.
 
     An interrupted attach is undone, an interrupted detach finished. Raises StorageError (also while the run is still
-    active, and for a file that is not the journal's), InPlaceRefused for a file in use.
+    active, and for a file that is not the journal's), InPlaceRefused for a file in use; with `failed`, what cannot be
+    ended is added to it instead, and the others are.
     """
     system = system or System()
     folder, belongs = _looked_for(path)
@@ -162,21 +173,31 @@ def recover(path: Path, *, system: System | None = None, dry_run: bool = False) 
             clean(folder, system)
     out = []
     for each in found:
+        is_own = each == own or belongs(journals.file_name(each))
         try:
-            seen = journals.look(folder, each, belongs)
-        except FileNotFoundError:
-            continue
-        except TornJournal:
-            if each == own or belongs(journals.file_name(each)):
-                out += _drop_torn(folder, each, system, dry_run=dry_run)
-            continue
-        except StorageError:
-            if each == own or belongs(journals.file_name(each)):
+            out += _ended(folder, each, belongs, system, is_own=is_own, dry_run=dry_run)
+        except NextnError as error:
+            if failed is None:
                 raise
-            continue
-        if seen is not None:
-            out += _recover(folder, seen, system, dry_run=dry_run)
+            failed.append(Failed(folder / each, error))
     return out
+
+
+def _ended(
+    folder: Path, name: str, belongs: Callable[[str], bool], system: System, *, is_own: bool, dry_run: bool
+) -> list[Recovered]:
+    """What became of one journal. `is_own`: by its name it belongs to what was asked about."""
+    try:
+        seen = journals.look(folder, name, belongs)
+    except FileNotFoundError:
+        return []
+    except TornJournal:
+        return _drop_torn(folder, name, system, dry_run=dry_run) if is_own else []
+    except StorageError:
+        if is_own:
+            raise
+        return []
+    return [] if seen is None else _recover(folder, seen, system, dry_run=dry_run)
 
 
 def _recover(folder: Path, seen: Seen, system: System, *, dry_run: bool) -> list[Recovered]:

@@ -12,7 +12,9 @@
     while (Math.abs(n) >= 1000 && i < units.length - 1) { n /= 1000; i++; }
     return `${i ? Number(n.toPrecision(3)) : Math.round(n)} ${units[i]}`;
   };
+  const short = (text) => (text.length > 18 ? `${text.slice(0, 8)}…${text.slice(-9)}` : text);
   const draw = (canvas, type, data, options) => {
+    if (options.indexAxis === "y" && innerWidth < 720) data.labels = data.labels.map(short); // else the axis cuts them
     const chart = new Chart(canvas, {
       type, data,
       options: { animation: false, responsive: true, maintainAspectRatio: false, ...options },
@@ -51,7 +53,8 @@
     memory(plot, holder, canvas) {
       const slider = holder.querySelector("input"), out = holder.querySelector("output");
       const body = holder.querySelector("tbody");
-      const names = Array.from(holder.querySelectorAll("thead th"), (cell) => cell.textContent).slice(1, -1);
+      const heads = Array.from(holder.querySelectorAll("thead th"), (cell) => cell.textContent);
+      const names = heads.slice(1, -1);
       const chart = draw(canvas, "bar", {
         labels: plot.setups.map((one) => one.title),
         datasets: names.map((label, i) => ({ label, backgroundColor: COLORS[i], data: [] })),
@@ -62,14 +65,14 @@
         slider.setAttribute("aria-valuetext", out.textContent);
         body.replaceChildren();
         plot.setups.forEach((one, s) => {
-          const parts = memory(one.linear, nCtx, plot.n_parallel);
+          const parts = nCtx === plot.n_ctx && one.exact ? one.exact : memory(one.linear, nCtx, plot.n_parallel);
           parts.forEach((value, i) => { chart.data.datasets[i].data[s] = value; });
           const row = body.insertRow();
           [one.title, ...parts.map(size), size(parts.reduce((a, b) => a + b, 0))].forEach((text, i) => {
             const cell = document.createElement(i ? "td" : "th");
             if (!i) cell.scope = "row";
             cell.textContent = text;
-            if (i) cell.className = "number";
+            if (i) { cell.className = "number"; cell.dataset.label = heads[i]; }
             row.append(cell);
           });
         });
