@@ -26,6 +26,8 @@ def no_such(path: Path | str) -> str:
     """Half a sentence about a path that does not exist: a similar name, or what the path was taken for."""
     text = os.fspath(path)
     what = "there is no such file or folder"
+    if os.path.islink(text):  # noqa: PTH114 - never raises
+        return f"cannot open it: this link leads to {os.readlink(text)}, where there is nothing"  # noqa: PTH115
     if (why := quoted_home(text)) is not None:
         return f"{what}, because {why}"
     if re.match(r"https?:/", text):

@@ -100,7 +100,7 @@ def test_other_paths_that_are_nearly_right(folder: Path, name: str) -> None:
     says(run(*calls[name]), 22, "a similar name is tiny-qwen35-")
 
 
-@pytest.mark.parametrize("verb", ON_A_MODEL)
+@pytest.mark.parametrize("verb", sorted(set(ON_A_MODEL) - {"pack"}))  # takes all quants of a folder
 def test_a_folder_with_four_models(folder: Path, verb: str) -> None:
     four = folder / "four"
     four.mkdir()
