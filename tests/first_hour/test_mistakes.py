@@ -320,7 +320,7 @@ def test_a_result_that_is_already_there(folder: Path) -> None:
     given = ("attach", Q4.name, "--from", CHECKPOINT.name)
     assert run(*given).code == 0
     before = (folder / "mtp-tiny-qwen35-Q8_0.gguf").read_bytes()
-    says(run(*given), 20, "already exists", f"{len(before):,} bytes", "an earlier run", "'nextn inspect'")
+    says(run(*given), 20, "already exists", f"{len(before):,} bytes", "an earlier run", "see 'nextn inspect'")
     assert (folder / "mtp-tiny-qwen35-Q8_0.gguf").read_bytes() == before
 
 

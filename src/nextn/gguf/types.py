@@ -214,7 +214,7 @@ def _near(wanted: str) -> str:
     squeezed = _ELSEWHERE.get(re.sub(r"[^A-Z0-9]", "", wanted), re.sub(r"[^A-Z0-9]", "", wanted))
     found = [name for name in _BY_NAME if name.replace("_", "") == squeezed]
     found += [name for name in (f"{wanted}_0", f"{wanted}_K") if name in _BY_NAME]
-    found = found or difflib.get_close_matches(wanted, _BY_NAME, 3, 0.75)
+    found = found or difflib.get_close_matches(wanted, _BY_NAME, 3, 0.8)
     return " or ".join(dict.fromkeys(_BY_NAME[name].name for name in found))
 
 

@@ -85,8 +85,8 @@ def _already_there(path: Path, size_bytes: int) -> str:
     if found != size_bytes:
         return "this file already exists, and nextn never overwrites; choose another -o"
     return (
-        f"this file already exists and has the {size_bytes:,} bytes that this command would write, so it is most "
-        "likely the result of an earlier run: look at it with 'nextn inspect', or choose another -o"
+        f"this file already exists, with the {size_bytes:,} bytes that this command would write, so it is most likely "
+        "the result of an earlier run; nextn never overwrites: see 'nextn inspect', or choose another -o"
     )
 
 
