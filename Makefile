@@ -1,15 +1,17 @@
-# Two commands set everything up on a fresh machine: `make demo` and `make test`; both call `make install`.
+# Two commands set everything up on a fresh machine: `make demo` and `make test`; each installs what it needs.
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 export PYTHONDONTWRITEBYTECODE :=
 
-.PHONY: install demo check test lint docs bench fuzz clean
+.PHONY: install demo check test lint docs pythons man dist bench fuzz clean
 
 install:
 	@sh scripts/install.sh '$(PYTHON)' $(VENV)
 
-demo: install
+# Only what the demo needs: nextn and one engine.
+demo:
+	@sh scripts/install.sh '$(PYTHON)' $(VENV) engine
 	$(BIN)/nextn demo
 
 lint: install
@@ -29,6 +31,18 @@ test: lint
 # The documentation as a site in build/site, made without the network; every warning is an error. `make test` does it too.
 docs: install
 	$(BIN)/python scripts/make_site.py
+
+# The quick tests on each Python from 3.10 to 3.14 that is on this machine.
+pythons:
+	scripts/pythons.sh
+
+man: install
+	$(BIN)/python scripts/make_man.py
+
+# The wheel and the source archive, in dist/.
+dist: install
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check build==1.6.1
+	$(BIN)/python -m build
 
 bench: install
 	$(BIN)/python benchmarks/header.py

@@ -1,8 +1,9 @@
 #!/bin/sh
-# install.sh PYTHON VENV: nextn and its tools in the virtual environment VENV, made with PYTHON.
+# install.sh PYTHON VENV [EXTRA]: nextn with an extra (dev, unless another is named) in the virtual environment VENV,
+# made with PYTHON.
 # A VENV of another Python version, or of a Python that is gone, is remade; one that is up to date is left alone.
 set -eu
-python=$1 venv=$2
+python=$1 venv=$2 extra=${3:-dev}
 needed="nextn needs Python 3.10 or newer: install it, or name one that is there, as in: make PYTHON=python3.12 install"
 
 give_up() {
@@ -29,10 +30,13 @@ if [ -e "$venv" ] && [ "$(version "$venv/bin/python")" != "$found" ]; then
     echo "$venv: its Python is not $found; making it anew" >&2
     rm -rf "$venv"
 fi
-[ "$venv/.installed" -nt pyproject.toml ] && exit 0
+# What has everything has what a smaller extra needs.
+for mark in "$venv/.installed" "$venv/.installed-$extra"; do
+    [ "$mark" -nt pyproject.toml ] && exit 0
+done
 if [ ! -e "$venv" ] && ! "$python" -m venv "$venv"; then
     rm -rf "$venv"
     give_up "$python: it cannot make a virtual environment (its words are above); on Debian and Ubuntu: apt install python3-venv"
 fi
-"$venv/bin/python" -m pip install --quiet --disable-pip-version-check --editable '.[dev]'
-touch "$venv/.installed"
+"$venv/bin/python" -m pip install --quiet --disable-pip-version-check --editable ".[$extra]"
+if [ "$extra" = dev ]; then touch "$venv/.installed"; else touch "$venv/.installed-$extra"; fi

@@ -41,8 +41,12 @@ if TYPE_CHECKING:
     from .verbs.pull import pull
     from .verbs.recover import Recovery, recover
     from .verbs.report import ReportResult, report
+    from .verbs.scan import ScanReport, scan
     from .verbs.serve import Serving, serve
+    from .verbs.train import TrainResult, train
     from .verbs.tune import tune
+    from .verbs.up import up
+    from .verbs.up_report import UpReport
     from .verbs.verify import Verdict, verify
     from .verbs.worth import worth
     from .writing.result import DonorInfo, Result
@@ -65,10 +69,13 @@ _HOMES = {
     "ReportResult": "verbs.report",
     "Result": "writing.result",
     "Say": "progress",
+    "ScanReport": "verbs.scan",
     "Serving": "verbs.serve",
     "SetInspection": "inspection.shard_set",
     "TensorReport": "verbs.bench_tensors",
+    "TrainResult": "verbs.train",
     "TuneReport": "measure.tune_report",
+    "UpReport": "verbs.up_report",
     "Verdict": "verbs.verify",
     "WorthReport": "measure.worth_report",
     "bench_tensors": "verbs.bench_tensors",
@@ -76,8 +83,8 @@ _HOMES = {
         verb: f"verbs.{verb}"
         for verb in (
             "assemble", "attach", "bench", "cache", "demo", "detach", "doctor", "explode", "extract", "inspect",
-            "pack", "plan", "pull", "recover", "report", "serve", "tune", "verify",
-            "worth",
+            "pack", "plan", "pull", "recover", "report", "scan", "serve", "train", "tune", "up",
+            "verify", "worth",
         )
     },
 }  # fmt: skip
@@ -99,10 +106,13 @@ __all__ = [
     "ReportResult",
     "Result",
     "Say",
+    "ScanReport",
     "Serving",
     "SetInspection",
     "TensorReport",
+    "TrainResult",
     "TuneReport",
+    "UpReport",
     "Verdict",
     "WorthReport",
     "__version__",
@@ -123,8 +133,11 @@ __all__ = [
     "pull",
     "recover",
     "report",
+    "scan",
     "serve",
+    "train",
     "tune",
+    "up",
     "verify",
     "worth",
 ]

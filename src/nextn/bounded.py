@@ -8,6 +8,7 @@ import stat
 from pathlib import Path
 from typing import Any
 
+from . import oscalls
 from .absent import no_such, not_regular
 from .errors import FormatError, StorageError
 
@@ -18,7 +19,6 @@ MOST_TOKENIZER = 96 * MIB  # tokenizer.json: 35 MB for 260,000 tokens
 MOST_DOCUMENT = 32 * MIB  # what --json prints
 _MOST_DIGITS = 20
 _MOST_DEPTH = 64
-_FLAGS = os.O_RDONLY | getattr(os, "O_CLOEXEC", 0) | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_BINARY", 0)
 
 
 def read_bounded(path: Path, most: int, doing: str = "read it") -> bytes:
@@ -27,7 +27,7 @@ def read_bounded(path: Path, most: int, doing: str = "read it") -> bytes:
     Raises FormatError for a larger file, of which nothing is read, and StorageError.
     """
     try:
-        fd = os.open(path, _FLAGS)
+        fd = oscalls.open_file(path, oscalls.READ)
         try:
             found = os.fstat(fd)
             if not stat.S_ISREG(found.st_mode):

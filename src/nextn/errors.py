@@ -17,8 +17,9 @@
     ├── InPlaceRefused        24   the file cannot, or must not, be changed in place
     ├── ChangeUnfinished      25   a change in place was interrupted
     ├── EngineMissing         30   there is no engine
-    └── EngineRefused         31   the engine did not load the model
-        └── EngineFailed      32   the engine died, hung or answered nonsense
+    ├── EngineRefused         31   the engine did not load the model
+    │   └── EngineFailed      32   the engine died, hung or answered nonsense
+    └── TrainingMissing       33   a library that training needs is not installed
 
 `EXIT_CODES` is the one table of them, which 'nextn --help' and docs/python-api.md show.
 """
@@ -36,8 +37,8 @@ EXIT_INTERRUPTED = 130
 EXIT_CODES = {
     0: "done; verify, demo: passed",
     2: "the arguments are not valid",
-    EXIT_FAILED: "verify, demo: failed",
-    EXIT_CANNOT_TELL: "verify, demo, worth, bench, tune: cannot tell",
+    EXIT_FAILED: "verify, demo, up: failed",
+    EXIT_CANNOT_TELL: "verify, demo, up, worth, bench, tune: cannot tell; train: not better",
     EXIT_PROBLEMS: "inspect, doctor: problems found",
     10: "a file is damaged, or is not what it should be",
     11: "a known format that is not supported",
@@ -56,6 +57,7 @@ EXIT_CODES = {
     30: "there is no engine",
     31: "the engine did not load the model",
     32: "the engine died, hung or answered nonsense",
+    33: "a library that training needs is not installed",
     EXIT_BUG: "a bug in nextn",
     EXIT_INTERRUPTED: "interrupted",
 }
@@ -219,3 +221,9 @@ class EngineFailed(EngineRefused):
     def __init__(self, message: str, *, line: str = "", log: Path | None = None, signal: int | None = None) -> None:
         super().__init__(message, line=line, log=log)
         self.signal = signal
+
+
+class TrainingMissing(NextnError):
+    """A library that training needs (torch, transformers) is not installed."""
+
+    exit_code = 33

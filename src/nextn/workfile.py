@@ -17,21 +17,18 @@ import contextlib
 import errno
 import os
 import secrets
-import shutil
 import stat
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from . import oscalls
 from .errors import StorageError
 
-HAS_DESCRIPTORS = {os.open, os.mkdir, os.stat, os.link, os.unlink, os.rename} <= os.supports_dir_fd
+HAS_DESCRIPTORS = oscalls.has_folder_descriptors()
 PRIVATE_MODE = 0o700
-_FLAGS = (
-    getattr(os, "O_CLOEXEC", 0) | getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_NONBLOCK", 0)
-    | getattr(os, "O_BINARY", 0)
-)  # fmt: skip
-_DIRECTORY = getattr(os, "O_DIRECTORY", 0) | getattr(os, "O_CLOEXEC", 0)
+_FLAGS = oscalls.CLOEXEC | oscalls.NOFOLLOW | oscalls.NONBLOCK | oscalls.BINARY
+_DIRECTORY = oscalls.DIRECTORY | oscalls.CLOEXEC
 _NOT_ONE_FILE = frozenset({errno.ELOOP, errno.EMLINK, errno.EISDIR, errno.ENXIO})  # a link, a folder, a socket
 
 
@@ -151,7 +148,7 @@ class Folder:
 
     def _at(self, name: str) -> str | Path:
         """What to call a name in system calls that also get `dir_fd`."""
-        if name in ("", ".", "..") or "/" in name or "\0" in name:
+        if oscalls.is_no_name(name):
             raise OSError(errno.EINVAL, "not a file name", str(self.path / name.replace("\0", "?")))
         return name if self._fd is not None else self.path / name
 
@@ -189,10 +186,9 @@ class Folder:
 
     def link(self, name: str, target: At) -> None:
         """os.link; a symlink itself is linked, not its target."""
-        os.link(
-            self._at(name), target.folder._at(target.name), src_dir_fd=self._fd, dst_dir_fd=target.folder._fd,
-            follow_symlinks=False,
-        )  # fmt: skip
+        oscalls.link_itself(
+            self._at(name), target.folder._at(target.name), src_dir_fd=self._fd, dst_dir_fd=target.folder._fd
+        )
 
     def link_here(self, source: Path, name: str) -> None:
         """os.link of a file elsewhere, under `name`."""
@@ -208,7 +204,7 @@ class Folder:
 
     def remove_tree(self, name: str) -> None:
         """Remove a folder and everything in it; links in it are removed, not followed (on Windows: by path)."""
-        shutil.rmtree(self._at(name), dir_fd=self._fd)
+        oscalls.remove_tree(self._at(name), dir_fd=self._fd)
 
     def descriptor(self) -> int:
         """A descriptor of the folder, to fsync or lock it; to be closed."""
@@ -244,7 +240,7 @@ class Folder:
                 raise _not_ours(path, "a folder of another user")
             if stat.S_IMODE(found.st_mode) != PRIVATE_MODE:
                 with contextlib.suppress(OSError):  # a file system without modes
-                    os.fchmod(fd, PRIVATE_MODE)
+                    oscalls.set_mode(fd, PRIVATE_MODE)
         except BaseException:
             os.close(fd)
             raise
@@ -268,7 +264,8 @@ class Folder:
 
     def create(self, name: str, mode: int = 0o666) -> int:
         """A new file for reading and writing; fails when the name is taken."""
-        return os.open(self._at(name), os.O_RDWR | os.O_CREAT | os.O_EXCL | _FLAGS, mode, dir_fd=self._fd)
+        flags = os.O_RDWR | os.O_CREAT | os.O_EXCL | _FLAGS
+        return oscalls.open_file(self._at(name), flags, mode, dir_fd=self._fd)
 
     def create_unguessable(self, stem: str, suffix: str, mode: int = 0o600) -> tuple[str, int]:
         """A new hidden file with an unpredictable name: the name and a descriptor."""
@@ -283,9 +280,9 @@ class Folder:
         """
         path = self.path / name
         try:
-            if not _FLAGS & getattr(os, "O_NOFOLLOW", 0) and stat.S_ISLNK(self.lstat(name).st_mode):
+            if not oscalls.NOFOLLOW and stat.S_ISLNK(self.lstat(name).st_mode):
                 raise OSError(errno.ELOOP, "a link")
-            fd = os.open(self._at(name), flags | _FLAGS, dir_fd=self._fd)
+            fd = oscalls.open_file(self._at(name), flags | _FLAGS, dir_fd=self._fd)
         except OSError as error:
             if error.errno in _NOT_ONE_FILE:
                 with contextlib.suppress(OSError):
@@ -356,7 +353,7 @@ def _read(fd: int, path: Path, limit: int) -> bytes:
     if size > limit:
         raise _not_ours(path, f"a file of {size:,} bytes, more than the maximum of {limit:,}")
     out = bytearray()
-    while len(out) < size and (piece := os.pread(fd, size - len(out), len(out))):
+    while len(out) < size and (piece := oscalls.pread(fd, size - len(out), len(out))):
         out += piece
     return bytes(out)
 

@@ -424,7 +424,7 @@ def test_refusals_of_the_system(
 
 
 def test_unknown_verb(world: World) -> None:
-    words = r"'atach' is not a command \(did you mean 'attach'\?\); the commands are inspect, doctor, attach"
+    words = r"'atach' is not a command \(did you mean 'attach'\?\); the commands are scan, up, inspect, doctor, attach"
     world.refuses(2, words, "atach")
 
 

@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import os
-import pty
-import select
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
+from terminal import on_a_terminal
 
 import nextn
 from conftest import CHECKPOINT, Q4
@@ -24,28 +22,6 @@ def trunk(tmp_path: Path) -> Path:
     nextn.extract(CHECKPOINT, out=tmp_path / "tiny-qwen35-MTP-donor-Q8_0.gguf", block_only=True)
     nextn.extract(CHECKPOINT, out=tmp_path / "tiny-qwen35-MTP-donor-Q4_0.gguf", block_only=True, type="q4_0")
     return path
-
-
-def on_a_terminal(answers: str, *args: object) -> tuple[int, str, str]:
-    """Exit code, what the terminal showed, standard output."""
-    here, there = pty.openpty()
-    command = [sys.executable, "-m", "nextn", *map(str, args)]
-    run = subprocess.Popen(command, stdin=there, stderr=there, stdout=subprocess.PIPE, text=True, close_fds=True)
-    os.close(there)
-    os.write(here, answers.encode())
-    shown = b""
-    while run.poll() is None or select.select([here], [], [], 0)[0]:
-        if select.select([here], [], [], 0.1)[0]:
-            try:
-                piece = os.read(here, 65536)
-            except OSError:  # the other side is closed
-                break
-            if not piece:
-                break
-            shown += piece
-    out = run.communicate(timeout=30)[0]
-    os.close(here)
-    return run.returncode, shown.decode(errors="replace"), out
 
 
 @pytest.mark.parametrize(("answers", "name"), [("1\n", "Q4_0"), ("7\nx\n2\n", "Q8_0")])

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 import os
 import shutil
@@ -14,6 +13,7 @@ from pathlib import Path
 import pytest
 from faults import state
 from hub_server import HubServer
+from shelves import COMMIT, in_hub_cache, in_lm_studio, in_ollama
 from sick import rewrite
 
 import nextn
@@ -22,7 +22,6 @@ from nextn.errors import NoBlock, RemoteError, UsageError
 from nextn.gguf.files import open_model
 
 MODEL = "tiny-qwen35-Q4_K_M.gguf"
-COMMIT = "0123456789abcdef0123456789abcdef01234567"
 Run = Callable[..., subprocess.CompletedProcess[str]]
 
 
@@ -54,21 +53,6 @@ def model_in(folder: Path, name: str = MODEL) -> Path:
 
 def checkpoint(folder: Path) -> Path:
     return shutil.copytree(CHECKPOINT, folder, dirs_exist_ok=True)
-
-
-def cached(home: Path, repo: str, source: Path = CHECKPOINT) -> Path:
-    """A repository in the Hub's cache, with one snapshot."""
-    folder = home / "hub" / ("models--" + repo.replace("/", "--"))
-    (folder / "refs").mkdir(parents=True)
-    (folder / "refs" / "main").write_text(COMMIT)
-    (folder / "blobs").mkdir()
-    snapshot = folder / "snapshots" / COMMIT
-    snapshot.mkdir(parents=True)
-    for path in [source] if source.is_file() else source.iterdir():
-        blob = folder / "blobs" / hashlib.sha256(path.read_bytes()).hexdigest()
-        shutil.copy(path, blob)
-        (snapshot / path.name).symlink_to(blob)
-    return snapshot
 
 
 def taken(model: Path) -> tuple[str, str]:
@@ -127,7 +111,7 @@ def test_what_does_not_fit_is_not_taken(tmp_path: Path, family: Callable[[str], 
 
 
 def test_a_repository_in_the_hubs_cache(tmp_path: Path, home: Path) -> None:
-    cached(home, "org/tiny-qwen35")
+    in_hub_cache(home, "org/tiny-qwen35", CHECKPOINT)
     before = state(home)
     name, said = taken(model_in(tmp_path / "m"))
     assert name == f"hf:org/tiny-qwen35@{COMMIT}"
@@ -139,7 +123,7 @@ def test_a_repository_in_the_hubs_cache(tmp_path: Path, home: Path) -> None:
 
 
 def test_what_the_metadata_name_is_taken_from_the_cache(tmp_path: Path, home: Path) -> None:
-    cached(home, "org/original")
+    in_hub_cache(home, "org/original", CHECKPOINT)
     path = rewrite(Q4, tmp_path / "m" / MODEL, put=[("general.source.huggingface.repository", "str", "org/original")])
     name, said = taken(path)
     assert name == f"hf:org/original@{COMMIT}"
@@ -147,35 +131,29 @@ def test_what_the_metadata_name_is_taken_from_the_cache(tmp_path: Path, home: Pa
 
 
 def test_another_repository_in_the_cache_is_a_guess(tmp_path: Path, home: Path) -> None:
-    cached(home, "org/something")
+    in_hub_cache(home, "org/something", CHECKPOINT)
     name, said = taken(model_in(tmp_path / "m"))
     assert name == f"hf:org/something@{COMMIT}" and "the donor is a guess: hf:org/something in the Hub's" in said
 
 
 def test_a_bundled_gguf_in_the_hubs_cache(tmp_path: Path, home: Path, tiny_models: TinyModels) -> None:
     bundled = shutil.copy(tiny_models.bundled, tmp_path / "tiny-qwen35-Q8_0-MTP.gguf")
-    cached(home, "org/tiny-qwen35-GGUF", Path(bundled))
+    in_hub_cache(home, "org/tiny-qwen35-GGUF", Path(bundled))
     name, said = taken(model_in(tmp_path / "m"))
     assert name.startswith("hf:org/tiny-qwen35-GGUF@") and "tiny-qwen35-Q8_0-MTP.gguf of hf:org/tiny" in said
 
 
 def test_lm_studio_and_ollama(tmp_path: Path, home: Path, tiny_models: TinyModels) -> None:
     model = model_in(tmp_path / "m")
-    folder = home / ".lmstudio" / "models" / "publisher" / "tiny-qwen35-GGUF"
-    folder.mkdir(parents=True)
-    shutil.copy(tiny_models.bundled, folder / "tiny-qwen35-Q8_0-mtp.gguf")
+    in_lm_studio(home, "publisher/tiny-qwen35-GGUF", tiny_models.bundled, "tiny-qwen35-Q8_0-mtp.gguf")
     assert "tiny-qwen35-Q8_0-mtp.gguf of publisher/tiny-qwen35-GGUF in LM Studio's models" in taken(model)[1]
     shutil.rmtree(home / ".lmstudio")
     root = home / ".ollama" / "models"
-    digest = hashlib.sha256(tiny_models.bundled.read_bytes()).hexdigest()
-    (root / "blobs").mkdir(parents=True)
-    shutil.copy(tiny_models.bundled, root / "blobs" / f"sha256-{digest}")
+    in_ollama(home, "hf.co/org/tiny-qwen35-MTP-GGUF/Q8_0", tiny_models.bundled)
     manifest = root / "manifests" / "hf.co" / "org" / "tiny-qwen35-MTP-GGUF" / "Q8_0"
-    manifest.parent.mkdir(parents=True)
-    layers = [{"mediaType": "application/vnd.ollama.image.model", "digest": f"sha256:{digest}", "size": 1}]
-    manifest.write_text(json.dumps({"schemaVersion": 2, "layers": layers}))
+    layers = json.loads(manifest.read_text())["layers"]
     before = state(root)
-    assert "the model 'org/tiny-qwen35-MTP-GGUF:Q8_0' of ollama" in taken(model)[1]
+    assert "the model 'hf.co/org/tiny-qwen35-MTP-GGUF:Q8_0' of ollama" in taken(model)[1]
     nextn.attach(model)
     assert state(root) == before
     elsewhere = json.dumps({"layers": [layers[0] | {"digest": "../x"}]})

@@ -226,3 +226,12 @@ def test_less_sure_guesses_are_not_asked_for_in_vain(tmp_path: Path) -> None:
     assert "me/tiny was skipped: there is no such checkpoint" in made.sentence
     with pytest.raises(NoBlock, match="name one with --from"):
         find_donor(open_model(path), lambda repo: None)
+
+
+def test_a_hash_is_no_name(tmp_path: Path) -> None:
+    name = "sha256-" + "ab" * 32
+    assert infer_donors(trunk(tmp_path / "blobs", name=name)) == []
+    assert all("sha256" not in guess.repo for guess in infer_donors(trunk(
+        tmp_path / "blobs", ("general.name", "str", "Qwen3.6-27B"), name=name
+    )))  # fmt: skip
+    assert infer_donors(trunk(tmp_path, name="Qwen3.6-27B.gguf")) != []

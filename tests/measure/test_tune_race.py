@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from nextn.cli.tune import seconds
+from nextn.cli.common import seconds
 from nextn.errors import UsageError
 from nextn.measure.cpu_watch import n_cpus
 from nextn.measure.timed_run import OTHERS, TimedRun
@@ -103,7 +103,7 @@ def test_threads_never_exceed_what_may_be_used(tmp_path: Path) -> None:
 
 
 def test_budgets() -> None:
-    assert [seconds(text) for text in ("90", "90s", "15m", "1.5h")] == [90, 90, 900, 5400]
+    assert [seconds(text, "--budget") for text in ("90", "90s", "15m", "1.5h")] == [90, 90, 900, 5400]
     for text in ("", "soon", "0", "-3", "3d"):
         with pytest.raises(UsageError, match="--budget"):
-            seconds(text)
+            seconds(text, "--budget")

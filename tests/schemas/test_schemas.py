@@ -100,7 +100,7 @@ PLAN = {"kind": "plan", "version": 1}
         ('{"kind": "plan"}', "not a nextn document"),
         ('{"version": 2, "kind": "plan"}', "the document has version 2, and this nextn reads 1"),
         ('{"version": 1, "verdict": "passed"}', "has no 'kind', so an older nextn wrote it; make it again"),
-        ('{"version": 1, "kind": "train"}', "this is a document of kind 'train', and inspect, "),
+        ('{"version": 1, "kind": "teach"}', "this is a document of kind 'teach', and inspect, "),
         ('{"version": 1, "kind": []}', "this is a document of kind \\[\\]"),
         (json.dumps(PLAN), "this is not what 'nextn plan --json' prints .*missing required field 'model'"),
         (json.dumps({**PLAN, "model": 1}), "Expected 'str', got 'int' - at '\\$.model'"),

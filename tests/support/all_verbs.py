@@ -95,6 +95,7 @@ def on_model(path: Path, donor: Path, trunk: Path, out: Path, *, real: bool = Fa
     yield "attach", trunk, "--from", path, "--layout", "in-place", "--dry-run"
     yield "detach", path, "--in-place", "--dry-run"
     yield "recover", path, "--dry-run"
+    yield "up", path, "--from", donor, "--for", "llama.cpp", "--no-verify", "--dry-run"
     yield "pack", path, "--from", donor, "-o", out / "packed", *dry
     yield "pack", path, "-o", out / "packed-bundled", *dry
     yield "pack", trunk, "--from", path, "-o", out / "packed-from", *dry

@@ -436,15 +436,15 @@ def test_a_cleaner_that_is_faster_than_the_lock_costs_nothing(tmp_path: Path, mo
         nonlocal n_calls
         n_calls += 1
         if n_calls == 1:
-            monkeypatch.setattr(durable.fcntl, "flock", real)
+            monkeypatch.setattr(fcntl, "flock", real)
             assert len(clean(tmp_path)) == 1
-            monkeypatch.setattr(durable.fcntl, "flock", flock)
+            monkeypatch.setattr(fcntl, "flock", flock)
         if n_calls == 2:
             raise BlockingIOError
         real(fd, how)
 
     with Workspace(tmp_path) as space:
-        monkeypatch.setattr(durable.fcntl, "flock", flock)
+        monkeypatch.setattr(fcntl, "flock", flock)
         temp, fd = space.new_file("model.gguf")
         os.write(fd, b"whole")
         space.publish(temp, "model.gguf", 5)

@@ -24,6 +24,8 @@ from .common import examples
 from .streams import take_over
 
 VERBS = {
+    "scan": "find the models on this machine and show what could be done for each",
+    "up": "get a model running with drafts, in one command",
     "inspect": "show what is in a model and what would run it",
     "doctor": "find what is wrong with a model's block, header or names, and fix it",
     "attach": "put an MTP block onto a quant you already have",
@@ -37,6 +39,7 @@ VERBS = {
     "plan": "show how much memory and disk space each setup needs",
     "bench": "time it with and without MTP",
     "tune": "find the fastest settings on this machine",
+    "train": "make a draft where nobody published one that fits",
     "serve": "start an engine with the flags that the block needs",
     "report": "show results as tables or as one page",
     "pack": "make a folder to publish, with and without the block",
@@ -44,6 +47,9 @@ VERBS = {
     "cache": "show and clear the cache of remote models",
     "demo": "run everything once on a small shipped model",
 }
+
+
+COMPLETING = "_NEXTN_COMPLETE"  # set by the shell when the tab key is pressed
 
 
 class _Formatter(click.HelpFormatter):
@@ -78,6 +84,10 @@ class _Verbs(click.Group):
         module = importlib.import_module(f".{cmd_name}", __name__)
         command: click.Command = module.command
         command.context_class = _Context
+        if COMPLETING in os.environ:
+            from .completion import add_completion
+
+            add_completion(command, ctx)
         return command
 
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:

@@ -202,6 +202,16 @@ def timing_options(*, patience_s: float) -> Decorator[Any]:
     )  # fmt: skip
 
 
+host_option = click.option(
+    "--host", default="127.0.0.1", show_default=True, metavar="HOST", help="Address to listen on."
+)
+port_option = click.option(
+    "--port", type=click.IntRange(1, 65535), default=8080, show_default=True, metavar="N", help="Port to listen on."
+)
+gpu_memory_option = click.option(
+    "--gpu-memory", metavar="SIZE", help="The GPU's memory, such as 24G or 24GiB, to see what fits."
+)
+
 # -- values -----------------------------------------------------------------------------------------------------------
 
 
@@ -225,6 +235,17 @@ def size_in_bytes(text: str, option: str) -> int:
     if found < 1:
         raise UsageError(f"{option}: '{text}' is less than one byte.")
     return found
+
+
+_UNITS = {"": 1, "s": 1, "m": 60, "h": 3600}
+
+
+def seconds(text: str, option: str) -> float:
+    """Seconds from `90`, `90s`, `15m` or `1.5h`. Raises UsageError."""
+    match = re.fullmatch(r"(\d+(?:\.\d+)?)([smh]?)", text.strip().lower())
+    if match is None or not float(match[1]):
+        raise UsageError(f"{option}: '{text}' is not a time such as 600, 15m or 1h.")
+    return float(match[1]) * _UNITS[match[2]]
 
 
 def whole_numbers(text: str, option: str) -> tuple[int, ...]:
@@ -280,6 +301,22 @@ def confirmed(yes: bool) -> Callable[[Plan], None]:
         click.confirm("change it?", default=False, abort=True, err=True)
 
     return confirm
+
+
+def agreed(yes: bool) -> Callable[[str], None]:
+    """Asks a question on a terminal; elsewhere `--yes` is required."""
+
+    def agree(question: str) -> None:
+        if yes:
+            return
+        if not (sys.stdin.isatty() and sys.stderr.isatty()):
+            raise UsageError(
+                f"{question.rstrip('?')}: that is a question, and there is no terminal to ask on, so --yes is needed; "
+                "--dry-run shows each step."
+            )
+        click.confirm(question, default=False, abort=True, err=True)
+
+    return agree
 
 
 def listed(text: str | None) -> Sequence[str] | None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import click
 
 from ..errors import EngineFailed, UsageError
-from .common import donor_option, examples, for_option, json_option, sidecar_option, size_in_bytes
+from .common import donor_option, examples, for_option, gpu_memory_option, json_option, sidecar_option, size_in_bytes
 
 
 @click.command(
@@ -25,7 +25,7 @@ from .common import donor_option, examples, for_option, json_option, sidecar_opt
 @click.option(
     "--gpu-layers", type=click.IntRange(0), metavar="N", help="Layers on the GPU. Default: the engine's choice."
 )
-@click.option("--gpu-memory", metavar="SIZE", help="The GPU's memory, such as 24G or 24GiB, to see what fits.")
+@gpu_memory_option
 @click.option(
     "--parallel", type=click.IntRange(1), default=1, show_default=True, metavar="N",
     help="Sequences that share the context.",

@@ -3,10 +3,14 @@
 from __future__ import annotations
 
 import sys
+from typing import TYPE_CHECKING
 
 import click
 
-from .common import engine_argument, engine_option, examples, threads_option
+from .common import engine_argument, engine_option, examples, host_option, port_option, threads_option
+
+if TYPE_CHECKING:
+    from ..verbs.serve import Serving
 
 
 @click.command(
@@ -29,10 +33,8 @@ from .common import engine_argument, engine_option, examples, threads_option
 )  # fmt: skip
 @threads_option
 @click.option("--tuned", metavar="FILE", help="Settings that 'nextn tune' found. Default: NAME.tune.json beside MODEL.")
-@click.option("--host", default="127.0.0.1", show_default=True, metavar="HOST", help="Address to listen on.")
-@click.option(
-    "--port", type=click.IntRange(1, 65535), default=8080, show_default=True, metavar="N", help="Port to listen on."
-)
+@host_option
+@port_option
 @click.option(
     "--preset", metavar="FILE",
     help="Start nothing: write the settings as a preset for llama.cpp's router (llama-server --models-preset FILE).",
@@ -59,10 +61,8 @@ def command(
     SIGINT, SIGTERM and SIGHUP are passed on to the server, and its exit status is nextn's. Arguments after -- go to
     the engine (GPU placement, --rpc host:port, context size).
     """
-    from ..engines.deaths import explained, signal_of
-    from ..engines.foreground import PASSED_ON
     from ..report.serve import show_command, show_notes, show_preset
-    from ..report.text import put_json, say
+    from ..report.text import put_json
     from ..verbs.serve import serve
 
     serving = serve(
@@ -80,6 +80,15 @@ def command(
     if print_only:
         return
     sys.stdout.flush()
+    run_server(serving)
+
+
+def run_server(serving: Serving) -> None:
+    """Run it until it ends; its exit status is ours."""
+    from ..engines.deaths import explained, signal_of
+    from ..engines.foreground import PASSED_ON
+    from ..report.text import say
+
     if code := serving.run():
         number = signal_of(code)
         if number is not None and number not in PASSED_ON:  # these are the usual ways to stop a server

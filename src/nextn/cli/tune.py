@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import re
-
 import click
 
 from ..errors import EXIT_CANNOT_TELL, UsageError
@@ -17,20 +15,11 @@ from .common import (
     names,
     place_option,
     prompt_options,
+    seconds,
     sidecar_option,
     timing_options,
     whole_numbers,
 )
-
-_UNITS = {"": 1, "s": 1, "m": 60, "h": 3600}
-
-
-def seconds(text: str) -> float:
-    """Seconds from `90`, `90s`, `15m` or `1.5h`. Raises UsageError."""
-    match = re.fullmatch(r"(\d+(?:\.\d+)?)([smh]?)", text.strip().lower())
-    if match is None or not float(match[1]):
-        raise UsageError(f"--budget: '{text}' is not a time such as 600, 15m or 1h.")
-    return float(match[1]) * _UNITS[match[2]]
 
 
 def fractions(text: str, option: str) -> tuple[float, ...]:
@@ -123,7 +112,8 @@ def command(
             head_types=listed(head_types), embd_types=listed(embd_types),
             threads=None if threads is None else whole_numbers(threads, "--threads"), tasks=listed(tasks),
             prompts=prompts, n_predict=n_predict, repeats=repeats,
-            budget_s=None if budget is None else seconds(budget), engine=engine, engine_args=engine_args, n_ctx=n_ctx,
+            budget_s=None if budget is None else seconds(budget, "--budget"),
+            engine=engine, engine_args=engine_args, n_ctx=n_ctx,
             patience_s=patience, side_by_side=not one_at_a_time, out=out, from_curve=not race_all,
             dry_run=dry_run, say=say,
         )  # fmt: skip

@@ -20,13 +20,14 @@ from ..archs import family_of
 from ..block.anatomy import Anatomy
 from ..block.from_gguf import block_from_model
 from ..diagnosis.unpublished import words_of_trunk
-from ..donors.infer import Doubt, Evidence, find_donor, names_of, same_name
+from ..donors.infer import Doubt, Evidence, Strength, find_donor, names_of, same_name
 from ..errors import BlockPresent, NextnError, NoBlock, RemoteError
 from ..gguf.files import Model, model_candidates, open_model
 from ..layouts.donor_check import check_fit, check_trunk, differences
 from ..layouts.places import is_named_by_hash
 from ..remote.address import HubSource
 from .nearby import Nearby, cached_snapshot, evidence, nearby
+from .once import Asking, each_time
 from .sidecars import base_of, find_sidecars
 
 if TYPE_CHECKING:
@@ -43,10 +44,17 @@ class FoundDonor:
     source: str  # a value for --from, pinned to a commit if it has one
     why: str  # one sentence: what was chosen, and why
     bytes_downloaded: int = 0  # while checking candidates
+    is_guess: bool = False  # only names or sizes speak for it
 
 
-def find(trunk: Model, *, layout: str, options: Options | None = None) -> FoundDonor:
-    """The donor for `trunk`, to be attached as `layout`.
+class NotAsked(NoBlock):
+    """There is no donor on this machine, and the Hub was not to be asked."""
+
+
+def find(
+    trunk: Model, *, layout: str, options: Options | None = None, ask_hub: bool = True, ask: Asking = each_time
+) -> FoundDonor:
+    """The donor for `trunk`, to be attached as `layout`; `ask_hub` False: only on this machine.
 
     Raises Doubt (several fit equally well), NoBlock (none was found; the message names what was tried), BlockPresent (a
     sidecar was requested and is already beside the trunk), RemoteError, UnsupportedModel (no engine would draft, so
@@ -54,13 +62,17 @@ def find(trunk: Model, *, layout: str, options: Options | None = None) -> FoundD
     """
     family_of(trunk.architecture, trunk.entry)
     check_trunk(trunk)
-    if (found := _beside(trunk, layout)) is not None:
+    if (found := _beside(trunk, layout, ask)) is not None:
         return found
-    near = nearby(trunk)
+    near = nearby(trunk, ask)
     if named := [each for each in near if each.is_named]:
         return _chosen(trunk, named)
     if (known := words_of_trunk(Anatomy.of(trunk))) is not None:
         raise NoBlock(f"{trunk.entry}: {known}.")
+    if not ask_hub:
+        if not near:
+            raise NotAsked(f"{trunk.entry}: no donor is on this machine, and the Hub was not asked.")
+        return _chosen(trunk, near, "; the Hub was not asked")
     try:
         return _on_the_hub(trunk, options)
     except NoBlock:
@@ -101,15 +113,15 @@ def _chosen(trunk: Model, found: Sequence[Nearby], more: str = "") -> FoundDonor
             f"the donor is a guess: {only.what}; {only.agreed}, but nothing says that it belongs to this model; if it "
             f"is not, name the right one with --from{more}"
         )
-    return FoundDonor(str(only.path), f"{trunk.entry.name}: {why}.")
+    return FoundDonor(str(only.path), f"{trunk.entry.name}: {why}.", is_guess=not only.is_named)
 
 
 # -- beside the trunk -------------------------------------------------------------------------------------------------
 
 
-def _beside(trunk: Model, layout: str) -> FoundDonor | None:
+def _beside(trunk: Model, layout: str, ask: Asking) -> FoundDonor | None:
     """The trunk's sidecar, or a file of the same name in its folder, whose block fits."""
-    answer = find_sidecars(trunk)
+    answer = find_sidecars(trunk, ask)
     if layout == "sidecar" and answer.candidates:
         several = f" (and {len(answer.equals) - 1} more that fit equally well)" if len(answer.equals) > 1 else ""
         raise BlockPresent(
@@ -118,7 +130,7 @@ def _beside(trunk: Model, layout: str) -> FoundDonor | None:
         )
     kinds = {each.path: "sidecar" for each in answer.equals}
     judged = {os.path.realpath(each.path) for each in answer.candidates}
-    kinds |= {path: kind for path, kind in _neighbours(trunk) if os.path.realpath(path) not in judged}
+    kinds |= {path: kind for path, kind in neighbours(trunk, ask) if os.path.realpath(path) not in judged}
     if len(kinds) > 1:
         some = "; ".join(f"{path.name} ({kind})" for path, kind in kinds.items())
         raise Doubt(
@@ -133,7 +145,7 @@ def _beside(trunk: Model, layout: str) -> FoundDonor | None:
     return None
 
 
-def _neighbours(trunk: Model) -> Iterator[tuple[Path, str]]:
+def neighbours(trunk: Model, ask: Asking = each_time) -> Iterator[tuple[Path, str]]:
     """Files with the trunk's name and a block that fits, and their kind."""
     if is_named_by_hash(trunk.entry):
         return
@@ -141,20 +153,23 @@ def _neighbours(trunk: Model) -> Iterator[tuple[Path, str]]:
     names = names_of(trunk)
     own = {file.path.name for file in trunk.files}
     try:
-        sidecars = [path for path in folder.glob("mtp-*.gguf") if path.name not in own]
-        paths = sorted({*sidecars, *(path for path in model_candidates(folder) if path.name not in own)})
+        sidecars = [path for path in ask(_mtp_files, folder) if path.name not in own]
+        paths = sorted({*sidecars, *(path for path in ask(model_candidates, folder) if path.name not in own)})
     except (NextnError, OSError):
         return
-    for path in paths[:MOST_NEIGHBOURS]:
-        if not any(same_name(base_of(path.name), name) for name in names):
-            continue
+    bearing = [path for path in paths if any(same_name(base_of(path.name), name) for name in names)]
+    for path in bearing[:MOST_NEIGHBOURS]:
         try:
-            block = block_from_model(open_model(path))
+            block = block_from_model(ask(open_model, path))
             check_fit(block, trunk, family_of(trunk.architecture, trunk.entry))
         except NextnError:
             continue
         if not differences(block, trunk):  # one made for another trunk is for the user to name
             yield path, block.kind
+
+
+def _mtp_files(folder: Path) -> list[Path]:
+    return sorted(folder.glob("mtp-*.gguf"))
 
 
 # -- on the Hub -------------------------------------------------------------------------------------------------------
@@ -234,4 +249,4 @@ def _on_the_hub(trunk: Model, options: Options | None) -> FoundDonor:
     if not source.startswith("hf:"):
         sentence = f"{sentence.removesuffix('.')}; it comes from the Hub's local cache."
     n_bytes = sum(remote.traffic.bytes_received for remote in looked_at)
-    return FoundDonor(source, sentence, n_bytes)
+    return FoundDonor(source, sentence, n_bytes, made.guess.strength is Strength.NAME)

@@ -23,6 +23,7 @@ from ..gguf.files import Model, open_model, os_error
 from ..layouts.places import header_sha256, hub_repository, is_named_by_hash, kept_folder, real_place, sidecars_root
 from ..workfile import Folder, NotOurs
 from ..writing.durable import write_file
+from .once import Asking, each_time
 
 NOTE_SUFFIX = ".note.json"
 _VERSION, _KIND = 1, "kept-sidecar"
@@ -102,12 +103,12 @@ def _read(path: Path) -> Note | None:
     return Note(path, Path(sidecar), sidecar_sha256, Path(model), model_sha256, place)
 
 
-def kept_for(model: Model) -> tuple[list[Path], list[Path]]:
+def kept_for(model: Model, ask: Asking = each_time) -> tuple[list[Path], list[Path]]:
     """Sidecars written for exactly this model, and those written for others in the same place."""
     digest, place = header_sha256(model.files[0]), place_of(model)
     own: dict[Path, None] = {}
     others: dict[Path, None] = {}
-    for note in notes():
+    for note in ask(notes):
         if note.model_sha256 == digest:
             here = own
         elif note.place == place:

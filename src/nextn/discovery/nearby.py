@@ -6,7 +6,6 @@ with their folders; the Hub's cache; LM Studio's models; ollama's, by their mani
 
 from __future__ import annotations
 
-import json
 import os
 from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass
@@ -21,15 +20,15 @@ from ..donors.infer import Guess, Strength, confirm, names_of, same_name
 from ..errors import NextnError
 from ..gguf.files import Model, open_model, split_shard_name
 from ..layouts.donor_check import check_fit, differences
-from ..layouts.places import in_store, real_place
+from ..layouts.places import in_store, real_place, snapshots
 from ..layouts.programs import lm_studio_folders, ollama_folder
 from ..sources.checkpoint import CONFIG, Checkpoint, open_checkpoint
-from .sidecars import base_of, snapshots
+from .ollama import ollama_models
+from .once import Asking, each_time
+from .sidecars import base_of
 
 MOST_FOLDERS = 256  # at most this many entries of a folder are looked at
 MOST_HEADERS = 64  # at most this many checkpoints and GGUF files have their headers read
-_MANIFEST_BYTES = 1 << 20
-_MODEL_LAYER = "application/vnd.ollama.image.model"
 
 
 @dataclass(frozen=True)
@@ -71,29 +70,29 @@ class _Evidence:
         return self._checkpoint.vocabulary
 
 
-def evidence(trunk: Model, folder: Path) -> _Evidence | None:
+def evidence(trunk: Model, folder: Path, ask: Asking = each_time) -> _Evidence | None:
     """The headers of a checkpoint folder whose block could be attached to `trunk`; None for any other."""
     try:
-        found = open_checkpoint(folder)
+        found = ask(open_checkpoint, folder)
         fits = _fits(trunk, block_from_checkpoint(found))
     except (NextnError, OSError):
         return None
     return _Evidence(found) if fits else None
 
 
-def checkpoint_fits(trunk: Model, folder: Path) -> str | None:
+def checkpoint_fits(trunk: Model, folder: Path, ask: Asking = each_time) -> str | None:
     """What agrees between a checkpoint folder and `trunk`; None if its block does not fit."""
     guess = Guess(str(folder), "", Strength.NAME)
     try:
-        found = confirm(trunk, guess, _Evidence(open_checkpoint(folder)))
+        found = confirm(trunk, guess, _Evidence(ask(open_checkpoint, folder)))
     except (NextnError, OSError):
         return None
-    return found.reason if found.fits and evidence(trunk, folder) is not None else None
+    return found.reason if found.fits and evidence(trunk, folder, ask) is not None else None
 
 
-def _gguf_fits(trunk: Model, path: Path) -> bool:
+def _gguf_fits(trunk: Model, path: Path, ask: Asking) -> bool:
     try:
-        return _fits(trunk, block_from_model(open_model(path)))
+        return _fits(trunk, block_from_model(ask(open_model, path)))
     except (NextnError, OSError):
         return False
 
@@ -107,94 +106,90 @@ def _fits(trunk: Model, block: Block) -> bool:
 # -- where to look ----------------------------------------------------------------------------------------------------
 
 
-def nearby(trunk: Model) -> list[Nearby]:
+@dataclass(frozen=True)
+class _Place:
+    """Something that may be a donor, by its name."""
+
+    path: Path
+    what: str  # what it is and where, as part of a sentence
+    names: tuple[str, ...]
+    is_checkpoint: bool = False
+
+    def bears(self, names: Mapping[str, str]) -> str | None:
+        """The first of its names that is one of the model's."""
+        return next((each for each in self.names if _bears(each, names)), None)
+
+
+def nearby(trunk: Model, ask: Asking = each_time) -> list[Nearby]:
     """Every donor found, in the order of the places; those near the trunk end the search if one bears its name."""
     names = names_of(trunk)
     found: list[Nearby] = []
     left = MOST_HEADERS
     seen: set[Path] = set()
-    for listed in (_near(trunk), _in_caches(names)):
-        places = sorted(listed, key=lambda place: not _bears(place[2], names))  # of very many, those of its name
-        for path, what, name in places:
-            real = Path(os.path.realpath(path))
-            if real in seen or any(real == file.path.resolve() for file in trunk.files):
+    own = {file.path.resolve() for file in trunk.files}
+    for listed in (_near(trunk, ask), [*ask(_hub_and_lm_studio), *_of_ollama(names, ask)]):
+        known = [(place, place.bears(names)) for place in listed]
+        known = [(place, name) for place, name in known if place.is_checkpoint or name is not None]
+        for place, name in sorted(known, key=lambda one: one[1] is None):  # of very many, those of its name
+            real = Path(os.path.realpath(place.path))
+            if real in seen or real in own:
                 continue
             seen.add(real)
             if (left := left - 1) < 0:
                 break
-            is_named = _bears(name, names)
-            if path.is_dir():
-                agreed = checkpoint_fits(trunk, path)
+            if place.is_checkpoint:
+                agreed = checkpoint_fits(trunk, place.path, ask)
             else:
-                agreed = "header and tokens fit" if _gguf_fits(trunk, path) else None
+                agreed = "header and tokens fit" if _gguf_fits(trunk, place.path, ask) else None
             if agreed is not None:
-                found.append(Nearby(path, what, agreed, is_named))
+                found.append(Nearby(place.path, place.what, agreed, name is not None))
         if any(each.is_named for each in found):
             break
     return found
 
 
-def _near(trunk: Model) -> Iterator[tuple[Path, str, str]]:
+def _near(trunk: Model, ask: Asking) -> list[_Place]:
     """Checkpoint folders: the trunk's own, those in it, the one above, those beside it."""
     entry = Path(os.path.abspath(trunk.entry))  # noqa: PTH100 - links are kept here, not resolved
-    places = [entry] if real_place(entry) == entry else [entry, real_place(entry)]
-    for place in places:
+    found = []
+    for place in [entry] if real_place(entry) == entry else [entry, real_place(entry)]:
         if in_store(place):
             continue
         folder = place.parent
-        rows = [(folder, "is the model's own folder"), *((each, "lies beside the model") for each in _folders(folder))]
+        rows = [(folder, "is the model's own folder")] if _exists(folder / CONFIG) else []
+        rows += [(each, "lies beside the model") for each in ask(_checkpoints, folder)]
         if folder.parent != folder:
-            rows += [(folder.parent, "is the folder above the model's")]
-            rows += [(each, "lies beside the model's folder") for each in _folders(folder.parent)]
+            rows += [(folder.parent, "is the folder above the model's")] if _exists(folder.parent / CONFIG) else []
+            rows += [(each, "lies beside the model's folder") for each in ask(_checkpoints, folder.parent)]
         for path, where in rows:
-            if _exists(path / CONFIG):
-                yield path, f"the checkpoint folder {path}, which {where}", path.name
+            found.append(_Place(path, f"the checkpoint folder {path}, which {where}", (path.name,), True))
+    return found
 
 
-def _in_caches(names: Mapping[str, str]) -> Iterator[tuple[Path, str, str]]:
-    """Checkpoints and GGUF files with a block, as far as their names say so, in folders of other programs."""
+def _hub_and_lm_studio() -> list[_Place]:
+    """Checkpoints and GGUF files in the Hub's cache and in LM Studio's folders."""
+    found = []
     for repository in _folders(hub_cache()):
         repo = hub_name(repository)
         for snapshot in snapshots(repository)[:1] if repo is not None else ():
+            where = f"hf:{repo} in the Hub's local cache"
             if _exists(snapshot / CONFIG):
-                yield snapshot, f"hf:{repo} in the Hub's local cache", str(repo)
-            for path in _ggufs(snapshot, names):
-                yield path, f"{path.name} of hf:{repo} in the Hub's local cache", base_of(path.name)
+                found.append(_Place(snapshot, where, (str(repo),), True))
+            found += [_Place(path, f"{path.name} of {where}", (base_of(path.name),)) for path in _ggufs(snapshot)]
     for root in lm_studio_folders():
         for publisher in _folders(root):
             for repository in _folders(publisher):
                 where = f"{publisher.name}/{repository.name} in LM Studio's models"
-                for path in _ggufs(repository, names):
-                    yield path, f"{path.name} of {where}", base_of(path.name)
-    yield from _of_ollama(names)
+                found += [_Place(path, f"{path.name} of {where}", (base_of(path.name),)) for path in _ggufs(repository)]
+    return found
 
 
-def _of_ollama(names: Mapping[str, str]) -> Iterator[tuple[Path, str, str]]:
-    root = ollama_folder()
-    manifests = root / "manifests"
-    for folder, below, files in os.walk(manifests):
-        below.sort()
-        for file in sorted(files):
-            parts = Path(folder, file).relative_to(manifests).parts
-            if len(parts) < 2:
-                continue
-            known = next((each for each in (parts[-2], f"{parts[-2]}-{file}") if _bears(each, names)), None)
-            blob = None if known is None else _model_blob(Path(folder, file), root)
-            if blob is not None and known is not None and blob.is_file():
-                yield blob, f"the model '{'/'.join(parts[1:-1])}:{file}' of ollama", known
-
-
-def _model_blob(manifest: Path, root: Path) -> Path | None:
-    """The GGUF that a manifest of ollama names: its layer of the media type of models."""
-    try:
-        if manifest.stat().st_size > _MANIFEST_BYTES:
-            return None
-        layers = json.loads(manifest.read_bytes())["layers"]
-        digest = next(str(each["digest"]) for each in layers if each["mediaType"] == _MODEL_LAYER)
-    except (OSError, ValueError, KeyError, TypeError, StopIteration, RecursionError):
-        return None
-    name = digest.replace(":", "-")
-    return root / "blobs" / name if "/" not in name and name.startswith("sha256-") else None
+def _of_ollama(names: Mapping[str, str], ask: Asking) -> Iterator[_Place]:
+    """ollama's models that bear one of `names`; only their manifests are read."""
+    for each in ask(ollama_models, ollama_folder()):
+        known = (each.last, f"{each.last}-{each.tag}")
+        if any(_bears(name, names) for name in known) and (blob := each.blob) is not None and blob.is_file():
+            yield _Place(blob, f"the model '{each.name}' of ollama", known)
 
 
 def hub_name(repository: Path) -> str | None:
@@ -213,14 +208,18 @@ def _bears(name: str, names: Mapping[str, str]) -> bool:
     return any(same_name(name, each) for each in names)
 
 
-def _ggufs(folder: Path, names: Mapping[str, str]) -> list[Path]:
-    """GGUF files in and below a folder that bear one of `names`, of a set only the first shard."""
+def _ggufs(folder: Path) -> list[Path]:
+    """GGUF files in and below a folder, of a set only the first shard."""
     try:
         found = [path for path in sorted(folder.rglob("*.gguf"))[:MOST_FOLDERS] if path.is_file()]
-        first = [path for path in found if (split_shard_name(path.name) or ("", 1, 1))[1] == 1]
-        return [path for path in first if _bears(base_of(path.name), names)]
+        return [path for path in found if (split_shard_name(path.name) or ("", 1, 1))[1] == 1]
     except OSError:
         return []
+
+
+def _checkpoints(folder: Path) -> list[Path]:
+    """The folders in a folder that have a config.json."""
+    return [path for path in _folders(folder) if _exists(path / CONFIG)]
 
 
 def _folders(folder: Path) -> list[Path]:

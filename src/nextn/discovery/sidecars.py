@@ -26,10 +26,11 @@ from ..diagnosis.renamed import find_renamed
 from ..donors.infer import names_of, same_name
 from ..errors import NextnError, UsageError
 from ..gguf.files import Model, model_candidates, open_model, split_shard_name
-from ..layouts.places import hub_repository, in_store, is_named_by_hash, real_place
+from ..layouts.places import hub_repository, in_store, is_named_by_hash, real_place, snapshots
 from ..printable import printable
 from . import llama_cpp_names as names
 from .kept import kept_for
+from .once import Asking, each_time
 
 # Names such as X-Q4_K_M-mtp and X.eagle3.
 _WORD = re.compile(r"(?:^|[^A-Za-z])(?:MTP|EAGLE-?3|DFlash|DSpark)(?:[^A-Za-z]|$)", re.IGNORECASE)
@@ -121,15 +122,15 @@ class FoundSidecars:
         return out + [f"{name} is not a sidecar for it: {why}" for name, why in names]
 
 
-def find_sidecars(model: Model) -> FoundSidecars:
+def find_sidecars(model: Model, ask: Asking = each_time) -> FoundSidecars:
     """The sidecars of a trunk-only model; none for a model with its own block, or for a sidecar."""
     if Anatomy.of(model).shape != "trunk-only":
         return FoundSidecars(model)
     own = {_identity(file.path) for file in model.files}
     seen: set[tuple[int, int]] = set()
     judged: list[Candidate] = []
-    fitting = _Fitting(model)
-    for path, where, depth in _files(model):
+    fitting = _Fitting(model, ask)
+    for path, where, depth in _files(model, ask):
         if (identity := _identity(path)) is None or identity in own:
             continue
         if len(judged) >= MOST_FILES:
@@ -199,28 +200,28 @@ def _identity(path: Path) -> tuple[int, int] | None:
     return found.st_dev, found.st_ino
 
 
-def _files(model: Model) -> Iterator[tuple[Path, int, int]]:
+def _files(model: Model, ask: Asking) -> Iterator[tuple[Path, int, int]]:
     """Files to check, where they are, and how many folders away; nearest first."""
     for i, entry in enumerate(_locations(model.entry)):
         folders = _in_reach(entry)
         snapshot = _snapshot(entry)
         away = i * _FAR
         for depth, folder in enumerate(folders, away):
-            for path in _ggufs(folder):
+            for path in ask(_ggufs, folder):
                 if names.mark_of(path.name) is not None:
                     yield path, BESIDE if depth == away else ABOVE, depth
         for depth, folder in enumerate(folders, away):
-            for path in _ggufs(folder):
+            for path in ask(_ggufs, folder):
                 if names.mark_of(path.name) is None and _WORD.search(path.stem):
                     yield path, OTHER_NAME, depth
         for depth, folder in enumerate(folders, away):
-            for below in _mtp_folders(folder):
-                for path in _ggufs(below):
+            for below in ask(_mtp_folders, folder):
+                for path in ask(_ggufs, below):
                     yield path, BELOW, depth
         if snapshot is not None:
-            for path, depth in _in_other_snapshots(snapshot, entry):
+            for path, depth in _in_other_snapshots(snapshot, entry, ask):
                 yield path, OTHER_SNAPSHOT, away + depth
-    own, near = kept_for(model)
+    own, near = kept_for(model, ask)
     for path in own:
         yield path, KEPT, 0
     for path in near:
@@ -249,19 +250,6 @@ def _locations(entry: Path) -> list[Path]:
     ]
 
 
-def snapshots(repository: Path) -> list[Path]:
-    """The snapshots of a cached repository: `main`'s first, then the newest."""
-    try:
-        main = (repository / "refs" / "main").read_text(encoding="utf-8").strip()
-    except (OSError, UnicodeDecodeError):
-        main = ""
-    try:
-        found = [(path.name != main, -path.stat().st_mtime, path) for path in (repository / "snapshots").iterdir()]
-    except OSError:
-        return []
-    return [path for _, _, path in sorted(found)]
-
-
 def _snapshot(entry: Path) -> Path | None:
     """The snapshot folder of a Hub cache that an entry is in."""
     repository = hub_repository(entry)
@@ -279,15 +267,18 @@ def _in_reach(entry: Path) -> list[Path]:
     return [folder for folder in entry.parents if folder.is_relative_to(snapshot)]
 
 
-def _in_other_snapshots(snapshot: Path, entry: Path) -> Iterator[tuple[Path, int]]:
+def _in_other_snapshots(snapshot: Path, entry: Path, ask: Asking) -> Iterator[tuple[Path, int]]:
     """Sidecars by name in other snapshots, and how far from the model's folder there."""
     relative = entry.relative_to(snapshot)
     for other in snapshots(snapshot.parent.parent):
         if other == snapshot:
             continue
-        listing = [path.relative_to(other).as_posix() for path in other.rglob("*.gguf")]
-        for name in named(listing, relative.as_posix()):
+        for name in named(ask(_listing, other), relative.as_posix()):
             yield other / name, len(relative.parts) - 1 - len(_shared(relative.parent, Path(name).parent))
+
+
+def _listing(snapshot: Path) -> list[str]:
+    return [path.relative_to(snapshot).as_posix() for path in snapshot.rglob("*.gguf")]
 
 
 def _shared(left: Path, right: Path) -> tuple[str, ...]:
@@ -322,8 +313,8 @@ def _mtp_folders(folder: Path) -> list[Path]:
 class _Fitting:
     """Judges files as sidecars of one model."""
 
-    def __init__(self, model: Model) -> None:
-        self.model = model
+    def __init__(self, model: Model, ask: Asking) -> None:
+        self.model, self.ask = model, ask
         entries = [path.name for path in _locations(model.entry)] or [model.entry.name]
         self.name = entries[-1]  # for a blob, its name in the snapshot
         self.file_names = {base_of(name) for name in entries}
@@ -332,7 +323,7 @@ class _Fitting:
     def judged(self, path: Path, where: int, depth: int) -> list[Candidate]:
         """The file as a candidate; nothing if it is not a sidecar and does not claim to be one."""
         try:
-            sidecar = open_model(path)
+            sidecar = self.ask(open_model, path)
             shape = Anatomy.of(sidecar).shape
             if shape != "sidecar" and names.mark_of(path.name) is None:
                 return []

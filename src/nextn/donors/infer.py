@@ -10,6 +10,7 @@ import re
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from enum import IntEnum
+from functools import lru_cache
 from pathlib import Path, PurePosixPath
 from typing import Any, Protocol, TypeAlias
 from urllib.parse import unquote, urlsplit
@@ -22,6 +23,7 @@ from ..errors import DonorMismatch, FormatError, NextnError, NoBlock, UsageError
 from ..gguf.files import Model
 from ..layouts.donor_check import TOKENS, compare_tokens, n_layer_trunk, n_vocab
 from ..layouts.naming import split_quant
+from ..layouts.places import is_named_by_hash
 from ..sources.checkpoint import classes_of, plain_name, text_part
 
 _HUB_HOSTS = ("huggingface.co", "www.huggingface.co", "hf.co")
@@ -136,11 +138,12 @@ def checkpoint_name(name: str) -> str:
 
 def same_name(left: str, right: str) -> bool:
     """Whether two names mean the same model, ignoring owner, quant, letter case and punctuation."""
+    return _bare(left) == _bare(right)
 
-    def plain(text: str) -> str:
-        return re.sub(r"[^a-z0-9]", "", checkpoint_name(text.rpartition("/")[2]).lower())
 
-    return plain(left) == plain(right)
+@lru_cache(maxsize=1 << 16)
+def _bare(text: str) -> str:
+    return re.sub(r"[^a-z0-9]", "", checkpoint_name(text.rpartition("/")[2]).lower())
 
 
 def infer_donors(trunk: Model) -> list[Guess]:
@@ -166,7 +169,8 @@ def names_of(trunk: Model) -> dict[str, str]:
         found.setdefault("-".join(filter(None, parts)).replace(" ", "-"), "general.basename and general.size_label")
     if name := _text(trunk, "general.name"):
         found.setdefault(checkpoint_name(name.replace(" ", "-")), "general.name")
-    found.setdefault(checkpoint_name(trunk.base_name.removeprefix("mtp-")), "the file's name")
+    if not is_named_by_hash(trunk.entry):
+        found.setdefault(checkpoint_name(trunk.base_name.removeprefix("mtp-")), "the file's name")
     return found
 
 

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import contextlib
-import os
 from pathlib import Path
 
+from nextn import oscalls
 from nextn.engines.process import EngineProcess
 
 BUSY_CPU = 0.01  # of one CPU: an idle server's own wake-ups stay below this,
@@ -27,7 +27,7 @@ def activity(session: int) -> tuple[float, int] | None:
             fields = (path / "stat").read_text(errors="replace").rpartition(")")[2].split()
             if int(fields[_SESSION]) == session:
                 found = True
-                seconds += (int(fields[_UTIME]) + int(fields[_STIME])) / os.sysconf("SC_CLK_TCK")
+                seconds += (int(fields[_UTIME]) + int(fields[_STIME])) / oscalls.clock_ticks()
                 n_read += int((path / "io").read_text().partition("\nread_bytes: ")[2].split()[0])
     return (seconds, n_read) if found else None
 

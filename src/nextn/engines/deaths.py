@@ -7,8 +7,8 @@ import signal
 _SHELL = 128  # shells and the guard answer 128 + n where signal n ended the program
 _KNOWN = frozenset(signal.Signals)
 _WHY = {
-    signal.SIGILL: ": the program was built for another CPU; use a build for this one",
-    signal.SIGKILL: ", as when memory runs out",
+    "SIGILL": ": the program was built for another CPU; use a build for this one",
+    "SIGKILL": ", as when memory runs out",
 }
 
 
@@ -25,4 +25,4 @@ def named(number: int) -> str:
 
 def explained(number: int) -> str:
     """The signal and what it means for the user, where that is known."""
-    return named(number) + _WHY.get(signal.Signals(number), "")
+    return named(number) + _WHY.get(signal.Signals(number).name, "")

@@ -13,10 +13,12 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from types import FrameType
 
+from nextn import oscalls
 from nextn.engines.process import GUARD, STOP_GRACE_S
+from nextn.engines.ring import refuse_without_groups
 from nextn.errors import EngineMissing
 
-PASSED_ON = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+PASSED_ON = tuple(getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGHUP") if hasattr(signal, name))
 
 
 def run_foreground(
@@ -27,6 +29,7 @@ def run_foreground(
     `env`: variables added to the environment. Returns its exit code; 128 + n when signal n ended it, 126 when it
     could not be started. Call it in the main thread. Raises EngineMissing when no process can be started.
     """
+    refuse_without_groups()
     guard: subprocess.Popen[bytes] | None = None
 
     def pass_on(number: int, frame: FrameType | None) -> None:
@@ -35,7 +38,7 @@ def run_foreground(
 
     command_line = [sys.executable, "-I", "-S", str(GUARD), str(STOP_GRACE_S), "--pass-on"]
     before = {number: signal.signal(number, pass_on) for number in PASSED_ON}
-    signal.pthread_sigmask(signal.SIG_BLOCK, PASSED_ON)  # the guard takes them once it can pass them on
+    oscalls.block_signals(PASSED_ON)  # the guard takes them once it can pass them on
     try:
         try:
             guard = subprocess.Popen(
@@ -48,7 +51,7 @@ def run_foreground(
         except OSError as error:
             raise EngineMissing(f"cannot start a process for {command[0]}: {error}") from error
         finally:
-            signal.pthread_sigmask(signal.SIG_UNBLOCK, PASSED_ON)
+            oscalls.unblock_signals(PASSED_ON)
         code = guard.wait()
     finally:
         if guard is not None and guard.stdin is not None:

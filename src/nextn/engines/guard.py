@@ -22,6 +22,8 @@ import sys
 import time
 from types import FrameType
 
+assert sys.platform != "win32"  # which has no process groups: see `refuse_without_groups`
+
 _PR_SET_PDEATHSIG = 1  # linux/prctl.h
 _ENDING = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
 

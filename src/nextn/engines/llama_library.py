@@ -14,7 +14,7 @@ import time
 from collections.abc import Sequence
 from pathlib import Path
 from types import ModuleType
-from typing import Any
+from typing import Any, TypeAlias
 
 from nextn.engines.batches import settled
 
@@ -51,7 +51,8 @@ class _Batch(ctypes.Structure):
 
 _P = ctypes.c_void_p
 _I32 = ctypes.c_int32
-_FUNCTIONS: dict[str, tuple[Any, tuple[Any, ...]]] = {
+Functions: TypeAlias = dict[str, tuple[Any, tuple[Any, ...]]]  # name -> result and arguments, as ctypes has them
+_FUNCTIONS: Functions = {
     "llama_backend_init": (None, ()),
     "llama_model_load_from_file": (_P, (ctypes.c_char_p, _Struct)),
     "llama_init_from_model": (_P, (_P, _Struct)),
@@ -78,21 +79,26 @@ _FUNCTIONS: dict[str, tuple[Any, tuple[Any, ...]]] = {
 class Library:
     """The wheel's functions."""
 
-    def __init__(self, wheel: ModuleType) -> None:
-        """Raises LibraryUnsuitable."""
+    def __init__(self, wheel: ModuleType, more: Functions | None = None) -> None:
+        """`more`: functions beside those that time batches. Raises LibraryUnsuitable."""
         found = sorted(Path(str(wheel.__file__)).parent.glob("xllamacpp*.so"))
         if not found:
             raise LibraryUnsuitable("the wheel has no library of its own")
         self._library = ctypes.CDLL(str(found[0]))
-        missing = [name for name in _FUNCTIONS if not hasattr(self._library, name)]
+        wanted = {**_FUNCTIONS, **(more or {})}
+        missing = [name for name in wanted if not hasattr(self._library, name)]
         if missing:
             raise LibraryUnsuitable(f"the wheel's library does not export {', '.join(missing)}")
-        for name, (result, arguments) in _FUNCTIONS.items():
+        for name, (result, arguments) in wanted.items():
             function = getattr(self._library, name)
             function.restype, function.argtypes = result, arguments
         self._check_layout(wheel.CommonParams())
 
     def __getattr__(self, name: str) -> Any:
+        return getattr(self._library, name)
+
+    def __getitem__(self, name: str) -> Any:
+        """A function by a name that begins with an underscore."""
         return getattr(self._library, name)
 
     def _check_layout(self, params: Any) -> None:

@@ -4,15 +4,15 @@ from __future__ import annotations
 
 import contextlib
 import os
-import signal
 import subprocess
 import sys
 import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
+from nextn import oscalls
 from nextn.engines.deaths import named, signal_of
-from nextn.engines.ring import Drain, LogFile, Ring
+from nextn.engines.ring import Drain, LogFile, Ring, refuse_without_groups
 from nextn.errors import EngineMissing
 
 STOP_GRACE_S = 5.0  # seconds an engine has between SIGTERM and SIGKILL
@@ -36,6 +36,7 @@ class EngineProcess:
         cwd: Path | None = None,
         log: Path | None = None,
     ) -> None:
+        refuse_without_groups()
         self._file = LogFile(log)
         self._settled = self._stopped = False
         output, handle = os.pipe()
@@ -114,7 +115,7 @@ class EngineProcess:
                 self._guard.wait(max(0.0, deadline - time.monotonic()))
             except subprocess.TimeoutExpired:
                 with contextlib.suppress(ProcessLookupError):
-                    os.killpg(self._guard.pid, signal.SIGKILL)
+                    oscalls.kill_group(self._guard.pid)
                 self._guard.wait()
             except KeyboardInterrupt as error:  # a second Ctrl-C must not leave the engine behind
                 interrupted = error

@@ -12,7 +12,8 @@ from collections import deque
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
-from nextn.errors import StorageError
+from nextn import oscalls
+from nextn.errors import EngineMissing, StorageError
 
 HEAD_BYTES = 1 << 20
 TAIL_BYTES = 7 << 20
@@ -105,7 +106,7 @@ class LogFile:
                 os.ftruncate(self._fd, 0)
                 done = 0
                 while done < len(data):
-                    done += os.pwrite(self._fd, data[done:], done)
+                    done += oscalls.pwrite(self._fd, data[done:], done)
             if whole:
                 self._close()
         return self.path
@@ -130,14 +131,24 @@ def _writing(path: Path) -> Iterator[None]:
         raise StorageError(f"{path}: cannot write the engine's log: {error.strerror or error}.") from error
 
 
+def refuse_without_groups() -> None:
+    """Raise EngineMissing where no guard can end an engine with nextn: one left behind keeps its memory."""
+    if not oscalls.can_guard_processes():
+        raise EngineMissing(
+            "nextn starts engines only on Linux and macOS; here, start llama-server yourself with the line that attach "
+            "prints"
+        )
+
+
 def ask(
     command: Sequence[str | os.PathLike[str]], *, env: Mapping[str, str], timeout_s: float,
     cwd: str | os.PathLike[str] | None = None,
 ) -> tuple[int, str]:  # fmt: skip
     """The exit code of a short command and its output, at most `PROBE_BYTES` of it.
 
-    Raises OSError, and subprocess.TimeoutExpired when it takes too long or does not stop printing.
+    Raises OSError, EngineMissing, and subprocess.TimeoutExpired when it takes too long or does not stop printing.
     """
+    refuse_without_groups()
     process = subprocess.Popen(
         [*command], env=dict(env), cwd=cwd, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.STDOUT
     )

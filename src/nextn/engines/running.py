@@ -125,6 +125,10 @@ class RunningServer:
         except (KeyError, TypeError, ValueError) as error:
             self._fail(EngineFailed(f"answered tokens that cannot be read ({error!r})"))
 
+    def ask(self, path: str, payload: dict[str, object]) -> dict[str, Any]:
+        """The JSON object that this process answers to a request of its own. Raises EngineFailed."""
+        return self._post(path, payload)
+
     def complete(
         self,
         prompt: str | Sequence[int],

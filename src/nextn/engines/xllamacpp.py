@@ -9,7 +9,7 @@ import os
 import re
 import subprocess
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -91,6 +91,14 @@ class Xllamacpp:
     def server_batches(self, launch: Launch) -> ServerBatches:
         """The same by the timings of the wheel's server. Raises what `start` raises."""
         return server_batches(self, launch, ("n_ctx_checkpoints=0", "swa_full=true"))
+
+    def running(self, launch: Launch, module: str, more: Mapping[str, object]) -> RunningServer:
+        """A process of nextn's own that holds the model in the wheel's library: `python -m module SETUP_JSON`.
+
+        `more`: what its setup has beside the launch. Raises what `start` raises.
+        """
+        command = [self.python, "-m", module, _setup(launch, **more)]
+        return RunningServer(self.name, launch, self._process(launch, command), _port)
 
     def _process(self, launch: Launch, command: list[str]) -> EngineProcess:
         refuse_parts(launch)

@@ -17,6 +17,7 @@ from operator import add
 from pathlib import Path
 from typing import Any
 
+from .. import oscalls
 from ..absent import no_such, not_regular
 from ..brief import Brief
 from ..errors import FormatError, IncompleteModel, StorageError, UsageError
@@ -123,9 +124,8 @@ def open_regular(path: Path) -> tuple[int, int]:
 
     Raises StorageError; pipes and devices are refused without waiting for them.
     """
-    flags = os.O_RDONLY | getattr(os, "O_CLOEXEC", 0) | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_BINARY", 0)
     try:
-        fd = os.open(path, flags)
+        fd = oscalls.open_file(path, oscalls.READ)
     except OSError as error:
         raise os_error(error, path, "open it") from error
     found = os.fstat(fd)
@@ -148,7 +148,7 @@ def read_header(path: Path) -> GGUFFile:
         want = _FIRST_READ
         while True:
             while len(buffer) < min(want, size):
-                piece = os.pread(fd, min(want - len(buffer), size - len(buffer), _MOST_AT_ONCE), len(buffer))
+                piece = oscalls.pread(fd, min(want - len(buffer), size - len(buffer), _MOST_AT_ONCE), len(buffer))
                 if not piece:
                     raise FormatError("the file shrank while it was read", path=path, offset=len(buffer))
                 buffer += piece
@@ -324,14 +324,22 @@ def check_name(path: Path) -> None:
         raise FormatError(piece, path=path)
 
 
+class NotALanguageModel(UsageError):
+    """A sound GGUF of another kind; `kind` names it, with its article."""
+
+    def __init__(self, path: Path, kind: str) -> None:
+        self.kind = kind
+        super().__init__(f"{path}: this is {kind}, not a language model; name the model that it belongs to.")
+
+
 def check_kind(file: GGUFFile, path: Path) -> None:
     """Raise UsageError for a file that holds no language model, FormatError for a set that was joined byte by byte."""
     count = file.header.integer(SPLIT_COUNT)
     if count is not None and count > 1 and split_shard_name(path.name) is None and _goes_on(file):
         raise FormatError(strangers.joined(count), path=path)
-    stranger = strangers.by_kind(file.header.get("general.type"), file.header.get("general.architecture"))
-    if stranger is not None:
-        raise UsageError(f"{path}: {stranger}.")
+    kind = strangers.by_kind(file.header.get("general.type"), file.header.get("general.architecture"))
+    if kind is not None:
+        raise NotALanguageModel(path, kind)
 
 
 def stranger_of(path: Path) -> str | None:
@@ -375,7 +383,7 @@ def _goes_on(file: GGUFFile) -> bool:
     at = pad_to(end, file.header.alignment)
     fd, _ = open_regular(file.path)
     try:
-        return MAGIC in (os.pread(fd, len(MAGIC), at), os.pread(fd, len(MAGIC), end))
+        return MAGIC in (oscalls.pread(fd, len(MAGIC), at), oscalls.pread(fd, len(MAGIC), end))
     except OSError as error:
         raise os_error(error, file.path, "read it") from error
     finally:

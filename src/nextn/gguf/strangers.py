@@ -15,7 +15,11 @@ _MOST_SAFETENSORS_HEADER = 100_000_000  # that the format allows
 _LFS = b"version https://git-lfs.github.com/spec/"
 _LFS_SIZE = re.compile(rb"^size (\d+)$", re.MULTILINE)
 _PIECE = re.compile(r"(?P<whole>.+)\.part(?P<no>\d+)of(?P<count>\d+)\Z", re.IGNORECASE | re.DOTALL)
-_UNFINISHED = re.compile(r"\.(part|partial|crdownload|download|incomplete|aria2|!ut|tmp)\Z", re.IGNORECASE)
+# Browsers, downloaders, LM Studio, the Hub's client; llama.cpp (b11549, common/download.cpp); ollama's blobs.
+_UNFINISHED = re.compile(
+    r"(?:\.(?:part|partial|crdownload|download|incomplete|aria2|!ut|tmp|downloadInProgress)|-partial(?:-\d+)?)\Z",
+    re.IGNORECASE,
+)
 # First bytes -> what such a file is, and what to do about it.
 _MAGICS = (
     (b"PK\x03\x04", "this is a zip archive, or a PyTorch checkpoint, which nextn does not read; name a GGUF or a "
@@ -103,18 +107,19 @@ def cut_short(n_there: int, n_whole: int | None, what: str, name: str = "") -> s
     """A file that ends inside `what`, as half a sentence; `n_whole` is its full length, None where it is not known."""
     of = f" of {n_whole:,}" if n_whole is not None else f", inside {what}"
     cut = "" if n_whole is None else f", and {what} is cut off"
-    why = f" ('{name[name.rindex('.'):]}' marks an unfinished download)" if is_unfinished(name) else ""
+    mark = _UNFINISHED.search(name)
+    why = f" ('{mark[0]}' marks an unfinished download)" if mark is not None else ""
     return (
         f"the file ends at byte {n_there:,}{of}: the download is incomplete{why}{cut}; resume it, or get the file again"
     )
 
 
 def by_kind(general_type: object, architecture: object) -> str | None:
-    """What a GGUF without a language model is, and what to do; None for language models."""
+    """What a GGUF without a language model is, with its article; None for language models."""
     kind = _KINDS.get(general_type) if isinstance(general_type, str) else None
     if kind is None and isinstance(architecture, str):
         kind = _KINDS.get(architecture)
-    return None if kind is None else f"this is {kind}, not a language model; name the model that it belongs to"
+    return kind
 
 
 def joined(count: int) -> str:

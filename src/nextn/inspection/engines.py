@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
 
 from ..archs import FAMILIES
@@ -13,6 +14,17 @@ from ..compat import ENGINES, said, verdict
 from ..compat.graphs import graphs
 from ..gguf.files import Model
 from ..gguf.types import tensor_type
+
+DRAFTS, RUNS, REFUSES, FAILS, UNKNOWN = "drafts", "runs", "refuses", "fails", "unknown"
+
+
+@dataclass(frozen=True)
+class EngineUse:
+    """What an engine does with a file as it is."""
+
+    word: str  # DRAFTS, RUNS (without MTP), REFUSES, FAILS or UNKNOWN
+    says: str  # what follows the engine's name in a sentence
+
 
 # The engine that alone reads a type -> the other one.
 _ONLY = {"mainline": (IK, IK_UP_TO), "ik": (LLAMA_CPP, LLAMA_CPP_UP_TO)}
@@ -40,7 +52,7 @@ def unread(model: Model) -> dict[str, str]:
     return found
 
 
-def runs_on(arch: str, layout: str, sidecar: Path | None, stops: Mapping[str, str]) -> dict[str, str]:
+def uses(arch: str, layout: str, sidecar: Path | None, stops: Mapping[str, str]) -> dict[str, EngineUse]:
     """Engine -> what it does with a file of `layout`: "trunk-only", "bundle", "shards", "sidecar" or "donor".
 
     `sidecar`: the one beside a trunk. `stops`: engine -> the fault in the file that keeps it from loading the file or
@@ -49,37 +61,44 @@ def runs_on(arch: str, layout: str, sidecar: Path | None, stops: Mapping[str, st
     if arch in LOADS_ONLY:
         words = f"loads it; no engine drafts with this architecture up to {graphs().build}"
         fault = stops.get("llama.cpp")
-        return {"llama.cpp": f"not as it is: {fault}" if fault else words}
+        return {"llama.cpp": _stopped(fault) if fault else EngineUse(RUNS, words)}
     if arch not in FAMILIES:
         return {}
     if layout == "donor":
-        return dict.fromkeys(ENGINES, "cannot run it: attach it to a model")
-    return {engine: _words(engine, arch, layout, sidecar, stops.get(engine, "")) for engine in ENGINES}
+        return dict.fromkeys(ENGINES, EngineUse(REFUSES, "cannot run it: attach it to a model"))
+    return {engine: _use(engine, arch, layout, sidecar, stops.get(engine, "")) for engine in ENGINES}
 
 
-def runs_draft(draft: Draft) -> dict[str, str]:
-    """Engine -> what it does with a draft's own file."""
+def uses_of_draft(draft: Draft) -> dict[str, EngineUse]:
+    """What engines do with a draft's own file."""
     known = graphs()
     words = f"drafts with it beside its target (-m MODEL -md this file --spec-type {draft.kind.spec_type}"
-    return {"llama.cpp": f"{words}; measured with random drafts on {known.build})"}
+    return {"llama.cpp": EngineUse(DRAFTS, f"{words}; measured with random drafts on {known.build})")}
 
 
-def beside(draft: Draft) -> str:
+def beside(draft: Draft) -> EngineUse:
     """What llama.cpp does with a model that such a draft fits."""
     words = f"drafts with the sidecar beside it (-md, --spec-type {draft.kind.spec_type}"
-    return f"{words}; measured with random drafts on {graphs().build})"
+    return EngineUse(DRAFTS, f"{words}; measured with random drafts on {graphs().build})")
 
 
-def _words(engine: str, arch: str, layout: str, sidecar: Path | None, stops: str) -> str:
+def _stopped(fault: str) -> EngineUse:
+    return EngineUse(REFUSES, f"not as it is: {fault}")
+
+
+def _use(engine: str, arch: str, layout: str, sidecar: Path | None, stops: str) -> EngineUse:
     support = FAMILIES[arch].on(engine)
     beside = sidecar is not None and support.drafts_with("sidecar")
     if beside:
         layout = "sidecar"
     found = verdict(arch, layout, engine)
-    if stops and (found is None or found.run.result in ("drafts", "runs")):
-        return f"not as it is: {stops}"
+    if stops and (found is None or found.run.result in (DRAFTS, RUNS)):
+        return _stopped(stops)
     if found is None:
-        return "not measured: nextn makes no such file"
+        return EngineUse(UNKNOWN, "not measured: nextn makes no such file")
+    word = found.run.result
     if beside:
-        return found.of("the sidecar beside it (-md)")
-    return found.of("it beside its trunk (-m TRUNK -md this file)") if layout == "sidecar" else found.words
+        return EngineUse(word, found.of("the sidecar beside it (-md)"))
+    return EngineUse(
+        word, found.of("it beside its trunk (-m TRUNK -md this file)") if layout == "sidecar" else found.words
+    )

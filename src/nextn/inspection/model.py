@@ -15,10 +15,12 @@ from ..diagnosis.examine import Diagnosis, diagnose
 from ..diagnosis.experts import only_llama_cpp
 from ..diagnosis.finding import Finding
 from ..diagnosis.unpublished import NO_ENGINE
+from ..discovery.once import Asking, each_time
 from ..discovery.sidecars import find_sidecars, with_sidecars
 from ..gguf.files import Model, open_model
 from ..gguf.kv import KVType
 from ..gguf.tensors import UNKNOWN, TensorInfo
+from ..layouts.metadata import TRAINED
 from ..schemas.base import Documented, filled
 from ..schemas.inspect import DraftEntry, InspectDocument
 from ..shell import shell
@@ -41,11 +43,16 @@ class Inspection(Documented):
     findings: tuple[Finding, ...] = ()  # what doctor finds from headers only
     sidecars: tuple[Path, ...] = ()
     draft: DraftEntry | None = None  # for a draft that is a model of its own
-    runs_on: dict[str, str] = field(default_factory=dict)
+    uses: dict[str, engines.EngineUse] = field(default_factory=dict)  # engine -> what it does with the file
     label: str | None = None  # the address of a remote model
     revision: str | None = None  # its commit
     bytes_downloaded: int = 0
     block_sha256: str | None = None  # if requested: what `nextn attach --expect` compares
+
+    @property
+    def runs_on(self) -> dict[str, str]:
+        """Engine -> what it does with the file, in words."""
+        return {engine: use.says for engine, use in self.uses.items()}
 
     @property
     def where(self) -> str:
@@ -81,9 +88,15 @@ def _n_tokens(model: Model) -> int | None:
 
 def provenance(model: Model) -> dict[str, str] | None:
     """Where the block came from, if nextn attached it."""
-    keys = ("donor", "donor_revision", "donor_sha256", "tool_version")
-    found = {key: str(model.header.get(f"nextn.{key}")) for key in keys if f"nextn.{key}" in model.header.by_key}
-    return found or None
+    own = ("nextn.donor", "nextn.donor_revision", "nextn.donor_sha256", "nextn.tool_version", *TRAINED)
+    found = {key: model.header.get(key) for key in own if key in model.header.by_key}
+    return {key.removeprefix("nextn."): _shown(value) for key, value in found.items()} or None
+
+
+def _shown(value: object) -> str:
+    if isinstance(value, list):
+        return ", ".join(map(_shown, value))
+    return f"{value:.4g}" if isinstance(value, float) else str(value)
 
 
 def inspect(path: Path | str) -> Inspection:
@@ -100,14 +113,16 @@ def inspect_model(model: Model, *, neighbours: bool = True) -> Inspection:
     return inspection_of(model, diagnose(model, beside=neighbours), neighbours=neighbours)
 
 
-def inspection_of(model: Model, diagnosis: Diagnosis, *, neighbours: bool = True) -> Inspection:
+def inspection_of(
+    model: Model, diagnosis: Diagnosis, *, neighbours: bool = True, ask: Asking = each_time
+) -> Inspection:
     """The inspection of a model whose header was diagnosed."""
     seen = diagnosis.anatomy or Anatomy.of(model)
     block_bytes, types = _sizes(model, seen)
     sidecars: tuple[Path, ...] = ()
     found: list[str] = []
     if seen.shape == "trunk-only" and neighbours:
-        answer = find_sidecars(model)
+        answer = find_sidecars(model, ask)
         sidecars = tuple(each.path for each in answer.candidates)
         found = answer.hints()
         diagnosis = with_sidecars(diagnosis, answer)
@@ -116,10 +131,11 @@ def inspection_of(model: Model, diagnosis: Diagnosis, *, neighbours: bool = True
     if seen.is_draft:
         block_bytes = sum(types.values())
     if own_draft is not None:
-        runs_on = engines.runs_draft(own_draft)
+        uses = engines.uses_of_draft(own_draft)
     elif seen.arch in ASSISTANTS:
         words = f"drafts with it beside a '{ASSISTANTS[seen.arch]}' model (-m MODEL -md this file; "
-        runs_on = dict.fromkeys(("llama.cpp", "ik_llama.cpp"), f"{words}read in its source, not run)")
+        use = engines.EngineUse(engines.DRAFTS, f"{words}read in its source, not run)")
+        uses = dict.fromkeys(("llama.cpp", "ik_llama.cpp"), use)
         hints.append(f"place it beside its model with 'nextn attach MODEL --from {shell(model.entry)}'")
     else:
         useless = NO_ENGINE if seen.family is not None else ""  # for other architectures there is nothing more to say
@@ -133,9 +149,9 @@ def inspection_of(model: Model, diagnosis: Diagnosis, *, neighbours: bool = True
         beside = answer.candidates[0].model if sidecars else None
         drafting = None if beside is None else Draft.of(beside)
         path = sidecars[0] if sidecars and drafting is None else None
-        runs_on = engines.runs_on(seen.arch, engines.layout_of(seen.shape, model), path, stops)
+        uses = engines.uses(seen.arch, engines.layout_of(seen.shape, model), path, stops)
         if drafting is not None:
-            runs_on["llama.cpp"] = engines.beside(drafting)
+            uses["llama.cpp"] = engines.beside(drafting)
     return Inspection(
         model=model,
         architecture=model.architecture,
@@ -149,7 +165,7 @@ def inspection_of(model: Model, diagnosis: Diagnosis, *, neighbours: bool = True
         findings=diagnosis.findings,
         sidecars=sidecars,
         draft=draft_entry(model),
-        runs_on=runs_on,
+        uses=uses,
     )
 
 

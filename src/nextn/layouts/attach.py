@@ -38,9 +38,9 @@ class _Job:
     qkv: str | None = None  # the form to write
     engine_form: for_engine.EngineForm = field(default_factory=lambda: for_engine.EngineForm("bundle"))
 
-    @property
-    def provenance(self) -> tuple[str, str | None]:
-        return self.block.donor_name, self.block.revision
+    def provenance(self, parts: Sequence[Part]) -> build.Provenance:
+        """What the header will say about these tensors."""
+        return build.Provenance.of(self.block, parts)
 
     def kvs(self) -> KVTable:
         return metadata.attached_kvs(self.trunk, self.n_trunk, self.block)
@@ -70,6 +70,20 @@ def default_layout(trunk: Model) -> str:
     if family is not None and not family.takes_sidecar and len(trunk.files) == 1:
         return "bundle"
     return "shards" if len(trunk.files) > 1 and not (family and family.only_sidecar) else "sidecar"
+
+
+def searched_layout(trunk: Model, layout: str | None, engine: str | None) -> str:
+    """The layout that a donor is searched for: what was requested, else what the engine or program takes."""
+    return layout or (default_layout(trunk) if engine in (None, for_engine.LLAMA_CPP) else "bundle")
+
+
+def default_entry(trunk: Model, layout: str, engine: str | None = None) -> Path:
+    """The path to load of a "bundle" or of "shards" without -o; of shards without their numbers."""
+    base = naming.bundled_base(places.model_name(trunk))
+    if layout == "shards":
+        return places.default_folder(trunk) / base / f"{base}.gguf"
+    home = programs.lm_studio_folder(trunk) if engine == for_engine.LMSTUDIO else places.default_folder(trunk)
+    return home / f"{base}.gguf"
 
 
 def plan_attach(trunk: Model, block: Block, options: AttachOptions) -> Plan:
@@ -131,11 +145,6 @@ def _shaped(block: Block, form: str | None, trunk: Model, wanted: TensorType | N
     )
 
 
-def _provenance(job: _Job, parts: Sequence[Part]) -> build.Provenance:
-    donor, revision = job.provenance
-    return build.Provenance(donor, revision, tuple(part.info.name for part in parts))
-
-
 def _plan(job: _Job, layout: str, folder: Path, outputs: Iterable[NewFile | Link], entry: Path, **more: Path) -> Plan:
     return Plan(
         verb="attach",
@@ -153,12 +162,10 @@ def _plan(job: _Job, layout: str, folder: Path, outputs: Iterable[NewFile | Link
 def _bundle(job: _Job) -> Plan:
     """One new file: the trunk's tensors in their order, then the block's."""
     trunk = job.trunk
-    default = naming.bundled_base(places.model_name(trunk)) + ".gguf"
-    is_lm_studio = job.options.for_engine == for_engine.LMSTUDIO
-    home = programs.lm_studio_folder(trunk) if is_lm_studio else places.default_folder(trunk)
-    folder, name = naming.resolve_output(job.options.out, home, default)
+    default = default_entry(trunk, "bundle", job.options.for_engine)
+    folder, name = naming.resolve_output(job.options.out, default.parent, default.name)
     naming.check_main_name(name)
-    if is_lm_studio:
+    if job.options.for_engine == for_engine.LMSTUDIO:
         job.notes += programs.lm_studio_notes(folder / name, trunk)
     new = job.block_parts()
     old = trunk_parts(trunk.files)
@@ -166,7 +173,7 @@ def _bundle(job: _Job) -> Plan:
         old = build.reshaped(old, qkv.trunk_tensors(trunk, job.n_trunk, job.qkv))
     parts = old.then(new)
     header = build.late_header(
-        metadata.without_split(job.kvs()), parts, trunk.header, _provenance(job, new), trunk.header.data_offset
+        metadata.without_split(job.kvs()), parts, trunk.header, job.provenance(new), trunk.header.data_offset
     )
     segments = (header, *data_segments(parts, trunk.header.alignment, trunk.files))
     return _plan(job, "bundle", folder, [NewFile(name, segments)], folder / name)
@@ -176,8 +183,8 @@ def _shards(job: _Job) -> Plan:
     """A new first shard, the others linked, a new last shard with the block."""
     trunk = job.trunk
     count = len(trunk.files) + 1
-    base = naming.bundled_base(places.model_name(trunk))
-    folder, name = naming.resolve_output(job.options.out, places.default_folder(trunk) / base, base + ".gguf")
+    default = default_entry(trunk, "shards")
+    folder, name = naming.resolve_output(job.options.out, default.parent, default.name)
     prefix = naming.set_prefix(name)
     naming.check_main_name(prefix)
     if count > MAX_SHARDS_OLD_IK:
@@ -189,7 +196,7 @@ def _shards(job: _Job) -> Plan:
     n_tensors = len(trunk.tensors) + len(block)
     kvs = edit(job.kvs(), put=metadata.split_kvs(0, count, n_tensors, trunk))
     header = build.late_header(
-        kvs, first, trunk.header, _provenance(job, block), trunk.header.data_offset if trunk.header.tensors else None
+        kvs, first, trunk.header, job.provenance(block), trunk.header.data_offset if trunk.header.tensors else None
     )
     outputs: list[NewFile | Link] = [
         NewFile(
@@ -223,7 +230,7 @@ def _sidecar(job: _Job) -> Plan:
     kvs = sidecar_kvs(edit(job.kvs(), put=own_experts(job.block, trunk, job.family)), main_type, job.family)
     default = naming.sidecar_name(trunk, main_type.label)
     folder, name = naming.resolve_output(options.out, places.sidecar_folder(trunk), default)
-    header = build.late_header(kvs, parts, trunk.header, _provenance(job, block))
+    header = build.late_header(kvs, parts, trunk.header, job.provenance(block))
     segments = (header, *data_segments(parts, trunk.header.alignment, trunk.files))
     if not name.startswith("mtp-"):
         job.notes.append(f"{name} does not start with 'mtp-': engines find it only when it is passed with -md")
@@ -252,6 +259,6 @@ def _check_promise(trunk: Model) -> None:
 def _in_place(job: _Job) -> Plan:
     """The first file itself, with the block after its last tensor."""
     block = job.block_parts()
-    change, steps = in_place.attached(job.trunk, job.kvs(), block, _provenance(job, block), job.options.room)
+    change, steps = in_place.attached(job.trunk, job.kvs(), block, job.provenance(block), job.options.room)
     plan = _plan(job, IN_PLACE, job.trunk.entry.parent, (), job.trunk.entry)
     return replace(plan, changes=(change,), change_steps=steps)

@@ -20,7 +20,7 @@ from ..sources.ranges import FileRange
 from ..sources.rows import CheckpointRows, GGUFRows, RowSource
 from ..writing.plan import Carry, Convert, Copy, Hashes, NewBytes, Repack
 from .factors import REFUSED, SLOTS, becomes_q8_0, is_factor, without_factors
-from .metadata import padding_kv, padding_least, provenance_kvs
+from .metadata import padding_kv, padding_least, provenance_kvs, trained_kvs
 from .parts import Part, Parts, PlannedFile, PlannedHeader
 from .qkv import Moved
 
@@ -182,6 +182,18 @@ class Provenance:
     donor: str
     revision: str | None
     names: tuple[str, ...]  # tensors whose hashes are recorded
+    more: tuple[KV, ...] = ()  # what is known of how it was trained
+
+    @classmethod
+    def of(cls, block: Block, parts: Sequence[Part]) -> Provenance:
+        """Of a block that becomes these tensors."""
+        names = tuple(part.info.name for part in parts)
+        return cls(block.donor_name, block.revision, names, trained_kvs(block.model))
+
+    def pairs(self, hashes: Hashes, source_hash: str) -> list[KV]:
+        """The header's pairs, once the hashes are known."""
+        chosen = {name: hashes[name] for name in self.names}
+        return [*provenance_kvs(self.donor, self.revision, chosen, source_hash), *self.more]
 
 
 def late_header(
@@ -199,8 +211,7 @@ def late_header(
     parts, alignment = Parts.of(parts), like.alignment
 
     def pairs(hashes: Hashes, source_hash: str) -> KVTable:
-        chosen = {name: hashes[name] for name in provenance.names}
-        return KVTable.of(kvs).plus(provenance_kvs(provenance.donor, provenance.revision, chosen, source_hash))
+        return KVTable.of(kvs).plus(provenance.pairs(hashes, source_hash))
 
     blank = "0" * 64
     draft, tables_bytes = pairs(dict.fromkeys(provenance.names, blank), blank), parts.tables_bytes

@@ -107,9 +107,7 @@ def _sidecar(block: Block, family: Family, options: ExtractOptions) -> Plan:
     folder, name = naming.resolve_output(
         options.out, places.default_folder(model), naming.sidecar_name(model, kind.label)
     )
-    provenance = build.Provenance(
-        block.donor_name, block.revision, tuple(part.info.name for part in parts_of_block)
-    )
+    provenance = build.Provenance.of(block, parts_of_block)
     header = build.late_header(kvs, parts, model.header, provenance)
     segments = (header, *data_segments(parts, model.header.alignment, model.files))
     return Plan(
@@ -158,9 +156,7 @@ def _donor(block: Block, options: ExtractOptions) -> Plan:
         places.default_folder(block.model) if block.model else Path.cwd(),
         naming.donor_name(base, kind.label),
     )
-    provenance = build.Provenance(
-        block.donor_name, block.revision, tuple(part.info.name for part in parts)
-    )
+    provenance = build.Provenance.of(block, parts)
     like = Header.blank(version, alignment)
     header = build.late_header(kvs, parts, like, provenance)
     segments = (header, *data_segments(parts, alignment, []))

@@ -72,9 +72,7 @@ def plan_checkpoint_sidecar(block: Block, options: ExtractOptions) -> Plan:
     if not name.startswith("mtp-"):
         notes.append(f"{name} does not start with 'mtp-': engines find it only when it is passed with -md")
     like = Header.blank()
-    provenance = build.Provenance(
-        block.donor_name, block.revision, tuple(part.info.name for part in of_block)
-    )
+    provenance = build.Provenance.of(block, of_block)
     header = build.late_header(kvs, parts, like, provenance)
     segments = (header, *data_segments(parts, like.alignment, []))
     return Plan(

@@ -104,10 +104,8 @@ class _Fitted:
         note = {**json.loads(_note(self.kvs).value), "in_place": None}
         note["in_place"] = self.undo.to_json()
         text = json.dumps(note, separators=(",", ":")) + " " * slack
-        chosen = {name: hashes[name] for name in self.made.names}
         put = [KV.make(metadata.UNDO, KVType.STRING, text)]
-        own = metadata.provenance_kvs(self.made.donor, self.made.revision, chosen, source_hash)
-        return edit(self.kvs, put=put).plus(own)
+        return edit(self.kvs, put=put).plus(self.made.pairs(hashes, source_hash))
 
     @property
     def _least(self) -> int:

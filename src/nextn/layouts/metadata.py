@@ -34,7 +34,17 @@ PROVENANCE = tuple(
     f"nextn.{name}"
     for name in ("tool_version", "donor", "donor_revision", "donor_sha256", "tensor_names", "tensor_sha256")
 )
-OWN_KEYS = frozenset((PADDING, UNDO, SHAPE, *PROVENANCE))  # keys that nextn writes; other `nextn.*` keys are carried
+TRAINED = tuple(
+    f"nextn.trained.{name}"
+    for name in (
+        "start", "trunk", "trunk_sha256", "text", "n_tokens", "seed", "n_steps", "n_tokens_seen", "engine", "n_prompts",
+        "accepted_at_1", "accepted_at_3", "accepted_per_step", "accepted_per_step_before", "accepted_shuffled",
+        "same_text",
+    )
+)  # fmt: skip
+"""How a block was trained, and what the engine accepted of its drafts; whoever carries the block carries these."""
+# Keys that nextn writes; other `nextn.*` keys are carried.
+OWN_KEYS = frozenset((PADDING, UNDO, SHAPE, *PROVENANCE, *TRAINED))
 
 
 def count_kv(model: Model, suffix: str, value: int) -> KV:
@@ -250,6 +260,11 @@ def provenance_kvs(donor: str, revision: str | None, hashes: Hashes, source_hash
     if revision is not None:
         out.insert(2, KV.make("nextn.donor_revision", KVType.STRING, revision))
     return out
+
+
+def trained_kvs(model: Model | None) -> tuple[KV, ...]:
+    """What a model's header says about how its block was trained."""
+    return () if model is None else tuple(kv for key in TRAINED if (kv := model.header.by_key.get(key)) is not None)
 
 
 def recorded_hashes(model: Model) -> dict[str, str]:

@@ -36,6 +36,19 @@ def hub_repository(path: Path) -> Path | None:
     )
 
 
+def snapshots(repository: Path) -> list[Path]:
+    """The snapshots of a cached repository: `main`'s first, then the newest."""
+    try:
+        main = (repository / "refs" / "main").read_text(encoding="utf-8").strip()
+    except (OSError, UnicodeDecodeError):
+        main = ""
+    try:
+        found = [(path.name != main, -path.stat().st_mtime, path) for path in (repository / "snapshots").iterdir()]
+    except OSError:
+        return []
+    return [path for _, _, path in sorted(found)]
+
+
 def is_named_by_hash(path: Path) -> bool:
     """Whether a file's name is its hash: a blob of ollama or of the Hub's cache."""
     return path.parent.name == "blobs" and _DIGEST.match(path.name) is not None

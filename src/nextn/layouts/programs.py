@@ -64,16 +64,34 @@ def lm_studio_notes(made: Path, trunk: Model) -> list[str]:
     folder = trunk.entry.parent
     other = folder.resolve() != made.parent.resolve() and not places.in_store(trunk.entry)
     found = sorted(path.name for path in folder.glob("mmproj*.gguf")) if other else []
-    return [_where(made)] + [f"for images, {name} has to lie beside it: copy it from {folder}" for name in found[:1]]
+    images = [f"for images, {name} has to lie beside it: copy it from {folder}" for name in found[:1]]
+    return [lm_studio_where(made), *images]
 
 
-def _where(made: Path) -> str:
+def lm_studio_where(made: Path) -> str:
+    """How LM Studio lists a file, or where it has to be for that."""
     if in_lm_studio(made):
         return f"LM Studio lists it as {made.parent.parent.name}/{made.parent.name}; its MTP was not tried here"
     return (
         "LM Studio lists models that are at PUBLISHER/REPOSITORY/FILE.gguf below its folder of models (for example "
         f"{lm_studio_folders()[0]}): put the file there; its MTP was not tried here"
     )
+
+
+def lm_studio_use(shape: str, *, has_sidecar: bool) -> tuple[str, str]:
+    """What LM Studio does with a model, as its users report: a word of the measured table, and a sentence's end."""
+    if shape == "bundled":
+        return "drafts", "is reported to draft with a block in the model; not tried here"
+    more = "; it takes no sidecar" if has_sidecar else ""
+    return "runs", f"runs it without MTP{more}; not tried here"
+
+
+def ollama_use(shape: str, *, has_sidecar: bool) -> tuple[str, str]:
+    """The same of ollama."""
+    if shape == "bundled":
+        return "refuses", "is reported to refuse models that hold a block (0.24.0); not tried here"
+    more = " or sidecar" if has_sidecar else ""
+    return "runs", f"runs it without MTP: it drafts with no block{more} of a GGUF; not tried here"
 
 
 def check_ollama(for_engine: str | None, trunk: Model) -> None:

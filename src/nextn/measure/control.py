@@ -12,6 +12,7 @@ from pathlib import Path
 
 import numpy as np
 
+from .. import oscalls
 from ..block.anatomy import Anatomy
 from ..block.from_gguf import block_from_model
 from ..errors import NoSpace
@@ -89,8 +90,8 @@ def _shuffle_tensor(fd: int, file: GGUFFile, info: TensorInfo, rng: np.random.Ge
     step = max(1, _CHUNK_BYTES // unit) * unit
     for pos in range(start, end, step):
         size = min(step, end - pos)
-        units = np.frombuffer(os.pread(fd, size, pos), np.uint8)[: size // unit * unit].reshape(-1, unit)
-        os.pwrite(fd, units[rng.permutation(len(units))].tobytes(), pos)
+        units = np.frombuffer(oscalls.pread(fd, size, pos), np.uint8)[: size // unit * unit].reshape(-1, unit)
+        oscalls.pwrite(fd, units[rng.permutation(len(units))].tobytes(), pos)
 
 
 def _unit_bytes(info: TensorInfo, size_bytes: int) -> int:

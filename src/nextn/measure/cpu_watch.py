@@ -9,11 +9,14 @@ None, and no run is called disturbed or quiet.
 from __future__ import annotations
 
 import os
+import platform
 import time
 from collections.abc import Iterator
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
+
+from .. import oscalls
 
 _PROC = Path("/proc")
 _COMPUTES = 0.5
@@ -141,7 +144,7 @@ def cpu_name() -> str:
         for line in (_PROC / "cpuinfo").read_text(errors="replace").splitlines():
             if line.startswith("model name"):
                 return line.partition(":")[2].strip()
-    return os.uname().machine
+    return platform.machine()
 
 
 def _known() -> bool:
@@ -189,7 +192,7 @@ def _machine() -> tuple[float, float]:
     """CPU seconds since boot: used by all processes, and stolen."""
     with suppress(OSError, ValueError, IndexError):
         line = (_PROC / "stat").read_text().partition("\n")[0].split()[1:]
-        user, nice, system, _idle, _iowait, irq, softirq, steal = (int(n) / os.sysconf("SC_CLK_TCK") for n in line[:8])
+        user, nice, system, _idle, _iowait, irq, softirq, steal = (int(n) / oscalls.clock_ticks() for n in line[:8])
         return user + nice + system + irq + softirq, steal
     return 0.0, 0.0
 

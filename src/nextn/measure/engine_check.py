@@ -111,6 +111,18 @@ def check_on_engine(
     return run.report(verdict, reasons)
 
 
+def answers_of(engine: Engine, launch: Launch, prompts: Sequence[str], n_predict: int) -> list[Completion]:
+    """The answers to all prompts, from one load. Raises what starting an engine and asking it raise."""
+    with engine.start(launch) as running:
+        _warm_up(running, prompts[0], n_predict)
+        return ask_all(running, prompts, n_predict, launch.slots)
+
+
+def _warm_up(running: Running, prompt: str, n_predict: int) -> None:
+    """Page the weights in, so that the first prompt is as fast as the others."""
+    running.complete(prompt, min(_WARM_UP_TOKENS, n_predict))
+
+
 class _Run:
     """The runs on one engine, and what they revealed."""
 
@@ -146,8 +158,7 @@ class _Run:
         self.answers = False
         with self.engine.start(launch) as running:
             try:
-                # pages the weights in, so that the first prompt is as fast as the others
-                running.complete(self.prompts[0], min(_WARM_UP_TOKENS, self.n_predict))
+                _warm_up(running, self.prompts[0], self.n_predict)
                 yield running
             except EngineFailed:
                 self.answers = running.alive
@@ -251,6 +262,7 @@ class _Run:
             tps_off=self.tps_off,
             tps_on=self.tps_on,
             slots=self.slots,
+            answers=self.on,
         )
 
 

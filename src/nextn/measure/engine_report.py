@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Any, Literal, TypeVar
 
+from ..engines.base import Completion
 from ..schemas.base import EngineName
 from ..schemas.verify import ControlRun, Speeds
 
@@ -79,6 +80,7 @@ class EngineReport:
     # The same by n_max with MTP; per slot, where several answered at a time.
     tps_on: dict[int, float] = field(default_factory=dict)
     slots: int = 1  # prompts that were answered at the same time with MTP
+    answers: dict[int, list[Completion]] = field(default_factory=dict, repr=False)  # by n_max, in the prompts' order
 
     @property
     def documented(self) -> dict[str, Any]:

@@ -49,7 +49,7 @@ def check_files(
         return report
     if original is not None:
         _check_tensors(model, original, reader, report, progress)
-        _check_kvs(model, original, report)
+        check_kvs(model, original, report)
     _check_hashes(model, reader, report)
     return report
 
@@ -109,7 +109,8 @@ def _first_difference(
     return None
 
 
-def _check_kvs(model: Model, original: Model, report: FileReport) -> None:
+def check_kvs(model: Model, original: Model, report: FileReport) -> None:
+    """Compare key-value pairs with those of the trunk that `model` was made from."""
     arch = original.architecture
     mine, theirs = model.header.by_key, original.header.by_key
     for key in dict.fromkeys([*theirs, *mine]):

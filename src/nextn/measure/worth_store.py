@@ -68,3 +68,19 @@ def kept_here(model: Model) -> list[WorthDocument]:
 
 def _computer(known: dict[str, Any]) -> list[Any]:
     return [known["cpu"], known["n_cpus"], known["memory_bytes"]]
+
+
+def kept_answer(model: Model) -> tuple[str, str] | None:
+    """The newest answer for this kind of model on this machine, "can_pay" or "cannot_pay", and a sentence; or None."""
+    found = next(iter(kept_here(model)), None)
+    if found is None:
+        return None
+    settings = found.settings
+    how = [f"{found.engine.name} {found.engine.version}"]
+    how += [f"{settings.threads} threads"] if settings.threads is not None else []
+    how += [f"{settings.slots} slots"] if settings.slots > 1 else []
+    how += settings.engine_args
+    return (
+        found.word,
+        f"drafting on this machine {found.sentence} (measured on {found.measured[:10]}: {', '.join(how)})",
+    )

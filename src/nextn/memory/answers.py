@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import os
 from dataclasses import dataclass
 from pathlib import Path
 
+from .. import oscalls
 from .estimate import Prediction
 from .settings import CTX_GRAIN, Settings
 from .weights import HOST
@@ -34,10 +34,7 @@ def this_machine(gpu_memory_bytes: int | None = None) -> Machine:
                 n_bytes = int(rest.split()[0]) * 1024
                 total, available = (n_bytes, available) if key == "MemTotal" else (total, n_bytes)
     except (OSError, ValueError, IndexError):
-        try:
-            total = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
-        except (ValueError, OSError):
-            total = None
+        total = oscalls.memory_bytes()
     try:
         text = Path("/sys/fs/cgroup/memory.max").read_text().strip()
         if text.isdigit() and (total is None or int(text) < total):

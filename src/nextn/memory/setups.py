@@ -178,8 +178,8 @@ def check_plannable(model: Model, sidecar: Model | None) -> None:
         )
     if sidecar is not None and not Anatomy.of(sidecar).has_block:
         raise NoBlock(
-            f"{sidecar.entry}: this file has no MTP block, so it is not a sidecar; leave out --sidecar, or name the file "
-            "that 'nextn attach' wrote."
+            f"{sidecar.entry}: this file has no MTP block, so it is not a sidecar; leave out --sidecar, or name the "
+            "file that 'nextn attach' wrote."
         )
 
 

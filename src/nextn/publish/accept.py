@@ -7,7 +7,6 @@ a GGUF, and listing, manifest and headers have to agree; otherwise nothing gets 
 
 from __future__ import annotations
 
-import re
 import unicodedata
 from pathlib import PurePosixPath
 
@@ -15,14 +14,13 @@ from ..errors import FormatError
 from ..gguf.files import split_shard_name
 from ..gguf.sets import SPLIT_COUNT, SPLIT_NO
 from ..layouts.pack import MTP, PLAIN
+from ..oscalls import invalid_on_windows
 from ..printable import printable
 from .choose import Chosen
 from .listing import Group, Headers, is_sidecar_of, kind_of
 
 SUFFIX = ".gguf"
 MAX_NAME_BYTES = 255  # most file systems
-_FORBIDDEN = frozenset('\\/:*?"<>|')  # Windows has no names with these
-_RESERVED = re.compile(r"(con|prn|aux|nul|conin\$|conout\$|(com|lpt)[0-9\u00b9\u00b2\u00b3])(\s*\..*)?", re.IGNORECASE)
 
 
 def wrong_name(path: str) -> str | None:
@@ -35,7 +33,7 @@ def wrong_name(path: str) -> str | None:
             return "begins with a dot or a dash"
         if not part.isprintable() or any(unicodedata.category(c)[0] == "C" for c in part):
             return "contains invisible characters"
-        if _FORBIDDEN & set(part) or part != part.strip() or part.endswith(".") or _RESERVED.fullmatch(part):
+        if invalid_on_windows(part) or part != part.strip():
             return "is not valid on every system"
         if len(part.encode("utf-8", "surrogatepass")) > MAX_NAME_BYTES:
             return f"is longer than {MAX_NAME_BYTES} bytes"

@@ -9,13 +9,13 @@ from __future__ import annotations
 import contextlib
 import copy
 import errno
-import fcntl
 import hashlib
 import os
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING
 
+from .. import oscalls
 from ..errors import FormatError, RemoteError
 from ..partial import Identity
 from ..progress import LOGGER, Progress
@@ -61,10 +61,10 @@ def _lock(locks: Folder, name: str, folder: Path) -> int:
         fd = locks.open_or_create(name)
         try:
             try:
-                fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                oscalls.lock(fd)
             except BlockingIOError:
                 LOGGER.warning("%s: another pull is running in this folder; waiting for it", folder)
-                fcntl.flock(fd, fcntl.LOCK_EX)
+                oscalls.lock(fd, wait=True)
         except OSError as error:
             if error.errno not in (errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOSYS, errno.ENOLCK):
                 os.close(fd)

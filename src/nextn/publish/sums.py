@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from .. import oscalls
 from ..errors import FormatError
 from ..gguf.files import open_regular, os_error
 
@@ -67,7 +68,7 @@ class Hasher:
         fd, _ = open_regular(path)
         try:
             while start < end:
-                data = os.pread(fd, min(_CHUNK, end - start), start)
+                data = oscalls.pread(fd, min(_CHUNK, end - start), start)
                 if not data:
                     raise FormatError("the file ends too early: it was changed while it was read", path=path)
                 digest.update(data)

@@ -13,7 +13,6 @@ from __future__ import annotations
 
 import contextlib
 import errno
-import fcntl
 import json
 import os
 import threading
@@ -22,6 +21,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import asdict
 from pathlib import Path
 
+from .. import oscalls
 from ..errors import NextnError, NoSpace
 from ..gguf.files import os_error
 from ..partial import MAX_NOTE_BYTES, Identity, Piece, Range, gaps, merged, note_name, read_note
@@ -91,7 +91,7 @@ class PartialFile:
         """Whether it is open; False means try again."""
         self._note_fd = self._home.open_or_create(self._note, os.O_RDWR | os.O_APPEND)
         with contextlib.suppress(OSError):  # file systems without locks
-            fcntl.flock(self._note_fd, fcntl.LOCK_SH)
+            oscalls.lock(self._note_fd, shared=True, wait=True)
         found = os.fstat(self._note_fd)
         if found.st_nlink == 0:  # cleared between the two calls
             self.close()
@@ -100,7 +100,7 @@ class PartialFile:
         pieces: list[Piece] = []
         data = b""
         if found.st_size <= MAX_NOTE_BYTES:
-            data = os.pread(self._note_fd, found.st_size, 0)
+            data = oscalls.pread(self._note_fd, found.st_size, 0)
             identity, pieces = read_note(data)
         stale = identity is not None and identity != self.identity
         lost = bool(pieces) and not any(map(self._home.is_file, (self._name, self._part)))
@@ -173,7 +173,7 @@ class PartialFile:
         """Bytes that `missing` reported as present."""
         try:
             with self._data() as fd:
-                data = os.pread(fd, end - start, start)
+                data = oscalls.pread(fd, end - start, start)
         except OSError as error:
             raise os_error(error, self.path, "read it") from error
         return data + bytes(end - start - len(data))  # shorter only if it was truncated: then no checksum matches
@@ -184,7 +184,7 @@ class PartialFile:
         try:
             with self._data() as fd:
                 while view:
-                    n = os.pwrite(fd, view, offset)
+                    n = oscalls.pwrite(fd, view, offset)
                     view, offset = view[n:], offset + n
         except OSError as error:
             raise _failed(error, self.path) from error
@@ -246,7 +246,7 @@ def remove_partial(home: Folder, name: str) -> None:
     with contextlib.suppress(FileNotFoundError):
         fd = home.open(note_name(name))
         try:
-            fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            oscalls.lock(fd)
             for each in (name, _part_name(name), note_name(name)):
                 home.unlink(each, missing_ok=True)
         except BlockingIOError:

@@ -3,18 +3,19 @@
 from __future__ import annotations
 
 import contextlib
-import fcntl
 import os
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
+from .. import oscalls
 from ..gguf.files import os_error
 from ..partial import MAX_NOTE_BYTES, NOTE_SUFFIX, read_note
 from ..workfile import Folder, NotOurs, private_folder
 from .cache import cache_root
 
 HUB, WEB, REFS = "hub", "http", "refs"
+DONORS = "donors"  # answers of the Hub about donors, which 'nextn scan' keeps
 
 
 @dataclass(frozen=True)
@@ -46,7 +47,7 @@ def _inner(root: Path, parts: tuple[str, ...]) -> list[tuple[str, ...]]:
 def _folders(root: Path) -> list[tuple[str, ...]]:
     models = [parts for parts in _inner(root, (HUB,)) if parts[-1].startswith("models--")]
     commits = [parts for model in models for parts in _inner(root, model) if parts[-1] != REFS]
-    return [*commits, *_inner(root, (WEB,))]
+    return [*commits, *_inner(root, (WEB,)), *(parts for parts in _inner(root, ()) if parts == (DONORS,))]
 
 
 def _files(folder: Path) -> Iterator[Path]:
@@ -65,7 +66,7 @@ def entries(root: Path | None = None) -> list[CacheEntry]:
         for path in _files(folder):
             with contextlib.suppress(OSError, NotOurs):
                 found = path.lstat()
-                size += found.st_blocks * 512
+                size += oscalls.disk_bytes(found)
                 used = max(used, found.st_mtime)
                 if not name and path.name.endswith(NOTE_SUFFIX):
                     with Folder.chosen(path.parent) as home:
@@ -73,6 +74,8 @@ def entries(root: Path | None = None) -> list[CacheEntry]:
                     name = identity.origin if identity else ""
         if parts[0] == HUB:
             name = f"hf:{parts[1].removeprefix('models--').replace('--', '/')}@{parts[2]}"
+        if parts == (DONORS,):
+            name = "donors of scanned models"
         out.append(CacheEntry(name or str(folder), root, parts, size, used))
     return sorted(out, key=lambda entry: (-entry.size_bytes, entry.name))
 
@@ -104,7 +107,7 @@ def _remove(entry: CacheEntry) -> bool:
             for note in entry.folder.rglob(f".*{NOTE_SUFFIX}"):
                 with Folder.chosen(note.parent) as home:
                     held.append(home.open(note.name, os.O_RDONLY, one_name=False))
-                fcntl.flock(held[-1], fcntl.LOCK_EX | fcntl.LOCK_NB)
+                oscalls.lock(held[-1])
             _remove_tree(outer, entry.parts[-1])
             rest = outer.names()
         if entry.parts[0] == HUB and set(rest) <= {REFS}:

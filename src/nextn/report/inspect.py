@@ -37,9 +37,22 @@ def _rows(seen: Inspection | CheckpointInspection | SetInspection) -> list[tuple
     if data.provenance:
         rows.append(("donor", data.provenance.get("donor", "-")))
         rows.append(("donor's block", f"sha256 {data.provenance.get('donor_sha256', '-')}"))
+        if "trained.start" in data.provenance:
+            rows.append(("trained", _trained(data.provenance)))
+        if "trained.start" in data.provenance:
+            rows.append(("trained", _trained(data.provenance)))
     rows += [("block sha256", data.block_sha256)] if data.block_sha256 else []
     rows += [("downloaded", size(data.bytes_downloaded))] if data.bytes_downloaded else []
     rows += [("sidecar here", path) for path in data.sidecars]
     rows += [(f"on {engine}", what) for engine, what in data.runs_on.items()]
     rows += [("hint", hint) for hint in data.hints]
     return rows + ([("problem", problem) for problem in data.problems] or [("problems", "none")])
+
+
+def _trained(known: dict[str, str]) -> str:
+    """How nextn trained it, in a line."""
+    figures = [("accepted_at_1", "accepted at n_max 1"), ("accepted_per_step", "accepted per step at n_max 3")]
+    found = [f"{known[f'trained.{key}']} {words}" for key, words in figures if f"trained.{key}" in known]
+    shown = ", ".join(found) or "not judged"
+    start, n_steps = known["trained.start"], known.get("trained.n_steps", "?")
+    return f"from {start}, {n_steps} steps for {known.get('trained.trunk', '?')}: {shown}"

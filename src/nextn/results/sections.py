@@ -26,6 +26,7 @@ from ..schemas.worth import CurvePoint, WorthDocument
 from ..schemas.written import WritingDocument
 from ..shell import shell
 from ..units import counted, size
+from . import first_hour
 from . import other_sections as others
 from .draft_facts import draft_facts
 from .other_sections import percent, rate, ratio
@@ -33,8 +34,8 @@ from .section import Section, TextTable, Tone
 
 # Kinds that have a section, in the order in which sections are shown.
 KINDS = (
-    "inspect", "doctor", "pull", "attach", "extract", "detach", "explode", "assemble", "recover", "pack", "plan",
-    "worth", "verify", "bench", "tensors", "tune", "serve", "demo", "cache", "report",
+    "scan", "inspect", "doctor", "pull", "attach", "extract", "detach", "explode", "assemble", "recover", "pack",
+    "plan", "worth", "verify", "bench", "tensors", "tune", "serve", "up", "demo", "cache", "report",
 )  # fmt: skip
 
 
@@ -371,6 +372,8 @@ _TONES: dict[str, Tone] = {
 }  # fmt: skip
 _TUNED = {"mtp": "FASTER WITH MTP", "off": "FASTER WITHOUT", "machine_busy": "MACHINE BUSY", "not_tried": "NOT TRIED"}
 _MAKERS: dict[str, Callable[[Any], Section]] = {
+    "scan": first_hour.scan,
+    "up": first_hour.up,
     "inspect": _inspect,
     "doctor": _doctor,
     "attach": _written,

@@ -12,7 +12,7 @@ from .base import Document
 
 KINDS = (
     "inspect", "doctor", "attach", "detach", "recover", "extract", "explode", "assemble", "verify", "worth", "plan",
-    "bench", "tensors", "tune", "serve", "report", "pack", "pull", "cache", "demo",
+    "bench", "tensors", "tune", "train", "serve", "report", "pack", "pull", "cache", "demo", "scan", "up",
 )  # fmt: skip
 
 

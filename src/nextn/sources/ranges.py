@@ -11,6 +11,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from .. import oscalls
 from ..errors import FormatError
 from ..gguf.files import GGUFFile, open_regular, os_error
 from ..partial import Guard, guard_of
@@ -119,7 +120,7 @@ class Reader:
         done = 0
         while done < len(buffer):
             try:
-                n = os.preadv(fd, [view[done:]], where.start + done)
+                n = oscalls.pread_into(fd, view[done:], where.start + done)
             except OSError as error:
                 raise os_error(error, where.path, "read it") from error
             if n == 0:

@@ -69,7 +69,7 @@ def attach(
     OutputExists, NoSpace, StorageError, RemoteError, InPlaceRefused, ChangeUnfinished, UsageError; among the last,
     `sources.infer.Doubt` when several donors fit equally well.
     """
-    from ..layouts.attach import default_layout, plan_attach
+    from ..layouts.attach import plan_attach, searched_layout
     from ..layouts.options import AttachOptions
     from ..layouts.programs import check_ollama
     from ..remote.opening import http_options, opened
@@ -103,7 +103,7 @@ def attach(
         if donor is None:
             from ..discovery.donors import find
 
-            wanted = layout or (default_layout(found.model) if for_engine in (None, "llama.cpp") else "bundle")
+            wanted = searched_layout(found.model, layout, for_engine)
             chosen = find(found.model, layout=wanted, options=http_options(limit_rate))
             donor, why, n_before = chosen.source, chosen.why, chosen.bytes_downloaded
             heard(say)(why)

@@ -13,7 +13,7 @@ from ..discovery.sidecars import find_sidecars
 from ..engines.xllamacpp import Xllamacpp
 from ..errors import EngineFailed, EngineMissing, NextnError, NoBlock, UsageError
 from ..gguf.files import Model, open_sound
-from ..measure.worth_store import kept_here
+from ..measure.worth_store import kept_answer
 from ..memory.account import Account, account
 from ..memory.answers import Machine, fits, longest_context, this_machine
 from ..memory.estimate import Prediction, predict
@@ -84,23 +84,11 @@ def plan(
         if n_gpu_layers and found is not None and _no_gpu(rows):
             notes.append("this engine has no GPU: it placed everything in main memory")
         title = None if found is None else f"{found.name} {found.version}"
+        worth = kept_answer(opened)
         return MemoryPlan(
             opened, settings, machine, title, setups.block, tuple(rows), publishing(setups),
-            (*setups.notes, *notes), str(model), _worth(opened), maker.engine_died,
+            (*setups.notes, *notes), str(model), None if worth is None else worth[1], maker.engine_died,
         )  # fmt: skip
-
-
-def _worth(model: Model) -> str | None:
-    """What 'nextn worth' found for this kind of model on this machine, the newest measurement."""
-    found = next(iter(kept_here(model)), None)
-    if found is None:
-        return None
-    settings = found.settings
-    how = [f"{found.engine.name} {found.engine.version}"]
-    how += [f"{settings.threads} threads"] if settings.threads is not None else []
-    how += [f"{settings.slots} slots"] if settings.slots > 1 else []
-    how += settings.engine_args
-    return f"drafting on this machine {found.sentence} (measured on {found.measured[:10]}: {', '.join(how)})"
 
 
 def _no_gpu(rows: list[SetupCost]) -> bool:

@@ -95,7 +95,7 @@ def serve(
             f"{seen.model.entry}: this file holds only an MTP block; name the model that it belongs to"
             + (", and this file with --sidecar." if seen.shape == "sidecar" else ".")
         )
-    found = _server(engine)
+    found = serving_engine(engine)
     notes = [f"{seen.model.entry.name}: {problem}" for problem in seen.problems]
     settings = _tuned(seen.model, tuned, notes)
     if sidecar is None and n_max != 0 and (n_max or settings.n_max):
@@ -131,7 +131,11 @@ def serve(
     return _with_command(choice, found, host, port)
 
 
-def _server(engine: EngineChoice) -> Engine:
+def serving_engine(engine: EngineChoice) -> Engine:
+    """The engine that serves: the one named, else a llama-server of the user's own, else xllamacpp.
+
+    Raises EngineMissing, EngineFailed, UsageError.
+    """
     from ..engines import find_engine
     from ..engines.llama_server import PATH_VARIABLE
 
@@ -204,11 +208,15 @@ def _bundled(seen: Inspection, kind: str, notes: list[str]) -> str:
     return "none"
 
 
-def _tuned(model: Model, tuned: str | Path | None, notes: list[str]) -> Tuned:
+def tuned_path(model: Model) -> Path:
+    """Where the settings that 'nextn tune' found for a model are; the file need not exist."""
     name = model.base_name + TUNED_SUFFIX
-    path = model.entry.with_name(name) if tuned is None else Path(tuned)
-    if tuned is None and not path.is_file():
-        path = sidecar_folder(model) / name
+    beside = model.entry.with_name(name)
+    return beside if beside.is_file() else sidecar_folder(model) / name
+
+
+def _tuned(model: Model, tuned: str | Path | None, notes: list[str]) -> Tuned:
+    path = tuned_path(model) if tuned is None else Path(tuned)
     if tuned is None and not path.is_file():
         return Tuned(path)
     where = "beside the model" if path.parent == model.entry.parent else f"in {path.parent}"

@@ -16,7 +16,6 @@ from __future__ import annotations
 
 import contextlib
 import errno
-import fcntl
 import json
 import os
 import secrets
@@ -25,6 +24,7 @@ from collections.abc import Collection, Mapping
 from dataclasses import astuple, dataclass, field
 from pathlib import Path
 
+from .. import oscalls
 from ..errors import StorageError
 from ..workfile import At, Folder, NotOurs, Stamp, changed, replaced
 from .leftovers import JOB_SUFFIX, SUFFIX, Mark, clean
@@ -107,7 +107,7 @@ class Workspace:
                 raise explain(error, at.path, "create a file in the folder") from error
             self._fds.append(fd)
             try:
-                fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                oscalls.lock(fd)
             except BlockingIOError:
                 continue
             except OSError:  # no locks on this file system, so other runs leave the file alone as well

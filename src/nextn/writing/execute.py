@@ -12,6 +12,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from .. import oscalls
 from ..brief import Brief
 from ..errors import FormatError, NextnError, NoSpace, OutputExists, StorageError
 from ..partial import refuse_partial
@@ -121,8 +122,13 @@ def _check_folder(plan: Plan) -> None:
         if there == plan.folder:
             raise OutputExists(f"{there}: this is a file, not a folder; choose another -o.")
         raise StorageError(f"{plan.folder}: cannot create the folder, since {there} is a file; choose another -o.")
-    longest = os.pathconf(there, "PC_NAME_MAX")
+    longest = oscalls.longest_name(there)
     for name in new:
+        if oscalls.is_no_name(name):
+            raise StorageError(
+                f"{there}: this system cannot have a file called '{name}'; choose a -o without < > : \" | ? * \\, "
+                "with no dot or space at its end, and not called like a device (CON, NUL, COM1)."
+            )
         if len(os.fsencode(name)) > longest:
             raise StorageError(
                 f"{there}: the name '{name}' has {len(os.fsencode(name))} bytes, and at most {longest} fit here; "
@@ -139,7 +145,7 @@ def _held(leftovers: list[Path]) -> int:
     stats = [os.lstat(path) for path in leftovers]
     names = Counter(stat.st_ino for stat in stats)
     unique = {stat.st_ino: stat for stat in stats if stat.st_nlink <= names[stat.st_ino]}
-    return sum(stat.st_blocks * 512 for stat in unique.values())
+    return sum(oscalls.disk_bytes(stat) for stat in unique.values())
 
 
 def execute(plan: Plan, *, progress: Progress | None = None, system: System | None = None) -> Outcome:
@@ -258,7 +264,7 @@ def _copy(run: WritingRun, segment: Copy, fd: int, offset: int, path: Path) -> i
                 raise explain(error, path, "write it") from error
             n = 0
         if n == 0:  # not possible for this pair of files, or end of file
-            n = _sendfile(src, fd, pos, offset, min(COPY_BYTES, end - pos), path)
+            n = _copy_otherwise(src, fd, pos, offset, min(COPY_BYTES, end - pos), path)
         if n == 0:
             raise FormatError("the file ends too early: it was changed while it was read", path=where.path, offset=pos)
         pos += n
@@ -268,11 +274,10 @@ def _copy(run: WritingRun, segment: Copy, fd: int, offset: int, path: Path) -> i
     return where.size_bytes
 
 
-def _sendfile(src: int, dst: int, src_offset: int, dst_offset: int, count: int, path: Path) -> int:
-    """The fallback that keeps data inside the kernel, for pairs of file systems that cannot copy ranges."""
+def _copy_otherwise(src: int, dst: int, src_offset: int, dst_offset: int, count: int, path: Path) -> int:
+    """The fallback for pairs of file systems that cannot copy ranges; inside the kernel where it can."""
     try:
-        os.lseek(dst, dst_offset, os.SEEK_SET)
-        return os.sendfile(dst, src, src_offset, count)
+        return oscalls.copy_otherwise(src, dst, count, src_offset, dst_offset)
     except OSError as error:
         raise explain(error, path, "write it") from error
 

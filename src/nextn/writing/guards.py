@@ -9,6 +9,7 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 
+from .. import oscalls
 from ..errors import InPlaceRefused, StorageError
 from ..partial import refuse_partial
 from ..remote.cache import in_own_cache
@@ -34,7 +35,7 @@ def check_own_file(path: Path, *, all_links: bool, instead: str) -> None:
     elif _HASH_NAME.fullmatch(path.name) or in_own_cache(path):
         why = "this file is in a cache that names files by their hash, and the name would no longer be right"
     elif hasattr(os, "geteuid") and found.st_uid != os.geteuid():
-        why = f"this file belongs to another user ({_owner(found.st_uid)})"
+        why = f"this file belongs to another user ({oscalls.user_name(found.st_uid)})"
     elif not found.st_mode & stat.S_IWUSR or not os.access(path, os.W_OK):
         why = "this file is read-only"
     elif not os.access(path.parent, os.W_OK | os.X_OK):
@@ -46,15 +47,6 @@ def check_own_file(path: Path, *, all_links: bool, instead: str) -> None:
         )
     if why is not None:
         raise InPlaceRefused(f"{path}: {why}, so it is not changed in place; {instead}.")
-
-
-def _owner(uid: int) -> str:
-    try:
-        import pwd
-
-        return pwd.getpwuid(uid).pw_name
-    except (ImportError, KeyError):
-        return f"user {uid}"
 
 
 def check_unused(path: Path, fd: int) -> None:
@@ -101,7 +93,7 @@ def _maps(folder: str, wanted: os.stat_result) -> bool:
     inode = b" %d " % wanted.st_ino
     if inode not in text:
         return False
-    device = b"%02x:%02x" % (os.major(wanted.st_dev), os.minor(wanted.st_dev))
+    device = b"%02x:%02x" % oscalls.device_numbers(wanted.st_dev)
     for line in text.splitlines():
         fields = line.split(None, 5)
         if len(fields) == 6 and fields[4] == inode.strip() and (fields[3] == device or _leads_to(fields[5], wanted)):

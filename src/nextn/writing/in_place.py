@@ -21,6 +21,7 @@ import time
 from collections.abc import Sequence
 from pathlib import Path
 
+from .. import oscalls
 from ..errors import ChangeUnfinished, NextnError, NoSpace, StorageError
 from ..progress import Progress
 from ..sources.ranges import Meter, Reader
@@ -149,7 +150,7 @@ def _attach(run: WritingRun, change: Change, record: Journal, fd: int) -> None:
 
 def _check_planned(change: Change, fd: int) -> None:
     """Raise StorageError when the file is not the one that the plan was made for."""
-    found = os.pread(fd, len(change.head), 0)
+    found = oscalls.pread(fd, len(change.head), 0)
     if os.fstat(fd).st_size != change.size_bytes or found != change.head:
         raise StorageError(f"{change.path}: this file was changed by another program in the meantime; run it again.")
 

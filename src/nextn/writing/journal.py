@@ -21,6 +21,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal, TypeAlias, get_args
 
+from .. import oscalls
 from ..errors import StorageError
 from ..gguf.header import MAGIC as GGUF
 from ..gguf.parser import MAX_HEADER_BYTES
@@ -186,7 +187,7 @@ def open_journal(path: Path, name: str, *, write: bool) -> Journal:
     try:
         size = os.fstat(fd).st_size
         data = bytearray()
-        while piece := os.pread(fd, size - len(data), len(data)):
+        while piece := oscalls.pread(fd, size - len(data), len(data)):
             data += piece
         verb, files, states, end = _parse(bytes(data), path / name)
         return Journal(path, name, fd, verb, files, states, end)
@@ -224,7 +225,7 @@ def look(path: Path, name: str, belongs: Callable[[str], bool]) -> Seen | None:
     fd = _open(path, name, os.O_RDONLY)
     try:
         start = len(MAGIC) + 8
-        front = os.pread(fd, start + 8 + MAX_TABLE_BYTES, 0)
+        front = oscalls.pread(fd, start + 8 + MAX_TABLE_BYTES, 0)
         if front[: len(MAGIC)] != MAGIC or len(front) < start:
             raise TornJournal
         (length,) = struct.unpack_from("<Q", front, len(MAGIC))
@@ -249,10 +250,10 @@ def look(path: Path, name: str, belongs: Callable[[str], bool]) -> Seen | None:
 def _check_record(fd: int, start: int, length: int) -> None:
     """Raise TornJournal unless the record's checksum is right."""
     digest, at, end = hashlib.sha256(), start, start + length
-    while at < end and (piece := os.pread(fd, min(_PIECE_BYTES, end - at), at)):
+    while at < end and (piece := oscalls.pread(fd, min(_PIECE_BYTES, end - at), at)):
         digest.update(piece)
         at += len(piece)
-    if digest.digest() != os.pread(fd, 32, end):
+    if digest.digest() != oscalls.pread(fd, 32, end):
         raise TornJournal
 
 

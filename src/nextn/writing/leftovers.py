@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import fcntl
 import json
 import os
 from collections.abc import Iterator
@@ -11,6 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from stat import S_ISLNK
 
+from .. import oscalls
 from ..workfile import At, Folder, NotOurs
 from .system import System
 
@@ -60,7 +60,7 @@ def _if_dead(at: At) -> Iterator[bool]:
     fd = None
     try:
         fd = at.folder.open(at.name, one_name=False)  # after a kill while publishing, it has its final name as well
-        fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        oscalls.lock(fd)
         dead = True
     except (OSError, NotOurs):
         dead = False

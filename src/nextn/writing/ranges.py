@@ -16,6 +16,8 @@ from collections.abc import Sequence
 from functools import cache
 from pathlib import Path
 
+from .. import oscalls
+
 _KEEP_SIZE, _PUNCH_HOLE, _COLLAPSE_RANGE, _INSERT_RANGE = 0x01, 0x02, 0x08, 0x20  # linux/falloc.h
 _CLUSTERS = (64 << 10, 1 << 20)  # what ext4 with bigalloc or a realtime XFS may require instead of blocks
 
@@ -24,7 +26,7 @@ Span = tuple[int, int]  # start, end
 
 @cache
 def _fallocate() -> ctypes._NamedFuncPointer | None:
-    if not sys.platform.startswith("linux"):
+    if sys.platform != "linux":
         return None
     library = ctypes.CDLL(None, use_errno=True)
     found = getattr(library, "fallocate64", None) or getattr(library, "fallocate", None)
@@ -64,7 +66,7 @@ def grain_of(folder: Path) -> int | None:
     None where none can be inserted. Found by trying on an unnamed file. Raises OSError for a folder that
     cannot be written to, and on a full disk.
     """
-    if _fallocate() is None or not hasattr(os, "O_TMPFILE"):
+    if sys.platform != "linux" or _fallocate() is None:
         return None
     try:
         fd = os.open(folder, os.O_RDWR | os.O_TMPFILE | os.O_CLOEXEC, 0o600)
@@ -76,7 +78,7 @@ def grain_of(folder: Path) -> int | None:
         for grain in sorted({os.fstatvfs(fd).f_frsize, *_CLUSTERS}):
             try:
                 os.ftruncate(fd, 0)
-                os.pwrite(fd, b"x", 2 * grain)
+                oscalls.pwrite(fd, b"x", 2 * grain)
                 insert_range(fd, 0, grain)
                 collapse_range(fd, 0, grain)
                 return grain
@@ -95,6 +97,8 @@ def data_map(fd: int) -> list[Span]:
 
     The rest are holes. The file has to be synced first: blocks not yet written may count as either.
     """
+    if sys.platform == "win32":  # nothing is inserted there, so nothing has to be found again
+        return [(0, os.fstat(fd).st_size)]
     block = os.fstatvfs(fd).f_frsize
     out: list[Span] = []
     end, size = 0, os.fstat(fd).st_size

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import contextlib
-import fcntl
 import os
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
+from .. import oscalls
 from ..errors import InPlaceRefused, NextnError, StorageError
 from ..gguf.files import split_shard_name
 from ..gguf.header import MAGIC
@@ -19,6 +19,8 @@ from .journal import Seen, TornJournal, Verb
 from .leftovers import clean
 from .restore import restore
 from .system import System, explained
+
+_OPEN = oscalls.CLOEXEC | oscalls.NOFOLLOW | oscalls.NONBLOCK | oscalls.BINARY
 
 
 @dataclass(frozen=True)
@@ -69,14 +71,14 @@ def locked(paths: Sequence[Path], inodes: Sequence[int | None] | None = None) ->
     try:
         for path, inode in zip(paths, inodes or [None] * len(paths), strict=True):
             with explained(path, "open it for writing"):
-                fds.append(os.open(path, os.O_RDWR | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK))
+                fds.append(oscalls.open_file(path, os.O_RDWR | _OPEN))
             if inode is not None and os.fstat(fds[-1]).st_ino != inode:
                 raise StorageError(
                     f"{path}: this is not the file that the journal beside it was written for: it was replaced, and is "
                     "left as it is; if it is complete, remove the journal."
                 )
             try:
-                fcntl.flock(fds[-1], fcntl.LOCK_EX | fcntl.LOCK_NB)
+                oscalls.lock(fds[-1])
             except BlockingIOError:
                 raise StorageError(
                     f"{path}: another run of nextn is changing this file; wait until it is done."
@@ -141,11 +143,11 @@ def _looked_for(path: Path) -> tuple[Path, Callable[[str], bool]]:
 def _is_held(path: Path) -> bool:
     """Whether a run holds the file's lock."""
     try:
-        fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK)
+        fd = oscalls.open_file(path, os.O_RDONLY | _OPEN)
     except OSError:
         return False
     try:
-        fcntl.flock(fd, fcntl.LOCK_SH | fcntl.LOCK_NB)
+        oscalls.lock(fd, shared=True)
     except BlockingIOError:
         return True
     except OSError:

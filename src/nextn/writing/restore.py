@@ -7,6 +7,7 @@ import os
 from collections.abc import Sequence
 from pathlib import Path
 
+from .. import oscalls
 from ..errors import StorageError
 from ..gguf.header import MAGIC, UNREADABLE
 from .execute import COPY_BYTES
@@ -84,12 +85,12 @@ def _take_room_out(state: State, bare: Bare, fd: int, system: System, path: Path
 
 
 def _has_head(fd: int, head: bytes) -> bool:
-    return os.pread(fd, len(head), 0) == head
+    return oscalls.pread(fd, len(head), 0) == head
 
 
 def make_unreadable(fd: int, system: System, path: Path) -> None:
     """From here on no engine loads the file."""
-    if os.pread(fd, len(UNREADABLE), 0) != UNREADABLE:
+    if oscalls.pread(fd, len(UNREADABLE), 0) != UNREADABLE:
         write_all(system, fd, UNREADABLE, 0, path)
     sync(fd, system, path)
 
@@ -120,7 +121,7 @@ def copy(fd: int, source: int, target: int, size: int, system: System, path: Pat
                 if error.errno not in (errno.EXDEV, errno.EINVAL, errno.ENOSYS, errno.EOPNOTSUPP):
                     raise
             if n == 0:  # the file system cannot copy ranges
-                piece = os.pread(fd, min(1 << 20, end - source), source)
+                piece = oscalls.pread(fd, min(1 << 20, end - source), source)
                 if not piece:
                     raise OSError(errno.EIO, "the file ends too early")
                 write_all(system, fd, piece, target, path)

@@ -7,13 +7,13 @@ such a lock are ever removed.
 from __future__ import annotations
 
 import contextlib
-import fcntl
 import os
 import shutil
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
+from .. import oscalls
 from ..errors import StorageError
 from ..workfile import At, Folder, NotOurs
 
@@ -22,19 +22,20 @@ LOCK = ".nextn-lock"
 
 
 @contextlib.contextmanager
-def scratch_folder(kind: str) -> Iterator[Path]:
-    """A new private folder in TMPDIR, removed with everything in it. What killed runs left in TMPDIR is removed first.
+def scratch_folder(kind: str, parent: Path | None = None) -> Iterator[Path]:
+    """A new private folder in `parent` (None: TMPDIR), removed with everything in it; first, what killed runs left.
 
     Raises StorageError when none can be made.
     """
-    parent = Path(tempfile.gettempdir())
+    where = "set TMPDIR to another one" if parent is None else "choose another folder"
+    parent = Path(tempfile.gettempdir()) if parent is None else parent
     remove_left(parent)
     try:
         path = Path(tempfile.mkdtemp(prefix=f"{PREFIX}{kind}-", dir=parent))
         fd = _locked(path)
     except OSError as error:
         raise StorageError(
-            f"{parent}: cannot make a folder for temporary files: {error.strerror or error}; set TMPDIR to another one."
+            f"{parent}: cannot make a folder for temporary files: {error.strerror or error}; {where}."
         ) from error
     try:
         yield path
@@ -48,7 +49,7 @@ def _locked(path: Path) -> int:
     with Folder.chosen(path) as folder:
         name, fd = folder.create_unguessable("lock", ".new")
         with contextlib.suppress(OSError):  # a file system without locks: other runs leave the folder alone
-            fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            oscalls.lock(fd)
         folder.rename(name, At(folder, LOCK))
     return fd
 
@@ -68,7 +69,7 @@ def _remove_dead(folder: Folder, name: str) -> bool:
     with folder.inner(name, make=False) as inner:
         fd = inner.open(LOCK)
         try:
-            fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            oscalls.lock(fd)
             folder.remove_tree(name)
         finally:
             os.close(fd)

@@ -8,6 +8,7 @@ import os
 from collections.abc import Iterator
 from pathlib import Path
 
+from .. import oscalls
 from ..errors import NextnError, NoSpace, OutputExists, StorageError
 from ..workfile import At, Folder
 from . import ranges
@@ -25,11 +26,11 @@ class System:
 
     def pwrite(self, fd: int, data: bytes | memoryview, offset: int) -> int:
         """os.pwrite."""
-        return os.pwrite(fd, data, offset)
+        return oscalls.pwrite(fd, data, offset)
 
     def copy_range(self, src: int, dst: int, count: int, src_offset: int, dst_offset: int) -> int:
         """Bytes moved by the kernel, reflinked where the file system supports it."""
-        return os.copy_file_range(src, dst, count, src_offset, dst_offset)
+        return oscalls.copy_range(src, dst, count, src_offset, dst_offset)
 
     def truncate(self, fd: int, size: int) -> None:
         """os.ftruncate."""
@@ -49,7 +50,7 @@ class System:
 
     def fsync(self, fd: int) -> None:
         """os.fsync."""
-        os.fsync(fd)
+        oscalls.fsync(fd)
 
     def link(self, source: At | Path, target: At) -> None:
         """os.link: fails when the target exists. A name in a folder is linked as it is; a path's links are followed."""
@@ -109,7 +110,9 @@ def sync_folder(path: Path, system: System) -> None:
 
 
 def sync_open_folder(folder: Folder, system: System) -> None:
-    """fsync an open folder."""
+    """fsync an open folder; nothing where folders cannot be opened."""
+    if not oscalls.DIRECTORY:
+        return
     fd = folder.descriptor()
     try:
         system.fsync(fd)
@@ -150,8 +153,7 @@ def free_bytes(folder: Path) -> int:
     """Bytes that this user may still write to the file system of `folder` (or of its nearest parent)."""
     while not os.path.lexists(folder):
         folder = folder.parent
-    stat = os.statvfs(folder)
-    return stat.f_bavail * stat.f_frsize
+    return oscalls.free_bytes(folder)
 
 
 def allow_open_files(n: int, where: Path) -> None:
@@ -159,17 +161,9 @@ def allow_open_files(n: int, where: Path) -> None:
 
     Raises StorageError where the system allows fewer. On systems without such a limit nothing is done.
     """
-    try:
-        import resource
-    except ImportError:
-        return
-    need = n + _OTHER_OPEN_FILES
-    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    if soft == resource.RLIM_INFINITY or need <= soft:
-        return
-    if hard != resource.RLIM_INFINITY and need > hard:
+    hard = oscalls.allow_open_files(n + _OTHER_OPEN_FILES)
+    if hard is not None:
         raise StorageError(
             f"{where}: {n:,} files must be open at once, but this system allows {hard:,} per process; allow more "
             "per shard, or raise the limit ('ulimit -Hn')."
         )
-    resource.setrlimit(resource.RLIMIT_NOFILE, (need, hard))

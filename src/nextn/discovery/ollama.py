@@ -1,0 +1,71 @@
+"""ollama's models: manifests say which blobs make up a model, and what it is called.
+
+Layout: `manifests/HOST/NAMESPACE/NAME/TAG`, JSON with layers; a layer's digest `sha256:X` is `blobs/sha256-X`.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from ..bounded import parse_json, read_bounded
+from ..errors import NextnError
+
+MANIFESTS, BLOBS = "manifests", "blobs"
+_MANIFEST_BYTES = 1 << 20
+_MODEL = "application/vnd.ollama.image.model"
+_PROJECTOR = "application/vnd.ollama.image.projector"
+_HOST, _NAMESPACE = "registry.ollama.ai", "library"  # what a name without them means
+
+
+@dataclass(frozen=True)
+class OllamaModel:
+    """A model as ollama lists it."""
+
+    name: str  # as `ollama run` takes it, with its tag
+    last: str  # NAME of the layout
+    tag: str
+    manifest: Path
+    root: Path
+
+    @property
+    def blob(self) -> Path | None:
+        """Its GGUF, which need not exist; None for a manifest that names none."""
+        return next(iter(self._blobs(_MODEL)), None)
+
+    @property
+    def projectors(self) -> list[Path]:
+        """Its multimodal projectors."""
+        return self._blobs(_PROJECTOR)
+
+    def _blobs(self, kind: str) -> list[Path]:
+        try:
+            layers: Any = parse_json(read_bounded(self.manifest, _MANIFEST_BYTES), self.manifest)["layers"]
+            digests = [str(each["digest"]) for each in layers if each["mediaType"] == kind]
+        except (NextnError, KeyError, TypeError):
+            return []
+        names = [digest.replace(":", "-") for digest in digests]
+        return [self.root / BLOBS / name for name in names if "/" not in name and name.startswith("sha256-")]
+
+
+def ollama_models(root: Path) -> list[OllamaModel]:
+    """What the manifests below `root` name, sorted."""
+    return sorted(_models(root), key=lambda each: each.name)
+
+
+def _models(root: Path) -> Iterator[OllamaModel]:
+    manifests = root / MANIFESTS
+    for folder, _, files in os.walk(manifests):
+        for tag in files:
+            path = Path(folder, tag)
+            parts = path.relative_to(manifests).parts
+            if len(parts) < 2 or any(part.startswith(".") for part in parts):
+                continue
+            host, space, last = ("", "", *parts[:-1])[-3:]
+            named = [host] if host != _HOST else []
+            named += [space] if space != _NAMESPACE or named else []
+            name = "/".join([part for part in named if part] + [last])
+            yield OllamaModel(f"{name}:{tag}", last, tag, path, root)

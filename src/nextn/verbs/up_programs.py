@@ -1,0 +1,29 @@
+"""What another program needs in order to use the files that `nextn up --for` prepared."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from ..engines.draft_type import spec_type
+from ..layouts.programs import LMSTUDIO, OLLAMA, lm_studio_where
+from ..shell import quoted, shell
+
+LLAMA_CPP, IK = "llama.cpp", "ik"
+PROGRAMS = (LMSTUDIO, OLLAMA, LLAMA_CPP, IK)
+
+
+def needs_of(program: str, model: Path, sidecar: Path | None, name: str) -> list[str]:
+    """One line each: commands, and where to find the model."""
+    if program == OLLAMA:
+        text = f"FROM {model.absolute()}"
+        return [
+            f"printf '%s\\n' {quoted(text)} > Modelfile",
+            shell("ollama", "create", name, "-f", "Modelfile"),
+            shell("ollama", "run", name),
+            "ollama drafts with no block of a GGUF; 'nextn up' without --for serves this model with drafts",
+        ]
+    if program == LMSTUDIO:
+        return [lm_studio_where(model)]
+    beside = () if sidecar is None else ("-md", sidecar)
+    kind = ("--spec-type", "mtp" if program == IK else spec_type(sidecar))
+    return [shell("llama-server", "-m", model, *beside, *kind)]
