@@ -224,6 +224,6 @@ class EngineFailed(EngineRefused):
 
 
 class TrainingMissing(NextnError):
-    """A library that training needs (torch, transformers) is not installed."""
+    """A library that training needs (torch, safetensors, pyarrow) is not installed."""
 
     exit_code = 33

@@ -306,7 +306,7 @@ def test_an_export(played: Played, trunk: Path, tmp_path: Path, standin: LlamaSe
 def test_a_tiny_draft_is_trained_and_judged(
     trunk: Path, tmp_path: Path, xllamacpp_engine: Xllamacpp, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    for name in ("torch", "transformers", "safetensors"):
+    for name in ("torch", "safetensors"):
         need(name, importlib.util.find_spec(name) is not None)
     said: list[str] = []
     made = nextn.train(trunk, work=tmp_path / "w", budget_s=60.0, threads=1, say=said.append)

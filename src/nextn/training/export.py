@@ -70,7 +70,7 @@ def check_export(folder: Path) -> None:
         import pyarrow  # noqa: F401
     except ImportError as error:
         raise TrainingMissing(
-            f"{folder}: --export needs pyarrow, which is not installed here: pip install pyarrow."
+            f"{folder}: --export needs pyarrow, which is not installed here: pip install '.[train]'."
         ) from error
 
 

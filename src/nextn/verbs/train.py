@@ -160,7 +160,7 @@ _ARTICLES = {"eagle3": "an EAGLE-3 draft", "native": "an MTP block"}
 
 
 def _need_torch(model: Model) -> None:
-    missing = [name for name in ("torch", "transformers") if importlib.util.find_spec(name) is None]
+    missing = [name for name in ("torch", "safetensors") if importlib.util.find_spec(name) is None]
     if missing:
         raise TrainingMissing(
             f"{model.entry}: fitting a draft needs {' and '.join(missing)}, not installed here: pip install '.[train]'."
