@@ -14,6 +14,7 @@ import re
 import shutil
 import sys
 import tempfile
+from collections.abc import Sequence
 from pathlib import Path
 
 import click
@@ -25,15 +26,14 @@ from nextn.version import __version__
 ROOT = Path(__file__).resolve().parent.parent
 DOCS = ROOT / "docs"
 SECTIONS = {
-    "Start": ("tutorial", "scan-and-up", "faq", "concepts"),
+    "Start": ("install", "tutorial", "scan-and-up", "faq", "concepts"),
     "Use": ("guide", "commands/index", "sidecars", "shard-sets", "serving", "drafts", "training", "publishing",
             "wild-files", "doctor"),
-    "Before you rely on it": ("compatibility", "worth", "memory", "performance", "durability", "limitations"),
+    "Before you rely on it": ("compatibility", "worth", "memory", "performance", "durability", "limitations",
+                              "platforms"),
     "Reference": ("file-formats", "json", "python-api", "security"),
     "Develop": ("design", "adding-a-family", "goldens", "decisions/index"),
 }  # fmt: skip
-# Pages that may still be missing, because what they describe may be.
-LATER = ("scan-and-up", "training", "json")
 _FENCE = re.compile(r"^(```|~~~).*?^\1[ ]*$", re.M | re.S)
 _LINK = re.compile(r"(?<!!)\[(?P<text>[^\]]*)\]\((?P<target>[^)\s]+)\)")
 
@@ -58,7 +58,7 @@ def write_sources(folder: Path) -> None:
     (folder / "decisions" / "index.md").write_text(
         "# Decisions\n\nWhy things are as they are, by subject.\n\n" + toctree(decisions), encoding="utf-8"
     )
-    (folder / "index.md").write_text(index_page(folder), encoding="utf-8")
+    (folder / "index.md").write_text(index_page(), encoding="utf-8")
 
 
 def for_the_site(text: str, page: Path) -> str:
@@ -87,22 +87,21 @@ def for_the_site(text: str, page: Path) -> str:
     return "".join([*parts, _LINK.sub(link, text[at:])])
 
 
-def toctree(names: list[str], caption: str = "", hidden: bool = False) -> str:
+def toctree(names: Sequence[str], caption: str = "", hidden: bool = False) -> str:
     """A list of pages, as MyST writes it."""
     options = (f":caption: {caption}\n" if caption else "") + (":hidden:\n" if hidden else "") + ":maxdepth: 1\n"
     return f"```{{toctree}}\n{options}\n" + "\n".join(names) + "\n```\n"
 
 
-def index_page(folder: Path) -> str:
+def index_page() -> str:
     """The first page: the README's own words, then all pages."""
     readme = for_the_site((ROOT / "README.md").read_text(encoding="utf-8"), ROOT / "README.md")
     opening = re.sub(r"\]\(docs/", "](", readme.partition("\n## One example per command")[0])
     parts = [opening]
     listed = set()
     for caption, names in SECTIONS.items():
-        there = [name for name in names if name not in LATER or (folder / f"{name}.md").exists()]
-        listed |= set(there)
-        parts.append(toctree(there, caption))
+        listed |= set(names)
+        parts.append(toctree(names, caption))
     forgotten = {page.stem for page in DOCS.glob("*.md")} - listed
     if forgotten:
         raise SiteError(f"in no section of {Path(__file__).name}: {', '.join(sorted(forgotten))}")
