@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 export PYTHONDONTWRITEBYTECODE :=
 
-.PHONY: install demo check test lint pythons man dist bench fuzz clean
+.PHONY: install demo check test lint docs pythons man dist bench fuzz clean
 
 install:
 	@sh scripts/install.sh '$(PYTHON)' $(VENV)
@@ -27,6 +27,10 @@ check: lint
 test: lint
 	$(BIN)/python -m pytest --all -m "not engine" -n auto --dist worksteal
 	$(BIN)/python -m pytest --all -m engine -n logical --dist worksteal
+
+# The documentation as a site in build/site, made without the network; every warning is an error. `make test` does it too.
+docs: install
+	$(BIN)/python scripts/make_site.py
 
 # The quick tests on each Python from 3.10 to 3.14 that is on this machine.
 pythons:

@@ -43,9 +43,10 @@ def _page(command: click.Command, context: click.Context, name: str, short: str,
     ]
     options = [
         record
-        for param in command.get_params(context)
+        for param in command.params  # click adds --help on first use, under the names of whatever context comes first
         if isinstance(param, click.Option) and (record := param.get_help_record(context))
     ]
+    options.append(("-h, --help", "Show this message and exit."))
     lines += [".SH OPTIONS", *_list(options)]
     if verbs:
         lines += [".SH COMMANDS", *_list([(f"nextn-{verb}(1)", VERBS[verb]) for verb in verbs])]

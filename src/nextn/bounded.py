@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from . import oscalls
+from .absent import no_such, not_regular
 from .errors import FormatError, StorageError
 
 MIB = 1 << 20
@@ -30,7 +31,7 @@ def read_bounded(path: Path, most: int, doing: str = "read it") -> bytes:
         try:
             found = os.fstat(fd)
             if not stat.S_ISREG(found.st_mode):
-                raise StorageError(f"{path}: cannot {doing}: this is not a regular file; name the file itself.")
+                raise StorageError(f"{path}: cannot {doing}: {not_regular(found.st_mode)}.")
             if found.st_size > most:
                 raise FormatError(
                     "the file is too large to be what its name says, so it was not read",
@@ -42,6 +43,8 @@ def read_bounded(path: Path, most: int, doing: str = "read it") -> bytes:
             return bytes(out[:most])
         finally:
             os.close(fd)
+    except FileNotFoundError as error:
+        raise StorageError(f"{path}: {no_such(path)}.") from error
     except OSError as error:
         raise StorageError(f"{path}: cannot {doing}: {error.strerror or error}.") from error
 

@@ -112,6 +112,7 @@ def test_what_is_not_there(tmp_path: Path) -> None:
         assert "there is no such file or folder" in refused(tmp_path / name, StorageError)
     for name in ("dangling.gguf", "loop.gguf"):
         assert "cannot open it: " in refused(tmp_path / name, StorageError)
+    assert "this link leads to nowhere, where there is nothing" in refused(tmp_path / "dangling.gguf", StorageError)
 
 
 def test_pipes_and_devices_are_refused_without_waiting(tmp_path: Path) -> None:

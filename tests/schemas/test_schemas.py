@@ -114,5 +114,5 @@ def test_what_is_no_document(tmp_path: Path, text: str, says: str) -> None:
 
 
 def test_a_document_that_cannot_be_read(tmp_path: Path) -> None:
-    with pytest.raises(StorageError, match="No such file"):
+    with pytest.raises(StorageError, match="no such file"):
         read_document(tmp_path / "x.json")

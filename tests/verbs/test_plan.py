@@ -240,7 +240,7 @@ def test_a_huge_model_is_planned_from_its_header(tmp_path: Path) -> None:
         ([str(Q4), "--kv-type", "q9"], 2, "not a type of KV cache"),
         ([str(Q4), "--kv-type", "f16,f16,f16"], 2, "not a type of KV cache"),
         ([str(Q4), "--gpu-memory", "lots"], 2, "is not a size"),
-        ([str(Q4), "--sidecar", str(Q4)], 15, "no MTP block in this sidecar"),
+        ([str(Q4), "--sidecar", str(Q4)], 15, "has no MTP block, so it is not a sidecar"),
         ([str(Q4), "--measure", "--header-only"], 2, "--measure needs an engine"),
     ],
 )

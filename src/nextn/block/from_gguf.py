@@ -44,7 +44,10 @@ def block_from_model(model: Model, mending: Collection[int] = ()) -> Block:
         layers = sorted(seen.layers)
     if not layers:
         more = f", though '{arch}.{KEY}' promises {seen.promised}: it was lost along the way" if seen.promised else ""
-        raise NoBlock(f"{model.entry}: there is no MTP block in this model{more}.")
+        raise NoBlock(
+            f"{model.entry}: there is no MTP block in this model{more}; name the checkpoint that it was "
+            "converted from, or another GGUF that has the block."
+        )
     first = layers[0]
     if layers != list(range(first, first + len(layers))):
         raise FormatError(f"the MTP blocks are not in consecutive layers (layers {layers})", path=model.entry)

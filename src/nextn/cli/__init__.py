@@ -18,6 +18,7 @@ import click
 from ..errors import EXIT_BUG, EXIT_CODES, EXIT_INTERRUPTED, NextnError, StorageError
 from ..printable import one_line
 from ..report.outlet import outlets
+from ..shell import quoted
 from ..version import __version__
 from .common import examples
 from .streams import take_over
@@ -101,8 +102,10 @@ class _Verbs(click.Group):
         if args and args[0] not in VERBS and not args[0].startswith("-"):
             import difflib
 
-            near = difflib.get_close_matches(args[0], VERBS, 1)
+            near = difflib.get_close_matches(args[0].lower(), VERBS, 1)
             hint = f" (did you mean '{near[0]}'?)" if near else ""
+            if os.path.exists(args[0]):  # noqa: PTH110 - never raises
+                hint = f" but a file; a command comes first, such as: nextn inspect {quoted(args[0])}"
             raise click.UsageError(f"'{args[0]}' is not a command{hint}; the commands are {', '.join(VERBS)}.", ctx)
         return super().resolve_command(ctx, args)
 
@@ -158,6 +161,12 @@ def _main(argv: list[str] | None) -> int:
         return int(code or 0)
     except click.exceptions.Exit as done:
         return done.exit_code
+    except click.UsageError as error:
+        from .mistakes import sentence
+
+        words = sys.argv[1:] if argv is None else argv
+        print(f"nextn: {one_line(sentence(error, words))}", file=sys.stderr)
+        return error.exit_code
     except click.ClickException as error:
         error.show(sys.stderr)
         return error.exit_code

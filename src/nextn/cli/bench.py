@@ -11,6 +11,7 @@ from .common import (
     context_option,
     donor_option,
     embd_type_option,
+    engine_argument,
     examples,
     json_option,
     listed,
@@ -28,7 +29,7 @@ from .common import (
     epilog=examples("nextn bench model-MTP.gguf --n-max 1,2,4", "nextn bench model.gguf --types q8_0,q4_0 --from DONOR")
 )
 @click.argument("model")
-@click.argument("engine_args", nargs=-1, type=click.UNPROCESSED)
+@engine_argument
 @sidecar_option
 @click.option("--against", metavar="OTHER", help="Another model, timed in the same passes.")
 @click.option("--against-sidecar", metavar="FILE", help="The sidecar that belongs to OTHER.")

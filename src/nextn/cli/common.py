@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 
+from ..absent import quoted_home
 from ..errors import UsageError
 from ..report.text import say
 
@@ -58,8 +59,23 @@ expect_option = click.option(
     help="The hash that the donor's block must have, checked before anything is written. 'nextn inspect --block-hash "
     "DONOR' prints it.",
 )  # fmt: skip
+
+
+class _Rate(click.ParamType[float]):
+    """Bytes per second, with a unit or without: 5M, 5MB/s, 512KiB, 5000000."""
+
+    name = "rate"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> float:
+        """The number. Raises UsageError."""
+        try:
+            return float(size_in_bytes(re.sub(r"(?i)(/s|ps)$", "", str(value).strip()), "--limit-rate"))
+        except UsageError:
+            raise UsageError(f"--limit-rate: '{value}' is not a rate; write 5M, 512K or bytes per second.") from None
+
+
 limit_option = click.option(
-    "--limit-rate", type=click.FloatRange(min=1), metavar="N", help="Maximum download rate in bytes per second."
+    "--limit-rate", type=_Rate(), metavar="RATE", help="Maximum download rate in bytes per second, such as 5M."
 )
 duplicates_option = click.option(
     "--duplicates",
@@ -104,8 +120,10 @@ link_option = click.option(
 )
 
 
-def _not_a_stream(context: click.Context, option: click.Parameter, out: str | None) -> str | None:
-    """Raises UsageError for `-`, which elsewhere means standard output."""
+def _new_path(context: click.Context, option: click.Parameter, out: str | None) -> str | None:
+    """Raises UsageError for `-`, which elsewhere means standard output, and for a tilde that the shell left."""
+    if out is not None and (why := quoted_home(out)) is not None:
+        raise UsageError(f"{out}: {why}.")
     if out == "-":
         raise UsageError(
             "-o -: nothing is written to standard output; name a file or a folder, such as ./- for one of that name."
@@ -115,7 +133,7 @@ def _not_a_stream(context: click.Context, option: click.Parameter, out: str | No
 
 def place_option(metavar: str, help: str, *, required: bool = False) -> Decorator[Any]:
     """`-o`: where the files go, in every command."""
-    return click.option("-o", "--out", metavar=metavar, required=required, callback=_not_a_stream, help=help)
+    return click.option("-o", "--out", metavar=metavar, required=required, callback=_new_path, help=help)
 
 
 out_option = place_option("OUT", "A file (ends in .gguf) or a folder. Existing files are never replaced.")
@@ -143,6 +161,15 @@ def engine_option(default: str) -> Decorator[Any]:
     )
 
 
+def _for_the_engine(ctx: click.Context, param: click.Parameter, value: tuple[str, ...]) -> tuple[str, ...]:
+    if value and not value[0].startswith("-") and "=" not in value[0]:  # no engine's option: likely a second file
+        from .mistakes import not_for_the_engine
+
+        raise not_for_the_engine(value[0], ctx)
+    return value
+
+
+engine_argument = click.argument("engine_args", nargs=-1, type=click.UNPROCESSED, callback=_for_the_engine)
 usual_engine_option = engine_option("Default: xllamacpp.")
 context_option = click.option(
     "--ctx", "n_ctx", type=click.IntRange(64), metavar="N", help="Context in tokens. Default: what the prompts need."

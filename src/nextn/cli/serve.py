@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from .common import engine_option, examples, host_option, port_option, threads_option
+from .common import engine_argument, engine_option, examples, host_option, port_option, threads_option
 
 if TYPE_CHECKING:
     from ..verbs.serve import Serving
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     epilog=examples("nextn serve model-MTP.gguf -- -c 32768", "nextn serve model.gguf --sidecar mtp-model.gguf --print")
 )
 @click.argument("model")
-@click.argument("engine_args", nargs=-1, type=click.UNPROCESSED)
+@engine_argument
 @click.option("--sidecar", metavar="FILE", help="Draft with this sidecar. Default: the one that fits MODEL best.")
 @engine_option(
     "Default: your own llama-server ($NEXTN_LLAMA_SERVER, PATH), else xllamacpp. ik is the llama-server of "

@@ -8,6 +8,7 @@ from ..errors import EXIT_CANNOT_TELL, UsageError
 from .common import (
     context_option,
     donor_option,
+    engine_argument,
     examples,
     json_option,
     listed,
@@ -33,7 +34,7 @@ def fractions(text: str, option: str) -> tuple[float, ...]:
     epilog=examples("nextn tune model-MTP.gguf --budget 15m", "nextn tune model.gguf --from DONOR --dry-run")
 )
 @click.argument("model")
-@click.argument("engine_args", nargs=-1, type=click.UNPROCESSED)
+@engine_argument
 @sidecar_option
 @donor_option("As in attach, for a MODEL without one.")
 @click.option("--n-max", metavar="N,...", help="Draft lengths. Default: 1,2,3,4,6 and the neighbours of the best.")

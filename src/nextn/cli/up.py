@@ -10,6 +10,7 @@ import click
 from .common import (
     agreed,
     donor_option,
+    engine_argument,
     engine_option,
     examples,
     host_option,
@@ -25,7 +26,7 @@ if TYPE_CHECKING:
 
 @click.command(epilog=examples("nextn up model-Q4_K_M.gguf", "nextn up ORG/NAME --quant Q4_K_M --tune 5m --dry-run"))
 @click.argument("model")
-@click.argument("engine_args", nargs=-1, type=click.UNPROCESSED)
+@engine_argument
 @donor_option("As in attach. Default: the one that attach would find.")
 @sidecar_option
 @click.option("--quant", metavar="QUANT", help="Of a MODEL on the Hub, for example Q4_K_M.")

@@ -7,6 +7,7 @@ import click
 from ..errors import EXIT_CANNOT_TELL, EXIT_FAILED
 from .common import (
     context_option,
+    engine_argument,
     examples,
     json_option,
     prompts_option,
@@ -24,7 +25,7 @@ from .common import (
     )
 )
 @click.argument("model")
-@click.argument("engine_args", nargs=-1, type=click.UNPROCESSED)
+@engine_argument
 @sidecar_option
 @click.option("--trunk", metavar="FILE", help="The model it was made from: every trunk tensor is compared with it.")
 @usual_engine_option
@@ -62,7 +63,7 @@ def command(
     from ..report.verify import show
     from ..verbs.verify import verify
 
-    with step_progress(not quiet) as say:
+    with step_progress(not quiet, every_step=True) as say:
         verdict = verify(
             model, sidecar=sidecar, trunk=trunk, engine=engine,
             prompts=None if prompts is None else read_task(prompts).prompts,

@@ -8,6 +8,7 @@ import click
 
 from ..errors import EXIT_CANNOT_TELL, UsageError
 from .common import (
+    engine_argument,
     examples,
     json_option,
     names,
@@ -33,7 +34,7 @@ def depths(text: str) -> tuple[int, ...]:
     epilog=examples("nextn worth model.gguf", "nextn worth model.gguf --ctx-depths 0,4k,16k --engine llama-server")
 )
 @click.argument("model")
-@click.argument("engine_args", nargs=-1, type=click.UNPROCESSED)
+@engine_argument
 @sidecar_option
 @click.option(
     "--ctx-depths", "depths_text", default="0", show_default=True, metavar="N,...",

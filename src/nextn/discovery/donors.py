@@ -9,6 +9,7 @@ comes last, and is called a guess.
 
 from __future__ import annotations
 
+import os
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
@@ -128,8 +129,8 @@ def _beside(trunk: Model, layout: str, ask: Asking) -> FoundDonor | None:
             "with --from to make another one."
         )
     kinds = {each.path: "sidecar" for each in answer.equals}
-    judged = {each.path for each in answer.candidates}
-    kinds |= {path: kind for path, kind in neighbours(trunk, ask) if path not in judged}
+    judged = {os.path.realpath(each.path) for each in answer.candidates}
+    kinds |= {path: kind for path, kind in neighbours(trunk, ask) if os.path.realpath(path) not in judged}
     if len(kinds) > 1:
         some = "; ".join(f"{path.name} ({kind})" for path, kind in kinds.items())
         raise Doubt(

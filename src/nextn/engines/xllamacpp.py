@@ -58,7 +58,7 @@ class Xllamacpp:
         Raises EngineMissing when there is none or it does not load, EngineFailed when it is killed by a signal.
         """
         if not cls.installed():
-            raise EngineMissing("xllamacpp is not installed: pip install 'nextn[engine]', or name a llama-server")
+            raise EngineMissing("xllamacpp is not installed")
         return cls(_version(sys.executable))
 
     @classmethod

@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from .. import oscalls
+from ..absent import no_such, not_regular
 from ..brief import Brief
 from ..errors import FormatError, IncompleteModel, StorageError, UsageError
 from ..printable import printable
@@ -112,6 +113,8 @@ def split_shard_name(name: str) -> tuple[str, int, int] | None:
 
 def os_error(error: OSError, path: Path, doing: str) -> StorageError:
     """The operating system's error as one sentence."""
+    if isinstance(error, FileNotFoundError):
+        return StorageError(f"{path}: {no_such(path)}.")
     reason = error.strerror or str(error)
     return StorageError(f"{path}: cannot {doing}: {reason}.")
 
@@ -128,7 +131,7 @@ def open_regular(path: Path) -> tuple[int, int]:
     found = os.fstat(fd)
     if not stat.S_ISREG(found.st_mode):
         os.close(fd)
-        raise StorageError(f"{path}: this is not a regular file; name the file itself.")
+        raise StorageError(f"{path}: {not_regular(found.st_mode)}.")
     return fd, found.st_size
 
 
@@ -307,7 +310,7 @@ def open_model(path: Path | str) -> Model:
             raise UsageError(f"{path}: this folder holds {len(candidates)} models ({names}); name one of them.")
         path = candidates[0]
     elif not os.path.lexists(path):
-        raise StorageError(f"{path}: there is no such file or folder.")
+        raise StorageError(f"{path}: {no_such(path)}.")
     check_name(path)
     model = _open_named(path)
     check_kind(model.files[0], path)

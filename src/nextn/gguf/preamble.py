@@ -8,7 +8,7 @@ from pathlib import Path
 from ..errors import FormatError, UnsupportedFormat
 from .header import FIXED_BYTES, MAGIC, UNREADABLE
 from .names import Buffer
-from .strangers import by_content
+from .strangers import as_model
 
 VERSIONS = (2, 3)
 _MIN_KV_BYTES = 8 + 1 + 4 + 1
@@ -22,7 +22,7 @@ def check_magic(head: bytes, path: Path | None) -> None:
         what = "a change in place of this file was interrupted or is under way: end it with 'nextn recover'"
         raise FormatError(what, path=path, offset=0)
     if magic != MAGIC:
-        known = by_content(head)
+        known = as_model(head)
         if known is not None:
             raise FormatError(known, path=path)
         raise FormatError("this is not a GGUF file", path=path, offset=0, expected="'GGUF'", found=repr(magic))

@@ -11,6 +11,7 @@ import re
 from pathlib import Path
 
 MOST_BYTES = 1 << 10  # how much of a file's beginning is examined
+_MOST_SAFETENSORS_HEADER = 100_000_000  # that the format allows
 _LFS = b"version https://git-lfs.github.com/spec/"
 _LFS_SIZE = re.compile(rb"^size (\d+)$", re.MULTILINE)
 _PIECE = re.compile(r"(?P<whole>.+)\.part(?P<no>\d+)of(?P<count>\d+)\Z", re.IGNORECASE | re.DOTALL)
@@ -61,6 +62,13 @@ def by_content(head: bytes) -> str | None:
     if text.startswith((b'{"error', b'{"message', b'{ "error')):
         return "this is a server's error message, not a model; download the file again"
     return next((words for magic, words in _MAGICS if head.startswith(magic)), None)
+
+
+def as_model(head: bytes) -> str | None:
+    """The same about a file that was named as a GGUF: a safetensors file is sound, and yet not one."""
+    if len(head) > 8 and head[8:9] == b"{" and int.from_bytes(head[:8], "little") < _MOST_SAFETENSORS_HEADER:
+        return "this is a safetensors file, not a GGUF; name a GGUF that was converted from it"
+    return by_content(head)
 
 
 def by_name(name: str) -> str | None:

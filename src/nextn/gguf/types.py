@@ -9,7 +9,9 @@ Blocks run along ne[0] and never cross a row. A row of n elements takes
 
 from __future__ import annotations
 
+import difflib
 import math
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
@@ -193,10 +195,27 @@ def parse_type_name(name: str) -> TensorType:
         raise UsageError(
             f"{name} is a mix of tensor types, not one type; use a single type such as {_BY_NAME[base].name}"
         )
+    near = _near(wanted)
+    if near:
+        raise UsageError(f"{name!r} is not a tensor type; did you mean {near}?")
     names = ", ".join(type.name for type in TENSOR_TYPES if type.engine != "ik")
     raise UsageError(
         f"{name!r} is not a tensor type; types are {names}, and those of ik_llama.cpp such as iq4_ks"
     )
+
+
+# What other formats and programs call a type.
+_ELSEWHERE = {"INT8": "Q80", "8BIT": "Q80", "FP16": "F16", "FLOAT16": "F16", "HALF": "F16", "FP32": "F32",
+              "FLOAT32": "F32", "BFLOAT16": "BF16", "INT4": "Q40", "4BIT": "Q40", "FP4": "MXFP4"}  # fmt: skip
+
+
+def _near(wanted: str) -> str:
+    """Types whose names are like the one wanted, the likeliest first; empty: none is."""
+    squeezed = _ELSEWHERE.get(re.sub(r"[^A-Z0-9]", "", wanted), re.sub(r"[^A-Z0-9]", "", wanted))
+    found = [name for name in _BY_NAME if name.replace("_", "") == squeezed]
+    found += [name for name in (f"{wanted}_0", f"{wanted}_K") if name in _BY_NAME]
+    found = found or difflib.get_close_matches(wanted, _BY_NAME, 3, 0.8)
+    return " or ".join(dict.fromkeys(_BY_NAME[name].name for name in found))
 
 
 def row_size(type: TensorType, n: int) -> int:

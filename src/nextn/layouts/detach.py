@@ -47,7 +47,8 @@ def trunk_of(model: Model) -> TrunkOf:
     seen = Anatomy.of(model)
     if seen.is_block_only:
         raise UsageError(
-            f"{model.entry}: this is a sidecar or donor file; to run without MTP, just do not load it beside the trunk."
+            f"{model.entry}: this is a sidecar or donor file, with no trunk in it; name the model that it belongs "
+            "to (which runs without MTP if this file is not loaded)."
         )
     model.check_whole()
     if seen.blocks and seen.blocks[0] < seen.n_trunk:

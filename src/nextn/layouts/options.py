@@ -83,4 +83,6 @@ def named_type(name: str | TensorType | None) -> TensorType | None:
 
 def embeddings_type(name: str | TensorType) -> TensorType | None:
     """The type of a sidecar's embeddings and output head, None for "as-is". Raises QuantizeError."""
-    return None if name == AS_IS else named_type(name)
+    if isinstance(name, str) and name.lower().replace("_", "-") in (AS_IS, "asis"):
+        return None
+    return named_type(name)

@@ -59,7 +59,10 @@ def open_target(model: str | Path, sidecar: str | Path | None = None, *, needs_b
     if sidecar is not None:
         beside = open_sound(sidecar)
         if not Anatomy.of(beside).has_block:
-            raise NoBlock(f"{beside.entry}: there is no MTP block in this sidecar.")
+            raise NoBlock(
+                f"{beside.entry}: this file has no MTP block, so it is not a sidecar; leave out --sidecar, or name the "
+                "file that 'nextn attach' wrote."
+            )
         notes = ("the model has its own block, which the engine loads as well; the sidecar's is used",)
         return MeasuredModel(opened, beside, notes if seen.has_block else ())
     if seen.has_block:

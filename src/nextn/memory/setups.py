@@ -177,7 +177,10 @@ def check_plannable(model: Model, sidecar: Model | None) -> None:
             f"{model.entry}: this is a sidecar or donor file; name its trunk, and this file with --sidecar."
         )
     if sidecar is not None and not Anatomy.of(sidecar).has_block:
-        raise NoBlock(f"{sidecar.entry}: there is no MTP block in this sidecar.")
+        raise NoBlock(
+            f"{sidecar.entry}: this file has no MTP block, so it is not a sidecar; leave out --sidecar, or name the "
+            "file that 'nextn attach' wrote."
+        )
 
 
 def make_setups(

@@ -38,8 +38,8 @@ def byte_progress(title: str, enabled: bool = True) -> Iterator[Progress]:
     task = bar.add_task(title, total=None)
 
     def advance(done: int, total: int) -> None:
-        bar.start()  # not earlier: a question may come before the first bytes
         bar.update(task, completed=done, total=total)
+        bar.start()  # not earlier: a search or a question may come before the first bytes
 
     try:
         yield advance
@@ -48,13 +48,13 @@ def byte_progress(title: str, enabled: bool = True) -> Iterator[Progress]:
 
 
 @contextmanager
-def step_progress(enabled: bool = True) -> Iterator[Say]:
-    """A callable that shows the current step."""
+def step_progress(enabled: bool = True, *, every_step: bool = False) -> Iterator[Say]:
+    """A callable that shows the current step; in a pipe `every_step` gets a line, else one now and then."""
     if not enabled:
         yield lambda text: None
         return
     if not sys.stderr.isatty():
-        line = _lines()
+        line = _lines(0.0 if every_step else LINE_EVERY_S)
         yield lambda text: line(lambda: text)
         return
     from rich.markup import escape
@@ -63,14 +63,14 @@ def step_progress(enabled: bool = True) -> Iterator[Say]:
         yield lambda text: status.update(escape(one_line(text)))
 
 
-def _lines(*, wait_first: bool = False) -> Callable[[Callable[[], str]], None]:
-    """Prints lines at least LINE_EVERY_S apart; `wait_first`: the first one waits too."""
+def _lines(every_s: float = LINE_EVERY_S, *, wait_first: bool = False) -> Callable[[Callable[[], str]], None]:
+    """Prints lines at least `every_s` apart; `wait_first`: the first one waits too."""
     last = time.monotonic() if wait_first else None
 
     def line(text: Callable[[], str]) -> None:
         nonlocal last
         now = time.monotonic()
-        if last is None or now - last >= LINE_EVERY_S:
+        if last is None or now - last >= every_s:
             last = now
             print(one_line(text()), file=sys.stderr, flush=True)
 

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from ..errors import NextnError, UnsupportedModel, UsageError
+from ..errors import NextnError, NoBlock, UnsupportedModel, UsageError
 from ..gguf.files import open_sound
 from ..gguf.types import TensorType
 from ..progress import Progress, Say, heard
+from ..shell import Command
 from ..writing.plan import LinkMode, Plan
 
 if TYPE_CHECKING:
@@ -81,7 +84,10 @@ def attach(
         in_place.end_interrupted(trunk, dry_run=dry_run, say=say)
     with opened(trunk) as found:
         if found.model is None:
-            raise UsageError(f"{found.name}: this is a checkpoint, not a GGUF; name the quant to put the block onto.")
+            what = "this is a checkpoint, not a GGUF"
+            if donor is not None and str(donor).endswith(".gguf"):
+                raise UsageError(f"{found.name}: {what}; {_the_other_way(trunk, donor)}.")
+            raise UsageError(f"{found.name}: {what}; name the quant to put the block onto.")
         if found.remote is not None and not dry_run:
             raise UsageError(
                 f"{found.name}: a block is attached to local files only (a dry run reads the header of a remote one); "
@@ -106,7 +112,7 @@ def attach(
 
             plan = _preceded(found.model, plan_place(found.model, assistant, options))
             return _noted(found.model, carry_out(plan, dry_run, progress), remember)
-        with open_block(donor, limit_rate, trunk=found.model) as source:
+        with _not_swapped(trunk, donor, found.model), open_block(donor, limit_rate, trunk=found.model) as source:
             _refuse_renamed(donor, source.block.model)
             block, notes = source.to_write(duplicates)
             plan = _preceded(found.model, plan_attach(found.model, block, options).noted(notes))
@@ -153,6 +159,24 @@ def _noted(model: Model, result: Result, remember: bool) -> Result:
         more = f"it is not remembered for this model, so name it with --sidecar: {error}"
         return replace(result, plan=result.plan.noted([more]))
     return result
+
+
+def _the_other_way(trunk: str | Path, donor: str | Path) -> str:
+    command = Command.of("nextn", "attach", donor, "--from", trunk)
+    return f"TRUNK and DONOR may be the wrong way round: {command!s}"
+
+
+@contextmanager
+def _not_swapped(trunk: str | Path, donor: str | Path, model: Model) -> Iterator[None]:
+    """A donor without a block is named as a mistake in the order where the trunk has one."""
+    try:
+        yield
+    except NoBlock as error:
+        from ..block.anatomy import Anatomy
+
+        if not Anatomy.of(model).has_block:
+            raise
+        raise NoBlock(f"{donor}: there is no MTP block in this model; {_the_other_way(trunk, donor)}.") from error
 
 
 def _assistant(donor: str | Path) -> Model | None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
+from ..absent import no_such, not_regular
 from ..errors import StorageError
 from ..gguf.files import open_sound
 from ..schemas.base import Document, Documented
@@ -48,7 +49,9 @@ def recover(path: str | Path, *, dry_run: bool = False) -> Recovery:
     """
     place = Path(path)
     if not place.exists():
-        raise StorageError(f"{path}: there is no such file or folder.")
+        raise StorageError(f"{path}: {no_such(path)}.")
+    if not (place.is_dir() or place.is_file()):
+        raise StorageError(f"{path}: {not_regular(place.stat().st_mode)}.")
     failed: list[Failed] = []
     found = tuple(journals.recover(place, dry_run=dry_run, failed=failed if place.is_dir() else None))
     if not found and place.is_file():

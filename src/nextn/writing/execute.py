@@ -77,6 +77,20 @@ def check_outputs(plan: Plan, *, tidy: bool = True) -> None:
         raise
 
 
+def _already_there(path: Path, size_bytes: int) -> str:
+    """Half a sentence about an output that exists; one of the size to be written is most likely an earlier result."""
+    try:
+        found = path.stat().st_size
+    except OSError:  # a link that leads nowhere
+        found = -1
+    if found != size_bytes:
+        return "this file already exists, and nextn never overwrites; choose another -o"
+    return (
+        f"this file already exists, with the {size_bytes:,} bytes that this command would write, so it is most likely "
+        "the result of an earlier run; nextn never overwrites: see 'nextn inspect', or choose another -o"
+    )
+
+
 def _check(plan: Plan) -> None:
     try:
         leftovers = clean(plan.folder, remove=False)
@@ -86,9 +100,7 @@ def _check(plan: Plan) -> None:
                 refuse_partial(out.source)
             path = plan.folder / out.name
             if os.path.lexists(path) and path not in leftovers:
-                raise OutputExists(
-                    f"{path}: this file already exists, and nextn never overwrites; choose another -o."
-                )
+                raise OutputExists(f"{path}: {_already_there(path, out.size_bytes)}.")
         need, free = plan.bytes_written + SLACK_BYTES, free_bytes(plan.folder) + _held(leftovers)
     except OSError as error:
         raise explain(error, plan.folder, "use it") from error

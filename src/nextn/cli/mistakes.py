@@ -1,0 +1,123 @@
+"""A command line that cannot be parsed: what is wrong and what to write instead, in one sentence."""
+
+from __future__ import annotations
+
+import difflib
+import re
+from collections.abc import Sequence
+
+import click
+
+from ..shell import Command
+
+# Names that other programs give to what an option here means.
+_ALSO_KNOWN_AS = {
+    "--donor": "--from", "--source": "--from", "--output": "--out", "--outfile": "--out", "--outdir": "--out",
+    "--outtype": "--type", "--quant-type": "--type", "--ctx-size": "--ctx", "-c": "--ctx", "--context": "--ctx",
+    "-t": "--threads", "--n-threads": "--threads", "--draft-max": "--n-max", "--draft": "--n-max",
+    "--spec-draft-n-max": "--n-max", "-md": "--sidecar", "--model-draft": "--sidecar", "--force": "--yes",
+    "--overwrite": "--out", "--dryrun": "--dry-run", "-n": "--n-predict", "--predict": "--n-predict",
+    "-np": "--slots", "--parallel": "--slots", "-ngl": "--gpu-layers", "--n-gpu-layers": "--gpu-layers",
+    "--vram": "--gpu-memory", "--rate-limit": "--limit-rate", "--revision": "--from",
+}  # fmt: skip
+
+
+def sentence(error: click.UsageError, argv: Sequence[str]) -> str:
+    """What to print for a usage error, after the name of the command."""
+    command = None if error.ctx is None else error.ctx.command
+    if error.ctx is None or command is None:
+        return _ended(error.format_message())
+    if isinstance(error, click.NoSuchOption):
+        return _no_option(error, error.ctx, argv)
+    if isinstance(error, click.MissingParameter) and isinstance(error.param, click.Argument):
+        return f"name {error.param.make_metavar(error.ctx)}: {_usage(error.ctx)}; {_help(error.ctx)}."
+    if isinstance(error, click.MissingParameter) and isinstance(error.param, click.Option):
+        option = next((name for name in error.param.opts if name.startswith("--")), error.param.opts[0])
+        return f"name {option} {error.param.metavar or ''}".rstrip() + f"; {_help(error.ctx)}."
+    if isinstance(error, click.BadParameter) and error.param is not None:
+        return _ended(_bad_value(error, error.param))
+    extra = _extra(error.ctx, argv) if "unexpected extra argument" in error.message else []
+    if extra:
+        return _too_many(error.ctx, argv, extra)
+    return _ended(error.format_message())
+
+
+def _ended(text: str) -> str:
+    return text if text.endswith("?") else text.rstrip(".") + "."
+
+
+def _help(ctx: click.Context) -> str:
+    return f"'{ctx.command_path} --help' shows how it is used"
+
+
+def _usage(ctx: click.Context) -> str:
+    words = [param.make_metavar(ctx) for param in ctx.command.params if isinstance(param, click.Argument)]
+    return " ".join([ctx.command_path, *words])
+
+
+def _options(ctx: click.Context) -> list[str]:
+    return [name for param in ctx.command.params if isinstance(param, click.Option) for name in param.opts]
+
+
+def _no_option(error: click.NoSuchOption, ctx: click.Context, argv: Sequence[str]) -> str:
+    names = _options(ctx)
+    wanted = next((word.partition("=")[0] for word in argv if word.startswith(error.option_name)), error.option_name)
+    meant = _ALSO_KNOWN_AS.get(wanted)
+    if meant in names:
+        return f"there is no option '{wanted}'; did you mean {meant}?"
+    near = difflib.get_close_matches(wanted, names, 2, 0.7)
+    if near:
+        return f"there is no option '{wanted}'; did you mean {' or '.join(near)}?"
+    if any(param.name == "engine_args" for param in ctx.command.params):
+        return f"there is no option '{wanted}'; if the engine has it, write it after --; {_help(ctx)}."
+    return f"there is no option '{wanted}'; {_help(ctx)}."
+
+
+def _bad_value(error: click.BadParameter, param: click.Parameter) -> str:
+    name = param.opts[0] if isinstance(param, click.Option) else str(param.make_metavar(error.ctx or click.Context(
+        click.Command("nextn"))))  # fmt: skip
+    name = next((each for each in param.opts if each.startswith("--")), name)
+    given = re.match(r"'(.*?)' is not", error.message)
+    if given and isinstance(param.type, click.Choice):
+        choices = list(map(str, param.type.choices))
+        near = difflib.get_close_matches(given[1].lower(), choices, 1, 0.75)
+        hint = f"did you mean {near[0]}?" if near else f"choose {', '.join(choices[:-1])} or {choices[-1]}"
+        return f"{name}: '{given[1]}' is not one of its values; {hint}"
+    if given and isinstance(param.type, click.IntRange):
+        thousands = re.fullmatch(r"(\d+)[kK]", given[1])
+        hint = f"write {int(thousands[1]) * 1024}" if thousands else f"write one such as {param.type.min or 0}"
+        return f"{name}: '{given[1]}' is not a whole number; {hint}"
+    if isinstance(param.type, click.IntRange | click.FloatRange) and not given:
+        least, most = param.type.min, param.type.max
+        parts = [f"at least {least:g}" if least is not None else "", f"at most {most:g}" if most is not None else ""]
+        return f"{name}: {error.message.split(' ')[0]} is out of range; it must be {' and '.join(filter(None, parts))}"
+    if given and isinstance(param.type, click.FloatRange):
+        return f"{name}: '{given[1]}' is not a number; write one such as {param.type.min or 0:g}"
+    return f"{name}: {error.message}"
+
+
+def _extra(ctx: click.Context, argv: Sequence[str]) -> list[str]:
+    """The words that no argument of the command takes."""
+    words = list(argv)
+    if ctx.info_name in words:
+        words = words[words.index(ctx.info_name) + 1 :]
+    _, extra, _ = ctx.command.make_parser(ctx).parse_args(words)
+    return list(extra)
+
+
+def _too_many(ctx: click.Context, argv: Sequence[str], extra: list[str]) -> str:
+    takes = " ".join(param.make_metavar(ctx) for param in ctx.command.params if isinstance(param, click.Argument))
+    words = [word for word in argv if word not in extra]
+    if "--from" in _options(ctx) and "--from" not in words and len(extra) == 1:
+        command = Command.of("nextn", *words, "--from", extra[0])
+        return f"{extra[0]}: a donor is named with --from: {command!s}"
+    more = ", ".join(extra)
+    only = f"one {takes} at a time" if takes else "only options"
+    return f"{more}: {ctx.command_path} takes {only}; {_help(ctx)}."
+
+
+def not_for_the_engine(argument: str, ctx: click.Context) -> click.UsageError:
+    """For a word in the place of an engine's options that cannot be one."""
+    names = _options(ctx)
+    hint = "name a sidecar with --sidecar" if "--sidecar" in names else _help(ctx)
+    return click.UsageError(f"{argument}: one MODEL is taken, and options of the engine come after --; {hint}.", ctx)

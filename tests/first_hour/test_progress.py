@@ -1,0 +1,63 @@
+"""What a newcomer sees while waiting: a line per step in a pipe, no figures of bytes that nobody knows yet."""
+
+from __future__ import annotations
+
+import os
+import pty
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+import nextn
+from conftest import CHECKPOINT, Q4
+from nextn.cli import main
+from nextn.report.progress import step_progress
+
+
+def test_every_step_gets_a_line_in_a_pipe(capsys: pytest.CaptureFixture[str]) -> None:
+    with step_progress(every_step=True) as say:
+        for number in range(3):
+            say(f"load {number}")
+    assert capsys.readouterr().err == "load 0\nload 1\nload 2\n"
+
+
+def test_verify_says_every_step(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    trunk = tmp_path / Q4.name
+    trunk.symlink_to(Q4)
+    nextn.attach(trunk, CHECKPOINT)
+
+    def steps(*args: object, say: object, **kwargs: object) -> None:
+        assert callable(say)
+        say("one")
+        say("two")
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("nextn.verbs.verify.verify", steps)
+    assert main(["verify", str(trunk)]) == 130
+    assert capfd.readouterr().err.startswith("one\ntwo\n")
+
+
+def test_a_search_is_not_shown_as_bytes(tmp_path: Path) -> None:
+    trunk = tmp_path / Q4.name
+    trunk.symlink_to(Q4)
+    nextn.extract(CHECKPOINT, out=tmp_path / "tiny-qwen35-MTP-donor-Q8_0.gguf", block_only=True)
+    here, there = pty.openpty()
+    command = [sys.executable, "-m", "nextn", "attach", str(trunk)]
+    run = subprocess.Popen(command, stdin=there, stderr=there, stdout=subprocess.DEVNULL, close_fds=True)
+    os.close(there)
+    shown = b""
+    while True:
+        try:
+            piece = os.read(here, 65536)
+        except OSError:  # the other side is closed
+            break
+        if not piece:
+            break
+        shown += piece
+    os.close(here)
+    assert run.wait(timeout=60) == 0, shown
+    assert b"the donor is" in shown and b"/?" not in shown and b"0/0" not in shown
