@@ -26,7 +26,7 @@ from nextn.gguf.tensors import TensorInfo
 TRUNKS = sorted((DATA / "trunks").glob("*.gguf"))
 # A word of the sentence that each refused file gets, by the start of its name.
 REASONS = {
-    "empty": "not a GGUF file",
+    "empty": "the file is empty",
     "magic": "not a GGUF file",
     "first": "24 bytes",
     "version-1": "version 1 is not supported",

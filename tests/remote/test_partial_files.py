@@ -189,7 +189,7 @@ def test_a_full_disk_is_one_sentence(path: Path, monkeypatch: pytest.MonkeyPatch
     def full(*args: object) -> int:
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(os, "pwrite", full)
+    monkeypatch.setattr("nextn.oscalls.pwrite", full)
     with pytest.raises(NoSpace, match="nextn cache --clear"):
         put(file, 0, 10)
     file.close()

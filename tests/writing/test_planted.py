@@ -416,6 +416,7 @@ def test_without_descriptors_of_folders_the_checks_are_the_same(
     monkeypatch.setattr(workfile, "HAS_DESCRIPTORS", descriptors)
     if not descriptors:
         monkeypatch.setattr(workfile, "_FLAGS", workfile._FLAGS & ~os.O_NOFOLLOW)
+        monkeypatch.setattr("nextn.oscalls.NOFOLLOW", 0)
     with Folder.private(tmp_path / "root", ("a", "b"), make=True) as folder:
         fd = folder.open_or_create("file")
         os.write(fd, b"data")
