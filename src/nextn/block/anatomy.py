@@ -17,6 +17,7 @@ from ..archs.drafts import ARCHS as DRAFT_ARCHS
 from ..archs.others import ASSISTANTS, DRAFTS, LOADS_ONLY, OTHER_USE
 from ..gguf.files import GGUFFile, Model
 from ..gguf.kv import INTEGER_TYPES, KVType
+from ..gguf.names import LARGE
 from ..gguf.tensors import TensorTable
 from .layers import Layers
 from .model import DRAFT_ROOTS, EH_PROJ, MARK, split_name
@@ -334,4 +335,9 @@ class Anatomy:
         """Whether each tensor of the model belongs to an MTP block's layer, in the order of its files."""
         if self.is_draft:
             return array("b", [True]) * len(self.layers.of_rows)
-        return array("b", map(self._block_set.__contains__, self.layers.of_rows))
+        of_rows = self.layers.of_rows
+        if len(of_rows) >= LARGE:
+            from ..gguf import bulk  # loads numpy
+
+            return bulk.are_among(of_rows, self._block_set)
+        return array("b", map(self._block_set.__contains__, of_rows))
