@@ -107,7 +107,8 @@ def are_contiguous(offsets: array[int], sizes: array[int], alignment: int) -> bo
 
 def are_among(column: array[int], wanted: Collection[int]) -> array[int]:
     """Whether each item is one of those wanted."""
-    return _as_array("b", np.isin(np.frombuffer(column, np.int64), np.array([each for each in wanted if each < 1 << 63], np.int64)))
+    possible = np.array([each for each in wanted if each < 1 << 63], np.int64)
+    return _as_array("b", np.isin(np.frombuffer(column, np.int64), possible))
 
 
 def not_texts(buffer: Buffer, starts: array[int], rows: array[int], most_bytes: int) -> array[int]:
