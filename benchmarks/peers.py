@@ -298,27 +298,30 @@ def main() -> None:
     parser.add_argument("--note", default="", help="what else ran on the machine, to be shown with the values")
     parser.add_argument("--document", action="store_true", help="only make table and plot from peers.json")
     args = parser.parse_args()
+    path = args.json or (None if args.quick or tuple(args.only) != CASES else VALUES)
     if not args.document:
         begin = time.perf_counter()
         with tempfile.TemporaryDirectory(dir=args.folder, prefix="nextn-peers-") as name:
             run = Run(args, Path(name))
             for case in args.only:
                 getattr(run, case)()
+                if path is not None:
+                    save(path, run, args.note)
         print(f"{time.perf_counter() - begin:.0f} s")
-        values = {
-            "date": datetime.now(timezone.utc).date().isoformat(),
-            "note": args.note,
-            "versions": versions(),
-            "machine": {**header.machine(), "load_at_end": os.getloadavg()[0]},
-            "rows": run.rows,
-        }
-        path = args.json or (None if args.quick or args.only != CASES else VALUES)
-        if path is None:
-            return
-        path.write_text(json.dumps(values).replace('{"what"', '\n{"what"') + "\n")
-        if path != VALUES:
-            return
-    peers_document.write(json.loads(VALUES.read_text()))
+    if args.document or path == VALUES:
+        peers_document.write(json.loads(VALUES.read_text()))
+
+
+def save(path: Path, run: Run, note: str) -> None:
+    """Write what was measured so far."""
+    values = {
+        "date": datetime.now(timezone.utc).date().isoformat(),
+        "note": note,
+        "versions": versions(),
+        "machine": {**header.machine(), "load_at_end": os.getloadavg()[0]},
+        "rows": run.rows,
+    }
+    path.write_text(json.dumps(values).replace('{"what"', '\n{"what"') + "\n")
 
 
 def versions() -> dict[str, str]:

@@ -228,7 +228,7 @@ def panel(rows: list[Row], lines: Iterable[tuple[str, str, str]], left: int, tit
     out = [f'<text x="{left}" y="{TOP - 20}" font-size="16" font-weight="bold">{title}</text>']
     for power in range(y_low, y_high + 1):
         y = down(10.0**power)
-        label = f"{10**power:,} s" if power >= 0 else f"{10 ** (power + 3):,} ms" if power >= -3 else f"{10.0**power} s"
+        label = next(f"{10 ** (power + n):,} {name}" for n, name in ((0, "s"), (3, "ms"), (6, "µs")) if power + n >= 0)
         out.append(f'<path d="M{left} {y:.1f}h{WIDTH}" stroke="#d0d7de"/>')
         out.append(f'<text x="{left - 8}" y="{y + 4:.1f}" text-anchor="end">{label}</text>')
     for power in range(x_low, math.floor(x_high) + 1):
