@@ -20,7 +20,7 @@ from nextn.cli import VERBS
 from nextn.gguf.files import open_model
 
 ROWS = {row.name: row for row in wild_files.ROWS if row.group == wild_files.BROKEN}
-NO_MODEL = {"cache", "demo", "pull"}  # verbs that are given the name of no file
+NO_MODEL = {"cache", "demo", "pull", "scan"}  # verbs that are given the name of no file
 SHOWN = {"inspect", "doctor"}  # what these show of a file whose header is complete is a finding
 PIECES = {"assemble"}  # names what is missing by what was given
 
@@ -64,6 +64,7 @@ def calls(path: Path, trunk: Path, donor: Path, out: Path) -> Iterator[Sequence[
     yield "tune", path
     yield "train", path, "--dry-run"
     yield "train", trunk, "--from", path, "--dry-run"
+    yield "up", path, "--dry-run"
     yield "serve", path, "--print"
     yield "serve", trunk, "--print", "--sidecar", path
     yield "pack", path, "-o", out, "--dry-run"

@@ -34,7 +34,7 @@ def states(folder: Path, taps: tuple[int, ...] = TAPS) -> tuple[States, list[Wri
     folder.mkdir()
     wanted = StatesManifest(
         Trunk("tiny", 1, "ab" * 32), "qwen35", N_EMBD, 2048, list(taps), False, "engine", None, "xllamacpp", 0, TOP_K,
-        16, 2, 0.0, 1.0, {"sha256": ""},
+        16, 0.0, 1.0, {"sha256": ""},
     )  # fmt: skip
     made = StatesFolder.start(folder, wanted)
     sizes = ((3, 9), (5, 5), (4, 20), (2, 6))

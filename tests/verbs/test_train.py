@@ -312,7 +312,7 @@ def test_a_tiny_draft_is_trained_and_judged(
     made = nextn.train(trunk, work=tmp_path / "w", budget_s=60.0, threads=1, say=said.append)
     found = checked(made)
     assert found["outcome"] in ("written", "not_better") and found["states"]["n_tokens"] > 500
-    assert found["fit"]["n_steps"] >= 1 and found["judgement"]["same_text"] is not False
+    assert found["fit"]["n_steps"] >= 1 and found["judgement"]["word"] in ("better", "useless", "cannot_tell")
     assert any(text.startswith("states: ") for text in said) and any(text.startswith("fit: ") for text in said)
 
 
