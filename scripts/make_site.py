@@ -49,6 +49,8 @@ def write_sources(folder: Path) -> None:
         there = folder / page.relative_to(DOCS)
         there.parent.mkdir(parents=True, exist_ok=True)
         there.write_text(for_the_site(page.read_text(encoding="utf-8"), page), encoding="utf-8")
+    for picture in DOCS.glob("*.svg"):
+        shutil.copy(picture, folder)
     commands = folder / "commands"
     commands.mkdir()
     for verb in VERBS:

@@ -6,25 +6,30 @@ import struct
 from array import array
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from opened import parse_header
 
+import nextn
+import nextn.block.anatomy as anatomy_module
 import nextn.block.layers as layers_module
-from conftest import Q4
+from conftest import CHECKPOINT, Q4
 from nextn.block.anatomy import Anatomy
 from nextn.block.layers import Layers
 from nextn.block.model import MARK, split_name
 from nextn.errors import FormatError
 from nextn.gguf import bulk, kv_table, names, parser, tensors
 from nextn.gguf.files import open_model
+from nextn.gguf.header import pad_to
 from nextn.gguf.kv import KVType
 from nextn.gguf.names import NameIndex, StoredNames
 from nextn.gguf.parser import HeaderParser
 from nextn.gguf.sets import SetTensors
-from nextn.gguf.tensors import TensorTable
+from nextn.gguf.tensors import TensorInfo, TensorTable
+from nextn.inspection.model import Inspection
 from nextn.memory import weights
 from nextn.memory.weights import Tally
 
@@ -37,7 +42,7 @@ NUMBERS = st.one_of(st.sampled_from(BIG), st.integers(0, 600))
 def columns(least: int) -> Iterator[None]:
     """Tables of this many entries or more are read a column at a time."""
     with pytest.MonkeyPatch.context() as patch:
-        for module in (names, parser, tensors, kv_table, weights, layers_module):
+        for module in (names, parser, tensors, kv_table, weights, layers_module, anatomy_module):
             patch.setattr(module, "LARGE", least)
         yield
 
@@ -211,3 +216,56 @@ def test_what_the_cpu_repacks_is_found_alike(shapes: list[tuple[list[int], int]]
             assert codes == [coder.code(split_name(info.name)[0], info) for info in infos]
             found.append(codes)
     assert found[0] == found[1]
+
+
+@given(ENTRIES, st.integers(0, 1 << 64), st.lists(st.sampled_from([b"", b"a", b"scale", b"x.scale"]), max_size=6))
+def test_questions_about_whole_tables(
+    found: list[tuple[bytes, list[int], int, int | None]], n_bytes: int, ends: list[bytes]
+) -> None:
+    """What is asked of all tensors has the same answer with columns, also near what 64 bits hold."""
+    infos = [
+        TensorInfo((name + end).decode("latin-1"), tuple(ne[:4]), type_id, (offset or 0) % (1 << 64))
+        for (name, ne, type_id, offset), end in zip(found, [*ends, *[b""] * len(found)], strict=False)
+    ]
+    table = TensorTable.of(info for info in infos if all(0 <= axis < 1 << 64 for axis in info.ne))
+
+    def answers() -> object:
+        names = table.stored_names
+        return (
+            [list(names.ending_with(end)) for end in (b"", b"a", b"scale", b".scale")],
+            [list(names.longer_than(n)) for n in (0, 3, 12)],
+            table.is_within(n_bytes),
+        )
+
+    plain = answers()
+    with columns(1):
+        assert answers() == plain
+        by_type, is_contiguous = table.bytes_by_type(n_bytes), table.is_contiguous(32, n_bytes)
+    if by_type is not None:
+        assert table.is_within(n_bytes)
+        sums: dict[int, int] = {}
+        for type_id, size in zip(table.type_ids, table.sizes, strict=True):
+            sums[type_id] = sums.get(type_id, 0) + size
+        assert by_type == sums
+    at, follow = 0, []
+    for offset, size in zip(table.offsets, table.sizes, strict=True):
+        follow.append(offset == at)
+        at += pad_to(size, 32)
+    if is_contiguous:
+        assert all(follow)
+    elif all(follow) and len(table):
+        small = max(table.offsets) < 1 << 62 and max(table.sizes) < 1 << 62
+        assert not (small and table.is_within(n_bytes))
+
+
+def test_inspecting_and_diagnosing_with_columns(tmp_path: Path) -> None:
+    """A model whose tables are read in columns is inspected, and found healthy, as with plain loops."""
+    bundle = nextn.attach(Q4, CHECKPOINT, layout="bundle", out=tmp_path / "bundle.gguf").entry
+    for path in (Q4, bundle):
+        plain = nextn.inspect(path)
+        with columns(1):
+            seen = nextn.inspect(path)
+        assert isinstance(plain, Inspection) and isinstance(seen, Inspection)
+        assert (seen.types, seen.block_bytes, seen.findings) == (plain.types, plain.block_bytes, plain.findings)
+        assert list(seen.types) == list(plain.types)
+    assert plain.block_bytes > 0

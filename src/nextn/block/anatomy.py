@@ -9,7 +9,7 @@ from array import array
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
-from itertools import islice
+from itertools import accumulate
 
 from ..archs import FAMILIES, per_layer_arrays
 from ..archs.base import Family, missing
@@ -17,6 +17,7 @@ from ..archs.drafts import ARCHS as DRAFT_ARCHS
 from ..archs.others import ASSISTANTS, DRAFTS, LOADS_ONLY, OTHER_USE
 from ..gguf.files import GGUFFile, Model
 from ..gguf.kv import INTEGER_TYPES, KVType
+from ..gguf.names import LARGE
 from ..gguf.tensors import TensorTable
 from .layers import Layers
 from .model import DRAFT_ROOTS, EH_PROJ, MARK, split_name
@@ -302,7 +303,9 @@ class Anatomy:
 
     def trunk_rows(self, file: GGUFFile) -> array[int]:
         """The rows of the file's tensors that belong to the model apart from its block, in order."""
-        no = next(i for i, each in enumerate(self.model.files) if each is file or each == file)
+        no = self._places.get(id(file))
+        if no is None:
+            no = self.model.files.index(file)
         known = self._trunk_rows.get(no)
         if known is None:
             known = self._trunk_rows[no] = self._found_rows(no)
@@ -313,13 +316,19 @@ class Anatomy:
         return {}
 
     def _found_rows(self, no: int) -> array[int]:
-        table, n_before = self.model.files[no].header.tensors, 0
-        for other in self.model.files[:no]:
-            n_before += len(other.header.tensors)
+        table = self.model.files[no].header.tensors
         roots = {row for name in DRAFT_ROOTS if (row := table.row(name)) is not None}
-        layers = islice(self.layers.of_rows, n_before, n_before + len(table))
+        layers = self.layers.of_rows[self._starts[no] : self._starts[no + 1]]
         blocks = self._block_set
         return array("I", (row for row, n in enumerate(layers) if n not in blocks and row not in roots))
+
+    @cached_property
+    def _places(self) -> dict[int, int]:
+        return {id(file): no for no, file in enumerate(self.model.files)}  # the model holds them: ids stay theirs
+
+    @cached_property
+    def _starts(self) -> list[int]:
+        return list(accumulate((len(file.header.tensors) for file in self.model.files), initial=0))
 
     @cached_property
     def _block_set(self) -> frozenset[int]:
@@ -334,4 +343,9 @@ class Anatomy:
         """Whether each tensor of the model belongs to an MTP block's layer, in the order of its files."""
         if self.is_draft:
             return array("b", [True]) * len(self.layers.of_rows)
-        return array("b", map(self._block_set.__contains__, self.layers.of_rows))
+        of_rows = self.layers.of_rows
+        if len(of_rows) >= LARGE:
+            from ..gguf import bulk  # loads numpy
+
+            return bulk.are_among(of_rows, self._block_set)
+        return array("b", map(self._block_set.__contains__, of_rows))

@@ -15,7 +15,7 @@ from ..errors import FormatError, QuantizeError
 from ..gguf.files import Model
 from ..layouts.donor_check import ROUTER, misshapen, times
 from ..layouts.experts import split_experts
-from ..layouts.factors import is_factor
+from ..layouts.factors import SIDES, is_factor
 from ..layouts.metadata import PROVENANCE
 from .advice import Advice, Help
 from .commands import attach_command, detach_command, doctor_command, donor_hint, donor_words, header_change
@@ -185,7 +185,8 @@ def check_factors(seen: Anatomy) -> Iterator[Finding]:
     """Factors of NVFP4 in the block of a model, which only a model loaded with MTP can have."""
     if not seen.blocks or not seen.has_trunk:
         return
-    factors = sorted(split_name(name) for name in filter(is_factor, seen.model.tensors) if seen.of_block(name))
+    candidates = filter(is_factor, seen.model.table.names_ending_with(SIDES[0]))  # the other ends with it too
+    factors = sorted(split_name(name) for name in candidates if seen.of_block(name))
     names = [f"blk.{layer}.{name}" for layer, name in factors]
     if not names:
         return

@@ -35,6 +35,8 @@ def check_data(model: Model) -> Iterator[Finding]:
     for file in model.files:
         header = file.header
         at, tensors = 0, header.tensors
+        if tensors.is_contiguous(header.alignment, file.size_bytes - header.data_offset):
+            continue
         for row, (offset, size) in enumerate(zip(tensors.offsets, tensors.sizes, strict=True)):
             if offset != at:
                 info = tensors[row]
@@ -54,8 +56,8 @@ def check_data(model: Model) -> Iterator[Finding]:
                     break
                 size = after
             at += pad_to(size, header.alignment)
-    names = (name for file in model.files for name in file.header.tensors.raw_names())
-    long = next((decoded(name) for name in names if len(name) > _MOST_NAME_BYTES), None)
+    tables = (file.header.tensors.stored_names for file in model.files)
+    long = next((decoded(name) for names in tables for name in names.longer_than(_MOST_NAME_BYTES)), None)
     if long is not None:
         yield Finding(
             "tensor-name-too-long",

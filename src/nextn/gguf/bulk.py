@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import struct
 from array import array
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from itertools import repeat
 from operator import getitem
 from typing import Any, TypeAlias, TypeVar
@@ -24,6 +24,7 @@ Ints: TypeAlias = "npt.NDArray[np.int64]"
 Sizes: TypeAlias = "npt.NDArray[np.uint64]"
 _Number = TypeVar("_Number", bound=np.generic)
 _U32, _U64 = struct.Struct("<I"), struct.Struct("<Q")
+_ADDABLE = 1 << 62  # below it, an offset and a padded size can be added in 64 bits
 _AT_ONCE = 4_096  # entries whose columns are in memory at the same time
 _DOT, _ZERO, _NINE = b".09"
 _TYPES = {type.id: type for type in TENSOR_TYPES if type.block_size is not None and type.type_size is not None}
@@ -69,6 +70,45 @@ def rows_starting_with(buffer: Buffer, starts: array[int], prefix: bytes) -> arr
     for i in range(n_words, len(prefix)):
         rows = rows[text[first[rows] + i] == prefix[i]]
     return _as_array("I", rows)
+
+
+def rows_ending_with(buffer: Buffer, starts: array[int], suffix: bytes) -> array[int]:
+    """The rows whose names, with their lengths at `starts`, end with a suffix."""
+    first, words, text = _column(starts), _anywhere(buffer, np.uint64), np.frombuffer(buffer, np.uint8)
+    sizes = words[first]
+    rows = np.flatnonzero(sizes >= np.uint64(len(suffix)))
+    ends = first[rows] + 8 + sizes[rows].astype(np.int64)
+    for i, byte in enumerate(reversed(suffix), 1):
+        same = text[ends - i] == byte
+        rows, ends = rows[same], ends[same]
+    return _as_array("I", rows)
+
+
+def rows_longer_than(buffer: Buffer, starts: array[int], n_bytes: int) -> array[int]:
+    """The rows whose names have more bytes."""
+    return _as_array("I", np.flatnonzero(_anywhere(buffer, np.uint64)[_column(starts)] > np.uint64(n_bytes)))
+
+
+def are_within(offsets: array[int], sizes: array[int], n_bytes: int) -> bool:
+    """Whether all sizes are known, none is near what 64 bits hold, and all data ends within the first `n_bytes`."""
+    at, size = np.frombuffer(offsets, np.uint64), np.frombuffer(sizes, np.int64)
+    if int(size.min()) < 0 or int(size.max()) >= _ADDABLE or int(at.max()) >= _ADDABLE:
+        return False
+    return int((at + size.astype(np.uint64)).max()) <= n_bytes
+
+
+def are_contiguous(offsets: array[int], sizes: array[int], alignment: int) -> bool:
+    """Whether each tensor's data follows the padding of the one before it; `are_within` a file."""
+    at, size = np.frombuffer(offsets, np.uint64), np.frombuffer(sizes, np.int64).astype(np.uint64)
+    unit = np.uint64(alignment)
+    after = at + (size + np.uint64(alignment - 1)) // unit * unit
+    return int(at[0]) == 0 and bool((after[:-1] == at[1:]).all())
+
+
+def are_among(column: array[int], wanted: Collection[int]) -> array[int]:
+    """Whether each item is one of those wanted."""
+    possible = np.array([each for each in wanted if each < 1 << 63], np.int64)
+    return _as_array("b", np.isin(np.frombuffer(column, np.int64), possible))
 
 
 def not_texts(buffer: Buffer, starts: array[int], rows: array[int], most_bytes: int) -> array[int]:

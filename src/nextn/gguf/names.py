@@ -127,6 +127,22 @@ class StoredNames:
                 yield row
             at = buffer.find(prefix, at + 1)
 
+    def ending_with(self, suffix: bytes) -> Iterator[bytes]:
+        """The names that end with `suffix`, in order."""
+        if len(self.starts) < LARGE:
+            return (name for name in self if name.endswith(suffix))
+        from . import bulk  # loads numpy
+
+        return map(self.name_of, bulk.rows_ending_with(self.buffer, self.starts, suffix))
+
+    def longer_than(self, n_bytes: int) -> Iterator[bytes]:
+        """The names that have more bytes, in order."""
+        if len(self.starts) < LARGE:
+            return (name for name in self if len(name) > n_bytes)
+        from . import bulk  # loads numpy
+
+        return map(self.name_of, bulk.rows_longer_than(self.buffer, self.starts, n_bytes))
+
     def __iter__(self) -> Iterator[bytes]:
         if len(self.starts) >= LARGE:
             from . import bulk  # loads numpy

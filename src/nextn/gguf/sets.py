@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 
 from ..errors import IncompleteModel
 from ..printable import printable
-from .names import NameIndex, StoredNames, decoded
+from .names import NameIndex, StoredNames, all_decoded, decoded
 from .tensors import TensorInfo
 
 if TYPE_CHECKING:
@@ -69,6 +69,10 @@ class SetTensors:
     def stored_names(self) -> Iterator[StoredNames]:
         """The names of each file."""
         return (file.header.tensors.stored_names for file in self._files)
+
+    def names_ending_with(self, suffix: str) -> Iterator[str]:
+        """The names that end with `suffix`, in order."""
+        return all_decoded(chain.from_iterable(names.ending_with(suffix.encode()) for names in self.stored_names()))
 
     def names(self) -> Iterator[str]:
         """The names in order."""

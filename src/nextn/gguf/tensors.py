@@ -9,7 +9,7 @@ from bisect import bisect_left
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from itertools import accumulate, chain, islice, pairwise, repeat
+from itertools import accumulate, chain, compress, islice, pairwise, repeat
 from operator import add, eq, getitem, le, lt, sub
 from typing import Any, overload
 from zlib import crc32
@@ -308,7 +308,45 @@ class TensorTable(Sequence[TensorInfo]):
 
     def is_within(self, n_bytes: int) -> bool:
         """Whether all sizes are known and all tensors end within the first `n_bytes` of the data section."""
+        if len(self) >= LARGE:
+            from . import bulk  # loads numpy
+
+            if bulk.are_within(self._columns.offsets, self._columns.sizes, n_bytes):
+                return True  # else sizes near what 64 bits hold are added up exactly
         return min(self.sizes, default=0) >= 0 and max(map(add, self.offsets, self.sizes), default=0) <= n_bytes
+
+    def is_contiguous(self, alignment: int, n_bytes: int) -> bool:
+        """Whether tensors are within the first `n_bytes` and all follow one another; False for small tables too.
+
+        What is wrong with those for which it is False has to be looked for one by one, which is quick for small ones.
+        """
+        if len(self) < LARGE:
+            return False
+        from . import bulk  # loads numpy
+
+        own = self._columns
+        return bulk.are_within(own.offsets, own.sizes, n_bytes) and bulk.are_contiguous(
+            own.offsets, own.sizes, alignment
+        )
+
+    def bytes_by_type(self, n_bytes: int) -> dict[int, int] | None:
+        """Type number -> bytes, in the order of the data; None where not all is within the first `n_bytes`, or small.
+
+        For large tables only: others are added up one by one.
+        """
+        if len(self) < LARGE or n_bytes * len(self) >= 1 << 63:
+            return None  # few, or overlapping ones could sum up to more than 64 bits hold
+        from . import bulk  # loads numpy
+
+        own = self._columns
+        if not bulk.are_within(own.offsets, own.sizes, n_bytes):
+            return None
+        found = sorted(bulk.grouped(own.type_ids, own.offsets, own.sizes), key=lambda each: each[2])
+        return {type_id: size for type_id, size, _, _ in found}
+
+    def bytes_of(self, chosen: array[int]) -> int:
+        """Bytes of the rows whose item in `chosen` is not 0; all sizes are known."""
+        return sum(compress(self.sizes, chosen))
 
     @property
     def size_bytes(self) -> int:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from array import array
 from collections import Counter
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -204,10 +205,18 @@ def _sizes(model: Model, seen: Anatomy) -> tuple[int, dict[str, int]]:
     """Stored bytes of the block, and of all tensors by type name, largest first; without what a file does not hold."""
     of_block = 0
     types: Counter[int] = Counter()
-    belong = iter(seen.rows_of_block)
+    belong = array("b", seen.rows_of_block)
+    n_before = 0
     for file in model.files:
         tensors, room = file.header.tensors, file.size_bytes - file.header.data_offset
-        columns = zip(tensors.offsets, tensors.sizes, tensors.type_ids, belong, strict=False)  # of this file
+        of_file = belong[n_before : n_before + len(tensors)]
+        n_before += len(tensors)
+        quick = tensors.bytes_by_type(room)
+        if quick is not None:
+            types.update(quick)
+            of_block += tensors.bytes_of(of_file) if seen.blocks else 0
+            continue
+        columns = zip(tensors.offsets, tensors.sizes, tensors.type_ids, of_file, strict=True)
         for row, (offset, size, type_id, is_of_block) in enumerate(columns):
             if size == UNKNOWN:
                 after = file.header.stored_size(tensors[row])

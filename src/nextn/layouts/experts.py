@@ -47,7 +47,7 @@ def fused_layers(seen: Anatomy) -> list[int]:
     """The trunk's layers that have gate and up as one tensor; a model has fewer layers than `_MOST_LAYERS`."""
     if len(seen.trunk) > _MOST_LAYERS:
         return []
-    names = (name for name in seen.model.tensors if name.endswith(f".{BOTH}.weight"))
+    names = seen.model.table.names_ending_with(f".{BOTH}.weight")
     layers = (layer for layer, suffix in map(split_name, names) if suffix == f"{BOTH}.weight")
     return sorted(layer for layer in layers if layer is not None and layer in seen.trunk)
 

@@ -16,7 +16,6 @@ from typing import Any
 from ..archs.base import Family, Lookup
 from ..block.model import Block, BlockTensor, layer_of, suffix_of
 from ..errors import FormatError, QuantizeError, UnsupportedModel, UsageError
-from ..ggml.quantize import can_read
 from ..gguf.files import GGUFFile, Model
 from ..gguf.kv import KV
 from ..gguf.kv_table import KVTable
@@ -193,6 +192,8 @@ def _check_types(where: Path, types: Sequence[tuple[str, int | None]], wanted: T
             f"{where}: q, k and v differ in type ({listed}), so they cannot become one tensor without requantizing "
             "them; keep them split, or give a --type."
         )
+    from ..ggml.quantize import can_read  # loads numpy, which a header is checked without
+
     for name, kind in named:
         if kind is not None and not can_read(kind):
             raise QuantizeError(
