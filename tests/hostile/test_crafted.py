@@ -164,6 +164,21 @@ def test_values_of_an_unknown_type_are_not_read(tmp_path: Path) -> None:
     assert "the type 4 of 'blk.2.attn_v.bias' is not known" in ran.err and not list(tmp_path.glob("out/*"))
 
 
+def test_a_last_tensor_of_unknown_size_comes_back(tmp_path: Path, family: Callable[[str], Path]) -> None:
+    """It reaches to the end of its file, or else to the next tensor: the padding in front of a block is not its own."""
+    path = Path(shutil.copy(CORPUS / "head-of-unknown-size.gguf", tmp_path / "m.gguf"))
+    before = path.read_bytes()
+    assert not check(["attach", path, "--from", family("nemotronh"), "--layout", "in-place", "--yes"], "").code
+    assert path.read_bytes() != before
+    assert not check(["detach", path, "--in-place", "--yes"], "").code
+    assert path.read_bytes() == before
+
+
+def test_the_only_shard_of_a_set_is_gone(tmp_path: Path) -> None:
+    ran = check(["assemble", tmp_path / "donor-00001-of-00001.gguf", "-o", tmp_path / "out.gguf"], "")
+    assert ran.code and "donor-00001-of-00001.gguf" in ran.err and not (tmp_path / "out.gguf").exists()
+
+
 @pytest.mark.parametrize("path", sorted(CORPUS.glob("*.json")), ids=lambda path: path.stem)
 def test_configs_that_were_found_once(path: Path, tmp_path: Path, family: Callable[[str], Path]) -> None:
     """`[family, file, content]`: a checkpoint of the family with one file replaced."""

@@ -158,7 +158,8 @@ def _shards_at(path: Path) -> list[Path]:
     except OSError as error:
         raise os_error(error, path.parent, "list the folder") from error
     wanted = [(name, split_shard_name(name)) for name in names]
-    return [path.parent / name for name, own in wanted if own is not None and (own[0], own[2]) == (prefix, count)]
+    found = [path.parent / name for name, own in wanted if own is not None and (own[0], own[2]) == (prefix, count)]
+    return found or [path]  # which is not there, as reading it says
 
 
 def _number(file: GGUFFile) -> int:

@@ -11,7 +11,7 @@ from ..gguf.files import GGUFFile, Model
 from ..gguf.header import build_header, header_size, pad_to
 from ..gguf.kv import KV
 from ..gguf.kv_table import KVTable, edit
-from ..gguf.tensors import TensorInfo
+from ..gguf.tensors import UNKNOWN, TensorInfo
 from ..writing.plan import Change, Plan, Tail
 from . import metadata
 from .detach import TrunkOf, trunk_of
@@ -75,7 +75,9 @@ def _is_sound(undo: Undo, file: GGUFFile, trunk: TrunkOf) -> bool:
     if kept and file.header.data_offset != undo.head_bytes + undo.room:
         return False
     end = file.end_of(kept) - undo.room if kept else undo.head_bytes
-    if not end <= undo.size_bytes < file.size_bytes:
+    # A tensor whose type does not give its size reaches to the next one, so the padding behind the trunk is part of it.
+    most = pad_to(undo.size_bytes, file.header.alignment) if UNKNOWN in kept.sizes else undo.size_bytes
+    if end > most or undo.size_bytes >= file.size_bytes:
         return False
     if tail is None:
         return True
