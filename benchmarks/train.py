@@ -9,7 +9,7 @@ prompts that training never saw:
     useless                  an EAGLE-3 draft of SmolLM2 that was not trained, and a trained one shuffled
 
 Runs in --folder, whose work folders a later call resumes; raw values (each run's document, and bench's) go to
-benchmarks/train.json, bar by bar, and with --docs into docs/training.md. Needs torch and transformers.
+benchmarks/train.json, bar by bar, and with --docs into docs/training.md. Needs the extra `train`.
 """
 
 from __future__ import annotations
@@ -264,6 +264,7 @@ def docs(found: dict[str, Any]) -> str:
             f"| {bar.what} | {bar.minutes:g} min | {bar.must} | {took}{short} | {_reached(one['reached'])} | "
             f"{'yes' if one['passed'] else 'no'} |"
         )
+    lines += [line for one in done if "note" in one for line in ("", f"{bars[one['bar']].what}: {one['note']}.")]
     for one in done:
         if one.get("curve"):
             lines += ["", f"{bars[one['bar']].what}, {bars[one['bar']].minutes:g} minutes:", "",
