@@ -199,7 +199,7 @@ def useless(setting: Setting, bar: Bar) -> dict[str, Any]:
     """A draft after one step of fitting, and the same with shuffled weights, as the judge names them."""
     from nextn.training.fit import FitOptions, fit
     from nextn.training.judge import JudgeOptions, TrainedCandidate, judge
-    from nextn.verbs.train import judging_prompts
+    from nextn.training.judging import judging_prompts
 
     trained(setting, setting.smollm2, bar.name, bar.seconds(setting), stage="states")
     work = setting.folder / f"{bar.name}.train"
@@ -210,11 +210,13 @@ def useless(setting: Setting, bar: Bar) -> dict[str, Any]:
     _, shuffled = make_control(open_model(setting.smollm2), candidate, shuffled_in)
     assert shuffled is not None
     out: dict[str, Any] = {}
+    options, engine = JudgeOptions(threads=setting.threads), Xllamacpp.find()
+    room = options.n_ctx - options.n_predict
+    prompts = judging_prompts(open_model(setting.smollm2), None, None, 0, engine, room)
     for name, path in (("random", candidate), ("shuffled", shuffled)):
         said = judge(
-            setting.smollm2, [TrainedCandidate(path, 1)], judging_prompts(open_model(setting.smollm2)),
-            JudgeOptions(threads=setting.threads), Xllamacpp.find(), say,
-        )  # fmt: skip
+            setting.smollm2, [TrainedCandidate(path, 1)], prompts, options, engine, say
+        )
         run = said.final
         assert run is not None
         out[name] = {"word": said.word, "rate": run.drafted[0].rate, "n_drafted": run.drafted[0].n_drafted,
@@ -286,9 +288,11 @@ def _reached(found: dict[str, Any]) -> str:
     def shown(value: Any) -> str:
         if isinstance(value, dict):
             return f"{value['word']}, {100 * value['rate']:.1f} % of {value['n_drafted']:,}"
+        if isinstance(value, bool):
+            return "yes" if value else "no"
         return f"{value:.3f}" if isinstance(value, float) else str(value)
 
-    return "; ".join(f"{name.replace('_', ' ')} {shown(value)}" for name, value in found.items())
+    return "; ".join(f"{name.replace('_', ' ')}: {shown(value)}" for name, value in found.items())
 
 
 def _point(point: dict[str, Any]) -> str:
