@@ -96,7 +96,7 @@ def test_quiet_is_one_sentence(bundle: Path, capsys: pytest.CaptureFixture[str])
 @pytest.mark.parametrize(
     ("call", "code", "words"),
     [
-        (["--prompts", "{}/absent"], 22, "cannot read the prompts"),
+        (["--prompts", "{}/absent"], 22, "there is no such file or folder"),
         (["--prompts", "{}"], 22, "this is not a regular file"),
         (["--tasks", "poem"], 2, "poem"),
         (["--n-max", "1.5"], 2, "whole numbers"),

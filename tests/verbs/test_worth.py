@@ -120,7 +120,7 @@ def test_a_busy_machine_gives_no_answer(monkeypatch: pytest.MonkeyPatch, capsys:
         (["--ctx-depths", "4x"], "--ctx-depths takes numbers of tokens such as 0,4k,16k, and '4x' is not one"),
         (["--ctx-depths", ","], "name depths of context"),
         (["--ctx-depths", "9999k"], "a depth of 10,238,976 tokens leaves no room in the "),
-        (["--threads", "0"], "0 is not in the range"),
+        (["--threads", "0"], "0 is out of range"),
     ],
 )
 def test_wrong_calls(

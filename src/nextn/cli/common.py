@@ -68,6 +68,9 @@ class _Rate(click.ParamType[float]):
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> float:
         """The number. Raises UsageError."""
+        plain = re.fullmatch(r"\d+(\.\d*)?([eE]\d{1,3})?", str(value).strip())
+        if plain is not None and float(plain[0]) > 0:
+            return float(plain[0])
         try:
             return float(size_in_bytes(re.sub(r"(?i)(/s|ps)$", "", str(value).strip()), "--limit-rate"))
         except UsageError:

@@ -6,6 +6,7 @@ import difflib
 import os
 from typing import TypeAlias
 
+from nextn import oscalls
 from nextn.engines.base import Completion, Engine, Launch, MemoryUse, Running
 from nextn.engines.ik import IK_KIND, IkServer
 from nextn.engines.llama_server import LlamaServer
@@ -41,8 +42,8 @@ def find_engine(choice: EngineChoice = None) -> Engine:
     try:
         return _find(None if choice is None else os.fspath(choice))
     except EngineMissing as error:
-        instead = _instead()
-        error.args = (f"{str(error).rstrip('.')}; {instead}.",)
+        if oscalls.can_guard_processes():  # elsewhere no engine is started
+            error.args = (f"{str(error).rstrip('.')}; {_instead()}.",)
         raise
 
 
