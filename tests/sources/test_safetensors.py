@@ -199,7 +199,7 @@ def test_what_cannot_be_read(tmp_path: Path) -> None:
         with pytest.raises(StorageError, match="not a regular file"), Reader() as reader:
             reader.read(FileRange(path, 0, 4))
     for path in (tmp_path / "no", tmp_path / "fifo" / "below"):
-        with pytest.raises(StorageError, match="there is no such file|cannot open it"):
+        with pytest.raises(StorageError, match=r"there is no such file|cannot open it"):
             read_safetensors(path)
 
 
