@@ -6,7 +6,7 @@ import shutil
 from pathlib import Path
 
 import pytest
-from shelves import COMMIT, in_hub_cache, in_lm_studio, in_ollama
+from shelves import COMMIT, in_hub_cache, in_lm_studio, in_ollama, own_home
 
 from conftest import Q4, TRUNKS, TinyModels
 from nextn.discovery.model_names import resolve
@@ -18,11 +18,7 @@ Q8 = TRUNKS / "tiny-qwen35-Q8_0.gguf"
 @pytest.fixture(autouse=True)
 def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, tiny_models: TinyModels) -> Path:
     """Two quants in LM Studio, two tags in ollama, a repository in the Hub's cache; the current folder is empty."""
-    folder = tmp_path / "home"
-    monkeypatch.setenv("HOME", str(folder))
-    for name in ("OLLAMA_MODELS", "LLAMA_CACHE", "XDG_CACHE_HOME"):
-        monkeypatch.delenv(name, raising=False)
-    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(folder / "hub"))
+    folder = own_home(tmp_path, monkeypatch)
     in_lm_studio(folder, "maker/Tiny-4B-GGUF", Q4, "Tiny-4B-Q4_K_M.gguf")
     in_lm_studio(folder, "maker/Tiny-4B-GGUF", Q8, "Tiny-4B-Q8_0.gguf")
     in_lm_studio(folder, "maker/Tiny-4B-GGUF", tiny_models.sidecar, "mtp-Tiny-4B-Q8_0.gguf")

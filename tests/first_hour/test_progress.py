@@ -2,13 +2,10 @@
 
 from __future__ import annotations
 
-import os
-import pty
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
+from terminal import on_a_terminal
 
 import nextn
 from conftest import CHECKPOINT, Q4
@@ -45,19 +42,6 @@ def test_a_search_is_not_shown_as_bytes(tmp_path: Path) -> None:
     trunk = tmp_path / Q4.name
     trunk.symlink_to(Q4)
     nextn.extract(CHECKPOINT, out=tmp_path / "tiny-qwen35-MTP-donor-Q8_0.gguf", block_only=True)
-    here, there = pty.openpty()
-    command = [sys.executable, "-m", "nextn", "attach", str(trunk)]
-    run = subprocess.Popen(command, stdin=there, stderr=there, stdout=subprocess.DEVNULL, close_fds=True)
-    os.close(there)
-    shown = b""
-    while True:
-        try:
-            piece = os.read(here, 65536)
-        except OSError:  # the other side is closed
-            break
-        if not piece:
-            break
-        shown += piece
-    os.close(here)
-    assert run.wait(timeout=60) == 0, shown
-    assert b"the donor is" in shown and b"/?" not in shown and b"0/0" not in shown
+    code, shown, _ = on_a_terminal("", "attach", trunk)
+    assert code == 0, shown
+    assert "the donor is" in shown and "/?" not in shown and "0/0" not in shown

@@ -52,8 +52,7 @@ def test_the_citation_has_this_version() -> None:
 
 def test_the_source_archive_has_every_file_of_the_repository() -> None:
     git = subprocess.run(["git", "ls-files"], cwd=ROOT, capture_output=True, text=True, check=False)
-    if git.returncode or not git.stdout:
-        pytest.skip("this is not a git checkout, so nothing says what belongs to it")
+    need("a git checkout, which says what belongs to it,", git.returncode == 0 and bool(git.stdout))
     lines = [line.split() for line in (ROOT / "MANIFEST.in").read_text(encoding="utf-8").splitlines()]
     folders = {line[1] for line in lines if line[0] == "graft"} | {"src"}
     files = {name for line in lines if line[0] == "include" for name in line[1:]}

@@ -7,8 +7,24 @@ import json
 import shutil
 from pathlib import Path
 
+import pytest
+
+_PROGRAMS = ("OLLAMA_MODELS", "LLAMA_CACHE", "XDG_CACHE_HOME", "NEXTN_LLAMA_SERVER", "NEXTN_IK_SERVER")
 COMMIT = "0123456789abcdef0123456789abcdef01234567"
 _LAYER = "application/vnd.ollama.image."
+
+
+def own_home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Folders of programs and caches of a test's own, no Hub, no engine of the machine."""
+    folder = tmp_path / "home"
+    folder.mkdir()
+    monkeypatch.setenv("HOME", str(folder))
+    monkeypatch.setenv("NEXTN_CACHE", str(folder / "nextn"))
+    for name in _PROGRAMS:
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(folder / "hub"))
+    monkeypatch.setenv("HF_ENDPOINT", "http://127.0.0.1:9")
+    return folder
 
 
 def in_hub_cache(home: Path, repo: str, source: Path, commit: str = COMMIT) -> Path:

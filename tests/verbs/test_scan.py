@@ -15,7 +15,7 @@ from all_verbs import run as call
 from ggufmaker import arch_kvs, f32, make, root_tensors, trunk_tensors
 from hub_server import Fault, HubServer
 from known_curve import CurveEngine
-from shelves import in_hub_cache, in_lm_studio, in_ollama
+from shelves import in_hub_cache, in_lm_studio, in_ollama, own_home
 from sick import rewrite
 
 import nextn
@@ -35,16 +35,7 @@ BLOCK_BYTES = 1_968_896  # of the shipped checkpoint
 
 @pytest.fixture(autouse=True)
 def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """Folders of programs and caches of a test's own, and no Hub."""
-    folder = tmp_path / "home"
-    folder.mkdir()
-    monkeypatch.setenv("HOME", str(folder))
-    monkeypatch.setenv("NEXTN_CACHE", str(folder / "nextn"))
-    for name in ("OLLAMA_MODELS", "LLAMA_CACHE", "XDG_CACHE_HOME"):
-        monkeypatch.delenv(name, raising=False)
-    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(folder / "hub"))
-    monkeypatch.setenv("HF_ENDPOINT", "http://127.0.0.1:9")
-    return folder
+    return own_home(tmp_path, monkeypatch)
 
 
 def found(*folders: Path, **options: Any) -> dict[str, Any]:

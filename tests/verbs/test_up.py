@@ -20,7 +20,7 @@ import standin_server
 from faults import state
 from hub_server import HubServer
 from known_curve import CurveEngine
-from shelves import in_lm_studio, in_ollama
+from shelves import in_lm_studio, in_ollama, own_home
 from sick import rewrite
 from terminal import on_a_terminal
 
@@ -41,16 +41,7 @@ Run = Callable[..., subprocess.CompletedProcess[str]]
 
 @pytest.fixture(autouse=True)
 def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """Folders of programs and caches of a test's own, no Hub, no engine of the machine."""
-    folder = tmp_path / "home"
-    folder.mkdir()
-    monkeypatch.setenv("HOME", str(folder))
-    monkeypatch.setenv("NEXTN_CACHE", str(folder / "nextn"))
-    for name in ("OLLAMA_MODELS", "LLAMA_CACHE", "XDG_CACHE_HOME", "NEXTN_LLAMA_SERVER", "NEXTN_IK_SERVER"):
-        monkeypatch.delenv(name, raising=False)
-    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(folder / "hub"))
-    monkeypatch.setenv("HF_ENDPOINT", "http://127.0.0.1:9")
-    return folder
+    return own_home(tmp_path, monkeypatch)
 
 
 @pytest.fixture

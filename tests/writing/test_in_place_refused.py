@@ -5,7 +5,6 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-import pty
 import shutil
 import struct
 import subprocess
@@ -16,6 +15,7 @@ from pathlib import Path
 
 import pytest
 from faults import listing, loop_disk, ranged_disk
+from terminal import on_a_terminal
 
 import nextn
 from conftest import CHECKPOINT, Q4, RANGES, need
@@ -386,26 +386,11 @@ def test_the_place_of_a_stopped_move_is_found_in_files_with_and_without_holes() 
 
 def command(*args: object, answers: str | None = None) -> tuple[int, str, str]:
     """Exit code, standard error (or what a terminal showed), standard output."""
-    call = [sys.executable, "-m", "nextn", *map(str, args)]
     if answers is None:
+        call = [sys.executable, "-m", "nextn", *map(str, args)]
         done = subprocess.run(call, capture_output=True, text=True, check=False, stdin=subprocess.DEVNULL)
         return done.returncode, done.stderr, done.stdout
-    here, there = pty.openpty()
-    run = subprocess.Popen(call, stdin=there, stderr=there, stdout=subprocess.PIPE, text=True)
-    os.close(there)
-    os.write(here, answers.encode())
-    shown = b""
-    while True:
-        try:
-            piece = os.read(here, 65536)
-        except OSError:  # the other side is closed
-            break
-        if not piece:
-            break
-        shown += piece
-    out = run.communicate(timeout=60)[0]
-    os.close(here)
-    return run.returncode, shown.decode(errors="replace"), out
+    return on_a_terminal(answers, *args)
 
 
 @pytest.mark.slow

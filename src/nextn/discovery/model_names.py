@@ -13,6 +13,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
+from ..absent import similar
 from ..errors import NextnError, StorageError, UsageError
 from ..gguf.files import AUXILIARY_MARKS
 from ..printable import printable
@@ -75,18 +76,10 @@ def resolve(text: str | Path) -> NamedModel:
 
 def _of_path(path: Path) -> NamedModel:
     if not os.path.lexists(path):
-        raise StorageError(f"{path}: there is no such file or folder{_near_file(path)}")
+        near = similar(path)
+        hint = f"; did you mean {printable(near[0], 400)}?" if near else "."
+        raise StorageError(f"{path}: there is no such file or folder{hint}")
     return NamedModel(path)
-
-
-def _near_file(path: Path) -> str:
-    """The end of the sentence about a path that does not exist: a file beside it with nearly its name."""
-    try:
-        there = os.listdir(path.parent)  # noqa: PTH208
-    except OSError:
-        return "."
-    near = difflib.get_close_matches(path.name, there, 1)
-    return f"; did you mean {printable(str(path.parent / near[0]), 400)}?" if near else "."
 
 
 def _is_auxiliary(entry: LibraryEntry) -> bool:

@@ -14,14 +14,11 @@ batches. `state_seconds`: saving and restoring the recurrent state once per roun
 from __future__ import annotations
 
 import json
-import os
-import signal
 import sys
-from http.server import BaseHTTPRequestHandler, HTTPServer
 from typing import Any, NoReturn
 
-from nextn.engines.child import configure, on_stop
-from nextn.engines.http import LOOPBACK
+from nextn.engines.child import configure
+from nextn.engines.child_http import serve
 from nextn.engines.llama_library import BatchModel, LibraryUnsuitable
 
 _SINGLE = 32  # tokens that are decoded one after the other before the context is cut back
@@ -70,35 +67,6 @@ class Batches:
         return self._tokens[at : at + size]
 
 
-def handler(batches: Batches) -> type[BaseHTTPRequestHandler]:
-    """The HTTP of this process."""
-
-    class Handler(BaseHTTPRequestHandler):
-        def do_GET(self) -> None:
-            self._send(200 if self.path == "/health" else 404, {"status": "ok"})
-
-        def do_POST(self) -> None:
-            asked = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
-            try:
-                answer = batches.prefix(asked) if self.path == "/prefix" else batches.one_pass(asked)
-            except RuntimeError as error:
-                self._send(500, {"error": {"message": str(error)}})
-            else:
-                self._send(200, answer)
-
-        def _send(self, status: int, payload: dict[str, Any]) -> None:
-            body = json.dumps(payload).encode()
-            self.send_response(status)
-            self.send_header("Content-Length", str(len(body)))
-            self.end_headers()
-            self.wfile.write(body)
-
-        def log_message(self, format: str, *args: object) -> None:
-            """Nothing of requests."""
-
-    return Handler
-
-
 def _give_up(why: object) -> NoReturn:
     sys.stderr.write(f"nextn: {why}\n")
     sys.exit(1)
@@ -117,11 +85,8 @@ def main(argv: list[str]) -> int:
         _give_up(f"batches cannot be timed in this xllamacpp ({error}); name a llama-server with --engine")
     except (RuntimeError, MemoryError) as error:
         _give_up(error)
-    server = HTTPServer((LOOPBACK, 0), handler(Batches(model)))
-    for number in (signal.SIGTERM, signal.SIGINT):
-        signal.signal(number, on_stop)
-    os.write(2, f"\nnextn: listening on port {server.server_port}\n".encode())
-    server.serve_forever()
+    batches = Batches(model)
+    serve({"/prefix": batches.prefix, "/pass": batches.one_pass})
     return 0
 
 

@@ -115,9 +115,26 @@ class Library:
         """`llama_model_params` of a CommonParams, which must live as long as they do."""
         return getattr(self._library, MODEL_PARAMS)(id(params) + _OBJECT_HEADER)
 
-    def math_cores(self) -> int:
-        """The number of threads that llama.cpp chooses by itself."""
-        return int(getattr(self._library, MATH_CORES)())
+    def choose_threads(self, params: Any) -> None:
+        """Fill in the number of threads that llama.cpp chooses by itself, where none was named."""
+        for cpu in (params.cpuparams, params.cpuparams_batch):
+            if cpu.n_threads < 1:
+                cpu.n_threads = int(getattr(self._library, MATH_CORES)())
+
+    def load(self, params: Any) -> ctypes.c_void_p:
+        """The model that a CommonParams names. Raises RuntimeError when it does not load."""
+        self._library.llama_backend_init()
+        model = self._library.llama_model_load_from_file(os.fsencode(params.model.path), self.model_params(params))
+        if not model:
+            raise RuntimeError("failed to load the model")
+        return _P(model)
+
+    def context(self, model: ctypes.c_void_p, context_params: Any) -> ctypes.c_void_p:
+        """A new context of a model. Raises MemoryError."""
+        context = self._library.llama_init_from_model(model, context_params)
+        if not context:
+            raise MemoryError("llama.cpp could not make a context of this size")
+        return _P(context)
 
 
 class BatchContext:
@@ -125,10 +142,7 @@ class BatchContext:
 
     def __init__(self, library: Library, model: ctypes.c_void_p, context_params: Any, n_batch: int, slots: int) -> None:
         self._lib, self._n_batch, self.slots = library, n_batch, slots
-        context = library.llama_init_from_model(model, context_params)
-        if not context:
-            raise MemoryError("llama.cpp could not make a context of this size")
-        self._context = _P(context)
+        self._context = library.context(model, context_params)
         self._memory = _P(library.llama_get_memory(self._context))
         self._batch = library.llama_batch_init(n_batch, 0, 1)
         self.n_snapshots = int(library.llama_n_rs_seq(self._context))
@@ -213,14 +227,8 @@ class BatchModel:
         """
         self._lib = library = Library(wheel)
         for one in (params, drafting):
-            for cpu in (one.cpuparams, one.cpuparams_batch):
-                if cpu.n_threads < 1:
-                    cpu.n_threads = library.math_cores()
-        library.llama_backend_init()
-        model = library.llama_model_load_from_file(os.fsencode(params.model.path), library.model_params(params))
-        if not model:
-            raise RuntimeError("failed to load the model")
-        self._model = _P(model)
+            library.choose_threads(one)
+        self._model = library.load(params)
         n_batch = int(params.n_batch)
         self.plain = BatchContext(library, self._model, library.context_params(params), n_batch, slots)
         self.recurrent = bool(

@@ -98,7 +98,7 @@ def are_within(offsets: array[int], sizes: array[int], n_bytes: int) -> bool:
 
 
 def are_contiguous(offsets: array[int], sizes: array[int], alignment: int) -> bool:
-    """Whether each tensor's data follows the padding of the one before it; `are_within` a file."""
+    """Whether each tensor begins where the one before it, padded, ends; call only after `are_within`."""
     at, size = np.frombuffer(offsets, np.uint64), np.frombuffer(sizes, np.int64).astype(np.uint64)
     unit = np.uint64(alignment)
     after = at + (size + np.uint64(alignment - 1)) // unit * unit

@@ -78,7 +78,7 @@ def opened(
 ) -> Iterator[Opened]:
     """Whatever `source` names (see `spec.parse_source`): its headers are read, and nothing else.
 
-    A local source is a GGUF, any shard of a set, a folder with one set, a checkpoint folder or a file in one.
+    Local sources are a GGUF, any shard of a set, a folder with one set, and a checkpoint folder or one of its files.
     `misfits` accepts a model with invalid keys, in order to show them. `lone` accepts a safetensors file on a server
     without a config.json beside it, as a checkpoint of only that file (`Checkpoint.files`); the caller supplies the
     config. Raises UsageError, RemoteError, IncompleteModel,

@@ -14,7 +14,7 @@ from .answers import Job, StatesReader, WrittenAnswer
 from .prompts import Tokenized
 from .states import Split, StatesFolder
 
-HELD_SHARE = 0.05  # of the answers: what is read in vain is little, and what is measured on it is steady
+HELD_SHARE = 0.05  # of the answers: little text is lost to training, and the held-out figures are steady
 LEAST_CHUNK = 4  # prompts
 _TABLE_BYTES = 2048  # of a chunk beside its arrays, its entry in the manifest included
 _HELD_CHUNK = 32  # most held-out prompts per chunk

@@ -17,20 +17,16 @@ from __future__ import annotations
 
 import ctypes
 import json
-import os
-import signal
 import sys
 import time
-from collections.abc import Callable
-from http.server import BaseHTTPRequestHandler, HTTPServer
 from pathlib import Path
 from types import ModuleType
 from typing import Any
 
 import numpy as np
 
-from nextn.engines.child import configure, on_stop, put
-from nextn.engines.http import LOOPBACK
+from nextn.engines.child import configure, put
+from nextn.engines.child_http import Answers, serve
 from nextn.engines.llama_library import Functions, Library, LibraryUnsuitable
 from nextn.training.answers import Array, Job, WrittenAnswer, as_f16, drawn, joined, pieces
 
@@ -84,28 +80,20 @@ class Writer:
         params = configure(wheel, {**setup, "n_max": 0})
         put(params, _BATCH, "n_batch")
         put(params, _BATCH, "n_ubatch")
-        for cpu in (params.cpuparams, params.cpuparams_batch):
-            if cpu.n_threads < 1:
-                cpu.n_threads = lib.math_cores()
-        lib.llama_backend_init()
-        model = lib.llama_model_load_from_file(os.fsencode(params.model.path), lib.model_params(params))
-        if not model:
-            raise RuntimeError("failed to load the model")
-        self._vocab = _P(lib.llama_model_get_vocab(_P(model)))
+        lib.choose_threads(params)
+        model = lib.load(params)
+        self._vocab = _P(lib.llama_model_get_vocab(model))
         self.n_vocab = int(lib.llama_vocab_n_tokens(self._vocab))
-        self.n_embd = int(lib.llama_model_n_embd(_P(model)))
-        context = lib.llama_init_from_model(_P(model), lib.context_params(params))
-        if not context:
-            raise MemoryError("llama.cpp could not make a context of this size")
-        self._context = _P(context)
+        self.n_embd = int(lib.llama_model_n_embd(model))
+        self._context = lib.context(model, lib.context_params(params))
         self._memory = _P(lib.llama_get_memory(self._context))
         self.n_batch = max(16, min(_BATCH, _LOGITS_BYTES // (4 * self.n_vocab)))
         self._batch = lib.llama_batch_init(self.n_batch, 0, 1)
         self.taps: list[int] | None = setup["taps"]
-        self._layers = (
-            (self.taps or [])[:-1] if setup["with_last"] else self.taps or []
-        )  # what is after the last norm is
-        for tap in self._layers:  # not a layer's input
+        self._layers = list(self.taps or [])
+        if setup["with_last"]:
+            del self._layers[-1:]  # what comes after the last norm is not a layer's input
+        for tap in self._layers:
             lib[SET_TAP](self._context, tap, True)
         if setup["with_last"]:
             lib.llama_set_embeddings(self._context, True)
@@ -235,8 +223,8 @@ def top_of(logits: Array, k: int) -> tuple[Array, Array, Array]:
     return ids.astype(np.int32), best, sums.astype(np.float32)
 
 
-def handler(writer: Writer) -> type[BaseHTTPRequestHandler]:
-    """The HTTP of this process."""
+def answers_of(writer: Writer) -> Answers:
+    """What this process does for each path."""
 
     def start(asked: dict[str, Any]) -> dict[str, Any]:
         writer.start([Job(**{**job, "ids": tuple(job["ids"])}) for job in asked["jobs"]])
@@ -253,37 +241,7 @@ def handler(writer: Writer) -> type[BaseHTTPRequestHandler]:
     def ends(asked: dict[str, Any]) -> dict[str, Any]:
         return {"ids": writer.ends()}
 
-    known: dict[str, Callable[[dict[str, Any]], dict[str, Any]]] = {
-        "/start": start,
-        "/go": go,
-        "/take": take,
-        "/ends": ends,
-    }
-
-    class Handler(BaseHTTPRequestHandler):
-        def do_GET(self) -> None:
-            self._send(200 if self.path == "/health" else 404, {"status": "ok"})
-
-        def do_POST(self) -> None:
-            asked = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
-            try:
-                answer = known[self.path](asked)
-            except (RuntimeError, OSError) as error:
-                self._send(500, {"error": {"message": str(error)}})
-                return
-            self._send(200, answer)
-
-        def _send(self, status: int, payload: dict[str, Any]) -> None:
-            body = json.dumps(payload).encode()
-            self.send_response(status)
-            self.send_header("Content-Length", str(len(body)))
-            self.end_headers()
-            self.wfile.write(body)
-
-        def log_message(self, format: str, *args: object) -> None:
-            """Nothing of requests."""
-
-    return Handler
+    return {"/start": start, "/go": go, "/take": take, "/ends": ends}
 
 
 def main(argv: list[str]) -> int:
@@ -295,11 +253,7 @@ def main(argv: list[str]) -> int:
     except (LibraryUnsuitable, RuntimeError, MemoryError) as error:
         sys.stderr.write(f"nextn: {error}\n")
         return 1
-    server = HTTPServer((LOOPBACK, 0), handler(writer))
-    for number in (signal.SIGTERM, signal.SIGINT):
-        signal.signal(number, on_stop)
-    os.write(2, f"\nnextn: listening on port {server.server_port}\n".encode())
-    server.serve_forever()
+    serve(answers_of(writer))
     return 0
 
 
