@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import glob
 from pathlib import Path
 
 from ..block.anatomy import Anatomy
@@ -20,7 +21,8 @@ def made_before(trunk: Model, layout: str, engine: str | None) -> Path | None:
     """The "bundle" or "shards" that attach would write, if it is there and right; None: it is not."""
     place = default_entry(trunk, layout, engine)
     try:
-        paths = [place] if layout == "bundle" else sorted(place.parent.glob(f"{_escaped(place.stem)}-00001-of-*.gguf"))
+        first = f"{glob.escape(place.stem)}-00001-of-*.gguf"
+        paths = [place] if layout == "bundle" else sorted(place.parent.glob(first))
         for path in paths:
             if path.is_file() and is_made_from(found := open_sound(path), trunk):
                 return found.entry
@@ -58,7 +60,3 @@ def _sample(reader: Reader, file: GGUFFile, info: TensorInfo) -> bytearray:
     start, end = file.tensor_range(info)
     middle = max(start, (start + end - _SAMPLE_BYTES) // 2)
     return reader.read(FileRange.of(file, middle, min(end, middle + _SAMPLE_BYTES)))
-
-
-def _escaped(text: str) -> str:
-    return "".join(f"[{char}]" if char in "*?[" else char for char in text)

@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 import os
-import tempfile
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
-from pathlib import Path
 
 import numpy as np
 
@@ -17,6 +15,7 @@ from ..errors import EngineFailed, UnsupportedModel
 from ..gguf.files import Model, open_sound
 from ..sources.ranges import Reader
 from ..sources.rows import GGUFRows
+from ..writing.scratch import scratch_folder
 from .answers import Array, Job, WrittenAnswer, parted, read_arrays
 
 _TURN_S = 1.0  # seconds between two looks at the progress
@@ -64,8 +63,8 @@ class EngineReader:
             while not done:
                 went = self._running.ask("/go", {"seconds": _TURN_S})
                 done = bool(went["done"]) or tick(int(went["n_tokens"]))
-            with tempfile.TemporaryDirectory(prefix="nextn-states-") as folder:
-                path = Path(folder) / "answers.safetensors"
+            with scratch_folder("states") as folder:
+                path = folder / "answers.safetensors"
                 taken = self._running.ask("/take", {"file": os.fspath(path)})
                 n_clamped = int(taken["n_clamped"])
                 if not taken["n_answers"]:

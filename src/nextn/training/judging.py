@@ -10,7 +10,7 @@ from ..gguf.files import Model
 from ..measure.prompts import PROMPTS
 from ..measure.tasks import shipped_tasks
 from .judge import LEAST_PROMPTS
-from .prompts import Prompt, for_judging, is_held, read_chats, read_prompts, usable
+from .prompts import Prompt, as_text, for_judging, is_held, own_prompts, templated, usable
 
 MOST = 36
 
@@ -23,21 +23,16 @@ def judging_prompts(
     The engine puts messages into the model's chat template; a model without one gets beginnings of texts. Prompts that
     would leave no room in `n_ctx` tokens are left out. Raises what reading prompts and starting the engine raise.
     """
-    templated = bool(trunk.header.get("tokenizer.chat_template"))
-    own = [] if prompts is None else read_prompts(prompts)
-    own += [] if chats is None else read_chats(chats)
-    held = [prompt for prompt in own if is_held(prompt, seed)]
-    chosen = held if len(held) >= 2 * LEAST_PROMPTS else usable(for_judging(), templated)
-    if not templated and chosen is not held:
+    has_template = templated(trunk)
+    held = [prompt for prompt in own_prompts(prompts, chats) if is_held(prompt, seed)]
+    chosen = held if len(held) >= 2 * LEAST_PROMPTS else usable(for_judging(), has_template)
+    if not has_template and chosen is not held:
         texts = [*PROMPTS, *(text for task in shipped_tasks() for text in task.prompts)]
         chosen = [*chosen, *(Prompt("judge", text=text) for text in texts)]
     out = []
     with engine.start(Launch(trunk.entry, n_ctx=512, threads=1)) as running:
         for prompt in chosen:
-            text = prompt.text or "\n\n".join(content for _, content in prompt.messages)
-            if prompt.messages and templated:
-                messages = [{"role": role, "content": content} for role, content in prompt.messages]
-                text = str(running.ask("/apply-template", {"messages": messages})["prompt"])
+            text = as_text(prompt, running, has_template)
             if len(running.tokenize(text)) <= n_ctx // 2:
                 out.append(text)
     return out[:MOST]

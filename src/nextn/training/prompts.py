@@ -20,6 +20,7 @@ from typing import Any
 from ..bounded import MOST_DOCUMENT, parse_json, read_bounded
 from ..engines.running import RunningServer
 from ..errors import FormatError, UsageError
+from ..gguf.files import Model
 
 TASKS = ("chat", "code", "prose")
 OWN = "own"
@@ -185,6 +186,26 @@ def usable(prompts: Sequence[Prompt], has_template: bool) -> list[Prompt]:
     return [prompt for prompt in prompts if not prompt.messages]
 
 
+def own_prompts(prompts: Path | None, chats: Path | None) -> list[Prompt]:
+    """A user's own, from both kinds of files. Raises what `read_prompts` and `read_chats` raise."""
+    return [*([] if prompts is None else read_prompts(prompts)), *([] if chats is None else read_chats(chats))]
+
+
+def templated(model: Model) -> bool:
+    """Whether the model can be sent messages."""
+    return bool(model.header.get("tokenizer.chat_template"))
+
+
+def as_text(prompt: Prompt, running: RunningServer, has_template: bool) -> str:
+    """What the model reads: messages in its chat template, as the engine fills it in. Raises EngineFailed."""
+    if not prompt.messages:
+        return prompt.text
+    if not has_template:
+        return "\n\n".join(content for _, content in prompt.messages)
+    messages = [{"role": role, "content": content} for role, content in prompt.messages]
+    return str(running.ask("/apply-template", {"messages": messages})["prompt"])
+
+
 def tokenized(
     prompts: Sequence[Prompt], running: RunningServer, has_template: bool, longest: int, seed: int
 ) -> list[Tokenized]:
@@ -194,13 +215,7 @@ def tokenized(
     """
     out = []
     for number, prompt in enumerate(prompts):
-        text = prompt.text
-        if prompt.messages and has_template:
-            messages = [{"role": role, "content": content} for role, content in prompt.messages]
-            text = str(running.ask("/apply-template", {"messages": messages})["prompt"])
-        elif prompt.messages:
-            text = "\n\n".join(content for _, content in prompt.messages)
-        ids = tuple(running.tokenize(text))
+        ids = tuple(running.tokenize(as_text(prompt, running, has_template)))
         if 0 < len(ids) <= longest:
             out.append(Tokenized(number, ids, is_held(prompt, seed)))
     if not out:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -18,6 +17,7 @@ from ..engines.xllamacpp import Xllamacpp
 from ..errors import UnsupportedModel, UsageError
 from ..gguf.files import Model, open_sound
 from ..layouts.places import header_sha256, model_name
+from ..measure.cpu_watch import n_cpus
 from ..memory.answers import this_machine
 from ..units import counted
 from .answers import StatesReader
@@ -25,7 +25,7 @@ from .chunk_writer import LEAST_CHUNK, ChunkWriter, How, Limits, Report, StatesP
 from .engine_reader import EngineReader, What
 from .kind import usual_taps
 from .probe import Agreement, probe
-from .prompts import Prompt, Tokenized, read_chats, read_prompts, sha256_of, shipped, tokenized, usable
+from .prompts import Prompt, Tokenized, own_prompts, sha256_of, shipped, templated, tokenized, usable
 from .states import States, StatesFolder, StatesManifest, Trunk
 
 __all__ = ["Report", "StatesOptions", "StatesProgress", "usual_taps", "write_states"]
@@ -128,12 +128,10 @@ class _Stage:
     # -- what is asked ------------------------------------------------------------------------------------------------
 
     def _prompts(self, model: Model) -> tuple[list[Prompt], str]:
-        o = self.options
-        own = [] if o.prompts is None else read_prompts(o.prompts)
-        own += [] if o.chats is None else read_chats(o.chats)
+        own = own_prompts(self.options.prompts, self.options.chats)
         if own:
             return own, "own"
-        return usable(shipped(), _has_template(model)), "shipped"
+        return usable(shipped(), templated(model)), "shipped"
 
     def _manifest(self, model: Model, prompts: Sequence[Prompt], source: str) -> StatesManifest:
         o = self.options
@@ -163,7 +161,7 @@ class _Stage:
         if trained := model.arch_int("context_length"):
             longest = max(1, min(longest, trained - self.options.n_predict))
         with self.engine.start(Launch(model.entry, n_ctx=512, threads=1)) as running:
-            found = tokenized(prompts, running, _has_template(model), longest, self.options.seed)
+            found = tokenized(prompts, running, templated(model), longest, self.options.seed)
         if len(found) < len(prompts):
             left = counted(len(prompts) - len(found), "prompt")
             self.report(StatesProgress(f"{left} of more than {longest:,} tokens left out"))
@@ -198,7 +196,7 @@ class _Stage:
         if what.taps is None:
             raise _NotHere("it has no graph for native blocks")
         o, rows = self.options, self.n_most
-        n_workers = o.threads or len(os.sched_getaffinity(0))
+        n_workers = o.threads or n_cpus()
         try:
             s = sizes_of(model)
             weights = 2 * sum(info.n_elements for _, info in model.items())
@@ -228,10 +226,6 @@ class _NotHere(Exception):
 
 def _kind(reader: StatesReader) -> Literal["engine", "torch"]:
     return "torch" if reader.name == "torch" else "engine"
-
-
-def _has_template(model: Model) -> bool:
-    return bool(model.header.get("tokenizer.chat_template"))
 
 
 def _taps(model: Model, options: StatesOptions) -> tuple[int, ...] | None:

@@ -11,6 +11,7 @@ from torch import Tensor
 
 from ...errors import DonorMismatch, UsageError
 from ...gguf.files import Model, open_sound
+from ...sources.ranges import FileRange, Reader
 from . import trunk as of_trunk
 from .drafter import Drafter
 from .eagle3 import NAMES, Eagle3, Eagle3Shape
@@ -99,10 +100,8 @@ def shape_of(trunk: Model) -> Eagle3Shape:
 
 def _targets_of(draft: Model) -> NDArray[np.int64]:
     file, info = draft.tensors["d2t"]
-    start, end = file.tensor_range(info)
-    with file.path.open("rb") as stream:
-        stream.seek(start)
-        return np.frombuffer(stream.read(end - start), "<i8").astype(np.int64)
+    with Reader() as reader:
+        return np.frombuffer(reader.read(FileRange.of(file, *file.tensor_range(info))), "<i8").astype(np.int64)
 
 
 def _shape_of_draft(draft: Model, like: Eagle3Shape) -> Eagle3Shape:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import tempfile
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -25,6 +24,7 @@ from ...sources.ranges import FileRange, Reader
 from ...sources.rows import CHUNK_ELEMENTS
 from ...sources.scales import Seen
 from ...writing.result import carry_out
+from ...writing.scratch import scratch_folder
 from .eagle3 import Eagle3
 
 _CLASS = "LlamaForCausalLMEagle3"
@@ -32,8 +32,8 @@ _CLASS = "LlamaForCausalLMEagle3"
 
 def write_eagle3(drafter: Eagle3, trunk: Model, taps: list[int], out: Path, type_name: str) -> Path:
     """The draft as the file `out`, matrices in `type_name`. Raises what `plan_draft` and writing raise."""
-    with tempfile.TemporaryDirectory(prefix=".nextn-fit-", dir=out.parent) as scratch:
-        folder = publish_eagle3(drafter, trunk, taps, Path(scratch) / out.stem)
+    with scratch_folder("fit", out.parent) as scratch:
+        folder = publish_eagle3(drafter, trunk, taps, scratch / out.stem)
         draft = draft_from_checkpoint(open_checkpoint(folder))
         assert draft is not None
         plan = plan_draft(draft, trunk, ExtractOptions(type=named_type(type_name), out=out), local=True)
