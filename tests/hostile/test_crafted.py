@@ -157,16 +157,21 @@ def test_what_was_found_once(path: Path, tmp_path: Path) -> None:
     spoil(Patient("", path, CHECKPOINT, trunk), data, tmp_path / "in", path.name, lambda n: True, real=False)
 
 
-def test_values_of_an_unknown_type_are_not_read(tmp_path: Path) -> None:
+def test_values_of_an_unknown_type_are_not_read(tmp_path: Path, family: Callable[[str], Path]) -> None:
     """Joining q, k and v needs the values of a bias whose type's number means nothing."""
-    donor, trunk = CORPUS / "bias-of-unknown-type.gguf", TRUNKS / "families" / "glm4moe-Q8_0.gguf"
+    trunk, donor = TRUNKS / "families" / "glm4moe-Q8_0.gguf", tmp_path / "donor.gguf"
+    whole = Parts.of(nextn.attach(trunk, family("glm4moe"), layout="bundle", out=tmp_path / "whole").entry)
+    number = next(at for at, tensor in enumerate(whole.tensors) if tensor.name == b"blk.2.attn_v.bias")
+    donor.write_bytes(whole.with_tensor(number, type_id=4).encode())
     ran = check(["attach", trunk, "--from", donor, "--qkv", "fused", "-o", tmp_path / "out"], "")
     assert "the type 4 of 'blk.2.attn_v.bias' is not known" in ran.err and not list(tmp_path.glob("out/*"))
 
 
 def test_a_last_tensor_of_unknown_size_comes_back(tmp_path: Path, family: Callable[[str], Path]) -> None:
     """It reaches to the end of its file, or else to the next tensor: the padding in front of a block is not its own."""
-    path = Path(shutil.copy(CORPUS / "head-of-unknown-size.gguf", tmp_path / "m.gguf"))
+    trunk, path = Parts.of(TRUNKS / "families" / "nemotronh-Q8_0.gguf"), tmp_path / "m.gguf"
+    number = next(at for at, tensor in enumerate(trunk.tensors) if tensor.name == b"output.weight")
+    path.write_bytes(trunk.with_tensor(number, ne=(2, 2, 2)).encode() + bytes(116_558))
     before = path.read_bytes()
     assert not check(["attach", path, "--from", family("nemotronh"), "--layout", "in-place", "--yes"], "").code
     assert path.read_bytes() != before

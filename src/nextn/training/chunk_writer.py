@@ -6,7 +6,7 @@ import queue
 import threading
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from math import ceil
 from typing import TypeAlias
 
@@ -197,6 +197,7 @@ class ChunkWriter:
                         return
                     start = time.monotonic()
                     answers = reader.write(block.jobs, tick)
+                    block = self._written(block, answers)
                     finished.put((block, answers, time.monotonic() - start))
             except BaseException as error:  # for the thread that waits
                 finished.put(error)
@@ -223,6 +224,13 @@ class ChunkWriter:
             self._stop.set()
             for worker in workers:
                 worker.join()
+
+    def _written(self, block: _Block, answers: Sequence[WrittenAnswer]) -> _Block:
+        """The block with what it really has: until it is in the folder, that is what others must count with."""
+        n_tokens = sum(answer.n_tokens for answer in answers)
+        with self._lock:
+            self._expected += n_tokens - block.n_expected
+        return replace(block, n_expected=n_tokens)
 
     def _add(self, block: _Block, answers: list[WrittenAnswer], seconds: float) -> None:
         """Keep the answers for which there is room; not those that ended before they began."""
