@@ -209,6 +209,50 @@ def test_an_engine_that_does_not_repeat_itself():
     assert (report.verdict, report.divergences[0].gap_nats) == ("cannot_tell", None)
 
 
+class Changing(Played):
+    """With MTP it gives another text each time the model is loaded, the last one from then on."""
+
+    def __init__(self, texts, **answers):
+        top = [[(1, -0.1)], TOP]
+        told = {0: answer((1, 2, 9)), "again": answer((1, 2), top=top), "batch": answer((2,), top=[TOP])}
+        super().__init__({**told, **answers})
+        self.texts, self.drafting = list(texts), DRAFTED
+
+    def start(self, launch):
+        if launch.n_max:
+            text = self.texts.pop(0) if len(self.texts) > 1 else self.texts[0]
+            self.answers[1] = answer(text, **self.drafting)
+        return super().start(launch)
+
+
+@pytest.mark.parametrize(
+    ("slots", "texts", "verdict", "loads", "came_back"),
+    [
+        (2, [(1, 4, 9), (1, 2, 9)], "passed", [1, 0, 1, 1], False),  # the same prompts once more: the same text
+        (2, [(1, 4, 9), (1, 4, 9)], "failed", [1, 0, 1, 1], True),
+        (2, [(1, 4, 9), (1, 2, 8)], "failed", [1, 0, 1, 1], True),  # another place is no better
+        (1, [(1, 4, 9), (1, 2, 9)], "failed", [1, 0, 1], None),  # one slot repeats itself: nothing to ask again
+        (2, [(1, 3, 9), (1, 2, 9)], "passed", [1, 0, 1], None),  # a near tie needs no explanation
+    ],
+)
+def test_on_several_slots_a_divergence_counts_if_it_comes_back(slots, texts, verdict, loads, came_back):
+    engine = Changing(texts)
+
+    def control(folder: Path):
+        engine.texts, engine.drafting = [(1, 2, 9)], NOTHING_DRAFTED
+        return folder / "m.gguf", None
+
+    report = check_on_engine(engine, Path("m"), None, control, ["one", "two"], 3, [1], slots=slots)
+    assert report.verdict == verdict, report.reasons
+    assert [launch.n_max for launch in engine.launches] == loads[: len(engine.launches)]
+    assert {one.came_back for one in report.divergences} == {came_back}
+    assert {one.came_back for one in report.documented["divergences"]} == {came_back}
+    told = [reason for reason in report.reasons if "asked once more on as many slots" in reason]
+    assert len(told) == (2 if came_back is False else 0)
+    if came_back is False:
+        assert report.reasons[0] == "the text is the same with and without MTP, on 2 prompts when asked once more"
+
+
 @pytest.mark.parametrize("alive", [True, False])
 def test_an_engine_that_fails_says_nothing_about_the_block(alive):
     engine = Played({}, EngineFailed("it fell over", line="x"), alive)

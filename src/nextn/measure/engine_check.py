@@ -61,7 +61,8 @@ def check_on_engine(
     empty, only the run without MTP is made. `control(folder)` writes a copy with shuffled block weights into `folder`,
     a temporary folder inside `scratch`, and returns its (model, sidecar). `say(what)` is called before each load.
     `prompts` None: those of `nextn.measure.prompts`; `n_ctx` None: 1024 tokens. With MTP,
-    `slots` prompts are answered at a time; the reference text without MTP comes from one prompt at a time.
+    `slots` prompts are answered at a time; the reference text without MTP comes from one prompt at a time. With several
+    slots, a divergence beyond rounding counts only if it comes back when the same prompts are asked once more.
 
     A model that the engine refuses with MTP but runs without it has failed. An engine that dies or fails, or does not
     run the model without MTP either, says nothing about the block: cannot_tell. Raises EngineMissing, and what
@@ -83,6 +84,7 @@ def check_on_engine(
             run.with_mtp(model, sidecar, length)
         tell(f"load {len(lengths) + 1} of {n_loads}: the text without MTP")
         run.without_mtp(model)
+        run.ask_again(model, sidecar, tell)
     except EngineRefused as error:
         reasons = [str(error)]
         drafting = bool(set(lengths) - set(run.on))  # otherwise it was the model without MTP that did not run
@@ -144,6 +146,7 @@ class _Run:
         self.extra_args = extra_args
         self.slots = slots
         self.on: dict[int, list[Completion]] = {}
+        self.off: list[Completion] = []
         self.divergences: list[Divergence] = []
         self.same_text: bool | None = None
         self.acceptance: dict[int, list[float]] = {}
@@ -195,7 +198,7 @@ class _Run:
         """The reference text; every divergence from it is examined while the engine runs."""
         with self._started(model, None, 0) as running:
             answers = [running.complete(prompt, self.n_predict) for prompt in self.prompts]
-            self.tps_off = overall_tps(answers)
+            self.off, self.tps_off = answers, overall_tps(answers)
             for n_max, others in self.on.items():
                 for index, (off, on) in enumerate(zip(answers, others, strict=True)):
                     place = first_difference(off.tokens, on.tokens)
@@ -203,6 +206,24 @@ class _Run:
                         found = Divergence(n_max, index, place, _at(off.tokens, place), _at(on.tokens, place))
                         self.divergences.append(self._measured(running, found, off.tokens[:place]))
         self.same_text = not self.divergences if self.on else None
+
+    def ask_again(self, model: Path, sidecar: Path | None, tell: Say) -> None:
+        """With several slots: ask once more where a text diverged beyond rounding, and note what came back."""
+        if self.slots == 1:
+            return
+        for n_max in sorted({one.n_max for one in self.divergences if one.beyond_rounding}):
+            tell(f"a text differs: once more on {self.slots} slots, drafting {n_max} at a time")
+            again = self._ask(model, sidecar, n_max)
+            self.divergences = [
+                replace(one, came_back=self._differs(one.prompt, again[one.prompt]))
+                if one.n_max == n_max and one.beyond_rounding
+                else one
+                for one in self.divergences
+            ]
+
+    def _differs(self, prompt: int, on: Completion) -> bool:
+        off = self.off[prompt]
+        return first_difference(off.tokens, on.tokens) is not None and not cut_short(off, on)
 
     def _measured(self, running: Running, found: Divergence, prefix: list[int]) -> Divergence:
         """`found` with its gap, decoded token by token as the text was, and with how far batching moves that gap."""

@@ -33,7 +33,10 @@ def _rows(verdict: Verdict) -> list[tuple[str, str]]:
         rows.append(("engine", f"{data.engine.name} {data.engine.version}"))
         text = {True: "the same with and without MTP", False: "differs", None: "not compared"}[data.same_text]
         near = sum(one.near_tie for one in data.divergences)
-        rows.append(("greedy text", text + (f" ({counted(near, 'divergence')} at near-ties)" if near else "")))
+        once = sum(one.came_back is False for one in data.divergences)
+        which = [f"{counted(near, 'divergence')} at near-ties"] if near else []
+        which += [f"{counted(once, 'divergence')} that did not come back"] if once else []
+        rows.append(("greedy text", text + (f" ({', '.join(which)})" if which else "")))
     for n_max, shares in data.acceptance.items():
         rows.append((f"accepted at {n_max}", ", ".join(percent(share) for share in shares) + " by position"))
     if data.control is not None and data.control.acceptance is not None:

@@ -41,6 +41,9 @@ class TextDivergence(DocumentPart):
     gap_is_lower_bound: bool
     batch_shift_nats: Annotated[float | None, doc("how far the gap moves when the text is decoded as one batch")]
     near_tie: Annotated[bool, doc("rounding explains it")]
+    came_back: Annotated[
+        bool | None, doc("beyond rounding on several slots: whether asking once more gave it again; null: not asked")
+    ] = None
 
 
 class Speeds(DocumentPart):
