@@ -21,6 +21,7 @@ from nextn.gguf.files import open_model
 from nextn.gguf.kv import KV, KVType
 from nextn.training import write_states as stage
 from nextn.training.answers import Job, WrittenAnswer
+from nextn.training.asked import read_asked, user_turn
 from nextn.training.engine_reader import EngineReader, What
 from nextn.training.probe import Agreement, compared, probe
 from nextn.training.states import States
@@ -247,3 +248,27 @@ def test_the_manifest_is_what_others_read(tmp_path: Path, xllamacpp_engine: Xlla
     assert {one["split"] for one in data["chunks"]} == {"fit", "held"}
     chunk = next(States.open(tmp_path).chunks("fit"))
     assert chunk.starts.dtype == np.int64 and chunk.n_prompt.min() > 0 and chunk.features.shape[1:] == (1, 256)
+
+
+TEMPLATE = "{% for m in messages %}[{{ m['role'] }}]{{ m['content'] }}\n{% endfor %}[assistant]"
+
+
+def test_a_model_with_a_template_asks_itself_too(tmp_path: Path, xllamacpp_engine: Xllamacpp) -> None:
+    path = dense_trunk(
+        tmp_path / "trunk.gguf", "llama", more=KV.make("tokenizer.chat_template", KVType.STRING, TEMPLATE)
+    )
+    with xllamacpp_engine.start(Launch(path, n_ctx=256, threads=1)) as running:
+        turn = user_turn(running)
+        assert turn is not None
+        assert list(turn.before) == running.tokenize("[user]")
+        assert list(turn.after) == running.tokenize("\n[assistant]")
+    said: list[str] = []
+    options = replace(ALL, engine=xllamacpp_engine, reader="engine")
+    write_states(path, tmp_path / "states", options, lambda one: said.append(one.step))
+    asked = read_asked(tmp_path / "states")
+    assert asked is not None and any(step.startswith("asking itself: ") for step in said)
+    said.clear()
+    write_states(path, tmp_path / "states", replace(options, tokens=1500), lambda one: said.append(one.step))
+    assert read_asked(tmp_path / "states") == asked and not any(step.startswith("asking") for step in said)
+    write_states(path, tmp_path / "plain", replace(options, asks_itself=False))
+    assert read_asked(tmp_path / "plain") is None

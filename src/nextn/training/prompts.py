@@ -227,12 +227,17 @@ def tokenized(
 
 def is_held(prompt: Prompt, seed: int) -> bool:
     """Whether a prompt is kept from training."""
-    return _share(prompt, seed) < HELD_SHARE
+    return _share(prompt.key, seed) < HELD_SHARE
 
 
-def _share(prompt: Prompt, seed: int) -> float:
-    """A number from 0 to 1 that depends on the prompt's text and the seed."""
-    digest = hashlib.sha256(f"{seed} {prompt.key}".encode("utf-8", "surrogatepass")).digest()
+def is_held_ids(ids: Sequence[int], seed: int) -> bool:
+    """The same for a prompt that is only known by its tokens."""
+    return _share(json.dumps(list(ids)), seed) < HELD_SHARE
+
+
+def _share(key: str, seed: int) -> float:
+    """A number from 0 to 1 that depends on what makes the prompt the same, and the seed."""
+    digest = hashlib.sha256(f"{seed} {key}".encode("utf-8", "surrogatepass")).digest()
     return int.from_bytes(digest[:8], "big") / 2**64
 
 

@@ -21,6 +21,7 @@ from ..measure.cpu_watch import n_cpus
 from ..memory.answers import this_machine
 from ..units import counted
 from .answers import StatesReader
+from .asked import MOST_TOKENS, UserTurn, ask_itself, mixed, read_asked, user_turn, write_asked
 from .chunk_writer import LEAST_CHUNK, ChunkWriter, How, Limits, Report, StatesProgress
 from .engine_reader import EngineReader, What
 from .kind import usual_taps
@@ -36,6 +37,8 @@ _SLOTS = 32  # answers that the engine writes together
 _LEAST_PROMPTS = 256  # that are looked at, however little is to be written
 _FAST_TPS = 2000  # tokens per second that no small machine exceeds
 _SPARE_MEMORY = 0.7  # share of what is available that torch may take
+_MOST_ASKED = 2000  # prompts that a model asks itself
+_ASKED_SHARE = 0.12  # of the time or tokens that these may take
 
 
 @dataclass(frozen=True)
@@ -54,6 +57,7 @@ class StatesOptions:
     seed: int = 0
     prompts: Path | None = None
     chats: Path | None = None
+    asks_itself: bool = True  # a model with a chat template also answers what it asks itself, unless prompts are given
     reader: Literal["auto", "engine", "torch"] = "auto"
     threads: int | None = None
     engine: Xllamacpp | None = None  # None: the installed one
@@ -75,6 +79,7 @@ class _Stage:
     options: StatesOptions
     report: Report
     began: float = field(default_factory=time.monotonic)
+    turn: UserTurn | None = None  # where the trunk asks itself; None: it does not
 
     def run(self) -> States:
         o = self.options
@@ -87,12 +92,7 @@ class _Stage:
         self.folder = StatesFolder.start(self.out, wanted)
         self.n_most = self._most_together()
         self.texts = self._tokenized(model, prompts[: self._n_needed()])
-        writer = ChunkWriter(
-            self.folder, self.texts, How(o.n_predict, o.temperature, o.greedy_share, o.seed),
-            Limits(o.tokens, None if o.seconds is None else self.began + o.seconds, o.max_disk), self.n_most,
-            self.report,
-        )  # fmt: skip
-        if not writer.wants_more():
+        if not self._writer().wants_more():
             return States.open(self.out) if self.folder.manifest.chunks else self._none()
         reader, agreement = self._reader(model)
         with reader:
@@ -101,9 +101,34 @@ class _Stage:
                 self.folder.manifest.reader, self.folder.manifest.agreement = _kind(reader), agreed
             self.folder.save()
             if reader.name == "engine":
-                writer.n_most = min(writer.n_most, N_ENGINE)
-            writer.write(reader)
+                self.n_most = min(self.n_most, N_ENGINE)
+            if self.turn is not None:
+                self.texts = mixed(self.texts, self._asked(model, reader, self.turn), self.turn, o.seed)
+            self._writer().write(reader)
         return States.open(self.out) if self.folder.manifest.chunks else self._none()
+
+    def _writer(self) -> ChunkWriter:
+        o = self.options
+        return ChunkWriter(
+            self.folder, self.texts, How(o.n_predict, o.temperature, o.greedy_share, o.seed),
+            Limits(o.tokens, None if o.seconds is None else self.began + o.seconds, o.max_disk), self.n_most,
+            self.report,
+        )  # fmt: skip
+
+    def _asked(self, model: Model, reader: StatesReader, turn: UserTurn) -> list[tuple[int, ...]]:
+        """What the trunk asks itself: read back, or written in a small part of the time."""
+        o, known = self.options, read_asked(self.out)
+        if known is not None or self.folder.manifest.chunks:
+            return known or []
+        until = None if o.seconds is None else time.monotonic() + _ASKED_SHARE * o.seconds
+        most = [_MOST_ASKED] if o.tokens is None else [_MOST_ASKED, int(_ASKED_SHARE * o.tokens) // MOST_TOKENS]
+        asked = ask_itself(
+            model, reader, turn, min(most), self.n_most, o.seed,
+            lambda: until is not None and time.monotonic() >= until,
+            lambda n: self.report(StatesProgress(f"asking itself: {counted(n, 'prompt')}")),
+        )  # fmt: skip
+        write_asked(self.out, asked)
+        return asked
 
     def _n_needed(self) -> int:
         """As many prompts as can be answered within the limits, more or less: those after them need no tokens yet."""
@@ -160,8 +185,11 @@ class _Stage:
         longest = max(64, 4 * self.options.n_predict)
         if trained := model.arch_int("context_length"):
             longest = max(1, min(longest, trained - self.options.n_predict))
+        own = self.options.prompts is not None or self.options.chats is not None
         with self.engine.start(Launch(model.entry, n_ctx=512, threads=1)) as running:
             found = tokenized(prompts, running, templated(model), longest, self.options.seed)
+            if self.options.asks_itself and templated(model) and not own:
+                self.turn = user_turn(running)
         if len(found) < len(prompts):
             left = counted(len(prompts) - len(found), "prompt")
             self.report(StatesProgress(f"{left} of more than {longest:,} tokens left out"))
@@ -172,7 +200,8 @@ class _Stage:
     def _reader(self, model: Model) -> tuple[StatesReader, Agreement | None]:
         """The fastest way that agrees with the engine, and how far it does."""
         o = self.options
-        longest = max(len(one.ids) for one in self.texts) + o.n_predict + 1
+        longest = max([len(one.ids) for one in self.texts] + ([] if self.turn is None else [self.turn.most_tokens]))
+        longest += o.n_predict + 1
         launch = Launch(model.entry, n_ctx=longest, threads=o.threads, slots=min(_SLOTS, self.n_most))
         what = What(self.taps, o.top_k)
         earlier = self.folder.manifest.reader if self.folder.manifest.chunks else None
