@@ -75,7 +75,8 @@ def test_both_kinds_take_turns() -> None:
     assert [one.ids for one in found[:4]] == [TEXTS[0].ids, (1, 2, 10, 11, 12, 3), TEXTS[1].ids, (1, 2, 11, 11, 12, 3)]
     assert len(found) == len(TEXTS) + 300 and len({one.number for one in found}) == len(found)
     own = [one for one in found if one.number >= len(TEXTS)]
-    assert [one.held for one in own] == [is_held_ids(ids, 0) for ids in asked] and 1 <= sum(one.held for one in own) < 30
+    held = [one.held for one in own]
+    assert held == [is_held_ids(ids, 0) for ids in asked] and 1 <= sum(held) < 30
     assert mixed(TEXTS, [], TURN, 0) == TEXTS
     assert mixed([], asked[:1], TURN, 0) == [Tokenized(0, (1, 2, 10, 11, 12, 3), is_held_ids(asked[0], 0))]
 
