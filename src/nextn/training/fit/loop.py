@@ -17,6 +17,7 @@ from ...errors import UsageError
 from ...gguf.files import Model, open_sound
 from ..states import States
 from .drafter import Drafter
+from .optimizers import Optimizers
 from .options import EAGLE3, FitOptions, FitResult, FitStep, HeldOutPoint, Progress
 from .rollout import DraftAgreement, rollout
 from .saved import Save, key_of, points
@@ -25,8 +26,8 @@ from .texts import Text, Texts
 _WARM = 0.03  # share of the fit in which the learning rate rises
 _FLOOR = 0.02  # share of the peak that it ends at
 _CLIP = 1.0
-_PEAK = {EAGLE3: 1e-3}
-_PEAK_NATIVE = 6e-4
+_PEAK_NEW = 2e-3  # of the learning rate, for an EAGLE-3 draft from nothing
+_PEAK = 6e-4
 
 
 @dataclass
@@ -39,7 +40,7 @@ class _Fit:
     write: Callable[[Path], Path]
     held: Texts
     save: Save
-    optimizer: torch.optim.Optimizer
+    optimizer: Optimizers
     step: int = 0
     n_tokens: int = 0
     before_s: float = 0.0  # of earlier runs
@@ -98,9 +99,8 @@ def run_fit(trunk: Path, states: Path, out: Path, options: FitOptions, progress:
     while fit.done < 1:
         rows = next(batches).to(device)
         rate = _rate(fit.done, options)
-        for group in fit.optimizer.param_groups:
-            group["lr"] = rate
-        fit.optimizer.zero_grad(set_to_none=True)
+        fit.optimizer.rate(rate)
+        fit.optimizer.zero_grad()
         found = rollout(fit.drafter, rows, weights, options.argmax_weight, index)
         found.loss.backward()
         torch.nn.utils.clip_grad_norm_(fit.drafter.parameters(), _CLIP)
@@ -155,10 +155,7 @@ def _begin(
     made = make(trunk, texts, options, None if known is None else known[1]["target"].numpy().astype(np.int64))
     device = _device(options)
     drafter = made.drafter.to(device)
-    matrices = [p for p in drafter.parameters() if p.ndim > 1 and p.requires_grad]
-    others = [p for p in drafter.parameters() if p.ndim <= 1 and p.requires_grad]
-    groups = [{"params": matrices, "weight_decay": options.decay}, {"params": others, "weight_decay": 0.0}]
-    optimizer = torch.optim.AdamW(groups, lr=0.0, betas=(0.9, 0.95), fused=True)
+    optimizer = Optimizers(drafter, options.decay, muon=options.kind == EAGLE3 and options.start is None)
     fit = _Fit(trunk, out, options, drafter, made.coverage, made.write, held, save, optimizer)
     if known is not None:
         told, tensors = known
@@ -179,7 +176,7 @@ def _device(options: FitOptions) -> torch.device:
 
 
 def _rate(done: float, options: FitOptions) -> float:
-    peak = options.learning_rate or _PEAK.get(options.kind, _PEAK_NATIVE)
+    peak = options.learning_rate or (_PEAK_NEW if options.kind == EAGLE3 and options.start is None else _PEAK)
     warm = min(1.0, (done + 1e-4) / _WARM)
     return peak * warm * (_FLOOR + (1 - _FLOOR) * 0.5 * (1 + math.cos(math.pi * min(1.0, done))))
 

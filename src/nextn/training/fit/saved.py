@@ -14,6 +14,7 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from ...errors import FormatError, StorageError
+from .optimizers import PARTS, Optimizers
 from .options import FitOptions, HeldOutPoint
 
 WEIGHTS, CURVE = "fit.safetensors", "fit.json"
@@ -52,12 +53,12 @@ class Save:
         except Exception as error:  # safetensors raises its own class
             raise FormatError(f"this fit cannot be read ({error}); delete it to begin anew", path=path) from error
 
-    def write(self, module: nn.Module, optimizer: torch.optim.Optimizer, told: dict[str, Any], target: Tensor) -> None:
+    def write(self, module: nn.Module, optimizer: Optimizers, told: dict[str, Any], target: Tensor) -> None:
         """Replace what is there, whole or not at all."""
         tensors = {"target": target.cpu().contiguous()}
         for name, parameter in module.named_parameters():
             tensors[f"weight.{name}"] = parameter.detach().cpu().contiguous()
-            for part, value in optimizer.state[parameter].items():
+            for part, value in optimizer.state(parameter).items():
                 tensors[f"{part}.{name}"] = torch.as_tensor(value).detach().cpu().contiguous()
         path, scratch = self.folder / WEIGHTS, self.folder / f".{WEIGHTS}.nextn-tmp"
         save_file(tensors, scratch, {"nextn": json.dumps({**told, "key": self.key})})
@@ -70,17 +71,17 @@ class Save:
         _publish(scratch, self.folder / CURVE)
 
     @staticmethod
-    def restore(module: nn.Module, optimizer: torch.optim.Optimizer, tensors: dict[str, Tensor]) -> None:
+    def restore(module: nn.Module, optimizer: Optimizers, tensors: dict[str, Tensor]) -> None:
         """Weights and the optimizer's moments."""
         for name, parameter in module.named_parameters():
             with torch.no_grad():
                 parameter.copy_(tensors[f"weight.{name}"])
             state = {}
-            for part in ("step", "exp_avg", "exp_avg_sq"):
+            for part in PARTS:
                 value = tensors.get(f"{part}.{name}")
                 if value is not None:
                     state[part] = value if part == "step" else value.to(parameter.device)
-            optimizer.state[parameter] = state
+            optimizer.restore(parameter, state)
 
 
 def points(told: dict[str, Any]) -> list[HeldOutPoint]:
