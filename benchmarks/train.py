@@ -210,7 +210,9 @@ def useless(setting: Setting, bar: Bar) -> dict[str, Any]:
     _, shuffled = make_control(open_model(setting.smollm2), candidate, shuffled_in)
     assert shuffled is not None
     out: dict[str, Any] = {}
-    options, engine = JudgeOptions(threads=setting.threads), Xllamacpp.find()
+    engine = Xllamacpp.find()
+    # Drafts that accept nothing are slow to judge: fewer prompts do.
+    options = JudgeOptions(threads=setting.threads, seconds=bar.seconds(setting) / 2)
     room = options.n_ctx - options.n_predict
     prompts = judging_prompts(open_model(setting.smollm2), None, None, 0, engine, room)
     for name, path in (("random", candidate), ("shuffled", shuffled)):
