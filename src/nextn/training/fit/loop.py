@@ -94,6 +94,7 @@ def run_fit(trunk: Path, states: Path, out: Path, options: FitOptions, progress:
     device = fit.drafter.target.device
     index = fit.drafter.index_of_token(fit.drafter.embeddings.shape[0])
     weights = [options.step_weight**n for n in range(options.n_drafted)]
+    first_only = options.first_only if options.start is None else 0.0
     batches = texts.training(options.kind, options.seed, options.batch, options.max_length, fit.step)
     next_check = _next_check(fit.done, options.checks)
     while fit.done < 1:
@@ -101,7 +102,8 @@ def run_fit(trunk: Path, states: Path, out: Path, options: FitOptions, progress:
         rate = _rate(fit.done, options)
         fit.optimizer.rate(rate)
         fit.optimizer.zero_grad()
-        found = rollout(fit.drafter, rows, weights, options.argmax_weight, index)
+        n_drafted = 1 if fit.done < first_only else options.n_drafted
+        found = rollout(fit.drafter, rows, weights[:n_drafted], options.argmax_weight, index)
         found.loss.backward()
         torch.nn.utils.clip_grad_norm_(fit.drafter.parameters(), _CLIP)
         fit.optimizer.step()
