@@ -5,8 +5,8 @@ from __future__ import annotations
 import shutil
 from pathlib import Path
 
-import jsonschema
 import pytest
+from schema_check import validate
 from trained import PASSED, judged
 
 from conftest import TinyModels
@@ -37,7 +37,7 @@ def shown(judgement: Judgement) -> dict[str, object]:
     """The document's part, checked against its schema."""
     found = plain(judgement.document)
     whole = schemas()["train.json"]
-    jsonschema.validate(found, {"$defs": whole["$defs"], "$ref": "#/$defs/TrainJudgement"})
+    validate(found, {"$defs": whole["$defs"], "$ref": "#/$defs/TrainJudgement"})
     return found
 
 

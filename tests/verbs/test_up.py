@@ -14,12 +14,12 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import jsonschema
 import pytest
 import standin_server
 from faults import state
 from hub_server import HubServer
 from known_curve import CurveEngine
+from schema_check import validate
 from shelves import in_lm_studio, in_ollama, own_home
 from sick import rewrite
 from terminal import on_a_terminal
@@ -54,7 +54,7 @@ def model(tmp_path: Path) -> Path:
 def steps(report: UpReport) -> dict[str, str]:
     """Step -> its state; the document is checked against its schema."""
     document = json.loads(json.dumps(report.to_json()))
-    jsonschema.validate(document, SCHEMA)
+    validate(document, SCHEMA)
     return {each["step"]: each["state"] for each in document["steps"]}
 
 
@@ -158,7 +158,7 @@ def test_json_starts_nothing(model: Path, run_nextn: Run, tmp_path: Path, home: 
     done = run_nextn("up", model, "--engine", binary, "--no-verify", "--json", HOME=str(home))
     assert done.returncode == 0, done.stderr
     data = json.loads(done.stdout)
-    jsonschema.validate(data, SCHEMA)
+    validate(data, SCHEMA)
     assert data["command"][0] == str(binary) and [one["step"] for one in data["steps"]] == ["attach", "serve"]
 
 
@@ -382,7 +382,7 @@ def test_a_failed_verification_starts_nothing(
     assert f"nextn serve {model} --n-max 0" in err and "serve   left" in err
     assert main(["up", str(model), "--engine", str(binary), "--json"]) == 3
     data: dict[str, Any] = json.loads(capsys.readouterr().out)
-    jsonschema.validate(data, SCHEMA)
+    validate(data, SCHEMA)
     assert [one["state"] for one in data["steps"]] == ["kept", "failed", "left"] and data["command"] == []
 
 

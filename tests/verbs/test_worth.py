@@ -9,9 +9,9 @@ import sys
 from pathlib import Path
 from typing import Any
 
-import jsonschema
 import pytest
 from known_curve import CurveEngine
+from schema_check import validate
 
 import nextn
 from conftest import Q4, ROOT, TRUNKS
@@ -49,7 +49,7 @@ def data_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 def found_by(engine: Any, **options: Any) -> dict[str, Any]:
     made = nextn.worth(Q4, engine=engine, **options)
     found: dict[str, Any] = json.loads(json.dumps(made.to_json()))
-    jsonschema.validate(found, SCHEMA)
+    validate(found, SCHEMA)
     return found
 
 
@@ -109,7 +109,7 @@ def test_a_busy_machine_gives_no_answer(monkeypatch: pytest.MonkeyPatch, capsys:
     monkeypatch.setattr("nextn.measure.batch_curve.disturbances", lambda usage, threads, cpus: ("others_busy",))
     assert main(["worth", str(Q4), "--patience", "0", "--json"]) == 4
     found = json.loads(capsys.readouterr().out)
-    jsonschema.validate(found, SCHEMA)
+    validate(found, SCHEMA)
     assert found["word"] == "machine_busy" and found["ceiling"] is None and not found["curve"]
     assert found["n_disturbed"] == len(found["passes"]) > 0 and not kept_here(open_model(Q4))
 
@@ -277,7 +277,7 @@ def test_a_server_that_speaks_http(
     monkeypatch.setattr("nextn.measure.batch_curve.disturbances", lambda usage, threads, cpus: ())
     assert main(["worth", str(Q4), "--engine", str(standin.binary), "--json", "-q"]) == 0
     found = json.loads(capsys.readouterr().out)
-    jsonschema.validate(found, SCHEMA)
+    validate(found, SCHEMA)
     share = head_share(open_model(Q4))
     costs = {one["n_tokens"]: one["cost"] for one in found["curve"]}
     assert costs == {k: pytest.approx((0.5 * (1 + k) - share) / (1 - share), abs=1e-3) for k in SIZES}
@@ -364,7 +364,7 @@ def test_the_whole_way_with_a_block(
     monkeypatch.setattr("nextn.measure.batch_curve.SLOW_REPEAT", 0.0)
     monkeypatch.setattr("nextn.measure.batch_curve.MOST_PASSES", 3)
     found = json.loads(json.dumps(nextn.worth(tiny_models.bundled, engine=xllamacpp_engine, threads=1).to_json()))
-    jsonschema.validate(found, SCHEMA)
+    validate(found, SCHEMA)
     assert found["draft"]["source"] == "measured" and found["settings"]["timed"] == "library"
     assert {run["setup"] for run in found["runs"]} == {"off", "n_max 1", "n_max 4"}
     assert all(run["accepted"] > 0 for run in found["runs"] if run["setup"] == "n_max 1")
