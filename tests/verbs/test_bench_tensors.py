@@ -128,6 +128,7 @@ def test_on_an_engine_a_coarser_type_costs_acceptance(sidecar: Path, tmp_path: P
     assert len({run.acceptance for run in found.runs}) > 1  # tensors differ in what they cost
 
 
+@pytest.mark.slow
 def test_a_draft_is_measured_too(standin: LlamaServer, tmp_path: Path) -> None:
     path = made("dflash", tmp_path)
     prompts = tmp_path / "p.txt"

@@ -236,6 +236,7 @@ class Counted:
         monkeypatch.setattr(gguf_files.os, "pread", counted_read)
 
 
+@pytest.mark.slow
 def test_a_thousand_models_are_opened_once_each(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     size = 8 << 20
     for number in range(1000):
