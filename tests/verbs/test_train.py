@@ -231,6 +231,7 @@ def _rows(path: Path) -> list[tuple[str, str]]:
     return rows_of(nextn.inspect(path))
 
 
+@pytest.mark.slow
 def test_into_the_model(played: Played, trunk: Path, tmp_path: Path, standin: LlamaServer) -> None:
     made = nextn.train(trunk, engine=standin, work=tmp_path / "w", layout="bundle", out=tmp_path / "b.gguf")
     assert made.outcome == "written" and made.entry == tmp_path / "b.gguf" and made.sidecar is None
@@ -253,6 +254,7 @@ def test_what_only_guesses_is_not_written(
     assert "nothing was written; the candidates are in" in found["sentence"]
 
 
+@pytest.mark.slow
 def test_the_published_block_is_not_beaten_by_itself(
     played: Played, trunk: Path, tmp_path: Path, standin: LlamaServer
 ) -> None:

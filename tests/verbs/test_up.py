@@ -106,6 +106,7 @@ def test_a_dry_run_says_what_the_run_then_does(model: Path, standin: LlamaServer
     assert steps(again) == {"attach": "kept", "verify": "kept", "serve": "planned"}
 
 
+@pytest.mark.slow
 def test_a_changed_file_is_verified_again(model: Path, standin: LlamaServer) -> None:
     nextn.up(model, engine=standin)
     os.utime(model, ns=(1, 1))
@@ -227,6 +228,7 @@ def test_a_guess_is_asked_about(tmp_path: Path, standin: LlamaServer) -> None:
     assert len(questions) == 1
 
 
+@pytest.mark.slow
 def test_where_worth_says_that_it_cannot_pay(model: Path, tmp_path: Path, run_nextn: Run, home: Path) -> None:
     nextn.worth(model, engine=CurveEngine(lambda k: 1.3 * k))
     binary = standin_server.write(tmp_path / "engine")
@@ -252,6 +254,7 @@ def doubtful(tmp_path: Path) -> Path:
     return path
 
 
+@pytest.mark.slow
 def test_doubt_is_a_question_on_a_terminal_and_one_sentence_elsewhere(
     doubtful: Path, tmp_path: Path, run_nextn: Run, home: Path
 ) -> None:
