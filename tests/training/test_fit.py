@@ -194,6 +194,7 @@ def test_an_interrupted_fit_goes_on_to_the_same_weights(native: bool, tmp_path: 
     assert (tmp_path / "whole" / last).read_bytes() == (tmp_path / "parts" / last).read_bytes()
 
 
+@pytest.mark.slow
 def test_a_finished_fit_is_not_done_again_and_another_seed_begins_anew(states: Path, tmp_path: Path) -> None:
     first = fit(TRUNK, states, tmp_path / "o", options(steps=2))
     steps: list[int] = []
