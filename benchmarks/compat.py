@@ -75,8 +75,9 @@ def environment(cache: Path, *requirements: str) -> str:
     folder = cache / re.sub(r"[^\w.]+", "-", requirements[0])
     python = folder / "bin" / "python"
     if not (folder / "complete").exists():
-        subprocess.run([sys.executable, "-m", "venv", "--clear", folder], check=True)
-        subprocess.run([python, "-m", "pip", "install", "-q", "--no-deps", *requirements], check=True)
+        subprocess.run([sys.executable, "-m", "venv", "--clear", "--without-pip", folder], check=True)
+        pip = [sys.executable, "-m", "pip", "--python", python]
+        subprocess.run([*pip, "install", "-q", "--no-deps", "--no-compile", *requirements], check=True)
         (folder / "complete").touch()
     return str(python)
 

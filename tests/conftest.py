@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import atexit
 import importlib.util
+import itertools
 import os
 import re
 import shutil
@@ -64,14 +65,21 @@ Q4 = DEMO / "tiny-qwen35-Q4_K_M.gguf"
 
 
 # What tests keep for a user goes into a folder of each test's own, and of the session's for fixtures that outlive one.
-os.environ["NEXTN_DATA"] = tempfile.mkdtemp(prefix="nextn-test-data-")
-atexit.register(shutil.rmtree, os.environ["NEXTN_DATA"], ignore_errors=True)
+SESSION_DATA = tempfile.mkdtemp(prefix="nextn-test-data-")
+os.environ["NEXTN_DATA"] = SESSION_DATA
+atexit.register(shutil.rmtree, SESSION_DATA, ignore_errors=True)
+
+
+_numbers = itertools.count()
 
 
 @pytest.fixture(autouse=True)
-def own_data(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch) -> None:
+def own_data(monkeypatch: pytest.MonkeyPatch) -> None:
     """Sidecars that are noted down by one test are not found by another."""
-    monkeypatch.setenv("NEXTN_DATA", str(tmp_path_factory.mktemp("data")))
+    # Numbered here: pytest finds its next number by reading a folder that thousands of tests fill.
+    folder = Path(SESSION_DATA) / str(next(_numbers))
+    folder.mkdir()
+    monkeypatch.setenv("NEXTN_DATA", str(folder))
 
 
 def mounted(disk: Path | None) -> Path:
@@ -104,10 +112,10 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
     named = {argument.partition("::")[0] for argument in config.args}
     if config.option.all or config.option.keyword:
         return
-    out = [item for item in items if item.get_closest_marker("slow") and not is_named(item, named)]
+    out = {item for item in items if item.get_closest_marker("slow") and not is_named(item, named)}
     if out:
-        config.hook.pytest_deselected(items=out)
-        items[:] = [item for item in items if item not in set(out)]
+        config.hook.pytest_deselected(items=list(out))
+        items[:] = [item for item in items if item not in out]
 
 
 def is_named(item: pytest.Item, named: Collection[str]) -> bool:

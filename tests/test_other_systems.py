@@ -42,6 +42,7 @@ def folder(tmp_path: Path) -> Path:
     return tmp_path
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("system", SYSTEMS)
 def test_a_block_is_attached_and_taken_off_again(folder: Path, system: str) -> None:
     donor = ("--from", str(CHECKPOINT))

@@ -15,9 +15,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import jsonschema
 import pytest
 from faults import small_disk, state
+from schema_check import validate
 from sick import rewrite
 from splitting import split_gguf
 
@@ -582,7 +582,7 @@ def test_what_is_kept_is_shown_and_removed(
     capsys.readouterr()
     assert main(["cache", "--sidecars", "--json"]) == 0
     document = json.loads(capsys.readouterr().out)
-    jsonschema.validate(document, json.loads((ROOT / "src" / "nextn" / "schemas" / "cache.json").read_text()))
+    validate(document, json.loads((ROOT / "src" / "nextn" / "schemas" / "cache.json").read_text()))
     shown = {entry["name"]: entry for entry in document["entries"]}
     assert set(shown) == {str(own), str(theirs), str(gone)}
     assert [shown[str(path)]["stale"] for path in (own, theirs, gone)] == [False, False, True]

@@ -34,6 +34,7 @@ def site(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return out
 
 
+@pytest.mark.slow
 def test_every_command_has_a_page_with_its_options(site: Path) -> None:
     for verb in VERBS:
         page = (site / "commands" / f"{verb}.html").read_text(encoding="utf-8")
@@ -41,6 +42,7 @@ def test_every_command_has_a_page_with_its_options(site: Path) -> None:
     assert "<dt><code" in (site / "commands" / "attach.html").read_text(encoding="utf-8")
 
 
+@pytest.mark.slow
 def test_pages_load_nothing_from_elsewhere(site: Path) -> None:
     for page in site.rglob("*.html"):
         for address in re.findall(r'<(?:script|link|img)[^>]+(?:src|href)="([^"]+)"', page.read_text(encoding="utf-8")):

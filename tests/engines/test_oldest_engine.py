@@ -1,13 +1,15 @@
 """Every family on the oldest monthly build that drafts with it, by the measured table: loads, drafts, same text.
 
-The builds are wheels, installed into throw-away environments once a session.
+The builds are wheels, installed into throw-away environments once a session, for all its processes.
 """
 
 from __future__ import annotations
 
+import fcntl
 import os
 import subprocess
 from collections.abc import Callable
+from functools import cache
 from pathlib import Path
 
 import pytest
@@ -40,20 +42,36 @@ def oldest() -> list[tuple[str, str, str]]:
 @pytest.fixture(scope="session")
 def build(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Xllamacpp]:
     """The engine of a build by its name in the table."""
-    folder = Path(os.environ[KEEP]) if KEEP in os.environ else tmp_path_factory.mktemp("engines")
-    made: dict[str, Xllamacpp] = {}
+    base = tmp_path_factory.getbasetemp()
+    shared = base.parent if "PYTEST_XDIST_WORKER" in os.environ else base  # of all workers
+    folder = Path(os.environ.get(KEEP) or shared / "engines")
+    folder.mkdir(parents=True, exist_ok=True)
 
+    @cache
     def make(name: str) -> Xllamacpp:
-        if name not in made:
-            wheel = name.replace(" ", "==")
+        if name == NEWEST:
+            return Xllamacpp.find()
+        wheel = name.replace(" ", "==")
+        with (folder / f"{wheel}.lock").open("w") as lock:
+            fcntl.flock(lock, fcntl.LOCK_EX)
             try:
                 python = compat.environment(folder, wheel)
             except subprocess.CalledProcessError:
                 need(f"the wheel {wheel}", there=False)
-            made[name] = Xllamacpp.of_environment(python)
-        return made[name]
+        return Xllamacpp.of_environment(python)
 
     return make
+
+
+@pytest.fixture(scope="session")
+def text_alone(build: Callable[[str], Xllamacpp]) -> Callable[[str, Path], list[int]]:
+    """What a build writes without a block; once for both layouts."""
+    return cache(lambda name, trunk: compat.ask(build(name), trunk, None, 0)[4])
+
+
+@pytest.mark.engine
+def test_the_newest_build_of_the_table_is_the_one_that_is_installed(xllamacpp_engine: Xllamacpp) -> None:
+    assert f"xllamacpp {xllamacpp_engine.version}" == NEWEST
 
 
 def test_the_table_names_an_oldest_build_for_every_family_that_drafts() -> None:
@@ -68,15 +86,15 @@ def test_it_drafts_and_keeps_the_text(
     layout: str,
     name: str,
     build: Callable[[str], Xllamacpp],
+    text_alone: Callable[[str, Path], list[int]],
     family: Callable[[str], Path],
     checkpoints: Callable[[str], Path],
     tmp_path: Path,
 ) -> None:
     trunk, donor = _parts(model, family, checkpoints)
     made = nextn.attach(trunk, donor, layout=layout, out=tmp_path)
-    engine = build(name)
-    alone = compat.ask(engine, trunk, None, 0)[4]
-    result, says, drafted, _, tokens = compat.ask(engine, made.entry, made.sidecar, 1)
+    alone = text_alone(name, trunk)
+    result, says, drafted, _, tokens = compat.ask(build(name), made.entry, made.sidecar, 1)
     assert (result, drafted > 0) == ("drafts", True), says
     said = table().of(_arch(model), layout, name)
     assert said is not None

@@ -6,6 +6,7 @@ import struct
 from array import array
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import cache
 from pathlib import Path
 
 import pytest
@@ -200,6 +201,13 @@ MATRICES = ["blk.0.ffn_up.weight", "blk.0.ffn_up_exps.weight", "blk.2.ssm_conv1d
             "token_embd.weight", "output.weight", "output_norm.weight", "output_extra.weight", "x"]  # fmt: skip
 
 
+@cache
+def anatomy(least: int) -> Anatomy:
+    """Of a model that was opened with columns from `least` entries on."""
+    with columns(least):
+        return Anatomy.of(open_model(Q4))
+
+
 @given(st.lists(st.tuples(AXES, st.sampled_from([0, 2, 12, 20, 39])), min_size=len(MATRICES), max_size=len(MATRICES)))
 def test_what_the_cpu_repacks_is_found_alike(shapes: list[tuple[list[int], int]]) -> None:
     infos = [tensors.TensorInfo(name, tuple(ne), kind, 0) for name, (ne, kind) in zip(MATRICES, shapes, strict=True)]
@@ -207,8 +215,7 @@ def test_what_the_cpu_repacks_is_found_alike(shapes: list[tuple[list[int], int]]
     for least in (1 << 40, 0):
         with columns(least), pytest.MonkeyPatch.context() as patch:
             patch.setattr(weights, "repacked_types", lambda: {"q4_0": 8, "q4_K": 8, "iq4_nl": 4, "mxfp4": 8})
-            model = open_model(Q4)
-            coder = weights.Coder(Anatomy.of(model), Tally())
+            coder = weights.Coder(anatomy(least), Tally())
             table = TensorTable.of(infos)
             marked: set[int] = set()
             layers = Layers(SetTensors((_File(table),)), marked)  # type: ignore[arg-type]

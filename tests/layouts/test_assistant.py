@@ -5,9 +5,9 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
-import jsonschema
 import pytest
 from ggufmaker import KV, arch_kvs, f32, make, root_tensors, trunk_tensors
+from schema_check import validate
 
 import nextn
 from conftest import CHECKPOINT, Q4
@@ -50,7 +50,7 @@ def test_it_is_recognised(arch: str, tmp_path: Path) -> None:
     found = nextn.inspect(assistant(tmp_path / "gemma-4-x-assistant-F32.gguf", arch=arch))
     assert (found.shape, found.n_layer_nextn, found.problems) == ("sidecar", 2, ())
     assert "beside a 'gemma4' model" in found.runs_on["llama.cpp"] and "nextn attach" in found.hints[-1]
-    jsonschema.validate(found.to_json(), json.loads((ROOT / "src/nextn/schemas/inspect.json").read_text()))
+    validate(found.to_json(), json.loads((ROOT / "src/nextn/schemas/inspect.json").read_text()))
     draft = found.to_json()["draft"]
     assert (draft["title"], draft["spec_type"], draft["target_width"]) == ("Gemma 4 assistant", "draft-mtp", 8)
     assert draft["target_layers"] is None and found.block_bytes == sum(found.types.values())

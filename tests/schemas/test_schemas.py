@@ -6,10 +6,10 @@ import json
 from pathlib import Path
 from typing import Any
 
-import jsonschema
 import pytest
 from documents import ENGINE, FILES, masked, prepare, run_all, shape
 from hub_server import HubServer
+from schema_check import validate
 
 from conftest import DATA, DEMO, TRUNKS
 from make_schemas import FOLDER, encoded, schemas
@@ -36,7 +36,7 @@ def test_every_document_says_kind_and_version(kind: str) -> None:
 def check(name: str, document: dict[str, Any], folder: Path) -> None:
     """Against the schema of its kind, and read back as `report` reads it."""
     kind = document["kind"]
-    jsonschema.validate(document, json.loads((FOLDER / f"{kind}.json").read_text()))
+    validate(document, json.loads((FOLDER / f"{kind}.json").read_text()))
     if kind in KINDS:
         (folder / f"{name}.json").write_text(json.dumps(document))
         assert type(read_document(folder / f"{name}.json")) is document_type(kind)

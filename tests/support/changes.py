@@ -5,6 +5,7 @@ from __future__ import annotations
 import shutil
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 
 from faults import Faults, content
@@ -40,10 +41,10 @@ def write_model(path: Path, kvs: Sequence[KV], tensors: Sequence[tuple[TensorInf
 
 def tensors_of(model: Model) -> list[tuple[TensorInfo, bytes]]:
     """All tensors with their bytes."""
-    out = []
+    out, read = [], cache(Path.read_bytes)
     for file, info in model.items():
         start, end = file.tensor_range(info)
-        out.append((info, file.path.read_bytes()[start:end]))
+        out.append((info, read(file.path)[start:end]))
     return out
 
 

@@ -6,7 +6,7 @@ import json
 from dataclasses import dataclass, field
 from typing import Any
 
-import jsonschema
+from schema_check import validate
 
 from conftest import CHECKPOINT, ROOT
 from nextn.diagnosis import Diagnosis
@@ -22,7 +22,7 @@ def ids(found: Diagnosis) -> list[str]:
 
 
 def checked(done: DoctorResult) -> DoctorResult:
-    jsonschema.validate(done.to_json(), SCHEMA)
+    validate(done.to_json(), SCHEMA)
     return done
 
 

@@ -3,7 +3,8 @@
 It answers with tokens that follow from the prompt alone, so texts with and without drafts are the same; a file whose
 path says "shuffled" or "control" drafts in vain. `write` makes an executable of it, which may be told to die.
 
-    standin_server.py SETTINGS_JSON ARGUMENTS-OF-LLAMA-SERVER...
+Tests start it hundreds of times, so it starts in 20 ms: what it can do is said by the shell, HTTP is read here, since
+the standard library's server imports half of that library, and its bytecode is kept.
 """
 
 from __future__ import annotations
@@ -12,10 +13,10 @@ import json
 import os
 import shlex
 import signal
+import socketserver
 import sys
 import threading
 import time
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 
@@ -37,30 +38,28 @@ TOKEN_S = 2e-5
 REQUEST_MS, BATCH_MS = 0.3, 0.5  # a batch of k tokens takes BATCH_MS * (1 + k), and a token 1 ms
 SHARES = (1.0, 0.5, 0.25)  # of the drafts at the 1st, 2nd, ... position that are accepted
 STAGES = ("start", "load", "answer")
+_RUN = "import sys; sys.path.append(sys.argv.pop(1)); import standin_server as it; sys.exit(it.main(sys.argv[1:]))"
 
 
 def write(folder: Path, *, die: str = "", at: str = "", help_text: str = HELP) -> Path:
     """A `llama-server` in `folder` that dies of the signal `die` ("SIGILL", ...) at "start", "load" or "answer"."""
     folder.mkdir(parents=True, exist_ok=True)
     binary = folder / "llama-server"
-    settings = json.dumps({"die": die, "at": at, "help": help_text})
-    command = shlex.join([sys.executable, "-I", "-S", str(Path(__file__).resolve()), settings])
-    binary.write_text(f'#!/bin/sh\nexec {command} "$@"\n')
+    settings = json.dumps({"die": die, "at": at})
+    command = shlex.join([sys.executable, "-I", "-S", "-c", _RUN, str(Path(__file__).resolve().parent), settings])
+    says = {"--version": f"version: {VERSION}\n", "--help": help_text}
+    cases = "".join(f"{option}) printf %s {shlex.quote(text)}; exit ;;\n" for option, text in says.items())
+    said = "" if at == "start" else f'case "$*" in\n{cases}esac\n'
+    binary.write_text(f'#!/bin/sh\n{said}exec {command} "$@"\n')
     binary.chmod(0o755)
     return binary
 
 
 def main(argv: list[str]) -> int:
-    """Say what it can do, or serve."""
+    """Serve; `argv`: settings as JSON, and arguments of llama-server."""
     settings, args = json.loads(argv[0]), argv[1:]
     if settings["at"] == "start":
         die(settings)
-    if args == ["--version"]:
-        sys.stdout.write(f"version: {VERSION}\n")
-        return 0
-    if args == ["--help"]:
-        sys.stdout.write(settings["help"])
-        return 0
     if stray := [name for name in os.environ if name.startswith(("LLAMA_ARG_", "AIP_"))]:
         return refuse(f"error while handling environment variable {stray[0]}: invalid argument")
     given = read_arguments(args)
@@ -197,24 +196,28 @@ class Answers:
         return drafted, accepted
 
 
-def handler(answers: Answers) -> type[BaseHTTPRequestHandler]:
-    """llama-server's HTTP, as far as nextn speaks it."""
+def handler(answers: Answers) -> type[socketserver.StreamRequestHandler]:
+    """llama-server's HTTP, as far as nextn speaks it: one request a connection."""
 
-    class Handler(BaseHTTPRequestHandler):
-        def do_GET(self) -> None:
-            self._send(200 if self.path == "/health" else 404, {"status": "ok"})
+    class Handler(socketserver.StreamRequestHandler):
+        def handle(self) -> None:
+            method, path, *_ = self.rfile.readline().decode("latin-1").split() or ("", "")
+            headers = {}
+            while line := self.rfile.readline().decode("latin-1").strip():
+                name, _, value = line.partition(":")
+                headers[name.lower()] = value.strip()
+            if method == "GET":
+                self._send(200 if path == "/health" else 404, {"status": "ok"})
+            elif method == "POST":
+                self._answer(path, json.loads(self.rfile.read(int(headers["content-length"]))))
 
-        def do_POST(self) -> None:
-            asked = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
-            if self.path == "/tokenize":
+        def _answer(self, path: str, asked: dict[str, Any]) -> None:
+            if path == "/tokenize":
                 self._send(200, {"tokens": list(asked["content"].encode())})
                 return
             if answers.settings["at"] == "answer":
-                self.send_response(200)
-                self.send_header("Content-Length", "1000")
-                self.end_headers()
+                self._start(200, 1000)
                 self.wfile.write(b'{"content": "half of it')
-                self.wfile.flush()
                 die(answers.settings)
             said = answers.complete(asked)
             if isinstance(said, str):
@@ -224,21 +227,18 @@ def handler(answers: Answers) -> type[BaseHTTPRequestHandler]:
 
         def _send(self, status: int, payload: dict[str, Any]) -> None:
             body = json.dumps(payload).encode()
-            self.send_response(status)
-            self.send_header("Content-Length", str(len(body)))
-            self.end_headers()
+            self._start(status, len(body))
             self.wfile.write(body)
 
-        def log_message(self, format: str, *args: object) -> None:
-            """Nothing of requests."""
+        def _start(self, status: int, n_bytes: int) -> None:
+            self.wfile.write(b"HTTP/1.0 %d stand-in\r\nContent-Length: %d\r\n\r\n" % (status, n_bytes))
 
     return Handler
 
 
-class Server(ThreadingHTTPServer):
+class Server(socketserver.ThreadingTCPServer):
     """A port in use is in use."""
 
-    allow_reuse_address = False
     daemon_threads = True
 
 
@@ -260,6 +260,3 @@ def serve(settings: dict[str, str], given: dict[str, str]) -> int:
     server.serve_forever()
     return 0
 
-
-if __name__ == "__main__":
-    sys.exit(main(sys.argv[1:]))

@@ -138,6 +138,7 @@ def test_a_walk_drafts_and_goes_on_as_an_engine_does(torch: Any) -> None:
 # -- the whole --------------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("native", [False, True])
 def test_seconds_teach_a_text_without_surprises(native: bool, tmp_path: Path) -> None:
     kind = "native" if native else "eagle3"
@@ -165,6 +166,7 @@ def test_seconds_teach_a_text_without_surprises(native: bool, tmp_path: Path) ->
         assert model.arch_value("target_layers") == TAPS and model.tensors["d2t"][1].ne == (64,)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("native", [False, True])
 def test_an_interrupted_fit_goes_on_to_the_same_weights(native: bool, tmp_path: Path) -> None:
     from safetensors.torch import load_file
@@ -192,6 +194,7 @@ def test_an_interrupted_fit_goes_on_to_the_same_weights(native: bool, tmp_path: 
     assert (tmp_path / "whole" / last).read_bytes() == (tmp_path / "parts" / last).read_bytes()
 
 
+@pytest.mark.slow
 def test_a_finished_fit_is_not_done_again_and_another_seed_begins_anew(states: Path, tmp_path: Path) -> None:
     first = fit(TRUNK, states, tmp_path / "o", options(steps=2))
     steps: list[int] = []
@@ -201,6 +204,7 @@ def test_a_finished_fit_is_not_done_again_and_another_seed_begins_anew(states: P
     assert steps == [1, 2]
 
 
+@pytest.mark.slow
 def test_a_draft_is_trained_further(states: Path, tmp_path: Path) -> None:
     first = fit(TRUNK, states, tmp_path / "a", options(steps=30, checks=1, type="f32"))
     start = tmp_path / "eagle3-start.gguf"

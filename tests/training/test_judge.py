@@ -5,8 +5,8 @@ from __future__ import annotations
 import shutil
 from pathlib import Path
 
-import jsonschema
 import pytest
+from schema_check import validate
 from trained import PASSED, judged
 
 from conftest import TinyModels
@@ -37,7 +37,7 @@ def shown(judgement: Judgement) -> dict[str, object]:
     """The document's part, checked against its schema."""
     found = plain(judgement.document)
     whole = schemas()["train.json"]
-    jsonschema.validate(found, {"$defs": whole["$defs"], "$ref": "#/$defs/TrainJudgement"})
+    validate(found, {"$defs": whole["$defs"], "$ref": "#/$defs/TrainJudgement"})
     return found
 
 
@@ -75,6 +75,7 @@ def test_what_only_guesses_is_useless(standin: LlamaServer, tiny_models: TinyMod
     assert found.word == "useless" and "only guesses" in found.reasons[0]
 
 
+@pytest.mark.slow
 def test_the_published_block_has_to_be_beaten(standin: LlamaServer, tiny_models: TinyModels, tmp_path: Path) -> None:
     before = DraftBefore(tiny_models.trunk, tiny_models.sidecar, "mtp-published.gguf")
     found = on(standin, tiny_models, tmp_path, published=before)
@@ -119,6 +120,7 @@ def test_time_decides_how_much_is_judged(
         assert runs * size.n_prompts * answer <= limit
 
 
+@pytest.mark.slow
 def test_a_candidate_that_the_engine_refuses_is_left_out(tiny_models: TinyModels, tmp_path: Path) -> None:
     good, bad = twins(tiny_models, tmp_path)
 

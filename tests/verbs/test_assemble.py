@@ -7,11 +7,11 @@ import struct
 import time
 from pathlib import Path
 
-import jsonschema
 import pytest
 from click.testing import CliRunner
 from ggufmaker import f32, make
 from mutants import Parts
+from schema_check import validate
 
 import nextn
 from conftest import Q4, ROOT, TRUNKS, TinyModels, stored
@@ -44,7 +44,7 @@ def test_picked_tensors_are_those_of_the_other_set(sets: tuple[Path, Path], tmp_
         assert made.tensors[name][1].type_id == source.tensors[name][1].type_id
     n_linked = sum(path.stat().st_nlink > 1 for path in done.entry.parent.glob("*.gguf"))
     assert n_linked == len(made.files) - 1  # all but the first, which counts the shards
-    jsonschema.validate(done.to_json(), SCHEMA)
+    validate(done.to_json(), SCHEMA)
 
 
 def test_a_recipe_names_tensors_whose_names_are_no_text(tmp_path: Path) -> None:
@@ -75,7 +75,7 @@ def test_the_recipe_makes_it_again(sets: tuple[Path, Path], tmp_path: Path) -> N
     done = nextn.assemble(q4, picks=[f"{LAYER_0}={q8}"], out=tmp_path / "one.gguf")
     recipe = tmp_path / "one.recipe.json"
     found = json.loads(recipe.read_text())
-    jsonschema.validate(found, RECIPE)
+    validate(found, RECIPE)
     assert found["base"] == [str(q4)] and found["picks"] == [{"pattern": LAYER_0, "source": [str(q8)]}]
     assert {one["name"] for one in found["tensors"]} == {n for n in open_model(Q4).tensors if n.startswith("blk.0.")}
     again = nextn.assemble(recipe=recipe, out=tmp_path / "again" / "one.gguf")

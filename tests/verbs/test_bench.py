@@ -7,8 +7,8 @@ import importlib.util
 import json
 from pathlib import Path
 
-import jsonschema
 import pytest
+from schema_check import validate
 
 from conftest import CHECKPOINT, Q4, ROOT, need
 from nextn.cli import main
@@ -30,7 +30,7 @@ def timed(capsys: pytest.CaptureFixture[str], *call: object) -> dict[str, object
     capsys.readouterr()
     assert main(["bench", *map(str, call), *SHORT, "--json"]) in VERDICTS
     found: dict[str, object] = json.loads(capsys.readouterr().out)
-    jsonschema.validate(found, SCHEMA)
+    validate(found, SCHEMA)
     return found
 
 
@@ -81,7 +81,7 @@ def test_sampled_with_prompts_of_ones_own(bundle: Path, tmp_path: Path, capsys: 
     call = ["bench", str(bundle), "--prompts", str(tmp_path / "p.txt"), "--sampled", "--json"]
     assert main([*call, *(word for word in SHORT if word not in ("--tasks", "code"))]) in VERDICTS
     found = json.loads(capsys.readouterr().out)
-    jsonschema.validate(found, SCHEMA)
+    validate(found, SCHEMA)
     assert found["settings"]["temperature"] == 0.8 and {run["prompt"] for run in found["runs"]} == {0, 1}
 
 

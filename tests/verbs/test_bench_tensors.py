@@ -6,9 +6,9 @@ import csv
 import json
 from pathlib import Path
 
-import jsonschema
 import pytest
 from drafts import NAME, made
+from schema_check import validate
 
 import nextn
 from conftest import CHECKPOINT, Q4, ROOT
@@ -83,7 +83,7 @@ def test_tables_and_going_on(
     assert main([*args[:-1], "--n-max", "3", "--json"]) == 20 and "other settings (n_max)" in capsys.readouterr().err
     assert main(args) == 0
     data = json.loads(capsys.readouterr().out)
-    jsonschema.validate(data, json.loads((ROOT / "src/nextn/schemas/tensors.json").read_text()))
+    validate(data, json.loads((ROOT / "src/nextn/schemas/tensors.json").read_text()))
     assert data["n_resumed"] == 5
     names = matrices(open_model(sidecar))
     assert len(data["runs"]) == 2 * len(names) == len({(run["tensor"], run["type"]) for run in data["runs"]})
@@ -128,6 +128,7 @@ def test_on_an_engine_a_coarser_type_costs_acceptance(sidecar: Path, tmp_path: P
     assert len({run.acceptance for run in found.runs}) > 1  # tensors differ in what they cost
 
 
+@pytest.mark.slow
 def test_a_draft_is_measured_too(standin: LlamaServer, tmp_path: Path) -> None:
     path = made("dflash", tmp_path)
     prompts = tmp_path / "p.txt"

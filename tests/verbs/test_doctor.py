@@ -11,10 +11,10 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-import jsonschema
 import pytest
 from ggufmaker import KV, arch_kvs, block_tensors, make, root_tensors, trunk_tensors
 from hub_server import HubServer
+from schema_check import validate
 from sick import rewrite
 from sicknesses import checked
 
@@ -44,7 +44,7 @@ def sick(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def data_of(done: subprocess.CompletedProcess[str]) -> dict[str, Any]:
     data: dict[str, Any] = json.loads(done.stdout)
-    jsonschema.validate(data, SCHEMA)
+    validate(data, SCHEMA)
     return data
 
 

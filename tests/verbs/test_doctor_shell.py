@@ -12,12 +12,12 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import jsonschema
 import pytest
 from families import KINDS, trunk_of
 from faults import small_disk
 from ggufmaker import arch_kvs, block_tensors, make, root_tensors, trunk_tensors
 from hub_server import HubServer
+from schema_check import validate
 from sick import halves_swapped, rewrite
 from sicknesses import CASES, EH, ids
 from splitting import split_gguf
@@ -53,7 +53,7 @@ def quoted(path: Path) -> str:
 
 def findings(done: Done) -> list[dict[str, Any]]:
     data = json.loads(done.stdout)
-    jsonschema.validate(data, SCHEMA)
+    validate(data, SCHEMA)
     found: list[dict[str, Any]] = data["findings"]
     return found
 
@@ -204,7 +204,7 @@ def test_models_of_which_no_engine_drafts(
     def only_finding(path: Path, wanted: int) -> dict[str, Any]:
         code, text = run("doctor", path, "--json")
         assert code == wanted, text
-        jsonschema.validate(json.loads(text), SCHEMA)
+        validate(json.loads(text), SCHEMA)
         (finding,) = json.loads(text)["findings"]
         assert isinstance(finding, dict)
         return finding

@@ -8,10 +8,10 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import jsonschema
 import pytest
 from drafts import NAME, as_architecture, changed_gguf, layers, made, number, target
 from hub_server import HubServer
+from schema_check import validate
 
 import nextn
 from conftest import CHECKPOINT, ROOT
@@ -34,7 +34,7 @@ def test_inspect_says_what_it_is(kind: str, tmp_path: Path, capsys: pytest.Captu
     path = made(kind, tmp_path)
     seen = nextn.inspect(path)
     data = seen.to_json()
-    jsonschema.validate(data, json.loads((ROOT / "src/nextn/schemas/inspect.json").read_text()))
+    validate(data, json.loads((ROOT / "src/nextn/schemas/inspect.json").read_text()))
     n_layer = 1 if kind == "eagle3-specforge" else 2
     assert (seen.shape, seen.n_layer_trunk, seen.n_layer_nextn) == ("sidecar", 0, n_layer)
     assert seen.block_bytes == sum(seen.types.values())

@@ -7,10 +7,10 @@ import shutil
 from itertools import pairwise
 from pathlib import Path
 
-import jsonschema
 import numpy as np
 import pytest
 from ggufmaker import f32, make
+from schema_check import validate
 from splitting import split_gguf
 
 import gguf
@@ -125,9 +125,9 @@ def test_an_alignment_of_its_own_is_in_every_shard(tmp_path: Path) -> None:
 def test_dry_run_json_and_refusals(exploded: Path, tmp_path: Path) -> None:
     dry = nextn.explode(Q4, out=tmp_path / "dry", max_tensors=10, dry_run=True)
     assert not (tmp_path / "dry").exists() and dry.outcome is None and len(dry.plan.outputs) == 6
-    jsonschema.validate(dry.to_json(), SCHEMA)
+    validate(dry.to_json(), SCHEMA)
     done = nextn.explode(Q4, out=tmp_path / "dry", max_tensors=10)
-    jsonschema.validate(done.to_json(), SCHEMA)
+    validate(done.to_json(), SCHEMA)
     assert done.bytes_written == dry.bytes_written == sum(path.stat().st_size for path in (tmp_path / "dry").iterdir())
     with pytest.raises(UsageError, match="cannot be combined"):
         nextn.explode(Q4, max_tensors=1, max_bytes=1)

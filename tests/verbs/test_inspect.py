@@ -5,8 +5,8 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
-import jsonschema
 import pytest
+from schema_check import validate
 
 import nextn
 from conftest import CHECKPOINT, Q4, ROOT
@@ -21,7 +21,7 @@ def test_its_document(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> Non
     for path, shape, n_nextn in ((Q4, "trunk-only", 0), (bundled, "bundled", 1), (CHECKPOINT, "checkpoint", 1)):
         assert main(["inspect", str(path), "--json"]) == 0
         data = json.loads(capsys.readouterr().out)
-        jsonschema.validate(data, SCHEMA)
+        validate(data, SCHEMA)
         assert (data["shape"], data["n_layer_trunk"], data["n_layer_nextn"]) == (shape, 4, n_nextn)
     assert nextn.inspect(bundled).to_json()["provenance"]["donor"] == CHECKPOINT.name
 

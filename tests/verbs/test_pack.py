@@ -10,8 +10,8 @@ import shutil
 import subprocess
 from pathlib import Path
 
-import jsonschema
 import pytest
+import schema_check
 from faults import Faults
 from ggufmaker import make
 from splitting import split_gguf
@@ -44,7 +44,7 @@ def sha(path: Path) -> str:
 
 
 def validate(data: object, schema: str) -> None:
-    jsonschema.validate(data, json.loads((SCHEMAS / f"{schema}.json").read_text()))
+    schema_check.validate(data, json.loads((SCHEMAS / f"{schema}.json").read_text()))
 
 
 def names(folder: Path) -> set[str]:

@@ -8,9 +8,9 @@ import json
 import subprocess
 from pathlib import Path
 
-import jsonschema
 import pytest
 from faults import Faults
+from schema_check import validate
 from splitting import split_gguf
 
 import nextn
@@ -62,7 +62,7 @@ def test_bundled_quants_become_trunks_and_one_sidecar(bundles: list[Path], tmp_p
     own = [name for name in block if name.startswith("blk.4.")]
     assert own and all(sidecar[name] == block[name] for name in own)
     assert [sha(path) for path in bundles] == before
-    jsonschema.validate(result.to_json(), SCHEMA)
+    validate(result.to_json(), SCHEMA)
     assert result.to_json()["why"] is None and result.bytes_downloaded == 0
 
 
@@ -146,4 +146,4 @@ def test_a_donor_that_lies_beside_is_found(tmp_path: Path) -> None:
     said: list[str] = []
     result = nextn.pack([trunk], out=tmp_path / "out", say=said.append)
     assert said == [result.why] and "is beside the trunk" in said[0]
-    jsonschema.validate(result.to_json(), SCHEMA)
+    validate(result.to_json(), SCHEMA)

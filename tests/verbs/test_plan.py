@@ -11,8 +11,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import jsonschema
 import pytest
+from schema_check import validate
 
 import nextn
 from conftest import CHECKPOINT, DATA, Q4, ROOT, TRUNKS, TinyModels, need
@@ -59,7 +59,7 @@ def check_measured(data: dict[str, Any]) -> None:
 def test_predicted_is_what_the_demo_model_takes(tmp_path: Path) -> None:
     engine()
     found = nextn.plan(Q4, donor=CHECKPOINT, n_ctx=4096, measure=True).to_json()
-    jsonschema.validate(found, SCHEMA)
+    validate(found, SCHEMA)
     check_measured(found)
     off, on = (next(s for s in found["setups"] if s["id"] == name)["totals"] for name in ("bundled_off", "bundled_on"))
     assert found["unused_block_bytes"] == 0
@@ -199,7 +199,7 @@ def test_a_bundled_model_is_taken_apart_on_paper_only(tmp_path: Path) -> None:
     bundle = nextn.attach(Q4, CHECKPOINT, layout="bundle", out=tmp_path).entry
     before = sorted(tmp_path.iterdir())
     data = nextn.plan(bundle, header_only=True).to_json()
-    jsonschema.validate(data, SCHEMA)
+    validate(data, SCHEMA)
     assert sorted(tmp_path.iterdir()) == before
     by_id = {setup["id"]: setup for setup in data["setups"]}
     assert by_id["no_mtp"]["disk_bytes"] == Q4.stat().st_size
@@ -276,8 +276,8 @@ def test_the_table_fits_a_terminal(
 
 def test_json_is_the_schemas(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["plan", str(Q4), "--json", "--header-only"]) == 0
-    jsonschema.validate(json.loads(capsys.readouterr().out), SCHEMA)
-    jsonschema.validate(json.loads((DATA / "samples" / "plan.json").read_text()), SCHEMA)
+    validate(json.loads(capsys.readouterr().out), SCHEMA)
+    validate(json.loads((DATA / "samples" / "plan.json").read_text()), SCHEMA)
 
 
 @pytest.mark.slow

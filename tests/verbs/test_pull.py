@@ -12,10 +12,10 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 
-import jsonschema
 import pytest
 from ggufmaker import KV, Tensor, arch_kvs, block_tensors, make, root_tensors, split_kvs, trunk_tensors
 from hub_server import Fault, HubServer, running
+from schema_check import validate
 from splitting import split_gguf
 
 import nextn
@@ -268,7 +268,7 @@ def test_the_other_variant_moves_only_what_is_missing(hub: HubServer, packed: Pa
     assert {step.state for step in again.steps} == {"present"} and not again.dry_run and again.outcome is None
     assert hub.file_bytes() <= manifest_bytes
     for result in (dry, plain, mtp, again):
-        jsonschema.validate(result.to_json(), PULL_SCHEMA)
+        validate(result.to_json(), PULL_SCHEMA)
 
 
 def test_a_foreign_repository_is_understood_by_headers(hub: HubServer, packed: Path, tmp_path: Path) -> None:
@@ -428,7 +428,7 @@ def test_a_folder_without_hard_links_gets_the_file_too(
     result = nextn.pull(big, out=tmp_path / "out", quant="Q8_0", variant="plain")
     assert result.outcome is not None and result.outcome.links == {"x-Q8_0.gguf": "moved"}
     assert [path.name for path in (tmp_path / "out").iterdir()] == ["x-Q8_0.gguf"]
-    jsonschema.validate(result.to_json(), PULL_SCHEMA)
+    validate(result.to_json(), PULL_SCHEMA)
 
 
 def test_a_disk_too_small_is_said_first(
@@ -456,7 +456,7 @@ def test_the_command_prints_the_path_or_json(
     args = ["me/tiny", "--quant", "Q8_0", "-o", str(tmp_path / "out")]
     pull_command.main([*args, "--dry-run", "--json"], standalone_mode=False)
     data = json.loads(capsys.readouterr().out)
-    jsonschema.validate(data, PULL_SCHEMA)
+    validate(data, PULL_SCHEMA)
     assert data["dry_run"] and data["bytes_downloaded"] == data["size_bytes"]
     pull_command.main(args, standalone_mode=False)
     seen = capsys.readouterr()

@@ -9,6 +9,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 
 import pytest
+from all_verbs import run
 from faults import listing
 from ggufmaker import Tensor, arch_kvs, block_tensors, make, root_tensors, split_kvs, trunk_tensors
 from hub_server import Fault, HubServer
@@ -48,16 +49,18 @@ def publish(hub: HubServer, files: Mapping[str, bytes], *args: str | None, **mor
 
 
 @pytest.fixture
-def refused(run_nextn: Run, tmp_path: Path) -> Callable[..., str]:
+def refused(hub: HubServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., str]:
     """Pulls e/vil into a home folder, and expects that it gets nothing."""
+    monkeypatch.setenv("HF_ENDPOINT", hub.endpoint)
+    monkeypatch.setenv("NEXTN_CACHE", str(tmp_path / "own"))
 
     def pull(code: int = FormatError.exit_code, variant: str = "mtp") -> str:
         home = tmp_path / "home"
-        done = run_nextn("pull", "e/vil", "--variant", variant, "-o", home)
-        assert done.returncode == code, (done.returncode, done.stderr)
+        done = run("pull", "e/vil", "--variant", variant, "-o", home)
+        assert (done.code, done.bug, done.out) == (code, "", ""), done.err
         assert not home.exists()
-        assert done.stderr.count("\n") == 1 and done.stderr.startswith("nextn: ")
-        return done.stderr
+        assert done.err.count("\n") == 1 and done.err.startswith("nextn: ")
+        return done.err
 
     return pull
 

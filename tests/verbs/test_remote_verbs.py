@@ -9,9 +9,9 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import jsonschema
 import pytest
 from hub_server import HubServer
+from schema_check import validate
 
 import nextn
 from conftest import CHECKPOINT, Q4, ROOT, TinyModels
@@ -28,7 +28,7 @@ def run(run_nextn: Run) -> Run:
 def data_of(done: subprocess.CompletedProcess[str], schema: str) -> dict[str, Any]:
     assert done.returncode == 0, done.stderr
     data: dict[str, Any] = json.loads(done.stdout)
-    jsonschema.validate(data, json.loads((SCHEMAS / f"{schema}.json").read_text()))
+    validate(data, json.loads((SCHEMAS / f"{schema}.json").read_text()))
     return data
 
 

@@ -9,12 +9,12 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import jsonschema
 import pytest
 from all_verbs import run as call
 from ggufmaker import arch_kvs, f32, make, root_tensors, trunk_tensors
 from hub_server import Fault, HubServer
 from known_curve import CurveEngine
+from schema_check import validate
 from shelves import in_hub_cache, in_lm_studio, in_ollama, own_home
 from sick import rewrite
 
@@ -41,7 +41,7 @@ def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 def found(*folders: Path, **options: Any) -> dict[str, Any]:
     """The document of an offline scan, checked against its schema."""
     document: dict[str, Any] = json.loads(json.dumps(nextn.scan(folders, **{"offline": True, **options}).to_json()))
-    jsonschema.validate(document, SCHEMA)
+    validate(document, SCHEMA)
     return document
 
 
@@ -236,6 +236,7 @@ class Counted:
         monkeypatch.setattr(gguf_files.os, "pread", counted_read)
 
 
+@pytest.mark.slow
 def test_a_thousand_models_are_opened_once_each(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     size = 8 << 20
     for number in range(1000):
@@ -474,7 +475,7 @@ def test_json_of_the_command_line(tmp_path: Path) -> None:
     with_offer(tmp_path)
     ran = call("scan", tmp_path / "m", "--only", "--offline", "--json", "--gpu-memory", "24GiB")
     data = json.loads(ran.out)
-    jsonschema.validate(data, SCHEMA)
+    validate(data, SCHEMA)
     assert data["kind"] == "scan" and len(data["models"]) == 1
 
 

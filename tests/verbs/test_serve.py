@@ -15,8 +15,8 @@ import urllib.request
 from collections.abc import Iterator
 from pathlib import Path
 
-import jsonschema
 import pytest
+from schema_check import validate
 
 import nextn
 from conftest import CHECKPOINT, Q4, ROOT, TRUNKS
@@ -94,7 +94,7 @@ def test_flags_follow_the_layout(tiny_models, tmp_path):
         *("--draft-p-min", "0.25", "-md", str(tiny_models.sidecar), "-t", "3", *end, "-ngl", "7"),
     ]
     assert chosen.shell.startswith(f"'{binary}' -m '{tiny_models.trunk}' --spec-type")
-    jsonschema.validate(chosen.to_json(), json.loads((ROOT / "src/nextn/schemas/serve.json").read_text()))
+    validate(chosen.to_json(), json.loads((ROOT / "src/nextn/schemas/serve.json").read_text()))
 
 
 def test_a_trunk_alone_is_served_without_mtp_and_told_how(tmp_path):

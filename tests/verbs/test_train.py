@@ -9,9 +9,9 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import jsonschema
 import pytest
 from drafts import TRUNK, as_architecture
+from schema_check import validate
 from trained import answer
 
 import nextn
@@ -42,7 +42,7 @@ def trunk(tmp_path: Path) -> Path:
 def checked(result: nextn.TrainResult) -> dict[str, Any]:
     """The document, which fits its schema."""
     found: dict[str, Any] = json.loads(json.dumps(result.to_json()))
-    jsonschema.validate(found, SCHEMA)
+    validate(found, SCHEMA)
     return found
 
 
@@ -56,7 +56,7 @@ def test_a_dry_run_plans_and_writes_nothing(
     before = sorted(tmp_path.rglob("*"))
     assert main(["train", str(trunk), "--budget", "1h40m", "--dry-run", "--json"]) == 0
     found = json.loads(capsys.readouterr().out)
-    jsonschema.validate(found, SCHEMA)
+    validate(found, SCHEMA)
     assert (found["outcome"], found["draft"], found["before"]) == ("planned", "native", None)
     assert found["budget"] == {"states": 2400.0, "fit": 3000.0, "judge": 600.0}
     assert found["work"] == "tiny-qwen35-Q4_K_M.train" and found["files"] == [] and found["sidecar"] is None
@@ -231,6 +231,7 @@ def _rows(path: Path) -> list[tuple[str, str]]:
     return rows_of(nextn.inspect(path))
 
 
+@pytest.mark.slow
 def test_into_the_model(played: Played, trunk: Path, tmp_path: Path, standin: LlamaServer) -> None:
     made = nextn.train(trunk, engine=standin, work=tmp_path / "w", layout="bundle", out=tmp_path / "b.gguf")
     assert made.outcome == "written" and made.entry == tmp_path / "b.gguf" and made.sidecar is None
@@ -247,12 +248,13 @@ def test_what_only_guesses_is_not_written(
     work = tmp_path / "shuffled"  # by its name, the stand-in knows that drafts in it are useless
     assert main(["train", str(trunk), "--work", str(work), "--json"]) == 4
     found = json.loads(capsys.readouterr().out)
-    jsonschema.validate(found, SCHEMA)
+    validate(found, SCHEMA)
     assert found["outcome"] == "not_better" and found["judgement"]["word"] == "useless"
     assert found["files"] == [] and list(trunk.parent.iterdir()) == [trunk]
     assert "nothing was written; the candidates are in" in found["sentence"]
 
 
+@pytest.mark.slow
 def test_the_published_block_is_not_beaten_by_itself(
     played: Played, trunk: Path, tmp_path: Path, standin: LlamaServer
 ) -> None:

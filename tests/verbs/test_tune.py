@@ -9,9 +9,9 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import jsonschema
 import pytest
 from known_curve import KnownTimer
+from schema_check import validate
 
 import nextn
 from conftest import CHECKPOINT, Q4, ROOT, need
@@ -98,7 +98,7 @@ def tuned(model: Path, speed: Speed, **options: Any) -> tuple[dict[str, Any], Fa
     engine = FakeEngine(speed)
     report = nextn.tune(model, engine=engine, threads=[1], **options)
     found = json.loads(json.dumps(report.to_json()))
-    jsonschema.validate(found, SCHEMA)
+    validate(found, SCHEMA)
     return found, engine
 
 
@@ -171,7 +171,7 @@ def test_lengths_that_cannot_win_are_not_raced(bundle: Path) -> None:
     assert {launch.n_max for launch in engine.launches} == {0, 3, 4, 5, 6} and report.word == "mtp"
     assert [note for note in report.notes if "was not raced" in note][1].startswith("n_max 2 was not raced: even a")
     assert [one.outcome for one in report.candidates() if one.n_max in (1, 2)] == ["not tried", "not tried"]
-    jsonschema.validate(json.loads(json.dumps(report.to_json())), SCHEMA)
+    validate(json.loads(json.dumps(report.to_json())), SCHEMA)
 
 
 def test_where_not_even_a_perfect_draft_pays_nothing_is_raced(bundle: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -180,7 +180,7 @@ def test_where_not_even_a_perfect_draft_pays_nothing_is_raced(bundle: Path, caps
     assert not engine.launches and (report.word, report.point.n_max if report.point else None) == ("off", 0)
     assert report.sentence.startswith("Leave MTP off: even a perfect draft would reach 0.")
     found = json.loads((bundle.parent / "tiny-MTP-Q8_0.tune.json").read_text())
-    jsonschema.validate(found, SCHEMA)
+    validate(found, SCHEMA)
     assert found["n_max"] == 0 and found["comparison"] is None and not found["runs"]
     assert "Leave MTP off" in read_section(bundle.parent / "tiny-MTP-Q8_0.tune.json").summary[0]
     assert nextn.tune(bundle, engine=engine, threads=[1], from_curve=False, out=bundle.parent / "x").word == "mtp"
@@ -261,7 +261,7 @@ def test_a_dry_run_starts_and_writes_nothing(bundle: Path, capsys: pytest.Captur
     capsys.readouterr()
     assert main(["tune", str(bundle), "--dry-run", "--json"]) == 0
     found = json.loads(capsys.readouterr().out)
-    jsonschema.validate(found, SCHEMA)
+    validate(found, SCHEMA)
     assert found["dry_run"] and {one["outcome"] for one in found["candidates"]} == {"not tried"}
     assert 0 < found["planned_runs"]["least"] < found["planned_runs"]["most"]
     assert [path.name for path in bundle.parent.iterdir()] == [bundle.name]
@@ -302,7 +302,7 @@ def test_a_busy_machine_gives_no_answer_and_no_file(
     capsys.readouterr()
     assert main(["tune", str(bundle), "--patience", "0", "--json"]) == 4
     found = json.loads(capsys.readouterr().out)
-    jsonschema.validate(found, SCHEMA)
+    validate(found, SCHEMA)
     assert found["answer"]["word"] == "machine_busy" and found["n_max"] is None and found["n_disturbed"] > 0
     assert [path.name for path in bundle.parent.iterdir()] == [bundle.name]
 
@@ -371,7 +371,7 @@ def test_on_the_real_engine(bundle: Path, capsys: pytest.CaptureFixture[str]) ->
     code = main(["tune", str(bundle), *call, "--tasks", "code", "--n-predict", "32", "--patience", "0", "--race-all",
                  "--json"])  # fmt: skip
     found = json.loads(capsys.readouterr().out)
-    jsonschema.validate(found, SCHEMA)
+    validate(found, SCHEMA)
     assert code == (4 if found["answer"]["word"] == "machine_busy" else 0)
     assert {run["n_tokens"] for run in found["runs"]} <= {24, 32}
     drafted = {run["setup"] for run in found["runs"] if run["accepted"]}

@@ -14,12 +14,12 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import jsonschema
 import pytest
 import standin_server
 from faults import state
 from hub_server import HubServer
 from known_curve import CurveEngine
+from schema_check import validate
 from shelves import in_lm_studio, in_ollama, own_home
 from sick import rewrite
 from terminal import on_a_terminal
@@ -54,7 +54,7 @@ def model(tmp_path: Path) -> Path:
 def steps(report: UpReport) -> dict[str, str]:
     """Step -> its state; the document is checked against its schema."""
     document = json.loads(json.dumps(report.to_json()))
-    jsonschema.validate(document, SCHEMA)
+    validate(document, SCHEMA)
     return {each["step"]: each["state"] for each in document["steps"]}
 
 
@@ -106,6 +106,7 @@ def test_a_dry_run_says_what_the_run_then_does(model: Path, standin: LlamaServer
     assert steps(again) == {"attach": "kept", "verify": "kept", "serve": "planned"}
 
 
+@pytest.mark.slow
 def test_a_changed_file_is_verified_again(model: Path, standin: LlamaServer) -> None:
     nextn.up(model, engine=standin)
     os.utime(model, ns=(1, 1))
@@ -158,7 +159,7 @@ def test_json_starts_nothing(model: Path, run_nextn: Run, tmp_path: Path, home: 
     done = run_nextn("up", model, "--engine", binary, "--no-verify", "--json", HOME=str(home))
     assert done.returncode == 0, done.stderr
     data = json.loads(done.stdout)
-    jsonschema.validate(data, SCHEMA)
+    validate(data, SCHEMA)
     assert data["command"][0] == str(binary) and [one["step"] for one in data["steps"]] == ["attach", "serve"]
 
 
@@ -227,6 +228,7 @@ def test_a_guess_is_asked_about(tmp_path: Path, standin: LlamaServer) -> None:
     assert len(questions) == 1
 
 
+@pytest.mark.slow
 def test_where_worth_says_that_it_cannot_pay(model: Path, tmp_path: Path, run_nextn: Run, home: Path) -> None:
     nextn.worth(model, engine=CurveEngine(lambda k: 1.3 * k))
     binary = standin_server.write(tmp_path / "engine")
@@ -252,6 +254,7 @@ def doubtful(tmp_path: Path) -> Path:
     return path
 
 
+@pytest.mark.slow
 def test_doubt_is_a_question_on_a_terminal_and_one_sentence_elsewhere(
     doubtful: Path, tmp_path: Path, run_nextn: Run, home: Path
 ) -> None:
@@ -382,7 +385,7 @@ def test_a_failed_verification_starts_nothing(
     assert f"nextn serve {model} --n-max 0" in err and "serve   left" in err
     assert main(["up", str(model), "--engine", str(binary), "--json"]) == 3
     data: dict[str, Any] = json.loads(capsys.readouterr().out)
-    jsonschema.validate(data, SCHEMA)
+    validate(data, SCHEMA)
     assert [one["state"] for one in data["steps"]] == ["kept", "failed", "left"] and data["command"] == []
 
 

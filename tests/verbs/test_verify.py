@@ -7,10 +7,10 @@ import json
 from collections.abc import Callable
 from pathlib import Path
 
-import jsonschema
 import numpy as np
 import pytest
 from remake import in_nvfp4
+from schema_check import validate
 
 import nextn
 from conftest import CHECKPOINT, Q4, ROOT, TRUNKS, TinyModels, need
@@ -39,7 +39,7 @@ def test_every_layout_passes(layout: str, tiny_models: TinyModels, capsys: pytes
         args += [str(getattr(tiny_models, layout))]
     assert main(args) == 0
     data = json.loads(capsys.readouterr().out)
-    jsonschema.validate(data, SCHEMA)
+    validate(data, SCHEMA)
     assert data["verdict"] == "passed" and data["same_text"] is True
     assert [len(data["acceptance"][n]) for n in ("1", "2", "3")] == [1, 2, 3]
     assert data["acceptance"]["1"][0] > 0.4 and data["control"]["collapsed"] is True

@@ -52,4 +52,4 @@ class Server:
         answers = standin_server.Answers(SETTINGS, given)
         server = standin_server.Server(("127.0.0.1", 0), standin_server.handler(answers))
         threading.Thread(target=server.serve_forever, daemon=True).start()
-        self.listening_address = f"http://127.0.0.1:{server.server_port}"
+        self.listening_address = f"http://127.0.0.1:{server.server_address[1]}"
