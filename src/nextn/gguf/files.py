@@ -401,16 +401,15 @@ def _open_set(path: Path, prefix: str, number: int, count: int) -> Model:
         if SPLIT_NO in own.header.by_key and count > 1:
             raise IncompleteModel(f"{path}: 'split.no' is present without 'split.count'; the set is damaged.")
         return Model((own,))  # a name that only looks like a shard's
-    names = [shard_name(prefix, i + 1, count) for i in range(count)]
-    missing = [name for name in names if not os.path.exists(path.parent / name)]  # noqa: PTH110 - never raises
+    folder = path.parent
+    paths = [folder / shard_name(prefix, i + 1, count) for i in range(count)]
+    missing = [each.name for each in paths if not os.path.exists(each)]  # noqa: PTH110 - never raises
     if missing:
         more = f" and {len(missing) - 3} more" if len(missing) > 3 else ""
         raise IncompleteModel(
-            f"{path.parent}: {len(missing)} of {count} shards {are(len(missing))} missing "
+            f"{folder}: {len(missing)} of {count} shards {are(len(missing))} missing "
             f"({', '.join(missing[:3])}{more}); get {them(len(missing))} from the same place as the others."
         )
-    files = tuple(
-        own if i + 1 == number else read_header(path.parent / name) for i, name in enumerate(names)
-    )
+    files = tuple(own if i + 1 == number else read_header(each) for i, each in enumerate(paths))
     check_set(files)
     return Model(files)
