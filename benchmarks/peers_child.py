@@ -176,7 +176,9 @@ def fetch_and_convert(source: str, repository: str, folder: str, *arguments: str
 
 
 def quantize(how: str, type_name: str, n_threads: str, n_mb: str) -> None:
-    """Quantize random rows with nextn on some threads, or with one call of ggml's function on one."""
+    """Quantize random rows with nextn on some threads, or with one call of ggml's function on one: a median of five."""
+    import statistics
+
     import numpy as np
 
     from nextn.ggml import mainline
@@ -189,13 +191,16 @@ def quantize(how: str, type_name: str, n_threads: str, n_mb: str) -> None:
     out = np.zeros((n_rows, row_size(kind, n_per_row)), np.uint8)
     lib = mainline.load()
 
-    def once() -> object:
+    def once() -> float:
+        start = time.perf_counter()
         if how == "ggml":
-            return lib.quantize_chunk(kind, rows.ctypes.data, out.ctypes.data, n_rows, n_per_row)
-        return quantize_rows(rows, kind, n_threads=int(n_threads), out=out)
+            lib.quantize_chunk(kind, rows.ctypes.data, out.ctypes.data, n_rows, n_per_row)
+        else:
+            quantize_rows(rows, kind, n_threads=int(n_threads), out=out)
+        return time.perf_counter() - start
 
     quantize_rows(rows[:64], kind, n_threads=1)
-    timed(once)
+    print(json.dumps({"inner_s": statistics.median(once() for _ in range(5))}))
 
 
 TASKS: dict[str, Callable[..., None]] = {

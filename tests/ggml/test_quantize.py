@@ -6,6 +6,8 @@ import ctypes
 import ctypes.util
 import importlib.util
 import os
+import signal
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -276,6 +278,18 @@ def test_any_values_are_written_or_refused(type: TensorType, rows: np.ndarray):
         assert np.isfinite(q.dequantize(data, type, rows.shape[1])).all()
 
 
+def in_child(work: Callable[[], None]) -> int:
+    """The status of a forked process that does some work."""
+    child = os.fork()
+    if child == 0:
+        try:
+            work()
+            os._exit(0)
+        finally:
+            os._exit(1)
+    return os.waitpid(child, 0)[1]
+
+
 @by_quantized
 def test_ggml_survives_whatever_passes_the_check(type: TensorType):
     # ggml aborts on values of about 1e12 and more, so the calls are made in a child process.
@@ -285,27 +299,57 @@ def test_ggml_survives_whatever_passes_the_check(type: TensorType):
     library = ggml.load()
     out = np.empty((4, row_size(type, 512)), np.uint8)
     library.quantize_chunk(type, base.ctypes.data, out.ctypes.data, 4, 512)  # builds the tables
-    child = os.fork()
-    if child == 0:
-        try:
-            for size in np.array([q.MAX_ABS, 1e6, 1, 1e-6, 1.1e-8, 1e-15, 1e-30, 1e-44], np.float32):
-                sparse = np.where(holes, 1e-9, signs * size).astype(np.float32)
-                for rows in (base * size, signs * size, base * ~holes * size, sparse):
-                    library.quantize_chunk(type, rows.ctypes.data, out.ctypes.data, 4, 512)
-            os._exit(0)
-        finally:
-            os._exit(1)
-    assert os.waitpid(child, 0)[1] == 0
+
+    def work() -> None:
+        for size in np.array([q.MAX_ABS, 1e6, 1, 1e-6, 1.1e-8, 1e-15, 1e-30, 1e-44], np.float32):
+            sparse = np.where(holes, 1e-9, signs * size).astype(np.float32)
+            for rows in (base * size, signs * size, base * ~holes * size, sparse):
+                library.quantize_chunk(type, rows.ctypes.data, out.ctypes.data, 4, 512)
+
+    assert in_child(work) == 0
 
 
 @pytest.mark.parametrize("bad", [np.nan, np.inf, -np.inf, 1e20, -3e8])
-@pytest.mark.parametrize("name", ["q8_0", "q4_K", "iq3_s"])
+@pytest.mark.parametrize("name", [*sorted(q._TAKE_ANY_VALUE), "q4_K", "iq3_s"])
 def test_values_no_block_can_hold_are_refused(name: str, bad: float):
     rows = weights(70, 512)
     rows[69, 300] = bad
     for n_threads in (1, 3):
         with pytest.raises(QuantizeError, match=rf"row 69, column 300 holds .*, which {name} cannot hold"):
             q.quantize_rows(rows, parse_type_name(name), n_threads=n_threads)
+
+
+@pytest.mark.parametrize("name", sorted(q._TAKE_ANY_VALUE))
+def test_ggml_survives_any_value_in_the_types_that_are_checked_afterwards(name: str):
+    type, library = parse_type_name(name), ggml.load()
+    out = np.empty((64, row_size(type, 512)), np.uint8)
+    rows = np.random.default_rng(0).integers(0, 1 << 32, (64, 512), np.uint64).astype(np.uint32).view(np.float32)
+    rows[0, ::32], rows[1, ::32], rows[2] = np.nan, np.inf, -np.inf
+
+    def work() -> None:
+        assert library.quantize_chunk(type, rows.ctypes.data, out.ctypes.data, 64, 512) == out.nbytes
+
+    assert in_child(work) == 0
+
+
+@pytest.mark.parametrize("name", ["q8_0", "q4_K"])
+def test_the_first_of_several_bad_rows_is_named_whatever_thread_finds_it(name: str):
+    rows = weights(300, 2048)
+    rows[[131, 299], 7] = np.nan
+    for n_threads in (1, 2, 5):
+        with pytest.raises(QuantizeError, match="row 131, column 7 holds nan"):
+            q.quantize_rows(rows, parse_type_name(name), n_threads=n_threads)
+
+
+def test_a_forked_process_quantizes_on_threads_of_its_own():
+    rows, type = weights(300, 2048), parse_type_name("q8_0")
+    whole = q.quantize_rows(rows, type, n_threads=2)
+
+    def again() -> None:
+        signal.alarm(60)
+        assert np.array_equal(q.quantize_rows(rows, type, n_threads=2), whole)
+
+    assert in_child(again) == 0
 
 
 def test_a_scale_that_overflows_is_refused():

@@ -188,6 +188,44 @@ def test_growing_buffers_give_the_same_header(description, rng: random.Random) -
             assert sameness(header) == sameness(whole)
 
 
+def test_a_long_header_is_kept_where_it_was_read_into(tmp_path: Path) -> None:
+    tokens = [f"some token {i}" for i in range(60_000)]
+    pairs = [("a", "[str]", tokens), ("b", "u32", 7), ("c", "str", "text")]
+    data = make(pairs, [("some.weight", [32, 4], F32, bytes(512))]).whole
+    (tmp_path / "long.gguf").write_bytes(data + bytes(100_000))
+    kept, copied = read_header(tmp_path / "long.gguf").header, parse_header(data)
+    buffer = kept.kvs[0].buffer
+    assert isinstance(buffer, bytearray) and len(buffer) == kept.data_offset > 1 << 20
+    assert isinstance(copied.kvs[0].buffer, bytes)
+    assert sameness(kept) == sameness(copied)
+    assert kept.get("a") == tokens and kept.by_name["some.weight"] == copied.by_name["some.weight"]
+    assert build_header(kept.kvs, kept.tensors) == build_header(copied.kvs, copied.tensors) == bytes(buffer)
+
+
+def test_the_buffer_of_another_is_never_cut() -> None:
+    data = make([("a", "[str]", [f"some token {i}" for i in range(60_000)])]).whole
+    fed = bytearray(data) + bytes(1000)
+    assert HeaderParser(len(fed)).feed(fed) is not None
+    assert fed == data + bytes(1000)
+
+
+def test_few_keys_and_many_are_judged_alike() -> None:
+    """Few are looked up among the known ones, many the other way round."""
+    pairs = [
+        ("general.architecture", "str", "qwen35"), ("qwen35.block_count", "i32", -1), ("general.url", "u32", 1),
+        ("split.count", "str", "two"), ("qwen35.attention.head_count", "f32", 2.0), ("general.type", "str", "model"),
+        ("general.base_model.count", "str", "x"), ("general.base_model.0.name", "u32", 3), ("other", "u32", 1),
+    ]  # fmt: skip
+    few = parse_header(make(pairs).whole)
+    many = parse_header(make([*pairs, *((f"more.{i}", "u32", i) for i in range(300))]).whole)
+    assert len(few.misfits) == 6
+    assert [(misfit.what, misfit.for_engines) for misfit in few.misfits] == [
+        (misfit.what, misfit.for_engines) for misfit in many.misfits
+    ]
+    assert few.known.n_misfits == many.known.n_misfits
+    assert [*few.by_key] == [key for key in many.by_key if not key.startswith("more.")]
+
+
 def test_feeding_what_is_asked_for_takes_few_turns() -> None:
     """A vocabulary of 20,000 tokens: what is needed is a lower bound, what is guessed comes close."""
     tokens = [f"token {i}" for i in range(20_000)]

@@ -11,8 +11,10 @@ each other, so a slice of the rows gives a slice of the bytes. Nothing is copied
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import ThreadPoolExecutor, wait
+from functools import cache
 
 import numpy as np
 import numpy.typing as npt
@@ -52,9 +54,13 @@ _FALLBACK = {
 }
 
 _ALTERNATIVES = tuple(map(parse_type_name, ("q8_0", "q6_K", "q5_K", "q4_K", "q4_0", "q3_K", "q2_K")))
-_SLAB = 1 << 18  # elements; keeps temporary arrays near the cache
-_MIN_ELEMENTS_PER_TASK = 1 << 14
-_TASKS_PER_THREAD = 4
+# Their quantizers in ggml-quants.c are short loops without assertions, and an infinity or a value too large makes a
+# scale that `validate` refuses: only a NaN has to be looked for, and that when the values are in the cache. The other
+# types abort on some values, and take so long that looking at all values first costs nothing.
+_TAKE_ANY_VALUE = frozenset(("q4_0", "q4_1", "q5_0", "q5_1", "q8_0"))
+_SLAB = 1 << 17  # elements of a task, whose input and output stay in a core's cache until both are checked
+_MIN_SLAB = 1 << 14
+_SLABS_PER_THREAD = 4  # at least, so that none waits long for the last
 
 
 def can_write(type: TensorType) -> bool:
@@ -296,14 +302,17 @@ def _write_blocks(
     library: ggml.Ggml | ggml_ik.IkGgml, rows: Rows, out: Blocks, type: TensorType, start: int, end: int
 ) -> None:
     """Quantize rows `start` to `end` with ggml and check what came out."""
-    if start == end:
-        return
     part, blocks = rows[start:end], out[start:end]
-    _check_values(part, type, start)
-    written = library.quantize_chunk(type, part.ctypes.data, blocks.ctypes.data, end - start, rows.shape[1])
+    takes_any, to = type.name in _TAKE_ANY_VALUE, blocks.ctypes.data
+    if not takes_any:
+        _check_values(part, type, start)
+    written = library.quantize_chunk(type, part.ctypes.data, to, end - start, rows.shape[1])
     if written != blocks.nbytes:
         raise QuantizeError(f"ggml wrote {written:,} bytes of {type.name} instead of {blocks.nbytes:,}")
-    if not library.validate(type, blocks.ctypes.data, blocks.nbytes):
+    is_sound = library.validate(type, to, written)
+    if takes_any and not (is_sound and part.max() <= MAX_ABS):  # the maximum of values with a NaN is NaN
+        _check_values(part, type, start)
+    if not is_sound:
         row = start + int(np.maximum(part.max(axis=1), -part.min(axis=1)).argmax())
         raise QuantizeError(
             f"the scale of a block of {type.name} overflows; the largest value is in row {row}; "
@@ -311,13 +320,42 @@ def _write_blocks(
         )
 
 
+@cache
+def _pool(n_threads: int) -> ThreadPoolExecutor:
+    """Threads that stay: starting some for every chunk of a tensor takes a few percent of the time."""
+    return ThreadPoolExecutor(n_threads, "nextn-quantize")
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_pool.cache_clear)  # a child has none of the threads
+
+
 def _in_parallel(task: Callable[[int, int], None], n_rows: int, n_per_row: int, n_threads: int) -> None:
-    """Call `task(start, end)` for ranges that cover `n_rows`; raises the error of the first range that fails."""
-    n_tasks = min(n_rows, n_threads * _TASKS_PER_THREAD, n_rows * n_per_row // _MIN_ELEMENTS_PER_TASK)
-    if n_threads <= 1 or n_tasks <= 1:
-        task(0, n_rows)
+    """Call `task(start, end)` for ranges that cover `n_rows`; raises the error of the first range that fails.
+
+    The calling thread takes part, and each takes the next range when it is done with one.
+    """
+    if n_rows == 0:
         return
-    edges = [n_rows * i // n_tasks for i in range(n_tasks + 1)]
-    with ThreadPoolExecutor(min(n_threads, n_tasks)) as pool:
-        for _ in pool.map(task, edges[:-1], edges[1:]):
-            pass
+    each = n_rows * n_per_row // (max(1, n_threads) * _SLABS_PER_THREAD)
+    step = max(1, min(_SLAB, max(_MIN_SLAB, each)) // n_per_row)
+    starts = iter(range(0, n_rows, step))
+    failed: list[tuple[int, BaseException]] = []
+
+    def work() -> None:
+        for start in starts:
+            try:
+                task(start, min(start + step, n_rows))
+            except BaseException as error:  # the caller's thread raises it, an interrupt too
+                failed.append((start, error))
+            if failed:
+                return
+
+    n_helpers = min(n_threads, -(-n_rows // step)) - 1
+    helpers = [_pool(n_helpers).submit(work) for _ in range(n_helpers)]
+    try:
+        work()
+    finally:
+        wait(helpers)
+    if failed:
+        raise min(failed, key=lambda each: each[0])[1]

@@ -38,7 +38,6 @@ _SHARD_NAME = re.compile(r"^(?P<prefix>.+)-(?P<no>\d{5})-of-(?P<count>\d{5})\.gg
 AUXILIARY_MARKS = ("mmproj", "imatrix", "mtp-", "eagle3-", "dflash-", "dspark-")
 _FIRST_READ = 1 << 16
 _GROWTH = 1 << 20
-_MOST_AT_ONCE = 4 << 20
 
 
 @dataclass(frozen=True)
@@ -143,15 +142,15 @@ def read_header(path: Path) -> GGUFFile:
     fd, size = open_regular(path)
     try:
         stamp = Stamp.of(os.fstat(fd))
-        parser = HeaderParser(size, path)
-        buffer = bytearray()
-        want = _FIRST_READ
+        parser = HeaderParser(size, path, takes_buffer=True)
+        buffer, want = bytearray(), _FIRST_READ
+        piece = memoryview(bytearray(_FIRST_READ))  # one for all: each page of a new one would be cleared again
         while True:
             while len(buffer) < min(want, size):
-                piece = oscalls.pread(fd, min(want - len(buffer), size - len(buffer), _MOST_AT_ONCE), len(buffer))
-                if not piece:
+                n = oscalls.pread_into(fd, piece[: min(want, size) - len(buffer)], len(buffer))
+                if not n:
                     raise FormatError("the file shrank while it was read", path=path, offset=len(buffer))
-                buffer += piece
+                buffer += piece[:n]
             header = parser.feed(buffer)
             if header is not None:
                 return GGUFFile(path, header, size, stamp)
@@ -402,16 +401,15 @@ def _open_set(path: Path, prefix: str, number: int, count: int) -> Model:
         if SPLIT_NO in own.header.by_key and count > 1:
             raise IncompleteModel(f"{path}: 'split.no' is present without 'split.count'; the set is damaged.")
         return Model((own,))  # a name that only looks like a shard's
-    names = [shard_name(prefix, i + 1, count) for i in range(count)]
-    missing = [name for name in names if not os.path.exists(path.parent / name)]  # noqa: PTH110 - never raises
+    folder = path.parent
+    paths = [folder / shard_name(prefix, i + 1, count) for i in range(count)]
+    missing = [each.name for each in paths if not os.path.exists(each)]  # noqa: PTH110 - never raises
     if missing:
         more = f" and {len(missing) - 3} more" if len(missing) > 3 else ""
         raise IncompleteModel(
-            f"{path.parent}: {len(missing)} of {count} shards {are(len(missing))} missing "
+            f"{folder}: {len(missing)} of {count} shards {are(len(missing))} missing "
             f"({', '.join(missing[:3])}{more}); get {them(len(missing))} from the same place as the others."
         )
-    files = tuple(
-        own if i + 1 == number else read_header(path.parent / name) for i, name in enumerate(names)
-    )
+    files = tuple(own if i + 1 == number else read_header(each) for i, each in enumerate(paths))
     check_set(files)
     return Model(files)

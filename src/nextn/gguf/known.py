@@ -121,8 +121,13 @@ def read_known(kvs: Iterable[KV]) -> Reading:
     known = {**_READ_BY_ENGINES, **_NOTES}
     if arch is not None:
         known |= {f"{arch}.{suffix}": kind for suffix, kind in _SIZES.items()}
-    places = ((key, table.position(key)) for key in known)
-    wrong = {key: at for key, at in places if at is not None and not _is(table[at], known[key])}
+    places: Mapping[str, int | None]
+    if len(table) < len(known):  # such as a later shard with its three keys
+        keys_in_order = [*enumerate(table.keys())]
+        places = {key: at for at, key in reversed(keys_in_order) if key in known}  # the first of several
+    else:
+        places = {key: table.position(key) for key in known}
+    wrong = {key: at for key, at in places.items() if at is not None and not _is(table[at], known[key])}
     for_engines = [at for key, at in wrong.items() if key not in _NOTES]
     notes = [at for key, at in wrong.items() if key in _NOTES]
     n_notes = len(notes)

@@ -23,6 +23,7 @@ MAX_KEY_BYTES = 65_535  # the specification's limit
 MAX_NAME_BYTES = 1_024  # engines take 63; longer ones are reported, absurdly long ones refused
 MAX_ARRAY_DEPTH = 4
 MAX_HEADER_BYTES = 1 << 28  # those of real models take about 10 MB; a damaged length can be anything
+_LONG_BYTES = 1 << 20  # from which on copying a header takes longer than reading few names from a bytearray, not bytes
 _ARRAY_HEAD = struct.Struct("<IQ")
 _ITEM_SIZES = {int(kv_type): size for kv_type, size in SCALAR_SIZE.items()}
 _STRING, _ARRAY = int(KVType.STRING), int(KVType.ARRAY)
@@ -46,9 +47,11 @@ class HeaderParser:
     before anything is allocated.
     """
 
-    def __init__(self, file_size: int, path: Path | None = None) -> None:
+    def __init__(self, file_size: int, path: Path | None = None, *, takes_buffer: bool = False) -> None:
+        """With `takes_buffer`, the bytearray that was fed last may be cut and become the header's own."""
         self.file_size = file_size
         self.path = path
+        self._takes_buffer = takes_buffer
         self.need = self.guess = min(file_size, FIXED_BYTES)
         self._buffer: Buffer = b""
         self._pos = 0
@@ -365,7 +368,12 @@ class HeaderParser:
 
     def _finish(self) -> Header:
         data_offset = pad_to(self._pos, self._alignment)
-        self._buffer = bytes(memoryview(self._buffer)[:data_offset])
+        buffer = self._buffer
+        is_long = data_offset > _LONG_BYTES and self._n_kv + self._n_tensors < LARGE
+        if self._takes_buffer and isinstance(buffer, bytearray) and is_long:
+            del buffer[data_offset:]
+        else:
+            self._buffer = bytes(memoryview(buffer)[:data_offset])
         kvs, tensors = self._tables()
         return Header(self._version, kvs, tensors, self._pos, data_offset, self._alignment, self.path)
 

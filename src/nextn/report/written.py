@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from ..engines.draft_type import spec_type
 from ..printable import printable
 from ..shell import shell
 from ..units import size
@@ -46,6 +45,8 @@ def say_result(result: Result) -> None:
 
 def say_how_to_load(entry: object, sidecar: object = None, *, drafting: bool = True) -> None:
     """The command of llama.cpp's server that loads it."""
+    from ..engines.draft_type import spec_type  # with the engines: 4 MB that an extract does not need
+
     beside = () if sidecar is None else ("-md", sidecar)
     draft = ("--spec-type", spec_type(None if sidecar is None else Path(str(sidecar)))) if drafting else ()
     say(f"load it with: {shell('llama-server', '-m', entry, *beside, *draft)}")

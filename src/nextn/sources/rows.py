@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     Rows = NDArray[np.float32]
     Blocks = NDArray[np.uint8]
 
-CHUNK_ELEMENTS = 2 << 20  # 8 MiB of float32
+CHUNK_ELEMENTS = 1 << 20  # 4 MiB of float32
 
 
 class RowSource(Protocol):

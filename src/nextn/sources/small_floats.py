@@ -79,7 +79,7 @@ def to_float(data: bytes | bytearray, dtype: str, add: float = 0.0) -> Values:
     if dtype == "F32":
         values = np.frombuffer(data, dtype="<f4")
     elif dtype == "BF16":  # the upper half of a float32
-        values = (np.frombuffer(data, dtype="<u2").astype(np.uint32) << 16).view(np.float32)
+        values = np.left_shift(np.frombuffer(data, dtype="<u2"), np.uint32(16), dtype=np.uint32).view(np.float32)
     else:
         values = _table(dtype)[np.frombuffer(data, dtype=np.uint8)]
     return values + np.float32(add) if add else values

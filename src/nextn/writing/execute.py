@@ -8,7 +8,7 @@ import hashlib
 import os
 import time
 from collections import Counter
-from collections.abc import Iterator, Mapping
+from collections.abc import Generator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -17,6 +17,7 @@ from ..brief import Brief
 from ..errors import FormatError, NextnError, NoSpace, OutputExists, StorageError
 from ..partial import refuse_partial
 from ..progress import Progress
+from ..sources.ahead import one_ahead
 from ..sources.ranges import Meter, Reader
 from ..sources.rows import CHUNK_ELEMENTS
 from .durable import Workspace
@@ -298,8 +299,8 @@ def _carry(run: WritingRun, segment: Carry, fd: int, offset: int, path: Path) ->
     return offset - start
 
 
-def _converted(run: WritingRun, segment: Convert) -> Iterator[memoryview]:
-    """The tensor's new bytes in pieces."""
+def _converted(run: WritingRun, segment: Convert) -> Generator[memoryview, None, None]:
+    """The tensor's new bytes in pieces; the next one is read and decoded while one is quantized, hashed and written."""
     seen = run.source_hash.update if segment.of_block else None
     if isinstance(segment, Repack):
         for blocks in segment.rows.blocks(run.reader, seen):
@@ -307,20 +308,26 @@ def _converted(run: WritingRun, segment: Convert) -> Iterator[memoryview]:
         return
     from ..ggml.quantize import quantize_rows
 
-    for rows in segment.rows.chunks(run.reader, seen):
-        few = run.n_threads if rows.size >= CHUNK_ELEMENTS // 4 else 1
-        yield quantize_rows(rows, segment.type, n_threads=few).data.cast("B")
+    with contextlib.ExitStack() as stack:
+        chunks = segment.rows.chunks(run.reader, seen)
+        if segment.rows.n_rows * segment.rows.n_per_row > CHUNK_ELEMENTS:
+            chunks = stack.enter_context(contextlib.closing(one_ahead(chunks)))
+        for rows in chunks:
+            blocks = quantize_rows(rows, segment.type, n_threads=run.n_threads)
+            del rows  # before the next but one is made
+            yield blocks.data.cast("B")
 
 
 def _convert(run: WritingRun, segment: Convert, fd: int, offset: int, path: Path) -> int:
     digest = hashlib.sha256()
     start = offset
-    for data in _converted(run, segment):
-        digest.update(data)
-        if offset > start:
-            check_reaches(fd, offset, path)
-        write_all(run.system, fd, data, offset, path)
-        offset += len(data)
-        run.advance(len(data))
+    with contextlib.closing(_converted(run, segment)) as pieces:
+        for data in pieces:
+            digest.update(data)
+            if offset > start:
+                check_reaches(fd, offset, path)
+            write_all(run.system, fd, data, offset, path)
+            offset += len(data)
+            run.advance(len(data))
     run.hashes[segment.name] = digest.hexdigest()
     return offset - start

@@ -266,8 +266,9 @@ class Plan(Brief):
         for change in self.changes:
             headers += len(change.head) + len(change.bare_head) + (change.header.size_bytes if change.header else 0)
         converts = any(isinstance(segment, Convert | Carry) for segment in self._segments)
-        # A chunk exists as source bytes, as float32 (twice while a constant is added) and as the result.
-        chunk = max(CHUNK_BYTES, 4 * 4 * CHUNK_ELEMENTS) if converts else 0
+        # A chunk exists as float32 and as the result while the next one is source bytes and float32 (twice while a
+        # constant is added).
+        chunk = max(CHUNK_BYTES, 5 * 4 * CHUNK_ELEMENTS) if converts else 0
         parsed = 2 * (self.header_bytes - self.json_bytes) + JSON_MEMORY_FACTOR * self.json_bytes
         return BASE_MEMORY_BYTES + parsed + 2 * headers + chunk
 
