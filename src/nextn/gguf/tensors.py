@@ -349,6 +349,11 @@ class TensorTable(Sequence[TensorInfo]):
         return sum(compress(self.sizes, chosen))
 
     @property
+    def entry_sizes(self) -> array[int]:
+        """Bytes of each entry in a header."""
+        return array("I", map(sub, self._columns.ends, self._columns.starts))
+
+    @property
     def size_bytes(self) -> int:
         """Bytes that the table takes in a header."""
         return sum(self._columns.ends) - sum(self._columns.starts)
