@@ -152,12 +152,21 @@ class KVTable(Sequence[KV]):
 
     def not_texts(self, places: array[int], most_bytes: int) -> Iterator[int]:
         """Those of some places where the value is not a string of at most that many bytes, in order."""
-        if self._rows is None and len(places) >= LARGE:
+        if len(places) >= LARGE:
             from . import bulk  # loads numpy
 
-            return iter(bulk.not_texts(self._base.buffer, self._base.starts, places, most_bytes))
+            rows = places if self._rows is None else bulk.picked(self._rows, places)
+            asked = bulk.not_stored_texts(self._base.buffer, self._base.starts, places, rows, most_bytes)
+            if not self._fresh:
+                return iter(asked)
+            return (at for at in asked if not self._is_fresh_text(at, most_bytes))
         sizes = map(self.text_bytes, places)
         return (at for at, size in zip(places, sizes, strict=True) if size is None or size > most_bytes)
+
+    def _is_fresh_text(self, index: int, most_bytes: int) -> bool:
+        row = index if self._rows is None else self._rows[index]
+        size = self.text_bytes(index) if row < 0 else None
+        return size is not None and size <= most_bytes
 
     def text_bytes(self, index: int) -> int | None:
         """Bytes of the string value of a pair; None for a value of another type."""

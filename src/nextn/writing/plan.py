@@ -253,8 +253,8 @@ class Plan(Brief):
     def ranges(self) -> tuple[FileRange, ...]:
         """What a run reads from inputs after their headers, in order."""
         out: list[FileRange] = []
-        written = (*self._new_files, *self.changes)
-        for segment in chain.from_iterable(each.segments for each in written):
+        of_changes = (change.segments for change in self.changes)
+        for segment in chain.from_iterable((*(file.segments for file in self._new_files), *of_changes)):
             if isinstance(segment, Copy | Carry):
                 out.append(segment.where)
             elif isinstance(segment, Convert):
