@@ -326,7 +326,13 @@ def layers_at(buffer: Buffer, starts: array[int], mark: bytes) -> tuple[array[in
             break
         rows, at, left = rows[goes_on], at[goes_on], left[goes_on]
         numbers = numbers[goes_on] * 10 + (char[goes_on].astype(np.int64) - _ZERO)
-    return _as_array("q", layers), _as_array("q", np.unique(np.concatenate(marked)))
+    return _as_array("q", layers), _as_array("q", _distinct(np.concatenate(marked)))
+
+
+def _distinct(numbers: Ints) -> Ints:
+    """Each number once, in order; `np.unique` imports numpy's masked arrays, which takes longer than all else here."""
+    numbers = np.sort(numbers)
+    return numbers[np.append(True, numbers[1:] != numbers[:-1])] if len(numbers) else numbers
 
 
 def _has(buffer: Buffer, at: Ints, left: Ints, prefix: bytes) -> npt.NDArray[np.bool_]:

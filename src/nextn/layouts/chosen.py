@@ -6,8 +6,8 @@ from array import array
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from itertools import accumulate, groupby
-from operator import getitem
+from itertools import accumulate, chain, groupby
+from operator import add, getitem, sub
 
 from ..gguf.files import GGUFFile
 from ..gguf.header import FIXED_BYTES, pad_to
@@ -100,32 +100,33 @@ class Groups:
         return file if same else None
 
     @cached_property
-    def _pair_bytes(self) -> tuple[int, int]:
-        return self.pairs(0).size_bytes, self.pairs(1).size_bytes if len(self) > 1 else 0
-
-    @cached_property
-    def _sums(self) -> tuple[array[int], array[int], array[int]]:
-        """Bytes of all tensors before each place: stored, padded, in headers."""
-        sizes, alignment = self.chosen.sizes, self.alignment
+    def _columns(self) -> tuple[array[int], array[int], array[int]]:
+        """Of each file: bytes of its header, of its tensors without padding, of all."""
+        alignment, chosen = self.alignment, self.chosen
+        sizes = chosen.sizes
         padded = (-(-size // alignment) * alignment for size in sizes)
-        columns = sizes, padded, self.chosen.entry_sizes
-        return tuple(array("Q", accumulate(column, initial=0)) for column in columns)  # type: ignore[return-value]
+        stored, filled, entries = (self._sums(column) for column in (sizes, padded, chosen.entry_sizes))
+        pairs = (self.pairs(0).size_bytes, self.pairs(1).size_bytes if len(self) > 1 else 0)
+        heads = array("Q", (pad_to(FIXED_BYTES + pairs[no > 0] + n, alignment) for no, n in enumerate(entries)))
+        return heads, array("Q", stored), array("Q", map(add, heads, filled))
 
-    def _bytes(self, no: int, column: int) -> int:
-        span, sums = self.span(no), self._sums[column]
-        return sums[span.stop] - sums[span.start]
+    def _sums(self, column: Iterable[int]) -> Iterator[int]:
+        """The sum of each group's items."""
+        sums = array("Q", accumulate(column, initial=0))
+        ends = array("Q", map(sums.__getitem__, self.ends))
+        return map(sub, ends, chain((0,), ends))
 
     def head_bytes(self, no: int) -> int:
         """Bytes of a file's header."""
-        return pad_to(FIXED_BYTES + self._pair_bytes[no > 0] + self._bytes(no, 2), self.alignment)
+        return self._columns[0][no]
 
     def read_bytes(self, no: int) -> int:
         """Bytes of a file's tensors, without padding."""
-        return self._bytes(no, 0)
+        return self._columns[1][no]
 
     def size_bytes(self, no: int) -> int:
         """Bytes of a file."""
-        return self.head_bytes(no) + self._bytes(no, 1)
+        return self._columns[2][no]
 
     def segments(self, no: int) -> Iterator[Segment]:
         """A file's header and its tensors, each a range moved by the kernel."""
