@@ -168,6 +168,23 @@ def picked(column: array[int], rows: array[int]) -> array[int]:
     return _as_array(column.typecode, found)
 
 
+def breaks(rows: array[int]) -> array[int]:
+    """The places of rows that are not the one after that before them."""
+    column = np.frombuffer(rows, np.dtype(rows.typecode))
+    return _as_array("I", np.flatnonzero(column[1:] - column[:-1] != 1) + 1)
+
+
+def n_elements(buffer: Buffer, starts: array[int]) -> array[int]:
+    """The elements of each tensor whose entry is at `starts`: fewer than 2^62."""
+    first, words = _column(starts), _anywhere(buffer, np.uint64)
+    at = first + 8 + words[first].astype(np.int64)
+    n_axes = _anywhere(buffer, np.uint32)[at].astype(np.int64)
+    product = np.ones(len(first), np.uint64)
+    for d in range(MAX_DIMS):
+        product *= np.where(n_axes > d, words[np.minimum(at + 4 + 8 * d, len(words) - 1)], np.uint64(1))
+    return _as_array("Q", product)
+
+
 def places(items: array[int], ascending: array[int]) -> Iterator[int]:
     """Where each of `items` is in a longer column that is in order."""
     return iter(_as_array("I", np.searchsorted(np.frombuffer(ascending, np.uint32), np.frombuffer(items, np.uint32))))

@@ -29,16 +29,13 @@ from .header import MAGIC, Header, pad_to
 from .known import ARCHITECTURE, Kind, Misfit
 from .kv_table import KVTable
 from .names import OnDemand
-from .parser import HeaderParser
+from .reading import header_at
 from .sets import SPLIT_COUNT, SPLIT_KEYS, SPLIT_NO, SetTensors, check_set
 from .tensors import UNKNOWN, TensorInfo, TensorTable
 
 _SHARD_NAME = re.compile(r"^(?P<prefix>.+)-(?P<no>\d{5})-of-(?P<count>\d{5})\.gguf$", re.DOTALL)
 # Name parts that engines never accept in a main model.
 AUXILIARY_MARKS = ("mmproj", "imatrix", "mtp-", "eagle3-", "dflash-", "dspark-")
-_FIRST_READ = 1 << 16
-_GROWTH = 1 << 20
-_MOST_AT_ONCE = 4 << 20
 
 
 @dataclass(frozen=True)
@@ -136,26 +133,14 @@ def open_regular(path: Path) -> tuple[int, int]:
 
 
 def read_header(path: Path) -> GGUFFile:
-    """Read and parse a file's header, in growing steps, and read little past it.
+    """Read a file's header; that of a file that has not changed is the one that somebody still holds.
 
     Raises FormatError, UnsupportedFormat, StorageError.
     """
-    fd, size = open_regular(path)
+    fd, _ = open_regular(path)
     try:
-        stamp = Stamp.of(os.fstat(fd))
-        parser = HeaderParser(size, path)
-        buffer = bytearray()
-        want = _FIRST_READ
-        while True:
-            while len(buffer) < min(want, size):
-                piece = oscalls.pread(fd, min(want - len(buffer), size - len(buffer), _MOST_AT_ONCE), len(buffer))
-                if not piece:
-                    raise FormatError("the file shrank while it was read", path=path, offset=len(buffer))
-                buffer += piece
-            header = parser.feed(buffer)
-            if header is not None:
-                return GGUFFile(path, header, size, stamp)
-            want = parser.guess + min(len(buffer), _GROWTH)
+        found = os.fstat(fd)
+        return GGUFFile(path, header_at(fd, found, path), found.st_size, Stamp.of(found))
     except OSError as error:
         raise os_error(error, path, "read it") from error
     finally:

@@ -7,7 +7,7 @@ import struct
 from array import array
 from collections.abc import Iterable, Iterator, Sequence
 from functools import cached_property
-from itertools import compress, count, islice, pairwise, repeat
+from itertools import chain, compress, count, islice, pairwise, repeat
 from operator import ne, sub
 from typing import overload
 
@@ -142,12 +142,13 @@ class KVTable(Sequence[KV]):
 
     def starting_with(self, *prefixes: str) -> Iterator[int]:
         """The places of keys that start with one of `prefixes`, in order."""
+        stored = [self._base.starting_with(encoded(prefix) or b"") for prefix in prefixes]
+        fresh = [row for key, row in self._fresh_rows.items() if key.startswith(prefixes)]
+        if not fresh and not any(stored):
+            return iter(())
         found = bytearray(len(self._base.starts) + len(self._fresh))  # of each row, those of fresh pairs from the end
-        for prefix in prefixes:
-            for row in self._base.starting_with(encoded(prefix) or b""):
-                found[row] = True
-        for key, row in self._fresh_rows.items():
-            found[row] = key.startswith(prefixes)
+        for row in chain(*stored, fresh):
+            found[row] = True
         return compress(count(), found if self._rows is None else map(found.__getitem__, self._rows))
 
     def not_texts(self, places: array[int], most_bytes: int) -> Iterator[int]:
@@ -222,8 +223,7 @@ class KVTable(Sequence[KV]):
             if base.starts:
                 yield memoryview(base.buffer)[base.starts[0] : self._end]
             return
-        steps = map(sub, islice(rows, 1, None), rows)
-        breaks = compress(count(1), map(ne, steps, repeat(1)))  # where a row does not follow the one before it
+        breaks = _breaks(rows)
         for first, after in pairwise((0, *breaks, len(rows))):
             while first < after and rows[first] < 0:  # -1 is before 0 too
                 yield self._fresh[-1 - rows[first]].raw
@@ -241,6 +241,15 @@ class KVTable(Sequence[KV]):
         """The first byte of the first stored pair whose key an earlier one has, or None."""
         row = self._base.index.twice
         return None if row is None else self._base.starts[row]
+
+
+def _breaks(rows: array[int]) -> Iterable[int]:
+    """Where a row does not follow the one before it."""
+    if len(rows) >= LARGE:
+        from . import bulk  # loads numpy
+
+        return bulk.breaks(rows)
+    return compress(count(1), map(ne, map(sub, islice(rows, 1, None), rows), repeat(1)))
 
 
 def edit(

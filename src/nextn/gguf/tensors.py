@@ -362,6 +362,15 @@ class TensorTable(Sequence[TensorInfo]):
         return sum(compress(self.sizes, chosen))
 
     @property
+    def n_elements(self) -> int:
+        """Elements of all tensors."""
+        if len(self) < LARGE:
+            return sum(info.n_elements for info in self)
+        from . import bulk  # loads numpy
+
+        return sum(bulk.n_elements(self._base.buffer, self._base.starts))
+
+    @property
     def entry_sizes(self) -> array[int]:
         """Bytes of each entry in a header."""
         return array("I", map(sub, self._columns.ends, self._columns.starts))
