@@ -43,12 +43,13 @@ class HeaderParser:
 
     Feed it the file's first bytes; when it answers None, `need` says how many bytes it wants at least, and
     `guess` how many the element that it is in will probably take. Bounds are checked against `file_size`
-    before anything is allocated.
+    before anything is allocated. With `empties`, a bytearray is emptied once the header is taken from it.
     """
 
-    def __init__(self, file_size: int, path: Path | None = None) -> None:
+    def __init__(self, file_size: int, path: Path | None = None, *, empties: bool = False) -> None:
         self.file_size = file_size
         self.path = path
+        self._empties = empties
         self.need = self.guess = min(file_size, FIXED_BYTES)
         self._buffer: Buffer = b""
         self._pos = 0
@@ -365,7 +366,9 @@ class HeaderParser:
 
     def _finish(self) -> Header:
         data_offset = pad_to(self._pos, self._alignment)
-        self._buffer = bytes(memoryview(self._buffer)[:data_offset])
+        fed, self._buffer = self._buffer, bytes(memoryview(self._buffer)[:data_offset])
+        if self._empties and isinstance(fed, bytearray):
+            fed.clear()
         kvs, tensors = self._tables()
         return Header(self._version, kvs, tensors, self._pos, data_offset, self._alignment, self.path)
 

@@ -34,7 +34,7 @@ def header_at(fd: int, found: os.stat_result, path: Path) -> Header:
 
 def _read(fd: int, size: int, path: Path) -> Header:
     """Read and parse, and read little past the header."""
-    parser, buffer, want = HeaderParser(size, path), bytearray(), _FIRST_READ
+    parser, buffer, want = HeaderParser(size, path, empties=True), bytearray(), _FIRST_READ
     while True:
         while len(buffer) < min(want, size):
             piece = oscalls.pread(fd, min(want - len(buffer), size - len(buffer), _MOST_AT_ONCE), len(buffer))
