@@ -207,9 +207,10 @@ def plan_assemble(
     else:
         kvs = edit(first.header.kvs, drop=SPLIT_KEYS)
         single = Groups(
-            chosen, array("I", (len(chosen),)), lambda _: kvs, first.header.version, first.header.alignment
-        )
-        new = NewShard(name, single, 0)
+            chosen, array("I", (len(chosen),)), lambda _: kvs, first.header.version, first.header.alignment,
+            lambda _: name,
+        )  # fmt: skip
+        new = NewShard(single, 0)
         plan = Plan(
             verb="assemble", layout="single", folder=folder, outputs=(new,), entry=folder / name, sidecar=None,
             header_bytes=model.header_bytes, notes=tuple(notes),

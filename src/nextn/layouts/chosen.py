@@ -78,6 +78,7 @@ class Groups:
     pairs: Callable[[int], KVTable]  # those of a group's file; from the second on they take the same bytes
     version: int
     alignment: int
+    name: Callable[[int], str]  # of a group's file
 
     def __len__(self) -> int:
         return len(self.ends)
@@ -148,13 +149,19 @@ class Groups:
 class NewShard(NewFile):
     """A file of a set. Its segments are made when they are asked for: a plan may never be carried out."""
 
-    def __init__(self, name: str, groups: Groups, no: int) -> None:
-        object.__setattr__(self, "name", name)
+    __slots__ = ("_groups", "_no")
+
+    def __init__(self, groups: Groups, no: int) -> None:
         object.__setattr__(self, "_groups", groups)
         object.__setattr__(self, "_no", no)
 
     _groups: Groups
     _no: int
+
+    @property
+    def name(self) -> str:
+        """The file's name."""
+        return self._groups.name(self._no)
 
     def __repr__(self) -> str:
         return f"NewShard({self.name!r}, {self.size_bytes:,} bytes)"

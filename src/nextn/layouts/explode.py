@@ -101,15 +101,17 @@ def set_plan(
             own = [KV.make(ALIGNMENT_KEY, KVType.UINT32, alignment), *own]
         return KVTable.of(own)
 
-    groups = Groups(chosen, ends, pairs, model.header.version, alignment)
+    def name(no: int) -> str:
+        return shard_name(prefix, no + 1, count)
+
+    groups = Groups(chosen, ends, pairs, model.header.version, alignment, name)
     outputs: list[NewFile | Link] = []
     for no in reversed(range(count)):
-        name = shard_name(prefix, no + 1, count)
         file = groups.existing(no) if no > 0 else None
         if file is not None and file.header.integer(SPLIT_NO) == no:
-            outputs.append(Link(name, file.path, file.size_bytes, link, file.stamp))
+            outputs.append(Link(name(no), file.path, file.size_bytes, link, file.stamp))
         else:
-            outputs.append(NewShard(name, groups, no))
+            outputs.append(NewShard(groups, no))
     entry = folder / shard_name(prefix, 1, count)
     said = list(notes)
     if count > MAX_SHARDS_OLD:
