@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import resource
 import struct
 import subprocess
 import sys
@@ -195,6 +196,9 @@ def test_hardly_anything_is_done_once_for_each_entry(
 
 LARGE = {
     "500,000 keys": lambda: bundled([(f"k{i:06x}", "u8", 1) for i in range(500_000)], []),
+    "500,000 keys that say where it comes from": lambda: bundled(
+        [(f"general.base_model.{i}.name", "u8", 1) for i in range(500_000)], []
+    ),
     "200,000 tensors": lambda: bundled([], [f32(f"r{i}.weight", 8) for i in range(200_000)]),
     "200,000 tensors of a bundle's block": lambda: bundled([], [f32(f"blk.2.x{i}.weight", 8) for i in range(200_000)]),
     "200,000 tensors of a layer": lambda: bundled([], [f32(f"blk.0.x{i}.weight", 8) for i in range(200_000)]),
@@ -224,6 +228,8 @@ def test_memory_stays_within_64_mb_beyond_the_header(what: str, tmp_path: Path) 
     verbs = [["open"], ["inspect", "--json"], ["doctor"]]
     verbs += [["detach", "--dry-run"], ["detach", "--in-place", "--dry-run"], ["plan", "--header-only"]]
     verbs += [["extract", "--dry-run"], ["tune", "--dry-run"]]
+    verbs += [["assemble", "--dry-run", "-o", str(tmp_path / "one.gguf")]]
+    verbs += [["explode", "--dry-run", "--max-tensors", n] for n in ("4", "100000")]
     for verb in verbs:
         taken_bytes, code = grown(small, large, verb)
         assert code in (0, 5, *REFUSED.get(what, ())), verb
@@ -237,6 +243,40 @@ def grown(small: Path, large: Path, verb: list[str]) -> tuple[int, int]:
     )
     taken_bytes, code = map(int, answer.stdout.split())
     return taken_bytes, code
+
+
+@pytest.mark.slow
+@pytest.mark.engine
+@pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="the peak of memory is read from Linux's /proc")
+@pytest.mark.parametrize("what", ["500,000 keys", "200,000 tensors"])
+@pytest.mark.parametrize("verb", [["serve", "--json"], ["up", "--dry-run"]], ids=lambda verb: verb[0])
+def test_serving_stays_within_the_same_bound(what: str, verb: list[str], tmp_path: Path) -> None:
+    small, large = tmp_path / "small.gguf", tmp_path / "large.gguf"
+    small.write_bytes(bundled([], []))
+    large.write_bytes(LARGE[what]())
+    taken_bytes, code = grown(small, large, verb)
+    assert code == 0
+    assert taken_bytes - open_model(large).header_bytes < MOST_BYTES
+
+
+MOST_CPU_S = 3.0  # of a process, its start included: three times what is promised of an idle core, for busy ones
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("what", LARGE)
+def test_processor_time_of_a_process_is_about_a_second(what: str, tmp_path: Path) -> None:
+    path = tmp_path / "large.gguf"
+    path.write_bytes(LARGE[what]())
+    verbs = [["inspect"], ["doctor"], ["plan"], ["tune", "--dry-run"]]
+    verbs += [["detach", "--dry-run"], ["extract", "--dry-run"], ["explode", "--dry-run", "--max-tensors", "4"]]
+    verbs += [["assemble", "--dry-run", "-o", str(tmp_path / "one.gguf")]]
+    for verb in verbs:
+        before = resource.getrusage(resource.RUSAGE_CHILDREN)
+        words = [sys.executable, "-m", "nextn", verb[0], str(path), *verb[1:]]
+        done = subprocess.run(words, capture_output=True, text=True, check=False)
+        after = resource.getrusage(resource.RUSAGE_CHILDREN)
+        assert done.returncode in (0, 5, *REFUSED.get(what, ())), (verb, done.stderr)
+        assert after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime < MOST_CPU_S, verb
 
 
 @pytest.mark.slow

@@ -97,12 +97,21 @@ def are_within(offsets: array[int], sizes: array[int], n_bytes: int) -> bool:
     return int((at + size.astype(np.uint64)).max()) <= n_bytes
 
 
-def are_contiguous(offsets: array[int], sizes: array[int], alignment: int) -> bool:
-    """Whether each tensor begins where the one before it, padded, ends; call only after `are_within`."""
+def run_begins(offsets: array[int], sizes: array[int], alignment: int) -> array[int]:
+    """The rows of tensors that do not begin where the one before them, padded, ends; and the number of rows.
+
+    Call only after `are_within`.
+    """
     at, size = np.frombuffer(offsets, np.uint64), np.frombuffer(sizes, np.int64).astype(np.uint64)
     unit = np.uint64(alignment)
     after = at + (size + np.uint64(alignment - 1)) // unit * unit
-    return int(at[0]) == 0 and bool((after[:-1] == at[1:]).all())
+    begins = np.flatnonzero(after[:-1] != at[1:]) + 1
+    return _as_array("I", np.concatenate(([0], begins, [len(at)])))
+
+
+def are_contiguous(offsets: array[int], sizes: array[int], alignment: int) -> bool:
+    """Whether each tensor begins where the one before it, padded, ends; call only after `are_within`."""
+    return offsets[0] == 0 and len(run_begins(offsets, sizes, alignment)) == 2
 
 
 def are_among(column: array[int], wanted: Collection[int]) -> array[int]:
@@ -111,14 +120,22 @@ def are_among(column: array[int], wanted: Collection[int]) -> array[int]:
     return _as_array("b", np.isin(np.frombuffer(column, np.int64), possible))
 
 
-def not_texts(buffer: Buffer, starts: array[int], rows: array[int], most_bytes: int) -> array[int]:
-    """Those of the pairs' rows whose values are not strings of at most that many bytes."""
-    chosen, words = np.frombuffer(rows, np.uint32), _anywhere(buffer, np.uint64)
-    first = _column(starts)[chosen]
+def not_stored_texts(
+    buffer: Buffer, starts: array[int], places: array[int], rows: array[int], most_bytes: int
+) -> array[int]:
+    """Those of some places in a table of pairs where no stored string of at most that many bytes is.
+
+    `rows` are the stored pairs at `places`, negative ones are not stored.
+    """
+    chosen, words = np.frombuffer(rows, np.dtype(rows.typecode)).astype(np.int64), _anywhere(buffer, np.uint64)
+    wrong = np.ones(len(chosen), np.bool_)
+    stored = np.flatnonzero(chosen >= 0)
+    first = np.frombuffer(starts, np.uint32)[chosen[stored]].astype(np.int64)
+    del chosen
     at = first + 8 + words[first].astype(np.int64)
-    is_text = _anywhere(buffer, np.uint32)[at] == KVType.STRING
     size = words[np.minimum(at + 4, len(words) - 1)]
-    return _as_array("I", chosen[~is_text | (size > np.uint64(most_bytes))])
+    wrong[stored] = (_anywhere(buffer, np.uint32)[at] != KVType.STRING) | (size > np.uint64(most_bytes))
+    return _as_array("I", np.frombuffer(places, np.uint32)[wrong])
 
 
 def sorted_rows(keys: array[int]) -> tuple[array[int], array[int]]:
@@ -128,10 +145,44 @@ def sorted_rows(keys: array[int]) -> tuple[array[int], array[int]]:
     return _as_array("I", rows), _as_array(keys.typecode, column[rows])
 
 
+def scaled(column: array[int], most: int, instead: int, factor: int) -> array[int]:
+    """Each item, at most `most` and `instead` of negative ones, times a factor."""
+    found = np.frombuffer(column, np.int64)
+    return _as_array("H", np.where(found < 0, instead, np.minimum(found, most)) * factor)
+
+
+def rows_between(column: bytearray, least: int, most: int) -> array[int]:
+    """The rows whose items are from `least` to `most`."""
+    found = np.frombuffer(column, np.uint8)
+    return _as_array("I", np.flatnonzero((found >= least) & (found <= most)))
+
+
+def rows_among(column: array[int], wanted: Collection[int]) -> array[int]:
+    """The rows whose items are among those wanted."""
+    return _as_array("I", np.flatnonzero(np.frombuffer(are_among(column, wanted), np.int8)))
+
+
 def picked(column: array[int], rows: array[int]) -> array[int]:
     """The items of some rows."""
     found = np.frombuffer(column, np.dtype(column.typecode))[np.frombuffer(rows, np.uint32)]
     return _as_array(column.typecode, found)
+
+
+def breaks(rows: array[int]) -> array[int]:
+    """The places of rows that are not the one after that before them."""
+    column = np.frombuffer(rows, np.dtype(rows.typecode))
+    return _as_array("I", np.flatnonzero(column[1:] - column[:-1] != 1) + 1)
+
+
+def n_elements(buffer: Buffer, starts: array[int]) -> array[int]:
+    """The elements of each tensor whose entry is at `starts`: fewer than 2^62."""
+    first, words = _column(starts), _anywhere(buffer, np.uint64)
+    at = first + 8 + words[first].astype(np.int64)
+    n_axes = _anywhere(buffer, np.uint32)[at].astype(np.int64)
+    product = np.ones(len(first), np.uint64)
+    for d in range(MAX_DIMS):
+        product *= np.where(n_axes > d, words[np.minimum(at + 4 + 8 * d, len(words) - 1)], np.uint64(1))
+    return _as_array("Q", product)
 
 
 def places(items: array[int], ascending: array[int]) -> Iterator[int]:
@@ -292,7 +343,13 @@ def layers_at(buffer: Buffer, starts: array[int], mark: bytes) -> tuple[array[in
             break
         rows, at, left = rows[goes_on], at[goes_on], left[goes_on]
         numbers = numbers[goes_on] * 10 + (char[goes_on].astype(np.int64) - _ZERO)
-    return _as_array("q", layers), _as_array("q", np.unique(np.concatenate(marked)))
+    return _as_array("q", layers), _as_array("q", _distinct(np.concatenate(marked)))
+
+
+def _distinct(numbers: Ints) -> Ints:
+    """Each number once, in order; `np.unique` imports numpy's masked arrays, which takes longer than all else here."""
+    numbers = np.sort(numbers)
+    return numbers[np.append(True, numbers[1:] != numbers[:-1])] if len(numbers) else numbers
 
 
 def _has(buffer: Buffer, at: Ints, left: Ints, prefix: bytes) -> npt.NDArray[np.bool_]:

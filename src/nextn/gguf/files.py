@@ -29,15 +29,13 @@ from .header import MAGIC, Header, pad_to
 from .known import ARCHITECTURE, Kind, Misfit
 from .kv_table import KVTable
 from .names import OnDemand
-from .parser import HeaderParser
+from .reading import header_at
 from .sets import SPLIT_COUNT, SPLIT_KEYS, SPLIT_NO, SetTensors, check_set
 from .tensors import UNKNOWN, TensorInfo, TensorTable
 
 _SHARD_NAME = re.compile(r"^(?P<prefix>.+)-(?P<no>\d{5})-of-(?P<count>\d{5})\.gguf$", re.DOTALL)
 # Name parts that engines never accept in a main model.
 AUXILIARY_MARKS = ("mmproj", "imatrix", "mtp-", "eagle3-", "dflash-", "dspark-")
-_FIRST_READ = 1 << 16
-_GROWTH = 1 << 20
 
 
 @dataclass(frozen=True)
@@ -135,26 +133,14 @@ def open_regular(path: Path) -> tuple[int, int]:
 
 
 def read_header(path: Path) -> GGUFFile:
-    """Read and parse a file's header, in growing steps, and read little past it.
+    """Read a file's header; that of a file that has not changed is the one that somebody still holds.
 
     Raises FormatError, UnsupportedFormat, StorageError.
     """
-    fd, size = open_regular(path)
+    fd, _ = open_regular(path)
     try:
-        stamp = Stamp.of(os.fstat(fd))
-        parser = HeaderParser(size, path, takes_buffer=True)
-        buffer, want = bytearray(), _FIRST_READ
-        piece = memoryview(bytearray(_FIRST_READ))  # one for all: each page of a new one would be cleared again
-        while True:
-            while len(buffer) < min(want, size):
-                n = oscalls.pread_into(fd, piece[: min(want, size) - len(buffer)], len(buffer))
-                if not n:
-                    raise FormatError("the file shrank while it was read", path=path, offset=len(buffer))
-                buffer += piece[:n]
-            header = parser.feed(buffer)
-            if header is not None:
-                return GGUFFile(path, header, size, stamp)
-            want = parser.guess + min(len(buffer), _GROWTH)
+        found = os.fstat(fd)
+        return GGUFFile(path, header_at(fd, found, path), found.st_size, Stamp.of(found))
     except OSError as error:
         raise os_error(error, path, "read it") from error
     finally:

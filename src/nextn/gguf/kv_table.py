@@ -7,7 +7,7 @@ import struct
 from array import array
 from collections.abc import Iterable, Iterator, Sequence
 from functools import cached_property
-from itertools import compress, count, islice, pairwise, repeat
+from itertools import chain, compress, count, islice, pairwise, repeat
 from operator import ne, sub
 from typing import overload
 
@@ -142,22 +142,32 @@ class KVTable(Sequence[KV]):
 
     def starting_with(self, *prefixes: str) -> Iterator[int]:
         """The places of keys that start with one of `prefixes`, in order."""
+        stored = [self._base.starting_with(encoded(prefix) or b"") for prefix in prefixes]
+        fresh = [row for key, row in self._fresh_rows.items() if key.startswith(prefixes)]
+        if not fresh and not any(stored):
+            return iter(())
         found = bytearray(len(self._base.starts) + len(self._fresh))  # of each row, those of fresh pairs from the end
-        for prefix in prefixes:
-            for row in self._base.starting_with(encoded(prefix) or b""):
-                found[row] = True
-        for key, row in self._fresh_rows.items():
-            found[row] = key.startswith(prefixes)
+        for row in chain(*stored, fresh):
+            found[row] = True
         return compress(count(), found if self._rows is None else map(found.__getitem__, self._rows))
 
     def not_texts(self, places: array[int], most_bytes: int) -> Iterator[int]:
         """Those of some places where the value is not a string of at most that many bytes, in order."""
-        if self._rows is None and len(places) >= LARGE:
+        if len(places) >= LARGE:
             from . import bulk  # loads numpy
 
-            return iter(bulk.not_texts(self._base.buffer, self._base.starts, places, most_bytes))
+            rows = places if self._rows is None else bulk.picked(self._rows, places)
+            asked = bulk.not_stored_texts(self._base.buffer, self._base.starts, places, rows, most_bytes)
+            if not self._fresh:
+                return iter(asked)
+            return (at for at in asked if not self._is_fresh_text(at, most_bytes))
         sizes = map(self.text_bytes, places)
         return (at for at, size in zip(places, sizes, strict=True) if size is None or size > most_bytes)
+
+    def _is_fresh_text(self, index: int, most_bytes: int) -> bool:
+        row = index if self._rows is None else self._rows[index]
+        size = self.text_bytes(index) if row < 0 else None
+        return size is not None and size <= most_bytes
 
     def text_bytes(self, index: int) -> int | None:
         """Bytes of the string value of a pair; None for a value of another type."""
@@ -213,8 +223,7 @@ class KVTable(Sequence[KV]):
             if base.starts:
                 yield memoryview(base.buffer)[base.starts[0] : self._end]
             return
-        steps = map(sub, islice(rows, 1, None), rows)
-        breaks = compress(count(1), map(ne, steps, repeat(1)))  # where a row does not follow the one before it
+        breaks = _breaks(rows)
         for first, after in pairwise((0, *breaks, len(rows))):
             while first < after and rows[first] < 0:  # -1 is before 0 too
                 yield self._fresh[-1 - rows[first]].raw
@@ -232,6 +241,15 @@ class KVTable(Sequence[KV]):
         """The first byte of the first stored pair whose key an earlier one has, or None."""
         row = self._base.index.twice
         return None if row is None else self._base.starts[row]
+
+
+def _breaks(rows: array[int]) -> Iterable[int]:
+    """Where a row does not follow the one before it."""
+    if len(rows) >= LARGE:
+        from . import bulk  # loads numpy
+
+        return bulk.breaks(rows)
+    return compress(count(1), map(ne, map(sub, islice(rows, 1, None), rows), repeat(1)))
 
 
 def edit(

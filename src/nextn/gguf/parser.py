@@ -48,7 +48,7 @@ class HeaderParser:
     """
 
     def __init__(self, file_size: int, path: Path | None = None, *, takes_buffer: bool = False) -> None:
-        """With `takes_buffer`, the bytearray that was fed last may be cut and become the header's own."""
+        """With `takes_buffer`, the bytearray that was fed last becomes the header's own, or is emptied."""
         self.file_size = file_size
         self.path = path
         self._takes_buffer = takes_buffer
@@ -369,11 +369,13 @@ class HeaderParser:
     def _finish(self) -> Header:
         data_offset = pad_to(self._pos, self._alignment)
         buffer = self._buffer
-        is_long = data_offset > _LONG_BYTES and self._n_kv + self._n_tensors < LARGE
-        if self._takes_buffer and isinstance(buffer, bytearray) and is_long:
-            del buffer[data_offset:]
+        own = buffer if self._takes_buffer and isinstance(buffer, bytearray) else None
+        if own is not None and data_offset > _LONG_BYTES and self._n_kv + self._n_tensors < LARGE:
+            del own[data_offset:]
         else:
             self._buffer = bytes(memoryview(buffer)[:data_offset])
+            if own is not None:
+                own.clear()
         kvs, tensors = self._tables()
         return Header(self._version, kvs, tensors, self._pos, data_offset, self._alignment, self.path)
 

@@ -53,18 +53,18 @@ class TensorColumns:
 
     def picked(self, rows: array[int]) -> TensorColumns:
         """Those of some rows."""
-        pick = _picked
-        if len(rows) >= LARGE:
-            from . import bulk  # loads numpy
-
-            pick = bulk.picked
-        out = TensorColumns()
+        out, pick = TensorColumns(), picked
         out.starts, out.ends, out.offsets = pick(self.starts, rows), pick(self.ends, rows), pick(self.offsets, rows)
         out.sizes, out.type_ids = pick(self.sizes, rows), pick(self.type_ids, rows)
         return out
 
 
-def _picked(column: array[int], rows: array[int]) -> array[int]:
+def picked(column: array[int], rows: array[int]) -> array[int]:
+    """The items of some rows."""
+    if len(rows) >= LARGE:
+        from . import bulk  # loads numpy
+
+        return bulk.picked(column, rows)
     return array(column.typecode, map(column.__getitem__, rows))
 
 
@@ -329,6 +329,19 @@ class TensorTable(Sequence[TensorInfo]):
             own.offsets, own.sizes, alignment
         )
 
+    def runs(self, alignment: int) -> Iterator[tuple[int, int]]:
+        """First row and the row after the last of tensors that follow one another; small tables are not looked at.
+
+        There, and where sizes are not known or near what 64 bits hold, each tensor is a run of its own.
+        """
+        own = self._columns
+        if len(self) >= LARGE:
+            from . import bulk  # loads numpy
+
+            if bulk.are_within(own.offsets, own.sizes, LARGEST):
+                return pairwise(bulk.run_begins(own.offsets, own.sizes, alignment))
+        return pairwise(range(len(self) + 1))
+
     def bytes_by_type(self, n_bytes: int) -> dict[int, int] | None:
         """Type number -> bytes, in the order of the data; None where not all is within the first `n_bytes`, or small.
 
@@ -347,6 +360,20 @@ class TensorTable(Sequence[TensorInfo]):
     def bytes_of(self, chosen: array[int]) -> int:
         """Bytes of the rows whose item in `chosen` is not 0; all sizes are known."""
         return sum(compress(self.sizes, chosen))
+
+    @property
+    def n_elements(self) -> int:
+        """Elements of all tensors."""
+        if len(self) < LARGE:
+            return sum(info.n_elements for info in self)
+        from . import bulk  # loads numpy
+
+        return sum(bulk.n_elements(self._base.buffer, self._base.starts))
+
+    @property
+    def entry_sizes(self) -> array[int]:
+        """Bytes of each entry in a header."""
+        return array("I", map(sub, self._columns.ends, self._columns.starts))
 
     @property
     def size_bytes(self) -> int:

@@ -8,8 +8,10 @@ is linked.
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Sequence
+from array import array
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
+from functools import cached_property
 from pathlib import Path
 
 from ..block.anatomy import Anatomy
@@ -27,11 +29,13 @@ from ..gguf.files import (
 )
 from ..gguf.known import ARCHITECTURE
 from ..gguf.kv_table import edit
-from ..gguf.sets import SPLIT_COUNT, SPLIT_KEYS, SPLIT_NO, SPLIT_TENSORS_COUNT
+from ..gguf.names import decoded
+from ..gguf.sets import SPLIT_COUNT, SPLIT_KEYS, SPLIT_NO, SPLIT_TENSORS_COUNT, SetTensors
 from ..printable import printable
 from ..writing.plan import LinkMode, NewBytes, NewFile, Plan
 from . import naming
-from .explode import MOST_SHARDS, Tensor, segments, set_plan
+from .chosen import Chosen, Groups, NewShard
+from .explode import MOST_SHARDS, set_plan
 
 
 @dataclass(frozen=True)
@@ -47,10 +51,10 @@ class Pieces:
         """The file with the model's metadata."""
         return next((file for file in self.files if ARCHITECTURE in file.header.by_key), None)
 
-    @property
-    def tensors(self) -> dict[str, Tensor]:
-        """All tensors by name."""
-        return {info.name: (file, info) for file in self.files for info in file.header.tensors}
+    @cached_property
+    def tensors(self) -> SetTensors:
+        """The tensors of all files."""
+        return SetTensors(self.files)
 
     @property
     def base_name(self) -> str:
@@ -103,15 +107,14 @@ def open_pieces(paths: Sequence[Path | str]) -> Pieces:
     read = sorted((read_header(path) for path in named), key=_number)
     for file in read:
         check_kind(file, file.path)
-    seen: dict[str, GGUFFile] = {}
-    for file in read:
-        for info in file.header.tensors:
-            other = seen.setdefault(info.name, file)
-            if other is not file:
-                raise IncompleteModel(
-                    f"{file.path}: tensor '{printable(info.name)}' is also in {other.path.name}; name the files of one "
-                    "model."
-                )
+    tensors = SetTensors(tuple(read))
+    if len(read) > 1 and (row := tensors.index.twice) is not None:
+        name = decoded(tensors.name_of(row))
+        other = next(file for file in read if file.header.tensors.find(name) is not None)
+        raise IncompleteModel(
+            f"{tensors.file_of(row).path}: tensor '{printable(name)}' is also in {other.path.name}; name the files of "
+            "one model."
+        )
     counts = [parts[2] for file in read if (parts := split_shard_name(file.path.name))]
     first = next((file for file in read if ARCHITECTURE in file.header.by_key), None)
     said = first.header.integer(SPLIT_COUNT) if first is not None else None
@@ -190,21 +193,24 @@ def plan_assemble(
     for pick in picks:
         _check_same_model(first, pick, notes)
     taken = _taken(base, picks)
-    slots = _slots(base, taken)
-    for file in {tensor[0].path: tensor[0] for slot in slots for tensor in slot}.values():
+    chosen, ends = _slots(base, taken)
+    for file in chosen.files:
         file.check_whole()
     model = Model((first, *(file for file in base.files if file is not first)))
     default = naming.same_base(base.base_name, is_model=Anatomy.of(model).has_trunk) + ".gguf"
     folder, name = naming.resolve_output(out, Path.cwd(), default)
-    single = out is None or str(out).lower().endswith(".gguf")
-    if not single:
+    is_single = out is None or str(out).lower().endswith(".gguf")
+    if not is_single:
         plan = set_plan(
-            "assemble", first.header.kvs, model, slots, folder, naming.set_prefix(default), link, notes
+            "assemble", first.header.kvs, model, (chosen, ends), folder, naming.set_prefix(default), link, notes
         )
     else:
         kvs = edit(first.header.kvs, drop=SPLIT_KEYS)
-        group = [tensor for slot in slots for tensor in slot]
-        new = NewFile(name, segments(kvs, group, first.header.version, first.header.alignment))
+        single = Groups(
+            chosen, array("I", (len(chosen),)), lambda _: kvs, first.header.version, first.header.alignment,
+            lambda _: name,
+        )  # fmt: skip
+        new = NewShard(single, 0)
         plan = Plan(
             verb="assemble", layout="single", folder=folder, outputs=(new,), entry=folder / name, sidecar=None,
             header_bytes=model.header_bytes, notes=tuple(notes),
@@ -251,55 +257,62 @@ def _taken(base: Pieces, picks: Iterable[Pick]) -> dict[str, Taken]:
             matches = re.compile(pick.pattern).fullmatch
         except (re.error, RecursionError, OverflowError) as error:
             raise UsageError(f"--pick: '{pick.pattern}' is not a regular expression ({error}).") from None
-        found = {name: tensor for name, tensor in pick.source.tensors.items() if matches(name)}
-        if not found:
-            raise UsageError(f"--pick: no tensor of {pick.source.where} matches '{pick.pattern}'.")
-        for name, (file, info) in found.items():
+        theirs, n_found = pick.source.tensors, 0
+        for row, name in enumerate(theirs.names()):
+            if not matches(name):
+                continue
+            n_found += 1
             if name in out:
                 continue
-            mine = own.get(name)
+            (file, info), mine = theirs[row], own.find(name)
             if mine is not None and mine[1].ne != info.ne:
                 raise DonorMismatch(
                     f"{file.path}: the shape of '{printable(name)}' is {list(info.ne)}, and in {base.where} it is "
                     f"{list(mine[1].ne)}; take it from a set of the same model."
                 )
             out[name] = Taken(name, pick.pattern, file, info.type_name, None if mine is None else mine[1].type_name)
+        if not n_found:
+            raise UsageError(f"--pick: no tensor of {pick.source.where} matches '{pick.pattern}'.")
     return out
 
 
-def _slots(base: Pieces, taken: dict[str, Taken]) -> list[list[Tensor]]:
-    """The tensors of each shard of the result, in order. Raises IncompleteModel."""
+def _slots(base: Pieces, taken: dict[str, Taken]) -> tuple[Chosen, array[int]]:
+    """The tensors of the result in order, and the place after each shard's last one. Raises IncompleteModel."""
     by_number = {max(0, _number(file)): file for file in base.files}
     one_file = base.count <= 1 or len(by_number) != len(base.files)
-    slots: list[list[Tensor]] = []
-    left = dict(taken)
-
-    def supplied(name: str) -> Tensor:
-        file = left.pop(name).file
-        return file, file.header.by_name[name]
-
+    chosen, ends, left = Chosen(), array("I"), dict(taken)
     ordered = dict(enumerate(base.files)) if one_file else by_number
-    new_ones: dict[int, list[Taken]] = {}
+    new_ones: dict[int, list[str]] = {}
     for each in taken.values():
         if each.replaces is None:
-            new_ones.setdefault(_number(each.file), []).append(each)
-    missing = []
-    for number in range(len(base.files) if one_file else base.count):
+            new_ones.setdefault(_number(each.file), []).append(each.name)
+    numbers = range(len(base.files) if one_file else base.count)
+    missing = [number for number in numbers if number not in ordered and number not in new_ones]
+    placed = {name for number in numbers if number not in ordered for name in new_ones.get(number, ())}
+    rest = [name for some in new_ones.values() for name in some if name not in placed]
+
+    def supply(names: Iterable[str]) -> None:
+        for name in names:
+            file = left.pop(name).file
+            row = file.header.tensors.row(name)
+            assert row is not None
+            chosen.add(file, row)
+
+    home = missing.pop(0) if rest and missing else len(numbers)  # of new tensors whose own shard is there already
+    empty = set(missing)
+    for number in numbers:
         file = ordered.get(number)
         if file is not None:
-            slots.append([supplied(i.name) if i.name in left else (file, i) for i in file.header.tensors])
-            continue
-        new = new_ones.get(number, ())
-        slots.append([supplied(each.name) for each in new])
-        if not new:
-            missing.append(number)
-    rest = [supplied(name) for name in list(left)]
-    if rest and missing:
-        slots[missing.pop(0)] = rest
-    elif rest:
-        slots.append(rest)
+            _add_file(chosen, file, left, supply)
+        elif number not in empty:
+            supply(rest if number == home else new_ones[number])
+        if number not in empty:
+            ends.append(len(chosen))
+    if rest and home == len(numbers):
+        supply(rest)
+        ends.append(len(chosen))
     wanted = None if base.first is None else base.first.header.integer(SPLIT_TENSORS_COUNT)
-    there = sum(map(len, slots))
+    there = len(chosen)
     lacks = missing if wanted is None else there < wanted
     if lacks and base.count > 1:
         some = ", ".join(str(number + 1) for number in missing[:5])
@@ -309,5 +322,18 @@ def _slots(base: Pieces, taken: dict[str, Taken]) -> list[list[Tensor]]:
             f"{base.where}: the set should hold {what}, but {there:,} are present{more}; get the others, or supply "
             "them with --pick 'REGEX=DIR'."
         )
-    empty = set(missing)
-    return [slot for number, slot in enumerate(slots) if slot or number not in empty]
+    return chosen, ends
+
+
+def _add_file(
+    chosen: Chosen, file: GGUFFile, left: dict[str, Taken], supply: Callable[[Iterable[str]], None]
+) -> None:
+    """Add a file's tensors, those that were taken from elsewhere in their place."""
+    if not left:
+        chosen.add_all(file)
+        return
+    for row, name in enumerate(file.header.tensors.names()):
+        if name in left:
+            supply((name,))
+        else:
+            chosen.add(file, row)

@@ -8,27 +8,25 @@ program leaves it out, so its own sets of such models cannot be read).
 
 from __future__ import annotations
 
+from array import array
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from ..block.anatomy import Anatomy
 from ..errors import UsageError
-from ..gguf.files import GGUFFile, Model, shard_name
-from ..gguf.header import DEFAULT_ALIGNMENT, build_header, pad_to, place
+from ..gguf.files import Model, shard_name
+from ..gguf.header import DEFAULT_ALIGNMENT, pad_to
 from ..gguf.kv import KV, KVType
-from ..gguf.kv_table import edit
+from ..gguf.kv_table import KVTable, edit
 from ..gguf.sets import SPLIT_KEYS, SPLIT_NO
-from ..gguf.tensors import TensorInfo
-from ..sources.ranges import FileRange
-from ..writing.plan import Copy, Link, LinkMode, NewBytes, NewFile, Plan, Segment
+from ..writing.plan import Link, LinkMode, NewFile, Plan
 from . import metadata, naming, places
+from .chosen import Chosen, Groups, NewShard
 
 ALIGNMENT_KEY = "general.alignment"
 MOST_SHARDS = 65_535  # split.count is a u16
 MAX_SHARDS_OLD = 64  # GGML_MAX_CONTEXTS, one context per shard
-
-Tensor = tuple[GGUFFile, TensorInfo]
 
 
 @dataclass(frozen=True)
@@ -47,63 +45,73 @@ def plan_explode(model: Model, options: ExplodeOptions) -> Plan:
     if options.max_tensors is not None and options.max_bytes is not None:
         raise UsageError("--max-tensors and --max-size cannot be combined; choose one.")
     model.check_whole()
-    groups = list(_groups(model, options))
-    if len(groups) > MOST_SHARDS:
+    chosen = Chosen.all_of(model.files)
+    ends = array("I", _ends(chosen, model.header.alignment, options))
+    if len(ends) > MOST_SHARDS:
         raise UsageError(
-            f"{model.entry}: this would make {len(groups):,} shards, but a set can have at most {MOST_SHARDS:,}; allow "
+            f"{model.entry}: this would make {len(ends):,} shards, but a set can have at most {MOST_SHARDS:,}; allow "
             "more per shard with --max-tensors or --max-size."
         )
     base = naming.same_base(places.model_name(model), is_model=Anatomy.of(model).has_trunk)
     folder, name = naming.resolve_output(options.out, places.default_folder(model) / f"{base}-shards", base + ".gguf")
-    return set_plan("explode", model.kvs, model, groups, folder, naming.set_prefix(name), options.link)
+    return set_plan("explode", model.kvs, model, (chosen, ends), folder, naming.set_prefix(name), options.link)
 
 
-def _groups(model: Model, options: ExplodeOptions) -> Iterator[list[Tensor]]:
-    """The tensors of each shard."""
-    most, most_bytes = options.max_tensors, options.max_bytes
-    if most is None and most_bytes is None:
-        most = 1
-    alignment = model.header.alignment
-    group: list[Tensor] = []
+def _ends(chosen: Chosen, alignment: int, options: ExplodeOptions) -> Iterator[int]:
+    """The place after the last tensor of each shard."""
     if options.metadata_first:
-        yield []
-    size = 0
-    for i, (file, info) in enumerate(model.items()):
-        n_bytes = pad_to(file.header.stored_size(info) or file.stored_size(info), alignment)
-        if (most is not None and i > 0 and i % most == 0) or (most_bytes and group and size + n_bytes > most_bytes):
-            yield group
-            group, size = [], 0
-        group.append((file, info))
-        size += n_bytes
-    yield group
+        yield 0
+    if options.max_bytes is None:
+        most = options.max_tensors or 1
+        yield from range(most, len(chosen), most)
+    else:
+        size = first = 0
+        for i, stored in enumerate(chosen.sizes):
+            n_bytes = pad_to(stored, alignment)
+            if i > first and size + n_bytes > options.max_bytes:
+                yield i
+                first, size = i, 0
+            size += n_bytes
+    yield len(chosen)
 
 
 def set_plan(
     verb: str,
     kvs: Sequence[KV],
     model: Model,
-    groups: Sequence[Sequence[Tensor]],
+    cut: tuple[Chosen, array[int]],
     folder: Path,
     prefix: str,
     link: LinkMode,
     notes: Sequence[str] = (),
 ) -> Plan:
-    """A set of shards, one per group in `groups`; a group that an existing shard holds exactly is linked."""
-    count, n_tensors = len(groups), sum(map(len, groups))
-    outputs: list[NewFile | Link] = []
-    whole = _whole_files(groups)
-    for no, group in reversed(list(enumerate(groups))):
-        name = shard_name(prefix, no + 1, count)
-        file = whole.get(no)
-        if file is not None and no > 0:
-            outputs.append(Link(name, file.path, file.size_bytes, link, file.stamp))
-            continue
-        pairs: Sequence[KV] = metadata.split_kvs(no, count, n_tensors)
+    """A set of shards, each of the chosen tensors up to one of the ends in `cut`.
+
+    A shard that an existing one of the same number holds exactly is linked.
+    """
+    chosen, ends = cut
+    count, n_tensors = len(ends), len(chosen)
+    alignment = model.header.alignment
+
+    def pairs(no: int) -> KVTable:
+        own: Sequence[KV] = metadata.split_kvs(no, count, n_tensors)
         if no == 0:
-            pairs = edit(kvs, drop=SPLIT_KEYS).plus(pairs)
-        elif model.header.alignment != DEFAULT_ALIGNMENT:
-            pairs = [KV.make(ALIGNMENT_KEY, KVType.UINT32, model.header.alignment), *pairs]
-        outputs.append(NewFile(name, segments(pairs, group, model.header.version, model.header.alignment)))
+            return edit(kvs, drop=SPLIT_KEYS).plus(own)
+        if alignment != DEFAULT_ALIGNMENT:
+            own = [KV.make(ALIGNMENT_KEY, KVType.UINT32, alignment), *own]
+        return KVTable.of(own)
+
+    def name(no: int) -> str:
+        return shard_name(prefix, no + 1, count)
+
+    groups = Groups(chosen, ends, pairs, model.header.version, alignment, name)
+    outputs: list[NewFile | Link] = []
+    for no in reversed(range(count)):
+        file = groups.existing(no) if no > 0 else None
+        if file is not None and file.header.integer(SPLIT_NO) == no:
+            outputs.append(Link(name(no), file.path, file.size_bytes, link, file.stamp))
+        else:
+            outputs.append(NewShard(groups, no))
     entry = folder / shard_name(prefix, 1, count)
     said = list(notes)
     if count > MAX_SHARDS_OLD:
@@ -122,31 +130,3 @@ def set_plan(
         header_bytes=model.header_bytes,
         notes=tuple(said),
     )
-
-
-def _whole_files(groups: Sequence[Sequence[Tensor]]) -> dict[int, GGUFFile]:
-    """Shard number from 0 -> the existing shard of the same number with exactly its tensors, in order."""
-    found = {}
-    for no, group in enumerate(groups):
-        if not group:
-            continue
-        file = group[0][0]
-        if file.header.integer(SPLIT_NO) != no or len(file.header.tensors) != len(group):
-            continue
-        if all(each is file and info == own for (each, info), own in zip(group, file.header.tensors, strict=True)):
-            found[no] = file
-    return found
-
-
-def segments(
-    pairs: Sequence[KV], group: Sequence[Tensor], version: int, alignment: int
-) -> tuple[Segment, ...]:
-    """A file's header and its tensors, each a range moved by the kernel."""
-    sized = [(info, *file.tensor_range(info)) for file, info in group]
-    infos, _ = place([(info, end - start) for info, start, end in sized], alignment)
-    out: list[Segment] = [NewBytes(build_header(pairs, infos, version=version, alignment=alignment))]
-    for (file, _), (_, start, end) in zip(group, sized, strict=True):
-        out.append(Copy(FileRange.of(file, start, end)))
-        if padding := pad_to(end - start, alignment) - (end - start):
-            out.append(NewBytes(bytes(padding)))
-    return tuple(out)

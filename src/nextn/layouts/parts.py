@@ -194,13 +194,15 @@ class _Segments:
         file, first, alignment = kept.file, kept.file.header.data_offset, self.alignment
         if self._run is not None and self._run.path != file.path:
             self.close()
-        for start, size in zip(map(first.__add__, kept.table.offsets), kept.sizes, strict=True):
+        offsets, sizes = kept.table.offsets, kept.sizes
+        for begin, end in kept.table.runs(alignment):
+            start, last = first + offsets[begin], end - 1
             if self._end != start or self._run is None:
                 self.close()
                 self._run = FileRange.of(file, start, start)
-            self._end = start + size
-            if size % alignment:
-                self.pad(size, file)
+            self._end = first + offsets[last] + sizes[last]
+            if sizes[last] % alignment:
+                self.pad(sizes[last], file)
 
 
 def data_segments(parts: Parts | Sequence[Part], alignment: int, files: Sequence[GGUFFile]) -> list[Segment]:

@@ -26,7 +26,7 @@ class Prospect:
 def n_parameters(model: Model) -> int:
     """Elements of all tensors besides the block's."""
     seen = Anatomy.of(model)
-    return sum(info.n_elements for _, info in model.items() if seen.of_trunk(info.name))
+    return 0 if seen.is_draft else sum(seen.trunk_table(file).n_elements for file in model.files)
 
 
 def prospect(model: Model, machine: Machine) -> Prospect:

@@ -14,7 +14,7 @@ from ..block.anatomy import Anatomy
 from ..block.model import split_name
 from ..gguf.files import GGUFFile, Model
 from ..gguf.header import Header
-from ..gguf.tensors import TensorTable
+from ..gguf.tensors import TensorTable, picked
 from ..layouts.parts import KeptTensors, KnownHeader, Piece, PlannedHeader
 from ..writing.plan import Link, NewFile, Plan
 from .weights import EMBEDDINGS, HEAD, Coder, Tally, tally_of
@@ -100,7 +100,7 @@ class _Made:
     def _count_kept(self, no: int, tally: Tally, kept: KeptTensors, table: TensorTable, data_offset: int) -> None:
         known = tally_of(self.source)
         codes, every = known.codes[self._number(kept.file.path)], kept.file.header.tensors
-        own = codes if kept.table is every else array("H", map(codes.__getitem__, every.rows_of(kept.table)))
+        own = codes if kept.table is every else picked(codes, array("I", every.rows_of(kept.table)))
         tally.codes.append(own)
         tally.add(no, own, table.offsets, kept.sizes, data_offset)
         tally.has_head |= known.has_head

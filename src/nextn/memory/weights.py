@@ -11,7 +11,7 @@ from array import array
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from functools import cache
-from itertools import count, islice
+from itertools import count, islice, repeat
 from operator import add
 from pathlib import Path
 
@@ -118,6 +118,9 @@ class Coder:
 
     def rows(self, table: TensorTable, layers: Iterable[int]) -> Iterator[int]:
         """The codes of a table; `layers` as `Layers.of_rows` has them. An info is only made where it matters."""
+        if len(table) >= LARGE:
+            yield from self._many_rows(table, array("q", layers))
+            return
         plain = [layer * _MARKS for layer in range(MAX_LAYERS + 1)]
         columns = zip(layers, table.raw_names(), self._marks(table), strict=True)
         for row, (layer, name, mark) in enumerate(columns):
@@ -127,20 +130,31 @@ class Coder:
                 left_out = layer in self._blocks and self._is_left_out(decoded(name))
                 yield plain[min(layer, MAX_LAYERS)] + mark + (_NOT_ALWAYS if left_out else 0)
 
-    def _marks(self, table: TensorTable) -> Iterable[int]:
-        """_REPACKED or 0 for each tensor of a table."""
-        if len(table) < LARGE:
-            kinds = zip(table.type_ids, count(), strict=False)
-            return (_REPACKED if kind in self._repacked and is_repacked(table[row]) else 0 for kind, row in kinds)
+    def _many_rows(self, table: TensorTable, layers: array[int]) -> array[int]:
+        """The same for a large table."""
         from ..gguf import bulk  # loads numpy
 
         names = table.stored_names
-        multiples = array("B", (self._repacked.get(kind, 0) for kind in table.type_ids))
+        multiples = array("B", map(self._repacked.get, table.type_ids, repeat(0)))
         n_axes = bulk.n_axes_at(names.buffer, names.starts, multiples)
-        return (
-            _REPACKED if (n == 2 or (n == 3 and b"_exps" in name)) and not name.endswith(_NOT_MULTIPLIED) else 0
-            for n, name in zip(n_axes, names, strict=True)
-        )
+        codes = bulk.scaled(layers, MAX_LAYERS, _ROOT_PLACE, _MARKS)
+        for row in bulk.rows_between(n_axes, 2, 3):
+            codes[row] += _REPACKED if _is_multiplied(n_axes[row], names.name_of(row)) else 0
+        for row in bulk.rows_among(layers, self._blocks):
+            codes[row] += _NOT_ALWAYS if self._is_left_out(decoded(names.name_of(row))) else 0
+        for row in {row for prefix in _SPECIAL_ROOTS for row in names.starting_with(prefix)}:
+            codes[row] = self.code(None, table[row]) if layers[row] == ROOT else codes[row]
+        return codes
+
+    def _marks(self, table: TensorTable) -> Iterable[int]:
+        """_REPACKED or 0 for each tensor of a table."""
+        kinds = zip(table.type_ids, count(), strict=False)
+        return (_REPACKED if kind in self._repacked and is_repacked(table[row]) else 0 for kind, row in kinds)
+
+
+def _is_multiplied(n_axes: int, name: bytes) -> bool:
+    """Whether a matrix of that many axes is one, or a stack of experts' ones, that the CPU rearranges."""
+    return (n_axes == 2 or b"_exps" in name) and not name.endswith(_NOT_MULTIPLIED)
 
 
 def tally_of(model: Model) -> Tally:

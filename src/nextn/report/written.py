@@ -7,9 +7,11 @@ from pathlib import Path
 from ..printable import printable
 from ..shell import shell
 from ..units import size
-from ..writing.plan import Plan
+from ..writing.plan import Link, Plan
 from ..writing.result import Result
 from .text import say
+
+_MOST_SHOWN = 100  # files of a set that are listed one by one
 
 
 def say_outputs(plan: Plan, *, done: bool) -> None:
@@ -21,9 +23,12 @@ def say_outputs(plan: Plan, *, done: bool) -> None:
         say(f"{would}change {size(change.size_after):>8}  {path} ({sign}{abs(grows):,} bytes)")
     for number, step in enumerate(() if done else plan.change_steps, start=1):
         say(f"  {number}. {printable(step, 1000)}")
-    for out in plan.outputs:
-        how = "link " if hasattr(out, "source") else "write"
+    shown = plan.outputs if len(plan.outputs) <= _MOST_SHOWN else plan.outputs[-_MOST_SHOWN:]
+    for out in shown:
+        how = "link " if isinstance(out, Link) else "write"
         say(f"{would}{how} {size(out.size_bytes):>9}  {printable(str(plan.folder / out.name), 1000)}")
+    if len(shown) < len(plan.outputs):
+        say(f"and {len(plan.outputs) - len(shown):,} more files in the same folder; --json lists all")
 
 
 def say_result(result: Result) -> None:

@@ -58,9 +58,8 @@ class Offer:
 def kind_of_model(model: Model) -> str:
     """A digest that quants of one model share: all key-value pairs that do not describe the quant, and the guesses."""
     digest = hashlib.sha256()
-    for kv in model.kvs:
-        if not kv.key.startswith(_OF_A_QUANT):
-            digest.update(kv.raw)
+    for piece in model.kvs.edited(drop_prefixes=_OF_A_QUANT).pieces():
+        digest.update(piece)
     for guess in infer_donors(model):
         digest.update(f"{guess.repo} {guess.strength}".encode("utf-8", "surrogateescape"))
     return digest.hexdigest()[:32]

@@ -13,6 +13,7 @@ from ..discovery.sidecars import find_sidecars
 from ..engines.xllamacpp import Xllamacpp
 from ..errors import EngineFailed, EngineMissing, NextnError, NoBlock, UsageError
 from ..gguf.files import Model, open_sound
+from ..gguf.names import LARGE
 from ..measure.worth_store import kept_answer
 from ..memory.account import Account, account
 from ..memory.answers import Machine, fits, longest_context, this_machine
@@ -74,7 +75,7 @@ def plan(
         beside = beside or _found_sidecar(opened, notes)
         check_plannable(opened, beside)
         block = stack.enter_context(_block(opened, donor, beside))
-        found = _engine(not header_only, measure, notes)
+        found = _engine(not header_only, measure, notes, opened)
         setups = make_setups(opened, block, beside, scratch, for_engine, on_disk=found is not None)
         machine = this_machine(gpu_memory_bytes)
         maker = _Rows(found, settings, machine, scratch, trained, say)
@@ -139,15 +140,23 @@ def _found_sidecar(model: Model, notes: list[str]) -> Model | None:
     return None if found is None else found.model
 
 
-def _engine(wanted: bool, needed: bool, notes: list[str]) -> Xllamacpp | None:
+def _engine(wanted: bool, needed: bool, notes: list[str], model: Model) -> Xllamacpp | None:
     if not wanted and not needed:
+        return None
+    rough = "figures come only from headers, so compute buffers are rough"
+    n_most = max(max(len(file.header.kvs), len(file.header.tensors)) for file in model.files)
+    if n_most >= LARGE and not needed:
+        notes.append(
+            f"{rough}: a header with {n_most:,} keys or tensors can keep an engine busy for minutes; --measure asks it "
+            "all the same"
+        )
         return None
     try:
         return Xllamacpp.find()
     except (EngineMissing, EngineFailed) as error:
         if needed:
             raise
-        notes.append(f"figures come only from headers, so compute buffers are rough: {error}")
+        notes.append(f"{rough}: {error}")
         return None
 
 

@@ -96,12 +96,14 @@ def _check(plan: Plan) -> None:
     try:
         leftovers = clean(plan.folder, remove=False)
         _check_folder(plan)
+        is_there = os.path.lexists(plan.folder)
         for out in plan.outputs:
             if isinstance(out, Link):
                 refuse_partial(out.source)
-            path = plan.folder / out.name
-            if os.path.lexists(path) and path not in leftovers:
-                raise OutputExists(f"{path}: {_already_there(path, out.size_bytes)}.")
+            if is_there and os.path.lexists(os.path.join(plan.folder, out.name)):  # noqa: PTH118 - quick for many
+                path = plan.folder / out.name
+                if path not in leftovers:
+                    raise OutputExists(f"{path}: {_already_there(path, out.size_bytes)}.")
         need, free = plan.bytes_written + SLACK_BYTES, free_bytes(plan.folder) + _held(leftovers)
     except OSError as error:
         raise explain(error, plan.folder, "use it") from error

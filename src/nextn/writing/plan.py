@@ -6,9 +6,10 @@ segments, so `--dry-run` prints exactly what a run does.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from enum import Enum
+from itertools import chain
 from pathlib import Path
 from typing import TypeAlias
 
@@ -124,6 +125,26 @@ class NewFile(Brief):
         """Length of the file."""
         return sum(segment.size_bytes for segment in self.segments)
 
+    @property
+    def read_bytes(self) -> int:
+        """Bytes taken from inputs."""
+        return sum(segment.read_bytes for segment in self.segments)
+
+    @property
+    def held_bytes(self) -> int:
+        """Bytes that are made in memory: headers and padding."""
+        return _held_bytes(self.segments)
+
+    @property
+    def converts(self) -> bool:
+        """Whether a tensor passes through memory."""
+        return _converts(self.segments)
+
+    @property
+    def shown_ranges(self) -> list[ByteRange]:
+        """The file from its first byte on, as shown in documents; neighbours of the same kind are joined."""
+        return _joined(self.segments)
+
 
 class LinkMode(Enum):
     """How a file that is reused unchanged gets its new name."""
@@ -219,21 +240,21 @@ class Plan(Brief):
         """Total bytes read from inputs: headers, converted and carried tensors, copied ranges."""
         return (
             self.header_bytes
-            + sum(segment.read_bytes for segment in self._segments)
+            + sum(out.read_bytes for out in self._new_files)
+            + sum(segment.read_bytes for change in self.changes for segment in change.segments)
             + sum(change.tail.size_bytes for change in self.changes if change.tail is not None)
         )
 
     @property
-    def _segments(self) -> list[Segment]:
-        """All segments that are written, in order."""
-        pieces = [out.segments for out in self.outputs if isinstance(out, NewFile)]
-        return [segment for some in (*pieces, *(change.segments for change in self.changes)) for segment in some]
+    def _new_files(self) -> Iterator[NewFile]:
+        return (out for out in self.outputs if isinstance(out, NewFile))
 
     @property
     def ranges(self) -> tuple[FileRange, ...]:
         """What a run reads from inputs after their headers, in order."""
         out: list[FileRange] = []
-        for segment in self._segments:
+        of_changes = (change.segments for change in self.changes)
+        for segment in chain.from_iterable((*(file.segments for file in self._new_files), *of_changes)):
             if isinstance(segment, Copy | Carry):
                 out.append(segment.where)
             elif isinstance(segment, Convert):
@@ -247,7 +268,7 @@ class Plan(Brief):
     @property
     def bytes_written(self) -> int:
         """Bytes of new files, and bytes written into files that are changed in place."""
-        new = sum(out.size_bytes for out in self.outputs if isinstance(out, NewFile))
+        new = sum(out.size_bytes for out in self._new_files)
         return new + sum(change.written_bytes for change in self.changes)
 
     @property
@@ -258,14 +279,12 @@ class Plan(Brief):
     @property
     def peak_memory_bytes(self) -> int:
         """An upper estimate of the process's memory: libraries loaded once, headers, one chunk of a tensor."""
-        headers = sum(
-            segment.size_bytes
-            for segment in self._segments
-            if isinstance(segment, NewBytes | LateHeader)
-        )
+        headers = sum(out.held_bytes for out in self._new_files)
+        converts = any(out.converts for out in self._new_files)
         for change in self.changes:
             headers += len(change.head) + len(change.bare_head) + (change.header.size_bytes if change.header else 0)
-        converts = any(isinstance(segment, Convert | Carry) for segment in self._segments)
+            headers += _held_bytes(change.segments)
+            converts |= _converts(change.segments)
         # A chunk exists as float32 and as the result while the next one is source bytes and float32 (twice while a
         # constant is added).
         chunk = max(CHUNK_BYTES, 5 * 4 * CHUNK_ELEMENTS) if converts else 0
@@ -281,7 +300,7 @@ class Plan(Brief):
                 size_bytes=out.size_bytes,
                 how="link" if isinstance(out, Link) else "write",
                 source=str(out.source) if isinstance(out, Link) else None,
-                ranges=_ranges(out),
+                ranges=[ByteRange("linked", out.size_bytes)] if isinstance(out, Link) else out.shown_ranges,
             )
             for out in self.outputs
         ]
@@ -294,12 +313,17 @@ class Plan(Brief):
         ]  # fmt: skip
 
 
-def _ranges(out: NewFile | Link) -> list[ByteRange]:
-    """The file's byte ranges in order, with neighbours of the same kind joined."""
-    if isinstance(out, Link):
-        return [ByteRange("linked", out.size_bytes)]
+def _held_bytes(segments: Sequence[Segment]) -> int:
+    return sum(segment.size_bytes for segment in segments if isinstance(segment, NewBytes | LateHeader))
+
+
+def _converts(segments: Sequence[Segment]) -> bool:
+    return any(isinstance(segment, Convert | Carry) for segment in segments)
+
+
+def _joined(segments: Sequence[Segment]) -> list[ByteRange]:
     found: list[ByteRange] = []
-    for segment in out.segments:
+    for segment in segments:
         of_block = isinstance(segment, Carry | Convert)
         kind: Kind = "copied" if isinstance(segment, Copy) else "block" if of_block else "new"
         size = segment.size_bytes
