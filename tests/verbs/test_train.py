@@ -90,7 +90,7 @@ def test_without_torch_it_is_one_sentence(
     assert main(["train", str(trunk), "--work", str(tmp_path / "w")]) == TrainingMissing.exit_code == 33
     err = capsys.readouterr().err
     assert err.count("\n") == 1 and err.startswith(f"nextn: {trunk}: fitting a draft needs torch")
-    assert "pip install '.[train]'" in err
+    assert "pipx inject nextn torch' (in a virtual environment: pip install torch)" in err
 
 
 @pytest.mark.parametrize(

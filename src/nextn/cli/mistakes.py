@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import difflib
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 import click
 
@@ -114,6 +115,23 @@ def _too_many(ctx: click.Context, argv: Sequence[str], extra: list[str]) -> str:
     more = ", ".join(extra)
     only = f"one {takes} at a time" if takes else "only options"
     return f"{more}: {ctx.command_path} takes {only}; {_help(ctx)}."
+
+
+_NAMED = ("DIR", "DONOR", "ENGINE", "FILE", "OTHER", "OUT")  # options whose values name something
+
+
+def empty_name(ctx: click.Context, values: Mapping[str, Any]) -> click.UsageError | None:
+    """For an empty word in the place of a name: most often a shell variable that is not set."""
+    for param in ctx.command.params:
+        is_option = isinstance(param, click.Option)
+        value = values.get(param.name or "")
+        given = value if isinstance(value, tuple) else (value,)
+        if "" not in given or param.name == "engine_args" or (is_option and param.metavar not in _NAMED):
+            continue
+        what = next((name for name in param.opts if name.startswith("--")), param.opts[0])
+        what = what if is_option else param.make_metavar(ctx).strip("[].")
+        return click.UsageError(f"{what} is empty, perhaps from a shell variable that is not set; {_help(ctx)}.", ctx)
+    return None
 
 
 def not_for_the_engine(argument: str, ctx: click.Context) -> click.UsageError:

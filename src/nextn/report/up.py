@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from ..printable import printable
-from ..units import size
+from ..units import duration, size
 from .serve import show_command
 from .text import put_path, say
 
@@ -35,7 +35,7 @@ def show(report: UpReport, *, quiet: bool = False) -> None:
 def _figures(step: StepTaken) -> str:
     words = _amounts(step.fetch_bytes, step.read_bytes, step.write_bytes)
     if step.seconds is not None:
-        words.append(f"{'about ' if step.state == 'planned' else ''}{_time(step.seconds)}")
+        words.append(f"{'about ' if step.state == 'planned' else ''}{duration(step.seconds)}")
     return f" ({', '.join(words)})" if words else ""
 
 
@@ -47,10 +47,4 @@ def _amounts(fetch: int, read: int, write: int) -> list[str]:
 def _total(steps: list[StepTaken]) -> str:
     fetch, read, write = (sum(getattr(each, f"{name}_bytes") for each in steps) for name in ("fetch", "read", "write"))
     seconds = sum(each.seconds or 0 for each in steps)
-    return ", ".join([*_amounts(fetch, read, write), f"about {_time(seconds)}"])
-
-
-def _time(seconds: float) -> str:
-    if seconds < 1:
-        return "a moment"
-    return f"{seconds:.0f} s" if seconds < 120 else f"{seconds / 60:.0f} min"
+    return ", ".join([*_amounts(fetch, read, write), f"about {duration(seconds)}"])

@@ -8,7 +8,7 @@ import hashlib
 import os
 import time
 from collections import Counter
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -94,7 +94,7 @@ def _already_there(path: Path, size_bytes: int) -> str:
 def _check(plan: Plan) -> None:
     try:
         leftovers = clean(plan.folder, remove=False)
-        _check_folder(plan)
+        check_place(plan.folder, [out.name for out in plan.outputs])
         for out in plan.outputs:
             if isinstance(out, Link):
                 refuse_partial(out.source)
@@ -111,32 +111,35 @@ def _check(plan: Plan) -> None:
         )
 
 
-def _check_folder(plan: Plan) -> None:
-    """Check that the folder is one or can be made, is writable, and allows names of this length."""
-    there = plan.folder
-    new = [out.name for out in plan.outputs]
+def check_place(folder: Path, names: Sequence[str], option: str = "-o") -> None:
+    """Check that `folder` is one or can be made, is writable, and allows these names; `option` chooses another.
+
+    Raises OutputExists for a file, StorageError.
+    """
+    there = folder
+    new = list(names)
     while not os.path.lexists(there):
         new.append(there.name)
         there = there.parent
     if not there.is_dir():
-        if there == plan.folder:
-            raise OutputExists(f"{there}: this is a file, not a folder; choose another -o.")
-        raise StorageError(f"{plan.folder}: cannot create the folder, since {there} is a file; choose another -o.")
+        if there == folder:
+            raise OutputExists(f"{there}: this is a file, not a folder; choose another {option}.")
+        raise StorageError(f"{folder}: cannot create the folder, since {there} is a file; choose another {option}.")
     longest = oscalls.longest_name(there)
     for name in new:
         if oscalls.is_no_name(name):
             raise StorageError(
-                f"{there}: this system cannot have a file called '{name}'; choose a -o without < > : \" | ? * \\, "
-                "with no dot or space at its end, and not called like a device (CON, NUL, COM1)."
+                f"{there}: this system cannot have a file called '{name}'; choose a {option} without "
+                "< > : \" | ? * \\, with no dot or space at its end, and not called like a device (CON, NUL, COM1)."
             )
         if len(os.fsencode(name)) > longest:
             raise StorageError(
                 f"{there}: the name '{name}' has {len(os.fsencode(name))} bytes, and at most {longest} fit here; "
-                "choose a shorter -o."
+                f"choose a shorter {option}."
             )
     if not os.access(there, os.W_OK | os.X_OK):
         raise StorageError(
-            f"{there}: cannot create files in it: permission denied, or it is read-only; choose another -o."
+            f"{there}: cannot create files in it: permission denied, or it is read-only; choose another {option}."
         )
 
 
