@@ -12,6 +12,7 @@ import click
 from ..absent import quoted_home
 from ..errors import UsageError
 from ..report.text import say
+from ..units import counted
 
 if TYPE_CHECKING:
     from ..donors.infer import Doubt
@@ -129,8 +130,8 @@ def new_path(context: click.Context, option: click.Parameter, out: str | None) -
         raise UsageError(f"{out}: {why}.")
     if out == "-":
         raise UsageError(
-            f"{option.opts[0]} -: nothing is written to standard output; name a file or a folder, such as ./- for one of "
-            "that name."
+            f"{option.opts[0]} -: nothing is written to standard output; name a file or a folder, such as ./- for one "
+            "of that name."
         )
     return out
 
@@ -228,6 +229,9 @@ _BYTES = {"": 1, "K": 10**3, "M": 10**6, "G": 10**9, "T": 10**12,
           "KI": 1 << 10, "MI": 1 << 20, "GI": 1 << 30, "TI": 1 << 40}  # fmt: skip
 
 
+_LEAST_PLAIN = 1024  # a smaller number without a unit is meant in gigabytes
+
+
 def size_in_bytes(text: str, option: str) -> int:
     """Bytes from a number with a unit, such as 24G or 512 MiB. Raises UsageError."""
     number = text.strip().upper().removesuffix("B")
@@ -238,6 +242,8 @@ def size_in_bytes(text: str, option: str) -> int:
         raise UsageError(f"{option}: '{text}' is not a size; write 24G, 24GiB or a number of bytes.") from None
     if found < 1:
         raise UsageError(f"{option}: '{text}' is less than one byte.")
+    if not unit and found < _LEAST_PLAIN:
+        raise UsageError(f"{option}: '{text}' is {counted(found, 'byte')}; write {text.strip()}G for gigabytes.")
     return found
 
 

@@ -91,13 +91,14 @@ class UpSteps:
             return plan.entry
         total, missing = plan.chosen.size_bytes, plan.bytes_downloaded
         what = f"{size(missing)} of {source} into {folder}"
+        short = f"{size(missing)} into {folder}"
         if self.report.dry_run:
             seconds = estimates.moving(missing, 0, missing)
             self._step("get", "planned", what, fetch=missing, write=missing, seconds=seconds)
             for name in list(self.left):
                 self._step(name, "planned", "what it takes is known once the model is here")
             return None
-        self.agree(f"{source}: download {what}?")
+        self.agree(f"{source}: download {short}?")
         started = perf_counter()
         with self._going_on():
             self.say(f"downloading {what}")
