@@ -112,12 +112,6 @@ def test_wrong_calls(
     assert "\n" not in str(caught.value) and not (tmp_path / "w").exists()
 
 
-@pytest.mark.parametrize("text", ["90", "1.5h", "soon", "h", "90m later", ""])
-def test_what_is_not_a_time(text: str, trunk: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    assert main(["train", str(trunk), "--budget", text, "--dry-run"]) == 2
-    assert f"--budget: '{text}' is not a time; write 90m, 1h30m or 45s." in capsys.readouterr().err
-
-
 def test_a_donor_of_another_kind(trunk: Path, tiny_models: TinyModels) -> None:
     with pytest.raises(UsageError, match="this is not an EAGLE-3 draft, so training cannot start from it"):
         nextn.train(trunk, kind="eagle3", donor=tiny_models.sidecar, dry_run=True)

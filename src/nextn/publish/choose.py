@@ -118,7 +118,9 @@ def _by_headers(
     for group in groups(files):
         by_label.setdefault(group.label or group.entry, []).append(group)
     if not by_label:
-        raise UsageError("there is no GGUF model in this repository.")
+        is_checkpoint = any(file.path.endswith(".safetensors") for file in files)
+        more = ", only a checkpoint, which --from takes as a donor; name a repository of its quants" * is_checkpoint
+        raise UsageError(f"there is no GGUF model in this repository{more}.")
     label = pick_label({label: min(one.size_bytes for one in some) for label, some in by_label.items()}, quant)
     whole = [group for group in by_label[label] if not group.lacking]
     if not whole:
