@@ -8,7 +8,7 @@ import hashlib
 import os
 import time
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -244,11 +244,37 @@ def write_segment(run: WritingRun, segment: Segment, fd: int, offset: int, path:
         return len(data)
     if isinstance(segment, Copy):
         return _copy(run, segment, fd, offset, path)
+    start = offset
+    for made in stream(run, segment):
+        if offset > start:
+            check_reaches(fd, offset, path)
+        write_all(run.system, fd, made, offset, path)
+        offset += len(made)
+        run.advance(len(made))
+    return offset - start
+
+
+def stream(run: WritingRun, segment: Segment) -> Iterator[bytearray | memoryview]:
+    """The bytes of a tensor that is carried or converted, in pieces; its hashes are noted in `run` on the way."""
+    if not isinstance(segment, Carry | Convert):
+        raise AssertionError(segment)
+    digest = hashlib.sha256()
+    pieces: Iterable[bytearray | memoryview]
     if isinstance(segment, Carry):
-        return _carry(run, segment, fd, offset, path)
-    if isinstance(segment, Convert):
-        return _convert(run, segment, fd, offset, path)
-    raise AssertionError(segment)
+        pieces = _seen(run, run.reader.pieces(segment.where), segment.of_block)
+    else:
+        pieces = _converted(run, segment)
+    for data in pieces:
+        digest.update(data)
+        yield data
+    run.hashes[segment.name] = digest.hexdigest()
+
+
+def _seen(run: WritingRun, pieces: Iterable[bytearray], of_block: bool) -> Iterator[bytearray]:
+    for data in pieces:
+        if of_block:
+            run.source_hash.update(data)
+        yield data
 
 
 def _copy(run: WritingRun, segment: Copy, fd: int, offset: int, path: Path) -> int:
@@ -285,22 +311,6 @@ def _copy_otherwise(src: int, dst: int, src_offset: int, dst_offset: int, count:
         raise explain(error, path, "write it") from error
 
 
-def _carry(run: WritingRun, segment: Carry, fd: int, offset: int, path: Path) -> int:
-    digest = hashlib.sha256()
-    start = offset
-    for data in run.reader.pieces(segment.where):
-        digest.update(data)
-        if segment.of_block:
-            run.source_hash.update(data)
-        if offset > start:
-            check_reaches(fd, offset, path)
-        write_all(run.system, fd, data, offset, path)
-        offset += len(data)
-        run.advance(len(data))
-    run.hashes[segment.name] = digest.hexdigest()
-    return offset - start
-
-
 def _converted(run: WritingRun, segment: Convert) -> Iterator[memoryview]:
     """The tensor's new bytes in pieces."""
     seen = run.source_hash.update if segment.of_block else None
@@ -313,17 +323,3 @@ def _converted(run: WritingRun, segment: Convert) -> Iterator[memoryview]:
     for rows in segment.rows.chunks(run.reader, seen):
         few = run.n_threads if rows.size >= CHUNK_ELEMENTS // 4 else 1
         yield quantize_rows(rows, segment.type, n_threads=few).data.cast("B")
-
-
-def _convert(run: WritingRun, segment: Convert, fd: int, offset: int, path: Path) -> int:
-    digest = hashlib.sha256()
-    start = offset
-    for data in _converted(run, segment):
-        digest.update(data)
-        if offset > start:
-            check_reaches(fd, offset, path)
-        write_all(run.system, fd, data, offset, path)
-        offset += len(data)
-        run.advance(len(data))
-    run.hashes[segment.name] = digest.hexdigest()
-    return offset - start
