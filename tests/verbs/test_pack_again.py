@@ -285,10 +285,14 @@ def test_whatever_stops_it_what_was_there_stays_and_it_can_be_repeated(mode: str
     from nextn.layouts.options import PackOptions
     from nextn.layouts.pack import plan_pack
     from nextn.publish.packing import pack_up, plan_package
+    from nextn.writing.again import written_before
+
+    said: list[str] = []
 
     def run(out: Path, system: Faults) -> None:
         packed = plan_pack([open_model(Q4)], open_donor(folder / SIDECAR), PackOptions(out, ready_sidecar=True))
-        pack_up(plan_package(packed, None, PackedFolder.of(out)), system=system)
+        present, _ = written_before(packed.plan, said.append, compare=True)
+        pack_up(plan_package(packed, None, PackedFolder.of(out), present), system=system)
 
     def copy(out: Path) -> Path:
         shutil.copytree(folder, out)

@@ -19,7 +19,7 @@ import pytest
 import standin_server
 from faults import state
 from hub_server import HubServer
-from known_curve import CurveEngine
+from known_curve import CurveEngine, KnownTimer
 from shelves import in_lm_studio, in_ollama, own_home
 from sick import rewrite
 from terminal import on_a_terminal
@@ -27,11 +27,12 @@ from terminal import on_a_terminal
 import nextn
 from conftest import CHECKPOINT, Q4, ROOT, TRUNKS, TinyModels
 from nextn.engines.llama_server import LlamaServer, free_port
-from nextn.errors import EngineMissing, NoBlock, UsageError
+from nextn.errors import EngineMissing, EngineRefused, NoBlock, UsageError
 from nextn.gguf.files import open_model
 from nextn.measure.made_from import is_made_from
 from nextn.measure.verified_store import verified_on
 from nextn.results.sections import read_section
+from nextn.verbs import up_estimates
 from nextn.verbs.up_report import UpReport
 
 SCHEMA = json.loads((ROOT / "src/nextn/schemas/up.json").read_text())
@@ -42,6 +43,12 @@ Run = Callable[..., subprocess.CompletedProcess[str]]
 @pytest.fixture(autouse=True)
 def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return own_home(tmp_path, monkeypatch)
+
+
+@pytest.fixture(autouse=True)
+def no_measurement(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whether drafting can be faster is not measured, except where that is what is tested."""
+    monkeypatch.setattr(up_estimates, "BRIEF_WORTH_S", 0.0)
 
 
 @pytest.fixture
@@ -132,6 +139,7 @@ def test_a_sidecar_that_is_named(model: Path, standin: LlamaServer, tmp_path: Pa
 def test_the_server_answers_and_stops(model: Path, tmp_path: Path) -> None:
     binary, port = standin_server.write(tmp_path / "engine"), free_port()
     command = [sys.executable, "-m", "nextn", "up", str(model), "--engine", str(binary), "--port", str(port)]
+    command.append("--no-worth")
     process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
     try:
         for _ in range(600):
@@ -155,7 +163,7 @@ def test_the_server_answers_and_stops(model: Path, tmp_path: Path) -> None:
 
 def test_json_starts_nothing(model: Path, run_nextn: Run, tmp_path: Path, home: Path) -> None:
     binary = standin_server.write(tmp_path / "engine")
-    done = run_nextn("up", model, "--engine", binary, "--no-verify", "--json", HOME=str(home))
+    done = run_nextn("up", model, "--engine", binary, "--no-verify", "--no-worth", "--json", HOME=str(home))
     assert done.returncode == 0, done.stderr
     data = json.loads(done.stdout)
     jsonschema.validate(data, SCHEMA)
@@ -244,6 +252,79 @@ def test_where_worth_says_that_it_cannot_pay(model: Path, tmp_path: Path, run_ne
 
 
 @pytest.fixture
+def measured(monkeypatch: pytest.MonkeyPatch) -> Callable[[Callable[[int], float], bool], None]:
+    """`measured(cost, quiet)`: what a brief measurement finds, on a machine that is quiet or not."""
+
+    def set_up(cost: Callable[[int], float], quiet: bool) -> None:
+        monkeypatch.setattr(up_estimates, "BRIEF_WORTH_S", 20.0)
+        monkeypatch.setattr("nextn.verbs.up_worth.is_quiet", lambda: quiet)
+        monkeypatch.setattr("nextn.measure.batch_curve.disturbances", lambda *args: ())
+        monkeypatch.setattr(LlamaServer, "batches", lambda self, launch: KnownTimer(cost), raising=False)
+
+    return set_up
+
+
+def test_it_says_whether_drafting_can_be_faster(
+    model: Path, standin: LlamaServer, measured: Callable[[Callable[[int], float], bool], None]
+) -> None:
+    measured(lambda k: 0.8 + 0.2 * k, True)
+    planned = nextn.up(model, engine=standin, dry_run=True)
+    assert steps(planned) == dict.fromkeys(("worth", "attach", "verify", "serve"), "planned")
+    first = planned.steps[0]
+    assert first.read_bytes == model.stat().st_size and first.seconds is not None
+    questions: list[str] = []
+    made = nextn.up(model, engine=standin, verify=False, agree=asked(questions))
+    assert steps(made) == {"worth": "done", "attach": "done", "serve": "planned"} and not questions
+    assert made.steps[0].what.startswith("drafting on this machine can pay from ")
+    again = nextn.up(model, engine=standin, verify=False)
+    assert steps(again) == {"attach": "kept", "serve": "planned"}
+    (note,) = (note for note in again.notes if note.startswith("drafting on this machine can pay from "))
+    assert "measured on" in note
+
+
+def test_what_was_measured_just_now_is_asked_about(
+    model: Path, standin: LlamaServer, measured: Callable[[Callable[[int], float], bool], None]
+) -> None:
+    measured(lambda k: 1.3 * k, True)
+    with pytest.raises(UsageError, match=r"refused: .*cannot pay here.*; attach a block all the same"):
+        nextn.up(model, engine=standin, agree=refusing)
+    assert not model.with_name(SIDECAR).exists()
+
+
+def test_a_busy_machine_is_not_measured(
+    model: Path, standin: LlamaServer, measured: Callable[[Callable[[int], float], bool], None]
+) -> None:
+    measured(lambda k: 1.3 * k, False)
+    made = nextn.up(model, engine=standin, verify=False)
+    assert steps(made) == {"worth": "skipped", "attach": "done", "serve": "planned"}
+    assert f"cannot be measured on a busy machine; later: nextn worth {model}" in made.steps[0].what
+    off = nextn.up(model, engine=standin, verify=False, worth=False)
+    assert steps(off) == {"attach": "kept", "serve": "planned"}
+
+
+def test_an_engine_that_cannot_time_batches(
+    model: Path, standin: LlamaServer, measured: Callable[[Callable[[int], float], bool], None],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:  # fmt: skip
+    measured(lambda k: k, True)
+
+    def refused(self: LlamaServer, launch: object) -> None:
+        raise EngineRefused("it does not load")
+
+    monkeypatch.setattr(LlamaServer, "batches", refused)
+    made = nextn.up(model, engine=standin, verify=False)
+    assert steps(made) == {"worth": "skipped", "attach": "done", "serve": "planned"}
+    assert "could not be measured: it does not load" in made.steps[0].what
+
+
+def test_a_large_model_is_not_measured_on_the_way(model: Path, standin: LlamaServer) -> None:
+    made = nextn.up(model, engine=standin, verify=False)
+    said = f"whether drafting is faster here was not measured, which takes about 1 s: nextn worth {model}"
+    assert said in made.notes and "worth" not in steps(made)
+    assert up_estimates.measuring(10**9) < 20.0 < up_estimates.measuring(4 * 10**9)
+
+
+@pytest.fixture
 def doubtful(tmp_path: Path) -> Path:
     """A trunk between two donors that fit equally well."""
     path = Path(shutil.copy(Q4, tmp_path / MODEL))
@@ -256,7 +337,7 @@ def test_doubt_is_a_question_on_a_terminal_and_one_sentence_elsewhere(
     doubtful: Path, tmp_path: Path, run_nextn: Run, home: Path
 ) -> None:
     binary = standin_server.write(tmp_path / "engine")
-    call = ("up", doubtful, "--engine", binary, "--no-verify", "--json")
+    call = ("up", doubtful, "--engine", binary, "--no-verify", "--no-worth", "--json")
     done = run_nextn(*call, "-q", HOME=str(home))
     assert done.returncode == UsageError.exit_code and done.stderr.count("\n") == 1 and done.stdout == ""
     assert "2 files beside it hold a block that fits" in done.stderr and "--from" in done.stderr

@@ -36,6 +36,7 @@ if TYPE_CHECKING:
     "--for", "for_engine", type=click.Choice(["lmstudio", "ollama", "llama.cpp", "ik"]),
     help="Serve nothing: prepare the files for this program and print what it needs.",
 )  # fmt: skip
+@click.option("--no-worth", is_flag=True, help="Do not measure whether drafting can be faster here.")
 @click.option("--no-verify", is_flag=True, help="Do not prove on the engine that the text stays the same.")
 @click.option("--tune", "tune_time", metavar="TIME", help="Find fast settings first, for about this long: 90, 5m, 1h.")
 @engine_option("Default: your own llama-server ($NEXTN_LLAMA_SERVER, PATH), else xllamacpp.")
@@ -53,6 +54,7 @@ def command(
     quant: str | None,
     out: str | None,
     for_engine: str | None,
+    no_worth: bool,
     no_verify: bool,
     tune_time: str | None,
     engine: str | None,
@@ -64,6 +66,8 @@ def command(
     quiet: bool,
 ) -> None:
     """Get MODEL running with drafts: find the block, attach it, verify it briefly, serve it.
+
+    Says whether drafting can be faster on this machine: as 'nextn worth' found, or measured now if that takes seconds.
 
     MODEL is a path, a name in LM Studio (PUBLISHER/REPOSITORY) or ollama (NAME:TAG), or ORG/NAME on the Hub. What
     exists and is right is kept, so the same command again only serves. With doubt about the donor it asks on a
@@ -77,7 +81,8 @@ def command(
     def run(donor: str | None) -> UpReport:
         with byte_progress("moving", not (quiet or dry_run)) as progress:
             return up(
-                model, donor=donor, sidecar=sidecar, quant=quant, out=out, for_program=for_engine, verify=not no_verify,
+                model, donor=donor, sidecar=sidecar, quant=quant, out=out, for_program=for_engine, worth=not no_worth,
+                verify=not no_verify,
                 tune_s=None if tune_time is None else seconds(tune_time, "--tune"), engine=engine,
                 engine_args=engine_args, host=host, port=port, agree=agreed(yes), dry_run=dry_run, progress=progress,
                 say=None if quiet else say,
