@@ -320,7 +320,7 @@ def test_a_donor_on_this_machine(tmp_path: Path) -> None:
     row = only_model(tmp_path)
     offer = row["offer"]
     assert (offer["state"], offer["fetch_bytes"], offer["block_bytes"]) == ("found", 0, BLOCK_BYTES)
-    assert offer["source"] == str(tmp_path / "tiny-qwen35-mtp") and "it bears the model's name" in offer["why"]
+    assert offer["source"] == str(tmp_path / "tiny-qwen35-mtp") and "it has the model's name" in offer["why"]
     planned = plan(model, donor=offer["source"], header_only=True)
     assert offer["memory_bytes"] == planned.difference("sidecar", "no_mtp") > 0
     assert row["command"] == f"nextn up '{model}'"
