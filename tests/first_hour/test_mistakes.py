@@ -14,6 +14,7 @@ import pytest
 from all_verbs import Ran, run
 from ggufmaker import f32, make
 from hub_server import HubServer
+from sick import rewrite
 
 import nextn
 from conftest import CHECKPOINT, Q4
@@ -424,7 +425,7 @@ def test_an_engine_that_is_nearly_right(folder: Path, verb: str) -> None:
 # -- the Hub ----------------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("verb", [*REMOTE, "pull", "attach --from"])
+@pytest.mark.parametrize("verb", [*REMOTE, "pull", "attach --from", "train --from"])
 def test_no_network(folder: Path, verb: str, monkeypatch: pytest.MonkeyPatch) -> None:
     def resolve(*args: object, **kwargs: object) -> None:
         raise socket.gaierror(socket.EAI_AGAIN, "Temporary failure in name resolution")
@@ -433,8 +434,8 @@ def test_no_network(folder: Path, verb: str, monkeypatch: pytest.MonkeyPatch) ->
     monkeypatch.delenv("HF_HUB_OFFLINE", raising=False)
     waited: list[float] = []
     monkeypatch.setattr(time, "sleep", waited.append)
-    if verb == "attach --from":
-        ran = run("attach", Q4.name, "--from", "nobody/nothing")
+    if verb.endswith(" --from"):
+        ran = run(verb.partition(" ")[0], Q4.name, "--from", "nobody/nothing")
     elif verb == "pull":
         ran = run("pull", "nobody/nothing", "-o", "out")
     else:
@@ -451,6 +452,24 @@ def test_a_gated_repository(folder: Path, verb: str, hub: HubServer, monkeypatch
     monkeypatch.delenv("HF_HUB_OFFLINE", raising=False)
     given = ("pull", "org/tiny", "-o", "out") if verb == "pull" else (verb, "org/tiny", *ON_A_MODEL[verb])
     says(run(*given), 23, "gated: accept its conditions at", "log")
+    if verb == "attach":
+        says(run("train", Q4.name, "--from", "org/tiny"), 23, "gated: accept its conditions at", "log")
+
+
+def test_a_scan_without_network(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def resolve(*args: object, **kwargs: object) -> None:
+        raise socket.gaierror(socket.EAI_AGAIN, "Temporary failure in name resolution")
+
+    monkeypatch.setattr(socket, "getaddrinfo", resolve)
+    monkeypatch.delenv("HF_HUB_OFFLINE", raising=False)
+    waited: list[float] = []
+    monkeypatch.setattr(time, "sleep", waited.append)
+    kvs = [("general.base_model.0.repo_url", "str", "https://huggingface.co/org/nothing")]
+    alone = Path(os.environ["HOME"]) / "models" / "other"  # far from the checkpoint
+    rewrite(Q4, alone / "other-Q4_K_M.gguf", put=kvs)
+    ran = run("scan", alone, "--only")
+    assert ran.code == 0 and "other-Q4_K_M" in ran.out and sum(waited) < 2, (ran.err, waited)
+    assert "the Hub was not asked further: " in ran.err + ran.out and "huggingface.co" in ran.err + ran.out
 
 
 @pytest.mark.parametrize("verb", ["pull", "up"])

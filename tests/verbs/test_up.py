@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import shutil
 import signal
 import subprocess
@@ -113,6 +114,42 @@ def test_a_dry_run_says_what_the_run_then_does(model: Path, standin: LlamaServer
     assert steps(again) == {"attach": "kept", "verify": "kept", "serve": "planned"}
 
 
+def test_what_a_dry_run_prints(model: Path, standin: LlamaServer, capsys: pytest.CaptureFixture[str]) -> None:
+    from nextn.cli import main
+
+    given = ["up", str(model), "--engine", str(standin.binary), "--dry-run", "--tune", "1m"]
+    assert main(given) == 0
+    out, err = capsys.readouterr()
+    rows = [re.fullmatch(r"(\w+) +planned  (.*) \((.*)\)", line) for line in err.splitlines()]
+    told = {row[1]: row[3] for row in rows if row is not None}
+    assert out == "" and list(told) == ["attach", "verify", "tune", "serve"]  # no address: nothing answers there
+    assert told["attach"] == "2.59 MB to read, 1.41 MB to write, a moment" and told["tune"] == "about 60 s"
+    assert told["verify"] == "13 MB to read, a moment" and told["serve"] == "2.59 MB to read, a moment"
+    last = err.splitlines()[-1]
+    assert last == "in all: 18.1 MB to read, 1.41 MB to write, about 60 s; nothing was written or started"
+    assert main([*given, "-q"]) == 0 and capsys.readouterr() == ("http://127.0.0.1:8080\n", "")
+
+
+def test_what_a_run_prints(
+    model: Path, standin: LlamaServer, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from nextn.cli import main
+
+    monkeypatch.setattr("nextn.cli.serve.run_server", lambda serving: None)
+    assert main(["up", str(model), "--engine", str(standin.binary)]) == 0
+    out, err = capsys.readouterr()
+    lines = err.splitlines()
+    assert out == "http://127.0.0.1:8080\n"
+    assert next(line for line in lines if line.startswith("verify: ")) == "verify: comparing files"
+    assert any(re.fullmatch(r"attach  done     the block of .* as a sidecar: .* \(2.59 MB read, .* written, .*\)", line)
+               for line in lines)  # fmt: skip
+    assert any(line.startswith(f"serve   next     llama-server {standin.version} on http") for line in lines)
+    assert lines[-1] == (
+        "it starts now: programs that speak OpenAI's API use http://127.0.0.1:8080/v1, a browser "
+        "http://127.0.0.1:8080; Ctrl-C stops it"
+    )
+
+
 def test_a_changed_file_is_verified_again(model: Path, standin: LlamaServer) -> None:
     nextn.up(model, engine=standin)
     os.utime(model, ns=(1, 1))
@@ -157,7 +194,7 @@ def test_the_server_answers_and_stops(model: Path, tmp_path: Path) -> None:
     out, err = process.communicate(timeout=60)
     assert out.splitlines()[0] == f"http://127.0.0.1:{port}"
     lines = [line.split()[:2] for line in err.splitlines()]
-    assert ["attach", "done"] in lines and ["verify", "done"] in lines and ["serve", "planned"] in lines
+    assert ["attach", "done"] in lines and ["verify", "done"] in lines and ["serve", "next"] in lines
     assert str(binary) in err
 
 

@@ -32,6 +32,7 @@ if TYPE_CHECKING:
 
 Agree = Callable[[str], None]
 """Called with a question before a step that the user may not want; raises to stop."""
+_LAYOUTS = {"sidecar": "a sidecar", "bundle": "a bundle"}
 BRIEF_PROMPTS, BRIEF_TOKENS = 3, 24  # of verify
 BRIEF_LENGTHS = (1, 2, 3)  # that tune races
 
@@ -59,6 +60,10 @@ class UpSteps:
             StepTaken(name, state, what, fetch, read, write, None if seconds is None else round(seconds, 3))
         )
         self.left = [each for each in self.left if each != name]
+
+    def _saying(self, step: StepName) -> Say:
+        """For messages of a step, which begin with its name."""
+        return lambda text: self.say(f"{step}: {text}")
 
     @contextmanager
     def _going_on(self) -> Iterator[None]:
@@ -203,7 +208,7 @@ class UpSteps:
         from .up_worth import brief_worth
 
         started = perf_counter()
-        found = brief_worth(trunk, judge, self.say)
+        found = brief_worth(trunk, judge, self._saying("worth"))
         n_read = trunk.size_bytes if found.state == "done" else 0
         self._step("worth", found.state, found.what, read=n_read, seconds=perf_counter() - started)
         return None if found.word is None else (found.word, found.what)
@@ -225,7 +230,7 @@ class UpSteps:
         with self._going_on():
             found = run(dry=True)
             made = found.entry if found.sidecar is None else found.sidecar
-            what = f"the block of {source} as {found.plan.layout}: {made}"
+            what = f"the block of {source} as {_LAYOUTS.get(found.plan.layout, found.plan.layout)}: {made}"
             if self.report.dry_run:
                 fetch, read, write = found.bytes_to_download, found.bytes_read, found.bytes_written
                 self.report.note(*found.plan.notes)
@@ -297,7 +302,7 @@ class UpSteps:
         with self._going_on():
             found = verify(
                 entry, sidecar=sidecar, engine=judge, prompts=PROMPTS[:BRIEF_PROMPTS], n_predict=BRIEF_TOKENS,
-                say=self.say,
+                say=self._saying("verify"),
             )  # fmt: skip
         took, why = perf_counter() - started, "; ".join(found.reasons)
         seen = found.engine
@@ -344,7 +349,7 @@ class UpSteps:
         with self._going_on():
             found = tune(
                 entry, sidecar=sidecar, n_max=BRIEF_LENGTHS, p_min=(), types=(), head_types=(), embd_types=(),
-                budget_s=tune_s, patience_s=tune_s, engine=judge, say=self.say,
+                budget_s=tune_s, patience_s=tune_s, engine=judge, say=self._saying("tune"),
             )  # fmt: skip
         self._step("tune", "done", found.sentence, seconds=perf_counter() - started)
 
