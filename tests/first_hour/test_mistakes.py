@@ -422,6 +422,28 @@ def test_an_engine_that_is_nearly_right(folder: Path, verb: str) -> None:
     says(run(verb, Q4.name, "--engine", "lama-server"), 2, "'lama-server' is not an engine; did you mean llama-server?")
 
 
+@pytest.mark.parametrize("verb", ("serve", "up"))
+def test_a_port_that_is_in_use(
+    folder: Path, verb: str, standin: LlamaServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    nextn.attach(Q4.name, CHECKPOINT.name)
+    given = (verb, Q4.name, "--engine", standin.binary, "--port")
+    with socket.create_server(("127.0.0.1", 0)) as other:
+        port = other.getsockname()[1]
+        ran = run(*given, port)
+        says(ran, 2, f"--port: {port} is in use on 127.0.0.1, perhaps by a server that still runs")
+        assert "verify" not in ran.err  # it is refused first
+        more = () if verb == "serve" else ("--no-verify", "--no-worth")
+        assert run(*given, port, *more, "--json").code == 0  # starts nothing
+    says(run(*given, port, "--host", "192.0.2.7"), 2, "--host: 192.0.2.7 is not an address of this machine")
+
+    def resolve(*args: object, **kwargs: object) -> None:
+        raise socket.gaierror(socket.EAI_NONAME, "Name or service not known")
+
+    monkeypatch.setattr(socket, "getaddrinfo", resolve)
+    says(run(*given, port, "--host", "here"), 2, "--host: 'here' is not an address; write 127.0.0.1")
+
+
 # -- the Hub ----------------------------------------------------------------------------------------------------------
 
 

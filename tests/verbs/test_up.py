@@ -136,17 +136,18 @@ def test_what_a_run_prints(
     from nextn.cli import main
 
     monkeypatch.setattr("nextn.cli.serve.run_server", lambda serving: None)
-    assert main(["up", str(model), "--engine", str(standin.binary)]) == 0
+    port = free_port()
+    assert main(["up", str(model), "--engine", str(standin.binary), "--port", str(port)]) == 0
     out, err = capsys.readouterr()
     lines = err.splitlines()
-    assert out == "http://127.0.0.1:8080\n"
+    assert out == f"http://127.0.0.1:{port}\n"
     assert next(line for line in lines if line.startswith("verify: ")) == "verify: comparing files"
     assert any(re.fullmatch(r"attach  done     the block of .* as a sidecar: .* \(2.59 MB read, .* written, .*\)", line)
                for line in lines)  # fmt: skip
     assert any(line.startswith(f"serve   next     llama-server {standin.version} on http") for line in lines)
     assert lines[-1] == (
-        "it starts now: programs that speak OpenAI's API use http://127.0.0.1:8080/v1, a browser "
-        "http://127.0.0.1:8080; Ctrl-C stops it"
+        f"it starts now: programs that speak OpenAI's API use http://127.0.0.1:{port}/v1, a browser "
+        f"http://127.0.0.1:{port}; Ctrl-C stops it"
     )
 
 
@@ -494,7 +495,7 @@ def test_a_failed_verification_starts_nothing(
     failed = EngineReport("known", "1", "failed", ["the text diverges"], 3)
     monkeypatch.setattr("nextn.verbs.verify._on_engine", lambda *args: failed)
     binary = standin_server.write(tmp_path / "engine")
-    assert main(["up", str(model), "--engine", str(binary)]) == 3
+    assert main(["up", str(model), "--engine", str(binary), "--port", str(free_port())]) == 3
     out, err = capsys.readouterr()
     assert out == "" and "verify failed on llama-server" in err.splitlines()[-1]
     assert f"nextn serve {model} --n-max 0" in err and "serve   left" in err

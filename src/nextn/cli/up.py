@@ -84,7 +84,8 @@ def command(
                 model, donor=donor, sidecar=sidecar, quant=quant, out=out, for_program=for_engine, worth=not no_worth,
                 verify=not no_verify,
                 tune_s=None if tune_time is None else seconds(tune_time, "--tune"), engine=engine,
-                engine_args=engine_args, host=host, port=port, agree=agreed(yes), dry_run=dry_run, progress=progress,
+                engine_args=engine_args, host=host, port=port, agree=agreed(yes), starts=not as_json, dry_run=dry_run,
+                progress=progress,
                 say=None if quiet else say,
             )  # fmt: skip
 

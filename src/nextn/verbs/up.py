@@ -8,12 +8,14 @@ from typing import TYPE_CHECKING
 
 from ..block.anatomy import Anatomy
 from ..discovery.model_names import resolve
+from ..engines.ports import check_port
 from ..errors import UsageError
 from ..gguf.files import open_sound
 from ..layouts.places import model_name
 from ..layouts.programs import OLLAMA
 from ..progress import Progress, Say, heard
 from ..shell import shell
+from .serve import listening
 from .up_programs import PROGRAMS
 from .up_report import StepName, UpReport
 from .up_steps import Agree, UpSteps
@@ -38,6 +40,7 @@ def up(
     host: str = "127.0.0.1",
     port: int = 8080,
     agree: Agree | None = None,
+    starts: bool = False,
     dry_run: bool = False,
     progress: Progress | None = None,
     say: Say | None = None,
@@ -51,7 +54,7 @@ def up(
     served then, and `needs` of the result says what that program needs. `engine` verifies, tunes and serves, as in
     serve. A step whose result exists and is right is kept. `agree` is called with a question before a download, where
     the donor is a guess, and where drafting was measured not to pay here; None agrees. The server starts when
-    `serving.run()` of the result is called.
+    `serving.run()` of the result is called; `starts`: at once, so a port that is in use is refused first.
 
     Raises what the verbs of the steps raise, among them `donors.infer.Doubt`; the message says what was done, what is
     left and how to go on. A verification that does not pass is not raised: see `failed` of the result.
@@ -88,6 +91,8 @@ def up(
         return report
     if verify or tune_s or for_program is None:
         steps.find_engine(engine)
+    if starts and not dry_run and (where := listening(host, port, engine_args)) is not None and for_program is None:
+        check_port(*where)
     entry, beside = steps.block(trunk, donor, sidecar)
     report.model, report.sidecar = entry, beside
     if verify and not steps.verify(entry, beside, trunk.size_bytes):
