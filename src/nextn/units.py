@@ -16,6 +16,15 @@ def size(n: float) -> str:
     raise AssertionError("unreachable")
 
 
+def duration(seconds: float) -> str:
+    """A time that need not be exact: `a moment`, `45 s`, `12 min`, `3.5 h`."""
+    if seconds < 1:
+        return "a moment"
+    if seconds < 120:
+        return f"{seconds:.0f} s"
+    return f"{seconds / 60:.0f} min" if seconds < 2 * 3600 else f"{seconds / 3600:.3g} h"
+
+
 def counted(n: int, noun: str, plural: str | None = None) -> str:
     """A number with its noun: `1 tensor`, `2 files`."""
     return f"{n:,} {noun if n == 1 else plural or noun + 's'}"

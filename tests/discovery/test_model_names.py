@@ -90,7 +90,7 @@ def test_names_that_help_with_the_right_one(text: str, kind: type[NextnError], w
 
 def test_a_near_miss_of_a_file(tmp_path: Path) -> None:
     shutil.copy(Q4, tmp_path / "work" / Q4.name)
-    with pytest.raises(StorageError, match=rf"did you mean {Q4.name}\?"):
+    with pytest.raises(StorageError, match=rf"a similar name is {Q4.name}\."):
         resolve("./tiny-qwen35-Q4_K_N.gguf")
-    with pytest.raises(StorageError, match=rf"did you mean {Q4.name}\?"):
+    with pytest.raises(StorageError, match=rf"a similar name is {Q4.name}\."):
         resolve("tiny-qwen35-Q4_K_N.gguf")

@@ -65,9 +65,9 @@ def taken(model: Path) -> tuple[str, str]:
 
 PLACES: dict[str, tuple[str, str, str]] = {  # the model's folder, the checkpoint's, where it is said to be
     "the same folder": ("tiny-qwen35", "tiny-qwen35", "is the model's own folder"),
-    "a folder in it": ("m", "m/tiny-qwen35-mtp", "lies beside the model"),
+    "a folder in it": ("m", "m/tiny-qwen35-mtp", "is beside the model"),
     "the folder above": ("tiny-qwen35/quants", "tiny-qwen35", "is the folder above the model's"),
-    "a folder beside its folder": ("m/quants", "m/tiny-qwen35", "lies beside the model's folder"),
+    "a folder beside its folder": ("m/quants", "m/tiny-qwen35", "is beside the model's folder"),
 }
 
 
@@ -77,7 +77,7 @@ def test_a_checkpoint_near_the_model(place: str, tmp_path: Path) -> None:
     checkpoint(tmp_path / folder)
     name, said = taken(model_in(tmp_path / model))
     assert name == Path(folder).name
-    assert f"{where}: it bears the model's name; architecture, hidden size, vocabulary, layers" in said
+    assert f"{where}: it has the model's name; architecture, hidden size, vocabulary, layers" in said
     assert "guess" not in said
 
 
@@ -115,7 +115,7 @@ def test_a_repository_in_the_hubs_cache(tmp_path: Path, home: Path) -> None:
     before = state(home)
     name, said = taken(model_in(tmp_path / "m"))
     assert name == f"hf:org/tiny-qwen35@{COMMIT}"
-    assert "hf:org/tiny-qwen35 in the Hub's local cache: it bears the model's name" in said and "guess" not in said
+    assert "hf:org/tiny-qwen35 in the Hub's local cache: it has the model's name" in said and "guess" not in said
     made = nextn.attach(tmp_path / "m" / MODEL, layout="bundle", out=tmp_path / "out")
     header = open_model(made.entry).header
     assert header.get("nextn.donor") == f"hf:org/tiny-qwen35@{COMMIT}" and header.get("nextn.donor_revision") == COMMIT

@@ -137,7 +137,7 @@ def test_the_checkpoint_itself_is_confirmed() -> None:
     found = confirm(open_model(Q4), GUESS, headers())
     assert found.fits
     assert found.reason.startswith("architecture, hidden size, vocabulary, layers, ")
-    assert "more sizes" in found.reason and found.reason.endswith("it has the block, tokens agree")
+    assert "more sizes" in found.reason and found.reason.endswith(" and tokens agree, and it has the block")
 
 
 @pytest.mark.parametrize(

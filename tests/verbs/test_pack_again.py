@@ -5,6 +5,8 @@ from __future__ import annotations
 import contextlib
 import json
 import shutil
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -177,6 +179,103 @@ def test_a_quant_of_another_model_is_refused(folder: Path) -> None:
     assert state(folder) == before
 
 
+def killed(*models: Path, out: Path, **options: object) -> None:
+    """A pack that is killed after the data files have their names, before the manifest is renewed."""
+    code = (
+        "import os, sys, nextn, nextn.publish.packing as packing\n"
+        "packing.renew_files = lambda *args: os._exit(137)\n"
+        f"nextn.pack({list(map(str, models))!r}, out={str(out)!r}, skip_existing=True, **{options!r})\n"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert done.returncode == 137, done.stderr
+
+
+@pytest.fixture
+def sets(tmp_path: Path) -> list[Path]:
+    """Two quants in shards: each needs a block shard that is converted, and a first shard of its own."""
+    found = [split_gguf(model, tmp_path / name, 2, tensors_first=False)[0] for model, name in ((Q8, "b"), (Q4, "a"))]
+    found.append(nextn.attach(Q4, CHECKPOINT, layout="bundle", out=tmp_path / "tiny-qwen35-MTP-Q4_K_M.gguf").entry)
+    return found
+
+
+@pytest.mark.parametrize("added", [1, 2], ids=["shards", "a bundle that is taken apart"])
+def test_what_a_killed_run_wrote_is_kept(sets: list[Path], tmp_path: Path, added: int) -> None:
+    models = [sets[0], sets[added]]
+    folder, clean = tmp_path / "out", tmp_path / "clean"
+    for out in (folder, clean):
+        nextn.pack(models[:1], donor=CHECKPOINT, out=out)
+    nextn.pack(models, out=clean, skip_existing=True)
+    recorded = set(manifest.decode((folder / "nextn.json").read_bytes(), "").by_path())
+    killed(*models, out=folder)
+    left = {path.name: path.stat().st_ino for path in folder.iterdir()}
+    written = set(left) - recorded - {"README.md", "SHA256SUMS", "nextn.json"}
+    assert written and set(manifest.decode((folder / "nextn.json").read_bytes(), "").by_path()) == recorded
+    said: list[str] = []
+    planned = nextn.pack(models, out=folder, skip_existing=True, dry_run=True)
+    assert planned.to_json()["bytes_written"] < sum((folder / name).stat().st_size for name in written)
+    result = nextn.pack(models, out=folder, skip_existing=True, say=said.append)
+    assert state(folder) == state(clean)
+    assert {path.name: path.stat().st_ino for path in folder.iterdir() if path.name in written} == {
+        name: left[name] for name in written
+    }
+    assert any(line.startswith("comparing ") and all(name in line for name in written) for line in said)
+    data = result.to_json()
+    validate(data, "pack")
+    assert {Path(each["path"]).name for each in data["files"]} == {"README.md", "SHA256SUMS", "nextn.json"}
+    check(folder)
+
+
+@pytest.mark.parametrize("at", [0, 0.5, -1], ids=["header", "middle", "end"])
+def test_another_file_of_the_same_size_is_never_overwritten(sets: list[Path], tmp_path: Path, at: float) -> None:
+    folder = nextn.pack(sets[:1], donor=CHECKPOINT, out=tmp_path / "out").folder
+    killed(*sets[:2], out=folder)
+    known = manifest.decode((folder / "nextn.json").read_bytes(), "").by_path()
+    (own,) = (path for path in folder.glob("*-00003-of-00003.gguf") if path.name not in known)
+    data = bytearray(own.read_bytes())
+    data[int(len(data) * at) if at >= 0 else -1] ^= 1
+    own.write_bytes(data)
+    before = state(folder)
+    with pytest.raises(OutputExists, match=f"{own.name}: this file already exists, and its bytes are not those"):
+        nextn.pack(sets[:2], out=folder, skip_existing=True)
+    assert state(folder) == before
+
+
+def test_a_copy_is_as_good_as_a_link(folder: Path) -> None:
+    shutil.copy(Q4, folder / Q4.name)
+    inode = (folder / Q4.name).stat().st_ino
+    data = nextn.pack([Q8, Q4], out=folder, skip_existing=True).to_json()
+    assert (folder / Q4.name).stat().st_ino == inode and data["links"] == {}
+    check(folder)
+
+
+def test_part_of_what_a_run_wrote_is_completed(sets: list[Path], tmp_path: Path) -> None:
+    folder, clean = tmp_path / "out", tmp_path / "clean"
+    for out in (folder, clean):
+        nextn.pack(sets[:1], donor=CHECKPOINT, out=out)
+    nextn.pack(sets[:2], out=clean, skip_existing=True)
+    killed(*sets[:2], out=folder)
+    known = manifest.decode((folder / "nextn.json").read_bytes(), "").by_path()
+    for path in [path for path in sorted(folder.glob("*Q4_K_M*")) if path.name not in known][::2]:
+        path.unlink()
+    nextn.pack(sets[:2], out=folder, skip_existing=True)
+    assert state(folder) == state(clean)
+
+
+@pytest.mark.parametrize("skip_existing", [False, True])
+def test_a_new_folder_whose_manifest_is_missing(sets: list[Path], tmp_path: Path, skip_existing: bool) -> None:
+    """What a killed run left without a note of its own is completed with --skip-existing, and refused without."""
+    clean = nextn.pack(sets[:1], donor=CHECKPOINT, out=tmp_path / "clean").folder
+    folder = Path(shutil.copytree(clean, tmp_path / "out"))
+    for name in ("nextn.json", "SHA256SUMS", "README.md"):
+        (folder / name).unlink()
+    if not skip_existing:
+        with pytest.raises(OutputExists, match="already exists"):
+            nextn.pack(sets[:1], donor=CHECKPOINT, out=folder)
+        return
+    nextn.pack(sets[:1], donor=CHECKPOINT, out=folder, skip_existing=True)
+    assert state(folder) == state(clean)
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("mode", ["eio", "before", "after"])
 def test_whatever_stops_it_what_was_there_stays_and_it_can_be_repeated(mode: str, folder: Path, tmp_path: Path) -> None:
@@ -186,10 +285,14 @@ def test_whatever_stops_it_what_was_there_stays_and_it_can_be_repeated(mode: str
     from nextn.layouts.options import PackOptions
     from nextn.layouts.pack import plan_pack
     from nextn.publish.packing import pack_up, plan_package
+    from nextn.writing.again import written_before
+
+    said: list[str] = []
 
     def run(out: Path, system: Faults) -> None:
         packed = plan_pack([open_model(Q4)], open_donor(folder / SIDECAR), PackOptions(out, ready_sidecar=True))
-        pack_up(plan_package(packed, None, PackedFolder.of(out)), system=system)
+        present, _ = written_before(packed.plan, said.append, compare=True)
+        pack_up(plan_package(packed, None, PackedFolder.of(out), present), system=system)
 
     def copy(out: Path) -> Path:
         shutil.copytree(folder, out)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import shutil
 import signal
 import subprocess
@@ -18,7 +19,7 @@ import pytest
 import standin_server
 from faults import state
 from hub_server import HubServer
-from known_curve import CurveEngine
+from known_curve import CurveEngine, KnownTimer
 from schema_check import validate
 from shelves import in_lm_studio, in_ollama, own_home
 from sick import rewrite
@@ -27,11 +28,12 @@ from terminal import on_a_terminal
 import nextn
 from conftest import CHECKPOINT, Q4, ROOT, TRUNKS, TinyModels
 from nextn.engines.llama_server import LlamaServer, free_port
-from nextn.errors import EngineMissing, NoBlock, UsageError
+from nextn.errors import EngineMissing, EngineRefused, NoBlock, UsageError
 from nextn.gguf.files import open_model
 from nextn.measure.made_from import is_made_from
 from nextn.measure.verified_store import verified_on
 from nextn.results.sections import read_section
+from nextn.verbs import up_estimates
 from nextn.verbs.up_report import UpReport
 
 SCHEMA = json.loads((ROOT / "src/nextn/schemas/up.json").read_text())
@@ -42,6 +44,12 @@ Run = Callable[..., subprocess.CompletedProcess[str]]
 @pytest.fixture(autouse=True)
 def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return own_home(tmp_path, monkeypatch)
+
+
+@pytest.fixture(autouse=True)
+def no_measurement(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whether drafting can be faster is not measured, except where that is what is tested."""
+    monkeypatch.setattr(up_estimates, "BRIEF_WORTH_S", 0.0)
 
 
 @pytest.fixture
@@ -106,6 +114,43 @@ def test_a_dry_run_says_what_the_run_then_does(model: Path, standin: LlamaServer
     assert steps(again) == {"attach": "kept", "verify": "kept", "serve": "planned"}
 
 
+def test_what_a_dry_run_prints(model: Path, standin: LlamaServer, capsys: pytest.CaptureFixture[str]) -> None:
+    from nextn.cli import main
+
+    given = ["up", str(model), "--engine", str(standin.binary), "--dry-run", "--tune", "1m"]
+    assert main(given) == 0
+    out, err = capsys.readouterr()
+    rows = [re.fullmatch(r"(\w+) +planned  (.*) \((.*)\)", line) for line in err.splitlines()]
+    told = {row[1]: row[3] for row in rows if row is not None}
+    assert out == "" and list(told) == ["attach", "verify", "tune", "serve"]  # no address: nothing answers there
+    assert told["attach"] == "2.59 MB to read, 1.41 MB to write, a moment" and told["tune"] == "about 60 s"
+    assert told["verify"] == "13 MB to read, a moment" and told["serve"] == "2.59 MB to read, a moment"
+    last = err.splitlines()[-1]
+    assert last == "in all: 18.1 MB to read, 1.41 MB to write, about 60 s; nothing was written or started"
+    assert main([*given, "-q"]) == 0 and capsys.readouterr() == ("http://127.0.0.1:8080\n", "")
+
+
+def test_what_a_run_prints(
+    model: Path, standin: LlamaServer, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from nextn.cli import main
+
+    monkeypatch.setattr("nextn.cli.serve.run_server", lambda serving: None)
+    port = free_port()
+    assert main(["up", str(model), "--engine", str(standin.binary), "--port", str(port)]) == 0
+    out, err = capsys.readouterr()
+    lines = err.splitlines()
+    assert out == f"http://127.0.0.1:{port}\n"
+    assert next(line for line in lines if line.startswith("verify: ")) == "verify: comparing files"
+    assert any(re.fullmatch(r"attach  done     the block of .* as a sidecar: .* \(2.59 MB read, .* written, .*\)", line)
+               for line in lines)  # fmt: skip
+    assert any(line.startswith(f"serve   next     llama-server {standin.version} on http") for line in lines)
+    assert lines[-1] == (
+        f"it starts now: programs that speak OpenAI's API use http://127.0.0.1:{port}/v1, a browser "
+        f"http://127.0.0.1:{port}; Ctrl-C stops it"
+    )
+
+
 @pytest.mark.slow
 def test_a_changed_file_is_verified_again(model: Path, standin: LlamaServer) -> None:
     nextn.up(model, engine=standin)
@@ -133,6 +178,7 @@ def test_a_sidecar_that_is_named(model: Path, standin: LlamaServer, tmp_path: Pa
 def test_the_server_answers_and_stops(model: Path, tmp_path: Path) -> None:
     binary, port = standin_server.write(tmp_path / "engine"), free_port()
     command = [sys.executable, "-m", "nextn", "up", str(model), "--engine", str(binary), "--port", str(port)]
+    command.append("--no-worth")
     process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
     try:
         for _ in range(600):
@@ -150,13 +196,13 @@ def test_the_server_answers_and_stops(model: Path, tmp_path: Path) -> None:
     out, err = process.communicate(timeout=60)
     assert out.splitlines()[0] == f"http://127.0.0.1:{port}"
     lines = [line.split()[:2] for line in err.splitlines()]
-    assert ["attach", "done"] in lines and ["verify", "done"] in lines and ["serve", "planned"] in lines
+    assert ["attach", "done"] in lines and ["verify", "done"] in lines and ["serve", "next"] in lines
     assert str(binary) in err
 
 
 def test_json_starts_nothing(model: Path, run_nextn: Run, tmp_path: Path, home: Path) -> None:
     binary = standin_server.write(tmp_path / "engine")
-    done = run_nextn("up", model, "--engine", binary, "--no-verify", "--json", HOME=str(home))
+    done = run_nextn("up", model, "--engine", binary, "--no-verify", "--no-worth", "--json", HOME=str(home))
     assert done.returncode == 0, done.stderr
     data = json.loads(done.stdout)
     validate(data, SCHEMA)
@@ -246,6 +292,79 @@ def test_where_worth_says_that_it_cannot_pay(model: Path, tmp_path: Path, run_ne
 
 
 @pytest.fixture
+def measured(monkeypatch: pytest.MonkeyPatch) -> Callable[[Callable[[int], float], bool], None]:
+    """`measured(cost, quiet)`: what a brief measurement finds, on a machine that is quiet or not."""
+
+    def set_up(cost: Callable[[int], float], quiet: bool) -> None:
+        monkeypatch.setattr(up_estimates, "BRIEF_WORTH_S", 20.0)
+        monkeypatch.setattr("nextn.verbs.up_worth.is_quiet", lambda: quiet)
+        monkeypatch.setattr("nextn.measure.batch_curve.disturbances", lambda *args: ())
+        monkeypatch.setattr(LlamaServer, "batches", lambda self, launch: KnownTimer(cost), raising=False)
+
+    return set_up
+
+
+def test_it_says_whether_drafting_can_be_faster(
+    model: Path, standin: LlamaServer, measured: Callable[[Callable[[int], float], bool], None]
+) -> None:
+    measured(lambda k: 0.8 + 0.2 * k, True)
+    planned = nextn.up(model, engine=standin, dry_run=True)
+    assert steps(planned) == dict.fromkeys(("worth", "attach", "verify", "serve"), "planned")
+    first = planned.steps[0]
+    assert first.read_bytes == model.stat().st_size and first.seconds is not None
+    questions: list[str] = []
+    made = nextn.up(model, engine=standin, verify=False, agree=asked(questions))
+    assert steps(made) == {"worth": "done", "attach": "done", "serve": "planned"} and not questions
+    assert made.steps[0].what.startswith("drafting on this machine can pay from ")
+    again = nextn.up(model, engine=standin, verify=False)
+    assert steps(again) == {"attach": "kept", "serve": "planned"}
+    (note,) = (note for note in again.notes if note.startswith("drafting on this machine can pay from "))
+    assert "measured on" in note
+
+
+def test_what_was_measured_just_now_is_asked_about(
+    model: Path, standin: LlamaServer, measured: Callable[[Callable[[int], float], bool], None]
+) -> None:
+    measured(lambda k: 1.3 * k, True)
+    with pytest.raises(UsageError, match=r"refused: .*cannot pay here.*; attach a block all the same"):
+        nextn.up(model, engine=standin, agree=refusing)
+    assert not model.with_name(SIDECAR).exists()
+
+
+def test_a_busy_machine_is_not_measured(
+    model: Path, standin: LlamaServer, measured: Callable[[Callable[[int], float], bool], None]
+) -> None:
+    measured(lambda k: 1.3 * k, False)
+    made = nextn.up(model, engine=standin, verify=False)
+    assert steps(made) == {"worth": "skipped", "attach": "done", "serve": "planned"}
+    assert f"cannot be measured on a busy machine; later: nextn worth {model}" in made.steps[0].what
+    off = nextn.up(model, engine=standin, verify=False, worth=False)
+    assert steps(off) == {"attach": "kept", "serve": "planned"}
+
+
+def test_an_engine_that_cannot_time_batches(
+    model: Path, standin: LlamaServer, measured: Callable[[Callable[[int], float], bool], None],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:  # fmt: skip
+    measured(lambda k: k, True)
+
+    def refused(self: LlamaServer, launch: object) -> None:
+        raise EngineRefused("it does not load")
+
+    monkeypatch.setattr(LlamaServer, "batches", refused)
+    made = nextn.up(model, engine=standin, verify=False)
+    assert steps(made) == {"worth": "skipped", "attach": "done", "serve": "planned"}
+    assert "could not be measured: it does not load" in made.steps[0].what
+
+
+def test_a_large_model_is_not_measured_on_the_way(model: Path, standin: LlamaServer) -> None:
+    made = nextn.up(model, engine=standin, verify=False)
+    said = f"whether drafting is faster here was not measured, which takes about 1 s: nextn worth {model}"
+    assert said in made.notes and "worth" not in steps(made)
+    assert up_estimates.measuring(10**9) < 20.0 < up_estimates.measuring(4 * 10**9)
+
+
+@pytest.fixture
 def doubtful(tmp_path: Path) -> Path:
     """A trunk between two donors that fit equally well."""
     path = Path(shutil.copy(Q4, tmp_path / MODEL))
@@ -259,7 +378,7 @@ def test_doubt_is_a_question_on_a_terminal_and_one_sentence_elsewhere(
     doubtful: Path, tmp_path: Path, run_nextn: Run, home: Path
 ) -> None:
     binary = standin_server.write(tmp_path / "engine")
-    call = ("up", doubtful, "--engine", binary, "--no-verify", "--json")
+    call = ("up", doubtful, "--engine", binary, "--no-verify", "--no-worth", "--json")
     done = run_nextn(*call, "-q", HOME=str(home))
     assert done.returncode == UsageError.exit_code and done.stderr.count("\n") == 1 and done.stdout == ""
     assert "2 files beside it hold a block that fits" in done.stderr and "--from" in done.stderr
@@ -379,7 +498,7 @@ def test_a_failed_verification_starts_nothing(
     failed = EngineReport("known", "1", "failed", ["the text diverges"], 3)
     monkeypatch.setattr("nextn.verbs.verify._on_engine", lambda *args: failed)
     binary = standin_server.write(tmp_path / "engine")
-    assert main(["up", str(model), "--engine", str(binary)]) == 3
+    assert main(["up", str(model), "--engine", str(binary), "--port", str(free_port())]) == 3
     out, err = capsys.readouterr()
     assert out == "" and "verify failed on llama-server" in err.splitlines()[-1]
     assert f"nextn serve {model} --n-max 0" in err and "serve   left" in err

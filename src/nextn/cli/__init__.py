@@ -71,6 +71,14 @@ class _Formatter(click.HelpFormatter):
 class _Context(click.Context):
     formatter_class = _Formatter
 
+    def invoke(self, callback: Any, /, *args: Any, **kwargs: Any) -> Any:
+        """Refuse empty names, which would stand for the current folder, or for everything that is kept."""
+        from .mistakes import empty_name
+
+        if callback is self.command.callback and (error := empty_name(self, kwargs)) is not None:
+            raise error
+        return super().invoke(callback, *args, **kwargs)
+
 
 class _Verbs(click.Group):
     """A group that knows its verbs' names and help lines without importing them."""

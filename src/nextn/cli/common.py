@@ -12,6 +12,7 @@ import click
 from ..absent import quoted_home
 from ..errors import UsageError
 from ..report.text import say
+from ..units import counted
 
 if TYPE_CHECKING:
     from ..donors.infer import Doubt
@@ -123,20 +124,21 @@ link_option = click.option(
 )
 
 
-def _new_path(context: click.Context, option: click.Parameter, out: str | None) -> str | None:
+def new_path(context: click.Context, option: click.Parameter, out: str | None) -> str | None:
     """Raises UsageError for `-`, which elsewhere means standard output, and for a tilde that the shell left."""
     if out is not None and (why := quoted_home(out)) is not None:
         raise UsageError(f"{out}: {why}.")
     if out == "-":
         raise UsageError(
-            "-o -: nothing is written to standard output; name a file or a folder, such as ./- for one of that name."
+            f"{option.opts[0]} -: nothing is written to standard output; name a file or a folder, such as ./- for one "
+            "of that name."
         )
     return out
 
 
 def place_option(metavar: str, help: str, *, required: bool = False) -> Decorator[Any]:
     """`-o`: where the files go, in every command."""
-    return click.option("-o", "--out", metavar=metavar, required=required, callback=_new_path, help=help)
+    return click.option("-o", "--out", metavar=metavar, required=required, callback=new_path, help=help)
 
 
 out_option = place_option("OUT", "A file (ends in .gguf) or a folder. Existing files are never replaced.")
@@ -227,6 +229,9 @@ _BYTES = {"": 1, "K": 10**3, "M": 10**6, "G": 10**9, "T": 10**12,
           "KI": 1 << 10, "MI": 1 << 20, "GI": 1 << 30, "TI": 1 << 40}  # fmt: skip
 
 
+_LEAST_PLAIN = 1024  # a smaller number without a unit is meant in gigabytes
+
+
 def size_in_bytes(text: str, option: str) -> int:
     """Bytes from a number with a unit, such as 24G or 512 MiB. Raises UsageError."""
     number = text.strip().upper().removesuffix("B")
@@ -237,18 +242,29 @@ def size_in_bytes(text: str, option: str) -> int:
         raise UsageError(f"{option}: '{text}' is not a size; write 24G, 24GiB or a number of bytes.") from None
     if found < 1:
         raise UsageError(f"{option}: '{text}' is less than one byte.")
+    if not unit and found < _LEAST_PLAIN:
+        raise UsageError(f"{option}: '{text}' is {counted(found, 'byte')}; write {text.strip()}G for gigabytes.")
     return found
 
 
-_UNITS = {"": 1, "s": 1, "m": 60, "h": 3600}
+_UNITS = {"s": 1, "m": 60, "h": 3600}
+_TIME = re.compile(r"(\d{1,9}(?:\.\d{1,9})?) ?((?:second|minute|hour|sec|min|hr)s?|[smh])")
 
 
-def seconds(text: str, option: str) -> float:
-    """Seconds from `90`, `90s`, `15m` or `1.5h`. Raises UsageError."""
-    match = re.fullmatch(r"(\d+(?:\.\d+)?)([smh]?)", text.strip().lower())
-    if match is None or not float(match[1]):
-        raise UsageError(f"{option}: '{text}' is not a time such as 600, 15m or 1h.")
-    return float(match[1]) * _UNITS[match[2]]
+def seconds(text: str, option: str, *, plain: bool = True) -> float:
+    """Seconds from `15m`, `1.5h`, `1h30m` or `90 minutes`, and from `90` unless `plain` is false. Raises UsageError."""
+    given = text.strip().lower()
+    number = re.fullmatch(r"\d{1,9}(\.\d{1,9})?", given)
+    if number and not plain:
+        raise UsageError(f"{option}: '{text}' is a number without a unit; write {given}m for minutes or {given}s.")
+    parts = _TIME.findall(given)
+    rest = _TIME.sub("", given).strip()
+    found = float(given) if number else sum(float(n) * _UNITS[unit[0]] for n, unit in parts)
+    if not number and (not parts or rest):
+        raise UsageError(f"{option}: '{text}' is not a time; write 90m, 1.5h, 1h30m or 45s.")
+    if not found:
+        raise UsageError(f"{option}: '{text}' is no time at all; write 90m, 1.5h, 1h30m or 45s.")
+    return found
 
 
 def whole_numbers(text: str, option: str) -> tuple[int, ...]:

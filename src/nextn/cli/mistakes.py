@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import difflib
+import os
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 import click
 
@@ -105,8 +107,17 @@ def _extra(ctx: click.Context, argv: Sequence[str]) -> list[str]:
     return list(extra)
 
 
+def _as_option(word: str, ctx: click.Context) -> str | None:
+    """The option that a word without its dashes is, or nearly is; None for a file, and for words that are none."""
+    if os.path.lexists(word) or len(word) < _SHORTEST:
+        return None
+    return next(iter(difflib.get_close_matches(f"--{word.lower()}", _options(ctx), 1, 0.85)), None)
+
+
 def _too_many(ctx: click.Context, argv: Sequence[str], extra: list[str]) -> str:
     takes = " ".join(param.make_metavar(ctx) for param in ctx.command.params if isinstance(param, click.Argument))
+    if (option := _as_option(extra[0], ctx)) is not None:
+        return f"{extra[0]}: did you mean {option}?"
     words = [word for word in argv if word not in extra]
     if "--from" in _options(ctx) and "--from" not in words and len(extra) == 1:
         command = Command.of("nextn", *words, "--from", extra[0])
@@ -116,8 +127,28 @@ def _too_many(ctx: click.Context, argv: Sequence[str], extra: list[str]) -> str:
     return f"{more}: {ctx.command_path} takes {only}; {_help(ctx)}."
 
 
+_SHORTEST = 3  # letters of a word that is likened to options
+_NAMED = ("DIR", "DONOR", "ENGINE", "FILE", "OTHER", "OUT")  # options whose values name something
+
+
+def empty_name(ctx: click.Context, values: Mapping[str, Any]) -> click.UsageError | None:
+    """For an empty word in the place of a name: most often a shell variable that is not set."""
+    for param in ctx.command.params:
+        is_option = isinstance(param, click.Option)
+        value = values.get(param.name or "")
+        given = value if isinstance(value, tuple) else (value,)
+        if "" not in given or param.name == "engine_args" or (is_option and param.metavar not in _NAMED):
+            continue
+        what = next((name for name in param.opts if name.startswith("--")), param.opts[0])
+        what = what if is_option else param.make_metavar(ctx).strip("[].")
+        return click.UsageError(f"{what} is empty, perhaps from a shell variable that is not set; {_help(ctx)}.", ctx)
+    return None
+
+
 def not_for_the_engine(argument: str, ctx: click.Context) -> click.UsageError:
     """For a word in the place of an engine's options that cannot be one."""
     names = _options(ctx)
+    if (option := _as_option(argument, ctx)) is not None:
+        return click.UsageError(f"{argument}: did you mean {option}?", ctx)
     hint = "name a sidecar with --sidecar" if "--sidecar" in names else _help(ctx)
     return click.UsageError(f"{argument}: one MODEL is taken, and options of the engine come after --; {hint}.", ctx)

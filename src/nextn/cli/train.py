@@ -2,30 +2,20 @@
 
 from __future__ import annotations
 
-import re
-
 import click
 
-from ..errors import EXIT_CANNOT_TELL, UsageError
+from ..errors import EXIT_CANNOT_TELL
 from .common import (
     dry_run_option,
     examples,
     json_option,
+    new_path,
     out_option,
+    seconds,
     size_in_bytes,
     threads_option,
     usual_engine_option,
 )
-
-_SECONDS = {"s": 1, "m": 60, "h": 3600}
-
-
-def duration(text: str) -> float:
-    """Seconds from `90m`, `1h30m` or `45s`. Raises UsageError."""
-    parts = re.findall(r"(\d{1,6})([smh])", text.strip().lower())
-    if not parts or "".join(map("".join, parts)) != text.strip().lower():
-        raise UsageError(f"--budget: '{text}' is not a time; write 90m, 1h30m or 45s.")
-    return float(sum(int(number) * _SECONDS[unit] for number, unit in parts))
 
 
 @click.command(
@@ -46,11 +36,12 @@ def duration(text: str) -> float:
 )  # fmt: skip
 @click.option(
     "--budget", default="60m", show_default=True, metavar="TIME",
-    help="Time for all stages and all runs together, such as 90m or 1h30m.",
+    help="Time for all stages and all runs together, such as 90m, 1.5h or 1h30m.",
 )
 @click.option(
-    "--work", metavar="DIR", help="Folder of states, fit and candidates, to resume from. Default: NAME.train here."
-)
+    "--work", metavar="DIR", callback=new_path,
+    help="Folder of states, fit and candidates, to resume from. Default: NAME.train here.",
+)  # fmt: skip
 @click.option("--prompts", metavar="FILE", help="Your own prompts instead of the shipped ones: a text or JSONL file.")
 @click.option("--chats", metavar="FILE", help="Your own chats: JSONL of OpenAI messages.")
 @click.option(
@@ -61,8 +52,9 @@ def duration(text: str) -> float:
     help="Only this stage; it may use all that is left of the budget.",
 )  # fmt: skip
 @click.option(
-    "--export", metavar="DIR", help="Write what speculators trains from on many GPUs, and fit nothing here."
-)
+    "--export", metavar="DIR", callback=new_path,
+    help="Write what speculators trains from on many GPUs, and fit nothing here.",
+)  # fmt: skip
 @click.option(
     "--layout", type=click.Choice(["sidecar", "bundle"]), help="Where the result goes. Default: sidecar."
 )
@@ -98,17 +90,17 @@ def command(
     TRUNK itself answers prompts, and its states are kept (states); a draft is fitted to them (fit); the engine chooses
     the best candidate by the drafts it accepts on other prompts, and compares it with what was there (judge). Only a
     better draft is written; otherwise the exit status is 4. An interrupted run resumes. Fitting needs torch:
-    pip install '.[train]'.
+    pipx inject nextn torch safetensors.
     """
     from ..report.progress import step_progress
     from ..report.text import put_result
     from ..report.train import show
     from ..verbs.train import train
 
-    seconds, most = duration(budget), size_in_bytes(max_disk, "--max-disk")
+    budget_s, most = seconds(budget, "--budget", plain=False), size_in_bytes(max_disk, "--max-disk")
     with step_progress(not (quiet or dry_run)) as say:
         result = train(
-            trunk, kind=kind, donor=donor, budget_s=seconds, work=work, prompts=prompts, chats=chats,
+            trunk, kind=kind, donor=donor, budget_s=budget_s, work=work, prompts=prompts, chats=chats,
             max_disk_bytes=most, stage=stage, export=export, layout=layout, seed=seed, threads=threads, engine=engine,
             out=out, dry_run=dry_run, say=say,
         )  # fmt: skip

@@ -14,6 +14,7 @@ from .common import (
     engine_option,
     examples,
     host_option,
+    place_option,
     port_option,
     seconds,
     settled,
@@ -30,11 +31,12 @@ if TYPE_CHECKING:
 @donor_option("As in attach. Default: the one that attach would find.")
 @sidecar_option
 @click.option("--quant", metavar="QUANT", help="Of a MODEL on the Hub, for example Q4_K_M.")
-@click.option("-o", "--out", metavar="DIR", help="The folder for a MODEL from the Hub. Default: its name, here.")
+@place_option("DIR", "The folder for a MODEL from the Hub. Default: its name, here.")
 @click.option(
     "--for", "for_engine", type=click.Choice(["lmstudio", "ollama", "llama.cpp", "ik"]),
     help="Serve nothing: prepare the files for this program and print what it needs.",
 )  # fmt: skip
+@click.option("--no-worth", is_flag=True, help="Do not measure whether drafting can be faster here.")
 @click.option("--no-verify", is_flag=True, help="Do not prove on the engine that the text stays the same.")
 @click.option("--tune", "tune_time", metavar="TIME", help="Find fast settings first, for about this long: 90, 5m, 1h.")
 @engine_option("Default: your own llama-server ($NEXTN_LLAMA_SERVER, PATH), else xllamacpp.")
@@ -52,6 +54,7 @@ def command(
     quant: str | None,
     out: str | None,
     for_engine: str | None,
+    no_worth: bool,
     no_verify: bool,
     tune_time: str | None,
     engine: str | None,
@@ -63,6 +66,8 @@ def command(
     quiet: bool,
 ) -> None:
     """Get MODEL running with drafts: find the block, attach it, verify it briefly, serve it.
+
+    Says whether drafting can be faster on this machine: as 'nextn worth' found, or measured now if that takes seconds.
 
     MODEL is a path, a name in LM Studio (PUBLISHER/REPOSITORY) or ollama (NAME:TAG), or ORG/NAME on the Hub. What
     exists and is right is kept, so the same command again only serves. With doubt about the donor it asks on a
@@ -76,9 +81,11 @@ def command(
     def run(donor: str | None) -> UpReport:
         with byte_progress("moving", not (quiet or dry_run)) as progress:
             return up(
-                model, donor=donor, sidecar=sidecar, quant=quant, out=out, for_program=for_engine, verify=not no_verify,
+                model, donor=donor, sidecar=sidecar, quant=quant, out=out, for_program=for_engine, worth=not no_worth,
+                verify=not no_verify,
                 tune_s=None if tune_time is None else seconds(tune_time, "--tune"), engine=engine,
-                engine_args=engine_args, host=host, port=port, agree=agreed(yes), dry_run=dry_run, progress=progress,
+                engine_args=engine_args, host=host, port=port, agree=agreed(yes), starts=not as_json, dry_run=dry_run,
+                progress=progress,
                 say=None if quiet else say,
             )  # fmt: skip
 

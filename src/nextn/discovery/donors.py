@@ -107,7 +107,7 @@ def _chosen(trunk: Model, found: Sequence[Nearby], more: str = "") -> FoundDonor
         )
     only = found[0]
     if only.is_named:
-        why = f"the donor is {only.what}: it bears the model's name; {only.agreed}"
+        why = f"the donor is {only.what}: it has the model's name; {only.agreed}"
     else:
         why = (
             f"the donor is a guess: {only.what}; {only.agreed}, but nothing says that it belongs to this model; if it "

@@ -14,11 +14,13 @@ from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 
-from ..errors import UsageError
+from ..absent import no_such
+from ..errors import StorageError, UsageError
 from ..gguf import strangers
 from ..gguf.files import os_error, split_shard_name
 from ..layouts.places import snapshots
 from ..layouts.programs import lm_studio_folders, ollama_folder
+from ..shell import shell
 from .nearby import hub_cache, hub_name
 from .ollama import BLOBS, MANIFESTS, ollama_models
 
@@ -106,7 +108,7 @@ def places() -> list[tuple[str, Path]]:
 def library(folders: Sequence[str | Path] = (), *, only: bool = False) -> ModelLibrary:
     """What is in the programs' folders (with `only`, not there) and in and below `folders`.
 
-    Raises UsageError for a named folder that is not one, StorageError for one that cannot be listed.
+    Raises UsageError for a file in place of a folder, StorageError for one that is not there or cannot be listed.
     """
     found = ModelLibrary()
     walk = _Walk(found)
@@ -116,9 +118,13 @@ def library(folders: Sequence[str | Path] = (), *, only: bool = False) -> ModelL
             walk.below(root, place, root)
     for named in map(Path, folders):
         named = named.expanduser()
+        if not named.exists():
+            raise StorageError(f"{named}: {no_such(named)}.")
         if not named.is_dir():
-            what = "this is a file, not a folder" if named.exists() else "there is no such folder"
-            raise UsageError(f"{named}: {what}; name the folder that the models are in.")
+            raise UsageError(
+                f"{named}: this is a file, not a folder; to scan its folder: {shell('nextn', 'scan', named.parent)}; "
+                f"to look at this file: {shell('nextn', 'inspect', named)}"
+            )
         try:
             os.listdir(named)  # noqa: PTH208 - one that cannot be listed is said, unlike those below it
         except OSError as error:

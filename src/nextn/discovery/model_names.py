@@ -13,7 +13,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
-from ..absent import similar
+from ..absent import no_such, similar
 from ..errors import NextnError, StorageError, UsageError
 from ..gguf.files import AUXILIARY_MARKS
 from ..printable import printable
@@ -75,10 +75,8 @@ def resolve(text: str | Path) -> NamedModel:
 
 
 def _of_path(path: Path) -> NamedModel:
-    if not os.path.lexists(path):
-        near = similar(path)
-        hint = f"; did you mean {printable(near[0], 400)}?" if near else "."
-        raise StorageError(f"{path}: there is no such file or folder{hint}")
+    if not os.path.exists(path):  # noqa: PTH110 - never raises
+        raise StorageError(f"{path}: {no_such(path)}.")
     return NamedModel(path)
 
 
@@ -162,5 +160,8 @@ def _unknown(text: str, name: str, entries: Iterable[LibraryEntry]) -> NextnErro
         for one in {entry.name, entry.name.partition(":")[0], *(_names(entry) if entry.place == LM_STUDIO else ())}:
             known.setdefault(one.lower(), shown)
     near = difflib.get_close_matches(name.lower(), known, 1, 0.7)
+    files = similar(Path(text)) if name == text else []
+    if files and not near:
+        return StorageError(f"{text}: {no_such(text)}.")
     hint = f"; did you mean {printable(known[near[0]], 200)}?" if near else "; 'nextn scan' lists what is here."
     return UsageError(f"{text}: there is no such file, and no model of LM Studio or ollama has this name{hint}")

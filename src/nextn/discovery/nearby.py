@@ -157,10 +157,10 @@ def _near(trunk: Model, ask: Asking) -> list[_Place]:
             continue
         folder = place.parent
         rows = [(folder, "is the model's own folder")] if _exists(folder / CONFIG) else []
-        rows += [(each, "lies beside the model") for each in ask(_checkpoints, folder)]
+        rows += [(each, "is beside the model") for each in ask(_checkpoints, folder)]
         if folder.parent != folder:
             rows += [(folder.parent, "is the folder above the model's")] if _exists(folder.parent / CONFIG) else []
-            rows += [(each, "lies beside the model's folder") for each in ask(_checkpoints, folder.parent)]
+            rows += [(each, "is beside the model's folder") for each in ask(_checkpoints, folder.parent)]
         for path, where in rows:
             found.append(_Place(path, f"the checkpoint folder {path}, which {where}", (path.name,), True))
     return found

@@ -272,16 +272,17 @@ def _agreement(trunk: Model, guess: Guess, headers: Evidence) -> str:
             raise DonorMismatch(f"its {what} is {theirs:,}, the trunk's {ours:,}")
     agreed = ["architecture", "hidden size", "vocabulary", "layers"]
     agreed += [f"{n_same} more sizes"] if (n_same := _same_sizes(trunk, config)) else []
+    has_block = ""
     if headers.tensor_names is not None:
         marks = _block_marks(family, config.integer("num_hidden_layers"))
         if not any(plain_name(name).startswith(marks) for name in headers.tensor_names):
             raise NoBlock(f"it has no MTP block (no tensor named {marks[0]}*)")
-        agreed.append("it has the block")
+        has_block = ", and it has the block"
     ours_tokens = trunk.header.by_key.get(TOKENS)
     if headers.vocabulary is not None and ours_tokens is not None:
         compare_tokens(headers.vocabulary, ours_tokens.value, trunk, guess.repo)
         agreed.append("tokens")
-    return ", ".join(agreed) + " agree"
+    return f"{', '.join(agreed[:-1])} and {agreed[-1]} agree{has_block}"
 
 
 def _block_marks(family: Family, n_layer: int) -> tuple[str, ...]:

@@ -61,8 +61,13 @@ def open_block(
 
 
 @contextmanager
-def open_draft(source: str | Path, limit_rate: float | None = None) -> Iterator[tuple[PublishedDraft, OpenDonor]]:
-    """A published EAGLE-3, DFlash or DSpark draft, opened like a donor. Raises what opening raises, and UsageError."""
+def open_draft(
+    source: str | Path, limit_rate: float | None = None, *, option: str = "--for-trunk"
+) -> Iterator[tuple[PublishedDraft, OpenDonor]]:
+    """A published EAGLE-3, DFlash or DSpark draft, opened like a donor; `option` is what errors call the choice.
+
+    Raises what opening raises, and UsageError.
+    """
     from ..block.draft_checkpoint import draft_from_checkpoint
     from ..remote.opening import http_options, opened
 
@@ -71,7 +76,7 @@ def open_draft(source: str | Path, limit_rate: float | None = None) -> Iterator[
         if draft is None:
             what = "a GGUF already" if found.model is not None else "a checkpoint of another kind"
             raise UsageError(
-                f"{found.name}: --for-trunk is for checkpoints of EAGLE-3, DFlash and DSpark drafts, and this is "
+                f"{found.name}: {option} is for checkpoints of EAGLE-3, DFlash and DSpark drafts, and this is "
                 f"{what}; leave it out."
             )
         block = draft.block

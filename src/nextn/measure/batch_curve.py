@@ -161,6 +161,12 @@ class CurveRun:
         self.spent_s += self.clock() - start
 
 
+def is_quiet() -> bool:
+    """Whether other programs leave the CPUs to a measurement with all threads."""
+    cpus = n_cpus()
+    return busy_cpus() <= allowed_others(cpus, cpus) + MIN_SLACK
+
+
 def time_curve(
     engine: Engine,
     launch: Launch,

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import difflib
+import re
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
@@ -65,7 +67,14 @@ def pick_label(sizes: Mapping[str, int], quant: str | None) -> str:
     known = ", ".join(f"{label} ({n_bytes:,} bytes)" for label, n_bytes in sizes.items()) or "none"
     if quant is None:
         raise UsageError(f"there are {len(sizes)} quants here, so name one with --quant: {known}.")
-    raise UsageError(f"'{quant}' names {len(near) or 'none'} of the quants here: {known}.")
+    meant = difflib.get_close_matches(_plain(wanted), {_plain(label): label for label in sizes}, 1, 0.78)
+    hint = "" if near or not meant else next(f"; did you mean {label}?" for label in sizes if _plain(label) == meant[0])
+    raise UsageError(f"'{quant}' names {len(near) or 'none'} of the quants here: {known}{hint or '.'}")
+
+
+def _plain(label: str) -> str:
+    """Without what people leave out: Q4KM."""
+    return re.sub("[-_. ]", "", label.upper())
 
 
 # -- by manifest ------------------------------------------------------------------------------------------------------
@@ -109,7 +118,9 @@ def _by_headers(
     for group in groups(files):
         by_label.setdefault(group.label or group.entry, []).append(group)
     if not by_label:
-        raise UsageError("there is no GGUF model in this repository.")
+        is_checkpoint = any(file.path.endswith(".safetensors") for file in files)
+        more = ", only a checkpoint, which --from takes as a donor; name a repository of its quants" * is_checkpoint
+        raise UsageError(f"there is no GGUF model in this repository{more}.")
     label = pick_label({label: min(one.size_bytes for one in some) for label, some in by_label.items()}, quant)
     whole = [group for group in by_label[label] if not group.lacking]
     if not whole:

@@ -36,7 +36,7 @@ from . import sums
 from .accept import wrong_name
 from .card import Card
 from .card_draft import drafts_of
-from .packed_folder import PackedFolder, same_file
+from .packed_folder import PackedFolder
 from .verified import Verified, read_verified
 
 _TEMP = re.compile(r"\.(.+)\.[0-9a-f]{8}" + re.escape(SUFFIX), re.DOTALL)
@@ -183,15 +183,19 @@ class PackResult(Documented):
 
 
 def plan_package(
-    pack: Pack | None, options: CardOptions | None = None, existing: PackedFolder | None = None
+    pack: Pack | None,
+    options: CardOptions | None = None,
+    existing: PackedFolder | None = None,
+    present: Sequence[NewFile | Link] = (),
 ) -> Package:
     """The pack's plan with card, checksums and manifest; with `existing`, for a folder that was packed before.
 
-    `pack` None: the existing folder gets no quant, only new texts. Raises UsageError (a verdict about another model,
-    ambiguous names), OutputExists (a text that somebody changed), FormatError, StorageError.
+    `pack` None: the existing folder gets no quant, only new texts. `present`: outputs that the folder has already.
+    Raises UsageError (a verdict about another model, ambiguous names), OutputExists (a text that somebody changed),
+    FormatError, StorageError.
     """
     options = options or CardOptions()
-    planned, present = _planned(pack, existing)
+    planned = _planned(pack, existing, {out.name for out in present})
     _check_names(planned)
     for link in _linked(planned):
         refuse_partial(link.source)
@@ -210,7 +214,7 @@ def plan_package(
     card = Card(title, architecture, quants, sizes, repo, base_model, verified, drafts_of(planned, quants, existing))
     readme = card.text(fragment=own_card).encode("utf-8", "surrogateescape")
     ledger = _Ledger(
-        temps={out.name: out.source for out in present},
+        temps={out.name: planned.folder / out.name for out in present},
         hashes={} if old is None else {file.path: file.sha256 for file in old.files},
         twins={out.name: out.twin_of for out in planned.outputs if isinstance(out, Link) and out.twin_of is not None},
     )
@@ -250,25 +254,19 @@ def plan_package(
     return Package(pack, plan, len(verified), card, existing, ledger, texts)
 
 
-def _planned(pack: Pack | None, existing: PackedFolder | None) -> tuple[Plan, list[Link]]:
-    """The data files to write, and those that the folder has already.
-
-    It has a sidecar that its quants share, and what a run added that stopped before the manifest recorded it.
-    """
+def _planned(pack: Pack | None, existing: PackedFolder | None, present: Collection[str]) -> Plan:
+    """The data files to write, without those that are `present`."""
     if pack is None:
         assert existing is not None
         first = existing.manifest.quants[0].variants
         sidecar = existing.sidecar
         entry = existing.path / next(iter(first.values())).entry
-        return Plan("pack", existing.manifest.quants[0].layout, existing.path, (), entry, sidecar, 0), []
-    if existing is None:
-        return pack.plan, []
-    present = [
-        out
-        for out in pack.plan.outputs
-        if isinstance(out, Link) and out.twin_of is None and same_file(out.source, existing.path / out.name)
+        return Plan("pack", existing.manifest.quants[0].layout, existing.path, (), entry, sidecar, 0)
+    outputs = [out for out in pack.plan.outputs if out.name not in present]
+    linked = [
+        replace(out, twin_of=None) if isinstance(out, Link) and out.twin_of in present else out for out in outputs
     ]
-    return replace(pack.plan, outputs=tuple(out for out in pack.plan.outputs if out not in present)), present
+    return replace(pack.plan, outputs=tuple(linked))
 
 
 def _title(pack: Pack | None) -> str:

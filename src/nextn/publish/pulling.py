@@ -16,7 +16,7 @@ from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING
 
 from ..bounded import MOST_DOCUMENT, read_bounded
-from ..errors import OutputExists, RemoteError, UsageError
+from ..errors import BlockPresent, NoBlock, OutputExists, RemoteError, UsageError
 from ..gguf.files import GGUFFile, read_header
 from ..layouts.places import check_folder
 from ..progress import Progress
@@ -155,7 +155,11 @@ def _pull(
         have = [file.path for file in listing if here.seems_to_have(file)]
         with remote.renaming():
             manifest = _manifest(remote, listing)
-            chosen = choose(listing, manifest, variant, quant, _header(remote), have)
+            try:
+                chosen = choose(listing, manifest, variant, quant, _header(remote), have)
+            except (UsageError, NoBlock, BlockPresent) as error:
+                error.args = (f"hf:{repo.repo_id}: {error}",)
+                raise
             check_names(chosen, repo.origin)
     steps = tuple(_steps(here, chosen))
     missing = [step for step in steps if step.state != PRESENT]

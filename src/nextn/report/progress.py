@@ -39,7 +39,10 @@ def byte_progress(title: str, enabled: bool = True) -> Iterator[Progress]:
 
     def advance(done: int, total: int) -> None:
         bar.update(task, completed=done, total=total)
-        bar.start()  # not earlier: a search or a question may come before the first bytes
+        if total and done >= total:
+            bar.stop()  # other steps may follow
+        else:
+            bar.start()  # not earlier: a search or a question may come before the first bytes
 
     try:
         yield advance

@@ -6,7 +6,7 @@ import sys
 
 from ..printable import printable
 from ..shell import shell
-from ..units import counted, size
+from ..units import counted, duration, size
 from ..verbs.train import TrainResult
 from .outlet import console as console_of
 from .outlet import plain_lines
@@ -36,10 +36,10 @@ def _told(result: TrainResult) -> None:
     )
     spent = data.spent
     if result.outcome == "planned":
-        parts = ", ".join(f"{name} {getattr(data.budget, name) / 60:.0f} min" for name in ("states", "fit", "judge"))
+        parts = ", ".join(f"{name} {duration(getattr(data.budget, name))}" for name in ("states", "fit", "judge"))
         say(f"budget: {parts}; work folder: {printable(data.work, 1000)}")
     else:
-        say(f"spent: {', '.join(f'{name} {getattr(spent, name):.0f} s' for name in ('states', 'fit', 'judge'))}")
+        say(f"spent: {', '.join(f'{name} {duration(getattr(spent, name))}' for name in ('states', 'fit', 'judge'))}")
     if result.states is not None:
         made = result.states
         say(

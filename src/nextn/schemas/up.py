@@ -10,12 +10,12 @@ from .base import Bytes, Document, DocumentPart, Seconds, doc
 class StepTaken(DocumentPart):
     """One step on the way from a model's name to a running server."""
 
-    step: Literal["get", "attach", "detach", "verify", "tune", "serve", "hand over"]
+    step: Literal["get", "worth", "attach", "detach", "verify", "tune", "serve", "hand over"]
     state: Annotated[
         Literal["kept", "done", "planned", "skipped", "failed", "left"],
         doc(
             "kept: what it makes exists and is right; planned: a dry run, and the server, which starts last; skipped: "
-            "not possible; left: after one that failed"
+            "not possible now; left: after one that failed"
         ),
     ]
     what: Annotated[str, doc("one sentence")]

@@ -28,6 +28,7 @@ class KnownDraft:
     sidecar: Path | None  # a GGUF that an engine loads beside the trunk as it is
     in_trunk: bool = False  # the trunk has it
     donor: str | Path | None = None  # it has to be made a sidecar first
+    is_named: bool = False  # by the user
 
 
 def known_draft(trunk: Model, donor: str | Path | None) -> KnownDraft | None:
@@ -41,12 +42,16 @@ def known_draft(trunk: Model, donor: str | Path | None) -> KnownDraft | None:
             model = open_sound(place)
             seen = Anatomy.of(model)
             if (seen.is_block_only and seen.shape == "sidecar") or Draft.of(model) is not None:
-                return KnownDraft(place.name, place)
-        return KnownDraft(Path(str(donor)).name, None, donor=donor)
+                return KnownDraft(place.name, place, is_named=True)
+        return KnownDraft(Path(str(donor)).name, None, donor=donor, is_named=True)
     if Anatomy.of(trunk).has_block:
         return KnownDraft(f"the block of {trunk.entry.name}", None, in_trunk=True)
     found = find_sidecars(trunk).best()
     return None if found is None else KnownDraft(found.path.name, found.path)
+
+
+def _path(folder: Path, kind: DraftName) -> Path:
+    return folder / ("mtp-before.gguf" if kind == "native" else "eagle3-before.gguf")
 
 
 def made_ready(known: KnownDraft, trunk: Model, kind: DraftName, folder: Path, say: Say) -> DraftBefore:
@@ -56,25 +61,29 @@ def made_ready(known: KnownDraft, trunk: Model, kind: DraftName, folder: Path, s
     """
     if known.donor is None:
         return DraftBefore(trunk.entry, known.sidecar, known.name)
-    path = folder / ("mtp-before.gguf" if kind == "native" else "eagle3-before.gguf")
+    path = _path(folder, kind)
     if not path.exists():
         say(f"making a sidecar of {known.name}")
-        (_block if kind == "native" else _draft)(known.donor, trunk, path)
+        _make(known.donor, trunk, kind, path, dry_run=False)
     return DraftBefore(trunk.entry, path, known.name)
 
 
-def _block(donor: str | Path, trunk: Model, path: Path) -> None:
+def _make(donor: str | Path, trunk: Model, kind: DraftName, path: Path, *, dry_run: bool) -> None:
+    (_block if kind == "native" else _draft)(donor, trunk, path, dry_run)
+
+
+def _block(donor: str | Path, trunk: Model, path: Path, dry_run: bool) -> None:
     options = AttachOptions(layout="sidecar", embd_type=embeddings_type("q4_0"), out=path)
     with open_block(donor, trunk=trunk) as source:
         block, notes = source.to_write("keep")
         plan = plan_attach(trunk, block, options).noted(notes)
-        source.run(plan, expect=None, why=None, dry_run=False, progress=None)
+        source.run(plan, expect=None, why=None, dry_run=dry_run, progress=None)
 
 
-def _draft(donor: str | Path, trunk: Model, path: Path) -> None:
-    with open_draft(donor) as (draft, source):
+def _draft(donor: str | Path, trunk: Model, path: Path, dry_run: bool) -> None:
+    with open_draft(donor, option="--from") as (draft, source):
         plan = plan_draft(draft, trunk, ExtractOptions(out=path), local=True)
-        source.run(plan, expect=None, why=None, dry_run=False, progress=None)
+        source.run(plan, expect=None, why=None, dry_run=dry_run, progress=None)
 
 
 def kind_of_draft(sidecar: Path) -> DraftName | None:
@@ -98,10 +107,21 @@ def start_of(before: DraftBefore | None, kind: DraftName) -> Path | None:
     return before.sidecar if kind_of_draft(before.sidecar) == kind else None
 
 
-def check_donor(known: KnownDraft | None, donor: str | Path | None, kind: DraftName) -> None:
-    """Raise UsageError for a --from that is a GGUF of another kind."""
-    if donor is None or known is None or known.sidecar is None:
+def check_donor(known: KnownDraft | None, trunk: Model, kind: DraftName, folder: Path) -> None:
+    """To be called before hours of work: `made_ready` will be able to use what --from names.
+
+    Raises UsageError for a GGUF of another kind, and what attaching a block, or extracting a draft, raises.
+    """
+    if known is None or not known.is_named:
         return
-    if kind_of_draft(known.sidecar) != kind:
+    is_gguf = known.donor is not None and kind == "eagle3" and Path(known.donor).is_file()  # of another kind
+    if known.donor is not None and not is_gguf:
+        path = _path(folder, kind)
+        if not path.exists():
+            _make(known.donor, trunk, kind, path, dry_run=True)
+        return
+    if is_gguf or (known.sidecar is not None and kind_of_draft(known.sidecar) != kind):
         wanted = "an MTP block" if kind == "native" else "an EAGLE-3 draft"
-        raise UsageError(f"{donor}: this is not {wanted}, so training cannot start from it; leave out --from.")
+        raise UsageError(
+            f"{known.sidecar or known.donor}: this is not {wanted}, so training cannot start from it; leave out --from."
+        )

@@ -34,6 +34,7 @@ from ..sources.rows import GGUFRows
 from ..writing.scratch import scratch_folder
 from ..writing.system import System, explained, sync_folder
 from .answers import Array, pieces
+from .libraries import installing
 from .states import Split, States
 
 DATA, TRUNK, HIDDEN = "data", "trunk", "hidden_states"
@@ -71,7 +72,7 @@ def check_export(folder: Path) -> None:
         import pyarrow  # noqa: F401
     except ImportError as error:
         raise TrainingMissing(
-            f"{folder}: --export needs pyarrow, which is not installed here: pip install '.[train]'."
+            f"{folder}: --export needs pyarrow, not installed here; {installing('pyarrow')}."
         ) from error
 
 

@@ -16,7 +16,7 @@ from ..layouts import naming, places
 from ..layouts.attach import plan_attach
 from ..layouts.options import AttachOptions
 from ..layouts.trained import plan_trained
-from ..writing.execute import execute
+from ..writing.execute import check_place, execute
 from ..writing.plan import Plan
 from .kind import DraftName
 
@@ -42,7 +42,7 @@ class DraftPlace:
 def draft_place(trunk: Model, kind: DraftName, layout: str | None, out: str | Path | None) -> DraftPlace:
     """Where the draft will go. Without `out` a name that is taken gets `-trained`.
 
-    Raises UsageError for a layout that this kind does not have, OutputExists.
+    Raises UsageError for a layout that this kind does not have, OutputExists, StorageError.
     """
     layout = layout or "sidecar"
     if layout not in LAYOUTS:
@@ -67,6 +67,7 @@ def draft_place(trunk: Model, kind: DraftName, layout: str | None, out: str | Pa
 
 
 def _free(place: DraftPlace, *, given: bool) -> DraftPlace:
+    check_place(place.folder, [place.name])
     if not os.path.lexists(place.path):
         return place
     base, _, ending = place.name.rpartition(f"-{TYPE}")

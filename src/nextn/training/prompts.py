@@ -157,7 +157,7 @@ def _lines(path: Path) -> Iterator[tuple[int, str]]:
     try:
         text = read_bounded(path, MOST_DOCUMENT, "read the prompts").decode("utf-8-sig")
     except UnicodeDecodeError as error:
-        raise FormatError("this is not UTF-8 text", path=path, offset=error.start) from error
+        raise FormatError("this is not UTF-8 text; name a text or JSONL file", path=path, offset=error.start) from error
     for number, line in enumerate(text.splitlines(), 1):
         if line.strip():
             yield number, line.strip()

@@ -19,6 +19,7 @@ from ..gguf.files import Model, os_error
 from ..layouts.places import header_sha256, model_name
 from ..schemas.train import StageSeconds
 from ..workfile import Folder, NotOurs
+from ..writing.execute import check_place
 from .kind import DraftName
 
 Stage = Literal["states", "fit", "judge"]
@@ -51,6 +52,7 @@ class Work:
         self, folder: Path, trunk: Model, kind: DraftName, seed: int, start: str | None, *, dry_run: bool
     ) -> None:
         """Raises UsageError for the folder of another training, OutputExists for one that is not nextn's."""
+        check_place(folder, [NOTE], "--work")
         self.folder = folder
         self.dry_run = dry_run
         digest = header_sha256(trunk.files[0])

@@ -25,6 +25,7 @@ from .asked import MOST_TOKENS, UserTurn, ask_itself, mixed, read_asked, user_tu
 from .chunk_writer import LEAST_CHUNK, ChunkWriter, How, Limits, Report, StatesProgress
 from .engine_reader import EngineReader, What
 from .kind import usual_taps
+from .libraries import installing
 from .probe import Agreement, probe
 from .prompts import Prompt, Tokenized, own_prompts, sha256_of, shipped, templated, tokenized, usable
 from .states import States, StatesFolder, StatesManifest, Trunk
@@ -218,7 +219,7 @@ class _Stage:
         try:
             import torch  # noqa: F401
         except ImportError as error:
-            raise _NotHere("torch is not installed (pip install 'nextn[train]')") from error
+            raise _NotHere(f"torch is not installed ({installing('torch')})") from error
         from .dense import NotDense, sizes_of
         from .torch_reader import TorchReader
 

@@ -23,8 +23,11 @@ from ..publish.packed_folder import PackedFolder, same_file
 from ..publish.packing import CardOptions, PackResult, pack_up, plan_package
 from ..publish.sums import Hasher
 from ..units import size
+from ..writing.again import written_before
 from ..writing.execute import check_outputs
-from ..writing.plan import LinkMode
+from ..writing.leftovers import clean
+from ..writing.plan import Link, LinkMode, NewFile
+from ..writing.system import explained
 
 
 def pack(
@@ -60,7 +63,8 @@ def pack(
 
     `skip_existing`: `out` may be a folder that was packed before. A quant that it has is kept if its files have the
     recorded SHA-256, others are added, with the folder's own sidecar or block if nothing else is named; card, sums and
-    manifest are renewed. `fragment`: in place of README.md, write sections for a card of one's own.
+    manifest are renewed. What a run that was stopped left complete is kept if it has the bytes that would be written.
+    `fragment`: in place of README.md, write sections for a card of one's own.
 
     Raises what `nextn.attach` and `nextn.detach` raise, and OutputExists.
     """
@@ -123,7 +127,14 @@ def pack(
         if opened or existing is None:
             packed = plan_pack(opened, block, options, draft)
             packed = replace(packed, plan=packed.plan.noted([*notes, *of_block]))
-        package = plan_package(packed, card, existing)
+        present: list[NewFile | Link] = []
+        if packed is not None and skip_existing:
+            if not dry_run:
+                with explained(options.out, "clean the folder"):
+                    clean(options.out)  # before what is there is taken for complete
+            present, n_read = written_before(packed.plan, heard(say), compare=not dry_run)
+            bytes_compared += n_read
+        package = plan_package(packed, card, existing, present)
         remote = source.remote if source else None
         check_outputs(package.to_execute, tidy=not dry_run)
         missing = remote.missing_bytes(package.plan.ranges) if remote is not None and not dry_run else 0

@@ -165,7 +165,7 @@ def scan(
     the Hub is not asked; otherwise it is asked about donors for at most `lookup_s` seconds in all, and its answers are
     kept for a week. `gpu_memory_bytes`: the GPU's memory, to tell models that do not fit into it.
 
-    Raises UsageError for a folder that is not there, StorageError for one that cannot be listed.
+    Raises UsageError for a file in place of a folder, StorageError for one that is not there or cannot be listed.
     """
     say = heard(say)
     say("listing folders")

@@ -41,6 +41,7 @@ class Serving(Documented):
     notes: tuple[str, ...]
     extra: tuple[str, ...] = field(default=())
     cwd: Path | None = None
+    listen: tuple[str, int] | None = None  # host and port; None: engine arguments say otherwise
 
     @property
     def shell(self) -> str:
@@ -48,8 +49,15 @@ class Serving(Documented):
         return shell(*self.command, env=self.env)
 
     def run(self) -> int:
-        """Start the server, pass signals on to it, and return its exit code. Raises EngineMissing."""
+        """Start the server, pass signals on to it, and return its exit code.
+
+        Raises EngineMissing, and UsageError for a port that is in use.
+        """
         from ..engines.foreground import run_foreground
+        from ..engines.ports import check_port
+
+        if self.listen is not None:
+            check_port(*self.listen)
 
         env = {"GGML_NO_BACKTRACE": "1", "PYTHONUNBUFFERED": "1", **self.env}
         return run_foreground(self.command, env=env, cwd=self.cwd)
@@ -127,8 +135,15 @@ def serve(
         env={},
         notes=tuple(notes),
         extra=(*settings.args, *engine_args),
+        listen=listening(host, port, (*settings.args, *engine_args)),
     )
     return _with_command(choice, found, host, port)
+
+
+def listening(host: str, port: int, engine_args: Sequence[str]) -> tuple[str, int] | None:
+    """Host and port of the server; None if engine arguments, which win, say something about them."""
+    told = any(word.partition("=")[0] in ("--host", "--port") for word in engine_args)
+    return None if told else (host, port)
 
 
 def serving_engine(engine: EngineChoice) -> Engine:

@@ -22,13 +22,15 @@ from ..training.export import check_export, export, export_taps
 from ..training.judge import DraftBefore, Judgement, JudgeOptions, judge
 from ..training.judging import judging_prompts
 from ..training.kind import ChosenKind, choose_kind
+from ..training.libraries import installing
 from ..training.place import DraftPlace, draft_place, written
+from ..training.prompts import own_prompts
 from ..training.provenance import Training, provenance_pairs
 from ..training.stages import candidates_of, fit_made, run_fit, run_states
 from ..training.states import States
 from ..training.work import SHARES, STAGES, Stage, Work, stage_budget
 from ..training.write_states import StatesOptions
-from ..units import counted, size
+from ..units import counted, duration, size
 from ..writing.scratch import scratch_folder
 from ..writing.system import free_bytes
 
@@ -134,17 +136,23 @@ def train(
             raise UsageError(f"{model.entry}: --export is for EAGLE-3 drafts, so another --kind is needed.")
         check_export(Path(export))
     known = known_draft(model, donor)
-    check_donor(known, donor, chosen.kind)
+    own = None if prompts is None else Path(prompts), None if chats is None else Path(chats)
+    own_prompts(*own)
     place = draft_place(model, chosen.kind, layout, out)
     folder = Path(f"{model_name(model)}.train") if work is None else Path(work)
+    start = None if known is None else known.name
+    dry = Work(folder, model, chosen.kind, seed, start, dry_run=True)
+    check_donor(known, model, chosen.kind, dry.before)
+    kept = dry if dry_run else Work(folder, model, chosen.kind, seed, start, dry_run=False)
     asked = _Asked(
-        model, chosen, known, place, budget_s, None if prompts is None else Path(prompts),
-        None if chats is None else Path(chats), max_disk_bytes, stage, export, seed, threads,
-        Work(folder, model, chosen.kind, seed, None if known is None else known.name, dry_run=dry_run), heard(say),
-    )  # fmt: skip
+        model, chosen, known, place, budget_s, *own, max_disk_bytes, stage, export, seed, threads, kept, heard(say)
+    )
     if dry_run:
         most = asked.disk_bytes()
-        told = f"would train {_ARTICLES[chosen.kind]} for {model.entry.name} within {budget_s / 60:.0f} minutes"
+        told = (
+            f"would export states of {model.entry.name} to {export} within {duration(budget_s)}" if export is not None
+            else f"would train {_ARTICLES[chosen.kind]} for {model.entry.name} within {duration(budget_s)}"
+        )  # fmt: skip
         return asked.result("planned", f"{told}; states take up to {size(most)}", notes=place.notes)
     stages = ("states",) if export is not None else STAGES if stage is None else (stage,)
     if "fit" in stages:
@@ -163,7 +171,7 @@ def _need_torch(model: Model) -> None:
     missing = [name for name in ("torch", "safetensors") if importlib.util.find_spec(name) is None]
     if missing:
         raise TrainingMissing(
-            f"{model.entry}: fitting a draft needs {' and '.join(missing)}, not installed here: pip install '.[train]'."
+            f"{model.entry}: fitting a draft needs {' and '.join(missing)}, not installed here; {installing(*missing)}."
         )
 
 

@@ -8,12 +8,14 @@ from typing import TYPE_CHECKING
 
 from ..block.anatomy import Anatomy
 from ..discovery.model_names import resolve
+from ..engines.ports import check_port
 from ..errors import UsageError
 from ..gguf.files import open_sound
 from ..layouts.places import model_name
 from ..layouts.programs import OLLAMA
 from ..progress import Progress, Say, heard
 from ..shell import shell
+from .serve import listening
 from .up_programs import PROGRAMS
 from .up_report import StepName, UpReport
 from .up_steps import Agree, UpSteps
@@ -30,6 +32,7 @@ def up(
     quant: str | None = None,
     out: str | Path | None = None,
     for_program: str | None = None,
+    worth: bool = True,
     verify: bool = True,
     tune_s: float | None = None,
     engine: EngineChoice = None,
@@ -37,6 +40,7 @@ def up(
     host: str = "127.0.0.1",
     port: int = 8080,
     agree: Agree | None = None,
+    starts: bool = False,
     dry_run: bool = False,
     progress: Progress | None = None,
     say: Say | None = None,
@@ -45,11 +49,12 @@ def up(
 
     `model`: a path, a name in LM Studio or ollama, or ORG/NAME on the Hub, of which `quant` is downloaded into the
     folder `out` (default: NAME in the current folder) unless it is on this machine. `donor`: as in attach. `sidecar`:
-    the one to draft with, where several fit. `for_program`: "llama.cpp", "ik", "lmstudio" or "ollama"; nothing is
+    the one to draft with, where several fit. `worth`: say whether drafting can be faster here, measured if that takes
+    seconds; with `tune_s`, tune answers it. `for_program`: "llama.cpp", "ik", "lmstudio" or "ollama"; nothing is
     served then, and `needs` of the result says what that program needs. `engine` verifies, tunes and serves, as in
     serve. A step whose result exists and is right is kept. `agree` is called with a question before a download, where
     the donor is a guess, and where drafting was measured not to pay here; None agrees. The server starts when
-    `serving.run()` of the result is called.
+    `serving.run()` of the result is called; `starts`: at once, so a port that is in use is refused first.
 
     Raises what the verbs of the steps raise, among them `donors.infer.Doubt`; the message says what was done, what is
     left and how to go on. A verification that does not pass is not raised: see `failed` of the result.
@@ -59,8 +64,12 @@ def up(
     report, say = UpReport(str(model), for_program, dry_run), heard(say)
     last: StepName = "serve" if for_program is None else "hand over"
     left: list[StepName] = ["attach", *(["verify"] if verify else []), *(["tune"] if tune_s else []), last]  # type: ignore[list-item]
-    again = _again(model, donor, sidecar, quant, out, for_program, verify, tune_s, engine, engine_args, host, port)
-    steps = UpSteps(report, again, left, say, progress, agree or (lambda question: None))
+    again = _again(
+        model, donor, sidecar, quant, out, for_program, worth, verify, tune_s, engine, engine_args, host, port
+    )
+    steps = UpSteps(
+        report, again, left, say, progress, agree or (lambda question: None), measures=worth and tune_s is None
+    )
     named = resolve(model)
     if named.said is not None:
         say(f"{model}: {named.said}")
@@ -80,24 +89,26 @@ def up(
         report.model = steps.detach(trunk) if seen.has_block else trunk.entry
         steps.hand_over(report.model, None, name)
         return report
-    judge = steps.engine(engine) if verify or tune_s or for_program is None else None
+    if verify or tune_s or for_program is None:
+        steps.find_engine(engine)
+    if starts and not dry_run and (where := listening(host, port, engine_args)) is not None and for_program is None:
+        check_port(*where)
     entry, beside = steps.block(trunk, donor, sidecar)
     report.model, report.sidecar = entry, beside
-    if verify and not steps.verify(entry, beside, judge, trunk.size_bytes):
+    if verify and not steps.verify(entry, beside, trunk.size_bytes):
         return report
     if tune_s:
-        steps.tune(entry, beside, judge, tune_s)
+        steps.tune(entry, beside, tune_s)
     if for_program is not None:
         steps.hand_over(entry, beside, name)
         return report
-    assert judge is not None
-    steps.serve(entry, beside, sidecar, judge, engine_args, host, port, trunk.size_bytes)
+    steps.serve(entry, beside, sidecar, engine_args, host, port, trunk.size_bytes)
     return report
 
 
 def _again(
     model: str | Path, donor: object, sidecar: object, quant: str | None, out: object, program: str | None,
-    verify: bool, tune_s: float | None, engine: object, engine_args: Sequence[str], host: str, port: int,
+    worth: bool, verify: bool, tune_s: float | None, engine: object, engine_args: Sequence[str], host: str, port: int,
 ) -> str:  # fmt: skip
     """The command that goes on."""
     words: list[object] = ["nextn", "up", Path(model) if str(model).startswith("-") else model]
@@ -105,6 +116,7 @@ def _again(
     files = (("--from", donor), ("--sidecar", sidecar), ("--quant", quant), ("-o", out))
     for option, value in (*files, ("--for", program), ("--engine", named)):
         words += [] if value is None else [option, value]
+    words += [] if worth else ["--no-worth"]
     words += [] if verify else ["--no-verify"]
     words += ["--tune", f"{tune_s:g}"] if tune_s else []
     words += ["--host", host] if host != "127.0.0.1" else []

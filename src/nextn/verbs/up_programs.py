@@ -10,6 +10,7 @@ from ..shell import quoted, shell
 
 LLAMA_CPP, IK = "llama.cpp", "ik"
 PROGRAMS = (LMSTUDIO, OLLAMA, LLAMA_CPP, IK)
+TITLES = {LMSTUDIO: "LM Studio", OLLAMA: "ollama", LLAMA_CPP: "llama.cpp", IK: "ik_llama.cpp"}
 
 
 def needs_of(program: str, model: Path, sidecar: Path | None, name: str) -> list[str]:

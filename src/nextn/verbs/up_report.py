@@ -12,7 +12,7 @@ from ..schemas.up import StepTaken, UpDocument
 if TYPE_CHECKING:
     from .serve import Serving
 
-StepName = Literal["get", "attach", "detach", "verify", "tune", "serve", "hand over"]
+StepName = Literal["get", "worth", "attach", "detach", "verify", "tune", "serve", "hand over"]
 StepState = Literal["kept", "done", "planned", "skipped", "failed", "left"]
 
 

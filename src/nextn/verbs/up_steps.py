@@ -21,9 +21,9 @@ from ..progress import Progress, Say
 from ..remote.address import HubSource
 from ..schemas.up import StepTaken
 from ..shell import shell
-from ..units import size
+from ..units import duration, size
 from . import up_estimates as estimates
-from .up_programs import IK, LLAMA_CPP, needs_of
+from .up_programs import IK, LLAMA_CPP, TITLES, needs_of
 from .up_report import StepName, StepState, UpReport
 
 if TYPE_CHECKING:
@@ -32,18 +32,22 @@ if TYPE_CHECKING:
 
 Agree = Callable[[str], None]
 """Called with a question before a step that the user may not want; raises to stop."""
+_LAYOUTS = {"sidecar": "a sidecar", "bundle": "a bundle"}
 BRIEF_PROMPTS, BRIEF_TOKENS = 3, 24  # of verify
 BRIEF_LENGTHS = (1, 2, 3)  # that tune races
 
 
 class UpSteps:
-    """One run; `again` is the command that goes on after an error."""
+    """One run; `again` is the command that goes on after an error; `measures`: whether drafting can be faster here."""
 
     def __init__(
-        self, report: UpReport, again: str, left: Sequence[StepName], say: Say, progress: Progress | None, agree: Agree
-    ) -> None:
+        self, report: UpReport, again: str, left: Sequence[StepName], say: Say, progress: Progress | None, agree: Agree,
+        *, measures: bool,
+    ) -> None:  # fmt: skip
         self.report, self.again, self.say, self.progress, self.agree = report, again, say, progress, agree
         self.left = list(left)
+        self.judge: Engine | None = None  # verifies, tunes and serves
+        self.measures = measures
 
     # -- bookkeeping --------------------------------------------------------------------------------------------------
 
@@ -56,6 +60,10 @@ class UpSteps:
             StepTaken(name, state, what, fetch, read, write, None if seconds is None else round(seconds, 3))
         )
         self.left = [each for each in self.left if each != name]
+
+    def _saying(self, step: StepName) -> Say:
+        """For messages of a step, which begin with its name."""
+        return lambda text: self.say(f"{step}: {text}")
 
     @contextmanager
     def _going_on(self) -> Iterator[None]:
@@ -91,13 +99,14 @@ class UpSteps:
             return plan.entry
         total, missing = plan.chosen.size_bytes, plan.bytes_downloaded
         what = f"{size(missing)} of {source} into {folder}"
+        short = f"{size(missing)} into {folder}"
         if self.report.dry_run:
             seconds = estimates.moving(missing, 0, missing)
             self._step("get", "planned", what, fetch=missing, write=missing, seconds=seconds)
             for name in list(self.left):
                 self._step(name, "planned", "what it takes is known once the model is here")
             return None
-        self.agree(f"{source}: download {what}?")
+        self.agree(f"{source}: download {short}?")
         started = perf_counter()
         with self._going_on():
             self.say(f"downloading {what}")
@@ -108,8 +117,8 @@ class UpSteps:
         )  # fmt: skip
         return made.entry
 
-    def engine(self, choice: EngineChoice) -> Engine | None:
-        """The engine that verifies, tunes and serves; None: another program runs the model, and none is here.
+    def find_engine(self, choice: EngineChoice) -> None:
+        """Set `judge`; it stays None where another program runs the model, and no engine is here.
 
         Raises EngineMissing, EngineFailed, UsageError.
         """
@@ -119,15 +128,15 @@ class UpSteps:
         program = self.report.program
         try:
             if program is None:
-                return serving_engine(choice)
-            return find_engine("ik" if choice is None and program == IK else choice)
+                self.judge = serving_engine(choice)
+            else:
+                self.judge = find_engine("ik" if choice is None and program == IK else choice)
         except EngineMissing as error:
             if program is None or choice is not None:
                 words = "; nothing was attached: 'nextn up --for llama.cpp' prepares the files without an engine"
                 error.args = (f"{str(error).rstrip('.')}{words if program is None else ''}", *error.args[1:])
                 raise
             self.report.note(f"no engine is here to verify with: {error}")
-            return None
 
     def block(
         self, trunk: Model, donor: str | Path | None, sidecar: str | Path | None
@@ -135,29 +144,32 @@ class UpSteps:
         """Path to load and sidecar of a model that drafts; made if they are not there."""
         program, name = self.report.program, trunk.entry.name
         if Anatomy.of(trunk).has_block:
-            return self._kept(f"{name} has its block", trunk.entry, None, donor)
+            return self._kept(trunk, f"{name} has its block", trunk.entry, None, donor)
         layout = searched_layout(trunk, None, program)
         family = FAMILIES.get(trunk.architecture)
         on_ik = family is not None and family.ik.drafts_with("sidecar")
         takes_sidecar = program in (None, LLAMA_CPP) or (program == IK and on_ik)
         if sidecar is not None and takes_sidecar:
             beside = open_target(trunk.entry, sidecar).sidecar_path
-            return self._kept(f"{sidecar} is the sidecar that was named", trunk.entry, beside, donor)
+            return self._kept(trunk, f"{sidecar} is the sidecar that was named", trunk.entry, beside, donor)
         if takes_sidecar:
             found = find_sidecars(trunk)
             best = found.best()
             if best is not None:
                 self.report.note(*found.notes())
-                return self._kept(best.place, trunk.entry, best.path, donor)
+                return self._kept(trunk, best.place, trunk.entry, best.path, donor)
         for made in ("bundle", "shards"):
             if (entry := made_before(trunk, made, program)) is not None:
-                return self._kept(f"{entry} was made from {name}", entry, None, donor)
+                return self._kept(trunk, f"{entry} was made from {name}", entry, None, donor)
         named = sidecar if donor is None else donor
         source = str(named) if named is not None else self._found(trunk, layout)
         self._ask_whether_it_pays(trunk)
         return self._attached(trunk, source)
 
-    def _kept(self, what: str, entry: Path, sidecar: Path | None, donor: str | Path | None) -> tuple[Path, Path | None]:
+    def _kept(
+        self, trunk: Model, what: str, entry: Path, sidecar: Path | None, donor: str | Path | None
+    ) -> tuple[Path, Path | None]:
+        self._whether_it_pays(trunk)
         self._step("attach", "kept", what)
         if donor is not None:
             self.report.note(f"{what}, so --from was not used; 'nextn attach --from' makes another")
@@ -174,16 +186,37 @@ class UpSteps:
             self.agree(f"{found.why.rstrip('.')}: attach it?")
         return found.source
 
-    def _ask_whether_it_pays(self, trunk: Model) -> None:
+    def _whether_it_pays(self, trunk: Model) -> tuple[str, str] | None:
+        """What is known or measured now of drafting on this machine: a word and a sentence; noted for the user."""
         known = kept_answer(trunk)
-        if known is None:
+        if known is not None:
+            self.report.note(known[1])
+            return known
+        if not self.measures:
+            return None
+        judge, seconds = self.judge, estimates.measuring(trunk.size_bytes)
+        if judge is None or seconds > estimates.BRIEF_WORTH_S:
+            took = duration(max(1.0, seconds))
             command = shell("nextn", "worth", trunk.entry)
-            self.report.note(f"whether drafting is faster here was not measured: {command}")
-            return
-        word, sentence = known
-        self.report.note(sentence)
-        if word == "cannot_pay" and not self.report.dry_run:
-            self.agree(f"{trunk.entry.name}: {sentence}; attach a block all the same?")
+            self.report.note(f"whether drafting is faster here was not measured, which takes about {took}: {command}")
+            return None
+        where = f"{judge.name} {judge.version}"
+        if self.report.dry_run:
+            what = f"whether drafting can be faster here, measured on {where}"
+            self._step("worth", "planned", what, read=trunk.size_bytes, seconds=seconds)
+            return None
+        from .up_worth import brief_worth
+
+        started = perf_counter()
+        found = brief_worth(trunk, judge, self._saying("worth"))
+        n_read = trunk.size_bytes if found.state == "done" else 0
+        self._step("worth", found.state, found.what, read=n_read, seconds=perf_counter() - started)
+        return None if found.word is None else (found.word, found.what)
+
+    def _ask_whether_it_pays(self, trunk: Model) -> None:
+        known = self._whether_it_pays(trunk)
+        if known is not None and known[0] == "cannot_pay" and not self.report.dry_run:
+            self.agree(f"{trunk.entry.name}: {known[1]}; attach a block all the same?")
 
     def _attached(self, trunk: Model, source: str) -> tuple[Path, Path | None]:
         from .attach import attach
@@ -197,7 +230,7 @@ class UpSteps:
         with self._going_on():
             found = run(dry=True)
             made = found.entry if found.sidecar is None else found.sidecar
-            what = f"the block of {source} as {found.plan.layout}: {made}"
+            what = f"the block of {source} as {_LAYOUTS.get(found.plan.layout, found.plan.layout)}: {made}"
             if self.report.dry_run:
                 fetch, read, write = found.bytes_to_download, found.bytes_read, found.bytes_written
                 self.report.note(*found.plan.notes)
@@ -242,12 +275,13 @@ class UpSteps:
         )
         return made.entry
 
-    def verify(self, entry: Path, sidecar: Path | None, judge: Engine | None, n_bytes: int) -> bool:
+    def verify(self, entry: Path, sidecar: Path | None, n_bytes: int) -> bool:
         """Whether to go on: the files passed, now or before, or nothing speaks against them."""
         from ..measure.prompts import PROMPTS
         from ..measure.verified_store import keep_verified, verified_on
         from .verify import FAILED, PASSED, verify
 
+        judge = self.judge
         if judge is None:
             self._step("verify", "skipped", "no engine is here to verify with")
             return True
@@ -268,7 +302,7 @@ class UpSteps:
         with self._going_on():
             found = verify(
                 entry, sidecar=sidecar, engine=judge, prompts=PROMPTS[:BRIEF_PROMPTS], n_predict=BRIEF_TOKENS,
-                say=self.say,
+                say=self._saying("verify"),
             )  # fmt: skip
         took, why = perf_counter() - started, "; ".join(found.reasons)
         seen = found.engine
@@ -296,11 +330,12 @@ class UpSteps:
             self._step(name, "left", "not done, since verify did not pass")
         return False
 
-    def tune(self, entry: Path, sidecar: Path | None, judge: Engine | None, tune_s: float) -> None:
+    def tune(self, entry: Path, sidecar: Path | None, tune_s: float) -> None:
         """Race a few settings, unless some were found before."""
         from .serve import tuned_path
         from .tune import tune
 
+        judge = self.judge
         if judge is None:
             self._step("tune", "skipped", "no engine is here to tune on")
             return
@@ -314,17 +349,19 @@ class UpSteps:
         with self._going_on():
             found = tune(
                 entry, sidecar=sidecar, n_max=BRIEF_LENGTHS, p_min=(), types=(), head_types=(), embd_types=(),
-                budget_s=tune_s, patience_s=tune_s, engine=judge, say=self.say,
+                budget_s=tune_s, patience_s=tune_s, engine=judge, say=self._saying("tune"),
             )  # fmt: skip
         self._step("tune", "done", found.sentence, seconds=perf_counter() - started)
 
     def serve(
-        self, entry: Path, sidecar: Path | None, named: str | Path | None, judge: Engine, engine_args: Sequence[str],
-        host: str, port: int, n_bytes: int,
+        self, entry: Path, sidecar: Path | None, named: str | Path | None, engine_args: Sequence[str], host: str,
+        port: int, n_bytes: int,
     ) -> None:  # fmt: skip
         """Prepare the server, which `serving.run()` starts; `named`: the sidecar that the user named."""
         from .serve import serve
 
+        judge = self.judge
+        assert judge is not None
         shown = "127.0.0.1" if host in ("0.0.0.0", "::") else host
         self.report.address = f"http://{f'[{shown}]' if ':' in shown else shown}:{port}"
         what, seconds = f"{judge.name} {judge.version} on {self.report.address}", estimates.loading(n_bytes)
@@ -342,7 +379,7 @@ class UpSteps:
         assert self.report.program is not None
         self.report.needs = needs_of(self.report.program, entry, sidecar, name)
         state: StepState = "planned" if self.report.dry_run else "done"
-        self._step("hand over", state, f"{self.report.program} needs what is listed")
+        self._step("hand over", state, f"what {TITLES[self.report.program]} needs is below")
 
 
 def _trunk_of(error: OutputExists, model: Model) -> Path | None:

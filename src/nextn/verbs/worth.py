@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 from ..engines.base import Launch
 from ..errors import EngineFailed, EngineRefused, StorageError, UsageError
-from ..measure.batch_curve import SIZES, DepthCurve, curve_at, time_curve
+from ..measure.batch_curve import LEAST_PASSES, MOST_PASSES, SIZES, DepthCurve, curve_at, time_curve
 from ..measure.bench_setup import OFF, machine
 from ..measure.draft_cost import LENGTHS, N_PREDICT, measured_draft, step_cost, time_steps
 from ..measure.engine_pool import Pool
@@ -47,6 +47,7 @@ def worth(
     patience_s: float = DEFAULT_S,
     side_by_side: bool = True,
     time_draft: bool = True,
+    brief: bool = False,
     remember: bool = True,
     say: Say | None = None,
 ) -> WorthReport:
@@ -54,7 +55,8 @@ def worth(
 
     `depths`: tokens of context in front of the batches; the answer is for the first. With `slots`, batches are those of
     that many sequences together. The cost of a draft is measured if the model has a block (or `sidecar`) and
-    `time_draft` is true, otherwise computed from the bytes of a block of one layer. `remember`: keep the figures in
+    `time_draft` is true, otherwise computed from the bytes of a block of one layer. `brief`: only as many passes as a
+    figure needs. `remember`: keep the figures in
     nextn's data folder, where plan finds them. `patience_s` limits the total seconds that disturbances may cost.
 
     Raises UsageError, EngineMissing, EngineRefused, EngineFailed, StorageError, and what opening files raises.
@@ -71,7 +73,10 @@ def worth(
     notes = list(target.notes)
     n_ctx = max(wanted) + LEAST_PREFIX + _ROOM
     launch = Launch(target.model.entry, None, 0, n_ctx, threads, tuple(engine_args), timed=True, slots=slots)
-    run, all_outputs = time_curve(judge, launch, [max(depth, LEAST_PREFIX) for depth in wanted], patience_s, say)
+    run, all_outputs = time_curve(
+        judge, launch, [max(depth, LEAST_PREFIX) for depth in wanted], patience_s, say,
+        most_passes=LEAST_PASSES if brief else MOST_PASSES,
+    )  # fmt: skip
     share = None if all_outputs else head_share(target.model)
     found = {depth: curve_at(run.passes, max(depth, LEAST_PREFIX), share) for depth in wanted}
     curves = [DepthCurve(depth, one.token_s, one.costs, one.state_cost) for depth, one in found.items() if one]

@@ -8,7 +8,7 @@ import hashlib
 import os
 import time
 from collections import Counter
-from collections.abc import Generator, Mapping
+from collections.abc import Generator, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -95,7 +95,7 @@ def _already_there(path: Path, size_bytes: int) -> str:
 def _check(plan: Plan) -> None:
     try:
         leftovers = clean(plan.folder, remove=False)
-        _check_folder(plan)
+        check_place(plan.folder, [out.name for out in plan.outputs])
         is_there = os.path.lexists(plan.folder)
         for out in plan.outputs:
             if isinstance(out, Link):
@@ -114,32 +114,35 @@ def _check(plan: Plan) -> None:
         )
 
 
-def _check_folder(plan: Plan) -> None:
-    """Check that the folder is one or can be made, is writable, and allows names of this length."""
-    there = plan.folder
-    new = [out.name for out in plan.outputs]
+def check_place(folder: Path, names: Sequence[str], option: str = "-o") -> None:
+    """Check that `folder` is one or can be made, is writable, and allows these names; `option` chooses another.
+
+    Raises OutputExists for a file, StorageError.
+    """
+    there = folder
+    new = list(names)
     while not os.path.lexists(there):
         new.append(there.name)
         there = there.parent
     if not there.is_dir():
-        if there == plan.folder:
-            raise OutputExists(f"{there}: this is a file, not a folder; choose another -o.")
-        raise StorageError(f"{plan.folder}: cannot create the folder, since {there} is a file; choose another -o.")
+        if there == folder:
+            raise OutputExists(f"{there}: this is a file, not a folder; choose another {option}.")
+        raise StorageError(f"{folder}: cannot create the folder, since {there} is a file; choose another {option}.")
     longest = oscalls.longest_name(there)
     for name in new:
         if oscalls.is_no_name(name):
             raise StorageError(
-                f"{there}: this system cannot have a file called '{name}'; choose a -o without < > : \" | ? * \\, "
-                "with no dot or space at its end, and not called like a device (CON, NUL, COM1)."
+                f"{there}: this system cannot have a file called '{name}'; choose a {option} without "
+                "< > : \" | ? * \\, with no dot or space at its end, and not called like a device (CON, NUL, COM1)."
             )
         if len(os.fsencode(name)) > longest:
             raise StorageError(
                 f"{there}: the name '{name}' has {len(os.fsencode(name))} bytes, and at most {longest} fit here; "
-                "choose a shorter -o."
+                f"choose a shorter {option}."
             )
     if not os.access(there, os.W_OK | os.X_OK):
         raise StorageError(
-            f"{there}: cannot create files in it: permission denied, or it is read-only; choose another -o."
+            f"{there}: cannot create files in it: permission denied, or it is read-only; choose another {option}."
         )
 
 
@@ -244,11 +247,42 @@ def write_segment(run: WritingRun, segment: Segment, fd: int, offset: int, path:
         return len(data)
     if isinstance(segment, Copy):
         return _copy(run, segment, fd, offset, path)
+    start = offset
+    with contextlib.closing(stream(run, segment)) as pieces:
+        for made in pieces:
+            if offset > start:
+                check_reaches(fd, offset, path)
+            write_all(run.system, fd, made, offset, path)
+            offset += len(made)
+            run.advance(len(made))
+    return offset - start
+
+
+def stream(run: WritingRun, segment: Segment) -> Generator[bytearray | memoryview, None, None]:
+    """The bytes of a tensor that is carried or converted, in pieces; its hashes are noted in `run` on the way.
+
+    To be closed before the run's reader is: another thread may be reading.
+    """
+    if not isinstance(segment, Carry | Convert):
+        raise AssertionError(segment)
+    digest = hashlib.sha256()
+    pieces: Generator[bytearray | memoryview, None, None]
     if isinstance(segment, Carry):
-        return _carry(run, segment, fd, offset, path)
-    if isinstance(segment, Convert):
-        return _convert(run, segment, fd, offset, path)
-    raise AssertionError(segment)
+        pieces = _seen(run, run.reader.pieces(segment.where), segment.of_block)
+    else:
+        pieces = _converted(run, segment)
+    with contextlib.closing(pieces):
+        for data in pieces:
+            digest.update(data)
+            yield data
+    run.hashes[segment.name] = digest.hexdigest()
+
+
+def _seen(run: WritingRun, pieces: Iterable[bytearray], of_block: bool) -> Generator[bytearray, None, None]:
+    for data in pieces:
+        if of_block:
+            run.source_hash.update(data)
+        yield data
 
 
 def _copy(run: WritingRun, segment: Copy, fd: int, offset: int, path: Path) -> int:
@@ -285,22 +319,6 @@ def _copy_otherwise(src: int, dst: int, src_offset: int, dst_offset: int, count:
         raise explain(error, path, "write it") from error
 
 
-def _carry(run: WritingRun, segment: Carry, fd: int, offset: int, path: Path) -> int:
-    digest = hashlib.sha256()
-    start = offset
-    for data in run.reader.pieces(segment.where):
-        digest.update(data)
-        if segment.of_block:
-            run.source_hash.update(data)
-        if offset > start:
-            check_reaches(fd, offset, path)
-        write_all(run.system, fd, data, offset, path)
-        offset += len(data)
-        run.advance(len(data))
-    run.hashes[segment.name] = digest.hexdigest()
-    return offset - start
-
-
 def _converted(run: WritingRun, segment: Convert) -> Generator[memoryview, None, None]:
     """The tensor's new bytes in pieces; the next one is read and decoded while one is quantized, hashed and written."""
     seen = run.source_hash.update if segment.of_block else None
@@ -318,18 +336,3 @@ def _converted(run: WritingRun, segment: Convert) -> Generator[memoryview, None,
             blocks = quantize_rows(rows, segment.type, n_threads=run.n_threads)
             del rows  # before the next but one is made
             yield blocks.data.cast("B")
-
-
-def _convert(run: WritingRun, segment: Convert, fd: int, offset: int, path: Path) -> int:
-    digest = hashlib.sha256()
-    start = offset
-    with contextlib.closing(_converted(run, segment)) as pieces:
-        for data in pieces:
-            digest.update(data)
-            if offset > start:
-                check_reaches(fd, offset, path)
-            write_all(run.system, fd, data, offset, path)
-            offset += len(data)
-            run.advance(len(data))
-    run.hashes[segment.name] = digest.hexdigest()
-    return offset - start

@@ -1,0 +1,191 @@
+"""What the machine or the network lacks: engines, libraries, a connection, access."""
+
+from __future__ import annotations
+
+import importlib.util
+import os
+import shutil
+import socket
+import time
+from pathlib import Path
+
+import pytest
+from all_verbs import run
+from hub_server import HubServer
+from newcomer import ON_A_MODEL, REMOTE, TAKE_ENGINES, says, work_folder
+from sick import rewrite
+
+import nextn
+from conftest import CHECKPOINT, Q4
+from nextn.engines import LlamaServer, llama_server
+
+
+@pytest.fixture
+def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Where a newcomer works."""
+    return work_folder(tmp_path, monkeypatch)
+
+
+# -- engines -----------------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def no_engine(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A machine without an engine."""
+    find = importlib.util.find_spec
+    monkeypatch.setattr(
+        importlib.util, "find_spec", lambda name: None if name.startswith(("xllamacpp", "skulk")) else find(name)
+    )
+    monkeypatch.setattr(shutil, "which", lambda name: None)
+    monkeypatch.delenv(llama_server.PATH_VARIABLE, raising=False)
+
+
+@pytest.mark.parametrize("verb", TAKE_ENGINES)
+def test_no_engine(folder: Path, no_engine: None, verb: str) -> None:
+    nextn.attach(Q4.name, CHECKPOINT.name)
+    says(run(verb, Q4.name, *({"--print"} if verb == "serve" else ())), 30, "pipx inject nextn xllamacpp", "--engine")
+
+
+@pytest.mark.parametrize("verb", TAKE_ENGINES)
+def test_another_engine_than_the_one_that_is_here(
+    folder: Path, no_engine: None, verb: str, standin: LlamaServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    nextn.attach(Q4.name, CHECKPOINT.name)
+    monkeypatch.setenv(llama_server.PATH_VARIABLE, str(standin.binary))
+    ran = run(verb, Q4.name, "--engine", "xllamacpp", *(("--print",) if verb == "serve" else ()))
+    says(ran, 30, "xllamacpp is not installed", f"a llama-server that works is {standin.binary}")
+
+
+@pytest.mark.parametrize("verb", TAKE_ENGINES)
+def test_an_engine_that_is_nearly_right(folder: Path, verb: str) -> None:
+    nextn.attach(Q4.name, CHECKPOINT.name)
+    says(run(verb, Q4.name, "--engine", "lama-server"), 2, "'lama-server' is not an engine; did you mean llama-server?")
+
+
+@pytest.mark.parametrize("verb", ("serve", "up"))
+def test_a_port_that_is_in_use(
+    folder: Path, verb: str, standin: LlamaServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    nextn.attach(Q4.name, CHECKPOINT.name)
+    given = (verb, Q4.name, "--engine", standin.binary, "--port")
+    with socket.create_server(("127.0.0.1", 0)) as other:
+        port = other.getsockname()[1]
+        ran = run(*given, port)
+        says(ran, 2, f"--port: {port} is in use on 127.0.0.1, perhaps by a server that still runs")
+        assert "verify" not in ran.err  # it is refused first
+        more = () if verb == "serve" else ("--no-verify", "--no-worth")
+        assert run(*given, port, *more, "--json").code == 0  # starts nothing
+    says(run(*given, port, "--host", "192.0.2.7"), 2, "--host: 192.0.2.7 is not an address of this machine")
+
+    def resolve(*args: object, **kwargs: object) -> None:
+        raise socket.gaierror(socket.EAI_NONAME, "Name or service not known")
+
+    monkeypatch.setattr(socket, "getaddrinfo", resolve)
+    says(run(*given, port, "--host", "here"), 2, "--host: 'here' is not an address; write 127.0.0.1")
+
+
+# -- the Hub -----------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("verb", [*REMOTE, "pull", "attach --from", "train --from"])
+def test_no_network(folder: Path, verb: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    def resolve(*args: object, **kwargs: object) -> None:
+        raise socket.gaierror(socket.EAI_AGAIN, "Temporary failure in name resolution")
+
+    monkeypatch.setattr(socket, "getaddrinfo", resolve)
+    monkeypatch.setenv("HF_ENDPOINT", "https://huggingface.co")  # its default is read when the library is loaded
+    monkeypatch.delenv("HF_HUB_OFFLINE", raising=False)
+    waited: list[float] = []
+    monkeypatch.setattr(time, "sleep", waited.append)
+    if verb.endswith(" --from"):
+        ran = run(verb.partition(" ")[0], Q4.name, "--from", "nobody/nothing")
+    elif verb == "pull":
+        ran = run("pull", "nobody/nothing", "-o", "out")
+    else:
+        ran = run(verb, "nobody/nothing", *ON_A_MODEL[verb])
+    says(ran, 23, "no connection to huggingface.co", "check the network", "or name a local file")
+    assert sum(waited) < 2
+
+
+@pytest.mark.parametrize("verb", [*REMOTE, "pull"])
+def test_a_gated_repository(folder: Path, verb: str, hub: HubServer, monkeypatch: pytest.MonkeyPatch) -> None:
+    hub.add_folder("org/tiny", Q4.parent if verb in ("pull", "up") else CHECKPOINT)
+    hub.repo("org/tiny").gated_for = "hf_x"
+    monkeypatch.setenv("HF_ENDPOINT", hub.endpoint)
+    monkeypatch.delenv("HF_HUB_OFFLINE", raising=False)
+    given = ("pull", "org/tiny", "-o", "out") if verb == "pull" else (verb, "org/tiny", *ON_A_MODEL[verb])
+    says(run(*given), 23, "gated: accept its conditions at", "log")
+    if verb == "attach":
+        says(run("train", Q4.name, "--from", "org/tiny"), 23, "gated: accept its conditions at", "log")
+
+
+def test_a_scan_without_network(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def resolve(*args: object, **kwargs: object) -> None:
+        raise socket.gaierror(socket.EAI_AGAIN, "Temporary failure in name resolution")
+
+    monkeypatch.setattr(socket, "getaddrinfo", resolve)
+    monkeypatch.setenv("HF_ENDPOINT", "https://huggingface.co")  # its default is read when the library is loaded
+    monkeypatch.delenv("HF_HUB_OFFLINE", raising=False)
+    waited: list[float] = []
+    monkeypatch.setattr(time, "sleep", waited.append)
+    kvs = [("general.base_model.0.repo_url", "str", "https://huggingface.co/org/nothing")]
+    alone = Path(os.environ["HOME"]) / "models" / "other"  # far from the checkpoint
+    rewrite(Q4, alone / "other-Q4_K_M.gguf", put=kvs)
+    ran = run("scan", alone, "--only")
+    assert ran.code == 0 and "other-Q4_K_M" in ran.out and sum(waited) < 2, (ran.err, waited)
+    assert "the Hub was not asked further: " in ran.err + ran.out and "huggingface.co" in ran.err + ran.out
+
+
+@pytest.mark.parametrize("verb", ["pull", "up"])
+def test_a_checkpoint_on_the_hub_as_model(
+    folder: Path, verb: str, hub: HubServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    hub.add_folder("org/tiny", CHECKPOINT)
+    monkeypatch.setenv("HF_ENDPOINT", hub.endpoint)
+    monkeypatch.delenv("HF_HUB_OFFLINE", raising=False)
+    given = ("-o", "out") if verb == "pull" else ON_A_MODEL[verb]
+    says(run(verb, "org/tiny", *given), 2, "hf:org/tiny: there is no GGUF model in this", "only a checkpoint", "; name")
+
+
+# -- training ----------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(("stage", "module"), [((), "torch"), (("--stage", "fit"), "safetensors")])
+def test_training_without_what_it_needs(
+    folder: Path, stage: tuple[str, ...], module: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    find = importlib.util.find_spec
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None if name == module else find(name))
+    text = says(run("train", Q4.name, *stage), 33, f"{Q4.name}: fitting a draft needs {module}, not installed here")
+    assert f"add it with 'pipx inject nextn {module}' (in a virtual environment: pip install {module})" in text
+
+
+def test_training_on_a_machine_without_an_engine(folder: Path, no_engine: None) -> None:
+    says(run("train", Q4.name, "--stage", "states"), 30, "pipx inject nextn xllamacpp", "--engine")
+
+
+def test_training_starts_only_from_what_can_be_used(folder: Path) -> None:
+    nextn.attach(Q4.name, CHECKPOINT.name)
+    given = ("train", Q4.name, "--dry-run")
+    sidecar = "mtp-tiny-qwen35-Q8_0.gguf"
+    assert run(*given, "--from", sidecar).code == run(*given, "--from", CHECKPOINT.name).code == 0
+    says(run(*given, "--from", Q4.name), 15, f"{Q4.name}: there is no MTP block in this model")
+    for donor in (sidecar, Q4.name):
+        says(run(*given, "--kind", "eagle3", "--from", donor), 2, f"{donor}: this is not an EAGLE-3 draft", "leave out")
+    says(run(*given, "--kind", "eagle3", "--from", CHECKPOINT.name), 2, "--from is for checkpoints of EAGLE-3")
+    assert not (folder / "tiny-qwen35-Q4_K_M.train").exists()
+
+
+def test_prompts_and_places_are_checked_before_training(folder: Path) -> None:
+    given = ("train", Q4.name)
+    (folder / "empty.txt").write_text("\n")
+    (folder / "chats.jsonl").write_text('{"messages": []}\n')
+    says(run(*given, "--prompts", "empty.txt"), 2, "empty.txt: this file has no prompts; write one per line")
+    says(run(*given, "--prompts", Q4.name), 10, f"{Q4.name}, byte", "not UTF-8 text; name a text or JSONL file")
+    says(run(*given, "--prompts", CHECKPOINT.name), 22, "not a regular file but a folder; name a file in it")
+    says(run(*given, "--chats", "chats.jsonl"), 10, "chats.jsonl, line 1: there is no message of the user")
+    says(run(*given, "--work", Q4.name), 20, f"{Q4.name}: this is a file, not a folder; choose another --work")
+    says(run(*given, "--work", f"{Q4.name}/x"), 22, "cannot create the folder", "choose another --work")
+    says(run(*given, "-o", f"{Q4.name}/x.gguf"), 20, f"{Q4.name}: this is a file, not a folder; choose another -o")
+    says(run(*given, "-o", f"{Q4.name}/x/y.gguf"), 22, "cannot create the folder", "choose another -o")
+    assert not (folder / "tiny-qwen35-Q4_K_M.train").exists()
