@@ -83,11 +83,13 @@ def test_everything_is_done_and_the_second_time_everything_is_kept(model: Path, 
     made = nextn.up(model, engine=standin, tune_s=1.0)
     assert steps(made) == {"attach": "done", "verify": "done", "tune": "done", "serve": "planned"}
     assert made.model == model and made.sidecar == model.with_name(SIDECAR) and made.sidecar.is_file()
-    assert made.serving is not None and made.serving.sidecar == made.sidecar
+    settings = model.with_name("tiny-qwen35-Q4_K_M.tune.json")
+    drafts = not settings.exists() or json.loads(settings.read_text())["n_max"] != 0  # what was faster, busy or not
+    assert made.serving is not None and made.serving.sidecar == (made.sidecar if drafts else None)
     assert made.address == "http://127.0.0.1:8080" and made.failed is None
-    assert {"-md", "--port", "8080"} <= set(made.serving.command)
+    assert {"--port", "8080"} <= set(made.serving.command) and ("-md" in made.serving.command) == drafts
     assert verified_on(open_model(model), open_model(made.sidecar), standin) is not None
-    if not (settings := model.with_name("tiny-qwen35-Q4_K_M.tune.json")).exists():  # too busy for a result
+    if not settings.exists():  # too busy for a result
         settings.write_text('{"n_max": 2}')
     before = state(model.parent)
     again = nextn.up(model, engine=standin, tune_s=1.0)
