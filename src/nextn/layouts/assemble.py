@@ -34,7 +34,7 @@ from ..gguf.sets import SPLIT_COUNT, SPLIT_KEYS, SPLIT_NO, SPLIT_TENSORS_COUNT, 
 from ..printable import printable
 from ..writing.plan import LinkMode, NewBytes, NewFile, Plan
 from . import naming
-from .chosen import Chosen, Groups, NewShard
+from .chosen import ChosenTensors, Groups, NewShard
 from .explode import MOST_SHARDS, set_plan
 
 
@@ -276,11 +276,11 @@ def _taken(base: Pieces, picks: Iterable[Pick]) -> dict[str, Taken]:
     return out
 
 
-def _slots(base: Pieces, taken: dict[str, Taken]) -> tuple[Chosen, array[int]]:
+def _slots(base: Pieces, taken: dict[str, Taken]) -> tuple[ChosenTensors, array[int]]:
     """The tensors of the result in order, and the place after each shard's last one. Raises IncompleteModel."""
     by_number = {max(0, _number(file)): file for file in base.files}
     one_file = base.count <= 1 or len(by_number) != len(base.files)
-    chosen, ends, left = Chosen(), array("I"), dict(taken)
+    chosen, ends, left = ChosenTensors(), array("I"), dict(taken)
     ordered = dict(enumerate(base.files)) if one_file else by_number
     new_ones: dict[int, list[str]] = {}
     for each in taken.values():
@@ -326,7 +326,7 @@ def _slots(base: Pieces, taken: dict[str, Taken]) -> tuple[Chosen, array[int]]:
 
 
 def _add_file(
-    chosen: Chosen, file: GGUFFile, left: dict[str, Taken], supply: Callable[[Iterable[str]], None]
+    chosen: ChosenTensors, file: GGUFFile, left: dict[str, Taken], supply: Callable[[Iterable[str]], None]
 ) -> None:
     """Add a file's tensors, those that were taken from elsewhere in their place."""
     if not left:

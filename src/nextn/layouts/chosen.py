@@ -18,7 +18,7 @@ from ..writing.plan import Copy, NewBytes, NewFile, Segment
 from .parts import KeptTensors, KnownHeader, Parts, PlannedFile
 
 
-class Chosen:
+class ChosenTensors:
     """Tensors of several files in an order of their own."""
 
     def __init__(self) -> None:
@@ -28,7 +28,7 @@ class Chosen:
         self._numbers: dict[int, int] = {}  # id(file) -> its place
 
     @classmethod
-    def all_of(cls, files: Iterable[GGUFFile]) -> Chosen:
+    def all_of(cls, files: Iterable[GGUFFile]) -> ChosenTensors:
         """All tensors of some files."""
         chosen = cls()
         for file in files:
@@ -73,7 +73,7 @@ class Chosen:
 class Groups:
     """Chosen tensors as the files of a set: a file for each group, with its own pairs."""
 
-    chosen: Chosen
+    chosen: ChosenTensors
     ends: array[int]  # of each group, the place after its last tensor
     pairs: Callable[[int], KVTable]  # those of a group's file; from the second on they take the same bytes
     version: int

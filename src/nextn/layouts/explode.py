@@ -22,7 +22,7 @@ from ..gguf.kv_table import KVTable, edit
 from ..gguf.sets import SPLIT_KEYS, SPLIT_NO
 from ..writing.plan import Link, LinkMode, NewFile, Plan
 from . import metadata, naming, places
-from .chosen import Chosen, Groups, NewShard
+from .chosen import ChosenTensors, Groups, NewShard
 
 ALIGNMENT_KEY = "general.alignment"
 MOST_SHARDS = 65_535  # split.count is a u16
@@ -45,7 +45,7 @@ def plan_explode(model: Model, options: ExplodeOptions) -> Plan:
     if options.max_tensors is not None and options.max_bytes is not None:
         raise UsageError("--max-tensors and --max-size cannot be combined; choose one.")
     model.check_whole()
-    chosen = Chosen.all_of(model.files)
+    chosen = ChosenTensors.all_of(model.files)
     ends = array("I", _ends(chosen, model.header.alignment, options))
     if len(ends) > MOST_SHARDS:
         raise UsageError(
@@ -57,7 +57,7 @@ def plan_explode(model: Model, options: ExplodeOptions) -> Plan:
     return set_plan("explode", model.kvs, model, (chosen, ends), folder, naming.set_prefix(name), options.link)
 
 
-def _ends(chosen: Chosen, alignment: int, options: ExplodeOptions) -> Iterator[int]:
+def _ends(chosen: ChosenTensors, alignment: int, options: ExplodeOptions) -> Iterator[int]:
     """The place after the last tensor of each shard."""
     if options.metadata_first:
         yield 0
@@ -79,7 +79,7 @@ def set_plan(
     verb: str,
     kvs: Sequence[KV],
     model: Model,
-    cut: tuple[Chosen, array[int]],
+    cut: tuple[ChosenTensors, array[int]],
     folder: Path,
     prefix: str,
     link: LinkMode,
