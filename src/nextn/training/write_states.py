@@ -51,7 +51,7 @@ class StatesOptions:
     tokens: int | None = 500_000  # of prompts and answers, in all chunks; None: no limit
     seconds: float | None = None  # that this call may take
     max_disk: int | None = 10_000_000_000  # bytes of the folder
-    n_predict: int = 250  # most tokens of an answer
+    n_predict: int = 192  # most tokens of an answer
     temperature: float = 0.8  # of the answers that are not greedy
     greedy_share: float = 0.5
     top_k: int = 32

@@ -17,7 +17,7 @@ class FitOptions:
     start: Path | None = None  # a draft or block to continue from (GGUF; blocks also as checkpoints); None: random
     n_drafted: int = 3  # drafted steps that training rolls out
     first_only: float = 0.5  # share of a fit from nothing in which it rolls out the first step alone, which is faster
-    draft_vocab: int = 8192  # most tokens of a reduced vocabulary (EAGLE-3), or that the loss looks at (native)
+    draft_vocab: int = 12_288  # most tokens of a reduced vocabulary (EAGLE-3), or that the loss looks at (native)
     seconds: float | None = None  # wall time of training, evaluation included
     steps: int | None = None
     seed: int = 0
