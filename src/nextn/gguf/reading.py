@@ -14,7 +14,7 @@ from .parser import HeaderParser
 
 _FIRST_READ = 1 << 16
 _GROWTH = 1 << 20
-_SETTLED_NS = 2_000_000_000  # a file that was written to later may change again under the same time stamp
+SETTLED_NS = 2_000_000_000  # a file that was written to later may change again under the same time stamp
 
 # By path and state: a large model that a command opens more than once is neither read nor kept twice.
 _held: WeakValueDictionary[tuple[object, ...], Header] = WeakValueDictionary()
@@ -26,7 +26,7 @@ def header_at(fd: int, found: os.stat_result, path: Path) -> Header:
     header = _held.get(state)
     if header is None:
         header = _read(fd, found.st_size, path)
-        if max(found.st_mtime_ns, found.st_ctime_ns) < time.time_ns() - _SETTLED_NS:
+        if max(found.st_mtime_ns, found.st_ctime_ns) < time.time_ns() - SETTLED_NS:
             _held[state] = header
     return header
 
