@@ -276,10 +276,12 @@ def docs(found: dict[str, Any]) -> str:
                       "| --- | --- | --- | --- |"]  # fmt: skip
             lines += [_point(point) for point in one["curve"]]
         if one.get("bench"):
+            known = one["bench"]
             rows = ", ".join(
-                f"{row['id']}: {row['decode_tps']['median']:.1f}" for row in one["bench"]["rows"] if row["decode_tps"]
+                f"{each['id']}: {each['decode_tps']['median']:.1f}" for each in known["setups"] if each["decode_tps"]
             )
-            lines += ["", f"Tokens per second with it and without, by `nextn bench` (medians): {rows}."]
+            words = " ".join(each["sentence"] for each in known["comparisons"] if each["task"] == "all")
+            lines += ["", f"Tokens per second with it and without, by `nextn bench` (medians): {rows}. {words}"]
         for each in one.get("tries", []):
             gain = "no figure" if each["gain"] is None else f"{100 * each['gain']:+.1f} %"
             lines += ["", f"{bars[one['bar']].what}, seed {each['seed']}: {gain}, {each['document']['outcome']}"]
