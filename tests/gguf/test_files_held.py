@@ -33,7 +33,7 @@ def test_a_settled_file_is_read_once_until_it_changes(tmp_path: Path, monkeypatc
     written(path, 2, 0)
     from nextn.gguf import reading
 
-    monkeypatch.setattr(reading, "_SETTLED_NS", -(10**12))
+    monkeypatch.setattr(reading, "SETTLED_NS", -(10**12))
     first = read_header(path)
     assert read_header(path).header is first.header
     written(path, 3, 5)
