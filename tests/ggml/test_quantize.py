@@ -259,6 +259,7 @@ def test_threads_give_the_same_bytes(type: TensorType):
     assert np.array_equal(q.dequantize(whole, type, 1024, n_threads=3), q.dequantize(whole, type, 1024))
 
 
+@pytest.mark.slow
 @settings(max_examples=60, deadline=None)
 @given(
     st.sampled_from([type for type in QUANTIZED if type.name != "iq1_m"]),

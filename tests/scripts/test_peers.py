@@ -28,6 +28,7 @@ def measured(path: Path, *cases: str) -> list[peers_document.Row]:
     return rows
 
 
+@pytest.mark.slow
 def test_quantizing_and_an_extract_are_measured(tmp_path: Path) -> None:
     rows = measured(tmp_path / "rows.json", "quantizing", "checkpoints")
     assert {row["what"] for row in rows} == {"quantize", "extract, checkpoint", "extract, remote"}

@@ -57,6 +57,7 @@ def on(engine: Engine, tiny: TinyModels, folder: Path, **options: object) -> Jud
     return judge(tiny.trunk, [bad, good], PROMPTS, JudgeOptions(n_predict=24, threads=1, **options), engine)  # type: ignore[arg-type]
 
 
+@pytest.mark.slow
 def test_the_better_candidate_wins(standin: LlamaServer, tiny_models: TinyModels, tmp_path: Path) -> None:
     found = on(standin, tiny_models, tmp_path)
     assert found.winner is not None and found.winner.step == 200
@@ -69,6 +70,7 @@ def test_the_better_candidate_wins(standin: LlamaServer, tiny_models: TinyModels
     assert document["shuffled"] == 0.0 and document["winner"] == "candidate-00200.gguf"
 
 
+@pytest.mark.slow
 def test_what_only_guesses_is_useless(standin: LlamaServer, tiny_models: TinyModels, tmp_path: Path) -> None:
     _, bad = twins(tiny_models, tmp_path)
     found = judge(tiny_models.trunk, [bad], PROMPTS, JudgeOptions(n_predict=24, threads=1), standin)

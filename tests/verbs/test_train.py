@@ -183,6 +183,7 @@ def played(monkeypatch: pytest.MonkeyPatch, tiny_models: TinyModels) -> Played:
     return made
 
 
+@pytest.mark.slow
 def test_all_stages_and_what_is_written(
     played: Played, trunk: Path, tmp_path: Path, standin: LlamaServer, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -234,6 +235,7 @@ def test_into_the_model(played: Played, trunk: Path, tmp_path: Path, standin: Ll
     assert back.read_bytes() == trunk.read_bytes()
 
 
+@pytest.mark.slow
 def test_what_only_guesses_is_not_written(
     played: Played, trunk: Path, tmp_path: Path, standin: LlamaServer, monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
@@ -261,6 +263,7 @@ def test_the_published_block_is_not_beaten_by_itself(
     assert found["fit"]["start"] == CHECKPOINT.name
 
 
+@pytest.mark.slow
 def test_stages_one_by_one(played: Played, trunk: Path, tmp_path: Path, standin: LlamaServer) -> None:
     def stage(name: str) -> nextn.TrainResult:
         return nextn.train(trunk, engine=standin, work=tmp_path / "w", stage=name, budget_s=1000.0)

@@ -79,6 +79,7 @@ def refusing(question: str) -> None:
 # -- the whole way ----------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_everything_is_done_and_the_second_time_everything_is_kept(model: Path, standin: LlamaServer) -> None:
     made = nextn.up(model, engine=standin, tune_s=1.0)
     assert steps(made) == {"attach": "done", "verify": "done", "tune": "done", "serve": "planned"}
@@ -177,6 +178,7 @@ def test_a_sidecar_that_is_named(model: Path, standin: LlamaServer, tmp_path: Pa
     assert steps(bundle)["attach"] == "done" and bundle.model == model.with_name("tiny-qwen35-MTP-Q4_K_M.gguf")
 
 
+@pytest.mark.slow
 def test_the_server_answers_and_stops(model: Path, tmp_path: Path) -> None:
     binary, port = standin_server.write(tmp_path / "engine"), free_port()
     command = [sys.executable, "-m", "nextn", "up", str(model), "--engine", str(binary), "--port", str(port)]
@@ -410,6 +412,7 @@ def test_for_ik(model: Path) -> None:
     assert steps(nextn.up(model, for_program="ik"))["attach"] == "kept" and state(model.parent) == before
 
 
+@pytest.mark.slow
 def test_for_lm_studio(home: Path, standin: LlamaServer) -> None:
     listed = in_lm_studio(home, "maker/tiny-GGUF", Q4, MODEL)
     made = nextn.up("maker/tiny", for_program="lmstudio", donor=CHECKPOINT, engine=standin)
@@ -479,6 +482,7 @@ def test_shards_are_kept(tmp_path: Path, standin: LlamaServer) -> None:
 # -- what goes wrong --------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_an_engine_that_dies_leaves_the_rest_and_says_how_to_go_on(model: Path, tmp_path: Path) -> None:
     bad = LlamaServer.find(standin_server.write(tmp_path / "bad", die="SIGSEGV", at="load"))
     made = nextn.up(model, engine=bad, port=8123)
