@@ -170,6 +170,7 @@ def test_numbers_that_are_none(folder: Path) -> None:
 )  # fmt: skip
 def test_gigabytes_without_a_unit(folder: Path, call: tuple[str, ...]) -> None:
     says(run(*call, "24"), 2, f"{call[-1]}: '24' is 24 bytes; write 24G for gigabytes")
+    says(run(*call, "24B"), 2, f"{call[-1]}: '24B' is 24 bytes; write 24G for gigabytes")
 
 
 @pytest.mark.parametrize("given", ["90m", "1.5h", "1h30m", "1h 30m", "90 minutes", "90min", "5400s", "5400 seconds"])

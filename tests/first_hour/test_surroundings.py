@@ -87,8 +87,10 @@ def test_a_port_that_is_in_use(
 # -- the Hub -----------------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("verb", [*REMOTE, "pull", "attach --from", "train --from"])
-def test_no_network(folder: Path, verb: str, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.fixture
+def waited(monkeypatch: pytest.MonkeyPatch) -> list[float]:
+    """Without network; the seconds that were slept."""
+
     def resolve(*args: object, **kwargs: object) -> None:
         raise socket.gaierror(socket.EAI_AGAIN, "Temporary failure in name resolution")
 
@@ -97,6 +99,11 @@ def test_no_network(folder: Path, verb: str, monkeypatch: pytest.MonkeyPatch) ->
     monkeypatch.delenv("HF_HUB_OFFLINE", raising=False)
     waited: list[float] = []
     monkeypatch.setattr(time, "sleep", waited.append)
+    return waited
+
+
+@pytest.mark.parametrize("verb", [*REMOTE, "pull", "attach --from", "train --from"])
+def test_no_network(folder: Path, verb: str, waited: list[float]) -> None:
     if verb.endswith(" --from"):
         ran = run(verb.partition(" ")[0], Q4.name, "--from", "nobody/nothing")
     elif verb == "pull":
@@ -119,15 +126,7 @@ def test_a_gated_repository(folder: Path, verb: str, hub: HubServer, monkeypatch
         says(run("train", Q4.name, "--from", "org/tiny"), 23, "gated: accept its conditions at", "log")
 
 
-def test_a_scan_without_network(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    def resolve(*args: object, **kwargs: object) -> None:
-        raise socket.gaierror(socket.EAI_AGAIN, "Temporary failure in name resolution")
-
-    monkeypatch.setattr(socket, "getaddrinfo", resolve)
-    monkeypatch.setenv("HF_ENDPOINT", "https://huggingface.co")  # its default is read when the library is loaded
-    monkeypatch.delenv("HF_HUB_OFFLINE", raising=False)
-    waited: list[float] = []
-    monkeypatch.setattr(time, "sleep", waited.append)
+def test_a_scan_without_network(folder: Path, waited: list[float]) -> None:
     kvs = [("general.base_model.0.repo_url", "str", "https://huggingface.co/org/nothing")]
     alone = Path(os.environ["HOME"]) / "models" / "other"  # far from the checkpoint
     rewrite(Q4, alone / "other-Q4_K_M.gguf", put=kvs)

@@ -243,7 +243,7 @@ def size_in_bytes(text: str, option: str) -> int:
     if found < 1:
         raise UsageError(f"{option}: '{text}' is less than one byte.")
     if not unit and found < _LEAST_PLAIN:
-        raise UsageError(f"{option}: '{text}' is {counted(found, 'byte')}; write {text.strip()}G for gigabytes.")
+        raise UsageError(f"{option}: '{text}' is {counted(found, 'byte')}; write {number}G for gigabytes.")
     return found
 
 

@@ -88,7 +88,7 @@ class Groups:
         return range(self.ends[no - 1] if no else 0, self.ends[no])
 
     def existing(self, no: int) -> GGUFFile | None:
-        """The file that holds just these tensors, in order; None where there is no such file."""
+        """The existing file that holds exactly these tensors in this order, if there is one."""
         span, chosen = self.span(no), self.chosen
         if not span:
             return None

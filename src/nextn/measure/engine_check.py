@@ -201,8 +201,8 @@ class _Run:
             self.off, self.tps_off = answers, overall_tps(answers)
             for n_max, others in self.on.items():
                 for index, (off, on) in enumerate(zip(answers, others, strict=True)):
-                    place = first_difference(off.tokens, on.tokens)
-                    if place is not None and not cut_short(off, on):
+                    place = divergence_place(off, on)
+                    if place is not None:
                         found = Divergence(n_max, index, place, _at(off.tokens, place), _at(on.tokens, place))
                         self.divergences.append(self._measured(running, found, off.tokens[:place]))
         self.same_text = not self.divergences if self.on else None
@@ -215,15 +215,11 @@ class _Run:
             tell(f"a text differs: once more on {self.slots} slots, drafting {n_max} at a time")
             again = self._ask(model, sidecar, n_max)
             self.divergences = [
-                replace(one, came_back=self._differs(one.prompt, again[one.prompt]))
+                replace(one, came_back=divergence_place(self.off[one.prompt], again[one.prompt]) is not None)
                 if one.n_max == n_max and one.beyond_rounding
                 else one
                 for one in self.divergences
             ]
-
-    def _differs(self, prompt: int, on: Completion) -> bool:
-        off = self.off[prompt]
-        return first_difference(off.tokens, on.tokens) is not None and not cut_short(off, on)
 
     def _measured(self, running: Running, found: Divergence, prefix: list[int]) -> Divergence:
         """`found` with its gap, decoded token by token as the text was, and with how far batching moves that gap."""
@@ -293,6 +289,12 @@ def first_difference(one: Sequence[int], other: Sequence[int]) -> int | None:
         if a != b:
             return index
     return None if len(one) == len(other) else min(len(one), len(other))
+
+
+def divergence_place(off: Completion, on: Completion) -> int | None:
+    """The index of the first token at which `on` diverges from `off`; None: nowhere, or it was only cut short."""
+    place = first_difference(off.tokens, on.tokens)
+    return None if place is None or cut_short(off, on) else place
 
 
 def cut_short(off: Completion, on: Completion) -> bool:

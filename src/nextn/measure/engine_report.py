@@ -60,7 +60,7 @@ class Divergence:
         return not self.near_tie and self.gap_nats is not None and self.gap_nats > NEAR_TIE_NATS
 
     @property
-    def passing(self) -> bool:
+    def transient(self) -> bool:
         """Whether it was beyond rounding and did not come back: not the block's doing, which is the same each time."""
         return self.beyond_rounding and self.came_back is False
 
@@ -126,10 +126,10 @@ def judge(
     `acceptance` by draft position and `n_drafted` are those of the runs with the smallest draft length, `n_max`;
     `control` is the acceptance of the control, or None because of `control_trouble`.
     """
-    wrong = [one for one in divergences if one.beyond_rounding and not one.passing]
+    wrong = [one for one in divergences if one.beyond_rounding and not one.transient]
     if wrong:
         return "failed", [_told(one) for one in wrong]
-    doubts = [_told(one) for one in divergences if not (one.near_tie or one.passing)]
+    doubts = [_told(one) for one in divergences if not (one.near_tie or one.transient)]
     if acceptance is None and n_drafted >= MIN_DRAFTED:
         doubts.append(f"with n_max {n_max} the engine does not say which of its {n_drafted} drafted tokens it accepted")
     elif acceptance is None or n_drafted < MIN_DRAFTED:
@@ -151,13 +151,13 @@ def judge(
         )
     if doubts or acceptance is None or control is None:
         return "cannot_tell", doubts
-    passing = [one for one in divergences if one.passing]
-    ties = len(divergences) - len(passing)
+    transient = [one for one in divergences if one.transient]
+    ties = len(divergences) - len(transient)
     same = f"texts differ at {ties} near ties only" if ties else "the text is the same with and without MTP"
     once = "; asked once more on as many slots the engine did not write that, so the block is not to blame"
     return "passed", [
-        f"{same}, on {n_prompts} prompts" + (" when asked once more" if passing else ""),
-        *(_told(one) + once for one in passing),
+        f"{same}, on {n_prompts} prompts" + (" when asked once more" if transient else ""),
+        *(_told(one) + once for one in transient),
         f"{acceptance[0]:.1%} of {n_drafted} tokens drafted with n_max {n_max} were accepted, and {control:.1%} with "
         "shuffled block weights",
     ]

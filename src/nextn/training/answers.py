@@ -45,6 +45,11 @@ class Job:
     seed: int
 
 
+def job_seed(seed: int, place: int) -> int:
+    """The seed of the job at a place, from that of the run."""
+    return seed * 1_000_003 + place
+
+
 @dataclass(frozen=True)
 class WrittenAnswer:
     """A prompt with what the trunk wrote after it."""

@@ -18,8 +18,8 @@ from ..engines.running import RunningServer
 from ..errors import FormatError
 from ..gguf.files import Model
 from ..writing.durable import write_file
-from .answers import Job, StatesReader
-from .prompts import Prompt, Tokenized, as_text, is_held_ids
+from .answers import Job, StatesReader, job_seed
+from .prompts import Tokenized, as_text, is_held_ids, message
 
 FILE = "asked.json"
 MOST_TOKENS = 64  # of a question; longer ones have no end and are not used
@@ -44,7 +44,7 @@ class UserTurn:
 
 def user_turn(running: RunningServer) -> UserTurn | None:
     """As the engine fills the template in; None for one that changes what the user says. Raises EngineFailed."""
-    whole = as_text(Prompt("", (("user", _MARK),)), running, True)
+    whole = as_text(message("", _MARK), running, True)
     before, mark, after = whole.partition(_MARK)
     if not mark or not before:
         return None
@@ -68,7 +68,7 @@ def ask_itself(
         if late():
             return []
         jobs = [
-            Job(at, turn.before, MOST_TOKENS, _TEMPERATURE, seed * 1_000_003 + at)
+            Job(at, turn.before, MOST_TOKENS, _TEMPERATURE, job_seed(seed, at))
             for at in range(first, min(n, first + together))
         ]
         written = reader.write(jobs, lambda _: late())

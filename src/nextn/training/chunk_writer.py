@@ -10,7 +10,7 @@ from dataclasses import dataclass, field, replace
 from math import ceil
 from typing import TypeAlias
 
-from .answers import Job, StatesReader, WrittenAnswer
+from .answers import Job, StatesReader, WrittenAnswer, job_seed
 from .prompts import Tokenized
 from .states import Split, StatesFolder
 
@@ -175,7 +175,7 @@ class ChunkWriter:
         return self._job(self._fit[at], 0.0 if greedy else self.how.temperature, place)
 
     def _job(self, text: Tokenized, temperature: float, place: int) -> Job:
-        return Job(text.number, text.ids, self.how.n_predict, temperature, self.how.seed * 1_000_003 + place)
+        return Job(text.number, text.ids, self.how.n_predict, temperature, job_seed(self.how.seed, place))
 
     # -- writing ------------------------------------------------------------------------------------------------------
 

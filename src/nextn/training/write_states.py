@@ -38,6 +38,7 @@ _SLOTS = 32  # answers that the engine writes together
 _LEAST_PROMPTS = 256  # that are looked at, however little is to be written
 _FAST_TPS = 2000  # tokens per second that no small machine exceeds
 _SPARE_MEMORY = 0.7  # share of what is available that torch may take
+_SHIPPED = "shipped"  # where prompts come from that the user did not name
 _MOST_ASKED = 2000  # prompts that a model asks itself
 _ASKED_SHARE = 0.12  # of the time or tokens that these may take
 
@@ -92,7 +93,8 @@ class _Stage:
         wanted = self._manifest(model, prompts, source)
         self.folder = StatesFolder.start(self.out, wanted)
         self.n_most = self._most_together()
-        self.texts = self._tokenized(model, prompts[: self._n_needed()])
+        asks_itself = o.asks_itself and source == _SHIPPED and templated(model)
+        self.texts = self._tokenized(model, prompts[: self._n_needed()], asks_itself)
         if not self._writer().wants_more():
             return States.open(self.out) if self.folder.manifest.chunks else self._none()
         reader, agreement = self._reader(model)
@@ -157,7 +159,7 @@ class _Stage:
         own = own_prompts(self.options.prompts, self.options.chats)
         if own:
             return own, "own"
-        return usable(shipped(), templated(model)), "shipped"
+        return usable(shipped(), templated(model)), _SHIPPED
 
     def _manifest(self, model: Model, prompts: Sequence[Prompt], source: str) -> StatesManifest:
         o = self.options
@@ -181,15 +183,14 @@ class _Stage:
             prompts={"source": source, "n": len(prompts), "sha256": sha256_of(prompts)},
         )
 
-    def _tokenized(self, model: Model, prompts: Sequence[Prompt]) -> list[Tokenized]:
+    def _tokenized(self, model: Model, prompts: Sequence[Prompt], asks_itself: bool) -> list[Tokenized]:
         self.report(StatesProgress(f"tokenizing {len(prompts):,} prompts"))
         longest = max(64, 4 * self.options.n_predict)
         if trained := model.arch_int("context_length"):
             longest = max(1, min(longest, trained - self.options.n_predict))
-        own = self.options.prompts is not None or self.options.chats is not None
         with self.engine.start(Launch(model.entry, n_ctx=512, threads=1)) as running:
             found = tokenized(prompts, running, templated(model), longest, self.options.seed)
-            if self.options.asks_itself and templated(model) and not own:
+            if asks_itself:
                 self.turn = user_turn(running)
         if len(found) < len(prompts):
             left = counted(len(prompts) - len(found), "prompt")

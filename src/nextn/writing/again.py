@@ -28,12 +28,13 @@ def written_before(plan: Plan, say: Say, *, compare: bool) -> tuple[list[NewFile
         return there, 0
     say(f"comparing {', '.join(out.name for out in there)} with what would be written")
     with Reader() as reader:
-        run = WritingRun(plan, reader, System(), None, min(os.cpu_count() or 1, 8), 0)
+        run = WritingRun(plan, reader, System(), None, 0)
         comparing = _Comparing(run, {out.name for out in there})
         alike = [out for out in plan.outputs if comparing.is_same(out)]
         found = [out for out in alike if comparing.has_its_headers(out)]
+        same = {out.name for out in found}
         for out in there:
-            if out not in found:
+            if out.name not in same:
                 raise OutputExists(
                     f"{plan.folder / out.name}: this file already exists, and its bytes are not those that would be "
                     "written; nextn never overwrites: move it away, or choose another -o."

@@ -51,8 +51,8 @@ class WritingRun:
     reader: Reader
     system: System
     progress: Progress | None
-    n_threads: int
     total: int  # bytes that will be written
+    n_threads: int = field(default_factory=lambda: min(os.cpu_count() or 1, 8))
     done: int = 0
     hashes: dict[str, str] = field(default_factory=dict)
     source_hash: hashlib._Hash = field(default_factory=hashlib.sha256)
@@ -167,7 +167,7 @@ def execute(plan: Plan, *, progress: Progress | None = None, system: System | No
     n_new = sum(isinstance(out, NewFile) for out in plan.outputs)
     allow_open_files(n_new + len({where.path for where in plan.ranges}), plan.folder)
     with Reader(meter) as reader, Workspace(plan.folder, system) as space:
-        run = WritingRun(plan, reader, system, progress, min(os.cpu_count() or 1, 8), plan.bytes_written)
+        run = WritingRun(plan, reader, system, progress, plan.bytes_written)
         temps: dict[str, Path] = {}
         late: list[tuple[int, LateHeader, Path]] = []
         for out in plan.outputs:

@@ -60,7 +60,7 @@ def change_files(plan: Plan, *, progress: Progress | None = None, system: System
     check_changes(plan)
     meter = Meter()
     with Reader(meter) as reader, locked([change.path for change in plan.changes]) as fds:
-        run = WritingRun(plan, reader, system, progress, min(os.cpu_count() or 1, 8), plan.bytes_written)
+        run = WritingRun(plan, reader, system, progress, plan.bytes_written)
         for change, fd in zip(plan.changes, fds, strict=True):
             _check_planned(change, fd)
             check_unused(change.path, fd)

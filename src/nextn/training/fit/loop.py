@@ -18,7 +18,7 @@ from ...gguf.files import Model, open_sound
 from ..states import States
 from .drafter import Drafter
 from .optimizers import Optimizers
-from .options import EAGLE3, FitOptions, FitResult, FitStep, HeldOutPoint, Progress
+from .options import FitOptions, FitResult, FitStep, HeldOutPoint, Progress
 from .rollout import DraftAgreement, rollout
 from .saved import Save, key_of, points
 from .texts import Text, Texts
@@ -157,7 +157,7 @@ def _begin(
     made = make(trunk, texts, options, None if known is None else known[1]["target"].numpy().astype(np.int64))
     device = _device(options)
     drafter = made.drafter.to(device)
-    optimizer = Optimizers(drafter, options.decay, muon=options.kind == EAGLE3 and options.start is None)
+    optimizer = Optimizers(drafter, options.decay, muon=options.is_new_eagle3)
     fit = _Fit(trunk, out, options, drafter, made.coverage, made.write, held, save, optimizer)
     if known is not None:
         told, tensors = known
@@ -178,7 +178,7 @@ def _device(options: FitOptions) -> torch.device:
 
 
 def _rate(done: float, options: FitOptions) -> float:
-    peak = options.learning_rate or (_PEAK_NEW if options.kind == EAGLE3 and options.start is None else _PEAK)
+    peak = options.learning_rate or (_PEAK_NEW if options.is_new_eagle3 else _PEAK)
     warm = min(1.0, (done + 1e-4) / _WARM)
     return peak * warm * (_FLOOR + (1 - _FLOOR) * 0.5 * (1 + math.cos(math.pi * min(1.0, done))))
 

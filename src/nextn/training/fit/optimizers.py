@@ -7,8 +7,6 @@ first tokens against 32 % with AdamW alone.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-
 import torch
 from torch import Tensor, nn
 
@@ -22,16 +20,15 @@ class Optimizers:
     def __init__(self, module: nn.Module, decay: float, *, muon: bool) -> None:
         """`decay` of matrices; `muon`: for the matrices that are not the head."""
         named = [(name, one) for name, one in module.named_parameters() if one.requires_grad]
-        turned = [one for name, one in named if muon and one.ndim == 2 and name != _HEAD]
-        others = {id(one) for one in turned}
-        matrices = [one for _, one in named if one.ndim > 1 and id(one) not in others]
+        turned = {name: one for name, one in named if muon and one.ndim == 2 and name != _HEAD}
+        matrices = [one for name, one in named if one.ndim > 1 and name not in turned]
         vectors = [one for _, one in named if one.ndim <= 1]
         groups = [{"params": matrices, "weight_decay": decay}, {"params": vectors, "weight_decay": 0.0}]
         used = [group for group in groups if group["params"]]
-        self._all: Sequence[torch.optim.Optimizer] = [torch.optim.AdamW(used, lr=0.0, betas=(0.9, 0.95), fused=True)]
+        self._all: list[torch.optim.Optimizer] = [torch.optim.AdamW(used, lr=0.0, betas=(0.9, 0.95), fused=True)]
         if turned:
             scale = "match_rms_adamw"
-            self._all = [*self._all, torch.optim.Muon(turned, lr=0.0, weight_decay=decay, adjust_lr_fn=scale)]
+            self._all.append(torch.optim.Muon(turned.values(), lr=0.0, weight_decay=decay, adjust_lr_fn=scale))
 
     def rate(self, value: float) -> None:
         """Set the learning rate of all."""

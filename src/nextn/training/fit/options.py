@@ -36,6 +36,11 @@ class FitOptions:
     type: str = "q8_0"  # type of the matrices
     device: str | None = None  # torch's name; None: CUDA or MPS if there, else CPU
 
+    @property
+    def is_new_eagle3(self) -> bool:
+        """Whether it is an EAGLE-3 draft from nothing."""
+        return self.kind == EAGLE3 and self.start is None
+
 
 @dataclass(frozen=True)
 class HeldOutPoint:
