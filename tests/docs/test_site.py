@@ -65,6 +65,24 @@ def test_links_out_of_the_site_become_names() -> None:
         make_site.for_the_site("[x](../nowhere)\n", page)
 
 
+def test_what_is_typed_is_code_on_a_page_of_a_command() -> None:
+    text = "With --from the a_b* is <c>: 'nextn inspect --block-hash DONOR' or $NEXTN_DATA, un--known."
+    assert make_site._escaped(text) == (
+        r"With `--from` the a\_b\* is \<c\>: `nextn inspect --block-hash DONOR` or `$NEXTN_DATA`, un--known."
+    )
+
+
+def test_long_words_may_break_and_sessions_wrap_unless_they_show_a_table() -> None:
+    def session(text: str) -> str:
+        return f'<div class="highlight-console notranslate"><div class="highlight"><pre>{text}</pre></div></div>'
+
+    word = '<span class="pre">tests/a/test_x.py::test_y</span>'
+    assert make_site.readable(word) == '<span class="pre">tests/<wbr>a/<wbr>test_<wbr>x.py::<wbr>test_<wbr>y</span>'
+    assert make_site.readable('<span class="pre">n_max</span>') == '<span class="pre">n_max</span>'
+    assert 'notranslate session-wraps"><div' in make_site.readable(session("$ ls"))
+    assert make_site.readable(session("│ 1 │") + session("$ ls")).count("session-wraps") == 1
+
+
 def test_a_page_in_no_section_is_missed(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(make_site.SECTIONS, "Start", ("faq", "concepts"))
     with pytest.raises(make_site.SiteError, match=r"in no section of make_site.py: .*tutorial"):
