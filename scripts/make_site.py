@@ -36,7 +36,7 @@ SECTIONS = {
     "Develop": ("design", "adding-a-family", "goldens", "decisions/index"),
 }  # fmt: skip
 _FENCE = re.compile(r"^(```|~~~).*?^\1[ ]*$", re.M | re.S)
-_OPTION = re.compile(r"'(nextn [^']+)'|(?<![\w`-])(--[a-z][\w-]*|[$][A-Z_]+)")  # in a help text: what is typed
+_OPTION = re.compile(r"'(nextn [^']+)'|(?<![\w`-])(--layout in-place|--[a-z][\w-]*|[$][A-Z_]+)")  # in a help text: what is typed
 _LONG_WORD = re.compile(r'(?<=<span class="pre">)[^<]{20,}(?=</span>)')
 _SESSION = re.compile(
     r'<div class="highlight-console notranslate">(?=<div class="highlight"><pre>(?P<text>.*?)</pre>)', re.S

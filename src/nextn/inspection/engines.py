@@ -87,11 +87,12 @@ def _stopped(fault: str) -> EngineUse:
 
 
 def _plain(arch: str, layout: str, fault: str) -> dict[str, EngineUse]:
-    """What is known of a model that no block was published for: whether the pinned engine ran one of its architecture."""
+    """What is known of a model that no block was published for: whether the pinned engine takes a draft beside it."""
     known = graphs()
-    if layout != "trunk-only" or known.has_taps(arch) is None:
+    if layout != "trunk-only" or not known.has_taps(arch):
         return {}
-    return {LLAMA_CPP: _stopped(fault) if fault else EngineUse(RUNS, f"runs it without MTP (measured on {known.build})")}
+    words = f"runs it without MTP, and takes an EAGLE-3 or DFlash draft beside it (measured on {known.build})"
+    return {LLAMA_CPP: _stopped(fault) if fault else EngineUse(RUNS, words)}
 
 
 def _use(engine: str, arch: str, layout: str, sidecar: Path | None, stops: str) -> EngineUse:
