@@ -36,11 +36,11 @@ SECTIONS = {
     "Develop": ("design", "adding-a-family", "goldens", "decisions/index"),
 }  # fmt: skip
 _FENCE = re.compile(r"^(```|~~~).*?^\1[ ]*$", re.M | re.S)
-_OPTION = re.compile(r"'(nextn [^']+)'|(?<![\w`-])(--layout in-place|--[a-z][\w-]*|[$][A-Z_]+)")  # in a help text: what is typed
-_LONG_WORD = re.compile(r'(?<=<span class="pre">)[^<]{20,}(?=</span>)')
-_SESSION = re.compile(
-    r'<div class="highlight-console notranslate">(?=<div class="highlight"><pre>(?P<text>.*?)</pre>)', re.S
-)
+_OPTION = re.compile(
+    r"'(nextn [^']+)'|(?<![\w`-])(--layout in-place|--[a-z][\w-]*|[$][A-Z_]+)"
+)  # in a help text: what is typed
+_LONG_WORD = re.compile(r'<span class="pre">([^<]{20,})</span>')
+_SESSION = re.compile(r'<div class="highlight-console notranslate"><div class="highlight"><pre>.*?</pre>', re.S)
 _LINK = re.compile(r"(?<!!)\[(?P<text>[^\]]*)\]\((?P<target>[^)\s]+)\)")
 
 
@@ -160,10 +160,18 @@ def _escaped(text: str) -> str:
 
 def readable(body: str) -> str:
     """A page's HTML, in which long words of code may break after a separator, and sessions without a table wrap."""
-    body = _LONG_WORD.sub(lambda word: re.sub(r"(::|[/_])(?=[^/_:])", r"\1<wbr>", word[0]), body)
-    return _SESSION.sub(
-        lambda found: found[0] if re.search("[│┃]", found["text"]) else found[0].replace('">', ' session-wraps">'), body
-    )
+
+    def long_word(word: re.Match[str]) -> str:
+        parts = re.sub(r"(::|[/_])(?=[^/_:])", r"\1<wbr>", word[1])
+        return f'<span class="pre{" long" if parts != word[1] else ""}">{parts}</span>'
+
+    def session(found: re.Match[str]) -> str:
+        if re.search("[│┃]", found[0]):
+            return found[0]
+        whole = re.sub(r"(?<![\w-])--[a-z][\w-]*", r'<span class="option">\g<0></span>', found[0])
+        return whole.replace(" notranslate", " notranslate session-wraps", 1)
+
+    return _SESSION.sub(session, _LONG_WORD.sub(long_word, body))
 
 
 def build(sources: Path, out: Path) -> int:

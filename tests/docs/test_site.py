@@ -76,11 +76,16 @@ def test_long_words_may_break_and_sessions_wrap_unless_they_show_a_table() -> No
     def session(text: str) -> str:
         return f'<div class="highlight-console notranslate"><div class="highlight"><pre>{text}</pre></div></div>'
 
-    word = '<span class="pre">tests/a/test_x.py::test_y</span>'
-    assert make_site.readable(word) == '<span class="pre">tests/<wbr>a/<wbr>test_<wbr>x.py::<wbr>test_<wbr>y</span>'
-    assert make_site.readable('<span class="pre">n_max</span>') == '<span class="pre">n_max</span>'
-    assert 'notranslate session-wraps"><div' in make_site.readable(session("$ ls"))
-    assert make_site.readable(session("│ 1 │") + session("$ ls")).count("session-wraps") == 1
+    def word(text: str, more: str = "") -> str:
+        return f'<span class="pre{more}">{text}</span>'
+
+    broken = "tests/<wbr>a/<wbr>test_<wbr>x.py::<wbr>test_<wbr>y"
+    assert make_site.readable(word("tests/a/test_x.py::test_y")) == word(broken, " long")
+    for text in ("n_max", "https:", "a-word-without-separators"):
+        assert make_site.readable(word(text)) == word(text)
+    wraps = make_site.readable(session("$ llama-server --spec-type x"))
+    assert "session-wraps" in wraps and '<span class="option">--spec-type</span> x</pre>' in wraps
+    assert make_site.readable(session("│ 1 │ --a") + session("$ ls")).count("session-wraps") == 1
 
 
 def test_a_page_in_no_section_is_missed(monkeypatch: pytest.MonkeyPatch) -> None:
