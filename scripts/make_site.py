@@ -163,7 +163,8 @@ def readable(body: str) -> str:
 
     def long_word(word: re.Match[str]) -> str:
         parts = re.sub(r"(::|[/_])(?=[^/_:])", r"\1<wbr>", word[1])
-        return f'<span class="pre{" long" if parts != word[1] else ""}">{parts}</span>'
+        is_long = parts != word[1] or len(parts) > 36
+        return f'<span class="pre{" long" if is_long else ""}">{parts}</span>'
 
     def session(found: re.Match[str]) -> str:
         if re.search("[│┃]", found[0]):

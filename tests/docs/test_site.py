@@ -81,6 +81,7 @@ def test_long_words_may_break_and_sessions_wrap_unless_they_show_a_table() -> No
 
     broken = "tests/<wbr>a/<wbr>test_<wbr>x.py::<wbr>test_<wbr>y"
     assert make_site.readable(word("tests/a/test_x.py::test_y")) == word(broken, " long")
+    assert make_site.readable(word("f" * 64)) == word("f" * 64, " long")
     for text in ("n_max", "https:", "a-word-without-separators"):
         assert make_site.readable(word(text)) == word(text)
     wraps = make_site.readable(session("$ llama-server --spec-type x"))
