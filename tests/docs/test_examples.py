@@ -51,7 +51,6 @@ _MASKS = (
     (re.compile(r"xllamacpp [\w.]+"), "xllamacpp VERSION"),
     (re.compile(rf"{_NUMBER} ?(ms|s|min|h|tokens/s|t/s|MB/s|%)(?![\w])"), r"N \1"),
     (re.compile(rf"memory up to {_NUMBER} \w+"), "memory up to N"),
-    (re.compile(rf"fits in {_NUMBER} GB of main memory"), "fits in N GB of main memory"),
     (re.compile(rf"\b{_NUMBER} tokens drafted"), "N tokens drafted"),
     (re.compile(r"^(tokens/s +).*$", re.M), r"\1N"),
     (re.compile(r"[ \t]+$", re.M), ""),
