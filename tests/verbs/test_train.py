@@ -195,7 +195,7 @@ def test_all_stages_and_what_is_written(
     assert found["sidecar"] == str(sidecar) and found["entry"] == str(trunk) and sidecar.is_file()
     header = open_model(sidecar).header
     assert header.get("nextn.trained.seed") == 3 and header.get("nextn.trained.n_tokens") == 30
-    assert header.get("nextn.trained.text") == "its own answers to 3 prompts (shipped)"
+    assert header.get("nextn.trained.text") == "its own answers to 1 prompt (shipped)"
     assert header.get("nextn.trained.start") == "nothing" and header.get("nextn.trained.n_tokens_seen") == 8000
     assert [point["n_tokens_seen"] for point in found["fit"]["curve"]] == [4000, 8000]
     assert found["states"]["n_tokens_held"] == 9 and found["judgement"]["word"] == "better"

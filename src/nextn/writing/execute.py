@@ -304,6 +304,7 @@ def _copy(run: WritingRun, segment: Copy, fd: int, offset: int, path: Path) -> i
             n = _copy_otherwise(src, fd, pos, offset, min(COPY_BYTES, end - pos), path)
         if n == 0:
             raise FormatError("the file ends too early: it was changed while it was read", path=where.path, offset=pos)
+        oscalls.start_writing(fd, offset, n)
         pos += n
         offset += n
         run.reader.meter.bytes_read += n
