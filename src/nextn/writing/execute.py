@@ -25,7 +25,7 @@ from .leftovers import clean
 from .plan import Carry, Convert, Copy, LateHeader, Link, LinkMode, NewBytes, NewFile, Plan, Repack, Segment
 from .system import System, allow_open_files, check_reaches, explain, free_bytes, write_all
 
-COPY_BYTES = 64 << 20  # one call of copy_file_range: large enough to be fast, small enough to report progress
+COPY_BYTES = 8 << 20  # one call of copy_file_range: large enough to be fast, small enough that the disk starts early
 SLACK_BYTES = 1 << 20  # room that a file needs besides its bytes, for folders and journal
 
 
