@@ -516,7 +516,7 @@ def test_a_failed_verification_starts_nothing(
 
 def test_no_donor(tmp_path: Path, standin: LlamaServer) -> None:
     model = rewrite(Q4, tmp_path / "m" / "x.gguf", put=[("general.architecture", "str", "llama")])
-    with pytest.raises(UnsupportedModel, match="'nextn train MODEL' makes one.*; left: attach, verify, serve$"):
+    with pytest.raises(UnsupportedModel, match=r"'nextn train MODEL' makes one.*; left: attach, verify, serve$"):
         nextn.up(model, engine=standin)  # the same command again would not help
 
 
