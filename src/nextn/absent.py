@@ -30,6 +30,8 @@ def no_such(path: Path | str) -> str:
         return f"cannot open it: this link leads to {os.readlink(text)}, where there is nothing"  # noqa: PTH115
     if (why := quoted_home(text)) is not None:
         return f"{what}, because {why}"
+    if text.startswith("file:/"):
+        return f"{what}, because this is an address; write {re.sub('^file:/+', '/', text)}"
     if re.match(r"https?:/", text):
         return f"{what}, and an address has to be downloaded for this command; download the file and name it"
     near = similar(Path(text))

@@ -49,6 +49,7 @@ class LibraryEntry:
     place: str  # HUB, LM_STUDIO, OLLAMA, LLAMA_CPP or FOLDER
     name: str  # what the program, or the Hub, calls it; its path in a plain folder
     projectors: tuple[Path, ...] = ()  # those that ollama lists for it
+    adapters: tuple[Path, ...] = ()  # those that ollama applies to it
 
     @property
     def path(self) -> Path:
@@ -196,7 +197,7 @@ class _Walk:
                 self._spoil(path, piece)
             elif strangers.is_unfinished(name):
                 self._spoil(path, "this download is not finished; resume it, or delete the file", unfinished=True)
-            elif name.endswith(_GGUF):
+            elif name.lower().endswith(_GGUF):
                 control = f"{name}.aria2"
                 if control in there:
                     self._spoil(path, f"this download is not finished, as {control} beside it shows", unfinished=True)
@@ -238,13 +239,15 @@ class _Walk:
         """ollama's models, and blobs that are not complete."""
         for each in ollama_models(root):
             blob = each.blob
-            if blob is None:
+            if not each.is_readable:
+                self._spoil(each.manifest, f"this manifest of ollama cannot be read; {each.get_again}")
+            file = None if blob is None else _file(blob)
+            if blob is None or file is None:
+                if blob is not None:
+                    self._spoil(blob, f"'{each.name}' of ollama lacks this file; {each.get_again}")
                 continue
-            file = _file(blob)
-            if file is None:
-                self._spoil(blob, f"'{each.name}' of ollama lacks this file; get it again with 'ollama pull'")
-                continue
-            self.found.entries.append(LibraryEntry((file,), OLLAMA, each.name, tuple(each.projectors)))
+            beside = tuple(each.projectors), tuple(each.adapters)
+            self.found.entries.append(LibraryEntry((file,), OLLAMA, each.name, *beside))
         self._blobs(root / BLOBS, OLLAMA)
 
 

@@ -36,12 +36,17 @@ def hub_repository(path: Path) -> Path | None:
     )
 
 
+def cached_commit(repository: Path, revision: str) -> str:
+    """The commit that a branch or tag of a cached repository was when it was downloaded; else `revision` itself."""
+    try:
+        return (repository / "refs" / revision).read_text(encoding="utf-8").strip()
+    except (OSError, ValueError):  # there is none, it is not text, or it cannot be a path
+        return revision
+
+
 def snapshots(repository: Path) -> list[Path]:
     """The snapshots of a cached repository: `main`'s first, then the newest."""
-    try:
-        main = (repository / "refs" / "main").read_text(encoding="utf-8").strip()
-    except (OSError, UnicodeDecodeError):
-        main = ""
+    main = cached_commit(repository, "main")
     try:
         found = [(path.name != main, -path.stat().st_mtime, path) for path in (repository / "snapshots").iterdir()]
     except OSError:

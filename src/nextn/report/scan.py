@@ -92,8 +92,18 @@ def _offer(model: ShelvedModel) -> str:
     if not offer.is_there:
         return {"not_asked": "not known"}.get(offer.state, "no")
     source = printable(offer.source, 200) if offer.source is not None else "one of several"
-    short = source.partition("@")[0] if source.startswith("hf:") else Path(source).name
+    short = source.partition("@")[0] if source.startswith("hf:") else _short_path(Path(source))
     return "\n".join([short + (" (a guess)" if offer.state == "guess" else ""), *_costs(offer)])
+
+
+def _short_path(donor: Path) -> str:
+    """A donor's file or folder; of a snapshot in the Hub's cache, whose name is a hash, the repository."""
+    from ..discovery.nearby import hub_name
+    from ..layouts.places import hub_repository
+
+    repository = hub_repository(donor)
+    repo = None if repository is None or donor.parent != repository / "snapshots" else hub_name(repository)
+    return donor.name if repo is None else f"hf:{repo}"
 
 
 def _costs(offer: Offer) -> list[str]:

@@ -243,13 +243,14 @@ def _read(group: list[LibraryEntry], machine: Machine, offers: LocalOffers, ask:
         for known in (os.path.abspath(entry.path), os.path.abspath(entry.path.parent)):  # noqa: PTH100
             what = what.removeprefix(f"{known}: ").removeprefix(f"{known}, ")
         return _Read(Spoilt(entry.path, entry.size_bytes, what))
-    return _Read(replace(shelved, same=tuple((each, _how(each)) for each in group[1:])), digest)
+    return _Read(replace(shelved, same=tuple((each, _how(each, entry)) for each in group[1:])), digest)
 
 
-def _how(entry: LibraryEntry) -> _How:
-    if entry.place == OLLAMA:
+def _how(other: LibraryEntry, entry: LibraryEntry) -> _How:
+    if other.place == OLLAMA:
         return "same blob"
-    return "symlink" if entry.path.is_symlink() or entry.path.resolve() != entry.path.absolute() else "hard link"
+    same_path = os.path.realpath(other.path) == os.path.realpath(entry.path)  # through a link, perhaps of a folder
+    return "symlink" if same_path or other.path.is_symlink() else "hard link"
 
 
 def _shelved(entry: LibraryEntry, seen: Inspection, machine: Machine, offers: LocalOffers) -> ShelvedModel:

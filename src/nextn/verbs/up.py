@@ -64,15 +64,26 @@ def up(
     report, say = UpReport(str(model), for_program, dry_run), heard(say)
     last: StepName = "serve" if for_program is None else "hand over"
     left: list[StepName] = ["attach", *(["verify"] if verify else []), *(["tune"] if tune_s else []), last]  # type: ignore[list-item]
-    again = _again(
-        model, donor, sidecar, quant, out, for_program, worth, verify, tune_s, engine, engine_args, host, port
-    )
+
+    def again(other: object = donor) -> str:
+        return _again(
+            model, other, sidecar, quant, out, for_program, worth, verify, tune_s, engine, engine_args, host, port
+        )
+
     steps = UpSteps(
         report, again, left, say, progress, agree or (lambda question: None), measures=worth and tune_s is None
     )
-    named = resolve(model)
+    named = resolve(model, quant)
     if named.said is not None:
         say(f"{model}: {named.said}")
+    unused = [("--quant", quant)] if named.place in ("", OLLAMA) else []
+    for option, value in (*unused, ("-o", out)):
+        if value is not None and named.path is not None:
+            report.note(f"{option} was not used: it is for a model from the Hub, and {named.path} is on this machine")
+    for adapter in named.adapters:
+        report.note(
+            f"ollama applies the adapter {adapter} to {named.name}; what is served is the model without it"
+        )
     path = named.path
     if path is None:
         assert named.hub is not None
@@ -87,12 +98,18 @@ def up(
     if for_program == OLLAMA:
         steps.left = ["hand over"]
         report.model = steps.detach(trunk) if seen.has_block else trunk.entry
-        steps.hand_over(report.model, None, name)
+        known = named.name if named.place == OLLAMA and report.model == trunk.entry else None
+        steps.hand_over(report.model, None, name, known)
         return report
     if verify or tune_s or for_program is None:
         steps.find_engine(engine)
-    if starts and not dry_run and (where := listening(host, port, engine_args)) is not None and for_program is None:
-        check_port(*where)
+    if starts and (where := listening(host, port, engine_args)) is not None and for_program is None:
+        try:
+            check_port(*where)
+        except UsageError as error:
+            if not dry_run:
+                raise
+            report.note(f"it would be refused now: {error}")
     entry, beside = steps.block(trunk, donor, sidecar)
     report.model, report.sidecar = entry, beside
     if verify and not steps.verify(entry, beside, trunk.size_bytes):

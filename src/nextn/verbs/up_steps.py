@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 from ..archs import FAMILIES
 from ..block.anatomy import Anatomy
 from ..discovery.sidecars import find_sidecars
+from ..donors.infer import Doubt
 from ..errors import EXIT_CANNOT_TELL, EXIT_FAILED, EngineMissing, FormatError, NextnError, NoBlock, OutputExists
 from ..gguf.files import Model, open_sound
 from ..layouts.attach import searched_layout
@@ -38,10 +39,10 @@ BRIEF_LENGTHS = (1, 2, 3)  # that tune races
 
 
 class UpSteps:
-    """One run; `again` is the command that goes on after an error; `measures`: whether drafting can be faster here."""
+    """One run; `again`: the command that goes on after an error, with another donor if one is given; `measures`: whether drafting can be faster here."""
 
     def __init__(
-        self, report: UpReport, again: str, left: Sequence[StepName], say: Say, progress: Progress | None, agree: Agree,
+        self, report: UpReport, again: Callable[..., str], left: Sequence[StepName], say: Say, progress: Progress | None, agree: Agree,
         *, measures: bool,
     ) -> None:  # fmt: skip
         self.report, self.again, self.say, self.progress, self.agree = report, again, say, progress, agree
@@ -73,7 +74,8 @@ class UpSteps:
         except NextnError as error:
             done = self.report.names("done", "kept")
             text = f"; done: {', '.join(done)}" if done else ""
-            text += f"; left: {', '.join(self.left)}; to go on: {self.again}"
+            donor = [error.candidates[0][0]] if isinstance(error, Doubt) else ["DONOR"] * isinstance(error, NoBlock)
+            text += f"; left: {', '.join(self.left)}; to go on: {self.again(*donor)}"
             if isinstance(error, FormatError):
                 error.what = f"{error.what.rstrip('.')}{text}"
             else:
@@ -319,7 +321,7 @@ class UpSteps:
             more = f"'{details}' shows more, and '{off}' serves it without MTP"
         else:
             what = f"{where} did not draft with it ({why})"
-            more = f"'{details}' shows more; to go on, perhaps with another --engine: {self.again}"
+            more = f"'{details}' shows more; to go on, perhaps with another --engine: {self.again()}"
         self.report.exit_code = EXIT_FAILED if found.verdict == FAILED else EXIT_CANNOT_TELL
         self._step("verify", "failed", what, read=read, seconds=took)
         rest = ", ".join(self.left)
@@ -374,10 +376,10 @@ class UpSteps:
         self.report.note(*serving.notes)
         self._step("serve", "planned", what, read=n_bytes, seconds=seconds)
 
-    def hand_over(self, entry: Path, sidecar: Path | None, name: str) -> None:
-        """What the program needs."""
+    def hand_over(self, entry: Path, sidecar: Path | None, name: str, known: str | None = None) -> None:
+        """What the program needs; `known`: what ollama calls the model already."""
         assert self.report.program is not None
-        self.report.needs = needs_of(self.report.program, entry, sidecar, name)
+        self.report.needs = needs_of(self.report.program, entry, sidecar, name, known)
         state: StepState = "planned" if self.report.dry_run else "done"
         self._step("hand over", state, f"what {TITLES[self.report.program]} needs is below")
 
