@@ -172,7 +172,7 @@ class Model(Brief):
     def base_name(self) -> str:
         """File name without `.gguf` and shard numbers."""
         parts = split_shard_name(self.entry.name) if self.is_sharded else None
-        return parts[0] if parts else self.entry.name.removesuffix(".gguf")
+        return parts[0] if parts else re.sub(r"\.gguf\Z", "", self.entry.name, flags=re.IGNORECASE)
 
     @property
     def architecture(self) -> str:

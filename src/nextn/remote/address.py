@@ -58,7 +58,7 @@ def parse_source(text: str | Path, *, maybe_local: bool = True) -> SourceAddress
     if isinstance(text, Path):
         return text
     there = maybe_local and os.path.lexists(text)
-    if "://" not in text and is_on_hub_host(text) and not there:  # as browsers show addresses, and as ollama names models of the Hub
+    if "://" not in text and is_on_hub_host(text) and not there:  # as browsers show it, and ollama's names of models
         text = f"https://{text}"
     scheme = urlsplit(text).scheme if "://" in text else ""
     if scheme in ("http", "https"):

@@ -39,11 +39,13 @@ BRIEF_LENGTHS = (1, 2, 3)  # that tune races
 
 
 class UpSteps:
-    """One run; `again`: the command that goes on after an error, with another donor if one is given; `measures`: whether drafting can be faster here."""
+    """One run; `again`: the command that goes on after an error, given a donor if it is another one; `measures`:
+    whether drafting can be faster here.
+    """
 
     def __init__(
-        self, report: UpReport, again: Callable[..., str], left: Sequence[StepName], say: Say, progress: Progress | None, agree: Agree,
-        *, measures: bool,
+        self, report: UpReport, again: Callable[..., str], left: Sequence[StepName], say: Say,
+        progress: Progress | None, agree: Agree, *, measures: bool,
     ) -> None:  # fmt: skip
         self.report, self.again, self.say, self.progress, self.agree = report, again, say, progress, agree
         self.left = list(left)
