@@ -26,6 +26,12 @@ def no_such(path: Path | str) -> str:
     """Half a sentence about a path that does not exist: a similar name, or what the path was taken for."""
     text = os.fspath(path)
     what = "there is no such file or folder"
+    try:
+        os.lstat(text)
+    except PermissionError:
+        return f"whether it is there cannot be seen: a folder above it is closed to you{whose(text)}"
+    except (OSError, ValueError):
+        pass
     if os.path.islink(text):  # noqa: PTH114 - never raises
         return f"cannot open it: this link leads to {os.readlink(text)}, where there is nothing"  # noqa: PTH115
     if (why := quoted_home(text)) is not None:
@@ -44,6 +50,32 @@ def no_such(path: Path | str) -> str:
     if lost is not None:
         return f"{what}, and no folder {lost} either; check the path"
     return f"{what}; check the path"
+
+
+def whose(path: Path | str) -> str:
+    """The end of a sentence about a path that the system refuses: whose it, or the folder above it, is; '' if yours.
+
+    What a run with sudo left behind belongs to root, which is the usual reason.
+    """
+    for place in (Path(path), *Path(path).parents):
+        try:
+            owner = os.stat(place).st_uid  # noqa: PTH116 - as the loop's other calls, and Windows has no owner
+            me = os.geteuid()
+        except (OSError, ValueError, AttributeError):
+            continue
+        if owner in (me, -1) or me == 0:
+            return ""
+        return f" ({place} belongs to {_user(owner)}, and you are {_user(me)})"
+    return ""
+
+
+def _user(number: int) -> str:
+    try:
+        import pwd
+
+        return pwd.getpwuid(number).pw_name
+    except (ImportError, KeyError):
+        return f"user {number}"
 
 
 def quoted_home(text: str) -> str | None:

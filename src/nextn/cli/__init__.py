@@ -15,6 +15,7 @@ from typing import Any
 
 import click
 
+from ..absent import whose
 from ..errors import EXIT_BUG, EXIT_CODES, EXIT_INTERRUPTED, NextnError, StorageError
 from ..printable import one_line
 from ..report.outlet import outlets
@@ -195,7 +196,8 @@ def _main(argv: list[str] | None) -> int:
         return EXIT_BUG
     except OSError as error:
         where = f"{error.filename}: " if error.filename else ""
-        print(one_line(f"nextn: {where}the system refused: {error.strerror or error}."), file=sys.stderr)
+        owner = whose(error.filename) if error.filename and isinstance(error, PermissionError) else ""
+        print(one_line(f"nextn: {where}the system refused: {error.strerror or error}{owner}."), file=sys.stderr)
         return StorageError.exit_code
     except Exception as error:
         if os.environ.get("NEXTN_TRACEBACK"):

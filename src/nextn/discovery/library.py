@@ -21,11 +21,13 @@ from ..gguf.files import os_error, split_shard_name
 from ..layouts.places import snapshots
 from ..layouts.programs import lm_studio_folders, ollama_folder
 from ..shell import shell
+from ..units import counted
 from .nearby import hub_cache, hub_name
 from .ollama import BLOBS, MANIFESTS, ollama_models
 
 HUB, LM_STUDIO, OLLAMA, LLAMA_CPP, FOLDER = "hub", "lmstudio", "ollama", "llama.cpp", "folder"
 MOST_ENTRIES = 1_000_000  # at most this many entries of folders are looked at
+_MOST_REFUSED = 5  # folders that cannot be listed are named up to here
 _GGUF = ".gguf"
 _NAMED_GGUF = re.compile(r"\.gguf(?:$|[.-])", re.IGNORECASE)  # also in front of what marks an unfinished download
 
@@ -75,6 +77,7 @@ class Spoilt:
     size_bytes: int
     what: str  # what is wrong, and what to do
     unfinished: bool = False
+    refused: bool = False  # nothing is known of it: the system does not let it be read
 
 
 @dataclass
@@ -114,12 +117,12 @@ def library(folders: Sequence[str | Path] = (), *, only: bool = False) -> ModelL
     found = ModelLibrary()
     walk = _Walk(found)
     for place, root in () if only else places():
-        if root.is_dir():
+        if os.path.isdir(root):  # noqa: PTH112 - Path.is_dir may raise
             found.roots.append((place, root))
             walk.below(root, place, root)
     for named in map(Path, folders):
         named = named.expanduser()
-        if not named.exists():
+        if not os.path.exists(named):  # noqa: PTH110 - never raises
             raise StorageError(f"{named}: {no_such(named)}.")
         if not named.is_dir():
             raise UsageError(
@@ -132,6 +135,9 @@ def library(folders: Sequence[str | Path] = (), *, only: bool = False) -> ModelL
             raise os_error(error, named, "list the folder") from error
         found.roots.append((FOLDER, named))
         walk.below(named, FOLDER, named)
+    more = len(walk.refused) - _MOST_REFUSED
+    found.notes += [text.rstrip(".") for text in walk.refused[:_MOST_REFUSED]]
+    found.notes += [f"{counted(more, 'other folder')} cannot be listed either"] if more > 0 else []
     found.entries.sort(key=lambda each: (each.place, each.name, each.path))
     found.spoilt.sort(key=lambda each: each.path)
     return found
@@ -143,6 +149,8 @@ class _Walk:
     def __init__(self, found: ModelLibrary) -> None:
         self.found, self.left = found, MOST_ENTRIES
         self.seen: set[Identity] = set()
+        self.refused: list[str] = []
+        self.has_stopped = False
 
     def below(self, root: Path, place: str, top: Path) -> None:
         """Everything in and below a folder."""
@@ -176,12 +184,16 @@ class _Walk:
                 for entry in entries:
                     if not self.left:
                         note = f"stopped at {folder}, after {MOST_ENTRIES:,} files and folders: name folders below it"
-                        self.found.notes[:] = [note]
+                        if not self.has_stopped:
+                            self.found.notes.append(note)
+                        self.has_stopped = True
                         return
                     self.left -= 1
                     yield entry
-        except OSError:
+        except FileNotFoundError:  # removed since it was listed
             return
+        except OSError as error:
+            self.refused.append(str(os_error(error, folder, "list the folder")))
 
     def _files(
         self, entries: Sequence[os.DirEntry[str]], place: str, named: Callable[[Path], str], *, blobs: bool = False

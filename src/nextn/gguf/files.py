@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from .. import oscalls
-from ..absent import no_such, not_regular
+from ..absent import no_such, not_regular, whose
 from ..brief import Brief
 from ..errors import FormatError, IncompleteModel, StorageError, UsageError
 from ..printable import printable
@@ -113,7 +113,8 @@ def os_error(error: OSError, path: Path, doing: str) -> StorageError:
     if isinstance(error, FileNotFoundError):
         return StorageError(f"{path}: {no_such(path)}.")
     reason = error.strerror or str(error)
-    return StorageError(f"{path}: cannot {doing}: {reason}.")
+    owner = whose(path) if isinstance(error, PermissionError) else ""
+    return StorageError(f"{path}: cannot {doing}: {reason}{owner}.")
 
 
 def open_regular(path: Path) -> tuple[int, int]:

@@ -9,6 +9,7 @@ from ..block.anatomy import Anatomy
 from ..errors import NextnError
 from ..gguf.files import GGUFFile, Model, open_sound
 from ..gguf.tensors import TensorInfo
+from ..layouts import naming
 from ..layouts.attach import default_entry
 from ..sources.ranges import FileRange, Reader
 from .file_check import FileReport, check_kvs
@@ -17,9 +18,11 @@ _SAMPLE_BYTES = 4096  # from the middle of a tensor
 _N_SAMPLES = 64  # tensors, spread over the file
 
 
-def made_before(trunk: Model, layout: str, engine: str | None) -> Path | None:
-    """The "bundle" or "shards" that attach would write, if it is there and right; None: it is not."""
+def made_before(trunk: Model, layout: str, engine: str | None, out: str | Path | None = None) -> Path | None:
+    """The "bundle" or "shards" that attach would write, to `out`, if it is there and right; None: it is not."""
     place = default_entry(trunk, layout, engine)
+    folder, name = naming.resolve_output(out, place.parent, place.name)
+    place = folder / name
     try:
         first = f"{glob.escape(place.stem)}-00001-of-*.gguf"
         paths = [place] if layout == "bundle" else sorted(place.parent.glob(first))

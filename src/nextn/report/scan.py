@@ -156,7 +156,7 @@ def _rest(report: ScanReport, line: object) -> None:
         whose = f"of {owners}" if owners else "of no model found here"
         line(f"{other.what} {whose}: {printable(str(other.entry.path), 1000)}")
     for each in report.spoilt:
-        word = "unfinished" if each.unfinished else "damaged"
+        word = "unfinished" if each.unfinished else "not readable" if each.refused else "damaged"
         line(f"{word}: {printable(str(each.path), 1000)} ({size(each.size_bytes)}): {printable(each.what, 1000)}")
     if report.wasted_bytes:
         n = sum(how == "copy" for model in report.models for _, how in model.same)

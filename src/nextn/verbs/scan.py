@@ -242,7 +242,8 @@ def _read(group: list[LibraryEntry], machine: Machine, offers: LocalOffers, ask:
         what = str(error).rstrip(".")
         for known in (os.path.abspath(entry.path), os.path.abspath(entry.path.parent)):  # noqa: PTH100
             what = what.removeprefix(f"{known}: ").removeprefix(f"{known}, ")
-        return _Read(Spoilt(entry.path, entry.size_bytes, what))
+        refused = isinstance(error.__cause__, PermissionError)
+        return _Read(Spoilt(entry.path, entry.size_bytes, what, refused=refused))
     return _Read(replace(shelved, same=tuple((each, _how(each, entry)) for each in group[1:])), digest)
 
 

@@ -48,7 +48,8 @@ def up(
     """Find a model's donor, attach the block, verify briefly, tune for about `tune_s` seconds, prepare the server.
 
     `model`: a path, a name in LM Studio or ollama, or ORG/NAME on the Hub, of which `quant` is downloaded into the
-    folder `out` (default: NAME in the current folder) unless it is on this machine. `donor`: as in attach. `sidecar`:
+    folder `out` (default: NAME in the current folder) unless it is on this machine; then `out` is where attach puts
+    what it writes (default: as in attach). `donor`: as in attach. `sidecar`:
     the one to draft with, where several fit. `worth`: say whether drafting can be faster here, measured if that takes
     seconds; with `tune_s`, tune answers it. `for_program`: "llama.cpp", "ik", "lmstudio" or "ollama"; nothing is
     served then, and `needs` of the result says what that program needs. `engine` verifies, tunes and serves, as in
@@ -76,10 +77,8 @@ def up(
     named = resolve(model, quant)
     if named.said is not None:
         say(f"{model}: {named.said}")
-    unused = [("--quant", quant)] if named.place in ("", OLLAMA) else []
-    for option, value in (*unused, ("-o", out)):
-        if value is not None and named.path is not None:
-            report.note(f"{option} was not used: it is for a model from the Hub, and {named.path} is on this machine")
+    if quant is not None and named.path is not None and named.place in ("", OLLAMA):
+        report.note(f"--quant was not used: {named.path} is one model")
     for adapter in named.adapters:
         report.note(
             f"ollama applies the adapter {adapter} to {named.name}; what is served is the model without it"
@@ -90,6 +89,8 @@ def up(
         path = steps.get(named.hub, quant, out)
         if path is None:
             return report
+    else:
+        steps.out = out
     trunk = open_sound(path)
     seen = Anatomy.of(trunk)
     if seen.is_block_only:

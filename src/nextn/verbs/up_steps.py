@@ -12,7 +12,16 @@ from ..archs import FAMILIES
 from ..block.anatomy import Anatomy
 from ..discovery.sidecars import find_sidecars
 from ..donors.infer import Doubt
-from ..errors import EXIT_CANNOT_TELL, EXIT_FAILED, EngineMissing, FormatError, NextnError, NoBlock, OutputExists
+from ..errors import (
+    EXIT_CANNOT_TELL,
+    EXIT_FAILED,
+    DonorMismatch,
+    EngineMissing,
+    FormatError,
+    NextnError,
+    NoBlock,
+    OutputExists,
+)
 from ..gguf.files import Model, open_sound
 from ..layouts.attach import searched_layout
 from ..measure.made_from import made_before
@@ -50,6 +59,7 @@ class UpSteps:
         self.report, self.again, self.say, self.progress, self.agree = report, again, say, progress, agree
         self.left = list(left)
         self.judge: Engine | None = None  # verifies, tunes and serves
+        self.out: str | Path | None = None  # where the user wants files of a model that is here
         self.measures = measures
 
     # -- bookkeeping --------------------------------------------------------------------------------------------------
@@ -76,7 +86,8 @@ class UpSteps:
         except NextnError as error:
             done = self.report.names("done", "kept")
             text = f"; done: {', '.join(done)}" if done else ""
-            donor = [error.candidates[0][0]] if isinstance(error, Doubt) else ["DONOR"] * isinstance(error, NoBlock)
+            unfit = isinstance(error, NoBlock | DonorMismatch)  # the same command would end here again
+            donor = [error.candidates[0][0]] if isinstance(error, Doubt) else ["DONOR"] * unfit
             text += f"; left: {', '.join(self.left)}; to go on: {self.again(*donor)}"
             if isinstance(error, FormatError):
                 error.what = f"{error.what.rstrip('.')}{text}"
@@ -163,7 +174,7 @@ class UpSteps:
                 self.report.note(*found.notes())
                 return self._kept(trunk, best.place, trunk.entry, best.path, donor)
         for made in ("bundle", "shards"):
-            if (entry := made_before(trunk, made, program)) is not None:
+            if (entry := made_before(trunk, made, program, self.out)) is not None:
                 return self._kept(trunk, f"{entry} was made from {name}", entry, None, donor)
         named = sidecar if donor is None else donor
         source = str(named) if named is not None else self._found(trunk, layout)
@@ -227,7 +238,7 @@ class UpSteps:
 
         def run(*, dry: bool) -> Result:
             return attach(
-                trunk.entry, source, for_engine=self.report.program, dry_run=dry, say=self.say,
+                trunk.entry, source, for_engine=self.report.program, out=self.out, dry_run=dry, say=self.say,
                 progress=None if dry else self.progress,
             )  # fmt: skip
 
@@ -259,7 +270,7 @@ class UpSteps:
 
         with self._going_on():
             try:
-                plan = detach(model.entry, for_engine=self.report.program, dry_run=True)
+                plan = detach(model.entry, for_engine=self.report.program, out=self.out, dry_run=True)
             except OutputExists as error:
                 kept = _trunk_of(error, model)
                 if kept is None:
@@ -273,7 +284,9 @@ class UpSteps:
                 self._step("detach", "planned", what, read=read, write=write, seconds=seconds)
                 return plan.entry
             started = perf_counter()
-            made = detach(model.entry, for_engine=self.report.program, progress=self.progress)
+            made = detach(
+                model.entry, for_engine=self.report.program, out=self.out, progress=self.progress
+            )
         self._step(
             "detach", "done", what, read=made.bytes_read, write=made.bytes_written, seconds=perf_counter() - started
         )

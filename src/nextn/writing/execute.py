@@ -13,6 +13,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from .. import oscalls
+from ..absent import whose
 from ..brief import Brief
 from ..errors import FormatError, NextnError, NoSpace, OutputExists, StorageError
 from ..partial import refuse_partial
@@ -142,7 +143,8 @@ def check_place(folder: Path, names: Sequence[str], option: str = "-o") -> None:
             )
     if not os.access(there, os.W_OK | os.X_OK):
         raise StorageError(
-            f"{there}: cannot create files in it: permission denied, or it is read-only; choose another {option}."
+            f"{there}: cannot create files in it: permission denied, or it is read-only{whose(there)}; "
+            f"choose another {option}."
         )
 
 
