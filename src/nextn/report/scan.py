@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from ..verbs.scan import ScanReport, ShelvedModel
 
 _WIDEST = 100
+_NARROWEST = 78  # columns in which the table breaks few words
 _TITLES = {
     "hub": "the Hub's cache", "lmstudio": "LM Studio", "ollama": "ollama", "llama.cpp": "llama.cpp's cache",
     "folder": "folder",
@@ -33,17 +34,18 @@ def show(report: ScanReport, *, quiet: bool = False) -> None:
     if quiet:
         print("\n".join(commands), end="\n" if commands else "")
         return
-    narrow = sys.stdout.isatty()
-    found = console_of(width=min(_WIDEST, shutil.get_terminal_size().columns) if narrow else _WIDEST)
+    width = min(_WIDEST, shutil.get_terminal_size().columns) if sys.stdout.isatty() else _WIDEST
+    found = console_of(width=width)
     line = plain_lines(found)
     for place, path in report.places:
         line(f"looked in {path}" + ("" if place == "folder" else f" ({_TITLES[place]})"))
     if not report.places:
         line("no folder of models was found; name one: nextn scan FOLDER")
-    if report.models:
+    has_table = width >= _NARROWEST
+    if report.models and has_table:
         _table(report, found)
     for number, model in enumerate(report.models, start=1):
-        for text in _below(model):
+        for text in (*(() if has_table else _row(model)), *_below(model)):
             line(f"{number:>3}  {text}")
     _rest(report, line)
     if not report.models and report.places:
@@ -68,6 +70,18 @@ def _table(report: ScanReport, found: object) -> None:
             _faster(model),
         )  # fmt: skip
     found.print(table, highlight=False, markup=False)  # type: ignore[attr-defined]  # a rich console
+
+
+def _row(model: ShelvedModel) -> Iterable[str]:
+    """A row of the table as lines."""
+    name, _, where = _named(model).partition("\n")
+    yield f"{name}, {size(model.entry.size_bytes)}" + (f", {where}" if where else "")
+    for title, cell in (
+        ("block", model.block), ("as it is", _programs(model)), ("could get a block", _offer(model)),
+        ("faster?", _faster(model)),
+    ):  # fmt: skip
+        if cell != "-":
+            yield f"{title}: {'; '.join(cell.splitlines())}"
 
 
 def _named(model: ShelvedModel) -> str:

@@ -297,7 +297,7 @@ def _programs(seen: Inspection) -> dict[str, ProgramUse]:
 
 
 def _merged_copies(read: Iterable[_Read]) -> list[ShelvedModel]:
-    """One model for files with the same headers and sizes; the others become its copies."""
+    """One model for files with the same headers and sizes, if possible one with a sidecar; the others are its copies."""
     first: dict[tuple[str, ...], ShelvedModel] = {}
     for each in read:
         model = each.what
@@ -305,8 +305,10 @@ def _merged_copies(read: Iterable[_Read]) -> list[ShelvedModel]:
         known = first.get(each.digest)
         if known is None:
             first[each.digest] = model
-        else:
-            first[each.digest] = replace(known, same=(*known.same, (model.entry, "copy"), *model.same))
+            continue
+        if known.block == "none" and model.block != "none":
+            known, model = model, known
+        first[each.digest] = replace(known, same=(*known.same, (model.entry, "copy"), *model.same))
     return list(first.values())
 
 

@@ -11,6 +11,7 @@ from ..discovery.model_names import resolve
 from ..engines.ports import check_port
 from ..errors import UsageError
 from ..gguf.files import open_sound
+from ..layouts.naming import plain_base
 from ..layouts.places import model_name
 from ..layouts.programs import OLLAMA
 from ..progress import Progress, Say, heard
@@ -100,7 +101,7 @@ def up(
         steps.left = ["hand over"]
         report.model = steps.detach(trunk) if seen.has_block else trunk.entry
         known = named.name if named.place == OLLAMA and report.model == trunk.entry else None
-        steps.hand_over(report.model, None, name, known)
+        steps.hand_over(report.model, None, name if report.model == trunk.entry else plain_base(name), known)
         return report
     if verify or tune_s or for_program is None:
         steps.find_engine(engine)

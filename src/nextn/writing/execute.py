@@ -109,9 +109,10 @@ def _check(plan: Plan) -> None:
     except OSError as error:
         raise explain(error, plan.folder, "use it") from error
     if need > free:
+        less = " (attach writes only the block with --layout sidecar, shards or in-place)" * (plan.layout == "bundle")
         raise NoSpace(
-            f"{plan.folder}: {need:,} bytes are needed and {free:,} are free; free some room or choose another -o "
-            "(the shards layout writes least)."
+            f"{plan.folder}: {need:,} bytes are needed and {free:,} are free; free some room or choose another "
+            f"-o{less}."
         )
 
 
