@@ -297,7 +297,7 @@ def _programs(seen: Inspection) -> dict[str, ProgramUse]:
 
 
 def _merged_copies(read: Iterable[_Read]) -> list[ShelvedModel]:
-    """One model for files with the same headers and sizes, one with a sidecar if there is one; the others are copies."""
+    """One model for files with the same headers and sizes, with a sidecar if one has it; the others are copies."""
     first: dict[tuple[str, ...], ShelvedModel] = {}
     for each in read:
         model = each.what

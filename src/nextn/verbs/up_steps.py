@@ -83,6 +83,9 @@ class UpSteps:
         """An error from the body says what was done, what is left, and how to go on."""
         try:
             yield
+        except KeyboardInterrupt:
+            self.say(f"left: {', '.join(self.left)}; to go on: {self.again()}")
+            raise
         except NextnError as error:
             done = self.report.names("done", "kept")
             text = f"; done: {', '.join(done)}" if done else ""
