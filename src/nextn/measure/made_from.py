@@ -6,7 +6,7 @@ import glob
 from pathlib import Path
 
 from ..block.anatomy import Anatomy
-from ..errors import NextnError
+from ..errors import NextnError, OutputExists
 from ..gguf.files import GGUFFile, Model, open_sound
 from ..gguf.tensors import TensorInfo
 from ..layouts import naming
@@ -57,6 +57,15 @@ def is_made_from(model: Model, trunk: Model) -> bool:
             if number % step == 0 and _sample(reader, *mine) != _sample(reader, file, info):
                 return False
     return True
+
+
+def made_in_the_way(error: OutputExists, model: Model) -> Path | None:
+    """The file that is in the way of a detach, if it is what the detach would write."""
+    path = Path(str(error).partition(": ")[0])
+    try:
+        return path if path.is_file() and is_made_from(model, open_sound(path)) else None
+    except (NextnError, OSError):
+        return None
 
 
 def _sample(reader: Reader, file: GGUFFile, info: TensorInfo) -> bytearray:

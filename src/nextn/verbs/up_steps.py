@@ -24,7 +24,7 @@ from ..errors import (
 )
 from ..gguf.files import Model, open_sound
 from ..layouts.attach import searched_layout
-from ..measure.made_from import made_before
+from ..measure.made_from import made_before, made_in_the_way
 from ..measure.target import open_target
 from ..measure.worth_store import kept_answer
 from ..progress import Progress, Say
@@ -275,7 +275,7 @@ class UpSteps:
             try:
                 plan = detach(model.entry, for_engine=self.report.program, out=self.out, dry_run=True)
             except OutputExists as error:
-                kept = _trunk_of(error, model)
+                kept = made_in_the_way(error, model)
                 if kept is None:
                     raise
                 self._step("detach", "kept", f"{kept} is {model.entry.name} without its block")
@@ -400,14 +400,3 @@ class UpSteps:
         self.report.needs = needs_of(self.report.program, entry, sidecar, name, known)
         state: StepState = "planned" if self.report.dry_run else "done"
         self._step("hand over", state, f"what {TITLES[self.report.program]} needs is below")
-
-
-def _trunk_of(error: OutputExists, model: Model) -> Path | None:
-    """The file that is in the way of a detach, if it is what the detach would write."""
-    from ..measure.made_from import is_made_from
-
-    path = Path(str(error).partition(": ")[0])
-    try:
-        return path if path.is_file() and is_made_from(model, open_sound(path)) else None
-    except NextnError:
-        return None
