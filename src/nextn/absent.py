@@ -13,6 +13,8 @@ _MOST_NAMES = 10_000  # of a folder that is searched for similar names
 _LIKENESS = 0.75
 _AS_LIKE = 0.05  # names that are this much less like the one wanted than the best are not worth naming
 _ON_THE_HUB = re.compile(r"(?:hf:(?://)?)?(?P<repo>[\w][\w.-]*/[\w][\w.-]*)(?:@[^:]+)?(?::.+)?")
+_NAME = re.compile(r"[\w.-]+(?::[\w.-]+)?")  # as ollama has them
+_SUFFIXES = (".gguf", ".safetensors", ".json")
 _KINDS = (
     (stat.S_ISFIFO, "a pipe"),
     (stat.S_ISSOCK, "a socket"),
@@ -45,10 +47,12 @@ def no_such(path: Path | str) -> str:
         return f"{what}; {'a similar name is' if len(near) == 1 else 'similar names are'} {', '.join(near)}"
     lost = _lost_folder(Path(text))
     on_hub = _ON_THE_HUB.fullmatch(text)
-    if on_hub and lost is not None and not text.endswith((".gguf", ".safetensors", ".json")):
+    if on_hub and lost is not None and not text.endswith(_SUFFIXES):
         return f"{what}; to get it from the Hub: nextn pull {on_hub['repo']} -o FOLDER"
     if lost is not None:
         return f"{what}, and no folder {lost} either; check the path"
+    if _NAME.fullmatch(text) and not text.lower().endswith(_SUFFIXES):
+        return f"{what}; check the path, or use 'nextn up', which knows the names of LM Studio's and ollama's models"
     return f"{what}; check the path"
 
 

@@ -50,6 +50,14 @@ VERBS = {
 }
 
 
+# What other programs call it.
+_MEANT = {
+    "help": "--help", "version": "--version", "run": "up", "start": "up", "chat": "up", "list": "scan", "ls": "scan",
+    "find": "scan", "download": "pull", "get": "pull", "show": "inspect", "info": "inspect", "check": "doctor",
+    "fix": "doctor", "repair": "doctor", "server": "serve", "add": "attach", "remove": "detach", "rm": "detach",
+    "split": "explode", "merge": "assemble", "join": "assemble", "benchmark": "bench", "push": "pack", "upload": "pack",
+}  # fmt: skip
+
 COMPLETING = "_NEXTN_COMPLETE"  # set by the shell when the tab key is pressed
 
 
@@ -111,8 +119,9 @@ class _Verbs(click.Group):
         if args and args[0] not in VERBS and not args[0].startswith("-"):
             import difflib
 
-            near = difflib.get_close_matches(args[0].lower(), VERBS, 1)
-            hint = f" (did you mean '{near[0]}'?)" if near else ""
+            word = args[0].lower()
+            near = [_MEANT[word]] if word in _MEANT else difflib.get_close_matches(word, VERBS, 1)
+            hint = f" (did you mean 'nextn {near[0]}'?)" if near else ""
             if os.path.exists(args[0]):  # noqa: PTH110 - never raises
                 hint = f" but a file; a command comes first, such as: nextn inspect {quoted(args[0])}"
             raise click.UsageError(f"'{args[0]}' is not a command{hint}; the commands are {', '.join(VERBS)}.", ctx)

@@ -21,10 +21,10 @@ from ..layouts.places import cached_commit, hub_repository
 from ..layouts.programs import ollama_folder
 from ..printable import printable
 from ..remote.address import HubSource, UrlSource, choose_gguf, is_on_hub_host, parse_source
-from .library import HUB, LM_STUDIO, OLLAMA, LibraryEntry, library
+from .library import HUB, LLAMA_CPP, LM_STUDIO, OLLAMA, LibraryEntry, library
 from .ollama import is_called, ollama_models
 
-_TITLES = {HUB: "the Hub's cache", LM_STUDIO: "LM Studio", OLLAMA: "ollama"}
+_TITLES = {HUB: "the Hub's cache", LM_STUDIO: "LM Studio", OLLAMA: "ollama", LLAMA_CPP: "llama.cpp's cache"}
 _PREFIXES = {"lmstudio:": LM_STUDIO, "ollama:": OLLAMA}
 _GGUF_TAIL = re.compile(r"[-_.]gguf$", re.IGNORECASE)
 _FILE_ON_HUB = re.compile(r"(?P<repo>[\w][\w.-]*/[\w][\w.-]*)/(?P<file>.+\.gguf)", re.IGNORECASE)
@@ -37,7 +37,7 @@ class NamedModel:
 
     path: Path | None  # on this machine
     hub: HubSource | None = None  # on the Hub, and not on this machine
-    place: str = ""  # whose name it is: HUB, LM_STUDIO or OLLAMA; "": it is a path
+    place: str = ""  # whose name it is: HUB, LM_STUDIO, OLLAMA or LLAMA_CPP; "": it is a path
     name: str = ""  # the complete name there
     adapters: tuple[Path, ...] = ()  # those that ollama applies to it
 
@@ -63,12 +63,15 @@ def resolve(text: str | Path, quant: str | None = None) -> NamedModel:
         return _of_path(path)
     if place is None and "://" in text and isinstance(address := parse_source(text), UrlSource):
         raise UsageError(f"{address.url}: a model must be a local file or on the Hub; download this one first.")
-    entries = [entry for entry in library().entries if not _is_auxiliary(entry)]
+    everything = library().entries
+    entries = [entry for entry in everything if not _is_auxiliary(entry)]
     wanted = [LM_STUDIO, OLLAMA] if place is None else [place]
     wanted = [] if text.startswith("hf:") else wanted
     found = [entry for entry in entries if entry.place in wanted and _has_name(entry, name, quant)]
     if not found and OLLAMA in wanted:
         _check_ollama(text, name)
+    if not found and LM_STUDIO in wanted:
+        _check_auxiliary(text, [entry for entry in everything if entry.place == LM_STUDIO and _has_name(entry, name)])
     if place is None and (source := _hub_source(text, bool(found), quant)) is not None:
         cached = _cached(source, entries)
         found += [] if cached is None else [cached]
@@ -92,6 +95,16 @@ def _of_path(path: Path, on_hub: HubSource | None = None) -> NamedModel:
         hint = "" if on_hub is None else f"; a file on the Hub would be {on_hub}"
         raise StorageError(f"{path}: {no_such(path)}{hint}.")
     return NamedModel(path)
+
+
+def _check_auxiliary(text: str, found: Sequence[LibraryEntry]) -> None:
+    """Raise UsageError for a name under which LM Studio has sidecars or projectors only."""
+    if found:
+        files = ", ".join(printable(str(entry.path), 400) for entry in found[:_SHOWN])
+        raise UsageError(
+            f"{text}: LM Studio has no model of this name, only what belongs to one ({files}); name the model, and a "
+            "sidecar with --sidecar."
+        )
 
 
 def _check_ollama(text: str, name: str) -> None:
@@ -140,14 +153,15 @@ def _hub_source(text: str, known: bool, quant: str | None) -> HubSource | None:
 
 
 def _cached(source: HubSource, entries: Iterable[LibraryEntry]) -> LibraryEntry | None:
-    """The model of a repository that is in the Hub's cache; None: it is not, or not the one that was named.
+    """The model of a repository that is in the Hub's or llama.cpp's cache; None: it is not, or not the one named.
 
     Raises UsageError where several match.
     """
-    prefix = f"hf:{source.repo_id}:"
+    prefixes = {HUB: f"hf:{source.repo_id}:", LLAMA_CPP: f"{source.repo_id.replace('/', '_')}_"}
     there: dict[str, LibraryEntry] = {}
     for entry in entries:
-        if entry.place != HUB or not entry.name.lower().startswith(prefix.lower()):
+        prefix = prefixes.get(entry.place, "")
+        if not prefix or not entry.name.lower().startswith(prefix.lower()):
             continue
         repository = hub_repository(entry.path)
         if source.revision is None or repository is None:

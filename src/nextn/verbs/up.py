@@ -95,7 +95,10 @@ def up(
     trunk = open_sound(path)
     seen = Anatomy.of(trunk)
     if seen.is_block_only:
-        raise UsageError(f"{trunk.entry}: this file holds only an MTP block; name the model that it belongs to.")
+        command = shell("nextn", "up", "MODEL", "--sidecar", trunk.entry)
+        raise UsageError(
+            f"{trunk.entry}: this file holds only an MTP block; name the model that it belongs to: {command}"
+        )
     name = model_name(trunk)
     if for_program == OLLAMA:
         steps.left = ["hand over"]
