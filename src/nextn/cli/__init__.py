@@ -121,7 +121,7 @@ class _Verbs(click.Group):
 
             word = args[0].lower()
             near = [_MEANT[word]] if word in _MEANT else difflib.get_close_matches(word, VERBS, 1)
-            hint = f" (did you mean 'nextn {near[0]}'?)" if near else ""
+            hint = f" (did you mean '{near[0] if near[0] in VERBS else f'nextn {near[0]}'}'?)" if near else ""
             if os.path.exists(args[0]):  # noqa: PTH110 - never raises
                 hint = f" but a file; a command comes first, such as: nextn inspect {quoted(args[0])}"
             raise click.UsageError(f"'{args[0]}' is not a command{hint}; the commands are {', '.join(VERBS)}.", ctx)
