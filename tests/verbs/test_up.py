@@ -477,6 +477,14 @@ def test_what_ollama_has_needs_no_making(home: Path) -> None:
     assert nextn.up("me/tiny:1b", for_program="ollama").needs[0] == "ollama run me/tiny:1b"
 
 
+def test_ollama_gets_a_name_that_it_takes(tmp_path: Path) -> None:
+    model = Path(shutil.copy(Q4, tmp_path / "it's größer (v2).gguf"))
+    first, *rest = nextn.up(model, for_program="ollama").needs
+    assert rest[:2] == ["ollama create it-s-gr-er-v2 -f Modelfile", "ollama run it-s-gr-er-v2"]
+    subprocess.run(["sh", "-c", first], cwd=tmp_path, check=True)
+    assert (tmp_path / "Modelfile").read_text() == f"FROM {model}\n"
+
+
 def test_an_adapter_of_ollama_is_not_forgotten(home: Path) -> None:
     in_ollama(home, "registry.ollama.ai/library/tiny/latest", Q4)
     manifest = home / ".ollama/models/manifests/registry.ollama.ai/library/tiny/latest"

@@ -292,7 +292,7 @@ def open_model(path: Path | str) -> Model:
         if not candidates:
             raise UsageError(f"{path}: {strangers.no_gguf(path)}.")
         if len(candidates) > 1:
-            names = ", ".join(candidate.name for candidate in candidates[:4])
+            names = ", ".join(candidate.name for candidate in candidates[:4]) + ", ..." * (len(candidates) > 4)
             raise UsageError(f"{path}: this folder holds {len(candidates)} models ({names}); name one of them.")
         path = candidates[0]
     elif not os.path.lexists(path):

@@ -118,10 +118,11 @@ def model_name(model: Model) -> str:
     if not _DIGEST.match(model.base_name):
         return model.base_name
     name = model.header.get("general.name")
-    return _plain(name) if isinstance(name, str) and _plain(name) else "model"
+    return plain(name) if isinstance(name, str) and plain(name) else "model"
 
 
-def _plain(text: str) -> str:
+def plain(text: str) -> str:
+    """A name of letters, digits, dots and dashes only, as every program takes it; may be empty."""
     return re.sub(r"[^A-Za-z0-9._]+", "-", text).strip("-.")[:_MOST_NAME]
 
 
@@ -132,7 +133,7 @@ def kept_folder(model: Model) -> Path:
         there = sorted(name for name in os.listdir(root) if name.endswith(f"-{digits}"))  # noqa: PTH208
     except OSError:
         there = []
-    return root / (there[0] if there else f"{_plain(model_name(model)) or 'model'}-{digits}")
+    return root / (there[0] if there else f"{plain(model_name(model)) or 'model'}-{digits}")
 
 
 def default_folder(model: Model) -> Path:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from ..engines.draft_type import spec_type
+from ..layouts.places import plain
 from ..layouts.programs import LMSTUDIO, OLLAMA, lm_studio_where
 from ..shell import quoted, shell
 
@@ -17,6 +18,7 @@ def needs_of(program: str, model: Path, sidecar: Path | None, name: str, known: 
     """One line each: commands, and where to find the model; `known`: what ollama calls it already."""
     if program == OLLAMA:
         text = f"FROM {model.absolute()}"
+        name = plain(name) or "model"
         make = [f"printf '%s\\n' {quoted(text)} > Modelfile", shell("ollama", "create", name, "-f", "Modelfile")]
         return [
             *(make if known is None else ()),
