@@ -100,10 +100,10 @@ def test_files_that_a_run_with_sudo_left_behind(
     monkeypatch.setattr(os, "geteuid", lambda: 54321)
     assert whose(tmp_path / "gone") == f" ({tmp_path} belongs to {owner}, and you are user 54321)"
 
-    def refused(path: object) -> None:
+    def refused(path: object, *flags: int) -> int:
         raise PermissionError(13, "Permission denied")
 
-    monkeypatch.setattr("nextn.gguf.files.open_regular", refused)
+    monkeypatch.setattr("nextn.oscalls.open_file", refused)
     said = says(run("inspect", Q4.name), 22, "cannot open it: Permission denied")
     assert said.endswith(f"belongs to {owner}, and you are user 54321).")
 

@@ -34,6 +34,7 @@ from nextn.gguf.files import open_model
 from nextn.measure.made_from import is_made_from
 from nextn.measure.verified_store import verified_on
 from nextn.results.sections import read_section
+from nextn.shell import shell
 from nextn.verbs import up_estimates
 from nextn.verbs.up_report import UpReport
 
@@ -583,7 +584,7 @@ def test_an_interrupted_run_says_how_to_go_on(
     said: list[str] = []
     with pytest.raises(KeyboardInterrupt):
         nextn.up(model, engine=standin.binary, port=8090, say=said.append)
-    command = f"nextn up {model} --engine {standin.binary} --port 8090"
+    command = shell("nextn", "up", model, "--engine", standin.binary, "--port", 8090)
     assert said[-1] == f"left: verify, serve; to go on: {command}"
 
 

@@ -67,10 +67,11 @@ def _no_option(error: click.NoSuchOption, ctx: click.Context, argv: Sequence[str
     meant = _ALSO_KNOWN_AS.get(wanted)
     if meant in names:
         return f"there is no option '{wanted}'; did you mean {meant}?"
-    near = difflib.get_close_matches(wanted, names, 2, 0.7)
+    takes_engines = any(param.name == "engine_args" for param in ctx.command.params)
+    near = difflib.get_close_matches(wanted, names, 2, 0.8 if takes_engines else 0.7)  # engines have many options
     if near:
         return f"there is no option '{wanted}'; did you mean {' or '.join(near)}?"
-    if any(param.name == "engine_args" for param in ctx.command.params):
+    if takes_engines:
         command = _after_dashes(wanted, argv)
         return f"there is no option '{wanted}'; if the engine has it, write it after --: {command!s}"
     return f"there is no option '{wanted}'; {_help(ctx)}."
