@@ -21,7 +21,7 @@ from ..printable import one_line
 from ..report.outlet import outlets
 from ..shell import quoted
 from ..version import __version__
-from .common import examples
+from .common import Declined, examples
 from .streams import take_over
 
 VERBS = {
@@ -194,7 +194,12 @@ def _main(argv: list[str] | None) -> int:
     except NextnError as error:
         print(f"nextn: {one_line(str(error))}", file=sys.stderr)
         return error.exit_code
-    except (KeyboardInterrupt, click.exceptions.Abort):
+    except Declined:
+        print("nextn: the answer was no, so nothing more was done.", file=sys.stderr)
+        return EXIT_INTERRUPTED
+    except (KeyboardInterrupt, click.exceptions.Abort) as error:
+        if isinstance(error, click.exceptions.Abort):  # at a question, whose line has not ended
+            print(file=sys.stderr)
         print("nextn: interrupted; no incomplete file has a final name, and the inputs are untouched.", file=sys.stderr)
         return EXIT_INTERRUPTED
     except (BrokenPipeError, SystemExit):  # click makes the second of the first
