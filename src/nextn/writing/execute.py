@@ -182,6 +182,7 @@ def execute(plan: Plan, *, progress: Progress | None = None, system: System | No
             if len(data) != header.size_bytes:
                 raise AssertionError(f"a header of {len(data)} bytes was planned with {header.size_bytes}")
             write_all(system, fd, data, 0, path)
+            run.advance(len(data))
         space.sync(temps.values())
         reader.check_unchanged()
         if len(plan.outputs) > 1:
