@@ -198,7 +198,7 @@ def _main(argv: list[str] | None) -> int:
         print("nextn: the answer was no, so nothing more was done.", file=sys.stderr)
         return EXIT_INTERRUPTED
     except (KeyboardInterrupt, click.exceptions.Abort) as error:
-        if isinstance(error, click.exceptions.Abort):  # at a question, whose line has not ended
+        if isinstance(error, click.exceptions.Abort) and error.__cause__ is None:  # a question's line has not ended
             print(file=sys.stderr)
         print("nextn: interrupted; no incomplete file has a final name, and the inputs are untouched.", file=sys.stderr)
         return EXIT_INTERRUPTED
