@@ -411,6 +411,7 @@ def test_for_ik(model: Path) -> None:
     assert steps(made) == {"attach": "done", "verify": "skipped", "hand over": "done"}
     assert made.needs == [f"llama-server -m {bundle} --spec-type mtp"]
     assert any("no engine is here to verify with: ik_llama.cpp was not found" in note for note in made.notes)
+    assert not any("leave out --engine" in note for note in made.notes)  # it was not given
     before = state(model.parent)
     assert steps(nextn.up(model, for_program="ik"))["attach"] == "kept" and state(model.parent) == before
 

@@ -140,7 +140,7 @@ class UpSteps:
 
         Raises EngineMissing, EngineFailed, UsageError.
         """
-        from ..engines import find_engine
+        from ..engines import IkServer, find_engine
         from .serve import serving_engine
 
         program = self.report.program
@@ -148,7 +148,7 @@ class UpSteps:
             if program is None:
                 self.judge = serving_engine(choice)
             else:
-                self.judge = find_engine("ik" if choice is None and program == IK else choice)
+                self.judge = IkServer.find() if choice is None and program == IK else find_engine(choice)
         except EngineMissing as error:
             if program is None or choice is not None:
                 words = "; nothing was attached: 'nextn up --for llama.cpp' prepares the files without an engine"
