@@ -66,8 +66,8 @@ def test_a_verb_that_is_nearly_right() -> None:
 
 def test_nothing_at_all() -> None:
     ran = run()
-    assert ran.code == 2 and ran.out == "" and "\\n" not in ran.err
-    assert ran.err.startswith("Usage: nextn ") and "\n  scan " in ran.err
+    assert ran.code == 2 and ran.err == "" and "\\n" not in ran.out
+    assert ran.out.startswith("Usage: nextn ") and "\n  scan " in ran.out
 
 
 @pytest.mark.parametrize(

@@ -180,7 +180,7 @@ def _main(argv: list[str] | None) -> int:
     except click.exceptions.Exit as done:
         return done.exit_code
     except click.exceptions.NoArgsIsHelpError as error:
-        error.show(sys.stderr)
+        print(error.format_message())
         return error.exit_code
     except click.UsageError as error:
         from .mistakes import sentence
