@@ -49,7 +49,7 @@ MISSING = {
     "folders": "a folder cannot be synced: after a power cut, a file just written may be missing, never half there",
     "descriptors": "folders have no descriptors: a program that replaces a folder at the same moment can mislead nextn",
     "users": "it cannot be seen which programs have a file open: close them before a change in place",
-    "engines": "engines are not started: verify, bench, tune, worth and serve need Linux or macOS",
+    "engines": "engines are not started: verify, worth, bench, tune, train, serve and up need Linux or macOS",
     "cpu": "the load of the CPUs is not known: disturbed runs are not repeated",
 }
 

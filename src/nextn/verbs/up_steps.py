@@ -21,7 +21,8 @@ from ..errors import (
     NextnError,
     NoBlock,
     OutputExists,
-)
+    UnsupportedModel,
+)  # fmt: skip
 from ..gguf.files import Model, open_sound
 from ..layouts.attach import searched_layout
 from ..measure.made_from import made_before, made_in_the_way
@@ -91,7 +92,8 @@ class UpSteps:
             text = f"; done: {', '.join(done)}" if done else ""
             unfit = isinstance(error, NoBlock | DonorMismatch)  # the same command would end here again
             donor = [error.candidates[0][0]] if isinstance(error, Doubt) else ["DONOR"] * unfit
-            text += f"; left: {', '.join(self.left)}; to go on: {self.again(*donor)}"
+            again = "" if isinstance(error, UnsupportedModel) else f"; to go on: {self.again(*donor)}"
+            text += f"; left: {', '.join(self.left)}{again}"
             if isinstance(error, FormatError):
                 error.what = f"{error.what.rstrip('.')}{text}"
             else:
