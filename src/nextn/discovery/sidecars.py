@@ -383,7 +383,7 @@ def _is_assistant(model: Model) -> bool:
 def base_of(name: str) -> str:
     """A GGUF's name without its extension, shard numbers and the marks of sidecars, donors and bundles."""
     parts = split_shard_name(name)
-    return _OWN_MARKS.sub("", parts[0] if parts else name.removesuffix(".gguf"))
+    return _OWN_MARKS.sub("", parts[0] if parts else re.sub(r"\.gguf\Z", "", name, flags=re.IGNORECASE))
 
 
 def _refuse_errors(sidecar: Model, model: Model | None) -> None:

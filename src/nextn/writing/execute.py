@@ -13,6 +13,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from .. import oscalls
+from ..absent import whose
 from ..brief import Brief
 from ..errors import FormatError, NextnError, NoSpace, OutputExists, StorageError
 from ..partial import refuse_partial
@@ -108,9 +109,10 @@ def _check(plan: Plan) -> None:
     except OSError as error:
         raise explain(error, plan.folder, "use it") from error
     if need > free:
+        less = " (attach writes only the block with --layout sidecar, shards or in-place)" * (plan.layout == "bundle")
         raise NoSpace(
-            f"{plan.folder}: {need:,} bytes are needed and {free:,} are free; free some room or choose another -o "
-            "(the shards layout writes least)."
+            f"{plan.folder}: {need:,} bytes are needed and {free:,} are free; free some room or choose another "
+            f"-o{less}."
         )
 
 
@@ -142,7 +144,8 @@ def check_place(folder: Path, names: Sequence[str], option: str = "-o") -> None:
             )
     if not os.access(there, os.W_OK | os.X_OK):
         raise StorageError(
-            f"{there}: cannot create files in it: permission denied, or it is read-only; choose another {option}."
+            f"{there}: cannot create files in it: permission denied, or it is read-only{whose(there)}; "
+            f"choose another {option}."
         )
 
 
@@ -179,6 +182,7 @@ def execute(plan: Plan, *, progress: Progress | None = None, system: System | No
             if len(data) != header.size_bytes:
                 raise AssertionError(f"a header of {len(data)} bytes was planned with {header.size_bytes}")
             write_all(system, fd, data, 0, path)
+            run.advance(len(data))
         space.sync(temps.values())
         reader.check_unchanged()
         if len(plan.outputs) > 1:
