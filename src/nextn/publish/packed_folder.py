@@ -115,6 +115,13 @@ def same_file(left: Path, right: Path) -> bool:
         return False
 
 
+def bytes_to_compare(outputs: Sequence[NewFile | Link]) -> int:
+    """The bytes that `output_sha256` reads for all of them."""
+    copied = [part.size_bytes for out in outputs if isinstance(out, NewFile) for part in out.segments
+              if isinstance(part, Copy)]  # fmt: skip
+    return sum(copied) + sums.unique_bytes(out.source for out in outputs if isinstance(out, Link))
+
+
 def output_sha256(out: NewFile | Link, hasher: sums.Hasher) -> str:
     """The SHA-256 that an output would have, from its sources. Raises UsageError if it needs conversion first."""
     if isinstance(out, Link):

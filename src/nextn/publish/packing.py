@@ -24,6 +24,7 @@ from ..printable import printable
 from ..progress import Progress
 from ..schemas.base import Documented, filled
 from ..schemas.pack import PackDocument, PackedFile, PackedQuant
+from ..shell import Command
 from ..workfile import At
 from ..writing.durable import renew_files
 from ..writing.execute import Outcome, check_outputs, execute
@@ -122,7 +123,7 @@ class Package(Brief):
     @property
     def upload(self) -> list[str]:
         """The command that uploads the folder."""
-        return ["hf", "upload", self.card.repo or cards.REPO, str(self.plan.folder), "."]
+        return list(Command.of("hf", "upload", self.card.repo or cards.REPO, self.plan.folder, ".").words)
 
     @property
     def hash_bytes(self) -> int:

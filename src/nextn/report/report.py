@@ -12,7 +12,9 @@ from .text import put_path, say
 
 
 def show(result: ReportResult, *, quiet: bool = False) -> None:
-    """The tables; with a page, its path, or in a dry run its size."""
+    """What was left out, then the tables; with a page, its path, or in a dry run its size."""
+    for sentence in result.left_out:
+        say(f"left out: {sentence}")
     if result.page_path is not None:
         if result.dry_run:
             say(f"would write {counted(len(result.page), 'byte')}")
