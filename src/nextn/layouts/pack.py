@@ -156,7 +156,10 @@ def _with_block(
     for item in items:
         layout = _layout(item.trunk, options)
         own = block if given is not None or layout == "sidecar" else item.own or block
-        planned.append((item, layout, _attached(item.trunk, own, layout, options)))
+        made = _attached(item.trunk, own, layout, options)
+        group = item.given.entry.name
+        outputs = tuple(replace(out, group=group) if isinstance(out, NewFile) else out for out in made.outputs)
+        planned.append((item, layout, replace(made, outputs=outputs)))
     beside = [(item.trunk, made) for item, layout, made in planned if layout == "sidecar"]
     return planned, _sidecar(beside, block, options) if beside else None
 

@@ -15,7 +15,7 @@ from ..writing.plan import Copy, Link, NewBytes, NewFile
 from . import manifest as manifests
 from . import sums
 
-_LARGEST_TEXT = 64 << 20
+_LARGEST_TEXT = sums.MOST_BYTES
 
 
 @dataclass(frozen=True)

@@ -25,7 +25,7 @@ from ..publish.packed_folder import PackedFolder, bytes_to_compare, same_file
 from ..publish.packing import CardOptions, PackResult, pack_up, plan_package
 from ..publish.sums import Hasher
 from ..units import size
-from ..writing.again import written_before
+from ..writing.again import Before, written_before
 from ..writing.execute import check_outputs
 from ..writing.leftovers import clean
 from ..writing.plan import Link, LinkMode, NewFile, Plan
@@ -135,14 +135,14 @@ def pack(
             if not skip_existing:
                 _check_not_in_out(packed.plan)
             packed = replace(packed, plan=packed.plan.noted([*notes, *of_block]))
-        present: list[NewFile | Link] = []
+        before = Before()
         if packed is not None and skip_existing:
             if not dry_run:
                 with explained(options.out, "clean the folder"):
                     clean(options.out)  # before what is there is taken for complete
-            present, n_read = written_before(packed.plan, heard(say), compare=not dry_run)
-            bytes_compared += n_read
-        package = plan_package(packed, card, existing, present)
+            before = written_before(packed.plan, heard(say), compare=not dry_run)
+            bytes_compared += before.bytes_read
+        package = plan_package(packed, card, existing, before)
         remote = source.remote if source else None
         check_outputs(package.to_execute, tidy=not dry_run)
         missing = remote.missing_bytes(package.plan.ranges) if remote is not None and not dry_run else 0
