@@ -139,7 +139,7 @@ def test_sums_of_other_files_are_not_replaced(tmp_path: Path) -> None:
     folder = nextn.pack([Q4], donor=CHECKPOINT, out=tmp_path / "out").folder
     (folder / "nextn.json").unlink()
     (folder / "SHA256SUMS").write_text(f"{'0' * 64}  mine.bin\n")
-    with pytest.raises(OutputExists, match="SHA256SUMS: this file has the sums of other files"):
+    with pytest.raises(OutputExists, match="SHA256SUMS: these are the sums of other files"):
         nextn.pack([Q4], donor=CHECKPOINT, out=folder, skip_existing=True)
 
 

@@ -257,7 +257,8 @@ def plan_package(
     if own_card and not options.fragment:
         notes = (*notes, f"{cards.NAME} was changed by hand and stays as it is; {card_name} has new sections for it")
     plan = replace(planned, outputs=outputs, notes=notes)
-    renews = existing is not None or _was_stopped(planned.folder, card_name, readme, {*sizes, card_name, manifests.NAME})
+    recorded = {*sizes, card_name, manifests.NAME}
+    renews = existing is not None or _was_stopped(planned.folder, card_name, readme, recorded)
     return Package(pack, plan, len(verified), card, existing, before.recorded, renews, ledger, texts)
 
 
@@ -324,7 +325,7 @@ def _was_stopped(folder: Path, card_name: str, card: bytes, names: Collection[st
         raise OutputExists(f"{path}: nextn did not write this card, and does not replace it; {beside}.")
     there = folder / sums.NAME
     if os.path.lexists(there) and sums.decode(read_bounded(there, sums.MOST_BYTES)).keys() != set(names):
-        raise OutputExists(f"{there}: this file has the sums of other files, and nextn does not replace it; move it away.")
+        raise OutputExists(f"{there}: these are the sums of other files, which nextn does not replace; move it away.")
     return True
 
 

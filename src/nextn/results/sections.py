@@ -10,7 +10,7 @@ from typing import Any
 
 from msgspec import UnsetType
 
-from ..errors import FormatError, UsageError
+from ..errors import FormatError, StorageError, UsageError
 from ..gguf import strangers
 from ..gguf.header import MAGIC
 from ..schemas.base import plain
@@ -60,7 +60,7 @@ def _read(path: Path, left_out: list[str]) -> list[Section]:
     for file in sorted(path.glob("*.json")):
         try:
             found.append(read_section(file))
-        except FormatError as error:
+        except (FormatError, StorageError) as error:
             left_out.append(str(error))
     if not found:
         why = f" ({left_out[others]})" if left_out[others:] else ""
