@@ -46,7 +46,7 @@ def known_draft(trunk: Model, donor: str | Path | None) -> KnownDraft | None:
         return KnownDraft(Path(str(donor)).name, None, donor=donor, is_named=True)
     if Anatomy.of(trunk).has_block:
         return KnownDraft(f"the block of {trunk.entry.name}", None, in_trunk=True)
-    found = find_sidecars(trunk).best()
+    found = find_sidecars(trunk).best("--from")
     return None if found is None else KnownDraft(found.path.name, found.path)
 
 
