@@ -14,7 +14,7 @@ import nextn
 from conftest import CHECKPOINT, Q4, ROOT
 from nextn.cli import main
 from nextn.engines import LlamaServer
-from nextn.errors import NextnError, OutputExists, UsageError
+from nextn.errors import NextnError, OutputExists, QuantizeError, UsageError
 from nextn.gguf.files import open_model
 from nextn.gguf.types import parse_type_name
 from nextn.layouts.retyped import matrices, plan_retyped
@@ -63,6 +63,9 @@ def test_tables_and_going_on(
     prompts = tmp_path / "p.txt"
     prompts.write_text(PROMPT)
     out = tmp_path / "acceptance_results.csv"
+    with pytest.raises(QuantizeError, match="iq1_s cannot be written without an importance matrix"):
+        nextn.bench_tensors(Q4, types=["q8_0", "iq1_s"], out=out, sidecar=sidecar, engine=str(standin.binary))
+    assert list(tmp_path.glob("acceptance*")) == []
     args = ["bench", str(Q4), "--sidecar", str(sidecar), "--types", "q8_0,q4_0", "--by-tensor", str(out), "--prompts",
             str(prompts), "--n-predict", "16", "--engine", str(standin.binary), "--json"]  # fmt: skip
     started: list[Path] = []

@@ -148,3 +148,35 @@ def test_a_manifest_of_a_later_version_is_read(tmp_path: Path) -> None:
     path = folder / "nextn.json"
     path.write_text(json.dumps({**json.loads(path.read_text()), "later": {"x": 1}}))
     assert nextn.pack([Q4], out=folder, skip_existing=True).to_json()["kept"] == ["Q4_K_M"]
+
+
+def test_the_upload_command_is_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The Hub's own command line takes it as it is printed."""
+    import shlex
+
+    monkeypatch.setattr("huggingface_hub.utils._detect_agent._fetch_registry", lambda: None)  # it asks the network
+    from huggingface_hub import HfApi
+    from huggingface_hub.cli.hf import app
+
+    from nextn.shell import shell
+
+    asked: dict[str, dict[str, object]] = {}
+
+    def create(self: HfApi, **given: object) -> object:
+        asked["create"] = given
+        return type("Repo", (), given)()
+
+    def upload(self: HfApi, **given: object) -> str:
+        asked["upload"] = given
+        return "https://example.org"
+
+    monkeypatch.setattr(HfApi, "create_repo", create)
+    monkeypatch.setattr(HfApi, "upload_folder", upload)
+    monkeypatch.chdir(tmp_path)
+    made = nextn.pack([Q4], donor=CHECKPOINT, out=Path("-my quants'"), repo="me/Tiny-GGUF")
+    program, *words = shlex.split(shell(*made.package.upload))
+    assert program == "hf" and made.package.upload == ["hf", *words]
+    app(words, standalone_mode=False)
+    assert asked["create"]["repo_id"] == asked["upload"]["repo_id"] == "me/Tiny-GGUF"
+    assert Path(str(asked["upload"]["folder_path"])).samefile("./-my quants'")
+    assert asked["upload"]["path_in_repo"] == "."
