@@ -81,6 +81,9 @@ def pack(
             f"'{sidecar}' is not a local file: --sidecar publishes a local file as it is; get it with 'nextn pull', or "
             "take the block out of it with --from."
         )
+    place = None if donor is None else parse_source(donor)
+    if isinstance(place, Path) and place.suffix == ".gguf" and place.is_file() and _draft(place) is not None:
+        raise UsageError(f"{place}: this draft is a model of its own, without a block to take; name it with --sidecar.")
     for name, option in ((repo, "--repo"), (base_model, "--base-model")):
         if name is not None:
             check_hub_name(name, option)
