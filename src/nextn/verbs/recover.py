@@ -8,7 +8,7 @@ from pathlib import Path
 from ..absent import not_regular, nothing_at
 from ..errors import StorageError
 from ..gguf.files import open_sound
-from ..schemas.base import Document, Documented
+from ..schemas.base import Documented
 from ..schemas.recover import FailedJournal, RecoverDocument, RecoveredJournal
 from ..writing import recover as journals
 from ..writing.recover import Failed, Recovered
@@ -29,7 +29,7 @@ class Recovery(Documented):
         return "nothing was changed" if self.dry_run else "the interrupted change is finished or undone"
 
     @property
-    def document(self) -> Document:
+    def document(self) -> RecoverDocument:
         """What --json prints."""
         found = [
             RecoveredJournal(str(each.journal), each.verb, each.what, [str(path) for path in each.files])
