@@ -124,6 +124,14 @@ def test_what_a_later_version_added_is_passed_over(tmp_path: Path) -> None:
     validate(document, schemas()["plan.json"])
 
 
+def test_a_failure_is_no_result(tmp_path: Path) -> None:
+    failed = {"kind": "error", "version": 1, "verb": "verify", "error": "NoBlock", "exit_code": 15, "message": "x: y."}
+    (tmp_path / "x.json").write_text(json.dumps(failed))
+    with pytest.raises(FormatError, match=r"x\.json: this is no result: 'nextn verify' failed \(x: y\); make it again"):
+        read_document(tmp_path / "x.json", ["verify"])
+    assert type(read_document(tmp_path / "x.json")) is document_type("error")
+
+
 def test_a_document_that_cannot_be_read(tmp_path: Path) -> None:
     with pytest.raises(StorageError, match="no such file"):
         read_document(tmp_path / "x.json")

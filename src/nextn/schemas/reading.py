@@ -41,6 +41,9 @@ def decode_document(data: bytes, path: Path, kinds: Sequence[str] = KINDS) -> Do
         )
     if kind is None:
         raise FormatError("the document has no 'kind', so an older nextn wrote it; make it again", path=path)
+    if kind == "error" and kind not in kinds:
+        why = str(value.get("message", "")).rstrip(".")
+        raise FormatError(f"this is no result: 'nextn {value.get('verb')}' failed ({why}); make it again", path=path)
     if kind not in kinds:
         raise FormatError(f"this is a document of kind {kind!r:.40}, and {wanted} is needed here", path=path)
     try:
