@@ -165,19 +165,25 @@ def main(argv: list[str] | None = None) -> int:
 def _main(argv: list[str] | None) -> int:
     words = sys.argv[1:] if argv is None else argv
     try:
-        code: Any = cli.main(args=argv, prog_name="nextn", standalone_mode=False)
+        code = _run(argv)
         sys.stdout.flush()
         return int(code or 0)
     except click.exceptions.Exit as done:
         return done.exit_code
-    except click.exceptions.NoArgsIsHelpError as error:
-        print(error.format_message())
-        return error.exit_code
     except (BrokenPipeError, SystemExit):  # click makes the second of the first
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 0
     except (Exception, KeyboardInterrupt) as error:
         return Failure.of(error, words).put(words[0] if words and words[0] in VERBS else None, words)
+
+
+def _run(argv: list[str] | None) -> Any:
+    """What the command returns; the help, where nothing was given."""
+    try:
+        return cli.main(args=argv, prog_name="nextn", standalone_mode=False)
+    except click.exceptions.NoArgsIsHelpError as error:
+        print(error.format_message())
+        return error.exit_code
 
 
 def entry_point() -> None:
