@@ -24,6 +24,16 @@ _KINDS = (
 )
 
 
+def nothing_at(path: Path | str) -> str:
+    """The sentence about a path that does not exist, with its name first."""
+    return f"{as_given(path)}: {no_such(path)}."
+
+
+def as_given(path: Path | str) -> str:
+    """What the user wrote: of the two slashes of an address a Path has one."""
+    return re.sub(r"\A(https?):/+", r"\1://", os.fspath(path))
+
+
 def no_such(path: Path | str) -> str:
     """Half a sentence about a path that does not exist: a similar name, or what the path was taken for."""
     text = os.fspath(path)

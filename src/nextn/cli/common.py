@@ -128,6 +128,8 @@ def new_path(context: click.Context, option: click.Parameter, out: str | None) -
     """Raises UsageError for `-`, which elsewhere means standard output, and for a tilde that the shell left."""
     if out is not None and (why := quoted_home(out)) is not None:
         raise UsageError(f"{out}: {why}.")
+    if out is not None and out.startswith(("http://", "https://")):
+        raise UsageError(f"{out}: nothing is written to an address; name a local path with {option.opts[0]}.")
     if out == "-":
         raise UsageError(
             f"{option.opts[0]} -: nothing is written to standard output; name a file or a folder, such as ./- for one "

@@ -14,7 +14,7 @@ from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 
-from ..absent import no_such
+from ..absent import nothing_at
 from ..errors import StorageError, UsageError
 from ..gguf import strangers
 from ..gguf.files import os_error, split_shard_name
@@ -123,7 +123,7 @@ def library(folders: Sequence[str | Path] = (), *, only: bool = False) -> ModelL
     for named in map(Path, folders):
         named = named.expanduser()
         if not os.path.exists(named):  # noqa: PTH110 - never raises
-            raise StorageError(f"{named}: {no_such(named)}.")
+            raise StorageError(nothing_at(named))
         if not named.is_dir():
             raise UsageError(
                 f"{named}: this is a file, not a folder; to scan its folder: {shell('nextn', 'scan', named.parent)}; "

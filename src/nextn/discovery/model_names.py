@@ -13,7 +13,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path, PurePosixPath
 
-from ..absent import no_such, similar
+from ..absent import nothing_at, similar
 from ..errors import NextnError, StorageError, UsageError
 from ..gguf.files import AUXILIARY_MARKS, split_shard_name
 from ..layouts.naming import bundled_base
@@ -93,7 +93,7 @@ def resolve(text: str | Path, quant: str | None = None) -> NamedModel:
 def _of_path(path: Path, on_hub: HubSource | None = None) -> NamedModel:
     if not os.path.exists(path):  # noqa: PTH110 - never raises
         hint = "" if on_hub is None else f"; a file on the Hub would be {on_hub}"
-        raise StorageError(f"{path}: {no_such(path)}{hint}.")
+        raise StorageError(f"{nothing_at(path).rstrip('.')}{hint}.")
     return NamedModel(path)
 
 
@@ -215,6 +215,6 @@ def _unknown(text: str, name: str, entries: Iterable[LibraryEntry]) -> NextnErro
     near = difflib.get_close_matches(name.lower(), known, 1, 0.7)
     files = similar(Path(text)) if name == text else []
     if files and not near:
-        return StorageError(f"{text}: {no_such(text)}.")
+        return StorageError(nothing_at(text))
     hint = f"; did you mean {printable(known[near[0]], 200)}?" if near else "; 'nextn scan' lists what is here."
     return UsageError(f"{text}: there is no such file, and no model of LM Studio or ollama has this name{hint}")

@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from .. import oscalls
-from ..absent import no_such, not_regular, whose
+from ..absent import not_regular, nothing_at, whose
 from ..brief import Brief
 from ..errors import FormatError, IncompleteModel, StorageError, UsageError
 from ..printable import printable
@@ -111,7 +111,7 @@ def split_shard_name(name: str) -> tuple[str, int, int] | None:
 def os_error(error: OSError, path: Path, doing: str) -> StorageError:
     """The operating system's error as one sentence."""
     if isinstance(error, FileNotFoundError):
-        return StorageError(f"{path}: {no_such(path)}.")
+        return StorageError(nothing_at(path))
     reason = error.strerror or str(error)
     owner = whose(path) if isinstance(error, PermissionError) else ""
     return StorageError(f"{path}: cannot {doing}: {reason}{owner}.")
@@ -296,7 +296,7 @@ def open_model(path: Path | str) -> Model:
             raise UsageError(f"{path}: this folder holds {len(candidates)} models ({names}); name one of them.")
         path = candidates[0]
     elif not os.path.lexists(path):
-        raise StorageError(f"{path}: {no_such(path)}.")
+        raise StorageError(nothing_at(path))
     check_name(path)
     model = _open_named(path)
     check_kind(model.files[0], path)

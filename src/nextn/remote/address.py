@@ -21,6 +21,7 @@ _HUB_PAGE = re.compile(
     r"/(?P<repo>[^/:@]+/[^/:@]+)"
     r"(?:/(?:resolve|blob|tree|raw)/(?P<revision>[^/]+)(?:/(?P<file>.+?))?|/(?:discussions|commits?)(?:/.*)?)?/?"
 )
+_HUB_NAME = re.compile(r"\w(?:[\w.-]*\w)?/\w(?:[\w.-]{0,94}\w)?", re.ASCII)  # of a repository that can be made
 _HUB_HOSTS = frozenset({"huggingface.co", "www.huggingface.co", "hf.co"})
 
 
@@ -80,6 +81,24 @@ def parse_source(text: str | Path, *, maybe_local: bool = True) -> SourceAddress
             "the repository on the Hub."
         )
     return HubSource(match["repo"], match["revision"], match["file"], bare=True)
+
+
+def check_hub_name(name: str, option: str) -> str:
+    """The name of a repository with its owner, as huggingface_hub's `validate_repo_id` takes it.
+
+    Raises UsageError, with a name to write.
+    """
+    if _is_hub_name(name):
+        return name
+    page = _HUB_PAGE.fullmatch(urlsplit(name).path) if "://" in name else None
+    text = re.sub(r"[^A-Za-z0-9._/]+|--+", "-", page["repo"] if page else name.removeprefix("hf:"))
+    parts = [re.sub(r"\.\.+", ".", part.removesuffix(".git")).strip("-.") for part in text.split("/")]
+    near = "/".join(parts) if _is_hub_name("/".join(parts)) else f"ORG/{parts[-1] or 'NAME'}"
+    raise UsageError(f"{option}: '{name}' is not the name of a repository on the Hub; write it as {near}.")
+
+
+def _is_hub_name(name: str) -> bool:
+    return bool(_HUB_NAME.fullmatch(name)) and not any(bad in name for bad in ("--", "..")) and name[-4:] != ".git"
 
 
 @cache

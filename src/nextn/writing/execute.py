@@ -39,9 +39,25 @@ class Outcome(Brief):
     bytes_written: int
     bytes_linked: int
     wall_s: float
-    hashes: dict[str, str]
+    hashes: dict[str, str]  # of tensors made for files without a group
     links: dict[str, str]  # file name -> "hard", "symlink" or "moved"
     source_sha256: str = ""  # of the block's source bytes, in the order in which they were read
+
+
+@dataclass(frozen=True)
+class Recorded:
+    """What the headers of a group of files record."""
+
+    tensors: Mapping[str, str]  # name -> SHA-256, hex
+    source: str  # SHA-256 over the block's source bytes, hex
+
+
+@dataclass
+class _Made:
+    """The same, while it is made."""
+
+    tensors: dict[str, str] = field(default_factory=dict)
+    source: hashlib._Hash = field(default_factory=hashlib.sha256)
 
 
 @dataclass
@@ -55,8 +71,30 @@ class WritingRun:
     total: int  # bytes that will be written
     n_threads: int = field(default_factory=lambda: min(os.cpu_count() or 1, 8))
     done: int = 0
-    hashes: dict[str, str] = field(default_factory=dict)
-    source_hash: hashlib._Hash = field(default_factory=hashlib.sha256)
+    known: Mapping[str, Recorded] = field(default_factory=dict)  # by group: of files that are there already, too
+    group: str = ""  # of the file that is being made
+    _made: dict[str, _Made] = field(default_factory=dict)
+
+    @property
+    def hashes(self) -> dict[str, str]:
+        """Of the group's tensors, by name."""
+        return self._made.setdefault(self.group, _Made()).tensors
+
+    @property
+    def source_hash(self) -> hashlib._Hash:
+        """Over the source bytes of the group's block."""
+        return self._made.setdefault(self.group, _Made()).source
+
+    @property
+    def recorded(self) -> dict[str, Recorded]:
+        """What headers record, by group."""
+        made = {group: Recorded(one.tensors, one.source.hexdigest()) for group, one in self._made.items()}
+        return {**made, **self.known}
+
+    def header(self, header: LateHeader) -> bytes:
+        """The header of a file of this group, when all of the group's tensors are made."""
+        found = self.recorded.get(self.group, Recorded({}, hashlib.sha256().hexdigest()))
+        return header.build(found.tensors, found.source)
 
     def advance(self, n: int) -> None:
         """Count bytes written, for progress."""
@@ -157,8 +195,16 @@ def _held(leftovers: list[Path]) -> int:
     return sum(oscalls.disk_bytes(stat) for stat in unique.values())
 
 
-def execute(plan: Plan, *, progress: Progress | None = None, system: System | None = None) -> Outcome:
+def execute(
+    plan: Plan,
+    *,
+    progress: Progress | None = None,
+    system: System | None = None,
+    known: Mapping[str, Recorded] | None = None,
+) -> Outcome:
     """Carry `plan` out. Inputs are never written to; all outputs appear, the entry last, or none.
+
+    `known`: what headers record of groups of which some files are there already, see `written_before`.
 
     Raises OutputExists, NoSpace, StorageError, FormatError (a source shrank during the run), QuantizeError.
     """
@@ -170,19 +216,22 @@ def execute(plan: Plan, *, progress: Progress | None = None, system: System | No
     n_new = sum(isinstance(out, NewFile) for out in plan.outputs)
     allow_open_files(n_new + len({where.path for where in plan.ranges}), plan.folder)
     with Reader(meter) as reader, Workspace(plan.folder, system) as space:
-        run = WritingRun(plan, reader, system, progress, plan.bytes_written)
+        run = WritingRun(plan, reader, system, progress, plan.bytes_written, known=known or {})
         temps: dict[str, Path] = {}
-        late: list[tuple[int, LateHeader, Path]] = []
+        late: list[tuple[int, LateHeader, NewFile]] = []
         for out in plan.outputs:
             if isinstance(out, NewFile):
                 temps[out.name], fd = space.new_file(out.name)
-                late += [(fd, header, temps[out.name]) for header in _write_file(run, out, fd, temps[out.name])]
-        for fd, header, path in late:
-            data = header.build(run.hashes, run.source_hash.hexdigest())
+                run.group = out.group
+                late += [(fd, header, out) for header in _write_file(run, out, fd, temps[out.name])]
+        for fd, header, file in late:
+            run.group = file.group
+            data = run.header(header)
             if len(data) != header.size_bytes:
                 raise AssertionError(f"a header of {len(data)} bytes was planned with {header.size_bytes}")
-            write_all(system, fd, data, 0, path)
+            write_all(system, fd, data, 0, temps[file.name])
             run.advance(len(data))
+        run.group = ""
         space.sync(temps.values())
         reader.check_unchanged()
         if len(plan.outputs) > 1:
