@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import atexit
+import gc
 import importlib.util
 import itertools
 import os
@@ -131,15 +132,30 @@ def pytest_xdist_auto_num_workers(config: pytest.Config) -> int | None:
 
 
 @pytest.hookimpl(wrapper=True)
+def pytest_collection() -> Generator[None, object, object]:
+    """Garbage is not looked for among the modules and tests that collecting makes, then and later: they stay."""
+    gc.disable()
+    try:
+        return (yield)
+    finally:
+        gc.freeze()
+        gc.enable()
+
+
+WATCHED = tempfile.mkdtemp(prefix="engine-watch-")  # a file for each test, where one is started
+atexit.register(shutil.rmtree, WATCHED, ignore_errors=True)
+
+
+@pytest.hookimpl(wrapper=True)
 def pytest_runtest_protocol(item: pytest.Item) -> Generator[None, object, object]:
     """A test without the mark `engine` that starts one is stopped, and fails with a sentence that says so."""
-    with tempfile.TemporaryDirectory(prefix="engine-watch-") as folder, pytest.MonkeyPatch.context() as patch:
+    with pytest.MonkeyPatch.context() as patch:
         if item.get_closest_marker("engine") is not None:
             patch.delenv(engine_watch.VARIABLE, raising=False)
             return (yield)
         for known in (llama_server._ask, xllamacpp._version):  # an engine that was asked before would not be started
             known.cache_clear()
-        patch.setenv(engine_watch.VARIABLE, str(Path(folder) / "started"))
+        patch.setenv(engine_watch.VARIABLE, str(Path(WATCHED) / str(next(_numbers))))
         return (yield)
 
 
