@@ -8,7 +8,6 @@ import random
 import re
 import shutil
 import subprocess
-import sys
 from collections.abc import Callable
 from pathlib import Path
 
@@ -119,10 +118,8 @@ def mends(value: object) -> list[str]:
 def test_what_serve_prints(run_nextn: Callable[..., subprocess.CompletedProcess[str]], folder: Path) -> None:
     server = folder / "llama-server"
     server.write_text(
-        f"#!{sys.executable}\nimport os, sys\n"
-        'if "--version" in sys.argv: print("version: 1 (x)")\n'
-        'elif "--help" in sys.argv: print("--spec-type draft-mtp --model-draft")\n'
-        'else: sys.stdout.buffer.write(b"\\0".join(map(os.fsencode, sys.argv)))\n'
+        '#!/bin/sh\ncase "$1" in\n--version) echo "version: 1 (x)" ;;\n'
+        '--help) echo "--spec-type draft-mtp --model-draft" ;;\n*) printf "%s\\0" "$0" "$@" ;;\nesac\n'
     )
     server.chmod(0o755)
     more = ("--engine", server, "--n-max", "0", "--print", "--", "--alias", "$(touch x)")
