@@ -12,7 +12,6 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import all_verbs
 import pytest
 from faults import Faults, listing
 from hub_server import HubServer
@@ -47,20 +46,6 @@ def victim(tmp_path: Path) -> Path:
 @pytest.fixture
 def commit(hub: HubServer) -> str:
     return hub.repo("me/x").commit({NAME: Q4.read_bytes()})
-
-
-@pytest.fixture
-def run_nextn(hub: HubServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Run:
-    """The command line in this process, against `hub`, a cache of its own."""
-    monkeypatch.setenv("HF_ENDPOINT", hub.endpoint)
-    monkeypatch.setenv("NEXTN_CACHE", str(tmp_path / "own"))
-
-    def call(*args: object) -> subprocess.CompletedProcess[str]:
-        ran = all_verbs.run(*args)
-        assert not ran.bug, ran.bug
-        return subprocess.CompletedProcess(ran.argv, ran.code, ran.out, ran.err)
-
-    return call
 
 
 @pytest.fixture
