@@ -422,3 +422,5 @@ def test_on_a_terminal_it_asks(model: Path, answer: str, code: int) -> None:
     assert done == code, shown
     assert "this file itself is changed" in shown and "change it? [y/N]" in shown and "1. write a journal" in shown
     assert (model.read_bytes() == Q4.read_bytes()) == (code != 0)
+    assert ("nextn: the answer was no, so nothing more was done." in shown) == (code != 0)
+    assert "nextn: interrupted" not in shown

@@ -280,6 +280,16 @@ def whole_numbers(text: str, option: str) -> tuple[int, ...]:
 # -- questions --------------------------------------------------------------------------------------------------------
 
 
+class Declined(click.exceptions.Abort):
+    """A question was answered with no."""
+
+
+def _ask(question: str) -> None:
+    """Raises Declined, Abort."""
+    if not click.confirm(question, default=False, err=True):
+        raise Declined
+
+
 def ask_which(doubt: Doubt) -> str:
     """On a terminal, ask the user to choose between donors; elsewhere, raise the doubt as an error."""
     if not (sys.stdin.isatty() and sys.stderr.isatty()):
@@ -317,7 +327,7 @@ def confirmed(yes: bool) -> Callable[[Plan], None]:
             )
         say_outputs(plan, done=False)
         say(f"{path}: this file itself is changed, and no copy is made; 'nextn detach --in-place' undoes an attach.")
-        click.confirm("change it?", default=False, abort=True, err=True)
+        _ask("change it?")
 
     return confirm
 
@@ -333,7 +343,7 @@ def agreed(yes: bool) -> Callable[[str], None]:
                 f"{question.rstrip('?')}: that is a question, and there is no terminal to ask on, so --yes is needed; "
                 "--dry-run shows each step."
             )
-        click.confirm(question, default=False, abort=True, err=True)
+        _ask(question)
 
     return agree
 

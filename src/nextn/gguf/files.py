@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from .. import oscalls
-from ..absent import no_such, not_regular
+from ..absent import no_such, not_regular, whose
 from ..brief import Brief
 from ..errors import FormatError, IncompleteModel, StorageError, UsageError
 from ..printable import printable
@@ -113,7 +113,8 @@ def os_error(error: OSError, path: Path, doing: str) -> StorageError:
     if isinstance(error, FileNotFoundError):
         return StorageError(f"{path}: {no_such(path)}.")
     reason = error.strerror or str(error)
-    return StorageError(f"{path}: cannot {doing}: {reason}.")
+    owner = whose(path) if isinstance(error, PermissionError) else ""
+    return StorageError(f"{path}: cannot {doing}: {reason}{owner}.")
 
 
 def open_regular(path: Path) -> tuple[int, int]:
@@ -172,7 +173,7 @@ class Model(Brief):
     def base_name(self) -> str:
         """File name without `.gguf` and shard numbers."""
         parts = split_shard_name(self.entry.name) if self.is_sharded else None
-        return parts[0] if parts else self.entry.name.removesuffix(".gguf")
+        return parts[0] if parts else re.sub(r"\.gguf\Z", "", self.entry.name, flags=re.IGNORECASE)
 
     @property
     def architecture(self) -> str:
@@ -291,7 +292,7 @@ def open_model(path: Path | str) -> Model:
         if not candidates:
             raise UsageError(f"{path}: {strangers.no_gguf(path)}.")
         if len(candidates) > 1:
-            names = ", ".join(candidate.name for candidate in candidates[:4])
+            names = ", ".join(candidate.name for candidate in candidates[:4]) + ", ..." * (len(candidates) > 4)
             raise UsageError(f"{path}: this folder holds {len(candidates)} models ({names}); name one of them.")
         path = candidates[0]
     elif not os.path.lexists(path):

@@ -13,6 +13,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from .. import oscalls
+from ..absent import whose
 from ..brief import Brief
 from ..errors import FormatError, NextnError, NoSpace, OutputExists, StorageError
 from ..partial import refuse_partial
@@ -25,7 +26,7 @@ from .leftovers import clean
 from .plan import Carry, Convert, Copy, LateHeader, Link, LinkMode, NewBytes, NewFile, Plan, Repack, Segment
 from .system import System, allow_open_files, check_reaches, explain, free_bytes, write_all
 
-COPY_BYTES = 64 << 20  # one call of copy_file_range: large enough to be fast, small enough to report progress
+COPY_BYTES = 8 << 20  # one call of copy_file_range: large enough to be fast, small enough that the disk starts early
 SLACK_BYTES = 1 << 20  # room that a file needs besides its bytes, for folders and journal
 
 
@@ -108,9 +109,10 @@ def _check(plan: Plan) -> None:
     except OSError as error:
         raise explain(error, plan.folder, "use it") from error
     if need > free:
+        less = " (attach writes only the block with --layout sidecar, shards or in-place)" * (plan.layout == "bundle")
         raise NoSpace(
-            f"{plan.folder}: {need:,} bytes are needed and {free:,} are free; free some room or choose another -o "
-            "(the shards layout writes least)."
+            f"{plan.folder}: {need:,} bytes are needed and {free:,} are free; free some room or choose another "
+            f"-o{less}."
         )
 
 
@@ -142,7 +144,8 @@ def check_place(folder: Path, names: Sequence[str], option: str = "-o") -> None:
             )
     if not os.access(there, os.W_OK | os.X_OK):
         raise StorageError(
-            f"{there}: cannot create files in it: permission denied, or it is read-only; choose another {option}."
+            f"{there}: cannot create files in it: permission denied, or it is read-only{whose(there)}; "
+            f"choose another {option}."
         )
 
 
@@ -179,6 +182,7 @@ def execute(plan: Plan, *, progress: Progress | None = None, system: System | No
             if len(data) != header.size_bytes:
                 raise AssertionError(f"a header of {len(data)} bytes was planned with {header.size_bytes}")
             write_all(system, fd, data, 0, path)
+            run.advance(len(data))
         space.sync(temps.values())
         reader.check_unchanged()
         if len(plan.outputs) > 1:
@@ -304,6 +308,7 @@ def _copy(run: WritingRun, segment: Copy, fd: int, offset: int, path: Path) -> i
             n = _copy_otherwise(src, fd, pos, offset, min(COPY_BYTES, end - pos), path)
         if n == 0:
             raise FormatError("the file ends too early: it was changed while it was read", path=where.path, offset=pos)
+        oscalls.start_writing(fd, offset, n)
         pos += n
         offset += n
         run.reader.meter.bytes_read += n
