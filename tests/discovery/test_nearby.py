@@ -169,7 +169,7 @@ def test_lm_studio_and_ollama(tmp_path: Path, home: Path, tiny_models: TinyModel
 def test_a_guess_by_names_on_the_hub_is_said_to_be_one(hub: HubServer, run_nextn: Run, tmp_path: Path) -> None:
     hub.add_folder("Qwen/tiny-qwen35", CHECKPOINT)
     path = rewrite(Q4, tmp_path / "m" / MODEL, drop=["general.source.huggingface.repository"])
-    done = run_nextn("attach", path, "--dry-run")
+    done = run_nextn("attach", path, "--dry-run", HF_ENDPOINT=hub.endpoint)
     assert done.returncode == 0, done.stderr
     assert "the donor is a guess: Qwen/tiny-qwen35, by " in done.stderr
     assert "to be certain, name it yourself (--from hf:Qwen/tiny-qwen35), or another" in done.stderr

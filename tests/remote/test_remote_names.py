@@ -75,11 +75,12 @@ def test_what_is_taken_for_a_repository_is_said_to_be(
     hub: HubServer, run_nextn: Callable[..., subprocess.CompletedProcess[str]], tmp_path: Path
 ) -> None:
     hub.add_folder("org/tiny", CHECKPOINT)
+    own = {"HF_ENDPOINT": hub.endpoint}  # in a process of its own, to whose standard error the logger writes
     said = "org/tiny: there is no local path of this name, so it is hf:org/tiny on the Hub\n"
-    assert said in run_nextn("inspect", "org/tiny").stderr
-    assert said in run_nextn("attach", Q4, "--from", "org/tiny", "-o", tmp_path / "out", "--dry-run").stderr
-    assert said not in run_nextn("inspect", "hf:org/tiny").stderr
-    gone = run_nextn("inspect", "org/none")
+    assert said in run_nextn("inspect", "org/tiny", **own).stderr
+    assert said in run_nextn("attach", Q4, "--from", "org/tiny", "-o", tmp_path / "out", "--dry-run", **own).stderr
+    assert said not in run_nextn("inspect", "hf:org/tiny", **own).stderr
+    gone = run_nextn("inspect", "org/none", **own)
     assert gone.returncode == 23 and "there is no local 'org/none' either" in gone.stderr
 
 
