@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 from faults import Faults
+from sick import rewrite
 from splitting import split_gguf
 from test_pack import names, sha, validate, verdict
 
@@ -59,6 +60,16 @@ def test_a_folder_stands_for_the_quants_in_it(tmp_path: Path) -> None:
     assert any("block.gguf is left out" in note for note in result.package.plan.notes)
     with pytest.raises(UsageError, match="no GGUF file in this folder"):
         nextn.pack([models / "out"], donor=CHECKPOINT, out=tmp_path / "x")
+
+
+@pytest.mark.parametrize(("written", "shown"), [("apache-2.0", 'license: "apache-2.0"'), ("See the FAQ: ]", None)])
+def test_the_card_has_the_license_of_the_header(written: str, shown: str | None, tmp_path: Path) -> None:
+    model = rewrite(Q8, tmp_path / "m" / Q8.name, put=[("general.license", "str", written)])
+    folder = nextn.pack([model], donor=CHECKPOINT, out=tmp_path / "out").folder
+    nextn.pack([Q4], out=folder, skip_existing=True)  # whose header names none
+    check(folder)
+    found = [line for line in (folder / "README.md").read_text().splitlines() if line.startswith("license")]
+    assert found == ([] if shown is None else [shown])
 
 
 def test_a_quant_is_added(folder: Path) -> None:

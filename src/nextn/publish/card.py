@@ -39,6 +39,7 @@ class Card:
     repo: str | None = None  # ORG/NAME it will be published as
     base_model: str | None = None  # ORG/NAME of the checkpoint
     verified: Sequence[Verified] = ()
+    license: str | None = None  # as the model's header names it
     drafts: Mapping[str, DraftEntry] = field(default_factory=dict)  # sidecar's name -> a draft that is its own model
 
     def text(self, *, fragment: bool = False) -> str:
@@ -72,6 +73,8 @@ class Card:
 
     def _front(self) -> str:
         lines = ["---"]
+        if self.license is not None:
+            lines.append(f"license: {json.dumps(self.license)}")
         if self.base_model is not None:
             lines += [f"base_model: {json.dumps(self.base_model)}", "base_model_relation: quantized"]
         return "\n".join([*lines, "tags:", *(f"- {tag}" for tag in self._tags), "---"])

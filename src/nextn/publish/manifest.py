@@ -43,6 +43,7 @@ class Manifest:
     base_model: str | None = None
     verified: tuple[Verified, ...] = ()
     card_sha256: str | None = None
+    license: str | None = None  # as the model's header names it
 
     def by_path(self) -> dict[str, PublishedFile]:
         """The files by path."""
@@ -65,6 +66,7 @@ class Manifest:
             architecture=self.architecture,
             repo=self.repo,
             base_model=self.base_model,
+            license=self.license,
             card_sha256=self.card_sha256,
             files=list(self.files),
             quants=quants,
@@ -127,7 +129,7 @@ def _checked(document: ManifestDocument) -> Manifest:
     verified = tuple(Verified(**plain(each)) for each in document.verified or ())
     return Manifest(
         document.model, document.architecture, tuple(document.files), tuple(quants), document.repo,
-        document.base_model, verified, document.card_sha256,
+        document.base_model, verified, document.card_sha256, document.license,
     )  # fmt: skip
 
 
@@ -151,8 +153,9 @@ def manifest_of(
     base_model: str | None = None,
     verified: Sequence[Verified] = (),
     card_sha256: str | None = None,
+    license: str | None = None,
 ) -> Manifest:
     """A manifest from what will be published; hashes that are not known yet are left blank."""
     names = dict.fromkeys(role.name for quant in quants for found in quant.variants.values() for role in found.roles)
     files = tuple(PublishedFile(name, sizes[name], hashes.get(name, BLANK)) for name in sorted(names))
-    return Manifest(model, architecture, files, tuple(quants), repo, base_model, tuple(verified), card_sha256)
+    return Manifest(model, architecture, files, tuple(quants), repo, base_model, tuple(verified), card_sha256, license)

@@ -42,6 +42,7 @@ from .card_draft import drafts_of
 from .packed_folder import PackedFolder
 from .verified import Verified, read_verified
 
+_LICENSE = re.compile(r"[a-z0-9][a-z0-9.-]{0,60}")  # as the Hub's list of licenses spells them
 _TEMP = re.compile(r"\.(.+)\.[0-9a-f]{8}" + re.escape(SUFFIX), re.DOTALL)
 
 
@@ -217,7 +218,9 @@ def plan_package(
     repo = options.repo or (old and old.repo) or None
     base_model = options.base_model or (old and old.base_model) or None
     verified = _verdicts(old, [read_verified(path, sizes) for path in options.verified])
-    card = Card(title, architecture, quants, sizes, repo, base_model, verified, drafts_of(planned, quants, existing))
+    licence = (old and old.license) or _license(pack)
+    drafts = drafts_of(planned, quants, existing)
+    card = Card(title, architecture, quants, sizes, repo, base_model, verified, licence, drafts)
     readme = card.text(fragment=own_card).encode("utf-8", "surrogateescape")
     ledger = _Ledger(
         temps={out.name: planned.folder / out.name for out in present},
@@ -228,7 +231,7 @@ def plan_package(
 
     def manifest(hashes: Mapping[str, str]) -> bytes:
         return manifests.manifest_of(
-            title, architecture, quants, sizes, hashes, repo, base_model, verified, _sha256(readme)
+            title, architecture, quants, sizes, hashes, repo, base_model, verified, _sha256(readme), licence
         ).encode()
 
     def all_sums(hashes: Mapping[str, str]) -> bytes:
@@ -281,6 +284,12 @@ def _title(pack: Pack | None) -> str:
     assert pack is not None
     model = pack.model
     return str(model.header.get("general.name") or split_quant(plain_base(model.base_name))[0])
+
+
+def _license(pack: Pack | None) -> str | None:
+    """The name that the Hub gives the model's license, if the header has it in that form."""
+    found = None if pack is None else pack.model.header.get("general.license")
+    return found if isinstance(found, str) and _LICENSE.fullmatch(found) else None
 
 
 def _architecture(pack: Pack | None, old: manifests.Manifest | None) -> str:

@@ -75,6 +75,7 @@ class ManifestDocument(ManifestPart, tag_field="kind", tag="manifest", kw_only=T
     architecture: Annotated[str, doc("general.architecture")]
     repo: Annotated[str | None, doc("where it is published, as ORG/NAME")] = None
     base_model: Annotated[str | None, doc("the checkpoint, as ORG/NAME")] = None
+    license: Annotated[str | None, doc("the model's, as general.license names it")] = None
     card_sha256: Annotated[Sha256 | None, doc("of the card that was written with this manifest")] = None
     files: list[PublishedFile]
     quants: list[PublishedQuant]
