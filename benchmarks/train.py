@@ -285,9 +285,12 @@ def docs(found: dict[str, Any]) -> str:
             )
             words = " ".join(each["sentence"] for each in known["comparisons"] if each["task"] == "all")
             lines += ["", f"Tokens per second with it and without, by `nextn bench` (medians): {rows}. {words}"]
+        if one.get("tries"):
+            lines += ["", f"{bars[one['bar']].what}, per step at n_max 3 against the published block:", "",
+                      "| seed | change | result |", "| --- | --- | --- |"]  # fmt: skip
         for each in one.get("tries", []):
             gain = "no figure" if each["gain"] is None else f"{100 * each['gain']:+.1f} %"
-            lines += ["", f"{bars[one['bar']].what}, seed {each['seed']}: {gain}, {each['document']['outcome']}"]
+            lines.append(f"| {each['seed']} | {gain} | {each['document']['outcome'].replace('_', ' ')} |")
     return "\n".join(lines)
 
 
