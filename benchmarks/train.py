@@ -33,6 +33,7 @@ from nextn.gguf.files import open_model
 from nextn.measure.bench_setup import machine
 from nextn.measure.control import make_control
 from nextn.training.cost import MachineRates, TrunkSizes, bytes_per_token, training_cost
+from nextn.training.judge import N_MAX
 from nextn.units import size
 from requantized import requantize
 
@@ -91,10 +92,12 @@ def rate(counts: dict[str, Any] | None) -> float | None:
 
 def curve(document: dict[str, Any]) -> list[dict[str, Any]]:
     """Tokens seen -> held-out agreement, and what the engine accepted where it tried the candidate of that step."""
-    tried = {
-        run["step"]: run["drafted"][0]
-        for run in (document.get("judgement") or {"runs": []})["runs"]
-        if run["what"] == "candidate" and run["prompts"] == "choosing"
+    tried = {  # a later run of a candidate is on other prompts; the first is what the others are compared with
+        run["step"]: each
+        for run in reversed((document.get("judgement") or {"runs": []})["runs"])
+        if run["what"] == "candidate"
+        for each in run["drafted"]
+        if each["n_max"] == N_MAX
     }
     return [
         {

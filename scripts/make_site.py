@@ -16,6 +16,7 @@ import sys
 import tempfile
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import click
 
@@ -26,7 +27,7 @@ from nextn.version import __version__
 ROOT = Path(__file__).resolve().parent.parent
 DOCS = ROOT / "docs"
 SECTIONS = {
-    "Start": ("install", "tutorial", "scan-and-up", "faq", "concepts"),
+    "Start": ("install", "tutorial", "scan-and-up", "real-model", "concepts", "faq"),
     "Use": ("guide", "commands/index", "sidecars", "shard-sets", "serving", "drafts", "training", "publishing",
             "wild-files", "doctor"),
     "Before you rely on it": ("compatibility", "worth", "memory", "performance", "durability", "limitations",
@@ -35,6 +36,11 @@ SECTIONS = {
     "Develop": ("design", "adding-a-family", "goldens", "decisions/index"),
 }  # fmt: skip
 _FENCE = re.compile(r"^(```|~~~).*?^\1[ ]*$", re.M | re.S)
+_OPTION = re.compile(
+    r"'(nextn [^']+)'|(?<![\w`-])(--layout in-place|--[a-z][\w-]*|[$][A-Z_]+)"
+)  # in a help text: what is typed
+_LONG_WORD = re.compile(r'<span class="pre">([^<]{20,})</span>')
+_SESSION = re.compile(r'<div class="highlight-console notranslate"><div class="highlight"><pre>.*?</pre>', re.S)
 _LINK = re.compile(r"(?<!!)\[(?P<text>[^\]]*)\]\((?P<target>[^)\s]+)\)")
 
 
@@ -96,10 +102,11 @@ def toctree(names: Sequence[str], caption: str = "", hidden: bool = False) -> st
 
 
 def index_page() -> str:
-    """The first page: the README's own words, then all pages."""
+    """The first page: the README's own words, without its tour of the commands; then all pages."""
     readme = for_the_site((ROOT / "README.md").read_text(encoding="utf-8"), ROOT / "README.md")
-    opening = re.sub(r"\]\(docs/", "](", readme.partition("\n## One example per command")[0])
-    parts = [opening]
+    readme = re.sub(r"\]\(docs/", "](", readme.partition("\n## Read on")[0])
+    opening, _, rest = readme.partition("\n## One example per command")
+    parts = [f"{opening}\n## What runs where{rest.partition('## What runs where')[2]}\n## All pages\n"]
     listed = set()
     for caption, names in SECTIONS.items():
         listed |= set(names)
@@ -143,8 +150,29 @@ def command_page(verb: str) -> str:
 
 
 def _escaped(text: str) -> str:
-    """Help as Markdown: its angle brackets, stars and underscores are meant as they stand."""
-    return re.sub(r"([<>*_])", r"\\\1", text)
+    """Help as Markdown: commands and options as code; angle brackets, stars and underscores are meant literally."""
+    parts, at = [], 0
+    for found in _OPTION.finditer(text):
+        parts += [re.sub(r"([<>*_])", r"\\\1", text[at : found.start()]), f"`{found[1] or found[2]}`"]
+        at = found.end()
+    return "".join([*parts, re.sub(r"([<>*_])", r"\\\1", text[at:])])
+
+
+def readable(body: str) -> str:
+    """A page's HTML, in which long words of code may break after a separator, and sessions without a table wrap."""
+
+    def long_word(word: re.Match[str]) -> str:
+        parts = re.sub(r"(::|[/_])(?=[^/_:])", r"\1<wbr>", word[1])
+        is_long = parts != word[1] or len(parts) > 36
+        return f'<span class="pre{" long" if is_long else ""}">{parts}</span>'
+
+    def session(found: re.Match[str]) -> str:
+        if re.search("[│┃]", found[0]):
+            return found[0]
+        whole = re.sub(r"(?<![\w-])--[a-z][\w-]*", r'<span class="option">\g<0></span>', found[0])
+        return whole.replace(" notranslate", " notranslate session-wraps", 1)
+
+    return _SESSION.sub(session, _LONG_WORD.sub(long_word, body))
 
 
 def build(sources: Path, out: Path) -> int:
@@ -156,7 +184,9 @@ def build(sources: Path, out: Path) -> int:
         "project": "nextn", "release": __version__, "html_title": f"nextn {__version__}", "html_theme": "furo",
         "extensions": ["myst_parser"], "myst_heading_anchors": 4, "myst_enable_extensions": ["deflist"],
         "smartquotes": False, "exclude_patterns": [], "html_copy_source": False,
-        "html_show_sphinx": False, "nitpicky": True, "suppress_warnings": ["misc.highlighting_failure"],
+        "html_show_sphinx": False, "html_show_copyright": False, "html_use_index": False,
+        "html_static_path": [str(Path(__file__).resolve().parent / "site_static")], "html_css_files": ["site.css"],
+        "nitpicky": True, "suppress_warnings": ["misc.highlighting_failure"],
         "myst_links_external_new_tab": False, "highlight_language": "none",
     }  # fmt: skip
     with tempfile.TemporaryDirectory() as doctrees, patch_docutils(), docutils_namespace():
@@ -164,10 +194,17 @@ def build(sources: Path, out: Path) -> int:
         app = Sphinx(
             str(sources), None, str(out), doctrees, "html", confoverrides=settings, status=None, warning=warnings
         )
+        app.connect("html-page-context", _make_readable)
         app.build(force_all=True)
         said = warnings.getvalue().replace(f"{sources}/", "")
         print(said, end="", file=sys.stderr)
         return int(app.statuscode or bool(said))
+
+
+def _make_readable(app: object, page: str, template: str, context: dict[str, Any], doctree: object) -> None:
+    """Called by Sphinx before it writes a page."""
+    if "body" in context:
+        context["body"] = readable(context["body"])
 
 
 def main(argv: list[str]) -> int:

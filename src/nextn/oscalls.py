@@ -26,6 +26,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
+    import ctypes
+
     from _typeshed import ReadableBuffer as Buffer
 
 LOGGER = logging.getLogger("nextn")
@@ -47,7 +49,7 @@ MISSING = {
     "folders": "a folder cannot be synced: after a power cut, a file just written may be missing, never half there",
     "descriptors": "folders have no descriptors: a program that replaces a folder at the same moment can mislead nextn",
     "users": "it cannot be seen which programs have a file open: close them before a change in place",
-    "engines": "engines are not started: verify, bench, tune, worth and serve need Linux or macOS",
+    "engines": "engines are not started: verify, worth, bench, tune, train, serve and up need Linux or macOS",
     "cpu": "the load of the CPUs is not known: disturbed runs are not repeated",
 }
 
@@ -235,6 +237,29 @@ def fsync(fd: int) -> None:
             fcntl.fcntl(fd, fcntl.F_FULLFSYNC)
             return
     os.fsync(fd)
+
+
+def start_writing(fd: int, offset: int, size: int) -> None:
+    """Ask the kernel to begin writing this range to disk, and do not wait: sync_file_range(2) with only
+    SYNC_FILE_RANGE_WRITE, which leaves errors for a later fsync to report. Nothing where there is no such call.
+
+    Memory and disk work at the same time so, and fsync does not stand still at the end of a large file.
+    """
+    function = _sync_file_range()
+    if function is not None:
+        function(fd, offset, size, 2)
+
+
+@cache
+def _sync_file_range() -> ctypes._NamedFuncPointer | None:
+    if sys.platform != "linux":
+        return None
+    import ctypes
+
+    found = getattr(ctypes.CDLL(None), "sync_file_range", None)
+    if found is not None:
+        found.argtypes = [ctypes.c_int, ctypes.c_int64, ctypes.c_int64, ctypes.c_uint]
+    return found
 
 
 # -- locks ------------------------------------------------------------------------------------------------------------

@@ -86,6 +86,11 @@ def test_wrong_calls_exit_with_2() -> None:
     assert "did you mean 'attach'" in run("atach").stderr
 
 
+def test_the_name_alone_shows_the_help() -> None:
+    done, asked = run(), run("--help")
+    assert (done.stdout, done.stderr) == (asked.stdout, "") and asked.stdout.count("\n") > 40
+
+
 def test_help_names_every_verb_and_exit_code(capsys: pytest.CaptureFixture[str]) -> None:
     text = run("--help").stdout
     assert all(verb in text for verb in VERBS)

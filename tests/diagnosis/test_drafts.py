@@ -201,6 +201,14 @@ def test_a_target_without_taps(tmp_path: Path) -> None:
     assert "aborts when it drafts: 'layer input tensor is null" in error.engine or "aborts" in error.engine
 
 
+def test_a_model_of_a_kind_without_blocks_that_has_a_draft(tmp_path: Path) -> None:
+    trunk = as_architecture(TRUNK, tmp_path / NAME, "llama")
+    assert [each.id for each in nextn.doctor(trunk).before.findings] == ["no-block-published"]
+    made("eagle3-specforge", tmp_path)
+    done = nextn.doctor(trunk).before
+    assert done.findings == () and "is beside it" in " ".join(done.notes)
+
+
 def test_a_target_of_another_width(tmp_path: Path) -> None:
     path = made("dflash", tmp_path)
     trunk = changed_gguf(TRUNK, tmp_path / "g.gguf", [number("qwen35.embedding_length", 128)])

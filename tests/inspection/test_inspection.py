@@ -312,7 +312,9 @@ def test_engines_of_families(tmp_path: Path) -> None:
     assert "attach it to a model" in look(tmp_path, ggufmaker.arch_kvs(3, 1), whole_block(2)).runs_on["llama.cpp"]
     loads = look(tmp_path, arch_kvs(2, arch="glm4"), TRUNK).runs_on
     assert loads == {"llama.cpp": "loads it; no engine drafts with this architecture up to b11549"}
-    assert look(tmp_path, arch_kvs(2, arch="llama"), TRUNK).runs_on == {}
+    taps = look(tmp_path, arch_kvs(2, arch="llama"), TRUNK).runs_on
+    assert list(taps) == ["llama.cpp"] and taps["llama.cpp"].startswith("runs it without MTP, and takes an EAGLE-3")
+    assert look(tmp_path, arch_kvs(2, arch="gemma3"), TRUNK).runs_on == {}  # llama.cpp aborts beside such a draft
 
 
 def test_an_architecture_that_uses_the_key_for_something_else(tmp_path: Path) -> None:

@@ -162,7 +162,9 @@ def test_seconds_teach_a_text_without_surprises(native: bool, tmp_path: Path) ->
     assert (told["kind"], told["n_draft_vocab"]) == ("fit", 64 if not native else 2048)
     model = open_model(result.candidates[0])
     assert model.architecture == ("qwen35" if native else "eagle3")
+    assert model.header.get("nextn.donor") == "nextn train"
     if not native:
+        assert model.header.get("general.name") == f"{TRUNK.stem}-EAGLE3"
         assert model.arch_value("target_layers") == TAPS and model.tensors["d2t"][1].ne == (64,)
 
 

@@ -314,6 +314,21 @@ def test_serving_and_stopping(tiny_models, engine, how):
         assert alive(below) == []
 
 
+def test_ctrl_c_while_a_model_is_loaded():
+    script = (
+        "import os, sys, time, types\n"
+        "from nextn.engines import child\n"
+        "def load(params):\n    os.write(1, b'loading')\n    time.sleep(60)\n"
+        "sys.modules['xllamacpp'] = types.SimpleNamespace(Server=load)\n"
+        "child.configure = lambda *_: None\n"
+        "child.main(['{}'])\n"
+    )
+    with subprocess.Popen([sys.executable, "-c", script], stdout=subprocess.PIPE, stderr=subprocess.PIPE) as process:
+        assert process.stdout.read(7) == b"loading"
+        process.send_signal(signal.SIGINT)
+        assert process.communicate(timeout=20) == (b"", b"") and process.returncode == -signal.SIGINT
+
+
 @pytest.mark.slow
 @linux_only
 @pytest.mark.parametrize("server", [pytest.param("wheel_server", marks=pytest.mark.engine), "standin"])

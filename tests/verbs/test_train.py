@@ -195,7 +195,7 @@ def test_all_stages_and_what_is_written(
     assert found["sidecar"] == str(sidecar) and found["entry"] == str(trunk) and sidecar.is_file()
     header = open_model(sidecar).header
     assert header.get("nextn.trained.seed") == 3 and header.get("nextn.trained.n_tokens") == 30
-    assert header.get("nextn.trained.text") == "its own answers to 3 prompts (shipped)"
+    assert header.get("nextn.trained.text") == "its own answers to 1 prompt (shipped)"
     assert header.get("nextn.trained.start") == "nothing" and header.get("nextn.trained.n_tokens_seen") == 8000
     assert [point["n_tokens_seen"] for point in found["fit"]["curve"]] == [4000, 8000]
     assert found["states"]["n_tokens_held"] == 9 and found["judgement"]["word"] == "better"
@@ -210,8 +210,11 @@ def test_all_stages_and_what_is_written(
     out, err = capsys.readouterr()
     assert out == f"{sidecar}\n" and "nextn bench" in err and "because: there was no draft" in err
     assert nextn.verify(trunk, engine=standin, prompts=PROMPTS).verdict == "passed"
-    shown = "\n".join(" ".join(row) for row in _rows(sidecar))
-    assert "trained from nothing, 200 steps for tiny-qwen35-Q4_K_M.gguf" in shown
+    share, per_step = header.get("nextn.trained.accepted_at_1"), header.get("nextn.trained.accepted_per_step")
+    assert [told for name, told in _rows(sidecar) if name == "trained"] == [
+        f"from nothing, 200 steps on its own answers to 1 prompt (shipped), for {trunk.name}: {share:.1%} accepted at "
+        f"n_max 1, {per_step:.2f} accepted per step at n_max 3"
+    ]
 
     again = nextn.train(trunk, engine=standin, budget_s=2000.0, work=work, seed=3, threads=1)
     document = checked(again)  # a longer budget; what was written is what has to be beaten now

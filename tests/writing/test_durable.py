@@ -24,6 +24,7 @@ from power import Recorder as PowerRecorder
 
 import nextn
 from conftest import CHECKPOINT, Q4, TRUNKS, mounted
+from nextn import oscalls
 from nextn.errors import NoSpace, OutputExists, StorageError
 from nextn.gguf.files import open_model, shard_name
 from nextn.layouts.attach import plan_attach
@@ -163,6 +164,25 @@ def test_whatever_unsynced_writes_are_lost_no_unfinished_file_has_a_name(tmp_pat
         assert made.entry.name not in there or there == whole, at
         seen.add(len(there))
     assert {0, len(whole)} < seen
+
+
+def test_what_is_copied_goes_to_the_disk_meanwhile(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: dict[int, list[tuple[int, int]]] = {}
+    real = oscalls.start_writing
+
+    def noted(fd: int, offset: int, size: int) -> None:
+        asked.setdefault(os.fstat(fd).st_ino, []).append((offset, offset + size))
+        real(fd, offset, size)
+
+    monkeypatch.setattr(oscalls, "start_writing", noted)
+    monkeypatch.setattr("nextn.writing.execute.COPY_BYTES", 100_000)
+    made = plan_attach(open_model(Q4), open_donor(CHECKPOINT), AttachOptions("bundle", out=tmp_path / "made.gguf"))
+    execute(made)
+    (spans,) = asked.values()
+    assert len(spans) > Q4.stat().st_size // 200_000 and sum(end - start for start, end in spans) > 1_000_000
+    with open_model(tmp_path / "made.gguf").entry.open("rb") as file:
+        real(file.fileno(), 0, 1 << 20)  # allowed where nothing is to be written
+    real(-1, 0, 1)  # and it never fails: fsync does
 
 
 def test_one_file_needs_no_note(tmp_path: Path) -> None:

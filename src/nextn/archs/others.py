@@ -168,8 +168,8 @@ def other_drafts(arch: str) -> str:
     has = known.has_taps(arch)
     if has:  # options: common/arg.cpp, common/speculative.cpp at b11549
         return (
-            "an EAGLE-3 or DFlash draft is a different mechanism, a separate model: llama-server -m MODEL -md "
-            "DRAFT.gguf --spec-type draft-eagle3 (or draft-dflash)"
+            "a small model of its own can draft instead: 'nextn train MODEL' makes one (EAGLE-3), and one that was "
+            "published runs with llama-server -m MODEL -md DRAFT.gguf --spec-type draft-eagle3 (or draft-dflash)"
         )
     if has is None:
         return f"whether llama.cpp {known.build} accepts an EAGLE-3 or DFlash draft for it was not measured"

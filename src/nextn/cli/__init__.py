@@ -169,6 +169,9 @@ def _main(argv: list[str] | None) -> int:
         return int(code or 0)
     except click.exceptions.Exit as done:
         return done.exit_code
+    except click.exceptions.NoArgsIsHelpError as error:
+        print(error.format_message())
+        return error.exit_code
     except click.UsageError as error:
         from .mistakes import sentence
 

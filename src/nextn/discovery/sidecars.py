@@ -145,11 +145,14 @@ def find_sidecars(model: Model, ask: Asking = each_time) -> FoundSidecars:
     )
 
 
+_NOTHING_DRAFTS = ("no-block-attached", "no-block-published")  # findings that a sidecar settles
+
+
 def with_sidecars(diagnosis: Diagnosis, found: FoundSidecars) -> Diagnosis:
     """The diagnosis of a model with what was found beside it: a sidecar, so that no block needs to be attached, or one
     of its own that it cannot be used with.
     """
-    kept = [each for each in diagnosis.findings if not (found.candidates and each.id == "no-block-attached")]
+    kept = [each for each in diagnosis.findings if not (found.candidates and each.id in _NOTHING_DRAFTS)]
     own = (each for each in found.passed_over if _is_its_own(each, found.model))
     misfits = [does_not_fit(each.path, each.why, found.model) for each in own]
     return replace(diagnosis, findings=(*misfits, *kept))

@@ -111,6 +111,7 @@ def main(argv: list[str]) -> int:
         }
         sys.stdout.write(json.dumps(known) + "\n")
         return 0
+    signal.signal(signal.SIGINT, signal.SIG_DFL)  # while it loads, Ctrl-C ends it at once and without a traceback
     server = xllamacpp.Server(configure(xllamacpp, json.loads(argv[0])))
     port = urlsplit(server.listening_address).port
     for number in (signal.SIGTERM, signal.SIGINT):

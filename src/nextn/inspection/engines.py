@@ -56,14 +56,14 @@ def uses(arch: str, layout: str, sidecar: Path | None, stops: Mapping[str, str])
     """Engine -> what it does with a file of `layout`: "trunk-only", "bundle", "shards", "sidecar" or "donor".
 
     `sidecar`: the one beside a trunk. `stops`: engine -> the fault in the file that keeps it from loading the file or
-    drafting with it. Empty for an architecture that nextn does not know.
+    drafting with it. Empty for an architecture that neither nextn nor the pinned engine's measurement knows.
     """
     if arch in LOADS_ONLY:
         words = f"loads it; no engine drafts with this architecture up to {graphs().build}"
         fault = stops.get("llama.cpp")
         return {"llama.cpp": _stopped(fault) if fault else EngineUse(RUNS, words)}
     if arch not in FAMILIES:
-        return {}
+        return _plain(arch, layout, stops.get("llama.cpp", ""))
     if layout == "donor":
         return dict.fromkeys(ENGINES, EngineUse(REFUSES, "cannot run it: attach it to a model"))
     return {engine: _use(engine, arch, layout, sidecar, stops.get(engine, "")) for engine in ENGINES}
@@ -84,6 +84,15 @@ def beside(draft: Draft) -> EngineUse:
 
 def _stopped(fault: str) -> EngineUse:
     return EngineUse(REFUSES, f"not as it is: {fault}")
+
+
+def _plain(arch: str, layout: str, fault: str) -> dict[str, EngineUse]:
+    """What is known of a model that no block was published for: whether the pinned engine takes a draft beside it."""
+    known = graphs()
+    if layout != "trunk-only" or not known.has_taps(arch):
+        return {}
+    words = f"runs it without MTP, and takes an EAGLE-3 or DFlash draft beside it (measured on {known.build})"
+    return {LLAMA_CPP: _stopped(fault) if fault else EngineUse(RUNS, words)}
 
 
 def _use(engine: str, arch: str, layout: str, sidecar: Path | None, stops: str) -> EngineUse:

@@ -21,7 +21,7 @@ from ..block.anatomy import Anatomy
 from ..block.layers import ROOT
 from ..block.model import DRAFT_ROOTS, suffix_of
 from ..gguf.files import Model
-from ..gguf.names import LARGE, decoded
+from ..gguf.names import LARGE, decoded, encoded
 from ..gguf.tensors import TensorInfo, TensorTable
 from ..gguf.types import parse_type_name
 from ..layouts.parts import KeptTensors
@@ -30,8 +30,7 @@ HOST, GPU = "Host", "GPU"
 EMBEDDINGS, HEAD = "token_embd.weight", "output.weight"
 
 # Read by rows, or small: never in a matrix product that the CPU rearranges weights for.
-NOT_MULTIPLIED = (EMBEDDINGS, "nextn.embed_tokens.weight", "ssm_conv1d.weight")
-_NOT_MULTIPLIED = tuple(map(str.encode, NOT_MULTIPLIED))
+_NOT_MULTIPLIED = (EMBEDDINGS.encode(), b"nextn.embed_tokens.weight", b"ssm_conv1d.weight")
 
 # A tensor's code: where it is placed, times _MARKS, plus marks.
 _MARKS, _REPACKED, _NOT_ALWAYS = 4, 1, 2  # rearranged by the CPU; loaded only to draft
@@ -153,8 +152,8 @@ class Coder:
 
 
 def _is_multiplied(n_axes: int, name: bytes) -> bool:
-    """Whether a matrix of that many axes is one, or a stack of experts' ones, that the CPU rearranges."""
-    return (n_axes == 2 or b"_exps" in name) and not name.endswith(_NOT_MULTIPLIED)
+    """Whether a tensor of so many axes longer than one is a matrix, or a stack of experts' ones, for products."""
+    return (n_axes == 2 or (n_axes == 3 and b"_exps" in name)) and not name.endswith(_NOT_MULTIPLIED)
 
 
 def tally_of(model: Model) -> Tally:
@@ -216,10 +215,10 @@ def _cpu_flags() -> frozenset[str]:
 def is_repacked(info: TensorInfo) -> bool:
     """Whether the CPU keeps a rearranged copy: for matrices and stacked experts of certain types."""
     multiple = repacked_types().get(info.type_name)
-    if multiple is None or info.name.endswith(NOT_MULTIPLIED) or len(info.ne) < 2 or info.ne[1] % multiple:
+    if multiple is None or len(info.ne) < 2 or info.ne[1] % multiple:
         return False
-    n_axes = max(i + 1 for i, n in enumerate(info.ne) if n > 1) if any(n > 1 for n in info.ne) else 1
-    return n_axes == 2 or (n_axes == 3 and "_exps" in info.name)
+    n_axes = max((axis for axis, n in enumerate(info.ne, 1) if n > 1), default=1)
+    return _is_multiplied(n_axes, encoded(info.name) or b"")
 
 
 def weights(

@@ -39,8 +39,6 @@ def _rows(seen: Inspection | CheckpointInspection | SetInspection) -> list[tuple
         rows.append(("donor's block", f"sha256 {data.provenance.get('donor_sha256', '-')}"))
         if "trained.start" in data.provenance:
             rows.append(("trained", _trained(data.provenance)))
-        if "trained.start" in data.provenance:
-            rows.append(("trained", _trained(data.provenance)))
     rows += [("block sha256", data.block_sha256)] if data.block_sha256 else []
     rows += [("downloaded", size(data.bytes_downloaded))] if data.bytes_downloaded else []
     rows += [("sidecar here", path) for path in data.sidecars]
@@ -51,8 +49,21 @@ def _rows(seen: Inspection | CheckpointInspection | SetInspection) -> list[tuple
 
 def _trained(known: dict[str, str]) -> str:
     """How nextn trained it, in a line."""
-    figures = [("accepted_at_1", "accepted at n_max 1"), ("accepted_per_step", "accepted per step at n_max 3")]
-    found = [f"{known[f'trained.{key}']} {words}" for key, words in figures if f"trained.{key}" in known]
-    shown = ", ".join(found) or "not judged"
-    start, n_steps = known["trained.start"], known.get("trained.n_steps", "?")
-    return f"from {start}, {n_steps} steps for {known.get('trained.trunk', '?')}: {shown}"
+    found = []
+    if (first := _number(known, "accepted_at_1")) is not None:
+        found.append(f"{first:.1%} accepted at n_max 1")
+    if (each := _number(known, "accepted_per_step")) is not None:
+        found.append(f"{each:.2f} accepted per step at n_max 3")
+    n_steps, text = _number(known, "n_steps"), known.get("trained.text")
+    steps = "" if n_steps is None else f", {n_steps:,.0f} steps"
+    on = "" if text is None else f" on {text}"
+    trunk, shown = known.get("trained.trunk", "?"), ", ".join(found) or "not judged"
+    return f"from {known['trained.start']}{steps}{on}, for {trunk}: {shown}"
+
+
+def _number(known: dict[str, str], key: str) -> float | None:
+    """A figure of a header, which can hold anything."""
+    try:
+        return float(known[f"trained.{key}"])
+    except (KeyError, ValueError):
+        return None

@@ -182,6 +182,10 @@ class States:
         """Tokens of a split, or of all."""
         return sum(one.n_tokens for one in self.manifest.chunks if split in (None, one.split))
 
+    def n_prompts(self, split: Split) -> int:
+        """Different prompts that were answered; some twice, greedily and drawn. Raises what `chunks` raises."""
+        return len({int(one) for chunk in self.chunks(split) for one in chunk.prompt_id})
+
     @cached_property
     def n_bytes(self) -> int:
         """Bytes of all chunks."""

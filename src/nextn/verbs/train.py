@@ -17,6 +17,7 @@ from ..schemas.base import Documented, EngineName, filled
 from ..schemas.train import DraftSizes, FitMade, StageSeconds, StatesMade, TrainDocument
 from ..schemas.written import WrittenFile
 from ..shell import shell
+from ..training.asked import read_asked
 from ..training.before import check_donor, known_draft, made_ready, start_of
 from ..training.export import check_export, export, export_taps
 from ..training.judge import DraftBefore, Judgement, JudgeOptions, judge
@@ -306,8 +307,8 @@ class _Run:
         """How the draft came about, for its header."""
         asked, states = self.asked, States.open(self.asked.work.states)
         own = [Path(path).name for path in (asked.prompts, asked.chats) if path is not None]
-        told = states.manifest.prompts
-        text = f"its own answers to {told.get('n', 0):,} prompts ({', '.join(own) or 'shipped'})"
+        shipped = "shipped and asked by itself" if read_asked(asked.work.states) else "shipped"
+        text = f"its own answers to {counted(states.n_prompts('fit'), 'prompt')} ({', '.join(own) or shipped})"
         return Training(
             made.start, asked.model.entry.name, header_sha256(asked.model.files[0]), text, states.n_tokens("fit"),
             asked.seed, made.n_steps, made.n_tokens_seen,

@@ -11,7 +11,16 @@ from typing import TYPE_CHECKING
 from ..archs import FAMILIES
 from ..block.anatomy import Anatomy
 from ..discovery.sidecars import find_sidecars
-from ..errors import EXIT_CANNOT_TELL, EXIT_FAILED, EngineMissing, FormatError, NextnError, NoBlock, OutputExists
+from ..errors import (
+    EXIT_CANNOT_TELL,
+    EXIT_FAILED,
+    EngineMissing,
+    FormatError,
+    NextnError,
+    NoBlock,
+    OutputExists,
+    UnsupportedModel,
+)  # fmt: skip
 from ..gguf.files import Model, open_sound
 from ..layouts.attach import searched_layout
 from ..measure.made_from import made_before
@@ -73,7 +82,8 @@ class UpSteps:
         except NextnError as error:
             done = self.report.names("done", "kept")
             text = f"; done: {', '.join(done)}" if done else ""
-            text += f"; left: {', '.join(self.left)}; to go on: {self.again}"
+            again = "" if isinstance(error, UnsupportedModel) else f"; to go on: {self.again}"
+            text += f"; left: {', '.join(self.left)}{again}"
             if isinstance(error, FormatError):
                 error.what = f"{error.what.rstrip('.')}{text}"
             else:

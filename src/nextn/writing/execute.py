@@ -25,7 +25,7 @@ from .leftovers import clean
 from .plan import Carry, Convert, Copy, LateHeader, Link, LinkMode, NewBytes, NewFile, Plan, Repack, Segment
 from .system import System, allow_open_files, check_reaches, explain, free_bytes, write_all
 
-COPY_BYTES = 64 << 20  # one call of copy_file_range: large enough to be fast, small enough to report progress
+COPY_BYTES = 8 << 20  # one call of copy_file_range: large enough to be fast, small enough that the disk starts early
 SLACK_BYTES = 1 << 20  # room that a file needs besides its bytes, for folders and journal
 
 
@@ -304,6 +304,7 @@ def _copy(run: WritingRun, segment: Copy, fd: int, offset: int, path: Path) -> i
             n = _copy_otherwise(src, fd, pos, offset, min(COPY_BYTES, end - pos), path)
         if n == 0:
             raise FormatError("the file ends too early: it was changed while it was read", path=where.path, offset=pos)
+        oscalls.start_writing(fd, offset, n)
         pos += n
         offset += n
         run.reader.meter.bytes_read += n

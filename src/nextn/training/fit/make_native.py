@@ -29,7 +29,7 @@ from .native import EH_PROJ, FIXED, HEAD_NORM, LAYERS, OWN, NativeBlock, NativeS
 from .options import FitOptions
 from .rope import rope_of
 from .texts import Texts
-from .write import ArrayRows
+from .write import TRAINED_HERE, ArrayRows
 
 _ALL_TOKENS = 1 << 15  # up to this many the loss looks at all
 
@@ -131,7 +131,7 @@ def grown(trunk: Model) -> Block:
     tensors.append(_tensor(EH_PROJ, np.zeros((n_embd, 2 * n_embd), np.float32)))
     return Block(
         origin=trunk.entry, kind="donor", architecture=trunk.architecture, n_layer_trunk=n_layer, n_layer_nextn=1,
-        tensors=tuple(tensors), hidden_size=n_embd, n_vocab=None, label="nextn train",
+        tensors=tuple(tensors), hidden_size=n_embd, n_vocab=None, label=TRAINED_HERE,
     )  # fmt: skip
 
 

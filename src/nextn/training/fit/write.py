@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +19,7 @@ from ...block.draft_checkpoint import draft_from_checkpoint
 from ...gguf.files import Model
 from ...layouts.draft import plan_draft
 from ...layouts.options import ExtractOptions, named_type
+from ...layouts.places import model_name
 from ...sources.checkpoint import CONFIG, open_checkpoint
 from ...sources.ranges import FileRange, Reader
 from ...sources.rows import CHUNK_ELEMENTS
@@ -28,14 +29,16 @@ from ...writing.scratch import scratch_folder
 from .eagle3 import Eagle3
 
 _CLASS = "LlamaForCausalLMEagle3"
+TRAINED_HERE = "nextn train"  # where such a block comes from, as its header says
 
 
 def write_eagle3(drafter: Eagle3, trunk: Model, taps: list[int], out: Path, type_name: str) -> Path:
     """The draft as the file `out`, matrices in `type_name`. Raises what `plan_draft` and writing raise."""
     with scratch_folder("fit", out.parent) as scratch:
-        folder = publish_eagle3(drafter, trunk, taps, scratch / out.stem)
+        folder = publish_eagle3(drafter, trunk, taps, scratch / f"{model_name(trunk)}-EAGLE3")  # its general.name
         draft = draft_from_checkpoint(open_checkpoint(folder))
         assert draft is not None
+        draft = replace(draft, block=replace(draft.block, label=TRAINED_HERE))
         plan = plan_draft(draft, trunk, ExtractOptions(type=named_type(type_name), out=out), local=True)
         return carry_out(plan, dry_run=False, progress=None).entry
 
