@@ -23,6 +23,7 @@ def schemas() -> dict[str, dict[str, Any]]:
     """File name -> schema."""
     made = {kind: _schema(document_type(kind), f"nextn {kind} --json") for kind in KINDS}
     made["result"] = _schema(AttachDocument | DetachDocument | ExtractDocument, "nextn attach, detach, extract: --json")
+    made["error"]["title"] = "any command with --json, when it fails"
     made["tune"]["title"] += ", and NAME.tune.json"
     made["recipe"] = _schema(RecipeDocument, "NAME.recipe.json, which nextn assemble --pick writes beside the model")
     made["manifest"] = _schema(ManifestDocument, "nextn.json, the manifest of a published folder")
@@ -43,7 +44,7 @@ def _printed(schema: dict[str, Any]) -> dict[str, Any]:
     fields = schema.get("properties", {})
     names = [name for name in fields if name in schema["required"] or "default" in fields[name]]
     for field in fields.values():
-        if field.get("default") is not None:
+        if field.get("default") is not None and not isinstance(field["default"], list):
             field["enum"] = field.get("enum", [field["default"]])
         field.pop("default", None)
     return {**schema, "required": names}

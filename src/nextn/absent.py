@@ -13,6 +13,8 @@ _MOST_NAMES = 10_000  # of a folder that is searched for similar names
 _LIKENESS = 0.75
 _AS_LIKE = 0.05  # names that are this much less like the one wanted than the best are not worth naming
 _ON_THE_HUB = re.compile(r"(?:hf:(?://)?)?(?P<repo>[\w][\w.-]*/[\w][\w.-]*)(?:@[^:]+)?(?::.+)?")
+_NAME = re.compile(r"[\w.-]+(?::[\w.-]+)?")  # as ollama has them
+_SUFFIXES = (".gguf", ".safetensors", ".json")
 _KINDS = (
     (stat.S_ISFIFO, "a pipe"),
     (stat.S_ISSOCK, "a socket"),
@@ -22,14 +24,32 @@ _KINDS = (
 )
 
 
+def nothing_at(path: Path | str) -> str:
+    """The sentence about a path that does not exist, with its name first."""
+    return f"{as_given(path)}: {no_such(path)}."
+
+
+def as_given(path: Path | str) -> str:
+    """What the user wrote: of the two slashes of an address a Path has one."""
+    return re.sub(r"\A(https?):/+", r"\1://", os.fspath(path))
+
+
 def no_such(path: Path | str) -> str:
     """Half a sentence about a path that does not exist: a similar name, or what the path was taken for."""
     text = os.fspath(path)
     what = "there is no such file or folder"
+    try:
+        os.lstat(text)
+    except PermissionError:
+        return f"whether it is there cannot be seen: a folder above it is closed to you{whose(text)}"
+    except (OSError, ValueError):
+        pass
     if os.path.islink(text):  # noqa: PTH114 - never raises
         return f"cannot open it: this link leads to {os.readlink(text)}, where there is nothing"  # noqa: PTH115
     if (why := quoted_home(text)) is not None:
         return f"{what}, because {why}"
+    if text.startswith("file:/"):
+        return f"{what}, because this is an address; write {re.sub('^file:/+', '/', text)}"
     if re.match(r"https?:/", text):
         return f"{what}, and an address has to be downloaded for this command; download the file and name it"
     near = similar(Path(text))
@@ -37,11 +57,39 @@ def no_such(path: Path | str) -> str:
         return f"{what}; {'a similar name is' if len(near) == 1 else 'similar names are'} {', '.join(near)}"
     lost = _lost_folder(Path(text))
     on_hub = _ON_THE_HUB.fullmatch(text)
-    if on_hub and lost is not None and not text.endswith((".gguf", ".safetensors", ".json")):
+    if on_hub and lost is not None and not text.endswith(_SUFFIXES):
         return f"{what}; to get it from the Hub: nextn pull {on_hub['repo']} -o FOLDER"
     if lost is not None:
         return f"{what}, and no folder {lost} either; check the path"
+    if _NAME.fullmatch(text) and not text.lower().endswith(_SUFFIXES):
+        return f"{what}; check the path, or use 'nextn up', which knows the names of LM Studio's and ollama's models"
     return f"{what}; check the path"
+
+
+def whose(path: Path | str) -> str:
+    """The end of a sentence about a path that the system refuses: whose it, or the folder above it, is; '' if yours.
+
+    What a run with sudo left behind belongs to root, which is the usual reason.
+    """
+    for place in (Path(path), *Path(path).parents):
+        try:
+            owner = os.stat(place).st_uid  # noqa: PTH116 - as the loop's other calls, and Windows has no owner
+            me = os.geteuid()
+        except (OSError, ValueError, AttributeError):
+            continue
+        if owner in (me, -1) or me == 0:
+            return ""
+        return f" ({place} belongs to {_user(owner)}, and you are {_user(me)})"
+    return ""
+
+
+def _user(number: int) -> str:
+    try:
+        import pwd
+
+        return pwd.getpwuid(number).pw_name
+    except (ImportError, KeyError):
+        return f"user {number}"
 
 
 def quoted_home(text: str) -> str | None:

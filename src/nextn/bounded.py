@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from . import oscalls
-from .absent import no_such, not_regular
+from .absent import not_regular, nothing_at
 from .errors import FormatError, StorageError
 
 MIB = 1 << 20
@@ -44,7 +44,7 @@ def read_bounded(path: Path, most: int, doing: str = "read it") -> bytes:
         finally:
             os.close(fd)
     except FileNotFoundError as error:
-        raise StorageError(f"{path}: {no_such(path)}.") from error
+        raise StorageError(nothing_at(path)) from error
     except OSError as error:
         raise StorageError(f"{path}: cannot {doing}: {error.strerror or error}.") from error
 

@@ -8,7 +8,6 @@ import random
 import re
 import shutil
 import subprocess
-import sys
 from collections.abc import Callable
 from pathlib import Path
 
@@ -28,19 +27,15 @@ ODD = [
     "#a", "a\nb", "a\r\nb", "\x1b[31mred\x07", "\u202egnp.exe", "ünïcödé-模型", "back\\slash", "tab\tbell\x07'\"$x",
     "!!", "{a,b}", "$HOME", "bad\udcff\udc80", "'", "''", "\\'", "a=b", "",
 ]  # fmt: skip
-ECHO = 'import os, sys; sys.stdout.buffer.write(b"\\0".join(map(os.fsencode, sys.argv[1:])))'
 
 
 def pasted(line: str, folder: Path) -> list[str]:
     """The words that a program gets when the line is run by bash in `folder`: its name's first, variables apart."""
     names = ("nextn", "llama-server")
-    functions = "".join(f'{name}() {{ "$PY" -c "$ECHO" {name} "$@"; }}\n' for name in names)
-    done = subprocess.run(
-        ["bash", "-c", os.fsencode(functions + line)], cwd=folder, capture_output=True, check=True,
-        env={**os.environ, "PY": sys.executable, "ECHO": ECHO},
-    )  # fmt: skip
-    assert done.stderr == b"", done.stderr
-    return [os.fsdecode(word) for word in done.stdout.split(b"\0")]
+    functions = "".join(f'{name}() {{ printf "%s\\0" {name} "$@"; }}\n' for name in names)
+    done = subprocess.run(["bash", "-c", os.fsencode(functions + line)], cwd=folder, capture_output=True, check=True)
+    assert done.stderr == b"" and done.stdout.endswith(b"\0"), done.stderr
+    return [os.fsdecode(word) for word in done.stdout[:-1].split(b"\0")]
 
 
 @pytest.mark.parametrize("word", ODD, ids=ascii)
@@ -123,10 +118,8 @@ def mends(value: object) -> list[str]:
 def test_what_serve_prints(run_nextn: Callable[..., subprocess.CompletedProcess[str]], folder: Path) -> None:
     server = folder / "llama-server"
     server.write_text(
-        f"#!{sys.executable}\nimport os, sys\n"
-        'if "--version" in sys.argv: print("version: 1 (x)")\n'
-        'elif "--help" in sys.argv: print("--spec-type draft-mtp --model-draft")\n'
-        'else: sys.stdout.buffer.write(b"\\0".join(map(os.fsencode, sys.argv)))\n'
+        '#!/bin/sh\ncase "$1" in\n--version) echo "version: 1 (x)" ;;\n'
+        '--help) echo "--spec-type draft-mtp --model-draft" ;;\n*) printf "%s\\0" "$0" "$@" ;;\nesac\n'
     )
     server.chmod(0o755)
     more = ("--engine", server, "--n-max", "0", "--print", "--", "--alias", "$(touch x)")

@@ -50,7 +50,7 @@ def test_a_result_that_cannot_be_printed_is_an_error(command: list[object], tmp_
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("command", [["inspect", Q4], ["inspect", Q4, "--json"], ["--version"], ["--help"]])
+@pytest.mark.parametrize("command", [["inspect", Q4], ["inspect", Q4, "--json"], ["--version"], ["--help"], []])
 def test_a_reader_that_has_gone_is_no_error(command: list[object], tmp_path: Path) -> None:
     reading, writing = os.pipe()
     os.close(reading)

@@ -37,6 +37,7 @@ def test_no_answer_writes_nothing(trunk: Path) -> None:
     before = sorted(trunk.parent.iterdir())
     code, shown, out = on_a_terminal("\x04", "attach", trunk)
     assert code not in (0, 1) and out == "" and "Traceback" not in shown
+    assert "number: " in shown and "\nnextn: interrupted;" in shown.replace("\r", "")  # on a line of its own
     assert sorted(trunk.parent.iterdir()) == before
 
 

@@ -20,6 +20,7 @@ import nextn
 from conftest import CHECKPOINT, Q4, TinyModels
 from nextn.errors import NoBlock, RemoteError, UsageError
 from nextn.gguf.files import open_model
+from nextn.measure.target import open_target
 
 MODEL = "tiny-qwen35-Q4_K_M.gguf"
 Run = Callable[..., subprocess.CompletedProcess[str]]
@@ -168,7 +169,22 @@ def test_lm_studio_and_ollama(tmp_path: Path, home: Path, tiny_models: TinyModel
 def test_a_guess_by_names_on_the_hub_is_said_to_be_one(hub: HubServer, run_nextn: Run, tmp_path: Path) -> None:
     hub.add_folder("Qwen/tiny-qwen35", CHECKPOINT)
     path = rewrite(Q4, tmp_path / "m" / MODEL, drop=["general.source.huggingface.repository"])
-    done = run_nextn("attach", path, "--dry-run")
+    done = run_nextn("attach", path, "--dry-run", HF_ENDPOINT=hub.endpoint)
     assert done.returncode == 0, done.stderr
     assert "the donor is a guess: Qwen/tiny-qwen35, by " in done.stderr
     assert "to be certain, name it yourself (--from hf:Qwen/tiny-qwen35), or another" in done.stderr
+
+
+def test_copies_of_one_sidecar_are_no_reason_to_ask(tmp_path: Path, tiny_models: TinyModels) -> None:
+    trunk = shutil.copy(tiny_models.trunk, tmp_path / "model.gguf")
+    for name in ("mtp-b.gguf", "mtp-a.gguf"):
+        shutil.copy(tiny_models.sidecar, tmp_path / name)
+    assert open_target(trunk).sidecar_path == tmp_path / "mtp-a.gguf"
+    data = bytearray((tmp_path / "mtp-b.gguf").read_bytes())
+    at = data.index(b"nextn.tensor_sha256") + 60
+    data[at : at + 1] = b"0" if data[at : at + 1] != b"0" else b"1"
+    (tmp_path / "mtp-b.gguf").write_bytes(data)  # another block, by its header
+    with pytest.raises(UsageError, match=r"2 sidecars fit it equally well .* name one with --sidecar"):
+        open_target(trunk)
+    with pytest.raises(UsageError, match="name one with --from"):
+        nextn.train(trunk, dry_run=True)

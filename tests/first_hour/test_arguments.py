@@ -64,6 +64,20 @@ def test_a_verb_that_is_nearly_right() -> None:
         says(run(wrong, "x"), 2, f"'{wrong}' is not a command", f"did you mean '{right}'")
 
 
+def test_nothing_at_all() -> None:
+    ran = run()
+    assert ran.code == 2 and ran.err == "" and "\\n" not in ran.out
+    assert ran.out.startswith("Usage: nextn ") and "\n  scan " in ran.out
+
+
+@pytest.mark.parametrize(
+    ("word", "meant"),
+    [("help", "nextn --help"), ("version", "nextn --version"), ("run", "up"), ("list", "scan"), ("download", "pull")],
+)
+def test_what_other_programs_call_it(word: str, meant: str) -> None:
+    says(run(word, "x"), 2, f"'{word}' is not a command (did you mean '{meant}'?)")
+
+
 def test_a_file_in_place_of_a_verb(folder: Path) -> None:
     says(run(Q4.name), 2, "is not a command but a file", f"nextn inspect {Q4.name}")
 
@@ -75,6 +89,16 @@ def test_a_file_in_place_of_a_verb(folder: Path) -> None:
 )  # fmt: skip
 def test_an_option_that_is_nearly_right(folder: Path, wrong: str, right: str) -> None:
     says(run("attach", Q4.name, wrong, "x"), 2, f"there is no option '{wrong}'", right)
+
+
+def test_the_command_with_an_option_of_the_engine_in_its_place(folder: Path) -> None:
+    name = Q4.name
+    for words, right in (
+        (("-ngl", "99", name, "--port", "1"), f"nextn serve {name} --port 1 -- -ngl 99"),
+        ((name, "--flash-attn=on"), f"nextn serve {name} -- --flash-attn=on"),
+        ((name, "--no-mmap", "--", "-b", "64"), f"nextn serve {name} -- --no-mmap -b 64"),
+    ):
+        assert says(run("serve", *words), 2).endswith(f"write it after --: {right}")
 
 
 @pytest.mark.parametrize("verb", TAKE_ENGINES)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from pathlib import Path
 
 import pytest
@@ -45,3 +46,15 @@ def test_a_search_is_not_shown_as_bytes(tmp_path: Path) -> None:
     code, shown, _ = on_a_terminal("", "attach", trunk)
     assert code == 0, shown
     assert "the donor is" in shown and "/?" not in shown and "0/0" not in shown
+
+
+@pytest.mark.parametrize("layout", ["sidecar", "bundle", "in-place"])
+def test_a_bar_reaches_its_end(tmp_path: Path, layout: str) -> None:
+    model = Path(shutil.copy(Q4, tmp_path / "m.gguf"))
+    seen: list[tuple[int, int]] = []
+    made = nextn.attach(model, CHECKPOINT, layout=layout, progress=lambda done, total: seen.append((done, total)))
+    assert seen == sorted(seen) and seen[-1] == (made.bytes_written, made.bytes_written)
+    if layout == "bundle":
+        seen.clear()
+        off = nextn.detach(made.entry, progress=lambda done, total: seen.append((done, total)))
+        assert seen[-1] == (off.bytes_written, off.bytes_written)

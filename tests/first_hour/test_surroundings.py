@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import importlib.util
 import os
+import pwd
 import shutil
 import socket
 import time
 from pathlib import Path
+from typing import Any
 
 import pytest
 from all_verbs import run
@@ -17,6 +19,7 @@ from sick import rewrite
 
 import nextn
 from conftest import CHECKPOINT, Q4
+from nextn.absent import whose
 from nextn.engines import LlamaServer, llama_server
 
 
@@ -75,6 +78,9 @@ def test_a_port_that_is_in_use(
         assert "verify" not in ran.err  # it is refused first
         more = () if verb == "serve" else ("--no-verify", "--no-worth")
         assert run(*given, port, *more, "--json").code == 0  # starts nothing
+        if verb == "up":
+            dry = run(*given, port, *more, "--dry-run")
+            assert dry.code == 0 and f"note: it would be refused now: --port: {port} is in use" in dry.err
     says(run(*given, port, "--host", "192.0.2.7"), 2, "--host: 192.0.2.7 is not an address of this machine")
 
     def resolve(*args: object, **kwargs: object) -> None:
@@ -82,6 +88,36 @@ def test_a_port_that_is_in_use(
 
     monkeypatch.setattr(socket, "getaddrinfo", resolve)
     says(run(*given, port, "--host", "here"), 2, "--host: 'here' is not an address; write 127.0.0.1")
+
+
+# -- whose files they are ----------------------------------------------------------------------------------------------
+
+
+def test_files_that_a_run_with_sudo_left_behind(
+    folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    owner = pwd.getpwuid(tmp_path.stat().st_uid).pw_name
+    monkeypatch.setattr(os, "geteuid", lambda: 54321)
+    assert whose(tmp_path / "gone") == f" ({tmp_path} belongs to {owner}, and you are user 54321)"
+
+    def refused(path: object, *flags: int) -> int:
+        raise PermissionError(13, "Permission denied")
+
+    monkeypatch.setattr("nextn.oscalls.open_file", refused)
+    said = says(run("inspect", Q4.name), 22, "cannot open it: Permission denied")
+    assert said.endswith(f"belongs to {owner}, and you are user 54321).")
+
+
+def test_a_file_in_a_folder_that_is_closed(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    lstat = os.lstat
+
+    def refused(path: Any, **more: Any) -> os.stat_result:
+        if str(path).endswith("x.gguf"):
+            raise PermissionError(13, "Permission denied")
+        return lstat(path, **more)
+
+    monkeypatch.setattr(os, "lstat", refused)
+    says(run("inspect", "closed/x.gguf"), 22, "closed/x.gguf: whether it is there cannot be seen: a folder above it")
 
 
 # -- the Hub -----------------------------------------------------------------------------------------------------------
@@ -100,6 +136,27 @@ def waited(monkeypatch: pytest.MonkeyPatch) -> list[float]:
     waited: list[float] = []
     monkeypatch.setattr(time, "sleep", waited.append)
     return waited
+
+
+def test_an_endpoint_that_is_no_address(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HF_ENDPOINT", "mirror.test")
+    says(run("up", "nobody/nothing"), 2, "HF_ENDPOINT: 'mirror.test' is not an address; write https://HOST")
+
+
+@pytest.mark.parametrize(
+    ("error", "words"),
+    [(ImportError("socksio"), "SOCKS proxy, which needs the package 'socksio'"),
+     (ValueError("Unknown scheme for proxy http://me:secret@x"), "hold no valid address; write http://HOST:PORT")],
+)  # fmt: skip
+def test_proxy_settings_that_cannot_be_used(
+    folder: Path, error: Exception, words: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def session() -> None:
+        raise error
+
+    monkeypatch.setattr("nextn.remote.http.get_session", session)
+    monkeypatch.delenv("HF_HUB_OFFLINE", raising=False)
+    assert "secret" not in says(run("up", "nobody/nothing"), 23, "hf:nobody/nothing: the proxy settings", words)
 
 
 @pytest.mark.parametrize("verb", [*REMOTE, "pull", "attach --from", "train --from"])

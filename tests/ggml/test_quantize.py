@@ -62,8 +62,9 @@ def cases(types: list[TensorType]) -> list[object]:
     return [pytest.param(type, id=type.name, marks=[pytest.mark.slow] * (type.name in slow)) for type in types]
 
 
-by_name = pytest.mark.parametrize("type", cases(WRITABLE))
-by_quantized = pytest.mark.parametrize("type", cases(QUANTIZED))
+# Of scope "module", so that tests of one type stand together: each process that runs some of them builds its tables.
+by_name = pytest.mark.parametrize("type", cases(WRITABLE), scope="module")
+by_quantized = pytest.mark.parametrize("type", cases(QUANTIZED), scope="module")
 
 
 def weights(n_rows: int, n_per_row: int, seed: int = 0) -> np.ndarray:

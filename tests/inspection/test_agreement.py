@@ -266,8 +266,7 @@ def test_no_header_takes_long(name: str, tmp_path: Path) -> None:
     path = tmp_path / "M.gguf"
     path.write_bytes(make(*LARGE[name]()).whole)
     opening = min(_cpu_s(lambda: open_model(path)) for _ in range(3))
-    inspecting = min(_cpu_s(lambda: nextn.inspect(path)) for _ in range(3))
-    assert inspecting < 5 * opening + 0.1
+    assert any(_cpu_s(lambda: nextn.inspect(path)) < 5 * opening + 0.1 for _ in range(3))
     agree(path)
 
 

@@ -50,7 +50,8 @@ def test_names_without_a_quantization(base: str) -> None:
         ("M-MTPx-Q8_0", "M-MTPx-MTP-Q8_0", "M-MTPx-trunk-Q8_0"),
         ("M-MTP", "M-MTP", "M-trunk"),
         ("X-Q4_K_M-mtp", "X-MTP-Q4_K_M", "X-trunk-Q4_K_M"),
-        ("X-28B_MTP.Q6_K", "X-28B.Q6_K-MTP", "X-28B.Q6_K-trunk"),
+        ("X-28B_MTP.Q6_K", "X-28B-MTP-Q6_K", "X-28B-trunk-Q6_K"),
+        ("X-28B.i1-IQ2_XXS", "X-28B.i1-MTP-IQ2_XXS", "X-28B.i1-trunk-IQ2_XXS"),
         ("xmtp", "xMTP-MTP", "xMTP-trunk"),
     ],
 )

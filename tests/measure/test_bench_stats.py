@@ -332,3 +332,14 @@ def test_patience_has_an_end() -> None:
     hurried = Machine(1000).patience(1.0)
     assert not hurried.run(OFF, Ask("code", 0, "", 9)).good
     assert len(hurried.runs) == 1 and hurried.used_up
+
+
+def test_waiting_is_said_once() -> None:
+    machine, said = Machine(1), list[str]()
+    loads = iter([9.0, 9.0, 9.0])
+    patience = Patience(
+        cast(Any, machine), 60, time_run=machine.time_run, busy=lambda: next(loads, 0.0), clock=lambda: machine.now,
+        say=said.append,
+    )  # fmt: skip
+    assert patience.run(OFF, Ask("code", 0, "", 9)).good and next(loads, None) is None
+    assert said == ["waiting: other processes are using the CPU"]

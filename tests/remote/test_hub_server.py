@@ -8,9 +8,9 @@ import subprocess
 import sys
 from pathlib import Path
 
+import huggingface_hub as hf  # which loads what is asked for
 import pytest
 from hub_server import Fault, HubServer
-from huggingface_hub import HfApi, get_hf_file_metadata, get_session, hf_hub_download, hf_hub_url
 from huggingface_hub.errors import (
     GatedRepoError,
     HfHubHTTPError,
@@ -27,7 +27,7 @@ WEIGHTS = (CHECKPOINT / "model.safetensors").read_bytes()
 
 def test_model_info_and_tree(hub: HubServer) -> None:
     commit = hub.add_folder(REPO, CHECKPOINT)
-    api = HfApi(endpoint=hub.endpoint)
+    api = hf.HfApi(endpoint=hub.endpoint)
     info = api.model_info(REPO, files_metadata=True)
     assert info.sha == commit and info.siblings is not None
     sizes = {each.rfilename: each.size for each in info.siblings}
@@ -42,11 +42,11 @@ def test_model_info_and_tree(hub: HubServer) -> None:
 
 def test_file_metadata(hub: HubServer) -> None:
     commit = hub.add_folder(REPO, CHECKPOINT)
-    found = get_hf_file_metadata(hf_hub_url(REPO, "model.safetensors", endpoint=hub.endpoint))
+    found = hf.get_hf_file_metadata(hf.hf_hub_url(REPO, "model.safetensors", endpoint=hub.endpoint))
     assert (found.commit_hash, found.size) == (commit, len(WEIGHTS))
     assert found.etag == hashlib.sha256(WEIGHTS).hexdigest()
     assert found.location.startswith(hub.address("cdn"))
-    small = get_hf_file_metadata(hf_hub_url(REPO, "config.json", endpoint=hub.endpoint))
+    small = hf.get_hf_file_metadata(hf.hf_hub_url(REPO, "config.json", endpoint=hub.endpoint))
     data = (CHECKPOINT / "config.json").read_bytes()
     assert small.etag == hashlib.sha1(b"blob %d\0" % len(data) + data).hexdigest()
 
@@ -54,31 +54,31 @@ def test_file_metadata(hub: HubServer) -> None:
 def test_download(hub: HubServer, tmp_path: Path) -> None:
     hub.add_folder(REPO, CHECKPOINT)
     for name in ("config.json", "model.safetensors"):
-        got = hf_hub_download(REPO, name, endpoint=hub.endpoint, cache_dir=tmp_path)
+        got = hf.hf_hub_download(REPO, name, endpoint=hub.endpoint, cache_dir=tmp_path)
         assert Path(got).read_bytes() == (CHECKPOINT / name).read_bytes()
 
 
 def test_refusals(hub: HubServer) -> None:
     hub.add_folder(REPO, CHECKPOINT)
-    api = HfApi(endpoint=hub.endpoint, token=False)
+    api = hf.HfApi(endpoint=hub.endpoint, token=False)
     with pytest.raises(RepositoryNotFoundError):
         api.model_info("org/other")
     with pytest.raises(RevisionNotFoundError):
         api.model_info(REPO, revision="v9")
     with pytest.raises(RemoteEntryNotFoundError):
-        get_hf_file_metadata(hf_hub_url(REPO, "nothing.bin", endpoint=hub.endpoint))
+        hf.get_hf_file_metadata(hf.hf_hub_url(REPO, "nothing.bin", endpoint=hub.endpoint))
     hub.repo(REPO).gated_for = "hf_x"
     with pytest.raises(GatedRepoError):
-        get_hf_file_metadata(hf_hub_url(REPO, "config.json", endpoint=hub.endpoint))
+        hf.get_hf_file_metadata(hf.hf_hub_url(REPO, "config.json", endpoint=hub.endpoint))
     hub.repo(REPO).token = "hf_y"
     with pytest.raises(RepositoryNotFoundError):
         api.model_info(REPO)
-    assert HfApi(endpoint=hub.endpoint, token="hf_y").model_info(REPO).gated == "manual"
+    assert hf.HfApi(endpoint=hub.endpoint, token="hf_y").model_info(REPO).gated == "manual"
 
 
 def test_ranges_counts_and_faults(hub: HubServer) -> None:
     url = hub.serve_plain("a/b.bin", b"0123456789")
-    get = get_session().get
+    get = hf.get_session().get
     answer = get(url, headers={"Range": "bytes=2-4"})
     assert (answer.status_code, answer.content, answer.headers["content-range"]) == (206, b"234", "bytes 2-4/10")
     assert get(url).content == b"0123456789"
@@ -93,19 +93,20 @@ def test_ranges_counts_and_faults(hub: HubServer) -> None:
 
 def test_signed_addresses_expire(hub: HubServer) -> None:
     hub.add_folder(REPO, CHECKPOINT)
-    url = hf_hub_url(REPO, "model.safetensors", endpoint=hub.endpoint)
-    there = get_hf_file_metadata(url).location
-    assert get_session().get(there, headers={"Range": "bytes=0-3"}).content == WEIGHTS[:4]
+    url = hf.hf_hub_url(REPO, "model.safetensors", endpoint=hub.endpoint)
+    there = hf.get_hf_file_metadata(url).location
+    assert hf.get_session().get(there, headers={"Range": "bytes=0-3"}).content == WEIGHTS[:4]
     hub.expire_signatures()
-    assert get_session().get(there).status_code == 403
-    assert get_session().get(get_hf_file_metadata(url).location, headers={"Range": "bytes=0-0"}).status_code == 206
+    assert hf.get_session().get(there).status_code == 403
+    there = hf.get_hf_file_metadata(url).location
+    assert hf.get_session().get(there, headers={"Range": "bytes=0-0"}).status_code == 206
 
 
 def test_errors_pass_through_the_client(hub: HubServer) -> None:
     hub.add_folder(REPO, CHECKPOINT)
     hub.faults.append(Fault("status", "api/models", status=500))
     with pytest.raises(HfHubHTTPError):
-        HfApi(endpoint=hub.endpoint).model_info(REPO)
+        hf.HfApi(endpoint=hub.endpoint).model_info(REPO)
 
 
 def test_the_environment_points_at_it(hub: HubServer, tmp_path: Path) -> None:

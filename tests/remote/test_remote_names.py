@@ -25,7 +25,18 @@ from nextn.remote.address import HubSource, UrlSource, parse_source
         ("hf:org/repo:Q4_K_M", HubSource("org/repo", None, "Q4_K_M")),
         ("https://huggingface.co/org/repo", HubSource("org/repo")),
         ("https://hf.co/org/repo/blob/main/a/b.gguf?download=true", HubSource("org/repo", "main", "a/b.gguf")),
+        ("https://huggingface.co/org/repo/tree/main/Q4_K_M/", HubSource("org/repo", "main", "Q4_K_M")),
+        ("https://huggingface.co/org/repo/tree/refs%2Fpr%2F3", HubSource("org/repo", "refs/pr/3")),
+        ("https://huggingface.co/org/repo?show_file_info=a%2Fb.gguf", HubSource("org/repo", None, "a/b.gguf")),
+        ("https://huggingface.co/org/repo/discussions/7", HubSource("org/repo")),
+        ("https://huggingface.co/org/repo/commits/main", HubSource("org/repo")),
+        ("huggingface.co/org/repo/blob/main/a.gguf", HubSource("org/repo", "main", "a.gguf")),
+        ("hf.co/org/repo:Q4_K_M", HubSource("org/repo", None, "Q4_K_M")),
+        ("https://hf.co/org/repo:Q4_K_M", HubSource("org/repo", None, "Q4_K_M")),
+        ("hf:org/repo/", HubSource("org/repo")),
+        ("org/repo/", HubSource("org/repo", bare=True)),
         ("https://host/a/file.gguf", UrlSource("https://host/a/file.gguf")),
+        ("https://huggingface.co/models", UrlSource("https://huggingface.co/models")),
         ("./org/repo", Path("org/repo")),
         ("/models/x.gguf", Path("/models/x.gguf")),
         ("models/x.gguf", Path("models/x.gguf")),
@@ -64,11 +75,12 @@ def test_what_is_taken_for_a_repository_is_said_to_be(
     hub: HubServer, run_nextn: Callable[..., subprocess.CompletedProcess[str]], tmp_path: Path
 ) -> None:
     hub.add_folder("org/tiny", CHECKPOINT)
+    own = {"HF_ENDPOINT": hub.endpoint}  # in a process of its own, to whose standard error the logger writes
     said = "org/tiny: there is no local path of this name, so it is hf:org/tiny on the Hub\n"
-    assert said in run_nextn("inspect", "org/tiny").stderr
-    assert said in run_nextn("attach", Q4, "--from", "org/tiny", "-o", tmp_path / "out", "--dry-run").stderr
-    assert said not in run_nextn("inspect", "hf:org/tiny").stderr
-    gone = run_nextn("inspect", "org/none")
+    assert said in run_nextn("inspect", "org/tiny", **own).stderr
+    assert said in run_nextn("attach", Q4, "--from", "org/tiny", "-o", tmp_path / "out", "--dry-run", **own).stderr
+    assert said not in run_nextn("inspect", "hf:org/tiny", **own).stderr
+    gone = run_nextn("inspect", "org/none", **own)
     assert gone.returncode == 23 and "there is no local 'org/none' either" in gone.stderr
 
 

@@ -8,7 +8,7 @@ import os
 import subprocess
 import sys
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
@@ -106,6 +106,26 @@ def test_no_proxy_is_obeyed(hub: HubServer, proxy: Proxy, tmp_path: Path) -> Non
     hub.add_folder("org/tiny", CHECKPOINT)
     run(hub, tmp_path, "inspect", "org/tiny", HTTP_PROXY=proxy.address(), NO_PROXY="127.0.0.1")
     assert hub.requests() and proxy.seen == []
+
+
+class _Closed(BaseHTTPRequestHandler):
+    def log_message(self, format: str, *args: Any) -> None:
+        """Quiet."""
+
+    def do_CONNECT(self) -> None:
+        self.send_response(407, "Proxy Authentication Required")
+        self.send_header("Content-Length", "0")
+        self.end_headers()
+
+
+def test_a_proxy_that_wants_a_password(run_nextn: Callable[..., subprocess.CompletedProcess[str]]) -> None:
+    with ThreadingHTTPServer(("127.0.0.1", 0), _Closed) as server:
+        threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.02}, daemon=True).start()
+        proxy = f"http://me:secret@127.0.0.1:{server.server_address[1]}"
+        done = run_nextn("inspect", "hf:org/x", HF_ENDPOINT="https://hub.test", HTTPS_PROXY=proxy, NO_PROXY="")
+        server.shutdown()
+    assert done.returncode == 23 and "secret" not in done.stderr
+    assert "the proxy asks for a name and a password" in done.stderr and "HTTPS_PROXY=http://NAME:" in done.stderr
 
 
 def test_a_pull_takes_the_proxy(hub: HubServer, proxy: Proxy, tiny_models: TinyModels, tmp_path: Path) -> None:

@@ -95,7 +95,12 @@ class Case:
     room: Room
     old: dict[str, str]
     new: dict[str, str]
-    n_calls: int
+    calls: list[str]
+
+    @property
+    def n_calls(self) -> int:
+        """Of the undisturbed run."""
+        return len(self.calls)
 
     def reset(self) -> Path:
         """The files as they were at first; returns the entry."""
@@ -182,13 +187,13 @@ def make_cases(disk: Path, checkpoints: Callable[[str], Path]) -> dict[str, Case
     for name in NAMES:
         verb, source, model = found[name]
         donor = donors["qwen35moe-fused-bf16"] if name == "attach to a set" else dense
-        case = Case(name, source, disk / "work" / name.replace(" ", "-"), model, verb, donor, room, {}, {}, 0)
+        case = Case(name, source, disk / "work" / name.replace(" ", "-"), model, verb, donor, room, {}, {}, [])
         case.reset()
         case.old = content(case.folder)
         system = Faults()
         case.run(system)
         case.new = content(case.folder)
-        case.n_calls = len(system.trace)
+        case.calls = [call for call, _ in system.trace]
         assert case.old != case.new and case.old.keys() == case.new.keys(), name
         cases[name] = case
     return cases

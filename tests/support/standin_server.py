@@ -15,7 +15,6 @@ import shlex
 import signal
 import socketserver
 import sys
-import threading
 import time
 from pathlib import Path
 from typing import Any
@@ -255,7 +254,7 @@ def serve(settings: dict[str, str], given: dict[str, str]) -> int:
     except OSError:
         return refuse(f"couldn't bind HTTP server socket, hostname: {given['--host']}, port: {given['--port']}")
     for number in (signal.SIGTERM, signal.SIGINT):
-        signal.signal(number, lambda *_: threading.Thread(target=server.shutdown).start())
+        signal.signal(number, lambda *_: sys.exit(0))  # at once: `shutdown` is noticed only twice a second
     log(f"main: server is listening on http://{given['--host']}:{given['--port']}")
     server.serve_forever()
     return 0

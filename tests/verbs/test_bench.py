@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import importlib.util
 import json
+import re
 from pathlib import Path
 
 import pytest
@@ -12,6 +13,8 @@ from schema_check import validate
 
 from conftest import CHECKPOINT, Q4, ROOT, need
 from nextn.cli import main
+from nextn.measure.bench_report import BenchReport
+from nextn.schemas.base import EngineName
 
 SCHEMA = json.loads((ROOT / "src/nextn/schemas/bench.json").read_text())
 SHORT = ("--threads", "1", "--n-max", "2", "--tasks", "code", "--repeats", "1", "--n-predict", "16", "--patience", "0")
@@ -110,3 +113,15 @@ def test_wrong_calls(
     assert main(["bench", str(bundle), *(word.format(tmp_path) for word in call)]) == code
     err = capsys.readouterr().err
     assert words in err and "Traceback" not in err
+
+
+def test_each_column_of_the_csv_is_described() -> None:
+    tasks = ["code", "story"]
+    empty = BenchReport("m", None, None, EngineName("x", "1"), {}, {"tasks": tasks}, [], [], [], None)
+    (head,) = csv.reader(empty.to_csv().splitlines())
+    text = (ROOT / "docs" / "publishing.md").read_text().partition("## Speed and acceptance as CSV")[2]
+    described = re.findall(r"`(\w+)`", "".join(re.findall(r"^\| (`[^|]*) \|", text, re.MULTILINE)))
+    by_task = {f"{name.removesuffix('TASK')}{task}" for name in described if name.endswith("TASK") for task in tasks}
+    first, last = (int(name.removeprefix("acceptance_")) for name in described if re.fullmatch(r"acceptance_\d", name))
+    positions = {f"acceptance_{n}" for n in range(first, last + 1)}
+    assert {name for name in described if not name.endswith("TASK")} | by_task | positions == set(head)

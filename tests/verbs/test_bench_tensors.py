@@ -14,7 +14,7 @@ import nextn
 from conftest import CHECKPOINT, Q4, ROOT
 from nextn.cli import main
 from nextn.engines import LlamaServer
-from nextn.errors import NextnError, OutputExists, UsageError
+from nextn.errors import NextnError, OutputExists, QuantizeError, UsageError
 from nextn.gguf.files import open_model
 from nextn.gguf.types import parse_type_name
 from nextn.layouts.retyped import matrices, plan_retyped
@@ -62,7 +62,10 @@ def test_tables_and_going_on(
 ) -> None:  # fmt: skip
     prompts = tmp_path / "p.txt"
     prompts.write_text(PROMPT)
-    out = tmp_path / "acceptance_results.csv"
+    out = tmp_path / "results" / "acceptance_results.csv"
+    with pytest.raises(QuantizeError, match="iq1_s cannot be written without an importance matrix"):
+        nextn.bench_tensors(Q4, types=["q8_0", "iq1_s"], out=out, sidecar=sidecar, engine=str(standin.binary))
+    assert not out.parent.exists()
     args = ["bench", str(Q4), "--sidecar", str(sidecar), "--types", "q8_0,q4_0", "--by-tensor", str(out), "--prompts",
             str(prompts), "--n-predict", "16", "--engine", str(standin.binary), "--json"]  # fmt: skip
     started: list[Path] = []
@@ -76,7 +79,7 @@ def test_tables_and_going_on(
 
     monkeypatch.setattr(LlamaServer, "start", watched)
     assert main(args) == 130 and not out.exists()
-    with (tmp_path / "acceptance_results.csv.runs.jsonl").open("a") as file:
+    with out.with_name("acceptance_results.csv.runs.jsonl").open("a") as file:
         file.write('{"tensor": "blk')  # a line that was cut
     monkeypatch.setattr(LlamaServer, "start", start)
     capsys.readouterr()
@@ -87,7 +90,7 @@ def test_tables_and_going_on(
     assert data["n_resumed"] == 5
     names = matrices(open_model(sidecar))
     assert len(data["runs"]) == 2 * len(names) == len({(run["tensor"], run["type"]) for run in data["runs"]})
-    table, loss = rows(out), rows(tmp_path / "acceptance_results_loss.csv")
+    table, loss = rows(out), rows(out.with_name("acceptance_results_loss.csv"))
     assert list(table) == ["q8_0", "q4_0"] == list(loss) and list(table["q8_0"]) == names
     base = data["base"]["acceptance"]
     for run in data["runs"]:

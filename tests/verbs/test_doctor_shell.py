@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 import shutil
 import subprocess
-import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import all_verbs
 import pytest
 from families import KINDS, trunk_of
 from faults import small_disk
@@ -34,15 +33,17 @@ Done = subprocess.CompletedProcess[str]
 
 
 @pytest.fixture
-def shell(hub: HubServer, tmp_path: Path) -> Callable[[str], Done]:
-    """Runs a command line in which `nextn` is this one."""
-    env = {name: value for name, value in os.environ.items() if not name.startswith(("HF_", "NEXTN_"))}
-    env["NEXTN_DATA"] = os.environ["NEXTN_DATA"]
-    env |= {"HF_ENDPOINT": hub.endpoint, "HF_HOME": str(tmp_path / "hf"), "NEXTN_CACHE": str(tmp_path / "own")}
+def shell(hub: HubServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[str], Done]:
+    """Runs a command in this process, with the words that a shell makes of it."""
+    monkeypatch.setenv("HF_ENDPOINT", hub.endpoint)
+    monkeypatch.setenv("NEXTN_CACHE", str(tmp_path / "own"))
 
     def run(line: str) -> Done:
-        own = f'nextn() {{ "{sys.executable}" -m nextn "$@"; }}\n{line}'
-        return subprocess.run(["bash", "-c", own], env=env, capture_output=True, text=True, check=False, timeout=60)
+        own = f'nextn() {{ printf "%s\\0" "$@"; }}\n{line}'
+        split = subprocess.run(["bash", "-c", own], capture_output=True, text=True, check=True, timeout=60)
+        ran = all_verbs.run(*split.stdout.split("\0")[:-1])
+        assert not split.stderr and not ran.bug, ran.bug
+        return Done(ran.argv, ran.code, ran.out, ran.err)
 
     return run
 

@@ -51,8 +51,10 @@ def test_worth_times_it(kind: str, tmp_path: Path, monkeypatch: pytest.MonkeyPat
     path = made(kind, tmp_path)
     for module in ("batch_curve", "timed_run"):  # whether the machine is quiet is not what is tested
         monkeypatch.setattr(f"nextn.measure.{module}.disturbances", lambda usage, threads, cpus: ())
+    monkeypatch.setattr("nextn.engines.batches.SETTLE_S", 0.01)  # nor how good the figures are
     monkeypatch.setattr("nextn.measure.batch_curve.SLOW_REPEAT", 0.0)
     monkeypatch.setattr("nextn.measure.batch_curve.MOST_PASSES", 3)
+    monkeypatch.setattr("nextn.verbs.worth.N_PREDICT", 16)
     found = nextn.worth(tmp_path / NAME, sidecar=path, threads=1, engine="xllamacpp", remember=False)
     assert found.sidecar == str(path)
     assert found.draft is not None and found.draft.source == "measured", found.notes

@@ -330,7 +330,7 @@ def test_refusals_leave_nothing(shards: list[Path], packed: Path, tmp_path: Path
     cases: list[tuple[type[NextnError], str, list[Path], dict]] = [
         (UsageError, "publishes a local file", [Q4], {"sidecar": "hf:org/x:mtp-x.gguf"}),
         (UsageError, "either the donor", [Q4], {"donor": CHECKPOINT, "sidecar": CHECKPOINT}),
-        (UsageError, "quant 'q4_k_m'", [Q4, twin], {"donor": CHECKPOINT}),
+        (UsageError, "other-Q4_K_M.gguf: two .* quant 'Q4_K_M'", [Q4, twin], {"donor": CHECKPOINT}),
         (UsageError, "sidecar or donor file", [packed.parent / "side" / "mtp-x.gguf"], {"donor": CHECKPOINT}),
         (UsageError, "'bundle' is not a layout", [Q4], {"donor": CHECKPOINT, "layout": "bundle"}),
         (UsageError, "no model to pack", [], {"donor": CHECKPOINT}),

@@ -108,7 +108,15 @@ def test_another_file_under_the_same_label_is_refused(folder: Path, tmp_path: Pa
         nextn.pack([other, Q4], out=folder, skip_existing=True)
     assert state(folder) == before
     dry = nextn.pack([other, Q4], out=folder, skip_existing=True, dry_run=True)  # compares sizes only
-    assert dry.to_json()["bytes_hashed"] == Q4.stat().st_size and state(folder) == before
+    assert dry.to_json()["bytes_hashed"] == Q8.stat().st_size + Q4.stat().st_size and state(folder) == before
+
+
+def test_a_dry_run_says_what_the_run_will_read(folder: Path) -> None:
+    dry = nextn.pack([Q8, Q4], out=folder, skip_existing=True, dry_run=True).to_json()
+    run = nextn.pack([Q8, Q4], out=folder, skip_existing=True).to_json()
+    assert {name: dry[name] for name in ("bytes_read", "bytes_hashed", "bytes_written", "bytes_linked")} == {
+        name: run[name] for name in ("bytes_read", "bytes_hashed", "bytes_written", "bytes_linked")
+    }
 
 
 def test_a_quant_whose_block_is_inside_is_compared(folder: Path, tmp_path: Path) -> None:
@@ -291,8 +299,8 @@ def test_whatever_stops_it_what_was_there_stays_and_it_can_be_repeated(mode: str
 
     def run(out: Path, system: Faults) -> None:
         packed = plan_pack([open_model(Q4)], open_donor(folder / SIDECAR), PackOptions(out, ready_sidecar=True))
-        present, _ = written_before(packed.plan, said.append, compare=True)
-        pack_up(plan_package(packed, None, PackedFolder.of(out), present), system=system)
+        before = written_before(packed.plan, said.append, compare=True)
+        pack_up(plan_package(packed, None, PackedFolder.of(out), before), system=system)
 
     def copy(out: Path) -> Path:
         shutil.copytree(folder, out)

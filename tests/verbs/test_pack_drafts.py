@@ -52,6 +52,12 @@ def test_the_card_has_its_figures(tmp_path: Path) -> None:
     assert "shuffled draft" in card and f"`{NAME}` with `{path.name}`" in card and "n_max 2: 90 % 81 %" in card
 
 
+def test_a_draft_is_not_a_donor(tmp_path: Path) -> None:
+    path = made("dflash", tmp_path / "models")
+    with pytest.raises(UsageError, match="a model of its own, without a block to take; name it with --sidecar"):
+        nextn.pack([tmp_path / "models" / NAME], donor=path, out=tmp_path / "out")
+
+
 def test_a_name_that_no_engine_finds_is_not_published(tmp_path: Path) -> None:
     path = made("dspark", tmp_path / "models").rename(tmp_path / "draft.gguf")
     folder = nextn.pack([tmp_path / "models" / NAME], sidecar=path, out=tmp_path / "out").folder

@@ -111,6 +111,19 @@ def test_a_trunk_and_the_sidecar_that_fits(fake: Fake) -> None:
     assert fake.choose("mtp").sidecar == "mtp-X-Q4_0.gguf"
 
 
+def test_a_files_name_stands_for_its_model(fake: Fake) -> None:
+    fake.plain("X-Q4_K_M.gguf").plain("other/X-Q4_K_M.gguf").shards("big/Y-Q4_K_M", False).sidecar("mtp-X-Q8_0.gguf")
+    assert paths(fake.choose("plain", "X-Q4_K_M.gguf")) == ["X-Q4_K_M.gguf"]
+    assert paths(fake.choose("plain", "other/X-Q4_K_M.gguf")) == ["other/X-Q4_K_M.gguf"]
+    two = [f"big/Y-Q4_K_M-0000{i}-of-00002.gguf" for i in (1, 2)]
+    for name in (two[1], "Y-Q4_K_M-00001-of-00002.gguf"):
+        assert paths(fake.choose("plain", name)) == two
+    assert paths(fake.choose("mtp", "X-Q4_K_M.gguf")) == ["X-Q4_K_M.gguf", "mtp-X-Q8_0.gguf"]
+    for name in ("Z.gguf", "mtp-X-Q8_0.gguf"):
+        with pytest.raises(UsageError, match=rf"'{name}' is not a model of this repository; it has X"):
+            fake.choose("plain", name)
+
+
 def test_what_is_there_already_decides_between_two_ways(fake: Fake) -> None:
     fake.plain("X-Q4_K_M.gguf", size_bytes=1000).bundled("X-MTP-Q4_K_M.gguf", size_bytes=1100)
     fake.sidecar("mtp-X-Q8_0.gguf", size_bytes=200)
@@ -208,6 +221,13 @@ def test_our_manifest_needs_no_headers(packed: Path) -> None:
     assert len({file.sha256 for file in mtp.files} - {file.sha256 for file in plain.files}) == 2
     single = choose(files, found, "mtp", "Q8_0", _unread)
     assert paths(single) == ["tiny-qwen35-Q8_0.gguf", "mtp-tiny-qwen35-Q8_0.gguf"]
+
+
+def test_a_files_name_in_a_repository_with_a_manifest(packed: Path) -> None:
+    files, found = listing_of(packed)
+    for each in found.quants:
+        chosen = choose(files, found, "plain", each.variants["mtp"].entry, _unread)
+        assert (chosen.quant, chosen.variant) == (each.label, "plain")
 
 
 def test_a_manifest_that_the_listing_contradicts_is_not_believed(packed: Path) -> None:

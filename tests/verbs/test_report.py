@@ -189,6 +189,44 @@ def test_the_slider_and_the_table_agree(tmp_path: Path) -> None:
     assert by_slider and {row[0]: row[1:] for row in by_slider} == figures
 
 
+def test_what_a_folder_holds_besides_is_named(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    folder = tmp_path / "results"
+    folder.mkdir()
+    (folder / "plan.json").write_text((DATA / "samples" / "plan.json").read_text())
+    assert main(["verify", str(tmp_path / "nothing.gguf"), "--json"]) == 22
+    (folder / "verify.json").write_text(capsys.readouterr().out)
+    later = '{"kind": "plan", "version": 2}'
+    others = {"broken": '{"kind":', "empty": "", "foreign": '{"results": []}', "later": later}
+    for name, text in others.items():
+        (folder / f"{name}.json").write_text(text)
+    (folder / "dead.json").symlink_to("nowhere")
+    (folder / "folder.json").mkdir()
+    (folder / "notes.txt").write_text("not JSON")
+    assert main(["report", str(folder), "--json"]) == 0
+    found = json.loads(capsys.readouterr().out)
+    assert [one["title"] for one in found["sections"]] == ["Memory: tiny-qwen35-Q4_K_M.gguf", "Failed: nextn verify"]
+    assert [Path(one.partition(": ")[0]).stem for one in found["left_out"]] == sorted([*others, "dead", "folder"])
+    for i in range(20):
+        (folder / f"more-{i}.json").write_text("[]")
+    assert main(["report", str(folder), "-o", str(tmp_path / "page.html")]) == 0
+    said = capsys.readouterr().err.splitlines()
+    assert len(said) == 11 and all(line.startswith("left out: ") for line in said)
+    assert said[-1].endswith("16 more files")
+    (folder / "plan.json").unlink()
+    (folder / "verify.json").unlink()
+    with pytest.raises(UsageError, match=r"there is no document in this folder .* \(.*broken.json: this is not JSON"):
+        nextn.report([folder])
+
+
+def test_names_are_shown_whole(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    name = "A-very-long-name-" * 12 + "Q4_K_M.gguf"
+    (tmp_path / name).symlink_to(Q4)
+    (tmp_path / "x.json").write_text(json.dumps(nextn.scan([tmp_path], only=True, offline=True).to_json()))
+    assert main(["report", str(tmp_path / "x.json")]) == 0
+    cells = [line.split("│")[1].strip() for line in capsys.readouterr().out.splitlines() if line.startswith("│")]
+    assert name in "".join(cells)
+
+
 def test_the_page_opens_with_the_answer(tmp_path: Path) -> None:
     folder = tmp_path / "results"
     folder.mkdir()

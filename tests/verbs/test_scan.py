@@ -7,6 +7,7 @@ import os
 import shutil
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -15,7 +16,7 @@ from ggufmaker import arch_kvs, f32, make, root_tensors, trunk_tensors
 from hub_server import Fault, HubServer
 from known_curve import CurveEngine
 from schema_check import validate
-from shelves import in_hub_cache, in_lm_studio, in_ollama, own_home
+from shelves import COMMIT, in_hub_cache, in_lm_studio, in_ollama, own_home
 from sick import rewrite
 
 import nextn
@@ -211,6 +212,89 @@ def test_the_same_model_twice_is_one_row_that_says_how(home: Path, tmp_path: Pat
     (blob,) = [one for one in data["models"] if one["place"] == "ollama"]
     assert blob["name"] == "tiny:1b"
     assert [(one["name"], one["how"]) for one in blob["same"]] == [("tiny:latest", "same blob")]
+
+
+def test_links_are_told_apart_in_a_folder_named_from_elsewhere(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    first = copy(Q4, tmp_path / "m" / "a.GGUF")
+    os.link(first, tmp_path / "m" / "hard.gguf")
+    (tmp_path / "m" / "soft.gguf").symlink_to(first)
+    (tmp_path / "work").mkdir()
+    monkeypatch.chdir(tmp_path / "work")
+    model = only_model(Path("../m"))
+    assert {Path(one["path"]).name: one["how"] for one in model["same"]} == {
+        "hard.gguf": "hard link", "soft.gguf": "symlink",
+    }  # fmt: skip
+    assert model["path"] == "../m/a.GGUF"
+
+
+def test_of_copies_the_one_with_a_sidecar_is_shown(tmp_path: Path, tiny_models: TinyModels) -> None:
+    plain, ready = (copy(Q4, tmp_path / name / Q4.name) for name in ("a", "b"))
+    sidecar = copy(tiny_models.sidecar, ready.with_name(tiny_models.sidecar.name))
+    model = only_model(tmp_path)
+    assert (model["path"], model["block"], model["sidecars"]) == (str(ready), "sidecar", [str(sidecar)])
+    assert [(one["path"], one["how"]) for one in model["same"]] == [(str(plain), "copy")]
+
+
+def test_what_cannot_be_read_is_said(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    copy(Q4, tmp_path / "good.gguf")
+    closed = copy(Q8, tmp_path / "closed.gguf")
+    for name in "abcdefg":
+        (tmp_path / name).mkdir()
+    scandir, open_file = os.scandir, gguf_files.oscalls.open_file
+
+    def listed(path: Any) -> Any:
+        if isinstance(path, Path) and len(path.name) == 1:
+            raise PermissionError(13, "Permission denied")
+        return scandir(path)
+
+    def opened(path: Any, *flags: int, **more: Any) -> int:
+        if path == closed:
+            raise PermissionError(13, "Permission denied")
+        return open_file(path, *flags, **more)
+
+    monkeypatch.setattr(os, "scandir", listed)
+    monkeypatch.setattr(gguf_files.oscalls, "open_file", opened)
+    data = found(tmp_path, only=True)
+    assert [Path(one["path"]).name for one in data["spoilt"]] == ["closed.gguf"]
+    assert data["notes"][0] == f"{tmp_path / 'a'}: cannot list the folder: Permission denied"
+    assert len(data["notes"]) == 6 and data["notes"][-1] == "2 other folders cannot be listed either"
+    ran = call("scan", tmp_path, "--only", "--offline")
+    assert "not readable: " in ran.out and "damaged: " not in ran.out
+
+
+def test_manifests_of_ollama_that_cannot_be_read(home: Path) -> None:
+    blob = in_ollama(home, "registry.ollama.ai/library/gone/latest", Q4)
+    blob.unlink()
+    manifest = home / ".ollama/models/manifests/registry.ollama.ai/library/torn/1b"
+    manifest.parent.mkdir()
+    manifest.write_text("{")
+    said = {one["path"]: one["what"] for one in found()["spoilt"]}
+    assert said[str(blob)].endswith("lacks this file; get it again: ollama pull gone:latest")
+    assert said[str(manifest)].endswith("cannot be read; get it again: ollama pull torn:1b")
+
+
+def test_a_narrow_terminal_gets_a_list(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    copy(Q4, tmp_path / "m" / Q4.name)
+    shutil.copytree(CHECKPOINT, tmp_path / "m" / CHECKPOINT.name)
+    wide = call("scan", tmp_path, "--only", "--offline").out
+    terminal = SimpleNamespace(stdout=SimpleNamespace(isatty=lambda: True))
+    monkeypatch.setattr("nextn.report.scan.sys", terminal)
+    monkeypatch.setenv("COLUMNS", "60")
+    narrow = call("scan", tmp_path, "--only", "--offline").out
+    assert "as it is" in wide and "as it is:" not in wide and "─" not in narrow
+    rows = [line.strip() for line in narrow.splitlines() if line.startswith("  1")]
+    assert f"1  {Q4.name}, 2.59 MB" in rows and "1  as it is: runs in llama.cpp, ik, LM Studio, ollama" in rows
+    assert f"1  could get a block: {CHECKPOINT.name}; on this machine; 10.7 MB of memory" in rows
+
+
+def test_a_donor_in_the_hubs_cache_is_named_by_its_repository(home: Path, tmp_path: Path) -> None:
+    in_hub_cache(home, "Qwen/tiny-qwen35-mtp", CHECKPOINT)
+    copy(Q4, tmp_path / "m" / Q4.name)
+    out = call("scan", tmp_path / "m", "--only", "--offline").out
+    table = out.partition("nextn up")[0]
+    assert "hf:Qwen/tiny-" in table and COMMIT[:8] not in table
 
 
 # -- what it reads ----------------------------------------------------------------------------------------------------

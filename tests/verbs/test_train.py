@@ -68,6 +68,18 @@ def test_a_dry_run_plans_and_writes_nothing(
     assert sorted(tmp_path.rglob("*")) == before
 
 
+def test_a_dry_run_of_one_stage_or_an_export(
+    trunk: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    found = checked(nextn.train(trunk, export=tmp_path / "x", budget_s=100.0, dry_run=True))
+    assert found["draft"] == "eagle3" and found["budget"] == {"states": 100.0, "fit": 0.0, "judge": 0.0}
+    found = checked(nextn.train(trunk, stage="fit", budget_s=100.0, dry_run=True))
+    assert found["draft"] == "native" and found["budget"] == {"states": 0.0, "fit": 100.0, "judge": 0.0}
+    assert main(["train", str(trunk), "--export", "x", "--dry-run"]) == 0
+    assert "budget: states 60 min; work folder" in capsys.readouterr().err
+
+
 def test_what_is_there_is_what_has_to_be_beaten(trunk: Path, tiny_models: TinyModels) -> None:
     shutil.copyfile(tiny_models.sidecar, trunk.parent / "mtp-tiny-qwen35-Q8_0.gguf")
     assert nextn.train(trunk, dry_run=True).before == "mtp-tiny-qwen35-Q8_0.gguf"

@@ -12,6 +12,7 @@ import sys
 import time
 import urllib.request
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -28,11 +29,12 @@ from terminal import on_a_terminal
 import nextn
 from conftest import CHECKPOINT, Q4, ROOT, TRUNKS, TinyModels
 from nextn.engines.llama_server import LlamaServer, free_port
-from nextn.errors import EngineMissing, EngineRefused, NoBlock, UnsupportedModel, UsageError
+from nextn.errors import DonorMismatch, EngineMissing, EngineRefused, NoBlock, UnsupportedModel, UsageError
 from nextn.gguf.files import open_model
 from nextn.measure.made_from import is_made_from
 from nextn.measure.verified_store import verified_on
 from nextn.results.sections import read_section
+from nextn.shell import shell
 from nextn.verbs import up_estimates
 from nextn.verbs.up_report import UpReport
 
@@ -387,6 +389,7 @@ def test_doubt_is_a_question_on_a_terminal_and_one_sentence_elsewhere(
     assert done.returncode == UsageError.exit_code and done.stderr.count("\n") == 1 and done.stdout == ""
     assert "2 files beside it hold a block that fits" in done.stderr and "--from" in done.stderr
     assert "left: attach, serve; to go on: nextn up " in done.stderr
+    assert f" --from {doubtful.parent}/tiny-qwen35-MTP-donor-Q" in done.stderr  # run again, it goes on
     code, shown, out = on_a_terminal("1\n", *call)
     assert code == 0 and "which donor?" in shown, shown
     assert json.loads(out)["sidecar"].endswith("mtp-tiny-qwen35-Q4_0.gguf")
@@ -408,6 +411,7 @@ def test_for_ik(model: Path) -> None:
     assert steps(made) == {"attach": "done", "verify": "skipped", "hand over": "done"}
     assert made.needs == [f"llama-server -m {bundle} --spec-type mtp"]
     assert any("no engine is here to verify with: ik_llama.cpp was not found" in note for note in made.notes)
+    assert not any("leave out --engine" in note for note in made.notes)  # it was not given
     before = state(model.parent)
     assert steps(nextn.up(model, for_program="ik"))["attach"] == "kept" and state(model.parent) == before
 
@@ -448,6 +452,49 @@ def test_for_ollama(model: Path, tmp_path: Path, tiny_models: TinyModels) -> Non
     assert steps(off) == {"detach": "done", "hand over": "done"} and off.model is not None
     assert off.model == planned.model and off.model.is_file()
     assert steps(nextn.up(bundled, for_program="ollama")) == {"detach": "kept", "hand over": "done"}
+
+
+def test_a_name_means_the_same_model_after_a_bundle_was_made_beside_it(home: Path, standin: LlamaServer) -> None:
+    listed = in_lm_studio(home, "maker/tiny-GGUF", Q4, MODEL)
+    made = nextn.up("maker/tiny", for_program="lmstudio", donor=CHECKPOINT, engine=standin, verify=False)
+    assert made.model is not None and made.model.parent == listed.parent
+    before = state(home / ".lmstudio")
+    again = nextn.up("maker/tiny", for_program="lmstudio", donor=CHECKPOINT, engine=standin, verify=False)
+    assert steps(again)["attach"] == "kept" and again.model == made.model and state(home / ".lmstudio") == before
+
+
+def test_another_disk_for_what_is_written(model: Path, standin: LlamaServer, tmp_path: Path) -> None:
+    before, out = state(model.parent), tmp_path / "other disk"
+    call = partial(nextn.up, model, for_program="lmstudio", engine=standin, verify=False, out=out)
+    planned, made = call(dry_run=True), call()
+    assert made.model == planned.model == out / "tiny-qwen35-MTP-Q4_K_M.gguf" and made.model.is_file()
+    written = state(out)
+    assert steps(call())["attach"] == "kept" and state(out) == written and state(model.parent) == before
+    off = nextn.up(made.model, for_program="ollama", out=tmp_path / "third")
+    assert off.model is not None and off.model.parent == tmp_path / "third" and off.model.is_file()
+
+
+def test_what_ollama_has_needs_no_making(home: Path) -> None:
+    in_ollama(home, "registry.ollama.ai/me/tiny/1b", Q4)
+    assert nextn.up("me/tiny:1b", for_program="ollama").needs[0] == "ollama run me/tiny:1b"
+
+
+def test_ollama_gets_a_name_that_it_takes(tmp_path: Path) -> None:
+    model = Path(shutil.copy(Q4, tmp_path / "it's größer (v2).gguf"))
+    first, *rest = nextn.up(model, for_program="ollama").needs
+    assert rest[:2] == ["ollama create it-s-gr-er-v2 -f Modelfile", "ollama run it-s-gr-er-v2"]
+    subprocess.run(["sh", "-c", first], cwd=tmp_path, check=True)
+    assert (tmp_path / "Modelfile").read_text() == f"FROM {model}\n"
+
+
+def test_an_adapter_of_ollama_is_not_forgotten(home: Path) -> None:
+    in_ollama(home, "registry.ollama.ai/library/tiny/latest", Q4)
+    manifest = home / ".ollama/models/manifests/registry.ollama.ai/library/tiny/latest"
+    layers = json.loads(manifest.read_text())["layers"]
+    layers.append({"mediaType": "application/vnd.ollama.image.adapter", "digest": "sha256:" + "a" * 64, "size": 1})
+    manifest.write_text(json.dumps({"layers": layers}))
+    notes = nextn.up("tiny", for_program="ollama").notes
+    assert any("applies the adapter" in note and "the model without it" in note for note in notes)
 
 
 # -- what is kept -----------------------------------------------------------------------------------------------------
@@ -518,6 +565,27 @@ def test_no_donor(tmp_path: Path, standin: LlamaServer) -> None:
     model = rewrite(Q4, tmp_path / "m" / "x.gguf", put=[("general.architecture", "str", "llama")])
     with pytest.raises(UnsupportedModel, match=r"'nextn train MODEL' makes one.*; left: attach, verify, serve$"):
         nextn.up(model, engine=standin)  # the same command again would not help
+
+
+def test_after_a_donor_that_does_not_fit_another_is_asked_for(tmp_path: Path, standin: LlamaServer) -> None:
+    hub_tokens = [("tokenizer.ggml.tokens", "[str]", [str(number) for number in range(2048)])]
+    model = rewrite(Q4, tmp_path / "m" / "x.gguf", put=hub_tokens)
+    with pytest.raises(DonorMismatch, match=r"left: attach, serve; to go on: nextn up \S+ --from DONOR --engine"):
+        nextn.up(model, donor=CHECKPOINT, engine=standin.binary, verify=False)
+
+
+def test_an_interrupted_run_says_how_to_go_on(
+    model: Path, standin: LlamaServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def interrupted(*args: object, **options: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("nextn.verbs.verify.verify", interrupted)
+    said: list[str] = []
+    with pytest.raises(KeyboardInterrupt):
+        nextn.up(model, engine=standin.binary, port=8090, say=said.append)
+    command = shell("nextn", "up", model, "--engine", standin.binary, "--port", 8090)
+    assert said[-1] == f"left: verify, serve; to go on: {command}"
 
 
 def test_no_engine(model: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -47,6 +47,12 @@ def data_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return tmp_path / "data"
 
 
+@pytest.fixture(autouse=True)
+def soon_settled(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Batches are timed a few times: that they settle before counts for figures only."""
+    monkeypatch.setattr("nextn.engines.batches.SETTLE_S", 0.01)
+
+
 def found_by(engine: Any, **options: Any) -> dict[str, Any]:
     made = nextn.worth(Q4, engine=engine, **options)
     found: dict[str, Any] = json.loads(json.dumps(made.to_json()))
@@ -290,8 +296,9 @@ def test_a_wheel_whose_library_cannot_be_called_is_asked_as_a_server(tmp_path: P
     settings = json.dumps({"die": "", "at": "", "help": ""})
     path = os.pathsep.join((str(ROOT / "tests" / "support" / "played_wheel"), os.environ["PYTHONPATH"]))
     env = {**os.environ, "PYTHONPATH": path, "PLAYED_WHEEL": settings, "NEXTN_DATA": str(tmp_path)}
+    script = "import sys; from nextn.cli import main; from nextn.engines import batches; batches.SETTLE_S = 0.01; "
     done = subprocess.run(
-        [sys.executable, "-m", "nextn", "worth", str(Q4), "--patience", "0", "--json", "-q"],
+        [sys.executable, "-c", script + "sys.exit(main())", "worth", str(Q4), "--patience", "0", "--json", "-q"],
         env=env, capture_output=True, text=True, timeout=100, check=False,
     )  # fmt: skip
     assert done.returncode in (0, 4) and not done.stderr  # 4: the machine was busy
@@ -365,6 +372,7 @@ def test_the_whole_way_with_a_block(
         monkeypatch.setattr(f"nextn.measure.{module}.disturbances", lambda usage, threads, cpus: ())
     monkeypatch.setattr("nextn.measure.batch_curve.SLOW_REPEAT", 0.0)
     monkeypatch.setattr("nextn.measure.batch_curve.MOST_PASSES", 3)
+    monkeypatch.setattr("nextn.verbs.worth.N_PREDICT", 16)
     found = json.loads(json.dumps(nextn.worth(tiny_models.bundled, engine=xllamacpp_engine, threads=1).to_json()))
     validate(found, SCHEMA)
     assert found["draft"]["source"] == "measured" and found["settings"]["timed"] == "library"

@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
-from faults import KILLED, Faults, ShortWrites, content, giant, in_child, listing, state
+from faults import KILLED, Faults, ShortWrites, content, giant, in_child, listing, places, state
 from opened import open_donor
 
 import nextn
@@ -65,7 +65,12 @@ class Bench:
     out: Path
     plan: Plan
     whole: dict[str, str]
-    n_calls: int
+    calls: list[str]
+
+    @property
+    def n_calls(self) -> int:
+        """Of the undisturbed run."""
+        return len(self.calls)
 
     @property
     def last(self) -> str:
@@ -111,11 +116,11 @@ def inputs(tmp_path_factory: pytest.TempPathFactory, checkpoints: Callable[[str]
 @pytest.fixture(params=CASES)
 def bench(request: pytest.FixtureRequest, tmp_path: Path, inputs: Path) -> Bench:
     out = tmp_path / "out" / "here"
-    bench = Bench(inputs, out, CASES[request.param](inputs, out), {}, 0)
+    bench = Bench(inputs, out, CASES[request.param](inputs, out), {}, [])
     bench.reset()
     system = Faults()
     execute(bench.plan, system=system)
-    bench.n_calls = len(system.trace)
+    bench.calls = [call for call, _ in system.trace]
     bench.whole = {out.name: content(bench.out)[out.name] for out in bench.plan.outputs}
     assert bench.n_calls > 5
     assert set(listing(bench.out)) == {*bench.whole, *BYSTANDERS}
@@ -129,7 +134,7 @@ def test_an_error_or_ctrl_c_at_any_call_leaves_the_folder_as_it_was(bench: Bench
     before = state(bench.inputs)
     bench.reset()
     start = listing(bench.out)
-    for k in range(1, bench.n_calls + 1):
+    for k in places(bench.calls, mode):
         system = Faults(k, mode)
         try:
             execute(bench.plan, system=system)
@@ -157,7 +162,7 @@ def test_an_error_or_ctrl_c_at_any_call_leaves_the_folder_as_it_was(bench: Bench
 @pytest.mark.parametrize("mode", ["kill", "torn-kill"])
 def test_a_kill_at_any_call_leaves_whole_files_or_none(bench: Bench, mode: str) -> None:
     before = state(bench.inputs)
-    for k in range(1, bench.n_calls + 1):
+    for k in places(bench.calls, mode):
         bench.reset()
         assert in_child(lambda k=k: execute(bench.plan, system=Faults(k, mode))) == KILLED
         there = bench.names()

@@ -16,13 +16,14 @@ from typing import Any
 
 import pytest
 from changes import NAMES, Case, make_cases, tensors_of
-from faults import Faults, content, listing, loop_disk, memory_folder, ranged_disk, unmount
+from faults import Faults, content, flush, listing, loop_disk, memory_folder, ranged_disk, remount
 from power import Disk, Recorder
 
 from conftest import RANGES, XFS, need
 from nextn.errors import NextnError
 from nextn.gguf.files import open_model
 from nextn.gguf.header import MAGIC
+from nextn.writing import guards
 from nextn.writing.journal import SUFFIX
 from nextn.writing.recover import recover
 
@@ -30,6 +31,12 @@ SEED = 15
 TRIES = 6  # random losses for each call
 SHUTDOWN = 0x8004587D  # _IOR('X', 125, __u32): ext4's and XFS's
 NO_LOG_FLUSH = 2  # what is in memory only is lost, the file system's own journal included
+
+
+@pytest.fixture(autouse=True)
+def used_by_nobody(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Who else uses a file is asked in test_in_place_refused.py: to ask all processes takes longer than a change."""
+    monkeypatch.setattr(guards, "_users", lambda fd: iter(()))
 
 
 @pytest.fixture(scope="module")
@@ -134,11 +141,6 @@ def shut_down(folder: Path) -> None:
         os.close(fd)
 
 
-def remounted(image: Path, folder: Path) -> None:
-    unmount(folder)
-    assert os.system(f"mount -o loop '{image}' '{folder}'") == 0
-
-
 # XFS needs another package and is tried where that is installed.
 REAL_DISKS = {"ext4": "64M", "xfs": "320M"}  # the smallest that mkfs makes
 
@@ -149,7 +151,7 @@ REAL_DISKS = {"ext4": "64M", "xfs": "320M"}  # the smallest that mkfs makes
 def test_a_power_cut_of_a_real_file_system_at_any_call(
     cases: dict[str, Case], tmp_path: Path, name: str, kind: str
 ) -> None:
-    with memory_folder(tmp_path) as place, loop_disk(kind, image := place / "image", REAL_DISKS[kind]) as mounted:
+    with memory_folder(tmp_path) as place, loop_disk(kind, place / "image", REAL_DISKS[kind]) as mounted:
         need(XFS if kind == "xfs" else "an ext4 in a file, which root alone may mount,", mounted is not None)
         assert mounted is not None
         whole = cases[name]
@@ -159,7 +161,7 @@ def test_a_power_cut_of_a_real_file_system_at_any_call(
         while True:
             k += 1
             entry = case.reset()
-            os.sync()
+            flush(mounted)
             system = PowerCut(k, mounted)
             try:
                 case.run(system)
@@ -169,12 +171,12 @@ def test_a_power_cut_of_a_real_file_system_at_any_call(
                 assert error.errno == errno.EIO
             if len(system.trace) < k:
                 break
-            remounted(image, mounted)
+            remount(mounted)
             recover(entry)
             assert case.state() in ("old", "new"), (k, system.trace[k - 1][0], case.state())
             seen.add(case.state())
         assert k > case.n_calls - 1
         assert "old" in seen and ("new" in seen or case.verb == "attach")  # whose last call makes it new
         shut_down(mounted)  # a run that has ended is on disk
-        remounted(image, mounted)
+        remount(mounted)
         assert case.state() == "new"

@@ -14,7 +14,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from faults import listing, loop_disk, ranged_disk
+from faults import flush, listing, loop_disk, ranged_disk
 from terminal import on_a_terminal
 
 import nextn
@@ -334,7 +334,7 @@ def test_a_full_disk_ends_with_the_old_file(tmp_path: Path) -> None:
         seen = set()
         for spare in (0, 40, 200, 600, 1000, 1120, 1140, 1160, 1180, 1200, 1400, 4000):
             shutil.copy(Q4, model)
-            os.sync()
+            flush(mounted)
             stat = os.statvfs(mounted)
             ballast = mounted / "ballast"
             with ballast.open("wb") as data:
@@ -422,3 +422,5 @@ def test_on_a_terminal_it_asks(model: Path, answer: str, code: int) -> None:
     assert done == code, shown
     assert "this file itself is changed" in shown and "change it? [y/N]" in shown and "1. write a journal" in shown
     assert (model.read_bytes() == Q4.read_bytes()) == (code != 0)
+    assert ("nextn: the answer was no, so nothing more was done." in shown) == (code != 0)
+    assert "nextn: interrupted" not in shown

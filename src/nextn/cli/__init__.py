@@ -15,12 +15,12 @@ from typing import Any
 
 import click
 
-from ..errors import EXIT_BUG, EXIT_CODES, EXIT_INTERRUPTED, NextnError, StorageError
-from ..printable import one_line
+from ..errors import EXIT_CODES
 from ..report.outlet import outlets
 from ..shell import quoted
 from ..version import __version__
 from .common import examples
+from .failures import Failure
 from .streams import take_over
 
 VERBS = {
@@ -48,6 +48,14 @@ VERBS = {
     "demo": "run everything once on a small shipped model",
 }
 
+
+# What other programs call it.
+_MEANT = {
+    "help": "--help", "version": "--version", "run": "up", "start": "up", "chat": "up", "list": "scan", "ls": "scan",
+    "find": "scan", "download": "pull", "get": "pull", "show": "inspect", "info": "inspect", "check": "doctor",
+    "fix": "doctor", "repair": "doctor", "server": "serve", "add": "attach", "remove": "detach", "rm": "detach",
+    "split": "explode", "merge": "assemble", "join": "assemble", "benchmark": "bench", "push": "pack", "upload": "pack",
+}  # fmt: skip
 
 COMPLETING = "_NEXTN_COMPLETE"  # set by the shell when the tab key is pressed
 
@@ -110,8 +118,9 @@ class _Verbs(click.Group):
         if args and args[0] not in VERBS and not args[0].startswith("-"):
             import difflib
 
-            near = difflib.get_close_matches(args[0].lower(), VERBS, 1)
-            hint = f" (did you mean '{near[0]}'?)" if near else ""
+            word = args[0].lower()
+            near = [_MEANT[word]] if word in _MEANT else difflib.get_close_matches(word, VERBS, 1)
+            hint = f" (did you mean '{near[0] if near[0] in VERBS else f'nextn {near[0]}'}'?)" if near else ""
             if os.path.exists(args[0]):  # noqa: PTH110 - never raises
                 hint = f" but a file; a command comes first, such as: nextn inspect {quoted(args[0])}"
             raise click.UsageError(f"'{args[0]}' is not a command{hint}; the commands are {', '.join(VERBS)}.", ctx)
@@ -163,49 +172,27 @@ def main(argv: list[str] | None = None) -> int:
 
 
 def _main(argv: list[str] | None) -> int:
+    words = sys.argv[1:] if argv is None else argv
     try:
-        code: Any = cli.main(args=argv, prog_name="nextn", standalone_mode=False)
+        code = _run(argv)
         sys.stdout.flush()
         return int(code or 0)
     except click.exceptions.Exit as done:
         return done.exit_code
-    except click.exceptions.NoArgsIsHelpError as error:
-        print(error.format_message())
-        return error.exit_code
-    except click.UsageError as error:
-        from .mistakes import sentence
-
-        words = sys.argv[1:] if argv is None else argv
-        print(f"nextn: {one_line(sentence(error, words))}", file=sys.stderr)
-        return error.exit_code
-    except click.ClickException as error:
-        error.show(sys.stderr)
-        return error.exit_code
-    except NextnError as error:
-        print(f"nextn: {one_line(str(error))}", file=sys.stderr)
-        return error.exit_code
-    except (KeyboardInterrupt, click.exceptions.Abort):
-        print("nextn: interrupted; no incomplete file has a final name, and the inputs are untouched.", file=sys.stderr)
-        return EXIT_INTERRUPTED
     except (BrokenPipeError, SystemExit):  # click makes the second of the first
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 0
-    except MemoryError:
-        print("nextn: out of memory; no incomplete file has a final name; inputs are untouched.", file=sys.stderr)
-        return EXIT_BUG
-    except OSError as error:
-        where = f"{error.filename}: " if error.filename else ""
-        print(one_line(f"nextn: {where}the system refused: {error.strerror or error}."), file=sys.stderr)
-        return StorageError.exit_code
-    except Exception as error:
-        if os.environ.get("NEXTN_TRACEBACK"):
-            raise
-        print(
-            f"nextn: this is a bug in nextn ({type(error).__name__}: {error}); inputs are untouched. "
-            "Run it again with NEXTN_TRACEBACK=1 and report what it prints.",
-            file=sys.stderr,
-        )
-        return EXIT_BUG
+    except (Exception, KeyboardInterrupt) as error:
+        return Failure.of(error, words).put(words[0] if words and words[0] in VERBS else None, words)
+
+
+def _run(argv: list[str] | None) -> Any:
+    """What the command returns; the help, where nothing was given."""
+    try:
+        return cli.main(args=argv, prog_name="nextn", standalone_mode=False)
+    except click.exceptions.NoArgsIsHelpError as error:
+        print(error.format_message())
+        return error.exit_code
 
 
 def entry_point() -> None:

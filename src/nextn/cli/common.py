@@ -128,6 +128,8 @@ def new_path(context: click.Context, option: click.Parameter, out: str | None) -
     """Raises UsageError for `-`, which elsewhere means standard output, and for a tilde that the shell left."""
     if out is not None and (why := quoted_home(out)) is not None:
         raise UsageError(f"{out}: {why}.")
+    if out is not None and out.startswith(("http://", "https://")):
+        raise UsageError(f"{out}: nothing is written to an address; name a local path with {option.opts[0]}.")
     if out == "-":
         raise UsageError(
             f"{option.opts[0]} -: nothing is written to standard output; name a file or a folder, such as ./- for one "
@@ -280,6 +282,16 @@ def whole_numbers(text: str, option: str) -> tuple[int, ...]:
 # -- questions --------------------------------------------------------------------------------------------------------
 
 
+class Declined(click.exceptions.Abort):
+    """A question was answered with no."""
+
+
+def _ask(question: str) -> None:
+    """Raises Declined, Abort."""
+    if not click.confirm(question, default=False, err=True):
+        raise Declined
+
+
 def ask_which(doubt: Doubt) -> str:
     """On a terminal, ask the user to choose between donors; elsewhere, raise the doubt as an error."""
     if not (sys.stdin.isatty() and sys.stderr.isatty()):
@@ -317,7 +329,7 @@ def confirmed(yes: bool) -> Callable[[Plan], None]:
             )
         say_outputs(plan, done=False)
         say(f"{path}: this file itself is changed, and no copy is made; 'nextn detach --in-place' undoes an attach.")
-        click.confirm("change it?", default=False, abort=True, err=True)
+        _ask("change it?")
 
     return confirm
 
@@ -333,7 +345,7 @@ def agreed(yes: bool) -> Callable[[str], None]:
                 f"{question.rstrip('?')}: that is a question, and there is no terminal to ask on, so --yes is needed; "
                 "--dry-run shows each step."
             )
-        click.confirm(question, default=False, abort=True, err=True)
+        _ask(question)
 
     return agree
 

@@ -67,12 +67,27 @@ def _no_option(error: click.NoSuchOption, ctx: click.Context, argv: Sequence[str
     meant = _ALSO_KNOWN_AS.get(wanted)
     if meant in names:
         return f"there is no option '{wanted}'; did you mean {meant}?"
-    near = difflib.get_close_matches(wanted, names, 2, 0.7)
+    takes_engines = any(param.name == "engine_args" for param in ctx.command.params)
+    near = difflib.get_close_matches(wanted, names, 2, 0.8 if takes_engines else 0.7)  # engines have many options
     if near:
         return f"there is no option '{wanted}'; did you mean {' or '.join(near)}?"
-    if any(param.name == "engine_args" for param in ctx.command.params):
-        return f"there is no option '{wanted}'; if the engine has it, write it after --; {_help(ctx)}."
+    if takes_engines:
+        command = _after_dashes(wanted, argv)
+        return f"there is no option '{wanted}'; if the engine has it, write it after --: {command!s}"
     return f"there is no option '{wanted}'; {_help(ctx)}."
+
+
+def _after_dashes(option: str, argv: Sequence[str]) -> Command:
+    """The same command with an option, and what looks like its value, moved after `--`."""
+    words = list(argv)
+    own, theirs = words, list[str]()
+    if "--" in words:
+        own, theirs = words[: words.index("--")], words[words.index("--") + 1 :]
+    start = next((i for i, word in enumerate(own) if word.partition("=")[0] == option), len(own))
+    end = start + 1
+    if end < len(own) and "=" not in own[start] and not own[end].startswith("-"):
+        end += 1
+    return Command.of("nextn", *own[:start], *own[end:], "--", *own[start:end], *theirs)
 
 
 def _bad_value(error: click.BadParameter, param: click.Parameter) -> str:

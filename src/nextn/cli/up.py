@@ -31,7 +31,7 @@ if TYPE_CHECKING:
 @donor_option("As in attach. Default: the one that attach would find.")
 @sidecar_option
 @click.option("--quant", metavar="QUANT", help="Of a MODEL on the Hub, for example Q4_K_M.")
-@place_option("DIR", "The folder for a MODEL from the Hub. Default: its name, here.")
+@place_option("DIR", "The folder for new files. Default: as in attach; for a MODEL from the Hub, its name, here.")
 @click.option(
     "--for", "for_engine", type=click.Choice(["lmstudio", "ollama", "llama.cpp", "ik"]),
     help="Serve nothing: prepare the files for this program and print what it needs.",

@@ -14,18 +14,20 @@ from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 
-from ..absent import no_such
+from ..absent import nothing_at
 from ..errors import StorageError, UsageError
 from ..gguf import strangers
 from ..gguf.files import os_error, split_shard_name
 from ..layouts.places import snapshots
 from ..layouts.programs import lm_studio_folders, ollama_folder
 from ..shell import shell
+from ..units import counted
 from .nearby import hub_cache, hub_name
 from .ollama import BLOBS, MANIFESTS, ollama_models
 
 HUB, LM_STUDIO, OLLAMA, LLAMA_CPP, FOLDER = "hub", "lmstudio", "ollama", "llama.cpp", "folder"
 MOST_ENTRIES = 1_000_000  # at most this many entries of folders are looked at
+_MOST_REFUSED = 5  # folders that cannot be listed are named up to here
 _GGUF = ".gguf"
 _NAMED_GGUF = re.compile(r"\.gguf(?:$|[.-])", re.IGNORECASE)  # also in front of what marks an unfinished download
 
@@ -49,6 +51,7 @@ class LibraryEntry:
     place: str  # HUB, LM_STUDIO, OLLAMA, LLAMA_CPP or FOLDER
     name: str  # what the program, or the Hub, calls it; its path in a plain folder
     projectors: tuple[Path, ...] = ()  # those that ollama lists for it
+    adapters: tuple[Path, ...] = ()  # those that ollama applies to it
 
     @property
     def path(self) -> Path:
@@ -74,6 +77,7 @@ class Spoilt:
     size_bytes: int
     what: str  # what is wrong, and what to do
     unfinished: bool = False
+    refused: bool = False  # nothing is known of it: the system does not let it be read
 
 
 @dataclass
@@ -113,13 +117,13 @@ def library(folders: Sequence[str | Path] = (), *, only: bool = False) -> ModelL
     found = ModelLibrary()
     walk = _Walk(found)
     for place, root in () if only else places():
-        if root.is_dir():
+        if os.path.isdir(root):  # noqa: PTH112 - Path.is_dir may raise
             found.roots.append((place, root))
             walk.below(root, place, root)
     for named in map(Path, folders):
         named = named.expanduser()
-        if not named.exists():
-            raise StorageError(f"{named}: {no_such(named)}.")
+        if not os.path.exists(named):  # noqa: PTH110 - never raises
+            raise StorageError(nothing_at(named))
         if not named.is_dir():
             raise UsageError(
                 f"{named}: this is a file, not a folder; to scan its folder: {shell('nextn', 'scan', named.parent)}; "
@@ -131,6 +135,9 @@ def library(folders: Sequence[str | Path] = (), *, only: bool = False) -> ModelL
             raise os_error(error, named, "list the folder") from error
         found.roots.append((FOLDER, named))
         walk.below(named, FOLDER, named)
+    more = len(walk.refused) - _MOST_REFUSED
+    found.notes += [text.rstrip(".") for text in walk.refused[:_MOST_REFUSED]]
+    found.notes += [f"{counted(more, 'other folder')} cannot be listed either"] if more > 0 else []
     found.entries.sort(key=lambda each: (each.place, each.name, each.path))
     found.spoilt.sort(key=lambda each: each.path)
     return found
@@ -142,6 +149,8 @@ class _Walk:
     def __init__(self, found: ModelLibrary) -> None:
         self.found, self.left = found, MOST_ENTRIES
         self.seen: set[Identity] = set()
+        self.refused: list[str] = []
+        self.has_stopped = False
 
     def below(self, root: Path, place: str, top: Path) -> None:
         """Everything in and below a folder."""
@@ -175,12 +184,16 @@ class _Walk:
                 for entry in entries:
                     if not self.left:
                         note = f"stopped at {folder}, after {MOST_ENTRIES:,} files and folders: name folders below it"
-                        self.found.notes[:] = [note]
+                        if not self.has_stopped:
+                            self.found.notes.append(note)
+                        self.has_stopped = True
                         return
                     self.left -= 1
                     yield entry
-        except OSError:
+        except FileNotFoundError:  # removed since it was listed
             return
+        except OSError as error:
+            self.refused.append(str(os_error(error, folder, "list the folder")))
 
     def _files(
         self, entries: Sequence[os.DirEntry[str]], place: str, named: Callable[[Path], str], *, blobs: bool = False
@@ -196,7 +209,7 @@ class _Walk:
                 self._spoil(path, piece)
             elif strangers.is_unfinished(name):
                 self._spoil(path, "this download is not finished; resume it, or delete the file", unfinished=True)
-            elif name.endswith(_GGUF):
+            elif name.lower().endswith(_GGUF):
                 control = f"{name}.aria2"
                 if control in there:
                     self._spoil(path, f"this download is not finished, as {control} beside it shows", unfinished=True)
@@ -238,13 +251,15 @@ class _Walk:
         """ollama's models, and blobs that are not complete."""
         for each in ollama_models(root):
             blob = each.blob
-            if blob is None:
+            if not each.is_readable:
+                self._spoil(each.manifest, f"this manifest of ollama cannot be read; {each.get_again}")
+            file = None if blob is None else _file(blob)
+            if blob is None or file is None:
+                if blob is not None:
+                    self._spoil(blob, f"'{each.name}' of ollama lacks this file; {each.get_again}")
                 continue
-            file = _file(blob)
-            if file is None:
-                self._spoil(blob, f"'{each.name}' of ollama lacks this file; get it again with 'ollama pull'")
-                continue
-            self.found.entries.append(LibraryEntry((file,), OLLAMA, each.name, tuple(each.projectors)))
+            beside = tuple(each.projectors), tuple(each.adapters)
+            self.found.entries.append(LibraryEntry((file,), OLLAMA, each.name, *beside))
         self._blobs(root / BLOBS, OLLAMA)
 
 

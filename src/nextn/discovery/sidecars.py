@@ -26,7 +26,7 @@ from ..diagnosis.renamed import find_renamed
 from ..donors.infer import names_of, same_name
 from ..errors import NextnError, UsageError
 from ..gguf.files import Model, model_candidates, open_model, split_shard_name
-from ..layouts.places import hub_repository, in_store, is_named_by_hash, real_place, snapshots
+from ..layouts.places import header_sha256, hub_repository, in_store, is_named_by_hash, real_place, snapshots
 from ..printable import printable
 from . import llama_cpp_names as names
 from .kept import kept_for
@@ -84,16 +84,20 @@ class FoundSidecars:
 
     @cached_property
     def equals(self) -> tuple[Candidate, ...]:
-        """Those that fit as well as the best; more than one means doubt."""
-        return tuple(each for each in self.candidates if each.rank == self.candidates[0].rank)
+        """Those that fit as well as the best, of copies the first; more than one means doubt."""
+        found = [each for each in self.candidates if each.rank == self.candidates[0].rank]
+        distinct: dict[object, Candidate] = {}
+        for each in found:
+            distinct.setdefault(_content(each) if len(found) > 1 else each.path, each)
+        return tuple(distinct.values())
 
-    def best(self) -> Candidate | None:
-        """The sidecar to use, or None. Raises UsageError if several fit equally well."""
+    def best(self, option: str = "--sidecar") -> Candidate | None:
+        """The sidecar to use, or None. Raises UsageError if several fit equally well; `option` names one."""
         if len(self.equals) > 1:
             several = ", ".join(printable(str(each.path), 1000) for each in self.equals)
             raise UsageError(
                 f"{self.model.entry}: {len(self.equals)} sidecars fit it equally well ({several}); name one with "
-                "--sidecar."
+                f"{option}."
             )
         return self.candidates[0] if self.candidates else None
 
@@ -120,6 +124,14 @@ class FoundSidecars:
             out.append(best.place + (f": {best.why}" if best.why else ""))
         names = [(printable(each.path.name, 200), each.why) for each in self.passed_over]
         return out + [f"{name} is not a sidecar for it: {why}" for name, why in names]
+
+
+def _content(candidate: Candidate) -> object:
+    """Equal for copies: the headers that nextn writes have the hash of each tensor. Else the path."""
+    file = candidate.model.files[0] if candidate.model is not None else None
+    if file is None or file.header.get("nextn.tensor_sha256") is None:
+        return candidate.path
+    return file.size_bytes, header_sha256(file)
 
 
 def find_sidecars(model: Model, ask: Asking = each_time) -> FoundSidecars:
@@ -383,7 +395,7 @@ def _is_assistant(model: Model) -> bool:
 def base_of(name: str) -> str:
     """A GGUF's name without its extension, shard numbers and the marks of sidecars, donors and bundles."""
     parts = split_shard_name(name)
-    return _OWN_MARKS.sub("", parts[0] if parts else name.removesuffix(".gguf"))
+    return _OWN_MARKS.sub("", parts[0] if parts else re.sub(r"\.gguf\Z", "", name, flags=re.IGNORECASE))
 
 
 def _refuse_errors(sidecar: Model, model: Model | None) -> None:

@@ -44,15 +44,16 @@ class Silence:
     def seconds(self, now: float) -> float:
         """Seconds of silence at `now`; none accumulate where the kernel does not report what an engine does."""
         size, waited = self._process.log_size(), now - self._looked
-        if size == self._size and waited < self._every:
-            return now - self._since
-        before, self._done = self._done, activity(self._process.pid)
-        self._looked = now
-        busy = size != self._size or before is None or self._done is None
-        if not busy and before is not None and self._done is not None:
-            busy = (
-                self._done[0] - before[0] > BUSY_CPU * waited or self._done[1] - before[1] > BUSY_READ_BPS * waited
-            )
-        if busy:
-            self._since, self._size = now, size
+        if size != self._size:
+            self._size, self._done, self._since, self._looked = size, None, now, now
+        elif waited >= self._every:
+            before, self._done = self._done, activity(self._process.pid)
+            self._looked = now
+            if (
+                before is None
+                or self._done is None
+                or self._done[0] - before[0] > BUSY_CPU * waited
+                or self._done[1] - before[1] > BUSY_READ_BPS * waited
+            ):
+                self._since = now
         return now - self._since

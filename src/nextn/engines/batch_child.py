@@ -80,7 +80,7 @@ def main(argv: list[str]) -> int:
     try:
         params, drafting = (configure(xllamacpp, {**setup, "n_max": n}) for n in (0, setup["n_snapshots"]))
         drafting.load_mtp = False  # only the snapshots of recurrent state that drafting needs
-        model = BatchModel(xllamacpp, params, drafting, setup["slots"])
+        model = BatchModel(xllamacpp, params, drafting, setup["slots"], setup["settle_s"])
     except LibraryUnsuitable as error:
         _give_up(f"batches cannot be timed in this xllamacpp ({error}); name a llama-server with --engine")
     except (RuntimeError, MemoryError) as error:

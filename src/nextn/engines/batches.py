@@ -40,13 +40,13 @@ class PassTimes:
     state_seconds: list[float]  # saving and restoring recurrent state, per round; empty where the engine need not
 
 
-def settled(timed: Callable[[], float], most: int | None = None) -> float:
-    """Seconds of a batch: of its first run where it is long, else of the later ones in `SETTLE_S`, at most `most`."""
+def settled(timed: Callable[[], float], settle_s: float, most: int | None = None) -> float:
+    """Seconds of a batch: of its first run where it is long, else of the later ones in `settle_s`, at most `most`."""
     first = timed()
     if first >= AGAIN_BELOW_S:
         return first
     times, spent = [timed()], first
-    while spent < SETTLE_S and (most is None or len(times) < most):
+    while spent < settle_s and (most is None or len(times) < most):
         times.append(timed())
         spent += times[-1]
     return median(times[len(times) // 2 :])
@@ -149,7 +149,8 @@ class ServerBatches:
 
     def _batch_s(self, size: int, number: int) -> float:
         text = count(number, 5)
-        return settled(lambda: self._append(size, next(text)), None if self._cuts_back else _MOST_APPENDED // size)
+        most = None if self._cuts_back else _MOST_APPENDED // size
+        return settled(lambda: self._append(size, next(text)), SETTLE_S, most)
 
     def _token_s(self, number: int) -> float:
         """Seconds of a generated token: what a request costs beside decoding is not in it."""

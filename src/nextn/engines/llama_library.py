@@ -220,11 +220,13 @@ class BatchContext:
 class BatchModel:
     """A loaded model with the contexts that its curve needs."""
 
-    def __init__(self, wheel: ModuleType, params: Any, drafting: Any, slots: int) -> None:
-        """`drafting`: the same parameters with MTP on, whose contexts keep snapshots of recurrent state.
+    def __init__(self, wheel: ModuleType, params: Any, drafting: Any, slots: int, settle_s: float) -> None:
+        """`drafting`: the same parameters with MTP on, whose contexts keep snapshots of recurrent state. `settle_s`:
+        see `settled`.
 
         Raises LibraryUnsuitable, and RuntimeError or MemoryError when the model does not load.
         """
+        self._settle_s = settle_s
         self._lib = library = Library(wheel)
         for one in (params, drafting):
             library.choose_threads(one)
@@ -270,7 +272,7 @@ class BatchModel:
             self.verifying.cut_back()
             return seconds
 
-        return settled(once)
+        return settled(once, self._settle_s)
 
     def timed_singly(self, tokens: Sequence[int]) -> float:
         """Seconds of one of these tokens, one after the other, without what drafting needs: as with MTP off."""
@@ -285,6 +287,6 @@ class BatchModel:
             at += 1
             return self.plain.timed([tokens[at - 1]], at - 1)
 
-        seconds = settled(once)
+        seconds = settled(once, self._settle_s)
         self.plain.cut_back()
         return seconds

@@ -112,6 +112,7 @@ class EngineProcess:
         interrupted: KeyboardInterrupt | None = None
         while self._guard.poll() is None:
             try:
+                self._drain.wait(_LAST_WORDS_S)  # ends with the guard; `Popen.wait` looks only every 50 ms
                 self._guard.wait(max(0.0, deadline - time.monotonic()))
             except subprocess.TimeoutExpired:
                 with contextlib.suppress(ProcessLookupError):

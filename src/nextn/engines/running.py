@@ -19,6 +19,7 @@ from nextn.engines.process import EngineProcess
 from nextn.errors import EngineFailed, EngineRefused, StorageError
 
 _LOG_LAG_S = 1.0  # the engine writes its log in a separate thread, later than its answers
+_LONGEST_PAUSE_S = 0.05  # between two looks at a loading engine
 _DYING_S = 5.0  # between a broken connection and the end of the process
 
 
@@ -75,7 +76,7 @@ class RunningServer:
                 log = self._kept_log()
                 raise EngineFailed(f"{self._name} {what}{_named(log)}", log=log)
             time.sleep(pause)
-            pause = min(0.25, pause * 1.3)
+            pause = min(_LONGEST_PAUSE_S, pause * 1.3)
 
     def _refuse(self, ended: str) -> NoReturn:
         said = logs.decisive_line(self._process.read_log())

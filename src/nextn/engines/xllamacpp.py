@@ -13,6 +13,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from nextn.engines import batches
 from nextn.engines.base import Launch, refuse_parts
 from nextn.engines.batches import N_SNAPSHOTS, BatchTimer, LibraryBatches, ServerBatches, server_batches
 from nextn.engines.deaths import explained, signal_of
@@ -78,7 +79,8 @@ class Xllamacpp:
 
         `n_snapshots`: of recurrent state, kept by batches of several tokens as MTP with that n_max keeps them.
         """
-        command = [self.python, "-m", "nextn.engines.batch_child", _setup(launch, n_snapshots=n_snapshots)]
+        setup = _setup(launch, n_snapshots=n_snapshots, settle_s=batches.SETTLE_S)
+        command = [self.python, "-m", "nextn.engines.batch_child", setup]
         try:
             return LibraryBatches(self.name, launch, self._process(launch, command), _port)
         except EngineRefused as error:

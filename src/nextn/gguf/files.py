@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from .. import oscalls
-from ..absent import no_such, not_regular
+from ..absent import not_regular, nothing_at, whose
 from ..brief import Brief
 from ..errors import FormatError, IncompleteModel, StorageError, UsageError
 from ..printable import printable
@@ -111,9 +111,10 @@ def split_shard_name(name: str) -> tuple[str, int, int] | None:
 def os_error(error: OSError, path: Path, doing: str) -> StorageError:
     """The operating system's error as one sentence."""
     if isinstance(error, FileNotFoundError):
-        return StorageError(f"{path}: {no_such(path)}.")
+        return StorageError(nothing_at(path))
     reason = error.strerror or str(error)
-    return StorageError(f"{path}: cannot {doing}: {reason}.")
+    owner = whose(path) if isinstance(error, PermissionError) else ""
+    return StorageError(f"{path}: cannot {doing}: {reason}{owner}.")
 
 
 def open_regular(path: Path) -> tuple[int, int]:
@@ -172,7 +173,7 @@ class Model(Brief):
     def base_name(self) -> str:
         """File name without `.gguf` and shard numbers."""
         parts = split_shard_name(self.entry.name) if self.is_sharded else None
-        return parts[0] if parts else self.entry.name.removesuffix(".gguf")
+        return parts[0] if parts else re.sub(r"\.gguf\Z", "", self.entry.name, flags=re.IGNORECASE)
 
     @property
     def architecture(self) -> str:
@@ -291,11 +292,11 @@ def open_model(path: Path | str) -> Model:
         if not candidates:
             raise UsageError(f"{path}: {strangers.no_gguf(path)}.")
         if len(candidates) > 1:
-            names = ", ".join(candidate.name for candidate in candidates[:4])
+            names = ", ".join(candidate.name for candidate in candidates[:4]) + ", ..." * (len(candidates) > 4)
             raise UsageError(f"{path}: this folder holds {len(candidates)} models ({names}); name one of them.")
         path = candidates[0]
     elif not os.path.lexists(path):
-        raise StorageError(f"{path}: {no_such(path)}.")
+        raise StorageError(nothing_at(path))
     check_name(path)
     model = _open_named(path)
     check_kind(model.files[0], path)

@@ -14,9 +14,9 @@ from ..errors import UsageError
 from ..gguf.files import AUXILIARY_MARKS, Model, split_shard_name
 from .places import check_folder, model_name
 
-# The last dash-separated part of a file name, if it is a quantization tag.
+# The last part of a file name after a dash or a dot, if it is a quantization tag.
 _QUANT_TAG = re.compile(
-    r"^(?P<rest>.+?)-(?P<tag>(UD-)?(I?Q\d\w*|TQ\d\w*|BF16|F16|F32|FP8\w*|MXFP4\w*|NVFP4\w*))\Z", re.I | re.S
+    r"^(?P<rest>.+?)[-.](?P<tag>(UD-)?(I?Q\d\w*|TQ\d\w*|BF16|F16|F32|FP8\w*|MXFP4\w*|NVFP4\w*))\Z", re.I | re.S
 )
 _OWN_MARK = re.compile(r"-MTP(?=-|\Z)")
 _MARK = re.compile(r"[-_. ]MTP(?=[-_. ]|\Z)", re.IGNORECASE)  # as others write it: X-Q4_K_M-mtp, X_MTP.Q6_K

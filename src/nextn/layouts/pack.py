@@ -156,7 +156,10 @@ def _with_block(
     for item in items:
         layout = _layout(item.trunk, options)
         own = block if given is not None or layout == "sidecar" else item.own or block
-        planned.append((item, layout, _attached(item.trunk, own, layout, options)))
+        made = _attached(item.trunk, own, layout, options)
+        group = item.given.entry.name
+        outputs = tuple(replace(out, group=group) if isinstance(out, NewFile) else out for out in made.outputs)
+        planned.append((item, layout, replace(made, outputs=outputs)))
     beside = [(item.trunk, made) for item, layout, made in planned if layout == "sidecar"]
     return planned, _sidecar(beside, block, options) if beside else None
 
@@ -326,10 +329,17 @@ def _named_apart(trunks: Sequence[Model]) -> Iterator[str]:
 
 
 def _check_names(outputs: Sequence[NewFile | Link], quants: Sequence[Quant]) -> None:
-    for what, found in (("quant", [quant.label.lower() for quant in quants]), ("name", [out.name for out in outputs])):
-        again = [value for value, n in Counter(found).items() if n > 1]
-        if again:
+    """Refuse two quants of one label, and names that differ in case at most: not every file system tells them apart."""
+    labels = [(quant.label, quant.variants[PLAIN].entry) for quant in quants]
+    for what, found in (("quant", labels), ("name", [(out.name, out.name) for out in outputs])):
+        by_value: dict[str, list[str]] = {}
+        for value, name in found:
+            by_value.setdefault(value.lower(), []).append(name)
+        again = next((names for names in by_value.values() if len(names) > 1), None)
+        if again is not None:
+            both = " and ".join(dict.fromkeys(again[:2]))
+            same = next(value for value, name in found if name == again[0])
             raise UsageError(
-                f"two of the files to publish have the {what} '{again[0]}'; give the models names like "
-                "NAME-Q4_K_M.gguf that differ in their last part."
+                f"{both}: two of the files to publish have the {what} '{same}'; give the models names like "
+                "NAME-Q4_K_M.gguf that differ in their last part, or pack different models into folders of their own."
             )

@@ -14,6 +14,7 @@ import os
 import re
 from pathlib import Path
 
+from ..absent import as_given
 from ..errors import UsageError
 from ..gguf.files import GGUFFile, Model
 from ..remote.cache import in_own_cache
@@ -36,12 +37,17 @@ def hub_repository(path: Path) -> Path | None:
     )
 
 
+def cached_commit(repository: Path, revision: str) -> str:
+    """The commit that a branch or tag of a cached repository was when it was downloaded; else `revision` itself."""
+    try:
+        return (repository / "refs" / revision).read_text(encoding="utf-8").strip()
+    except (OSError, ValueError):  # there is none, it is not text, or it cannot be a path
+        return revision
+
+
 def snapshots(repository: Path) -> list[Path]:
     """The snapshots of a cached repository: `main`'s first, then the newest."""
-    try:
-        main = (repository / "refs" / "main").read_text(encoding="utf-8").strip()
-    except (OSError, UnicodeDecodeError):
-        main = ""
+    main = cached_commit(repository, "main")
     try:
         found = [(path.name != main, -path.stat().st_mtime, path) for path in (repository / "snapshots").iterdir()]
     except OSError:
@@ -61,7 +67,12 @@ def in_store(path: Path) -> bool:
 
 
 def check_folder(folder: Path) -> Path:
-    """The folder, for new files. Raises UsageError for one in the Hub's cache, and for ollama's, which cleans up."""
+    """The folder, for new files.
+
+    Raises UsageError for an address, for one in the Hub's cache, and for ollama's, which cleans up.
+    """
+    if (given := as_given(folder)).startswith(("http://", "https://")):
+        raise UsageError(f"{given}: nothing is written to an address; name a folder with -o.")
     real = Path(os.path.realpath(folder))
     for each in (real, *real.parents):
         if each.name == "blobs" and os.path.isdir(each.parent / "manifests"):  # noqa: PTH112 - never raises
@@ -113,10 +124,11 @@ def model_name(model: Model) -> str:
     if not _DIGEST.match(model.base_name):
         return model.base_name
     name = model.header.get("general.name")
-    return _plain(name) if isinstance(name, str) and _plain(name) else "model"
+    return plain(name) if isinstance(name, str) and plain(name) else "model"
 
 
-def _plain(text: str) -> str:
+def plain(text: str) -> str:
+    """A name of letters, digits, dots and dashes only, as every program takes it; may be empty."""
     return re.sub(r"[^A-Za-z0-9._]+", "-", text).strip("-.")[:_MOST_NAME]
 
 
@@ -127,7 +139,7 @@ def kept_folder(model: Model) -> Path:
         there = sorted(name for name in os.listdir(root) if name.endswith(f"-{digits}"))  # noqa: PTH208
     except OSError:
         there = []
-    return root / (there[0] if there else f"{_plain(model_name(model)) or 'model'}-{digits}")
+    return root / (there[0] if there else f"{plain(model_name(model)) or 'model'}-{digits}")
 
 
 def default_folder(model: Model) -> Path:

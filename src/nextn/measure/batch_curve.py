@@ -156,8 +156,11 @@ class CurveRun:
 
     def _wait_quiet(self, threads: int, cpus: int) -> None:
         start, limit = self.clock(), min(_WAIT_S, self.budget_s - self.spent_s)
+        has_told = False
         while self.busy() > allowed_others(threads, cpus) + MIN_SLACK and self.clock() - start < limit:
-            self.say("waiting: other processes are using the CPU")
+            if not has_told:
+                self.say("waiting: other processes are using the CPU")
+            has_told = True
         self.spent_s += self.clock() - start
 
 

@@ -6,9 +6,10 @@ import glob
 from pathlib import Path
 
 from ..block.anatomy import Anatomy
-from ..errors import NextnError
+from ..errors import NextnError, OutputExists
 from ..gguf.files import GGUFFile, Model, open_sound
 from ..gguf.tensors import TensorInfo
+from ..layouts import naming
 from ..layouts.attach import default_entry
 from ..sources.ranges import FileRange, Reader
 from .file_check import FileReport, check_kvs
@@ -17,9 +18,11 @@ _SAMPLE_BYTES = 4096  # from the middle of a tensor
 _N_SAMPLES = 64  # tensors, spread over the file
 
 
-def made_before(trunk: Model, layout: str, engine: str | None) -> Path | None:
-    """The "bundle" or "shards" that attach would write, if it is there and right; None: it is not."""
+def made_before(trunk: Model, layout: str, engine: str | None, out: str | Path | None = None) -> Path | None:
+    """The "bundle" or "shards" that attach would write, to `out`, if it is there and right; None: it is not."""
     place = default_entry(trunk, layout, engine)
+    folder, name = naming.resolve_output(out, place.parent, place.name)
+    place = folder / name
     try:
         first = f"{glob.escape(place.stem)}-00001-of-*.gguf"
         paths = [place] if layout == "bundle" else sorted(place.parent.glob(first))
@@ -54,6 +57,15 @@ def is_made_from(model: Model, trunk: Model) -> bool:
             if number % step == 0 and _sample(reader, *mine) != _sample(reader, file, info):
                 return False
     return True
+
+
+def made_in_the_way(error: OutputExists, model: Model) -> Path | None:
+    """The file that is in the way of a detach, if it is what the detach would write."""
+    path = Path(str(error).partition(": ")[0])
+    try:
+        return path if path.is_file() and is_made_from(model, open_sound(path)) else None
+    except (NextnError, OSError):
+        return None
 
 
 def _sample(reader: Reader, file: GGUFFile, info: TensorInfo) -> bytearray:

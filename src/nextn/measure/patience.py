@@ -70,6 +70,9 @@ class Patience:
         allowed = allowed_others(setup.threads or cpus, cpus) + 0.1  # a short sample is not exact
         start = self.clock()
         limit = min(_LONGEST_WAIT_S, self.budget_s - self.spent_s)
+        has_told = False
         while self.busy() > allowed and self.clock() - start < limit:
-            self.say("waiting: other processes are using the CPU")
+            if not has_told:
+                self.say("waiting: other processes are using the CPU")
+            has_told = True
         self.spent_s += self.clock() - start

@@ -69,6 +69,7 @@ class TensorLog:
     def _add(self, value: object) -> None:
         start = "" if self._whole else "\n"
         try:
+            self.path.parent.mkdir(parents=True, exist_ok=True)
             with self.path.open("ab") as file:
                 file.write(f"{start}{json.dumps(value)}\n".encode())
                 file.flush()

@@ -194,7 +194,6 @@ class Card:
         if support is None or support.trunk is not Does.REFUSES:
             plain = [quant.variants[PLAIN] for quant in self.quants]
             lines += [shell("llama-server", *_local(each)) + "   # without MTP" for each in plain]
-        bundles = support is not None and support.drafts_with("bundle") and not support.drafts_with("sidecar")
         return [
             "## ik_llama.cpp",
             self._measured("ik_llama.cpp"),
@@ -202,29 +201,42 @@ class Card:
             self._bundling(
                 f"{IK_UP_TO} drafts with a block in the model, but does not support sidecars; make one file of both:"
             )
-            if bundles
+            if self._bundles_for_ik
             else "",
         ]
+
+    @property
+    def _bundles_for_ik(self) -> bool:
+        """Whether ik_llama.cpp drafts with a bundle and not with a sidecar."""
+        family = FAMILIES.get(self.architecture)
+        support = family.ik if family is not None else None
+        return support is not None and support.drafts_with("bundle") and not support.drafts_with("sidecar")
 
     def _lm_studio(self) -> list[str]:
         return [
             "## LM Studio",
             "Load the `plain` variant as any other model. It drafts with bundled models only, and was not tried by "
             "the program that wrote this card.",
-            self._bundling("To bundle trunk and sidecar:"),
+            "Trunk and sidecar become one file as shown for ik_llama.cpp."
+            if self._bundles_for_ik and self._beside
+            else self._bundling("To bundle trunk and sidecar:"),
         ]
 
     def _bundling(self, sentence: str) -> str:
-        beside = [quant.variants[MTP] for quant in self.quants if quant.layout == "sidecar"]
-        beside = [variant for variant in beside if variant.sidecar not in self.drafts]
-        if not beside:
+        if not self._beside:
             return ""
         return f"{sentence}\n\n" + _code(
             *(
                 shell("nextn", "attach", Path(mtp.entry), "--from", Path(str(mtp.sidecar)), "--layout", "bundle")
-                for mtp in beside
+                for mtp in self._beside
             )
         )
+
+    @property
+    def _beside(self) -> list[Variant]:
+        """The variants that are a trunk with a sidecar that holds an MTP block."""
+        found = [quant.variants[MTP] for quant in self.quants if quant.layout == "sidecar"]
+        return [variant for variant in found if variant.sidecar not in self.drafts]
 
     def _verified(self) -> list[str]:
         if not self.verified:

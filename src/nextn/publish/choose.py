@@ -6,6 +6,7 @@ import difflib
 import re
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from typing import TypeGuard
 
 from ..discovery.sidecars import named
 from ..errors import BlockPresent, FormatError, IncompleteModel, NoBlock, UsageError
@@ -40,7 +41,8 @@ def choose(
     header: Headers,
     have: Collection[str] = (),
 ) -> Chosen:
-    """The files to pull. `have`: paths that need no download; of several options the one that downloads least is taken.
+    """The files to pull. `quant`: a label, or a GGUF of the repository, which stands for its model. `have`: paths that
+    need no download; of several options the one that downloads least is taken.
 
     Raises UsageError (no such quant, or several to choose from), NoBlock or BlockPresent (the variant does not exist),
     IncompleteModel, FormatError (the manifest contradicts the listing).
@@ -72,6 +74,24 @@ def pick_label(sizes: Mapping[str, int], quant: str | None) -> str:
     raise UsageError(f"'{quant}' names {len(near) or 'none'} of the quants here: {known}{hint or '.'}")
 
 
+def _is_file(quant: str | None) -> TypeGuard[str]:
+    return quant is not None and quant.lower().endswith(".gguf")
+
+
+def _named_by(name: str, files: Iterable[tuple[str, str]]) -> str:
+    """What the file `name`, a path or the last part of one, belongs to, of pairs of that and a path.
+
+    Raises UsageError, naming the files.
+    """
+    known = {path: owner for owner, path in files}
+    near = [path for path in known if path == name] or [path for path in known if path.rpartition("/")[2] == name]
+    owners = {known[path] for path in near}
+    if len(owners) == 1:
+        return owners.pop()
+    some = ", ".join(sorted(known)[:4]) + (", ..." if len(known) > 4 else "")
+    raise UsageError(f"'{name}' is {'several models' if near else 'not a model'} of this repository; it has {some}.")
+
+
 def _plain(label: str) -> str:
     """Without what people leave out: Q4KM."""
     return re.sub("[-_. ]", "", label.upper())
@@ -87,6 +107,9 @@ def _by_manifest(files: Sequence[Listed], manifest: Manifest, variant: str, quan
         for each in manifest.quants
         if variant in each.variants
     }
+    if _is_file(quant):
+        variants = ((each.label, one) for each in manifest.quants for one in each.variants.values())
+        quant = _named_by(quant, ((of, role.name) for of, one in variants for role in one.roles))
     label = pick_label(sizes, quant)
     found = next(each for each in manifest.quants if each.label == label).variants[variant]
     chosen = []
@@ -115,7 +138,12 @@ def _by_headers(
     files: Sequence[Listed], variant: str, quant: str | None, header: Headers, have: set[str]
 ) -> Chosen:
     by_label: dict[str, list[Group]] = {}
-    for group in groups(files):
+    found = groups(files)
+    if _is_file(quant) and found:
+        entry = _named_by(quant, ((group.entry, file.path) for group in found for file in group.files))
+        found = [group for group in found if group.entry == entry]
+        quant = None
+    for group in found:
         by_label.setdefault(group.label or group.entry, []).append(group)
     if not by_label:
         is_checkpoint = any(file.path.endswith(".safetensors") for file in files)

@@ -15,7 +15,7 @@ from ..writing.plan import Copy, Link, NewBytes, NewFile
 from . import manifest as manifests
 from . import sums
 
-_LARGEST_TEXT = 64 << 20
+_LARGEST_TEXT = sums.MOST_BYTES
 
 
 @dataclass(frozen=True)
@@ -113,6 +113,13 @@ def same_file(left: Path, right: Path) -> bool:
         return os.path.samefile(left, right)  # noqa: PTH121 - links are followed
     except OSError:
         return False
+
+
+def bytes_to_compare(outputs: Sequence[NewFile | Link]) -> int:
+    """The bytes that `output_sha256` reads for all of them."""
+    copied = [part.size_bytes for out in outputs if isinstance(out, NewFile) for part in out.segments
+              if isinstance(part, Copy)]  # fmt: skip
+    return sum(copied) + sums.unique_bytes(out.source for out in outputs if isinstance(out, Link))
 
 
 def output_sha256(out: NewFile | Link, hasher: sums.Hasher) -> str:

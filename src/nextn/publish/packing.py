@@ -15,8 +15,9 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, cast
 
+from ..bounded import read_bounded
 from ..brief import Brief
-from ..errors import UsageError
+from ..errors import OutputExists, UsageError
 from ..layouts.naming import plain_base, split_quant
 from ..layouts.pack import Pack
 from ..partial import refuse_partial
@@ -24,9 +25,11 @@ from ..printable import printable
 from ..progress import Progress
 from ..schemas.base import Documented, filled
 from ..schemas.pack import PackDocument, PackedFile, PackedQuant
+from ..shell import Command
 from ..workfile import At
+from ..writing.again import Before
 from ..writing.durable import renew_files
-from ..writing.execute import Outcome, check_outputs, execute
+from ..writing.execute import Outcome, Recorded, check_outputs, execute
 from ..writing.leftovers import SUFFIX
 from ..writing.plan import LateHeader, Link, NewBytes, NewFile, Plan
 from ..writing.system import System
@@ -99,13 +102,15 @@ class Package(Brief):
     n_verified: int  # verdicts that the card shows
     card: Card
     existing: PackedFolder | None  # what the folder is before the run
+    _recorded: Mapping[str, Recorded]  # in headers of files that are there before the run
+    _renews: bool  # the folder has texts that nextn wrote
     _ledger: _Ledger
     _texts: Mapping[str, Callable[[], bytes]]  # by name, in the order in which they are renewed in an existing folder
 
     @property
     def to_execute(self) -> Plan:
         """The files that appear at once: of an existing folder's texts none, since they are renewed afterwards."""
-        if self.existing is None:
+        if not self._renews:
             return self.plan
         return replace(self.plan, outputs=tuple(out for out in self.plan.outputs if out.name not in self._texts))
 
@@ -122,7 +127,7 @@ class Package(Brief):
     @property
     def upload(self) -> list[str]:
         """The command that uploads the folder."""
-        return ["hf", "upload", self.card.repo or cards.REPO, str(self.plan.folder), "."]
+        return list(Command.of("hf", "upload", self.card.repo or cards.REPO, self.plan.folder, ".").words)
 
     @property
     def hash_bytes(self) -> int:
@@ -186,15 +191,16 @@ def plan_package(
     pack: Pack | None,
     options: CardOptions | None = None,
     existing: PackedFolder | None = None,
-    present: Sequence[NewFile | Link] = (),
+    before: Before | None = None,
 ) -> Package:
     """The pack's plan with card, checksums and manifest; with `existing`, for a folder that was packed before.
 
-    `pack` None: the existing folder gets no quant, only new texts. `present`: outputs that the folder has already.
+    `pack` None: the existing folder gets no quant, only new texts. `before`: outputs that the folder has already.
     Raises UsageError (a verdict about another model, ambiguous names), OutputExists (a text that somebody changed),
     FormatError, StorageError.
     """
-    options = options or CardOptions()
+    options, before = options or CardOptions(), before or Before()
+    present = before.present
     planned = _planned(pack, existing, {out.name for out in present})
     _check_names(planned)
     for link in _linked(planned):
@@ -251,7 +257,9 @@ def plan_package(
     if own_card and not options.fragment:
         notes = (*notes, f"{cards.NAME} was changed by hand and stays as it is; {card_name} has new sections for it")
     plan = replace(planned, outputs=outputs, notes=notes)
-    return Package(pack, plan, len(verified), card, existing, ledger, texts)
+    recorded = {*sizes, card_name, manifests.NAME}
+    renews = existing is not None or _was_stopped(planned.folder, card_name, readme, recorded)
+    return Package(pack, plan, len(verified), card, existing, before.recorded, renews, ledger, texts)
 
 
 def _planned(pack: Pack | None, existing: PackedFolder | None, present: Collection[str]) -> Plan:
@@ -302,6 +310,23 @@ def _other_texts(existing: PackedFolder, known: Collection[str]) -> dict[str, st
         for name in (cards.NAME, cards.FRAGMENT)
         if name not in known and name in existing.recorded and existing.is_ours(name)
     }
+
+
+def _was_stopped(folder: Path, card_name: str, card: bytes, names: Collection[str]) -> bool:
+    """Whether a run that made this very pack stopped between its card and its manifest.
+
+    Raises OutputExists for a card, or sums, that somebody else wrote.
+    """
+    path = folder / card_name
+    if not os.path.lexists(path):
+        return False
+    if _differs(path, card):
+        beside = f"--fragment writes {cards.FRAGMENT} beside it" if card_name == cards.NAME else "move it away"
+        raise OutputExists(f"{path}: nextn did not write this card, and does not replace it; {beside}.")
+    there = folder / sums.NAME
+    if os.path.lexists(there) and sums.decode(read_bounded(there, sums.MOST_BYTES)).keys() != set(names):
+        raise OutputExists(f"{there}: these are the sums of other files, which nextn does not replace; move it away.")
+    return True
 
 
 def _linked(plan: Plan) -> list[Link]:
@@ -358,10 +383,11 @@ def pack_up(
     for link in _linked(plan):
         ledger.hashes[link.name] = ledger.hasher.digest(link.source)
     watching = _Watching(system or System(), ledger, [out.name for out in plan.outputs])
-    outcome = execute(package.to_execute, progress=wrote, system=cast(System, watching))
-    if package.existing is not None:
+    outcome = execute(package.to_execute, progress=wrote, system=cast(System, watching), known=package._recorded)
+    if package._renews:
         ledger.temps |= {out.name: plan.folder / out.name for out in package._hashed_new()}
-        package.existing.check_renewable([name for name in package._texts if name == package.card_name])
+        if package.existing is not None:
+            package.existing.check_renewable([name for name in package._texts if name == package.card_name])
         made = {name: make() for name, make in package._texts.items()}
         changed = {name: data for name, data in made.items() if _differs(plan.folder / name, data)}
         renew_files(plan.folder, changed, system)

@@ -14,6 +14,7 @@ from ..errors import FormatError
 from ..gguf.files import open_regular, os_error
 
 NAME = "SHA256SUMS"
+MOST_BYTES = 64 << 20
 _CHUNK = 4 << 20
 _LINE = re.compile(rb"(\\?)([0-9a-f]{64})  (.+)", re.DOTALL)
 _ESCAPES = {b"\\\\": b"\\", b"\\n": b"\n", b"\\r": b"\r"}

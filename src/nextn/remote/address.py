@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 from typing import TypeAlias
-from urllib.parse import unquote, urlsplit
+from urllib.parse import parse_qs, unquote, urlsplit
 
 from ..errors import UsageError
 from ..gguf.files import AUXILIARY_MARKS, split_shard_name
@@ -17,7 +17,11 @@ from ..progress import LOGGER
 
 _REPO = r"(?P<repo>[\w][\w.-]*/[\w][\w.-]*)(?:@(?P<revision>[^:]+))?(?::(?P<file>.+))?"
 _BARE, _HF = re.compile(_REPO), re.compile(rf"hf:(?://)?{_REPO}")
-_HUB_PAGE = re.compile(r"/(?P<repo>[^/]+/[^/]+)(?:/(?:resolve|blob|tree|raw)/(?P<revision>[^/]+)(?:/(?P<file>.+))?)?/?")
+_HUB_PAGE = re.compile(
+    r"/(?P<repo>[^/:@]+/[^/:@]+)"
+    r"(?:/(?:resolve|blob|tree|raw)/(?P<revision>[^/]+)(?:/(?P<file>.+?))?|/(?:discussions|commits?)(?:/.*)?)?/?"
+)
+_HUB_NAME = re.compile(r"\w(?:[\w.-]*\w)?/\w(?:[\w.-]{0,94}\w)?", re.ASCII)  # of a repository that can be made
 _HUB_HOSTS = frozenset({"huggingface.co", "www.huggingface.co", "hf.co"})
 
 
@@ -54,17 +58,20 @@ def parse_source(text: str | Path, *, maybe_local: bool = True) -> SourceAddress
     """
     if isinstance(text, Path):
         return text
+    there = maybe_local and os.path.lexists(text)
+    if "://" not in text and is_on_hub_host(text) and not there:  # as browsers show it, and ollama's names of models
+        text = f"https://{text}"
     scheme = urlsplit(text).scheme if "://" in text else ""
     if scheme in ("http", "https"):
         return _from_address(text)
     if text.startswith("hf:"):
-        match = _HF.fullmatch(text)
+        match = _HF.fullmatch(text.rstrip("/"))
         if match is None:
             raise UsageError(f"'{text}' is not a name on the Hub; write hf:ORG/NAME, hf:ORG/NAME@REVISION:FILE.gguf.")
         return HubSource(match["repo"], match["revision"], match["file"])
-    if (maybe_local and os.path.lexists(text)) or text.startswith((".", "/", "~")):
+    if there or text.startswith((".", "/", "~")):
         return Path(text)
-    match = _BARE.fullmatch(text)
+    match = _BARE.fullmatch(text.rstrip("/"))
     if match is None or match["repo"].endswith((".gguf", ".safetensors", ".json")):
         return Path(text)
     folder = match["repo"].partition("/")[0]
@@ -76,6 +83,24 @@ def parse_source(text: str | Path, *, maybe_local: bool = True) -> SourceAddress
     return HubSource(match["repo"], match["revision"], match["file"], bare=True)
 
 
+def check_hub_name(name: str, option: str) -> str:
+    """The name of a repository with its owner, as huggingface_hub's `validate_repo_id` takes it.
+
+    Raises UsageError, with a name to write.
+    """
+    if _is_hub_name(name):
+        return name
+    page = _HUB_PAGE.fullmatch(urlsplit(name).path) if "://" in name else None
+    text = re.sub(r"[^A-Za-z0-9._/]+|--+", "-", page["repo"] if page else name.removeprefix("hf:"))
+    parts = [re.sub(r"\.\.+", ".", part.removesuffix(".git")).strip("-.") for part in text.split("/")]
+    near = "/".join(parts) if _is_hub_name("/".join(parts)) else f"ORG/{parts[-1] or 'NAME'}"
+    raise UsageError(f"{option}: '{name}' is not the name of a repository on the Hub; write it as {near}.")
+
+
+def _is_hub_name(name: str) -> bool:
+    return bool(_HUB_NAME.fullmatch(name)) and not any(bad in name for bad in ("--", "..")) and name[-4:] != ".git"
+
+
 @cache
 def say_bare(source: HubSource) -> None:
     """Say, once, that a name without `hf:` was taken for a repository, because a local path may have been meant."""
@@ -83,12 +108,22 @@ def say_bare(source: HubSource) -> None:
         LOGGER.warning("%s: there is no local path of this name, so it is %s on the Hub", source.repo_id, source)
 
 
+def is_on_hub_host(text: str) -> bool:
+    """Whether a name begins with the Hub's host, with or without a scheme in front."""
+    host, slash, _ = re.sub(r"^https?://", "", text).partition("/")
+    return bool(slash) and host.lower() in _HUB_HOSTS
+
+
 def _from_address(url: str) -> SourceAddress:
     parts = urlsplit(url)
     own = urlsplit(os.environ.get("HF_ENDPOINT", "")).netloc
-    match = _HUB_PAGE.fullmatch(unquote(parts.path))
-    if match and parts.netloc.lower() in _HUB_HOSTS | ({own.lower()} if own else set()):
-        return HubSource(match["repo"], match["revision"], match["file"])
+    if parts.netloc.lower() in _HUB_HOSTS | ({own.lower()} if own else set()):
+        if match := _HUB_PAGE.fullmatch(parts.path):
+            shown = parse_qs(parts.query).get("show_file_info", [None])[0]  # a page on which a file is looked into
+            revision, file = (part and unquote(part) for part in match.group("revision", "file"))
+            return HubSource(unquote(match["repo"]), revision, file or shown)
+        if match := _BARE.fullmatch(unquote(parts.path).strip("/")):
+            return HubSource(match["repo"], match["revision"], match["file"])
     try:
         sound = bool(parts.hostname) and (parts.port or 1) > 0 and bool(str(parts.hostname).encode("idna"))
     except ValueError:  # an invalid port, or a label that is too long

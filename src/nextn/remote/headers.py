@@ -129,4 +129,23 @@ def explain_network(error: Exception, label: str) -> RemoteError:
             "unset it, or name a local file."
         )
     reason = " ".join(str(error).split()) or type(error).__name__
-    return RemoteError(f"{label}: {reason}.")
+    if isinstance(error, httpx2.ProxyError):
+        return RemoteError(f"{label}: {_refused_proxy(reason)}.")
+    return RemoteError(f"{label}: {reason.rstrip('.')}.")
+
+
+def _refused_proxy(reason: str) -> str:
+    """What is wrong with the proxy, and what to do; its address may hold a password and is not repeated."""
+    if reason.startswith("407"):
+        return (
+            "the proxy asks for a name and a password, or refuses those that it was given; write them as in "
+            "HTTPS_PROXY=http://NAME:PASSWORD@HOST:PORT"
+        )
+    if reason == "socks":
+        return (
+            "the proxy settings (HTTPS_PROXY, ALL_PROXY) name a SOCKS proxy, which needs the package 'socksio' beside "
+            "nextn (pipx inject nextn socksio); install it, or name an HTTP proxy"
+        )
+    if reason == "invalid":
+        return "the proxy settings (HTTPS_PROXY, ALL_PROXY) hold no valid address; write http://HOST:PORT"
+    return f"the proxy refuses ({reason.rstrip('.')}); check the proxy settings (HTTPS_PROXY, ALL_PROXY)"

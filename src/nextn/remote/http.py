@@ -201,7 +201,10 @@ class Fetcher:
 
     def _answer(self, url: str, headers: Mapping[str, str], timeout: float, head_s: float) -> httpx2.Response:
         """A response's head. Raises TooSlow, what httpx2 raises, and NoContact when nothing was ever reached."""
-        session = get_session()
+        try:
+            session = get_session()
+        except (ImportError, ValueError) as error:  # the proxy settings name one that cannot be used
+            raise httpx2.ProxyError("socks" if isinstance(error, ImportError) else "invalid") from error
         limit_s = self.options.contact_s or contact_limit()
         first = None if self._reached else First(limit_s)
         where = origin_of(url)[1]

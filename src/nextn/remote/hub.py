@@ -87,6 +87,8 @@ class HubRepo:
         self.repo_id, self.remark, self.fetcher = repo_id, remark, fetcher
         # The environment as it is now; the library reads it once, when it is imported.
         self.endpoint = (endpoint or os.environ.get("HF_ENDPOINT") or constants.ENDPOINT).rstrip("/")
+        if not self.endpoint.startswith(("http://", "https://")):
+            raise UsageError(f"HF_ENDPOINT: '{self.endpoint}' is not an address; write https://HOST, or unset it.")
         self._asked = revision or "main"
         self.root = root
         self._parts = ("hub", "models--" + repo_id.replace("/", "--"))

@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from ..absent import no_such
+from ..absent import nothing_at
 from ..errors import RemoteError, StorageError, UsageError
 from ..gguf import strangers
 from ..gguf.files import Model, open_model, open_sound
@@ -108,7 +108,7 @@ def _local(path: Path, misfits: bool) -> Opened:
     if path.name == CONFIG or path.suffix == ".safetensors":
         there = os.path.exists  # Path.exists may raise
         if path.name != CONFIG and not there(path):
-            raise StorageError(f"{path}: {no_such(path)}.")
+            raise StorageError(nothing_at(path))
         if path.name != CONFIG and not there(path.parent / CONFIG):
             raise without_config(path)
         path = path.parent

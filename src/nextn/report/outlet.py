@@ -19,10 +19,12 @@ class Outlet:
 
     def __init__(self, stream: TextIO) -> None:
         self.stream = stream
+        self.was_written = False
         self._is_terminal = stream.isatty()
 
     def write(self, text: str) -> int:
         """Write it, escaped. Returns the length of `text`."""
+        self.was_written = True
         self.stream.write(several_lines(text, bytes_too=not self._is_terminal))
         return len(text)
 

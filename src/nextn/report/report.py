@@ -10,9 +10,15 @@ from ..verbs.report import ReportResult
 from .outlet import console as console_of
 from .text import put_path, say
 
+_MOST_NAMED = 10  # files of a folder that are left out
+
 
 def show(result: ReportResult, *, quiet: bool = False) -> None:
-    """The tables; with a page, its path, or in a dry run its size."""
+    """What was left out, then the tables; with a page, its path, or in a dry run its size."""
+    for sentence in result.left_out[:_MOST_NAMED]:
+        say(f"left out: {sentence}")
+    if (more := len(result.left_out) - _MOST_NAMED) > 0:
+        say(f"left out: {counted(more, 'more file')}")
     if result.page_path is not None:
         if result.dry_run:
             say(f"would write {counted(len(result.page), 'byte')}")
@@ -29,7 +35,7 @@ def show(result: ReportResult, *, quiet: bool = False) -> None:
         for one in section.tables:
             table = Table(title=escape(one.caption), title_justify="left")
             for head in one.head:
-                table.add_column(escape(head))
+                table.add_column(escape(head), overflow="fold")  # names differ at their end
             for row in one.rows:
                 table.add_row(*(escape(printable(cell, 1000)) for cell in row))
             console.print(table)

@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from ..verbs.scan import ScanReport, ShelvedModel
 
 _WIDEST = 100
+_NARROWEST = 78  # columns in which the table breaks few words
 _TITLES = {
     "hub": "the Hub's cache", "lmstudio": "LM Studio", "ollama": "ollama", "llama.cpp": "llama.cpp's cache",
     "folder": "folder",
@@ -33,17 +34,18 @@ def show(report: ScanReport, *, quiet: bool = False) -> None:
     if quiet:
         print("\n".join(commands), end="\n" if commands else "")
         return
-    narrow = sys.stdout.isatty()
-    found = console_of(width=min(_WIDEST, shutil.get_terminal_size().columns) if narrow else _WIDEST)
+    width = min(_WIDEST, shutil.get_terminal_size().columns) if sys.stdout.isatty() else _WIDEST
+    found = console_of(width=width)
     line = plain_lines(found)
     for place, path in report.places:
         line(f"looked in {path}" + ("" if place == "folder" else f" ({_TITLES[place]})"))
     if not report.places:
         line("no folder of models was found; name one: nextn scan FOLDER")
-    if report.models:
+    has_table = width >= _NARROWEST
+    if report.models and has_table:
         _table(report, found)
     for number, model in enumerate(report.models, start=1):
-        for text in _below(model):
+        for text in (*(() if has_table else _row(model)), *_below(model)):
             line(f"{number:>3}  {text}")
     _rest(report, line)
     if not report.models and report.places:
@@ -70,6 +72,18 @@ def _table(report: ScanReport, found: object) -> None:
     found.print(table, highlight=False, markup=False)  # type: ignore[attr-defined]  # a rich console
 
 
+def _row(model: ShelvedModel) -> Iterable[str]:
+    """A row of the table as lines."""
+    name, _, where = _named(model).partition("\n")
+    yield f"{name}, {size(model.entry.size_bytes)}" + (f", {where}" if where else "")
+    for title, cell in (
+        ("block", model.block), ("as it is", _programs(model)), ("could get a block", _offer(model)),
+        ("faster?", _faster(model)),
+    ):  # fmt: skip
+        if cell != "-":
+            yield f"{title}: {'; '.join(cell.splitlines())}"
+
+
 def _named(model: ShelvedModel) -> str:
     entry = model.entry
     where = {"hub": entry.name.rpartition(":")[0], "lmstudio": str(Path(entry.name).parent)}.get(entry.place, "")
@@ -92,8 +106,18 @@ def _offer(model: ShelvedModel) -> str:
     if not offer.is_there:
         return {"not_asked": "not known"}.get(offer.state, "no")
     source = printable(offer.source, 200) if offer.source is not None else "one of several"
-    short = source.partition("@")[0] if source.startswith("hf:") else Path(source).name
+    short = source.partition("@")[0] if source.startswith("hf:") else _short_path(Path(source))
     return "\n".join([short + (" (a guess)" if offer.state == "guess" else ""), *_costs(offer)])
+
+
+def _short_path(donor: Path) -> str:
+    """A donor's file or folder; of a snapshot in the Hub's cache, whose name is a hash, the repository."""
+    from ..discovery.nearby import hub_name
+    from ..layouts.places import hub_repository
+
+    repository = hub_repository(donor)
+    repo = None if repository is None or donor.parent != repository / "snapshots" else hub_name(repository)
+    return donor.name if repo is None else f"hf:{repo}"
 
 
 def _costs(offer: Offer) -> list[str]:
@@ -146,7 +170,7 @@ def _rest(report: ScanReport, line: object) -> None:
         whose = f"of {owners}" if owners else "of no model found here"
         line(f"{other.what} {whose}: {printable(str(other.entry.path), 1000)}")
     for each in report.spoilt:
-        word = "unfinished" if each.unfinished else "damaged"
+        word = "unfinished" if each.unfinished else "not readable" if each.refused else "damaged"
         line(f"{word}: {printable(str(each.path), 1000)} ({size(each.size_bytes)}): {printable(each.what, 1000)}")
     if report.wasted_bytes:
         n = sum(how == "copy" for model in report.models for _, how in model.same)

@@ -36,7 +36,8 @@ def _told(result: TrainResult) -> None:
     )
     spent = data.spent
     if result.outcome == "planned":
-        parts = ", ".join(f"{name} {duration(getattr(data.budget, name))}" for name in ("states", "fit", "judge"))
+        stages = [(name, getattr(data.budget, name)) for name in ("states", "fit", "judge")]
+        parts = ", ".join(f"{name} {duration(seconds)}" for name, seconds in stages if seconds)
         say(f"budget: {parts}; work folder: {printable(data.work, 1000)}")
     else:
         say(f"spent: {', '.join(f'{name} {duration(getattr(spent, name))}' for name in ('states', 'fit', 'judge'))}")

@@ -6,6 +6,7 @@ from pathlib import Path
 
 from ..schemas.cache import CacheDocument
 from ..schemas.demo import DemoDocument
+from ..schemas.error import ErrorDocument
 from ..schemas.pack import PackDocument
 from ..schemas.pull import PullDocument
 from ..schemas.recover import RecoverDocument
@@ -154,3 +155,12 @@ def serve(data: ServeDocument) -> Section:
     """How it is served."""
     engine = f"{data.engine.name} {data.engine.version}"
     return Section(f"Serving: {_name(data.model)}", tuple(data.notes), commands=(data.shell,), engine=engine)
+
+
+def error(data: ErrorDocument) -> Section:
+    """A command that failed."""
+    rows = (("command", data.verb or "-"), ("error", data.error), ("exit code", str(data.exit_code)))
+    return Section(
+        f"Failed: nextn {data.verb or ''}".rstrip(), (data.message,),
+        (TextTable("How it ended", ("what", "value"), rows),), badge="FAILED", tone="bad",
+    )  # fmt: skip

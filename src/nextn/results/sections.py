@@ -10,7 +10,7 @@ from typing import Any
 
 from msgspec import UnsetType
 
-from ..errors import FormatError, UnsupportedFormat, UsageError
+from ..errors import FormatError, StorageError, UsageError
 from ..gguf import strangers
 from ..gguf.header import MAGIC
 from ..schemas.base import plain
@@ -37,31 +37,34 @@ from .training_section import train
 KINDS = (
     "scan", "inspect", "doctor", "pull", "attach", "extract", "detach", "explode", "assemble", "recover", "pack",
     "plan", "worth", "verify", "bench", "tensors", "tune", "train", "serve", "up", "demo", "cache", "report",
+    "error",
 )  # fmt: skip
 
 
-def read_sections(paths: Sequence[str | Path]) -> list[Section]:
+def read_sections(paths: Sequence[str | Path], left_out: list[str] | None = None) -> list[Section]:
     """One section per file: first what the model is, last how it is served. A folder stands for the documents in it.
 
-    Raises StorageError, FormatError for anything but a document of one of KINDS, and UsageError for a folder without
-    any.
+    `left_out` gets a sentence about each .json file in a folder that is not one. Raises StorageError, FormatError for
+    anything but a document of one of KINDS, and UsageError for a folder without any.
     """
-    found = [section for path in map(Path, paths) for section in _read(path)]
+    found = [section for path in map(Path, paths) for section in _read(path, [] if left_out is None else left_out)]
     return sorted(found, key=lambda section: section.rank)
 
 
-def _read(path: Path) -> list[Section]:
-    """The document's section, or those of the documents that a folder holds; other files in it are passed over."""
+def _read(path: Path, left_out: list[str]) -> list[Section]:
+    """The document's section, or those of the documents that a folder holds."""
     if not path.is_dir():
         return [read_section(path)]
     found = []
+    others = len(left_out)
     for file in sorted(path.glob("*.json")):
         try:
             found.append(read_section(file))
-        except (FormatError, UnsupportedFormat):
-            continue
+        except (FormatError, StorageError) as error:
+            left_out.append(str(error))
     if not found:
-        raise UsageError(f"{path}: there is no document in this folder that --json of a nextn command wrote.")
+        why = f" ({left_out[others]})" if left_out[others:] else ""
+        raise UsageError(f"{path}: there is no document in this folder that --json of a nextn command wrote{why}.")
     return found
 
 
@@ -396,4 +399,5 @@ _MAKERS: dict[str, Callable[[Any], Section]] = {
     "tune": _tune,
     "train": train,
     "serve": others.serve,
+    "error": others.error,
 }

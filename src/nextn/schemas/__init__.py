@@ -13,6 +13,7 @@ from .base import Document
 KINDS = (
     "inspect", "doctor", "attach", "detach", "recover", "extract", "explode", "assemble", "verify", "worth", "plan",
     "bench", "tensors", "tune", "train", "serve", "report", "pack", "pull", "cache", "demo", "scan", "up",
+    "error",
 )  # fmt: skip
 
 

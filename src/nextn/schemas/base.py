@@ -26,11 +26,11 @@ Share = Annotated[float, Meta(ge=0, le=1)]
 Sha256 = Annotated[str, Meta(pattern="^[0-9a-f]{64}$")]
 
 
-class DocumentPart(Struct, forbid_unknown_fields=True):
-    """An object inside a document."""
+class DocumentPart(Struct):
+    """An object inside a document. A field that it does not have was added by a later version, and is passed over."""
 
 
-class Document(Struct, forbid_unknown_fields=True, tag_field="kind"):
+class Document(Struct, tag_field="kind"):
     """What a verb prints with --json: `kind` is the verb's name."""
 
     version: Literal[1] = 1

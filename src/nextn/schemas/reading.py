@@ -35,9 +35,15 @@ def decode_document(data: bytes, path: Path, kinds: Sequence[str] = KINDS) -> Do
         raise FormatError(f"this is JSON, but not a nextn document; {take}", path=path)
     kind = value.get("kind")
     if value["version"] != 1:
-        raise UnsupportedFormat(f"the document has version {value['version']!r:.40}, and this nextn reads 1", path=path)
+        which = f"{value['version']!r:.40}"
+        raise UnsupportedFormat(
+            f"the document has version {which}, and this nextn reads 1; use the nextn that wrote it", path=path
+        )
     if kind is None:
         raise FormatError("the document has no 'kind', so an older nextn wrote it; make it again", path=path)
+    if kind == "error" and kind not in kinds:
+        why = str(value.get("message", "")).rstrip(".")
+        raise FormatError(f"this is no result: 'nextn {value.get('verb')}' failed ({why}); make it again", path=path)
     if kind not in kinds:
         raise FormatError(f"this is a document of kind {kind!r:.40}, and {wanted} is needed here", path=path)
     try:

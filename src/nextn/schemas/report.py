@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import Annotated, Literal
 
+from msgspec import field
+
 from .base import Document, DocumentPart, doc
 
 
@@ -32,4 +34,7 @@ class ReportDocument(Document, tag="report", kw_only=True):
     answer: Annotated[str, doc("the sentence with which the page opens")]
     badge: Annotated[str, doc("the verdict before it")]
     facts: Annotated[dict[str, str], doc("date, versions, engine and machine, as far as they are known")]
+    left_out: Annotated[list[str], doc("a sentence about each .json file in a folder that is not a document")] = field(
+        default_factory=list
+    )
     sections: list[ReportSection]

@@ -46,7 +46,7 @@ def known_draft(trunk: Model, donor: str | Path | None) -> KnownDraft | None:
         return KnownDraft(Path(str(donor)).name, None, donor=donor, is_named=True)
     if Anatomy.of(trunk).has_block:
         return KnownDraft(f"the block of {trunk.entry.name}", None, in_trunk=True)
-    found = find_sidecars(trunk).best()
+    found = find_sidecars(trunk).best("--from")
     return None if found is None else KnownDraft(found.path.name, found.path)
 
 
@@ -122,6 +122,9 @@ def check_donor(known: KnownDraft | None, trunk: Model, kind: DraftName, folder:
         return
     if is_gguf or (known.sidecar is not None and kind_of_draft(known.sidecar) != kind):
         wanted = "an MTP block" if kind == "native" else "an EAGLE-3 draft"
+        own = None if known.sidecar is None else kind_of_draft(known.sidecar)
+        instead = f"write --kind {own}, or " * (own is not None)
         raise UsageError(
-            f"{known.sidecar or known.donor}: this is not {wanted}, so training cannot start from it; leave out --from."
+            f"{known.sidecar or known.donor}: this is not {wanted}, so training cannot start from it; {instead}leave "
+            "out --from."
         )

@@ -97,7 +97,7 @@ def bench(
         pairs = comparisons_of(setups)
         n_prompts = sum(len(task.prompts) for task in asked)
         passes = repeats or max(LEAST_REPEATS, math.ceil(least_pairs(len(pairs)) / n_prompts))
-        notes = [*target.notes, *(other.notes if other is not None else ())]
+        notes = [*(target.notes if donor is None else ()), *(other.notes if other is not None else ())]
         if pairs and passes * n_prompts < least_pairs(len(pairs)):
             notes.append(
                 f"{passes * n_prompts} pairs of runs cannot tell {len(pairs)} setups apart: --repeats "

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from ..errors import OutputExists, QuantizeError, UsageError
+from ..ggml.quantize import check_writable
 from ..gguf.files import Model, open_model
 from ..gguf.types import parse_type_name
 from ..layouts.retyped import matrices, plan_retyped
@@ -111,13 +112,16 @@ def bench_tensors(
         raise UsageError("--by-tensor needs the types to compare: name them with --types.")
     if n_max < 1:
         raise UsageError(f"n_max is {n_max}; --by-tensor drafts at least 1 token at a time.")
-    wanted = list(dict.fromkeys(parse_type_name(name).name for name in types))
+    kinds = {kind.name: kind for kind in map(parse_type_name, types)}
+    for kind in kinds.values():
+        check_writable(kind)
+    wanted = list(kinds)
     asked = (read_task(prompts),) if prompts is not None else shipped_tasks(tasks)
     questions = [prompt for task in asked for prompt in task.prompts]
     target = open_target(model, sidecar, needs_block=donor is None)
     judge = find_engine(engine)
     context = n_ctx or context_for(asked, n_predict)
-    notes = list(target.notes)
+    notes = list(target.notes) if donor is None else []  # they are about the sidecar, which the donor's replaces
     with scratch_folder("bench") as folder:
         base_file = _base_file(target, donor, folder)
         base = open_model(base_file)
@@ -135,17 +139,17 @@ def bench_tensors(
         run = _Runs(judge, target.model, settings, questions)
         if log.find(None, None) is None:
             say("the block as it is")
-            kinds = "+".join(sorted({base.tensors[name][1].type_name for name in names}))
+            of_base = "+".join(sorted({base.tensors[name][1].type_name for name in names}))
             sizes = sum(file.stored_size(info) for file, info in map(base.tensors.__getitem__, names))
-            log.add(run.measured(base_file, None, kinds, sizes))
-        todo = [(name, kind) for kind in wanted for name in names]
-        for number, (name, kind) in enumerate(todo, start=1):
-            if log.find(name, kind) is not None:
+            log.add(run.measured(base_file, None, of_base, sizes))
+        todo = [(name, title) for title in wanted for name in names]
+        for number, (name, title) in enumerate(todo, start=1):
+            if log.find(name, title) is not None:
                 continue
-            say(f"{number} of {len(todo)}: {name} as {kind}")
+            say(f"{number} of {len(todo)}: {name} as {title}")
             changed = folder / "changed.gguf"
             try:
-                plan = plan_retyped(base, name, parse_type_name(kind), changed)
+                plan = plan_retyped(base, name, kinds[title], changed)
             except QuantizeError as error:
                 notes.append(str(error))
                 continue
@@ -153,7 +157,7 @@ def bench_tensors(
             execute(plan)
             try:
                 file, info = open_model(changed).tensors[name]
-                log.add(run.measured(changed, name, kind, file.stored_size(info)))
+                log.add(run.measured(changed, name, title, file.stored_size(info)))
             finally:
                 changed.unlink()
     first = log.find(None, None)

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence, Set
 from contextlib import ExitStack
 from dataclasses import replace
 from pathlib import Path
 
 from ..block.anatomy import Anatomy
+from ..discovery.llama_cpp_names import mark_of
 from ..donors.open_donor import Steps, open_block, received
 from ..errors import OutputExists, UsageError
 from ..gguf import strangers
@@ -18,15 +19,16 @@ from ..layouts.options import PackOptions, embeddings_type, named_type
 from ..layouts.pack import best_source, has_block, label_to_publish, plain_outputs, plan_pack
 from ..layouts.places import check_folder
 from ..progress import Progress, Say, heard
+from ..publish.card import NAME as README
 from ..publish.manifest import NAME
-from ..publish.packed_folder import PackedFolder, same_file
+from ..publish.packed_folder import PackedFolder, bytes_to_compare, same_file
 from ..publish.packing import CardOptions, PackResult, pack_up, plan_package
 from ..publish.sums import Hasher
 from ..units import size
-from ..writing.again import written_before
+from ..writing.again import Before, written_before
 from ..writing.execute import check_outputs
 from ..writing.leftovers import clean
-from ..writing.plan import Link, LinkMode, NewFile
+from ..writing.plan import Link, LinkMode, NewFile, Plan
 from ..writing.system import explained
 
 
@@ -69,7 +71,7 @@ def pack(
     Raises what `nextn.attach` and `nextn.detach` raise, and OutputExists.
     """
     from ..block.duplicates import KEEP
-    from ..remote.address import parse_source
+    from ..remote.address import check_hub_name, parse_source
     from ..remote.opening import http_options
 
     if donor is not None and sidecar is not None:
@@ -79,6 +81,12 @@ def pack(
             f"'{sidecar}' is not a local file: --sidecar publishes a local file as it is; get it with 'nextn pull', or "
             "take the block out of it with --from."
         )
+    place = None if donor is None else parse_source(donor)
+    if isinstance(place, Path) and place.suffix == ".gguf" and place.is_file() and _draft(place) is not None:
+        raise UsageError(f"{place}: this draft is a model of its own, without a block to take; name it with --sidecar.")
+    for name, option in ((repo, "--repo"), (base_model, "--base-model")):
+        if name is not None:
+            check_hub_name(name, option)
     if donor is None and duplicates != KEEP:
         raise UsageError("--duplicates concerns the donor's own embeddings and head; name the donor with --from.")
     options = PackOptions(
@@ -116,6 +124,7 @@ def pack(
             chosen = find(best_source(opened), layout="shards", options=http_options(limit_rate))
             donor, why, n_before = chosen.source, chosen.why, chosen.bytes_downloaded
         heard(say)(why)
+    notes += _besides(models, options.out, {path.absolute() for path in _used(sidecar, donor, draft)}, fragment)
     card = CardOptions(title, repo, base_model, [Path(path) for path in verified], fragment)
     with ExitStack() as stack:
         source = None
@@ -126,15 +135,17 @@ def pack(
         packed = None
         if opened or existing is None:
             packed = plan_pack(opened, block, options, draft)
+            if not skip_existing:
+                _check_not_in_out(packed.plan)
             packed = replace(packed, plan=packed.plan.noted([*notes, *of_block]))
-        present: list[NewFile | Link] = []
+        before = Before()
         if packed is not None and skip_existing:
             if not dry_run:
                 with explained(options.out, "clean the folder"):
                     clean(options.out)  # before what is there is taken for complete
-            present, n_read = written_before(packed.plan, heard(say), compare=not dry_run)
-            bytes_compared += n_read
-        package = plan_package(packed, card, existing, present)
+            before = written_before(packed.plan, heard(say), compare=not dry_run)
+            bytes_compared += before.bytes_read
+        package = plan_package(packed, card, existing, before)
         remote = source.remote if source else None
         check_outputs(package.to_execute, tidy=not dry_run)
         missing = remote.missing_bytes(package.plan.ranges) if remote is not None and not dry_run else 0
@@ -145,6 +156,42 @@ def pack(
         return replace(
             result, bytes_downloaded=n_before + received(remote), bytes_compared=bytes_compared, why=why
         )
+
+
+def _check_not_in_out(plan: Plan) -> None:
+    """Raise OutputExists for a model that lies where its own name in the published folder would be."""
+    for out in plan.outputs:
+        if isinstance(out, Link) and out.twin_of is None and same_file(out.source, plan.folder / out.name):
+            raise OutputExists(
+                f"{out.source}: this model is in the folder that -o names; --skip-existing adds what is missing there, "
+                "or choose another -o."
+            )
+
+
+def _used(sidecar: str | Path | None, donor: str | Path | None, draft: Model | None) -> list[Path]:
+    """The files that the block or the draft is taken from."""
+    named = [Path(given) for given in (sidecar, donor) if given is not None]
+    return named if draft is None else [*named, *(file.path for file in draft.files)]
+
+
+def _besides(models: Sequence[str | Path], out: Path, used: Set[Path], fragment: bool) -> Iterator[str]:
+    """A note for each file in the given folders that belongs to a model and is not published: a card, a projector."""
+    for folder in (folder for given in map(Path, models) if given.is_dir() for folder in _folders(given, out)):
+        for path in sorted(folder.iterdir()):
+            kind = _beside_models(path.name)
+            if kind is not None and path.absolute() not in used and not same_file(folder, out):
+                yield f"{path.name} is left out: it is {kind}; copy it into {out} to publish it as well"
+        card = folder / README
+        if card.is_file() and not fragment and not same_file(folder, out):
+            yield f"{card} is left out: {out} gets a card of its own; --fragment makes sections for yours"
+
+
+def _beside_models(name: str) -> str | None:
+    """What a file is by the mark in its name that lies beside models and is not one; None for any other."""
+    kind = next((mark for mark in ("mmproj", "imatrix") if mark in name), None)
+    if name.startswith(".") or not name.endswith((".gguf", ".dat")):
+        return None
+    return strangers.by_kind(kind, None) or ("a sidecar" if mark_of(name) is not None else None)
 
 
 def opened_models(models: Sequence[str | Path], out: Path, notes: list[str]) -> list[Model]:
@@ -189,12 +236,13 @@ def _to_publish(path: Path, notes: list[str]) -> Model | None:
 def _to_add(
     models: Sequence[Model], existing: PackedFolder, options: PackOptions, dry_run: bool, say: Say
 ) -> tuple[list[Model], int]:
-    """The models whose quants the folder lacks, and the bytes that were read to compare the others.
+    """The models whose quants the folder lacks, and the bytes that are read to compare the others.
 
     Raises OutputExists for a quant that the folder has from other files.
     """
     hasher = Hasher()
     new = []
+    compared: list[NewFile | Link] = []
     for model in models:
         label = label_to_publish(model)
         quant = existing.quant(label)
@@ -202,8 +250,10 @@ def _to_add(
             new.append(model)
             continue
         say(f"comparing {label} with the one in {existing.path}: {size(model.size_bytes)}")
-        existing.check_same(quant, plain_outputs(model, options), None if dry_run else hasher)
-    return new, hasher.bytes_hashed
+        outputs = plain_outputs(model, options)
+        existing.check_same(quant, outputs, None if dry_run else hasher)
+        compared += outputs
+    return new, bytes_to_compare(compared) if dry_run else hasher.bytes_hashed
 
 
 def _draft(sidecar: str | Path) -> Model | None:

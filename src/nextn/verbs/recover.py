@@ -5,10 +5,10 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
-from ..absent import no_such, not_regular
+from ..absent import not_regular, nothing_at
 from ..errors import StorageError
 from ..gguf.files import open_sound
-from ..schemas.base import Document, Documented
+from ..schemas.base import Documented
 from ..schemas.recover import FailedJournal, RecoverDocument, RecoveredJournal
 from ..writing import recover as journals
 from ..writing.recover import Failed, Recovered
@@ -29,7 +29,7 @@ class Recovery(Documented):
         return "nothing was changed" if self.dry_run else "the interrupted change is finished or undone"
 
     @property
-    def document(self) -> Document:
+    def document(self) -> RecoverDocument:
         """What --json prints."""
         found = [
             RecoveredJournal(str(each.journal), each.verb, each.what, [str(path) for path in each.files])
@@ -49,7 +49,7 @@ def recover(path: str | Path, *, dry_run: bool = False) -> Recovery:
     """
     place = Path(path)
     if not place.exists():
-        raise StorageError(f"{path}: {no_such(path)}.")
+        raise StorageError(nothing_at(path))
     if not (place.is_dir() or place.is_file()):
         raise StorageError(f"{path}: {not_regular(place.stat().st_mode)}.")
     failed: list[Failed] = []

@@ -18,6 +18,7 @@ class ReportResult(Documented):
     """What the documents say."""
 
     sections: tuple[Section, ...]  # first what the model is, last how it is served
+    left_out: tuple[str, ...] = ()  # a sentence about each .json file in a folder that is not a document
     page_path: Path | None = None  # None: no page was asked for
     dry_run: bool = False
     page: bytes = field(default=b"", repr=False)  # the page as UTF-8
@@ -35,6 +36,7 @@ class ReportResult(Documented):
             answer=found.line,
             badge=found.badge,
             facts=dict(found.facts),
+            left_out=list(self.left_out),
             sections=[
                 ReportSection(
                     title=section.title,
@@ -56,19 +58,20 @@ def report(
 ) -> ReportResult:
     """The results that other verbs wrote with --json, as tables; with `out`, also as one HTML page written there.
 
-    A folder among `results` stands for all documents in it.
+    A folder among `results` stands for all documents in it; `left_out` of the result names its other .json files.
 
     The page needs no network. `dry_run`: the page is made but not written.
 
     Raises FormatError for a file that is not a nextn document, StorageError, and for the page OutputExists and NoSpace.
     """
-    sections = tuple(read_sections(results))
+    left_out: list[str] = []
+    sections = tuple(read_sections(results, left_out))
     if out is None:
-        return ReportResult(sections)
+        return ReportResult(sections, tuple(left_out))
     from ..results.page import page
     from ..writing.durable import write_file
 
     made = page(sections)
     if not dry_run:
         write_file(Path(out), made)
-    return ReportResult(sections, Path(out), dry_run, made)
+    return ReportResult(sections, tuple(left_out), Path(out), dry_run, made)

@@ -242,14 +242,16 @@ def _read(group: list[LibraryEntry], machine: Machine, offers: LocalOffers, ask:
         what = str(error).rstrip(".")
         for known in (os.path.abspath(entry.path), os.path.abspath(entry.path.parent)):  # noqa: PTH100
             what = what.removeprefix(f"{known}: ").removeprefix(f"{known}, ")
-        return _Read(Spoilt(entry.path, entry.size_bytes, what))
-    return _Read(replace(shelved, same=tuple((each, _how(each)) for each in group[1:])), digest)
+        refused = isinstance(error.__cause__, PermissionError)
+        return _Read(Spoilt(entry.path, entry.size_bytes, what, refused=refused))
+    return _Read(replace(shelved, same=tuple((each, _how(each, entry)) for each in group[1:])), digest)
 
 
-def _how(entry: LibraryEntry) -> _How:
-    if entry.place == OLLAMA:
+def _how(other: LibraryEntry, entry: LibraryEntry) -> _How:
+    if other.place == OLLAMA:
         return "same blob"
-    return "symlink" if entry.path.is_symlink() or entry.path.resolve() != entry.path.absolute() else "hard link"
+    same_path = os.path.realpath(other.path) == os.path.realpath(entry.path)  # through a link, perhaps of a folder
+    return "symlink" if same_path or other.path.is_symlink() else "hard link"
 
 
 def _shelved(entry: LibraryEntry, seen: Inspection, machine: Machine, offers: LocalOffers) -> ShelvedModel:
@@ -295,7 +297,7 @@ def _programs(seen: Inspection) -> dict[str, ProgramUse]:
 
 
 def _merged_copies(read: Iterable[_Read]) -> list[ShelvedModel]:
-    """One model for files with the same headers and sizes; the others become its copies."""
+    """One model for files with the same headers and sizes, with a sidecar if one has it; the others are copies."""
     first: dict[tuple[str, ...], ShelvedModel] = {}
     for each in read:
         model = each.what
@@ -303,8 +305,10 @@ def _merged_copies(read: Iterable[_Read]) -> list[ShelvedModel]:
         known = first.get(each.digest)
         if known is None:
             first[each.digest] = model
-        else:
-            first[each.digest] = replace(known, same=(*known.same, (model.entry, "copy"), *model.same))
+            continue
+        if known.block == "none" and model.block != "none":
+            known, model = model, known
+        first[each.digest] = replace(known, same=(*known.same, (model.entry, "copy"), *model.same))
     return list(first.values())
 
 

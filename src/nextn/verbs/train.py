@@ -56,6 +56,7 @@ class TrainResult(Documented):
     budget_s: float
     max_disk_bytes: int
     seed: int
+    stage: Stage | None = None  # the only one of this run, which may use all of the budget
     engine: EngineName | None = None
     states: StatesMade | None = None
     fit: FitMade | None = None
@@ -64,6 +65,9 @@ class TrainResult(Documented):
     entry: Path | None = None  # the path to load
     sidecar: Path | None = None
     notes: tuple[str, ...] = field(default=())
+
+    def _share(self, stage: Stage) -> float:
+        return SHARES[stage] if self.stage is None else float(stage == self.stage)
 
     @property
     def when_unprinted(self) -> str:
@@ -79,7 +83,7 @@ class TrainResult(Documented):
             draft=known.kind,
             draft_why=known.why,
             work=str(self.work.folder),
-            budget=StageSeconds(*(round(SHARES[stage] * self.budget_s, 1) for stage in STAGES)),
+            budget=StageSeconds(*(round(self._share(stage) * self.budget_s, 1) for stage in STAGES)),
             spent=self.work.spent,
             sizes=DraftSizes(
                 list(known.taps), known.n_embd, known.n_vocab, known.bytes_per_token, most,
@@ -116,9 +120,9 @@ def train(
     block or draft to start from and to beat, as in `attach`; None: the trunk's own, or the sidecar beside it.
     `budget_s`: seconds for all stages, earlier runs in the same `work` folder included (None: NAME.train in the current
     folder). `prompts`, `chats`: files that replace the shipped prompts. `stage`: only "states", "fit" or "judge".
-    `export`: a folder for what speculators trains from; nothing is fitted then. `layout`: "sidecar", or "bundle" for a
-    native block. Nothing is written unless the engine accepts more drafts than of what was there: the outcome is then
-    "not_better".
+    `export`: a folder for what speculators trains an EAGLE-3 draft from; nothing is fitted then. `layout`: "sidecar",
+    or "bundle" for a native block. Nothing is written unless the engine accepts more drafts than of what was there: the
+    outcome is then "not_better".
 
     Raises UsageError, UnsupportedModel (no draft of this kind runs beside this architecture), TrainingMissing (without
     torch), EngineMissing, EngineRefused, EngineFailed, OutputExists, NoSpace, StorageError, and what opening files
@@ -131,10 +135,10 @@ def train(
     if budget_s <= 0:
         raise UsageError("--budget must be longer than no time.")
     model = open_sound(trunk)
-    chosen = choose_kind(model, kind)
+    if export is not None and kind == "native":
+        raise UsageError(f"{model.entry}: --export is for EAGLE-3 drafts only; leave out --kind.")
+    chosen = choose_kind(model, "eagle3" if export is not None and kind == "auto" else kind)
     if export is not None:
-        if chosen.kind != "eagle3":
-            raise UsageError(f"{model.entry}: --export is for EAGLE-3 drafts, so another --kind is needed.")
         check_export(Path(export))
     known = known_draft(model, donor)
     own = None if prompts is None else Path(prompts), None if chats is None else Path(chats)
@@ -188,7 +192,7 @@ class _Asked:
     prompts: Path | None
     chats: Path | None
     max_disk_bytes: int
-    stage: str | None
+    stage: Stage | None
     export: str | Path | None
     seed: int
     threads: int | None
@@ -211,6 +215,7 @@ class _Asked:
         blank = TrainResult(
             self.model.entry, self.chosen, None if self.known is None else self.known.name, outcome, sentence,
             self.work, self.budget_s, self.max_disk_bytes, self.seed,
+            "states" if self.export is not None else self.stage,
         )  # fmt: skip
         return replace(blank, **more)  # type: ignore[arg-type]
 

@@ -11,6 +11,7 @@ from ..discovery.model_names import resolve
 from ..engines.ports import check_port
 from ..errors import UsageError
 from ..gguf.files import open_sound
+from ..layouts.naming import plain_base
 from ..layouts.places import model_name
 from ..layouts.programs import OLLAMA
 from ..progress import Progress, Say, heard
@@ -48,7 +49,8 @@ def up(
     """Find a model's donor, attach the block, verify briefly, tune for about `tune_s` seconds, prepare the server.
 
     `model`: a path, a name in LM Studio or ollama, or ORG/NAME on the Hub, of which `quant` is downloaded into the
-    folder `out` (default: NAME in the current folder) unless it is on this machine. `donor`: as in attach. `sidecar`:
+    folder `out` (default: NAME in the current folder) unless it is on this machine; then `out` is where attach puts
+    what it writes (default: as in attach). `donor`: as in attach. `sidecar`:
     the one to draft with, where several fit. `worth`: say whether drafting can be faster here, measured if that takes
     seconds; with `tune_s`, tune answers it. `for_program`: "llama.cpp", "ik", "lmstudio" or "ollama"; nothing is
     served then, and `needs` of the result says what that program needs. `engine` verifies, tunes and serves, as in
@@ -64,35 +66,55 @@ def up(
     report, say = UpReport(str(model), for_program, dry_run), heard(say)
     last: StepName = "serve" if for_program is None else "hand over"
     left: list[StepName] = ["attach", *(["verify"] if verify else []), *(["tune"] if tune_s else []), last]  # type: ignore[list-item]
-    again = _again(
-        model, donor, sidecar, quant, out, for_program, worth, verify, tune_s, engine, engine_args, host, port
-    )
+
+    def again(other: object = donor) -> str:
+        return _again(
+            model, other, sidecar, quant, out, for_program, worth, verify, tune_s, engine, engine_args, host, port
+        )
+
     steps = UpSteps(
         report, again, left, say, progress, agree or (lambda question: None), measures=worth and tune_s is None
     )
-    named = resolve(model)
+    named = resolve(model, quant)
     if named.said is not None:
         say(f"{model}: {named.said}")
+    if quant is not None and named.path is not None and named.place in ("", OLLAMA):
+        report.note(f"--quant was not used: {named.path} is one model")
+    for adapter in named.adapters:
+        report.note(
+            f"ollama applies the adapter {adapter} to {named.name}; what is served is the model without it"
+        )
     path = named.path
     if path is None:
         assert named.hub is not None
         path = steps.get(named.hub, quant, out)
         if path is None:
             return report
+    else:
+        steps.out = out
     trunk = open_sound(path)
     seen = Anatomy.of(trunk)
     if seen.is_block_only:
-        raise UsageError(f"{trunk.entry}: this file holds only an MTP block; name the model that it belongs to.")
+        command = shell("nextn", "up", "MODEL", "--sidecar", trunk.entry)
+        raise UsageError(
+            f"{trunk.entry}: this file holds only an MTP block; name the model that it belongs to: {command}"
+        )
     name = model_name(trunk)
     if for_program == OLLAMA:
         steps.left = ["hand over"]
         report.model = steps.detach(trunk) if seen.has_block else trunk.entry
-        steps.hand_over(report.model, None, name)
+        known = named.name if named.place == OLLAMA and report.model == trunk.entry else None
+        steps.hand_over(report.model, None, name if report.model == trunk.entry else plain_base(name), known)
         return report
     if verify or tune_s or for_program is None:
         steps.find_engine(engine)
-    if starts and not dry_run and (where := listening(host, port, engine_args)) is not None and for_program is None:
-        check_port(*where)
+    if starts and (where := listening(host, port, engine_args)) is not None and for_program is None:
+        try:
+            check_port(*where)
+        except UsageError as error:
+            if not dry_run:
+                raise
+            report.note(f"it would be refused now: {error}")
     entry, beside = steps.block(trunk, donor, sidecar)
     report.model, report.sidecar = entry, beside
     if verify and not steps.verify(entry, beside, trunk.size_bytes):

@@ -11,9 +11,11 @@ from typing import TYPE_CHECKING
 from ..archs import FAMILIES
 from ..block.anatomy import Anatomy
 from ..discovery.sidecars import find_sidecars
+from ..donors.infer import Doubt
 from ..errors import (
     EXIT_CANNOT_TELL,
     EXIT_FAILED,
+    DonorMismatch,
     EngineMissing,
     FormatError,
     NextnError,
@@ -23,7 +25,7 @@ from ..errors import (
 )  # fmt: skip
 from ..gguf.files import Model, open_sound
 from ..layouts.attach import searched_layout
-from ..measure.made_from import made_before
+from ..measure.made_from import made_before, made_in_the_way
 from ..measure.target import open_target
 from ..measure.worth_store import kept_answer
 from ..progress import Progress, Say
@@ -47,15 +49,18 @@ BRIEF_LENGTHS = (1, 2, 3)  # that tune races
 
 
 class UpSteps:
-    """One run; `again` is the command that goes on after an error; `measures`: whether drafting can be faster here."""
+    """One run; `again`: the command that goes on after an error, given a donor if it is another one; `measures`:
+    whether drafting can be faster here.
+    """
 
     def __init__(
-        self, report: UpReport, again: str, left: Sequence[StepName], say: Say, progress: Progress | None, agree: Agree,
-        *, measures: bool,
+        self, report: UpReport, again: Callable[..., str], left: Sequence[StepName], say: Say,
+        progress: Progress | None, agree: Agree, *, measures: bool,
     ) -> None:  # fmt: skip
         self.report, self.again, self.say, self.progress, self.agree = report, again, say, progress, agree
         self.left = list(left)
         self.judge: Engine | None = None  # verifies, tunes and serves
+        self.out: str | Path | None = None  # where the user wants files of a model that is here
         self.measures = measures
 
     # -- bookkeeping --------------------------------------------------------------------------------------------------
@@ -79,10 +84,15 @@ class UpSteps:
         """An error from the body says what was done, what is left, and how to go on."""
         try:
             yield
+        except KeyboardInterrupt:
+            self.say(f"left: {', '.join(self.left)}; to go on: {self.again()}")
+            raise
         except NextnError as error:
             done = self.report.names("done", "kept")
             text = f"; done: {', '.join(done)}" if done else ""
-            again = "" if isinstance(error, UnsupportedModel) else f"; to go on: {self.again}"
+            unfit = isinstance(error, NoBlock | DonorMismatch)  # the same command would end here again
+            donor = [error.candidates[0][0]] if isinstance(error, Doubt) else ["DONOR"] * unfit
+            again = "" if isinstance(error, UnsupportedModel) else f"; to go on: {self.again(*donor)}"
             text += f"; left: {', '.join(self.left)}{again}"
             if isinstance(error, FormatError):
                 error.what = f"{error.what.rstrip('.')}{text}"
@@ -132,7 +142,7 @@ class UpSteps:
 
         Raises EngineMissing, EngineFailed, UsageError.
         """
-        from ..engines import find_engine
+        from ..engines import IkServer, find_engine
         from .serve import serving_engine
 
         program = self.report.program
@@ -140,7 +150,7 @@ class UpSteps:
             if program is None:
                 self.judge = serving_engine(choice)
             else:
-                self.judge = find_engine("ik" if choice is None and program == IK else choice)
+                self.judge = IkServer.find() if choice is None and program == IK else find_engine(choice)
         except EngineMissing as error:
             if program is None or choice is not None:
                 words = "; nothing was attached: 'nextn up --for llama.cpp' prepares the files without an engine"
@@ -169,7 +179,7 @@ class UpSteps:
                 self.report.note(*found.notes())
                 return self._kept(trunk, best.place, trunk.entry, best.path, donor)
         for made in ("bundle", "shards"):
-            if (entry := made_before(trunk, made, program)) is not None:
+            if (entry := made_before(trunk, made, program, self.out)) is not None:
                 return self._kept(trunk, f"{entry} was made from {name}", entry, None, donor)
         named = sidecar if donor is None else donor
         source = str(named) if named is not None else self._found(trunk, layout)
@@ -233,7 +243,7 @@ class UpSteps:
 
         def run(*, dry: bool) -> Result:
             return attach(
-                trunk.entry, source, for_engine=self.report.program, dry_run=dry, say=self.say,
+                trunk.entry, source, for_engine=self.report.program, out=self.out, dry_run=dry, say=self.say,
                 progress=None if dry else self.progress,
             )  # fmt: skip
 
@@ -265,9 +275,9 @@ class UpSteps:
 
         with self._going_on():
             try:
-                plan = detach(model.entry, for_engine=self.report.program, dry_run=True)
+                plan = detach(model.entry, for_engine=self.report.program, out=self.out, dry_run=True)
             except OutputExists as error:
-                kept = _trunk_of(error, model)
+                kept = made_in_the_way(error, model)
                 if kept is None:
                     raise
                 self._step("detach", "kept", f"{kept} is {model.entry.name} without its block")
@@ -279,7 +289,9 @@ class UpSteps:
                 self._step("detach", "planned", what, read=read, write=write, seconds=seconds)
                 return plan.entry
             started = perf_counter()
-            made = detach(model.entry, for_engine=self.report.program, progress=self.progress)
+            made = detach(
+                model.entry, for_engine=self.report.program, out=self.out, progress=self.progress
+            )
         self._step(
             "detach", "done", what, read=made.bytes_read, write=made.bytes_written, seconds=perf_counter() - started
         )
@@ -329,7 +341,7 @@ class UpSteps:
             more = f"'{details}' shows more, and '{off}' serves it without MTP"
         else:
             what = f"{where} did not draft with it ({why})"
-            more = f"'{details}' shows more; to go on, perhaps with another --engine: {self.again}"
+            more = f"'{details}' shows more; to go on, perhaps with another --engine: {self.again()}"
         self.report.exit_code = EXIT_FAILED if found.verdict == FAILED else EXIT_CANNOT_TELL
         self._step("verify", "failed", what, read=read, seconds=took)
         rest = ", ".join(self.left)
@@ -384,20 +396,9 @@ class UpSteps:
         self.report.note(*serving.notes)
         self._step("serve", "planned", what, read=n_bytes, seconds=seconds)
 
-    def hand_over(self, entry: Path, sidecar: Path | None, name: str) -> None:
-        """What the program needs."""
+    def hand_over(self, entry: Path, sidecar: Path | None, name: str, known: str | None = None) -> None:
+        """What the program needs; `known`: what ollama calls the model already."""
         assert self.report.program is not None
-        self.report.needs = needs_of(self.report.program, entry, sidecar, name)
+        self.report.needs = needs_of(self.report.program, entry, sidecar, name, known)
         state: StepState = "planned" if self.report.dry_run else "done"
         self._step("hand over", state, f"what {TITLES[self.report.program]} needs is below")
-
-
-def _trunk_of(error: OutputExists, model: Model) -> Path | None:
-    """The file that is in the way of a detach, if it is what the detach would write."""
-    from ..measure.made_from import is_made_from
-
-    path = Path(str(error).partition(": ")[0])
-    try:
-        return path if path.is_file() and is_made_from(model, open_sound(path)) else None
-    except NextnError:
-        return None

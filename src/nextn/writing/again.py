@@ -4,28 +4,38 @@ from __future__ import annotations
 
 import contextlib
 import os
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from ..errors import OutputExists
 from ..progress import Say
 from ..sources.ranges import CHUNK_BYTES, FileRange, Reader
-from .execute import WritingRun, stream
+from .execute import Recorded, WritingRun, stream
 from .plan import Copy, LateHeader, Link, NewBytes, NewFile, Plan
 from .system import System
 
 
-def written_before(plan: Plan, say: Say, *, compare: bool) -> tuple[list[NewFile | Link], int]:
-    """The outputs that are in the plan's folder with the bytes that the plan would give them, and the bytes read.
+@dataclass(frozen=True)
+class Before:
+    """What the folder of a plan has already."""
+
+    present: Sequence[NewFile | Link] = ()  # outputs with the bytes that the plan would give them
+    bytes_read: int = 0  # to compare them
+    recorded: Mapping[str, Recorded] = field(default_factory=dict)  # by group; empty: nothing was compared
+
+
+def written_before(plan: Plan, say: Say, *, compare: bool) -> Before:
+    """The outputs that are in the plan's folder with the bytes that the plan would give them.
 
     Conversions are repeated to be compared, as often as the plan has them: headers may hold hashes of all of them.
     Unless `compare`, sizes decide. Raises OutputExists for other bytes, StorageError, FormatError, QuantizeError.
     """
     there = [out for out in plan.outputs if _size_of(plan.folder / out.name) == out.size_bytes]
     if not there or not compare:
-        return there, 0
+        return Before(there)
     if all(isinstance(out, Link) and _is_one_file(out.source, plan.folder / out.name) for out in there):
-        return there, 0
+        return Before(there)
     say(f"comparing {', '.join(out.name for out in there)} with what would be written")
     with Reader() as reader:
         run = WritingRun(plan, reader, System(), None, 0)
@@ -39,7 +49,7 @@ def written_before(plan: Plan, say: Say, *, compare: bool) -> tuple[list[NewFile
                     f"{plan.folder / out.name}: this file already exists, and its bytes are not those that would be "
                     "written; nextn never overwrites: move it away, or choose another -o."
                 )
-        return found, reader.meter.bytes_read
+        return Before(found, reader.meter.bytes_read, run.recorded)
 
 
 def _size_of(path: Path) -> int:
@@ -75,6 +85,7 @@ class _Comparing:
         path, is_there = self._run.plan.folder / out.name, out.name in self._there
         if isinstance(out, Link):
             return is_there and self._is_file(out, path)
+        self._run.group = out.group
         offset, same = 0, is_there
         for segment in out.segments:
             where = FileRange(path, offset, offset + segment.size_bytes)
@@ -91,8 +102,9 @@ class _Comparing:
     def has_its_headers(self, out: NewFile | Link) -> bool:
         """Whether the headers that wait for hashes are the same; to be called when all outputs were gone through."""
         run = self._run
+        run.group = out.group if isinstance(out, NewFile) else ""
         return all(
-            self._equal(iter([header.build(run.hashes, run.source_hash.hexdigest())]), where)
+            self._equal(iter([run.header(header)]), where)
             for header, where in self._late.get(out.name, ())
         )
 

@@ -13,6 +13,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from .. import oscalls
+from ..absent import whose
 from ..brief import Brief
 from ..errors import FormatError, NextnError, NoSpace, OutputExists, StorageError
 from ..partial import refuse_partial
@@ -38,9 +39,25 @@ class Outcome(Brief):
     bytes_written: int
     bytes_linked: int
     wall_s: float
-    hashes: dict[str, str]
+    hashes: dict[str, str]  # of tensors made for files without a group
     links: dict[str, str]  # file name -> "hard", "symlink" or "moved"
     source_sha256: str = ""  # of the block's source bytes, in the order in which they were read
+
+
+@dataclass(frozen=True)
+class Recorded:
+    """What the headers of a group of files record."""
+
+    tensors: Mapping[str, str]  # name -> SHA-256, hex
+    source: str  # SHA-256 over the block's source bytes, hex
+
+
+@dataclass
+class _Made:
+    """The same, while it is made."""
+
+    tensors: dict[str, str] = field(default_factory=dict)
+    source: hashlib._Hash = field(default_factory=hashlib.sha256)
 
 
 @dataclass
@@ -54,8 +71,30 @@ class WritingRun:
     total: int  # bytes that will be written
     n_threads: int = field(default_factory=lambda: min(os.cpu_count() or 1, 8))
     done: int = 0
-    hashes: dict[str, str] = field(default_factory=dict)
-    source_hash: hashlib._Hash = field(default_factory=hashlib.sha256)
+    known: Mapping[str, Recorded] = field(default_factory=dict)  # by group: of files that are there already, too
+    group: str = ""  # of the file that is being made
+    _made: dict[str, _Made] = field(default_factory=dict)
+
+    @property
+    def hashes(self) -> dict[str, str]:
+        """Of the group's tensors, by name."""
+        return self._made.setdefault(self.group, _Made()).tensors
+
+    @property
+    def source_hash(self) -> hashlib._Hash:
+        """Over the source bytes of the group's block."""
+        return self._made.setdefault(self.group, _Made()).source
+
+    @property
+    def recorded(self) -> dict[str, Recorded]:
+        """What headers record, by group."""
+        made = {group: Recorded(one.tensors, one.source.hexdigest()) for group, one in self._made.items()}
+        return {**made, **self.known}
+
+    def header(self, header: LateHeader) -> bytes:
+        """The header of a file of this group, when all of the group's tensors are made."""
+        found = self.recorded.get(self.group, Recorded({}, hashlib.sha256().hexdigest()))
+        return header.build(found.tensors, found.source)
 
     def advance(self, n: int) -> None:
         """Count bytes written, for progress."""
@@ -108,9 +147,10 @@ def _check(plan: Plan) -> None:
     except OSError as error:
         raise explain(error, plan.folder, "use it") from error
     if need > free:
+        less = " (attach writes only the block with --layout sidecar, shards or in-place)" * (plan.layout == "bundle")
         raise NoSpace(
-            f"{plan.folder}: {need:,} bytes are needed and {free:,} are free; free some room or choose another -o "
-            "(the shards layout writes least)."
+            f"{plan.folder}: {need:,} bytes are needed and {free:,} are free; free some room or choose another "
+            f"-o{less}."
         )
 
 
@@ -142,7 +182,8 @@ def check_place(folder: Path, names: Sequence[str], option: str = "-o") -> None:
             )
     if not os.access(there, os.W_OK | os.X_OK):
         raise StorageError(
-            f"{there}: cannot create files in it: permission denied, or it is read-only; choose another {option}."
+            f"{there}: cannot create files in it: permission denied, or it is read-only{whose(there)}; "
+            f"choose another {option}."
         )
 
 
@@ -154,8 +195,16 @@ def _held(leftovers: list[Path]) -> int:
     return sum(oscalls.disk_bytes(stat) for stat in unique.values())
 
 
-def execute(plan: Plan, *, progress: Progress | None = None, system: System | None = None) -> Outcome:
+def execute(
+    plan: Plan,
+    *,
+    progress: Progress | None = None,
+    system: System | None = None,
+    known: Mapping[str, Recorded] | None = None,
+) -> Outcome:
     """Carry `plan` out. Inputs are never written to; all outputs appear, the entry last, or none.
+
+    `known`: what headers record of groups of which some files are there already, see `written_before`.
 
     Raises OutputExists, NoSpace, StorageError, FormatError (a source shrank during the run), QuantizeError.
     """
@@ -167,18 +216,22 @@ def execute(plan: Plan, *, progress: Progress | None = None, system: System | No
     n_new = sum(isinstance(out, NewFile) for out in plan.outputs)
     allow_open_files(n_new + len({where.path for where in plan.ranges}), plan.folder)
     with Reader(meter) as reader, Workspace(plan.folder, system) as space:
-        run = WritingRun(plan, reader, system, progress, plan.bytes_written)
+        run = WritingRun(plan, reader, system, progress, plan.bytes_written, known=known or {})
         temps: dict[str, Path] = {}
-        late: list[tuple[int, LateHeader, Path]] = []
+        late: list[tuple[int, LateHeader, NewFile]] = []
         for out in plan.outputs:
             if isinstance(out, NewFile):
                 temps[out.name], fd = space.new_file(out.name)
-                late += [(fd, header, temps[out.name]) for header in _write_file(run, out, fd, temps[out.name])]
-        for fd, header, path in late:
-            data = header.build(run.hashes, run.source_hash.hexdigest())
+                run.group = out.group
+                late += [(fd, header, out) for header in _write_file(run, out, fd, temps[out.name])]
+        for fd, header, file in late:
+            run.group = file.group
+            data = run.header(header)
             if len(data) != header.size_bytes:
                 raise AssertionError(f"a header of {len(data)} bytes was planned with {header.size_bytes}")
-            write_all(system, fd, data, 0, path)
+            write_all(system, fd, data, 0, temps[file.name])
+            run.advance(len(data))
+        run.group = ""
         space.sync(temps.values())
         reader.check_unchanged()
         if len(plan.outputs) > 1:

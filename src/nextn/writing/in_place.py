@@ -131,7 +131,7 @@ def _attach(run: WritingRun, change: Change, record: Journal, fd: int) -> None:
     if os.fstat(fd).st_size != change.size_with_block - change.room:
         raise AssertionError(f"{path}: {os.fstat(fd).st_size} bytes, planned with {change.size_with_block}")
     sync(fd, system, path)
-    data = header.build(run.hashes, run.source_hash.hexdigest())
+    data = run.header(header)
     if len(data) != header.size_bytes:
         raise AssertionError(f"a header of {len(data)} bytes was planned with {header.size_bytes}")
     _check_named(path, fd)

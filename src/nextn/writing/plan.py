@@ -119,6 +119,7 @@ class NewFile(Brief):
 
     name: str
     segments: tuple[Segment, ...]
+    group: str = ""  # files of one group record the hashes of each other's tensors: names repeat from model to model
 
     @property
     def size_bytes(self) -> int:

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
+from typing import cast
 
 from ..errors import UsageError
 from ..progress import Progress
 from ..schemas import document_type
-from ..schemas.base import Document, Documented, filled
+from ..schemas.base import Documented, filled
+from ..schemas.written import WritingDocument
 from . import execute as new_files
 from . import in_place
 from .execute import Outcome
@@ -63,11 +65,11 @@ class Result(Documented):
         return "nothing was written" if self.outcome is None else f"the files are complete, load {self.entry}"
 
     @property
-    def document(self) -> Document:
+    def document(self) -> WritingDocument:
         """What --json prints."""
         done = self.outcome
         return filled(
-            document_type(self.plan.verb),
+            cast(type[WritingDocument], document_type(self.plan.verb)),
             self.plan,
             dry_run=done is None,
             files=self.plan.written_files,
