@@ -1,5 +1,7 @@
 # nextn and its engine; runs `nextn up MODEL`. Build: docker build -t nextn .
-FROM python:3.12-slim AS build
+# BASE: any image with Python 3.10 or newer as `python`, its module venv, and apt.
+ARG BASE=python:3.12-slim
+FROM ${BASE} AS build
 WORKDIR /src
 COPY pyproject.toml setup.py MANIFEST.in README.md LICENSE ./
 COPY src src
@@ -7,15 +9,17 @@ COPY docs docs
 COPY man man
 RUN python -m venv /opt/nextn && /opt/nextn/bin/pip install --no-cache-dir '.[engine]'
 
-FROM python:3.12-slim
+FROM ${BASE}
 # The engine's library for threads.
 RUN apt-get update && apt-get install -y --no-install-recommends libgomp1 && rm -rf /var/lib/apt/lists/*
 COPY --from=build /opt/nextn /opt/nextn
-RUN useradd --create-home --uid 1000 nextn && mkdir /models && chown nextn /models
-ENV PATH=/opt/nextn/bin:$PATH PYTHONUNBUFFERED=1
+# The home folder, for caches and records, is open to whatever user `docker run --user` names.
+RUN useradd --create-home --uid 1000 nextn && chmod 1777 /home/nextn && mkdir /models && chown nextn /models
+ENV PATH=/opt/nextn/bin:$PATH HOME=/home/nextn PYTHONUNBUFFERED=1
 USER nextn
 WORKDIR /models
 VOLUME /models
 EXPOSE 8080
-ENTRYPOINT ["nextn", "up"]
+# The loopback address of a container cannot be reached from outside it; which address of the host leads here, -p says.
+ENTRYPOINT ["nextn", "up", "--host", "0.0.0.0"]
 CMD ["--help"]

@@ -1,12 +1,18 @@
 #!/usr/bin/env bash
-# pythons.sh [VERSION...]: the quick tests, which start no engine, on each Python from 3.10 to 3.14 that is there.
-# A version that is named must be there; one that is not named and not there is listed at the end.
+# pythons.sh [VERSION...] [-- TEST...]: tests that start no engine, on each Python from 3.10 to 3.14 that is there.
+# TEST is what pytest takes; without it, the quick tests below. The last lines say which Pythons ran what, and which
+# are not there; a version that is named must be there.
 set -uo pipefail
 cd "$(dirname "$0")/.."
-versions=("$@")
-[ ${#versions[@]} -gt 0 ] || versions=(3.10 3.11 3.12 3.13 3.14)
-quick=(tests/gguf tests/block tests/sources tests/schemas tests/cli/test_cli.py tests/test_other_systems.py)
-passed=() failed=() missing=()
+versions=()
+while [ $# -gt 0 ] && [ "$1" != -- ]; do versions+=("$1") && shift; done
+[ $# -gt 0 ] && shift
+named=${#versions[@]}
+[ "$named" -gt 0 ] || versions=(3.10 3.11 3.12 3.13 3.14)
+tests=("$@")
+[ ${#tests[@]} -gt 0 ] ||
+    tests=(tests/gguf tests/block tests/sources tests/schemas tests/cli/test_cli.py tests/test_other_systems.py)
+passed=() failed=() missing=() reports=()
 
 # The path of a Python of this version: in PATH, of pyenv, or of uv.
 find_python() {
@@ -28,15 +34,25 @@ for version in "${versions[@]}"; do
     fi
     venv=build/pythons/$version
     echo "== Python $version: $python"
+    said="not installed"
     if { [ -e "$venv/.installed" ] && [ "$venv/.installed" -nt pyproject.toml ]; } || {
         rm -rf "$venv" && "$python" -m venv "$venv" &&
             "$venv/bin/python" -m pip install --quiet --disable-pip-version-check --editable '.[test]' &&
             touch "$venv/.installed"
-    } && "$venv/bin/python" -m pytest -q -m "not engine" -p no:cacheprovider "${quick[@]}"; then
-        passed+=("$version")
+    }; then
+        log=$venv/pytest.log
+        if "$venv/bin/python" -m pytest -q -m "not engine" -p no:cacheprovider "${tests[@]}" 2>&1 | tee "$log"; then
+            passed+=("$version")
+        else
+            failed+=("$version")
+        fi
+        said=$(tail -n 1 "$log")
     else
         failed+=("$version")
     fi
+    reports+=("Python $version ($("$python" -V 2>&1)): $said")
 done
+echo "== tests that start no engine, of: ${tests[*]}"
+[ ${#reports[@]} -eq 0 ] || printf '%s\n' "${reports[@]}"
 echo "passed: ${passed[*]:-none}; failed: ${failed[*]:-none}; not on this machine: ${missing[*]:-none}"
-[ ${#failed[@]} -eq 0 ] && [ ${#passed[@]} -gt 0 ] && { [ $# -eq 0 ] || [ ${#missing[@]} -eq 0 ]; }
+[ ${#failed[@]} -eq 0 ] && [ ${#passed[@]} -gt 0 ] && { [ "$named" -eq 0 ] || [ ${#missing[@]} -eq 0 ]; }

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from conftest import ROOT
+from conftest import ROOT, need
 
 NEEDED = "nextn needs Python 3.10 or newer: install it, or name one that is there"
 # Says its version, makes "environments" whose Python is itself, and keeps what pip is asked for.
@@ -27,6 +27,7 @@ MAKES = 'mkdir -p "$3/bin" && cp "$0" "$3/bin/python" && echo "version = {versio
 @pytest.fixture
 def folder(tmp_path: Path) -> Path:
     """A checkout, as far as installing goes."""
+    need("make", shutil.which("make") is not None)
     copy = tmp_path / "a checkout"
     (copy / "scripts").mkdir(parents=True)
     for name in ("Makefile", "pyproject.toml", "scripts/install.sh"):

@@ -2,19 +2,22 @@
 
 from __future__ import annotations
 
+import json
 import os
 import re
 import runpy
 import shutil
 import subprocess
 import sys
+import tarfile
 from pathlib import Path
 
 import pytest
 
 import make_man
-from conftest import ROOT, need
+from conftest import Q4, ROOT, need
 from nextn.cli import VERBS
+from nextn.cli.up import command as up
 from nextn.version import __version__
 
 
@@ -56,9 +59,62 @@ def test_the_source_archive_has_every_file_of_the_repository() -> None:
     lines = [line.split() for line in (ROOT / "MANIFEST.in").read_text(encoding="utf-8").splitlines()]
     folders = {line[1] for line in lines if line[0] == "graft"} | {"src"}
     files = {name for line in lines if line[0] == "include" for name in line[1:]}
-    files |= {"pyproject.toml", "setup.py", "README.md", "LICENSE", "MANIFEST.in", ".gitignore"}  # setuptools' own
+    files |= {"pyproject.toml", "setup.py", "README.md", "LICENSE", "MANIFEST.in"}  # setuptools' own
     left = {name for name in git.stdout.splitlines() if name.partition("/")[0] not in folders and name not in files}
     assert left == set()
+
+
+@pytest.mark.slow
+def test_the_built_source_archive_has_every_file_and_no_other(tmp_path: Path) -> None:
+    """Built from the files that git knows, since setuptools takes up what an earlier build has left in a checkout."""
+    git = subprocess.run(["git", "ls-files", "-z"], cwd=ROOT, capture_output=True, text=True, check=False)
+    need("a git checkout, which says what belongs to it,", git.returncode == 0 and bool(git.stdout))
+    tracked = {name for name in git.stdout.split("\0") if name and (ROOT / name).exists()}
+    clean, out = tmp_path / "clean", tmp_path / "dist"
+    for name in tracked:
+        (clean / name).parent.mkdir(parents=True, exist_ok=True)
+        shutil.copy(ROOT / name, clean / name)
+    build = "import sys; from setuptools.build_meta import build_sdist; build_sdist(sys.argv[1])"
+    done = subprocess.run(
+        [sys.executable, "-c", build, str(out)], cwd=clean, capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0, done.stderr
+    (archive,) = out.iterdir()
+    with tarfile.open(archive) as opened:
+        kept = {
+            each.name.partition("/")[2]: (file.read(), bool(each.mode & 0o100))
+            for each in opened if (file := opened.extractfile(each)) is not None
+        }  # fmt: skip
+    assert archive.name == f"nextn-{__version__}.tar.gz"
+    assert tracked - set(kept) == set()
+    made = {name for name in set(kept) - tracked if not name.startswith("src/nextn.egg-info/")}
+    assert made == {"PKG-INFO", "setup.cfg"}
+    for name in tracked:
+        assert kept[name] == ((ROOT / name).read_bytes(), os.access(ROOT / name, os.X_OK)), name
+
+
+# -- container --------------------------------------------------------------------------------------------------------
+
+
+def test_the_container_gets_what_its_image_is_built_of() -> None:
+    lines = [line.split() for line in (ROOT / "Dockerfile").read_text(encoding="utf-8").splitlines() if line]
+    copied = {name for word, *names in lines if word == "COPY" and "--from=build" not in names for name in names[:-1]}
+    ignored = (ROOT / ".dockerignore").read_text(encoding="utf-8").split()
+    assert {name for name in copied if (ROOT / name).exists()} == copied == {
+        line.removeprefix("!") for line in ignored if line.startswith("!")
+    }  # fmt: skip
+    project = (ROOT / "pyproject.toml").read_text(encoding="utf-8")
+    installed = re.findall(r'^"share/.*" = \["(.*?)/.*"\]', project, re.MULTILINE)
+    assert installed and set(installed) <= copied
+
+
+def test_the_container_can_be_reached_unless_it_is_told_otherwise() -> None:
+    (entry,) = re.findall(r"^ENTRYPOINT (.*)$", (ROOT / "Dockerfile").read_text(encoding="utf-8"), re.MULTILINE)
+    program, verb, *options = json.loads(entry)
+    assert (program, verb) == ("nextn", "up")
+    for more, host in (((), "0.0.0.0"), (("--host", "::1"), "::1")):
+        context = up.make_context("up", [*options, Q4.name, *more])
+        assert context.params["host"] == host and context.params["model"] == Q4.name
 
 
 # -- completion -------------------------------------------------------------------------------------------------------

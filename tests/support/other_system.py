@@ -222,7 +222,10 @@ def become_windows() -> None:
         return SimpleNamespace(free=found.f_bavail * found.f_frsize)
 
     shutil.disk_usage = disk_usage
-    shutil._use_fd_functions = False  # type: ignore[attr-defined]
+    made_of: Any = shutil  # which chose by the system when it was imported
+    made_of._use_fd_functions = False
+    made_of._rmtree_impl = made_of._rmtree_unsafe  # since Python 3.14
+    made_of._winapi = SimpleNamespace(NeedCurrentDirectoryForExePath=lambda _: True)
     _remove(os, _NOT_ON_WINDOWS)
     _remove(signal, _NO_SIGNALS)
     for name in _NO_MODULES:

@@ -19,7 +19,7 @@ import pytest
 from schema_check import validate
 
 import nextn
-from conftest import CHECKPOINT, Q4, ROOT, TRUNKS
+from conftest import CHECKPOINT, Q4, ROOT, TRUNKS, need
 from nextn.cli import main
 from nextn.engines.llama_server import free_port
 from nextn.engines.options import ServerOptions
@@ -364,6 +364,34 @@ def test_signals_are_passed_on_as_they_are(tiny_models, tmp_path, how):
     finally:
         nextn.kill()
         nextn.wait()
+
+
+CONTAINED = ["unshare", "--pid", "--fork", "--mount-proc"]  # the kernel drops what the first process does not handle
+
+
+@pytest.mark.slow
+@linux_only
+@pytest.mark.parametrize(("verb", "code"), [("serve", 0), ("up", 130)])
+@pytest.mark.parametrize("how", [signal.SIGINT, signal.SIGTERM])
+def test_the_first_process_of_a_container_can_be_stopped(tiny_models, tmp_path, verb, code, how):
+    """`up` while it verifies, `serve` while the server runs."""
+    can = shutil.which("unshare") is not None and not subprocess.run([*CONTAINED, "true"], check=False).returncode
+    need("root, or the right to make a namespace of processes,", can)
+    run = f"trap 'exit 0' TERM INT; cd '{tmp_path}'; echo up > up; while :; do sleep 0.05; done"
+    command = [*CONTAINED, *serving(tiny_models.bundled, "--engine", fake(tmp_path, run=run))]
+    command[command.index("serve")] = verb
+    outer = subprocess.Popen(command, stderr=subprocess.DEVNULL)
+    try:
+        assert until((tmp_path / "up").exists)
+        first, *_ = descendants(outer.pid)
+        os.kill(first, how)
+        assert outer.wait(60) == code
+        assert until(lambda: not alive([first]), 5)
+    finally:
+        for pid in (*descendants(outer.pid)[:1], outer.pid):
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGKILL)
+        outer.wait()
 
 
 @pytest.mark.slow

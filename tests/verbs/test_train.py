@@ -96,13 +96,13 @@ def test_without_torch_it_is_one_sentence(
     there = importlib.util.find_spec
 
     def gone(name: str, package: str | None = None) -> object:
-        return None if name == "torch" else there(name, package)
+        return None if name in ("torch", "safetensors") else there(name, package)
 
     monkeypatch.setattr(importlib.util, "find_spec", gone)
     assert main(["train", str(trunk), "--work", str(tmp_path / "w")]) == TrainingMissing.exit_code == 33
     err = capsys.readouterr().err
-    assert err.count("\n") == 1 and err.startswith(f"nextn: {trunk}: fitting a draft needs torch")
-    assert "pipx inject nextn torch' (in a virtual environment: pip install torch)" in err
+    assert err.count("\n") == 1 and err.startswith(f"nextn: {trunk}: fitting a draft needs torch and safetensors")
+    assert "pipx inject nextn torch safetensors' (in a virtual environment: pip install torch safetensors)" in err
 
 
 @pytest.mark.parametrize(

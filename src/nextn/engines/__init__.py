@@ -6,10 +6,10 @@ import difflib
 import os
 from typing import TypeAlias
 
-from nextn import oscalls
 from nextn.engines.base import Completion, Engine, Launch, MemoryUse, Running
 from nextn.engines.ik import IK_KIND, IkServer
 from nextn.engines.llama_server import LlamaServer
+from nextn.engines.ring import refuse_without_groups
 from nextn.engines.xllamacpp import Xllamacpp
 from nextn.errors import EngineFailed, EngineMissing, UsageError
 
@@ -39,11 +39,11 @@ def find_engine(choice: EngineChoice = None) -> Engine:
     """
     if choice is not None and not isinstance(choice, str | os.PathLike):
         return choice
+    refuse_without_groups()  # an engine that is missing there need not be installed
     try:
         return _find(None if choice is None else os.fspath(choice))
     except EngineMissing as error:
-        if oscalls.can_guard_processes():  # elsewhere no engine is started
-            error.args = (f"{str(error).rstrip('.')}; {_instead()}.",)
+        error.args = (f"{str(error).rstrip('.')}; {_instead()}.",)
         raise
 
 

@@ -50,6 +50,8 @@ class _Job:
         wanted = self.options.draft_head
         skip = [*([DRAFT_HEAD] if wanted is not None else []), *self.engine_form.leave_out]
         in_model = self.engine_form.layout != "sidecar"
+        asked = [kind for kind in (self.options.type, wanted) if kind is not None]
+        for_engine.check_block(self.options.for_engine, asked)  # first, since writing a type may need a library
         parts = build.block_parts(self.block, self.n_trunk, self.options.type, self.notes, skip, in_model=in_model)
         for_engine.check_trunk(self.options.for_engine, self.trunk.items())
         kinds = [part.info.type for part in parts if part.info.type is not None]

@@ -71,6 +71,9 @@ class SourceTensor:
         return self.where.part(start * self.row_bytes, end * self.row_bytes)
 
 
+_READ_AHEAD = 1 << 13  # Python 3.14 would read 128 KiB of data with a header of a few
+
+
 def read_safetensors(path: Path) -> dict[str, SourceTensor]:
     """All tensors of one file by name.
 
@@ -79,7 +82,7 @@ def read_safetensors(path: Path) -> dict[str, SourceTensor]:
     fd, size = open_regular(path)
     stamp = Stamp.of(os.fstat(fd))
     try:
-        with open(fd, "rb") as file:  # noqa: PTH123 - Path.open would wait for a pipe
+        with open(fd, "rb", buffering=_READ_AHEAD) as file:  # noqa: PTH123 - Path.open would wait for a pipe
             head = file.read(8)
             if len(head) < 8:
                 what = by_content(head) or "this is not a safetensors file: it has fewer than 8 bytes"
