@@ -178,6 +178,10 @@ class RemoteError(NextnError):
     exit_code = 23
 
 
+class NoConnection(RemoteError):
+    """No server could be reached, or HF_HUB_OFFLINE forbids to ask one."""
+
+
 class InPlaceRefused(NextnError):
     """The file cannot be changed in place (no room for the header), or must not be (in use, shared, in a cache)."""
 

@@ -29,7 +29,15 @@ from terminal import on_a_terminal
 import nextn
 from conftest import CHECKPOINT, Q4, ROOT, TRUNKS, TinyModels
 from nextn.engines.llama_server import LlamaServer, free_port
-from nextn.errors import DonorMismatch, EngineMissing, EngineRefused, NoBlock, UnsupportedModel, UsageError
+from nextn.errors import (
+    DonorMismatch,
+    EngineMissing,
+    EngineRefused,
+    NoBlock,
+    NoConnection,
+    UnsupportedModel,
+    UsageError,
+)
 from nextn.gguf.files import open_model
 from nextn.measure.made_from import is_made_from
 from nextn.measure.verified_store import verified_on
@@ -264,6 +272,12 @@ def test_a_model_on_the_hub_is_downloaded_once(
     assert made.model == Path("tiny-GGUF") / MODEL and made.steps[0].fetch_bytes == total
     again = nextn.up("org/tiny-GGUF", engine=standin, donor=CHECKPOINT, verify=False, agree=refusing)
     assert steps(again) == {"get": "kept", "attach": "kept", "serve": "planned"}
+    monkeypatch.setenv("HF_ENDPOINT", f"http://127.0.0.1:{free_port()}")  # where nobody listens
+    apart = nextn.up("org/tiny-GGUF", engine=standin, donor=CHECKPOINT, verify=False, quant="q4_k_m", agree=refusing)
+    assert steps(apart) == steps(again) and apart.steps[0].what == f"{made.model} is here; the Hub cannot be reached"
+    for more in ({"quant": "Q8_0"}, {"out": "elsewhere"}):
+        with pytest.raises(NoConnection, match="refuses the connection"):
+            nextn.up("org/tiny-GGUF", engine=standin, agree=refusing, **more)
 
 
 # -- questions --------------------------------------------------------------------------------------------------------

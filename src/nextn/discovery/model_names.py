@@ -10,12 +10,13 @@ import difflib
 import os
 import re
 from collections.abc import Iterable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path, PurePosixPath
 
 from ..absent import nothing_at, similar
 from ..errors import NextnError, StorageError, UsageError
-from ..gguf.files import AUXILIARY_MARKS, split_shard_name
+from ..gguf.files import AUXILIARY_MARKS, open_sound, split_shard_name
 from ..layouts.naming import bundled_base
 from ..layouts.places import cached_commit, hub_repository
 from ..layouts.programs import ollama_folder
@@ -112,6 +113,14 @@ def _check_ollama(text: str, name: str) -> None:
     for each in ollama_models(ollama_folder()):
         if is_called(each.name, name) and (why := each.lacking) is not None:
             raise UsageError(f"{text}: {each.name} of ollama: {why}.")
+
+
+def earlier_download(folder: Path, quant: str | None) -> Path | None:
+    """The model that an earlier run downloaded into `folder`, if it is the only one and has this quant."""
+    with suppress(NextnError):
+        entry = open_sound(folder).entry
+        return entry if (quant or "").lower() in entry.name.lower() else None
+    return None
 
 
 def _is_auxiliary(entry: LibraryEntry) -> bool:

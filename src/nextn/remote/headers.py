@@ -13,7 +13,7 @@ from urllib.parse import urljoin, urlsplit
 import httpx2
 from huggingface_hub.errors import OfflineModeIsEnabled
 
-from ..errors import RemoteError
+from ..errors import NoConnection, RemoteError
 
 MAX_FILE_BYTES = 1 << 50  # 1 PiB: no file is larger, and most file systems have a lower limit
 MAX_WAIT_S = 1e9  # longer than any wait that is accepted
@@ -102,7 +102,7 @@ def refused_certificate(error: Exception, label: str) -> RemoteError | None:
     return None
 
 
-def no_contact(where: str, error: Exception | None, waited_s: float, label: str) -> RemoteError:
+def no_contact(where: str, error: Exception | None, waited_s: float, label: str) -> NoConnection:
     """That no connection to the host `where` could be made, as one sentence; `error` None: it does not answer."""
     why, more = f"it does not answer within {waited_s:g} s", ", give a slow network more time with HF_HUB_ETAG_TIMEOUT"
     for cause in _causes(error):
@@ -116,7 +116,7 @@ def no_contact(where: str, error: Exception | None, waited_s: float, label: str)
             continue
         more = ""
         break
-    return RemoteError(
+    return NoConnection(
         f"{label}: no connection to {where} ({why}); check the network and proxy settings{more}, or name a local file."
     )
 
@@ -124,7 +124,7 @@ def no_contact(where: str, error: Exception | None, waited_s: float, label: str)
 def explain_network(error: Exception, label: str) -> RemoteError:
     """A failure below the HTTP level as one sentence."""
     if isinstance(error, OfflineModeIsEnabled):
-        return RemoteError(
+        return NoConnection(
             f"{label}: HF_HUB_OFFLINE is set, and the cache does not have everything that is needed; "
             "unset it, or name a local file."
         )

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 
 from ..archs import FAMILIES
 from ..block.anatomy import Anatomy
+from ..discovery.model_names import earlier_download
 from ..discovery.sidecars import find_sidecars
 from ..donors.infer import Doubt
 from ..errors import (
@@ -20,6 +21,7 @@ from ..errors import (
     FormatError,
     NextnError,
     NoBlock,
+    NoConnection,
     OutputExists,
     UnsupportedModel,
 )  # fmt: skip
@@ -111,6 +113,11 @@ class UpSteps:
         self.say(f"looking at {source}")
         try:
             plan = pull(str(source), out=folder, variant=variant, quant=quant, dry_run=True)
+        except NoConnection:
+            if (here := earlier_download(folder, quant)) is None:
+                raise
+            self._step("get", "kept", f"{here} is here; the Hub cannot be reached")
+            return here
         except NoBlock:
             variant = "plain"
             plan = pull(str(source), out=folder, variant=variant, quant=quant, dry_run=True)
