@@ -87,8 +87,8 @@ def test_worth_through_a_worker(worker, wheel_server: LlamaServer, tiny_models, 
     assert main([*call, "--", "--rpc", f"127.0.0.1:{port}", "-ngl", "99"]) in (0, 4)  # 4: it cannot pay, or too busy
     found = json.loads(capsys.readouterr().out)
     assert held.ended() is None and found["settings"]["timed"] == "server"
-    for one in found["passes"]:
-        assert set(one["seconds"]) == set(map(str, SIZES)) and one["seconds"]["16"] > 0
+    assert all(set(one["seconds"]) == set(map(str, SIZES)) for one in found["passes"])
+    assert any(one["seconds"]["16"] > 0 for one in found["passes"])  # a difference of two times, 0 where others ran
 
 
 @pytest.mark.slow
