@@ -166,7 +166,8 @@ def test_a_folder_that_cannot_be_written_to(bundle: Path, tmp_path: Path, shell:
             assert shell(f"nextn doctor {quoted(path)}").returncode == EXIT_PROBLEMS
             for more in ("", "--dry-run", "--json"):
                 done = shell(f"nextn doctor {quoted(path)} --fix --quiet {more}")
-                assert done.returncode == StorageError.exit_code and done.stdout == "", done
+                assert done.returncode == StorageError.exit_code, done
+                assert (json.loads(done.stdout)["error"] == "StorageError") if more == "--json" else done.stdout == ""
                 assert done.stderr.count("\n") == 1 and "read-only; choose another -o" in done.stderr
             elsewhere = shell(f"nextn doctor {quoted(path)} --fix -o {quoted(tmp_path / 'out' / path.parent.name)}")
             assert elsewhere.returncode == 0, elsewhere.stderr

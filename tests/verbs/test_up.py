@@ -300,7 +300,7 @@ def test_where_worth_says_that_it_cannot_pay(model: Path, tmp_path: Path, run_ne
     binary = standin_server.write(tmp_path / "engine")
     call = ("up", model, "--engine", binary, "--no-verify", "--json")
     done = run_nextn(*call, HOME=str(home))
-    assert done.returncode == UsageError.exit_code and done.stdout == ""
+    assert done.returncode == UsageError.exit_code and json.loads(done.stdout)["kind"] == "error"
     last = done.stderr.splitlines()[-1]
     assert "cannot pay here" in last and "attach a block all the same" in last and "so --yes is needed" in last
     assert not model.with_name(SIDECAR).exists()
@@ -400,7 +400,8 @@ def test_doubt_is_a_question_on_a_terminal_and_one_sentence_elsewhere(
     binary = standin_server.write(tmp_path / "engine")
     call = ("up", doubtful, "--engine", binary, "--no-verify", "--no-worth", "--json")
     done = run_nextn(*call, "-q", HOME=str(home))
-    assert done.returncode == UsageError.exit_code and done.stderr.count("\n") == 1 and done.stdout == ""
+    assert done.returncode == UsageError.exit_code and done.stderr.count("\n") == 1
+    assert json.loads(done.stdout)["error"] == "Doubt"
     assert "2 files beside it hold a block that fits" in done.stderr and "--from" in done.stderr
     assert "left: attach, serve; to go on: nextn up " in done.stderr
     assert f" --from {doubtful.parent}/tiny-qwen35-MTP-donor-Q" in done.stderr  # run again, it goes on
