@@ -260,7 +260,7 @@ def docs(found: dict[str, Any]) -> str:
         f"{known['n_cpus']} CPUs ({known['cpu']}), {found['engine']}; greedy, on prompts that training never saw. All "
         "figures are ours.",
         "",
-        "| trunk | must end within | must reach | took | reached | |",
+        "| trunk | must end within | must reach | took | reached | met |",
         "| --- | --- | --- | --- | --- | --- |",
     ]
     for one in done:
