@@ -14,6 +14,7 @@
     ├── NoSpace               21   the file system has no room for the output
     ├── StorageError          22   the operating system refused to read or write
     ├── RemoteError           23   a server refused, or its answer was invalid
+    │   └── NoConnection      23   a server refused, or its answer was invalid
     ├── InPlaceRefused        24   the file cannot, or must not, be changed in place
     ├── ChangeUnfinished      25   a change in place was interrupted
     ├── EngineMissing         30   there is no engine

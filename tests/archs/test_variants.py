@@ -211,6 +211,7 @@ def every_variant() -> Iterator[Any]:
         yield pytest.param(kind, name, marks=[pytest.mark.slow] * bool(number % 4))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("kind", "name"), list(every_variant()))
 def test_a_variant_is_what_the_converter_and_the_engine_say(
     kind: str, name: str, sources: Callable[[str], Path]

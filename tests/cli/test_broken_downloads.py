@@ -78,6 +78,7 @@ def said(err: str) -> str:
     return err.strip().splitlines()[-1].removeprefix("nextn: ")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ROWS)
 def test_every_verb_says_what_it_is(name: str, parts: Parts, tmp_path: Path) -> None:
     row: Wild = ROWS[name]

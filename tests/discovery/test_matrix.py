@@ -463,6 +463,7 @@ def verbs(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> dict[str, Callable
     }  # fmt: skip
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ARRANGEMENTS)
 def test_all_verbs_agree(
     name: str, parts: Parts, verbs: dict[str, Callable[[Path], Path | str]], tmp_path: Path

@@ -115,6 +115,7 @@ def test_a_sidecar_without_embeddings_is_a_sidecar(healthy: dict[str, Path], tmp
     assert answer[0] == "sidecar" and ids(answer) == ["sidecar-without-roots"]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", KINDS)
 def test_each_family(kind: str, family: Callable[[str], Path], tmp_path: Path) -> None:
     donor = family("deepseek4-plain" if kind == "deepseek4" else kind)

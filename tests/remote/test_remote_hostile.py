@@ -81,6 +81,7 @@ TARGETS = {
 NOT_ODD = ("long", "space", "no host", "tab")  # these are read as addresses at which nothing is
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", TARGETS)
 @pytest.mark.parametrize("where", ["file", "listing"])
 def test_redirects_to_what_is_no_address(hub: HubServer, opened: Open, plain: str, name: str, where: str) -> None:
@@ -165,6 +166,7 @@ ODD: dict[str, object] = {
 }  # fmt: skip
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ODD)
 def test_a_listing_of_odd_types(hub: HubServer, opened: Open, name: str) -> None:
     body = json.dumps(ODD[name]).encode()
@@ -218,6 +220,7 @@ def test_a_compressed_listing_is_read(hub: HubServer, opened: Open) -> None:
 # -- slow servers -----------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("kind", "where"), [("drip", "file"), ("drip-head", "file"), ("drip-head", "listing")])
 def test_a_server_that_drips(hub: HubServer, opened: Open, plain: str, kind: str, where: str) -> None:
     """A byte comes often enough for the limit of each read, for hours."""

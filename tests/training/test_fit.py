@@ -42,6 +42,7 @@ def states(tmp_path: Path) -> Path:
 # -- the loss ---------------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("trained_head", [True, False])
 def test_the_loss_and_its_gradients_are_those_of_a_plain_cross_entropy(
     torch: Any, trained_head: bool, monkeypatch: pytest.MonkeyPatch

@@ -42,6 +42,7 @@ def step(made: Any, optimizer: Any) -> None:
     optimizer.step()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("muon", [True, False])
 def test_muon_turns_the_matrices_but_the_head(muon: bool) -> None:
     import torch

@@ -217,6 +217,7 @@ def sets(tmp_path: Path) -> list[Path]:
     return found
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("added", [1, 2], ids=["shards", "a bundle that is taken apart"])
 def test_what_a_killed_run_wrote_is_kept(sets: list[Path], tmp_path: Path, added: int) -> None:
     models = [sets[0], sets[added]]
@@ -244,6 +245,7 @@ def test_what_a_killed_run_wrote_is_kept(sets: list[Path], tmp_path: Path, added
     check(folder)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("at", [0, 0.5, -1], ids=["header", "middle", "end"])
 def test_another_file_of_the_same_size_is_never_overwritten(sets: list[Path], tmp_path: Path, at: float) -> None:
     folder = nextn.pack(sets[:1], donor=CHECKPOINT, out=tmp_path / "out").folder
