@@ -1,9 +1,14 @@
 #!/usr/bin/env bash
-# pythons.sh [VERSION...] [-- TEST...]: tests that start no engine, on each Python from 3.10 to 3.14 that is there.
-# TEST is what pytest takes; without it, the quick tests below. The last lines say which Pythons ran what, and which
-# are not there; a version that is named must be there.
+# pythons.sh [--others | VERSION...] [-- TEST...]: tests that start no engine, on each Python from 3.10 to 3.14 that is
+# there; --others: but for that of .venv. TEST is what pytest takes; without it, the quick tests below. The last lines
+# say which Pythons ran what, and which are not there; a version that is named must be there.
 set -uo pipefail
 cd "$(dirname "$0")/.."
+own=
+if [ "${1-}" = --others ]; then
+    own=$(.venv/bin/python -c 'import sys; print("%d.%d" % sys.version_info[:2])') || exit
+    shift
+fi
 versions=()
 while [ $# -gt 0 ] && [ "$1" != -- ]; do versions+=("$1") && shift; done
 [ $# -gt 0 ] && shift
@@ -27,6 +32,7 @@ find_python() {
 }
 
 for version in "${versions[@]}"; do
+    [ "$version" != "$own" ] || continue
     python=$(find_python "$version")
     if [ -z "$python" ]; then
         missing+=("$version")
@@ -41,7 +47,7 @@ for version in "${versions[@]}"; do
             touch "$venv/.installed"
     }; then
         log=$venv/pytest.log
-        if "$venv/bin/python" -m pytest -q -m "not engine" -p no:cacheprovider "${tests[@]}" 2>&1 | tee "$log"; then
+        if "$venv/bin/python" -m pytest -q -m "not engine" -n logical -p no:cacheprovider "${tests[@]}" 2>&1 | tee "$log"; then
             passed+=("$version")
         else
             failed+=("$version")
@@ -55,4 +61,4 @@ done
 echo "== tests that start no engine, of: ${tests[*]}"
 [ ${#reports[@]} -eq 0 ] || printf '%s\n' "${reports[@]}"
 echo "passed: ${passed[*]:-none}; failed: ${failed[*]:-none}; not on this machine: ${missing[*]:-none}"
-[ ${#failed[@]} -eq 0 ] && [ ${#passed[@]} -gt 0 ] && { [ "$named" -eq 0 ] || [ ${#missing[@]} -eq 0 ]; }
+[ ${#failed[@]} -eq 0 ] && { [ -n "$own" ] || [ ${#passed[@]} -gt 0 ]; } && { [ "$named" -eq 0 ] || [ ${#missing[@]} -eq 0 ]; }
