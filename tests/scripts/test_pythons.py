@@ -87,18 +87,14 @@ def test_other_tests_can_be_named(tmp_path: Path) -> None:
     assert (tmp_path / "pytest.log").read_text().rstrip().endswith("tests/cli -x")
 
 
-def test_the_python_of_the_environment_is_left_out(tmp_path: Path) -> None:
+@pytest.mark.parametrize("others", [{}, {"v3_12": {}}])
+def test_the_python_of_the_environment_is_left_out(others: dict[str, dict[str, int]], tmp_path: Path) -> None:
+    """And that there is no other one is no failure."""
     (tmp_path / ".venv" / "bin").mkdir(parents=True)
     path = tmp_path / ".venv" / "bin" / "python"
     path.write_text(PLAYED.format(version="3.11", pip=0, pytest=0))
     path.chmod(0o755)
-    code, lines = pythons(tmp_path, "--others", "--", "tests/x.py", v3_11={}, v3_12={})
-    assert code == 0 and lines[-1] == "passed: 3.12; failed: none; not on this machine: 3.10 3.13 3.14"
-    assert lines[-3] == "== tests that start no engine, of: tests/x.py"
-
-
-def test_no_other_python_is_no_failure(tmp_path: Path) -> None:
-    (tmp_path / ".venv" / "bin").mkdir(parents=True)
-    (tmp_path / ".venv" / "bin" / "python").symlink_to(shutil.which("true") or "true")
-    code, lines = pythons(tmp_path, "--others")
-    assert code == 0 and lines[-1].startswith("passed: none; failed: none; not on this machine: 3.10")
+    code, lines = pythons(tmp_path, "--others", "--", "tests/x.py", v3_11={}, **others)
+    passed, missing = ("3.12", "3.10 3.13 3.14") if others else ("none", "3.10 3.12 3.13 3.14")
+    assert code == 0 and lines[-1] == f"passed: {passed}; failed: none; not on this machine: {missing}"
+    assert "== tests that start no engine, of: tests/x.py" in lines
