@@ -13,11 +13,13 @@ import os
 import signal
 import sys
 import threading
+import time
 from types import FrameType, ModuleType
 from typing import Any, NoReturn
 from urllib.parse import urlsplit
 
 _LOG_LEVEL = 4  # from this level up llama.cpp prints acceptance by draft position
+_LAST_LINES_S = 0.3  # for llama.cpp's log: it is printed by a thread, which ends with the process in mid-line
 
 
 def _give_up(why: str) -> NoReturn:
@@ -112,7 +114,13 @@ def main(argv: list[str]) -> int:
         sys.stdout.write(json.dumps(known) + "\n")
         return 0
     signal.signal(signal.SIGINT, signal.SIG_DFL)  # while it loads, Ctrl-C ends it at once and without a traceback
-    server = xllamacpp.Server(configure(xllamacpp, json.loads(argv[0])))
+    params = configure(xllamacpp, json.loads(argv[0]))
+    try:
+        server = xllamacpp.Server(params)
+    except RuntimeError as error:
+        time.sleep(_LAST_LINES_S)
+        sys.stderr.write(f"RuntimeError: {error}\n")
+        return 1
     port = urlsplit(server.listening_address).port
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, on_stop)  # from here on shut down cleanly, so that the log gets its last lines
