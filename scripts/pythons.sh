@@ -4,9 +4,14 @@
 # say which Pythons ran what, and which are not there; a version that is named must be there.
 set -uo pipefail
 cd "$(dirname "$0")/.."
+# "3.11", of a Python by its path or name.
+version_of() {
+    "$1" -c 'import sys; print("%d.%d" % sys.version_info[:2])'
+}
+
 own=
 if [ "${1-}" = --others ]; then
-    own=$(.venv/bin/python -c 'import sys; print("%d.%d" % sys.version_info[:2])') || exit
+    own=$(version_of .venv/bin/python) || exit
     shift
 fi
 versions=()
@@ -24,7 +29,7 @@ find_python() {
     local each
     for each in "python$1" "${PYENV_ROOT:-$HOME/.pyenv}"/versions/"$1"*/bin/python \
         "${UV_PYTHON_INSTALL_DIR:-$HOME/.local/share/uv/python}"/cpython-"$1"*/bin/python3; do
-        if [ "$("$each" -c 'import sys; print("%d.%d" % sys.version_info[:2])' 2>/dev/null)" = "$1" ]; then
+        if [ "$(version_of "$each" 2>/dev/null)" = "$1" ]; then
             command -v "$each"
             return
         fi

@@ -31,6 +31,7 @@ from nextn.engines.deaths import explained
 from nextn.engines.ik import IK_PATH_VARIABLE
 from nextn.errors import EngineFailed, EngineRefused
 from nextn.gguf.files import Model
+from nextn.writing import guards
 
 ROOT = Path(__file__).resolve().parent.parent
 WATCH = ROOT / "tests" / "support" / "engine_watch"
@@ -190,6 +191,12 @@ def hub() -> Iterator[HubServer]:
     """An empty server that speaks the Hub's HTTP."""
     with HubServer() as server:
         yield server
+
+
+@pytest.fixture
+def used_by_nobody(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Who else uses a file is asked in test_in_place_refused.py: to ask all processes takes longer than a change."""
+    monkeypatch.setattr(guards, "_users", lambda fd: iter(()))
 
 
 @pytest.fixture

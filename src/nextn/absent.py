@@ -34,6 +34,11 @@ def as_given(path: Path | str) -> str:
     return re.sub(r"\A(https?):/+", r"\1://", os.fspath(path))
 
 
+def is_address(path: Path | str) -> bool:
+    """Whether this is an address of a server, be it as a Path."""
+    return as_given(path).startswith(("http://", "https://"))
+
+
 def no_such(path: Path | str) -> str:
     """Half a sentence about a path that does not exist: a similar name, or what the path was taken for."""
     text = os.fspath(path)

@@ -10,14 +10,13 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from nextn.errors import UsageError
-from nextn.gguf.files import open_model
+from nextn.gguf.files import open_model, set_prefix
 from nextn.layouts.naming import (
     MAIN_FORBIDDEN,
     bundled_base,
     check_main_name,
     donor_name,
     resolve_output,
-    set_prefix,
     sidecar_name,
     split_quant,
     trunk_base,

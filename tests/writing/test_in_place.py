@@ -21,15 +21,10 @@ from nextn.cli import main
 from nextn.errors import EXIT_PROBLEMS, ChangeUnfinished, NextnError, NoSpace, StorageError
 from nextn.gguf.files import open_model
 from nextn.gguf.header import MAGIC
-from nextn.writing import guards
 from nextn.writing.journal import SUFFIX
 from nextn.writing.recover import recover, unfinished
 
-
-@pytest.fixture(autouse=True)
-def used_by_nobody(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Who else uses a file is asked in test_in_place_refused.py: to ask all processes takes longer than a change."""
-    monkeypatch.setattr(guards, "_users", lambda fd: iter(()))
+pytestmark = pytest.mark.usefixtures("used_by_nobody")
 
 
 @pytest.fixture(scope="module")

@@ -23,7 +23,6 @@ from conftest import RANGES, XFS, need
 from nextn.errors import NextnError
 from nextn.gguf.files import open_model
 from nextn.gguf.header import MAGIC
-from nextn.writing import guards
 from nextn.writing.journal import SUFFIX
 from nextn.writing.recover import recover
 
@@ -33,10 +32,7 @@ SHUTDOWN = 0x8004587D  # _IOR('X', 125, __u32): ext4's and XFS's
 NO_LOG_FLUSH = 2  # what is in memory only is lost, the file system's own journal included
 
 
-@pytest.fixture(autouse=True)
-def used_by_nobody(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Who else uses a file is asked in test_in_place_refused.py: to ask all processes takes longer than a change."""
-    monkeypatch.setattr(guards, "_users", lambda fd: iter(()))
+pytestmark = pytest.mark.usefixtures("used_by_nobody")
 
 
 @pytest.fixture(scope="module")

@@ -14,17 +14,13 @@ from faults import KILLED, Faults, in_child, loop_disk, memory_folder
 import nextn
 from conftest import CHECKPOINT, Q4, XFS, need
 from nextn.gguf.files import open_model
-from nextn.writing import guards
 from nextn.writing.ranges import collapse_range, grain_of, insert_range
 from nextn.writing.recover import recover
 
 BLOCKS = (1024, 4096)
 
 
-@pytest.fixture(autouse=True)
-def used_by_nobody(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Who else uses a file is asked in test_in_place_refused.py: to ask all processes takes longer than a change."""
-    monkeypatch.setattr(guards, "_users", lambda fd: iter(()))
+pytestmark = pytest.mark.usefixtures("used_by_nobody")
 
 
 @pytest.fixture(scope="module", params=BLOCKS)

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 
-from ..absent import quoted_home
+from ..absent import is_address, quoted_home
 from ..errors import UsageError
 from ..report.text import say
 from ..units import counted
@@ -128,7 +128,7 @@ def new_path(context: click.Context, option: click.Parameter, out: str | None) -
     """Raises UsageError for `-`, which elsewhere means standard output, and for a tilde that the shell left."""
     if out is not None and (why := quoted_home(out)) is not None:
         raise UsageError(f"{out}: {why}.")
-    if out is not None and out.startswith(("http://", "https://")):
+    if out is not None and is_address(out):
         raise UsageError(f"{out}: nothing is written to an address; name a local path with {option.opts[0]}.")
     if out == "-":
         raise UsageError(

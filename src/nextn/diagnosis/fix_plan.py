@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 
-from ..gguf.files import GGUFFile, Model, shard_name
+from ..gguf.files import GGUFFile, Model, set_prefix, shard_name
 from ..gguf.header import DEFAULT_ALIGNMENT, build_header, header_size, pad_to, place
 from ..gguf.kv import KV
 from ..gguf.kv_table import KVTable, edit
@@ -56,7 +56,7 @@ def _single(original: Model, patient: Patient, out: Path | str | None, link: Lin
 def _set(original: Model, patient: Patient, out: Path | str | None, link: LinkMode) -> Plan:
     base = _base(original, patient)
     folder, name = naming.resolve_output(out, _folder(original, patient) / base, base + ".gguf")
-    prefix = naming.set_prefix(name)
+    prefix = set_prefix(name)
     count = len(original.files) + bool(patient.added)
     n_tensors = len(patient.model.tensors) + len(patient.added)
     changed = patient.with_kvs(_split_changes(patient.model, count, n_tensors))

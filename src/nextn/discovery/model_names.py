@@ -16,7 +16,7 @@ from pathlib import Path, PurePosixPath
 
 from ..absent import nothing_at, similar
 from ..errors import NextnError, StorageError, UsageError
-from ..gguf.files import AUXILIARY_MARKS, open_sound, split_shard_name
+from ..gguf.files import AUXILIARY_MARKS, open_sound, set_prefix
 from ..layouts.naming import bundled_base
 from ..layouts.places import cached_commit, hub_repository
 from ..layouts.programs import ollama_folder
@@ -173,11 +173,11 @@ def _cached(source: HubSource, entries: Iterable[LibraryEntry]) -> LibraryEntry 
         if not prefix or not entry.name.lower().startswith(prefix.lower()):
             continue
         repository = hub_repository(entry.path)
-        if source.revision is None or repository is None:
-            wanted_commit = None
-        else:
-            wanted_commit = cached_commit(repository, source.revision)
-        if wanted_commit is None or wanted_commit in entry.path.parts:
+        if (
+            source.revision is None
+            or repository is None
+            or cached_commit(repository, source.revision) in entry.path.parts
+        ):
             there.setdefault(entry.name[len(prefix) :], entry)
     if not there:
         return None
@@ -209,8 +209,7 @@ def _only(text: str, found: Sequence[LibraryEntry]) -> LibraryEntry:
 
 def _base(entry: LibraryEntry) -> tuple[Path, str]:
     """Folder, and name without shard numbers; what nextn made of a model beside it is not another of that name."""
-    parts = split_shard_name(entry.path.name)
-    return entry.path.parent, parts[0] if parts else entry.path.stem
+    return entry.path.parent, set_prefix(entry.path.name)
 
 
 def _unknown(text: str, name: str, entries: Iterable[LibraryEntry]) -> NextnError:

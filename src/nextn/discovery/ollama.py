@@ -8,6 +8,7 @@ from __future__ import annotations
 import os
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -51,7 +52,7 @@ class OllamaModel:
     @property
     def is_readable(self) -> bool:
         """Whether its manifest says what it is made of."""
-        return self._layers() is not None
+        return self._layers is not None
 
     @property
     def get_again(self) -> str:
@@ -68,6 +69,7 @@ class OllamaModel:
             return "no GGUF of it is on this machine, as with models that run on ollama's servers"
         return None if blob.exists() else f"its file {blob} is missing; {self.get_again}"
 
+    @cached_property
     def _layers(self) -> list[tuple[str, str]] | None:
         """Kind and digest of each layer; None if the manifest cannot be read."""
         try:
@@ -77,7 +79,7 @@ class OllamaModel:
             return None
 
     def _blobs(self, kind: str) -> list[Path]:
-        names = [digest.replace(":", "-") for what, digest in self._layers() or () if what == kind]
+        names = [digest.replace(":", "-") for what, digest in self._layers or () if what == kind]
         return [self.root / BLOBS / name for name in names if "/" not in name and name.startswith("sha256-")]
 
 

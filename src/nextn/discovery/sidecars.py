@@ -25,7 +25,7 @@ from ..diagnosis.examine import Diagnosis, diagnose
 from ..diagnosis.renamed import find_renamed
 from ..donors.infer import names_of, same_name
 from ..errors import NextnError, UsageError
-from ..gguf.files import Model, model_candidates, open_model, split_shard_name
+from ..gguf.files import Model, model_candidates, open_model, set_prefix, split_shard_name
 from ..layouts.places import header_sha256, hub_repository, in_store, is_named_by_hash, real_place, snapshots
 from ..printable import printable
 from . import llama_cpp_names as names
@@ -394,8 +394,7 @@ def _is_assistant(model: Model) -> bool:
 
 def base_of(name: str) -> str:
     """A GGUF's name without its extension, shard numbers and the marks of sidecars, donors and bundles."""
-    parts = split_shard_name(name)
-    return _OWN_MARKS.sub("", parts[0] if parts else re.sub(r"\.gguf\Z", "", name, flags=re.IGNORECASE))
+    return _OWN_MARKS.sub("", set_prefix(name))
 
 
 def _refuse_errors(sidecar: Model, model: Model | None) -> None:

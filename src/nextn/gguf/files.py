@@ -108,6 +108,17 @@ def split_shard_name(name: str) -> tuple[str, int, int] | None:
     return None if match is None else (match["prefix"], int(match["no"]), int(match["count"]))
 
 
+def plain_stem(name: str) -> str:
+    """A file's name without `.gguf`, in any letter case."""
+    return re.sub(r"\.gguf\Z", "", name, flags=re.IGNORECASE)
+
+
+def set_prefix(name: str) -> str:
+    """The prefix of a shard set from a file name with or without shard numbers."""
+    parts = split_shard_name(name)
+    return parts[0] if parts else plain_stem(name)
+
+
 def os_error(error: OSError, path: Path, doing: str) -> StorageError:
     """The operating system's error as one sentence."""
     if isinstance(error, FileNotFoundError):
@@ -172,8 +183,7 @@ class Model(Brief):
     @property
     def base_name(self) -> str:
         """File name without `.gguf` and shard numbers."""
-        parts = split_shard_name(self.entry.name) if self.is_sharded else None
-        return parts[0] if parts else re.sub(r"\.gguf\Z", "", self.entry.name, flags=re.IGNORECASE)
+        return (set_prefix if self.is_sharded else plain_stem)(self.entry.name)
 
     @property
     def architecture(self) -> str:

@@ -25,6 +25,7 @@ from ..gguf.files import (
     model_candidates,
     os_error,
     read_header,
+    set_prefix,
     split_shard_name,
 )
 from ..gguf.known import ARCHITECTURE
@@ -202,7 +203,7 @@ def plan_assemble(
     is_single = out is None or str(out).lower().endswith(".gguf")
     if not is_single:
         plan = set_plan(
-            "assemble", first.header.kvs, model, (chosen, ends), folder, naming.set_prefix(default), link, notes
+            "assemble", first.header.kvs, model, (chosen, ends), folder, set_prefix(default), link, notes
         )
     else:
         kvs = edit(first.header.kvs, drop=SPLIT_KEYS)

@@ -12,7 +12,7 @@ from ..archs.engines import IK_UP_TO
 from ..block.anatomy import Anatomy
 from ..block.model import DRAFT_HEAD, EMBED_TOKENS, Block
 from ..errors import UnsupportedModel, UsageError
-from ..gguf.files import Model, shard_name
+from ..gguf.files import Model, set_prefix, shard_name
 from ..gguf.header import DEFAULT_ALIGNMENT
 from ..gguf.kv_table import KVTable, edit
 from ..gguf.types import TensorType
@@ -187,7 +187,7 @@ def _shards(job: _Job) -> Plan:
     count = len(trunk.files) + 1
     default = default_entry(trunk, "shards")
     folder, name = naming.resolve_output(job.options.out, default.parent, default.name)
-    prefix = naming.set_prefix(name)
+    prefix = set_prefix(name)
     naming.check_main_name(prefix)
     if count > MAX_SHARDS_OLD_IK:
         job.notes.append(

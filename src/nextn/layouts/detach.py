@@ -8,7 +8,7 @@ from pathlib import Path
 from ..archs import refuse_other_use
 from ..block.anatomy import Anatomy
 from ..errors import FormatError, NoBlock, UsageError
-from ..gguf.files import GGUFFile, Model, shard_name
+from ..gguf.files import GGUFFile, Model, set_prefix, shard_name
 from ..gguf.kv_table import KVTable, edit
 from ..gguf.tensors import TensorInfo, TensorTable
 from ..writing.plan import Link, LinkMode, NewFile, Plan
@@ -160,7 +160,7 @@ def _detach_set(
     link: LinkMode,
 ) -> Plan:
     folder, name = naming.resolve_output(out, places.default_folder(model) / base, base + ".gguf")
-    prefix = naming.set_prefix(name)
+    prefix = set_prefix(name)
     naming.check_main_name(prefix)
     first, *others = model.files
     left = [*filter(trunk.tensors, others)]

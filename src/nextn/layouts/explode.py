@@ -15,7 +15,7 @@ from pathlib import Path
 
 from ..block.anatomy import Anatomy
 from ..errors import UsageError
-from ..gguf.files import Model, shard_name
+from ..gguf.files import Model, set_prefix, shard_name
 from ..gguf.header import DEFAULT_ALIGNMENT, pad_to
 from ..gguf.kv import KV, KVType
 from ..gguf.kv_table import KVTable, edit
@@ -54,7 +54,7 @@ def plan_explode(model: Model, options: ExplodeOptions) -> Plan:
         )
     base = naming.same_base(places.model_name(model), is_model=Anatomy.of(model).has_trunk)
     folder, name = naming.resolve_output(options.out, places.default_folder(model) / f"{base}-shards", base + ".gguf")
-    return set_plan("explode", model.kvs, model, (chosen, ends), folder, naming.set_prefix(name), options.link)
+    return set_plan("explode", model.kvs, model, (chosen, ends), folder, set_prefix(name), options.link)
 
 
 def _ends(chosen: ChosenTensors, alignment: int, options: ExplodeOptions) -> Iterator[int]:

@@ -11,7 +11,7 @@ import re
 from pathlib import Path
 
 from ..errors import UsageError
-from ..gguf.files import AUXILIARY_MARKS, Model, split_shard_name
+from ..gguf.files import AUXILIARY_MARKS, Model
 from .places import check_folder, model_name
 
 # The last part of a file name after a dash or a dot, if it is a quantization tag.
@@ -97,9 +97,3 @@ def resolve_output(out: Path | str | None, default_folder: Path, default_name: s
     if path.suffix.lower() == ".gguf" and not is_folder and not text.endswith("/"):
         return check_folder(path.parent), path.name
     return check_folder(path), default_name
-
-
-def set_prefix(name: str) -> str:
-    """The prefix of a shard set from a file name with or without shard numbers."""
-    parts = split_shard_name(name)
-    return parts[0] if parts else re.sub(r"\.gguf$", "", name, flags=re.I)

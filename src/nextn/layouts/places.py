@@ -14,7 +14,7 @@ import os
 import re
 from pathlib import Path
 
-from ..absent import as_given
+from ..absent import as_given, is_address
 from ..errors import UsageError
 from ..gguf.files import GGUFFile, Model
 from ..remote.cache import in_own_cache
@@ -71,8 +71,8 @@ def check_folder(folder: Path) -> Path:
 
     Raises UsageError for an address, for one in the Hub's cache, and for ollama's, which cleans up.
     """
-    if (given := as_given(folder)).startswith(("http://", "https://")):
-        raise UsageError(f"{given}: nothing is written to an address; name a folder with -o.")
+    if is_address(folder):
+        raise UsageError(f"{as_given(folder)}: nothing is written to an address; name a folder with -o.")
     real = Path(os.path.realpath(folder))
     for each in (real, *real.parents):
         if each.name == "blobs" and os.path.isdir(each.parent / "manifests"):  # noqa: PTH112 - never raises

@@ -16,7 +16,7 @@ from ..schemas.worth import BatchPass, CurvePoint
 from .cpu_watch import Usage, Watch, busy_cpus, n_cpus
 from .stats import Spread, spread
 from .tasks import shipped_tasks
-from .timed_run import SLOW, SLOW_REPEAT, allowed_others, disturbances
+from .timed_run import SLOW, SLOW_REPEAT, allowed_others, disturbances, wait_quiet
 
 SIZES = (1, 2, 3, 4, 5, 6, 7, 8, 9, 12, 16)
 LEAST_PASSES = 3  # with fewer undisturbed passes there is no figure
@@ -155,13 +155,8 @@ class CurveRun:
             self._wait_quiet(threads, cpus)
 
     def _wait_quiet(self, threads: int, cpus: int) -> None:
-        start, limit = self.clock(), min(_WAIT_S, self.budget_s - self.spent_s)
-        has_told = False
-        while self.busy() > allowed_others(threads, cpus) + MIN_SLACK and self.clock() - start < limit:
-            if not has_told:
-                self.say("waiting: other processes are using the CPU")
-            has_told = True
-        self.spent_s += self.clock() - start
+        allowed, limit = allowed_others(threads, cpus) + MIN_SLACK, min(_WAIT_S, self.budget_s - self.spent_s)
+        self.spent_s += wait_quiet(self.busy, allowed, limit, self.clock, self.say)
 
 
 def is_quiet() -> bool:

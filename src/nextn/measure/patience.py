@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from ..progress import Say
 from .cpu_watch import busy_cpus, n_cpus
 from .engine_pool import Pool
-from .timed_run import SHORT, Ask, TimedRun, TimedSetup, allowed_others, mark_slow, timed_run
+from .timed_run import SHORT, Ask, TimedRun, TimedSetup, allowed_others, mark_slow, timed_run, wait_quiet
 
 DEFAULT_S = 120.0  # total seconds that disturbances may cost: disturbed runs, and waiting for an idle machine
 ATTEMPTS = 4  # how many times one run is tried
@@ -68,11 +68,5 @@ class Patience:
     def _wait_quiet(self, setup: TimedSetup) -> None:
         cpus = n_cpus()
         allowed = allowed_others(setup.threads or cpus, cpus) + 0.1  # a short sample is not exact
-        start = self.clock()
         limit = min(_LONGEST_WAIT_S, self.budget_s - self.spent_s)
-        has_told = False
-        while self.busy() > allowed and self.clock() - start < limit:
-            if not has_told:
-                self.say("waiting: other processes are using the CPU")
-            has_told = True
-        self.spent_s += self.clock() - start
+        self.spent_s += wait_quiet(self.busy, allowed, limit, self.clock, self.say)

@@ -7,11 +7,12 @@ is never averaged in.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 from ..engines.base import Completion, Launch, Running
+from ..progress import Say
 from ..schemas.base import filled
 from ..schemas.timing import RawRun
 from .cpu_watch import Usage, Watch, n_cpus
@@ -179,6 +180,21 @@ def disturbances(usage: Usage, threads: int, cpus: int) -> tuple[str, ...]:
 def allowed_others(threads: int, cpus: int) -> float:
     """CPUs that others may keep busy beside `threads` engine threads."""
     return max(MIN_OTHERS_CPUS, min(cpus - threads, MAX_OTHERS_SHARE * cpus))
+
+
+def wait_quiet(
+    busy: Callable[[], float], allowed: float, limit_s: float, clock: Callable[[], float], say: Say
+) -> float:
+    """Wait until others keep no more than `allowed` CPUs busy, at most `limit_s`; the seconds that were waited.
+
+    `busy` takes a moment to look; `say` is called once if there is anything to wait for.
+    """
+    start, has_told = clock(), False
+    while busy() > allowed and clock() - start < limit_s:
+        if not has_told:
+            say("waiting: other processes are using the CPU")
+        has_told = True
+    return clock() - start
 
 
 def mark_slow(runs: Sequence[TimedRun]) -> list[TimedRun]:

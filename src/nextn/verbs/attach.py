@@ -48,8 +48,8 @@ def attach(
 ) -> Result:
     """Put the donor's MTP block onto a trunk.
 
-    `trunk`: a GGUF, any shard of a set, or a folder with one set; for a dry run, which only reads its header, also a
-    remote one. `donor`: a checkpoint folder, a bundled GGUF, a sidecar, a donor file; or ORG/NAME,
+    `trunk`: a GGUF, any shard of a set, or a folder with one set. With `dry_run` it may be remote, since only its
+    header is read. `donor`: a checkpoint folder, a bundled GGUF, a sidecar, a donor file; or ORG/NAME,
     hf:ORG/NAME@REVISION:FILE or an address; with None it is searched for beside the trunk, then where the trunk's
     metadata points, and `say` reports what was chosen and why. `layout`: "shards" (default for a set), "sidecar"
     (default for a single file), "bundle", or "in-place", the one layout that changes the trunk's own file (see

@@ -24,7 +24,7 @@ from ..errors import (
     NoConnection,
     OutputExists,
     UnsupportedModel,
-)  # fmt: skip
+)
 from ..gguf.files import Model, open_sound
 from ..layouts.attach import searched_layout
 from ..measure.made_from import made_before, made_in_the_way

@@ -93,7 +93,7 @@ class WritingRun:
 
     def header(self, header: LateHeader) -> bytes:
         """The header of a file of this group, when all of the group's tensors are made."""
-        found = self.recorded.get(self.group, Recorded({}, hashlib.sha256().hexdigest()))
+        found = self.known.get(self.group) or Recorded(self.hashes, self.source_hash.hexdigest())
         return header.build(found.tensors, found.source)
 
     def advance(self, n: int) -> None:
